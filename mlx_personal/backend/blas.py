@@ -1,0 +1,106 @@
+"""Gives MLX on Linux CPU a tuned BLAS. On a Mac this module does nothing: Accelerate is already there.
+
+MLX's CPU wheel for Linux carries the reference BLAS, which multiplies at about 5 GFLOP/s. libmlx calls three BLAS
+symbols; a tuned library that is loaded globally before `mlx.core` takes their place, at some 35 times the speed with
+the same results to rounding. Two sources are tried: the system's OpenBLAS, then the PyPI package scipy-openblas32,
+whose symbols carry a prefix that a shim of three functions, compiled once with the system's C compiler, takes away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_LIBRARY = "libopenblas.so.0"
+
+# Every argument of the three calls fits a register or a stack slot of pointer size or less, so each forwards as it is.
+_SHIM = r"""
+#define GEMM_ARGS(T, S) int o, int ta, int tb, int m, int n, int k, S alpha, const T *a, int lda, const T *b, int ldb, S beta, T *c, int ldc
+#define PASS o, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
+void scipy_cblas_sgemm(GEMM_ARGS(float, float));
+void scipy_cblas_dgemm(GEMM_ARGS(double, double));
+void scipy_cblas_cgemm(GEMM_ARGS(void, const void *));
+void cblas_sgemm(GEMM_ARGS(float, float)) { scipy_cblas_sgemm(PASS); }
+void cblas_dgemm(GEMM_ARGS(double, double)) { scipy_cblas_dgemm(PASS); }
+void cblas_cgemm(GEMM_ARGS(void, const void *)) { scipy_cblas_cgemm(PASS); }
+"""
+
+
+@dataclass(frozen=True)
+class Blas:
+    """What multiplies matrices: the library's name, whether it is a tuned one, and why not if it is not."""
+
+    name: str
+    tuned: bool
+    reason: str = ""
+
+
+def preload() -> Blas:
+    """Loads a tuned BLAS into the process, once; has no effect after `mlx.core` has been imported."""
+    global _current
+    if _current is None:
+        _current = _find()
+    return _current
+
+
+_current: Blas | None = None
+
+
+def _find() -> Blas:
+    if sys.platform != "linux":
+        return Blas("Accelerate", True)
+    if "mlx.core" in sys.modules:
+        return Blas("bundled with MLX", False, "mlx.core was imported before mlx_personal; import mlx_personal first")
+    try:
+        ctypes.CDLL(SYSTEM_LIBRARY, mode=ctypes.RTLD_GLOBAL)
+        return Blas(SYSTEM_LIBRARY, True)
+    except OSError:
+        pass
+    try:
+        ctypes.CDLL(str(_shim()), mode=ctypes.RTLD_GLOBAL)
+        return Blas("scipy-openblas32", True)
+    except (OSError, _Unavailable) as error:
+        return Blas("bundled with MLX", False, str(error))
+
+
+class _Unavailable(Exception):
+    """Why the PyPI library cannot serve; `doctor` prints it."""
+
+
+def _shim() -> Path:
+    """The compiled shim's path in the user's cache folder; compiles it where it is missing."""
+    spec = importlib.util.find_spec("scipy_openblas32")
+    if spec is None or spec.origin is None:
+        raise _Unavailable("neither libopenblas nor the package scipy-openblas32 is installed")
+    library = Path(spec.origin).parent / "lib" / "libscipy_openblas.so"
+    # The library's path is linked into the shim, so it is part of the shim's name: each venv has its own.
+    name = hashlib.sha256(f"{_SHIM}{library}".encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-personal"
+    shim = folder / f"blas-{name}.so"
+    if not shim.exists():
+        _compile_shim(library, shim)
+    return shim
+
+
+def _compile_shim(library: Path, shim: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise _Unavailable("no C compiler (cc) was found to link scipy-openblas32; install one, for example gcc")
+    shim.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shim.parent) as scratch:
+        source, built = Path(scratch, "shim.c"), Path(scratch, "shim.so")
+        source.write_text(_SHIM)
+        command = [compiler, "-shared", "-fPIC", "-O1", "-o", built, source, library, f"-Wl,-rpath,{library.parent}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            complaint = done.stderr.strip().splitlines() or ["no message"]
+            raise _Unavailable(f"{compiler} could not link scipy-openblas32: {complaint[-1]}")
+        built.replace(shim)

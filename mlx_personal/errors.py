@@ -1,0 +1,52 @@
+"""The one exception that a user is meant to read.
+
+Whatever the owner can cause or mend (a broken file, a full disk, a missing model) is raised as `UserError`; the
+command line prints it as one line and leaves with status 2. Anything else that escapes is a defect of this package.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+DISK_HINT = "free some space and run the same command again; nothing stored was lost"
+
+
+class UserError(Exception):
+    """A failure the user can act on: what happened, where, and what to do about it."""
+
+    def __init__(self, what: str, where: object = None, hint: str | None = None):
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.hint = hint
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The whole message on one line: `where: what; hint`."""
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        text = text if self.hint is None else f"{text}; {self.hint}"
+        return " ".join(text.split())
+
+
+def from_os_error(error: OSError, where: object = None) -> UserError:
+    """The `UserError` that says what an `OSError` means for the owner of the files."""
+    where = where or error.filename
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("the disk is full", where, DISK_HINT)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UserError("cannot write or read here", where, "check its permissions, or set MLX_PERSONAL_HOME elsewhere")
+    return UserError((error.strerror or str(error)).lower(), where)
+
+
+def from_sqlite_error(error: sqlite3.Error, where: object = None) -> UserError:
+    """The `UserError` that says what an SQLite failure means for the owner of the database."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
+        return UserError("the disk is full or failing", where, DISK_HINT)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return UserError("the profile is in use by another process", where, "wait for it to finish")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return UserError("the profile cannot be written", where, "check its permissions, or set MLX_PERSONAL_HOME")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return UserError("the profile's database is damaged", where, "restore it from a backup, or use another --profile")
+    return UserError(f"the profile's database failed ({error})", where)
