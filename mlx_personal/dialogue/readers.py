@@ -1,0 +1,78 @@
+"""Reads dialogues from files. A bad line is a value, not an exception, so that the good ones around it still go in.
+
+Formats: JSON Lines where a line is `{"messages": [...]}` (mlx-lm's chat data, OpenAI's fine-tune files), a bare list of
+messages, or `{"prompt": ..., "completion": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_personal.dialogue.types import Dialogue
+from mlx_personal.errors import UserError, from_os_error
+
+# No dialogue within the message limit comes near this; reading stops here instead of filling the memory.
+MAX_LINE_BYTES = 16_000_000
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that holds no dialogue: where (file and line number) and why."""
+
+    where: str
+    reason: str
+
+
+def read_dialogues(path: Path | str) -> Iterator[Dialogue | BadLine]:
+    """Each line of a JSONL file as a `Dialogue` or a `BadLine`; blank lines are passed over.
+
+    UserError if the file cannot be opened or is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError("is a folder, not a file", path, "name the JSONL files in it")
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                where = f"{path}:{number}"
+                if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_LINE_BYTES)
+                    yield BadLine(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB")
+                elif line.strip():
+                    yield _parsed(line, where)
+    except OSError as error:
+        raise from_os_error(error, path) from error
+
+
+def _parsed(line: bytes, where: str) -> Dialogue | BadLine:
+    try:
+        return dialogue_from_json(json.loads(line.decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        return BadLine(where, f"not UTF-8 text (byte {error.start + 1})")
+    except json.JSONDecodeError as error:
+        return BadLine(where, f"not JSON ({error.msg.lower()} at column {error.colno})")
+    except RecursionError:
+        return BadLine(where, "not a dialogue (JSON nested too deeply)")
+    except ValueError as error:
+        return BadLine(where, str(error))
+
+
+def dialogue_from_json(value: Any) -> Dialogue:
+    """The dialogue that one parsed line holds; ValueError says in one line why it holds none."""
+    if isinstance(value, dict):
+        if "messages" in value:
+            value = value["messages"]
+        elif isinstance(value.get("prompt"), str) and isinstance(value.get("completion"), str):
+            return Dialogue.of(value["prompt"], value["completion"])
+        else:
+            raise ValueError('no "messages" in this line')
+    if not isinstance(value, list):
+        raise ValueError("the messages are not a list")
+    return Dialogue.from_messages(value)
