@@ -1,0 +1,197 @@
+"""The one place that loads a model, and the one object through which the other rooms use it.
+
+`LanguageModel(*mlx_lm.load(...))` works as well as `load_language_model`. It is not a model definition: layers, caches
+and adapters are mlx-lm's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+import numpy as np
+from huggingface_hub import errors as hub_errors
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tuner.utils import load_adapters
+
+from mlx_personal.backend import generation
+from mlx_personal.backend.chat_format import ChatFormat
+from mlx_personal.backend.device import prepare
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import UserError, from_os_error
+
+DEMO_MODEL = "demo"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer, and with or without an adapter.
+
+    Args:
+        model: any model that `mlx_lm.load` gives.
+        tokenizer: the `TokenizerWrapper` that came with it.
+        path: where it was loaded from, if it was.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: TokenizerWrapper, path: Path | None = None):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.path = path
+        self.format = ChatFormat(tokenizer)
+        self.model.eval()
+        self._base_layers: Any = None
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a prompt and its answer together."""
+        args = getattr(self.model, "args", None)
+        return int(getattr(args, "max_position_embeddings", None) or 4096)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of plain text, without special tokens or template."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """The tokens after which the model writes the next assistant turn."""
+        return self.format.prompt_tokens(messages)
+
+    def training_tokens(self, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
+        """Rows of (tokens, is a target) in which every assistant turn, with its end token, is a target once."""
+        return self.format.training_rows(dialogue)
+
+    def hidden_states(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The last hidden layer after the final norm: for each row of T tokens a float32 array [T, D].
+
+        A begin-of-text token, where the tokenizer has one, is put in front and its state left out: models park
+        attention there, and its state would outweigh all others in a mean. Rows of any length, 0 included.
+        """
+        start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        full = [start + list(row) for row in rows]
+        longest = max((len(row) for row in full), default=0)
+        if longest == 0:
+            return [np.zeros((0, 0), np.float32) for _ in full]
+        # Right padding: under a causal mask no real token sees it.
+        batch = np.zeros((len(full), longest), np.int32)
+        for i, row in enumerate(full):
+            batch[i, : len(row)] = row
+        states = np.array(self._body()(mx.array(batch)).astype(mx.float32))
+        return [states[i, len(start) : len(row)] for i, row in enumerate(full)]
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_done: Callable[[], None] | None = None,
+    ) -> list[str]:
+        """One answer a prompt, all in one continuous batch; greedy at temperature 0, else sampled from `seed`.
+
+        `on_done` is called each time an answer is finished. Thoughts are not stripped.
+        """
+        return generation.generate(self.model, self.tokenizer, prompts, max_tokens, temperature, seed, on_done)
+
+    def stream(self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
+        """The answer to one prompt, piece by piece."""
+        return generation.stream(self.model, self.tokenizer, prompt, max_tokens, temperature, seed)
+
+    def fingerprint(self) -> str:
+        """A short hash that is equal for equal base weights, adapters left out; it tells adapters which base is theirs."""
+        if self.path is None:
+            raise ValueError("only a model that was loaded from a folder has a fingerprint")
+        return fingerprint(self.path)
+
+    def attach_adapter(self, folder: Path) -> None:
+        """Answers with the LoRA adapter in `folder` (mlx-lm's format) from now on; UserError if it does not fit."""
+        self.detach_adapter()
+        self._base_layers = self.model.leaf_modules()
+        try:
+            load_adapters(self.model, str(folder))
+            self.model.eval()
+        except OSError as error:
+            self.detach_adapter()
+            raise from_os_error(error, folder) from error
+        except Exception as error:  # a broken config or tensors raise whatever mlx-lm and safetensors happen to raise
+            self.detach_adapter()
+            raise UserError("this adapter does not fit the model", folder, "train one for this model") from error
+
+    def detach_adapter(self) -> None:
+        """Back to the base model. mlx-lm's own removal knows only one of its three kinds of LoRA layer."""
+        if self._base_layers is not None:
+            self.model.update_modules(self._base_layers)
+            self._base_layers = None
+            self.model.eval()
+
+    def _body(self) -> nn.Module:
+        """The part below the vocabulary projection, whose output is the last hidden layer."""
+        return getattr(self.model, "language_model", self.model).model
+
+
+def load_language_model(name_or_path: str | Path, adapter_path: Path | None = None) -> LanguageModel:
+    """Loads the embedded model (`demo`), a folder, or a repository of the Hugging Face hub.
+
+    UserError where there is no such model, it lacks its tokenizer, or it needs code of its own to run.
+    """
+    path = resolve(name_or_path)
+    try:
+        model, tokenizer = mlx_lm.load(str(path))[:2]
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    except Exception as error:  # loaders raise anything from KeyError to SafetensorError on a damaged folder
+        raise UserError(f"the model cannot be loaded ({error})", path, "check the folder or name another model") from error
+    loaded = LanguageModel(prepare(model), tokenizer, path)
+    if adapter_path is not None:
+        loaded.attach_adapter(adapter_path)
+    return loaded
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The folder of a model; downloads a hub repository that is not in the cache yet."""
+    path = Path(__file__).parent.parent / "demo" / "model" if name_or_path == DEMO_MODEL else Path(name_or_path)
+    if not path.exists():
+        path = _fetch(str(name_or_path))
+    if not path.is_dir():
+        raise UserError("is not a model folder", path, "name a folder with config.json and .safetensors files")
+    if not (path / "config.json").exists() or not any(path.glob("*.safetensors")):
+        raise UserError("no config.json or .safetensors weights in this folder", path, "name another model folder")
+    if not any((path / name).exists() for name in _TOKENIZER_FILES):
+        raise UserError("a model folder without a tokenizer", path, "add its tokenizer.json and tokenizer_config.json")
+    return path
+
+
+def _fetch(repo: str) -> Path:
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+        raise UserError("no such model folder", repo, "name a folder, a hub repository like owner/name, or `demo`")
+    try:
+        return mlx_lm.utils._download(repo)
+    except hub_errors.RepositoryNotFoundError as error:
+        raise UserError("no such repository on the hub", repo, "check its name, or log in if it is gated") from error
+    except OSError as error:
+        if getattr(error, "errno", None):
+            raise from_os_error(error, repo) from error
+        raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error
+    except Exception as error:  # the hub's client raises its HTTP library's own errors when there is no network
+        raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of a model folder's config and of its weights' names, shapes and a sample of their bytes.
+
+    A sample, because hashing gigabytes at every start would take longer than answering.
+    """
+    digest = hashlib.sha256(json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as data:
+            for part in range(8):
+                data.seek(size * part // 8)
+                digest.update(data.read(65536))
+    return digest.hexdigest()[:16]
