@@ -1,0 +1,119 @@
+"""The SQLite connection of one profile: WAL, migrations, one writer at a time, and failures as one-line errors."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from mlx_personal.errors import UserError, from_os_error, from_sqlite_error
+from mlx_personal.store.migrations import MIGRATIONS
+
+
+def now() -> str:
+    """The time as stored: UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+
+
+class Database:
+    """One profile's `profile.db`.
+
+    Args:
+        folder: the profile's folder; made where it is missing, for its owner's eyes only.
+        write: take the profile's lock, so that a second process that wants to write is told so at once.
+    """
+
+    def __init__(self, folder: Path, write: bool):
+        self.path = folder / "profile.db"
+        self._lock: IO[str] | None = None
+        try:
+            if write:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._lock = _locked(folder / "lock")
+            with self.errors():
+                # isolation_level None: transactions begin where `transaction` says, not where sqlite3 guesses.
+                self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+                self._connection.row_factory = sqlite3.Row
+                self._connection.execute("PRAGMA foreign_keys = ON")
+                self._connection.execute("PRAGMA busy_timeout = 5000")
+                if write:
+                    os.chmod(self.path, 0o600)
+                    self._connection.execute("PRAGMA journal_mode = WAL")
+                self._migrate(write)
+        except OSError as error:
+            raise from_os_error(error, folder) from error
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block's changes, or none of them."""
+        with self.errors():
+            if self._connection.in_transaction:  # an inner block is part of the outer one
+                yield self._connection
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # A full disk may have rolled back by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self.errors():
+            return self._connection.execute(query, values).fetchall()
+
+    def row(self, query: str, *values: object) -> sqlite3.Row | None:
+        found = self.rows(query, *values)
+        return found[0] if found else None
+
+    def scalar(self, query: str, *values: object) -> int:
+        row = self.row(query, *values)
+        return int(row[0]) if row is not None and row[0] is not None else 0
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """SQLite's failures inside the block become errors that the owner can read."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise from_sqlite_error(error, self.path) from error
+
+    def _migrate(self, write: bool) -> None:
+        version = self.scalar("PRAGMA user_version")
+        if version > len(MIGRATIONS):
+            raise UserError("this profile was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
+        if version < len(MIGRATIONS) and not write:
+            raise UserError("this profile has not been set up by this version", self.path, "run `mlx-personal init`")
+        for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+            self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def _locked(path: Path) -> IO[str]:
+    """The profile's lock file, held until it is closed or the process ends."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise UserError(
+            f"this profile is in use by another process ({holder})", path.parent, "wait for it, or name another --profile"
+        ) from None
+    file.truncate(0)
+    file.write(f"pid {os.getpid()}")
+    file.flush()
+    return file

@@ -1,0 +1,277 @@
+"""What a profile remembers, as methods: each is one query or one transaction. No rule of the loop is decided here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.store.database import Database, now
+from mlx_personal.store.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
+
+
+class Store:
+    """One profile's memory. `write=False` reads only and needs no lock."""
+
+    def __init__(self, folder: Path, write: bool = True):
+        self.folder = folder
+        self.database = Database(folder, write)
+
+    def close(self) -> None:
+        self.database.close()
+
+    # The stream
+
+    def add_dialogues(
+        self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None
+    ) -> int:
+        """Appends the dialogues that are not in the stream yet; returns how many were new."""
+        before = self.received()
+        with self.database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO dialogues (key, messages, source, adapter_id, received_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                ((d.key, _dump(d), source, adapter_id, now()) for d in dialogues),
+            )
+        return self.received() - before
+
+    def received(self) -> int:
+        """How many dialogues the stream has brought so far."""
+        return self.database.scalar("SELECT count(*) FROM dialogues")
+
+    def dialogue(self, dialogue_id: int) -> DialogueRow | None:
+        row = self.database.row("SELECT * FROM dialogues WHERE id = ?", dialogue_id)
+        return None if row is None else _dialogue(row)
+
+    def dialogues(self) -> list[DialogueRow]:
+        """The whole stream, in order."""
+        return [_dialogue(row) for row in self.database.rows("SELECT * FROM dialogues ORDER BY id")]
+
+    def unscored(self, limit: int) -> list[DialogueRow]:
+        """The first dialogues of the stream that selection has not seen yet."""
+        query = "SELECT * FROM dialogues WHERE id NOT IN (SELECT dialogue_id FROM decisions) ORDER BY id LIMIT ?"
+        return [_dialogue(row) for row in self.database.rows(query, limit)]
+
+    def unscored_count(self) -> int:
+        return self.database.scalar("SELECT (SELECT count(*) FROM dialogues) - (SELECT count(*) FROM decisions)")
+
+    # Selection
+
+    def add_decision(
+        self,
+        dialogue_id: int,
+        action: str,
+        domain: str,
+        scores: tuple[float, float, float],
+        slot: int | None,
+        replaced_id: int | None,
+        detail: dict[str, Any],
+    ) -> None:
+        """What selection decided, with (EOE, DSS, IDD) and all that explains it."""
+        with self.database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (dialogue_id, action, domain, *scores, slot, replaced_id, json.dumps(detail), now()),
+            )
+
+    def decision(self, dialogue_id: int) -> sqlite3.Row | None:
+        return self.database.row("SELECT * FROM decisions WHERE dialogue_id = ?", dialogue_id)
+
+    def put_bin(self, slot: int, dialogue_id: int, vector: np.ndarray, eoe: float, idd: float) -> None:
+        """Fills a bin, or replaces what it holds."""
+        with self.database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO bins VALUES (?, ?, ?, ?, ?)",
+                (slot, dialogue_id, vector.astype("<f4").tobytes(), eoe, idd),
+            )
+
+    def bins(self) -> list[BinRow]:
+        query = "SELECT bins.*, messages FROM bins JOIN dialogues ON dialogues.id = dialogue_id ORDER BY slot"
+        return [
+            BinRow(
+                slot=row["slot"],
+                dialogue_id=row["dialogue_id"],
+                dialogue=_load(row["messages"]),
+                vector=np.frombuffer(row["vector"], "<f4").astype(np.float32),
+                eoe=row["eoe"],
+                idd=row["idd"],
+            )
+            for row in self.database.rows(query)
+        ]
+
+    def action_counts(self, after: int = 0) -> dict[str, int]:
+        """How many dialogues with an id above `after` met each decision."""
+        query = "SELECT action, count(*) FROM decisions WHERE dialogue_id > ? GROUP BY action"
+        return {row[0]: row[1] for row in self.database.rows(query, after)}
+
+    # Annotation
+
+    def add_annotation(
+        self, dialogue_id: int, verdict: str, preferred: Dialogue | None, near_duplicates: int, held_out: bool
+    ) -> int:
+        """Records a verdict, in place of an earlier one on the same dialogue; returns its id."""
+        with self.database.transaction() as connection:
+            connection.execute("UPDATE annotations SET undone = 1 WHERE dialogue_id = ?", (dialogue_id,))
+            cursor = connection.execute(
+                "INSERT INTO annotations (dialogue_id, verdict, messages, near_duplicates, held_out, asked_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (dialogue_id, verdict, None if preferred is None else _dump(preferred), near_duplicates, held_out, now()),
+            )
+        return int(cursor.lastrowid or 0)
+
+    def undo_annotation(self) -> int | None:
+        """Takes the last verdict back; returns its dialogue's id, or None if there is none."""
+        with self.database.transaction() as connection:
+            row = self.database.row("SELECT * FROM annotations WHERE undone = 0 ORDER BY id DESC LIMIT 1")
+            if row is None:
+                return None
+            connection.execute("UPDATE annotations SET undone = 1 WHERE id = ?", (row["id"],))
+        return int(row["dialogue_id"])
+
+    def annotations(self, undone: bool = False) -> list[AnnotationRow]:
+        """The verdicts that stand, in order; with `undone` also those taken back or given anew."""
+        query = "SELECT * FROM annotations WHERE undone <= ? ORDER BY id"
+        return [
+            AnnotationRow(
+                id=row["id"],
+                dialogue_id=row["dialogue_id"],
+                verdict=row["verdict"],
+                preferred=None if row["messages"] is None else _load(row["messages"]),
+                near_duplicates=row["near_duplicates"],
+                held_out=bool(row["held_out"]),
+                asked_at=row["asked_at"],
+            )
+            for row in self.database.rows(query, int(undone))
+        ]
+
+    # Runs, synthetic sets, training rows, adapters
+
+    def begin_run(self, kind: str, model: str, config: dict[str, Any]) -> int:
+        with self.database.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO runs (kind, model, config, received, started_at) VALUES (?, ?, ?, ?, ?)",
+                (kind, model, json.dumps(config), self.received(), now()),
+            )
+        return int(cursor.lastrowid or 0)
+
+    def finish_run(self, run_id: int, result: dict[str, Any]) -> None:
+        with self.database.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET finished_at = ?, result = ? WHERE id = ?", (now(), json.dumps(result), run_id)
+            )
+
+    def last_run(self, kind: str) -> RunRow | None:
+        """The latest finished run of a kind."""
+        row = self.database.row(
+            "SELECT * FROM runs WHERE kind = ? AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", kind
+        )
+        if row is None:
+            return None
+        return RunRow(**{**dict(row), "config": json.loads(row["config"]), "result": json.loads(row["result"])})
+
+    def add_synthetic(
+        self, run_id: int, rows: Iterable[tuple[int, Dialogue | None, str, float | None, bool, str]]
+    ) -> None:
+        """Rows of (annotation id, dialogue, raw text, ROUGE-1, kept, reason); they replace those of earlier runs."""
+        values = [(run_id, a, None if d is None else _dump(d), raw, r, kept, why) for a, d, raw, r, kept, why in rows]
+        with self.database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO synthetic (run_id, annotation_id, messages, raw, rouge1, kept, reason)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+
+    def synthetic(self) -> list[SyntheticRow]:
+        """For every standing annotation, what the latest synthesis that covered it wrote."""
+        query = (
+            "SELECT synthetic.* FROM synthetic JOIN annotations ON annotations.id = annotation_id AND undone = 0"
+            " WHERE run_id = (SELECT max(run_id) FROM synthetic AS s WHERE s.annotation_id = synthetic.annotation_id)"
+            " ORDER BY synthetic.id"
+        )
+        return [
+            SyntheticRow(
+                id=row["id"],
+                run_id=row["run_id"],
+                annotation_id=row["annotation_id"],
+                dialogue=None if row["messages"] is None else _load(row["messages"]),
+                rouge1=row["rouge1"],
+                kept=bool(row["kept"]),
+                reason=row["reason"],
+            )
+            for row in self.database.rows(query)
+        ]
+
+    def add_training_rows(self, run_id: int, rows: Sequence[tuple[int, int | None]]) -> None:
+        """Rows of (annotation id, synthetic id or None for the annotated dialogue itself)."""
+        with self.database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO training_rows VALUES (?, ?, ?, ?)", ((run_id, i, *row) for i, row in enumerate(rows))
+            )
+
+    def training_sources(self, run_id: int) -> list[sqlite3.Row]:
+        """Each training row of a run with the dialogue it comes from: (position, dialogue_id, synthetic_id)."""
+        return self.database.rows(
+            "SELECT position, dialogue_id, synthetic_id FROM training_rows"
+            " JOIN annotations ON annotations.id = annotation_id WHERE run_id = ? ORDER BY position",
+            run_id,
+        )
+
+    def add_adapter(self, run_id: int, folder: str, model: str) -> int:
+        with self.database.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO adapters (run_id, folder, model, created_at) VALUES (?, ?, ?, ?)",
+                (run_id, folder, model, now()),
+            )
+        return int(cursor.lastrowid or 0)
+
+    def set_evaluation(self, adapter_id: int, evaluation: dict[str, Any]) -> None:
+        with self.database.transaction() as connection:
+            connection.execute(
+                "UPDATE adapters SET evaluation = ? WHERE id = ?", (json.dumps(evaluation), adapter_id)
+            )
+
+    def promote(self, adapter_id: int | None) -> None:
+        """Lets this adapter answer from now on; None is the base model."""
+        with self.database.transaction() as connection:
+            connection.execute("INSERT INTO promotions (adapter_id, promoted_at) VALUES (?, ?)", (adapter_id, now()))
+
+    def promotions(self) -> list[int | None]:
+        """Which adapter answered, in order; the last one still does."""
+        return [row[0] for row in self.database.rows("SELECT adapter_id FROM promotions ORDER BY id")]
+
+    def adapters(self) -> list[AdapterRow]:
+        promoted = (self.promotions() or [None])[-1]
+        return [
+            AdapterRow(
+                **{**dict(row), "evaluation": None if row["evaluation"] is None else json.loads(row["evaluation"])},
+                promoted=row["id"] == promoted,
+            )
+            for row in self.database.rows("SELECT * FROM adapters ORDER BY id")
+        ]
+
+    # Settings that the program, not the owner, keeps
+
+    def meta(self, key: str) -> str | None:
+        row = self.database.row("SELECT value FROM meta WHERE key = ?", key)
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _dump(dialogue: Dialogue) -> str:
+    return json.dumps(dialogue.to_messages(), ensure_ascii=False)
+
+
+def _load(messages: str) -> Dialogue:
+    return Dialogue.from_messages(json.loads(messages))
+
+
+def _dialogue(row: sqlite3.Row) -> DialogueRow:
+    return DialogueRow(row["id"], _load(row["messages"]), row["source"], row["adapter_id"], row["received_at"])
