@@ -7,7 +7,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 
-    -- The stream. An id is a dialogue's position in it; key is the hash of its content.
+    -- The stream: ids rise along it; key is the hash of the content, so that nothing is stored twice.
     CREATE TABLE dialogues (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         key TEXT NOT NULL UNIQUE,
