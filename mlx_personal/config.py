@@ -66,11 +66,14 @@ class Config:
         return cls(**{name: _section(_section_type(name), name, table, path) for name, table in tables.items()})
 
     def to_toml(self) -> str:
-        """A TOML file with every setting, each commented out with its present value, for a person to edit."""
+        """A TOML file with every setting for a person to edit; those at their default are commented out."""
         lines = ["# Settings of this profile. Take the # away from a line to change it."]
+        default = Config()
         for section in dataclasses.fields(self):
             lines += ["", f"[{section.name}]"]
-            lines += [f"# {key} = {_toml(value)}" for key, value in dataclasses.asdict(getattr(self, section.name)).items()]
+            for key, value in dataclasses.asdict(getattr(self, section.name)).items():
+                unchanged = value == getattr(getattr(default, section.name), key)
+                lines.append(f"{'# ' if unchanged else ''}{key} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
 

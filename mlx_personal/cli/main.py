@@ -1,0 +1,77 @@
+"""The `mlx-personal` command: its options, its subcommands, and the exit statuses.
+
+Status 0: done. 1: it ran, and the answer is no (a check of `doctor` failed, there is nothing to compare), or it was
+interrupted. 2: the command or its input is wrong; one line on standard error says what, where and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+import mlx_personal
+from mlx_personal.cli import adapters, chat, demo, doctor, learn, profile, review, stream
+from mlx_personal.cli.answer import Cli
+from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.store.home import Home
+
+_COMMANDS = (
+    profile.init,
+    stream.import_,
+    profile.status,
+    stream.buffer,
+    stream.lexicon,
+    review.review,
+    learn.synthesize,
+    learn.train,
+    learn.evaluate,
+    chat.chat,
+    learn.run,
+    adapters.adapters,
+    demo.demo,
+    doctor.doctor,
+)
+
+
+class _InOrder(click.Group):
+    """Lists the commands in the order of the loop, and turns the failures a user can mend into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [str(command.name) for command in _COMMANDS]
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            line = error.line()
+        except BrokenPipeError:
+            raise  # the reader of our output has left: click's own handling ends quietly
+        except OSError as error:
+            line = from_os_error(error).line()
+        # Only the innermost command knows its --json, so it is looked up among the words given.
+        if "--json" in sys.argv[1:]:
+            click.echo(json.dumps({"error": line}))
+        click.echo(f"mlx-personal: {line}", err=True)
+        ctx.exit(2)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mlx_personal.__version__, prog_name="mlx-personal")
+@click.option("--profile", "name", default="default", metavar="NAME", help="The profile to use.", show_default=True)
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="MLX_PERSONAL_HOME",
+    help="The folder of all profiles.  [default: the system's application folder]",
+)
+@click.pass_context
+def main(ctx: click.Context, name: str, home: Path | None) -> None:
+    """Learns from your own conversations, privately, on MLX."""
+    ctx.obj = Cli(Home(home) if home else Home.default(), name)
+
+
+for _command in _COMMANDS:
+    main.add_command(_command)

@@ -1,0 +1,519 @@
+"""The loop on one profile: what is heard is scored and selected, the owner is asked, the model learns and answers.
+
+    me = Personalizer.create(Path("profile"), "demo")
+    me.observe([Dialogue.of("How long do eggs boil?", "Seven minutes.")])
+    for question in me.annotations.questions():
+        me.annotations.record(question.dialogue_id, "accept")
+    me.synthesize()
+    print(me.train().evaluation)
+
+Only joins the rooms; each rule stands in its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mlx_personal.annotation import AnnotationQueue
+from mlx_personal.backend import LanguageModel, load_language_model
+from mlx_personal.chat import Conversation
+from mlx_personal.config import Config
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.embedding import Embedder, Embedding, make_embedder
+from mlx_personal.errors import UserError
+from mlx_personal.evaluation import Evaluation, answers, compare, place
+from mlx_personal.finetune import Step, TrainingReport, finetune
+from mlx_personal.scoring import Lexicons, entropy_of_embedding
+from mlx_personal.selection import Bin, Buffer, Candidate, Decision, QualityPolicy, Selector
+from mlx_personal.store import AdapterRow, AnnotationRow, DialogueRow, Store
+from mlx_personal.store.files import atomic_write
+from mlx_personal.synthesis import synthesize
+
+# Dialogues embedded together and committed together: what an interruption costs at most.
+_CHUNK = 64
+
+# Called with (how many are done, how many there are).
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What became of some dialogues: how many were given, were new to the stream, and met each decision."""
+
+    given: int
+    new: int
+    decisions: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    """How many dialogues were rewritten, how many texts came of it, and how many were kept; the rest by reason."""
+
+    dialogues: int
+    generated: int
+    kept: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter. `evaluation` compares it with the base model, `against_current` with the one that answered
+    until now; both are None where no dialogue has been set aside yet. `promoted`: whether it answers from now on."""
+
+    adapter: AdapterRow
+    report: TrainingReport
+    evaluation: Evaluation | None
+    against_current: Evaluation | None
+    promoted: bool
+
+
+@dataclass(frozen=True)
+class Due:
+    """A step of the loop whose time has come, and why."""
+
+    step: str
+    reason: str
+
+
+class Personalizer:
+    """One owner's profile: a folder with a store, settings, lexicons and adapters.
+
+    Args:
+        folder: a profile's folder that `create` has made.
+        write: False opens it for reading only, beside a process that writes.
+        lm: a model that is already loaded; else it is loaded when first needed.
+
+    `seconds` holds the time spent in each room so far.
+    """
+
+    def __init__(self, folder: Path, write: bool = True, lm: LanguageModel | None = None):
+        self.folder = Path(folder).expanduser()
+        if not (self.folder / "profile.db").exists():
+            raise UserError("there is no profile here yet", self.folder, "run `mlx-personal init` first")
+        self.config = Config.read(self.folder / "config.toml")
+        self.store = Store(self.folder, write)
+        self.annotations = AnnotationQueue(self.store, self.config.annotation, self._place)
+        self.seconds: dict[str, float] = {}
+        self._lm = lm
+        self._embedder: Embedder | None = None
+        self._selector: Selector | None = None
+        self._lexicons: Lexicons | None = None
+
+    @classmethod
+    def create(
+        cls, folder: Path, model: str | Path, config: Config | None = None, lm: LanguageModel | None = None
+    ) -> Personalizer:
+        """Makes a profile on a base model: `demo`, a model folder, or a hub repository.
+
+        `config` is written to the profile's config.toml where there is none yet.
+        """
+        folder = Path(folder).expanduser()
+        lm = lm or load_language_model(model)
+        store = Store(folder)
+        try:
+            if store.meta("model") is not None:
+                raise UserError("there is a profile here already", folder, "open it, or change its model with init")
+            settings = folder / "config.toml"
+            if not settings.exists():
+                atomic_write(settings, (config or Config()).to_toml().encode())
+            with store.database.transaction():
+                _remember_model(store, model, lm)
+        finally:
+            store.close()
+        return cls(folder, lm=lm)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Personalizer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _timed(self, room: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[room] = self.seconds.get(room, 0.0) + time.perf_counter() - start
+
+    # The model
+
+    @property
+    def model_name(self) -> str:
+        """The base model as it was named."""
+        return self.store.meta("model") or ""
+
+    def base(self) -> LanguageModel:
+        """The base model, without an adapter. Loaded once."""
+        if self._lm is None:
+            self._lm = load_language_model(self.model_name)
+            if self._lm.fingerprint() != self.store.meta("fingerprint"):
+                raise UserError(
+                    "the base model is not the one this profile was made with",
+                    self._lm.path,
+                    f"run `mlx-personal init --model {self.model_name}` to take it over",
+                )
+        self._lm.detach_adapter()
+        return self._lm
+
+    def adapted(self, adapter: AdapterRow | None) -> LanguageModel:
+        """The model with this adapter; UserError if it was trained on another base."""
+        lm = self.base()
+        if adapter is not None:
+            self._check_base(adapter)
+            lm.attach_adapter(self.folder / adapter.folder)
+        return lm
+
+    def change_model(self, model: str | Path) -> int:
+        """Moves the profile to another base: re-embeds the buffer, and lets the new base answer until a retraining.
+
+        Annotations stay, and so do the old base's adapters, for the way back. Returns how many bins were re-embedded.
+        """
+        lm = load_language_model(model)
+        embedder = make_embedder(self.config.embedding, lm)
+        bins = self.store.bins()
+        embedded = embedder.embed([b.dialogue.text for b in bins])
+        with self.store.database.transaction():
+            _remember_model(self.store, model, lm)
+            for old, new in zip(bins, embedded, strict=True):
+                self.store.put_bin(old.slot, old.dialogue_id, new.vector, self._entropy(new), old.idd)
+            if self.promoted() is not None:
+                self.store.promote(None)
+        self._lm, self._embedder, self._selector = lm, embedder, None
+        return len(bins)
+
+    # Embed, score, select
+
+    def lexicons(self) -> Lexicons:
+        """The domains in force: the built-in ones, and the profile's own files over them."""
+        if self._lexicons is None:
+            self._lexicons = Lexicons.load(self.folder / "lexicons")
+        return self._lexicons
+
+    def observe(
+        self,
+        dialogues: Iterable[Dialogue],
+        source: str = "api",
+        adapter_id: int | None = None,
+        on_done: Progress | None = None,
+    ) -> Observed:
+        """Appends dialogues to the stream, then scores and selects all that wait.
+
+        Args:
+            source: where they come from, kept with them.
+            adapter_id: the adapter that gave the answers, if an adapted model did.
+            on_done: called with (dialogues scored, dialogues that waited) after each chunk.
+        """
+        given = list(dialogues)
+        new = self.store.add_dialogues(given, source, adapter_id)
+        return Observed(len(given), new, self.score(on_done))
+
+    def score(self, on_done: Progress | None = None) -> dict[str, int]:
+        """Scores and selects the dialogues of the stream that wait for it; how many met each decision."""
+        counts: dict[str, int] = {}
+        total = self.store.unscored_count()
+        while rows := self.store.unscored(_CHUNK):
+            embedded = self._embed([row.dialogue.text for row in rows])
+            try:
+                with self.store.database.transaction():
+                    for row, embedding in zip(rows, embedded, strict=True):
+                        action = self._select(row, embedding)
+                        counts[action] = counts.get(action, 0) + 1
+            except BaseException:
+                self._selector = None  # the buffer in memory is ahead of the one on disk
+                raise
+            if on_done is not None:
+                on_done(sum(counts.values()), total)
+        return counts
+
+    def _embed(self, texts: Sequence[str]) -> list[Embedding]:
+        lm = self.base()
+        if self._embedder is None:
+            self._embedder = make_embedder(self.config.embedding, lm)
+        with self._timed("embedding"):
+            return self._embedder.embed(texts)
+
+    def _entropy(self, embedding: Embedding) -> float:
+        return entropy_of_embedding(embedding.states, self.config.scoring.entropy)
+
+    def _select(self, row: DialogueRow, embedding: Embedding) -> str:
+        text = row.dialogue.text
+        with self._timed("scoring"):
+            domain = self.lexicons().domain_specific_score(text)
+            eoe = self._entropy(embedding)
+        with self._timed("selection"):
+            decision = self.selector().offer(
+                Candidate(
+                    dialogue_id=row.id,
+                    position=row.id,
+                    text=text,
+                    vector=embedding.vector,
+                    eoe=eoe,
+                    dss=domain.dss,
+                    domain=domain.domain,
+                )
+            )
+            self._record(decision, embedding, eoe)
+        return decision.action
+
+    def _record(self, decision: Decision, embedding: Embedding, eoe: float) -> None:
+        scores = (decision.scores.eoe, decision.scores.dss, decision.scores.idd)
+        self.store.add_decision(
+            decision.dialogue_id,
+            decision.action,
+            decision.domain,
+            scores,
+            decision.slot,
+            decision.replaced_id,
+            {**decision.detail, "reason": decision.reason},
+        )
+        if decision.action in ("stored", "replaced") and decision.slot is not None:
+            self.store.put_bin(decision.slot, decision.dialogue_id, embedding.vector, eoe, decision.scores.idd)
+
+    def selector(self) -> Selector:
+        """The buffer with its policy, as stored; domains and DSS follow the lexicons in force."""
+        if self._selector is None:
+            settings = self.config.selection
+            rows = self.store.bins()
+            if rows and rows[-1].slot >= settings.bins:
+                raise UserError(
+                    f"selection.bins is {settings.bins}, but bin {rows[-1].slot} is in use",
+                    self.folder / "config.toml",
+                    "a buffer can grow, not shrink",
+                )
+            bins = []
+            for row in rows:
+                domain = self.lexicons().domain_specific_score(row.dialogue.text)
+                bins.append(
+                    Bin(
+                        slot=row.slot,
+                        dialogue_id=row.dialogue_id,
+                        text=row.dialogue.text,
+                        domain=domain.domain,
+                        vector=row.vector,
+                        eoe=row.eoe,
+                        dss=domain.dss,
+                        arrived_idd=row.idd,
+                    )
+                )
+            buffer = Buffer(settings.bins, bins, idd=settings.idd)
+            self._selector = Selector(buffer, QualityPolicy(), settings.near_duplicate, settings.seed)
+        return self._selector
+
+    # Annotate
+
+    def _place(self, dialogue: Dialogue, judged: Sequence[tuple[Dialogue, int]]) -> tuple[int, bool]:
+        return place(dialogue, judged, self.config.evaluation)
+
+    def _kept(self, held_out: bool) -> list[AnnotationRow]:
+        """The annotations with a preferred answer, on one side of the split."""
+        return [a for a in self.store.annotations() if a.preferred is not None and a.held_out == held_out]
+
+    # Synthesize, train, evaluate
+
+    def synthesize(self, on_done: Progress | None = None, anew: bool = False) -> Synthesized:
+        """Lets the base model rewrite every annotated dialogue that has no synthetic set yet (all of them, `anew`).
+
+        Dialogues set aside for evaluation are never rewritten.
+        """
+        covered = set() if anew else {s.annotation_id for s in self.store.synthetic()}
+        waiting = [a for a in self._kept(held_out=False) if a.id not in covered]
+        if not waiting:
+            return Synthesized(0, 0, 0, {})
+        lm = self.base()
+        run = self.store.begin_run("synthesis", lm.fingerprint(), dataclasses.asdict(self.config.synthesis))
+        sources = [a.preferred for a in waiting if a.preferred is not None]
+        with self._timed("synthesis"):
+            made = synthesize(lm, sources, self.config.synthesis, on_done)
+        dropped: dict[str, int] = {}
+        for candidate in made:
+            if not candidate.kept:
+                dropped[candidate.reason] = dropped.get(candidate.reason, 0) + 1
+        done = Synthesized(len(waiting), len(made), len(made) - sum(dropped.values()), dropped)
+        with self.store.database.transaction():
+            rows = ((waiting[c.source].id, c.dialogue, c.raw, c.rouge1, c.kept, c.reason) for c in made)
+            self.store.add_synthetic(run, rows)
+            self.store.finish_run(run, dataclasses.asdict(done))
+        return done
+
+    def train(self, on_step: Callable[[Step], None] | None = None) -> Trained:
+        """Trains a new adapter on the annotated dialogues and their synthetic sets, and promotes it if it is better.
+
+        Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now. With none set aside the
+        adapter is kept and not promoted, since nobody can tell.
+        """
+        originals = {a.id: a for a in self._kept(held_out=False)}
+        if not originals:
+            raise UserError("no annotated dialogue to train on", self.folder, "run `mlx-personal review` first")
+        synthetic = [s for s in self.store.synthetic() if s.kept and s.annotation_id in originals]
+        sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
+        sources += [(s.annotation_id, s.id) for s in synthetic]
+        dialogues = [d for a in originals.values() if (d := a.preferred)] + [d for s in synthetic if (d := s.dialogue)]
+        lm = self.base()
+        config = dataclasses.asdict(self.config.finetune)
+        run = self.store.begin_run("training", lm.fingerprint(), {**config, "last_id": self._last_id()})
+        relative = f"adapters/{run:04d}"
+        provenance = {"base_model": self.model_name, "base_fingerprint": lm.fingerprint()}
+        with self._timed("finetune"):
+            report = finetune(lm, dialogues, self.config.finetune, self.folder / relative, on_step, provenance)
+        with self.store.database.transaction():
+            self.store.add_training_rows(run, sources)
+            adapter_id = self.store.add_adapter(run, relative, lm.fingerprint())
+            self.store.finish_run(run, dataclasses.asdict(report))
+        return self._judge(adapter_id, report)
+
+    def _judge(self, adapter_id: int, report: TrainingReport) -> Trained:
+        current = self.promoted()
+        adapter = self.adapter(adapter_id)
+        evaluation = self.evaluate(adapter)
+        against_current = evaluation if current is None else self.evaluate(adapter, current)
+        promoted = against_current is not None and against_current.rouge1.gain > 0
+        if promoted:
+            self.store.promote(adapter_id)
+        return Trained(self.adapter(adapter_id), report, evaluation, against_current, promoted)
+
+    def evaluate(self, adapter: AdapterRow, against: AdapterRow | None = None) -> Evaluation | None:
+        """Compares an adapter with the base model, or with another adapter, on the dialogues set aside.
+
+        None where none has been set aside yet. A comparison with the base is kept with the adapter.
+        """
+        preferred = [d for a in self._kept(held_out=True) if (d := a.preferred)]
+        if not preferred:
+            return None
+        lengths = self.config.evaluation.max_tokens
+        with self._timed("evaluation"):
+            before = answers(self.adapted(against), preferred, lengths)
+            after = answers(self.adapted(adapter), preferred, lengths)
+            evaluation = compare(before, after, preferred, self.config.evaluation.seed)
+        if against is None:
+            self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
+        return evaluation
+
+    # Adapters
+
+    def adapter(self, adapter_id: int) -> AdapterRow:
+        """UserError if there is none of this number."""
+        for row in self.store.adapters():
+            if row.id == adapter_id:
+                return row
+        raise UserError(f"there is no adapter {adapter_id}", self.folder, "see `mlx-personal adapters list`")
+
+    def promoted(self) -> AdapterRow | None:
+        """The adapter that answers; None while the base model does."""
+        return next((row for row in self.store.adapters() if row.promoted), None)
+
+    def promote(self, adapter_id: int) -> AdapterRow:
+        """Lets this adapter answer; UserError if it was trained on another base model."""
+        self._check_base(self.adapter(adapter_id))
+        self.store.promote(adapter_id)
+        return self.adapter(adapter_id)
+
+    def rollback(self) -> AdapterRow | None:
+        """Back to what answered before the present adapter; None is the base model."""
+        history = self.store.promotions()
+        if not history or history[-1] is None:
+            raise UserError("the base model answers already; there is nothing to roll back", self.folder)
+        earlier = next((a for a in reversed(history[:-1]) if a != history[-1]), None)
+        if earlier is not None:
+            self._check_base(self.adapter(earlier))
+        self.store.promote(earlier)
+        return self.promoted()
+
+    def _check_base(self, adapter: AdapterRow) -> None:
+        if adapter.model != self.store.meta("fingerprint"):
+            raise UserError(
+                f"adapter {adapter.id} was trained on another base model",
+                self.folder / adapter.folder,
+                "train a new one, or change back with `mlx-personal init --model`",
+            )
+
+    # Use
+
+    def conversation(self) -> Conversation:
+        """A new conversation with the promoted adapter, or with the base model where none is."""
+        return Conversation(self.adapted(self.promoted()), self.config.chat)
+
+    @contextlib.contextmanager
+    def remembered(self, conversation: Conversation) -> Iterator[Conversation]:
+        """What is said inside the block goes back into the stream at its end, marked with the adapter that answered."""
+        promoted = self.promoted()
+        try:
+            yield conversation
+        finally:
+            if conversation.dialogue is not None:
+                adapter_id = None if promoted is None else promoted.id
+                self.store.add_dialogues([conversation.dialogue], "chat", adapter_id)
+
+    # What is due
+
+    def due(self) -> list[Due]:
+        """The steps of the loop whose time has come, in order."""
+        steps = []
+        if waiting := self.store.unscored_count():
+            steps.append(Due("score", f"{waiting} dialogues wait to be scored"))
+        covered = {s.annotation_id for s in self.store.synthetic()}
+        annotated = self._kept(held_out=False)
+        if fresh := sum(a.id not in covered for a in annotated):
+            steps.append(Due("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
+        if annotated and (reason := self._training_due(annotated)):
+            steps.append(Due("train", reason))
+        return steps
+
+    def _training_due(self, annotated: Sequence[AnnotationRow]) -> str | None:
+        """Why training is due, or None. Without a new annotation it would only give the same adapter again."""
+        trigger, last = self.config.trigger, self.store.last_run("training")
+        fingerprint = self.store.meta("fingerprint")
+        if last is not None and last.model != fingerprint:
+            return "the base model was changed after the last training"
+        received = self.store.received() - (last.received if last else 0)
+        if last and not any(a.asked_at >= last.started_at for a in annotated):
+            return None
+        if received >= trigger.received:
+            return f"{received} dialogues received since the last training"
+        counts = self.store.action_counts(after=last.config["last_id"] if last else 0)
+        changed = (counts.get("stored", 0) + counts.get("replaced", 0)) / self.config.selection.bins
+        if changed >= trigger.buffer_changed:
+            return f"{changed:.0%} of the buffer changed since the last training"
+        return None
+
+    def _last_id(self) -> int:
+        return self.store.database.scalar("SELECT max(dialogue_id) FROM decisions")
+
+    def status(self) -> dict[str, Any]:
+        """Where the profile stands, as plain values."""
+        selector, promoted, last = self.selector(), self.promoted(), self.store.last_run("training")
+        annotated = self.store.annotations()
+        return {
+            "folder": str(self.folder),
+            "model": self.model_name,
+            "received": self.store.received(),
+            "unscored": self.store.unscored_count(),
+            "bins": {"filled": len(selector.buffer), "capacity": self.config.selection.bins},
+            "decisions": self.store.action_counts(),
+            "questions": {"open": len(self.annotations.open_questions()), "left_today": self.annotations.left_today()},
+            "annotated": sum(a.preferred is not None for a in annotated),
+            "held_out": sum(a.preferred is not None and a.held_out for a in annotated),
+            "skipped": sum(a.preferred is None for a in annotated),
+            "synthetic": {"written": len(s := self.store.synthetic()), "kept": sum(x.kept for x in s)},
+            "adapters": len(self.store.adapters()),
+            "promoted": None if promoted is None else promoted.id,
+            "last_training": None if last is None else last.finished_at,
+            "due": [dataclasses.asdict(d) for d in self.due()],
+        }
+
+
+def _remember_model(store: Store, model: str | Path, lm: LanguageModel) -> None:
+    # A folder is kept as an absolute path, so that the profile works from any other folder.
+    name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+    store.set_meta("model", name)
+    store.set_meta("fingerprint", lm.fingerprint())
