@@ -23,7 +23,8 @@ SYSTEM_LIBRARY = "libopenblas.so.0"
 
 # Every argument of the three calls fits a register or a stack slot of pointer size or less, so each forwards as it is.
 _SHIM = r"""
-#define GEMM_ARGS(T, S) int o, int ta, int tb, int m, int n, int k, S alpha, const T *a, int lda, const T *b, int ldb, S beta, T *c, int ldc
+#define GEMM_ARGS(T, S) \
+    int o, int ta, int tb, int m, int n, int k, S alpha, const T *a, int lda, const T *b, int ldb, S beta, T *c, int ldc
 #define PASS o, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
 void scipy_cblas_sgemm(GEMM_ARGS(float, float));
 void scipy_cblas_dgemm(GEMM_ARGS(double, double));
@@ -67,11 +68,11 @@ def _find() -> Blas:
     try:
         ctypes.CDLL(str(_shim()), mode=ctypes.RTLD_GLOBAL)
         return Blas("scipy-openblas32", True)
-    except (OSError, _Unavailable) as error:
+    except (OSError, _UnavailableError) as error:
         return Blas("bundled with MLX", False, str(error))
 
 
-class _Unavailable(Exception):
+class _UnavailableError(Exception):
     """Why the PyPI library cannot serve; `doctor` prints it."""
 
 
@@ -79,7 +80,7 @@ def _shim() -> Path:
     """The compiled shim's path in the user's cache folder; compiles it where it is missing."""
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or spec.origin is None:
-        raise _Unavailable("neither libopenblas nor the package scipy-openblas32 is installed")
+        raise _UnavailableError("neither libopenblas nor the package scipy-openblas32 is installed")
     library = Path(spec.origin).parent / "lib" / "libscipy_openblas.so"
     # The library's path is linked into the shim, so it is part of the shim's name: each venv has its own.
     name = hashlib.sha256(f"{_SHIM}{library}".encode()).hexdigest()[:16]
@@ -93,14 +94,14 @@ def _shim() -> Path:
 def _compile_shim(library: Path, shim: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise _Unavailable("no C compiler (cc) was found to link scipy-openblas32; install one, for example gcc")
+        raise _UnavailableError("no C compiler (cc) was found to link scipy-openblas32; install one, for example gcc")
     shim.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shim.parent) as scratch:
         source, built = Path(scratch, "shim.c"), Path(scratch, "shim.so")
         source.write_text(_SHIM)
-        command = [compiler, "-shared", "-fPIC", "-O1", "-o", built, source, library, f"-Wl,-rpath,{library.parent}"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        files = ["-o", str(built), str(source), str(library), f"-Wl,-rpath,{library.parent}"]
+        done = subprocess.run([compiler, "-shared", "-fPIC", "-O1", *files], capture_output=True, text=True)
         if done.returncode:
             complaint = done.stderr.strip().splitlines() or ["no message"]
-            raise _Unavailable(f"{compiler} could not link scipy-openblas32: {complaint[-1]}")
+            raise _UnavailableError(f"{compiler} could not link scipy-openblas32: {complaint[-1]}")
         built.replace(shim)

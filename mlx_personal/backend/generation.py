@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +16,7 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 # `mlx_lm.generate` is a function as an attribute of its package, and a module only by its import name.
-_mlx_lm_generate = importlib.import_module("mlx_lm.generate")
+_mlx_lm_generate: Any = importlib.import_module("mlx_lm.generate")
 _mlx_lm_generate.maybe_set_recommended_wired_limit = lambda: None
 
 
@@ -23,18 +24,21 @@ def generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
     prompts: Sequence[list[int]],
-    max_tokens: int,
+    max_tokens: Sequence[int],
     temperature: float,
     seed: int,
-    on_done: Callable[[], None] | None = None,
+    on_done: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """See `LanguageModel.generate`."""
+    """See `LanguageModel.generate`; `max_tokens` has one number for each prompt."""
     answers: list[list[int]] = [[] for _ in prompts]
+    done = 0
     for index, token, finished in _tokens(model, tokenizer, prompts, max_tokens, temperature, seed):
         if token is not None:
             answers[index].append(token)
-        if finished and on_done is not None:
-            on_done()
+        if finished:
+            done += 1
+            if on_done is not None:
+                on_done(done, len(prompts))
     return [tokenizer.decode(answer).strip() for answer in answers]
 
 
@@ -44,7 +48,7 @@ def stream(
     """See `LanguageModel.stream`."""
     detokenizer = tokenizer.detokenizer
     detokenizer.reset()
-    for _, token, _ in _tokens(model, tokenizer, [prompt], max_tokens, temperature, seed):
+    for _, token, _ in _tokens(model, tokenizer, [prompt], [max_tokens], temperature, seed):
         if token is not None:
             detokenizer.add_token(token)
             yield detokenizer.last_segment
@@ -56,7 +60,7 @@ def _tokens(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
     prompts: Sequence[list[int]],
-    max_tokens: int,
+    max_tokens: Sequence[int],
     temperature: float,
     seed: int,
 ) -> Iterator[tuple[int, int | None, bool]]:
@@ -66,12 +70,11 @@ def _tokens(
     mx.random.seed(seed)
     batch = _mlx_lm_generate.BatchGenerator(
         model,
-        max_tokens=max_tokens,
         stop_tokens=[[token] for token in tokenizer.eos_token_ids],
         sampler=make_sampler(temp=temperature),
     )
     try:
-        index = {uid: i for i, uid in enumerate(batch.insert([list(prompt) for prompt in prompts]))}
+        index = {uid: i for i, uid in enumerate(batch.insert([list(p) for p in prompts], list(max_tokens)))}
         while responses := batch.next_generated():
             for response in responses:
                 token = None if response.finish_reason == "stop" else response.token

@@ -18,7 +18,7 @@ import mlx_lm
 import numpy as np
 from huggingface_hub import errors as hub_errors
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from mlx_personal.backend import generation
 from mlx_personal.backend.chat_format import ChatFormat
@@ -87,23 +87,27 @@ class LanguageModel:
         self,
         prompts: Sequence[list[int]],
         *,
-        max_tokens: int,
+        max_tokens: int | Sequence[int],
         temperature: float = 0.0,
         seed: int = 0,
-        on_done: Callable[[], None] | None = None,
+        on_done: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """One answer a prompt, all in one continuous batch; greedy at temperature 0, else sampled from `seed`.
 
-        `on_done` is called each time an answer is finished. Thoughts are not stripped.
+        `max_tokens` is one limit for all or one for each. `on_done(done, total)` is called each time an answer is
+        finished. Thoughts are not stripped. A prompt that leaves no room in the context loses its oldest tokens.
         """
-        return generation.generate(self.model, self.tokenizer, prompts, max_tokens, temperature, seed, on_done)
+        limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+        fitting = [self._fitting(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
+        return generation.generate(self.model, self.tokenizer, fitting, limits, temperature, seed, on_done)
 
     def stream(self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
-        """The answer to one prompt, piece by piece."""
-        return generation.stream(self.model, self.tokenizer, prompt, max_tokens, temperature, seed)
+        """The answer to one prompt, piece by piece; together what `generate` gives, outer spaces aside."""
+        fitting = self._fitting(prompt, max_tokens)
+        return generation.stream(self.model, self.tokenizer, fitting, max_tokens, temperature, seed)
 
     def fingerprint(self) -> str:
-        """A short hash that is equal for equal base weights, adapters left out; it tells adapters which base is theirs."""
+        """A short hash of the base weights, adapters left out; it tells adapters which base is theirs."""
         if self.path is None:
             raise ValueError("only a model that was loaded from a folder has a fingerprint")
         return fingerprint(self.path)
@@ -122,12 +126,29 @@ class LanguageModel:
             self.detach_adapter()
             raise UserError("this adapter does not fit the model", folder, "train one for this model") from error
 
+    def attach_new_adapter(self, num_layers: int, lora_parameters: dict[str, float], seed: int) -> None:
+        """Puts a LoRA adapter that changes nothing yet on the last `num_layers` blocks (-1: all), ready to be trained.
+
+        `lora_parameters` are mlx-lm's: rank, scale (alpha / rank) and dropout. Only the adapter's weights, which are
+        float32 whatever the model's, are trainable.
+        """
+        self.detach_adapter()
+        self._base_layers = self.model.leaf_modules()
+        self.model.freeze()
+        mx.random.seed(seed)
+        linear_to_lora_layers(self.model, num_layers, lora_parameters)
+        self.model.train()
+
     def detach_adapter(self) -> None:
         """Back to the base model. mlx-lm's own removal knows only one of its three kinds of LoRA layer."""
         if self._base_layers is not None:
             self.model.update_modules(self._base_layers)
             self._base_layers = None
             self.model.eval()
+
+    def _fitting(self, prompt: list[int], max_tokens: int) -> list[int]:
+        """The prompt's end, so that the answer fits behind it; at least half of the context stays the prompt's."""
+        return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]
 
     def _body(self) -> nn.Module:
         """The part below the vocabulary projection, whose output is the last hidden layer."""
@@ -145,7 +166,8 @@ def load_language_model(name_or_path: str | Path, adapter_path: Path | None = No
     except OSError as error:
         raise from_os_error(error, path) from error
     except Exception as error:  # loaders raise anything from KeyError to SafetensorError on a damaged folder
-        raise UserError(f"the model cannot be loaded ({error})", path, "check the folder or name another model") from error
+        reason = f"the model cannot be loaded ({error})"
+        raise UserError(reason, path, "check the folder or name another model") from error
     loaded = LanguageModel(prepare(model), tokenizer, path)
     if adapter_path is not None:
         loaded.attach_adapter(adapter_path)

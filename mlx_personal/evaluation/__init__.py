@@ -1,0 +1,18 @@
+"""Evaluation (paper 1, 4.1): ROUGE of generated against preferred answers, on dialogues that nothing was trained on."""
+
+from mlx_personal.evaluation.config import EvaluationConfig
+from mlx_personal.evaluation.evaluate import Evaluation, Gain, Sample, answers, bootstrap_interval, compare
+from mlx_personal.evaluation.holdout import assign_group, is_held_out, place
+
+__all__ = [
+    "Evaluation",
+    "EvaluationConfig",
+    "Gain",
+    "Sample",
+    "answers",
+    "assign_group",
+    "bootstrap_interval",
+    "compare",
+    "is_held_out",
+    "place",
+]

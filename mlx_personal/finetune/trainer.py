@@ -1,0 +1,171 @@
+"""Trains a LoRA adapter through mlx-lm's layers and writes it in mlx-lm's format.
+
+The loop is this package's: mlx-lm's own trains on padding, fails on rows without targets, drops the last batch and sets
+the wired memory limit. It is plain rather than fast.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_personal.backend import LanguageModel
+from mlx_personal.backend.device import device_name
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import UserError
+from mlx_personal.finetune.batches import Rows, epoch, make_rows
+from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.store.files import atomic_folder
+
+# Share of the steps in which the learning rate rises; AdamW knows no gradient's size at first.
+_WARMUP = 0.05
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as it is reported: `number` counts from 1 to `steps`, `loss` is the mean over its targets."""
+
+    number: int
+    steps: int
+    epoch: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training did. Losses are mean cross entropies a target token; `target_tokens` are those of one epoch."""
+
+    rows: int
+    dropped_rows: int
+    truncated_rows: int
+    target_tokens: int
+    epochs: int
+    steps: int
+    first_loss: float
+    last_loss: float
+    epoch_losses: tuple[float, ...]
+    seconds: float
+
+
+def finetune(
+    lm: LanguageModel,
+    dialogues: Sequence[Dialogue],
+    config: LoRAConfig,
+    folder: Path,
+    on_step: Callable[[Step], None] | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> TrainingReport:
+    """Trains a fresh adapter on every assistant turn of `dialogues` and writes it to `folder`, whole or not at all.
+
+    `folder` must not exist yet, or be empty. `metadata` goes into its `adapter_config.json` beside what mlx-lm reads.
+    `lm` answers with its base model afterwards, whether this succeeds or not; its weights are never changed. The same
+    arguments on the same machine give the same adapter, bit for bit.
+
+    UserError if no dialogue has anything to learn, if the loss stops being a number, or if the disk refuses.
+    """
+    start = time.perf_counter()
+    data = make_rows(lm, dialogues, min(config.max_tokens, lm.context_length))
+    if not data.rows:
+        raise UserError("nothing to train on", hint="annotate some dialogues first")
+    with atomic_folder(folder) as written:
+        try:
+            lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
+            losses, epoch_losses = _train(lm.model, data, config, on_step)
+            _write(lm.model, written, config, metadata or {})
+        finally:
+            lm.detach_adapter()
+    return TrainingReport(
+        rows=len(data.rows),
+        dropped_rows=data.dropped,
+        truncated_rows=data.truncated,
+        target_tokens=data.target_tokens,
+        epochs=config.epochs,
+        steps=len(losses),
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        epoch_losses=tuple(epoch_losses),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def loss_of(model: nn.Module, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+    """Mean cross entropy over the targets: `weights` is 1 there and 0 elsewhere, all [B, T]. Computed in float32."""
+    logits = model(inputs).astype(mx.float32)
+    return (nn.losses.cross_entropy(logits, targets) * weights).sum() / weights.sum()
+
+
+def _train(
+    model: nn.Module, data: Rows, config: LoRAConfig, on_step: Callable[[Step], None] | None
+) -> tuple[list[float], list[float]]:
+    """The loss of every step and the mean loss a target of every epoch."""
+    steps = config.epochs * -(-len(data.rows) // config.batch_size)
+    schedule = _schedule(config.learning_rate, steps)
+    # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
+    optimizer = optim.AdamW(learning_rate=schedule, bias_correction=True)
+    optimizer.init(model.trainable_parameters())
+    state = [model.state, optimizer.state, mx.random.state]
+    value_and_grad = nn.value_and_grad(model, functools.partial(loss_of, model))
+
+    def step(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        loss, gradient = value_and_grad(inputs, targets, weights)
+        optimizer.update(model, gradient)
+        return loss
+
+    if device_name() != "cpu":  # on a CPU, compiling runs a C++ compiler for seconds and gains nothing
+        step = mx.compile(step, inputs=state, outputs=state)
+    rng = np.random.default_rng(config.seed)
+    losses: list[float] = []
+    epoch_losses: list[float] = []
+    for number in range(1, config.epochs + 1):
+        total = 0.0
+        for batch in epoch(data.rows, config.batch_size, rng):
+            rate = float(schedule(mx.array(len(losses))))
+            loss = step(mx.array(batch.inputs), mx.array(batch.targets), mx.array(batch.weights))
+            mx.eval(loss, state)
+            losses.append(float(loss))
+            total += losses[-1] * float(batch.weights.sum())
+            if not math.isfinite(losses[-1]):
+                raise _diverged(f"the loss became {losses[-1]} at step {len(losses)} of {steps}")
+            if on_step is not None:
+                on_step(Step(len(losses), steps, number, losses[-1], rate))
+        epoch_losses.append(total / data.target_tokens)
+    return losses, epoch_losses
+
+
+def _schedule(peak: float, steps: int) -> Callable[[mx.array], mx.array]:
+    """A short linear rise, then a cosine down to 0, so that the rows of the last batches do not outweigh the rest."""
+    warmup = math.ceil(_WARMUP * steps)
+    rise = optim.linear_schedule(peak / (warmup + 1), peak, warmup)
+    return optim.join_schedules([rise, optim.cosine_decay(peak, max(steps - warmup, 1))], [warmup])
+
+
+def _write(model: nn.Module, folder: Path, config: LoRAConfig, metadata: Mapping[str, object]) -> None:
+    weights = dict(tree_flatten(model.trainable_parameters()))
+    if not all(mx.isfinite(weight).all().item() for weight in weights.values()):
+        raise _diverged("the adapter's weights became infinite")
+    # Through a file of Python's: MLX's own writing by path does not notice a full disk.
+    with (folder / "adapters.safetensors").open("wb") as file:
+        mx.save_safetensors(file, weights, {"format": "mlx"})
+    read_by_mlx_lm = {
+        "fine_tune_type": "lora",
+        "num_layers": config.num_layers,
+        "lora_parameters": config.lora_parameters,
+    }
+    text = json.dumps({**metadata, **read_by_mlx_lm}, indent=2) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _diverged(what: str) -> UserError:
+    return UserError(f"training failed, {what}; nothing was saved", hint="lower the learning rate and train again")

@@ -1,0 +1,78 @@
+"""Files that are there whole or not at all: written beside their place, forced to the disk, then renamed.
+
+Adapters and exports go through here, so that a full disk, a crash or a pulled plug leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlx_personal.errors import UserError, from_os_error
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Puts `content` (text as UTF-8) at `path`, replacing what is there; UserError if the disk refuses."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise from_os_error(error, path) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `path` when the block ends and vanishes when it raises.
+
+    UserError if something is at `path` already (an empty folder aside), or if the disk refuses.
+    """
+    temporary: Path | None = None
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError("exists already", path, "name a new folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _sync_folder(temporary)
+        temporary.chmod(0o755)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise from_os_error(error, path) from error
+        raise
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder as durable as the files; a rename is not, until its folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

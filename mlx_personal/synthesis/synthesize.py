@@ -1,0 +1,161 @@
+"""Synthetic dialogues: all rewrites of all dialogues in one batch of generation, then the three checks.
+
+A rewrite is kept if it parses, if its ROUGE-1 against the original lies inside a band (paper 1, 3.3; the paper has the
+lower bound only, the upper one drops what would teach nothing new), and if it is no duplicate.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlx_personal.backend import LanguageModel
+from mlx_personal.dialogue import Dialogue, rouge1, words
+from mlx_personal.synthesis.rewriting import (
+    REWRITE_DIALOGUE,
+    REWRITE_QUESTION,
+    parse_dialogue,
+    parse_question,
+    render_dialogue,
+)
+
+Mode = Literal["question", "both"]
+Reason = Literal["kept", "unparsable", "too far", "too near", "duplicate"]
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """How to rewrite; ValueError for a setting that makes no sense.
+
+    Args:
+        k: rewrites of each dialogue (paper 1, Fig. 3: no gain beyond 6).
+        temperature: of the sampling; 0 would give k equal rewrites.
+        mode: `question` rewrites the user's turns and keeps the answers; `both` rewrites all turns.
+        band: the lowest and highest ROUGE-1 (0..1) of a kept rewrite against its original, both inclusive.
+        max_tokens: the longest answer; a rewrite of a short text is also stopped at twice that text's length.
+        seed: of the sampling.
+    """
+
+    k: int = 6
+    temperature: float = 0.5
+    mode: Mode = "question"
+    band: tuple[float, float] = (0.2, 0.95)
+    max_tokens: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; at least 1 rewrite is needed")
+        if not 0 <= self.temperature <= 5:
+            raise ValueError(f"the temperature is {self.temperature}; it must lie in 0..5")
+        if self.mode not in ("question", "both"):
+            raise ValueError(f"the mode is {self.mode!r}; it must be question or both")
+        if not 0 <= self.band[0] < self.band[1] <= 1:
+            raise ValueError(f"the band is {self.band[0]}..{self.band[1]}; it must rise and lie in 0..1")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be positive")
+        if self.seed < 0:
+            raise ValueError(f"the seed is {self.seed}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One rewrite of one dialogue and what became of it.
+
+    Args:
+        source: index of its original among the dialogues given.
+        dialogue: the new dialogue; None where the answer could not be parsed.
+        raw: the model's answers as they came, a line each: one for every user turn, or one for the whole dialogue.
+        rouge1: overlap of the rewritten turns with the original's, 0..1; None where there is no dialogue.
+        reason: why it was kept or dropped.
+    """
+
+    source: int
+    dialogue: Dialogue | None
+    raw: str
+    rouge1: float | None
+    reason: Reason
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is to be trained on."""
+        return self.reason == "kept"
+
+
+def synthesize(
+    lm: LanguageModel,
+    dialogues: Sequence[Dialogue],
+    config: SynthesisConfig | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[Candidate]:
+    """`config.k` candidates for each dialogue, in the dialogues' order; the dropped ones are among them.
+
+    `on_done(done, total)` is called each time an answer is finished. The same arguments give the same candidates.
+    ValueError for a dialogue whose assistant says nothing but thoughts.
+    """
+    config = config or SynthesisConfig()
+    originals = [dialogue.without_thoughts() for dialogue in dialogues]
+    tasks = [_tasks(original, config.mode) for original in originals]
+    prompts: list[list[int]] = []
+    limits: list[int] = []
+    for messages, text in itertools.chain.from_iterable(tasks):
+        prompts += [lm.prompt_tokens(messages)] * config.k
+        limits += [min(config.max_tokens, 2 * len(lm.text_tokens(text)) + 16)] * config.k
+    generated = lm.generate(
+        prompts, max_tokens=limits, temperature=config.temperature, seed=config.seed, on_done=on_done
+    )
+    answers = iter(generated)
+    seen = {_words_of(original) for original in originals}
+    candidates = []
+    for source, original in enumerate(originals):
+        # The generations came task by task, k of each; candidate i is made of the i-th of every task.
+        by_task = [list(itertools.islice(answers, config.k)) for _ in tasks[source]]
+        for rewrites in zip(*by_task, strict=True):
+            candidate = _judged(source, original, rewrites, config, seen)
+            if candidate.kept and candidate.dialogue is not None:
+                seen.add(_words_of(candidate.dialogue))
+            candidates.append(candidate)
+    return candidates
+
+
+def _tasks(original: Dialogue, mode: Mode) -> list[tuple[list[dict[str, str]], str]]:
+    """(the chat that asks for a rewrite, the text to be rewritten) for every answer a candidate is made of."""
+    if mode == "both":
+        text = render_dialogue(original)
+        return [([{"role": "user", "content": REWRITE_DIALOGUE.format(dialogue=text)}], text)]
+    tasks = []
+    for context, _ in original.exchanges():
+        question = context[-1]["content"]
+        asked = {"role": "user", "content": REWRITE_QUESTION.format(question=question)}
+        tasks.append(([*context[:-1], asked], question))
+    return tasks
+
+
+def _judged(
+    source: int, original: Dialogue, rewrites: tuple[str, ...], config: SynthesisConfig, seen: set[tuple[str, ...]]
+) -> Candidate:
+    raw = "\n".join(rewrites)
+    try:
+        if config.mode == "both":
+            dialogue = parse_dialogue(rewrites[0], original)
+            overlap = rouge1(dialogue.text, original.text)
+        else:
+            dialogue = original.with_turns("user", [parse_question(answer) for answer in rewrites])
+            overlap = rouge1("\n".join(dialogue.user_turns), "\n".join(original.user_turns))
+    except ValueError:
+        return Candidate(source, None, raw, None, "unparsable")
+    reason: Reason = "kept"
+    if _words_of(dialogue) in seen:
+        reason = "duplicate"
+    elif overlap < config.band[0]:
+        reason = "too far"
+    elif overlap > config.band[1]:
+        reason = "too near"
+    return Candidate(source, dialogue, raw, overlap, reason)
+
+
+def _words_of(dialogue: Dialogue) -> tuple[str, ...]:
+    """What makes two dialogues duplicates: the same words turn by turn, whatever their case and punctuation."""
+    return tuple(" ".join(words(m.content)) for m in dialogue.messages if m.role != "system")
