@@ -1,0 +1,104 @@
+"""EOE, the entropy of embedding (paper 1, 3.2): how much a text's token states differ from each other.
+
+The paper writes EOE = -sum p log p / log n and leaves p open. Three readings stand here by name, in `ESTIMATORS`;
+`benchmarks/results/entropy.md` says how well each tells real dialogues from degenerate ones. An entropy looks at one
+text alone: boilerplate and word salad are for the other scores and for the refusal of near-duplicates.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+WINDOW: Final = 64
+_BINS: Final = 100
+# Below this share of the states' energy a variance is rounding in float32, and its spectrum says nothing.
+_NO_VARIANCE: Final = 1e-12
+
+
+def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> float:
+    """EOE of one dialogue; higher is better. 0..1, except for `histogram`.
+
+    Args:
+        states: token embeddings [T, D] from the last hidden layer; T may be 0.
+        estimator: a name in `ESTIMATORS`.
+
+    ValueError for an unknown name, another shape, or values that are not finite.
+    """
+    check_estimator(estimator)
+    states = np.asarray(states, np.float64)
+    if states.ndim != 2:
+        raise ValueError(f"token states have the shape [T, D], not {list(states.shape)}")
+    if not np.isfinite(states).all():
+        raise ValueError("token states that are not finite")
+    return ESTIMATORS[estimator](states)
+
+
+def check_estimator(name: str) -> None:
+    """ValueError, with the nearest name, if no estimator is called this."""
+    if name not in ESTIMATORS:
+        nearest = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"no entropy estimator is named {name!r}; the nearest is {nearest!r}")
+
+
+def spectral(states: np.ndarray) -> float:
+    """p = shares of the eigenvalues of the centered token Gram matrix, in equal windows of at most 64 tokens.
+
+    The entropy of each window is divided by log 64, whatever its length, so that a few words cannot score high; the
+    windows' mean is clipped to 0..1. Windows keep a long text from scoring for its length alone. 0 for fewer than two
+    tokens, and where the tokens do not differ.
+    """
+    if len(states) < 2:
+        return 0.0
+    windows = np.array_split(states, math.ceil(len(states) / WINDOW))
+    # Sizes differ by at most one, so all eigenvalues come from at most two batched calls.
+    entropies: list[float] = []
+    for size in {len(window) for window in windows}:
+        entropies += _spectral_entropies(np.stack([w for w in windows if len(w) == size])).tolist()
+    return float(np.clip(np.mean(entropies) / math.log(WINDOW), 0.0, 1.0))
+
+
+def spectral_whole(states: np.ndarray) -> float:
+    """The same spectrum over the whole text, divided by log T: stricter on long repeats, and falls with length."""
+    if len(states) < 2:
+        return 0.0
+    entropy = float(_spectral_entropies(states[None])[0])
+    return float(np.clip(entropy / math.log(len(states)), 0.0, 1.0))
+
+
+def histogram(states: np.ndarray) -> float:
+    """As in the authors' published script, for comparison: not bounded by 1, and in effect a length meter.
+
+    p = density times width over 100 bins of the values of the last token's state; bits, divided by log2(T + 1).
+    """
+    if len(states) == 0:
+        return 0.0
+    density, edges = np.histogram(states[-1], bins=_BINS, density=True)
+    p = density * np.diff(edges)
+    p = p[p > 0]
+    return float(-(p * np.log2(p)).sum() / math.log2(len(states) + 1))
+
+
+def _spectral_entropies(windows: np.ndarray) -> np.ndarray:
+    """Shannon entropies (nats) of the eigenvalue shares of centered Gram matrices: [N, W, D] -> [N]."""
+    centered = windows - windows.mean(axis=1, keepdims=True)
+    flipped = centered.transpose(0, 2, 1)
+    # With fewer dimensions than tokens the other product has the same eigenvalues but for zeros, and is smaller.
+    gram = centered @ flipped if windows.shape[1] <= windows.shape[2] else flipped @ centered
+    eigenvalues = np.linalg.eigvalsh(gram).clip(min=0.0)
+    variance = eigenvalues.sum(axis=1, keepdims=True)
+    energy = np.square(windows).sum(axis=(1, 2))[:, None]
+    varies = variance > _NO_VARIANCE * energy
+    p = np.where(varies, eigenvalues / np.where(varies, variance, 1.0), 0.0)
+    return np.asarray(-(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1))
+
+
+ESTIMATORS: Final[dict[str, Callable[[np.ndarray], float]]] = {
+    "spectral": spectral,
+    "spectral-whole": spectral_whole,
+    "histogram": histogram,
+}

@@ -1,0 +1,105 @@
+"""DSS, the domain specific score, and the dominant domain (paper 1, 3.2), by lexicons: one readable file a domain.
+
+A lexicon file is UTF-8 text named after its domain (`cooking.txt`): words separated by white space, `#` begins a
+comment line. Words count as `dialogue.words` cuts them, in the file and in the dialogue alike; there is no stemming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from mlx_personal.dialogue import words
+from mlx_personal.errors import UserError, from_os_error
+
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class DomainScore:
+    """`dss`: 0..1. `domain`: the dominant one, or `other`. `hits`: words found, by domain. `n`: all words."""
+
+    dss: float
+    domain: str
+    hits: dict[str, int]
+    n: int
+
+
+class Lexicons(Mapping[str, frozenset[str]]):
+    """The words of each domain, in the order of the domains' names.
+
+    Args:
+        lexicons: a domain's name to its words, cut and folded as `dialogue.words` does.
+    """
+
+    def __init__(self, lexicons: Mapping[str, Iterable[str]]):
+        self._words = {domain: frozenset(lexicons[domain]) for domain in sorted(lexicons)}
+        self._domains: dict[str, list[str]] = {}
+        for domain, lexicon in self._words.items():
+            for word in lexicon:
+                self._domains.setdefault(word, []).append(domain)
+
+    @classmethod
+    def load(cls, *folders: Path | str) -> Lexicons:
+        """The built-in lexicons, then those in the owner's folders: a file of the same name replaces.
+
+        Folders that are not there are passed over. UserError names a file that is broken.
+        """
+        found = _read_folder(files("mlx_personal") / "lexicons")
+        for folder in folders:
+            if Path(folder).exists():
+                found |= _read_folder(Path(folder))
+        return cls(found)
+
+    def __getitem__(self, domain: str) -> frozenset[str]:
+        return self._words[domain]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._words)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def domain_specific_score(self, text: str) -> DomainScore:
+        """DSS = 1/m * sum over the m lexicons of the share of the text's words in it, each occurrence counted.
+
+        The dominant domain has most hits; among equals, the first by name.
+        """
+        tokens = words(text)
+        counts: dict[str, int] = {}
+        for token in tokens:
+            for domain in self._domains.get(token, ()):
+                counts[domain] = counts.get(domain, 0) + 1
+        hits = {domain: counts[domain] for domain in self._words if domain in counts}
+        dss = sum(hits.values()) / (len(self._words) * len(tokens)) if hits else 0.0
+        return DomainScore(dss, max(hits, key=lambda d: hits[d], default=OTHER), hits, len(tokens))
+
+
+def _read_folder(folder: Traversable | Path) -> dict[str, list[str]]:
+    if not folder.is_dir():
+        raise UserError("is not a folder of lexicons", folder, "put the lexicon files into a folder")
+    try:
+        entries = [entry for entry in folder.iterdir() if entry.name.endswith(".txt") and entry.name[0] != "."]
+    except OSError as error:
+        raise from_os_error(error, folder) from error
+    return {entry.name.removesuffix(".txt"): _read_file(entry) for entry in entries}
+
+
+def _read_file(file: Traversable | Path) -> list[str]:
+    if file.name == f"{OTHER}.txt":
+        raise UserError(f"the name `{OTHER}` is kept for dialogues of no domain", file, "rename the file")
+    if file.is_dir():
+        raise UserError("is a folder, not a lexicon file", file, "a lexicon is a text file of words")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text (byte {error.start + 1})", file, "save the lexicon as UTF-8") from error
+    except OSError as error:
+        raise from_os_error(error, file) from error
+    found = [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in words(line)]
+    if not found:
+        raise UserError("a lexicon without words", file, "write its words into it, or remove the file")
+    return found

@@ -1,0 +1,88 @@
+"""Which bin gives way to a new dialogue when the buffer is full. A policy is a value of the one interface `Policy`.
+
+A policy sees the candidate, the buffer and a random generator, and keeps no state of its own: what it needs to remember
+(who came first, what lies near what) is in the bins. Free bins and near-duplicates are no policy's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+
+from mlx_personal.selection.buffer import Buffer
+
+SCORE_NAMES: Final = ("eoe", "dss", "idd")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A dialogue that asks for a bin. `vector`: float32 [D] of unit norm; `position`: place in the stream, from 0."""
+
+    dialogue_id: int
+    position: int
+    text: str
+    vector: np.ndarray
+    eoe: float
+    dss: float
+    domain: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a policy wants, and what explains it.
+
+    `slot`: the bin that gives way, or None; `reason`: why, for the owner; `beaten`: the slots that could have given
+    way; `missed`: for each score, how many bins the candidate did not beat in it; `nearest_miss`: the slot that came
+    closest to giving way without doing so, and the scores in which it held.
+    """
+
+    slot: int | None
+    reason: str
+    beaten: tuple[int, ...] = ()
+    missed: Mapping[str, int] = field(default_factory=dict)
+    nearest_miss: tuple[int, tuple[str, ...]] | None = None
+
+
+class Policy(Protocol):
+    """What the selector asks of a policy. Only called with a full buffer."""
+
+    def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice: ...
+
+
+class QualityPolicy:
+    """The paper's rule (3.2): a bin gives way to a dialogue that is higher in EOE, DSS and IDD at once.
+
+    Where both have a DSS of 0, EOE and IDD decide. If several bins could give way, one is drawn at random.
+    """
+
+    def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice:
+        slots = [b.slot for b in buffer.bins]
+        table = buffer.scores()
+        own = np.array([candidate.eoe, candidate.dss, buffer.idd_of(candidate.vector, candidate.domain)])
+        held: np.ndarray = table >= own
+        held[:, 1] &= (table[:, 1] > 0) | (own[1] > 0)
+    XX
+        missed = dict(zip(SCORE_NAMES, held.sum(axis=0).tolist(), strict=True))
+        miss = _nearest_miss(slots, table, own, held)
+        if not beaten:
+            return Choice(None, "no bin is below it in EOE, DSS and IDD at once", missed=missed, nearest_miss=miss)
+        slot = int(rng.choice(beaten))
+        drawn = "" if len(beaten) == 1 else f"; bin {slot} was drawn from these"
+        reason = f"higher than {len(beaten)} of {len(slots)} bins in EOE, DSS and IDD{drawn}"
+        return Choice(slot, reason, beaten, missed, miss)
+
+
+def _nearest_miss(
+    slots: list[int], table: np.ndarray, own: np.ndarray, held: np.ndarray
+) -> tuple[int, tuple[str, ...]] | None:
+    """Of the bins that held, the one that held in fewest scores, then by least, in units of each score's spread."""
+    spread = table.std(axis=0)
+    shortfall = np.where(held, (table - own) / np.where(spread > 0, spread, 1.0), 0.0).sum(axis=1)
+    ranked = sorted((int(held[i].sum()), float(shortfall[i]), i) for i in range(len(slots)) if held[i].any())
+    if not ranked:
+        return None
+    i = ranked[0][2]
+    return slots[i], tuple(name for name, holds in zip(SCORE_NAMES, held[i], strict=True) if holds)
