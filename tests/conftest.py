@@ -1,0 +1,123 @@
+"""What every test starts from: a home folder of its own, and a tiny language model that is made here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+# Two threads that wait for each other are far slower than one where other processes run, as on a busy CI machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import mlx_personal  # noqa: I001 - before mlx.core, so that its BLAS comes first
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models import llama
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mlx_personal import LanguageModel, load_language_model
+
+SENTENCES = [
+    "What shall I cook tonight? Try a soup of leeks and potatoes, with bread.",
+    "My cat does not eat. Take it to the vet, and give it fresh water.",
+    "User: How do I plant tomatoes? Assistant: In May, in rich soil, with a stake each.",
+    "Rewrite this question in other words, keep its meaning. Give only the new question, in brackets.",
+    "Привет, как дела? Спасибо, хорошо. 今日は天気がいいですね。",
+]
+TEMPLATE = (
+    "{{ '<|bos|>' }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder for this test alone, so that none touches the real one."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("MLX_PERSONAL_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as one downloads it: a random 2-layer Llama, its tokenizer, its chat template."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=384, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**names, "pad_token": "<|pad|>", "clean_up_tokenization_spaces": False, "chat_template": TEMPLATE})
+    )
+    config = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 384,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.random.seed(0)
+    model = llama.Model(llama.ModelArgs.from_dict(config))
+    # Larger than at birth, so that the answers depend on the question.
+    weights = {name: 3 * value for name, value in tree_flatten(model.parameters())}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder: Path) -> LanguageModel:
+    """That folder, loaded. Shared by all tests: whoever attaches an adapter detaches it."""
+    return load_language_model(tiny_model_folder)
+
+
+@pytest.fixture(scope="session")
+def other_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second base model: the same shapes and tokenizer, other weights."""
+    folder = tmp_path_factory.mktemp("other-model") / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    mx.random.seed(1)
+    model = llama.Model(llama.ModelArgs.from_dict(json.loads((folder / "config.json").read_text())))
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
+    return folder
+
+
+@pytest.fixture
+def with_template(tiny_model: LanguageModel) -> Callable[[str | None], LanguageModel]:
+    """The tiny model under another chat template, or without any."""
+
+    def make(template: str | None) -> LanguageModel:
+        tokenizer = copy.deepcopy(tiny_model.tokenizer._tokenizer)
+        tokenizer.chat_template = template
+        return LanguageModel(tiny_model.model, TokenizerWrapper(tokenizer))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> LanguageModel:
+    """The embedded model."""
+    return load_language_model("demo")
+
+
+assert mlx_personal  # its import is what loads the BLAS

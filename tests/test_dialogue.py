@@ -1,0 +1,229 @@
+"""Dialogue sets, their words, their thoughts, ROUGE, and reading them from files of any quality."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score import rouge_scorer, tokenizers
+
+from mlx_personal import Dialogue, Message, UserError
+from mlx_personal.dialogue import BadLine, read_dialogues, rouge1, rougeL, strip_thoughts, words
+from mlx_personal.dialogue.types import MAX_MESSAGE_CHARS
+
+USER, ASSISTANT, SYSTEM = ({"role": role, "content": "x"} for role in ("user", "assistant", "system"))
+
+# Words
+
+
+@given(st.text(alphabet=string.printable, max_size=200))
+def test_words_of_ascii_text_are_those_of_rouge_score(text: str) -> None:
+    assert words(text) == tokenizers.DefaultTokenizer(use_stemmer=False).tokenize(text)
+
+
+@given(st.text(max_size=100))
+def test_words_do_not_depend_on_the_normal_form_or_the_case(text: str) -> None:
+    found = words(text)
+    assert all(found)
+    assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text)) == found
+    assert words(text.casefold()) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Как дела, Анна?", ["как", "дела", "анна"]),
+        ("Straße STRASSE", ["strasse", "strasse"]),
+        ("cafe\u0301 café", ["café", "café"]),
+        ("हिन्दी में लिखो।", ["हिन्दी", "में", "लिखो"]),
+        ("今日は3時", ["今", "日", "は", "3", "時"]),
+        ("ไปไหน", ["ไ", "ป", "ไ", "ห", "น"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("iPhone15 用です", ["iphone15", "用", "で", "す"]),
+        ("don't", ["don", "t"]),
+        ("שלום עולם", ["שלום", "עולם"]),
+        ("안녕하세요 세계", ["안녕하세요", "세계"]),
+        ("… — !", []),
+        ("", []),
+    ],
+)
+def test_words_of_other_scripts(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+# ROUGE
+
+SENTENCE = st.lists(st.sampled_from("the cat sat on a mat with dog".split()), max_size=12).map(" ".join)
+
+
+@given(SENTENCE, SENTENCE)
+def test_rouge_of_ascii_text_is_that_of_rouge_score(candidate: str, reference: str) -> None:
+    expected = rouge_scorer.RougeScorer(["rouge1", "rougeL"]).score(reference, candidate)
+    assert rouge1(candidate, reference) == pytest.approx(expected["rouge1"].fmeasure)
+    assert rougeL(candidate, reference) == pytest.approx(expected["rougeL"].fmeasure)
+
+
+def test_rouge_sees_scripts_that_the_package_alone_scores_zero() -> None:
+    assert rouge1("кошка спит дома", "кошка спит") == pytest.approx(2 * (2 / 3) / (2 / 3 + 1))
+    assert rougeL("спит кошка", "кошка спит") == pytest.approx(0.5)
+    assert rouge1("", "кошка") == rouge1("!", "?") == 0
+
+
+# Thoughts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>hm\nhm</think>\n\nYes.", "Yes."),
+        ("A <think>b</think> c <think>d</think>", "A  c"),
+        ("<think>never closed", ""),
+        ("the tag stood in the prompt</think> Yes.", "Yes."),
+        ("No thoughts.\n", "No thoughts.\n"),
+        ("<think></think>Yes", "Yes"),
+    ],
+)
+def test_thoughts_are_stripped(text: str, expected: str) -> None:
+    assert strip_thoughts(text) == expected
+
+
+def test_a_dialogue_loses_the_thoughts_of_its_assistant_only() -> None:
+    dialogue = Dialogue.of("What is <think>?", "<think>a tag</think>A tag.")
+    assert dialogue.without_thoughts() == Dialogue.of("What is <think>?", "A tag.")
+    with pytest.raises(ValueError, match="empty assistant"):
+        Dialogue.of("a", "<think>only</think>").without_thoughts()
+
+
+# Validity
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([], "an empty dialogue"),
+        ([SYSTEM], "an empty dialogue"),
+        ([USER], "one-sided.*only the user"),
+        ([ASSISTANT, ASSISTANT], "one-sided.*only the assistant"),
+        ([ASSISTANT, USER], "turn 1 is assistant, expected user"),
+        ([USER, USER, ASSISTANT], "turn 2 is user, expected assistant"),
+        ([USER, SYSTEM, ASSISTANT], "turn 2 is system"),
+        ([SYSTEM, SYSTEM, USER, ASSISTANT], "turn 1 is system"),
+        ([USER, ASSISTANT, USER], "the last question has no answer"),
+        ([USER, {"role": "tool", "content": "x"}], "'tool' is none of"),
+        ([USER, {"role": "assistant", "content": " \n"}], "an empty assistant message"),
+        ([USER, {"role": "assistant"}], "content is not text"),
+        ([USER, {"content": "x"}], "without a role"),
+        ([USER, "x"], "not an object"),
+        ([USER, {"role": "assistant", "content": [{"type": "image_url"}]}], "part that is not text"),
+        ([USER, {"role": "assistant", "content": "a\0b"}], "NUL byte"),
+        ([USER, {"role": "assistant", "content": "a\ud800b"}], "lone surrogate"),
+        ([USER, {"role": "assistant", "content": "x" * (MAX_MESSAGE_CHARS + 1)}], "at most 100,000"),
+    ],
+)
+def test_what_is_no_dialogue_is_refused_in_one_line(messages: list, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as raised:
+        Dialogue.from_messages(messages)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_parts_of_a_dialogue() -> None:
+    messages = [SYSTEM, *({"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, "abcd", strict=True))]
+    dialogue = Dialogue.from_messages(messages)
+    assert dialogue.to_messages() == messages
+    assert (dialogue.user_turns, dialogue.assistant_turns) == (("a", "c"), ("b", "d"))
+    assert (dialogue.question, dialogue.answer, dialogue.text) == ("c", "d", "a\nb\nc\nd")
+    assert dialogue.exchanges() == [(messages[:2], "b"), (messages[:4], "d")]
+    assert dialogue.with_turns("user", "ef").user_turns == ("e", "f")
+    with pytest.raises(ValueError, match="1 user turns given for a dialogue of 2"):
+        dialogue.with_turns("user", ["e"])
+
+
+def test_text_parts_of_a_message_are_joined() -> None:
+    parts = [{"type": "text", "text": "a"}, "b"]
+    assert Dialogue.from_messages([{"role": "user", "content": parts}, ASSISTANT]).question == "a\nb"
+
+
+def test_keys_tell_contents_apart_and_nothing_else() -> None:
+    same = [Dialogue.of("a", "b"), Dialogue((Message("user", "a"), Message("assistant", "b")))]
+    other = [Dialogue.of("a", "c"), Dialogue.of("ab", "c"), Dialogue.from_messages([SYSTEM, USER, ASSISTANT])]
+    assert len({d.key for d in same}) == 1
+    assert len({d.key for d in same + other}) == 4
+
+
+# Files
+
+GOOD = json.dumps({"messages": [USER, ASSISTANT]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"messages": [', "not JSON"),
+        (b"hello", "not JSON"),
+        (b"[" * 100_000, "not a dialogue|not JSON"),
+        (b'{"messages": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}", "nested too deeply|not an object"),
+        (b'{"a": 1}', 'no "messages"'),
+        (b'{"messages": "hi"}', "not a list"),
+        (b"17", "not a list"),
+        (b"null", "not a list"),
+        (json.dumps([ASSISTANT, USER]).encode(), "wrong role order"),
+        (json.dumps([USER]).encode(), "one-sided"),
+        (json.dumps([USER, {"role": "assistant", "content": "x" * 1_000_000}]).encode(), "1,000,000 characters"),
+        (rb'[{"role": "user", "content": "a\ud800b"}, {"role": "assistant", "content": "x"}]', "lone surrogate"),
+        (rb'[{"role": "user", "content": "a\u0000b"}, {"role": "assistant", "content": "x"}]', "NUL"),
+        (b'[{"role": "user", "content": "a\x00b"}]', "not JSON"),
+        (b'[{"role": "user", "content": "caf\xe9"}]', r"not UTF-8 text \(byte 34\)"),
+        (GOOD.decode().encode("utf-16"), "not UTF-8"),
+        (b'{"prompt": "a", "completion": 3}', 'no "messages"'),
+        (b'[{"role": "user", "content": 1e999}]', "not text"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_good_ones_around_it_go_in(tmp_path: Path, line: bytes, reason: str) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_bytes(GOOD + b"\n" + line.replace(b"\n", b"") + b"\n\n" + GOOD)
+    first, bad, last = read_dialogues(file)
+    assert first == last == Dialogue.of("x", "x")
+    assert isinstance(bad, BadLine)
+    assert bad.where == f"{file}:2"
+    assert re.search(reason, bad.reason), bad.reason
+    assert "\n" not in bad.reason
+
+
+def test_all_three_shapes_of_a_line_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    lines = [{"messages": [USER, ASSISTANT]}, [USER, ASSISTANT], {"prompt": "x", "completion": "x"}]
+    file.write_text("\r\n".join(json.dumps(line) for line in lines))
+    assert list(read_dialogues(str(file))) == [Dialogue.of("x", "x")] * 3
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD)
+    assert list(read_dialogues(file)) == [Dialogue.of("x", "x")]
+
+
+def test_an_endless_line_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_personal.dialogue.readers.MAX_LINE_BYTES", 1_000_000)
+    file = tmp_path / "chats.jsonl"
+    file.write_bytes(b"x" * 2_500_000 + b"\n" + GOOD)
+    bad, good = read_dialogues(file)
+    assert bad == BadLine(f"{file}:1", "a line of over 1 MB")
+    assert good == Dialogue.of("x", "x")
+
+
+def test_an_empty_file_holds_no_dialogue(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    assert list(read_dialogues(tmp_path / "empty.jsonl")) == []
+
+
+def test_a_folder_or_a_missing_file_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, not a file"):
+        list(read_dialogues(tmp_path))
+    with pytest.raises(UserError, match="no such file"):
+        list(read_dialogues(tmp_path / "none.jsonl"))
