@@ -34,7 +34,9 @@ def from_os_error(error: OSError, where: object = None) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("the disk is full", where, DISK_HINT)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError("cannot write or read here", where, "check its permissions, or set MLX_PERSONAL_HOME elsewhere")
+        return UserError(
+            "cannot write or read here", where, "check its permissions, or set MLX_PERSONAL_HOME elsewhere"
+        )
     return UserError((error.strerror or str(error)).lower(), where)
 
 
@@ -48,5 +50,7 @@ def from_sqlite_error(error: sqlite3.Error, where: object = None) -> UserError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return UserError("the profile cannot be written", where, "check its permissions, or set MLX_PERSONAL_HOME")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return UserError("the profile's database is damaged", where, "restore it from a backup, or use another --profile")
+        return UserError(
+            "the profile's database is damaged", where, "restore it from a backup, or use another --profile"
+        )
     return UserError(f"the profile's database failed ({error})", where)

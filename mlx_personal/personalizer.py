@@ -275,7 +275,7 @@ class Personalizer:
             scores,
             decision.slot,
             decision.replaced_id,
-            {**decision.detail, "reason": decision.reason},
+            decision.detail,
         )
         if decision.action in ("stored", "replaced") and decision.slot is not None:
             self.store.put_bin(decision.slot, decision.dialogue_id, embedding.vector, eoe, decision.scores.idd)
@@ -361,7 +361,8 @@ class Personalizer:
         dialogues = [d for a in originals.values() if (d := a.preferred)] + [d for s in synthetic if (d := s.dialogue)]
         lm = self.base()
         config = dataclasses.asdict(self.config.finetune)
-        run = self.store.begin_run("training", lm.fingerprint(), {**config, "last_id": self._last_id()})
+        seen = self.store.last_ids()
+        run = self.store.begin_run("training", lm.fingerprint(), {**config, **seen})
         relative = f"adapters/{run:04d}"
         provenance = {"base_model": self.model_name, "base_fingerprint": lm.fingerprint()}
         with self._timed("finetune"):
@@ -414,8 +415,10 @@ class Personalizer:
 
     def promote(self, adapter_id: int) -> AdapterRow:
         """Lets this adapter answer; UserError if it was trained on another base model."""
-        self._check_base(self.adapter(adapter_id))
-        self.store.promote(adapter_id)
+        adapter = self.adapter(adapter_id)
+        self._check_base(adapter)
+        if not adapter.promoted:
+            self.store.promote(adapter_id)
         return self.adapter(adapter_id)
 
     def rollback(self) -> AdapterRow | None:
@@ -423,10 +426,9 @@ class Personalizer:
         history = self.store.promotions()
         if not history or history[-1] is None:
             raise UserError("the base model answers already; there is nothing to roll back", self.folder)
-        earlier = next((a for a in reversed(history[:-1]) if a != history[-1]), None)
-        if earlier is not None:
-            self._check_base(self.adapter(earlier))
-        self.store.promote(earlier)
+        if len(history) > 1 and history[-2] is not None:
+            self._check_base(self.adapter(history[-2]))
+        self.store.undo_promotion()
         return self.promoted()
 
     def _check_base(self, adapter: AdapterRow) -> None:
@@ -476,18 +478,15 @@ class Personalizer:
         if last is not None and last.model != fingerprint:
             return "the base model was changed after the last training"
         received = self.store.received() - (last.received if last else 0)
-        if last and not any(a.asked_at >= last.started_at for a in annotated):
+        if last and not any(a.id > last.config["last_annotation"] for a in annotated):
             return None
         if received >= trigger.received:
             return f"{received} dialogues received since the last training"
-        counts = self.store.action_counts(after=last.config["last_id"] if last else 0)
+        counts = self.store.action_counts(after=last.config["last_dialogue"] if last else 0)
         changed = (counts.get("stored", 0) + counts.get("replaced", 0)) / self.config.selection.bins
         if changed >= trigger.buffer_changed:
             return f"{changed:.0%} of the buffer changed since the last training"
         return None
-
-    def _last_id(self) -> int:
-        return self.store.database.scalar("SELECT max(dialogue_id) FROM decisions")
 
     def status(self) -> dict[str, Any]:
         """Where the profile stands, as plain values."""

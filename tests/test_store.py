@@ -40,7 +40,9 @@ def test_everything_written_is_read_back(store):
     better = Dialogue.of(EGGS.question, "Six.")
     annotation = store.add_annotation(1, "rewrite", better, 0, held_out=False)
     run = store.begin_run("synthesis", "abc", {"k": 1})
-    store.add_synthetic(run, [(annotation, better, "[x]", 0.5, True, "kept"), (annotation, None, "x", None, False, "unparsable")])
+    store.add_synthetic(
+        run, [(annotation, better, "[x]", 0.5, True, "kept"), (annotation, None, "x", None, False, "unparsable")]
+    )
     store.finish_run(run, {"kept": 1})
     training = store.begin_run("training", "abc", {"rank": 8})
     store.add_training_rows(training, [(annotation, None), (annotation, 1)])

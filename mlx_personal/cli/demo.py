@@ -52,5 +52,7 @@ def _show(console: Console, result: DemoResult) -> None:
         f"{result.rouge1_after - result.rouge1_before:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
     )
     console.print(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()), soft_wrap=True)
-    console.print(f"Peak memory {result.peak_memory_bytes / 1e6:.0f} MB. The adapter: {result.adapter_path}", soft_wrap=True)
+    console.print(
+        f"Peak memory {result.peak_memory_bytes / 1e6:.0f} MB. The adapter: {result.adapter_path}", soft_wrap=True
+    )
     console.print("Go on: mlx-personal --profile demo chat")

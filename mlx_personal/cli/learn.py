@@ -124,6 +124,8 @@ def _trained_lines(done: Trained) -> list[str]:
         )
     else:
         lines.append(evaluation_line(dataclasses.asdict(done.evaluation)))
-        better = "It answers from now on." if done.promoted else "It is not better than the present one: kept, not promoted."
+        better = (
+            "It answers from now on." if done.promoted else "It is not better than the present one: kept, not promoted."
+        )
         lines.append(better)
     return lines

@@ -50,7 +50,9 @@ def init(cli: Cli, model: str | None) -> Answer:
             return
         console.print(f"The profile is on {model} now; {bins} bins were embedded anew.")
         if annotated:
-            console.print(f"Your {annotated} annotated dialogues are kept: mlx-personal train makes a new adapter of them.")
+            console.print(
+                f"Your {annotated} annotated dialogues are kept: mlx-personal train makes a new adapter of them."
+            )
 
     return Answer(data, show)
 
@@ -76,9 +78,7 @@ def _show_status(console: Console, data: dict[str, Any]) -> None:
         f"{decisions.get('kept-out', 0)} kept out, {decisions.get('duplicate', 0)} near-duplicates refused",
     )
     table.add_row("questions", f"{questions['open']} open, {questions['left_today']} left for today")
-    table.add_row(
-        "annotated", f"{data['annotated']}, of which {data['held_out']} set aside; {data['skipped']} skipped"
-    )
+    table.add_row("annotated", f"{data['annotated']}, of which {data['held_out']} set aside; {data['skipped']} skipped")
     table.add_row("synthetic", f"{data['synthetic']['kept']} kept of {data['synthetic']['written']}")
     answering = "the base model" if data["promoted"] is None else f"adapter {data['promoted']}"
     table.add_row("adapters", f"{data['adapters']}; {answering} answers")

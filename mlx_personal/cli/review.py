@@ -37,7 +37,8 @@ def review(cli: Cli, file: Path | None) -> Answer:
             questions = me.annotations.questions()
             left = me.annotations.left_today()
         listed = [
-            {"dialogue": q.dialogue_id, "adapter": q.adapter_id, "messages": q.dialogue.to_messages()} for q in questions
+            {"dialogue": q.dialogue_id, "adapter": q.adapter_id, "messages": q.dialogue.to_messages()}
+            for q in questions
         ]
         return Answer({"questions": listed, "left_today": left}, lambda console: None)
     with cli.open() as me:

@@ -108,7 +108,9 @@ def buffer_show(cli: Cli, dialogue_id: int) -> Answer:
     with cli.open(write=False) as me:
         row = me.store.dialogue(dialogue_id)
         if row is None:
-            raise UserError(f"there is no dialogue {dialogue_id}", hint="`mlx-personal buffer list` shows the kept ones")
+            raise UserError(
+                f"there is no dialogue {dialogue_id}", hint="`mlx-personal buffer list` shows the kept ones"
+            )
         verdict = next((a for a in me.store.annotations() if a.dialogue_id == dialogue_id), None)
     preferred = None if verdict is None or verdict.preferred is None else verdict.preferred.to_messages()
     data = {
@@ -139,14 +141,17 @@ def buffer_why(cli: Cli, dialogue_id: int) -> Answer:
     """Explain why a dialogue was kept, kept out or refused."""
     import json
 
-    from mlx_personal.selection import explain
+    from mlx_personal.selection import Decision, explain
 
     with cli.open(write=False) as me:
         row = me.store.decision(dialogue_id)
     if row is None:
-        raise UserError(f"nothing was decided about dialogue {dialogue_id}", hint="`mlx-personal run` scores what waits")
+        raise UserError(
+            f"nothing was decided about dialogue {dialogue_id}", hint="`mlx-personal run` scores what waits"
+        )
     data = {**dict(row), "detail": json.loads(row["detail"])}
-    return Answer(data, lambda console: console.print(escape(explain(data)), soft_wrap=True))
+    lines = explain(Decision.from_row(data))
+    return Answer(data, lambda console: console.print(escape(lines), soft_wrap=True))
 
 
 def _print_messages(console: Console, messages: list[dict[str, str]]) -> None:
@@ -179,7 +184,9 @@ def lexicon_list(cli: Cli) -> Answer:
 
 
 @lexicon.command("suggest")
-@click.option("--domains", type=click.IntRange(1, 50), default=8, show_default=True, help="How many domains to look for.")
+@click.option(
+    "--domains", type=click.IntRange(1, 50), default=8, show_default=True, help="How many domains to look for."
+)
 @click.option("--write", is_flag=True, help="Write them to the profile's lexicons folder.")
 @answers
 def lexicon_suggest(cli: Cli, domains: int, write: bool) -> Answer:

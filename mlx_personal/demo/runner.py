@@ -139,7 +139,9 @@ def _clear(folder: Path) -> None:
         made_by = store.meta(_MADE_BY)
         store.close()
         if made_by != "demo":
-            raise UserError("a profile of this name was made by you", folder, "the demo needs the name: choose another --home")
+            raise UserError(
+                "a profile of this name was made by you", folder, "the demo needs the name: choose another --home"
+            )
     shutil.rmtree(folder)
 
 

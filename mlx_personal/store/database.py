@@ -111,7 +111,9 @@ def _locked(path: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise UserError(
-            f"this profile is in use by another process ({holder})", path.parent, "wait for it, or name another --profile"
+            f"this profile is in use by another process ({holder})",
+            path.parent,
+            "wait for it, or name another --profile",
         ) from None
     file.truncate(0)
     file.write(f"pid {os.getpid()}")

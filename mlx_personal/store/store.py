@@ -27,9 +27,7 @@ class Store:
 
     # The stream
 
-    def add_dialogues(
-        self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None
-    ) -> int:
+    def add_dialogues(self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None) -> int:
         """Appends the dialogues that are not in the stream yet; returns how many were new."""
         before = self.received()
         with self.database.transaction() as connection:
@@ -120,7 +118,14 @@ class Store:
             cursor = connection.execute(
                 "INSERT INTO annotations (dialogue_id, verdict, messages, near_duplicates, held_out, asked_at)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (dialogue_id, verdict, None if preferred is None else _dump(preferred), near_duplicates, held_out, now()),
+                (
+                    dialogue_id,
+                    verdict,
+                    None if preferred is None else _dump(preferred),
+                    near_duplicates,
+                    held_out,
+                    now(),
+                ),
             )
         return int(cursor.lastrowid or 0)
 
@@ -148,6 +153,13 @@ class Store:
             )
             for row in self.database.rows(query, int(undone))
         ]
+
+    def last_ids(self) -> dict[str, int]:
+        """Up to where the stream is decided on and annotated: what a training run has seen."""
+        return {
+            "last_dialogue": self.database.scalar("SELECT max(dialogue_id) FROM decisions"),
+            "last_annotation": self.database.scalar("SELECT max(id) FROM annotations"),
+        }
 
     # Runs, synthetic sets, training rows, adapters
 
@@ -231,14 +243,17 @@ class Store:
 
     def set_evaluation(self, adapter_id: int, evaluation: dict[str, Any]) -> None:
         with self.database.transaction() as connection:
-            connection.execute(
-                "UPDATE adapters SET evaluation = ? WHERE id = ?", (json.dumps(evaluation), adapter_id)
-            )
+            connection.execute("UPDATE adapters SET evaluation = ? WHERE id = ?", (json.dumps(evaluation), adapter_id))
 
     def promote(self, adapter_id: int | None) -> None:
         """Lets this adapter answer from now on; None is the base model."""
         with self.database.transaction() as connection:
             connection.execute("INSERT INTO promotions (adapter_id, promoted_at) VALUES (?, ?)", (adapter_id, now()))
+
+    def undo_promotion(self) -> None:
+        """Lets what answered before the last promotion answer again."""
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM promotions WHERE id = (SELECT max(id) FROM promotions)")
 
     def promotions(self) -> list[int | None]:
         """Which adapter answered, in order; the last one still does."""

@@ -1,0 +1,323 @@
+"""The command line as its users meet it: the whole loop by commands, and every kind of bad input in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from mlx_personal.cli import main
+from mlx_personal.cli.main import _COMMANDS
+
+
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin, catch_exceptions=False)
+
+
+def as_json(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments):
+    """The one line of a command that must fail with status 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("mlx-personal: ")
+    return line
+
+
+def line_of(question, answer):
+    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+
+
+@pytest.fixture
+def chats(tmp_path):
+    nouns = ["soup", "bus", "dog", "rent", "lamp", "song", "coat", "train", "bread", "door"]
+    file = tmp_path / "chats.jsonl"
+    lines = []
+    for i in range(30):
+        one, two, three = nouns[i % 10], nouns[(i * 3 + i // 10) % 10], nouns[(i * 7 + 1) % 10]
+        lines.append(line_of(f"Can I have {one}, {two} and {three}?", f"Take the {one} {i} times, then the {three}."))
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture
+def profile(home, tiny_model_folder):
+    assert run("init", "--model", tiny_model_folder).exit_code == 0
+    folder = home / "profiles" / "default"
+    (folder / "config.toml").write_text(
+        "[selection]\nbins = 8\n[annotation]\nquestions_per_day = 9\n[synthesis]\nk = 1\nmax_tokens = 8\n"
+        "[finetune]\nepochs = 1\n[evaluation]\nmax_tokens = 4\nshare = 0.5\n[chat]\nmax_tokens = 8\n"
+    )
+    return folder
+
+
+def test_the_loop_by_commands(profile, chats):
+    imported = as_json("import", chats)
+    assert (imported["read"], imported["new"], imported["bad_lines"]) == (30, 30, [])
+    assert as_json("import", chats)["new"] == 0
+    questions = as_json("review")["questions"]
+    assert len(questions) == 8
+    keys = "a\n" * 6 + "r\nThe ideal answer is seven.\n" + "s\n"
+    assert "8 judged; 0 questions are open, 1 more may be asked today." in run("review", stdin=keys).stdout
+    assert as_json("synthesize")["dialogues"] > 0
+    trained = as_json("train")
+    assert trained["evaluation"]["n"] > 0
+    assert as_json("adapters", "list")[0]["id"] == trained["adapter"]["id"]
+    shown = as_json("adapters", "show", 1)
+    assert shown["rows"] >= len(shown["dialogues"]) > 0
+    assert as_json("evaluate", 1)["evaluation"]["n"] == trained["evaluation"]["n"]
+    assert as_json("adapters", "promote", 1) == {"promoted": 1}
+    asked = as_json("chat", "How do I mend the lamp?")
+    assert asked["adapter"] == 1
+    assert as_json("adapters", "rollback")["promoted"] is None
+    done = as_json("run")
+    assert list(done["done"]) == ["score"]
+    status = as_json("status")
+    assert (status["received"], status["unscored"]) == (31, 0)
+    assert "31 (0 wait to be scored)" in run("status").stdout
+
+
+def test_what_was_kept_can_be_explained(profile, chats):
+    run("import", chats)
+    bins = as_json("buffer", "list")
+    assert len(bins) == 8
+    assert all(0 <= row[score] <= 1 for row in bins for score in ("eoe", "dss", "idd"))
+    for dialogue in range(1, 31):
+        why = as_json("buffer", "why", dialogue)
+        assert why["detail"]["reason"]
+        assert run("buffer", "why", dialogue).exit_code == 0
+    assert as_json("buffer", "show", 1)["messages"][0]["role"] == "user"
+    assert "no dialogue 99" in refused("buffer", "show", 99)
+    assert "dialogue 99" in refused("buffer", "why", 99)
+
+
+def test_review_undoes_and_quits(profile, chats):
+    run("import", chats)
+    output = run("review", stdin="u\na\nu\na\nq\n").stdout
+    assert "Nothing to undo." in output
+    assert "is taken back" in output
+    assert "1 judged" in output
+
+
+def test_review_takes_verdicts_from_a_file_and_passes_over_bad_lines(profile, chats, tmp_path):
+    run("import", chats)
+    ids = [q["dialogue"] for q in as_json("review")["questions"]]
+    file = tmp_path / "verdicts.jsonl"
+    good = {"dialogue": ids[0], "verdict": "rewrite", "answers": ["Seven."]}
+    bad = [{"dialogue": 99, "verdict": "accept"}, {"dialogue": ids[1], "verdict": "maybe"}, {"verdict": "skip"}, 3]
+    file.write_text("\n".join(json.dumps(line) for line in [good, *bad]) + "\n{\n")
+    answer = as_json("review", "--answers", file)
+    assert answer["judged"] == 1
+    assert [b["where"].rpartition(":")[2] for b in answer["bad_lines"]] == ["2", "3", "4", "5", "6"]
+    assert as_json("buffer", "show", ids[0])["preferred"][-1]["content"] == "Seven."
+    file.write_text("{\n")
+    assert f"{file}:1" in refused("review", "--answers", file)
+
+
+def test_bad_lines_are_named_and_the_rest_goes_in(profile, chats, tmp_path):
+    user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+    bad = [
+        "{broken",
+        json.dumps({"messages": [assistant, user]}),
+        json.dumps({"messages": []}),
+        json.dumps({"messages": [user]}),
+        json.dumps({"messages": [{"role": "user", "content": "x" * 1_000_000}, assistant]}),
+        '{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "b"}]}',
+        json.dumps({"messages": [{"role": "user", "content": "a\0b"}, assistant]}),
+        json.dumps({"text": "no messages"}),
+        "[" * 100_000,
+        "3",
+    ]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join([*bad, line_of("Good?", "Good.")]))
+    answer = as_json("import", mixed)
+    assert answer["read"] == 1
+    assert [b["where"] for b in answer["bad_lines"]] == [f"{mixed}:{n}" for n in range(1, len(bad) + 1)]
+    assert all("\n" not in b["reason"] for b in answer["bad_lines"])
+    only_bad = tmp_path / "bad.jsonl"
+    only_bad.write_text("\n".join(bad))
+    assert f"{only_bad}:1" in refused("import", only_bad)
+    assert as_json("status")["received"] == 1
+
+
+def test_files_that_are_none_are_one_line(profile, tmp_path):
+    assert str(tmp_path / "none.jsonl") in refused("import", tmp_path / "none.jsonl")
+    assert "is a folder" in refused("import", tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "no dialogue" in refused("import", tmp_path / "empty.jsonl")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in refused("import", tmp_path / "binary.jsonl")
+
+
+def test_models_that_are_none_are_one_line(home, tiny_model_folder, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model_folder, bare)
+    for file in bare.glob("token*"):
+        file.unlink()
+    assert "without a tokenizer" in refused("init", "--model", bare)
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in refused("init", "--model", tmp_path / "empty")
+    assert "no such model folder" in refused("init", "--model", tmp_path / "nowhere")
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model_folder, broken)
+    (broken / "model.safetensors").write_bytes(b"junk")
+    assert "cannot be loaded" in refused("init", "--model", broken)
+    (broken / "config.json").write_text("{")
+    assert "cannot be loaded" in refused("init", "--model", broken)
+    assert not (home / "profiles" / "default" / "profile.db").exists()
+
+
+def test_an_adapter_of_another_base_model_is_one_line(profile, chats, other_model_folder):
+    run("import", chats)
+    run("review", stdin="a\n" * 8)
+    run("train")
+    assert "no adapter 9" in refused("adapters", "promote", 9)
+    changed = as_json("init", "--model", other_model_folder)
+    assert (changed["changed"], changed["re_embedded"]) == (True, 8)
+    assert "another base model" in refused("adapters", "promote", 1)
+    assert as_json("status")["annotated"] == 8
+
+
+def test_a_profile_in_use_is_one_line(profile, chats):
+    from mlx_personal.store import Store
+
+    store = Store(profile)
+    try:
+        assert "in use by another process" in refused("import", chats)
+        assert run("status").exit_code == 0, "reading needs no lock"
+    finally:
+        store.close()
+    assert run("import", chats).exit_code == 0
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path, tiny_model_folder, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLX_PERSONAL_HOME", str(tmp_path / "file" / "home"))
+    refused("init", "--model", tiny_model_folder)
+    if os.path.exists("/proc/self/status"):
+        monkeypatch.setenv("MLX_PERSONAL_HOME", "/proc/mlx-personal")
+        refused("init", "--model", tiny_model_folder)
+
+
+def test_a_full_disk_is_one_line_and_nothing_stored_is_lost(profile, chats, monkeypatch, tmp_path):
+    run("import", chats)
+    from mlx_personal.store import database
+
+    real = database.Database.__init__
+
+    def small(self, folder, write):
+        real(self, folder, write)
+        self.rows("PRAGMA max_page_count = 1")
+
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(line_of(f"Big {i}?", "x" * 9000) for i in range(50)))
+    with monkeypatch.context() as patched:
+        patched.setattr(database.Database, "__init__", small)
+        assert "the disk is full" in refused("import", more)
+    assert as_json("status")["received"] == 30
+
+
+def test_a_command_without_a_profile_says_what_to_do(home):
+    for command in (["status"], ["import", "x"], ["review"], ["train"], ["chat", "hi"], ["run"], ["adapters", "list"]):
+        assert "run `mlx-personal init` first" in refused(*command)
+
+
+def test_a_slip_in_the_settings_is_one_line(profile):
+    (profile / "config.toml").write_text("[finetune]\nrang = 2\n")
+    assert "did you mean 'rank'" in refused("status")
+
+
+def test_errors_are_json_too(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mlx-personal", "status", "--json"])
+    result = run("status", "--json")
+    assert result.exit_code == 2
+    assert "init" in json.loads(result.stdout)["error"]
+
+
+def test_a_broken_lexicon_is_one_line(profile, chats):
+    (profile / "lexicons").mkdir()
+    (profile / "lexicons" / "sailing.txt").write_bytes(b"\xff")
+    assert "sailing.txt" in refused("import", chats)
+    (profile / "lexicons" / "sailing.txt").write_text("# mine\nboat sail\n")
+    listed = {row["domain"]: row["words"] for row in as_json("lexicon", "list")}
+    assert listed["sailing"] == 2
+    assert len(listed) > 20
+
+
+def test_suggested_lexicons_are_used_once_written(profile, tmp_path):
+    topics = {
+        "segla": ["båt", "segel", "vind", "hamn", "mast", "brygga"],
+        "baka": ["deg", "jäst", "ugn", "bröd", "mjöl", "smör"],
+        "cykla": ["sadel", "kedja", "däck", "broms", "pedal", "hjälm"],
+        "odla": ["frö", "jord", "kruka", "vatten", "spade", "blomma"],
+    }
+    lines = []
+    for i in range(80):
+        own = list(topics.values())[i % 4]
+        words = [own[(i // 4 + j) % 6] for j in range(4)]
+        lines.append(
+            line_of(f"Hur är det med {' och '.join(words)} nr {i}?", f"Ta {words[0]} först, sedan {words[1]}.")
+        )
+    (tmp_path / "svenska.jsonl").write_text("\n".join(lines))
+    run("import", tmp_path / "svenska.jsonl")
+    found = as_json("lexicon", "suggest", "--domains", 4, "--write")
+    assert len(found) == 4
+    for row in found:
+        own = [len(set(row["words"]) & set(words)) for words in topics.values()]
+        assert sorted(own)[:3] == [0, 0, 0], "a domain must not mix two topics"
+    listed = {row["domain"]: row["bins"] for row in as_json("lexicon", "list")}
+    assert sum(listed[row["domain"]] for row in found) == 8
+
+
+def test_too_little_text_for_a_suggestion_is_one_line(profile):
+    refused("lexicon", "suggest")
+
+
+def test_chat_talks_and_remembers(profile):
+    result = run("chat", stdin="How do I mend the lamp?\nAnd the soup?\n\n")
+    assert result.exit_code == 0
+    shown = as_json("buffer", "show", 1)
+    assert shown["source"] == "chat"
+    assert [m["role"] for m in shown["messages"]] == ["user", "assistant"] * 2
+    assert run("chat", "--json").exit_code == 2
+    assert "empty" in refused("chat", " ")
+
+
+def test_help_is_quick_and_names_every_command():
+    code = "import sys; from mlx_personal.cli import main; main(['--help'], standalone_mode=False)"
+    code += "; assert not {'mlx.core', 'transformers', 'mlx_lm'} & set(sys.modules), 'heavy imports'"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    for command in _COMMANDS:
+        assert f"  {command.name} " in shown.stdout
+
+
+def test_shells_complete_commands():
+    environment = {
+        **os.environ,
+        "_MLX_PERSONAL_COMPLETE": "bash_complete",
+        "COMP_WORDS": "mlx-personal ad",
+        "COMP_CWORD": "1",
+    }
+    code = "from mlx_personal.cli import main; main(prog_name='mlx-personal')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "plain,adapters" in done.stdout
+
+
+def test_doctor_reports_the_machine(home):
+    result = run("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert found["gflops"] > 0
+    assert {"device", "blas", "speed", "home", "profile"} <= {c["name"] for c in found["checks"]}
+    assert result.exit_code == (0 if all(c["ok"] for c in found["checks"]) else 1)

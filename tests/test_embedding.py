@@ -1,0 +1,96 @@
+"""Embedding: the mean of the model's own token states, of unit norm, whatever the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlx_personal.embedding import (
+    EmbeddingConfig,
+    HiddenStateEmbedder,
+    SentenceTransformerEmbedder,
+    make_embedder,
+    unit_mean,
+)
+from mlx_personal.errors import UserError
+
+TEXTS = ["How long do eggs boil?", "tea", "", "Seven minutes from the moment the water boils. " * 4]
+
+
+def test_vectors_are_unit_means_of_the_token_states(tiny_model):
+    for text, embedding in zip(TEXTS, HiddenStateEmbedder(tiny_model).embed(TEXTS), strict=True):
+        tokens = tiny_model.text_tokens(text)
+        assert embedding.states.shape[0] == len(tokens)
+        if tokens:
+            mean = embedding.states.astype(np.float64).mean(axis=0)
+            np.testing.assert_allclose(embedding.vector, mean / np.linalg.norm(mean), atol=1e-6)
+            assert np.linalg.norm(embedding.vector) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_text_without_tokens_has_a_zero_vector_of_the_models_width(tiny_model):
+    empty, full = HiddenStateEmbedder(tiny_model).embed(["", "tea"])
+    assert empty.vector.shape == full.vector.shape
+    assert not empty.vector.any()
+
+
+def test_batch_mates_change_nothing(tiny_model):
+    embedder = HiddenStateEmbedder(tiny_model)
+    together = embedder.embed(TEXTS)
+    for text, embedding in zip(TEXTS, together, strict=True):
+        if text:
+            np.testing.assert_allclose(embedder.embed([text])[0].vector, embedding.vector, atol=1e-5)
+
+
+def test_many_long_texts_go_through_in_batches(tiny_model):
+    texts = [TEXTS[3] * 4] * 30
+    embeddings = HiddenStateEmbedder(tiny_model).embed(texts)
+    assert len(embeddings) == 30
+    np.testing.assert_allclose(embeddings[0].vector, embeddings[29].vector, atol=1e-5)
+
+
+def test_long_texts_are_cut(tiny_model):
+    (embedding,) = HiddenStateEmbedder(tiny_model, max_tokens=5).embed([TEXTS[3]])
+    assert embedding.states.shape[0] == 5
+
+
+def test_no_direction_gives_no_direction():
+    assert not unit_mean(np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32)).any()
+
+
+def test_without_its_extra_the_other_embedder_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match="pip install"):
+        SentenceTransformerEmbedder("all-MiniLM-L6-v2")
+
+
+def test_the_embedder_follows_the_settings(tiny_model):
+    assert isinstance(make_embedder(EmbeddingConfig(), tiny_model), HiddenStateEmbedder)
+    with pytest.raises(ValueError, match="hidden-states"):
+        EmbeddingConfig(embedder="word2vec")
+
+
+def test_the_sentence_transformers_embedder_returns_token_states(monkeypatch):
+    """Against a stand-in of the package: its real models need a download."""
+
+    class Tensor:
+        def __init__(self, values):
+            self.values = np.array(values)
+
+        def cpu(self):
+            return self
+
+        def numpy(self):
+            return self.values
+
+    class Model:
+        def __init__(self, name):
+            assert name == "some-model"
+
+        def encode(self, texts, output_value, convert_to_numpy):
+            assert output_value == "token_embeddings"
+            return [Tensor([[3.0, 0.0], [0.0, 4.0]]) for _ in texts]
+
+    stand_in = type("module", (), {"SentenceTransformer": Model})
+    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", stand_in)
+    (embedding,) = make_embedder(EmbeddingConfig(embedder="sentence-transformers:some-model"), None).embed(["text"])
+    np.testing.assert_allclose(embedding.vector, [0.6, 0.8])

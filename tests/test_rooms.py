@@ -1,0 +1,72 @@
+"""The house rule: a lower room never imports a higher one, and only one place loads a model or takes a lock."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import mlx_personal
+
+PACKAGE = Path(mlx_personal.__file__).parent
+# From the ground up. What shares a line may not import each other either.
+ROOMS = [
+    "errors",
+    "dialogue",
+    "backend",
+    "store",
+    "embedding",
+    "scoring",
+    "selection",
+    "annotation",
+    "synthesis",
+    "finetune",
+    "evaluation",
+    "chat",
+    "config",
+    "personalizer",
+    "demo",
+    "cli",
+]
+
+
+def imported_rooms(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mlx_personal."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "mlx_personal":
+            yield from (alias.name for alias in node.names if alias.name in ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_below_it(room):
+    folder = PACKAGE / room
+    files = sorted(folder.glob("**/*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    assert files
+    for file in files:
+        for imported in imported_rooms(file):
+            assert ROOMS.index(imported) <= ROOMS.index(room), f"{file.name} imports {imported}"
+
+
+def test_every_room_is_listed():
+    found = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("mlx_lm.load(", "backend/language_model.py"),
+        ("sqlite3.connect", "store/database.py"),
+        ("set_wired_limit", None),
+    ],
+)
+def test_what_happens_in_one_place_only(name, home):
+    holders = [str(f.relative_to(PACKAGE)) for f in PACKAGE.glob("**/*.py") if name in f.read_text()]
+    assert holders == ([home] if home else [])
+
+
+@pytest.mark.parametrize("word", ["pickle", "trust_remote_code=True", "import torch", "requests."])
+def test_what_the_package_never_does(word):
+    assert not [f.name for f in PACKAGE.glob("**/*.py") if word in f.read_text()]
