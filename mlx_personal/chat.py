@@ -1,4 +1,4 @@
-"""A conversation with the model: streamed answers, the context kept as far as it fits, and what was said as a dialogue."""
+"""A conversation with the model: streamed answers, the context kept as far as it fits, what was said as a dialogue."""
 
 from __future__ import annotations
 

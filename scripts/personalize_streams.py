@@ -1,10 +1,10 @@
 """Runs the loop on real streams of dialogues and reports ROUGE-1 before and after, with intervals.
 
-    python scripts/personalize_streams.py --model MODEL --out benchmarks/results/streams.md STREAM.jsonl [STREAM.jsonl...]
+    python scripts/personalize_streams.py --model MODEL --out benchmarks/results/streams.md STREAM.jsonl...
 
-The data set's own answer plays the owner: every selected dialogue is accepted as it is. Two comparisons are made: on the
-annotated dialogues that the loop sets aside, and, as the paper evaluates, on dialogues of the stream that were never
-selected. The report holds figures only, none of the data.
+The data set's own answer plays the owner: every selected dialogue is accepted as it is. Two comparisons are made:
+on the annotated dialogues that the loop sets aside, and, as the paper evaluates, on dialogues of the stream that were
+never selected. The report holds figures only, none of the data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The dialogue set: a question and its answer, or several turns. Valid by construction, immutable, hashed by content."""
+"""The dialogue set: a question and its answer, or several turns. Valid by construction, immutable, hashed."""
 
 from __future__ import annotations
 
