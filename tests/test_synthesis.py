@@ -1,0 +1,245 @@
+"""Synthesis: how rewrites are asked for, read, judged, and that all of it is one seeded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from mlx_personal import Dialogue, LanguageModel
+from mlx_personal.dialogue import rouge1
+from mlx_personal.synthesis import (
+    REWRITE_DIALOGUE,
+    REWRITE_QUESTION,
+    SynthesisConfig,
+    parse_dialogue,
+    parse_question,
+    render_dialogue,
+    synthesize,
+)
+
+SOUP = Dialogue.of("What shall I cook tonight?", "A soup of leeks.")
+TWO_TURNS = Dialogue.from_messages(
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "How do I plant tomatoes?"},
+        {"role": "assistant", "content": "<think>May?</think>In May."},
+        {"role": "user", "content": "And how deep?"},
+        {"role": "assistant", "content": "A hand deep."},
+    ]
+)
+
+
+class Scripted:
+    """Stands in for a language model: records what it is asked and answers from a list."""
+
+    def __init__(self, answers: Sequence[str]):
+        self.answers = list(answers)
+        self.asked: list[list[dict[str, str]]] = []
+        self.calls = 0
+
+    def text_tokens(self, text: str) -> list[int]:
+        return [0] * len(text.split())
+
+    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        self.asked.append(messages)
+        return [len(self.asked) - 1]
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: Sequence[int],
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, int], None] | None,
+    ) -> list[str]:
+        self.calls += 1
+        self.prompts, self.limits, self.temperature, self.seed = prompts, max_tokens, temperature, seed
+        assert len(prompts) == len(max_tokens) == len(self.answers)
+        return self.answers
+
+
+def rewrite(answers: Sequence[str], dialogues: Sequence[Dialogue], **settings):
+    model = Scripted(answers)
+    return synthesize(model, dialogues, SynthesisConfig(**settings)), model
+
+
+# Parsing
+
+
+@pytest.mark.parametrize(
+    ("answer", "question"),
+    [
+        ("[What is for dinner?]", "What is for dinner?"),
+        ("Sure! Here it is: [ What is for dinner? ] Anything else?", "What is for dinner?"),
+        ("<think>[no]</think>[yes]", "yes"),
+        ("[a [nested] one]", "a [nested] one"),
+        ("[two\nlines]", "two\nlines"),
+    ],
+)
+def test_a_question_is_read_from_between_the_outer_brackets(answer: str, question: str) -> None:
+    assert parse_question(answer) == question
+
+
+@pytest.mark.parametrize("answer", ["", "What?", "[What?", "What?]", "[]", "[  \n]", "]What?[", "<think>[a]"])
+def test_an_answer_without_a_question_in_brackets_is_refused(answer: str) -> None:
+    with pytest.raises(ValueError, match="nothing in brackets"):
+        parse_question(answer)
+
+
+def test_a_rendered_dialogue_is_read_back_as_it_was() -> None:
+    spoken = TWO_TURNS.without_thoughts()
+    assert render_dialogue(spoken).splitlines()[0] == "User: How do I plant tomatoes?"
+    assert parse_dialogue(f"[{render_dialogue(spoken)}]", spoken) == spoken
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "User: a",
+        "Assistant: a\nUser: b",
+        "User: a\nAssistant: b\nUser: c\nAssistant: d",
+        "User:\nAssistant: b",
+        "Hello. User: a\nAssistant: b",
+        "Hello\nUser: a\nAssistant: b",
+        "no labels",
+        "User: a\0\nAssistant: b",
+    ],
+)
+def test_a_dialogue_with_other_turns_than_the_original_is_refused(inside: str) -> None:
+    with pytest.raises(ValueError, match=r"turns|empty|NUL"):
+        parse_dialogue(f"[{inside}]", SOUP)
+
+
+# Asking
+
+
+def test_a_question_is_asked_in_the_words_the_embedded_model_was_trained_on() -> None:
+    _, model = rewrite(["[a]"] * 2, [SOUP], k=2)
+    prompt = (
+        "Rewrite this question in other words, keep its meaning. Give only the new question, in brackets.\n"
+        "[What shall I cook tonight?]"
+    )
+    assert model.asked == [[{"role": "user", "content": prompt}]]
+    assert model.prompts == [[0], [0]]
+
+
+def test_a_later_question_is_asked_with_the_turns_before_it() -> None:
+    _, model = rewrite(["[a]"] * 2, [TWO_TURNS], k=1)
+    system, first, answer, second = TWO_TURNS.without_thoughts().to_messages()[:4]
+    ask = [{"role": "user", "content": REWRITE_QUESTION.format(question=m["content"])} for m in (first, second)]
+    assert model.asked == [[system, ask[0]], [system, first, answer, ask[1]]]
+    assert answer["content"] == "In May."
+
+
+def test_braces_in_a_question_are_text() -> None:
+    _, model = rewrite(["[a]"], [Dialogue.of("What is {x} in {0}?", "A name.")], k=1)
+    assert model.asked[0][0]["content"].endswith("[What is {x} in {0}?]")
+
+
+def test_everything_is_one_batch_with_a_limit_for_each_prompt() -> None:
+    long = Dialogue.of("word " * 300, "Yes.")
+    _, model = rewrite(["[a]"] * 12, [SOUP, TWO_TURNS, long], k=3, temperature=0.7, seed=5, max_tokens=100)
+    assert (model.calls, model.temperature, model.seed) == (1, 0.7, 5)
+    assert model.limits == [2 * 5 + 16] * 3 + [2 * 5 + 16] * 3 + [2 * 3 + 16] * 3 + [100] * 3
+
+
+# Judging
+
+
+def test_every_reason_is_given_and_only_good_rewrites_are_kept() -> None:
+    answers = [
+        "[What should I cook this evening?]",
+        "no brackets",
+        "[Where is my cat?]",
+        "[what shall I cook - tonight]",
+        "[What shall I ever cook tonight?]",
+        "[What should I COOK this evening]",
+    ]
+    made, _ = rewrite(answers, [SOUP], band=(0.3, 0.9))
+    assert [c.reason for c in made] == ["kept", "unparsable", "too far", "duplicate", "too near", "duplicate"]
+    assert [c.kept for c in made] == [True] + [False] * 5
+    assert made[0].dialogue == Dialogue.of("What should I cook this evening?", "A soup of leeks.")
+    assert [c.raw for c in made] == answers
+    assert made[0].rouge1 == pytest.approx(rouge1("What should I cook this evening?", SOUP.question))
+    assert (made[1].dialogue, made[1].rouge1) == (None, None)
+    assert made[4].rouge1 == pytest.approx(2 * 5 / 11)
+
+
+def test_the_band_includes_its_ends() -> None:
+    half = rouge1("What should I cook this evening?", SOUP.question)
+    for band, reason in (((half, 1), "kept"), ((0, half), "kept"), ((half + 1e-6, 1), "too far")):
+        assert rewrite(["[What should I cook this evening?]"], [SOUP], k=1, band=band)[0][0].reason == reason
+
+
+def test_turns_of_one_candidate_are_the_rewrites_of_one_number() -> None:
+    answers = ["[How are tomatoes planted?]", "[Planting tomatoes, how?]", "[How deep then?]", "[And what depth?]"]
+    made, _ = rewrite([*answers, "[x]", "[y]"], [TWO_TURNS, SOUP], k=2, band=(0, 1))
+    first, second = made[0].dialogue, made[1].dialogue
+    assert first is not None
+    assert second is not None
+    assert first.user_turns == ("How are tomatoes planted?", "How deep then?")
+    assert second.user_turns == ("Planting tomatoes, how?", "And what depth?")
+    assert first.assistant_turns == ("In May.", "A hand deep.")
+    assert first.messages[0].content == "Be brief."
+    assert [c.source for c in made] == [0, 0, 1, 1]
+    assert made[0].raw == "[How are tomatoes planted?]\n[How deep then?]"
+
+
+def test_one_turn_that_cannot_be_read_drops_the_candidate() -> None:
+    made, _ = rewrite(["[How are tomatoes planted?]", "nothing"], [TWO_TURNS], k=1)
+    assert made[0].reason == "unparsable"
+
+
+def test_duplicates_are_found_across_dialogues_with_the_same_answers() -> None:
+    same, other = Dialogue.of("Tell me what to cook", "A soup of leeks."), Dialogue.of("What shall I cook?", "Pasta.")
+    made, _ = rewrite(["[What can I cook?]"] * 3, [SOUP, same, other], k=1, band=(0, 1))
+    assert [c.reason for c in made] == ["kept", "duplicate", "kept"]
+
+
+def test_both_sides_are_rewritten_in_mode_both() -> None:
+    answers = ["[User: What can I cook tonight?\nAssistant: Leek soup.]", "[User: only]"]
+    made, model = rewrite(answers, [SOUP], k=2, mode="both", band=(0, 1))
+    assert made[0].dialogue == Dialogue.of("What can I cook tonight?", "Leek soup.")
+    assert made[0].rouge1 == pytest.approx(rouge1("What can I cook tonight? Leek soup.", SOUP.text))
+    assert made[1].reason == "unparsable"
+    text = "User: What shall I cook tonight?\nAssistant: A soup of leeks."
+    assert model.asked[0] == [{"role": "user", "content": REWRITE_DIALOGUE.format(dialogue=text)}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"mode": "answer"}, "mode is 'answer'"),
+        ({"band": (0.9, 0.2)}, "band is 0.9..0.2"),
+        ({"band": (0.2, 1.1)}, "band is 0.2..1.1"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(settings: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        SynthesisConfig(**settings)
+
+
+# With a model
+
+
+def test_a_model_writes_the_same_candidates_for_the_same_seed(tiny_model: LanguageModel) -> None:
+    done: list[tuple[int, int]] = []
+    runs = [
+        synthesize(tiny_model, [SOUP, TWO_TURNS], SynthesisConfig(k=2, max_tokens=8, seed=seed), on_done)
+        for seed, on_done in ((0, lambda n, total: done.append((n, total))), (0, None), (1, None))
+    ]
+    assert runs[0] == runs[1]
+    assert [c.raw for c in runs[0]] != [c.raw for c in runs[2]]
+    assert [c.source for c in runs[0]] == [0, 0, 1, 1]
+    assert done == [(n, 6) for n in range(1, 7)]
+
+
+def test_nothing_is_made_of_nothing(tiny_model: LanguageModel) -> None:
+    assert synthesize(tiny_model, []) == []
