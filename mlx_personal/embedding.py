@@ -58,9 +58,9 @@ class HiddenStateEmbedder:
     """
 
     def __init__(self, lm: LanguageModel, max_tokens: int = EmbeddingConfig.max_tokens):
-        self.name = "hidden-states"
         self._lm = lm
         self._max_tokens = min(max_tokens, lm.context_length - 1)
+        self.name = f"hidden-states of at most {self._max_tokens} tokens"
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
         """An `Embedding` for each text, computed in batches of similar length."""

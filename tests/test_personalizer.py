@@ -143,7 +143,7 @@ def test_the_adapter_loads_in_mlx_lm(me):
     mlx_lm.load(me.model_name, adapter_path=str(me.folder / adapter.folder))
     written = json.loads((me.folder / adapter.folder / "adapter_config.json").read_text())
     assert written["lora_parameters"]["scale"] == 2.0
-    assert written["base_fingerprint"] == me.base().fingerprint()
+    assert written["base_fingerprint"] == me.fingerprint
 
 
 def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me, monkeypatch):
@@ -202,8 +202,25 @@ def test_a_new_base_model_embeds_the_buffer_anew_and_keeps_the_annotations(me, o
     with pytest.raises(UserError, match="another base model"):
         me.promote(trained.adapter.id)
     retrained = me.train()
-    assert retrained.adapter.model == me.base().fingerprint()
+    assert retrained.adapter.model == me.fingerprint
     assert me.promote(retrained.adapter.id).id == retrained.adapter.id
+
+
+def test_other_settings_of_embedding_or_entropy_make_the_bins_anew(me, tiny_model):
+    me.observe(stream(20))
+    before = me.store.bins()
+    me.close()
+    (me.folder / "config.toml").write_text(
+        '[selection]\nbins = 8\n[scoring]\nentropy = "histogram"\n[embedding]\nmax_tokens = 5\n'
+    )
+    reopened = Personalizer(me.folder, lm=tiny_model)
+    reopened.observe(stream(1, 99))
+    after = {b.dialogue_id: b for b in reopened.store.bins()}
+    reopened.close()
+    kept = [b for b in before if b.dialogue_id in after]
+    assert len(kept) >= 7
+    assert all(not np.array_equal(b.vector, after[b.dialogue_id].vector) for b in kept)
+    assert all(b.eoe != after[b.dialogue_id].eoe for b in kept)
 
 
 def test_training_falls_due_by_received_dialogues_and_by_change(me, monkeypatch):
@@ -244,7 +261,7 @@ def test_a_buffer_can_grow_and_not_shrink(me, tiny_model):
     (me.folder / "config.toml").write_text("[selection]\nbins = 4\n")
     small = Personalizer(me.folder, lm=tiny_model)
     with pytest.raises(UserError, match="can grow, not shrink"):
-        small.selector()
+        small.observer.selector()
     small.close()
     (me.folder / "config.toml").write_text("[selection]\nbins = 16\n")
     large = Personalizer(me.folder, lm=tiny_model)

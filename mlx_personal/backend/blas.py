@@ -53,6 +53,22 @@ def preload() -> Blas:
 
 
 _current: Blas | None = None
+_library: ctypes.CDLL | None = None
+
+
+def use_one_thread(one: bool) -> None:
+    """Lets OpenBLAS multiply with one thread, or with its own choice of them again; no effect on other libraries.
+
+    Its threads wait for each other at every product. Where another process holds a core, that wait is a time slice of
+    the system, so the small products of a small model ran 6 to 12 times slower on two threads than on one (2 cores).
+    A user's own OPENBLAS_NUM_THREADS is left alone.
+    """
+    if _library is None or "OPENBLAS_NUM_THREADS" in os.environ:
+        return
+    for prefix in ("openblas", "scipy_openblas"):
+        if hasattr(_library, f"{prefix}_set_num_threads"):
+            processors = getattr(_library, f"{prefix}_get_num_procs")()
+            getattr(_library, f"{prefix}_set_num_threads")(1 if one else processors)
 
 
 def _find() -> Blas:
@@ -60,13 +76,14 @@ def _find() -> Blas:
         return Blas("Accelerate", True)
     if "mlx.core" in sys.modules:
         return Blas("bundled with MLX", False, "mlx.core was imported before mlx_personal; import mlx_personal first")
+    global _library
     try:
-        ctypes.CDLL(SYSTEM_LIBRARY, mode=ctypes.RTLD_GLOBAL)
+        _library = ctypes.CDLL(SYSTEM_LIBRARY, mode=ctypes.RTLD_GLOBAL)
         return Blas(SYSTEM_LIBRARY, True)
     except OSError:
         pass
     try:
-        ctypes.CDLL(str(_shim()), mode=ctypes.RTLD_GLOBAL)
+        _library = ctypes.CDLL(str(_shim()), mode=ctypes.RTLD_GLOBAL)
         return Blas("scipy-openblas32", True)
     except (OSError, _UnavailableError) as error:
         return Blas("bundled with MLX", False, str(error))

@@ -10,7 +10,13 @@ import time
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model
+
+from mlx_personal.backend import blas
+
+# Parameters below which a model's matrix products are too small to gain from a second thread.
+_SMALL_MODEL = 50_000_000
 
 
 def device_name() -> str:
@@ -39,6 +45,8 @@ def prepare(model: nn.Module) -> nn.Module:
     if device_name() == "cpu":
         model = dequantize_model(model)
         model.set_dtype(mx.float32)
+        size = sum(weight.size for _, weight in tree_flatten(model.parameters()))
+        blas.use_one_thread(size < _SMALL_MODEL)
     mx.eval(model.parameters())
     return model
 

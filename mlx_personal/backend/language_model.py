@@ -106,12 +106,6 @@ class LanguageModel:
         fitting = self._fitting(prompt, max_tokens)
         return generation.stream(self.model, self.tokenizer, fitting, max_tokens, temperature, seed)
 
-    def fingerprint(self) -> str:
-        """A short hash of the base weights, adapters left out; it tells adapters which base is theirs."""
-        if self.path is None:
-            raise ValueError("only a model that was loaded from a folder has a fingerprint")
-        return fingerprint(self.path)
-
     def attach_adapter(self, folder: Path) -> None:
         """Answers with the LoRA adapter in `folder` (mlx-lm's format) from now on; UserError if it does not fit."""
         self.detach_adapter()

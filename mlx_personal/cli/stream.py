@@ -75,7 +75,7 @@ def buffer() -> None:
 def buffer_list(cli: Cli) -> Answer:
     """List the bins with their scores."""
     with cli.open(write=False) as me:
-        bins, fresh = me.selector().buffer.bins, me.selector().buffer.fresh_idd()
+        bins, fresh = me.observer.selector().buffer.bins, me.observer.selector().buffer.fresh_idd()
         data = [
             {
                 "slot": b.slot,
@@ -169,8 +169,8 @@ def lexicon() -> None:
 def lexicon_list(cli: Cli) -> Answer:
     """List the domains in force and how many kept dialogues each has."""
     with cli.open(write=False) as me:
-        bins = [b.domain for b in me.selector().buffer.bins]
-        data = [{"domain": d, "words": len(w), "bins": bins.count(d)} for d, w in me.lexicons().items()]
+        bins = [b.domain for b in me.observer.selector().buffer.bins]
+        data = [{"domain": d, "words": len(w), "bins": bins.count(d)} for d, w in me.observer.lexicons().items()]
         data.append({"domain": "other", "words": 0, "bins": bins.count("other")})
 
     def show(console: Console) -> None:

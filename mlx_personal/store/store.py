@@ -161,6 +161,10 @@ class Store:
             "last_annotation": self.database.scalar("SELECT max(id) FROM annotations"),
         }
 
+    def preferred(self, held_out: bool) -> list[AnnotationRow]:
+        """The standing annotations with a preferred answer, on one side of the split."""
+        return [a for a in self.annotations() if a.preferred is not None and a.held_out == held_out]
+
     # Runs, synthetic sets, training rows, adapters
 
     def begin_run(self, kind: str, model: str, config: dict[str, Any]) -> int:

@@ -23,24 +23,19 @@ from typing import Any
 
 from mlx_personal.annotation import AnnotationQueue
 from mlx_personal.backend import LanguageModel, load_language_model
+from mlx_personal.backend.language_model import fingerprint, resolve
 from mlx_personal.chat import Conversation
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.embedding import Embedder, Embedding, make_embedder
+from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import Evaluation, answers, compare, place
 from mlx_personal.finetune import Step, TrainingReport, finetune
-from mlx_personal.scoring import Lexicons, entropy_of_embedding
-from mlx_personal.selection import Bin, Buffer, Candidate, Decision, QualityPolicy, Selector
-from mlx_personal.store import AdapterRow, AnnotationRow, DialogueRow, Store
+from mlx_personal.personalizer.due import Due, due
+from mlx_personal.personalizer.observing import Observer, Progress
+from mlx_personal.store import AdapterRow, Store
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import synthesize
-
-# Dialogues embedded together and committed together: what an interruption costs at most.
-_CHUNK = 64
-
-# Called with (how many are done, how many there are).
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -74,14 +69,6 @@ class Trained:
     promoted: bool
 
 
-@dataclass(frozen=True)
-class Due:
-    """A step of the loop whose time has come, and why."""
-
-    step: str
-    reason: str
-
-
 class Personalizer:
     """One owner's profile: a folder with a store, settings, lexicons and adapters.
 
@@ -101,10 +88,9 @@ class Personalizer:
         self.store = Store(self.folder, write)
         self.annotations = AnnotationQueue(self.store, self.config.annotation, self._place)
         self.seconds: dict[str, float] = {}
+        self.observer = Observer(self.store, self.config, self._timed)
         self._lm = lm
-        self._embedder: Embedder | None = None
-        self._selector: Selector | None = None
-        self._lexicons: Lexicons | None = None
+        self._base_checked = False
 
     @classmethod
     def create(
@@ -124,7 +110,7 @@ class Personalizer:
             if not settings.exists():
                 atomic_write(settings, (config or Config()).to_toml().encode())
             with store.database.transaction():
-                _remember_model(store, model, lm)
+                _remember_model(store, model)
         finally:
             store.close()
         return cls(folder, lm=lm)
@@ -153,16 +139,22 @@ class Personalizer:
         """The base model as it was named."""
         return self.store.meta("model") or ""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the base model's weights: an adapter fits only the base it was trained on."""
+        return self.store.meta("fingerprint") or ""
+
     def base(self) -> LanguageModel:
         """The base model, without an adapter. Loaded once."""
         if self._lm is None:
             self._lm = load_language_model(self.model_name)
-            if self._lm.fingerprint() != self.store.meta("fingerprint"):
-                raise UserError(
-                    "the base model is not the one this profile was made with",
-                    self._lm.path,
-                    f"run `mlx-personal init --model {self.model_name}` to take it over",
-                )
+        if not self._base_checked and fingerprint(resolve(self.model_name)) != self.fingerprint:
+            raise UserError(
+                "the base model is not the one this profile was made with",
+                self.model_name,
+                f"run `mlx-personal init --model {self.model_name}` to take it over",
+            )
+        self._base_checked = True
         self._lm.detach_adapter()
         return self._lm
 
@@ -180,25 +172,15 @@ class Personalizer:
         Annotations stay, and so do the old base's adapters, for the way back. Returns how many bins were re-embedded.
         """
         lm = load_language_model(model)
-        embedder = make_embedder(self.config.embedding, lm)
-        bins = self.store.bins()
-        embedded = embedder.embed([b.dialogue.text for b in bins])
         with self.store.database.transaction():
-            _remember_model(self.store, model, lm)
-            for old, new in zip(bins, embedded, strict=True):
-                self.store.put_bin(old.slot, old.dialogue_id, new.vector, self._entropy(new), old.idd)
+            _remember_model(self.store, model)
+            embedded = self.observer.embed_anew(make_embedder(self.config.embedding, lm))
             if self.promoted() is not None:
                 self.store.promote(None)
-        self._lm, self._embedder, self._selector = lm, embedder, None
-        return len(bins)
+        self._lm = lm
+        return embedded
 
     # Embed, score, select
-
-    def lexicons(self) -> Lexicons:
-        """The domains in force: the built-in ones, and the profile's own files over them."""
-        if self._lexicons is None:
-            self._lexicons = Lexicons.load(self.folder / "lexicons")
-        return self._lexicons
 
     def observe(
         self,
@@ -220,104 +202,14 @@ class Personalizer:
 
     def score(self, on_done: Progress | None = None) -> dict[str, int]:
         """Scores and selects the dialogues of the stream that wait for it; how many met each decision."""
-        counts: dict[str, int] = {}
-        total = self.store.unscored_count()
-        while rows := self.store.unscored(_CHUNK):
-            embedded = self._embed([row.dialogue.text for row in rows])
-            try:
-                with self.store.database.transaction():
-                    for row, embedding in zip(rows, embedded, strict=True):
-                        action = self._select(row, embedding)
-                        counts[action] = counts.get(action, 0) + 1
-            except BaseException:
-                self._selector = None  # the buffer in memory is ahead of the one on disk
-                raise
-            if on_done is not None:
-                on_done(sum(counts.values()), total)
-        return counts
-
-    def _embed(self, texts: Sequence[str]) -> list[Embedding]:
-        lm = self.base()
-        if self._embedder is None:
-            self._embedder = make_embedder(self.config.embedding, lm)
-        with self._timed("embedding"):
-            return self._embedder.embed(texts)
-
-    def _entropy(self, embedding: Embedding) -> float:
-        return entropy_of_embedding(embedding.states, self.config.scoring.entropy)
-
-    def _select(self, row: DialogueRow, embedding: Embedding) -> str:
-        text = row.dialogue.text
-        with self._timed("scoring"):
-            domain = self.lexicons().domain_specific_score(text)
-            eoe = self._entropy(embedding)
-        with self._timed("selection"):
-            decision = self.selector().offer(
-                Candidate(
-                    dialogue_id=row.id,
-                    position=row.id,
-                    text=text,
-                    vector=embedding.vector,
-                    eoe=eoe,
-                    dss=domain.dss,
-                    domain=domain.domain,
-                )
-            )
-            self._record(decision, embedding, eoe)
-        return decision.action
-
-    def _record(self, decision: Decision, embedding: Embedding, eoe: float) -> None:
-        scores = (decision.scores.eoe, decision.scores.dss, decision.scores.idd)
-        self.store.add_decision(
-            decision.dialogue_id,
-            decision.action,
-            decision.domain,
-            scores,
-            decision.slot,
-            decision.replaced_id,
-            decision.detail,
-        )
-        if decision.action in ("stored", "replaced") and decision.slot is not None:
-            self.store.put_bin(decision.slot, decision.dialogue_id, embedding.vector, eoe, decision.scores.idd)
-
-    def selector(self) -> Selector:
-        """The buffer with its policy, as stored; domains and DSS follow the lexicons in force."""
-        if self._selector is None:
-            settings = self.config.selection
-            rows = self.store.bins()
-            if rows and rows[-1].slot >= settings.bins:
-                raise UserError(
-                    f"selection.bins is {settings.bins}, but bin {rows[-1].slot} is in use",
-                    self.folder / "config.toml",
-                    "a buffer can grow, not shrink",
-                )
-            bins = []
-            for row in rows:
-                domain = self.lexicons().domain_specific_score(row.dialogue.text)
-                bins.append(
-                    Bin(
-                        slot=row.slot,
-                        dialogue_id=row.dialogue_id,
-                        text=row.dialogue.text,
-                        domain=domain.domain,
-                        vector=row.vector,
-                        eoe=row.eoe,
-                        dss=domain.dss,
-                        arrived_idd=row.idd,
-                    )
-                )
-            buffer = Buffer(settings.bins, bins, idd=settings.idd)
-            self._selector = Selector(buffer, QualityPolicy(), settings.near_duplicate, settings.seed)
-        return self._selector
+        if not self.store.unscored_count():
+            return {}
+        return self.observer.score(make_embedder(self.config.embedding, self.base()), on_done)
 
     # Annotate
 
     def _place(self, dialogue: Dialogue, judged: Sequence[tuple[Dialogue, int]]) -> tuple[int, bool]:
         return place(dialogue, judged, self.config.evaluation)
-
-    def _kept(self, held_out: bool) -> list[AnnotationRow]:
-        """The annotations with a preferred answer, on one side of the split."""
-        return [a for a in self.store.annotations() if a.preferred is not None and a.held_out == held_out]
 
     # Synthesize, train, evaluate
 
@@ -327,11 +219,11 @@ class Personalizer:
         Dialogues set aside for evaluation are never rewritten.
         """
         covered = set() if anew else {s.annotation_id for s in self.store.synthetic()}
-        waiting = [a for a in self._kept(held_out=False) if a.id not in covered]
+        waiting = [a for a in self.store.preferred(held_out=False) if a.id not in covered]
         if not waiting:
             return Synthesized(0, 0, 0, {})
         lm = self.base()
-        run = self.store.begin_run("synthesis", lm.fingerprint(), dataclasses.asdict(self.config.synthesis))
+        run = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
         sources = [a.preferred for a in waiting if a.preferred is not None]
         with self._timed("synthesis"):
             made = synthesize(lm, sources, self.config.synthesis, on_done)
@@ -352,7 +244,7 @@ class Personalizer:
         Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now. With none set aside the
         adapter is kept and not promoted, since nobody can tell.
         """
-        originals = {a.id: a for a in self._kept(held_out=False)}
+        originals = {a.id: a for a in self.store.preferred(held_out=False)}
         if not originals:
             raise UserError("no annotated dialogue to train on", self.folder, "run `mlx-personal review` first")
         synthetic = [s for s in self.store.synthetic() if s.kept and s.annotation_id in originals]
@@ -362,14 +254,14 @@ class Personalizer:
         lm = self.base()
         config = dataclasses.asdict(self.config.finetune)
         seen = self.store.last_ids()
-        run = self.store.begin_run("training", lm.fingerprint(), {**config, **seen})
+        run = self.store.begin_run("training", self.fingerprint, {**config, **seen})
         relative = f"adapters/{run:04d}"
-        provenance = {"base_model": self.model_name, "base_fingerprint": lm.fingerprint()}
+        provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
         with self._timed("finetune"):
             report = finetune(lm, dialogues, self.config.finetune, self.folder / relative, on_step, provenance)
         with self.store.database.transaction():
             self.store.add_training_rows(run, sources)
-            adapter_id = self.store.add_adapter(run, relative, lm.fingerprint())
+            adapter_id = self.store.add_adapter(run, relative, self.fingerprint)
             self.store.finish_run(run, dataclasses.asdict(report))
         return self._judge(adapter_id, report)
 
@@ -388,7 +280,7 @@ class Personalizer:
 
         None where none has been set aside yet. A comparison with the base is kept with the adapter.
         """
-        preferred = [d for a in self._kept(held_out=True) if (d := a.preferred)]
+        preferred = [d for a in self.store.preferred(held_out=True) if (d := a.preferred)]
         if not preferred:
             return None
         lengths = self.config.evaluation.max_tokens
@@ -432,7 +324,7 @@ class Personalizer:
         return self.promoted()
 
     def _check_base(self, adapter: AdapterRow) -> None:
-        if adapter.model != self.store.meta("fingerprint"):
+        if adapter.model != self.fingerprint:
             raise UserError(
                 f"adapter {adapter.id} was trained on another base model",
                 self.folder / adapter.folder,
@@ -456,41 +348,15 @@ class Personalizer:
                 adapter_id = None if promoted is None else promoted.id
                 self.store.add_dialogues([conversation.dialogue], "chat", adapter_id)
 
-    # What is due
+    # Where it stands
 
     def due(self) -> list[Due]:
         """The steps of the loop whose time has come, in order."""
-        steps = []
-        if waiting := self.store.unscored_count():
-            steps.append(Due("score", f"{waiting} dialogues wait to be scored"))
-        covered = {s.annotation_id for s in self.store.synthetic()}
-        annotated = self._kept(held_out=False)
-        if fresh := sum(a.id not in covered for a in annotated):
-            steps.append(Due("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
-        if annotated and (reason := self._training_due(annotated)):
-            steps.append(Due("train", reason))
-        return steps
-
-    def _training_due(self, annotated: Sequence[AnnotationRow]) -> str | None:
-        """Why training is due, or None. Without a new annotation it would only give the same adapter again."""
-        trigger, last = self.config.trigger, self.store.last_run("training")
-        fingerprint = self.store.meta("fingerprint")
-        if last is not None and last.model != fingerprint:
-            return "the base model was changed after the last training"
-        received = self.store.received() - (last.received if last else 0)
-        if last and not any(a.id > last.config["last_annotation"] for a in annotated):
-            return None
-        if received >= trigger.received:
-            return f"{received} dialogues received since the last training"
-        counts = self.store.action_counts(after=last.config["last_dialogue"] if last else 0)
-        changed = (counts.get("stored", 0) + counts.get("replaced", 0)) / self.config.selection.bins
-        if changed >= trigger.buffer_changed:
-            return f"{changed:.0%} of the buffer changed since the last training"
-        return None
+        return due(self.store, self.config, self.fingerprint)
 
     def status(self) -> dict[str, Any]:
         """Where the profile stands, as plain values."""
-        selector, promoted, last = self.selector(), self.promoted(), self.store.last_run("training")
+        selector, promoted, last = self.observer.selector(), self.promoted(), self.store.last_run("training")
         annotated = self.store.annotations()
         return {
             "folder": str(self.folder),
@@ -511,8 +377,8 @@ class Personalizer:
         }
 
 
-def _remember_model(store: Store, model: str | Path, lm: LanguageModel) -> None:
+def _remember_model(store: Store, model: str | Path) -> None:
     # A folder is kept as an absolute path, so that the profile works from any other folder.
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     store.set_meta("model", name)
-    store.set_meta("fingerprint", lm.fingerprint())
+    store.set_meta("fingerprint", fingerprint(resolve(model)))

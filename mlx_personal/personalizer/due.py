@@ -1,0 +1,48 @@
+"""Which steps of the loop are due, and why. It only looks; `Personalizer` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_personal.config import Config
+from mlx_personal.store import AnnotationRow, Store
+
+
+@dataclass(frozen=True)
+class Due:
+    """A step of the loop whose time has come, and why."""
+
+    step: str
+    reason: str
+
+
+def due(store: Store, config: Config, fingerprint: str) -> list[Due]:
+    """The steps whose time has come, in order; `fingerprint` is the present base model's."""
+    steps = []
+    if waiting := store.unscored_count():
+        steps.append(Due("score", f"{waiting} dialogues wait to be scored"))
+    covered = {s.annotation_id for s in store.synthetic()}
+    annotated = store.preferred(held_out=False)
+    if fresh := sum(a.id not in covered for a in annotated):
+        steps.append(Due("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
+    if annotated and (reason := _training_due(store, config, fingerprint, annotated)):
+        steps.append(Due("train", reason))
+    return steps
+
+
+def _training_due(store: Store, config: Config, fingerprint: str, annotated: Sequence[AnnotationRow]) -> str | None:
+    """Why training is due, or None. Without a new annotation it would only give the same adapter again."""
+    trigger, last = config.trigger, store.last_run("training")
+    if last is not None and last.model != fingerprint:
+        return "the base model was changed after the last training"
+    if last is not None and not any(a.id > last.config["last_annotation"] for a in annotated):
+        return None
+    received = store.received() - (last.received if last else 0)
+    if received >= trigger.received:
+        return f"{received} dialogues received since the last training"
+    counts = store.action_counts(after=last.config["last_dialogue"] if last else 0)
+    changed = (counts.get("stored", 0) + counts.get("replaced", 0)) / config.selection.bins
+    if changed >= trigger.buffer_changed:
+        return f"{changed:.0%} of the buffer changed since the last training"
+    return None
