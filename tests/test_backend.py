@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.backend import blas
 from mlx_personal.backend.device import chip_name, device_name, measure_gflops, peak_memory, prepare
+from mlx_personal.backend.language_model import fingerprint
 
 WithTemplate = Callable[[str | None], LanguageModel]
 TEXTS = ["My cat does not eat.", "Hi", "What shall I cook tonight? Try a soup of leeks and potatoes, with bread."]
@@ -298,9 +300,7 @@ def test_a_folder_that_is_no_model_is_the_users_to_mend(tiny_model_folder: Path,
         assert "\n" not in str(raised.value)
 
 
-def test_the_fingerprint_follows_the_weights(
-    tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path
-) -> None:
+def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
     copied, other = tmp_path / "copied", tmp_path / "other"
     shutil.copytree(tiny_model_folder, copied)
     shutil.copytree(tiny_model_folder, other)
@@ -308,10 +308,8 @@ def test_the_fingerprint_follows_the_weights(
     data[-1] ^= 1
     (other / "model.safetensors").write_bytes(data)
     (copied / "README.md").write_text("a note")
-    assert load_language_model(copied).fingerprint() == tiny_model.fingerprint()
-    assert load_language_model(other).fingerprint() != tiny_model.fingerprint()
-    with pytest.raises(ValueError, match="loaded from a folder"):
-        LanguageModel(tiny_model.model, tiny_model.tokenizer).fingerprint()
+    assert fingerprint(copied) == fingerprint(tiny_model_folder)
+    assert fingerprint(other) != fingerprint(tiny_model_folder)
 
 
 # Device
@@ -356,3 +354,31 @@ def test_a_missing_compiler_is_the_reason_given(tmp_path: Path, monkeypatch: pyt
     found = blas._find()
     assert not found.tuned
     assert "no C compiler" in found.reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is for Linux")
+@pytest.mark.parametrize(("asked", "after_small"), [(None, "1"), ("2", "2")])
+def test_a_small_model_multiplies_with_one_thread_unless_the_user_says_otherwise(
+    tiny_model_folder: Path, asked: str | None, after_small: str
+) -> None:
+    code = f"""
+import ctypes, os, mlx_personal
+from mlx_personal.backend import blas
+found = blas.preload()
+prefix = "scipy_openblas" if "scipy" in found.name else "openblas"
+count = getattr(blas._library, prefix + "_get_num_threads") if found.tuned else None
+before = count() if count else 0
+mlx_personal.load_language_model({str(tiny_model_folder)!r})
+small = count() if count else 0
+blas.use_one_thread(False)
+print(before, small, count() if count else 0)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    if asked is not None:
+        environment["OPENBLAS_NUM_THREADS"] = asked
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    before, small, after = done.stdout.split()
+    if before == "0" or (os.cpu_count() or 1) < 2:
+        pytest.skip("no OpenBLAS, or no second core")
+    assert small == after_small
+    assert after == before

@@ -49,7 +49,7 @@ def row_of(length: int, value: int = 1) -> Row:
 
 
 def test_the_loss_is_the_masked_cross_entropy_of_a_float64_reference(tiny_model: LanguageModel) -> None:
-    batch = collate(make_rows(tiny_model, DIALOGUES, 1024).rows)
+    batch = collate(make_rows(tiny_model, DIALOGUES, 1024).rows, 32)
     loss = loss_of(tiny_model.model, mx.array(batch.inputs), mx.array(batch.targets), mx.array(batch.weights)).item()
     total, count = 0.0, 0
     for dialogue in DIALOGUES:
@@ -66,7 +66,7 @@ def test_the_loss_is_the_masked_cross_entropy_of_a_float64_reference(tiny_model:
 
 
 def test_the_first_step_reports_that_loss(tiny_model: LanguageModel, tmp_path: Path) -> None:
-    batch = collate(make_rows(tiny_model, DIALOGUES, 1024).rows)
+    batch = collate(make_rows(tiny_model, DIALOGUES, 1024).rows, 32)
     expected = loss_of(tiny_model.model, mx.array(batch.inputs), mx.array(batch.targets), mx.array(batch.weights))
     report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
     assert report.steps == 1
@@ -99,17 +99,17 @@ def test_rows_without_a_target_are_dropped_and_counted(tiny_model: LanguageModel
     assert (rows.rows, rows.dropped, rows.target_tokens) == ([], 3, 0)
 
 
-def test_padding_is_no_target_and_reaches_a_multiple_of_32() -> None:
-    batch = collate([row_of(33), row_of(5)])
+def test_padding_is_no_target_and_reaches_a_multiple_of_the_step() -> None:
+    batch = collate([row_of(33), row_of(5)], 32)
     assert batch.inputs.shape == batch.targets.shape == batch.weights.shape == (2, 64)
     assert batch.weights.sum(axis=1).tolist() == [33, 5]
-    assert collate([row_of(32)]).inputs.shape == (1, 32)
+    assert collate([row_of(32)], 32).inputs.shape == (1, 32)
 
 
 def test_an_epoch_has_every_row_once_in_batches_of_like_length() -> None:
     rng = np.random.default_rng(1)
     rows = [row_of(int(length), value) for value, length in enumerate(rng.integers(1, 200, 101), 1)]
-    batches = list(epoch(rows, 8, np.random.default_rng(0)))
+    batches = list(epoch(rows, 8, 32, np.random.default_rng(0)))
     assert sorted(int(row[0]) for batch in batches for row in batch.inputs) == list(range(1, 102))
     assert sorted(len(batch.inputs) for batch in batches) == [5] + [8] * 12
     steps = sorted(sorted(-(-int(weights.sum()) // 32) for weights in batch.weights) for batch in batches)
@@ -123,7 +123,7 @@ def test_epochs_differ_and_seeds_repeat() -> None:
 
     def order(seed: int, epochs: int) -> list[list[int]]:
         rng = np.random.default_rng(seed)
-        return [[int(row[0]) for batch in epoch(rows, 8, rng) for row in batch.inputs] for _ in range(epochs)]
+        return [[int(row[0]) for batch in epoch(rows, 8, 32, rng) for row in batch.inputs] for _ in range(epochs)]
 
     first, second = order(0, 2)
     assert first != second

@@ -10,9 +10,6 @@ import numpy as np
 from mlx_personal.backend import LanguageModel
 from mlx_personal.dialogue import Dialogue
 
-# Lengths are padded to multiples of this: few shapes to compile for, and little padding.
-LENGTH_STEP = 32
-
 
 @dataclass(frozen=True)
 class Row:
@@ -69,21 +66,24 @@ def make_rows(lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int)
     return Rows(rows, dropped, truncated)
 
 
-def epoch(rows: Sequence[Row], batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Every row once, in batches of like length and random order; the last and smaller batch is kept."""
-    padded = np.array([-len(row.inputs) // LENGTH_STEP for row in rows])  # minus the padded length, in steps
+def epoch(rows: Sequence[Row], batch_size: int, length_step: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Every row once, in batches of like length and random order; the last and smaller batch is kept.
+
+    Lengths are padded to multiples of `length_step`.
+    """
+    padded = np.array([-len(row.inputs) // length_step for row in rows])  # minus the padded length, in steps
     shuffled = rng.permutation(len(rows))
     # A stable sort of a shuffle: rows of one padded length meet other batch mates in every epoch.
     order = shuffled[np.argsort(padded[shuffled], kind="stable")]
     starts = np.arange(0, len(order), batch_size)
     for start in rng.permutation(starts):
-        yield collate([rows[i] for i in order[start : start + batch_size]])
+        yield collate([rows[i] for i in order[start : start + batch_size]], length_step)
 
 
-def collate(rows: Sequence[Row]) -> Batch:
+def collate(rows: Sequence[Row], length_step: int) -> Batch:
     """Rows side by side, padded on the right with weights of 0: a causal model's real tokens never see the padding."""
     length = max(len(row.inputs) for row in rows)
-    shape = (len(rows), -(-length // LENGTH_STEP) * LENGTH_STEP)
+    shape = (len(rows), -(-length // length_step) * length_step)
     batch = Batch(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
     for i, row in enumerate(rows):
         batch.inputs[i, : len(row.inputs)] = row.inputs

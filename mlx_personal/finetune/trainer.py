@@ -123,14 +123,16 @@ def _train(
         optimizer.update(model, gradient)
         return loss
 
-    if device_name() != "cpu":  # on a CPU, compiling runs a C++ compiler for seconds and gains nothing
+    # On a CPU, compiling runs a C++ compiler for seconds and gains nothing, so shapes may be many and padding less.
+    compiled = device_name() != "cpu"
+    if compiled:
         step = mx.compile(step, inputs=state, outputs=state)
     rng = np.random.default_rng(config.seed)
     losses: list[float] = []
     epoch_losses: list[float] = []
     for number in range(1, config.epochs + 1):
         total = 0.0
-        for batch in epoch(data.rows, config.batch_size, rng):
+        for batch in epoch(data.rows, config.batch_size, 32 if compiled else 8, rng):
             rate = float(schedule(mx.array(len(losses))))
             loss = step(mx.array(batch.inputs), mx.array(batch.targets), mx.array(batch.weights))
             mx.eval(loss, state)
