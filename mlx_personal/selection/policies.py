@@ -64,7 +64,7 @@ class QualityPolicy:
         own = np.array([candidate.eoe, candidate.dss, buffer.idd_of(candidate.vector, candidate.domain)])
         held: np.ndarray = table >= own
         held[:, 1] &= (table[:, 1] > 0) | (own[1] > 0)
-        beaten = tuple(slot for slot, holds in zip(slots, held.any(axis=1), strict=True) if not holds)
+        beaten = tuple(slots[i] for i in np.flatnonzero(~held.any(axis=1)))
         missed = dict(zip(SCORE_NAMES, held.sum(axis=0).tolist(), strict=True))
         miss = _nearest_miss(slots, table, own, held)
         if not beaten:
