@@ -41,7 +41,9 @@ class SynthesisConfig:
     k: int = 6
     temperature: float = 0.5
     mode: Mode = "question"
-    band: tuple[float, float] = (0.2, 0.95)
+    # Of 2,000 pairs of paraphrases in the demo's world 92 % reach 0.3, of pairs of unrelated questions 13 %: no other
+    # bound parts them better. Above 0.9, one word in ten or less is new.
+    band: tuple[float, float] = (0.3, 0.9)
     max_tokens: int = 512
     seed: int = 0
 
