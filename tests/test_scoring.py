@@ -184,32 +184,38 @@ def test_a_dialogue_without_a_direction_is_unlike_all_others():
 
 # Suggesting lexicons
 
+# Words by topic, and the words that stand everywhere.
 SWEDISH = {
-    "mat": "soppa potatis lök smör ugn recept koka steka kryddor deg baka gryta sallad middag".split(),
-    "båt": "segel hamn båten vinden ankare skuta roder vågor brygga motorbåt kust fyren skär segla".split(),
-    "hund": "hunden valp koppel promenad veterinär päls skälla tass foder katten svans leka rasen klippa".split(),
-    "musik": "gitarr sång kör konsert noter trumma piano melodi låten öva band scen ackord refräng".split(),
+    "mat": "soppa potatis lök smör ugn recept koka steka kryddor deg baka gryta sallad middag",
+    "båt": "segel hamn båten vinden ankare skuta roder vågor brygga motorbåt kust fyren skär segla",
+    "hund": "hunden valp koppel promenad veterinär päls skälla tass foder katten svans leka rasen klippa",
+    "musik": "gitarr sång kör konsert noter trumma piano melodi låten öva band scen ackord refräng",
 }
 RUSSIAN = {
-    "кухня": "суп картошка лук масло духовка рецепт варить жарить тесто пирог салат ужин соль кастрюля".split(),
-    "сад": "клумба рассада грядка полив тюльпан роза почва удобрение теплица сорняк яблоня семена лейка куст".split(),
-    "деньги": "кредит банк вклад процент бюджет налог зарплата долг счёт платёж ипотека акции валюта копить".split(),
+    "кухня": "суп картошка лук масло духовка рецепт варить жарить тесто пирог салат ужин соль кастрюля",
+    "сад": "клумба рассада грядка полив тюльпан роза почва удобрение теплица сорняк яблоня семена лейка куст",
+    "деньги": "кредит банк вклад процент бюджет налог зарплата долг счёт платёж ипотека акции валюта копить",
 }
-CHINESE = {"厨": list("炒饭汤菜盐锅煮面蒸肉鱼豆"), "园": list("花草树种土浇叶根苗枝盆肥"), "钱": list("银贷债税股款薪账币存险投")}
+CHINESE = {
+    "厨": "炒 饭 汤 菜 盐 锅 煮 面 蒸 肉 鱼 豆",
+    "园": "花 草 树 种 土 浇 叶 根 苗 枝 盆 肥",
+    "钱": "银 贷 债 税 股 款 薪 账 币 存 险 投",
+}
 FUNCTION_WORDS = {
-    "sv": "jag vill att du och det är en hur på för inte".split(),
-    "ru": "я хочу что ты и это как на для не мне".split(),
-    "zh": list("我想你的是不了在有这"),
+    "sv": "jag vill att du och det är en hur på för inte",
+    "ru": "я хочу что ты и это как на для не мне",
+    "zh": "我 想 你 的 是 不 了 在 有 这",
 }
 
 
-def stream(topics: dict[str, list[str]], function_words: list[str], count: int, seed: int = 0) -> list[str]:
+def stream(topics: dict[str, str], function_words: str, count: int, seed: int = 0) -> list[str]:
     """Dialogues of one topic each, half of their words function words, and a stray word of another topic."""
     rng = random.Random(seed)
     texts = []
     for _ in range(count):
         topic = rng.choice(sorted(topics))
-        told = rng.sample(topics[topic], 6) + rng.sample(function_words, 6) + [rng.choice(topics[rng.choice(sorted(topics))])]
+        stray = rng.choice(topics[rng.choice(sorted(topics))].split())
+        told = [*rng.sample(topics[topic].split(), 6), *rng.sample(function_words.split(), 6), stray]
         rng.shuffle(told)
         texts.append(" ".join(told) + f"? {rng.randrange(2000)}")
     return texts
@@ -224,11 +230,11 @@ def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics, l
     assert sum(s.dialogues for s in found) == 120
     met = set()
     for suggestion in found:
-        best = max(topics, key=lambda t: len(set(topics[t]) & set(suggestion.words)))
+        best = max(topics, key=lambda t: len(set(topics[t].split()) & set(suggestion.words)))
         met.add(best)
-        assert len(set(topics[best]) & set(suggestion.words)) >= 0.9 * len(suggestion.words) >= 8
+        assert len(set(topics[best].split()) & set(suggestion.words)) >= 0.9 * len(suggestion.words) >= 8
         assert suggestion.name == "_".join(suggestion.words[:2])
-        assert not set(FUNCTION_WORDS[language]) & set(suggestion.words)
+        assert not set(FUNCTION_WORDS[language].split()) & set(suggestion.words)
     assert met == set(topics)
     # As lexicons they send each dialogue to the domain that it was made for.
     lexicons = Lexicons({s.name: s.words for s in found})

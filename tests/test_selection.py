@@ -1,0 +1,406 @@
+"""The buffer, the paper's rule, the selector: against plain references, and across restarts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
+from mlx_personal.selection import (
+    Bin,
+    Buffer,
+    Candidate,
+    Choice,
+    Decision,
+    QualityPolicy,
+    SelectionConfig,
+    Selector,
+    explain,
+)
+
+DOMAINS = ("cooking", "other", "pets")
+
+
+def unit(*numbers: float) -> np.ndarray:
+    vector = np.array(numbers, np.float32)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def kept(slot: int, domain: str = "cooking", vector: np.ndarray | None = None, **changes: object) -> Bin:
+    given = {"text": f"words of dialogue {slot}", "eoe": 0.5, "dss": 0.1, "arrived_idd": 0.5, "dialogue_id": 100 + slot}
+    return Bin(slot=slot, domain=domain, vector=unit(1, slot, 0) if vector is None else vector, **{**given, **changes})
+
+
+def candidate(
+    number: int = 0, domain: str = "cooking", vector: np.ndarray | None = None, **changes: object
+) -> Candidate:
+    given = {"text": f"candidate number {number} says something", "eoe": 0.6, "dss": 0.2}
+    vector = unit(0, 0, 1) if vector is None else vector
+    return Candidate(dialogue_id=number, position=number, domain=domain, vector=vector, **{**given, **changes})
+
+
+def stream(count: int, seed: int, dimensions: int = 4) -> list[Candidate]:
+    """Candidates with coarse scores, so that ties and several beaten bins are common."""
+    rng = np.random.default_rng(seed)
+    return [
+        candidate(
+            number,
+            domain=DOMAINS[rng.integers(3)],
+            vector=unit(*rng.standard_normal(dimensions)),
+            eoe=float(rng.integers(6)) / 6,
+            dss=float(rng.integers(4)) / 40,
+            text=" ".join(f"w{i}" for i in rng.integers(0, 40, 12)),
+        )
+        for number in range(count)
+    ]
+
+
+def rebuilt(buffer: Buffer, rng: np.random.Generator | None = None) -> Buffer:
+    """The buffer that a later process makes from what a store keeps of this one."""
+    bins = [dataclasses.replace(b, vector=np.frombuffer(b.vector.tobytes(), np.float32)) for b in buffer.bins]
+    if rng is not None:
+        bins = [bins[i] for i in rng.permutation(len(bins))]
+    return Buffer(buffer.capacity, bins, idd=buffer.idd)
+
+
+# The buffer
+
+
+def test_an_empty_buffer():
+    buffer = Buffer(2)
+    assert (len(buffer), buffer.bins, buffer.free_slot, buffer.nearest(unit(1, 0))) == (0, [], 0, None)
+    assert buffer.scores().shape == (0, 3)
+    assert buffer.fresh_idd().shape == (0,)
+    assert buffer.idd_of(unit(1, 0), "cooking") == 1.0
+
+
+def test_the_first_free_bin_is_the_lowest():
+    buffer = Buffer(3, [kept(0), kept(2)])
+    assert buffer.free_slot == 1
+    buffer.put(kept(1))
+    assert buffer.free_slot is None
+    assert [b.slot for b in buffer.bins] == [0, 1, 2]
+
+
+def test_the_first_bin_of_a_domain_is_not_unbeatable():
+    buffer = Buffer(3, [kept(0, vector=unit(1, 0, 0), arrived_idd=1.0)])
+    assert buffer.fresh_idd().tolist() == [1.0]
+    buffer.put(kept(1, vector=unit(1, 1, 0)))
+    assert buffer.fresh_idd().tolist() == pytest.approx([1 - 0.5**0.5] * 2)
+    buffer.put(kept(2, domain="pets", vector=unit(1, 0, 0)))
+    assert buffer.fresh_idd()[2] == 1.0
+    assert buffer.idd_of(unit(1, 0, 0), "pets") == pytest.approx(0.0, abs=1e-7)
+
+
+def test_idd_as_on_arrival_is_an_option():
+    bins = [kept(0, arrived_idd=0.9), kept(1, arrived_idd=0.3)]
+    assert Buffer(2, bins, idd="arrival").scores()[:, 2].tolist() == [0.9, 0.3]
+    assert Buffer(2, bins).scores()[:, 2].tolist() != [0.9, 0.3]
+    with pytest.raises(ValueError, match="fresh, arrival"):
+        Buffer(2, idd="stale")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_what_the_buffer_derives_equals_the_lists_after_any_changes(seed, changes):
+    rng = np.random.default_rng(seed)
+    buffer = Buffer(6)
+    for number in range(changes):
+        vector = unit(*rng.standard_normal(5))
+        buffer.put(kept(int(rng.integers(6)), DOMAINS[rng.integers(3)], vector, dialogue_id=number))
+    bins = buffer.bins
+    for bin_, fresh in zip(bins, buffer.fresh_idd(), strict=True):
+        others = [b.vector for b in bins if b.domain == bin_.domain and b is not bin_]
+        assert fresh == pytest.approx(in_domain_dissimilarity_reference(bin_.vector, others), abs=1e-6)
+    probe = unit(*rng.standard_normal(5))
+    for domain in DOMAINS:
+        same = [b.vector for b in bins if b.domain == domain]
+        assert buffer.idd_of(probe, domain) == pytest.approx(in_domain_dissimilarity_reference(probe, same), abs=1e-6)
+    slot, cosine = buffer.nearest(probe)
+    cosines = {b.slot: float(b.vector @ probe) for b in bins}
+    assert cosine == pytest.approx(max(cosines.values()), abs=1e-6)
+    assert cosines[slot] == pytest.approx(cosine, abs=1e-6)
+    again = rebuilt(buffer, rng)
+    assert np.array_equal(again.fresh_idd(), buffer.fresh_idd())
+    assert np.array_equal(again.scores(), buffer.scores())
+    assert again.idd_of(probe, "pets") == buffer.idd_of(probe, "pets")
+
+
+@pytest.mark.parametrize(
+    ("capacity", "bins", "complaint"),
+    [
+        (0, [], "at least one bin"),
+        (2, [kept(2)], "no bin 2 in a buffer of 2"),
+        (2, [kept(-1)], "no bin -1"),
+        (2, [kept(0), kept(0)], "filled twice"),
+        (2, [kept(0), kept(1, vector=unit(1, 0))], r"shape \[3\], not \[2\]"),
+        (2, [kept(0, vector=np.array([np.nan, 1, 0], np.float32))], "finite"),
+    ],
+)
+def test_impossible_bins_are_refused(capacity, bins, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Buffer(capacity, bins)
+
+
+def test_a_refused_bin_leaves_the_buffer_as_it_was():
+    buffer = Buffer(2, [kept(0)])
+    with pytest.raises(ValueError, match="shape"):
+        buffer.put(kept(0, vector=unit(1, 0)))
+    assert [b.dialogue_id for b in buffer.bins] == [100]
+
+
+# The paper's rule
+
+
+def choose(candidate_: Candidate, *bins: Bin, seed: int = 0) -> Choice:
+    return QualityPolicy().choose(candidate_, Buffer(len(bins), bins), np.random.default_rng(seed))
+
+
+PAIR = (kept(0, vector=unit(1, 0, 0)), kept(1, vector=unit(1, 1, 0)))  # both with a fresh IDD of 0.29
+
+
+def test_a_bin_lower_in_all_three_scores_gives_way():
+    choice = choose(candidate(), *PAIR)
+    assert choice.slot in (0, 1)
+    assert choice.beaten == (0, 1)
+    assert choice.missed == {"eoe": 0, "dss": 0, "idd": 0}
+    assert choice.nearest_miss is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({"eoe": 0.5}, "eoe"),
+        ({"eoe": 0.4}, "eoe"),
+        ({"dss": 0.1}, "dss"),
+        ({"dss": 0.0}, "dss"),
+        ({"vector": unit(1, 0.4, 0)}, "idd"),
+    ],
+)
+def test_a_bin_as_high_in_one_score_stays(changes, held):
+    choice = choose(candidate(**changes), *PAIR)
+    assert choice.slot is None
+    assert choice.missed == {"eoe": 0, "dss": 0, "idd": 0} | {held: 2}
+    assert choice.nearest_miss is not None
+    assert choice.nearest_miss[1] == (held,)
+
+
+def test_without_domain_words_on_both_sides_the_other_two_scores_decide():
+    wordless = [dataclasses.replace(b, dss=0.0, domain="other") for b in PAIR]
+    assert choose(candidate(dss=0.0, domain="other"), *wordless).beaten == (0, 1)
+    assert choose(candidate(dss=0.0, domain="other", eoe=0.5), *wordless).slot is None
+    assert choose(candidate(dss=0.0), *PAIR).slot is None
+
+
+def test_one_of_several_beaten_bins_is_drawn_by_the_seed():
+    bins = [kept(i, vector=unit(1, 0.1 * i, 0)) for i in range(8)]
+    drawn = {seed: choose(candidate(), *bins, seed=seed).slot for seed in range(200)}
+    assert set(drawn.values()) == set(range(8))
+    assert all(choose(candidate(), *bins, seed=seed).slot == slot for seed, slot in drawn.items())
+
+
+def test_the_nearest_miss_held_in_fewest_scores_then_by_least():
+    bins = [
+        kept(0, vector=unit(1, 0, 0), eoe=0.61),
+        kept(1, vector=unit(1, 0.1, 0), eoe=0.9),
+        kept(2, vector=unit(1, 0.2, 0), eoe=0.605, dss=0.21),
+    ]
+    assert choose(candidate(), *bins).nearest_miss == (0, ("eoe",))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["fresh", "arrival"]))
+@settings(max_examples=40, deadline=None)
+def test_beaten_bins_are_those_of_the_definition(seed, idd):
+    *first, new = stream(9, seed)
+    bins = [Bin(i, c.dialogue_id, c.domain, c.text, c.vector, c.eoe, c.dss, 0.1 * i) for i, c in enumerate(first)]
+    buffer = Buffer(8, bins, idd=idd)
+    choice = QualityPolicy().choose(new, buffer, np.random.default_rng(0))
+    own = in_domain_dissimilarity_reference(new.vector, [b.vector for b in bins if b.domain == new.domain])
+    expected = []
+    for b in bins:
+        others = [o.vector for o in bins if o.domain == b.domain and o is not b]
+        theirs = in_domain_dissimilarity_reference(b.vector, others) if idd == "fresh" else b.arrived_idd
+        dss = new.dss > b.dss or new.dss == b.dss == 0
+        if new.eoe > b.eoe and dss and own > theirs and not abs(own - theirs) < 1e-6:
+            expected.append(b.slot)
+    assert list(choice.beaten) == expected
+    assert (choice.slot in expected) if expected else (choice.slot is None)
+
+
+# The selector
+
+
+def selector(*bins: Bin, capacity: int = 2, **changes: object) -> Selector:
+    return Selector(Buffer(capacity, bins), QualityPolicy(), **changes)
+
+
+def test_a_free_bin_takes_whatever_comes():
+    decision = selector(PAIR[0]).offer(candidate(7, eoe=0.0, dss=0.0))
+    assert (decision.action, decision.slot, decision.replaced_id) == ("stored", 1, None)
+    assert decision.scores.idd == 1.0
+
+
+def test_a_replacement_is_recorded_with_both_sides_scores():
+    chosen = selector(*PAIR)
+    decision = chosen.offer(candidate(7))
+    assert decision.action == "replaced"
+    assert decision.slot in decision.beaten == (0, 1)
+    assert decision.replaced_id == 100 + decision.slot
+    assert chosen.buffer[decision.slot].dialogue_id == 7
+    assert chosen.buffer[decision.slot].arrived_idd == decision.scores.idd == 1.0
+    before = decision.detail["replaced"]
+    assert (before["dialogue_id"], before["eoe"], before["dss"]) == (decision.replaced_id, 0.5, 0.1)
+    assert before["idd"] == pytest.approx(1 - 0.5**0.5)
+
+
+def test_what_beats_no_bin_is_kept_out_and_changes_nothing():
+    chosen = selector(*PAIR)
+    decision = chosen.offer(candidate(7, eoe=0.4))
+    assert (decision.action, decision.slot, decision.replaced_id, decision.beaten) == ("kept-out", None, None, ())
+    assert [b.dialogue_id for b in chosen.buffer.bins] == [100, 101]
+
+
+TEXT = "how do I bake bread without an oven use a heavy pot with a lid on a low flame"
+
+
+@pytest.mark.parametrize("capacity", [1, 2], ids=["full", "with a free bin"])
+def test_a_near_duplicate_of_a_bin_is_refused(capacity):
+    chosen = selector(kept(0, text=TEXT, vector=unit(0, 0, 1)), capacity=capacity)
+    decision = chosen.offer(candidate(7, text=TEXT.replace("bake", "make")))
+    assert decision.action == "duplicate"
+    same = decision.detail["duplicate_of"]
+    assert (same["slot"], same["dialogue_id"]) == (0, 100)
+    assert same["rouge1"] == pytest.approx(18 / 19)
+    assert len(chosen.buffer) == 1
+
+
+def test_neither_a_near_vector_nor_near_words_alone_make_a_duplicate():
+    apart = kept(0, text="quite other words were said here", vector=unit(0, 0, 1))
+    assert selector(apart).offer(candidate(7, text=TEXT)).action == "stored"
+    nearer = kept(1, text="quite other words were said here", vector=unit(0, 0, 1))
+    chosen = selector(kept(0, text=TEXT, vector=unit(1, 0, 0)), nearer, capacity=3)
+    assert chosen.offer(candidate(7, text=TEXT)).action == "stored"
+
+
+def test_equal_texts_without_words_are_duplicates():
+    assert selector(kept(0, text="🙂", vector=unit(0, 0, 1))).offer(candidate(7, text="🙂")).action == "duplicate"
+    assert selector(kept(0, text="🙂", vector=unit(0, 0, 1))).offer(candidate(7, text="🙃")).action == "stored"
+
+
+def test_the_near_duplicate_limit_is_an_argument():
+    chosen = selector(kept(0, text="a b c d", vector=unit(0, 0, 1)), near_duplicate=0.5)
+    assert chosen.offer(candidate(7, text="a b x y")).action == "duplicate"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from(["fresh", "arrival"]), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_restart_anywhere_changes_no_decision(seed, stop, idd, draw_seed):
+    offers = stream(60, seed)
+    straight = Selector(Buffer(7, idd=idd), QualityPolicy(), seed=draw_seed)
+    expected = [straight.offer(c) for c in offers]
+    first = Selector(Buffer(7, idd=idd), QualityPolicy(), seed=draw_seed)
+    found = [first.offer(c) for c in offers[:stop]]
+    second = Selector(rebuilt(first.buffer, np.random.default_rng(seed)), QualityPolicy(), seed=draw_seed)
+    found += [second.offer(c) for c in offers[stop:]]
+    assert found == expected
+    assert [b.dialogue_id for b in second.buffer.bins] == [b.dialogue_id for b in straight.buffer.bins]
+
+
+def test_the_seed_decides_which_of_the_beaten_bins_give_way():
+    runs = []
+    for seed in (0, 0, 1):
+        chosen = Selector(Buffer(20), QualityPolicy(), seed=seed)
+        runs.append([chosen.offer(c).slot for c in stream(200, 5)])
+    assert runs[0] == runs[1] != runs[2]
+
+
+class FirstInFirstOut:
+    """Another policy, as a user of the interface would write it."""
+
+    def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice:
+        return Choice(min(buffer.bins, key=lambda b: b.dialogue_id).slot, "it held the oldest dialogue")
+
+
+def test_another_policy_fits_without_touching_the_selector():
+    chosen = Selector(Buffer(3), FirstInFirstOut())
+    decisions = [chosen.offer(c) for c in stream(10, 0)]
+    assert [d.replaced_id for d in decisions] == [None] * 3 + list(range(7))
+    assert explain(decisions[-1]).startswith("Dialogue 9 was kept in bin 0 in place of dialogue 6: it held the oldest")
+
+
+# Explaining
+
+
+@pytest.mark.parametrize(
+    ("offered", "lines"),
+    [
+        (
+            candidate(7, eoe=0.4),
+            [
+                "Dialogue 7 was not kept: no bin is below it in EOE, DSS and IDD at once.",
+                "Its scores: EOE 0.4000, DSS 0.20000, IDD 1.0000; domain cooking.",
+                "It beat 0 of 2 bins; as high or higher were 2 in EOE, 0 in DSS, 0 in IDD.",
+                "Nearest miss: bin 0 (dialogue 100, cooking), not beaten in EOE (0.4000 against 0.5000).",
+            ],
+        ),
+        (
+            candidate(7, vector=unit(0, 1, 0), dss=0.0),
+            [
+                "Dialogue 7 was not kept: no bin is below it in EOE, DSS and IDD at once.",
+                "Its scores: EOE 0.6000, DSS 0.00000, IDD 0.6464; domain cooking.",
+                "It beat 0 of 2 bins; as high or higher were 0 in EOE, 2 in DSS, 0 in IDD.",
+                "Nearest miss: bin 0 (dialogue 100, cooking), not beaten in DSS (0.00000 against 0.10000).",
+            ],
+        ),
+    ],
+)
+def test_why_a_dialogue_was_kept_out(offered, lines):
+    assert explain(selector(*PAIR).offer(offered)).splitlines() == lines
+
+
+def test_why_a_dialogue_replaced_another():
+    bins = (kept(0, vector=unit(1, 0, 0)), kept(1, vector=unit(1, 1, 0), eoe=0.7))
+    assert explain(selector(*bins).offer(candidate(7))).splitlines() == [
+        "Dialogue 7 was kept in bin 0 in place of dialogue 100: higher than 1 of 2 bins in EOE, DSS and IDD.",
+        "Its scores: EOE 0.6000, DSS 0.20000, IDD 1.0000; domain cooking.",
+        "Then bin 0 (dialogue 100, cooking) had EOE 0.5000, DSS 0.10000, IDD 0.2929.",
+        "It beat 1 of 2 bins; as high or higher were 1 in EOE, 0 in DSS, 0 in IDD.",
+        "Nearest miss: bin 1 (dialogue 101, cooking), not beaten in EOE (0.6000 against 0.7000).",
+    ]
+
+
+def test_why_a_dialogue_was_stored_or_refused():
+    chosen = selector(capacity=2)
+    assert explain(chosen.offer(candidate(1))).startswith("Dialogue 1 was kept in bin 0: a bin was free.\nIts scores")
+    refused = chosen.offer(candidate(2, text=candidate(1).text))
+    assert explain(refused).startswith(
+        "Dialogue 2 was refused as a near-duplicate: it repeats dialogue 1 in bin 0 (ROUGE-1 1.00)."
+    )
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_stored_decision_is_explained_as_the_first_time(seed):
+    chosen = Selector(Buffer(4), QualityPolicy())
+    for offered in stream(30, seed):
+        decision = chosen.offer(offered)
+        scores = dataclasses.asdict(decision.scores)
+        columns = ("dialogue_id", "action", "domain", "slot", "replaced_id")
+        row = {**{name: getattr(decision, name) for name in columns}, **scores}
+        restored = Decision.from_row({**row, "detail": json.loads(json.dumps(decision.detail))})
+        assert restored == decision
+        assert explain(restored) == explain(decision)
+        assert "\n" not in decision.reason
+
+
+@pytest.mark.parametrize(
+    "settings_", [{"bins": 0}, {"near_duplicate": 0.0}, {"near_duplicate": 1.1}, {"idd": "old"}, {"seed": -1}]
+)
+def test_impossible_settings_are_refused(settings_):
+    with pytest.raises(ValueError, match=next(iter(settings_))):
+        SelectionConfig(**settings_)
