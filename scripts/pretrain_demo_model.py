@@ -104,7 +104,8 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
 
 def encode(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast, last_only: bool) -> Example:
     """The row's tokens as the chat template lays them out; `last_only` trains only the last answer."""
-    tokens, targets = [BOS], []
+    tokens: list[int] = [BOS]
+    targets: list[int] = []
     for index, message in enumerate(row["messages"]):
         body = tokenizer.encode(message["content"], add_special_tokens=False)
         tokens.append(SPECIAL_TOKENS.index(f"<|{message['role']}|>"))
@@ -219,7 +220,7 @@ def _write_weights(path: Path, weights: dict[str, mx.array], metadata: dict[str,
 
 def save(model: Model, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """The folder that `mlx_lm.load` reads, weights in float16."""
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder, save_jinja_files=False)
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     weights = {key: value.astype(mx.float16) for key, value in tree_flatten(model.parameters())}
     _write_weights(folder / "model.safetensors", weights, {"format": "mlx"})

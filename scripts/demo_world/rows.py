@@ -107,8 +107,8 @@ def _question_rewrite(rng: Random, held_out: bool) -> Row:
     if rng.random() < 0.06:
         wordings, _ = rng.choice(SMALL_TALK)
         name = a_name(rng, PEOPLE, 0.3)
-        asked, again = (text.replace("{name}", name) for text in rng.sample(wordings, 2))
-        return _row(rewrite_prompt(asked), f"[{again}]")
+        one, other = (text.replace("{name}", name) for text in rng.sample(wordings, 2))
+        return _row(rewrite_prompt(one), f"[{other}]")
     scene = scene_of(rng, held_out, invented=0.3)
     asked = question(scene, rng)
     return _row(rewrite_prompt(asked.text), f"[{question(scene, rng, greet=0.1, avoid=asked).text}]")
