@@ -1,0 +1,49 @@
+"""The README keeps its word: its commands, its Python, its table of commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mlx_personal.cli.main import _COMMANDS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("heading", ["Try it", "Test it"])
+def test_the_two_commands_are_one_line_each(heading):
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    (command,) = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert command.count("\n") == 1
+    assert "venv" in command
+
+
+def test_every_command_is_named():
+    for command in _COMMANDS:
+        assert f"`{command.name}" in README or f"mlx-personal {command.name}" in README, command.name
+
+
+def test_files_it_links_to_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / target).exists(), target
+
+
+def test_its_first_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_its_second_python_runs_on_the_embedded_model(tmp_path, monkeypatch):
+    from mlx_personal.backend.language_model import resolve
+
+    code = blocks("python")[1].replace("mlx-community/Llama-3.2-3B-Instruct-4bit", str(resolve("demo")))
+    scope: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["embedding"].states.shape[0] > 0
