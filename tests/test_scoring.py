@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,6 +263,15 @@ def test_words_in_too_few_or_too_many_dialogues_are_not_suggested():
     assert not every & {"överallt", "sällsynt"}
 
 
+def test_small_talk_is_no_domain():
+    rng = random.Random(1)
+    small_talk = ["hej", "tack", "okej", "kanske", "jo", "nej", "fint", "visst", "bra", "då"]
+    texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 150) + [" ".join(rng.sample(small_talk, 6)) for _ in range(100)]
+    every = {word for s in suggest_lexicons(texts, domains=5) for word in s.words}
+    assert not every & set(small_talk)
+    assert all(len(every & set(topic.split())) >= 10 for topic in SWEDISH.values())
+
+
 def test_too_few_dialogues_for_a_suggestion_say_how_many_are_needed():
     with pytest.raises(UserError, match=r"39 dialogues are too few for 8 domains: at least 40"):
         suggest_lexicons(["a text"] * 39)
@@ -269,3 +281,46 @@ def test_too_few_dialogues_for_a_suggestion_say_how_many_are_needed():
 def test_dialogues_without_telling_words_are_a_plain_error(text):
     with pytest.raises(UserError, match="only 0 telling words"):
         suggest_lexicons([text] * 50)
+
+
+# The study of the estimators
+
+
+@pytest.fixture(scope="module")
+def study():
+    spec = importlib.util.spec_from_file_location(
+        "entropy_study", Path(__file__).parent.parent / "scripts/entropy_study.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@given(values=st.lists(st.integers(0, 5), min_size=2, max_size=12), cut=st.integers(1, 11))
+def test_auc_is_the_chance_that_a_real_value_is_above_a_fake_one(study, values, cut):
+    cut = min(cut, len(values) - 1)
+    real, fake = values[:cut], values[cut:]
+    pairs = [(r > f) + 0.5 * (r == f) for r in real for f in fake]
+    assert study.auc(real, fake) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_rank_correlation_sees_any_rising_curve_as_one(study):
+    assert study.spearman([1, 2, 3, 10], [1, 4, 9, 1000]) == pytest.approx(1.0)
+    assert study.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1.0)
+    assert study.ranks([5, 1, 5, 3]).tolist() == [3.5, 1.0, 3.5, 2.0]
+
+
+def test_the_study_writes_its_figures_and_fails_where_they_fall_short(study, tiny_model_folder, tmp_path, capsys):
+    file = tmp_path / "stream.jsonl"
+    texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 12)
+    messages = [[{"role": "user", "content": t}, {"role": "assistant", "content": t}] for t in texts]
+    file.write_text("".join(json.dumps({"messages": m}) + "\n" for m in messages), "utf-8")
+    out = tmp_path / "out.md"
+    status = study.main(["--model", str(tiny_model_folder), "--stream", str(file), "--out", str(out)])
+    report = out.read_text("utf-8")
+    assert capsys.readouterr().out == report + "\n"
+    assert status == (0 if "all reached." in report and "NOT" not in report else 1)
+    assert "| | spectral | spectral-whole | histogram |" in report
+    assert report.count("(required)") == 5
+    assert str(tmp_path) not in report
+    assert not any(word in report for word in ("potatis", "skuta", "veterinär"))

@@ -49,8 +49,8 @@ def spectral(states: np.ndarray) -> float:
     """p = shares of the eigenvalues of the centered token Gram matrix, in equal windows of at most 64 tokens.
 
     The entropy of each window is divided by log 64, whatever its length, so that a few words cannot score high; the
-    windows' mean is clipped to 0..1. Windows keep a long text from scoring for its length alone. 0 for fewer than two
-    tokens, and where the tokens do not differ.
+    windows' mean is clipped to 0..1. Windows keep a long text from scoring for its length alone; the price is that what
+    repeats after more than about 30 tokens looks varied. 0 for fewer than two tokens, and where they do not differ.
     """
     if len(states) < 2:
         return 0.0

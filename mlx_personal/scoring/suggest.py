@@ -20,6 +20,8 @@ from mlx_personal.errors import UserError
 
 MIN_TEXTS: Final = 3  # a word in fewer says nothing about a domain
 MAX_SHARE: Final = 0.3  # a word in more is a function word or the owner's tic
+MIN_DISTINCTIVENESS: Final = 0.8  # four times as frequent in the topic's dialogues as in the others
+CATCH_ALL: Final = 3.0  # a topic whose words are this many times as common as other topics' words is small talk
 TEXTS_A_DOMAIN: Final = 5  # fewer, and a topic is one conversation
 _MOST_TEXTS: Final = 5000
 _MOST_WORDS: Final = 5000
@@ -39,7 +41,8 @@ class Suggestion:
 def suggest_lexicons(texts: Sequence[str], *, domains: int = 8, words: int = 40, seed: int = 0) -> list[Suggestion]:
     """At most `domains` lexicons of at most `words` words that cover `texts`, the most talked about first.
 
-    No word is in two of them. More than 5000 texts are sampled, by `seed`. UserError if there is too little text.
+    No word is in two of them, and what all dialogues share makes none. More than 5000 texts are sampled, by `seed`.
+    UserError if there is too little text.
     """
     needed = TEXTS_A_DOMAIN * domains
     if len(texts) < needed:
@@ -54,17 +57,21 @@ def suggest_lexicons(texts: Sequence[str], *, domains: int = 8, words: int = 40,
             hint=f"import more, on different subjects, or ask for fewer than {domains} domains",
         )
     shares, topics = _factorize(weights, domains, seed)
-    # Rows of topics have unit norm, so that neither score depends on how the scale was split between the factors.
     strongest = np.where(weights.any(axis=1), shares.argmax(axis=1), -1)
     owner = topics.argmax(axis=0)
-    scores = topics * (topics / (topics.sum(axis=0) + _TINY))
-    found = []
+    spread = (weights > 0).mean(axis=0)
+    found, commonness = [], []
     for k in range(domains):
-        ranked = [i for i in np.argsort(-scores[k], kind="stable") if owner[i] == k and topics[k, i] > _TINY][:words]
-        if ranked:
-            best = [vocabulary[i] for i in ranked]
-            found.append(Suggestion("_".join(best[:2]), tuple(best), int((strongest == k).sum())))
-    return sorted(found, key=lambda s: (-s.dialogues, s.name))
+        distinctive = _distinctiveness(weights > 0, strongest == k)
+        scores = np.where((owner == k) & (distinctive >= MIN_DISTINCTIVENESS), topics[k] * distinctive, 0.0)
+        best = [i for i in np.argsort(-scores, kind="stable")[:words] if scores[i] > _TINY]
+        if best:
+            telling = tuple(vocabulary[i] for i in best)
+            found.append(Suggestion("_".join(telling[:2]), telling, int((strongest == k).sum())))
+            commonness.append(float(spread[best].mean()))
+    limit = CATCH_ALL * float(np.median(commonness)) if found else 0.0
+    kept = [s for s, common in zip(found, commonness, strict=True) if common <= limit]
+    return sorted(kept, key=lambda s: (-s.dialogues, s.name))
 
 
 def _may_name_a_domain(word: str) -> bool:
@@ -72,8 +79,18 @@ def _may_name_a_domain(word: str) -> bool:
     return not word.isdigit() and (len(word) > 1 or unicodedata.category(word) == "Lo")
 
 
+def _distinctiveness(stands: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """For each word 0..1: its frequency inside, over its frequencies inside and outside, counted in dialogues."""
+    within = stands[inside].mean(axis=0) if inside.any() else np.zeros(stands.shape[1])
+    without = stands[~inside].mean(axis=0) if not inside.all() else np.zeros(stands.shape[1])
+    return np.asarray(within / (within + without + _TINY))
+
+
 def _tfidf(counts: list[Counter[str]]) -> tuple[list[str], np.ndarray]:
-    """The telling words and their weights [texts, words], (1 + log tf) * log(N / df), rows of unit norm or zero."""
+    """The telling words and their weights [texts, words], (1 + log tf) * log(N / df)^2, rows of unit norm or zero.
+
+    The square keeps function words, which stand in a tenth of all texts, from making topics of their own.
+    """
     texts = Counter(word for count in counts for word in count)
     telling = [(df, word) for word, df in texts.items() if MIN_TEXTS <= df <= MAX_SHARE * len(counts)]
     telling = sorted(telling, key=lambda pair: (-pair[0], pair[1]))[:_MOST_WORDS]
@@ -82,7 +99,7 @@ def _tfidf(counts: list[Counter[str]]) -> tuple[list[str], np.ndarray]:
     for row, count in zip(weights, counts, strict=True):
         for word, times in count.items():
             if word in column:
-                row[column[word]] = (1 + math.log(times)) * math.log(len(counts) / texts[word])
+                row[column[word]] = (1 + math.log(times)) * math.log(len(counts) / texts[word]) ** 2
     norms = np.linalg.norm(weights, axis=1, keepdims=True)
     return list(column), weights / np.where(norms > 0, norms, 1.0)
 
