@@ -266,10 +266,11 @@ def test_words_in_too_few_or_too_many_dialogues_are_not_suggested():
 def test_small_talk_is_no_domain():
     rng = random.Random(1)
     small_talk = ["hej", "tack", "okej", "kanske", "jo", "nej", "fint", "visst", "bra", "då"]
-    texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 150) + [" ".join(rng.sample(small_talk, 6)) for _ in range(100)]
-    every = {word for s in suggest_lexicons(texts, domains=5) for word in s.words}
+    topics = SWEDISH | RUSSIAN | CHINESE
+    texts = stream(topics, FUNCTION_WORDS["sv"], 200) + [" ".join(rng.sample(small_talk, 6)) for _ in range(70)]
+    every = {word for s in suggest_lexicons(texts, domains=11) for word in s.words}
     assert not every & set(small_talk)
-    assert all(len(every & set(topic.split())) >= 10 for topic in SWEDISH.values())
+    assert sum(len(every & set(topic.split())) >= 8 for topic in topics.values()) >= 9
 
 
 def test_too_few_dialogues_for_a_suggestion_say_how_many_are_needed():
