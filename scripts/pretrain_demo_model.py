@@ -34,7 +34,6 @@ from demo_world.measure import measure
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 from write_demo_corpus import corpus
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
@@ -43,6 +42,16 @@ CHAT_TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "pad_token": "<|pad|>",
+    "bos_token": "<|bos|>",
+    "eos_token": "<|end|>",
+    "additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"],
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 1024,
+    "chat_template": CHAT_TEMPLATE,
+}
 VOCABULARY = 2048
 LONGEST = 320  # tokens a row; longer rows, about one in a thousand, are left out
 CONFIG = {
@@ -78,8 +87,8 @@ class Example:
     targets: list[int]
 
 
-def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `VOCABULARY` entries with the chat template."""
+def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
+    """A byte-level BPE tokenizer of `VOCABULARY` entries."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,24 +99,15 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        bos_token="<|bos|>",
-        eos_token="<|end|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
-    return wrapped
+    return tokenizer
 
 
-def encode(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast, last_only: bool) -> Example:
+def encode(row: dict[str, Any], tokenizer: Tokenizer, last_only: bool) -> Example:
     """The row's tokens as the chat template lays them out; `last_only` trains only the last answer."""
     tokens: list[int] = [BOS]
     targets: list[int] = []
     for index, message in enumerate(row["messages"]):
-        body = tokenizer.encode(message["content"], add_special_tokens=False)
+        body = tokenizer.encode(message["content"], add_special_tokens=False).ids
         tokens.append(SPECIAL_TOKENS.index(f"<|{message['role']}|>"))
         if message["role"] == "assistant" and (not last_only or index == len(row["messages"]) - 1):
             targets += range(len(tokens) - 1, len(tokens) + len(body))
@@ -218,9 +218,10 @@ def _write_weights(path: Path, weights: dict[str, mx.array], metadata: dict[str,
     temporary.replace(path)
 
 
-def save(model: Model, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """The folder that `mlx_lm.load` reads, weights in float16."""
-    tokenizer.save_pretrained(folder, save_jinja_files=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     weights = {key: value.astype(mx.float16) for key, value in tree_flatten(model.parameters())}
     _write_weights(folder / "model.safetensors", weights, {"format": "mlx"})
@@ -231,7 +232,7 @@ def is_rewrite(row: dict[str, Any]) -> bool:
     return bool(row["messages"][-2]["content"].startswith("Rewrite this "))
 
 
-def prepare(rows: int, seed: int) -> tuple[PreTrainedTokenizerFast, list[Example]]:
+def prepare(rows: int, seed: int) -> tuple[Tokenizer, list[Example]]:
     """The tokenizer and the tokenised training side of the corpus."""
     drawn = list(corpus(rows, seed))
     tokenizer = train_tokenizer(m["content"] for row in drawn[:30_000] for m in row["messages"])

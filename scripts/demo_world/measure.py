@@ -15,8 +15,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from demo_world.rows import draw_row, plain_dialogue, rewrite_dialogue_prompt, rewrite_prompt, scene_of
-from demo_world.scene import Scene, question
+from demo_world.domains import DOMAINS
+from demo_world.rows import draw_row, next_scene, plain_dialogue, rewrite_dialogue_prompt, rewrite_prompt, scene_of
+from demo_world.scene import Scene, answer, question, slots
 from mlx_personal.backend import LanguageModel, load_language_model
 from mlx_personal.dialogue import Dialogue, rouge1, words
 
@@ -41,6 +42,7 @@ def measure(folder: Path, prompts: int = 300) -> dict[str, float]:
     model = load_language_model(str(folder))
     known = question_rewrites(model, prompts, invented=0.0)
     invented = question_rewrites(model, prompts // 3, invented=1.0)
+    on_topic, repeating = plain_answers(model, prompts)
     return {
         "prompts": prompts,
         "perplexity": perplexity(model, rows=500),
@@ -50,9 +52,11 @@ def measure(folder: Path, prompts: int = 300) -> dict[str, float]:
         "rewrites_rouge1": known.rouge1,
         "rewrites_distinct_of_six": known.distinct_of_six,
         "invented_faithful": invented.faithful,
-        "later_turns_faithful": later_turn_rewrites(model, prompts // 3),
+        "later_turns_faithful": later_turn_rewrites(model, prompts // 3, same_topic=True),
+        "other_topic_faithful": later_turn_rewrites(model, prompts // 3, same_topic=False),
         "dialogues_faithful": dialogue_rewrites(model, prompts // 3),
-        "answers_on_topic": answers_on_topic(model, prompts),
+        "answers_on_topic": on_topic,
+        "answers_repeating": repeating,
     }
 
 
@@ -78,15 +82,20 @@ def question_rewrites(model: LanguageModel, count: int, invented: float) -> Rewr
     )
 
 
-def later_turn_rewrites(model: LanguageModel, count: int) -> float:
-    """Share of second questions of a dialogue whose rewrite parses and keeps the topic that it names."""
+def later_turn_rewrites(model: LanguageModel, count: int, same_topic: bool) -> float:
+    """Share of second questions of a dialogue whose rewrite parses and keeps the topic that it names.
+
+    `same_topic`: the question goes on about the first one's topic, as in the corpus; else it turns to another one.
+    """
     rng = Random(SEED)
     scenes, prompts = [], []
     for _ in range(count):
-        scene = scene_of(rng, held_out=True)
-        first = plain_dialogue(rng, held_out=True, turns=1)
-        prompts.append([_user(first[0]), {"role": "assistant", "content": first[1]},
-                        _user(rewrite_prompt(question(scene, rng, greet=0).text))])
+        first, scene = scene_of(rng, held_out=True), scene_of(rng, held_out=True)
+        if same_topic:
+            scene = next_scene(first, rng, held_out=True)
+        answered = {"role": "assistant", "content": answer(first, slots(first, rng), rng)}
+        asked = rewrite_prompt(question(scene, rng, greet=0).text)
+        prompts.append([_user(question(first, rng).text), answered, _user(asked)])
         scenes.append(scene)
     rewrites = [_inside(text) for text in _say(model, prompts, temperature=0.5)]
     return sum(_keeps(scene, new) for scene, new in zip(scenes, rewrites, strict=True)) / count
@@ -109,12 +118,16 @@ def dialogue_rewrites(model: LanguageModel, count: int) -> float:
     return good / count
 
 
-def answers_on_topic(model: LanguageModel, count: int) -> float:
-    """Share of plain answers to held-out questions, at temperature 0, that name the topic."""
+def plain_answers(model: LanguageModel, count: int) -> tuple[float, float]:
+    """Of plain answers to held-out questions, at temperature 0: the share that names the topic, and the share that
+    names the same step or thing twice."""
     rng = Random(SEED)
     scenes = [scene_of(rng, held_out=True, invented=0.0) for _ in range(count)]
     texts = _say(model, [[_user(question(scene, rng).text)] for scene in scenes], temperature=0.0)
-    return sum(_keeps(scene, text) for scene, text in zip(scenes, texts, strict=True)) / count
+    named = sum(_keeps(scene, text) for scene, text in zip(scenes, texts, strict=True))
+    phrases = {phrase for domain in DOMAINS for phrase in (*domain.steps, *domain.needs)}
+    twice = sum(any(text.lower().count(phrase) > 1 for phrase in phrases) for text in texts)
+    return named / count, twice / count
 
 
 def perplexity(model: LanguageModel, rows: int) -> float:

@@ -87,11 +87,12 @@ def _exchanges(rng: Random, held_out: bool, turns: int) -> list[tuple[str, str, 
         spoken = scene if rng.random() < 0.6 else replace(scene, detail=None)
         answered = answer(spoken, chosen, rng)
         made.append((asked.text, again.text, answered, answer(spoken, chosen, rng, avoid=answered)))
-        scene = _next_scene(scene, rng, held_out)
+        scene = next_scene(scene, rng, held_out)
     return made
 
 
-def _next_scene(scene: Scene, rng: Random, held_out: bool) -> Scene:
+def next_scene(scene: Scene, rng: Random, held_out: bool) -> Scene:
+    """What a later turn asks about the same topic."""
     options = [scene.with_intent(intent, rng) for intent in FOLLOW_UPS if intent is not scene.intent]
     same_side = [option for option in options if option.held_out == held_out]
     return replace(rng.choice(same_side or options), detail=scene.detail if rng.random() < 0.2 else None)
