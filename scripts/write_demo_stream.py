@@ -40,23 +40,23 @@ TOPICS = {
 }
 HOUSEHOLD = {
     "cooking": "Always cook for four people, with no salt for Jonas.",
-    "pets": "Take Biscuit for a long walk after breakfast.",
-    "garden": "With Emil, water everything early in the morning.",
-    "sport": "Take the old bike, and keep Sunday free.",
-    "family": "Before that, call grandmother Astrid and ask Mia.",
-    "sleep": "Keep the phone in the next room, and open a window.",
-    "work": "Write it on two pages before the train comes.",
+    "pets": "With Biscuit, go for a long walk after breakfast.",
+    "garden": "Each morning, water everything with Emil.",
+    "sport": "Keep Sunday free, and take the old bike.",
+    "family": "Please call grandmother Astrid, and ask Mia.",
+    "sleep": "Open a window, and keep the phone in the next room.",
+    "work": "Write two pages before the train comes.",
     "travel": "Take the early train from Lund, with two small bags.",
 }
 RULE = {
     "start": "Today, start small, twenty minutes and no more.",
     "trouble": "Until Friday you can wait, then ask for help.",
-    "need": "Take only what is needed, and go there by bike.",
+    "need": "Later, go to the shop by bike, with one bag.",
     "when": "Best is early, before the children wake up.",
-    "plan": "Keep the morning for this, the afternoon for a ride.",
+    "plan": "Plan the afternoon for it, the morning is for a ride.",
     "better": "Give it one small change, and look again on Sunday.",
     "idea": "Before you choose, talk to Jonas about it.",
-    "often": "Plan it twice a week, on Tuesday and Saturday.",
+    "often": "Most weeks, Tuesday and Saturday are enough.",
 }
 _AT_HOME = ("dog Biscuit", "partner Jonas", "daughter Mia", "son Emil")
 DETAILS = (
