@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ class ChatConfig:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_tokens < 1:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0) or self.max_tokens < 1:
             raise ValueError("temperature must be at least 0, max_tokens at least 1")
 
 
@@ -42,7 +44,8 @@ class Conversation:
         asked = Message("user", question)
         prompt, room = self._prompt(asked)
         pieces: list[str] = []
-        for piece in self._lm.stream(prompt, max_tokens=room, temperature=self._config.temperature):
+        seed = secrets.randbits(31)  # asked twice, a question may get two answers
+        for piece in self._lm.stream(prompt, max_tokens=room, temperature=self._config.temperature, seed=seed):
             pieces.append(piece)
             yield piece
         answer = strip_thoughts("".join(pieces)).strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import mlx.nn as nn
 import mlx_lm
 import numpy as np
 from huggingface_hub import errors as hub_errors
+from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+from mlx_lm.utils import _download, hf_repo_to_path
 
 from mlx_personal.backend import generation
 from mlx_personal.backend.chat_format import ChatFormat
@@ -27,6 +30,9 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 
 DEMO_MODEL = "demo"
+
+# It warns of texts beyond the model's context; here they are cut before the model sees them.
+logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 
@@ -44,6 +50,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.path = path
         self.format = ChatFormat(tokenizer)
+        self._body = _body_of(model)
         self.model.eval()
         self._base_layers: Any = None
 
@@ -80,7 +87,7 @@ class LanguageModel:
         batch = np.zeros((len(full), longest), np.int32)
         for i, row in enumerate(full):
             batch[i, : len(row)] = row
-        states = np.array(self._body()(mx.array(batch)).astype(mx.float32))
+        states = np.array(self._body(mx.array(batch)).astype(mx.float32))
         return [states[i, len(start) : len(row)] for i, row in enumerate(full)]
 
     def generate(
@@ -107,18 +114,26 @@ class LanguageModel:
         return generation.stream(self.model, self.tokenizer, fitting, max_tokens, temperature, seed)
 
     def attach_adapter(self, folder: Path) -> None:
-        """Answers with the LoRA adapter in `folder` (mlx-lm's format) from now on; UserError if it does not fit."""
+        """Answers with the LoRA adapter in `folder` (mlx-lm's format) from now on.
+
+        UserError if it does not fit the model, or is damaged.
+        """
         self.detach_adapter()
         self._base_layers = self.model.leaf_modules()
         try:
             load_adapters(self.model, str(folder))
+            _check_complete(self.model, folder)
             self.model.eval()
+        except UserError:
+            self.detach_adapter()
+            raise
         except OSError as error:
             self.detach_adapter()
             raise from_os_error(error, folder) from error
         except Exception as error:  # a broken config or tensors raise whatever mlx-lm and safetensors happen to raise
             self.detach_adapter()
-            raise UserError("this adapter does not fit the model", folder, "train one for this model") from error
+            reason = "this adapter is damaged or made for another model"
+            raise UserError(reason, folder, "choose another adapter, or train a new one") from error
 
     def attach_new_adapter(self, num_layers: int, lora_parameters: dict[str, float], seed: int) -> None:
         """Puts a LoRA adapter that changes nothing yet on the last `num_layers` blocks (-1: all), ready to be trained.
@@ -144,9 +159,22 @@ class LanguageModel:
         """The prompt's end, so that the answer fits behind it; at least half of the context stays the prompt's."""
         return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]
 
-    def _body(self) -> nn.Module:
-        """The part below the vocabulary projection, whose output is the last hidden layer."""
-        return getattr(self.model, "language_model", self.model).model
+
+def _body_of(model: nn.Module) -> nn.Module:
+    """The part below the vocabulary projection, whose output is the last hidden layer; families name it differently."""
+    inner = getattr(model, "language_model", model)
+    for name in ("model", "transformer", "backbone"):
+        if isinstance(getattr(inner, name, None), nn.Module):
+            return getattr(inner, name)
+    raise UserError(f"models of the kind {type(model).__module__.rpartition('.')[2]} are not supported")
+
+
+def _check_complete(model: nn.Module, folder: Path) -> None:
+    """mlx-lm checks the tensors that are there; those that are missing would keep their random first values."""
+    stored = mx.load(str(folder / "adapters.safetensors"))
+    wanted = {k for k, _ in tree_flatten(model.parameters()) if k.rpartition(".")[2] in ("lora_a", "lora_b")}
+    if wanted - set(stored) or not all(mx.isfinite(tensor).all().item() for tensor in stored.values()):
+        raise UserError("this adapter is damaged or incomplete", folder, "choose another adapter, or train a new one")
 
 
 def load_language_model(name_or_path: str | Path, adapter_path: Path | None = None) -> LanguageModel:
@@ -168,11 +196,19 @@ def load_language_model(name_or_path: str | Path, adapter_path: Path | None = No
     return loaded
 
 
+def canonical_name(name_or_path: str | Path) -> str:
+    """A model's name as a profile keeps it: a folder's is absolute, so that it holds from any other folder."""
+    if str(name_or_path) != DEMO_MODEL and Path(name_or_path).expanduser().exists():
+        return str(Path(name_or_path).expanduser().resolve())
+    return str(name_or_path)
+
+
 def resolve(name_or_path: str | Path) -> Path:
     """The folder of a model; downloads a hub repository that is not in the cache yet."""
-    path = Path(__file__).parent.parent / "demo" / "model" if name_or_path == DEMO_MODEL else Path(name_or_path)
+    name = canonical_name(name_or_path)
+    path = Path(__file__).parent.parent / "demo" / "model" if name == DEMO_MODEL else Path(name)
     if not path.exists():
-        path = _fetch(str(name_or_path))
+        path = _fetch(name)
     if not path.is_dir():
         raise UserError("is not a model folder", path, "name a folder with config.json and .safetensors files")
     if not (path / "config.json").exists() or not any(path.glob("*.safetensors")):
@@ -186,11 +222,16 @@ def _fetch(repo: str) -> Path:
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise UserError("no such model folder", repo, "name a folder, a hub repository like owner/name, or `demo`")
     try:
-        return mlx_lm.utils._download(repo)
+        # What was downloaded once is used as it is: no network, and no new revision under an adapter's feet.
+        return hf_repo_to_path(repo)
+    except (OSError, hub_errors.HfHubHTTPError, ValueError):
+        pass
+    try:
+        return _download(repo)
     except hub_errors.RepositoryNotFoundError as error:
         raise UserError("no such repository on the hub", repo, "check its name, or log in if it is gated") from error
     except OSError as error:
-        if getattr(error, "errno", None):
+        if error.errno:
             raise from_os_error(error, repo) from error
         raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error
     except Exception as error:  # the hub's client raises its HTTP library's own errors when there is no network
