@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.dialogue import rouge1, rougeL
+from mlx_personal.dialogue import likeness, rouge1, rougeL
 from mlx_personal.evaluation import (
     EvaluationConfig,
     answers,
-    assign_group,
     bootstrap_interval,
     compare,
     is_held_out,
@@ -118,19 +117,26 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_the_interval_is_seeded() -> None:
     values = [0.1, 0.5, 0.2, 0.9]
     assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
+    many = np.random.default_rng(0).random(50).tolist()
+    assert bootstrap_interval(many, seed=1) != bootstrap_interval(many, seed=2)
     assert bootstrap_interval([0.3] * 7) == pytest.approx((0.3, 0.3))
 
 
 # The split
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.3])
+@pytest.mark.parametrize(
+    ("share", "held_out", "block"),
+    [(0.1, 1, 10), (0.2, 1, 5), (0.5, 1, 2), (0.3, 3, 10), (0.4, 2, 5), (0.05, 1, 20), (0.15, 3, 20), (0.33, 1, 3)],
+)
 @pytest.mark.parametrize("seed", [0, 1, 17])
-def test_each_block_of_groups_has_exactly_one_held_out(seed: int, share: float) -> None:
-    block = round(1 / share)
-    sides = np.array([is_held_out(group, seed, share) for group in range(40 * block)]).reshape(40, block)
-    assert (sides.sum(axis=1) == 1).all()
-    assert len({int(row.argmax()) for row in sides}) == block  # every place of a block is drawn sometimes
+def test_every_block_of_groups_has_exactly_the_share_held_out(
+    seed: int, share: float, held_out: int, block: int
+) -> None:
+    sides = np.array([is_held_out(group, seed, share) for group in range(400 * block)]).reshape(400, block)
+    assert (sides.sum(axis=1) == held_out).all()
+    assert sides.any(axis=0).all()  # every place of a block is drawn sometimes
+    assert not sides.all(axis=0).any()
 
 
 def test_the_split_depends_on_the_seed() -> None:
@@ -138,38 +144,111 @@ def test_the_split_depends_on_the_seed() -> None:
     assert len(splits) == 5
 
 
-def test_near_duplicates_share_a_group_whatever_comes_between() -> None:
-    assert assign_group([], "What shall I cook tonight?") == 0
-    placed = [("What shall I cook tonight?", 0), ("How do I plant tomatoes in my garden?", 1)]
-    assert assign_group(placed, "what shall I cook tonight") == 0
-    assert assign_group(placed, "What shall I cook tonight, dear?") == 0
-    assert assign_group(placed, "What shall we eat tonight?") == 2
-    assert assign_group(placed, "How do I plant roses in my garden?") == 1
-    assert assign_group([*placed, ("?!", 2)], "?!") == 2
-    assert assign_group(placed, "!!!") == 2
+def conversation(*questions: str) -> Dialogue:
+    turns = [({"role": "user", "content": q}, {"role": "assistant", "content": "Yes."}) for q in questions]
+    return Dialogue.from_messages(itertools.chain.from_iterable(turns))
+
+
+COOK, PLANT = "What shall I cook tonight?", "How do I plant tomatoes in my garden?"
+
+
+def group_of(dialogue: Dialogue, *earlier: Dialogue) -> int:
+    placed = [(other, group, False) for group, other in enumerate(earlier)]
+    return place(dialogue, placed, EvaluationConfig())[0]
+
+
+@pytest.mark.parametrize(
+    ("questions", "group"),
+    [
+        ([COOK], 0),
+        (["what shall I cook tonight"], 0),
+        (["What shall I cook tonight, dear?"], 0),
+        (["What shall we eat tonight?"], 2),
+        (["How do I plant roses in my garden?"], 1),
+        ([COOK, "And how long does the soup of leeks take?", "Thank you, I shall try that."], 0),
+        (["Hello there, my good old friend!", "HOW do I plant tomatoes in my garden"], 1),
+        (["Hello there!", "And how deep?"], 2),
+        (["!!!"], 2),
+    ],
+)
+def test_a_question_meets_its_near_duplicates_wherever_it_is_asked(questions: list[str], group: int) -> None:
+    assert group_of(conversation(*questions), conversation(COOK), conversation(PLANT)) == group
+
+
+def test_a_short_turn_counts_only_together_with_the_others() -> None:
+    assert group_of(conversation(PLANT, "ok thanks"), conversation(COOK, "ok thanks")) == 1
+    assert group_of(conversation("ok thanks"), conversation("OK, thanks!")) == 0
+    assert group_of(conversation("why is that?", "how deep?"), conversation("why is that?", "and how deep?")) == 0
+    assert group_of(conversation("?!"), conversation("?!")) == 0
 
 
 def test_the_nearest_of_two_groups_is_joined() -> None:
-    placed = [("a b c d e f g h i x", 0), ("a b c d e f g h i j", 1)]
-    assert assign_group(placed, "a b c d e f g h i j k") == 1
+    assert (
+        group_of(
+            conversation("a b c d e f g h i j k"), *map(conversation, ("a b c d e f g h i x", "a b c d e f g h i j"))
+        )
+        == 1
+    )
+
+
+def test_a_dialogue_between_both_sides_joins_the_held_out_one() -> None:
+    both = conversation(COOK, PLANT)
+    for sides in ((True, False), (False, True)):
+        placed = [(conversation(COOK), 0, sides[0]), (conversation(PLANT), 1, sides[1])]
+        assert place(both, placed, EvaluationConfig()) == (sides.index(True), True)
+    near, nearer = conversation("a b c d e f g h i x"), conversation("a b c d e f g h i j")
+    assert place(nearer, [(near, 4, True), (nearer, 7, False)], EvaluationConfig()) == (4, True)
+
+
+@pytest.mark.parametrize("side", [True, False])
+def test_a_known_group_keeps_its_side_when_share_and_seed_are_edited(side: bool) -> None:
+    placed = [(conversation(COOK), 5, side)]
+    drawn = {
+        place(conversation(COOK), placed, EvaluationConfig(share, seed=s)) for share in (0.1, 0.5) for s in range(20)
+    }
+    assert drawn == {(5, side)}
+    fresh = {place(conversation(PLANT), placed, EvaluationConfig(0.5, seed=s)) for s in range(20)}
+    assert fresh == {(6, True), (6, False)}
 
 
 def test_near_duplicates_are_never_on_both_sides() -> None:
     config = EvaluationConfig(share=0.2)
-    placed: list[tuple[Dialogue, int]] = []
-    sides: dict[int, set[bool]] = {}
+    placed: list[tuple[Dialogue, int, bool]] = []
+    sides: dict[str, set[bool]] = {}
     for number in range(60):
         topic = " ".join(f"w{number % 30}x{i}" for i in range(8))
-        dialogue = Dialogue.of(f"{topic} extra{number}", f"answer {number}")
+        dialogue = conversation(
+            f"{topic} extra{number}", *([f"tell{number} me more{number} please"] if number > 30 else [])
+        )
         group, held_out = place(dialogue, placed, config)
-        placed.append((dialogue, group))
-        sides.setdefault(group, set()).add(held_out)
-    assert len(sides) == 30
+        placed.append((dialogue, group, held_out))
+        sides.setdefault(topic, set()).add(held_out)
+    assert len({group for _, group, _ in placed}) == 30
     assert all(len(side) == 1 for side in sides.values())
     assert sum(next(iter(side)) for side in sides.values()) == 6
 
 
-@pytest.mark.parametrize("settings", [{"share": 0.0}, {"share": 0.6}, {"max_tokens": 0}, {"seed": -1}])
-def test_a_setting_that_makes_no_sense_is_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match="it must"):
-        EvaluationConfig(**settings)
+def test_likeness_is_rouge_1() -> None:
+    for a, b in [
+        (COOK, "What shall we eat tonight, and shall I cook?"),
+        (PLANT, "How do I plant, and how do I water?"),
+    ]:
+        assert likeness(conversation(a), conversation(b)) == pytest.approx(rouge1(a, b))
+        assert 0 < rouge1(a, b) < 1
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("share", [0.0, 0.04, 0.6, NAN, -0.1]),
+        ("max_tokens", [0, 10**6, NAN]),
+        ("seed", [-1, 2**63, 1e26, NAN]),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is {value}; it must lie in".replace("+", r"\+")):
+            EvaluationConfig(**{name: value})

@@ -2,7 +2,7 @@
 
 from mlx_personal.evaluation.config import EvaluationConfig
 from mlx_personal.evaluation.evaluate import Evaluation, Gain, Sample, answers, bootstrap_interval, compare
-from mlx_personal.evaluation.holdout import assign_group, is_held_out, place
+from mlx_personal.evaluation.holdout import is_held_out, place
 
 __all__ = [
     "Evaluation",
@@ -10,7 +10,6 @@ __all__ = [
     "Gain",
     "Sample",
     "answers",
-    "assign_group",
     "bootstrap_interval",
     "compare",
     "is_held_out",
