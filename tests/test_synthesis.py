@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from mlx_personal.dialogue import rouge1
 from mlx_personal.synthesis import (
     REWRITE_DIALOGUE,
     REWRITE_QUESTION,
+    Candidate,
     SynthesisConfig,
     parse_dialogue,
     parse_question,
@@ -60,9 +62,11 @@ class Scripted:
         return self.answers
 
 
-def rewrite(answers: Sequence[str], dialogues: Sequence[Dialogue], **settings):
+def rewrite(
+    answers: Sequence[str], dialogues: Sequence[Dialogue], forbidden: Sequence[Dialogue] = (), **settings: Any
+) -> tuple[list[Candidate], Scripted]:
     model = Scripted(answers)
-    return synthesize(model, dialogues, SynthesisConfig(**settings)), model
+    return synthesize(model, dialogues, SynthesisConfig(**settings), forbidden=forbidden), model
 
 
 # Parsing
@@ -139,7 +143,7 @@ def test_braces_in_a_question_are_text() -> None:
 
 
 def test_everything_is_one_batch_with_a_limit_for_each_prompt() -> None:
-    long = Dialogue.of("word " * 300, "Yes.")
+    long = Dialogue.of("word " * 90, "Yes.")
     _, model = rewrite(["[a]"] * 12, [SOUP, TWO_TURNS, long], k=3, temperature=0.7, seed=5, max_tokens=100)
     assert (model.calls, model.temperature, model.seed) == (1, 0.7, 5)
     assert model.limits == [2 * 5 + 16] * 3 + [2 * 5 + 16] * 3 + [2 * 3 + 16] * 3 + [100] * 3
@@ -208,22 +212,49 @@ def test_both_sides_are_rewritten_in_mode_both() -> None:
     assert model.asked[0] == [{"role": "user", "content": REWRITE_DIALOGUE.format(dialogue=text)}]
 
 
+@pytest.mark.parametrize("mode", ["question", "both"])
+def test_a_text_over_the_limit_is_not_sent_and_its_candidates_say_so(mode: str) -> None:
+    fits, long = Dialogue.of("word " * 10, "Yes."), Dialogue.of("word " * 11, "Yes.")
+    long_later = Dialogue.from_messages([*SOUP.to_messages(), *long.to_messages()])
+    made, model = rewrite(
+        ["x"] * 2, [long, fits, long_later], k=2, mode=mode, max_tokens=10 if mode == "question" else 13
+    )
+    assert [(c.source, c.reason) for c in made] == [(0, "too long")] * 2 + [(1, "unparsable")] * 2 + [
+        (2, "too long")
+    ] * 2
+    assert {(c.dialogue, c.raw, c.rouge1) for c in made if c.source != 1} == {(None, "", None)}
+    assert len(model.asked) == 1
+
+
+def test_a_rewrite_that_asks_what_is_held_out_is_dropped() -> None:
+    held_out = Dialogue.of("What should I cook this evening?", "Pasta.")
+    answers = ["[what should I cook this evening, dear?]", "[What might I cook this night?]"]
+    made, _ = rewrite(answers, [SOUP], [TWO_TURNS, held_out], k=2, band=(0, 1))
+    assert [c.reason for c in made] == ["held out", "kept"]
+    assert made[0].dialogue is not None
+    assert [c.reason for c in rewrite(answers, [SOUP], k=2, band=(0, 1))[0]] == ["kept", "kept"]
+    opening = Dialogue.from_messages([*held_out.to_messages(), *Dialogue.of("And tomorrow?", "Rice.").to_messages()])
+    assert rewrite(answers, [SOUP], [opening], k=2)[0][0].reason == "held out"
+
+
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("name", "values"),
     [
-        ({"k": 0}, "k is 0"),
-        ({"temperature": -1}, "temperature is -1"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"mode": "answer"}, "mode is 'answer'"),
-        ({"band": (0.9, 0.2)}, "band is 0.9..0.2"),
-        ({"band": (0.2, 1.1)}, "band is 0.2..1.1"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
-        ({"seed": -1}, "seed is -1"),
+        ("k", [0, 101, NAN]),
+        ("temperature", [-1, NAN, 5.1]),
+        ("mode", ["answer"]),
+        ("band", [(0.9, 0.2), (0.2, 1.1), (-0.1, 1), (NAN, 0.9), (0.3, NAN)]),
+        ("max_tokens", [0, 10**6, NAN]),
+        ("seed", [-1, 2**63, 1e26, NAN]),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused(settings: dict, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        SynthesisConfig(**settings)
+def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is .*; it must"):
+            SynthesisConfig(**{name: value})
 
 
 # With a model
@@ -232,7 +263,7 @@ def test_a_setting_that_makes_no_sense_is_refused(settings: dict, reason: str) -
 def test_a_model_writes_the_same_candidates_for_the_same_seed(tiny_model: LanguageModel) -> None:
     done: list[tuple[int, int]] = []
     runs = [
-        synthesize(tiny_model, [SOUP, TWO_TURNS], SynthesisConfig(k=2, max_tokens=8, seed=seed), on_done)
+        synthesize(tiny_model, [SOUP, TWO_TURNS], SynthesisConfig(k=2, max_tokens=40, seed=seed), on_done)
         for seed, on_done in ((0, lambda n, total: done.append((n, total))), (0, None), (1, None))
     ]
     assert runs[0] == runs[1]

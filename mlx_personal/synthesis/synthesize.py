@@ -1,7 +1,8 @@
-"""Synthetic dialogues: all rewrites of all dialogues in one batch of generation, then the three checks.
+"""Synthetic dialogues: all rewrites of all dialogues in one batch of generation, then the four checks.
 
-A rewrite is kept if it parses, if its ROUGE-1 against the original lies inside a band (paper 1, 3.3; the paper has the
-lower bound only, the upper one drops what would teach nothing new), and if it is no duplicate.
+A rewrite is kept if it parses, if it asks nothing that is set aside for evaluation, if it is no duplicate, and if its
+ROUGE-1 against the original lies inside a band (paper 1, 3.3; the paper has the lower bound only, the upper one drops
+what would teach nothing new).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlx_personal.backend import LanguageModel
-from mlx_personal.dialogue import Dialogue, rouge1, words
+from mlx_personal.dialogue import Dialogue, near_duplicates, rouge1, words
 from mlx_personal.synthesis.rewriting import (
     REWRITE_DIALOGUE,
     REWRITE_QUESTION,
@@ -22,7 +23,7 @@ from mlx_personal.synthesis.rewriting import (
 )
 
 Mode = Literal["question", "both"]
-Reason = Literal["kept", "unparsable", "too far", "too near", "duplicate"]
+Reason = Literal["kept", "too long", "unparsable", "held out", "duplicate", "too far", "too near"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class SynthesisConfig:
         temperature: of the sampling; 0 would give k equal rewrites.
         mode: `question` rewrites the user's turns and keeps the answers; `both` rewrites all turns.
         band: the lowest and highest ROUGE-1 (0..1) of a kept rewrite against its original, both inclusive.
-        max_tokens: the longest answer; a rewrite of a short text is also stopped at twice that text's length.
+        max_tokens: the longest answer; a rewrite of a short text is also stopped at twice that text's length. A text
+            that is longer itself is not rewritten: its rewrite would be cut off.
         seed: of the sampling.
     """
 
@@ -48,18 +50,17 @@ class SynthesisConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; at least 1 rewrite is needed")
+        for name, most in (("k", 100), ("max_tokens", 100_000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 1..{most:,}")
         if not 0 <= self.temperature <= 5:
             raise ValueError(f"the temperature is {self.temperature}; it must lie in 0..5")
         if self.mode not in ("question", "both"):
             raise ValueError(f"the mode is {self.mode!r}; it must be question or both")
         if not 0 <= self.band[0] < self.band[1] <= 1:
             raise ValueError(f"the band is {self.band[0]}..{self.band[1]}; it must rise and lie in 0..1")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be positive")
-        if self.seed < 0:
-            raise ValueError(f"the seed is {self.seed}; it must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"the seed is {self.seed}; it must lie in 0..2^63, the end left out")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Candidate:
 
     Args:
         source: index of its original among the dialogues given.
-        dialogue: the new dialogue; None where the answer could not be parsed.
-        raw: the model's answers as they came, a line each: one for every user turn, or one for the whole dialogue.
+        dialogue: the new dialogue; None where the answer could not be parsed or nothing was asked.
+        raw: the model's answers as they came, a line each: one for every user turn, or one for the whole dialogue. ""
+            where the original is too long to be rewritten.
         rouge1: overlap of the rewritten turns with the original's, 0..1; None where there is no dialogue.
         reason: why it was kept or dropped.
     """
@@ -91,52 +93,66 @@ def synthesize(
     dialogues: Sequence[Dialogue],
     config: SynthesisConfig | None = None,
     on_done: Callable[[int, int], None] | None = None,
+    forbidden: Sequence[Dialogue] = (),
 ) -> list[Candidate]:
     """`config.k` candidates for each dialogue, in the dialogues' order; the dropped ones are among them.
 
+    A rewrite that is a near-duplicate of a `forbidden` dialogue, one set aside for evaluation, is dropped.
     `on_done(done, total)` is called each time an answer is finished. The same arguments give the same candidates.
     ValueError for a dialogue whose assistant says nothing but thoughts.
     """
     config = config or SynthesisConfig()
     originals = [dialogue.without_thoughts() for dialogue in dialogues]
-    tasks = [_tasks(original, config.mode) for original in originals]
+    tasks = [_tasks(lm, original, config) for original in originals]
     prompts: list[list[int]] = []
     limits: list[int] = []
-    for messages, text in itertools.chain.from_iterable(tasks):
+    for messages, length in itertools.chain.from_iterable(tasks):
         prompts += [lm.prompt_tokens(messages)] * config.k
-        limits += [min(config.max_tokens, 2 * len(lm.text_tokens(text)) + 16)] * config.k
+        limits += [min(config.max_tokens, 2 * length + 16)] * config.k
     generated = lm.generate(
         prompts, max_tokens=limits, temperature=config.temperature, seed=config.seed, on_done=on_done
     )
     answers = iter(generated)
     seen = {_words_of(original) for original in originals}
-    candidates = []
+    candidates: list[Candidate] = []
     for source, original in enumerate(originals):
+        if not tasks[source]:
+            candidates += [Candidate(source, None, "", None, "too long")] * config.k
+            continue
         # The generations came task by task, k of each; candidate i is made of the i-th of every task.
         by_task = [list(itertools.islice(answers, config.k)) for _ in tasks[source]]
         for rewrites in zip(*by_task, strict=True):
-            candidate = _judged(source, original, rewrites, config, seen)
+            candidate = _judged(source, original, rewrites, config, seen, forbidden)
             if candidate.kept and candidate.dialogue is not None:
                 seen.add(_words_of(candidate.dialogue))
             candidates.append(candidate)
     return candidates
 
 
-def _tasks(original: Dialogue, mode: Mode) -> list[tuple[list[dict[str, str]], str]]:
-    """(the chat that asks for a rewrite, the text to be rewritten) for every answer a candidate is made of."""
-    if mode == "both":
+def _tasks(lm: LanguageModel, original: Dialogue, config: SynthesisConfig) -> list[tuple[list[dict[str, str]], int]]:
+    """(the chat that asks for a rewrite, the tokens of what is rewritten) for every answer a candidate is made of.
+
+    None at all if one of the texts is too long.
+    """
+    asked: list[tuple[list[dict[str, str]], str, str]] = []
+    if config.mode == "both":
         text = render_dialogue(original)
-        return [([{"role": "user", "content": REWRITE_DIALOGUE.format(dialogue=text)}], text)]
-    tasks = []
-    for context, _ in original.exchanges():
-        question = context[-1]["content"]
-        asked = {"role": "user", "content": REWRITE_QUESTION.format(question=question)}
-        tasks.append(([*context[:-1], asked], question))
-    return tasks
+        asked.append(([], REWRITE_DIALOGUE.format(dialogue=text), text))
+    else:
+        for context, _ in original.exchanges():
+            question = context[-1]["content"]
+            asked.append((context[:-1], REWRITE_QUESTION.format(question=question), question))
+    tasks = [([*before, {"role": "user", "content": ask}], len(lm.text_tokens(text))) for before, ask, text in asked]
+    return tasks if all(length <= config.max_tokens for _, length in tasks) else []
 
 
 def _judged(
-    source: int, original: Dialogue, rewrites: tuple[str, ...], config: SynthesisConfig, seen: set[tuple[str, ...]]
+    source: int,
+    original: Dialogue,
+    rewrites: tuple[str, ...],
+    config: SynthesisConfig,
+    seen: set[tuple[str, ...]],
+    forbidden: Sequence[Dialogue],
 ) -> Candidate:
     raw = "\n".join(rewrites)
     try:
@@ -149,7 +165,9 @@ def _judged(
     except ValueError:
         return Candidate(source, None, raw, None, "unparsable")
     reason: Reason = "kept"
-    if _words_of(dialogue) in seen:
+    if any(near_duplicates(dialogue, other) for other in forbidden):
+        reason = "held out"
+    elif _words_of(dialogue) in seen:
         reason = "duplicate"
     elif overlap < config.band[0]:
         reason = "too far"
