@@ -12,12 +12,23 @@ import sqlite3
 DISK_HINT = "free some space and run the same command again; nothing stored was lost"
 
 
+def encodable(text: object) -> str:
+    """`text`, mostly a path, as any UTF-8 file or terminal takes it: a name's bytes that are not UTF-8 are escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def quoted(text: str) -> str:
+    """A value from outside as an error may quote it: on one line, encodable, at most 40 characters long."""
+    quotation = repr(text[:40])
+    return quotation if len(text) <= 40 and len(quotation) <= 40 else f"{quotation[:37]}..."
+
+
 class UserError(Exception):
     """A failure the user can act on: what happened, where, and what to do about it."""
 
     def __init__(self, what: str, where: object = None, hint: str | None = None):
         self.what = what
-        self.where = None if where is None else str(where)
+        self.where = None if where is None else encodable(where)
         self.hint = hint
         super().__init__(self.line())
 
@@ -37,6 +48,8 @@ def from_os_error(error: OSError, where: object = None) -> UserError:
         return UserError(
             "cannot write or read here", where, "check its permissions, or set MLX_PERSONAL_HOME elsewhere"
         )
+    if error.errno == errno.ENOENT:
+        return UserError("no such file or folder", where, "check the name")
     return UserError((error.strerror or str(error)).lower(), where)
 
 

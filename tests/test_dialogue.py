@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import string
 import unicodedata
@@ -15,6 +16,7 @@ from rouge_score import rouge_scorer, tokenizers
 
 from mlx_personal import Dialogue, Message, UserError
 from mlx_personal.dialogue import BadLine, read_dialogues, rouge1, rougeL, strip_thoughts, words
+from mlx_personal.dialogue.readers import read_json_lines
 from mlx_personal.dialogue.types import MAX_MESSAGE_CHARS
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": "x"} for role in ("user", "assistant", "system"))
@@ -100,6 +102,11 @@ def test_a_dialogue_loses_the_thoughts_of_its_assistant_only() -> None:
         Dialogue.of("a", "<think>only</think>").without_thoughts()
 
 
+def test_what_the_owner_writes_in_thought_tags_is_text() -> None:
+    dialogue = Dialogue.of("Mend <think>this</think> HTML", "<think>a tag</think>Done.")
+    assert dialogue.text == "Mend <think>this</think> HTML\nDone."
+
+
 # Validity
 
 
@@ -116,6 +123,9 @@ def test_a_dialogue_loses_the_thoughts_of_its_assistant_only() -> None:
         ([SYSTEM, SYSTEM, USER, ASSISTANT], "turn 1 is system"),
         ([USER, ASSISTANT, USER], "the last question has no answer"),
         ([USER, {"role": "tool", "content": "x"}], "'tool' is none of"),
+        ([{"role": "a\nb\u2028", "content": 3}], r"the role 'a\\nb\\u2028' is none of"),
+        ([{"role": "\ud800", "content": "x"}], r"'\\ud800' is none of"),
+        ([{"role": "r" * 3000, "content": []}], r"the role 'r{36}\.\.\. is none of"),
         ([USER, {"role": "assistant", "content": " \n"}], "an empty assistant message"),
         ([USER, {"role": "assistant"}], "content is not text"),
         ([USER, {"content": "x"}], "without a role"),
@@ -129,7 +139,8 @@ def test_a_dialogue_loses_the_thoughts_of_its_assistant_only() -> None:
 def test_what_is_no_dialogue_is_refused_in_one_line(messages: list, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as raised:
         Dialogue.from_messages(messages)
-    assert "\n" not in str(raised.value)
+    assert len(str(raised.value).encode().splitlines()) == 1
+    assert len(str(raised.value)) < 120
 
 
 def test_the_parts_of_a_dialogue() -> None:
@@ -166,7 +177,7 @@ GOOD = json.dumps({"messages": [USER, ASSISTANT]}).encode()
     [
         (b'{"messages": [', "not JSON"),
         (b"hello", "not JSON"),
-        (b"[" * 100_000, "not a dialogue|not JSON"),
+        (b"[" * 100_000, "nested too deeply|not JSON"),
         (b'{"messages": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}", "nested too deeply|not an object"),
         (b'{"a": 1}', 'no "messages"'),
         (b'{"messages": "hi"}', "not a list"),
@@ -180,6 +191,8 @@ GOOD = json.dumps({"messages": [USER, ASSISTANT]}).encode()
         (b'[{"role": "user", "content": "a\x00b"}]', "not JSON"),
         (b'[{"role": "user", "content": "caf\xe9"}]', r"not UTF-8 text \(byte 34\)"),
         (GOOD.decode().encode("utf-16"), "not UTF-8"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b'[{"role": "user\\nx", "content": "a"}]', "none of"),
         (b'{"prompt": "a", "completion": 3}', 'no "messages"'),
         (b'[{"role": "user", "content": 1e999}]', "not text"),
     ],
@@ -215,6 +228,30 @@ def test_an_endless_line_is_not_read_into_memory(tmp_path: Path, monkeypatch: py
     bad, good = read_dialogues(file)
     assert bad == BadLine(f"{file}:1", "a line of over 1 MB")
     assert good == Dialogue.of("x", "x")
+
+
+def test_lines_end_where_json_lines_end(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes('"a\u2028b\u0085c"\r\n\n{\n'.encode())
+    assert list(read_json_lines(file)) == [
+        (f"{file}:1", "a\u2028b\u0085c"),
+        BadLine(f"{file}:3", "not JSON (expecting property name enclosed in double quotes at column 2)"),
+    ]
+
+
+def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    try:
+        file.write_bytes(b"{\n")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (bad,) = read_dialogues(file)
+    assert isinstance(bad, BadLine)
+    assert bad.where.encode().endswith(rb"caf\udce9.jsonl:1")
+    file.unlink()
+    with pytest.raises(UserError) as raised:
+        list(read_dialogues(file))
+    assert raised.value.line().encode().endswith(b"no such file or folder; check the name")
 
 
 def test_an_empty_file_holds_no_dialogue(tmp_path: Path) -> None:

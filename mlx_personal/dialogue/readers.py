@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_personal.dialogue.types import Dialogue
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import UserError, encodable, from_os_error
 
 # No dialogue within the message limit comes near this; reading stops here instead of filling the memory.
 MAX_LINE_BYTES = 16_000_000
@@ -32,6 +32,23 @@ def read_dialogues(path: Path | str) -> Iterator[Dialogue | BadLine]:
 
     UserError if the file cannot be opened or is a folder.
     """
+    for line in read_json_lines(path):
+        if isinstance(line, BadLine):
+            yield line
+            continue
+        where, value = line
+        try:
+            yield dialogue_from_json(value)
+        except ValueError as error:
+            yield BadLine(where, str(error))
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | BadLine]:
+    """Each line of a JSONL file as (where, value) or a `BadLine`; blank lines are passed over. Lines end with \\n only:
+    U+2028 and its like may stand in JSON texts.
+
+    UserError if the file cannot be opened or is a folder.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError("is a folder, not a file", path, "name the JSONL files in it")
@@ -40,7 +57,7 @@ def read_dialogues(path: Path | str) -> Iterator[Dialogue | BadLine]:
             number = 0
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
-                where = f"{path}:{number}"
+                where = f"{encodable(path)}:{number}"
                 if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_LINE_BYTES)
@@ -51,17 +68,17 @@ def read_dialogues(path: Path | str) -> Iterator[Dialogue | BadLine]:
         raise from_os_error(error, path) from error
 
 
-def _parsed(line: bytes, where: str) -> Dialogue | BadLine:
+def _parsed(line: bytes, where: str) -> tuple[str, Any] | BadLine:
     try:
-        return dialogue_from_json(json.loads(line.decode("utf-8-sig")))
+        return where, json.loads(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         return BadLine(where, f"not UTF-8 text (byte {error.start + 1})")
     except json.JSONDecodeError as error:
         return BadLine(where, f"not JSON ({error.msg.lower()} at column {error.colno})")
     except RecursionError:
-        return BadLine(where, "not a dialogue (JSON nested too deeply)")
-    except ValueError as error:
-        return BadLine(where, str(error))
+        return BadLine(where, "JSON nested too deeply")
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        return BadLine(where, "a number of too many digits")
 
 
 def dialogue_from_json(value: Any) -> Dialogue:

@@ -8,8 +8,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from mlx_personal.errors import quoted
+
+ROLES: Final = ("system", "user", "assistant")
 # A longer message is a pasted file, not something said; it would also cost one quadratic attention per scoring.
 MAX_MESSAGE_CHARS = 100_000
 
@@ -36,8 +39,7 @@ class Message:
     content: str
 
     def __post_init__(self) -> None:
-        if self.role not in ("system", "user", "assistant"):
-            raise ValueError(f"the role {self.role!r} is none of system, user, assistant")
+        _check_role(self.role)
         if not self.content.strip():
             raise ValueError(f"an empty {self.role} message")
         if len(self.content) > MAX_MESSAGE_CHARS:
@@ -113,8 +115,10 @@ class Dialogue:
 
     @property
     def text(self) -> str:
-        """What is embedded and scored: all user and assistant turns, without thoughts, a line each (paper 1, 3.1)."""
-        return "\n".join(strip_thoughts(m.content) for m in self.messages if m.role != "system")
+        """What is embedded and scored: all user turns, and all assistant turns without their thoughts, a line each
+        (paper 1, 3.1)."""
+        spoken = [m for m in self.messages if m.role != "system"]
+        return "\n".join(strip_thoughts(m.content) if m.role == "assistant" else m.content for m in spoken)
 
     def exchanges(self) -> list[tuple[list[dict[str, str]], str]]:
         """For every assistant turn, the messages before it and its content."""
@@ -140,11 +144,17 @@ def _message(raw: Mapping[str, Any]) -> Message:
     role, content = raw.get("role"), raw.get("content")
     if not isinstance(role, str):
         raise ValueError("a message without a role")
+    _check_role(role)  # before it is quoted below
     if isinstance(content, list):
         content = "\n".join(_part(part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"a {role} message whose content is not text")
     return Message(role, content)
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise ValueError(f"the role {quoted(role)} is none of {', '.join(ROLES)}")
 
 
 def _part(part: Any) -> str:
