@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -399,7 +400,17 @@ def test_a_stored_decision_is_explained_as_the_first_time(seed):
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"bins": 0}, {"near_duplicate": 0.0}, {"near_duplicate": 1.1}, {"idd": "old"}, {"seed": -1}]
+    "settings_",
+    [
+        {"bins": 0},
+        {"bins": 65537},
+        {"near_duplicate": 0.0},
+        {"near_duplicate": 1.1},
+        {"near_duplicate": math.nan},
+        {"idd": "old"},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
 )
 def test_impossible_settings_are_refused(settings_):
     with pytest.raises(ValueError, match=next(iter(settings_))):

@@ -30,14 +30,14 @@ class SelectionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.bins < 1:
-            raise ValueError("bins must be at least 1")
+        if not 1 <= self.bins <= 65536:
+            raise ValueError("bins must be at least 1 and at most 65536")
         if not 0 < self.near_duplicate <= 1:
             raise ValueError("near_duplicate must be above 0 and at most 1")
         if self.idd not in IDD_MODES:
             raise ValueError(f"idd must be one of {', '.join(IDD_MODES)}")
-        if self.seed < 0:
-            raise ValueError("seed must be at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError("seed must be at least 0 and below 2**63")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,13 @@ class Selector:
         seed: of the policy's random draws.
     """
 
-    def __init__(self, buffer: Buffer, policy: Policy, near_duplicate: float = 0.9, seed: int = 0):
+    def __init__(
+        self,
+        buffer: Buffer,
+        policy: Policy,
+        near_duplicate: float = SelectionConfig.near_duplicate,
+        seed: int = SelectionConfig.seed,
+    ):
         self.buffer = buffer
         self.policy = policy
         self.near_duplicate = near_duplicate
