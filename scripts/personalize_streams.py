@@ -134,7 +134,7 @@ def section(
         f"\n## {name}\n\n{read} dialogues read, {received} different ones.\n\n"
         f"| dialogues | {' | '.join(actions)} |\n|---|---|---|---|---|\n{rows}\n"
         f"Synthesis: {synthesis}. Training: {report.rows} rows, {report.steps} steps, "
-        f"loss {report.first_loss:.3f} -> {report.last_loss:.3f}.\n\n"
+        f"mean loss by epoch {', '.join(f'{loss:.3f}' for loss in report.epoch_losses)}.\n\n"
         f"| dialogues | n | score | before | after | gain | 95 % interval |\n|---|---|---|---|---|---|---|\n{gains}\n"
         f"Seconds: {', '.join(f'{room} {s:.0f}' for room, s in seconds.items())}.\n"
     )

@@ -12,7 +12,7 @@ from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import EvaluationConfig
+from mlx_personal.evaluation import EvaluationConfig, compare
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
@@ -149,13 +149,13 @@ def test_the_adapter_loads_in_mlx_lm(me):
 def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me, monkeypatch):
     me.observe(stream(40))
     judge_all(me)
-    worse = me.evaluate
+    from mlx_personal.personalizer import personalizer
 
-    def no_gain(adapter, against=None):
-        evaluation = worse(adapter, against)
+    def no_gain(*arguments):
+        evaluation = compare(*arguments)
         return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.0))
 
-    monkeypatch.setattr(me, "evaluate", no_gain)
+    monkeypatch.setattr(personalizer, "compare", no_gain)
     trained = me.train()
     assert not trained.promoted
     assert me.promoted() is None
@@ -235,6 +235,50 @@ def test_training_falls_due_by_received_dialogues_and_by_change(me, monkeypatch)
     monkeypatch.setattr(me, "config", patient)
     me.store.add_dialogues(stream(800, 1000), "file")
     assert [d.step for d in me.due()] == ["score"], "nothing new was annotated"
+
+
+def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monkeypatch):
+    me.observe(stream(40))
+    judge_all(me)
+    me.synthesize()
+    monkeypatch.setattr(me, "judge", lambda adapter: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        me.train()
+    monkeypatch.undo()
+    assert [d.step for d in me.due()] == ["evaluate"]
+    adapter, promoted = me.judge_waiting()
+    assert me.adapter(adapter.id).evaluation is not None
+    assert promoted == (me.promoted() is not None)
+    assert me.due() == []
+
+
+def test_the_way_back_to_a_base_model_brings_its_adapter_back(me, tiny_model_folder, other_model_folder):
+    me.observe(stream(40))
+    judge_all(me)
+    adapter = me.promote(me.train().adapter.id)
+    me.change_model(tiny_model_folder)
+    assert me.promoted() == adapter, "the same base: nothing changes"
+    me.change_model(other_model_folder)
+    assert me.promoted() is None
+    me.change_model(tiny_model_folder)
+    assert me.promoted() == adapter
+
+
+def test_an_adapter_with_missing_files_or_tensors_is_one_line(me):
+    import mlx.core as mx
+
+    me.observe(stream(40))
+    judge_all(me)
+    adapter = me.train().adapter
+    weights = me.folder / adapter.folder / "adapters.safetensors"
+    stored = dict(mx.load(str(weights)))
+    mx.eval(stored)
+    mx.save_safetensors(str(weights), dict(list(stored.items())[:2]))
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        me.adapted(adapter)
+    weights.unlink()
+    with pytest.raises(UserError, match="are gone"):
+        me.promote(adapter.id)
 
 
 def test_multi_turn_dialogues_go_through_whole(me):

@@ -82,6 +82,34 @@ def test_an_undone_verdict_is_kept_as_history_only(store):
     assert [a.near_duplicates for a in store.annotations(undone=True)] == [3]
 
 
+def test_undoing_a_second_verdict_brings_the_first_back(store):
+    store.add_dialogues([EGGS], "file")
+    store.add_annotation(1, "rewrite", TEA, 0, held_out=False)
+    store.add_annotation(1, "accept", EGGS, 0, held_out=False)
+    assert store.undo_annotation() == 1
+    assert [a.preferred for a in store.annotations()] == [TEA]
+    assert store.undo_annotation() == 1
+    assert store.annotations() == []
+
+
+@pytest.mark.parametrize("damage", ["UPDATE dialogues SET messages = '{'", "UPDATE bins SET vector = x'00'"])
+def test_damage_inside_a_row_is_one_line(store, damage):
+    store.add_dialogues([EGGS], "file")
+    store.put_bin(0, 1, np.ones(2, np.float32), 0.5, 1.0)
+    store.database.rows(damage)
+    with pytest.raises(UserError, match="damaged"):
+        store.bins()
+
+
+def test_what_a_killed_process_left_is_removed(store, tmp_path):
+    left = tmp_path / "profile" / "adapters" / ".0002.abc.partial"
+    left.mkdir(parents=True)
+    (left / "weights").write_text("half")
+    store.close()
+    Store(tmp_path / "profile").close()
+    assert not left.exists()
+
+
 def test_a_transaction_that_fails_leaves_nothing(store):
     with pytest.raises(RuntimeError), store.database.transaction():
         store.add_dialogues([EGGS], "file")

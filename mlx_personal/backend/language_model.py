@@ -29,6 +29,8 @@ from mlx_personal.backend.device import prepare
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 
+Projection = Callable[[mx.array], mx.array]
+
 DEMO_MODEL = "demo"
 
 # It warns of texts beyond the model's context; here they are cut before the model sees them.
@@ -155,6 +157,21 @@ class LanguageModel:
             self._base_layers = None
             self.model.eval()
 
+    def body_and_head(self, probe: Sequence[int]) -> tuple[Projection, Projection] | None:
+        """The model as tokens [B, T] -> hidden states [B, T, D] and hidden states -> logits; None if it is not that.
+
+        Tried out on the tokens `probe`, not looked up: models scale, cap and mask their logits under many names.
+        """
+        tokens = mx.array([list(probe)])
+        try:
+            body = self._body()
+            states, logits = body(tokens), self.model(tokens)
+            top = getattr(self.model, "language_model", self.model)
+            head = top.lm_head if "lm_head" in top else body.embed_tokens.as_linear
+            return (body, head) if mx.array_equal(head(states), logits) else None
+        except (AttributeError, TypeError, ValueError):  # a model of another build
+            return None
+
     def _fitting(self, prompt: list[int], max_tokens: int) -> list[int]:
         """The prompt's end, so that the answer fits behind it; at least half of the context stays the prompt's."""
         return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]
@@ -171,7 +188,7 @@ def _body_of(model: nn.Module) -> nn.Module:
 
 def _check_complete(model: nn.Module, folder: Path) -> None:
     """mlx-lm checks the tensors that are there; those that are missing would keep their random first values."""
-    stored = mx.load(str(folder / "adapters.safetensors"))
+    stored: Any = mx.load(str(folder / "adapters.safetensors"))
     wanted = {k for k, _ in tree_flatten(model.parameters()) if k.rpartition(".")[2] in ("lora_a", "lora_b")}
     if wanted - set(stored) or not all(mx.isfinite(tensor).all().item() for tensor in stored.values()):
         raise UserError("this adapter is damaged or incomplete", folder, "choose another adapter, or train a new one")

@@ -76,6 +76,13 @@ def run(cli: Cli) -> Answer:
             trained = _train(cli, me)
             done["train"] = dataclasses.asdict(trained)
             lines += _trained_lines(trained)
+        if any(d.step == "evaluate" for d in me.due()):
+            with cli.progress.status("Answering the questions set aside"):
+                adapter, promoted = me.judge_waiting()
+            done["evaluate"] = {"adapter": adapter.id, "promoted": promoted}
+            lines.append(
+                f"Adapter {adapter.id} was compared{' and answers from now on' if promoted else ', not promoted'}."
+            )
         waiting = len(me.annotations.open_questions())
     if not done:
         lines.append("Nothing is due.")
@@ -107,6 +114,11 @@ def _train(cli: Cli, me: Personalizer) -> Trained:
 def _synthesized_line(done: Synthesized) -> str:
     if not done.dialogues:
         return "Every annotated dialogue has its synthetic set already."
+    if not done.kept:
+        return (
+            f"None of {done.generated} rewrites could be kept: this model does not follow the instruction to rewrite. "
+            "Training goes on without synthetic dialogues; an instruction-tuned base model would write them."
+        )
     dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(done.dropped.items())) or "none dropped"
     return f"{done.dialogues} dialogues rewritten: {done.kept} of {done.generated} texts kept ({dropped})."
 
@@ -114,8 +126,9 @@ def _synthesized_line(done: Synthesized) -> str:
 def _trained_lines(done: Trained) -> list[str]:
     report = done.report
     lines = [
-        f"Adapter {done.adapter.id}: {report.rows} rows, {report.steps} steps, loss {report.first_loss:.3f} -> "
-        f"{report.last_loss:.3f}, {report.seconds:.1f} s."
+        f"Adapter {done.adapter.id}: {report.rows} rows, {report.steps} steps, mean loss "
+        f"{report.epoch_losses[0]:.3f} in the first epoch, {report.epoch_losses[-1]:.3f} in the last, "
+        f"{report.seconds:.1f} s."
     ]
     if done.evaluation is None:
         lines.append(

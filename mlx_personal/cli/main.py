@@ -7,7 +7,6 @@ interrupted. 2: the command or its input is wrong; one line on standard error sa
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -42,17 +41,26 @@ class _InOrder(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [str(command.name) for command in _COMMANDS]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Only the innermost command knows its --json, and an error may come before that one is reached.
+        ctx.meta["as_json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
         except UserError as error:
             line = error.line()
+        except click.ClickException as error:
+            line = f"{error.format_message()} (see --help)"
         except BrokenPipeError:
             raise  # the reader of our output has left: click's own handling ends quietly
         except OSError as error:
             line = from_os_error(error).line()
-        # Only the innermost command knows its --json, so it is looked up among the words given.
-        if "--json" in sys.argv[1:]:
+        line = line.encode("utf-8", "backslashreplace").decode()
+        if ctx.meta["as_json"]:
             click.echo(json.dumps({"error": line}))
         click.echo(f"mlx-personal: {line}", err=True)
         ctx.exit(2)

@@ -96,8 +96,8 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> DemoResult:
         trained = me.train()
         report = trained.report
         say(
-            f"6 fine-tune: {report.rows} rows, {report.steps} steps, loss {report.first_loss:.2f} -> "
-            f"{report.last_loss:.2f}."
+            f"6 fine-tune: {report.rows} rows, {report.steps} steps, mean loss {report.epoch_losses[0]:.2f} in "
+            f"the first epoch, {report.epoch_losses[-1]:.2f} in the last."
         )
         evaluation = trained.evaluation
         if evaluation is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_personal.config import Config
-from mlx_personal.store import AnnotationRow, Store
+from mlx_personal.store import AdapterRow, AnnotationRow, Store
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,20 @@ def due(store: Store, config: Config, fingerprint: str) -> list[Due]:
         steps.append(Due("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
     if annotated and (reason := _training_due(store, config, fingerprint, annotated)):
         steps.append(Due("train", reason))
+    elif (adapter := never_compared(store, fingerprint)) is not None:
+        steps.append(Due("evaluate", f"adapter {adapter.id} has not been compared yet"))
     return steps
+
+
+def never_compared(store: Store, fingerprint: str) -> AdapterRow | None:
+    """The newest adapter, if it fits the base, there are dialogues set aside, and it was never compared on them.
+
+    That is what an interruption after training leaves, and an adapter that was trained before any was set aside.
+    """
+    newest = store.adapters()[-1:]
+    if newest and newest[0].evaluation is None and newest[0].model == fingerprint and store.preferred(held_out=True):
+        return newest[0]
+    return None
 
 
 def _training_due(store: Store, config: Config, fingerprint: str, annotated: Sequence[AnnotationRow]) -> str | None:
@@ -41,8 +54,7 @@ def _training_due(store: Store, config: Config, fingerprint: str, annotated: Seq
     received = store.received() - (last.received if last else 0)
     if received >= trigger.received:
         return f"{received} dialogues received since the last training"
-    counts = store.action_counts(after=last.config["last_dialogue"] if last else 0)
-    changed = (counts.get("stored", 0) + counts.get("replaced", 0)) / config.selection.bins
+    changed = store.changed_bins(after=last.config["last_dialogue"] if last else 0) / config.selection.bins
     if changed >= trigger.buffer_changed:
         return f"{changed:.0%} of the buffer changed since the last training"
     return None

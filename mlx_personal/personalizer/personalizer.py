@@ -23,17 +23,17 @@ from typing import Any
 
 from mlx_personal.annotation import AnnotationQueue
 from mlx_personal.backend import LanguageModel, load_language_model
-from mlx_personal.backend.language_model import fingerprint, resolve
+from mlx_personal.backend.language_model import canonical_name, fingerprint, resolve
 from mlx_personal.chat import Conversation
 from mlx_personal.config import Config
-from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue import Dialogue, near_duplicates
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import Evaluation, answers, compare, place
 from mlx_personal.finetune import Step, TrainingReport, finetune
-from mlx_personal.personalizer.due import Due, due
+from mlx_personal.personalizer.due import Due, due, never_compared
 from mlx_personal.personalizer.observing import Observer, Progress
-from mlx_personal.store import AdapterRow, Store
+from mlx_personal.store import AdapterRow, Store, database_is_set_up
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import synthesize
 
@@ -82,7 +82,7 @@ class Personalizer:
 
     def __init__(self, folder: Path, write: bool = True, lm: LanguageModel | None = None):
         self.folder = Path(folder).expanduser()
-        if not (self.folder / "profile.db").exists():
+        if not self.exists(self.folder):
             raise UserError("there is no profile here yet", self.folder, "run `mlx-personal init` first")
         self.config = Config.read(self.folder / "config.toml")
         self.store = Store(self.folder, write)
@@ -91,6 +91,17 @@ class Personalizer:
         self.observer = Observer(self.store, self.config, self._timed)
         self._lm = lm
         self._base_checked = False
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a whole profile is in `folder`: one that a full disk cut short is none, and can be made again."""
+        if not database_is_set_up(folder):
+            return False
+        store = Store(folder, write=False)
+        try:
+            return store.meta("model") is not None
+        finally:
+            store.close()
 
     @classmethod
     def create(
@@ -146,9 +157,14 @@ class Personalizer:
 
     def base(self) -> LanguageModel:
         """The base model, without an adapter. Loaded once."""
-        if self._lm is None:
-            self._lm = load_language_model(self.model_name)
-        if not self._base_checked and fingerprint(resolve(self.model_name)) != self.fingerprint:
+        try:
+            if self._lm is None:
+                self._lm = load_language_model(self.model_name)
+            changed = not self._base_checked and fingerprint(resolve(self.model_name)) != self.fingerprint
+        except UserError as error:
+            hint = "if the model has moved, name its new place with `mlx-personal init --model`"
+            raise UserError(error.what, error.where, hint) from error
+        if changed:
             raise UserError(
                 "the base model is not the one this profile was made with",
                 self.model_name,
@@ -169,14 +185,14 @@ class Personalizer:
     def change_model(self, model: str | Path) -> int:
         """Moves the profile to another base: re-embeds the buffer, and lets the new base answer until a retraining.
 
-        Annotations stay, and so do the old base's adapters, for the way back. Returns how many bins were re-embedded.
+        Annotations stay, and so do the old base's adapters: on the way back the one that answered last answers again.
+        Returns how many bins were re-embedded.
         """
         lm = load_language_model(model)
         with self.store.database.transaction():
             _remember_model(self.store, model)
             embedded = self.observer.embed_anew(make_embedder(self.config.embedding, lm))
-            if self.promoted() is not None:
-                self.store.promote(None)
+            self._promote_on_new_base()
         self._lm = lm
         return embedded
 
@@ -208,7 +224,7 @@ class Personalizer:
 
     # Annotate
 
-    def _place(self, dialogue: Dialogue, judged: Sequence[tuple[Dialogue, int]]) -> tuple[int, bool]:
+    def _place(self, dialogue: Dialogue, judged: Sequence[tuple[Dialogue, int, bool]]) -> tuple[int, bool]:
         return place(dialogue, judged, self.config.evaluation)
 
     # Synthesize, train, evaluate
@@ -216,7 +232,7 @@ class Personalizer:
     def synthesize(self, on_done: Progress | None = None, anew: bool = False) -> Synthesized:
         """Lets the base model rewrite every annotated dialogue that has no synthetic set yet (all of them, `anew`).
 
-        Dialogues set aside for evaluation are never rewritten.
+        Dialogues set aside for evaluation are never rewritten, and no rewrite may repeat one of them.
         """
         covered = set() if anew else {s.annotation_id for s in self.store.synthetic()}
         waiting = [a for a in self.store.preferred(held_out=False) if a.id not in covered]
@@ -226,7 +242,7 @@ class Personalizer:
         run = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
         sources = [a.preferred for a in waiting if a.preferred is not None]
         with self._timed("synthesis"):
-            made = synthesize(lm, sources, self.config.synthesis, on_done)
+            made = synthesize(lm, sources, self.config.synthesis, on_done, self._held_out())
         dropped: dict[str, int] = {}
         for candidate in made:
             if not candidate.kept:
@@ -247,7 +263,16 @@ class Personalizer:
         originals = {a.id: a for a in self.store.preferred(held_out=False)}
         if not originals:
             raise UserError("no annotated dialogue to train on", self.folder, "run `mlx-personal review` first")
-        synthetic = [s for s in self.store.synthetic() if s.kept and s.annotation_id in originals]
+        held_out = self._held_out()
+        synthetic = [
+            s
+            for s in self.store.synthetic()
+            if s.kept
+            and s.annotation_id in originals
+            and s.dialogue is not None
+            # What was rewritten before a like dialogue was set aside must not be trained on any more.
+            and not any(near_duplicates(s.dialogue, other) for other in held_out)
+        ]
         sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
         sources += [(s.annotation_id, s.id) for s in synthetic]
         dialogues = [d for a in originals.values() if (d := a.preferred)] + [d for s in synthetic if (d := s.dialogue)]
@@ -263,34 +288,52 @@ class Personalizer:
             self.store.add_training_rows(run, sources)
             adapter_id = self.store.add_adapter(run, relative, self.fingerprint)
             self.store.finish_run(run, dataclasses.asdict(report))
-        return self._judge(adapter_id, report)
-
-    def _judge(self, adapter_id: int, report: TrainingReport) -> Trained:
-        current = self.promoted()
-        adapter = self.adapter(adapter_id)
-        evaluation = self.evaluate(adapter)
-        against_current = evaluation if current is None else self.evaluate(adapter, current)
-        promoted = against_current is not None and against_current.rouge1.gain > 0
-        if promoted:
-            self.store.promote(adapter_id)
+        evaluation, against_current, promoted = self.judge(self.adapter(adapter_id))
         return Trained(self.adapter(adapter_id), report, evaluation, against_current, promoted)
 
-    def evaluate(self, adapter: AdapterRow, against: AdapterRow | None = None) -> Evaluation | None:
-        """Compares an adapter with the base model, or with another adapter, on the dialogues set aside.
+    def judge(self, adapter: AdapterRow) -> tuple[Evaluation | None, Evaluation | None, bool]:
+        """Compares an adapter with the base and with what answers now, and promotes it if it is better.
 
-        None where none has been set aside yet. A comparison with the base is kept with the adapter.
+        (the first comparison, the second, whether it was promoted); None where no dialogue has been set aside yet.
         """
-        preferred = [d for a in self.store.preferred(held_out=True) if (d := a.preferred)]
+        current = self.promoted()
+        evaluation = self.evaluate(adapter)
+        against_current = evaluation if current is None else self._compare(adapter, current)
+        better = against_current is not None and against_current.rouge1.gain > 0
+        if better and current != adapter:
+            self.store.promote(adapter.id)
+        return evaluation, against_current, better
+
+    def judge_waiting(self) -> tuple[AdapterRow, bool]:
+        """Judges the adapter that `due` says was never compared; it, and whether it was promoted."""
+        adapter = never_compared(self.store, self.fingerprint)
+        if adapter is None:
+            raise UserError("every adapter has been compared", self.folder)
+        return adapter, self.judge(adapter)[2]
+
+    def evaluate(self, adapter: AdapterRow) -> Evaluation | None:
+        """Compares an adapter with the base model on the dialogues set aside, and keeps the result with the adapter.
+
+        None where none has been set aside yet.
+        """
+        evaluation = self._compare(adapter, None)
+        if evaluation is not None:
+            self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
+        return evaluation
+
+    def _held_out(self) -> list[Dialogue]:
+        """The annotated dialogues that are set aside, with their preferred answers."""
+        return [d for a in self.store.preferred(held_out=True) if (d := a.preferred)]
+
+    def _compare(self, adapter: AdapterRow, against: AdapterRow | None) -> Evaluation | None:
+        preferred = self._held_out()
         if not preferred:
             return None
         lengths = self.config.evaluation.max_tokens
         with self._timed("evaluation"):
             before = answers(self.adapted(against), preferred, lengths)
             after = answers(self.adapted(adapter), preferred, lengths)
-            evaluation = compare(before, after, preferred, self.config.evaluation.seed)
-        if against is None:
-            self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-        return evaluation
+            return compare(before, after, preferred, self.config.evaluation.seed)
 
     # Adapters
 
@@ -309,6 +352,10 @@ class Personalizer:
         """Lets this adapter answer; UserError if it was trained on another base model."""
         adapter = self.adapter(adapter_id)
         self._check_base(adapter)
+        if not (self.folder / adapter.folder / "adapters.safetensors").exists():
+            raise UserError(
+                f"the files of adapter {adapter.id} are gone", self.folder / adapter.folder, "train a new one"
+            )
         if not adapter.promoted:
             self.store.promote(adapter_id)
         return self.adapter(adapter_id)
@@ -322,6 +369,14 @@ class Personalizer:
             self._check_base(self.adapter(history[-2]))
         self.store.undo_promotion()
         return self.promoted()
+
+    def _promote_on_new_base(self) -> None:
+        """After a change of base: what answered last on this base answers again; the base itself if nothing did."""
+        here = {a.id for a in self.store.adapters() if a.model == self.fingerprint}
+        promoted = self.promoted()
+        wanted = next((a for a in reversed(self.store.promotions()) if a in here), None)
+        if (None if promoted is None else promoted.id) != wanted:
+            self.store.promote(wanted)
 
     def _check_base(self, adapter: AdapterRow) -> None:
         if adapter.model != self.fingerprint:
@@ -378,7 +433,5 @@ class Personalizer:
 
 
 def _remember_model(store: Store, model: str | Path) -> None:
-    # A folder is kept as an absolute path, so that the profile works from any other folder.
-    name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-    store.set_meta("model", name)
     store.set_meta("fingerprint", fingerprint(resolve(model)))
+    store.set_meta("model", canonical_name(model))

@@ -20,6 +20,18 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
 
 
+def database_is_set_up(folder: Path) -> bool:
+    """Whether `folder` holds a database with tables: a full disk can leave an empty file."""
+    path = folder / "profile.db"
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return int(connection.execute("PRAGMA user_version").fetchone()[0]) > 0
+    except sqlite3.Error as error:
+        raise from_sqlite_error(error, path) from error
+
+
 class Database:
     """One profile's `profile.db`.
 

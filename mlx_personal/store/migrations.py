@@ -48,6 +48,7 @@ MIGRATIONS: tuple[str, ...] = (
         near_duplicates INTEGER NOT NULL,  -- number of its near-duplicate group
         held_out INTEGER NOT NULL,
         undone INTEGER NOT NULL DEFAULT 0,
+        replaces INTEGER REFERENCES annotations (id),  -- the verdict that stood before, for undoing
         asked_at TEXT NOT NULL
     );
     CREATE UNIQUE INDEX one_annotation ON annotations (dialogue_id) WHERE undone = 0;

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import UserError
 from mlx_personal.store.database import Database, now
+from mlx_personal.store.files import remove_partials
 from mlx_personal.store.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
 
 
@@ -21,6 +23,8 @@ class Store:
     def __init__(self, folder: Path, write: bool = True):
         self.folder = folder
         self.database = Database(folder, write)
+        if write:
+            remove_partials(folder / "adapters")
 
     def close(self) -> None:
         self.database.close()
@@ -95,17 +99,20 @@ class Store:
                 slot=row["slot"],
                 dialogue_id=row["dialogue_id"],
                 dialogue=_load(row["messages"]),
-                vector=np.frombuffer(row["vector"], "<f4").astype(np.float32),
+                vector=_vector(row["vector"]),
                 eoe=row["eoe"],
                 idd=row["idd"],
             )
             for row in self.database.rows(query)
         ]
 
-    def action_counts(self, after: int = 0) -> dict[str, int]:
-        """How many dialogues with an id above `after` met each decision."""
-        query = "SELECT action, count(*) FROM decisions WHERE dialogue_id > ? GROUP BY action"
-        return {row[0]: row[1] for row in self.database.rows(query, after)}
+    def action_counts(self) -> dict[str, int]:
+        """How many dialogues met each decision."""
+        return {row[0]: row[1] for row in self.database.rows("SELECT action, count(*) FROM decisions GROUP BY action")}
+
+    def changed_bins(self, after: int) -> int:
+        """How many bins were filled or replaced, once or often, by dialogues with an id above `after`."""
+        return self.database.scalar("SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ?", after)
 
     # Annotation
 
@@ -114,28 +121,37 @@ class Store:
     ) -> int:
         """Records a verdict, in place of an earlier one on the same dialogue; returns its id."""
         with self.database.transaction() as connection:
-            connection.execute("UPDATE annotations SET undone = 1 WHERE dialogue_id = ?", (dialogue_id,))
+            query = "SELECT id FROM annotations WHERE dialogue_id = ? AND undone = 0"
+            standing = self.database.row(query, dialogue_id)
+            replaces = None if standing is None else standing["id"]
+            connection.execute("UPDATE annotations SET undone = 1 WHERE id = ?", (replaces,))
             cursor = connection.execute(
-                "INSERT INTO annotations (dialogue_id, verdict, messages, near_duplicates, held_out, asked_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO annotations (dialogue_id, verdict, messages, near_duplicates, held_out, replaces, asked_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     dialogue_id,
                     verdict,
                     None if preferred is None else _dump(preferred),
                     near_duplicates,
                     held_out,
+                    replaces,
                     now(),
                 ),
             )
         return int(cursor.lastrowid or 0)
 
     def undo_annotation(self) -> int | None:
-        """Takes the last verdict back; returns its dialogue's id, or None if there is none."""
+        """Takes the last verdict back, and lets an earlier one on the same dialogue stand again.
+
+        Returns the dialogue's id, or None if there is no verdict.
+        """
         with self.database.transaction() as connection:
             row = self.database.row("SELECT * FROM annotations WHERE undone = 0 ORDER BY id DESC LIMIT 1")
             if row is None:
                 return None
             connection.execute("UPDATE annotations SET undone = 1 WHERE id = ?", (row["id"],))
+            if row["replaces"] is not None:
+                connection.execute("UPDATE annotations SET undone = 0 WHERE id = ?", (row["replaces"],))
         return int(row["dialogue_id"])
 
     def annotations(self, undone: bool = False) -> list[AnnotationRow]:
@@ -289,7 +305,21 @@ def _dump(dialogue: Dialogue) -> str:
 
 
 def _load(messages: str) -> Dialogue:
-    return Dialogue.from_messages(json.loads(messages))
+    try:
+        return Dialogue.from_messages(json.loads(messages))
+    except ValueError as error:
+        raise _damaged() from error
+
+
+def _vector(blob: bytes) -> np.ndarray:
+    try:
+        return np.frombuffer(blob, "<f4").astype(np.float32)
+    except ValueError as error:
+        raise _damaged() from error
+
+
+def _damaged() -> UserError:
+    return UserError("the profile's database is damaged", hint="restore it from a backup, or use another --profile")
 
 
 def _dialogue(row: sqlite3.Row) -> DialogueRow:
