@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -18,10 +20,16 @@ def store(tmp_path):
     store.close()
 
 
+def select(store, slot, dialogue_id, replaced_id=None):
+    action = "stored" if replaced_id is None else "replaced"
+    store.add_decision(dialogue_id, action, "other", (0.5, 0.0, 1.0), slot, replaced_id, {"reason": "a test"})
+    store.put_bin(slot, dialogue_id, np.ones(2, np.float32), 0.5, 1.0)
+
+
 def queue(store, dialogues, questions_per_day=10, assign=lambda dialogue, judged: (len(judged), False)):
     store.add_dialogues(dialogues, "file")
     for slot in range(len(dialogues)):
-        store.put_bin(slot, slot + 1, np.ones(2, np.float32), 0.5, 1.0)
+        select(store, slot, slot + 1)
     return AnnotationQueue(store, AnnotationConfig(questions_per_day), assign)
 
 
@@ -71,7 +79,7 @@ def test_a_replaced_bin_keeps_its_answer(store):
     annotations = queue(store, numbered(2))
     annotations.record(1, "accept")
     store.add_dialogues([Dialogue.of("new", "newer")], "file")
-    store.put_bin(0, 3, np.ones(2, np.float32), 0.9, 1.0)
+    select(store, 0, 3, replaced_id=1)
     assert [a.dialogue_id for a in store.annotations()] == [1]
     assert [q.dialogue_id for q in annotations.open_questions()] == [2, 3]
 
@@ -95,13 +103,21 @@ def test_thoughts_are_no_part_of_a_preferred_answer(store):
 
 @pytest.mark.parametrize(
     ("verdict", "given"),
-    [("maybe", None), ("rewrite", None), ("rewrite", ["a", "b"]), ("edit", [""]), ("rewrite", ["a\0"])],
+    [
+        ("maybe", None),
+        ("\n" * 3000, None),
+        ("rewrite", None),
+        ("rewrite", ["a", "b"]),
+        ("edit", [""]),
+        ("rewrite", ["a\0"]),
+    ],
 )
 def test_a_verdict_that_cannot_be_kept_is_one_line_and_changes_nothing(store, verdict, given):
     annotations = queue(store, numbered(1))
     with pytest.raises(UserError) as caught:
         annotations.record(1, verdict, given)
-    assert "\n" not in caught.value.line()
+    assert len(caught.value.what.encode().splitlines()) == 1
+    assert len(caught.value.what) < 120
     assert store.annotations() == []
 
 
@@ -114,6 +130,85 @@ def test_answers_of_an_adapted_model_are_marked(store):
     run = store.begin_run("training", "abc", {})
     adapter = store.add_adapter(run, "adapters/0001", "abc")
     store.add_dialogues(numbered(1), "chat", adapter)
-    store.put_bin(0, 1, np.ones(2, np.float32), 0.5, 1.0)
+    select(store, 0, 1)
     annotations = AnnotationQueue(store, AnnotationConfig(), lambda dialogue, judged: (0, False))
     assert annotations.questions()[0].adapter_id == adapter
+
+
+def test_undo_brings_back_the_verdict_before(store):
+    annotations = queue(store, numbered(1))
+    annotations.record(1, "rewrite", ["better"])
+    annotations.record(1, "accept")
+    assert annotations.undo() == 1
+    assert [(a.verdict, a.preferred.answer) for a in store.annotations()] == [("rewrite", "better")]
+    assert annotations.undo() == 1
+    assert store.annotations() == []
+    assert annotations.undo() is None
+
+
+def test_a_verdict_taken_back_is_asked_again_although_its_bin_was_replaced(store):
+    annotations = queue(store, numbered(1))
+    annotations.record(1, "accept")
+    store.add_dialogues([Dialogue.of("new", "newer")], "file")
+    select(store, 0, 2, replaced_id=1)
+    annotations.undo()
+    assert [q.dialogue_id for q in annotations.questions()] == [1, 2]
+    annotations.record(1, "accept")
+    assert [q.dialogue_id for q in annotations.questions()] == [2]
+
+
+def test_only_what_was_selected_can_be_judged(store):
+    annotations = queue(store, numbered(1))
+    store.add_dialogues([Dialogue.of("a", "b"), Dialogue.of("c", "d")], "file")
+    store.add_decision(2, "kept-out", "other", (0.5, 0.0, 1.0), None, None, {"reason": "a test"})
+    for never in (2, 3):
+        with pytest.raises(UserError, match=f"dialogue {never} was never selected"):
+            annotations.record(never, "accept")
+
+
+def test_no_verdict_is_taken_beyond_the_days_number(store):
+    annotations = queue(store, numbered(2), questions_per_day=1)
+    annotations.record(1, "accept")
+    with pytest.raises(UserError, match="one more than the 1 of today"):
+        annotations.record(2, "accept")
+    annotations.record(1, "skip")
+    assert [a.verdict for a in store.annotations()] == ["skip"]
+
+
+def test_a_day_begins_at_the_owners_midnight(store, monkeypatch):
+    monkeypatch.setenv("TZ", "Pacific/Auckland")  # 12 hours ahead of UTC in July
+    time.tzset()
+    try:
+        annotations = queue(store, numbered(3), questions_per_day=1)
+        at = "2030-07-01T11:59:00+00:00"
+        monkeypatch.setattr("mlx_personal.annotation.now", lambda: at)
+        monkeypatch.setattr("mlx_personal.store.store.now", lambda: at)
+        annotations.record(1, "accept")
+        assert annotations.left_today() == 0
+        monkeypatch.setattr("mlx_personal.annotation.now", lambda: "2030-07-01T12:01:00+00:00")
+        assert annotations.left_today() == 1
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_skipped_dialogue_joins_no_group_until_it_is_judged(store):
+    seen = []
+
+    def assign(dialogue, judged):
+        seen.append([(d.answer, group, held_out) for d, group, held_out in judged])
+        return len(seen) + 4, True
+
+    annotations = queue(store, numbered(2), assign=assign)
+    annotations.record(1, "skip")
+    annotations.record(2, "accept")
+    annotations.record(2, "skip")
+    annotations.record(1, "accept")
+    assert seen == [[], [("answer 1", 5, True)]]
+    assert {a.dialogue_id: (a.near_duplicates, a.held_out) for a in store.annotations()} == {1: (6, True), 2: (5, True)}
+
+
+@pytest.mark.parametrize("number", [-1, 2**63])
+def test_an_impossible_number_of_questions_is_refused(number):
+    with pytest.raises(ValueError, match="questions_per_day"):
+        AnnotationConfig(number)
