@@ -11,6 +11,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+import mlx_personal
 from mlx_personal.cli import main
 from mlx_personal.cli.main import _COMMANDS
 
@@ -123,6 +124,96 @@ def test_review_takes_verdicts_from_a_file_and_passes_over_bad_lines(profile, ch
     assert as_json("buffer", "show", ids[0])["preferred"][-1]["content"] == "Seven."
     file.write_text("{\n")
     assert f"{file}:1" in refused("review", "--answers", file)
+    assert "check the name" in refused("review", "--answers", tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"dialogue": true, "verdict": "accept"}',
+        '{"dialogue": 9223372036854775808, "verdict": "accept"}',
+        '{"dialogue": -1, "verdict": "accept"}',
+        '{"dialogue": 1, "verdict": ["accept"]}',
+        '{"dialogue": 1, "verdict": "a\\nb"}',
+        '{"dialogue": 1, "verdict": "rewrite", "answers": ["\\ud800"]}',
+        '{"dialogue": 1, "verdict": "rewrite", "answers": "yes"}',
+    ],
+)
+def test_a_verdict_of_any_quality_is_one_line(profile, chats, tmp_path, line):
+    run("import", chats)
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text(line)
+    assert f"{file}:1: " in refused("review", "--answers", file)
+    assert as_json("status")["annotated"] == 0
+
+
+def test_a_verdict_may_hold_any_line_separator(profile, chats, tmp_path):
+    run("import", chats)
+    chosen = as_json("review")["questions"][0]["dialogue"]
+    file = tmp_path / "verdicts.jsonl"
+    verdict = {"dialogue": chosen, "verdict": "rewrite", "answers": ["one\u2028two\u0085three"]}
+    file.write_text(json.dumps(verdict, ensure_ascii=False), "utf-8")
+    assert as_json("review", "--answers", file)["judged"] == 1
+    assert as_json("buffer", "show", chosen)["preferred"][-1]["content"] == "one\u2028two\u0085three"
+
+
+def test_verdicts_from_a_file_keep_to_the_days_number(profile, chats, tmp_path):
+    run("import", chats)
+    settings = profile / "config.toml"
+    settings.write_text(settings.read_text().replace("questions_per_day = 9", "questions_per_day = 2"))
+    ids = [b["dialogue"] for b in as_json("buffer", "list")]
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text("\n".join(json.dumps({"dialogue": i, "verdict": "accept"}) for i in ids))
+    answer = as_json("review", "--answers", file)
+    assert (answer["judged"], len(answer["bad_lines"])) == (2, 6)
+    assert "one more than the 2 of today" in answer["bad_lines"][0]["reason"]
+
+
+def test_several_answers_of_a_dialogue_can_be_rewritten(profile, tmp_path):
+    turns = [{"role": r, "content": f"{r} {i}"} for i in range(3) for r in ("user", "assistant")]
+    (tmp_path / "chat.jsonl").write_text(json.dumps(turns))
+    run("import", tmp_path / "chat.jsonl")
+    assert "1 judged" in run("review", stdin="r\n1\nFirst.\n3\nThird.\n\n").stdout
+    preferred = as_json("buffer", "show", 1)["preferred"]
+    assert [m["content"] for m in preferred if m["role"] == "assistant"] == ["First.", "assistant 1", "Third."]
+
+
+def test_what_was_said_is_printed_as_it_is_and_moves_no_cursor(profile, tmp_path):
+    said = "[red]Fire[/] [/nothing] :cat: \x1b[2J\x9b2J\rand\tgone"
+    (tmp_path / "[b]:cat:.jsonl").write_text(line_of(said, "Take [this]."))
+    shown = "[red]Fire[/] [/nothing] :cat: \ufffd[2J\ufffd2J\ufffdand"
+    assert run("import", tmp_path / "[b]:cat:.jsonl").exit_code == 0
+    output = run("buffer", "show", 1).stdout
+    assert shown in output
+    assert "from import:[b]:cat:.jsonl" in output
+    assert shown in run("review", stdin="q\n").stdout
+    assert "[red]Fire[/]" in run("buffer", "list").stdout
+    assert as_json("buffer", "show", 1)["messages"][0]["content"] == said
+    (profile / "lexicons").mkdir()
+    (profile / "lexicons" / "[b]x[b].txt").write_text("boat\n")
+    assert "[b]x[b]" in run("lexicon", "list").stdout
+
+
+def test_file_names_that_are_not_utf8_are_taken(profile, tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    try:
+        file.write_text(line_of("Good?", "Good.") + "\n{\n")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert "caf\\udce9.jsonl:2" in run("import", file).stdout
+    assert as_json("buffer", "show", 1)["source"] == "import:caf\\udce9.jsonl"
+    assert "caf\\udce9" in refused("import", tmp_path / os.fsdecode(b"no-caf\xe9.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "command", [("buffer", "show"), ("buffer", "why"), ("adapters", "show"), ("adapters", "promote")]
+)
+@pytest.mark.parametrize("number", [0, 2**63])
+def test_numbers_that_the_database_cannot_hold_are_refused(profile, command, number):
+    result = run(*command, number)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.stderr
 
 
 def test_bad_lines_are_named_and_the_rest_goes_in(profile, chats, tmp_path):
@@ -136,6 +227,9 @@ def test_bad_lines_are_named_and_the_rest_goes_in(profile, chats, tmp_path):
         '{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "b"}]}',
         json.dumps({"messages": [{"role": "user", "content": "a\0b"}, assistant]}),
         json.dumps({"text": "no messages"}),
+        json.dumps([{"role": "a\nb", "content": 3}, assistant]),
+        json.dumps([{"role": "\ud800", "content": "x"}, assistant]),
+        json.dumps([{"role": "r" * 3000, "content": "x"}, assistant]),
         "[" * 100_000,
         "3",
     ]
@@ -145,6 +239,11 @@ def test_bad_lines_are_named_and_the_rest_goes_in(profile, chats, tmp_path):
     assert answer["read"] == 1
     assert [b["where"] for b in answer["bad_lines"]] == [f"{mixed}:{n}" for n in range(1, len(bad) + 1)]
     assert all("\n" not in b["reason"] for b in answer["bad_lines"])
+    report = run("import", mixed).stdout.splitlines()
+    assert [line.split(": ")[0] for line in report[: len(bad)]] == [
+        f"skipped {b['where']}" for b in answer["bad_lines"]
+    ]
+    assert report[len(bad)] == f"1 dialogues read, 0 of them new, {len(bad)} bad lines skipped."
     only_bad = tmp_path / "bad.jsonl"
     only_bad.write_text("\n".join(bad))
     assert f"{only_bad}:1" in refused("import", only_bad)
@@ -280,6 +379,22 @@ def test_suggested_lexicons_are_used_once_written(profile, tmp_path):
     assert sum(listed[row["domain"]] for row in found) == 8
 
 
+def test_a_suggestion_never_takes_a_name_in_use(profile, monkeypatch):
+    from mlx_personal import scoring
+
+    suggestions = [
+        scoring.Suggestion(name, ("boat", "sail"), 9) for name in ("other", "Boat_Sail", "music", "boat_sail")
+    ]
+    monkeypatch.setattr(scoring, "suggest_lexicons", lambda texts, domains: suggestions)
+    folder = profile / "lexicons"
+    folder.mkdir()
+    (folder / "boat_sail.txt").write_text("edited\n")
+    names = ["other_2", "Boat_Sail_2", "music_2", "boat_sail_3"]
+    assert [row["domain"] for row in as_json("lexicon", "suggest", "--write")] == names
+    assert (folder / "boat_sail.txt").read_text() == "edited\n"
+    assert {p.stem for p in folder.iterdir()} == {*names, "boat_sail"}
+
+
 def test_too_little_text_for_a_suggestion_is_one_line(profile):
     refused("lexicon", "suggest")
 
@@ -292,6 +407,17 @@ def test_chat_talks_and_remembers(profile):
     assert [m["role"] for m in shown["messages"]] == ["user", "assistant"] * 2
     assert run("chat", "--json").exit_code == 2
     assert "empty" in refused("chat", " ")
+
+
+def test_chat_takes_no_bytes_that_are_not_text(profile):
+    line = "mlx-personal: standard input: not UTF-8 text; check the terminal's encoding"
+    assert run("chat", stdin=b"caf\xe9\n").stderr.splitlines()[-1] == line
+
+
+def test_review_takes_no_bytes_that_are_not_text(profile, chats):
+    run("import", chats)
+    result = run("review", stdin=b"r\ncaf\xe9\n")
+    assert (result.exit_code, "standard input: not UTF-8 text" in result.stderr) == (2, True)
 
 
 def test_help_is_quick_and_names_every_command():
@@ -321,3 +447,27 @@ def test_doctor_reports_the_machine(home):
     assert found["gflops"] > 0
     assert {"device", "blas", "speed", "home", "profile"} <= {c["name"] for c in found["checks"]}
     assert result.exit_code == (0 if all(c["ok"] for c in found["checks"]) else 1)
+
+
+def test_doctor_aligns_its_lines_and_says_that_the_model_is_gone(home, tiny_model_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    run("init", "--model", folder)
+    assert {c["name"]: c["ok"] for c in json.loads(run("doctor", "--json").stdout)["checks"]}["profile"]
+    shutil.rmtree(folder)
+    result = run("doctor")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("no  profile ")]
+    assert "no such model folder" in line
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("ok  mlx-personal")]
+    assert line.split() == ["ok", "mlx-personal", mlx_personal.__version__]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the compiler matters on Linux only")
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_missing_compiler_matters_only_without_a_tuned_blas(monkeypatch, tuned):
+    from mlx_personal.cli import doctor
+
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    (check,) = doctor._compiler(tuned)
+    assert check.ok == tuned

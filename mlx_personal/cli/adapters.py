@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mlx_personal.cli.answer import Answer, Cli, answers
+from mlx_personal.cli.answer import ID, Answer, Cli, answers, printable
 from mlx_personal.cli.learn import evaluation_line
 
 
@@ -36,7 +36,7 @@ def list_(cli: Cli) -> Answer:
 
 
 @adapters.command("show")
-@click.argument("adapter_id", type=int)
+@click.argument("adapter_id", type=ID)
 @answers
 def show(cli: Cli, adapter_id: int) -> Answer:
     """Show an adapter: where it is, what it was trained on, how it did."""
@@ -51,7 +51,7 @@ def show(cli: Cli, adapter_id: int) -> Answer:
 
     def show_adapter(console: Console) -> None:
         console.print(f"adapter {row.id}, trained {row.created_at}{', answers now' if row.promoted else ''}")
-        console.print(f"{path}", soft_wrap=True)
+        console.print(printable(str(path)), soft_wrap=True)
         console.print(f"{len(sources)} rows, {synthetic} of them synthetic, from {len(dialogues)} annotated dialogues")
         if row.evaluation is not None:
             console.print(evaluation_line(row.evaluation))
@@ -60,7 +60,7 @@ def show(cli: Cli, adapter_id: int) -> Answer:
 
 
 @adapters.command()
-@click.argument("adapter_id", type=int)
+@click.argument("adapter_id", type=ID)
 @answers
 def promote(cli: Cli, adapter_id: int) -> Answer:
     """Let this adapter answer from now on."""

@@ -5,19 +5,43 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from mlx_personal.store.home import Home
 
 if TYPE_CHECKING:
     from mlx_personal.personalizer import Personalizer
+
+
+# The number of a dialogue or an adapter, as the database counts.
+ID: Final = click.IntRange(1, 2**63 - 1)
+
+# Line feeds and tabs aside: what could move the cursor or change the terminal, and halves of characters.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def terminal(**options: Any) -> Console:
+    """A console that prints texts as they are: no `[markup]`, no `:emoji:`, no colored numbers."""
+    return Console(highlight=False, markup=False, emoji=False, **options)
+
+
+def printable(text: str) -> str:
+    """`text` from outside, safe to print: control characters become the replacement character."""
+    return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def styled(words: str, style: str, rest: str = "") -> Text:
+    """`words` in a style, then `rest` without one."""
+    return Text.assemble((printable(words), style), printable(rest))
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Cli:
     home: Home
     name: str
     as_json: bool = False
-    progress: Console = field(default_factory=lambda: Console(stderr=True))
+    progress: Console = field(default_factory=lambda: terminal(stderr=True))
 
     @property
     def folder(self) -> Path:
@@ -69,9 +93,11 @@ def answers(function: Callable[..., Answer]) -> Callable[..., None]:
         cli.as_json = as_json
         answer = function(cli, **options)
         if as_json:
-            click.echo(json.dumps(answer.data, ensure_ascii=False))
+            # Half a character, as in a file name that is not UTF-8, is escaped the way JSON has it too.
+            line = json.dumps(answer.data, ensure_ascii=False)
+            click.echo(line.encode("utf-8", "backslashreplace").decode())
         else:
-            answer.show(Console(highlight=False))
+            answer.show(terminal())
         ctx.exit(answer.status)
 
     return command

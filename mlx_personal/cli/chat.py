@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers
+from mlx_personal.cli.answer import Answer, Cli, answers, printable, terminal
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def chat(cli: Cli, question: str | None) -> Answer:
         conversation, promoted = me.conversation(), me.promoted()
         with me.remembered(conversation):
             if question is not None:
-                answer = _ask_once(conversation, question, Console(highlight=False, quiet=cli.as_json))
+                answer = _ask_once(conversation, question, terminal(quiet=cli.as_json))
             else:
                 who = "the base model" if promoted is None else f"adapter {promoted.id}"
-                click.echo(f"{me.model_name}, {who}; an empty line ends the conversation.", err=True)
+                click.echo(printable(f"{me.model_name}, {who}; an empty line ends the conversation."), err=True)
                 answer = None
-                _converse(conversation, Console(highlight=False))
+                _converse(conversation, terminal())
     data = {"question": question, "answer": answer, "adapter": None if promoted is None else promoted.id}
     return Answer(data, lambda console: None)
 
@@ -59,13 +59,16 @@ def _converse(conversation: Conversation, console: Console) -> None:
 
 
 def _next_question() -> str:
-    """The next line the owner types; empty at the end of input."""
+    """The next line the owner types; empty at the end of input. UserError if it is not text."""
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
-    return sys.stdin.readline().strip()
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError as error:
+        raise UserError("not UTF-8 text", "standard input", "check the terminal's encoding") from error
 
 
 def _print_pieces(pieces: Iterator[str], console: Console) -> None:
     for piece in pieces:
-        console.out(piece, end="")
+        console.out(printable(piece), end="")
     console.out("")

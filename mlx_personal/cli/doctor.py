@@ -6,11 +6,12 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers
+from mlx_personal.cli.answer import Answer, Cli, answers, styled
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def doctor(cli: Cli) -> Answer:
         _Check("dtype", True, "float32, models are unquantized" if kind == "cpu" else "the model's own"),
         _Check("blas", library.tuned, library.name + (f": {library.reason}" if library.reason else "")),
         _Check("speed", gflops > 20, f"{gflops:.0f} GFLOP/s in float32, measured now"),
-        *_compiler(),
+        *_compiler(library.tuned),
         *_versions(),
         _home(cli),
         _profile(cli),
@@ -43,19 +44,21 @@ def doctor(cli: Cli) -> Answer:
     data = {"gflops": gflops, "checks": [vars(c) for c in checks]}
 
     def show(console: Console) -> None:
+        width = max(len(check.name) for check in checks) + 2
         for check in checks:
-            mark = "[green]ok[/]  " if check.ok else "[red]no[/]  "
-            console.print(f"{mark}{check.name:<12}{check.found}", soft_wrap=True)
+            mark, style = ("ok", "green") if check.ok else ("no", "red")
+            console.print(styled(mark, style, f"  {check.name:<{width}}{check.found}"), soft_wrap=True)
 
     return Answer(data, show, status=0 if all(c.ok for c in checks) else 1)
 
 
-def _compiler() -> list[_Check]:
-    """Linux only: the C compiler links the tuned BLAS."""
+def _compiler(tuned: bool) -> list[_Check]:
+    """Linux only: the C compiler links the tuned BLAS where the system has none; `tuned`: one is in use already."""
     if platform.system() != "Linux":
         return []
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    return [_Check("compiler", found is not None, found or "none; install one, for example: apt-get install gcc")]
+    missing = "none, and none is needed" if tuned else "none; install one, for example: apt-get install gcc"
+    return [_Check("compiler", found is not None or tuned, found or missing)]
 
 
 def _versions() -> list[_Check]:
@@ -72,12 +75,16 @@ def _home(cli: Cli) -> _Check:
 
 
 def _profile(cli: Cli) -> _Check:
+    from mlx_personal.backend.language_model import DEMO_MODEL, resolve
     from mlx_personal.errors import UserError
 
     if not (cli.folder / "profile.db").exists():
         return _Check("profile", True, f"no profile {cli.name!r} yet: mlx-personal init")
     try:
         with cli.open(write=False) as me:
+            # A hub repository is not looked for: that could download it.
+            if me.model_name == DEMO_MODEL or Path(me.model_name).is_absolute():
+                resolve(me.model_name)
             return _Check("profile", True, f"{me.store.received()} dialogues, on {me.model_name}")
     except UserError as error:
         return _Check("profile", False, error.line())

@@ -8,8 +8,9 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mlx_personal.cli.answer import Answer, Cli, answers
+from mlx_personal.cli.answer import Answer, Cli, answers, printable
 
 MAC_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 
@@ -36,19 +37,20 @@ def init(cli: Cli, model: str | None) -> Answer:
         with Personalizer(cli.folder) as me:
             bins = len(me.store.bins())
             annotated = sum(a.preferred is not None for a in me.store.annotations())
-            with cli.progress.status(f"Loading {model} and embedding the buffer"):
+            with cli.progress.status(Text(printable(f"Loading {model} and embedding the buffer"))):
                 me.change_model(model)
     else:
         bins = annotated = 0
-        with cli.progress.status(f"Loading {model}"):
+        with cli.progress.status(Text(printable(f"Loading {model}"))):
             Personalizer.create(cli.folder, model).close()
     data = {"folder": str(cli.folder), "model": model, "changed": exists, "re_embedded": bins, "annotated": annotated}
 
     def show(console: Console) -> None:
         if not exists:
-            console.print(f"A new profile in {cli.folder}, on {model}.\nNext: mlx-personal import FILE...")
+            made = printable(f"A new profile in {cli.folder}, on {model}.")
+            console.print(f"{made}\nNext: mlx-personal import FILE...", soft_wrap=True)
             return
-        console.print(f"The profile is on {model} now; {bins} bins were embedded anew.")
+        console.print(printable(f"The profile is on {model} now; {bins} bins were embedded anew."), soft_wrap=True)
         if annotated:
             console.print(
                 f"Your {annotated} annotated dialogues are kept: mlx-personal train makes a new adapter of them."
@@ -69,8 +71,8 @@ def status(cli: Cli) -> Answer:
 def _show_status(console: Console, data: dict[str, Any]) -> None:
     decisions, questions = data["decisions"], data["questions"]
     table = Table.grid(padding=(0, 2))
-    table.add_row("profile", data["folder"])
-    table.add_row("base model", data["model"])
+    table.add_row("profile", printable(data["folder"]))
+    table.add_row("base model", printable(data["model"]))
     table.add_row("dialogues received", f"{data['received']} ({data['unscored']} wait to be scored)")
     table.add_row(
         "buffer",

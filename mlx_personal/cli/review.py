@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
-from mlx_personal.cli.answer import Answer, Cli, answers
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.cli.answer import Answer, Cli, answers, styled, terminal
+from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_personal.annotation import AnnotationQueue, Question
@@ -30,7 +28,8 @@ _KEYS = {"a": "accept", "e": "edit", "r": "rewrite", "s": "skip", "u": "undo", "
 def review(cli: Cli, file: Path | None) -> Answer:
     """Judge the answers of the selected dialogues: accept, edit, rewrite, skip, undo.
 
-    With --json today's questions are listed and nothing is asked.
+    With --json today's questions are listed and nothing is asked. Verdicts from a file count as answers to questions:
+    no more are taken in a day than questions_per_day in config.toml.
     """
     if file is None and cli.as_json:
         with cli.open(write=False) as me:
@@ -44,7 +43,10 @@ def review(cli: Cli, file: Path | None) -> Answer:
     with cli.open() as me:
         if file is not None:
             return _from_file(me.annotations, file)
-        judged = _interactive(me.annotations, Console(highlight=False))
+        try:
+            judged = _interactive(me.annotations, terminal())
+        except UnicodeDecodeError as error:
+            raise UserError("not UTF-8 text", "standard input", "check the terminal's encoding") from error
         open_questions, left = len(me.annotations.open_questions()), me.annotations.left_today()
 
     def show(console: Console) -> None:
@@ -54,47 +56,43 @@ def review(cli: Cli, file: Path | None) -> Answer:
 
 
 def _from_file(queue: AnnotationQueue, file: Path) -> Answer:
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise from_os_error(error, file) from error
-    except UnicodeDecodeError as error:
-        raise UserError("not UTF-8 text", file) from error
+    from mlx_personal.dialogue import BadLine
+    from mlx_personal.dialogue.readers import read_json_lines
+
     judged, bad = 0, []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for line in read_json_lines(file):
+        if isinstance(line, BadLine):
+            bad.append(line)
             continue
+        where, verdict = line
         try:
-            verdict = json.loads(line)
-            if not isinstance(verdict, dict):
-                raise ValueError("a line that is not an object")
-            queue.record(_number(verdict), verdict.get("verdict", ""), _given_answers(verdict))
+            queue.record(*_verdict(verdict))
             judged += 1
         except (ValueError, UserError) as error:
-            what = error.what if isinstance(error, UserError) else str(error)
-            bad.append({"where": f"{file}:{number}", "reason": what})
+            bad.append(BadLine(where, error.what if isinstance(error, UserError) else str(error)))
     if bad and not judged:
-        raise UserError(bad[0]["reason"], bad[0]["where"], "mend the line and run the command again")
+        raise UserError(bad[0].reason, bad[0].where, "mend the line and run the command again")
 
     def show(console: Console) -> None:
         for b in bad:
-            console.print(f"[yellow]skipped[/] {escape(b['where'])}: {escape(b['reason'])}", soft_wrap=True)
+            console.print(styled("skipped", "yellow", f" {b.where}: {b.reason}"), soft_wrap=True)
         console.print(f"{judged} verdicts recorded, {len(bad)} bad lines skipped.")
 
-    return Answer({"judged": judged, "bad_lines": bad}, show)
+    return Answer({"judged": judged, "bad_lines": [vars(b) for b in bad]}, show)
 
 
-def _number(verdict: dict[str, Any]) -> int:
-    if not isinstance(verdict.get("dialogue"), int):
+def _verdict(line: Any) -> tuple[int, Any, list[str] | None]:
+    """(dialogue, verdict, answers) of one parsed line; ValueError says in one line why it holds none."""
+    if not isinstance(line, dict):
+        raise ValueError("a line that is not an object")
+    dialogue, verdict, given = line.get("dialogue"), line.get("verdict"), line.get("answers")
+    if type(dialogue) is not int or not 1 <= dialogue < 2**63:  # a bool is an int
         raise ValueError('no "dialogue" number in this line')
-    return int(verdict["dialogue"])
-
-
-def _given_answers(verdict: dict[str, Any]) -> list[str] | None:
-    given = verdict.get("answers")
+    if not isinstance(verdict, str):
+        raise ValueError('no "verdict" in this line')
     if given is not None and (not isinstance(given, list) or not all(isinstance(a, str) for a in given)):
         raise ValueError('"answers" is not a list of texts')
-    return given
+    return dialogue, verdict, given
 
 
 def _interactive(queue: AnnotationQueue, console: Console) -> int:
@@ -125,21 +123,24 @@ def _interactive(queue: AnnotationQueue, console: Console) -> int:
 def _print_question(console: Console, question: Question, left: int) -> None:
     console.rule(f"dialogue {question.dialogue_id}, {left} to go today")
     for message in question.dialogue.messages:
-        console.print(f"[bold]{message.role}[/] {escape(message.content)}", soft_wrap=True)
+        console.print(styled(message.role, "bold", f" {message.content}"), soft_wrap=True)
     if question.adapter_id is not None:
-        console.print(f"[dim]answered by your adapter {question.adapter_id}; it trains nothing unless you approve[/]")
+        note = f"answered by your adapter {question.adapter_id}; it trains nothing unless you approve"
+        console.print(styled(note, "dim"))
     console.print("Was the answer fine? If not, what is the ideal answer?")
 
 
 def _changed_answers(question: Question, action: str) -> list[str] | None:
-    """All answers of the dialogue, one of them changed by the owner; None if it was left as it is."""
-    turns = list(question.dialogue.assistant_turns)
-    number = len(turns)
-    if number > 1:
-        number = click.prompt("Which answer", type=click.IntRange(1, len(turns)), default=len(turns))
-    old = turns[number - 1]
-    new = click.edit(old) if action == "edit" else click.prompt("The ideal answer")
-    if new is None or not new.strip() or new.strip() == old.strip():
-        return None
-    turns[number - 1] = new.strip()
-    return turns
+    """All answers of the dialogue, as the owner wants them; None if they were left as they are."""
+    old = list(question.dialogue.assistant_turns)
+    turns, last = list(old), len(old)
+    number = click.prompt("Which answer", type=click.IntRange(1, last), default=last) if last > 1 else 1
+    while number:
+        now = turns[number - 1]
+        new = click.edit(now) if action == "edit" else click.prompt("The ideal answer")
+        if new is not None and new.strip():
+            turns[number - 1] = new.strip()
+        if last == 1:
+            break
+        number = click.prompt("Another one (0: done)", type=click.IntRange(0, last), default=0)
+    return None if [t.strip() for t in turns] == [t.strip() for t in old] else turns

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from mlx_personal.cli.answer import Answer, Cli, answers
-from mlx_personal.errors import UserError
+from mlx_personal.cli.answer import ID, Answer, Cli, answers, printable, styled
+from mlx_personal.errors import UserError, encodable
 
 
 @click.command(name="import")
@@ -33,7 +36,7 @@ def import_(cli: Cli, files: tuple[Path, ...]) -> Answer:
             good = [d for d in found if not isinstance(d, BadLine)]
             bad += [line for line in found if isinstance(line, BadLine)]
             read += len(good)
-            new += me.store.add_dialogues(good, f"import:{file.name}")
+            new += me.store.add_dialogues(good, f"import:{encodable(file.name)}")
         if not read:
             raise UserError(
                 f"no dialogue could be read ({bad[0].reason})" if bad else "no dialogue in this file",
@@ -53,7 +56,7 @@ def import_(cli: Cli, files: tuple[Path, ...]) -> Answer:
 
     def show(console: Console) -> None:
         for line in bad:
-            console.print(f"[yellow]skipped[/] {escape(line.where)}: {escape(line.reason)}", soft_wrap=True)
+            console.print(styled("skipped", "yellow", f" {line.where}: {line.reason}"), soft_wrap=True)
         console.print(f"{read} dialogues read, {new} of them new, {len(bad)} bad lines skipped.")
         console.print(
             f"Buffer: {counts.get('stored', 0)} stored in free bins, {counts.get('replaced', 0)} replaced a bin, "
@@ -92,16 +95,16 @@ def buffer_list(cli: Cli) -> Answer:
     def show(console: Console) -> None:
         table = Table("bin", "dialogue", "domain", "EOE", "DSS", "IDD", "text")
         for row in data:
-            first = escape(" ".join(str(row["text"]).split())[:60])
+            first = printable(" ".join(str(row["text"]).split())[:60])
             scores = (f"{row['eoe']:.3f}", f"{row['dss']:.4f}", f"{row['idd']:.3f}")
-            table.add_row(str(row["slot"]), str(row["dialogue"]), str(row["domain"]), *scores, first)
+            table.add_row(str(row["slot"]), str(row["dialogue"]), printable(str(row["domain"])), *scores, first)
         console.print(table if data else "The buffer is empty: mlx-personal import FILE...")
 
     return Answer(data, show)
 
 
 @buffer.command("show")
-@click.argument("dialogue_id", type=int)
+@click.argument("dialogue_id", type=ID)
 @answers
 def buffer_show(cli: Cli, dialogue_id: int) -> Answer:
     """Print a dialogue, and the owner's answers to it if there are any."""
@@ -124,7 +127,7 @@ def buffer_show(cli: Cli, dialogue_id: int) -> Answer:
     }
 
     def show(console: Console) -> None:
-        console.print(f"dialogue {row.id}, from {row.source}, {row.received_at}")
+        console.print(printable(f"dialogue {row.id}, from {row.source}, {row.received_at}"), soft_wrap=True)
         _print_messages(console, row.dialogue.to_messages())
         if verdict is not None:
             console.print(f"verdict: {verdict.verdict}")
@@ -135,7 +138,7 @@ def buffer_show(cli: Cli, dialogue_id: int) -> Answer:
 
 
 @buffer.command("why")
-@click.argument("dialogue_id", type=int)
+@click.argument("dialogue_id", type=ID)
 @answers
 def buffer_why(cli: Cli, dialogue_id: int) -> Answer:
     """Explain why a dialogue was kept, kept out or refused."""
@@ -151,12 +154,12 @@ def buffer_why(cli: Cli, dialogue_id: int) -> Answer:
         )
     data = {**dict(row), "detail": json.loads(row["detail"])}
     lines = explain(Decision.from_row(data))
-    return Answer(data, lambda console: console.print(escape(lines), soft_wrap=True))
+    return Answer(data, lambda console: console.print(printable(lines), soft_wrap=True))
 
 
 def _print_messages(console: Console, messages: list[dict[str, str]]) -> None:
     for message in messages:
-        console.print(f"[bold]{message['role']}[/] {escape(message['content'])}", soft_wrap=True)
+        console.print(styled(message["role"], "bold", f" {message['content']}"), soft_wrap=True)
 
 
 @click.group()
@@ -176,9 +179,9 @@ def lexicon_list(cli: Cli) -> Answer:
     def show(console: Console) -> None:
         table = Table("domain", "words", "bins")
         for row in data:
-            table.add_row(*(str(value) for value in row.values()))
+            table.add_row(*(printable(str(value)) for value in row.values()))
         console.print(table)
-        console.print(f"Your own: one text file a domain in {cli.folder / 'lexicons'}", soft_wrap=True)
+        console.print(printable(f"Your own: one text file a domain in {cli.folder / 'lexicons'}"), soft_wrap=True)
 
     return Answer(data, show)
 
@@ -191,23 +194,35 @@ def lexicon_list(cli: Cli) -> Answer:
 @answers
 def lexicon_suggest(cli: Cli, domains: int, write: bool) -> Answer:
     """Propose domains and words from your own stream, in any language."""
-    from mlx_personal.scoring import suggest_lexicons
+    from mlx_personal.scoring import OTHER, suggest_lexicons
     from mlx_personal.store.files import atomic_write
 
     with cli.open(write=write) as me:
-        found = suggest_lexicons([row.dialogue.text for row in me.store.dialogues()], domains=domains)
+        # A file of a name in use would replace what the owner has edited, or a built-in lexicon.
+        taken = [*me.observer.lexicons(), OTHER]
+        found = []
+        for s in suggest_lexicons([row.dialogue.text for row in me.store.dialogues()], domains=domains):
+            found.append(dataclasses.replace(s, name=_free_name(s.name, taken)))
+            taken.append(found[-1].name)
         folder = me.folder / "lexicons"
         if write:
             folder.mkdir(exist_ok=True)
             for s in found:
                 header = f"# {s.name}: suggested from {s.dialogues} dialogues of your stream\n"
-                atomic_write(folder / f"{s.name}.txt", (header + "\n".join(s.words) + "\n").encode())
+                atomic_write(folder / f"{s.name}.txt", header + "\n".join(s.words) + "\n")
     data: list[dict[str, Any]] = [{"domain": s.name, "dialogues": s.dialogues, "words": list(s.words)} for s in found]
 
     def show(console: Console) -> None:
         for row in data:
-            words = escape(", ".join(row["words"][:12]))
-            console.print(f"[bold]{escape(row['domain'])}[/] ({row['dialogues']} dialogues): {words}", soft_wrap=True)
-        console.print(f"Written to {folder}" if write else "Add --write to use them.", soft_wrap=True)
+            rest = f" ({row['dialogues']} dialogues): {', '.join(row['words'][:12])}"
+            console.print(styled(row["domain"], "bold", rest), soft_wrap=True)
+        console.print(printable(f"Written to {folder}") if write else "Add --write to use them.", soft_wrap=True)
 
     return Answer(data, show)
+
+
+def _free_name(name: str, taken: Iterable[str]) -> str:
+    """`name`, or the first of name_2, name_3 and so on that no file has; file systems may ignore case and form."""
+    known = {unicodedata.normalize("NFC", other).casefold() for other in taken}
+    numbered = itertools.chain([name], (f"{name}_{n}" for n in itertools.count(2)))
+    return next(n for n in numbered if unicodedata.normalize("NFC", n).casefold() not in known)

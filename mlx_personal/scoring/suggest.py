@@ -25,6 +25,7 @@ CATCH_ALL: Final = 3.0  # a topic whose words are this many times as common as o
 TEXTS_A_DOMAIN: Final = 5  # fewer, and a topic is one conversation
 _MOST_TEXTS: Final = 5000
 _MOST_WORDS: Final = 5000
+_MOST_NAME_BYTES: Final = 100  # file systems take 255, with the extension and a number
 _SWEEPS: Final = 60
 _TINY: Final = 1e-9
 
@@ -67,11 +68,16 @@ def suggest_lexicons(texts: Sequence[str], *, domains: int = 8, words: int = 40,
         best = [i for i in np.argsort(-scores, kind="stable")[:words] if scores[i] > _TINY]
         if best:
             telling = tuple(vocabulary[i] for i in best)
-            found.append(Suggestion("_".join(telling[:2]), telling, int((strongest == k).sum())))
+            found.append(Suggestion(_name(telling), telling, int((strongest == k).sum())))
             commonness.append(float(spread[best].mean()))
     limit = CATCH_ALL * float(np.median(commonness)) if found else 0.0
     kept = [s for s, common in zip(found, commonness, strict=True) if common <= limit]
     return sorted(kept, key=lambda s: (-s.dialogues, s.name))
+
+
+def _name(telling: tuple[str, ...]) -> str:
+    """Fit for a file: words hold only letters, digits and marks, but may be of any length."""
+    return "_".join(telling[:2]).encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
 
 
 def _may_name_a_domain(word: str) -> bool:
