@@ -108,8 +108,8 @@ class AnnotationQueue:
         decision = self._store.decision(dialogue_id)
         if decision is None or decision["action"] not in ("stored", "replaced"):
             raise UserError(f"dialogue {dialogue_id} was never selected", hint=_LISTS)
-        if not self.left_today() and dialogue_id not in self._asked_today():
-            limit = self._config.questions_per_day
+        asked, limit = self._asked_today(), self._config.questions_per_day
+        if dialogue_id not in asked and len(asked) >= limit:
             raise UserError(
                 f"dialogue {dialogue_id} is one more than the {limit} of today",
                 hint="go on tomorrow, or raise questions_per_day in config.toml",
