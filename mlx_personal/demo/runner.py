@@ -27,7 +27,6 @@ from mlx_personal.finetune import LoRAConfig
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.store import Store
-from mlx_personal.synthesis import SynthesisConfig
 
 # What differs from the defaults, and why. A buffer of 96 bins: the stream is 480 conversations, not thousands. All its
 # questions in one day: the demo's owner is patient. A higher learning rate: the embedded model is a thousand times
@@ -35,9 +34,8 @@ from mlx_personal.synthesis import SynthesisConfig
 CONFIG = Config(
     selection=SelectionConfig(bins=96),
     annotation=AnnotationConfig(questions_per_day=1000),
-    synthesis=SynthesisConfig(),
-    finetune=LoRAConfig(learning_rate=2e-3, epochs=3, batch_size=16),
-    evaluation=EvaluationConfig(max_tokens=80, share=0.2),
+    finetune=LoRAConfig(learning_rate=4e-3, epochs=4),
+    evaluation=EvaluationConfig(max_tokens=80),
     chat=ChatConfig(max_tokens=80),
 )
 

@@ -1,0 +1,34 @@
+"""Runs `mlx-personal demo` and keeps its screen as a picture for the README.
+
+    python scripts/picture_demo.py benchmarks/results/demo.svg
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+WIDTH = 110
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    environment = {**os.environ, "COLUMNS": str(WIDTH), "FORCE_COLOR": "1"}
+    command = [str(Path(sys.executable).parent / "mlx-personal"), "demo"]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    # The folder in which it ran is nobody's business but its owner's.
+    screen = done.stdout.replace(str(Path.home()), "~")
+    console = Console(record=True, width=WIDTH, file=StringIO())
+    console.print(Text("$ mlx-personal demo"))
+    console.print(Text.from_ansi(screen))
+    console.save_svg(str(out), title="mlx-personal demo")
+
+
+if __name__ == "__main__":
+    main()
