@@ -163,14 +163,11 @@ class LanguageModel:
         Tried out on the tokens `probe`, not looked up: models scale, cap and mask their logits under many names.
         """
         tokens = mx.array([list(probe)])
-        try:
-            body = self._body()
-            states, logits = body(tokens), self.model(tokens)
-            top = getattr(self.model, "language_model", self.model)
-            head = top.lm_head if "lm_head" in top else body.embed_tokens.as_linear
-            return (body, head) if mx.array_equal(head(states), logits) else None
-        except (AttributeError, TypeError, ValueError):  # a model of another build
+        top, body = getattr(self.model, "language_model", self.model), self._body
+        head = getattr(top, "lm_head", None) or getattr(getattr(body, "embed_tokens", None), "as_linear", None)
+        if head is None:
             return None
+        return (body, head) if mx.array_equal(head(body(tokens)), self.model(tokens)) else None
 
     def _fitting(self, prompt: list[int], max_tokens: int) -> list[int]:
         """The prompt's end, so that the answer fits behind it; at least half of the context stays the prompt's."""

@@ -36,9 +36,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows padded to T: int32 `inputs` and `targets`, float32 `weights` (1 at targets, 0 elsewhere), all [B, T]."""
+    """B rows padded to T, and the N places in them whose next token is learnt.
+
+    Args:
+        inputs: int32 [B, T].
+        places: int32 [N], indices into the B * T flattened inputs.
+        targets: int32 [N], the token that follows each.
+        weights: float32 [N], 1; 0 where a place is padding.
+    """
 
     inputs: np.ndarray
+    places: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
 
@@ -66,27 +74,52 @@ def make_rows(lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int)
     return Rows(rows, dropped, truncated)
 
 
-def epoch(rows: Sequence[Row], batch_size: int, length_step: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Every row once, in batches of like length and random order; the last and smaller batch is kept.
+def batch_sizes(rows: Sequence[Row], batch_size: int, batch_tokens: int, length_step: int) -> list[int]:
+    """How many rows each batch takes, the longest rows first.
 
-    Lengths are padded to multiples of `length_step`.
+    None has over `batch_size` rows, nor over `batch_tokens` tokens, padding included, unless it is a single row.
     """
-    padded = np.array([-len(row.inputs) // length_step for row in rows])  # minus the padded length, in steps
+    lengths = sorted((_padded(row, length_step) for row in rows), reverse=True)
+    sizes: list[int] = []
+    while left := lengths[sum(sizes) :]:
+        sizes.append(max(1, min(batch_size, batch_tokens // left[0], len(left))))
+    return sizes
+
+
+def epoch(rows: Sequence[Row], sizes: Sequence[int], length_step: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Every row once, in batches of like length and random order, of as many rows as `batch_sizes` says.
+
+    Lengths are padded to multiples of `length_step`, which is one of 8.
+    """
+    lengths = np.array([_padded(row, length_step) for row in rows])
     shuffled = rng.permutation(len(rows))
     # A stable sort of a shuffle: rows of one padded length meet other batch mates in every epoch.
-    order = shuffled[np.argsort(padded[shuffled], kind="stable")]
-    starts = np.arange(0, len(order), batch_size)
-    for start in rng.permutation(starts):
-        yield collate([rows[i] for i in order[start : start + batch_size]], length_step)
+    order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
+    batches = np.split(order, np.cumsum(sizes)[:-1])
+    for i in rng.permutation(len(batches)):
+        yield collate([rows[row] for row in batches[i]], length_step)
 
 
 def collate(rows: Sequence[Row], length_step: int) -> Batch:
-    """Rows side by side, padded on the right with weights of 0: a causal model's real tokens never see the padding."""
-    length = max(len(row.inputs) for row in rows)
-    shape = (len(rows), -(-length // length_step) * length_step)
-    batch = Batch(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+    """Rows side by side, padded on the right: a causal model's real tokens never see the padding.
+
+    The places are padded too, to eighths of B * T: a compiled step is compiled anew for every shape.
+    """
+    length = max(_padded(row, length_step) for row in rows)
+    inputs = np.zeros((len(rows), length), np.int32)
     for i, row in enumerate(rows):
-        batch.inputs[i, : len(row.inputs)] = row.inputs
-        batch.targets[i, : len(row.targets)] = row.targets
-        batch.weights[i, : len(row.is_target)] = row.is_target
-    return batch
+        inputs[i, : len(row.inputs)] = row.inputs
+    places = np.concatenate([i * length + np.flatnonzero(row.is_target) for i, row in enumerate(rows)])
+    targets = np.concatenate([row.targets[row.is_target] for row in rows])
+    eighth = inputs.size // 8
+    padding = (0, -len(places) % eighth)
+    return Batch(
+        inputs,
+        np.pad(places.astype(np.int32), padding),
+        np.pad(targets.astype(np.int32), padding),
+        np.pad(np.ones(len(places), np.float32), padding),
+    )
+
+
+def _padded(row: Row, length_step: int) -> int:
+    return -(-len(row.inputs) // length_step) * length_step

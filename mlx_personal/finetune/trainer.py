@@ -1,12 +1,13 @@
 """Trains a LoRA adapter through mlx-lm's layers and writes it in mlx-lm's format.
 
 The loop is this package's: mlx-lm's own trains on padding, fails on rows without targets, drops the last batch and sets
-the wired memory limit. It is plain rather than fast.
+the wired memory limit. Memory is what a Mac is short of: the vocabulary projection, the largest array by far, is
+computed for targets only, and off the CPU blocks are checkpointed.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import math
 import time
@@ -24,7 +25,8 @@ from mlx_personal.backend import LanguageModel
 from mlx_personal.backend.device import device_name
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
-from mlx_personal.finetune.batches import Rows, epoch, make_rows
+from mlx_personal.finetune.batches import Batch, Rows, batch_sizes, epoch, make_rows
+from mlx_personal.finetune.checkpointing import checkpointed
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.store.files import atomic_folder
 
@@ -81,8 +83,9 @@ def finetune(
         raise UserError("nothing to train on", hint="annotate some dialogues first")
     with atomic_folder(folder) as written:
         try:
+            logits_at = target_logits(lm, data.rows[0].inputs[:32].tolist())
             lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-            losses, epoch_losses = _train(lm.model, data, config, on_step)
+            losses, epoch_losses = _train(lm.model, logits_at, data, config, on_step)
             _write(lm.model, written, config, metadata or {})
         finally:
             lm.detach_adapter()
@@ -100,50 +103,75 @@ def finetune(
     )
 
 
-def loss_of(model: nn.Module, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-    """Mean cross entropy over the targets: `weights` is 1 there and 0 elsewhere, all [B, T]. Computed in float32."""
-    logits = model(inputs).astype(mx.float32)
+LogitsAt = Callable[[mx.array, mx.array], mx.array]
+
+
+def target_logits(lm: LanguageModel, probe: Sequence[int]) -> LogitsAt:
+    """The function from inputs [B, T] and places [N] in them to logits [N, V], which projects those places alone.
+
+    Models that do more with their hidden states than project them, as told from the tokens `probe`, project all.
+    """
+    body, head = lm.body_and_head(probe) or (lm.model, lambda logits: logits)
+
+    def logits_at(inputs: mx.array, places: mx.array) -> mx.array:
+        states = body(inputs)
+        return head(states.reshape(-1, states.shape[-1])[places])
+
+    return logits_at
+
+
+def loss_of(logits_at: LogitsAt, inputs: mx.array, places: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+    """Mean cross entropy over a `Batch`'s targets, computed in float32."""
+    logits = logits_at(inputs, places).astype(mx.float32)
     return (nn.losses.cross_entropy(logits, targets) * weights).sum() / weights.sum()
 
 
 def _train(
-    model: nn.Module, data: Rows, config: LoRAConfig, on_step: Callable[[Step], None] | None
+    model: nn.Module, logits_at: LogitsAt, data: Rows, config: LoRAConfig, on_step: Callable[[Step], None] | None
 ) -> tuple[list[float], list[float]]:
     """The loss of every step and the mean loss a target of every epoch."""
-    steps = config.epochs * -(-len(data.rows) // config.batch_size)
+    # On a CPU, compiling runs a C++ compiler for seconds and gains nothing, so shapes may be many and padding less.
+    compiled = device_name() != "cpu"
+    length_step = 32 if compiled else 8
+    sizes = batch_sizes(data.rows, config.batch_size, config.batch_tokens, length_step)
+    steps = config.epochs * len(sizes)
     schedule = _schedule(config.learning_rate, steps)
     # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
     optimizer = optim.AdamW(learning_rate=schedule, bias_correction=True)
     optimizer.init(model.trainable_parameters())
     state = [model.state, optimizer.state, mx.random.state]
-    value_and_grad = nn.value_and_grad(model, functools.partial(loss_of, model))
+    value_and_grad = nn.value_and_grad(model, lambda *batch: loss_of(logits_at, *batch))
 
-    def step(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        loss, gradient = value_and_grad(inputs, targets, weights)
+    def step(*batch: mx.array) -> mx.array:
+        loss, gradient = value_and_grad(*batch)
         optimizer.update(model, gradient)
         return loss
 
-    # On a CPU, compiling runs a C++ compiler for seconds and gains nothing, so shapes may be many and padding less.
-    compiled = device_name() != "cpu"
     if compiled:
         step = mx.compile(step, inputs=state, outputs=state)
     rng = np.random.default_rng(config.seed)
     losses: list[float] = []
     epoch_losses: list[float] = []
-    for number in range(1, config.epochs + 1):
-        total = 0.0
-        for batch in epoch(data.rows, config.batch_size, 32 if compiled else 8, rng):
-            rate = float(schedule(mx.array(len(losses))))
-            loss = step(mx.array(batch.inputs), mx.array(batch.targets), mx.array(batch.weights))
-            mx.eval(loss, state)
-            losses.append(float(loss))
-            total += losses[-1] * float(batch.weights.sum())
-            if not math.isfinite(losses[-1]):
-                raise _diverged(f"the loss became {losses[-1]} at step {len(losses)} of {steps}")
-            if on_step is not None:
-                on_step(Step(len(losses), steps, number, losses[-1], rate))
-        epoch_losses.append(total / data.target_tokens)
+    with checkpointed(model.layers) if compiled else contextlib.nullcontext():
+        for number in range(1, config.epochs + 1):
+            total = 0.0
+            for batch in epoch(data.rows, sizes, length_step, rng):
+                rate = float(schedule(mx.array(len(losses))))
+                loss = step(*arrays_of(batch))
+                mx.eval(loss, state)
+                losses.append(float(loss))
+                total += losses[-1] * float(batch.weights.sum())
+                if not math.isfinite(losses[-1]):
+                    raise _diverged(f"the loss became {losses[-1]} at step {len(losses)} of {steps}")
+                if on_step is not None:
+                    on_step(Step(len(losses), steps, number, losses[-1], rate))
+            epoch_losses.append(total / data.target_tokens)
     return losses, epoch_losses
+
+
+def arrays_of(batch: Batch) -> tuple[mx.array, ...]:
+    """What `loss_of` takes, in its order."""
+    return tuple(mx.array(part) for part in (batch.inputs, batch.places, batch.targets, batch.weights))
 
 
 def _schedule(peak: float, steps: int) -> Callable[[mx.array], mx.array]:
