@@ -36,6 +36,7 @@ def test_every_assistant_turn_is_answered_after_what_was_really_said(tiny_model:
     done: list[tuple[int, int]] = []
     given = answers(tiny_model, [TWO_TURNS, SOUP], 8, lambda n, total: done.append((n, total)))
     assert [len(turns) for turns in given] == [2, 1]
+    assert given[0][0] != given[0][1] != ""
     assert done == [(1, 3), (2, 3), (3, 3)]
     context = [{**m, "content": m["content"].removeprefix("<think>hm</think>")} for m in TWO_TURNS.to_messages()[:4]]
     alone = "".join(tiny_model.stream(tiny_model.prompt_tokens(context), max_tokens=8))
