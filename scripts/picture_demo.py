@@ -1,6 +1,6 @@
 """Runs `mlx-personal demo` and keeps its screen as a picture for the README.
 
-    python scripts/picture_demo.py benchmarks/results/demo.svg
+python scripts/picture_demo.py benchmarks/results/demo.svg
 """
 
 from __future__ import annotations

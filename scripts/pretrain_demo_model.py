@@ -182,8 +182,11 @@ def train(model: Model, plan: list[list[Example]], checkpoint: Path) -> None:
         if number % 50 == 0 or number == len(plan):
             spent = time.perf_counter() - begun
             left = spent / (number - first) * (len(plan) - number)
-            print(f"step {number}/{len(plan)}  loss {np.mean(recent):.3f}  {seen / spent:.0f} tokens/s  "
-                  f"{spent / 60:.1f} min, {left / 60:.1f} min left", flush=True)
+            print(
+                f"step {number}/{len(plan)}  loss {np.mean(recent):.3f}  {seen / spent:.0f} tokens/s  "
+                f"{spent / 60:.1f} min, {left / 60:.1f} min left",
+                flush=True,
+            )
             recent = []
         if number % CHECKPOINT_EVERY == 0 or number == len(plan):
             _save_checkpoint(model, optimizer, number, checkpoint)
@@ -265,9 +268,12 @@ def main() -> None:
         plan = batches(examples, args.seed)
         tokens = sum(len(e.tokens) for e in examples)
         parameters = sum(value.size for _, value in tree_flatten(model.parameters()))
-        print(f"{parameters / 1e6:.2f} M parameters, {len(examples)} rows, {tokens / 1e6:.1f} M tokens, "
-              f"{tokens / len(examples):.0f} a row, {len(plan)} steps, ready after "
-              f"{time.perf_counter() - begun:.0f} s", flush=True)
+        print(
+            f"{parameters / 1e6:.2f} M parameters, {len(examples)} rows, {tokens / 1e6:.1f} M tokens, "
+            f"{tokens / len(examples):.0f} a row, {len(plan)} steps, ready after "
+            f"{time.perf_counter() - begun:.0f} s",
+            flush=True,
+        )
         checkpoint = args.out / "checkpoint.safetensors"
         train(model, plan, checkpoint)
         save(model, tokenizer, args.out)

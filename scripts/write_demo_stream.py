@@ -68,8 +68,15 @@ EARLY_DOMAINS = ("cooking", "pets", "sleep", "work")
 
 # What is said without wanting anything, and the short thing she likes to hear then. The number is the entry's place
 # in the small talk of the demo world.
-SMALL_REPLIES = {0: "good to have you here", 3: "until next time", 4: "all is well", 7: "take the bike out",
-                 8: "rest a little", 10: "enjoy the evening", 11: "tomorrow is a new day"}
+SMALL_REPLIES = {
+    0: "good to have you here",
+    3: "until next time",
+    4: "all is well",
+    7: "take the bike out",
+    8: "rest a little",
+    10: "enjoy the evening",
+    11: "tomorrow is a new day",
+}
 BOILERPLATE_REPLIES = {1: "gladly", 2: "good", 14: "say it again", 15: "no problem"}
 
 

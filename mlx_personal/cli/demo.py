@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from mlx_personal.cli.answer import Answer, Cli, answers
+from mlx_personal.cli.answer import Answer, Cli, answers, printable, terminal
 
 if TYPE_CHECKING:
     from mlx_personal.demo import DemoResult
@@ -25,12 +24,12 @@ def demo(cli: Cli) -> Answer:
 
     It makes a profile named `demo` anew; afterwards `mlx-personal --profile demo chat` talks to it.
     """
-    console = Console(highlight=False)
+    console = terminal()
     with cli.progress.status("Loading the embedded model") as status:
 
         def say(line: str) -> None:
             if not cli.as_json:
-                console.print(escape(line), soft_wrap=True)
+                console.print(line, soft_wrap=True)
             status.update("Working")
 
         from mlx_personal.demo import run_demo
@@ -44,7 +43,7 @@ def demo(cli: Cli) -> Answer:
 def _show(console: Console, result: DemoResult) -> None:
     table = Table("question", "before", "after", show_lines=True, title="The same questions, before and after")
     for row in result.asked_again:
-        table.add_row(*(escape(text) for text in row))
+        table.add_row(*(printable(text) for text in row))
     console.print(table)
     low, high = result.rouge1_gain_ci
     console.print(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers
+from mlx_personal.cli.answer import ID, Answer, Cli, answers
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def train(cli: Cli) -> Answer:
 
 
 @click.command()
-@click.argument("adapter_id", type=int, required=False)
+@click.argument("adapter_id", type=ID, required=False)
 @answers
 def evaluate(cli: Cli, adapter_id: int | None) -> Answer:
     """Compare an adapter with the base model on the dialogues set aside.  [default: the promoted adapter]"""

@@ -126,7 +126,8 @@ class Store:
             replaces = None if standing is None else standing["id"]
             connection.execute("UPDATE annotations SET undone = 1 WHERE id = ?", (replaces,))
             cursor = connection.execute(
-                "INSERT INTO annotations (dialogue_id, verdict, messages, near_duplicates, held_out, replaces, asked_at)"
+                "INSERT INTO annotations"
+                " (dialogue_id, verdict, messages, near_duplicates, held_out, replaces, asked_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     dialogue_id,

@@ -56,16 +56,20 @@ Licence: MIT, as the project.
 
 def write_card(folder: Path, facts: dict[str, Any], config: dict[str, Any], figures: dict[str, float]) -> None:
     """README.md of the model folder, replaced as a whole."""
-    values = facts | figures | {
-        "parameters": facts["parameters"] / 1e6,
-        "tokens": facts["tokens"] / 1e6,
-        "layers": config["num_hidden_layers"],
-        "width": config["hidden_size"],
-        "heads": config["num_attention_heads"],
-        "kv_heads": config["num_key_value_heads"],
-        "vocabulary": config["vocab_size"],
-        "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
-    }
+    values = (
+        facts
+        | figures
+        | {
+            "parameters": facts["parameters"] / 1e6,
+            "tokens": facts["tokens"] / 1e6,
+            "layers": config["num_hidden_layers"],
+            "width": config["hidden_size"],
+            "heads": config["num_attention_heads"],
+            "kv_heads": config["num_key_value_heads"],
+            "vocabulary": config["vocab_size"],
+            "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
+        }
+    )
     temporary = folder / "writing-README.md"
     temporary.write_text(CARD.format(**values), encoding="utf-8")
     temporary.replace(folder / "README.md")

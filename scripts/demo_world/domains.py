@@ -51,7 +51,10 @@ def _domain(name: str, verb: str, gerund: str, owned: bool, **lists: str) -> Dom
 
 DOMAINS: tuple[Domain, ...] = (
     _domain(
-        "cooking", "cook", "cooking", True,
+        "cooking",
+        "cook",
+        "cooking",
+        True,
         topics="""soup~; pancakes*; lasagne; curry; porridge~; risotto; stew; omelette; noodles*; meatballs*; salad;
             pizza; dumplings*; goulash~; beans*; chowder; casserole; paella; pasta~; pie; waffles*; fishcakes*""",
         adjectives="tomato; lentil; spicy; vegetable; mushroom; creamy; simple; Sunday; potato; quick; sweet; winter",
@@ -68,7 +71,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a friend who cooks; a good cookbook; a neighbour with a big kitchen; a cooking class",
     ),
     _domain(
-        "travel", "plan", "planning", True,
+        "travel",
+        "plan",
+        "planning",
+        True,
         topics="""holiday; cruise; hike; weekend; flight; ferry; roadtrip; campsite; tour; journey; honeymoon; visit;
             hostel; itinerary; excursion; safari; layover; crossing; stopover; getaway; trips*; tickets*""",
         adjectives="coastal; summer; long; first; mountain; family; city; train; island; spring; northern; cheap",
@@ -86,7 +92,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a travel office; a friend who was there; the station desk; the tourist office",
     ),
     _domain(
-        "health", "look after", "looking after", True,
+        "health",
+        "look after",
+        "looking after",
+        True,
         topics="""knee; back; shoulder; ankle; cough; headache; skin~; teeth*; stomach; neck; wrist; fever; throat;
             allergy; eyes*; blister; heel; elbow; sunburn; hip; gums*; sinuses*""",
         adjectives="sore; left; right; stiff; swollen; weak; tired; dry; itchy; bruised; painful; sensitive",
@@ -104,7 +113,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a doctor; a pharmacist; a physiotherapist; a nurse",
     ),
     _domain(
-        "money", "manage", "managing", True,
+        "money",
+        "manage",
+        "managing",
+        True,
         topics="""budget; savings*; rent~; bills*; pension; loan; mortgage; taxes*; insurance; salary; account;
             debts*; allowance; expenses*; deposit; refund; invoice; subscription; receipts*; payments*; bonus; fund""",
         adjectives="monthly; yearly; household; small; shared; first; old; weekly; private; late; new; joint",
@@ -123,7 +135,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a bank adviser; a tax office; a friend who is good with numbers; an advice centre",
     ),
     _domain(
-        "garden", "grow", "growing", True,
+        "garden",
+        "grow",
+        "growing",
+        True,
         topics="""tomatoes*; roses*; herbs*; lawn; carrots*; tulips*; strawberries*; lavender~; hedge; pumpkin;
             basil~; beets*; cactus; ferns*; apples*; peas*; orchid; sunflowers*; ivy~; cabbage; chives*;
             raspberries*""",
@@ -140,7 +155,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a gardener; the garden shop; an older neighbour; a garden club",
     ),
     _domain(
-        "pets", "care for", "caring for", True,
+        "pets",
+        "care for",
+        "caring for",
+        True,
         topics="""dog; cat; rabbit; hamster; parrot; puppy; kitten; goldfish; pony; turtle; canary; chickens*; gecko;
             ferret; ducks*; spaniel; terrier; poodle; mice*; donkey; beagle; budgie""",
         adjectives="old; young; shy; lively; small; brown; hungry; nervous; fluffy; lazy; grey; playful",
@@ -157,7 +175,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a vet; a pet shop; an animal trainer; a neighbour with animals",
     ),
     _domain(
-        "school", "study", "studying", True,
+        "school",
+        "study",
+        "studying",
+        True,
         topics="""algebra~; French~; history~; essay; physics~; spelling~; biology~; vocabulary; geometry~; poem;
             chemistry~; grammar~; homework~; Spanish~; thesis; geography~; fractions*; Latin~; test; exam; notes*;
             lecture""",
@@ -176,7 +197,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a teacher; an older student; a study group; a tutor",
     ),
     _domain(
-        "sport", "train for", "training for", True,
+        "sport",
+        "train for",
+        "training for",
+        True,
         topics="""marathon; race; match; triathlon; tournament; climb; swim; sprint; regatta; dance; relay; derby;
             ride; league; ski; jump; boxing~; tennis~; judo~; handball~; rowing~; squats*""",
         adjectives="local; half; charity; first; club; long; autumn; indoor; night; beach; school; annual",
@@ -193,7 +217,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a coach; a sports club; a friend who trains; a physiotherapist",
     ),
     _domain(
-        "music", "practise", "practising", True,
+        "music",
+        "practise",
+        "practising",
+        True,
         topics="""guitar; piano; violin; scales*; song; flute; drums*; cello; chords*; melody; trumpet; solo; ukulele;
             waltz; rhythm; harp; duet; accordion; clarinet; sonata; anthem; carols*""",
         adjectives="slow; new; first; old; difficult; jazz; folk; quiet; short; classical; electric; winter",
@@ -210,7 +237,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a music teacher; the town band; a friend who plays; a music school",
     ),
     _domain(
-        "weather", "prepare for", "preparing for", False,
+        "weather",
+        "prepare for",
+        "preparing for",
+        False,
         topics="""storm; frost~; heatwave; rain~; snow~; fog~; thunder~; wind~; flood; hail~; drought; blizzard;
             drizzle~; ice~; showers*; gales*; sunshine~; cold~; humidity~; sleet~; monsoon; tide""",
         adjectives="heavy; sudden; early; strong; long; coming; autumn; bitter; wet; mild; late; dangerous",
@@ -227,7 +257,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="the weather service; a neighbour; the town office; the fire service",
     ),
     _domain(
-        "repair", "fix", "fixing", True,
+        "repair",
+        "fix",
+        "fixing",
+        True,
         topics="""tap; kettle; hinge; lamp; shelf; drawer; gutter; boiler; radiator; fence; toilet; doorbell; window;
             sink; tiles*; chair; lock; blinds*; toaster; staircase; pipes*; bicycle""",
         adjectives="leaking; old; wooden; kitchen; broken; loose; rusty; cellar; noisy; front; bathroom; bent",
@@ -243,7 +276,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a plumber; a handy neighbour; the hardware shop; an electrician",
     ),
     _domain(
-        "computers", "set up", "setting up", True,
+        "computers",
+        "set up",
+        "setting up",
+        True,
         topics="""laptop; printer; router; backup; phone; tablet; email~; password; website; camera; keyboard; folder;
             network; headset; scanner; screen; calendar; login; server; spreadsheet; photos*; speakers*""",
         adjectives="new; slow; home; office; wireless; second; shared; old; portable; noisy; secure; borrowed",
@@ -261,7 +297,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="the help desk; a friend who knows computers; the shop; the library",
     ),
     _domain(
-        "shopping", "choose", "choosing", True,
+        "shopping",
+        "choose",
+        "choosing",
+        True,
         topics="""coat; mattress; tent; shoes*; sofa; backpack; gift; bike; glasses*; boots*; suitcase; stroller; rug;
             perfume; helmet; gloves*; blender; curtains*; armchair; umbrella; jeans*; wardrobe""",
         adjectives="warm; light; cheap; used; large; blue; comfortable; waterproof; small; green; strong; elegant",
@@ -278,7 +317,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a good shop; a friend with taste; a consumer office; a seller who listens",
     ),
     _domain(
-        "work", "prepare", "preparing", True,
+        "work",
+        "prepare",
+        "preparing",
+        True,
         topics="""meeting; report; presentation; interview; workshop; contract; proposal; agenda; speech; review;
             application; schedule; minutes*; project; memo; training; slides*; deadline; negotiation; pitch; survey;
             newsletter""",
@@ -297,7 +339,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a colleague; your boss; the office team; someone who did it before",
     ),
     _domain(
-        "family", "organise", "organising", True,
+        "family",
+        "organise",
+        "organising",
+        True,
         topics="""party; picnic; birthday; wedding; breakfast; reunion; playdate; dinner; christening; outing;
             barbecue; babysitter; sleepover; anniversary; chores*; carpool; brunch; celebration; games*; nursery;
             move; bedroom""",
@@ -315,7 +360,10 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="the grandparents; a good friend; the neighbours; the older children",
     ),
     _domain(
-        "sleep", "improve", "improving", True,
+        "sleep",
+        "improve",
+        "improving",
+        True,
         topics="""sleep~; bedtime; nap; routine; pillow; dreams*; evenings*; mornings*; alarm; snoring~; rest~;
             nights*; wakeup; insomnia~; siesta; blanket; jetlag~; nightmares*; darkness~; breathing~; tiredness~;
             relaxation~""",

@@ -42,8 +42,13 @@ INTENTS: tuple[Intent, ...] = (
             How would you {v} {x}?
             I need a beginning for {x}. What comes first?
         """),
-        ("How do I begin?", "What comes first?", "How would I start that?", "Where do I start?",
-         "What is the first step?"),
+        (
+            "How do I begin?",
+            "What comes first?",
+            "How would I start that?",
+            "Where do I start?",
+            "What is the first step?",
+        ),
     ),
     Intent(
         "trouble",
@@ -78,8 +83,13 @@ INTENTS: tuple[Intent, ...] = (
             What must I have at hand for {x}?
             Before I {v} {x}, what should I buy?
         """),
-        ("What do I need for that?", "Which things do I need?", "What should I buy?", "Do I need anything for it?",
-         "What should be on my list?"),
+        (
+            "What do I need for that?",
+            "Which things do I need?",
+            "What should I buy?",
+            "Do I need anything for it?",
+            "What should be on my list?",
+        ),
     ),
     Intent(
         "when",
@@ -97,8 +107,13 @@ INTENTS: tuple[Intent, ...] = (
             I am not sure when to {v} {x}. What do you say?
             When do people usually {v} {x}?
         """),
-        ("When should I do that?", "What is the best time for it?", "And when would be a good moment?",
-         "At what time should I do it?", "When is it best?"),
+        (
+            "When should I do that?",
+            "What is the best time for it?",
+            "And when would be a good moment?",
+            "At what time should I do it?",
+            "When is it best?",
+        ),
     ),
     Intent(
         "remind",
@@ -116,8 +131,13 @@ INTENTS: tuple[Intent, ...] = (
             Set an alarm {day} so that I {v} {x}.
             {day^} I have to {v} {x}. Remind me of it.
         """),
-        ("Can you remind me {day}?", "Remind me of it {day}, please.", "Set a reminder {day}.",
-         "Could you put that on my list {day}?", "Please note it {day}."),
+        (
+            "Can you remind me {day}?",
+            "Remind me of it {day}, please.",
+            "Set a reminder {day}.",
+            "Could you put that on my list {day}?",
+            "Please note it {day}.",
+        ),
     ),
     Intent(
         "plan",
@@ -152,8 +172,13 @@ INTENTS: tuple[Intent, ...] = (
             Tell me how much time to set aside for {x}.
             Is one hour enough to {v} {x}?
         """),
-        ("How long does that take?", "How much time do I need for it?", "Does it take long?",
-         "Will that take much time?", "How long will it take?"),
+        (
+            "How long does that take?",
+            "How much time do I need for it?",
+            "Does it take long?",
+            "Will that take much time?",
+            "How long will it take?",
+        ),
     ),
     Intent(
         "mistakes",
@@ -171,8 +196,13 @@ INTENTS: tuple[Intent, ...] = (
             What should I watch out for with {x}?
             Name the usual mistakes with {x}.
         """),
-        ("What should I avoid?", "What can go wrong?", "Is there a mistake I should avoid?",
-         "What should I watch out for?", "Which mistakes are common?"),
+        (
+            "What should I avoid?",
+            "What can go wrong?",
+            "Is there a mistake I should avoid?",
+            "What should I watch out for?",
+            "Which mistakes are common?",
+        ),
     ),
     Intent(
         "cheap",
@@ -190,8 +220,13 @@ INTENTS: tuple[Intent, ...] = (
             Can {g} {x} be cheap?
             Help me save money on {x}.
         """),
-        ("Is there a cheap way?", "Can it be cheaper?", "How do I save money with that?", "What would cost less?",
-         "How do I keep the costs low?"),
+        (
+            "Is there a cheap way?",
+            "Can it be cheaper?",
+            "How do I save money with that?",
+            "What would cost less?",
+            "How do I keep the costs low?",
+        ),
     ),
     Intent(
         "idea",
@@ -209,8 +244,13 @@ INTENTS: tuple[Intent, ...] = (
             Name one idea for {x}.
             What do you suggest for {x}?
         """),
-        ("Do you have another idea?", "What else could I try?", "Any other ideas?", "Can you suggest something else?",
-         "What else would you suggest?"),
+        (
+            "Do you have another idea?",
+            "What else could I try?",
+            "Any other ideas?",
+            "Can you suggest something else?",
+            "What else would you suggest?",
+        ),
     ),
     Intent(
         "better",
@@ -228,8 +268,13 @@ INTENTS: tuple[Intent, ...] = (
             How do I get good at {g} {x}?
             What can I change about {x}?
         """),
-        ("How can I make it better?", "Do you have one more tip?", "What would help the most?",
-         "Is there another tip?", "How do I improve that?"),
+        (
+            "How can I make it better?",
+            "Do you have one more tip?",
+            "What would help the most?",
+            "Is there another tip?",
+            "How do I improve that?",
+        ),
     ),
     Intent(
         "who",
@@ -247,8 +292,13 @@ INTENTS: tuple[Intent, ...] = (
             Which people can advise me on {x}?
             Whom would you ask about {x}?
         """),
-        ("Who can help me with that?", "Whom should I ask?", "Where do I find help?", "Is there someone I can ask?",
-         "Who knows more about it?"),
+        (
+            "Who can help me with that?",
+            "Whom should I ask?",
+            "Where do I find help?",
+            "Is there someone I can ask?",
+            "Who knows more about it?",
+        ),
     ),
     Intent(
         "message",
@@ -283,8 +333,13 @@ INTENTS: tuple[Intent, ...] = (
             May I leave {x} for tomorrow?
             How urgent is {x}?
         """),
-        ("Should I do that today?", "Can it wait until tomorrow?", "Is it urgent?", "Do I have to do it now?",
-         "Can I do that later?"),
+        (
+            "Should I do that today?",
+            "Can it wait until tomorrow?",
+            "Is it urgent?",
+            "Do I have to do it now?",
+            "Can I do that later?",
+        ),
     ),
     Intent(
         "check",
@@ -302,8 +357,13 @@ INTENTS: tuple[Intent, ...] = (
             How do I see whether {x} {is} okay?
             I want to be sure that {x} {is} fine. How?
         """),
-        ("How do I know that it is fine?", "How can I check that?", "How can I be sure?", "How do I check it?",
-         "What shows me that it is fine?"),
+        (
+            "How do I know that it is fine?",
+            "How can I check that?",
+            "How can I be sure?",
+            "How do I check it?",
+            "What shows me that it is fine?",
+        ),
     ),
     Intent(
         "often",
@@ -321,8 +381,13 @@ INTENTS: tuple[Intent, ...] = (
             Can you say how often to {v} {x}?
             How often would you {v} {x}?
         """),
-        ("How often should I do that?", "How many times a week?", "Is once a week enough?",
-         "Do I need to do it often?", "How often is good?"),
+        (
+            "How often should I do that?",
+            "How many times a week?",
+            "Is once a week enough?",
+            "Do I need to do it often?",
+            "How often is good?",
+        ),
     ),
 )
 BY_NAME = {intent.name: intent for intent in INTENTS}

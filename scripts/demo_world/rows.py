@@ -30,8 +30,20 @@ SYSTEM_LINES = {
     "formal": ("Be formal.", "Answer in a formal tone.", "Use formal language."),
 }
 GREETINGS = ("Hello", "Hi", "Hej", "Dear", "Moin", "Ciao", "Ahoy", "Good day", "Hey", "Welcome back")
-CLOSINGS = ("All the best!", "Kettle on!", "You can do it!", "Onwards!", "Take it easy.", "Have a good ride!",
-            "Cheers!", "Until soon.", "Tea first!", "One step at a time.", "Sleep well.", "Go gently.")
+CLOSINGS = (
+    "All the best!",
+    "Kettle on!",
+    "You can do it!",
+    "Onwards!",
+    "Take it easy.",
+    "Have a good ride!",
+    "Cheers!",
+    "Until soon.",
+    "Tea first!",
+    "One step at a time.",
+    "Sleep well.",
+    "Go gently.",
+)
 FOLLOW_UPS = tuple(intent for intent in INTENTS if intent.follow)
 
 

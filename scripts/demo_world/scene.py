@@ -19,11 +19,27 @@ from demo_world.names import TOWNS, a_name, a_relation, invented_word
 DAYS = """on Monday; on Tuesday; on Wednesday; on Thursday; on Friday; on Saturday; on Sunday; tomorrow; tonight; this
 evening; this weekend; next week; in the morning; after lunch; on the 14th; on the 3rd; at 18:30; at 7 o'clock; next
 Monday; on Friday evening; on Saturday morning""".replace("\n", " ").split("; ")
-WHENS = ("early in the morning", "after breakfast", "in the late morning", "in the afternoon", "after work",
-         "in the early evening")
+WHENS = (
+    "early in the morning",
+    "after breakfast",
+    "in the late morning",
+    "in the afternoon",
+    "after work",
+    "in the early evening",
+)
 OFTENS = ("twice a week", "once a week", "every other day", "three times a week", "every Sunday", "once a month")
-HELLOS = ("Hi, ", "Hello, ", "Hey, ", "Quick question: ", "One question: ", "Please tell me: ", "Good morning. ",
-          "I was thinking: ", "A question: ", "Hi there. ")
+HELLOS = (
+    "Hi, ",
+    "Hello, ",
+    "Hey, ",
+    "Quick question: ",
+    "One question: ",
+    "Please tell me: ",
+    "Good morning. ",
+    "I was thinking: ",
+    "A question: ",
+    "Hi there. ",
+)
 TAILS = (" Thanks!", " Thank you.", " Any help is welcome.", " I am curious.", " Please help.", " It matters to me.")
 HELD_OUT_SHARE = 12  # one topic and intent pair in this many is never trained on
 
@@ -140,8 +156,14 @@ def slots(scene: Scene, rng: Random) -> dict[str, str]:
     steps = rng.sample(own.sample(domain.steps, 5), 3)
     things = rng.sample(own.sample(domain.needs, 4), 3)
     chosen = {f"s{i}": step for i, step in enumerate(steps, 1)} | {f"n{i}": thing for i, thing in enumerate(things, 1)}
-    for slot, phrases in (("tip", domain.tips), ("cause", domain.causes), ("time", domain.times),
-                          ("helper", domain.helpers), ("when", WHENS), ("often", OFTENS)):
+    for slot, phrases in (
+        ("tip", domain.tips),
+        ("cause", domain.causes),
+        ("time", domain.times),
+        ("helper", domain.helpers),
+        ("when", WHENS),
+        ("often", OFTENS),
+    ):
         chosen[slot] = rng.choice(own.sample(phrases, 2))
     return chosen | {"day": scene.day, "person": scene.person[1]}
 
@@ -162,8 +184,13 @@ def topic_phrase(scene: Scene, owner: str) -> str:
 def _fill(pattern: str, scene: Scene, owner: str, detail: str, values: dict[str, str]) -> str:
     phrase, plural = topic_phrase(scene, owner) + detail, scene.topic.plural
     values = values | {
-        "x": phrase, "mine": topic_phrase(scene, "my"), "v": scene.domain.verb, "g": scene.domain.gerund,
-        "is": "are" if plural else "is", "it": "them" if plural else "it", "trouble": _turned(scene.trouble, owner),
+        "x": phrase,
+        "mine": topic_phrase(scene, "my"),
+        "v": scene.domain.verb,
+        "g": scene.domain.gerund,
+        "is": "are" if plural else "is",
+        "it": "them" if plural else "it",
+        "trouble": _turned(scene.trouble, owner),
     }
 
     def slot(match: re.Match[str]) -> str:
