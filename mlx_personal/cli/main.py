@@ -54,7 +54,7 @@ class _InOrder(click.Group):
         except UserError as error:
             line = error.line()
         except click.ClickException as error:
-            line = f"{error.format_message()} (see --help)"
+            line = error.format_message() + (" (see --help)" if isinstance(error, click.UsageError) else "")
         except BrokenPipeError:
             raise  # the reader of our output has left: click's own handling ends quietly
         except OSError as error:

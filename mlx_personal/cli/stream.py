@@ -94,8 +94,9 @@ def buffer_list(cli: Cli) -> Answer:
 
     def show(console: Console) -> None:
         table = Table("bin", "dialogue", "domain", "EOE", "DSS", "IDD", "text")
+        room = max(console.width - 58, 20)  # what the scores leave of a line
         for row in data:
-            first = printable(" ".join(str(row["text"]).split())[:60])
+            first = printable(" ".join(str(row["text"]).split())[:room])
             scores = (f"{row['eoe']:.3f}", f"{row['dss']:.4f}", f"{row['idd']:.3f}")
             table.add_row(str(row["slot"]), str(row["dialogue"]), printable(str(row["domain"])), *scores, first)
         console.print(table if data else "The buffer is empty: mlx-personal import FILE...")
