@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.backend import blas
+from mlx_personal.backend import blas, language_model
 from mlx_personal.backend.device import chip_name, device_name, measure_gflops, peak_memory, prepare
 from mlx_personal.backend.language_model import fingerprint
 
@@ -363,7 +365,7 @@ def test_a_small_model_multiplies_with_one_thread_unless_the_user_says_otherwise
 ) -> None:
     code = f"""
 import ctypes, os, mlx_personal
-from mlx_personal.backend import blas
+from mlx_personal.backend import blas, language_model
 found = blas.preload()
 prefix = "scipy_openblas" if "scipy" in found.name else "openblas"
 count = getattr(blas._library, prefix + "_get_num_threads") if found.tuned else None
@@ -382,3 +384,50 @@ print(before, small, count() if count else 0)
         pytest.skip("no OpenBLAS, or no second core")
     assert small == after_small
     assert after == before
+
+
+# The hub
+
+
+def test_a_model_that_was_downloaded_once_needs_no_network(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(repo: str) -> Path:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(language_model, "_download", no_network)
+    monkeypatch.setattr(language_model, "hf_repo_to_path", lambda repo: tiny_model_folder)
+    assert language_model.resolve("someone/some-model") == tiny_model_folder
+
+
+def test_a_model_that_is_not_there_yet_is_downloaded(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_cached(repo: str) -> Path:
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(language_model, "hf_repo_to_path", not_cached)
+    monkeypatch.setattr(language_model, "_download", lambda repo: tiny_model_folder)
+    assert language_model.resolve("someone/some-model") == tiny_model_folder
+
+
+def test_without_a_network_a_hub_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(repo: str) -> Path:
+        raise LocalEntryNotFoundError("cannot connect")
+
+    monkeypatch.setattr(language_model, "hf_repo_to_path", unreachable)
+    monkeypatch.setattr(language_model, "_download", unreachable)
+    with pytest.raises(UserError, match="check the network"):
+        language_model.resolve("someone/some-model")
+
+
+def test_a_folder_that_is_called_demo_does_not_take_the_embedded_models_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert language_model.canonical_name("demo") == "demo"
+    assert (language_model.resolve("demo") / "model.safetensors").exists()
+
+
+def test_a_family_without_a_known_body_is_refused_at_once(tiny_model: LanguageModel) -> None:
+    with pytest.raises(UserError, match="not supported"):
+        LanguageModel(nn.Linear(2, 2), tiny_model.tokenizer)
