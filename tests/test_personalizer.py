@@ -241,7 +241,7 @@ def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monke
     me.observe(stream(40))
     judge_all(me)
     me.synthesize()
-    monkeypatch.setattr(me, "judge", lambda adapter: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(me, "judge", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         me.train()
     monkeypatch.undo()

@@ -73,13 +73,13 @@ class Cli:
         return Personalizer(self.folder, write)
 
     @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar; yields the function that sets it to (done, total)."""
+    def bar(self, what: str) -> Iterator[Callable[..., None]]:
+        """A progress bar; yields the function that sets it to (done, total) and, if given, to another `what`."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         quiet = self.as_json or not self.progress.is_terminal
         with Progress(*columns, console=self.progress, transient=True, disable=quiet) as progress:
             task = progress.add_task(what, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+            yield lambda done, total, what=what: progress.update(task, completed=done, total=total, description=what)
 
 
 def answers(function: Callable[..., Answer]) -> Callable[..., None]:

@@ -27,7 +27,8 @@ def chat(cli: Cli, question: str | None) -> Answer:
     if cli.as_json and question is None:
         raise click.UsageError("--json needs a QUESTION")
     with cli.open() as me:
-        conversation, promoted = me.conversation(), me.promoted()
+        with cli.progress.status(f"Loading {me.model_name}"):
+            conversation, promoted = me.conversation(), me.promoted()
         with me.remembered(conversation):
             if question is not None:
                 answer = _ask_once(conversation, question, terminal(quiet=cli.as_json))

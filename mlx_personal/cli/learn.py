@@ -43,8 +43,8 @@ def evaluate(cli: Cli, adapter_id: int | None) -> Answer:
         adapter = me.promoted() if adapter_id is None else me.adapter(adapter_id)
         if adapter is None:
             raise UserError("no adapter is promoted", me.folder, "name one; see `mlx-personal adapters list`")
-        with cli.progress.status("Answering the questions set aside"):
-            compared = me.evaluate(adapter)
+        with cli.bar("Comparing") as progress:
+            compared = me.evaluate(adapter, progress)
     evaluation = None if compared is None else dataclasses.asdict(compared)
     data = {"adapter": adapter.id, "evaluation": evaluation}
 
@@ -77,8 +77,8 @@ def run(cli: Cli) -> Answer:
             done["train"] = dataclasses.asdict(trained)
             lines += _trained_lines(trained)
         if any(d.step == "evaluate" for d in me.due()):
-            with cli.progress.status("Answering the questions set aside"):
-                adapter, promoted = me.judge_waiting()
+            with cli.bar("Comparing") as progress:
+                adapter, promoted = me.judge_waiting(progress)
             done["evaluate"] = {"adapter": adapter.id, "promoted": promoted}
             lines.append(
                 f"Adapter {adapter.id} was compared{' and answers from now on' if promoted else ', not promoted'}."
@@ -108,7 +108,9 @@ def _synthesize(cli: Cli, me: Personalizer, anew: bool) -> Synthesized:
 
 def _train(cli: Cli, me: Personalizer) -> Trained:
     with cli.bar("Training") as progress:
-        return me.train(lambda step: progress(step.number, step.steps))
+        return me.train(
+            lambda step: progress(step.number, step.steps), lambda done, total: progress(done, total, "Comparing")
+        )
 
 
 def _synthesized_line(done: Synthesized) -> str:

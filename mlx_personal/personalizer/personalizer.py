@@ -254,11 +254,11 @@ class Personalizer:
             self.store.finish_run(run, dataclasses.asdict(done))
         return done
 
-    def train(self, on_step: Callable[[Step], None] | None = None) -> Trained:
+    def train(self, on_step: Callable[[Step], None] | None = None, on_done: Progress | None = None) -> Trained:
         """Trains a new adapter on the annotated dialogues and their synthetic sets, and promotes it if it is better.
 
         Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now. With none set aside the
-        adapter is kept and not promoted, since nobody can tell.
+        adapter is kept and not promoted, since nobody can tell. `on_done` is called for each answer of the comparison.
         """
         originals = {a.id: a for a in self.store.preferred(held_out=False)}
         if not originals:
@@ -288,35 +288,37 @@ class Personalizer:
             self.store.add_training_rows(run, sources)
             adapter_id = self.store.add_adapter(run, relative, self.fingerprint)
             self.store.finish_run(run, dataclasses.asdict(report))
-        evaluation, against_current, promoted = self.judge(self.adapter(adapter_id))
+        evaluation, against_current, promoted = self.judge(self.adapter(adapter_id), on_done)
         return Trained(self.adapter(adapter_id), report, evaluation, against_current, promoted)
 
-    def judge(self, adapter: AdapterRow) -> tuple[Evaluation | None, Evaluation | None, bool]:
+    def judge(
+        self, adapter: AdapterRow, on_done: Progress | None = None
+    ) -> tuple[Evaluation | None, Evaluation | None, bool]:
         """Compares an adapter with the base and with what answers now, and promotes it if it is better.
 
         (the first comparison, the second, whether it was promoted); None where no dialogue has been set aside yet.
         """
         current = self.promoted()
-        evaluation = self.evaluate(adapter)
-        against_current = evaluation if current is None else self._compare(adapter, current)
+        evaluation = self.evaluate(adapter, on_done)
+        against_current = evaluation if current is None else self._compare(adapter, current, on_done)
         better = against_current is not None and against_current.rouge1.gain > 0
         if better and current != adapter:
             self.store.promote(adapter.id)
         return evaluation, against_current, better
 
-    def judge_waiting(self) -> tuple[AdapterRow, bool]:
+    def judge_waiting(self, on_done: Progress | None = None) -> tuple[AdapterRow, bool]:
         """Judges the adapter that `due` says was never compared; it, and whether it was promoted."""
         adapter = never_compared(self.store, self.fingerprint)
         if adapter is None:
             raise UserError("every adapter has been compared", self.folder)
-        return adapter, self.judge(adapter)[2]
+        return adapter, self.judge(adapter, on_done)[2]
 
-    def evaluate(self, adapter: AdapterRow) -> Evaluation | None:
+    def evaluate(self, adapter: AdapterRow, on_done: Progress | None = None) -> Evaluation | None:
         """Compares an adapter with the base model on the dialogues set aside, and keeps the result with the adapter.
 
         None where none has been set aside yet.
         """
-        evaluation = self._compare(adapter, None)
+        evaluation = self._compare(adapter, None, on_done)
         if evaluation is not None:
             self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
         return evaluation
@@ -325,14 +327,16 @@ class Personalizer:
         """The annotated dialogues that are set aside, with their preferred answers."""
         return [d for a in self.store.preferred(held_out=True) if (d := a.preferred)]
 
-    def _compare(self, adapter: AdapterRow, against: AdapterRow | None) -> Evaluation | None:
+    def _compare(
+        self, adapter: AdapterRow, against: AdapterRow | None, on_done: Progress | None = None
+    ) -> Evaluation | None:
         preferred = self._held_out()
         if not preferred:
             return None
         lengths = self.config.evaluation.max_tokens
         with self._timed("evaluation"):
-            before = answers(self.adapted(against), preferred, lengths)
-            after = answers(self.adapted(adapter), preferred, lengths)
+            before = answers(self.adapted(against), preferred, lengths, on_done)
+            after = answers(self.adapted(adapter), preferred, lengths, on_done)
             return compare(before, after, preferred, self.config.evaluation.seed)
 
     # Adapters
