@@ -158,7 +158,7 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me, monkeypatch)
     monkeypatch.setattr(personalizer, "compare", no_gain)
     trained = me.train()
     assert not trained.promoted
-    assert me.promoted() is None
+    assert me.adapters.promoted() is None
     assert len(me.store.adapters()) == 1
 
 
@@ -168,12 +168,12 @@ def test_promote_and_roll_back(me):
     first, second = me.train().adapter, me.train().adapter
     me.store.promote(None)
     with pytest.raises(UserError, match="nothing to roll back"):
-        me.rollback()
-    me.promote(first.id)
-    me.promote(second.id)
-    assert me.rollback().id == first.id
+        me.adapters.rollback()
+    me.adapters.promote(first.id)
+    me.adapters.promote(second.id)
+    assert me.adapters.rollback().id == first.id
     with pytest.raises(UserError, match="no adapter 99"):
-        me.promote(99)
+        me.adapters.promote(99)
 
 
 def test_rolling_back_twice_goes_further_back(me):
@@ -182,28 +182,28 @@ def test_rolling_back_twice_goes_further_back(me):
     ids = [me.train().adapter.id for _ in range(2)]
     me.store.promote(None)
     for adapter in ids:
-        me.promote(adapter)
-    assert me.rollback().id == ids[0]
-    assert me.rollback() is None
+        me.adapters.promote(adapter)
+    assert me.adapters.rollback().id == ids[0]
+    assert me.adapters.rollback() is None
 
 
 def test_a_new_base_model_embeds_the_buffer_anew_and_keeps_the_annotations(me, other_model_folder):
     me.observe(stream(40))
     judge_all(me)
     trained = me.train()
-    me.promote(trained.adapter.id)
+    me.adapters.promote(trained.adapter.id)
     before = me.store.bins()
     assert me.change_model(other_model_folder) == 8
     after = me.store.bins()
     assert [b.dialogue_id for b in before] == [b.dialogue_id for b in after]
     assert not np.array_equal(before[0].vector, after[0].vector)
-    assert me.promoted() is None
+    assert me.adapters.promoted() is None
     assert "base model was changed" in {d.step: d.reason for d in me.due()}["train"]
     with pytest.raises(UserError, match="another base model"):
-        me.promote(trained.adapter.id)
+        me.adapters.promote(trained.adapter.id)
     retrained = me.train()
     assert retrained.adapter.model == me.fingerprint
-    assert me.promote(retrained.adapter.id).id == retrained.adapter.id
+    assert me.adapters.promote(retrained.adapter.id).id == retrained.adapter.id
 
 
 def test_other_settings_of_embedding_or_entropy_make_the_bins_anew(me, tiny_model):
@@ -247,21 +247,21 @@ def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monke
     monkeypatch.undo()
     assert [d.step for d in me.due()] == ["evaluate"]
     adapter, promoted = me.judge_waiting()
-    assert me.adapter(adapter.id).evaluation is not None
-    assert promoted == (me.promoted() is not None)
+    assert me.adapters.get(adapter.id).evaluation is not None
+    assert promoted == (me.adapters.promoted() is not None)
     assert me.due() == []
 
 
 def test_the_way_back_to_a_base_model_brings_its_adapter_back(me, tiny_model_folder, other_model_folder):
     me.observe(stream(40))
     judge_all(me)
-    adapter = me.promote(me.train().adapter.id)
+    adapter = me.adapters.promote(me.train().adapter.id)
     me.change_model(tiny_model_folder)
-    assert me.promoted() == adapter, "the same base: nothing changes"
+    assert me.adapters.promoted() == adapter, "the same base: nothing changes"
     me.change_model(other_model_folder)
-    assert me.promoted() is None
+    assert me.adapters.promoted() is None
     me.change_model(tiny_model_folder)
-    assert me.promoted() == adapter
+    assert me.adapters.promoted() == adapter
 
 
 def test_an_adapter_with_missing_files_or_tensors_is_one_line(me):
@@ -278,7 +278,7 @@ def test_an_adapter_with_missing_files_or_tensors_is_one_line(me):
         me.adapted(adapter)
     weights.unlink()
     with pytest.raises(UserError, match="are gone"):
-        me.promote(adapter.id)
+        me.adapters.promote(adapter.id)
 
 
 def test_multi_turn_dialogues_go_through_whole(me):

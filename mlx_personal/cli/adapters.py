@@ -41,7 +41,7 @@ def list_(cli: Cli) -> Answer:
 def show(cli: Cli, adapter_id: int) -> Answer:
     """Show an adapter: where it is, what it was trained on, how it did."""
     with cli.open(write=False) as me:
-        row = me.adapter(adapter_id)
+        row = me.adapters.get(adapter_id)
         path = me.folder / row.folder
         sources = me.store.training_sources(row.run_id)
     dialogues = sorted({s["dialogue_id"] for s in sources})
@@ -65,7 +65,7 @@ def show(cli: Cli, adapter_id: int) -> Answer:
 def promote(cli: Cli, adapter_id: int) -> Answer:
     """Let this adapter answer from now on."""
     with cli.open() as me:
-        row = me.promote(adapter_id)
+        row = me.adapters.promote(adapter_id)
     return Answer({"promoted": row.id}, lambda console: console.print(f"Adapter {row.id} answers from now on."))
 
 
@@ -74,7 +74,7 @@ def promote(cli: Cli, adapter_id: int) -> Answer:
 def rollback(cli: Cli) -> Answer:
     """Back to what answered before the present adapter."""
     with cli.open() as me:
-        row = me.rollback()
+        row = me.adapters.rollback()
     who = "The base model" if row is None else f"Adapter {row.id}"
     return Answer(
         {"promoted": None if row is None else row.id}, lambda console: console.print(f"{who} answers from now on.")

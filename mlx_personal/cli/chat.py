@@ -28,7 +28,7 @@ def chat(cli: Cli, question: str | None) -> Answer:
         raise click.UsageError("--json needs a QUESTION")
     with cli.open() as me:
         with cli.progress.status(f"Loading {me.model_name}"):
-            conversation, promoted = me.conversation(), me.promoted()
+            conversation, promoted = me.conversation(), me.adapters.promoted()
         with me.remembered(conversation):
             if question is not None:
                 answer = _ask_once(conversation, question, terminal(quiet=cli.as_json))

@@ -40,7 +40,7 @@ def train(cli: Cli) -> Answer:
 def evaluate(cli: Cli, adapter_id: int | None) -> Answer:
     """Compare an adapter with the base model on the dialogues set aside.  [default: the promoted adapter]"""
     with cli.open() as me:
-        adapter = me.promoted() if adapter_id is None else me.adapter(adapter_id)
+        adapter = me.adapters.promoted() if adapter_id is None else me.adapters.get(adapter_id)
         if adapter is None:
             raise UserError("no adapter is promoted", me.folder, "name one; see `mlx-personal adapters list`")
         with cli.bar("Comparing") as progress:

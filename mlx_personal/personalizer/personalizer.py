@@ -31,6 +31,7 @@ from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import Evaluation, answers, compare, place
 from mlx_personal.finetune import Step, TrainingReport, finetune
+from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.due import Due, due, never_compared
 from mlx_personal.personalizer.observing import Observer, Progress
 from mlx_personal.store import AdapterRow, Store, database_is_set_up
@@ -86,6 +87,7 @@ class Personalizer:
             raise UserError("there is no profile here yet", self.folder, "run `mlx-personal init` first")
         self.config = Config.read(self.folder / "config.toml")
         self.store = Store(self.folder, write)
+        self.adapters = Adapters(self.store)
         self.annotations = AnnotationQueue(self.store, self.config.annotation, self._place)
         self.seconds: dict[str, float] = {}
         self.observer = Observer(self.store, self.config, self._timed)
@@ -178,7 +180,7 @@ class Personalizer:
         """The model with this adapter; UserError if it was trained on another base."""
         lm = self.base()
         if adapter is not None:
-            self._check_base(adapter)
+            self.adapters.check_base(adapter)
             lm.attach_adapter(self.folder / adapter.folder)
         return lm
 
@@ -192,7 +194,7 @@ class Personalizer:
         with self.store.database.transaction():
             _remember_model(self.store, model)
             embedded = self.observer.embed_anew(make_embedder(self.config.embedding, lm))
-            self._promote_on_new_base()
+            self.adapters.promote_on_new_base()
         self._lm = lm
         return embedded
 
@@ -288,8 +290,8 @@ class Personalizer:
             self.store.add_training_rows(run, sources)
             adapter_id = self.store.add_adapter(run, relative, self.fingerprint)
             self.store.finish_run(run, dataclasses.asdict(report))
-        evaluation, against_current, promoted = self.judge(self.adapter(adapter_id), on_done)
-        return Trained(self.adapter(adapter_id), report, evaluation, against_current, promoted)
+        evaluation, against_current, promoted = self.judge(self.adapters.get(adapter_id), on_done)
+        return Trained(self.adapters.get(adapter_id), report, evaluation, against_current, promoted)
 
     def judge(
         self, adapter: AdapterRow, on_done: Progress | None = None
@@ -298,7 +300,7 @@ class Personalizer:
 
         (the first comparison, the second, whether it was promoted); None where no dialogue has been set aside yet.
         """
-        current = self.promoted()
+        current = self.adapters.promoted()
         evaluation = self.evaluate(adapter, on_done)
         against_current = evaluation if current is None else self._compare(adapter, current, on_done)
         better = against_current is not None and against_current.rouge1.gain > 0
@@ -339,67 +341,16 @@ class Personalizer:
             after = answers(self.adapted(adapter), preferred, lengths, on_done)
             return compare(before, after, preferred, self.config.evaluation.seed)
 
-    # Adapters
-
-    def adapter(self, adapter_id: int) -> AdapterRow:
-        """UserError if there is none of this number."""
-        for row in self.store.adapters():
-            if row.id == adapter_id:
-                return row
-        raise UserError(f"there is no adapter {adapter_id}", self.folder, "see `mlx-personal adapters list`")
-
-    def promoted(self) -> AdapterRow | None:
-        """The adapter that answers; None while the base model does."""
-        return next((row for row in self.store.adapters() if row.promoted), None)
-
-    def promote(self, adapter_id: int) -> AdapterRow:
-        """Lets this adapter answer; UserError if it was trained on another base model."""
-        adapter = self.adapter(adapter_id)
-        self._check_base(adapter)
-        if not (self.folder / adapter.folder / "adapters.safetensors").exists():
-            raise UserError(
-                f"the files of adapter {adapter.id} are gone", self.folder / adapter.folder, "train a new one"
-            )
-        if not adapter.promoted:
-            self.store.promote(adapter_id)
-        return self.adapter(adapter_id)
-
-    def rollback(self) -> AdapterRow | None:
-        """Back to what answered before the present adapter; None is the base model."""
-        history = self.store.promotions()
-        if not history or history[-1] is None:
-            raise UserError("the base model answers already; there is nothing to roll back", self.folder)
-        if len(history) > 1 and history[-2] is not None:
-            self._check_base(self.adapter(history[-2]))
-        self.store.undo_promotion()
-        return self.promoted()
-
-    def _promote_on_new_base(self) -> None:
-        """After a change of base: what answered last on this base answers again; the base itself if nothing did."""
-        here = {a.id for a in self.store.adapters() if a.model == self.fingerprint}
-        promoted = self.promoted()
-        wanted = next((a for a in reversed(self.store.promotions()) if a in here), None)
-        if (None if promoted is None else promoted.id) != wanted:
-            self.store.promote(wanted)
-
-    def _check_base(self, adapter: AdapterRow) -> None:
-        if adapter.model != self.fingerprint:
-            raise UserError(
-                f"adapter {adapter.id} was trained on another base model",
-                self.folder / adapter.folder,
-                "train a new one, or change back with `mlx-personal init --model`",
-            )
-
     # Use
 
     def conversation(self) -> Conversation:
         """A new conversation with the promoted adapter, or with the base model where none is."""
-        return Conversation(self.adapted(self.promoted()), self.config.chat)
+        return Conversation(self.adapted(self.adapters.promoted()), self.config.chat)
 
     @contextlib.contextmanager
     def remembered(self, conversation: Conversation) -> Iterator[Conversation]:
         """What is said inside the block goes back into the stream at its end, marked with the adapter that answered."""
-        promoted = self.promoted()
+        promoted = self.adapters.promoted()
         try:
             yield conversation
         finally:
@@ -415,7 +366,7 @@ class Personalizer:
 
     def status(self) -> dict[str, Any]:
         """Where the profile stands, as plain values."""
-        selector, promoted, last = self.observer.selector(), self.promoted(), self.store.last_run("training")
+        selector, promoted, last = self.observer.selector(), self.adapters.promoted(), self.store.last_run("training")
         annotated = self.store.annotations()
         return {
             "folder": str(self.folder),
