@@ -21,7 +21,9 @@ def main() -> None:
     out = Path(sys.argv[1])
     environment = {**os.environ, "COLUMNS": str(WIDTH), "FORCE_COLOR": "1"}
     command = [str(Path(sys.executable).parent / "mlx-personal"), "demo"]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    )
     # The folder in which it ran is nobody's business but its owner's.
     screen = done.stdout.replace(str(Path.home()), "~")
     console = Console(record=True, width=WIDTH, file=StringIO())
