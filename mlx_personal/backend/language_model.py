@@ -135,7 +135,7 @@ class LanguageModel:
         except Exception as error:  # a broken config or tensors raise whatever mlx-lm and safetensors happen to raise
             self.detach_adapter()
             reason = "this adapter is damaged or made for another model"
-            raise UserError(reason, folder, "choose another adapter, or train a new one") from error
+            raise UserError(reason, folder, "promote another adapter, or roll back") from error
 
     def attach_new_adapter(self, num_layers: int, lora_parameters: dict[str, float], seed: int) -> None:
         """Puts a LoRA adapter that changes nothing yet on the last `num_layers` blocks (-1: all), ready to be trained.
@@ -188,7 +188,7 @@ def _check_complete(model: nn.Module, folder: Path) -> None:
     stored: Any = mx.load(str(folder / "adapters.safetensors"))
     wanted = {k for k, _ in tree_flatten(model.parameters()) if k.rpartition(".")[2] in ("lora_a", "lora_b")}
     if wanted - set(stored) or not all(mx.isfinite(tensor).all().item() for tensor in stored.values()):
-        raise UserError("this adapter is damaged or incomplete", folder, "choose another adapter, or train a new one")
+        raise UserError("this adapter is damaged or incomplete", folder, "promote another adapter, or roll back")
 
 
 def load_language_model(name_or_path: str | Path, adapter_path: Path | None = None) -> LanguageModel:
@@ -237,7 +237,9 @@ def _fetch(repo: str) -> Path:
         raise UserError("no such model folder", repo, "name a folder, a hub repository like owner/name, or `demo`")
     try:
         # What was downloaded once is used as it is: no network, and no new revision under an adapter's feet.
-        return hf_repo_to_path(repo)
+        cached = hf_repo_to_path(repo)
+        if any(cached.glob("*.safetensors")):  # an interrupted download may have left the small files only
+            return cached
     except (OSError, hub_errors.HfHubHTTPError, ValueError):
         pass
     try:

@@ -6,7 +6,9 @@ interrupted. 2: the command or its input is wrong; one line on standard error sa
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -44,26 +46,33 @@ class _InOrder(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Only the innermost command knows its --json, and an error may come before that one is reached.
         ctx.meta["as_json"] = "--json" in args
-        return super().parse_args(ctx, args)
+        with _one_line(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        try:
+        with _one_line(ctx):
             return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
-        except UserError as error:
-            line = error.line()
-        except click.ClickException as error:
-            line = error.format_message() + (" (see --help)" if isinstance(error, click.UsageError) else "")
-        except BrokenPipeError:
-            raise  # the reader of our output has left: click's own handling ends quietly
-        except OSError as error:
-            line = from_os_error(error).line()
-        line = line.encode("utf-8", "backslashreplace").decode()
-        if ctx.meta["as_json"]:
-            click.echo(json.dumps({"error": line}))
-        click.echo(f"mlx-personal: {line}", err=True)
-        ctx.exit(2)
+
+
+@contextlib.contextmanager
+def _one_line(ctx: click.Context) -> Iterator[None]:
+    """What the user can mend becomes one line on standard error, with --json an object too, and status 2."""
+    try:
+        yield
+        return
+    except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
+        raise  # click prints its help, and ends quietly where the reader of our output has left
+    except UserError as error:
+        line = error.line()
+    except click.ClickException as error:
+        line = error.format_message() + (" (see --help)" if isinstance(error, click.UsageError) else "")
+    except OSError as error:
+        line = from_os_error(error).line()
+    line = line.encode("utf-8", "backslashreplace").decode()
+    if ctx.meta["as_json"]:
+        click.echo(json.dumps({"error": line}))
+    click.echo(f"mlx-personal: {line}", err=True)
+    ctx.exit(2)
 
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})

@@ -26,7 +26,7 @@ def init(cli: Cli, model: str | None) -> Answer:
     """Make a profile, or move one to another base model."""
     from mlx_personal.personalizer import Personalizer
 
-    exists = (cli.folder / "profile.db").exists()
+    exists = Personalizer.exists(cli.folder)
     if model is None:
         if exists:
             raise click.UsageError("this profile exists; name a --model to change its base model")

@@ -9,6 +9,8 @@ from mlx_personal.store import AdapterRow, Store
 class Adapters:
     """One profile's trained adapters. None stands for the base model, wherever one of them may answer.
 
+    Each base model has a history of its own: after a change of base, what answered last on the new one answers again.
+
     Args:
         store: the profile's store.
     """
@@ -43,22 +45,12 @@ class Adapters:
         history = self._store.promotions()
         if not history or history[-1] is None:
             raise UserError("the base model answers already; there is nothing to roll back", self._store.folder)
-        if len(history) > 1 and history[-2] is not None:
-            self.check_base(self.get(history[-2]))
         self._store.undo_promotion()
         return self.promoted()
 
-    def promote_on_new_base(self) -> None:
-        """After a change of base: what answered last on this base answers again; the base itself if nothing did."""
-        here = {a.id for a in self._store.adapters() if a.model == self._store.meta("fingerprint")}
-        promoted = self.promoted()
-        wanted = next((a for a in reversed(self._store.promotions()) if a in here), None)
-        if (None if promoted is None else promoted.id) != wanted:
-            self._store.promote(wanted)
-
     def check_base(self, adapter: AdapterRow) -> None:
         """UserError if the adapter was trained on another base model than the profile's present one."""
-        if adapter.model != self._store.meta("fingerprint"):
+        if adapter.model != self._store.fingerprint():
             raise UserError(
                 f"adapter {adapter.id} was trained on another base model",
                 self._store.folder / adapter.folder,

@@ -46,9 +46,9 @@ def never_compared(store: Store, fingerprint: str) -> AdapterRow | None:
 
 def _training_due(store: Store, config: Config, fingerprint: str, annotated: Sequence[AnnotationRow]) -> str | None:
     """Why training is due, or None. Without a new annotation it would only give the same adapter again."""
-    trigger, last = config.trigger, store.last_run("training")
-    if last is not None and last.model != fingerprint:
-        return "the base model was changed after the last training"
+    trigger, last = config.trigger, store.last_run("training", fingerprint)
+    if last is None and store.last_run("training") is not None:
+        return "the base model was changed, and nothing was trained on the new one"
     if last is not None and not any(a.id > last.config["last_annotation"] for a in annotated):
         return None
     received = store.received() - (last.received if last else 0)

@@ -155,7 +155,7 @@ class Personalizer:
     @property
     def fingerprint(self) -> str:
         """Of the base model's weights: an adapter fits only the base it was trained on."""
-        return self.store.meta("fingerprint") or ""
+        return self.store.fingerprint()
 
     def base(self) -> LanguageModel:
         """The base model, without an adapter. Loaded once."""
@@ -194,7 +194,6 @@ class Personalizer:
         with self.store.database.transaction():
             _remember_model(self.store, model)
             embedded = self.observer.embed_anew(make_embedder(self.config.embedding, lm))
-            self.adapters.promote_on_new_base()
         self._lm = lm
         return embedded
 
@@ -301,12 +300,20 @@ class Personalizer:
         (the first comparison, the second, whether it was promoted); None where no dialogue has been set aside yet.
         """
         current = self.adapters.promoted()
-        evaluation = self.evaluate(adapter, on_done)
-        against_current = evaluation if current is None else self._compare(adapter, current, on_done)
-        better = against_current is not None and against_current.rouge1.gain > 0
-        if better and current != adapter:
-            self.store.promote(adapter.id)
-        return evaluation, against_current, better
+        evaluation = self._compare(adapter, None, on_done)
+        if evaluation is None:
+            return None, None, adapter == current
+        against_current = evaluation
+        if current is not None and current != adapter:
+            # One whose files are damaged or gone answers nothing: then the base is what to beat.
+            with contextlib.suppress(UserError):
+                against_current = self._compare(adapter, current, on_done) or evaluation
+        with self.store.database.transaction():
+            self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
+            if current != adapter and against_current.rouge1.gain > 0:
+                self.store.promote(adapter.id)
+        promoted = self.adapters.promoted()
+        return evaluation, against_current, promoted is not None and promoted.id == adapter.id
 
     def judge_waiting(self, on_done: Progress | None = None) -> tuple[AdapterRow, bool]:
         """Judges the adapter that `due` says was never compared; it, and whether it was promoted."""
@@ -316,14 +323,11 @@ class Personalizer:
         return adapter, self.judge(adapter, on_done)[2]
 
     def evaluate(self, adapter: AdapterRow, on_done: Progress | None = None) -> Evaluation | None:
-        """Compares an adapter with the base model on the dialogues set aside, and keeps the result with the adapter.
+        """Compares an adapter with the base model on the dialogues set aside; None where none has been set aside yet.
 
-        None where none has been set aside yet.
+        It only looks: `judge` keeps what it finds and promotes.
         """
-        evaluation = self._compare(adapter, None, on_done)
-        if evaluation is not None:
-            self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-        return evaluation
+        return self._compare(adapter, None, on_done)
 
     def _held_out(self) -> list[Dialogue]:
         """The annotated dialogues that are set aside, with their preferred answers."""

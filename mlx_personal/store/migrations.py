@@ -84,9 +84,10 @@ MIGRATIONS: tuple[str, ...] = (
         created_at TEXT NOT NULL,
         evaluation TEXT
     );
-    -- The last row names the adapter that answers; NULL is the base model.
+    -- For each base model, the last row names the adapter that answers; NULL, or no row, is the base itself.
     CREATE TABLE promotions (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
+        model TEXT NOT NULL,  -- fingerprint of the base
         adapter_id INTEGER REFERENCES adapters (id),
         promoted_at TEXT NOT NULL
     );

@@ -198,10 +198,13 @@ class Store:
                 "UPDATE runs SET finished_at = ?, result = ? WHERE id = ?", (now(), json.dumps(result), run_id)
             )
 
-    def last_run(self, kind: str) -> RunRow | None:
-        """The latest finished run of a kind."""
+    def last_run(self, kind: str, model: str | None = None) -> RunRow | None:
+        """The latest finished run of a kind, on any base model or on the one of this fingerprint."""
         row = self.database.row(
-            "SELECT * FROM runs WHERE kind = ? AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", kind
+            "SELECT * FROM runs WHERE kind = ? AND model = coalesce(?, model) AND finished_at IS NOT NULL"
+            " ORDER BY id DESC LIMIT 1",
+            kind,
+            model,
         )
         if row is None:
             return None
@@ -269,16 +272,21 @@ class Store:
     def promote(self, adapter_id: int | None) -> None:
         """Lets this adapter answer from now on; None is the base model."""
         with self.database.transaction() as connection:
-            connection.execute("INSERT INTO promotions (adapter_id, promoted_at) VALUES (?, ?)", (adapter_id, now()))
+            connection.execute(
+                "INSERT INTO promotions (model, adapter_id, promoted_at) VALUES (?, ?, ?)",
+                (self.fingerprint(), adapter_id, now()),
+            )
 
     def undo_promotion(self) -> None:
-        """Lets what answered before the last promotion answer again."""
+        """Lets what answered before the last promotion on the present base answer again."""
         with self.database.transaction() as connection:
-            connection.execute("DELETE FROM promotions WHERE id = (SELECT max(id) FROM promotions)")
+            query = "DELETE FROM promotions WHERE id = (SELECT max(id) FROM promotions WHERE model = ?)"
+            connection.execute(query, (self.fingerprint(),))
 
     def promotions(self) -> list[int | None]:
-        """Which adapter answered, in order; the last one still does."""
-        return [row[0] for row in self.database.rows("SELECT adapter_id FROM promotions ORDER BY id")]
+        """Which adapter answered on the present base, in order; the last one still does."""
+        query = "SELECT adapter_id FROM promotions WHERE model = ? ORDER BY id"
+        return [row[0] for row in self.database.rows(query, self.fingerprint())]
 
     def adapters(self) -> list[AdapterRow]:
         promoted = (self.promotions() or [None])[-1]
@@ -291,6 +299,10 @@ class Store:
         ]
 
     # Settings that the program, not the owner, keeps
+
+    def fingerprint(self) -> str:
+        """Of the present base model's weights; empty before one is chosen."""
+        return self.meta("fingerprint") or ""
 
     def meta(self, key: str) -> str | None:
         row = self.database.row("SELECT value FROM meta WHERE key = ?", key)
