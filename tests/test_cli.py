@@ -111,6 +111,28 @@ def test_review_undoes_and_quits(profile, chats):
     assert "1 judged" in output
 
 
+def test_a_slip_on_the_days_last_question_can_be_mended(profile, chats):
+    run("import", chats)
+    assert run("review", stdin="a\n" * 8).exit_code == 0
+    assert as_json("review")["questions"] == []
+    undone = as_json("review", "--undo")["undone"]
+    assert [q["dialogue"] for q in as_json("review")["questions"]] == [undone]
+
+
+def test_a_profile_that_was_cut_short_can_be_made_again(home, tiny_model_folder):
+    folder = home / "profiles" / "default"
+    folder.mkdir(parents=True)
+    (folder / "profile.db").write_bytes(b"")
+    assert "init" in refused("status")
+    assert run("init", "--model", tiny_model_folder).exit_code == 0
+    assert (folder / "config.toml").exists()
+
+
+def test_errors_before_a_command_are_one_line_too(home):
+    for arguments in (["--nosuch", "status"], ["--profile"], ["nosuch"], ["buffer", "show", "x"]):
+        refused(*arguments)
+
+
 def test_review_takes_verdicts_from_a_file_and_passes_over_bad_lines(profile, chats, tmp_path):
     run("import", chats)
     ids = [q["dialogue"] for q in as_json("review")["questions"]]

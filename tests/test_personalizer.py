@@ -281,6 +281,51 @@ def test_an_adapter_with_missing_files_or_tensors_is_one_line(me):
         me.adapters.promote(adapter.id)
 
 
+def test_an_interruption_of_either_comparison_is_made_up_for(me, monkeypatch):
+    me.observe(stream(40))
+    judge_all(me)
+    me.synthesize()
+    me.adapters.promote(me.train().adapter.id)
+    real = me._compare
+
+    def interrupted(adapter, against, on_done=None):
+        if against is not None:
+            raise KeyboardInterrupt
+        return real(adapter, against, on_done)
+
+    monkeypatch.setattr(me, "_compare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        me.train()
+    monkeypatch.undo()
+    assert [d.step for d in me.due()] == ["evaluate"]
+
+
+def test_a_damaged_adapter_that_answers_is_no_hindrance_to_the_next(me):
+    me.observe(stream(40))
+    judge_all(me)
+    me.adapters.promote(me.train().adapter.id)
+    (me.folder / me.adapters.promoted().folder / "adapters.safetensors").write_bytes(b"junk")
+    trained = me.train()
+    assert trained.evaluation == trained.against_current, "the base is what to beat"
+    assert me.adapters.rollback() is None or trained.promoted
+
+
+def test_each_base_model_has_its_own_way_back(me, other_model_folder, tiny_model_folder):
+    me.observe(stream(40))
+    judge_all(me)
+    here = me.adapters.promote(me.train().adapter.id)
+    me.change_model(other_model_folder)
+    there = me.adapters.promote(me.train().adapter.id)
+    me.change_model(tiny_model_folder)
+    assert me.adapters.promoted().id == here.id
+    assert me.adapters.rollback() is None
+    me.change_model(other_model_folder)
+    assert me.adapters.promoted().id == there.id
+    me.change_model(tiny_model_folder)
+    assert me.adapters.promoted() is None, "the owner went back to the base here"
+    assert "train" not in {d.step for d in me.due()}
+
+
 def test_multi_turn_dialogues_go_through_whole(me):
     turns = []
     for i in range(3):

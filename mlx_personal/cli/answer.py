@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # The number of a dialogue or an adapter, as the database counts.
 ID: Final = click.IntRange(1, 2**63 - 1)
+ID.name = "number"
 
 # Line feeds and tabs aside: what could move the cursor or change the terminal, and halves of characters.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -85,7 +86,7 @@ class Cli:
 def answers(function: Callable[..., Answer]) -> Callable[..., None]:
     """Gives a command `--json` and prints the `Answer` it returns. The command gets the `Cli` first."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.pass_context
     @functools.wraps(function)
     def command(ctx: click.Context, as_json: bool, **options: Any) -> None:

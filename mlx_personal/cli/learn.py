@@ -22,7 +22,7 @@ def synthesize(cli: Cli, anew: bool) -> Answer:
     """Let the model write similar dialogues for the annotated ones."""
     with cli.open() as me:
         done = _synthesize(cli, me, anew)
-    return Answer(dataclasses.asdict(done), lambda console: console.print(_synthesized_line(done)))
+    return Answer(dataclasses.asdict(done), lambda console: console.print(_synthesized_line(done), soft_wrap=True))
 
 
 @click.command()
@@ -31,7 +31,9 @@ def train(cli: Cli) -> Answer:
     """Train an adapter on the annotated dialogues and their synthetic sets."""
     with cli.open() as me:
         done = _train(cli, me)
-    return Answer(dataclasses.asdict(done), lambda console: console.print("\n".join(_trained_lines(done))))
+    return Answer(
+        dataclasses.asdict(done), lambda console: console.print("\n".join(_trained_lines(done)), soft_wrap=True)
+    )
 
 
 @click.command()
@@ -60,7 +62,7 @@ def evaluate(cli: Cli, adapter_id: int | None) -> Answer:
 @click.command()
 @answers
 def run(cli: Cli) -> Answer:
-    """Do all steps that are due, without a question: score, synthesize, train."""
+    """Do all steps that are due, without a question: score, synthesize, train, evaluate, promote."""
     done: dict[str, Any] = {}
     lines: list[str] = []
     with cli.open() as me:
@@ -88,7 +90,9 @@ def run(cli: Cli) -> Answer:
         lines.append("Nothing is due.")
     if waiting:
         lines.append(f"{waiting} questions are open: mlx-personal review")
-    return Answer({"done": done, "open_questions": waiting}, lambda console: console.print("\n".join(lines)))
+    return Answer(
+        {"done": done, "open_questions": waiting}, lambda console: console.print("\n".join(lines), soft_wrap=True)
+    )
 
 
 def evaluation_line(evaluation: dict[str, Any]) -> str:

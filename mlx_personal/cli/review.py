@@ -24,13 +24,18 @@ _KEYS = {"a": "accept", "e": "edit", "r": "rewrite", "s": "skip", "u": "undo", "
     type=click.Path(path_type=Path),
     help='Take verdicts from JSONL lines: {"dialogue": 7, "verdict": "rewrite", "answers": ["..."]}.',
 )
+@click.option("--undo", is_flag=True, help="Take the last verdict back, also when no question is left for today.")
 @answers
-def review(cli: Cli, file: Path | None) -> Answer:
+def review(cli: Cli, file: Path | None, undo: bool) -> Answer:
     """Judge the answers of the selected dialogues: accept, edit, rewrite, skip, undo.
 
     With --json today's questions are listed and nothing is asked. Verdicts from a file count as answers to questions:
     no more are taken in a day than questions_per_day in config.toml.
     """
+    if undo:
+        with cli.open() as me:
+            undone = me.annotations.undo()
+        return Answer({"undone": undone}, lambda console: console.print(_undone_line(undone)))
     if file is None and cli.as_json:
         with cli.open(write=False) as me:
             questions = me.annotations.questions()
@@ -53,6 +58,10 @@ def review(cli: Cli, file: Path | None) -> Answer:
         console.print(f"{judged} judged; {open_questions} questions are open, {left} more may be asked today.")
 
     return Answer({}, show)
+
+
+def _undone_line(undone: int | None) -> str:
+    return "Nothing to undo." if undone is None else f"The verdict on dialogue {undone} is taken back."
 
 
 def _from_file(queue: AnnotationQueue, file: Path) -> Answer:
@@ -109,7 +118,7 @@ def _interactive(queue: AnnotationQueue, console: Console) -> int:
         if action == "undo":
             undone = queue.undo()
             judged -= undone is not None
-            console.print("Nothing to undo." if undone is None else f"The verdict on dialogue {undone} is taken back.")
+            console.print(_undone_line(undone))
             continue
         new = _changed_answers(question, action) if action in ("edit", "rewrite") else None
         if action in ("edit", "rewrite") and new is None:
