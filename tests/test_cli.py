@@ -397,6 +397,7 @@ def test_suggested_lexicons_are_used_once_written(profile, tmp_path):
     for row in found:
         own = [len(set(row["words"]) & set(words)) for words in topics.values()]
         assert sorted(own)[:3] == [0, 0, 0], "a domain must not mix two topics"
+    assert as_json("lexicon", "suggest", "--domains", 4, "--write") == [], "what was written is no news"
     listed = {row["domain"]: row["bins"] for row in as_json("lexicon", "list")}
     assert sum(listed[row["domain"]] for row in found) == 8
 

@@ -200,9 +200,12 @@ def lexicon_suggest(cli: Cli, domains: int, write: bool) -> Answer:
 
     with cli.open(write=write) as me:
         # A file of a name in use would replace what the owner has edited, or a built-in lexicon.
-        taken = [*me.observer.lexicons(), OTHER]
+        lexicons = me.observer.lexicons()
+        taken = [*lexicons, OTHER]
         found = []
         for s in suggest_lexicons([row.dialogue.text for row in me.store.dialogues()], domains=domains):
+            if any(set(s.words) <= lexicon for lexicon in lexicons.values()):
+                continue  # written before
             found.append(dataclasses.replace(s, name=_free_name(s.name, taken)))
             taken.append(found[-1].name)
         folder = me.folder / "lexicons"
@@ -217,7 +220,10 @@ def lexicon_suggest(cli: Cli, domains: int, write: bool) -> Answer:
         for row in data:
             rest = f" ({row['dialogues']} dialogues): {', '.join(row['words'][:12])}"
             console.print(styled(row["domain"], "bold", rest), soft_wrap=True)
-        console.print(printable(f"Written to {folder}") if write else "Add --write to use them.", soft_wrap=True)
+        if not found:
+            console.print("Nothing new: the lexicons in force have all of these words.")
+        else:
+            console.print(printable(f"Written to {folder}") if write else "Add --write to use them.", soft_wrap=True)
 
     return Answer(data, show)
 
