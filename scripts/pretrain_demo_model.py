@@ -253,7 +253,7 @@ def device() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=100_000, help="rows of the corpus, each seen once")
+    parser.add_argument("--rows", type=int, default=70_000, help="rows of the corpus, each seen once")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--evaluate-only", action="store_true", help="measure the model in --out and rewrite its card")
     args = parser.parse_args()

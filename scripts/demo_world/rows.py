@@ -73,7 +73,7 @@ def scene_of(rng: Random, held_out: bool, invented: float = 0.1) -> Scene:
 
 
 def plain_dialogue(rng: Random, held_out: bool, turns: int) -> list[str]:
-    """User and assistant contents in turn, in the plain style; later turns ask more about the same topic."""
+    """User and assistant contents in turn, in the plain style; later turns mostly ask more about the same topic."""
     return [said for asked, _, answered, _ in _exchanges(rng, held_out, turns) for said in (asked, answered)]
 
 
@@ -90,8 +90,9 @@ def rewrite_dialogue_prompt(text: str) -> str:
 def _exchanges(rng: Random, held_out: bool, turns: int) -> list[tuple[str, str, str, str]]:
     """For each turn: the question, another wording of it, the answer, another wording of it."""
     scene, made = scene_of(rng, held_out), []
+    before = None
     for turn in range(turns):
-        leaning = turn > 0 and rng.random() < 0.6
+        leaning = scene.topic == before and bool(scene.intent.follow) and rng.random() < 0.6
         asked = question(scene, rng, greet=0 if turn else 0.3, later=leaning)
         again = question(scene, rng, greet=0.1, later=leaning and rng.random() < 0.8, avoid=asked)
         chosen = slots(scene, rng)
@@ -99,7 +100,8 @@ def _exchanges(rng: Random, held_out: bool, turns: int) -> list[tuple[str, str, 
         spoken = scene if rng.random() < 0.6 else replace(scene, detail=None)
         answered = answer(spoken, chosen, rng)
         made.append((asked.text, again.text, answered, answer(spoken, chosen, rng, avoid=answered)))
-        scene = next_scene(scene, rng, held_out)
+        before = scene.topic
+        scene = next_scene(scene, rng, held_out) if rng.random() < 0.8 else scene_of(rng, held_out)
     return made
 
 

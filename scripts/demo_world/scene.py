@@ -153,8 +153,9 @@ def slots(scene: Scene, rng: Random) -> dict[str, str]:
     """The phrases an answer is built from. A topic has its own favourites, so that answers say something of it."""
     domain = scene.domain
     own = Random(f"{domain.name}/{scene.topic.noun}" if scene.topic in domain.topics else domain.name)
-    steps = rng.sample(own.sample(domain.steps, 5), 3)
-    things = rng.sample(own.sample(domain.needs, 4), 3)
+    # In one order always: in any order, a small model writes "first this, then this" without noticing.
+    steps = sorted(rng.sample(own.sample(domain.steps, 5), 3), key=domain.steps.index)
+    things = sorted(rng.sample(own.sample(domain.needs, 4), 3), key=domain.needs.index)
     chosen = {f"s{i}": step for i, step in enumerate(steps, 1)} | {f"n{i}": thing for i, thing in enumerate(things, 1)}
     for slot, phrases in (
         ("tip", domain.tips),
