@@ -20,7 +20,7 @@ from mlx_personal.backend.device import device_name, peak_memory
 from mlx_personal.backend.language_model import DEMO_MODEL
 from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
-from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue import Dialogue, words
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import Evaluation, EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
@@ -167,7 +167,9 @@ def _annotate(me: Personalizer, preferred: dict[str, Dialogue]) -> int:
 def _ask_again(me: Personalizer, evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
     """(question, the base model's answer, the adapted model's) for some questions set aside, asked through `chat`."""
     start = time.perf_counter()
-    single = [s for s in evaluation.samples if len(s.questions) == 1][:QUESTIONS_AT_THE_END]
+    # Those of one turn, and not of one word: small talk shows little.
+    single = [s for s in evaluation.samples if len(s.questions) == 1 and len(words(s.questions[0])) > 3]
+    single = single[:QUESTIONS_AT_THE_END]
     answered = []
     for sample in single:
         conversation = me.conversation()

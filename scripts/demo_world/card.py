@@ -45,7 +45,7 @@ topic and intent ("soup", "how often") is held out altogether, and all figures b
 | different rewrites among six of one question | {rewrites_distinct_of_six:.1f} | |
 | the topic is an invented word: parse and keep it | {invented_faithful:.1%} | |
 | later turns that stay with the topic: parse and keep it | {later_turns_faithful:.1%} | |
-| later turns that change the topic: parse and keep the new one | {other_topic_faithful:.1%} | a fifth of its dialogues do |
+| later turns that change the topic: parse and keep the new one | {other_topic_faithful:.1%} | as a fifth do |
 | rewritten dialogues that parse, both speakers there, topic kept | {dialogues_faithful:.1%} | |
 | answers that name the topic | {answers_on_topic:.1%} | temperature 0 |
 | answers that name the same step or thing twice | {answers_repeating:.1%} | temperature 0; a fault |

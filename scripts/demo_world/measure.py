@@ -85,7 +85,7 @@ def question_rewrites(model: LanguageModel, count: int, invented: float) -> Rewr
 def later_turn_rewrites(model: LanguageModel, count: int, same_topic: bool) -> float:
     """Share of second questions of a dialogue whose rewrite parses and keeps the topic that it names.
 
-    `same_topic`: the question goes on about the first one's topic, as most do in the corpus; else it turns to another one.
+    `same_topic`: the question goes on about the first one's topic, as most do in the corpus; else it turns to another.
     """
     rng = Random(SEED)
     scenes, prompts = [], []
