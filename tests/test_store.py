@@ -149,6 +149,20 @@ def test_a_reader_works_beside_the_writer(store, tmp_path):
     reader.close()
 
 
+def test_a_database_of_an_older_version_is_brought_up_by_whoever_writes(tmp_path):
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "profile.db") as connection:
+        connection.executescript("DROP TABLE promotions; DROP TABLE training_rows; PRAGMA user_version = 0")
+        tables = [r[0] for r in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            if not table.startswith("sqlite_"):
+                connection.execute(f"DROP TABLE {table}")
+    with pytest.raises(UserError, match="older version"):
+        Store(tmp_path, write=False)
+    Store(tmp_path).close()
+    Store(tmp_path, write=False).close()
+
+
 def test_a_database_of_a_newer_version_is_refused(tmp_path):
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "profile.db") as connection:

@@ -77,10 +77,10 @@ def _home(cli: Cli) -> _Check:
 def _profile(cli: Cli) -> _Check:
     from mlx_personal.backend.language_model import DEMO_MODEL, resolve
     from mlx_personal.errors import UserError
-    from mlx_personal.personalizer import Personalizer
+    from mlx_personal.store import holds_profile
 
     try:
-        if not Personalizer.exists(cli.folder):
+        if not holds_profile(cli.folder):
             return _Check("profile", True, f"no profile {cli.name!r} yet: mlx-personal init")
         with cli.open(write=False) as me:
             # A hub repository is not looked for: that could download it.

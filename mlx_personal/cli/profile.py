@@ -25,8 +25,9 @@ MAC_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 def init(cli: Cli, model: str | None) -> Answer:
     """Make a profile, or move one to another base model."""
     from mlx_personal.personalizer import Personalizer
+    from mlx_personal.store import holds_profile
 
-    exists = Personalizer.exists(cli.folder)
+    exists = holds_profile(cli.folder)
     if model is None:
         if exists:
             raise click.UsageError("this profile exists; name a --model to change its base model")

@@ -34,7 +34,7 @@ from mlx_personal.finetune import Step, TrainingReport, finetune
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.due import Due, due, never_compared
 from mlx_personal.personalizer.observing import Observer, Progress
-from mlx_personal.store import AdapterRow, Store, database_is_set_up
+from mlx_personal.store import AdapterRow, Store, holds_profile
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import synthesize
 
@@ -83,7 +83,7 @@ class Personalizer:
 
     def __init__(self, folder: Path, write: bool = True, lm: LanguageModel | None = None):
         self.folder = Path(folder).expanduser()
-        if not self.exists(self.folder):
+        if not holds_profile(self.folder):
             raise UserError("there is no profile here yet", self.folder, "run `mlx-personal init` first")
         self.config = Config.read(self.folder / "config.toml")
         self.store = Store(self.folder, write)
@@ -93,17 +93,6 @@ class Personalizer:
         self.observer = Observer(self.store, self.config, self._timed)
         self._lm = lm
         self._base_checked = False
-
-    @staticmethod
-    def exists(folder: Path) -> bool:
-        """Whether a whole profile is in `folder`: one that a full disk cut short is none, and can be made again."""
-        if not database_is_set_up(folder):
-            return False
-        store = Store(folder, write=False)
-        try:
-            return store.meta("model") is not None
-        finally:
-            store.close()
 
     @classmethod
     def create(

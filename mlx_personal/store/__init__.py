@@ -1,6 +1,6 @@
 """The one writer to disk: a profile's SQLite database and the files beside it."""
 
-from mlx_personal.store.database import Database, database_is_set_up, now
+from mlx_personal.store.database import Database, holds_profile, now
 from mlx_personal.store.home import Home
 from mlx_personal.store.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
 from mlx_personal.store.store import Store
@@ -15,6 +15,6 @@ __all__ = [
     "RunRow",
     "Store",
     "SyntheticRow",
-    "database_is_set_up",
+    "holds_profile",
     "now",
 ]

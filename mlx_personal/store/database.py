@@ -20,14 +20,16 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
 
 
-def database_is_set_up(folder: Path) -> bool:
-    """Whether `folder` holds a database with tables: a full disk can leave an empty file."""
+def holds_profile(folder: Path) -> bool:
+    """Whether `folder` holds a whole profile, of any version: a full disk can leave one without a model, or less."""
     path = folder / "profile.db"
     if not path.exists():
         return False
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            return int(connection.execute("PRAGMA user_version").fetchone()[0]) > 0
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                return False
+            return connection.execute("SELECT 1 FROM meta WHERE key = 'model'").fetchone() is not None
     except sqlite3.Error as error:
         raise from_sqlite_error(error, path) from error
 
@@ -108,7 +110,7 @@ class Database:
         if version > len(MIGRATIONS):
             raise UserError("this profile was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
         if version < len(MIGRATIONS) and not write:
-            raise UserError("this profile has not been set up by this version", self.path, "run `mlx-personal init`")
+            raise UserError("this profile was made by an older version", self.path, "run `mlx-personal run` once")
         for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
             self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")
 
