@@ -288,10 +288,10 @@ def test_an_interruption_of_either_comparison_is_made_up_for(me, monkeypatch):
     me.adapters.promote(me.train().adapter.id)
     real = me._compare
 
-    def interrupted(adapter, against, on_done=None):
+    def interrupted(against, *rest):
         if against is not None:
             raise KeyboardInterrupt
-        return real(adapter, against, on_done)
+        return real(against, *rest)
 
     monkeypatch.setattr(me, "_compare", interrupted)
     with pytest.raises(KeyboardInterrupt):

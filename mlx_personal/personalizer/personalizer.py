@@ -288,15 +288,15 @@ class Personalizer:
 
         (the first comparison, the second, whether it was promoted); None where no dialogue has been set aside yet.
         """
-        current = self.adapters.promoted()
-        evaluation = self._compare(adapter, None, on_done)
-        if evaluation is None:
+        current, held_out = self.adapters.promoted(), self._held_out()
+        if not held_out:
             return None, None, adapter == current
-        against_current = evaluation
+        after = self._answers(adapter, held_out, on_done)
+        evaluation = against_current = self._compare(None, after, held_out, on_done)
         if current is not None and current != adapter:
             # One whose files are damaged or gone answers nothing: then the base is what to beat.
             with contextlib.suppress(UserError):
-                against_current = self._compare(adapter, current, on_done) or evaluation
+                against_current = self._compare(current, after, held_out, on_done)
         with self.store.database.transaction():
             self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
             if current != adapter and against_current.rouge1.gain > 0:
@@ -316,23 +316,31 @@ class Personalizer:
 
         It only looks: `judge` keeps what it finds and promotes.
         """
-        return self._compare(adapter, None, on_done)
+        held_out = self._held_out()
+        if not held_out:
+            return None
+        return self._compare(None, self._answers(adapter, held_out, on_done), held_out, on_done)
 
     def _held_out(self) -> list[Dialogue]:
         """The annotated dialogues that are set aside, with their preferred answers."""
         return [d for a in self.store.preferred(held_out=True) if (d := a.preferred)]
 
-    def _compare(
-        self, adapter: AdapterRow, against: AdapterRow | None, on_done: Progress | None = None
-    ) -> Evaluation | None:
-        preferred = self._held_out()
-        if not preferred:
-            return None
-        lengths = self.config.evaluation.max_tokens
+    def _answers(
+        self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_done: Progress | None
+    ) -> list[list[str]]:
         with self._timed("evaluation"):
-            before = answers(self.adapted(against), preferred, lengths, on_done)
-            after = answers(self.adapted(adapter), preferred, lengths, on_done)
-            return compare(before, after, preferred, self.config.evaluation.seed)
+            return answers(self.adapted(adapter), preferred, self.config.evaluation.max_tokens, on_done)
+
+    def _compare(
+        self,
+        against: AdapterRow | None,
+        after: Sequence[Sequence[str]],
+        preferred: Sequence[Dialogue],
+        on_done: Progress | None,
+    ) -> Evaluation:
+        """The answers `after` of an adapter compared with those of another one, or of the base model."""
+        before = self._answers(against, preferred, on_done)
+        return compare(before, after, preferred, self.config.evaluation.seed)
 
     # Use
 
