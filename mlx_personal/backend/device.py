@@ -11,7 +11,6 @@ import time
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.utils import dequantize_model
 
 from mlx_personal.backend import blas
 
@@ -43,6 +42,9 @@ def prepare(model: nn.Module) -> nn.Module:
     MLX's CPU matmul reaches a BLAS in float32 only: bfloat16 and 4-bit are some 20 times slower there.
     """
     if device_name() == "cpu":
+        # Here, because it imports transformers: a second that whoever only asks for the device need not pay.
+        from mlx_lm.utils import dequantize_model
+
         model = dequantize_model(model)
         model.set_dtype(mx.float32)
         size = sum(weight.size for _, weight in tree_flatten(model.parameters()))

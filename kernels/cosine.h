@@ -1,0 +1,106 @@
+// Cosines of a tile of QUERIES queries with a block of ROWS bank rows, by one simdgroup of 32 lanes.
+//
+// Memory: each lane takes every 32nd value, so that a simdgroup reads 32 neighbors at once; a bank row is read once for
+// all QUERIES queries, and the queries, which every block reads again, stay in the cache.
+// Order of the sums: a lane adds its products in rising d, then simd_sum adds the lanes. Always in float32.
+
+// Squared norms outside of these are taken again with the vector scaled by a power of two: its squares would overflow,
+// or so many would vanish that the sum is wrong.
+static constant constexpr float LARGEST_SQUARE = 1e30f;
+static constant constexpr float SMALLEST_SQUARE = 1e-24f;
+static constant constexpr float SHRINK = 8.271806125530277e-25f;  // 2^-80
+static constant constexpr float ENLARGE = 1208925819614629174706176.0f;  // 2^80
+
+METAL_FUNC float rescue(float squared_norm) {
+  return squared_norm > LARGEST_SQUARE ? SHRINK : squared_norm < SMALLEST_SQUARE ? ENLARGE : 1.0f;
+}
+
+// 0 for a vector without a direction: its cosine with anything is 0.
+METAL_FUNC float inverse_norm(float squared_norm) {
+  return squared_norm > 0.0f ? 1.0f / sqrt(squared_norm) : 0.0f;
+}
+
+template <typename P>
+METAL_FUNC float squared_norm(P values, size_t start, uint dim, float scale, uint lane) {
+  float sum = 0.0f;
+  for (uint d = lane; d < dim; d += 32) {
+    const float value = scale * float(values[start + d]);
+    sum += value * value;
+  }
+  return simd_sum(sum);
+}
+
+// Where a tile's queries start, and what makes each a unit vector: its scale, then the inverse of its norm.
+template <int QUERIES>
+struct Tile {
+  size_t start[QUERIES];
+  float scale[QUERIES];
+  float inverse[QUERIES];
+};
+
+// A tile that reaches past the last query repeats it; the caller leaves those results out.
+template <int QUERIES, typename P>
+METAL_FUNC Tile<QUERIES> read_tile(P queries, uint first, uint count, uint dim, uint lane) {
+  Tile<QUERIES> tile;
+  for (int q = 0; q < QUERIES; q++) {
+    tile.start[q] = size_t(min(first + q, count - 1)) * dim;
+    tile.scale[q] = rescue(squared_norm(queries, tile.start[q], dim, 1.0f, lane));
+    tile.inverse[q] = inverse_norm(squared_norm(queries, tile.start[q], dim, tile.scale[q], lane));
+  }
+  return tile;
+}
+
+template <int QUERIES, int ROWS>
+struct Cosines {
+  float of[QUERIES][ROWS];
+};
+
+// A block that reaches past the last row repeats it; the caller leaves those results out.
+template <int QUERIES, int ROWS, typename Q, typename B>
+METAL_FUNC Cosines<QUERIES, ROWS> cosines(
+    Q queries, Tile<QUERIES> tile, B bank, uint first, uint count, uint dim, uint lane) {
+  Cosines<QUERIES, ROWS> cosine;
+  float scale[ROWS];
+  float squared[ROWS];
+  size_t start[ROWS];
+  for (int r = 0; r < ROWS; r++) {
+    start[r] = size_t(min(first + r, count - 1)) * dim;
+    scale[r] = 1.0f;
+  }
+  for (bool again = true; again;) {
+    again = false;
+    for (int r = 0; r < ROWS; r++) {
+      squared[r] = 0.0f;
+      for (int q = 0; q < QUERIES; q++) {
+        cosine.of[q][r] = 0.0f;
+      }
+    }
+    for (uint d = lane; d < dim; d += 32) {
+      float row[ROWS];
+      for (int r = 0; r < ROWS; r++) {
+        row[r] = scale[r] * float(bank[start[r] + d]);
+        squared[r] += row[r] * row[r];
+      }
+      for (int q = 0; q < QUERIES; q++) {
+        const float value = tile.scale[q] * float(queries[tile.start[q] + d]);
+        for (int r = 0; r < ROWS; r++) {
+          cosine.of[q][r] += value * row[r];
+        }
+      }
+    }
+    // Every lane sees the same sums, so a simdgroup goes round again as a whole.
+    for (int r = 0; r < ROWS; r++) {
+      squared[r] = simd_sum(squared[r]);
+      if (scale[r] == 1.0f && rescue(squared[r]) != 1.0f) {
+        scale[r] = rescue(squared[r]);
+        again = true;
+      }
+    }
+  }
+  for (int q = 0; q < QUERIES; q++) {
+    for (int r = 0; r < ROWS; r++) {
+      cosine.of[q][r] = simd_sum(cosine.of[q][r]) * tile.inverse[q] * inverse_norm(squared[r]);
+    }
+  }
+  return cosine;
+}

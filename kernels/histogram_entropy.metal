@@ -1,0 +1,119 @@
+// Histogram entropy of embedding: bits of a 100-bin histogram of the last token's values, over log2(length + 1).
+//
+// Shapes: states [B, T, D], lengths [B] -> entropies [B]; 0 for a dialogue without tokens or of equal values.
+// Launch: one threadgroup of 256 threads a dialogue.
+// Memory: D values are read three times, the last two from the cache; 4 B bytes out. 100 counters of threadgroup memory.
+// Order of the sums: counts are whole numbers, so none; then 4 bins a lane, rising, and simd_sum.
+// Bins are NumPy's, [low + i w, low + (i + 1) w) with the last one closed. Which bin a value at an edge belongs to is
+// decided in twice float32's precision, as in float64.
+
+static constant constexpr uint BINS = 100;
+static constant constexpr uint THREADS = 256;
+static constant constexpr uint SIMDGROUPS = THREADS / 32;
+static constant constexpr float LARGEST = 1e30f;
+static constant constexpr float SMALLEST = 1e-24f;
+static constant constexpr float SHRINK = 8.271806125530277e-25f;  // 2^-80
+static constant constexpr float ENLARGE = 1208925819614629174706176.0f;  // 2^80
+
+// A number as the sum of a float and of what it lacks.
+struct Precise {
+  float value;
+  float rest;
+};
+
+METAL_FUNC Precise difference(float a, float b) {
+  Precise result;
+  result.value = a - b;
+  const float back = result.value - a;
+  result.rest = (a - (result.value - back)) - (b + back);
+  return result;
+}
+
+METAL_FUNC Precise times(Precise x, float factor) {
+  Precise result;
+  result.value = x.value * factor;
+  result.rest = fma(x.value, factor, -result.value) + x.rest * factor;
+  return result;
+}
+
+// Whether a value that is `above` the lowest one reaches the lower edge of a bin.
+METAL_FUNC bool reaches(Precise above, Precise range, uint bin) {
+  const Precise place = times(above, float(BINS));
+  const Precise edge = times(range, float(bin));
+  return (place.value - edge.value) + (place.rest - edge.rest) >= 0.0f;
+}
+
+METAL_FUNC uint bin_of(float value, float low, Precise range) {
+  const Precise above = difference(value, low);
+  uint bin = min(uint(above.value / range.value * float(BINS)), BINS - 1);
+  if (!reaches(above, range, bin)) {
+    return bin - 1;
+  }
+  return bin + 1 < BINS && reaches(above, range, bin + 1) ? bin + 1 : bin;
+}
+
+// ---- body ----
+threadgroup atomic_uint counts[BINS];
+threadgroup float lowest[SIMDGROUPS];
+threadgroup float highest[SIMDGROUPS];
+
+const uint thread_index = thread_index_in_threadgroup;
+const uint lane = thread_index_in_simdgroup;
+const uint team = simdgroup_index_in_threadgroup;
+const uint dialogue = threadgroup_position_in_grid.x;
+const uint tokens = states_shape[1];
+const uint dim = states_shape[2];
+const uint length = min(uint(max(lengths[dialogue], 0)), tokens);
+if (length == 0) {
+  if (thread_index == 0) {
+    entropies[dialogue] = 0.0f;
+  }
+  return;
+}
+const size_t origin = (size_t(dialogue) * tokens + length - 1) * dim;
+float low = float(states[origin]);
+float high = low;
+for (uint d = thread_index; d < dim; d += THREADS) {
+  low = min(low, float(states[origin + d]));
+  high = max(high, float(states[origin + d]));
+}
+low = simd_min(low);
+high = simd_max(high);
+if (lane == 0) {
+  lowest[team] = low;
+  highest[team] = high;
+}
+for (uint bin = thread_index; bin < BINS; bin += THREADS) {
+  atomic_store_explicit(&counts[bin], 0u, memory_order_relaxed);
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+for (uint s = 0; s < SIMDGROUPS; s++) {
+  low = min(low, lowest[s]);
+  high = max(high, highest[s]);
+}
+if (low == high) {
+  if (thread_index == 0) {
+    entropies[dialogue] = 0.0f;
+  }
+  return;
+}
+const float spread = 0.5f * high - 0.5f * low;
+const float scale = spread > LARGEST ? SHRINK : spread < SMALLEST ? ENLARGE : 1.0f;
+const Precise range = difference(scale * high, scale * low);
+for (uint d = thread_index; d < dim; d += THREADS) {
+  const uint bin = bin_of(scale * float(states[origin + d]), scale * low, range);
+  atomic_fetch_add_explicit(&counts[bin], 1u, memory_order_relaxed);
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+if (team == 0) {
+  float bits = 0.0f;
+  for (uint bin = lane; bin < BINS; bin += 32) {
+    const uint count = atomic_load_explicit(&counts[bin], memory_order_relaxed);
+    const float share = float(count) / float(dim);
+    bits -= count > 0 ? share * log2(share) : 0.0f;
+  }
+  bits = simd_sum(bits);
+  if (lane == 0) {
+    entropies[dialogue] = bits / log2(float(length + 1));
+  }
+}

@@ -1,0 +1,89 @@
+"""Spectral entropy of embedding, the default EOE (paper 1, 3.2), for a batch of dialogues.
+
+`mlx_personal.scoring.entropy` says what it measures, and has it once more in NumPy's float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+
+from . import launch
+
+WINDOW: Final = 64
+# The share of the states' energy below which a variance is rounding in float32, and its spectrum says nothing.
+NO_VARIANCE: Final = 1e-12
+_THREADS = 256
+
+
+def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
+    """EOE of each dialogue, float32 [B], 0..1; 0 for fewer than two tokens, and where tokens do not differ.
+
+    Args:
+        states: token embeddings [B, T, D], float32, float16 or bfloat16, finite; what is past a length is not read.
+        lengths: int32 [B], how many tokens each dialogue has; more than T count as T.
+
+    ValueError naming the argument whose shape or dtype is another.
+    """
+    launch.check_matrix("states", states, ndim=3)
+    launch.check_integers("lengths", lengths, len(states))
+    if len(states) == 0:
+        return mx.zeros(0)
+    return spectral_entropy_kernel(states, lengths) if launch.on_gpu() else spectral_entropy_ops(states, lengths)
+
+
+def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
+    """The same by `spectral_entropy.metal`; arguments as above, checked, B above 0."""
+    kernel = launch.build("spectral_entropy", ("states", "lengths"), ("entropies",))
+    batch, windows = len(states), math.ceil(states.shape[1] / WINDOW)
+    (entropies,) = kernel(
+        inputs=[states, lengths],
+        template=[("T", states.dtype)],
+        grid=(_THREADS, windows, batch),
+        threadgroup=(_THREADS, 1, 1),
+        output_shapes=[(batch, windows)],
+        output_dtypes=[mx.float32],
+    )
+    counts = mx.maximum((mx.minimum(lengths, states.shape[1]) + WINDOW - 1) // WINDOW, 1)
+    return mx.clip(entropies.sum(axis=1) / counts, 0, 1)
+
+
+def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
+    """The same in plain ops, in float32; the eigenvalues on the CPU, the only place where MLX finds them."""
+    batch, tokens, dim = states.shape
+    sizes = np.clip(np.array(lengths), 0, tokens)
+    windows = [(b, start) for b in range(batch) if sizes[b] > 1 for start in window_starts(int(sizes[b]))]
+    if not windows:
+        return mx.zeros(batch)
+    dialogue, start = np.array(windows).T
+    within = np.arange(WINDOW)
+    inside = within < sizes[dialogue][:, None]
+    index = np.where(inside, dialogue[:, None] * tokens + start[:, None] + within, 0)
+    values = states.reshape(-1, dim)[mx.array(index)].astype(mx.float32) * mx.array(inside)[:, :, None]
+    largest = mx.abs(values).max(axis=(1, 2), keepdims=True)
+    # By a power of two, which rounds nothing: in float32 the squares below would overflow, or vanish.
+    values = values * mx.where(largest > 1e12, 2.0**-80, mx.where(largest < 1e-12, 2.0**80, 1))
+    # Differences to the first token lose nothing to an offset that all tokens share.
+    shifted = (values - values[:, :1]) * mx.array(inside)[:, :, None]
+    rows = mx.array(inside.sum(axis=1))[:, None, None]
+    centered = (shifted - shifted.sum(axis=1, keepdims=True) / rows) * mx.array(inside)[:, :, None]
+    gram = centered @ centered.swapaxes(1, 2)
+    variance = mx.square(centered).sum(axis=(1, 2))
+    varies = variance > NO_VARIANCE * mx.square(values).sum(axis=(1, 2))
+    eigenvalues = mx.linalg.eigvalsh(gram / mx.where(varies, variance, 1)[:, None, None], stream=mx.cpu)
+    shares = mx.maximum(eigenvalues, 0) / mx.maximum(eigenvalues, 0).sum(axis=1, keepdims=True)
+    entropies = -(shares * mx.log(mx.where(shares > 0, shares, 1))).sum(axis=1) / math.log(WINDOW)
+    entropies = mx.where(varies, entropies, 0)
+    counts = np.maximum(np.bincount(dialogue, minlength=batch), 1)
+    totals = mx.zeros(batch).at[mx.array(dialogue)].add(entropies)
+    return mx.clip(totals / mx.array(counts), 0, 1)
+
+
+def window_starts(length: int) -> list[int]:
+    """Where the windows of 64 tokens begin that cover a text: as many as needed, spread evenly, so overlapping a little
+    where 64 does not divide the length. A text of up to 64 tokens is one window."""
+    count = math.ceil(length / WINDOW)
+    return [i * (length - WINDOW) // (count - 1) for i in range(count)] if count > 1 else [0] * count
