@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from mlx_personal.config import Config
 from mlx_personal.embedding import Embedder, Embedding
 from mlx_personal.errors import UserError
-from mlx_personal.scoring import Lexicons, entropy_of_embedding
+from mlx_personal.scoring import Lexicons, entropies_of_embedding
 from mlx_personal.selection import Bin, Buffer, Candidate, Decision, QualityPolicy, Selector
 from mlx_personal.store import DialogueRow, Store
 
@@ -83,10 +83,12 @@ class Observer:
         while rows := self._store.unscored(_CHUNK):
             with self._timed("embedding"):
                 embedded = embedder.embed([row.dialogue.text for row in rows])
+            with self._timed("scoring"):
+                entropies = self._entropies(embedded)
             try:
                 with self._store.database.transaction():
-                    for row, embedding in zip(rows, embedded, strict=True):
-                        action = self._select(row, embedding)
+                    for row, embedding, eoe in zip(rows, embedded, entropies, strict=True):
+                        action = self._select(row, embedding, eoe)
                         counts[action] = counts.get(action, 0) + 1
             except BaseException:
                 self._selector = None  # the buffer in memory is ahead of the one on disk
@@ -100,8 +102,8 @@ class Observer:
         bins = self._store.bins()
         embedded = embedder.embed([b.dialogue.text for b in bins])
         with self._store.database.transaction():
-            for old, new in zip(bins, embedded, strict=True):
-                self._store.put_bin(old.slot, old.dialogue_id, new.vector, self._entropy(new), old.idd)
+            for old, new, eoe in zip(bins, embedded, self._entropies(embedded), strict=True):
+                self._store.put_bin(old.slot, old.dialogue_id, new.vector, eoe, old.idd)
             self._store.set_meta("embedded_by", self._signature(embedder))
         self._selector = None
         return len(bins)
@@ -110,14 +112,13 @@ class Observer:
         """What the bins' vectors and entropies were made with: after a change of settings they are made anew."""
         return f"{embedder.name}, {self._config.scoring.entropy}"
 
-    def _entropy(self, embedding: Embedding) -> float:
-        return entropy_of_embedding(embedding.states, self._config.scoring.entropy)
+    def _entropies(self, embedded: list[Embedding]) -> list[float]:
+        return entropies_of_embedding([embedding.states for embedding in embedded], self._config.scoring.entropy)
 
-    def _select(self, row: DialogueRow, embedding: Embedding) -> str:
+    def _select(self, row: DialogueRow, embedding: Embedding, eoe: float) -> str:
         text = row.dialogue.text
         with self._timed("scoring"):
             domain = self.lexicons().domain_specific_score(text)
-            eoe = self._entropy(embedding)
         with self._timed("selection"):
             candidate = Candidate(
                 dialogue_id=row.id,

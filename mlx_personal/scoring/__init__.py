@@ -1,11 +1,11 @@
-"""The three scores of a dialogue (paper 1, 3.2), each 0..1, higher is better, none with a label. Pure NumPy."""
+"""The three scores of a dialogue (paper 1, 3.2), each 0..1, higher is better, none with a label."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity, leave_one_out_dissimilarity
-from mlx_personal.scoring.entropy import ESTIMATORS, check_estimator, entropy_of_embedding
+from mlx_personal.scoring.entropy import ESTIMATORS, check_estimator, entropies_of_embedding, entropy_of_embedding
 from mlx_personal.scoring.lexicon import OTHER, DomainScore, Lexicons
 from mlx_personal.scoring.suggest import Suggestion, suggest_lexicons
 
@@ -37,6 +37,7 @@ __all__ = [
     "Scores",
     "ScoringConfig",
     "Suggestion",
+    "entropies_of_embedding",
     "entropy_of_embedding",
     "in_domain_dissimilarity",
     "leave_one_out_dissimilarity",

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import mlx.core as mx
 import numpy as np
 
-WINDOW: Final = 64
-_BINS: Final = 100
-# Below this share of the states' energy a variance is rounding in float32, and its spectrum says nothing.
-_NO_VARIANCE: Final = 1e-12
+from mlx_personal.kernels import histogram_entropy, spectral_entropy
+from mlx_personal.kernels.histogram_entropy import BINS
+from mlx_personal.kernels.launch import on_gpu
+from mlx_personal.kernels.spectral_entropy import NO_VARIANCE, WINDOW, window_starts
 
 
 def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> float:
@@ -30,12 +31,18 @@ def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> flo
     ValueError for an unknown name, another shape, or values that are not finite.
     """
     check_estimator(estimator)
-    states = np.asarray(states, np.float64)
-    if states.ndim != 2:
-        raise ValueError(f"token states have the shape [T, D], not {list(states.shape)}")
-    if not np.isfinite(states).all():
-        raise ValueError("token states that are not finite")
-    return ESTIMATORS[estimator](states)
+    return ESTIMATORS[estimator](_checked(states).astype(np.float64))
+
+
+def entropies_of_embedding(dialogues: Sequence[np.ndarray], estimator: str = "spectral") -> list[float]:
+    """`entropy_of_embedding` of each of many dialogues: on a GPU by the scoring kernels, which all run before any is
+    waited for; in float64 where an estimator has no kernel, and on a CPU."""
+    check_estimator(estimator)
+    if estimator not in _KERNELS or not on_gpu():
+        return [entropy_of_embedding(states, estimator) for states in dialogues]
+    scores = [_by_kernel(_checked(states), estimator) for states in dialogues]
+    mx.eval(scores)
+    return [float(np.array(score)) for score in scores]
 
 
 def check_estimator(name: str) -> None:
@@ -57,9 +64,7 @@ def spectral(states: np.ndarray) -> float:
     length = len(states)
     if length < 2:
         return 0.0
-    last = max(length - WINDOW, 0)
-    starts = np.linspace(0, last, math.ceil(length / WINDOW)).round().astype(int)
-    windows = np.stack([states[start : start + WINDOW] for start in starts])
+    windows = np.stack([states[start : start + WINDOW] for start in window_starts(length)])
     return float(np.clip(_spectral_entropies(windows).mean() / math.log(WINDOW), 0.0, 1.0))
 
 
@@ -78,7 +83,7 @@ def histogram(states: np.ndarray) -> float:
     """
     if len(states) == 0:
         return 0.0
-    density, edges = np.histogram(states[-1], bins=_BINS, density=True)
+    density, edges = np.histogram(states[-1], bins=BINS, density=True)
     p = density * np.diff(edges)
     p = p[p > 0]
     return float(-(p * np.log2(p)).sum() / math.log2(len(states) + 1))
@@ -93,9 +98,25 @@ def _spectral_entropies(windows: np.ndarray) -> np.ndarray:
     eigenvalues = np.linalg.eigvalsh(gram).clip(min=0.0)
     variance = eigenvalues.sum(axis=1, keepdims=True)
     energy = np.square(windows).sum(axis=(1, 2))[:, None]
-    varies = variance > _NO_VARIANCE * energy
+    varies = variance > NO_VARIANCE * energy
     p = np.where(varies, eigenvalues / np.where(varies, variance, 1.0), 0.0)
     return np.asarray(-(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1))
+
+
+def _checked(states: np.ndarray) -> np.ndarray:
+    states = np.asarray(states)
+    if states.ndim != 2:
+        raise ValueError(f"token states have the shape [T, D], not {list(states.shape)}")
+    if not np.isfinite(states).all():
+        raise ValueError("token states that are not finite")
+    return states
+
+
+def _by_kernel(states: np.ndarray, estimator: str) -> mx.array:
+    if states.size == 0:
+        return mx.array(0.0)
+    # One dialogue a launch: a batch would have to be padded to its longest one.
+    return _KERNELS[estimator](mx.array(states[None], mx.float32), mx.array([len(states)], mx.int32))[0]
 
 
 ESTIMATORS: Final[dict[str, Callable[[np.ndarray], float]]] = {
@@ -103,3 +124,4 @@ ESTIMATORS: Final[dict[str, Callable[[np.ndarray], float]]] = {
     "spectral-whole": spectral_whole,
     "histogram": histogram,
 }
+_KERNELS: Final = {"spectral": spectral_entropy, "histogram": histogram_entropy}
