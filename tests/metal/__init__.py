@@ -1,0 +1,15 @@
+"""A strict machine for MLX's Metal kernels: compiles and runs, on Linux, the very text that a Mac would compile.
+
+    with metal.on_host():
+        kernel = mx.fast.metal_kernel(...)
+        (out,) = kernel(inputs=[...], grid=..., threadgroup=..., output_shapes=[...], output_dtypes=[...])
+
+Whatever Metal leaves undefined or forbids raises a `Fault` that names the line. README.md says what is found and what
+is not.
+"""
+
+from .compiler import why_not
+from .fault import Fault
+from .host import on_host
+
+__all__ = ["Fault", "on_host", "why_not"]

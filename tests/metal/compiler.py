@@ -1,0 +1,160 @@
+"""Compiles the machine, the prelude and the kernels with g++, each once: whatever matters is part of the file's name."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+
+from .fault import Fault
+from .launch import Launch
+from .translate import to_cpp, without_comments
+
+RUNTIME = Path(__file__).parent / "runtime"
+INCLUDE = RUNTIME / "include"
+# MLX puts its own headers before each kernel; they come with the wheel.
+MLX_INCLUDE = Path(mx.__file__).parent / "include"
+
+MACHINE_FLAGS = ["-std=c++17", "-O2", "-g1", "-fno-omit-frame-pointer", "-rdynamic"]
+KERNEL_FLAGS = [
+    "-std=gnu++17",
+    "-O0",  # at -O1 the compiler already uses the freedom that undefined behaviour gives it
+    "-g1",
+    "-fPIC",
+    "-w",
+    "-fno-omit-frame-pointer",  # reports walk the frames
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fsingle-precision-constant",  # 1.0 is a float in Metal
+    "-ffp-contract=off",
+    "-ftrivial-auto-var-init=pattern",  # an unset private variable is garbage, and the same garbage each time
+    # Instrumented, but not linked with the sanitizers: runtime/hooks.cpp has their functions.
+    "-fsanitize=thread",
+    "--param=tsan-instrument-func-entry-exit=0",
+    "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,bounds-strict,alignment,float-cast-overflow,"
+    "bool,return,unreachable,vla-bound",
+    f"-I{INCLUDE}",
+    f"-I{RUNTIME}",
+    f"-I{MLX_INCLUDE}",
+]
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why nothing can run here, or None if it can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "the host run needs Linux on x86-64"
+    if shutil.which("g++") is None:
+        return "the host run needs g++"
+    return None
+
+
+@functools.cache
+def cache_folder() -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "mlx-metal-on-host"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Of everything but the kernel that a compiled kernel depends on."""
+    digest = hashlib.sha256()
+    digest.update(subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout)
+    digest.update(" ".join(MACHINE_FLAGS + KERNEL_FLAGS + [mx.__version__]).encode())
+    for path in sorted(p for p in RUNTIME.rglob("*") if p.is_file()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def cached(kind: str, text: str, suffix: str, build: Callable[[Path, Path], None]) -> Path:
+    """The file that `build(folder, target)` makes from `text`, made now or earlier. Safe against other processes."""
+    key = hashlib.sha256(f"{fingerprint()}\n{kind}\n{text}".encode()).hexdigest()[:32]
+    path = cache_folder() / f"{kind}-{key}{suffix}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+            target = Path(folder) / path.name
+            build(Path(folder), target)
+            os.replace(target, path)
+    return path
+
+
+def run_compiler(arguments: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(a) for a in arguments], capture_output=True, text=True, check=False)
+
+
+def must_compile(arguments: list[str | Path]) -> None:
+    done = run_compiler(arguments)
+    if done.returncode != 0:
+        raise RuntimeError(f"the host run itself does not compile:\n{done.stderr}")
+
+
+def machine() -> Path:
+    """The program that runs compiled kernels."""
+
+    def build(_: Path, target: Path) -> None:
+        must_compile(["g++", *MACHINE_FLAGS, *sorted(RUNTIME.glob("*.cpp")), "-o", target, "-ldl"])
+
+    return cached("machine", "", "", build)
+
+
+def prelude() -> Path:
+    """The header before each kernel, precompiled: g++ wants it named as if it were not."""
+
+    def build(_: Path, target: Path) -> None:
+        must_compile(["g++", *KERNEL_FLAGS, "-x", "c++-header", INCLUDE / "prelude.h", "-o", target])
+
+    return cached("prelude", "", ".h.gch", build).with_suffix("")
+
+
+def kernel_library(launch: Launch) -> Path:
+    """The launch's kernel as a library. What Metal would not compile is a Fault."""
+    refuse_double(launch)
+    text = to_cpp(launch)
+
+    def build(folder: Path, target: Path) -> None:
+        source = folder / "kernel.cpp"
+        source.write_text(text)
+        compiled = run_compiler(["g++", *KERNEL_FLAGS, "-include", prelude(), "-c", source, "-o", folder / "kernel.o"])
+        if compiled.returncode != 0:
+            raise compile_fault(launch, compiled.stderr)
+        # Apart from compiling, so that no flag makes the linker take the sanitizers' libraries.
+        must_compile(["g++", "-shared", folder / "kernel.o", "-o", target, "-lm"])
+
+    return cached("kernel", text, ".so", build)
+
+
+def refuse_double(launch: Launch) -> None:
+    for number, line in enumerate(without_comments(launch.text).splitlines(), 1):
+        if re.search(r"\bdouble\b", line):
+            raise Fault("double", "Metal has no double", launch.name, number, launch.text.splitlines()[number - 1])
+
+
+def compile_fault(launch: Launch, errors: str) -> Fault:
+    """The compiler's first complaint about the kernel's own text, or else its first."""
+    lines = launch.text.splitlines()
+    for match in re.finditer(r"^kernel\.metal:(\d+):\d+: (?:fatal )?error: (.*)$", errors, re.MULTILINE):
+        number = int(match[1])
+        return Fault("compile", match[2], launch.name, number, lines[number - 1])
+    first = re.search(r"error: (.*)", errors)
+    return Fault("compile", first[1] if first else errors, launch.name)
+
+
+def source_line(library: Path, offsets: list[int]) -> int | None:
+    """The line of the generated text that the innermost of these code offsets belongs to."""
+    if not offsets or shutil.which("addr2line") is None:
+        return None
+    found = run_compiler(["addr2line", "-i", "-e", library, *[hex(offset) for offset in offsets]]).stdout
+    match = re.search(r"kernel\.metal:(\d+)", found)
+    return int(match[1]) if match else None

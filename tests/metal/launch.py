@@ -1,0 +1,133 @@
+"""One launch of a kernel, as MLX would hand it to Metal: the generated text, the grid, and the bytes of each buffer."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+# An integer type of the same size, because NumPy has no bfloat16.
+BITS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+SIGNATURE = re.compile(r"\[\[kernel\]\] void (\w+)\((.*?)\) \{\n", re.DOTALL)
+PARAMETER = re.compile(r"[\s,]*(.+?)\s*\b(\w+) \[\[(\w+)(?:\(\d+\))?\]\]", re.DOTALL)
+INSTANCE = re.compile(r"\[\[kernel\]\] decltype\((.*)\) ", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """What one pointer or reference of the kernel's signature leads to."""
+
+    name: str
+    role: str  # "input", "output", or "filled": an output with an init_value
+    element: int  # bytes
+    scalar: int  # bytes of the smallest part, half an element where that is complex
+    contents: bytes
+    origin: int = 0  # byte of `contents` that the kernel's pointer leads to
+
+
+@dataclass(frozen=True)
+class Launch:
+    name: str
+    text: str
+    grid: tuple[int, int, int]
+    threadgroup: tuple[int, int, int]
+    buffers: list[Buffer]
+    output_shapes: list[tuple[int, ...]]
+    output_dtypes: list[mx.Dtype]
+
+    @property
+    def parameters(self) -> list[tuple[str, str]]:
+        """Type and name of each parameter of the generated signature, in order."""
+        match = SIGNATURE.search(self.text)
+        assert match, "MLX generates this signature"
+        return [(p[1], p[2]) for p in PARAMETER.finditer(match[2])]
+
+    @property
+    def instance(self) -> str:
+        """The kernel's name with its template arguments."""
+        match = INSTANCE.search(self.text)
+        return match[1] if match else SIGNATURE.search(self.text)[1]
+
+
+def captured(kernel: Callable, inputs: list[mx.array], arguments: dict[str, Any]) -> Launch:
+    """The launch that MLX generates for these inputs. `arguments` are the keywords of the call, all but `inputs`."""
+    primitives = []
+
+    def keep(entry: dict) -> None:
+        if entry.get("name") == "CustomKernel":
+            primitives.append(entry)
+
+    mx.export_function(keep, lambda *xs: kernel(inputs=list(xs), **arguments), *inputs)
+    (primitive,) = primitives
+    name, text, gx, gy, gz, tx, ty, tz, _, row_contiguous, *_ = primitive["arguments"]
+    outputs = [(shape, dtype) for _, shape, dtype in primitive["outputs"]]
+    launch = Launch(name, text, (gx, gy, gz), (tx, ty, tz), [], [o[0] for o in outputs], [o[1] for o in outputs])
+    names = [parameter for kind, parameter in launch.parameters if "*" in kind or "&" in kind]
+    input_names, output_names = split_names(names, inputs, len(outputs))
+    buffers = {}
+    for name_, array in zip(input_names, inputs, strict=True):
+        buffers |= input_buffers(name_, array, row_contiguous)
+    for name_, (shape, dtype) in zip(output_names, outputs, strict=True):
+        buffers[name_] = output_buffer(name_, shape, dtype, arguments.get("init_value"))
+    launch.buffers.extend(buffers[n] for n in names)
+    return launch
+
+
+def split_names(names: list[str], inputs: list[mx.array], outputs: int) -> tuple[list[str], list[str]]:
+    """The inputs' and the outputs' names, from those of all buffers; `x_shape` and its like follow their `x`."""
+    arrays: list[str] = []
+    for name in names[: len(names) - outputs]:
+        if not arrays or name not in {f"{arrays[-1]}_{suffix}" for suffix in ("shape", "strides", "ndim")}:
+            arrays.append(name)
+    assert len(arrays) == len(inputs), "MLX lists each input once"
+    return arrays, names[len(names) - outputs :]
+
+
+def input_buffers(name: str, array: mx.array, row_contiguous: bool) -> dict[str, Buffer]:
+    """The input's own buffer, and those that describe its layout. MLX copies what is not row contiguous if asked to."""
+    view = np.asarray(memoryview(array.view(BITS[array.dtype.size])))
+    if row_contiguous and not view.flags.c_contiguous:
+        view = np.ascontiguousarray(view)
+    contents, origin = bytes_of(view)
+    scalar = 4 if array.dtype == mx.complex64 else array.itemsize
+    buffers = {name: Buffer(name, "input", array.itemsize, scalar, contents, origin)}
+    layout = {
+        "shape": np.array(view.shape, np.int32),
+        "strides": np.array(view.strides, np.int64) // array.itemsize,
+        "ndim": np.array(view.ndim, np.int32),
+    }
+    for suffix, values in layout.items():
+        key = f"{name}_{suffix}"
+        buffers[key] = Buffer(key, "input", values.itemsize, values.itemsize, values.tobytes())
+    return buffers
+
+
+def bytes_of(view: np.ndarray) -> tuple[bytes, int]:
+    """All bytes from the first to the last element in memory, with those between, and where element 0 is in them."""
+    if view.size == 0:
+        return b"", 0
+    reach = [(n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)]
+    below = -sum(r for r in reach if r < 0)
+    above = sum(r for r in reach if r > 0) + view.itemsize
+    return ctypes.string_at(view.ctypes.data - below, below + above), below
+
+
+def output_buffer(name: str, shape: tuple[int, ...], dtype: mx.Dtype, init_value: float | None) -> Buffer:
+    size = math.prod(shape)
+    scalar = 4 if dtype == mx.complex64 else dtype.size
+    if init_value is not None:
+        filled = mx.full((size,), init_value, dtype)
+        return Buffer(name, "filled", dtype.size, scalar, np.asarray(filled.view(BITS[dtype.size])).tobytes())
+    # All bits set: NaN in every floating-point type.
+    return Buffer(name, "output", dtype.size, scalar, b"\xff" * (size * dtype.size))
+
+
+def array_of(contents: bytes, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    bits = np.frombuffer(contents, f"u{dtype.size}").copy()
+    return mx.array(bits).view(dtype).reshape(shape)

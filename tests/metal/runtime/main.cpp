@@ -1,0 +1,134 @@
+// The machine's process: reads the description of one launch on standard input, runs it once for each seed, and leaves
+// the outputs in files. What the description says is written down in machine.py.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <link.h>
+#include <string>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
+
+#include "memory.h"
+#include "report.h"
+#include "threads.h"
+
+using namespace host;
+
+namespace {
+
+struct Buffer {
+  Region* region;
+  std::string path;  // of its first contents
+};
+
+[[noreturn]] void die(const char* what) {
+  std::perror(what);
+  std::exit(1);
+}
+
+void read_file(const std::string& path, void* to, uint64_t bytes) {
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  if (file == nullptr || std::fread(to, 1, bytes, file) != bytes) die(path.c_str());
+  std::fclose(file);
+}
+
+void write_file(const std::string& path, const void* from, uint64_t bytes) {
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  if (file == nullptr || std::fwrite(from, 1, bytes, file) != bytes || std::fclose(file) != 0) die(path.c_str());
+}
+
+void find_library(void* handle) {
+  link_map* map = nullptr;
+  dlinfo(handle, RTLD_DI_LINKMAP, &map);
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* wanted) {
+        if (info->dlpi_addr != static_cast<link_map*>(wanted)->l_addr) return 0;
+        library.begin = info->dlpi_addr;
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto& segment = info->dlpi_phdr[i];
+          if (segment.p_type == PT_LOAD)
+            library.end = std::max(library.end, library.begin + segment.p_vaddr + segment.p_memsz);
+        }
+        return 1;
+      },
+      map);
+}
+
+KernelEntry load_kernel(const char* path) {
+  void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  void* entry = handle != nullptr ? dlsym(handle, "host_kernel_entry") : nullptr;
+  if (entry == nullptr) {
+    std::fprintf(stderr, "%s\n", dlerror());
+    std::exit(1);
+  }
+  find_library(handle);
+  return reinterpret_cast<KernelEntry>(entry);
+}
+
+Buffer read_buffer() {
+  char role[16], name[256], path[1024];
+  Region wanted;
+  unsigned scalar;
+  if (std::scanf("%15s %255s %lu %u %lu %lu %1023s", role, name, &wanted.element, &scalar, &wanted.bytes, &wanted.origin,
+                 path) != 7)
+    die("description of a buffer");
+  wanted.name = name;
+  wanted.cell_shift = __builtin_ctz(scalar);
+  wanted.writable = std::strcmp(role, "input") != 0;
+  wanted.initialised = std::strcmp(role, "output") != 0;
+  return {&new_region(wanted), path};
+}
+
+// Bytes that a launch must have written, and has not, are the fault that no value can tell for sure.
+void check_all_written(const Region& region) {
+  if (region.initialised) return;
+  for (uint64_t i = 0; i < region.cell_count(); ++i)
+    if (region.cells[i].written == 0)
+      report({"unwritten output", "no thread wrote this element, and there is no init_value", region.name.c_str(),
+              region.index_of(region.begin + (i << region.cell_shift))},
+             nullptr);
+}
+
+void run(KernelEntry kernel, const std::vector<Buffer>& buffers, const Grid& grid, uint64_t seed, int number) {
+  std::vector<void*> arguments;
+  for (const Buffer& buffer : buffers) {
+    Region& region = *buffer.region;
+    if (region.writable || number == 0) read_file(buffer.path, reinterpret_cast<void*>(region.begin), region.bytes);
+    if (region.writable) clear_shadow(region);
+    arguments.push_back(reinterpret_cast<void*>(region.begin + region.origin));
+  }
+  run_grid(kernel, arguments.data(), grid, seed);
+  for (const Buffer& buffer : buffers) {
+    const Region& region = *buffer.region;
+    if (!region.writable) continue;
+    check_all_written(region);
+    write_file(buffer.path + "." + std::to_string(number), reinterpret_cast<const void*>(region.begin), region.bytes);
+  }
+}
+
+}  // namespace
+
+int main() {
+  char path[1024];
+  double seconds;
+  Grid grid;
+  unsigned seed_count, buffer_count;
+  auto &threads = grid.threads, &group = grid.group;
+  if (std::scanf("%1023s %lf %u %u %u %u %u %u %u", path, &seconds, &threads.x, &threads.y, &threads.z, &group.x, &group.y,
+                 &group.z, &seed_count) != 9)
+    die("description of the launch");
+  std::vector<uint64_t> seeds(seed_count);
+  for (uint64_t& seed : seeds)
+    if (std::scanf("%lu", &seed) != 1) die("seeds");
+  if (std::scanf("%u", &buffer_count) != 1) die("number of buffers");
+  reserve_zone();
+  std::vector<Buffer> buffers;
+  for (unsigned i = 0; i < buffer_count; ++i) buffers.push_back(read_buffer());
+  const KernelEntry kernel = load_kernel(path);
+  report_signals(seconds);
+  for (unsigned i = 0; i < seed_count; ++i) run(kernel, buffers, grid, seeds[i], static_cast<int>(i));
+  return 0;
+}

@@ -1,0 +1,194 @@
+#include "memory.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sys/mman.h>
+
+#include "threads.h"
+
+namespace host {
+
+Record stamp[SPACES];
+uint64_t group_begin[SPACES];
+uintptr_t stack_begin;
+uint64_t stack_bytes;
+uintptr_t zone;
+Region regions[MAX_REGIONS];
+
+namespace {
+
+unsigned region_count = 0;
+
+void* map(void* at, uint64_t bytes, int protection, int flags) {
+  void* memory = mmap(at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::perror("mmap");
+    std::exit(1);
+  }
+  return memory;
+}
+
+Cell* map_cells(uint64_t count) {
+  return static_cast<Cell*>(map(nullptr, (count + 1) * sizeof(Cell), PROT_READ | PROT_WRITE, 0));
+}
+
+uint64_t epoch_of(Record record) { return record >> EPOCH_SHIFT; }
+uint64_t sub_epoch_of(Record record) { return record >> SUB_SHIFT & 0xfffff; }
+uint64_t thread_of(Record record) { return record >> THREAD_SHIFT & 0x3ff; }
+uint64_t simdgroup_of(Record record) { return record >> SIMDGROUP_SHIFT & 0x1f; }
+
+bool of_earlier_group(Record old, Space space) { return epoch_of(old) < group_begin[space]; }
+
+// Whether a barrier of the simdgroup that both belong to lies between `old` and the access that `now` stamps.
+bool ordered_by_simdgroup(Record old, Record now) {
+  return !(old & WIDE) && simdgroup_of(old) == simdgroup_of(now) && sub_epoch_of(old) < sub_epoch_of(now);
+}
+
+// Whether nothing orders `old` before the access that `now` stamps. That one of the two writes is the caller's matter.
+bool races(Record old, Record now, bool atomic, Space space) {
+  if (old == 0 || (atomic && (old & ATOMIC))) return false;
+  if (old & FOREIGN) return true;
+  if (of_earlier_group(old, space)) return space == DEVICE;
+  if (epoch_of(old) != epoch_of(now)) return false;
+  if (thread_of(old) == thread_of(now) && !(old & MANY)) return false;
+  return !ordered_by_simdgroup(old, now);
+}
+
+// The record that stands for `old` and the new access together: all that a later access could race with.
+Record merge(Record old, Record now, bool atomic, Space space) {
+  Record kept = 0;             // flags that live on
+  bool old_still_counts = false;  // so that ATOMIC holds for both only
+  if (old != 0 && of_earlier_group(old, space)) {
+    if (space == DEVICE) kept = FOREIGN, old_still_counts = true;
+  } else if (old != 0) {
+    kept = old & FOREIGN;
+    old_still_counts = kept != 0;
+    if (epoch_of(old) == epoch_of(now)) {
+      if (thread_of(old) == thread_of(now)) {
+        kept |= old & (MANY | WIDE);
+        old_still_counts = true;
+      } else if (!ordered_by_simdgroup(old, now)) {
+        kept |= MANY | (old & WIDE) | (simdgroup_of(old) != simdgroup_of(now) ? WIDE : 0);
+        old_still_counts = true;
+      }
+    }
+  }
+  const bool all_atomic = atomic && (!old_still_counts || (old & ATOMIC));
+  return now | kept | (all_atomic ? ATOMIC : 0);
+}
+
+// Gives a region smaller cells, because a thread touches less than one of them.
+void refine(Region& region, int cell_shift) {
+  Cell* coarse = region.cells;
+  const int finer = region.cell_shift - cell_shift;
+  region.cell_shift = cell_shift;
+  region.cells = map_cells(region.cell_count());
+  for (uint64_t i = 0; i < region.cell_count(); ++i) region.cells[i] = coarse[i >> finer];
+}
+
+std::string describe_old(Record old, Space space) {
+  if (of_earlier_group(old, space)) return "a thread of another threadgroup";
+  char text[64];
+  std::snprintf(text, sizeof text, "thread %lu of the group", static_cast<unsigned long>(thread_of(old)));
+  return text;
+}
+
+[[noreturn]] void report_race(const Region& region, uintptr_t address, const char* what, Record old, uint32_t old_site,
+                              const void* frame) {
+  std::string detail = std::string(what) + " by " + describe_old(old, region.space) + ", no barrier between that orders " +
+                       (region.space == DEVICE ? "device" : "threadgroup") + " memory";
+  if (of_earlier_group(old, region.space)) detail = std::string(what) + " by a thread of another threadgroup";
+  report({"race", detail, region.name.c_str(), region.index_of(address), old_site}, frame);
+}
+
+void check_cell(Region& region, Cell& cell, uintptr_t address, bool reads, bool writes, bool atomic, const void* frame,
+                uint32_t site) {
+  const Space space = region.space;
+  const Record now = stamp[space];
+  if (!atomic && writes && (cell.written & ~ATOMIC) == now && (cell.read & ~ATOMIC) == now) return;
+  if (races(cell.written, now, atomic, space))
+    report_race(region, address, writes ? "written, and written" : "read, and written", cell.written, cell.written_at,
+                frame);
+  if (writes && races(cell.read, now, atomic, space))
+    report_race(region, address, "written, and read", cell.read, cell.read_at, frame);
+  if (reads) {
+    const bool unwritten = cell.written == 0 || (space == THREADGROUP && of_earlier_group(cell.written, space));
+    if (unwritten && !region.initialised)
+      report({"uninitialised read", space == THREADGROUP ? "no thread of this group has written it" : "nothing has written it",
+              region.name.c_str(), region.index_of(address)},
+             frame);
+    cell.read = merge(cell.read, now, atomic, space);
+    cell.read_at = site;
+  }
+  if (writes) {
+    cell.written = merge(cell.written, now, atomic, space);
+    cell.written_at = site;
+  }
+}
+
+}  // namespace
+
+long Region::index_of(uintptr_t address) const {
+  const auto offset = static_cast<long>(address - begin - origin);
+  const auto size = static_cast<long>(element);
+  return offset >= 0 ? offset / size : -((-offset + size - 1) / size);
+}
+
+void reserve_zone() {
+  zone = reinterpret_cast<uintptr_t>(map(nullptr, uint64_t{MAX_REGIONS} << REGION_SHIFT, PROT_NONE, 0));
+}
+
+Region& new_region(Region description) {
+  if (region_count == MAX_REGIONS) {
+    std::fprintf(stderr, "more than %u buffers and threadgroup variables\n", MAX_REGIONS);
+    std::exit(1);
+  }
+  Region& region = regions[region_count];
+  region = description;
+  const uint64_t middle = uint64_t{1} << (REGION_SHIFT - 1);
+  region.begin = zone + (uint64_t{region_count} << REGION_SHIFT) + middle;
+  ++region_count;
+  if (region.bytes != 0) {
+    map(reinterpret_cast<void*>(region.begin), region.bytes, PROT_READ | PROT_WRITE, MAP_FIXED);
+    region.cells = map_cells(region.cell_count());
+  }
+  return region;
+}
+
+void clear_shadow(Region& region) {
+  if (region.cells != nullptr) madvise(region.cells, region.cell_count() * sizeof(Cell), MADV_DONTNEED);
+}
+
+void check_region_access(Region& region, uintptr_t address, uint64_t bytes, bool reads, bool writes, bool atomic,
+                         const void* frame, uint32_t site) {
+  if (region.begin == 0) report_wild_access(address, writes, frame);
+  if (address < region.begin || address - region.begin + bytes > region.bytes) {
+    // Of a vector that lies partly inside, the first element outside.
+    const uintptr_t end = region.begin + region.bytes;
+    const uintptr_t outside = address >= region.begin && address < end ? end : address;
+    const uint64_t count = region.bytes / region.element;
+    char detail[96];
+    std::snprintf(detail, sizeof detail, "%s outside its %lu element%s", writes ? "write" : "read",
+                  static_cast<unsigned long>(count), count == 1 ? "" : "s");
+    report({"out of bounds", detail, region.name.c_str(), region.index_of(outside)}, frame);
+  }
+  if (writes && !region.writable)
+    report({"write to input", "an input may only be read", region.name.c_str(), region.index_of(address)}, frame);
+  if (!region.writable) return;
+  const uint64_t offset = address - region.begin;
+  const uint64_t odd = (offset | bytes) & ((1ul << region.cell_shift) - 1);
+  if (odd != 0) refine(region, __builtin_ctzl(odd));
+  const uint64_t last = (offset + bytes - 1) >> region.cell_shift;
+  for (uint64_t i = offset >> region.cell_shift; i <= last; ++i)
+    check_cell(region, region.cells[i], region.begin + (i << region.cell_shift), reads, writes, atomic, frame, site);
+}
+
+void report_wild_access(uintptr_t address, bool writes, const void* frame) {
+  char detail[128];
+  std::snprintf(detail, sizeof detail, "%s at %#lx, which is in no buffer, no threadgroup memory and not the thread's own",
+                writes ? "write" : "read", static_cast<unsigned long>(address));
+  report({"wild access", detail}, frame);
+}
+
+}  // namespace host

@@ -1,0 +1,117 @@
+"""From Metal's text to C++ that the host compiler takes: the least that a macro cannot do, line by line the same."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .fault import Fault
+from .launch import Launch
+
+COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+STATEMENT_END = re.compile(r"[;{}]")
+DECLARATOR = re.compile(r"(?P<type>.*?[\s>])(?P<name>[A-Za-z_]\w*)\s*(?P<dims>(?:\[.*\])?)", re.DOTALL)
+QUALIFIER = re.compile(r"\b(?:volatile|const|static|thread_local)\b")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A declaration of threadgroup memory: where it stands in the text, and what it declares."""
+
+    begin: int
+    end: int
+    type: str
+    variables: list[tuple[str, str]]  # name, dimensions
+
+    def as_cpp(self) -> str:
+        """References into the machine's threadgroup memory, on one line."""
+        return " ".join(
+            f"using {name}_storage_ = {self.type} {dims}; static char {name}_declaration_; "
+            f"{name}_storage_& {name} = *static_cast<{name}_storage_*>(host_threadgroup_memory(&{name}_declaration_, "
+            f'"{name}", sizeof({name}_storage_), alignof({name}_storage_), host::scalar_size<{name}_storage_>));'
+            for name, dims in self.variables
+        )
+
+
+def without_comments(text: str) -> str:
+    """The text with comments and strings blanked out, every character in its place."""
+    return COMMENT_OR_STRING.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+
+
+def split_declarators(text: str) -> list[str]:
+    """`T a[f(1, 2)], b` -> [`T a[f(1, 2)]`, ` b`]: split at commas outside all brackets."""
+    parts, depth, begin = [], 0, 0
+    for i, character in enumerate(text):
+        if character in "([{<":
+            depth += 1
+        elif character in ")]}>":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[begin:i])
+            begin = i + 1
+    return [*parts, text[begin:]]
+
+
+def threadgroup_declarations(text: str) -> list[Declaration]:
+    """All declarations of threadgroup memory; pointers and references to it, as in parameters, are none."""
+    bare = without_comments(text)
+    found = []
+    for word in re.finditer(r"\bthreadgroup\b", bare):
+        begin = max((m.end() for m in STATEMENT_END.finditer(bare, 0, word.start())), default=0)
+        before = bare[begin : word.start()]
+        if before.count("(") != before.count(")"):
+            continue
+        end = bare.find(";", word.end())
+        statement = bare[word.end() : end]
+        if "{" in statement or "}" in statement:
+            continue
+        first, *others = split_declarators(statement)
+        outside_brackets = re.sub(r"\[.*\]|\(.*\)", "", first.split("=")[0], flags=re.DOTALL)
+        if "*" in outside_brackets or "&" in outside_brackets:
+            continue
+        match = DECLARATOR.fullmatch(first.strip())
+        if match is None or "=" in outside_brackets or "=" in before:
+            line = bare.count("\n", 0, word.start()) + 1
+            raise Fault(
+                "compile", "threadgroup memory cannot be declared so", line=line, text=text.splitlines()[line - 1]
+            )
+        variables = [(match["name"], match["dims"])]
+        for other in others:
+            name, bracket, dims = other.strip().partition("[")
+            variables.append((name.strip(), bracket + dims))
+        kind = QUALIFIER.sub("", before) + QUALIFIER.sub("", match["type"])
+        found.append(Declaration(begin, end + 1, " ".join(kind.split()), variables))
+    return found
+
+
+def replaced(text: str, declarations: list[Declaration], form: str = "as_cpp") -> str:
+    """The text with each declaration in another form, and every line where it was."""
+    parts, at = [], 0
+    for declaration in declarations:
+        lines = text.count("\n", declaration.begin, declaration.end)
+        head = re.match(r"\s*", text[declaration.begin : declaration.end])[0]
+        parts += [text[at : declaration.begin], head, getattr(declaration, form)()]
+        parts.append("\n" * (lines - head.count("\n")))
+        at = declaration.end
+    return "".join([*parts, text[at:]])
+
+
+def entry_point(launch: Launch) -> str:
+    """A function with one signature for all kernels, which the machine calls for each thread."""
+    arguments, buffers = [], 0
+    for kind, name in launch.parameters:
+        if "*" in kind or "&" in kind:
+            arguments.append(f"host::argument<{kind}>(buffers[{buffers}])")
+            buffers += 1
+        else:
+            arguments.append(f"host::argument(at.{name})")
+    return (
+        'extern "C" HOST_UNCHECKED void host_kernel_entry(void* const* buffers, const host::Position& at) {\n'
+        f"  {launch.instance}({', '.join(arguments)});\n}}\n"
+    )
+
+
+def to_cpp(launch: Launch) -> str:
+    """The whole translation unit but for the prelude. Lines of "kernel.metal" are those of the generated text."""
+    text = replaced(launch.text, threadgroup_declarations(launch.text))
+    return f'#line 1 "kernel.metal"\n{text}\n#line 1 "entry"\n{entry_point(launch)}'
