@@ -33,7 +33,7 @@ def check(queries: mx.array, bank: mx.array) -> None:
     if bank.shape[1] != queries.shape[1]:
         raise ValueError(f"bank has {bank.shape[1]} dimensions, queries have {queries.shape[1]}")
     if bank.dtype != queries.dtype:
-        raise ValueError(f"bank is {bank.dtype}, queries are {queries.dtype}")
+        raise ValueError(f"bank is {launch.dtype_name(bank)}, queries are {launch.dtype_name(queries)}")
 
 
 def geometry(queries: mx.array, bank: mx.array) -> dict[str, object]:

@@ -63,7 +63,7 @@ def check_matrix(name: str, array: mx.array, ndim: int = 2) -> None:
         shape = "[rows, dimensions]" if ndim == 2 else "[dialogues, tokens, dimensions]"
         raise ValueError(f"{name} has the shape {shape}, not {list(array.shape)}")
     if array.dtype not in FLOATS:
-        raise ValueError(f"{name} is float32, float16 or bfloat16, not {_dtype_name(array)}")
+        raise ValueError(f"{name} is float32, float16 or bfloat16, not {dtype_name(array)}")
 
 
 def check_integers(name: str, array: mx.array, size: int) -> None:
@@ -71,10 +71,11 @@ def check_integers(name: str, array: mx.array, size: int) -> None:
     if array.shape != (size,):
         raise ValueError(f"{name} has the shape [{size}], not {list(array.shape)}")
     if array.dtype != mx.int32:
-        raise ValueError(f"{name} is int32, not {_dtype_name(array)}")
+        raise ValueError(f"{name} is int32, not {dtype_name(array)}")
 
 
-def _dtype_name(array: mx.array) -> str:
+def dtype_name(array: mx.array) -> str:
+    """`float32`, where MLX says `mlx.core.float32`."""
     return str(array.dtype).rpartition(".")[2]
 
 
