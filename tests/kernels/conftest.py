@@ -1,0 +1,26 @@
+"""Where the kernels run in these tests: on the GPU of a Mac or of NVIDIA's, else on the strict machine of `metal`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+import metal
+from mlx_personal.kernels import launch
+
+# Before MLX multiplies anything: with TF32 the plain ops would have three digits on some GPUs.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
+@pytest.fixture
+def machine() -> Iterator[None]:
+    """Runs what the launchers launch; kernels made here are not kept."""
+    launch.build.cache_clear()
+    if launch.on_gpu():
+        yield
+    else:
+        with metal.on_host():
+            yield
+    launch.build.cache_clear()

@@ -1,0 +1,59 @@
+"""Vectors and a float64 reference that the tests of both distance kernels share."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def rounded(values: np.ndarray, dtype: mx.Dtype = mx.float32) -> mx.array:
+    return mx.array(np.asarray(values, np.float32)).astype(dtype)
+
+
+def exact(values: mx.array) -> np.ndarray:
+    """The values of an array of any float type, in float64."""
+    return np.array(values.astype(mx.float32)).astype(np.float64)
+
+
+def cosine_distances(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """1 - cos of each pair, [B, R]; 1 where a vector is zero."""
+    cosines = np.zeros((len(queries), len(bank)))
+    for i, query in enumerate(queries):
+        for j, row in enumerate(bank):
+            norms = np.linalg.norm(query) * np.linalg.norm(row)
+            cosines[i, j] = query @ row / norms if norms > 0 else 0.0
+    return 1 - cosines
+
+
+def spikes(count: int, dimensions: int) -> np.ndarray:
+    """Each row zero but for its last value: what reads one value too few sees a zero vector."""
+    rows = np.zeros((count, dimensions))
+    rows[:, -1] = np.arange(1, count + 1)
+    return rows
+
+
+# (queries, bank), all of 40 dimensions.
+ADVERSARIAL = {
+    "constant": (np.full((3, 40), 0.1), np.full((50, 40), 7.0)),
+    "zero rows": (random(3, 40), random(50, 40) * (np.arange(50) % 3 > 0)[:, None]),
+    "zero queries": (np.zeros((3, 40)), random(50, 40)),
+    "opposite": (random(3, 40), -np.repeat(random(3, 40), 20, axis=0)),
+    "only the last value": (spikes(3, 40), spikes(50, 40)),
+    "huge": (random(3, 40) * 1e37, random(50, 40) * 1e37),
+    "tiny": (random(3, 40) * 1e-30, random(50, 40) * 1e-30),
+    "huge and tiny and usual": (
+        random(3, 40) * np.array([1e30, 1e-30, 1.0])[:, None],
+        random(50, 40) * np.resize([1e36, 1.0, 1e-36, 1e12, 1e-12], 50)[:, None],
+    ),
+    "huge beside tiny": (
+        random(3, 40) * np.resize([1e30, 1e-30], 40),
+        random(50, 40) * np.resize([1e30, 1e-30], 40),
+    ),
+    "nearly the same": (random(3, 40), np.repeat(random(3, 40), 20, axis=0) + 1e-4 * random(60, 40, seed=1)),
+}

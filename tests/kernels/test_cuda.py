@@ -1,0 +1,60 @@
+"""The CUDA form of every kernel: what is made of the Metal text, and that NVIDIA's compiler takes it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlx_personal.kernels import launch
+
+# The signature that MLX writes around a body for CUDA: inputs, the shapes of those whose shape is asked for, outputs.
+SHAPED = "const T* {0}, const __grid_constant__ Shape {0}_shape"
+ENTROPY = f"{SHAPED.format('states')}, const int32_t* lengths, float* entropies"
+QUERIES, BANK = SHAPED.format("queries"), SHAPED.format("bank")
+SIGNATURES = {
+    "spectral_entropy": ENTROPY,
+    "histogram_entropy": ENTROPY,
+    "nearest": f"{QUERIES}, {BANK}, float* partial_cosine, int32_t* partial_index",
+    "in_domain_distance": (
+        f"{QUERIES}, const int32_t* query_domains, const int32_t* own, {BANK}, const int32_t* bank_domains, "
+        "float* partial_distance, int32_t* partial_count"
+    ),
+}
+PRELUDE = """
+#include <cstdint>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+struct Shape {
+  int32_t sizes[8];
+  __device__ int32_t operator[](int i) const { return sizes[i]; }
+};
+"""
+
+
+def test_every_kernel_is_compiled_here():
+    assert set(SIGNATURES) == {path.stem for path in Path(launch.__file__).parent.glob("*.metal")}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_no_word_of_metal_is_left(name):
+    header, body = (launch.in_cuda(part) for part in launch.read_source(name))
+    for word in ("device ", "constant ", "threadgroup ", "thread "):
+        assert word not in header + body
+    assert "__shared__" in body and "#include" not in header
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("dtype", ["float", "__half", "__nv_bfloat16"])
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_nvidias_compiler_takes_it(name, dtype, tmp_path):
+    header, body = (launch.in_cuda(part) for part in launch.read_source(name))
+    tiles = "constexpr int QUERIES = 8, ROWS = 4;" if "QUERIES" in body else ""
+    signature = f'extern "C" __global__ void kernel({SIGNATURES[name].replace("const T*", f"const {dtype}*")})'
+    shim = (Path(launch.__file__).parent / "cuda.h").read_text()
+    (tmp_path / "kernel.cu").write_text(f"{PRELUDE}{shim}{header}{signature} {{\n{tiles}\n{body}\n}}\n")
+    command = ["nvcc", "-arch=sm_90", "-std=c++17", "-Werror=all-warnings", "-ptx", "-o", "kernel.ptx", "kernel.cu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,103 @@
+"""`histogram_entropy.metal` and its plain-ops form against NumPy's own histogram, in float64."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_personal.kernels import histogram_entropy, launch
+from mlx_personal.kernels.histogram_entropy import histogram_entropy_kernel, histogram_entropy_ops
+
+pytestmark = pytest.mark.metal
+
+DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+
+
+def reference(states: np.ndarray) -> float:
+    """The definition for one dialogue [T, D]."""
+    if len(states) == 0 or np.ptp(states[-1]) == 0:
+        return 0.0
+    counts, _ = np.histogram(states[-1], bins=100)
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log2(p)).sum() / np.log2(len(states) + 1))
+
+
+def check(states: np.ndarray, lengths: list[int], dtype: mx.Dtype = mx.float32) -> None:
+    rounded = mx.array(states.astype(np.float32)).astype(dtype)
+    exact = np.array(rounded.astype(mx.float32)).astype(np.float64)
+    want = [reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)]
+    sizes = mx.array(lengths, mx.int32)
+    for form in (histogram_entropy_kernel, histogram_entropy_ops):
+        got = form(rounded, sizes)
+        assert got.shape == (len(states),) and got.dtype == mx.float32
+        np.testing.assert_allclose(np.array(got), want, rtol=1e-5, atol=1e-7, err_msg=form.__name__)
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ragged_lengths_read_each_dialogues_last_token(machine, dtype):
+    check(random(6, 9, 300), [0, 1, 2, 8, 9, -3], dtype)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 33, 255, 256, 257, 4096])
+def test_dimensions_below_and_above_a_threadgroup(machine, dimensions):
+    check(random(2, 1, dimensions, seed=dimensions), [1, 1])
+
+
+VALUES = {
+    "at every edge": np.arange(101) / 64,
+    "at every edge, and a bit below": np.concatenate([np.arange(101), np.nextafter(np.arange(1, 101, dtype="f"), 0)]),
+    "halves of a range of one": np.tile([-0.5, 0.0, 0.25, 0.5], 25),
+    "two values": np.tile([0.0, 1.0], 50),
+    "equal values": np.full(100, 0.1),
+    "zeros": np.zeros(100),
+    "nearly equal": np.tile([1.0, np.nextafter(np.float32(1), np.float32(2))], 50),
+    "large offset": 1000.0 + random(300) * 1e-2,
+    "huge": random(300) * 1e37,
+    "the whole range of float32": np.linspace(-3.4e38, 3.4e38, 300),
+    "tiny": random(300) * 1e-30,
+    "one far away": np.append(random(300), 1e6),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_adversarial_values(machine, name):
+    check(VALUES[name][None, None], [1])
+
+
+def test_inputs_that_are_not_contiguous(machine):
+    x = mx.array(random(90, 4, 3), mx.float32).transpose(2, 1, 0)[:, ::-1, ::2]
+    lengths = mx.array([4, 0, 2, 0, 1, 0], mx.int32)[::2]
+    want = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([4, 2, 1])]
+    np.testing.assert_allclose(np.array(histogram_entropy_kernel(x, lengths)), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("states", "lengths", "words"),
+    [
+        (mx.zeros((3, 4)), mx.zeros(3, mx.int32), r"states has the shape .*, not \[3, 4\]"),
+        (mx.zeros((3, 2, 4), mx.int32), mx.zeros(3, mx.int32), "states is float32, float16 or bfloat16, not int32"),
+        (mx.zeros((3, 2, 4)), mx.zeros((3, 1), mx.int32), r"lengths has the shape \[3\], not \[3, 1\]"),
+        (mx.zeros((3, 2, 4)), mx.zeros(3, mx.uint32), "lengths is int32, not uint32"),
+    ],
+)
+def test_wrong_arguments_are_named(states, lengths, words):
+    with pytest.raises(ValueError, match=words):
+        histogram_entropy(states, lengths)
+
+
+def test_no_dialogues_give_no_entropies():
+    assert histogram_entropy(mx.zeros((0, 5, 4)), mx.zeros(0, mx.int32)).shape == (0,)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    x = mx.array(random(1, 3, 50), mx.float32)
+    got = histogram_entropy(x, mx.array([3], mx.int32))
+    assert got.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
+    assert launch.build.cache_info().currsize == int(on_gpu)

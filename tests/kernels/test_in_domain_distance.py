@@ -1,0 +1,151 @@
+"""`in_domain_distance.metal`, its plain-ops form and its CPU form against a loop in NumPy's float64."""
+
+from __future__ import annotations
+
+import cosine_cases as cases
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_personal.kernels import in_domain_distance, launch
+from mlx_personal.kernels.in_domain_distance import (
+    in_domain_distance_cpu,
+    in_domain_distance_kernel,
+    in_domain_distance_ops,
+)
+from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
+
+pytestmark = pytest.mark.metal
+
+FORMS = (in_domain_distance_kernel, in_domain_distance_ops, in_domain_distance_cpu)
+
+
+def check(
+    queries: np.ndarray,
+    bank: np.ndarray,
+    dtype: mx.Dtype = mx.float32,
+    query_domains: np.ndarray | None = None,
+    bank_domains: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+) -> None:
+    """Every form gives the mean over the same domain without the query's own row, and how many rows it is over."""
+    a, b = cases.rounded(queries, dtype), cases.rounded(bank, dtype)
+    qd = np.arange(len(queries)) % 3 if query_domains is None else query_domains
+    bd = np.arange(len(bank)) // 2 % 3 if bank_domains is None else bank_domains
+    mine = np.full(len(queries), -1) if own is None else own
+    counted = (qd[:, None] == bd) & (mine[:, None] != np.arange(len(bank)))
+    total = np.where(counted, cases.cosine_distances(cases.exact(a), cases.exact(b)), 0).sum(axis=1)
+    count = counted.sum(axis=1)
+    want = np.where(count > 0, total / np.maximum(count, 1), 1)
+    as_int = [mx.array(x, mx.int32) for x in (qd, bd, mine)]
+    for form in FORMS:
+        mean, rows = form(a, as_int[0], b, as_int[1], as_int[2])
+        assert mean.dtype == mx.float32 and rows.dtype == mx.int32
+        assert rows.tolist() == count.tolist()
+        np.testing.assert_allclose(np.array(mean), want, rtol=1e-5, atol=1e-6, err_msg=form.__name__)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize(("queries", "rows"), [(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)])
+def test_any_number_of_queries_and_rows(machine, queries, rows, dtype):
+    check(cases.random(queries, 45), cases.random(rows, 45, seed=1), dtype)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 384])
+def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine, dimensions):
+    check(cases.random(3, dimensions), cases.random(40, dimensions, seed=1))
+
+
+@pytest.mark.parametrize("name", cases.ADVERSARIAL)
+def test_adversarial_vectors(machine, name):
+    check(*cases.ADVERSARIAL[name])
+
+
+@pytest.mark.parametrize("rows", [512, 4100])
+def test_leave_one_out(machine, rows):
+    bank = cases.random(rows, 8)
+    own = np.array([0, 1, 7, rows - 1, 33, -1, 2, 3, rows + 5])
+    domains = np.arange(rows) % 5
+    check(bank[own % rows], bank, own=own, query_domains=domains[own % rows], bank_domains=domains)
+
+
+def test_a_row_of_another_domain_is_left_out_anyway(machine):
+    bank = cases.random(6, 8)
+    check(bank[:2], bank, own=np.array([0, 1]), query_domains=np.array([1, 1]), bank_domains=np.array([0, 1] * 3))
+
+
+def test_65536_rows(machine):
+    bank = cases.random(65_536, 6)
+    domains = np.arange(65_536) % 40
+    unit = bank.astype(np.float32).astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    want = [1 - (unit[0] @ unit[domains == 7].mean(axis=0)), 1 - (unit[1] @ unit[domains == 39].mean(axis=0))]
+    query_domains, bank_domains = mx.array([7, 39], mx.int32), mx.array(domains, mx.int32)
+    for form in FORMS:
+        queries, own = cases.rounded(bank[:2]), mx.array([-1, -1], mx.int32)
+        mean, count = form(queries, query_domains, cases.rounded(bank), bank_domains, own)
+        assert count.tolist() == [(domains == 7).sum(), (domains == 39).sum()]
+        np.testing.assert_allclose(np.array(mean), want, rtol=1e-5)
+
+
+def test_a_domain_without_rows_has_the_distance_one(machine):
+    check(cases.random(2, 8), cases.random(9, 8), query_domains=np.array([5, -5]), bank_domains=np.arange(9) % 3)
+
+
+def test_inputs_that_are_not_contiguous(machine):
+    queries, bank = cases.rounded(cases.random(20, 6)).T[::2], cases.rounded(cases.random(40, 60))[:, 1::3][::-2]
+    domains = mx.array(np.arange(60) % 4, mx.int32)
+    want = cases.cosine_distances(cases.exact(queries), cases.exact(bank))
+    same = np.array(domains[:6:2])[:, None] == np.array(domains[10:50:2])
+    mean, count = in_domain_distance_kernel(
+        queries, domains[:6:2], bank, domains[10:50:2], mx.array([-1, 9, -1, 9, -1], mx.int32)[::2]
+    )
+    assert count.tolist() == same.sum(axis=1).tolist()
+    np.testing.assert_allclose(np.array(mean), (want * same).sum(axis=1) / same.sum(axis=1), rtol=1e-5)
+
+
+def test_clipped_it_is_the_papers_in_domain_dissimilarity():
+    bank, query = cases.random(9, 8), cases.random(1, 8, seed=1)
+    domain = mx.zeros(9, mx.int32)
+    mean, _ = in_domain_distance(cases.rounded(query), domain[:1], cases.rounded(bank), domain)
+    assert np.clip(mean.item(), 0, 1) == pytest.approx(
+        in_domain_dissimilarity_reference(query[0], list(bank)), rel=1e-5
+    )
+
+
+def test_an_empty_bank_gives_the_distance_one():
+    mean, count = in_domain_distance(mx.ones((2, 3)), mx.zeros(2, mx.int32), mx.zeros((0, 3)), mx.zeros(0, mx.int32))
+    assert mean.tolist() == [1, 1] and count.tolist() == [0, 0]
+
+
+def test_no_queries_give_no_distances():
+    mean, count = in_domain_distance(mx.zeros((0, 3)), mx.zeros(0, mx.int32), mx.ones((2, 3)), mx.zeros(2, mx.int32))
+    assert mean.shape == count.shape == (0,)
+
+
+TWO = mx.zeros(2, mx.int32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((mx.zeros(3), TWO, mx.zeros((2, 3)), TWO), r"queries has the shape \[rows, dimensions\], not \[3\]"),
+        ((mx.zeros((2, 3)), TWO, mx.zeros((2, 4)), TWO), "bank has 4 dimensions, queries have 3"),
+        ((mx.zeros((2, 3)), TWO, mx.zeros((2, 3), mx.bfloat16), TWO), "bank is bfloat16, queries are float32"),
+        ((mx.zeros((2, 3)), TWO[:1], mx.zeros((2, 3)), TWO), r"query_domains has the shape \[2\], not \[1\]"),
+        ((mx.zeros((2, 3)), TWO, mx.zeros((2, 3)), mx.zeros(2)), "bank_domains is int32, not float32"),
+        ((mx.zeros((2, 3)), TWO, mx.zeros((2, 3)), TWO, TWO[None]), r"own has the shape \[2\], not \[1, 2\]"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        in_domain_distance(*arguments)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    bank = mx.eye(4)
+    mean, count = in_domain_distance(bank[:1], mx.zeros(1, mx.int32), bank, mx.zeros(4, mx.int32))
+    assert (mean.item(), count.item()) == (0.75, 4)
+    assert launch.build.cache_info().currsize == int(on_gpu)

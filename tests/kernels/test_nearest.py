@@ -1,0 +1,107 @@
+"""`nearest.metal`, its plain-ops form and its CPU form against a loop in NumPy's float64."""
+
+from __future__ import annotations
+
+import cosine_cases as cases
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_personal.kernels import cosine, launch, nearest
+from mlx_personal.kernels.nearest import nearest_cpu, nearest_kernel, nearest_ops
+
+pytestmark = pytest.mark.metal
+
+
+def check(queries: np.ndarray, bank: np.ndarray, dtype: mx.Dtype = mx.float32) -> None:
+    """Every form gives the least distance, and a row that has it but for rounding."""
+    a, b = cases.rounded(queries, dtype), cases.rounded(bank, dtype)
+    want = cases.cosine_distances(cases.exact(a), cases.exact(b))
+    for form in (nearest_kernel, nearest_ops, nearest_cpu):
+        distance, index = form(a, b)
+        assert distance.dtype == mx.float32 and index.dtype == mx.int32
+        np.testing.assert_allclose(np.array(distance), want.min(axis=1), rtol=1e-5, atol=1e-6, err_msg=form.__name__)
+        found = np.take_along_axis(want, np.array(index)[:, None], axis=1)[:, 0]
+        np.testing.assert_allclose(found, want.min(axis=1), atol=1e-6, err_msg=form.__name__)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize(("queries", "rows"), [(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)])
+def test_any_number_of_queries_and_rows(machine, queries, rows, dtype):
+    check(cases.random(queries, 45), cases.random(rows, 45, seed=1), dtype)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 384])
+def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine, dimensions):
+    check(cases.random(3, dimensions), cases.random(40, dimensions, seed=1))
+
+
+@pytest.mark.parametrize("name", cases.ADVERSARIAL)
+def test_adversarial_vectors(machine, name):
+    check(*cases.ADVERSARIAL[name])
+
+
+@pytest.mark.parametrize("rows", [512, 65_536])
+def test_large_banks(machine, rows):
+    bank = cases.random(rows, 6)
+    best = [0, rows // 2 + 1, rows - 1]
+    for form in (nearest_kernel, nearest_ops, nearest_cpu):
+        distance, index = form(cases.rounded(3 * bank[best]), cases.rounded(bank))
+        assert index.tolist() == best
+        np.testing.assert_allclose(np.array(distance), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3, 100, 5000])
+def test_of_equal_rows_the_lowest_is_named(machine, rows):
+    query = cases.rounded(cases.random(1, 20))
+    bank = mx.repeat(query, rows, axis=0)
+    bank[0] = -bank[0]
+    assert nearest_kernel(mx.repeat(query, 2, axis=0), bank)[1].tolist() == [1, 1]
+
+
+def test_inputs_that_are_not_contiguous(machine):
+    queries, bank = cases.rounded(cases.random(20, 5)).T[::2], cases.rounded(cases.random(40, 60))[:, 1::3][::-2]
+    want = cases.cosine_distances(cases.exact(queries), cases.exact(bank))
+    distance, index = nearest_kernel(queries, bank)
+    np.testing.assert_allclose(np.array(distance), want.min(axis=1), rtol=1e-5)
+    assert index.tolist() == want.argmin(axis=1).tolist()
+
+
+def test_an_empty_bank_is_infinitely_far():
+    distance, index = nearest(mx.ones((2, 3)), mx.zeros((0, 3)))
+    assert distance.tolist() == [float("inf")] * 2 and index.tolist() == [-1, -1]
+
+
+def test_no_queries_find_nothing():
+    distance, index = nearest(mx.zeros((0, 3)), mx.ones((2, 3)))
+    assert distance.shape == index.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("queries", "bank", "words"),
+    [
+        (mx.zeros(3), mx.zeros((2, 3)), r"queries has the shape \[rows, dimensions\], not \[3\]"),
+        (mx.zeros((2, 0)), mx.zeros((2, 0)), r"queries has the shape .*not \[2, 0\]"),
+        (mx.zeros((2, 3)), mx.zeros((2, 3, 1)), r"bank has the shape .*not \[2, 3, 1\]"),
+        (mx.zeros((2, 3)), mx.zeros((2, 4)), "bank has 4 dimensions, queries have 3"),
+        (mx.zeros((2, 3)), mx.zeros((2, 3), mx.float16), "bank is float16, queries are float32"),
+        (mx.zeros((2, 3), mx.int32), mx.zeros((2, 3)), "queries is float32, float16 or bfloat16, not int32"),
+    ],
+)
+def test_wrong_arguments_are_named(queries, bank, words):
+    with pytest.raises(ValueError, match=words):
+        nearest(queries, bank)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    bank = cases.random(20, 8)
+    assert nearest(cases.rounded(bank[4:5]), cases.rounded(bank))[1].item() == 4
+    assert launch.build.cache_info().currsize == int(on_gpu)
+
+
+@pytest.mark.parametrize(("queries", "rows"), [(1, 65_536), (512, 65_536), (65_536, 512), (3, 1)])
+def test_partial_results_take_at_most_a_megabyte_more_than_the_results(queries, rows):
+    shapes = cosine.geometry(mx.zeros((queries, 1)), mx.zeros((rows, 1)))["output_shapes"]
+    assert sum(4 * groups * count for groups, count in shapes) <= 8 * queries + (1 << 20)

@@ -1,0 +1,154 @@
+"""`spectral_entropy.metal` and its plain-ops form against singular values in NumPy's float64."""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_personal.kernels import launch, spectral_entropy
+from mlx_personal.kernels.spectral_entropy import spectral_entropy_kernel, spectral_entropy_ops
+
+pytestmark = pytest.mark.metal
+
+DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+# The absolute part is for scores near 0, of a range of 0..1: eigenvalues of 0 come out as 1e-7 of the largest.
+TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
+
+
+def reference(states: np.ndarray) -> float:
+    """The definition for one dialogue [T, D]: by singular values, which need no Gram matrix."""
+    length = len(states)
+    if length < 2:
+        return 0.0
+    windows = max(1, math.ceil(length / 64))
+    starts = [0] if windows == 1 else [math.floor(i * (length - 64) / (windows - 1)) for i in range(windows)]
+    return float(np.mean([window_entropy(states[start : start + 64]) for start in starts])) / math.log(64)
+
+
+def window_entropy(window: np.ndarray) -> float:
+    scaled = window / (np.abs(window).max() or 1.0)
+    variances = np.linalg.svd(scaled - scaled.mean(axis=0), compute_uv=False) ** 2
+    if variances.sum() <= 1e-12 * np.square(scaled).sum():
+        return 0.0
+    p = variances / variances.sum()
+    return float(-(p[p > 0] * np.log(p[p > 0])).sum())
+
+
+def check(states: np.ndarray, lengths: list[int], dtype: mx.Dtype = mx.float32) -> None:
+    """The kernel and the plain ops both equal the reference over the values as the dtype rounds them."""
+    rounded = mx.array(states.astype(np.float32)).astype(dtype)
+    exact = np.array(rounded.astype(mx.float32)).astype(np.float64)
+    want = np.array([reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)])
+    sizes = mx.array(lengths, mx.int32)
+    for form in (spectral_entropy_kernel, spectral_entropy_ops):
+        got = form(rounded, sizes)
+        assert got.shape == want.shape and got.dtype == mx.float32
+        np.testing.assert_allclose(np.array(got), want, **TOLERANCE, err_msg=form.__name__)
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ragged_lengths_of_every_kind(machine, dtype):
+    lengths = [0, 1, 2, 3, 63, 64, 65, 130, 140, -1]
+    check(random(10, 140, 40), lengths, dtype)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 64, 384])
+def test_dimensions_that_are_no_multiple_of_a_tile(machine, dimensions):
+    check(random(2, 66, dimensions, seed=dimensions), [66, 17])
+
+
+def test_a_length_past_the_states_counts_as_all_of_them(machine):
+    x = mx.array(random(1, 20, 8), mx.float32)
+    past = spectral_entropy_kernel(x, mx.array([99], mx.int32)), spectral_entropy_ops(x, mx.array([99], mx.int32))
+    assert [value.item() for value in past] == pytest.approx([reference(np.array(x[0]).astype(np.float64))] * 2, 1e-5)
+
+
+def test_8192_tokens_that_differ_in_three_places(machine):
+    x = np.ones((1, 8192, 3))
+    for start in (0, 4000, 8100):
+        x[:, start : start + 92] = random(92, 3, seed=start)
+    check(x, [8192])
+
+
+# Each [1, 64 or 65 tokens, 48 dimensions].
+STATES = {
+    "constant": np.full((1, 65, 48), 0.1),
+    "zero": np.zeros((1, 65, 48)),
+    "one vector many times its size": np.outer(np.arange(1, 65), random(48))[None],
+    "two tokens in turn": np.tile(random(1, 2, 48), (1, 32, 1)),
+    "one token that differs": np.where(np.arange(64)[None, :, None] == 40, random(48), 0.5),
+    "all different directions": np.eye(64)[None],
+    "one large direction": random(1, 64, 48) * np.where(np.arange(48) == 7, 1000.0, 1.0),
+    "falling spectrum": random(1, 64, 48) * 2.0 ** -np.arange(48),
+    "large common offset": random(1, 64, 48) * 0.01 + 1000.0,
+    "rounding only": 1000.0 + random(1, 64, 48) * 1e-5,
+    "huge": random(1, 65, 48) * 1e37,
+    "nearly too huge": np.sign(random(1, 65, 48)) * 3e38,
+    "tiny": random(1, 65, 48) * 1e-30,
+    "huge beside tiny": random(1, 65, 48) * np.where(np.arange(48) < 24, 1e30, 1e-30),
+    "first half constant": np.concatenate([np.ones((1, 32, 48)), random(1, 33, 48)], axis=1),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_adversarial_states(machine, name):
+    check(STATES[name], [STATES[name].shape[1]])
+
+
+def test_inputs_that_are_not_contiguous(machine):
+    x = mx.array(random(40, 3, 20), mx.float32).transpose(1, 0, 2)[:, ::2, ::-1]
+    lengths = mx.array([9, 20, 7, 13, 2, 5], mx.int32)[::2]
+    want = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([9, 7, 2])]
+    np.testing.assert_allclose(np.array(spectral_entropy_kernel(x, lengths)), want, **TOLERANCE)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 70), st.integers(1, 40), st.integers(1, 70), st.integers(0, 99), st.floats(1e-20, 1e20))
+def test_any_states(length, dimensions, rank, seed, scale):
+    rng = np.random.default_rng(seed)
+    low_rank = rng.standard_normal((1, 70, rank)) @ rng.standard_normal((rank, dimensions))
+    x = mx.array((scale * low_rank).astype(np.float32))
+    want = reference(np.array(x[0, :length]).astype(np.float64))
+    assert spectral_entropy_ops(x, mx.array([length], mx.int32)).item() == pytest.approx(want, rel=1e-5, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("states", "lengths", "words"),
+    [
+        (
+            mx.zeros((3, 4)),
+            mx.zeros(3, mx.int32),
+            r"states has the shape \[dialogues, tokens, dimensions\], not \[3, 4\]",
+        ),
+        (mx.zeros((3, 0, 4)), mx.zeros(3, mx.int32), r"states has the shape .*not \[3, 0, 4\]"),
+        (mx.zeros((3, 2, 4), mx.int32), mx.zeros(3, mx.int32), "states is float32, float16 or bfloat16, not int32"),
+        (mx.zeros((3, 2, 4)), mx.zeros(2, mx.int32), r"lengths has the shape \[3\], not \[2\]"),
+        (mx.zeros((3, 2, 4)), mx.zeros(3), "lengths is int32, not float32"),
+    ],
+)
+def test_wrong_arguments_are_named(states, lengths, words):
+    with pytest.raises(ValueError, match=words):
+        spectral_entropy(states, lengths)
+
+
+def test_no_dialogues_give_no_entropies():
+    assert spectral_entropy(mx.zeros((0, 5, 4)), mx.zeros(0, mx.int32)).shape == (0,)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    x = random(2, 70, 12)
+    want = [reference(x[0].astype(np.float32).astype(np.float64)), 0.0]
+    got = spectral_entropy(mx.array(x, mx.float32), mx.array([70, 1], mx.int32))
+    np.testing.assert_allclose(np.array(got), want, **TOLERANCE)
+    assert launch.build.cache_info().currsize == int(on_gpu)
