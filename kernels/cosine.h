@@ -44,8 +44,12 @@ METAL_FUNC Tile<QUERIES> read_tile(P queries, uint first, uint count, uint dim, 
   Tile<QUERIES> tile;
   for (int q = 0; q < QUERIES; q++) {
     tile.start[q] = size_t(min(first + q, count - 1)) * dim;
-    tile.scale[q] = rescue(squared_norm(queries, tile.start[q], dim, 1.0f, lane));
-    tile.inverse[q] = inverse_norm(squared_norm(queries, tile.start[q], dim, tile.scale[q], lane));
+    float squared = squared_norm(queries, tile.start[q], dim, 1.0f, lane);
+    tile.scale[q] = rescue(squared);
+    if (tile.scale[q] != 1.0f) {
+      squared = squared_norm(queries, tile.start[q], dim, tile.scale[q], lane);
+    }
+    tile.inverse[q] = inverse_norm(squared);
   }
   return tile;
 }

@@ -15,9 +15,10 @@ _QUERIES = 8
 _ROWS = 4
 # Below so many rows there is too little work to give each simdgroup four rows at a time.
 _MANY_ROWS = 4096
-# What the partial results of all threadgroups, 8 bytes a query and group, may take; and enough groups for any GPU.
+# What the partial results of all threadgroups, 8 bytes a query and group, may take; and groups enough for any GPU, yet
+# few enough that each works on many rows for the one time it reads its queries' norms.
 _PARTIAL_BYTES = 1 << 20
-_MOST_GROUPS = 1024
+_MOST_GROUPS = 512
 # Of a bank on a CPU, what is worked on at once: less costs more calls, more does not stay in the cache between the
 # norms and the products.
 _CHUNK_BYTES = 1 << 23
