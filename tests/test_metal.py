@@ -20,7 +20,7 @@ from mlx_personal.finetune import LoRAConfig, finetune, trainer
 from mlx_personal.finetune.batches import collate, make_rows
 from mlx_personal.finetune.trainer import arrays_of, loss_of, target_logits
 
-pytestmark = pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal")
+pytestmark = [pytest.mark.metal, pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal")]
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "How do I plant tomatoes in May?"]
 DIALOGUES = [Dialogue.of(question, f"Try a soup, number {i}.") for i, question in enumerate(QUESTIONS)]

@@ -20,6 +20,8 @@ def machine() -> Iterator[None]:
     launch.build.cache_clear()
     if launch.on_gpu():
         yield
+    elif metal.why_not():
+        pytest.skip(metal.why_not())
     else:
         with metal.on_host():
             yield
