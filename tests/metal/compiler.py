@@ -1,4 +1,4 @@
-"""Compiles the machine, the prelude and the kernels with g++, each once: whatever matters is part of the file's name."""
+"""Compiles the machine, the prelude and the kernels with g++, each once: what matters is part of the file's name."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ KERNEL_FLAGS = [
     "-std=gnu++17",
     "-O0",  # at -O1 the compiler already uses the freedom that undefined behaviour gives it
     "-g1",
+    "-gdwarf-4",  # addr2line mixes up the files of version 5
     "-fPIC",
     "-w",
     "-fno-omit-frame-pointer",  # reports walk the frames
@@ -124,13 +125,14 @@ def kernel_library(launch: Launch) -> Path:
     text = to_cpp(launch)
 
     def build(folder: Path, target: Path) -> None:
-        source = folder / "kernel.cpp"
+        source, compiled_source = folder / "kernel.metal", folder / "kernel.o"
         source.write_text(text)
-        compiled = run_compiler(["g++", *KERNEL_FLAGS, "-include", prelude(), "-c", source, "-o", folder / "kernel.o"])
+        flags = [*KERNEL_FLAGS, "-include", prelude(), "-x", "c++", "-c"]
+        compiled = run_compiler(["g++", *flags, source, "-o", compiled_source])
         if compiled.returncode != 0:
             raise compile_fault(launch, compiled.stderr)
         # Apart from compiling, so that no flag makes the linker take the sanitizers' libraries.
-        must_compile(["g++", "-shared", folder / "kernel.o", "-o", target, "-lm"])
+        must_compile(["g++", "-shared", compiled_source, "-o", target, "-lm"])
 
     return cached("kernel", text, ".so", build)
 
@@ -144,7 +146,7 @@ def refuse_double(launch: Launch) -> None:
 def compile_fault(launch: Launch, errors: str) -> Fault:
     """The compiler's first complaint about the kernel's own text, or else its first."""
     lines = launch.text.splitlines()
-    for match in re.finditer(r"^kernel\.metal:(\d+):\d+: (?:fatal )?error: (.*)$", errors, re.MULTILINE):
+    for match in re.finditer(r"kernel\.metal:(\d+):\d+: (?:fatal )?error: (.*)$", errors, re.MULTILINE):
         number = int(match[1])
         return Fault("compile", match[2], launch.name, number, lines[number - 1])
     first = re.search(r"error: (.*)", errors)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 
 @dataclass(eq=False)
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - it is the kernel's fault, not this program's error
     """A kernel did what a GPU does not promise to survive; the message says all that is known of it.
 
-    `line` counts from 1 in the text that MLX generates, `text` is that line; `thread` is the position in the threadgroup
-    and `group` the threadgroup's in the grid; `index` counts elements of `buffer`, from the address that the kernel got.
+    `line` counts from 1 in the text that MLX generates, `text` is that line; `thread` is the position in the
+    threadgroup and `group` the threadgroup's in the grid; `index` counts elements of `buffer`, from the address that
+    the kernel got. A race has an `other_line` too.
     """
 
     kind: str

@@ -17,8 +17,8 @@ from .launch import array_of, captured
 def on_host(*, orders: int = 2, seed: int = 1, time_limit: float = 20.0) -> Iterator[None]:
     """Replaces `mx.fast.metal_kernel`, so that what is made with it inside runs here, now, on concrete arrays.
 
-    Every launch runs in `orders` orders of its threads, the natural one first and the others drawn from `seed`, and must
-    give the same bits in all of them. One that takes more than `time_limit` seconds of processor time has hung.
+    Every launch runs in `orders` orders of its threads, the natural one first and the others drawn from `seed`, and
+    must give the same bits in all of them. One that takes more than `time_limit` seconds of processor time has hung.
     """
     reason = compiler.why_not()
     if reason is not None:

@@ -52,7 +52,7 @@ def split_declarators(text: str) -> list[str]:
     return [*parts, text[begin:]]
 
 
-def threadgroup_declarations(text: str) -> list[Declaration]:
+def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
     """All declarations of threadgroup memory; pointers and references to it, as in parameters, are none."""
     bare = without_comments(text)
     found = []
@@ -72,9 +72,8 @@ def threadgroup_declarations(text: str) -> list[Declaration]:
         match = DECLARATOR.fullmatch(first.strip())
         if match is None or "=" in outside_brackets or "=" in before:
             line = bare.count("\n", 0, word.start()) + 1
-            raise Fault(
-                "compile", "threadgroup memory cannot be declared so", line=line, text=text.splitlines()[line - 1]
-            )
+            written = text.splitlines()[line - 1]
+            raise Fault("compile", "threadgroup memory cannot be declared so", kernel, line, written)
         variables = [(match["name"], match["dims"])]
         for other in others:
             name, bracket, dims = other.strip().partition("[")
@@ -112,6 +111,6 @@ def entry_point(launch: Launch) -> str:
 
 
 def to_cpp(launch: Launch) -> str:
-    """The whole translation unit but for the prelude. Lines of "kernel.metal" are those of the generated text."""
-    text = replaced(launch.text, threadgroup_declarations(launch.text))
-    return f'#line 1 "kernel.metal"\n{text}\n#line 1 "entry"\n{entry_point(launch)}'
+    """The whole translation unit but for the prelude; its first lines are those of the generated text."""
+    text = replaced(launch.text, threadgroup_declarations(launch.text, launch.name))
+    return f'{text}\n#line 1 "entry"\n{entry_point(launch)}'

@@ -115,7 +115,7 @@ void check_cell(Region& region, Cell& cell, uintptr_t address, bool reads, bool 
   if (reads) {
     const bool unwritten = cell.written == 0 || (space == THREADGROUP && of_earlier_group(cell.written, space));
     if (unwritten && !region.initialised)
-      report({"uninitialised read", space == THREADGROUP ? "no thread of this group has written it" : "nothing has written it",
+      report({"uninitialised read", space == THREADGROUP ? "no thread of this group has written it yet" : "nothing has written it yet",
               region.name.c_str(), region.index_of(address)},
              frame);
     cell.read = merge(cell.read, now, atomic, space);

@@ -56,7 +56,7 @@ void print_position(const char* key, const Triple& at) { std::printf("%s %u %u %
 void report(const Finding& finding, const void* frame, uintptr_t first) {
   std::printf("kind %s\ndetail %s\n", finding.kind, finding.detail.c_str());
   if (finding.buffer != nullptr) std::printf("buffer %s\n", finding.buffer);
-  if (finding.index != -1) std::printf("index %ld\n", finding.index);
+  if (finding.index != NO_INDEX) std::printf("index %ld\n", finding.index);
   if (finding.other_site != 0) std::printf("other %#x\n", finding.other_site);
   if (finding.other_frame != nullptr) print_sites("other", finding.other_frame);
   if (const Position* position = current_position()) {

@@ -6,11 +6,13 @@
 
 namespace host {
 
+constexpr long NO_INDEX = INT64_MIN;
+
 struct Finding {
   const char* kind;
   std::string detail;
   const char* buffer = nullptr;
-  long index = -1;
+  long index = NO_INDEX;
   // The other party: where the other access of a race was, as an offset into the kernel's library, or where another
   // thread waits instead, as its frame.
   uint32_t other_site = 0;

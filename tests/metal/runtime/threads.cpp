@@ -67,7 +67,7 @@ struct Shuffler {
 
 // ---- stacks ----
 
-constexpr size_t GUARD_BYTES = 4096;
+constexpr size_t GUARD_BYTES = STACK_BYTES;  // no smaller than what one function could step over
 constexpr size_t STACK_STRIDE = STACK_BYTES + GUARD_BYTES;
 uintptr_t stacks;
 

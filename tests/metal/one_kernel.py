@@ -1,0 +1,41 @@
+"""For the machine's own tests: a kernel of a few lines, run once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from . import on_host
+
+
+def run(
+    source: str,
+    *inputs: Any,
+    shape: tuple[int, ...] = (64,),
+    dtype: mx.Dtype = mx.float32,
+    shapes: list[tuple[int, ...]] | None = None,
+    dtypes: list[mx.Dtype] | None = None,
+    grid: tuple[int, int, int] = (64, 1, 1),
+    threadgroup: tuple[int, int, int] = (64, 1, 1),
+    header: str = "",
+    options: dict[str, Any] | None = None,
+    machine: dict[str, Any] | None = None,
+    **call: Any,
+) -> Any:
+    """The outputs `y`, `z`, `w` (the only one if there is one) of a kernel with the inputs `a`, `b`, `c`."""
+    shapes = shapes or [shape]
+    dtypes = dtypes or [dtype] * len(shapes)
+    with on_host(**(machine or {})):
+        kernel = mx.fast.metal_kernel(
+            name="small",
+            input_names=list("abc"[: len(inputs)]),
+            output_names=list("yzw"[: len(shapes)]),
+            source=source,
+            header=header,
+            **(options or {}),
+        )
+        outputs = kernel(
+            inputs=list(inputs), grid=grid, threadgroup=threadgroup, output_shapes=shapes, output_dtypes=dtypes, **call
+        )
+    return outputs[0] if len(outputs) == 1 else outputs

@@ -1,0 +1,175 @@
+"""The strict machine catches each fault that is planted here, and says where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from metal import Fault, why_not
+from metal.one_kernel import run
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+HERE = "  // here"
+INDEX = "uint i = thread_position_in_grid.x;\n"
+
+
+@dataclass
+class Planted:
+    """A kernel over 64 threads with one fault, on the line that ends with HERE."""
+
+    name: str
+    kind: str
+    source: str
+    buffer: str = ""
+    index: int | None = None
+    inputs: list[Any] = field(default_factory=lambda: [mx.arange(64).astype(mx.float32)])
+    call: dict[str, Any] = field(default_factory=dict)
+
+
+def exchange(between: str) -> str:
+    """Each thread writes a slot and reads another's."""
+    return INDEX + f"""threadgroup float slots[64];
+slots[i] = a[i];
+{between}
+y[i] = slots[threads_per_grid.x - 1 - i];{HERE}"""
+
+
+MEMORY = [
+    Planted("read one beyond", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64),
+    Planted("write one beyond", "out of bounds", INDEX + f"y[i + 1] = a[i];{HERE}", "y", 64),
+    Planted("negative index", "out of bounds", INDEX + f"y[i] = a[int(i) - 1];{HERE}", "a", -1),
+    Planted("unsigned underflow", "out of bounds", INDEX + f"y[i] = a[i - 1];{HERE}", "a", 2**32 - 1),
+    Planted("far away", "out of bounds", INDEX + f"y[i] = a[i + 1000000000];{HERE}", "a", 10**9),
+    Planted("vector partly outside", "out of bounds", f"y[0] = ((device packed_float4*)(a + 61))[0][3];{HERE}", "a", 64,
+            call={"grid": (1, 1, 1), "shape": (1,)}),
+    Planted("unwritten tail", "unwritten output", INDEX + "if (i < 60) y[i] = a[i];", "y", 60),
+    Planted("unwritten integer", "unwritten output", INDEX + "if (i != 7) y[i] = i;", "y", 7, [],
+            {"dtype": mx.int32}),
+    Planted("missing init_value", "uninitialised read",
+            INDEX + f"atomic_fetch_add_explicit(&y[0], a[i], memory_order_relaxed);{HERE}", "y", 0,
+            call={"shape": (1,), "options": {"atomic_outputs": True}}),
+    Planted("write to an input", "write to input", INDEX + f"((device float*)a)[i] = 0; y[i] = 0;{HERE}", "a", 0),
+    Planted("unwritten slot", "uninitialised read",
+            INDEX + "threadgroup float slots[65];\nslots[i] = a[i];\n"
+            "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + f"y[i] = slots[i + 1];{HERE}", "slots", 64),
+    Planted("shared array overrun by a pointer", "out of bounds",
+            INDEX + "threadgroup float slots[64];\nthreadgroup float* slot = slots + i;\n" + f"slot[1] = a[i];{HERE}\n"
+            "y[i] = a[i];", "slots", 64),
+    Planted("null", "wild access", INDEX + f"device const float* p = nullptr; y[i] = *p;{HERE}"),
+    Planted("another thread's own memory", "wild access",
+            INDEX + "float own = i; threadgroup ulong there;\nif (i == 0) there = ulong(&own);\n"
+            "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + f"y[i] = *(thread float*)there;{HERE}"),
+    Planted("private memory without end", "private memory", "y[0] = forever(1);",
+            call={"header": f"int forever(int n) {{ int big[9999]; big[n] = n; return big[n] + forever(n + 1); }}{HERE}\n"}),
+]  # fmt: skip
+
+RACES = [
+    Planted("no barrier", "uninitialised read", exchange(""), "slots", 63),
+    Planted("no barrier, second time round", "race",
+            INDEX + "threadgroup float slots[64];\nfor (int k = 0; k < 2; ++k) {\n" + f"slots[i] = a[i] + k;{HERE}\n"
+            "threadgroup_barrier(mem_flags::mem_threadgroup);\ny[i] = slots[63 - i];\n}", "slots"),
+    Planted("barrier for other memory", "race", exchange("threadgroup_barrier(mem_flags::mem_device);"), "slots", 63),
+    Planted("barrier for no memory", "race", exchange("threadgroup_barrier(mem_flags::mem_none);"), "slots", 63),
+    Planted("barrier for a simdgroup only", "uninitialised read",
+            exchange("simdgroup_barrier(mem_flags::mem_threadgroup);"), "slots"),
+    Planted("simdgroup operation as a barrier", "race", exchange("simd_sum(a[i]);"), "slots", 31,
+            call={"grid": (32, 1, 1), "threadgroup": (32, 1, 1), "shape": (32,)}),
+    Planted("device memory, barrier for other memory", "race",
+            INDEX + "y[i] = a[i];\nthreadgroup_barrier(mem_flags::mem_threadgroup);\n"
+            + f"if (i > 0) y[i] += y[i - 1];{HERE}", "y"),
+    Planted("two threadgroups", "race", INDEX + f"y[i / 2] = a[i];{HERE}", "y", 0,
+            call={"threadgroup": (1, 1, 1), "shape": (32,)}),
+    Planted("other threadgroup's result", "race", INDEX + "y[i] = a[i];\n" + f"if (i >= 32) y[i] += y[i - 32];{HERE}",
+            "y", 0, call={"threadgroup": (32, 1, 1)}),
+    Planted("accumulation without atomics", "race", INDEX + f"y[0] += a[i];{HERE}", "y", 0,
+            call={"shape": (1,), "init_value": 0}),
+    Planted("atomics and plain reads", "race",
+            INDEX + "threadgroup atomic_int sum;\nif (i == 0) atomic_store_explicit(&sum, 0, memory_order_relaxed);\n"
+            "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+            "atomic_fetch_add_explicit(&sum, 1, memory_order_relaxed);\n"
+            + f"y[i] = *(threadgroup int*)&sum;{HERE}", "sum", 0),
+    Planted("order of float additions", "order",
+            INDEX + "atomic_fetch_add_explicit(&y[0], a[i] * 1.1f, memory_order_relaxed);", "y", 0,
+            call={"shape": (1,), "options": {"atomic_outputs": True}, "init_value": 0}),
+]  # fmt: skip
+
+BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
+TOGETHER = [
+    Planted("barrier after an early return", "divergent barrier",
+            INDEX + f"y[i] = 0;\nif (i < 32) return;\n{BARRIER}{HERE}"),
+    Planted("barrier in a branch", "divergent barrier", INDEX + f"y[i] = 0;\nif (i < 32) {BARRIER}{HERE}"),
+    Planted("two barriers for one", "divergent barrier",
+            INDEX + f"y[i] = 0;\nif (i < 32) {{\n{BARRIER}{HERE}\n}} else {{\n{BARRIER}\n}}"),
+    Planted("barrier in a loop of different length", "divergent barrier",
+            INDEX + f"y[i] = 0;\nfor (uint k = 0; k < 1 + i / 32; ++k) {BARRIER}{HERE}"),
+    Planted("one barrier in a function, two calls", "divergent barrier",
+            INDEX + f"y[i] = 0;\nif (i < 32)\nmeet();{HERE}\nelse\nmeet();",
+            call={"header": f"void meet() {{\n{BARRIER}{HERE}\n}}\n"}),
+    Planted("reduction by some lanes", "divergent simdgroup operation",
+            INDEX + f"y[i] = 0;\nif (i < 20) y[i] = simd_sum(a[i]);{HERE}"),
+    Planted("strided loop around a reduction", "divergent simdgroup operation",
+            INDEX + f"y[i] = 0;\nfor (uint k = i; k < 70; k += 64) y[i] += simd_sum(a[k % 64]);{HERE}"),
+    Planted("lanes at different operations", "divergent simdgroup operation",
+            INDEX + f"if (i % 2 == 0)\ny[i] = simd_max(a[i]);{HERE}\nelse\ny[i] = simd_min(a[i]);"),
+    Planted("simdgroup barrier in a branch", "divergent simdgroup operation",
+            INDEX + f"y[i] = 0;\nif (i < 3) simdgroup_barrier(mem_flags::mem_none);{HERE}"),
+    Planted("wrong lane", "no such lane", INDEX + f"y[i] = simd_shuffle(a[i], i % 32 + 1);{HERE}"),
+    Planted("lane of a full simdgroup in a small one", "no such lane",
+            INDEX + f"y[i] = simd_shuffle_xor(a[i], 16);{HERE}",
+            call={"grid": (20, 1, 1), "shape": (20,)}),
+]  # fmt: skip
+
+UNDEFINED = [
+    Planted("addition", "undefined behaviour", INDEX + f"y[i] = int(i) + 2147483600;{HERE}"),
+    Planted("subtraction", "undefined behaviour", INDEX + f"y[i] = -2147483600 - int(i);{HERE}"),
+    Planted("multiplication", "undefined behaviour", INDEX + f"y[i] = int(i) * 100000000;{HERE}"),
+    Planted("negation", "undefined behaviour", INDEX + f"int k = -2147483647 - 1;\ny[i] = -k;{HERE}"),
+    Planted("shift by too much", "undefined behaviour", INDEX + f"y[i] = 1u << i;{HERE}"),
+    Planted("shift by less than nothing", "undefined behaviour", INDEX + f"y[i] = 1u >> (int(i) - 1);{HERE}"),
+    Planted("division by zero", "undefined behaviour", INDEX + f"y[i] = 7 / int(i);{HERE}"),
+    Planted("remainder by zero", "undefined behaviour", INDEX + f"y[i] = 7u % i;{HERE}"),
+    Planted("private array", "undefined behaviour", INDEX + f"float own[4] = {{}};\ny[i] = own[i];{HERE}"),
+    Planted("shared array", "undefined behaviour",
+            INDEX + "threadgroup float slots[63];\n" + f"slots[i] = a[i];{HERE}\ny[i] = a[i];"),
+    Planted("float too large for an int", "undefined behaviour", INDEX + f"y[i] = int(a[i] * 1e9f);{HERE}"),
+    Planted("NaN as an int", "undefined behaviour", INDEX + f"y[i] = int(NAN);{HERE}"),
+    Planted("misaligned vector", "undefined behaviour", f"y[0] = ((device float4*)(a + 1))[0].x;{HERE}"),
+    Planted("vector member", "undefined behaviour", INDEX + f"float4 v = a[i];\ny[i] = v[i];{HERE}"),
+    Planted("no value returned", "undefined behaviour", INDEX + f"y[i] = f(i);{HERE}",
+            call={"header": f"int f(uint i) {{{HERE}\n if (i < 9) return 1; }}\n"}),
+]  # fmt: skip
+
+LIMITS = [
+    Planted("double", "double", INDEX + f"y[i] = double(a[i]);{HERE}"),
+    Planted("too much threadgroup memory", "threadgroup memory",
+            INDEX + "threadgroup float one[4096]; threadgroup half two[8192];\n" + f"threadgroup char three[1];{HERE}\n"
+            "y[i] = 0; one[i] = 0; two[i] = 0; three[0] = 0;", "three"),
+    Planted("too many threads", "launch", INDEX + "y[i] = 0;", call={"threadgroup": (33, 32, 1)}),
+    Planted("grid of nothing", "launch", INDEX + "y[i] = 0;", call={"grid": (64, 0, 1)}),
+    Planted("endless loop", "time limit", INDEX + f"for (float k = 0; k < 1e9f; k += 0.5f) y[i] = k;{HERE}",
+            call={"machine": {"time_limit": 0.2}}),
+    Planted("trap", "crash", INDEX + f"y[i] = a[i];\nif (i == 9) __builtin_trap();{HERE}"),
+    Planted("no such name", "compile", INDEX + f"y[i] = x[i];{HERE}"),
+    Planted("ambiguous in Metal", "compile", INDEX + f"y[i] = max(a[i], 0);{HERE}"),
+    Planted("bfloat from a float by itself", "compile", INDEX + f"bfloat v = a[i]; y[i] = v;{HERE}"),
+    Planted("initialised threadgroup memory", "compile",
+            INDEX + f"threadgroup float sum = 0;{HERE}\nsum += 1; y[i] = sum;"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", MEMORY + RACES + TOGETHER + UNDEFINED + LIMITS, ids=lambda fault: fault.name)
+def test_caught(fault: Planted) -> None:
+    with pytest.raises(Fault) as caught:
+        run(fault.source, *fault.inputs, **fault.call)
+    found = caught.value
+    assert found.kind == fault.kind, str(found)
+    assert found.buffer == fault.buffer, str(found)
+    if fault.index is not None:
+        assert found.index == fault.index, str(found)
+    if HERE in fault.source + fault.call.get("header", ""):
+        assert HERE in found.text + found.other_text, str(found)
+    assert "custom_kernel_small" in str(found)
