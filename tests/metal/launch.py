@@ -122,7 +122,7 @@ def output_buffer(name: str, shape: tuple[int, ...], dtype: mx.Dtype, init_value
     size = math.prod(shape)
     scalar = 4 if dtype == mx.complex64 else dtype.size
     if init_value is not None:
-        filled = mx.full((size,), init_value, dtype)
+        filled = mx.contiguous(mx.broadcast_to(mx.array(init_value).astype(dtype), (size,)))
         return Buffer(name, "filled", dtype.size, scalar, np.asarray(filled.view(BITS[dtype.size])).tobytes())
     # All bits set: NaN in every floating-point type.
     return Buffer(name, "output", dtype.size, scalar, b"\xff" * (size * dtype.size))

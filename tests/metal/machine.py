@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from . import compiler
+from . import address_spaces, compiler
 from .fault import Fault
 from .launch import Launch
 
@@ -55,6 +55,7 @@ def description(launch: Launch, library: Path, folder: Path, seeds: list[int], t
 def run(launch: Launch, seeds: list[int], time_limit: float) -> list[bytes]:
     """The contents of the outputs after the launch, the same for every seed."""
     library = compiler.kernel_library(launch)
+    address_spaces.check(launch)
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as name:
         folder = Path(name)
         text = description(launch, library, folder, seeds, time_limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +33,13 @@ class Planted:
 
 def exchange(between: str) -> str:
     """Each thread writes a slot and reads another's."""
-    return INDEX + f"""threadgroup float slots[64];
+    return (
+        INDEX
+        + f"""threadgroup float slots[64];
 slots[i] = a[i];
 {between}
 y[i] = slots[threads_per_grid.x - 1 - i];{HERE}"""
+    )
 
 
 MEMORY = [
@@ -159,6 +163,30 @@ LIMITS = [
     Planted("initialised threadgroup memory", "compile",
             INDEX + f"threadgroup float sum = 0;{HERE}\nsum += 1; y[i] = sum;"),
 ]  # fmt: skip
+
+SMALL = [mx.arange(7).astype(mx.float32)]
+CROSSINGS = [
+    Planted("small input is constant", "address space", INDEX + f"const device float* p = a;{HERE}\ny[i] = p[0];",
+            inputs=SMALL),
+    Planted("small input handed to a function", "address space", INDEX + f"y[i] = first(a);{HERE}", inputs=SMALL,
+            call={"header": "float first(const device float* p) { return p[0]; }\n"}),
+    Planted("shared memory as the thread's own", "address space",
+            INDEX + "threadgroup float s[64];\ns[i] = 0;\n" + f"thread float& x = s[i];{HERE}\ny[i] = x;"),
+    Planted("pointer without a space", "address space",
+            INDEX + "threadgroup float s[64];\ns[i] = 0;\n" + f"y[i] = first(s + i);{HERE}",
+            call={"header": "float first(float* p) { return p[0]; }\n"}),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++")
+@pytest.mark.parametrize("fault", CROSSINGS, ids=lambda fault: fault.name)
+def test_pointers_across_address_spaces(fault: Planted) -> None:
+    test_caught(fault)
+
+
+def test_the_same_pointer_is_right_where_the_input_is_larger() -> None:
+    source = CROSSINGS[0].source
+    assert run(source, mx.arange(8).astype(mx.float32)).tolist() == [0] * 64
 
 
 @pytest.mark.parametrize("fault", MEMORY + RACES + TOGETHER + UNDEFINED + LIMITS, ids=lambda fault: fault.name)

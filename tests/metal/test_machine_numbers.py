@@ -182,7 +182,7 @@ STRIDED = {
 @pytest.mark.parametrize("row_contiguous", [True, False])
 def test_strided_inputs(name: str, row_contiguous: bool) -> None:
     a = STRIDED[name]
-    where = "i" if row_contiguous else "elem_to_loc(i, a_shape, a_strides, a_ndim)"
+    where = "i" if row_contiguous else "elem_to_loc(int(i), a_shape, a_strides, a_ndim)"
     options = {"ensure_row_contiguous": row_contiguous}
     found = run(INDEX + f"y[i] = a[{where}];", a, shape=a.shape, grid=(a.size, 1, 1), options=options)
     assert np.array_equal(found, in_float(a))
@@ -199,7 +199,7 @@ def test_shapes_of_small_and_scalar_inputs() -> None:
 
 
 def test_empty_inputs_and_outputs() -> None:
-    found = run("y[0] = a_shape[0];", mx.zeros((0, 4)), shapes=[(1,), (0, 3)], grid=(1, 1, 1))
+    found = run(INDEX + "y[i] = a_shape[0];", mx.zeros((0, 4)), shapes=[(1,), (0, 3)], grid=(1, 1, 1))
     assert found[0].tolist() == [0]
     assert found[1].shape == (0, 3)
 
@@ -303,9 +303,12 @@ def test_atomics(name: str) -> None:
 
 
 def test_compare_and_exchange() -> None:
-    source = INDEX + """int seen = atomic_load_explicit(&y[0], memory_order_relaxed);
+    source = (
+        INDEX
+        + """int seen = atomic_load_explicit(&y[0], memory_order_relaxed);
 while (!atomic_compare_exchange_weak_explicit(&y[0], &seen, seen + a[i], memory_order_relaxed, memory_order_relaxed)) {}
 atomic_store_explicit(&z[i], 1, memory_order_relaxed);"""
+    )
     a = mx.arange(64)
     options = {"atomic_outputs": True}
     found = run(source, a, shapes=[(1,), (64,)], dtypes=[mx.int32] * 2, init_value=0, options=options)

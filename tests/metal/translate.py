@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .fault import Fault
@@ -22,6 +23,10 @@ class Declaration:
     end: int
     type: str
     variables: list[tuple[str, str]]  # name, dimensions
+
+    def as_static(self) -> str:
+        """Static variables, which clang takes in an address space."""
+        return " ".join(f"static threadgroup {self.type} {name}{dims};" for name, dims in self.variables)
 
     def as_cpp(self) -> str:
         """References into the machine's threadgroup memory, on one line."""
@@ -66,7 +71,7 @@ def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
         if "{" in statement or "}" in statement:
             continue
         first, *others = split_declarators(statement)
-        outside_brackets = re.sub(r"\[.*\]|\(.*\)", "", first.split("=")[0], flags=re.DOTALL)
+        outside_brackets = re.sub(r"\[.*\]", "", first.split("=")[0], flags=re.DOTALL)
         if "*" in outside_brackets or "&" in outside_brackets:
             continue
         match = DECLARATOR.fullmatch(first.strip())
@@ -83,13 +88,13 @@ def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
     return found
 
 
-def replaced(text: str, declarations: list[Declaration], form: str = "as_cpp") -> str:
+def replaced(text: str, declarations: list[Declaration], form: Callable[[Declaration], str]) -> str:
     """The text with each declaration in another form, and every line where it was."""
     parts, at = [], 0
     for declaration in declarations:
         lines = text.count("\n", declaration.begin, declaration.end)
         head = re.match(r"\s*", text[declaration.begin : declaration.end])[0]
-        parts += [text[at : declaration.begin], head, getattr(declaration, form)()]
+        parts += [text[at : declaration.begin], head, form(declaration)]
         parts.append("\n" * (lines - head.count("\n")))
         at = declaration.end
     return "".join([*parts, text[at:]])
@@ -112,5 +117,5 @@ def entry_point(launch: Launch) -> str:
 
 def to_cpp(launch: Launch) -> str:
     """The whole translation unit but for the prelude; its first lines are those of the generated text."""
-    text = replaced(launch.text, threadgroup_declarations(launch.text, launch.name))
+    text = replaced(launch.text, threadgroup_declarations(launch.text, launch.name), Declaration.as_cpp)
     return f'{text}\n#line 1 "entry"\n{entry_point(launch)}'
