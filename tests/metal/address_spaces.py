@@ -1,12 +1,13 @@
 """Asks clang, where it is installed, whether pointers cross between Metal's address spaces.
 
-To g++ all memory is one. Metal refuses `const device float* p = x` when `x` is `constant`, which MLX makes it as soon as
-the input has fewer than 8 elements. Clang knows address spaces, but not all the rest of Metal, so that only what it says
-about them counts: a kernel that it cannot follow passes.
+To g++ all memory is one. Metal refuses `const device float* p = x` when `x` is `constant`, which MLX makes it as soon
+as the input has fewer than 8 elements. Clang knows address spaces, but not all the rest of Metal, so that only what it
+says about them counts: a kernel that it cannot follow passes.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -16,13 +17,31 @@ from .fault import Fault
 from .launch import Launch
 from .translate import Declaration, replaced, threadgroup_declarations
 
-STANDINS = compiler.RUNTIME / "address_spaces"
+FLAGS = [
+    "-fsyntax-only",
+    "-x",
+    "c++",
+    "-std=c++17",
+    "-w",
+    "-Wno-reserved-user-defined-literal",
+    "-ferror-limit=0",
+    "-fno-caret-diagnostics",
+    f"-I{compiler.RUNTIME / 'address_spaces'}",
+    f"-I{compiler.MLX_INCLUDE}",
+    "-include",
+    "mlx/backend/metal/kernels/utils.h",
+]
 # Clang spells a space as the macro that it was written with.
 SPACES = re.compile(r"\b(?:device|constant|threadgroup)\b")
 ERROR = re.compile(r"kernel\.metal:(\d+):\d+: error: (.*)")
 INITIALISATION = re.compile(r"(?:cannot initialize|assigning|reference).*?'(.*?)'.*'(.*?)'")
 CALL = re.compile(r"no matching function for call to '\w+'")
 REFUSED = re.compile(r"cannot pass pointer to address space|no known conversion from '(.*\*)' to '(.*\*)'")
+
+
+@functools.cache
+def version() -> str:
+    return compiler.run_compiler(["clang++", "--version"]).stdout
 
 
 def to_clang(launch: Launch) -> str:
@@ -60,19 +79,14 @@ def check(launch: Launch) -> None:
     """Raises a Fault for the first pointer that changes its address space."""
     if shutil.which("clang++") is None:
         return
+    text = to_clang(launch)
 
     def build(folder: Path, target: Path) -> None:
         source = folder / "kernel.metal"
         source.write_text(text)
-        flags = ["-fsyntax-only", "-x", "c++", "-std=c++17", "-w", "-Wno-reserved-user-defined-literal"]
-        flags += ["-ferror-limit=0", "-fno-caret-diagnostics", f"-I{STANDINS}", f"-I{compiler.MLX_INCLUDE}"]
-        prelude = ["-include", "mlx/backend/metal/kernels/utils.h"]
-        errors = compiler.run_compiler(["clang++", *flags, *prelude, source]).stderr
-        target.write_text("\n".join(f"{line} {message}" for line, message in crossings(errors)))
+        target.write_text(compiler.run_compiler(["clang++", *FLAGS, source]).stderr)
 
-    text = to_clang(launch)
-    found = compiler.cached("spaces", text, ".txt", build).read_text()
-    if found:
-        number, message = found.splitlines()[0].split(" ", 1)
-        line = launch.text.splitlines()[int(number) - 1]
-        raise Fault("address space", message, launch.name, int(number), line)
+    errors = compiler.cached("spaces", " ".join(FLAGS) + version() + text, ".txt", build).read_text()
+    for number, message in crossings(errors):
+        line = launch.text.splitlines()[number - 1]
+        raise Fault("address space", message, launch.name, number, line)

@@ -67,8 +67,8 @@ MEMORY = [
     Planted("another thread's own memory", "wild access",
             INDEX + "float own = i; threadgroup ulong there;\nif (i == 0) there = ulong(&own);\n"
             "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + f"y[i] = *(thread float*)there;{HERE}"),
-    Planted("private memory without end", "private memory", "y[0] = forever(1);",
-            call={"header": f"int forever(int n) {{ int big[9999]; big[n] = n; return big[n] + forever(n + 1); }}{HERE}\n"}),
+    Planted("private memory without end", "private memory", "y[0] = deep(1);",
+            call={"header": f"int deep(int n) {{ int own[9999]; own[n] = n; return own[n] + deep(n + 1); }}{HERE}\n"}),
 ]  # fmt: skip
 
 RACES = [

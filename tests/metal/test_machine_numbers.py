@@ -30,7 +30,7 @@ def each(row: np.ndarray) -> np.ndarray:
 
 
 def up(values: np.ndarray, by: int, filling: np.ndarray) -> np.ndarray:
-    return np.where(LANES >= by, values[:, LANES - by], filling).ravel()
+    return np.where(by <= LANES, values[:, LANES - by], filling).ravel()
 
 
 def down(values: np.ndarray, by: int, filling: np.ndarray) -> np.ndarray:
@@ -246,9 +246,10 @@ DECLARATIONS = {
     "scalar": ("threadgroup float s;\nif (t == 0) s = a[i];\n", "s", lambda v: each(v[:, 0])),
     "two in one": ("threadgroup float s[32], r[N];\ns[t] = a[i]; r[t] = 1;\n", "s[31 - t] + r[0]", None),
     "matrix": ("threadgroup float s[4][N / 4];\ns[t / 8][t % 8] = a[i];\n", "s[3 - t / 8][7 - t % 8] + 1", None),
-    "over two lines": ("threadgroup\n  float s[\n  N];  // threadgroup float no[3];\ns[t] = a[i];\n", "s[31 - t] + 1", None),
-    "aligned": ("alignas(16) threadgroup float s[N];\ns[t] = a[i];\n", "((threadgroup float4*)s)[7 - t / 4][3 - t % 4] + 1",
-                None),
+    "over two lines": ("threadgroup\n  float s[\n  N];  // threadgroup float no[3];\ns[t] = a[i];\n",
+                       "s[31 - t] + 1", None),
+    "aligned": ("alignas(16) threadgroup float s[N];\ns[t] = a[i];\n",
+                "((threadgroup float4*)s)[7 - t / 4][3 - t % 4] + 1", None),
     "vectors": ("threadgroup metal::vec<float, 4> s[N];\ns[t] = a[i];\n", "s[31 - t].z + 1", None),
     "half vectors": ("threadgroup half4 s[N / 4];\ns[t / 4][t % 4] = half(a[i]);\n", "s[7 - t / 4][3 - t % 4] + 1.0h",
                      None),
