@@ -25,6 +25,7 @@ INCLUDE = RUNTIME / "include"
 # MLX puts its own headers before each kernel; they come with the wheel.
 MLX_INCLUDE = Path(mx.__file__).parent / "include"
 
+OLDEST_COMPILER = 12
 MACHINE_FLAGS = ["-std=c++17", "-O2", "-g1", "-fno-omit-frame-pointer", "-rdynamic"]
 KERNEL_FLAGS = [
     "-std=gnu++17",
@@ -57,6 +58,9 @@ def why_not() -> str | None:
         return "the host run needs Linux on x86-64"
     if shutil.which("g++") is None:
         return "the host run needs g++"
+    version = run_compiler(["g++", "-dumpversion"]).stdout.strip()
+    if int(version.split(".")[0]) < OLDEST_COMPILER:
+        return f"the host run needs g++ {OLDEST_COMPILER} or later, for 16-bit floats; this is {version}"
     return None
 
 

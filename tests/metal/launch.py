@@ -14,7 +14,7 @@ import numpy as np
 
 # An integer type of the same size, because NumPy has no bfloat16.
 BITS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
-SIGNATURE = re.compile(r"\[\[kernel\]\] void (\w+)\((.*?)\) \{\n", re.DOTALL)
+SIGNATURE = re.compile(r"\[\[kernel\]\] void \w+\((.*?)\) \{\n", re.DOTALL)
 PARAMETER = re.compile(r"[\s,]*(.+?)\s*\b(\w+) \[\[(\w+)(?:\(\d+\))?\]\]", re.DOTALL)
 INSTANCE = re.compile(r"\[\[kernel\]\] decltype\((.*)\) ", re.DOTALL)
 
@@ -44,15 +44,23 @@ class Launch:
     @property
     def parameters(self) -> list[tuple[str, str]]:
         """Type and name of each parameter of the generated signature, in order."""
-        match = SIGNATURE.search(self.text)
-        assert match, "MLX generates this signature"
-        return [(p[1], p[2]) for p in PARAMETER.finditer(match[2])]
+        return parameters(self.text)
 
     @property
     def instance(self) -> str:
         """The kernel's name with its template arguments."""
         match = INSTANCE.search(self.text)
-        return match[1] if match else SIGNATURE.search(self.text)[1]
+        return match[1] if match else self.name
+
+
+def parameters(text: str) -> list[tuple[str, str]]:
+    signature = SIGNATURE.search(text)
+    assert signature, "MLX generates it"
+    return [(p[1], p[2]) for p in PARAMETER.finditer(signature[1])]
+
+
+def is_buffer(parameter_type: str) -> bool:
+    return parameter_type.endswith(("*", "&"))
 
 
 def captured(kernel: Callable, inputs: list[mx.array], arguments: dict[str, Any]) -> Launch:
@@ -66,17 +74,16 @@ def captured(kernel: Callable, inputs: list[mx.array], arguments: dict[str, Any]
     mx.export_function(keep, lambda *xs: kernel(inputs=list(xs), **arguments), *inputs)
     (primitive,) = primitives
     name, text, gx, gy, gz, tx, ty, tz, _, row_contiguous, *_ = primitive["arguments"]
-    outputs = [(shape, dtype) for _, shape, dtype in primitive["outputs"]]
-    launch = Launch(name, text, (gx, gy, gz), (tx, ty, tz), [], [o[0] for o in outputs], [o[1] for o in outputs])
-    names = [parameter for kind, parameter in launch.parameters if "*" in kind or "&" in kind]
-    input_names, output_names = split_names(names, inputs, len(outputs))
+    shapes = [shape for _, shape, _ in primitive["outputs"]]
+    dtypes = [dtype for _, _, dtype in primitive["outputs"]]
+    names = [parameter for kind, parameter in parameters(text) if is_buffer(kind)]
+    input_names, output_names = split_names(names, inputs, len(shapes))
     buffers = {}
-    for name_, array in zip(input_names, inputs, strict=True):
-        buffers |= input_buffers(name_, array, row_contiguous)
-    for name_, (shape, dtype) in zip(output_names, outputs, strict=True):
-        buffers[name_] = output_buffer(name_, shape, dtype, arguments.get("init_value"))
-    launch.buffers.extend(buffers[n] for n in names)
-    return launch
+    for parameter, array in zip(input_names, inputs, strict=True):
+        buffers |= input_buffers(parameter, array, row_contiguous)
+    for parameter, shape, dtype in zip(output_names, shapes, dtypes, strict=True):
+        buffers[parameter] = output_buffer(parameter, shape, dtype, arguments.get("init_value"))
+    return Launch(name, text, (gx, gy, gz), (tx, ty, tz), [buffers[n] for n in names], shapes, dtypes)
 
 
 def split_names(names: list[str], inputs: list[mx.array], outputs: int) -> tuple[list[str], list[str]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from . import address_spaces, compiler
 from .fault import Fault
-from .launch import Launch
+from .launch import Buffer, Launch
 
 MAX_THREADS = 1024
 FAULT_STATUS = 3
 
 
-def scratch_folder() -> str | None:
-    """Memory, where there is a file system in memory."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def scratch_folder(launch: Launch) -> str | None:
+    """A file system in memory, where there is one with room for all buffers and the outputs of all orders."""
+    memory, needed = "/dev/shm", 8 * sum(len(buffer.contents) for buffer in launch.buffers)
+    return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > needed else None
 
 
 def check_geometry(launch: Launch) -> tuple[int, int, int]:
@@ -56,30 +58,38 @@ def run(launch: Launch, seeds: list[int], time_limit: float) -> list[bytes]:
     """The contents of the outputs after the launch, the same for every seed."""
     library = compiler.kernel_library(launch)
     address_spaces.check(launch)
-    with tempfile.TemporaryDirectory(dir=scratch_folder()) as name:
+    with tempfile.TemporaryDirectory(dir=scratch_folder(launch)) as name:
         folder = Path(name)
-        text = description(launch, library, folder, seeds, time_limit)
-        # The machine limits its own processor time; this limit is for a machine that hangs.
+        execute(launch, library, description(launch, library, folder, seeds, time_limit), time_limit)
+        outputs = [number for number, buffer in enumerate(launch.buffers) if buffer.role != "input"]
+        runs = [[(folder / f"{number}.{run}").read_bytes() for number in outputs] for run in range(len(seeds))]
+    first, *others = runs
+    for other in others:
+        for number, a, b in zip(outputs, first, other, strict=True):
+            if a != b:
+                raise order_fault(launch, launch.buffers[number], a, b)
+    return first
+
+
+def execute(launch: Launch, library: Path, text: str, time_limit: float) -> None:
+    # The machine limits its own processor time; the limit here is for a machine that hangs itself.
+    limit = 10 * time_limit + 60
+    try:
         done = subprocess.run(
-            [compiler.machine()], input=text, capture_output=True, text=True, timeout=10 * time_limit + 60, check=False
+            [compiler.machine()], input=text, capture_output=True, text=True, timeout=limit, check=False
         )
-        if done.returncode == FAULT_STATUS:
-            raise reported(launch, library, done.stdout)
-        if done.returncode != 0:
-            raise RuntimeError(f"the machine failed with status {done.returncode}: {done.stderr}")
-        results = [
-            [(folder / f"{number}.{run}").read_bytes() for run in range(len(seeds))]
-            for number, buffer in enumerate(launch.buffers)
-            if buffer.role != "input"
-        ]
-    outputs = [buffer for buffer in launch.buffers if buffer.role != "input"]
-    for buffer, contents in zip(outputs, results, strict=True):
-        for other in contents[1:]:
-            if other != contents[0]:
-                index = next(i for i, (a, b) in enumerate(zip(contents[0], other, strict=True)) if a != b)
-                detail = "depends on the order in which the threads run"
-                raise Fault("order", detail, launch.name, buffer=buffer.name, index=index // buffer.element)
-    return [contents[0] for contents in results]
+    except subprocess.TimeoutExpired as hung:
+        raise Fault("time limit", f"did not end within {limit:g} s by the clock", launch.name) from hung
+    if done.returncode == FAULT_STATUS:
+        raise reported(launch, library, done.stdout)
+    if done.returncode != 0:
+        raise RuntimeError(f"the machine failed with status {done.returncode}: {done.stderr}")
+
+
+def order_fault(launch: Launch, buffer: Buffer, a: bytes, b: bytes) -> Fault:
+    index = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y) // buffer.element
+    detail = "depends on the order in which the threads run"
+    return Fault("order", detail, launch.name, buffer=buffer.name, index=index)
 
 
 def reported(launch: Launch, library: Path, report: str) -> Fault:

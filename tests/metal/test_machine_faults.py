@@ -63,6 +63,8 @@ MEMORY = [
     Planted("shared array overrun by a pointer", "out of bounds",
             INDEX + "threadgroup float slots[64];\nthreadgroup float* slot = slots + i;\n" + f"slot[1] = a[i];{HERE}\n"
             "y[i] = a[i];", "slots", 64),
+    Planted("unwritten slot, then an index from it", "uninitialised read",
+            INDEX + "threadgroup uint slots[64];\n" + f"uint k = slots[i];{HERE}\ny[i] = a[k + 999];", "slots", 0),
     Planted("null", "wild access", INDEX + f"device const float* p = nullptr; y[i] = *p;{HERE}"),
     Planted("another thread's own memory", "wild access",
             INDEX + "float own = i; threadgroup ulong there;\nif (i == 0) there = ulong(&own);\n"
@@ -72,13 +74,13 @@ MEMORY = [
 ]  # fmt: skip
 
 RACES = [
-    Planted("no barrier", "uninitialised read", exchange(""), "slots", 63),
+    Planted("no barrier", "race", exchange(""), "slots"),
     Planted("no barrier, second time round", "race",
             INDEX + "threadgroup float slots[64];\nfor (int k = 0; k < 2; ++k) {\n" + f"slots[i] = a[i] + k;{HERE}\n"
             "threadgroup_barrier(mem_flags::mem_threadgroup);\ny[i] = slots[63 - i];\n}", "slots"),
     Planted("barrier for other memory", "race", exchange("threadgroup_barrier(mem_flags::mem_device);"), "slots", 63),
-    Planted("barrier for no memory", "race", exchange("threadgroup_barrier(mem_flags::mem_none);"), "slots", 63),
-    Planted("barrier for a simdgroup only", "uninitialised read",
+    Planted("barrier for no memory", "race", exchange("threadgroup_barrier(mem_flags::mem_none);"), "slots"),
+    Planted("barrier for a simdgroup only", "race",
             exchange("simdgroup_barrier(mem_flags::mem_threadgroup);"), "slots"),
     Planted("simdgroup operation as a barrier", "race", exchange("simd_sum(a[i]);"), "slots", 31,
             call={"grid": (32, 1, 1), "threadgroup": (32, 1, 1), "shape": (32,)}),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .fault import Fault
-from .launch import Launch
+from .launch import Launch, is_buffer
 
 COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 STATEMENT_END = re.compile(r"[;{}]")
@@ -104,7 +104,7 @@ def entry_point(launch: Launch) -> str:
     """A function with one signature for all kernels, which the machine calls for each thread."""
     arguments, buffers = [], 0
     for kind, name in launch.parameters:
-        if "*" in kind or "&" in kind:
+        if is_buffer(kind):
             arguments.append(f"host::argument<{kind}>(buffers[{buffers}])")
             buffers += 1
         else:

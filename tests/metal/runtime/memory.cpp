@@ -102,22 +102,28 @@ std::string describe_old(Record old, Space space) {
   report({"race", detail, region.name.c_str(), region.index_of(address), old_site}, frame);
 }
 
+void check_initialised(const Region& region, const Cell& cell, uintptr_t address, const void* frame) {
+  if (region.initialised) return;
+  if (region.space == DEVICE && cell.written == 0)
+    report({"uninitialised read", "nothing has written it yet", region.name.c_str(), region.index_of(address)}, frame);
+  // A thread whose turn comes later may write it before the next barrier: then the fault is the race of the two.
+  if (region.space == THREADGROUP && (cell.written == 0 || of_earlier_group(cell.written, THREADGROUP)))
+    keep({"uninitialised read", "no thread of this group has written it yet", region.name.c_str(),
+          region.index_of(address)},
+         frame);
+}
+
 void check_cell(Region& region, Cell& cell, uintptr_t address, bool reads, bool writes, bool atomic, const void* frame,
                 uint32_t site) {
   const Space space = region.space;
   const Record now = stamp[space];
-  if (!atomic && writes && (cell.written & ~ATOMIC) == now && (cell.read & ~ATOMIC) == now) return;
   if (races(cell.written, now, atomic, space))
     report_race(region, address, writes ? "written, and written" : "read, and written", cell.written, cell.written_at,
                 frame);
   if (writes && races(cell.read, now, atomic, space))
     report_race(region, address, "written, and read", cell.read, cell.read_at, frame);
   if (reads) {
-    const bool unwritten = cell.written == 0 || (space == THREADGROUP && of_earlier_group(cell.written, space));
-    if (unwritten && !region.initialised)
-      report({"uninitialised read", space == THREADGROUP ? "no thread of this group has written it yet" : "nothing has written it yet",
-              region.name.c_str(), region.index_of(address)},
-             frame);
+    check_initialised(region, cell, address, frame);
     cell.read = merge(cell.read, now, atomic, space);
     cell.read_at = site;
   }

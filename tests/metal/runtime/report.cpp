@@ -1,6 +1,7 @@
 #include "report.h"
 
 #include <csignal>
+#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,16 +24,51 @@ struct Frame {
   uintptr_t return_address;
 };
 
-// Return addresses point behind the call; one byte less lies within it.
-void print_sites(const char* key, const void* frame, uintptr_t first = 0) {
-  std::printf("%s", key);
-  if (library.holds(first)) std::printf(" %#lx", first - library.begin);
-  for (auto f = static_cast<const Frame*>(frame); f != nullptr && f->return_address != 0; f = f->caller)
-    if (library.holds(f->return_address)) std::printf(" %#lx", f->return_address - 1 - library.begin);
-  std::printf("\n");
+std::string kept;
+
+void append(std::string& text, const char* format, ...) __attribute__((format(printf, 2, 3)));
+void append(std::string& text, const char* format, ...) {
+  char line[512];
+  va_list values;
+  va_start(values, format);
+  std::vsnprintf(line, sizeof line, format, values);
+  va_end(values);
+  text += line;
 }
 
-void print_position(const char* key, const Triple& at) { std::printf("%s %u %u %u\n", key, at.x, at.y, at.z); }
+// Return addresses point behind the call; one byte less lies within it.
+void append_sites(std::string& text, const char* key, const void* frame, uintptr_t first = 0) {
+  append(text, "%s", key);
+  if (library.holds(first)) append(text, " %#lx", first - library.begin);
+  for (auto f = static_cast<const Frame*>(frame); f != nullptr && f->return_address != 0; f = f->caller)
+    if (library.holds(f->return_address)) append(text, " %#lx", f->return_address - 1 - library.begin);
+  text += "\n";
+}
+
+void append_position(std::string& text, const char* key, const Triple& at) {
+  append(text, "%s %u %u %u\n", key, at.x, at.y, at.z);
+}
+
+std::string text_of(const Finding& finding, const void* frame, uintptr_t first) {
+  std::string text;
+  append(text, "kind %s\ndetail %s\n", finding.kind, finding.detail.c_str());
+  if (finding.buffer != nullptr) append(text, "buffer %s\n", finding.buffer);
+  if (finding.index != NO_INDEX) append(text, "index %ld\n", finding.index);
+  if (finding.other_site != 0) append(text, "other %#x\n", finding.other_site);
+  if (finding.other_frame != nullptr) append_sites(text, "other", finding.other_frame);
+  if (const Position* position = current_position()) {
+    append_position(text, "thread", position->thread_position_in_threadgroup);
+    append_position(text, "group", position->threadgroup_position_in_grid);
+  }
+  append_sites(text, "sites", frame, first);
+  return text;
+}
+
+[[noreturn]] void end_with(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+  _exit(3);
+}
 
 [[noreturn]] void on_signal(int signal, siginfo_t* info, void* state) {
   const auto& registers = static_cast<ucontext_t*>(state)->uc_mcontext.gregs;
@@ -54,18 +90,16 @@ void print_position(const char* key, const Triple& at) { std::printf("%s %u %u %
 }  // namespace
 
 void report(const Finding& finding, const void* frame, uintptr_t first) {
-  std::printf("kind %s\ndetail %s\n", finding.kind, finding.detail.c_str());
-  if (finding.buffer != nullptr) std::printf("buffer %s\n", finding.buffer);
-  if (finding.index != NO_INDEX) std::printf("index %ld\n", finding.index);
-  if (finding.other_site != 0) std::printf("other %#x\n", finding.other_site);
-  if (finding.other_frame != nullptr) print_sites("other", finding.other_frame);
-  if (const Position* position = current_position()) {
-    print_position("thread", position->thread_position_in_threadgroup);
-    print_position("group", position->threadgroup_position_in_grid);
-  }
-  print_sites("sites", frame, first);
-  std::fflush(stdout);
-  _exit(3);
+  const bool explains = std::strcmp(finding.kind, "race") == 0;
+  end_with(kept.empty() || explains ? text_of(finding, frame, first) : kept);
+}
+
+void keep(const Finding& finding, const void* frame) {
+  if (kept.empty()) kept = text_of(finding, frame, 0);
+}
+
+void report_kept() {
+  if (!kept.empty()) end_with(kept);
 }
 
 void report_signals(double seconds) {

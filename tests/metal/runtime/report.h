@@ -30,6 +30,10 @@ extern Library library;
 // `first` is a code address below that frame, or 0.
 [[noreturn]] void report(const Finding& finding, const void* frame, uintptr_t first = 0);
 
+// Keeps a finding that a race may explain better. It is reported by report_kept(), or instead of any fault but a race.
+void keep(const Finding& finding, const void* frame);
+void report_kept();
+
 // Sets up reports for signals: crashes, and more than `seconds` of processor time.
 void report_signals(double seconds);
 

@@ -205,6 +205,7 @@ void run_simdgroup(unsigned simdgroup, Shuffler& shuffler) {
 
 // Lets the group go on if all its threads have arrived at the same barrier; false if all have ended.
 bool meet_group() {
+  report_kept();
   Thread* waiting = nullptr;
   for (unsigned i = 0; i < thread_count && waiting == nullptr; ++i)
     if (threads[i].state == AT_BARRIER) waiting = &threads[i];
