@@ -5,6 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from mlx_personal.kernels import cosine
+
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
 
 
@@ -36,6 +38,16 @@ def spikes(count: int, dimensions: int) -> np.ndarray:
     rows = np.zeros((count, dimensions))
     rows[:, -1] = np.arange(1, count + 1)
     return rows
+
+
+def in_groups(queries: mx.array, bank: mx.array, groups: int, block: int) -> dict[str, object]:
+    """A launch of so many threadgroups, in tiles of two queries and blocks of so many rows."""
+    return {
+        **cosine.geometry(queries, bank),
+        "template": [("T", bank.dtype), ("QUERIES", 2), ("ROWS", block)],
+        "grid": (groups * 256, -(-len(queries) // 2), 1),
+        "output_shapes": [(groups, len(queries))] * 2,
+    }
 
 
 # (queries, bank), all of 40 dimensions.

@@ -92,6 +92,28 @@ def test_a_domain_without_rows_has_the_distance_one(machine):
     check(cases.random(2, 8), cases.random(9, 8), query_domains=np.array([5, -5]), bank_domains=np.arange(9) % 3)
 
 
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize(("groups", "each"), [(6, 2), (8, 2), (3, 4)])
+def test_groups_share_the_rows_evenly(machine, groups, each, block):
+    queries, bank = cases.rounded(cases.random(3, 20)), cases.rounded(cases.random(12, 20, seed=1))
+    domains, own = np.arange(12) % 2, np.array([0, -1, 11])
+    kernel = launch.build(
+        "in_domain_distance",
+        ("queries", "query_domains", "own", "bank", "bank_domains"),
+        ("partial_distance", "partial_count"),
+    )
+    as_int = [mx.array(values, mx.int32) for values in (domains[:3], own, domains)]
+    distance, count = kernel(
+        inputs=[queries, *as_int[:2], bank, as_int[2]], **cases.in_groups(queries, bank, groups, block)
+    )
+    counted = (domains[:3, None] == domains) & (own[:, None] != np.arange(12))
+    distances = np.where(counted, cases.cosine_distances(cases.exact(queries), cases.exact(bank)), 0)
+    for group in range(groups):
+        rows = slice(group * each, group * each + each)
+        assert count[group].tolist() == counted[:, rows].sum(axis=1).tolist()
+        np.testing.assert_allclose(np.array(distance[group]), distances[:, rows].sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
 def test_inputs_that_are_not_contiguous(machine):
     queries, bank = cases.rounded(cases.random(20, 6)).T[::2], cases.rounded(cases.random(40, 60))[:, 1::3][::-2]
     domains = mx.array(np.arange(60) % 4, mx.int32)

@@ -59,6 +59,21 @@ def test_of_equal_rows_the_lowest_is_named(machine, rows):
     assert nearest_kernel(mx.repeat(query, 2, axis=0), bank)[1].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize(("groups", "each"), [(6, 2), (8, 2), (3, 4)])
+def test_groups_share_the_rows_evenly_and_one_without_a_row_finds_nothing(machine, groups, each, block):
+    queries, bank = cases.rounded(cases.random(3, 20)), cases.rounded(cases.random(12, 20, seed=1))
+    kernel = launch.build("nearest", ("queries", "bank"), ("partial_cosine", "partial_index"))
+    found, index = kernel(inputs=[queries, bank], **cases.in_groups(queries, bank, groups, block))
+    cosines = 1 - cases.cosine_distances(cases.exact(queries), cases.exact(bank))
+    for group in range(groups):
+        rows = range(group * each, min(group * each + each, 12))
+        best = cosines[:, rows].argmax(axis=1) + rows[0] if rows else np.zeros(3, int)
+        assert index[group].tolist() == best.tolist()
+        want = cosines[np.arange(3), best] if rows else -2.0
+        np.testing.assert_allclose(np.array(found[group]), want, rtol=1e-5, atol=1e-6)
+
+
 def test_inputs_that_are_not_contiguous(machine):
     queries, bank = cases.rounded(cases.random(20, 5)).T[::2], cases.rounded(cases.random(40, 60))[:, 1::3][::-2]
     want = cases.cosine_distances(cases.exact(queries), cases.exact(bank))
