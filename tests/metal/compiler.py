@@ -39,6 +39,7 @@ KERNEL_FLAGS = [
     "-fno-rtti",
     "-fsingle-precision-constant",  # 1.0 is a float in Metal
     "-ffp-contract=off",
+    "-fexcess-precision=16",  # half rounds at every step
     "-ftrivial-auto-var-init=pattern",  # an unset private variable is garbage, and the same garbage each time
     # Instrumented, but not linked with the sanitizers: runtime/hooks.cpp has their functions.
     "-fsanitize=thread",

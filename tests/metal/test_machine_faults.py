@@ -162,6 +162,8 @@ LIMITS = [
     Planted("no such name", "compile", INDEX + f"y[i] = x[i];{HERE}"),
     Planted("ambiguous in Metal", "compile", INDEX + f"y[i] = max(a[i], 0);{HERE}"),
     Planted("bfloat from a float by itself", "compile", INDEX + f"bfloat v = a[i]; y[i] = v;{HERE}"),
+    Planted("threadgroup memory of a function", "compile", "y[0] = f();",
+            call={"header": f"int f() {{\nthreadgroup int s[2];{HERE}\nreturn 1; }}\n"}),
     Planted("initialised threadgroup memory", "compile",
             INDEX + f"threadgroup float sum = 0;{HERE}\nsum += 1; y[i] = sum;"),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from .fault import Fault
 from .launch import Launch, is_buffer
@@ -59,7 +60,13 @@ def split_declarators(text: str) -> list[str]:
 
 def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
     """All declarations of threadgroup memory; pointers and references to it, as in parameters, are none."""
+
+    def refuse(at: int, why: str) -> NoReturn:
+        line = text.count("\n", 0, at) + 1
+        raise Fault("compile", why, kernel, line, text.splitlines()[line - 1])
+
     bare = without_comments(text)
+    body = bare.index("[[kernel]]")
     found = []
     for word in re.finditer(r"\bthreadgroup\b", bare):
         begin = max((m.end() for m in STATEMENT_END.finditer(bare, 0, word.start())), default=0)
@@ -76,9 +83,9 @@ def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
             continue
         match = DECLARATOR.fullmatch(first.strip())
         if match is None or "=" in outside_brackets or "=" in before:
-            line = bare.count("\n", 0, word.start()) + 1
-            written = text.splitlines()[line - 1]
-            raise Fault("compile", "threadgroup memory cannot be declared so", kernel, line, written)
+            refuse(word.start(), "threadgroup memory cannot be declared so")
+        if word.start() < body:
+            refuse(word.start(), "only a kernel declares threadgroup memory, and hands it to functions")
         variables = [(match["name"], match["dims"])]
         for other in others:
             name, bracket, dims = other.strip().partition("[")

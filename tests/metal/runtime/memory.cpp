@@ -2,10 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <sys/mman.h>
-
-#include "threads.h"
 
 namespace host {
 
@@ -57,25 +54,24 @@ bool races(Record old, Record now, bool atomic, Space space) {
 
 // The record that stands for `old` and the new access together: all that a later access could race with.
 Record merge(Record old, Record now, bool atomic, Space space) {
-  Record kept = 0;             // flags that live on
-  bool old_still_counts = false;  // so that ATOMIC holds for both only
-  if (old != 0 && of_earlier_group(old, space)) {
-    if (space == DEVICE) kept = FOREIGN, old_still_counts = true;
-  } else if (old != 0) {
-    kept = old & FOREIGN;
-    old_still_counts = kept != 0;
-    if (epoch_of(old) == epoch_of(now)) {
-      if (thread_of(old) == thread_of(now)) {
-        kept |= old & (MANY | WIDE);
-        old_still_counts = true;
-      } else if (!ordered_by_simdgroup(old, now)) {
-        kept |= MANY | (old & WIDE) | (simdgroup_of(old) != simdgroup_of(now) ? WIDE : 0);
-        old_still_counts = true;
-      }
+  const Record alone = now | (atomic ? ATOMIC : 0);
+  if (old == 0) return alone;
+  Record lasting = old & FOREIGN;
+  bool together = lasting != 0;  // whether a later access must be told of both
+  if (of_earlier_group(old, space)) {
+    if (space == THREADGROUP) return alone;
+    lasting = FOREIGN;
+    together = true;
+  } else if (epoch_of(old) == epoch_of(now)) {
+    if (thread_of(old) == thread_of(now)) {
+      lasting |= old & (MANY | WIDE);
+      together = true;
+    } else if (!ordered_by_simdgroup(old, now)) {
+      lasting |= MANY | (old & WIDE) | (simdgroup_of(old) != simdgroup_of(now) ? WIDE : 0);
+      together = true;
     }
   }
-  const bool all_atomic = atomic && (!old_still_counts || (old & ATOMIC));
-  return now | kept | (all_atomic ? ATOMIC : 0);
+  return now | lasting | (atomic && (!together || (old & ATOMIC)) ? ATOMIC : 0);
 }
 
 // Gives a region smaller cells, because a thread touches less than one of them.
@@ -87,18 +83,14 @@ void refine(Region& region, int cell_shift) {
   for (uint64_t i = 0; i < region.cell_count(); ++i) region.cells[i] = coarse[i >> finer];
 }
 
-std::string describe_old(Record old, Space space) {
-  if (of_earlier_group(old, space)) return "a thread of another threadgroup";
-  char text[64];
-  std::snprintf(text, sizeof text, "thread %lu of the group", static_cast<unsigned long>(thread_of(old)));
-  return text;
-}
-
 [[noreturn]] void report_race(const Region& region, uintptr_t address, const char* what, Record old, uint32_t old_site,
                               const void* frame) {
-  std::string detail = std::string(what) + " by " + describe_old(old, region.space) + ", no barrier between that orders " +
-                       (region.space == DEVICE ? "device" : "threadgroup") + " memory";
-  if (of_earlier_group(old, region.space)) detail = std::string(what) + " by a thread of another threadgroup";
+  char detail[160];
+  if (of_earlier_group(old, region.space))
+    std::snprintf(detail, sizeof detail, "%s by a thread of another threadgroup", what);
+  else
+    std::snprintf(detail, sizeof detail, "%s by thread %lu of the group, no barrier between that orders %s memory", what,
+                  static_cast<unsigned long>(thread_of(old)), region.space == DEVICE ? "device" : "threadgroup");
   report({"race", detail, region.name.c_str(), region.index_of(address), old_site}, frame);
 }
 

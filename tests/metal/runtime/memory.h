@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "report.h"
+
 namespace host {
 
 enum Space { DEVICE, THREADGROUP, SPACES };
@@ -68,14 +70,7 @@ void check_region_access(Region& region, uintptr_t address, uint64_t bytes, bool
 
 // To be called before each access of a thread; the fast path of the machine.
 inline void check_access(uintptr_t address, uint64_t bytes, bool reads, bool writes, bool atomic, const void* frame,
-                         uintptr_t return_address);
-
-}  // namespace host
-
-#include "report.h"
-
-inline void host::check_access(uintptr_t address, uint64_t bytes, bool reads, bool writes, bool atomic,
-                               const void* frame, uintptr_t return_address) {
+                         uintptr_t return_address) {
   if (address - stack_begin < stack_bytes) return;
   const uint64_t slot = (address - zone) >> REGION_SHIFT;
   if (slot < MAX_REGIONS) {
@@ -89,3 +84,5 @@ inline void host::check_access(uintptr_t address, uint64_t bytes, bool reads, bo
   if (!writes && library.holds(address)) return;
   report_wild_access(address, writes, frame);
 }
+
+}  // namespace host
