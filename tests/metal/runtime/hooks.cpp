@@ -25,8 +25,7 @@ namespace {
   void __tsan_volatile_read##bytes(void* address) { CHECK(bytes, true, false); }   \
   void __tsan_volatile_write##bytes(void* address) { CHECK(bytes, false, true); }
 
-// Without a function's arguments, for -fsanitize=undefined: each passes a description that report() does not need,
-// because it finds the line by the return address.
+// -fsanitize=undefined passes a description and the operands, which report() does not need: it has the return address.
 #define UNDEFINED(name, detail) \
   void __ubsan_handle_##name(void*) { undefined(detail, HERE); }
 

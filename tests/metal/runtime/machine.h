@@ -1,5 +1,5 @@
-// What a compiled kernel and the machine know of each other: where a thread stands, and the few calls by which the Metal
-// stand-ins reach the machine. Memory accesses need no call here: the compiler puts them in (see hooks.cpp).
+// What a compiled kernel and the machine know of each other: where a thread stands, and the few calls by which the
+// stand-ins for Metal's headers reach the machine. Memory accesses need none here: the compiler adds them (hooks.cpp).
 #pragma once
 
 namespace host {
@@ -10,8 +10,9 @@ struct Triple {
 
 // The values of Metal's thread attributes, by their Metal names.
 struct Position {
-  Triple dispatch_threads_per_threadgroup, grid_origin, grid_size, thread_position_in_grid, thread_position_in_threadgroup,
-      threadgroup_position_in_grid, threadgroups_per_grid, threads_per_grid, threads_per_threadgroup;
+  Triple dispatch_threads_per_threadgroup, grid_origin, grid_size, thread_position_in_grid,
+      thread_position_in_threadgroup, threadgroup_position_in_grid, threadgroups_per_grid, threads_per_grid,
+      threads_per_threadgroup;
   unsigned dispatch_quadgroups_per_threadgroup, dispatch_simdgroups_per_threadgroup, quadgroup_index_in_threadgroup,
       quadgroups_per_threadgroup, simdgroup_index_in_threadgroup, simdgroups_per_threadgroup, thread_execution_width,
       thread_index_in_quadgroup, thread_index_in_simdgroup, thread_index_in_threadgroup, threads_per_simdgroup;

@@ -1,5 +1,6 @@
 // The machine's process: reads the description of one launch on standard input, runs it once for each seed, and leaves
 // the outputs in files. What the description says is written down in machine.py.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -72,8 +73,8 @@ Buffer read_buffer() {
   char role[16], name[256], path[1024];
   Region wanted;
   unsigned scalar;
-  if (std::scanf("%15s %255s %lu %u %lu %lu %1023s", role, name, &wanted.element, &scalar, &wanted.bytes, &wanted.origin,
-                 path) != 7)
+  if (std::scanf("%15s %255s %lu %u %lu %lu %1023s", role, name, &wanted.element, &scalar, &wanted.bytes,
+                 &wanted.origin, path) != 7)
     die("description of a buffer");
   wanted.name = name;
   wanted.cell_shift = __builtin_ctz(scalar);
@@ -117,8 +118,8 @@ int main() {
   Grid grid;
   unsigned seed_count, buffer_count;
   auto &threads = grid.threads, &group = grid.group;
-  if (std::scanf("%1023s %lf %u %u %u %u %u %u %u", path, &seconds, &threads.x, &threads.y, &threads.z, &group.x, &group.y,
-                 &group.z, &seed_count) != 9)
+  if (std::scanf("%1023s %lf %u %u %u %u %u %u %u", path, &seconds, &threads.x, &threads.y, &threads.z, &group.x,
+                 &group.y, &group.z, &seed_count) != 9)
     die("description of the launch");
   std::vector<uint64_t> seeds(seed_count);
   for (uint64_t& seed : seeds)

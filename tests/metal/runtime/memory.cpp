@@ -89,8 +89,8 @@ void refine(Region& region, int cell_shift) {
   if (of_earlier_group(old, region.space))
     std::snprintf(detail, sizeof detail, "%s by a thread of another threadgroup", what);
   else
-    std::snprintf(detail, sizeof detail, "%s by thread %lu of the group, no barrier between that orders %s memory", what,
-                  static_cast<unsigned long>(thread_of(old)), region.space == DEVICE ? "device" : "threadgroup");
+    std::snprintf(detail, sizeof detail, "%s by thread %lu of the group, no barrier between that orders %s memory",
+                  what, static_cast<unsigned long>(thread_of(old)), region.space == DEVICE ? "device" : "threadgroup");
   report({"race", detail, region.name.c_str(), region.index_of(address), old_site}, frame);
 }
 
@@ -184,7 +184,8 @@ void check_region_access(Region& region, uintptr_t address, uint64_t bytes, bool
 
 void report_wild_access(uintptr_t address, bool writes, const void* frame) {
   char detail[128];
-  std::snprintf(detail, sizeof detail, "%s at %#lx, which is in no buffer, no threadgroup memory and not the thread's own",
+  std::snprintf(detail, sizeof detail,
+                "%s at %#lx, which is in no buffer, no threadgroup memory and not the thread's own",
                 writes ? "write" : "read", static_cast<unsigned long>(address));
   report({"wild access", detail}, frame);
 }

@@ -1,10 +1,10 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
-#include <string>
 #include <sys/mman.h>
 #include <unordered_map>
 
@@ -230,7 +230,8 @@ unsigned volume(const Triple& t) { return t.x * t.y * t.z; }
 void place_threads(const Grid& grid, const Triple& groups, const Triple& group) {
   const Triple begin = {group.x * grid.group.x, group.y * grid.group.y, group.z * grid.group.z};
   // The last groups of a grid are smaller where the grid's size is no multiple of theirs.
-  const Triple size = {std::min(grid.group.x, grid.threads.x - begin.x), std::min(grid.group.y, grid.threads.y - begin.y),
+  const Triple size = {std::min(grid.group.x, grid.threads.x - begin.x),
+                       std::min(grid.group.y, grid.threads.y - begin.y),
                        std::min(grid.group.z, grid.threads.z - begin.z)};
   thread_count = volume(size);
   open_stacks(thread_count);

@@ -1,3 +1,3 @@
-// In place of MLX's header, which reaches into Apple's compiler: <metal_math> and <metal_simdgroup> here already have the
+// In place of MLX's header, which reaches into Apple's compiler: the stand-ins for Metal's own headers already have the
 // functions of bfloat.
 #pragma once
