@@ -164,6 +164,8 @@ LIMITS = [
     Planted("bfloat from a float by itself", "compile", INDEX + f"bfloat v = a[i]; y[i] = v;{HERE}"),
     Planted("threadgroup memory of a function", "compile", "y[0] = f();",
             call={"header": f"int f() {{\nthreadgroup int s[2];{HERE}\nreturn 1; }}\n"}),
+    Planted("threadgroup memory behind a macro", "compile", "SHARED s[2];\ny[0] = 0;",
+            call={"header": f"#define SHARED threadgroup float{HERE}\n"}),
     Planted("initialised threadgroup memory", "compile",
             INDEX + f"threadgroup float sum = 0;{HERE}\nsum += 1; y[i] = sum;"),
 ]  # fmt: skip

@@ -251,7 +251,7 @@ DECLARATIONS = {
     "scalar": ("threadgroup float s;\nif (t == 0) s = a[i];\n", "s", lambda v: each(v[:, 0])),
     "two in one": ("threadgroup float s[32], r[N];\ns[t] = a[i]; r[t] = 1;\n", "s[31 - t] + r[0]", None),
     "matrix": ("threadgroup float s[4][N / 4];\ns[t / 8][t % 8] = a[i];\n", "s[3 - t / 8][7 - t % 8] + 1", None),
-    "over two lines": ("threadgroup\n  float s[\n  N];  // threadgroup float no[3];\ns[t] = a[i];\n",
+    "over two lines": ("#define M N\nthreadgroup\n  float s[\n  M];  // threadgroup float no[3];\ns[t] = a[i];\n",
                        "s[31 - t] + 1", None),
     "aligned": ("alignas(16) threadgroup float s[N];\ns[t] = a[i];\n",
                 "((threadgroup float4*)s)[7 - t / 4][3 - t % 4] + 1", None),
@@ -260,6 +260,7 @@ DECLARATIONS = {
                      None),
     "struct": ("threadgroup Pair s[N];\ns[t].value = a[i]; s[t].index = t;\n", "s[31 - t].value + 1", None),
     "reference": ("threadgroup float s[N];\nthreadgroup float (&r)[N] = s;\nr[t] = a[i];\n", "r[31 - t] + 1", None),
+    "macro of a pointer": ("threadgroup float s[N];\nSHARED p = s; p[t] = a[i];\n", "s[31 - t] + 1", None),
     "atomic": ("threadgroup atomic_int s;\nif (t == 0) atomic_store_explicit(&s, 0, memory_order_relaxed);\n" + BARRIER
                + "atomic_fetch_add_explicit(&s, int(a[i]), memory_order_relaxed);\n",
                "atomic_load_explicit(&s, memory_order_relaxed)", lambda v: each(v.sum(1))),
@@ -274,7 +275,14 @@ def test_declarations_of_threadgroup_memory(name: str) -> None:
         source,
         mx.array(VALUES),
         template=[("N", 32)],
-        header="struct Pair { float value; int index; };\n",
+        header="""struct Pair {
+  float value;
+  int index;
+  float next() const threadgroup;
+};
+#define SHARED \\
+  threadgroup float*
+""",
         threadgroup=(32, 1, 1),
     )
     expected = expected or (lambda v: v[:, ::-1].ravel() + 1)

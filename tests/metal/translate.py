@@ -13,6 +13,9 @@ from .launch import Launch, is_buffer
 COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 STATEMENT_END = re.compile(r"[;{}]")
 DECLARATOR = re.compile(r"(?P<type>.*?[\s>])(?P<name>[A-Za-z_]\w*)\s*(?P<dims>(?:\[.*\])?)", re.DOTALL)
+DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n\\]|\\.)*$", re.MULTILINE | re.DOTALL)
+# A directive with the word, but not before a pointer or reference, which needs nothing done to it.
+MACRO = re.compile(r"^[ \t]*#(?:[^\n\\]|\\.)*\bthreadgroup\b(?:[^\n\\*&]|\\.)*$", re.MULTILINE | re.DOTALL)
 QUALIFIER = re.compile(r"\b(?:volatile|const|static|thread_local)\b")
 
 
@@ -41,7 +44,11 @@ class Declaration:
 
 def without_comments(text: str) -> str:
     """The text with comments and strings blanked out, every character in its place."""
-    return COMMENT_OR_STRING.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    return COMMENT_OR_STRING.sub(blank, text)
+
+
+def blank(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", match[0])
 
 
 def split_declarators(text: str) -> list[str]:
@@ -66,33 +73,41 @@ def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
         raise Fault("compile", why, kernel, line, text.splitlines()[line - 1])
 
     bare = without_comments(text)
+    for macro in MACRO.finditer(bare):
+        refuse(macro.start(), "the host run does not follow threadgroup memory that a macro declares")
+    bare = DIRECTIVE.sub(blank, bare)
     body = bare.index("[[kernel]]")
     found = []
     for word in re.finditer(r"\bthreadgroup\b", bare):
         begin = max((m.end() for m in STATEMENT_END.finditer(bare, 0, word.start())), default=0)
-        before = bare[begin : word.start()]
-        if before.count("(") != before.count(")"):
-            continue
+        before = bare[begin : word.start()].lstrip()
         end = bare.find(";", word.end())
         statement = bare[word.end() : end]
-        if "{" in statement or "}" in statement:
+        if not declares_memory(before, statement):
             continue
-        first, *others = split_declarators(statement)
-        outside_brackets = re.sub(r"\[.*\]", "", first.split("=")[0], flags=re.DOTALL)
-        if "*" in outside_brackets or "&" in outside_brackets:
-            continue
-        match = DECLARATOR.fullmatch(first.strip())
-        if match is None or "=" in outside_brackets or "=" in before:
-            refuse(word.start(), "threadgroup memory cannot be declared so")
         if word.start() < body:
             refuse(word.start(), "only a kernel declares threadgroup memory, and hands it to functions")
+        first, *others = split_declarators(statement)
+        match = DECLARATOR.fullmatch(first.strip())
+        if match is None or "=" in before + statement:
+            refuse(word.start(), "threadgroup memory cannot be declared so")
         variables = [(match["name"], match["dims"])]
         for other in others:
             name, bracket, dims = other.strip().partition("[")
             variables.append((name.strip(), bracket + dims))
         kind = QUALIFIER.sub("", before) + QUALIFIER.sub("", match["type"])
-        found.append(Declaration(begin, end + 1, " ".join(kind.split()), variables))
+        found.append(Declaration(word.start() - len(before), end + 1, " ".join(kind.split()), variables))
     return found
+
+
+def declares_memory(before: str, statement: str) -> bool:
+    """Whether the statement that the word `threadgroup` parts in two declares memory, and no pointer or function."""
+    if before.count("(") != before.count(")"):
+        return False  # a parameter
+    if re.match(r"\s*[A-Za-z_:]", statement) is None or "{" in statement or "}" in statement:
+        return False  # a function, or what it says of `this`
+    declarator = re.sub(r"\[.*\]", "", split_declarators(statement)[0].split("=")[0], flags=re.DOTALL)
+    return "*" not in declarator and "&" not in declarator
 
 
 def replaced(text: str, declarations: list[Declaration], form: Callable[[Declaration], str]) -> str:
@@ -100,9 +115,7 @@ def replaced(text: str, declarations: list[Declaration], form: Callable[[Declara
     parts, at = [], 0
     for declaration in declarations:
         lines = text.count("\n", declaration.begin, declaration.end)
-        head = re.match(r"\s*", text[declaration.begin : declaration.end])[0]
-        parts += [text[at : declaration.begin], head, form(declaration)]
-        parts.append("\n" * (lines - head.count("\n")))
+        parts += [text[at : declaration.begin], form(declaration), "\n" * lines]
         at = declaration.end
     return "".join([*parts, text[at:]])
 
