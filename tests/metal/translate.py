@@ -89,7 +89,7 @@ def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
             refuse(word.start(), "only a kernel declares threadgroup memory, and hands it to functions")
         first, *others = split_declarators(statement)
         match = DECLARATOR.fullmatch(first.strip())
-        if match is None or "=" in before + statement:
+        if match is None or "=" in before + without_dimensions(statement):
             refuse(word.start(), "threadgroup memory cannot be declared so")
         variables = [(match["name"], match["dims"])]
         for other in others:
@@ -100,13 +100,17 @@ def threadgroup_declarations(text: str, kernel: str) -> list[Declaration]:
     return found
 
 
+def without_dimensions(declarators: str) -> str:
+    return re.sub(r"\[.*?\]", "", declarators, flags=re.DOTALL)
+
+
 def declares_memory(before: str, statement: str) -> bool:
     """Whether the statement that the word `threadgroup` parts in two declares memory, and no pointer or function."""
     if before.count("(") != before.count(")"):
         return False  # a parameter
     if re.match(r"\s*[A-Za-z_:]", statement) is None or "{" in statement or "}" in statement:
         return False  # a function, or what it says of `this`
-    declarator = re.sub(r"\[.*\]", "", split_declarators(statement)[0].split("=")[0], flags=re.DOTALL)
+    declarator = without_dimensions(split_declarators(statement)[0]).split("=")[0]
     return "*" not in declarator and "&" not in declarator
 
 
