@@ -95,6 +95,10 @@ STATES = {
     "nearly too huge": np.sign(random(1, 65, 48)) * 3e38,
     "tiny": random(1, 65, 48) * 1e-30,
     "huge beside tiny": random(1, 65, 48) * np.where(np.arange(48) < 24, 1e30, 1e-30),
+    "very tiny": random(1, 65, 48) * 1e-35,
+    "just too little variance": 1 + np.sign(random(1, 64, 48)) * 2.0**-21,
+    "just enough variance": 1 + np.sign(random(1, 64, 48)) * 2.0**-19,
+    "two tokens are the mean": np.insert(np.concatenate([random(31, 48), -random(31, 48)]), [0, 31], 0, axis=0)[None],
     "first half constant": np.concatenate([np.ones((1, 32, 48)), random(1, 33, 48)], axis=1),
 }
 
