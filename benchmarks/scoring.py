@@ -103,7 +103,8 @@ class Cell:
         return f"{self.ratio:.2f}x" if self.is_large else f"{1e6 * self.overhead:+.0f} µs"
 
     def __str__(self) -> str:
-        return f"{self.what} {by(self.size)}"
+        domains = f" of domains {self.domains}" if self.domains else ""
+        return f"{self.what} {by(self.size)}{domains}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
