@@ -81,8 +81,8 @@ def _nearest_miss(
     """Of the bins that held, the one that held in fewest scores, then by least, in units of each score's spread."""
     spread = table.std(axis=0)
     shortfall = np.where(held, (table - own) / np.where(spread > 0, spread, 1.0), 0.0).sum(axis=1)
-    ranked = sorted((int(held[i].sum()), float(shortfall[i]), i) for i in range(len(slots)) if held[i].any())
-    if not ranked:
+    holding = np.flatnonzero(held.any(axis=1))
+    if not len(holding):
         return None
-    i = ranked[0][2]
+    i = holding[np.lexsort((shortfall[holding], held[holding].sum(axis=1)))[0]]
     return slots[i], tuple(name for name, holds in zip(SCORE_NAMES, held[i], strict=True) if holds)

@@ -16,6 +16,10 @@ from mlx_personal.store.database import Database, now
 from mlx_personal.store.files import remove_partials
 from mlx_personal.store.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
 
+# Dialogues are decided in the order of the stream: all up to this one, and none after. By its end, not by a search for
+# what has no decision, so that a dialogue takes no longer after a hundred thousand others.
+_LAST_DECIDED = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
+
 
 class Store:
     """One profile's memory. `write=False` reads only and needs no lock."""
@@ -33,14 +37,13 @@ class Store:
 
     def add_dialogues(self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None) -> int:
         """Appends the dialogues that are not in the stream yet; returns how many were new."""
-        before = self.received()
         with self.database.transaction() as connection:
-            connection.executemany(
+            cursor = connection.executemany(
                 "INSERT OR IGNORE INTO dialogues (key, messages, source, adapter_id, received_at)"
                 " VALUES (?, ?, ?, ?, ?)",
                 ((d.key, _dump(d), source, adapter_id, now()) for d in dialogues),
             )
-        return self.received() - before
+            return cursor.rowcount
 
     def received(self) -> int:
         """How many dialogues the stream has brought so far."""
@@ -56,11 +59,11 @@ class Store:
 
     def unscored(self, limit: int) -> list[DialogueRow]:
         """The first dialogues of the stream that selection has not seen yet."""
-        query = "SELECT * FROM dialogues WHERE id NOT IN (SELECT dialogue_id FROM decisions) ORDER BY id LIMIT ?"
+        query = f"SELECT * FROM dialogues WHERE id > {_LAST_DECIDED} ORDER BY id LIMIT ?"
         return [_dialogue(row) for row in self.database.rows(query, limit)]
 
     def unscored_count(self) -> int:
-        return self.database.scalar("SELECT (SELECT count(*) FROM dialogues) - (SELECT count(*) FROM decisions)")
+        return self.database.scalar(f"SELECT count(*) FROM dialogues WHERE id > {_LAST_DECIDED}")
 
     # Selection
 
