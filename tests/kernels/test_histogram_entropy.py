@@ -57,6 +57,7 @@ VALUES = {
     "zeros": np.zeros(100),
     "nearly equal": np.tile([1.0, np.nextafter(np.float32(1), np.float32(2))], 50),
     "large offset": 1000.0 + random(300) * 1e-2,
+    "large": random(300) * 1e20,
     "huge": random(300) * 1e37,
     "the whole range of float32": np.linspace(-3.4e38, 3.4e38, 300),
     "tiny": random(300) * 1e-30,
