@@ -4,16 +4,7 @@
 // all QUERIES queries, and the queries, which every block reads again, stay in the cache.
 // Order of the sums: a lane adds its products in rising d, then simd_sum adds the lanes. Always in float32.
 
-// Squared norms outside of these are taken again with the vector scaled by a power of two: its squares would overflow,
-// or so many would vanish that the sum is wrong.
-static constant constexpr float LARGEST_SQUARE = 1e30f;
-static constant constexpr float SMALLEST_SQUARE = 1e-24f;
-static constant constexpr float SHRINK = 8.271806125530277e-25f;  // 2^-80
-static constant constexpr float ENLARGE = 1208925819614629174706176.0f;  // 2^80
-
-METAL_FUNC float rescue(float squared_norm) {
-  return squared_norm > LARGEST_SQUARE ? SHRINK : squared_norm < SMALLEST_SQUARE ? ENLARGE : 1.0f;
-}
+#include "rescue.h"
 
 // 0 for a vector without a direction: its cosine with anything is 0.
 METAL_FUNC float inverse_norm(float squared_norm) {

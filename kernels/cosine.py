@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import launch
+from .rescue import LARGEST_SQUARES, SMALLEST_SQUARES, rescue
 
 _SIMDGROUPS = 8
 # Queries that share one reading of the bank; rows that share one reading of those queries.
@@ -22,9 +23,6 @@ _MOST_GROUPS = 512
 # Of a bank on a CPU, what is worked on at once: less costs more calls, more does not stay in the cache between the
 # norms and the products.
 _CHUNK_BYTES = 1 << 23
-# As in cosine.h: outside of these, squares overflow in float32, or so many vanish that the sum is wrong.
-_LARGEST_SQUARE = 1e30
-_SMALLEST_SQUARE = 1e-24
 
 
 def check(queries: mx.array, bank: mx.array) -> None:
@@ -67,19 +65,24 @@ def chunks(bank: mx.array) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     A row times its inverse norm has unit norm; zeros stay zeros.
     """
     size = max(1, _CHUNK_BYTES // (4 * bank.shape[1]))
+    # One view of the whole bank, where there can be one: a slice of MLX's takes as long as the norms of a small piece.
+    view = np.array(bank, copy=False) if bank.dtype == mx.float32 else None
     for start in range(0, len(bank), size):
-        rows = np.array(bank[start : start + size].astype(mx.float32), copy=False)
+        piece = slice(start, start + size)
+        rows = np.array(bank[piece].astype(mx.float32), copy=False) if view is None else view[piece]
         squared = np.einsum("rd,rd->r", rows, rows)
-        if squared.max() > _LARGEST_SQUARE or squared.min() < _SMALLEST_SQUARE:
-            largest = np.abs(rows).max(axis=1, keepdims=True)
-            rows = rows / np.where(largest > 0, largest, 1)
+        if squared.max() > LARGEST_SQUARES or squared.min() < SMALLEST_SQUARES:
+            rows = rows * rescue(squared)[:, None]
             squared = np.einsum("rd,rd->r", rows, rows)
-        yield start, rows, np.where(squared > 0, 1 / np.sqrt(np.maximum(squared, _SMALLEST_SQUARE)), 0)
+        yield start, rows, np.where(squared > 0, 1 / np.sqrt(np.where(squared > 0, squared, 1)), np.float32(0))
 
 
 def unit_rows(vectors: mx.array) -> np.ndarray:
     """`unit` on a CPU: float32 [n, D]."""
-    return np.concatenate([rows * inverse[:, None] for _, rows, inverse in chunks(vectors)])
+    units = np.zeros(vectors.shape, np.float32)
+    for start, rows, inverse in chunks(vectors):
+        np.multiply(rows, inverse[:, None], out=units[start : start + len(rows)])
+    return units
 
 
 def product_rows(count: int) -> int:

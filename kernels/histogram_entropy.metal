@@ -6,14 +6,11 @@
 // Order of the sums: counts are whole numbers, so none; then 4 bins a lane, rising, and simd_sum.
 // Bins are NumPy's, [low + i w, low + (i + 1) w) with the last one closed. Which bin a value at an edge belongs to is
 // decided in twice float32's precision, as in float64.
+#include "rescue.h"
 
 static constant constexpr uint BINS = 100;
 static constant constexpr uint THREADS = 256;
 static constant constexpr uint SIMDGROUPS = THREADS / 32;
-static constant constexpr float LARGEST = 1e30f;
-static constant constexpr float SMALLEST = 1e-24f;
-static constant constexpr float SHRINK = 8.271806125530277e-25f;  // 2^-80
-static constant constexpr float ENLARGE = 1208925819614629174706176.0f;  // 2^80
 
 // A number as the sum of a float and of what it lacks.
 struct Precise {
@@ -98,7 +95,7 @@ if (low == high) {
   return;
 }
 const float spread = 0.5f * high - 0.5f * low;
-const float scale = spread > LARGEST ? SHRINK : spread < SMALLEST ? ENLARGE : 1.0f;
+const float scale = rescue(spread);
 const Precise range = difference(scale * high, scale * low);
 for (uint d = thread_index; d < dim; d += THREADS) {
   const uint bin = bin_of(scale * float(states[origin + d]), scale * low, range);

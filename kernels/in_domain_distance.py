@@ -34,43 +34,57 @@ def in_domain_distance(
     ValueError naming the argument whose shape or dtype is another.
     """
     cosine.check(queries, bank)
-    if own is None:
-        own = mx.full(len(queries), -1, mx.int32)
     launch.check_integers("query_domains", query_domains, len(queries))
     launch.check_integers("bank_domains", bank_domains, len(bank))
-    launch.check_integers("own", own, len(queries))
+    if own is not None:
+        launch.check_integers("own", own, len(queries))
     if len(queries) == 0 or len(bank) == 0:
         return mx.ones(len(queries)), mx.zeros(len(queries), mx.int32)
-    if launch.on_gpu():
-        return in_domain_distance_kernel(queries, query_domains, bank, bank_domains, own)
-    return in_domain_distance_cpu(queries, query_domains, bank, bank_domains, own)
+    form = in_domain_distance_kernel if launch.on_gpu() else in_domain_distance_cpu
+    return form(queries, query_domains, bank, bank_domains, own)
 
 
 def in_domain_distance_kernel(
-    queries: mx.array, query_domains: mx.array, bank: mx.array, bank_domains: mx.array, own: mx.array
+    queries: mx.array,
+    query_domains: mx.array,
+    bank: mx.array,
+    bank_domains: mx.array,
+    own: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """The same by `in_domain_distance.metal`; arguments as above, checked, B and R above 0."""
+    own = _nothing_left_out(queries) if own is None else own
     kernel = launch.build(
         "in_domain_distance",
         ("queries", "query_domains", "own", "bank", "bank_domains"),
         ("partial_distance", "partial_count"),
     )
     distance, count = kernel(inputs=[queries, query_domains, own, bank, bank_domains], **cosine.geometry(queries, bank))
-    return _mean(distance.sum(axis=0), count.sum(axis=0))
+    distance, count = distance.sum(axis=0), count.sum(axis=0)
+    return mx.where(count > 0, distance / mx.maximum(count, 1), 1), count
 
 
 def in_domain_distance_ops(
-    queries: mx.array, query_domains: mx.array, bank: mx.array, bank_domains: mx.array, own: mx.array
+    queries: mx.array,
+    query_domains: mx.array,
+    bank: mx.array,
+    bank_domains: mx.array,
+    own: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """The definition in plain ops, with the whole matrix of distances: what the other forms must equal."""
+    own = _nothing_left_out(queries) if own is None else own
     distances = 1 - cosine.unit(queries) @ cosine.unit(bank).T
     same = query_domains[:, None] == bank_domains[None]
     counted = same & (own[:, None] != mx.arange(len(bank))[None])
-    return _mean(mx.where(counted, distances, 0).sum(axis=1), counted.sum(axis=1).astype(mx.int32))
+    count = counted.sum(axis=1).astype(mx.int32)
+    return mx.where(count > 0, mx.where(counted, distances, 0).sum(axis=1) / mx.maximum(count, 1), 1), count
 
 
 def in_domain_distance_cpu(
-    queries: mx.array, query_domains: mx.array, bank: mx.array, bank_domains: mx.array, own: mx.array
+    queries: mx.array,
+    query_domains: mx.array,
+    bank: mx.array,
+    bank_domains: mx.array,
+    own: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """The same in NumPy, whose norms are several times faster on a CPU than MLX's.
 
@@ -89,15 +103,16 @@ def in_domain_distance_cpu(
         counts += np.count_nonzero(mine, axis=1)
     unit = cosine.unit_rows(queries).astype(np.float64)
     cosines, counts = (unit * sums[which]).sum(axis=1), counts[which]
-    rows_own = np.array(own)
-    inside = np.flatnonzero((rows_own >= 0) & (rows_own < len(bank)))
-    mine = inside[row_domains[rows_own[inside]] == domains[which[inside]]]
-    if len(mine):
+    if own is not None:
+        rows_own = np.array(own)
+        inside = np.flatnonzero((rows_own >= 0) & (rows_own < len(bank)))
+        mine = inside[row_domains[rows_own[inside]] == domains[which[inside]]]
         itself = cosine.unit_rows(bank[mx.array(rows_own[mine])]).astype(np.float64)
         cosines[mine] -= (unit[mine] * itself).sum(axis=1)
         counts[mine] -= 1
-    return _mean(mx.array((counts - cosines).astype(np.float32)), mx.array(counts.astype(np.int32)))
+    mean = np.where(counts > 0, 1 - cosines / np.maximum(counts, 1), 1)
+    return mx.array(mean.astype(np.float32)), mx.array(counts.astype(np.int32))
 
 
-def _mean(total: mx.array, count: mx.array) -> tuple[mx.array, mx.array]:
-    return mx.where(count > 0, total / mx.maximum(count, 1), 1), count
+def _nothing_left_out(queries: mx.array) -> mx.array:
+    return mx.full(len(queries), -1, mx.int32)

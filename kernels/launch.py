@@ -44,7 +44,8 @@ def build(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Kerne
 def read_source(name: str) -> tuple[str, str]:
     """(helper functions, body) of `NAME.metal`, without comments, includes filled in."""
     header, _, body = (_FOLDER / f"{name}.metal").read_text().partition(_BODY)
-    header = re.sub(r'#include "(.+)"\n', lambda match: (_FOLDER / match[1]).read_text(), header)
+    while "#include" in header:
+        header = re.sub(r'#include "(.+)"\n', lambda match: (_FOLDER / match[1]).read_text(), header)
     return _without_comments(header), _without_comments(body)
 
 

@@ -8,6 +8,7 @@
 // Order of the sums: a token's products tile by tile, rising in d. Always in float32.
 // Eigenvalues: cyclic Jacobi. In a round all tokens are paired off, and 32 rotations at once clear 32 entries; only the
 // upper triangle is kept. A sweep of 63 rounds meets every pair, and some six sweeps are enough.
+#include "rescue.h"
 
 static constant constexpr uint WINDOW = 64;
 static constant constexpr uint COLUMNS = 32;
@@ -18,11 +19,6 @@ static constant constexpr uint MOST_SWEEPS = 12;
 static constant constexpr float CLEARED = 1e-12f;
 // The share of the states' energy below which a variance is rounding.
 static constant constexpr float NO_VARIANCE = 1e-12f;
-// Traces outside of these are taken again with the states scaled by a power of two: squares overflow, or vanish.
-static constant constexpr float LARGEST_TRACE = 1e30f;
-static constant constexpr float SMALLEST_TRACE = 1e-24f;
-static constant constexpr float SHRINK = 8.271806125530277e-25f;  // 2^-80
-static constant constexpr float ENLARGE = 1208925819614629174706176.0f;  // 2^80
 
 // Windows are spread evenly, with a little overlap where 64 does not divide the length.
 METAL_FUNC uint window_start(uint window, uint windows, uint length) {
@@ -145,9 +141,9 @@ for (bool again = true; again;) {
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  again = scale == 1.0f && !(total[0] >= SMALLEST_TRACE && total[0] <= LARGEST_TRACE);
+  again = scale == 1.0f && rescue(total[0]) != 1.0f;
   if (again) {
-    scale = total[0] < SMALLEST_TRACE ? ENLARGE : SHRINK;
+    scale = rescue(total[0]);
   }
 }
 const float trace = total[0];

@@ -12,11 +12,13 @@ import mlx.core as mx
 import numpy as np
 
 from . import launch
+from .rescue import rescue
 
 WINDOW: Final = 64
 # The share of the states' energy below which a variance is rounding in float32, and its spectrum says nothing.
 NO_VARIANCE: Final = 1e-12
 _THREADS = 256
+_ONE = np.ones((), np.float32)
 
 
 def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
@@ -32,7 +34,7 @@ def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
     launch.check_integers("lengths", lengths, len(states))
     if len(states) == 0:
         return mx.zeros(0)
-    return spectral_entropy_kernel(states, lengths) if launch.on_gpu() else spectral_entropy_ops(states, lengths)
+    return spectral_entropy_kernel(states, lengths) if launch.on_gpu() else spectral_entropy_cpu(states, lengths)
 
 
 def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
@@ -80,6 +82,38 @@ def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
     counts = np.maximum(np.bincount(dialogue, minlength=batch), 1)
     totals = mx.zeros(batch).at[mx.array(dialogue)].add(entropies)
     return mx.clip(totals / mx.array(counts), 0, 1)
+
+
+def spectral_entropy_cpu(states: mx.array, lengths: mx.array) -> mx.array:
+    """The same in NumPy, whose passes over memory are several times faster on a CPU than MLX's; products in float32."""
+    sizes = np.array(lengths).clip(0, states.shape[1])
+    exact = np.array(states if states.dtype == mx.float32 else states.astype(mx.float32), copy=False)
+    return mx.array([_entropy(dialogue[:size]) for dialogue, size in zip(exact, sizes, strict=True)], mx.float32)
+
+
+def _entropy(dialogue: np.ndarray) -> float:
+    """EOE of token states float32 [T, D]."""
+    if len(dialogue) < 2:
+        return 0.0
+    grams = np.stack([_gram(dialogue[start : start + WINDOW]) for start in window_starts(len(dialogue))])
+    shares = np.linalg.eigvalsh(grams).clip(min=0)
+    entropies = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1)
+    return float(np.clip(entropies.mean() / math.log(WINDOW), 0, 1))
+
+
+def _gram(window: np.ndarray, scale: np.ndarray = _ONE) -> np.ndarray:
+    """The centered Gram matrix of a window float32 [n, D] over its trace, float64 [n, n]; zeros without variance."""
+    with np.errstate(over="ignore", invalid="ignore"):  # then the trace says so
+        values = window * scale if scale != 1 else window
+        # Differences to the first token lose nothing to an offset that all tokens share.
+        centered = values - values[0]
+        centered -= centered.mean(axis=0)
+        gram = (centered @ centered.T).astype(np.float64)
+        trace = gram.trace()
+        energy = np.einsum("nd,nd->", values, values)
+    if scale == 1 and rescue(trace) != 1:
+        return _gram(window, rescue(trace))
+    return gram / trace if trace > NO_VARIANCE * energy else np.zeros_like(gram)
 
 
 def window_starts(length: int) -> list[int]:

@@ -17,7 +17,6 @@ import numpy as np
 
 from mlx_personal.kernels import histogram_entropy, spectral_entropy
 from mlx_personal.kernels.histogram_entropy import BINS
-from mlx_personal.kernels.launch import on_gpu
 from mlx_personal.kernels.spectral_entropy import NO_VARIANCE, WINDOW, window_starts
 
 
@@ -35,10 +34,10 @@ def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> flo
 
 
 def entropies_of_embedding(dialogues: Sequence[np.ndarray], estimator: str = "spectral") -> list[float]:
-    """`entropy_of_embedding` of each of many dialogues: on a GPU by the scoring kernels, which all run before any is
-    waited for; in float64 where an estimator has no kernel, and on a CPU."""
+    """`entropy_of_embedding` of each of many dialogues, by the scoring kernels: on a GPU all of them run before any is
+    waited for. In float64, one by one, where an estimator has no kernel."""
     check_estimator(estimator)
-    if estimator not in _KERNELS or not on_gpu():
+    if estimator not in _KERNELS:
         return [entropy_of_embedding(states, estimator) for states in dialogues]
     scores = [_by_kernel(_checked(states), estimator) for states in dialogues]
     mx.eval(scores)
