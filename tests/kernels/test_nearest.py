@@ -59,6 +59,22 @@ def test_of_equal_rows_the_lowest_is_named(machine, rows):
     assert nearest_kernel(mx.repeat(query, 2, axis=0), bank)[1].tolist() == [1, 1]
 
 
+@pytest.mark.skipif(launch.device_name() == "cuda", reason="a kernel of its own, in Metal only")
+def test_only_squares_that_overflow_or_vanish_make_a_vector_be_read_twice(machine):
+    kernel = mx.fast.metal_kernel(
+        name="scales",
+        input_names=["squares"],
+        output_names=["scales"],
+        header=launch.read_source("nearest")[0],
+        source="uint i = thread_position_in_grid.x; scales[i] = rescue(squares[i]);",
+    )
+    squares = mx.array([0.0, 1e-30, 1e-20, 1.0, 1e20, 1e35, np.inf])
+    (scales,) = kernel(
+        inputs=[squares], grid=(7, 1, 1), threadgroup=(7, 1, 1), output_shapes=[(7,)], output_dtypes=[mx.float32]
+    )
+    assert scales.tolist() == [2.0**80, 2.0**80, 1, 1, 1, 2.0**-80, 2.0**-80]
+
+
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize(("groups", "each"), [(6, 2), (8, 2), (3, 4)])
 def test_groups_share_the_rows_evenly_and_one_without_a_row_finds_nothing(machine, groups, each, block):
