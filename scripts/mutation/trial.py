@@ -18,7 +18,11 @@ KERNELS = ROOT / "kernels"
 
 INCLUDE = re.compile(r'^#include "(.+)"$', re.M)
 # As in "FAILED tests/kernels/test_nearest.py::test_large_banks[512] - metal.fault.Fault: race in kernel ...".
-FAILURE = re.compile(r"^FAILED [^:]*::(?P<test>.*?) - (?:(?:\w+\.)*Fault: (?P<fault>.+?) in )?(?P<message>.*)", re.M)
+FAILURE = re.compile(
+    r"^FAILED [^:]*::(?P<test>.*?) - "
+    r"(?:(?:\w+\.)*Fault: (?P<fault>.+?) in |(?P<wrong>assert|AssertionError)\b|(?P<error>\w+))",
+    re.M,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Verdict:
     killed: bool
     by: str  # the test that failed and why
     seconds: float
-    cause: str = ""  # "wrong result", or the kind of the machine's fault, such as "race", "compile", "time limit"
+    cause: str = ""  # "wrong result", the machine's fault ("race", "compile", "time limit"...) or an exception
 
 
 def parts(source: str) -> set[str]:
@@ -93,7 +97,7 @@ class Copy:
         failure = FAILURE.search(done.stdout)
         if done.returncode != 1 or failure is None:
             raise RuntimeError(f"pytest did not run the tests:\n{done.stdout}{done.stderr}")
-        cause = failure["fault"] or "wrong result"
+        cause = failure["fault"] or ("wrong result" if failure["wrong"] else failure["error"])
         return Verdict(True, f"{failure['test']}: {cause}", seconds, cause)
 
     def try_mutant(self, mutant: Mutant, limit: float | None = None) -> Verdict:
