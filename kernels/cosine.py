@@ -59,12 +59,13 @@ def unit(vectors: mx.array) -> mx.array:
     return vectors / mx.where(norms > 0, norms, 1)
 
 
-def chunks(bank: mx.array) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def chunks(bank: mx.array, products: int = 1) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """The bank on a CPU in pieces: (first row, rows float32 [n, D], inverse norms float32 [n]).
 
-    A row times its inverse norm has unit norm; zeros stay zeros.
+    A row times its inverse norm has unit norm; zeros stay zeros. `products`: how many floats the caller makes of a row;
+    they are in the size of a piece too.
     """
-    size = max(1, _CHUNK_BYTES // (4 * bank.shape[1]))
+    size = max(1, _CHUNK_BYTES // (4 * max(products, bank.shape[1])))
     # One view of the whole bank, where there can be one: a slice of MLX's takes as long as the norms of a small piece.
     view = np.array(bank, copy=False) if bank.dtype == mx.float32 else None
     for start in range(0, len(bank), size):

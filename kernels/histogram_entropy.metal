@@ -4,8 +4,8 @@
 // Launch: one threadgroup of 256 threads a dialogue.
 // Memory: D values are read three times, the last two from the cache; 4 B bytes out. 100 counters of threadgroup memory.
 // Order of the sums: counts are whole numbers, so none; then 4 bins a lane, rising, and simd_sum.
-// Bins are NumPy's, [low + i w, low + (i + 1) w) with the last one closed. Which bin a value at an edge belongs to is
-// decided in twice float32's precision, as in float64.
+// Bins are [low + i w, low + (i + 1) w), the last one closed. A value at an edge is in the upper bin, which is decided in
+// twice float32's precision; numpy.histogram rounds its edges, and may put it into the lower one.
 #include "rescue.h"
 
 static constant constexpr uint BINS = 100;
@@ -29,7 +29,7 @@ METAL_FUNC Precise difference(float a, float b) {
 METAL_FUNC Precise times(Precise x, float factor) {
   Precise result;
   result.value = x.value * factor;
-  result.rest = fma(x.value, factor, -result.value) + x.rest * factor;
+  result.rest = fma(x.rest, factor, fma(x.value, factor, -result.value));
   return result;
 }
 

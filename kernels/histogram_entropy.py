@@ -18,7 +18,8 @@ _THREADS = 256
 def histogram_entropy(states: mx.array, lengths: mx.array) -> mx.array:
     """Entropy of a 100-bin histogram of each last token's values in bits, over log2(length + 1), float32 [B].
 
-    Not bounded by 1. 0 for a dialogue without tokens, and where all values are equal.
+    Not bounded by 1. 0 for a dialogue without tokens, and where all values are equal. A value at the edge of two bins
+    is in the upper one, whereas `numpy.histogram` may put it into the lower.
 
     Args:
         states: token embeddings [B, T, D], float32, float16 or bfloat16, finite; only the last of each is read.
@@ -48,18 +49,18 @@ def histogram_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def histogram_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
-    """The same in plain ops, with bins found as NumPy does, in float64: on the CPU, the only place where MLX has it."""
+    """The same in plain ops, with bins found in float64: on the CPU, the only place where MLX has it."""
     with mx.stream(mx.cpu):
         batch, tokens, dim = states.shape
         sizes = mx.clip(lengths, 0, tokens)
         last = mx.maximum(sizes - 1, 0)[:, None, None]
         values = mx.take_along_axis(states, last, axis=1)[:, 0].astype(mx.float64)
         low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
-        width = (high - low) / BINS
-        bins = mx.floor((values - low) / mx.where(width > 0, width, 1)).astype(mx.int32)
+        # Products, which float64 does not round here, decide at an edge; the quotient only says about where.
+        place, span = BINS * (values - low), high - low
+        bins = mx.floor(place / mx.where(span > 0, span, 1)).astype(mx.int32)
+        bins = bins - (place < bins * span) + (place >= (bins + 1) * span)
         bins = mx.minimum(bins, BINS - 1)
-        bins = bins - (values < low + bins * width)
-        bins = bins + ((values >= low + (bins + 1) * width) & (bins < BINS - 1))
         flat = (bins + BINS * mx.arange(batch)[:, None]).reshape(-1)
         counts = mx.zeros(batch * BINS).at[flat].add(1).reshape(batch, BINS)
         shares = counts / dim

@@ -22,10 +22,11 @@ def in_domain_distance(
 ) -> tuple[mx.array, mx.array]:
     """Mean cosine distance to the rows of the same domain, float32 [B], 0..2, and how many they are, int32 [B].
 
-    The mean is 1 where there are none. A zero vector has the distance 1 to everything.
+    The mean is 1 where there are none. A zero vector has the distance 1 to everything; values below 1.2e-38 may count
+    as 0.
 
     Args:
-        queries: [B, D], float32, float16 or bfloat16; any norm.
+        queries: [B, D], float32, float16 or bfloat16, finite; any norm.
         query_domains: int32 [B].
         bank: [R, D] of the queries' dtype; R may be 0.
         bank_domains: int32 [R].
@@ -60,7 +61,7 @@ def in_domain_distance_kernel(
     )
     distance, count = kernel(inputs=[queries, query_domains, own, bank, bank_domains], **cosine.geometry(queries, bank))
     distance, count = distance.sum(axis=0), count.sum(axis=0)
-    return mx.where(count > 0, distance / mx.maximum(count, 1), 1), count
+    return mx.where(count > 0, mx.maximum(distance / mx.maximum(count, 1), 0), 1), count
 
 
 def in_domain_distance_ops(
@@ -76,7 +77,8 @@ def in_domain_distance_ops(
     same = query_domains[:, None] == bank_domains[None]
     counted = same & (own[:, None] != mx.arange(len(bank))[None])
     count = counted.sum(axis=1).astype(mx.int32)
-    return mx.where(count > 0, mx.where(counted, distances, 0).sum(axis=1) / mx.maximum(count, 1), 1), count
+    mean = mx.where(counted, distances, 0).sum(axis=1) / mx.maximum(count, 1)
+    return mx.where(count > 0, mx.maximum(mean, 0), 1), count
 
 
 def in_domain_distance_cpu(
@@ -95,7 +97,7 @@ def in_domain_distance_cpu(
     row_domains = np.array(bank_domains)
     sums = np.zeros((cosine.product_rows(len(domains)), bank.shape[1]))
     counts = np.zeros(len(domains), int)
-    for start, rows, inverse in cosine.chunks(bank):
+    for start, rows, inverse in cosine.chunks(bank, len(domains)):
         mine = row_domains[start : start + len(rows)] == domains[:, None]
         weights = np.zeros((len(sums), len(rows)), np.float32)
         weights[: len(domains)] = mine * inverse
@@ -110,7 +112,7 @@ def in_domain_distance_cpu(
         itself = cosine.unit_rows(bank[mx.array(rows_own[mine])]).astype(np.float64)
         cosines[mine] -= (unit[mine] * itself).sum(axis=1)
         counts[mine] -= 1
-    mean = np.where(counts > 0, 1 - cosines / np.maximum(counts, 1), 1)
+    mean = np.where(counts > 0, (1 - cosines / np.maximum(counts, 1)).clip(min=0), 1)
     return mx.array(mean.astype(np.float32)), mx.array(counts.astype(np.int32))
 
 

@@ -15,11 +15,12 @@ from . import cosine, launch
 def nearest(queries: mx.array, bank: mx.array) -> tuple[mx.array, mx.array]:
     """The least cosine distance from each query to a row of the bank, float32 [M], 0..2, and that row, int32 [M].
 
-    The lowest row, where several are equally near to the last bit. Over an empty bank the distance is infinite and the
-    row -1. A zero vector has the distance 1 to everything.
+    The lowest row, where several are equally near to the last bit; on a CPU copies of one row may differ in it. Over an
+    empty bank the distance is infinite and the row -1. A zero vector has the distance 1 to everything; values below
+    1.2e-38 may count as 0.
 
     Args:
-        queries: [M, D], float32, float16 or bfloat16; any norm.
+        queries: [M, D], float32, float16 or bfloat16, finite; any norm.
         bank: [R, D] of the queries' dtype; R may be 0.
 
     ValueError naming the argument whose shape or dtype is another.
@@ -36,13 +37,14 @@ def nearest_kernel(queries: mx.array, bank: mx.array) -> tuple[mx.array, mx.arra
     cosines, index = kernel(inputs=[queries, bank], **cosine.geometry(queries, bank))
     # Groups follow each other over the bank and argmax takes the first of equals: the lowest row.
     group = cosines.argmax(axis=0, keepdims=True)
-    return 1 - mx.take_along_axis(cosines, group, axis=0)[0], mx.take_along_axis(index, group, axis=0)[0]
+    cosine_of, row = (mx.take_along_axis(partial, group, axis=0)[0] for partial in (cosines, index))
+    return mx.maximum(1 - cosine_of, 0), row
 
 
 def nearest_ops(queries: mx.array, bank: mx.array) -> tuple[mx.array, mx.array]:
     """The definition in plain ops, with the whole matrix of cosines: what the other forms must equal."""
     cosines = cosine.unit(queries) @ cosine.unit(bank).T
-    return 1 - cosines.max(axis=1), cosines.argmax(axis=1).astype(mx.int32)
+    return mx.maximum(1 - cosines.max(axis=1), 0), cosines.argmax(axis=1).astype(mx.int32)
 
 
 def nearest_cpu(queries: mx.array, bank: mx.array) -> tuple[mx.array, mx.array]:
@@ -53,11 +55,11 @@ def nearest_cpu(queries: mx.array, bank: mx.array) -> tuple[mx.array, mx.array]:
     best = np.full(count, -np.inf, np.float32)
     index = np.zeros(count, np.int32)
     every = np.arange(count)
-    for start, rows, inverse in cosine.chunks(bank):
+    for start, rows, inverse in cosine.chunks(bank, count):
         cosines = (unit @ rows.T)[:count] * inverse
         here = cosines.argmax(axis=1)
         highest = cosines[every, here]
         better = highest > best
         best = np.where(better, highest, best)
         index = np.where(better, here + start, index)
-    return mx.array(1 - best), mx.array(index.astype(np.int32))
+    return mx.array(np.maximum(1 - best, 0)), mx.array(index.astype(np.int32))

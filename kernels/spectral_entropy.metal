@@ -4,7 +4,7 @@
 // dialogue's last, for fewer than two tokens, and where tokens do not differ.
 // Launch: one threadgroup of 256 threads a window and dialogue.
 // Memory: each state once (windows overlap a little; what is out of range is read again), 4 B W bytes out. In
-// threadgroup memory: the Gram matrix 16 KB, a tile of 64 tokens x 32 dimensions 8.4 KB.
+// threadgroup memory: the Gram matrix, 16 KiB, and a tile of 64 tokens x 32 dimensions, 8.25 KiB.
 // Order of the sums: a token's products tile by tile, rising in d. Always in float32.
 // Eigenvalues: cyclic Jacobi. In a round all tokens are paired off, and 32 rotations at once clear 32 entries; only the
 // upper triangle is kept. A sweep of 63 rounds meets every pair, and some six sweeps are enough.
@@ -22,7 +22,7 @@ static constant constexpr float NO_VARIANCE = 1e-12f;
 
 // Windows are spread evenly, with a little overlap where 64 does not divide the length.
 METAL_FUNC uint window_start(uint window, uint windows, uint length) {
-  return windows < 2 ? 0 : window * (length - WINDOW) / (windows - 1);
+  return windows < 2 ? 0 : uint(size_t(window) * (length - WINDOW) / (windows - 1));
 }
 
 // The two tokens that `pair` joins in `round`, when `size` (even) of them are paired off: one stands still, the others

@@ -54,7 +54,7 @@ def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
-    """The same in plain ops, in float32; the eigenvalues on the CPU, the only place where MLX finds them."""
+    """The same in plain ops, products in float32; eigenvalues on the CPU, the only place where MLX finds them."""
     batch, tokens, dim = states.shape
     sizes = np.clip(np.array(lengths), 0, tokens)
     windows = [(b, start) for b in range(batch) if sizes[b] > 1 for start in window_starts(int(sizes[b]))]
@@ -75,8 +75,10 @@ def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
     gram = centered @ centered.swapaxes(1, 2)
     variance = mx.square(centered).sum(axis=(1, 2))
     varies = variance > NO_VARIANCE * mx.square(values).sum(axis=(1, 2))
-    eigenvalues = mx.linalg.eigvalsh(gram / mx.where(varies, variance, 1)[:, None, None], stream=mx.cpu)
-    shares = mx.maximum(eigenvalues, 0) / mx.maximum(eigenvalues, 0).sum(axis=1, keepdims=True)
+    with mx.stream(mx.cpu):
+        normal = (gram / mx.where(varies, variance, 1)[:, None, None]).astype(mx.float64)
+        eigenvalues = mx.maximum(mx.linalg.eigvalsh(normal), 0).astype(mx.float32)
+    shares = eigenvalues / eigenvalues.sum(axis=1, keepdims=True)
     entropies = -(shares * mx.log(mx.where(shares > 0, shares, 1))).sum(axis=1) / math.log(WINDOW)
     entropies = mx.where(varies, entropies, 0)
     counts = np.maximum(np.bincount(dialogue, minlength=batch), 1)

@@ -50,22 +50,25 @@ def in_groups(queries: mx.array, bank: mx.array, groups: int, block: int) -> dic
     }
 
 
-# (queries, bank), all of 40 dimensions.
-ADVERSARIAL = {
-    "constant": (np.full((3, 40), 0.1), np.full((50, 40), 7.0)),
-    "zero rows": (random(3, 40), random(50, 40) * (np.arange(50) % 3 > 0)[:, None]),
-    "zero queries": (np.zeros((3, 40)), random(50, 40)),
-    "opposite": (random(3, 40), -np.repeat(random(3, 40), 20, axis=0)),
-    "only the last value": (spikes(3, 40), spikes(50, 40)),
-    "huge": (random(3, 40) * 1e37, random(50, 40) * 1e37),
-    "tiny": (random(3, 40) * 1e-30, random(50, 40) * 1e-30),
-    "huge and tiny and usual": (
-        random(3, 40) * np.array([1e30, 1e-30, 1.0])[:, None],
-        random(50, 40) * np.resize([1e36, 1.0, 1e-36, 1e12, 1e-12], 50)[:, None],
-    ),
-    "huge beside tiny": (
-        random(3, 40) * np.resize([1e30, 1e-30], 40),
-        random(50, 40) * np.resize([1e30, 1e-30], 40),
-    ),
-    "nearly the same": (random(3, 40), np.repeat(random(3, 40), 20, axis=0) + 1e-4 * random(60, 40, seed=1)),
-}
+# Far from 1 on either side, and yet every value is finite and normal in the dtype.
+LARGE = {mx.float32: 1e37, mx.float16: 1e4, mx.bfloat16: 1e37}
+SMALL = {mx.float32: 1e-30, mx.float16: 1e-3, mx.bfloat16: 1e-30}
+
+
+def adversarial(dtype: mx.Dtype) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(queries, bank) by name, all of 40 dimensions."""
+    large, small = LARGE[dtype], SMALL[dtype]
+    by_row = np.resize([large, 1.0, small, large**0.4, small**0.4], 50)[:, None]
+    by_value = np.resize([large, small], 40)
+    return {
+        "constant": (np.full((3, 40), 0.1), np.full((50, 40), 7.0)),
+        "zero rows": (random(3, 40), random(50, 40) * (np.arange(50) % 3 > 0)[:, None]),
+        "zero queries": (np.zeros((3, 40)), random(50, 40)),
+        "opposite": (random(3, 40), -np.repeat(random(3, 40), 20, axis=0)),
+        "only the last value": (spikes(3, 40), spikes(50, 40)),
+        "huge": (random(3, 40) * large, random(50, 40) * large),
+        "tiny": (random(3, 40) * small, random(50, 40) * small),
+        "huge and tiny and usual": (random(3, 40) * by_row[:3], random(50, 40) * by_row),
+        "huge beside tiny": (random(3, 40) * by_value, random(50, 40) * by_value),
+        "nearly the same": (random(3, 40), np.repeat(random(3, 40), 20, axis=0) + 1e-4 * random(60, 40, seed=1)),
+    }

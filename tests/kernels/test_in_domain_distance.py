@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cosine_cases as cases
 import mlx.core as mx
 import numpy as np
@@ -56,9 +58,10 @@ def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine, dimensions):
     check(cases.random(3, dimensions), cases.random(40, dimensions, seed=1))
 
 
-@pytest.mark.parametrize("name", cases.ADVERSARIAL)
-def test_adversarial_vectors(machine, name):
-    check(*cases.ADVERSARIAL[name])
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("name", cases.adversarial(mx.float32))
+def test_adversarial_vectors(machine, name, dtype):
+    check(*cases.adversarial(dtype)[name], dtype)
 
 
 @pytest.mark.parametrize("rows", [512, 4100])
@@ -112,6 +115,23 @@ def test_groups_share_the_rows_evenly(machine, groups, each, block):
         rows = slice(group * each, group * each + each)
         assert count[group].tolist() == counted[:, rows].sum(axis=1).tolist()
         np.testing.assert_allclose(np.array(distance[group]), distances[:, rows].sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_no_mean_is_below_zero(machine):
+    bank = cases.rounded(np.repeat(cases.random(1, 17), 9, axis=0))
+    domains, own = mx.zeros(9, mx.int32), mx.full(9, -1, mx.int32)
+    for form in FORMS:
+        assert form(bank, domains, bank, domains, own)[0].min().item() >= 0
+
+
+def test_a_cpu_does_not_hold_a_weight_for_every_domain_and_row_either():
+    queries, bank = cases.rounded(cases.random(2000, 4)), cases.rounded(cases.random(16_384, 4))
+    domains = mx.arange(2000, dtype=mx.int32)
+    tracemalloc.start()
+    in_domain_distance_cpu(queries, domains, bank, mx.arange(16_384, dtype=mx.int32) % 2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20 < 4 * 2000 * 16_384
 
 
 def test_inputs_that_are_not_contiguous(machine):

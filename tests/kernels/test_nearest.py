@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cosine_cases as cases
 import mlx.core as mx
 import numpy as np
@@ -36,9 +38,10 @@ def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine, dimensions):
     check(cases.random(3, dimensions), cases.random(40, dimensions, seed=1))
 
 
-@pytest.mark.parametrize("name", cases.ADVERSARIAL)
-def test_adversarial_vectors(machine, name):
-    check(*cases.ADVERSARIAL[name])
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("name", cases.adversarial(mx.float32))
+def test_adversarial_vectors(machine, name, dtype):
+    check(*cases.adversarial(dtype)[name], dtype)
 
 
 @pytest.mark.parametrize("rows", [512, 65_536])
@@ -88,6 +91,21 @@ def test_groups_share_the_rows_evenly_and_one_without_a_row_finds_nothing(machin
         assert index[group].tolist() == best.tolist()
         want = cosines[np.arange(3), best] if rows else -2.0
         np.testing.assert_allclose(np.array(found[group]), want, rtol=1e-5, atol=1e-6)
+
+
+def test_no_distance_is_below_zero(machine):
+    bank = cases.rounded(cases.random(30, 17))
+    for form in (nearest_kernel, nearest_ops, nearest_cpu):
+        assert form(bank, bank)[0].min().item() >= 0
+
+
+def test_a_cpu_does_not_hold_all_distances_either():
+    queries, bank = cases.rounded(cases.random(4096, 4)), cases.rounded(cases.random(16_384, 4))
+    tracemalloc.start()
+    nearest_cpu(queries, bank)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20 < 4 * 4096 * 16_384
 
 
 def test_inputs_that_are_not_contiguous(machine):
