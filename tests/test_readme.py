@@ -9,11 +9,12 @@ import pytest
 
 from mlx_personal.cli.main import _COMMANDS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("heading", ["Try it", "Test it"])
@@ -29,9 +30,17 @@ def test_every_command_is_named():
         assert f"`{command.name}" in README or f"mlx-personal {command.name}" in README, command.name
 
 
-def test_files_it_links_to_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "kernels/README.md", "tests/metal/README.md", "benchmarks/README.md"])
+def test_files_it_links_to_exist(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_python_of_the_kernels_page_runs():
+    (code,) = blocks("python", (ROOT / "kernels/README.md").read_text())
+    scope: dict[str, object] = {}
+    exec(compile(code, "kernels/README.md", "exec"), scope)
+    assert scope["entropies"].shape == scope["mean"].shape == scope["row"].shape == (8,)
 
 
 def test_its_first_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
