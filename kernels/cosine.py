@@ -75,7 +75,8 @@ def chunks(bank: mx.array, products: int = 1) -> Iterator[tuple[int, np.ndarray,
         if squared.max() > LARGEST_SQUARES or squared.min() < SMALLEST_SQUARES:
             rows = rows * rescue(squared)[:, None]
             squared = np.einsum("rd,rd->r", rows, rows)
-        yield start, rows, np.where(squared > 0, 1 / np.sqrt(np.where(squared > 0, squared, 1)), np.float32(0))
+        # Only zeros are below the least float by now, and they stay zeros times anything finite.
+        yield start, rows, 1 / np.sqrt(np.maximum(squared, np.finfo(np.float32).tiny))
 
 
 def unit_rows(vectors: mx.array) -> np.ndarray:

@@ -53,6 +53,7 @@ def in_groups(queries: mx.array, bank: mx.array, groups: int, block: int) -> dic
 # Far from 1 on either side, and yet every value is finite and normal in the dtype.
 LARGE = {mx.float32: 1e37, mx.float16: 1e4, mx.bfloat16: 1e37}
 SMALL = {mx.float32: 1e-30, mx.float16: 1e-3, mx.bfloat16: 1e-30}
+SMALLEST = {mx.float32: 1.2e-38, mx.float16: 6.2e-5, mx.bfloat16: 1.2e-38}
 
 
 def adversarial(dtype: mx.Dtype) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -66,6 +67,7 @@ def adversarial(dtype: mx.Dtype) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "zero queries": (np.zeros((3, 40)), random(50, 40)),
         "opposite": (random(3, 40), -np.repeat(random(3, 40), 20, axis=0)),
         "only the last value": (spikes(3, 40), spikes(50, 40)),
+        "only the last value, the least there is": (spikes(3, 40) * SMALLEST[dtype], spikes(50, 40) * SMALLEST[dtype]),
         "huge": (random(3, 40) * large, random(50, 40) * large),
         "tiny": (random(3, 40) * small, random(50, 40) * small),
         "huge and tiny and usual": (random(3, 40) * by_row[:3], random(50, 40) * by_row),
