@@ -104,6 +104,60 @@ RACES = [
 ]  # fmt: skip
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
+BF16 = [mx.arange(64).astype(mx.bfloat16)]
+COMPLEX = [mx.arange(64).astype(mx.complex64)]
+FIRST = "template <class T> float first(T) { return 1; }\n"
+# Types that a compiler copies as a whole, and every way from a buffer into an expression. `f` is a vector's address.
+WHOLE_READS = [
+    (BF16, [
+        "float(a[i + 1])", "2.0f * a[i + 1]", "a[i] * a[i + 1]", "a[i + 1] > a[i]", "-a[i + 1]", "max(a[i], a[i + 1])",
+        "exp(a[i + 1])", "isnan(a[i + 1])", "select(a[i], a[i + 1], true)", "first(a[i + 1])",
+        "float2(a[i + 1], 0).x", "simd_sum(a[i + 1])", "simd_max(a[i + 1])", "simd_shuffle_down(a[i + 1], 1)",
+        "as_type<ushort>(a[i + 1])", "float(((const device bfloat4*)(a + 60))[i / 63].x)",
+    ]),
+    (None, [
+        "f[1].x", "(f[1] * 2.0f).x", "(-f[1]).x", "any(f[1] > 1)", "length(f[1])", "max(f[1], f[0]).x",
+        "first(f[1])", "float2(f[1].xy).x", "length(f[1].xz)", "int4(f[1]).x",
+        "simd_max(f[1]).x", "as_type<uint4>(f[1]).x",
+    ]),
+    (COMPLEX, ["(a[i] * a[i + 1]).real", "float(a[i + 1])", "first(a[i + 1])", "a[i + 1] > a[i]"]),
+]  # fmt: skip
+WHOLE = [
+    Planted(expression, "out of bounds",
+            INDEX + f"auto f = (const device float4*)(a + 60);\ny[i] = {expression};{HERE}", "a", 64,
+            inputs or [mx.arange(64).astype(mx.float32)], {"header": FIRST})
+    for inputs, expressions in WHOLE_READS for expression in expressions
+] + [
+    Planted("negative index, bfloat", "out of bounds", INDEX + f"y[i] = a[int(i) - 1];{HERE}", "a", -1, BF16),
+    Planted("copied, bfloat", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64, BF16,
+            {"dtype": mx.bfloat16}),
+    Planted("copied, complex", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64, COMPLEX,
+            {"dtype": mx.complex64}),
+    Planted("packed vector", "out of bounds",
+            INDEX + f"float3 v = ((device packed_float3*)(a + 1))[i / 3];{HERE}\ny[i] = v.x;", "a", 64),
+    Planted("struct with a bfloat", "out of bounds", INDEX + "y[i] = first(((const device Pair*)a)[i / 2 + 1]);", "a",
+            64, BF16, {"header": FIRST + f"struct Pair {{ bfloat a, b; }};{HERE}\n"}),
+    Planted("write of a bfloat", "out of bounds", INDEX + f"y[i + 1] = bfloat(a[i]);{HERE}", "y", 64,
+            call={"dtype": mx.bfloat16}),
+    Planted("write of a vector", "out of bounds", INDEX + f"if (i < 16) ((device float4*)y)[i + 1] = f(i);{HERE}", "y",
+            64, call={"header": "float4 f(float x) { return x; }\n"}),
+    Planted("unwritten bfloat", "uninitialised read", INDEX + f"y[i] += 1.0f;{HERE}", "y", 0,
+            call={"dtype": mx.bfloat16}),
+    Planted("unwritten slot, bfloat", "uninitialised read",
+            INDEX + f"threadgroup bfloat s[65];\ns[i] = a[i];\n{BARRIER}\ny[i] = s[i + 1];{HERE}", "s", 64, BF16),
+    Planted("unwritten slot, vector", "uninitialised read",
+            INDEX + f"threadgroup float4 s[64];\nif (i < 63) s[i] = a[i];\n{BARRIER}\ny[i] = dot(s[i], s[i]);{HERE}",
+            "s", 252),
+    Planted("no barrier, bfloat", "race",
+            INDEX + f"threadgroup bfloat s[64];\ns[i] = a[i];{HERE}\ny[i] = s[63 - i];", "s", inputs=BF16),
+    Planted("no barrier after reading, bfloat", "race",
+            INDEX + f"threadgroup bfloat s[64];\ns[i] = a[i];\n{BARRIER}\nfloat v = s[63 - i];{HERE}\n"
+            "s[i] = bfloat(v);\ny[i] = v;", "s", inputs=BF16),
+    Planted("no barrier, vector", "race",
+            INDEX + f"threadgroup float4 s[64];\ns[i] = a[i];{HERE}\ny[i] = length(s[63 - i]);", "s"),
+    Planted("accumulation without atomics, bfloat", "race", INDEX + f"y[0] += 1.0f;{HERE}", "y", 0,
+            call={"dtype": mx.bfloat16, "shape": (1,), "init_value": 0}),
+]  # fmt: skip
 TOGETHER = [
     Planted("barrier after an early return", "divergent barrier",
             INDEX + f"y[i] = 0;\nif (i < 32) return;\n{BARRIER}{HERE}"),
@@ -195,7 +249,7 @@ def test_the_same_pointer_is_right_where_the_input_is_larger() -> None:
     assert run(source, mx.arange(8).astype(mx.float32)).tolist() == [0] * 64
 
 
-@pytest.mark.parametrize("fault", MEMORY + RACES + TOGETHER + UNDEFINED + LIMITS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", MEMORY + RACES + WHOLE + TOGETHER + UNDEFINED + LIMITS, ids=lambda fault: fault.name)
 def test_caught(fault: Planted) -> None:
     with pytest.raises(Fault) as caught:
         run(fault.source, *fault.inputs, **fault.call)

@@ -45,7 +45,7 @@ HOST_INTEGER(ulong)
 #define HOST_CLASSIFY(name, formula)                                        \
   HOST_UNCHECKED inline bool name(float x) { return formula; }              \
   HOST_UNCHECKED inline bool name(half v) { return name(float(v)); }        \
-  HOST_UNCHECKED inline bool name(bfloat v) { return name(float(v)); }      \
+  HOST_ACCESS inline bool name(const host_bfloat& v) { return name(float(v)); } \
   template <class T, unsigned N>                                            \
   HOST_UNCHECKED inline vec<bool, N> name(vec<T, N> v) {                    \
     vec<bool, N> result;                                                    \
@@ -110,3 +110,14 @@ template <class T>
 inline vec<T, 3> cross(vec<T, 3> v, vec<T, 3> w) {
   return {v.y * w.z - v.z * w.y, v.z * w.x - v.x * w.z, v.x * w.y - v.y * w.x};
 }
+
+#define HOST_OF_SWIZZLE(name)                                             \
+  template <class A, class V = host_swizzled<A>>                          \
+  HOST_ACCESS inline auto name(const A& v) { return name(V(v)); }
+#define HOST_OF_SWIZZLES(name)                                            \
+  template <class A, class B, class V = host_swizzled<A, B>>              \
+  HOST_ACCESS inline auto name(const A& v, const B& w) { return name(V(v), V(w)); }
+HOST_OF_SWIZZLE(length_squared) HOST_OF_SWIZZLE(length) HOST_OF_SWIZZLE(normalize)
+HOST_OF_SWIZZLES(dot) HOST_OF_SWIZZLES(distance) HOST_OF_SWIZZLES(distance_squared) HOST_OF_SWIZZLES(cross)
+#undef HOST_OF_SWIZZLE
+#undef HOST_OF_SWIZZLES

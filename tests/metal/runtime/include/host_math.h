@@ -4,28 +4,35 @@
 #define HOST_MATH_1(name, formula)                                                                             \
   HOST_UNCHECKED inline float name(float x) { return formula; }                                                \
   HOST_UNCHECKED inline half name(half value) { const float x = value; return static_cast<half>(formula); }    \
-  HOST_UNCHECKED inline bfloat name(bfloat value) { const float x = value; return bfloat(formula); }           \
+  HOST_ACCESS inline bfloat name(const host_bfloat& value) { const float x = value; return bfloat(formula); }  \
   template <class T, unsigned N>                                                                               \
   HOST_UNCHECKED inline vec<T, N> name(vec<T, N> v) {                                                          \
     for (unsigned i = 0; i < N; ++i) v.raw[i] = name(v.raw[i]);                                                \
     return v;                                                                                                  \
-  }
+  }                                                                                                            \
+  template <class A, class V = host_swizzled<A>>                                                               \
+  HOST_ACCESS inline V name(const A& v) { return name(V(v)); }
 #define HOST_MATH_2(name, formula)                                                                             \
   HOST_UNCHECKED inline float name(float x, float y) { return formula; }                                       \
   HOST_UNCHECKED inline half name(half a, half b) { const float x = a, y = b; return static_cast<half>(formula); } \
-  HOST_UNCHECKED inline bfloat name(bfloat a, bfloat b) { const float x = a, y = b; return bfloat(formula); }  \
+  HOST_ACCESS inline bfloat name(const host_bfloat& a, const host_bfloat& b) {                                 \
+    const float x = a, y = b;                                                                                  \
+    return bfloat(formula);                                                                                    \
+  }                                                                                                            \
   template <class T, unsigned N>                                                                               \
   HOST_UNCHECKED inline vec<T, N> name(vec<T, N> v, vec<T, N> w) {                                             \
     for (unsigned i = 0; i < N; ++i) v.raw[i] = name(v.raw[i], w.raw[i]);                                      \
     return v;                                                                                                  \
-  }
+  }                                                                                                            \
+  template <class A, class B, class V = host_swizzled<A, B>>                                                   \
+  HOST_ACCESS inline V name(const A& v, const B& w) { return name(V(v), V(w)); }
 #define HOST_MATH_3(name, formula)                                                                             \
   HOST_UNCHECKED inline float name(float x, float y, float z) { return formula; }                              \
   HOST_UNCHECKED inline half name(half a, half b, half c) {                                                    \
     const float x = a, y = b, z = c;                                                                           \
     return static_cast<half>(formula);                                                                         \
   }                                                                                                            \
-  HOST_UNCHECKED inline bfloat name(bfloat a, bfloat b, bfloat c) {                                            \
+  HOST_ACCESS inline bfloat name(const host_bfloat& a, const host_bfloat& b, const host_bfloat& c) {           \
     const float x = a, y = b, z = c;                                                                           \
     return bfloat(formula);                                                                                    \
   }                                                                                                            \
@@ -33,7 +40,9 @@
   HOST_UNCHECKED inline vec<T, N> name(vec<T, N> u, vec<T, N> v, vec<T, N> w) {                                \
     for (unsigned i = 0; i < N; ++i) u.raw[i] = name(u.raw[i], v.raw[i], w.raw[i]);                            \
     return u;                                                                                                  \
-  }
+  }                                                                                                            \
+  template <class A, class B, class C, class V = host_swizzled<A, B, C>>                                       \
+  HOST_ACCESS inline V name(const A& u, const B& v, const C& w) { return name(V(u), V(v), V(w)); }
 
 HOST_MATH_1(abs, __builtin_fabsf(x))
 HOST_MATH_1(acos, __builtin_acosf(x))

@@ -13,6 +13,12 @@ struct complex_t {
   T real, imag;
 
   constexpr complex_t() : real(0), imag(0) {}
+  HOST_ACCESS constexpr complex_t(const complex_t& other) : real(other.real), imag(other.imag) {}
+  HOST_ACCESS constexpr complex_t& operator=(const complex_t& other) {
+    real = other.real;
+    imag = other.imag;
+    return *this;
+  }
   constexpr complex_t(T real_part, T imaginary_part) : real(real_part), imag(imaginary_part) {}
   template <typename U, typename = enable_if_t<is_arithmetic_v<U>>>
   constexpr complex_t(U value) : real(static_cast<T>(value)), imag(0) {}
@@ -35,7 +41,7 @@ struct complex_t {
     const T square = b.real * b.real + b.imag * b.imag;
     return {(a.real * b.real + a.imag * b.imag) / square, (a.imag * b.real - a.real * b.imag) / square};
   }
-  friend constexpr complex_t& operator+=(complex_t& a, complex_t b) { return a = a + b; }
+  HOST_ACCESS friend constexpr complex_t& operator+=(complex_t& a, const complex_t& b) { return a = a + b; }
   friend constexpr bool operator==(complex_t a, complex_t b) { return a.real == b.real && a.imag == b.imag; }
   // By the real part, then by the imaginary one, as MLX orders them.
   friend constexpr bool operator>(complex_t a, complex_t b) {
