@@ -36,11 +36,12 @@ def check_geometry(launch: Launch) -> tuple[int, int, int]:
 
 
 def description(launch: Launch, library: Path, folder: Path, seeds: list[int], time_limit: float) -> str:
-    """What runtime/main.cpp reads. A line each: library and time limit; grid; threadgroup; number of seeds, seeds;
-    number of buffers; and for each buffer role, name, bytes of an element and of its smallest part, bytes in all,
-    byte that element 0 starts at, and the file with its contents."""
+    """What runtime/main.cpp reads. A line each: library; time limit; grid; threadgroup; number of seeds, seeds;
+    number of buffers; and for each buffer two: the file with its contents; and role, name, bytes of an element and of
+    its smallest part, bytes in all, byte that element 0 starts at."""
     lines = [
-        f"{library} {time_limit}",
+        str(library),
+        str(time_limit),
         "{} {} {}".format(*launch.grid),
         "{} {} {}".format(*check_geometry(launch)),
         f"{len(seeds)} {' '.join(map(str, seeds))}",
@@ -50,7 +51,8 @@ def description(launch: Launch, library: Path, folder: Path, seeds: list[int], t
         path = folder / str(number)
         path.write_bytes(buffer.contents)
         size = len(buffer.contents)
-        lines.append(f"{buffer.role} {buffer.name} {buffer.element} {buffer.scalar} {size} {buffer.origin} {path}")
+        lines.append(str(path))
+        lines.append(f"{buffer.role} {buffer.name} {buffer.element} {buffer.scalar} {size} {buffer.origin}")
     return "\n".join(lines) + "\n"
 
 

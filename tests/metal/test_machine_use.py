@@ -59,6 +59,13 @@ def test_a_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert commands == []
 
 
+def test_the_cache_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "with spaces" / Path(*["long" * 50] * 8)
+    monkeypatch.setattr(compiler, "cache_folder", lambda: folder)
+    folder.mkdir(parents=True)
+    assert mx.array_equal(run(COPY, mx.ones(64)), mx.ones(64))
+
+
 def test_other_types_make_another_kernel() -> None:
     for dtype in (mx.float32, mx.int32, mx.bfloat16):
         assert mx.array_equal(run(COPY, mx.ones(64, dtype), dtype=dtype), mx.ones(64, dtype))

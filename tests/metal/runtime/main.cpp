@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <dlfcn.h>
-#include <fcntl.h>
+#include <iostream>
 #include <link.h>
 #include <string>
 #include <sys/mman.h>
-#include <unistd.h>
 #include <vector>
 
 #include "memory.h"
@@ -58,8 +56,8 @@ void find_library(void* handle) {
       map);
 }
 
-KernelEntry load_kernel(const char* path) {
-  void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+KernelEntry load_kernel(const std::string& path) {
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   void* entry = handle != nullptr ? dlsym(handle, "host_kernel_entry") : nullptr;
   if (entry == nullptr) {
     std::fprintf(stderr, "%s\n", dlerror());
@@ -69,17 +67,22 @@ KernelEntry load_kernel(const char* path) {
   return reinterpret_cast<KernelEntry>(entry);
 }
 
+// A path has a line of its own: it may have spaces.
+std::string read_path() {
+  std::string path;
+  std::getline(std::cin >> std::ws, path);
+  return path;
+}
+
 Buffer read_buffer() {
-  char role[16], name[256], path[1024];
+  const std::string path = read_path();
+  std::string role;
   Region wanted;
   unsigned scalar;
-  if (std::scanf("%15s %255s %lu %u %lu %lu %1023s", role, name, &wanted.element, &scalar, &wanted.bytes,
-                 &wanted.origin, path) != 7)
-    die("description of a buffer");
-  wanted.name = name;
+  std::cin >> role >> wanted.name >> wanted.element >> scalar >> wanted.bytes >> wanted.origin;
   wanted.cell_shift = __builtin_ctz(scalar);
-  wanted.writable = std::strcmp(role, "input") != 0;
-  wanted.initialised = std::strcmp(role, "output") != 0;
+  wanted.writable = role != "input";
+  wanted.initialised = role != "output";
   return {&new_region(wanted), path};
 }
 
@@ -113,22 +116,20 @@ void run(KernelEntry kernel, const std::vector<Buffer>& buffers, const Grid& gri
 }  // namespace
 
 int main() {
-  char path[1024];
+  std::cin.exceptions(std::ios::failbit | std::ios::badbit);
   double seconds;
   Grid grid;
   unsigned seed_count, buffer_count;
   auto &threads = grid.threads, &group = grid.group;
-  if (std::scanf("%1023s %lf %u %u %u %u %u %u %u", path, &seconds, &threads.x, &threads.y, &threads.z, &group.x,
-                 &group.y, &group.z, &seed_count) != 9)
-    die("description of the launch");
+  const std::string library_path = read_path();
+  std::cin >> seconds >> threads.x >> threads.y >> threads.z >> group.x >> group.y >> group.z >> seed_count;
   std::vector<uint64_t> seeds(seed_count);
-  for (uint64_t& seed : seeds)
-    if (std::scanf("%lu", &seed) != 1) die("seeds");
-  if (std::scanf("%u", &buffer_count) != 1) die("number of buffers");
+  for (uint64_t& seed : seeds) std::cin >> seed;
+  std::cin >> buffer_count;
   reserve_zone();
   std::vector<Buffer> buffers;
   for (unsigned i = 0; i < buffer_count; ++i) buffers.push_back(read_buffer());
-  const KernelEntry kernel = load_kernel(path);
+  const KernelEntry kernel = load_kernel(library_path);
   report_signals(seconds);
   for (unsigned i = 0; i < seed_count; ++i) run(kernel, buffers, grid, seeds[i], static_cast<int>(i));
   return 0;
