@@ -26,6 +26,7 @@ INCLUDE = RUNTIME / "include"
 MLX_INCLUDE = Path(mx.__file__).parent / "include"
 
 OLDEST_COMPILER = 12
+UNKNOWN_NAME = re.compile(r"was not declared|has no member named|is not a member of|does not name a type|No such file")
 MACHINE_FLAGS = ["-std=c++17", "-O2", "-g1", "-fno-omit-frame-pointer", "-rdynamic"]
 KERNEL_FLAGS = [
     "-std=gnu++17",
@@ -153,7 +154,10 @@ def compile_fault(launch: Launch, errors: str) -> Fault:
     lines = launch.text.splitlines()
     for match in re.finditer(r"kernel\.metal:(\d+):\d+: (?:fatal )?error: (.*)$", errors, re.MULTILINE):
         number = int(match[1])
-        return Fault("compile", match[2], launch.name, number, lines[number - 1])
+        detail = match[2]
+        if UNKNOWN_NAME.search(detail):
+            detail += " (by the host run: what Metal has and its stand-in for Metal has not is an unknown name too)"
+        return Fault("compile", detail, launch.name, number, lines[number - 1])
     first = re.search(r"error: (.*)", errors)
     return Fault("compile", first[1] if first else errors, launch.name)
 

@@ -16,6 +16,8 @@ template <class T, unsigned long N>
 inline constexpr unsigned long scalar_size<T[N]> = scalar_size<T>;
 template <class T, unsigned N>
 inline constexpr unsigned long scalar_size<metal::vec<T, N>> = sizeof(T);
+template <class T, unsigned long N>
+inline constexpr unsigned long scalar_size<metal::array<T, N>> = scalar_size<T>;
 template <class T>
 inline constexpr unsigned long scalar_size<metal::atomic<T>> = sizeof(T);
 template <>
