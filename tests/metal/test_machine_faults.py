@@ -98,6 +98,16 @@ RACES = [
             "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
             "atomic_fetch_add_explicit(&sum, 1, memory_order_relaxed);\n"
             + f"y[i] = *(threadgroup int*)&sum;{HERE}", "sum", 0),
+    Planted("plain, ordered for a simdgroup, and atomics of another", "race",
+            INDEX + "threadgroup atomic_int sum;\n" + f"if (i == 0) *(threadgroup int*)&sum = 0;{HERE}\n"
+            "simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+            "atomic_fetch_add_explicit(&sum, 1, memory_order_relaxed);\ny[i] = 0;", "sum", 0),
+    Planted("plain, ordered for a threadgroup, and atomics of another", "race",
+            INDEX + f"if (i == 0) y[0] = 0;{HERE}\nthreadgroup_barrier(mem_flags::mem_device);\n"
+            "atomic_fetch_add_explicit((device atomic_uint*)y, 1u, memory_order_relaxed);", "y", 0,
+            call={"threadgroup": (32, 1, 1), "shape": (1,), "init_value": 0, "machine": {"orders": 1}}),
+    Planted("fence as a barrier", "race",
+            exchange("atomic_thread_fence(mem_flags::mem_threadgroup, memory_order_seq_cst);"), "slots"),
     Planted("order of float additions", "order",
             INDEX + "atomic_fetch_add_explicit(&y[0], a[i] * 1.1f, memory_order_relaxed);", "y", 0,
             call={"shape": (1,), "options": {"atomic_outputs": True}, "init_value": 0}),
@@ -192,6 +202,9 @@ UNDEFINED = [
     Planted("shift by less than nothing", "undefined behaviour", INDEX + f"y[i] = 1u >> (int(i) - 1);{HERE}"),
     Planted("division by zero", "undefined behaviour", INDEX + f"y[i] = 7 / int(i);{HERE}"),
     Planted("remainder by zero", "undefined behaviour", INDEX + f"y[i] = 7u % i;{HERE}"),
+    Planted("metal::array", "undefined behaviour",
+            INDEX + "array<float, 4> own = {1, 2, 3, 4};\ny[i] = f(own, i);",
+            call={"header": f"float f(array<float, 4> v, int k) {{ return v[k]; }}{HERE}\n"}),
     Planted("private array", "undefined behaviour", INDEX + f"float own[4] = {{}};\ny[i] = own[i];{HERE}"),
     Planted("shared array", "undefined behaviour",
             INDEX + "threadgroup float slots[63];\n" + f"slots[i] = a[i];{HERE}\ny[i] = a[i];"),
@@ -214,6 +227,8 @@ LIMITS = [
             call={"machine": {"time_limit": 0.2}}),
     Planted("trap", "crash", INDEX + f"y[i] = a[i];\nif (i == 9) __builtin_trap();{HERE}"),
     Planted("no such name", "compile", INDEX + f"y[i] = x[i];{HERE}"),
+    Planted("atomic that is not relaxed", "compile",
+            INDEX + f"y[i] = atomic_load_explicit((device atomic_float*)y, memory_order_seq_cst);{HERE}"),
     Planted("ambiguous in Metal", "compile", INDEX + f"y[i] = max(a[i], 0);{HERE}"),
     Planted("bfloat from a float by itself", "compile", INDEX + f"bfloat v = a[i]; y[i] = v;{HERE}"),
     Planted("threadgroup memory of a function", "compile", "y[0] = f();",

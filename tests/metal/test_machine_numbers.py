@@ -63,6 +63,7 @@ SIMD = {
     "simd_any(a[i] > 8)": each((HALVES > 8).any(1)),
     "simd_all(a[i] > -10)": each(np.ones(2)),
     "popcount(ulong(simd_ballot(a[i] > 0)))": each((HALVES > 0).sum(1)),
+    "simd_is_first()": np.tile(LANES == 0, 2),
     "simd_sum(half(a[i]))": each(HALVES.sum(1)),
     "simd_sum(bfloat(a[i]))": each(HALVES.sum(1)),
     "simd_max(bfloat(a[i]))": each(HALVES.max(1)),
@@ -340,6 +341,15 @@ ORDERED = {
 s[i] = a[i];
 simdgroup_barrier(mem_flags::mem_threadgroup);
 y[i] = 0; z[i] = s[i ^ 1];""",
+    "simdgroup barriers around its atomics": """threadgroup atomic_int counts[2];
+threadgroup atomic_int& count = counts[i / 32];
+if (i % 32 == 0) *(threadgroup int*)&count = 0;
+simdgroup_barrier(mem_flags::mem_threadgroup);
+atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);
+simdgroup_barrier(mem_flags::mem_threadgroup);
+y[i] = *(threadgroup int*)&count;
+threadgroup_barrier(mem_flags::mem_threadgroup);
+z[i] = atomic_fetch_add_explicit(&counts[0], 0, memory_order_relaxed);""",
     "both memories": """threadgroup float s[64];
 s[i] = a[i]; y[i] = a[i];
 threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);

@@ -35,6 +35,11 @@ def test_a_report_says_it_all_in_few_words() -> None:
     assert (caught.value.line, caught.value.thread, caught.value.group) == (6, (31, 0, 0), (1, 0, 0))
 
 
+def test_an_unknown_name_may_be_metals_own() -> None:
+    with pytest.raises(Fault, match="stand-in for Metal"):
+        run("simdgroup_float8x8 m;\ny[0] = 0;")
+
+
 def test_verbose_prints_what_mlx_generates(capsys: pytest.CaptureFixture[str]) -> None:
     run(COPY, mx.zeros(64), verbose=True)
     printed = capsys.readouterr().out

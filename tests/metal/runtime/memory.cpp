@@ -42,9 +42,22 @@ bool ordered_by_simdgroup(Record old, Record now) {
   return !(old & WIDE) && simdgroup_of(old) == simdgroup_of(now) && sub_epoch_of(old) < sub_epoch_of(now);
 }
 
+// Whether nothing orders the plain access that came before the atomic ones of `old` before the atomic one of `now`.
+bool races_with_plain(Record old, Record now, Space space) {
+  if (of_earlier_group(old, space)) return space == DEVICE && (old & PLAIN);
+  return (old & PLAIN_IN_SIMDGROUP) && epoch_of(old) == epoch_of(now) && simdgroup_of(old) != simdgroup_of(now);
+}
+
+// What an atomic access after `old`, in the same group, remembers of accesses that were not atomic.
+Record plain_before(Record old, Record now) {
+  if (epoch_of(old) != epoch_of(now)) return !(old & ATOMIC) || (old & PLAIN) ? PLAIN_IN_GROUP : 0;
+  return (old & PLAIN) | (old & ATOMIC ? 0 : PLAIN_IN_SIMDGROUP);
+}
+
 // Whether nothing orders `old` before the access that `now` stamps. That one of the two writes is the caller's matter.
 bool races(Record old, Record now, bool atomic, Space space) {
-  if (old == 0 || (atomic && (old & ATOMIC))) return false;
+  if (old == 0) return false;
+  if (atomic && (old & ATOMIC)) return races_with_plain(old, now, space);
   if (old & FOREIGN) return true;
   if (of_earlier_group(old, space)) return space == DEVICE;
   if (epoch_of(old) != epoch_of(now)) return false;
@@ -62,14 +75,14 @@ Record merge(Record old, Record now, bool atomic, Space space) {
     if (space == THREADGROUP) return alone;
     lasting = FOREIGN;
     together = true;
-  } else if (epoch_of(old) == epoch_of(now)) {
-    if (thread_of(old) == thread_of(now)) {
+  } else {
+    if (epoch_of(old) == epoch_of(now) && !ordered_by_simdgroup(old, now)) {
       lasting |= old & (MANY | WIDE);
-      together = true;
-    } else if (!ordered_by_simdgroup(old, now)) {
-      lasting |= MANY | (old & WIDE) | (simdgroup_of(old) != simdgroup_of(now) ? WIDE : 0);
+      if (thread_of(old) != thread_of(now)) lasting |= MANY;
+      if (simdgroup_of(old) != simdgroup_of(now)) lasting |= WIDE;
       together = true;
     }
+    if (atomic && (!together || (old & ATOMIC))) lasting |= plain_before(old, now);
   }
   return now | lasting | (atomic && (!together || (old & ATOMIC)) ? ATOMIC : 0);
 }
@@ -88,6 +101,9 @@ void refine(Region& region, int cell_shift) {
   char detail[160];
   if (of_earlier_group(old, region.space))
     std::snprintf(detail, sizeof detail, "%s by a thread of another threadgroup", what);
+  else if (old & PLAIN)
+    std::snprintf(detail, sizeof detail, "%s not atomically by another simdgroup, no barrier between of the whole group",
+                  what);
   else
     std::snprintf(detail, sizeof detail, "%s by thread %lu of the group, no barrier between that orders %s memory",
                   what, static_cast<unsigned long>(thread_of(old)), region.space == DEVICE ? "device" : "threadgroup");
@@ -117,11 +133,11 @@ void check_cell(Region& region, Cell& cell, uintptr_t address, bool reads, bool 
   if (reads) {
     check_initialised(region, cell, address, frame);
     cell.read = merge(cell.read, now, atomic, space);
-    cell.read_at = site;
+    if (!(cell.read & PLAIN)) cell.read_at = site;
   }
   if (writes) {
     cell.written = merge(cell.written, now, atomic, space);
-    cell.written_at = site;
+    if (!(cell.written & PLAIN)) cell.written_at = site;
   }
 }
 

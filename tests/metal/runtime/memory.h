@@ -11,7 +11,7 @@ namespace host {
 
 enum Space { DEVICE, THREADGROUP, SPACES };
 
-// Who last read or wrote a cell, in 64 bits: epoch (30), sub-epoch (20), thread in group (10), flags (4).
+// Who last read or wrote a cell, in 64 bits: epoch (28), sub-epoch (20), thread in group (10), flags (6).
 // An epoch ends with each barrier that orders the space, a sub-epoch with each such barrier of the thread's simdgroup.
 // 0 means nobody.
 using Record = uint64_t;
@@ -19,11 +19,15 @@ constexpr Record ATOMIC = 1;   // every access that this record stands for was a
 constexpr Record MANY = 2;     // more than one thread in this epoch
 constexpr Record WIDE = 4;     // of more than one simdgroup
 constexpr Record FOREIGN = 8;  // threadgroups that ran earlier, too
-constexpr int EPOCH_SHIFT = 34, SUB_SHIFT = 14, THREAD_SHIFT = 4, SIMDGROUP_SHIFT = 9;
+// An access that was not atomic came before these atomic ones, and is ordered for the rest of its simdgroup or group.
+constexpr Record PLAIN_IN_SIMDGROUP = 16;
+constexpr Record PLAIN_IN_GROUP = 32;
+constexpr Record PLAIN = PLAIN_IN_SIMDGROUP | PLAIN_IN_GROUP;
+constexpr int EPOCH_SHIFT = 36, SUB_SHIFT = 16, THREAD_SHIFT = 6, SIMDGROUP_SHIFT = 11;
 
 struct Cell {
   Record written, read;
-  uint32_t written_at, read_at;  // offsets into the kernel's library
+  uint32_t written_at, read_at;  // offsets into the kernel's library; of the plain access where there was one
 };
 
 struct Region {
