@@ -14,11 +14,14 @@ from .launch import array_of, captured
 
 
 @contextlib.contextmanager
-def on_host(*, orders: int = 2, seed: int = 1, time_limit: float = 20.0) -> Iterator[None]:
+def on_host(
+    *, orders: int = 2, seed: int = 1, time_limit: float = 20.0, flush_denormals: bool = False
+) -> Iterator[None]:
     """Replaces `mx.fast.metal_kernel`, so that what is made with it inside runs here, now, on concrete arrays.
 
     Every launch runs in `orders` orders of its threads, the natural one first and the others drawn from `seed`, and
     must give the same bits in all of them. One that takes more than `time_limit` seconds of processor time has hung.
+    With `flush_denormals`, float32 numbers too small to be normal are zeros, as Metal lets a GPU have them.
     """
     reason = compiler.why_not()
     if reason is not None:
@@ -34,7 +37,7 @@ def on_host(*, orders: int = 2, seed: int = 1, time_limit: float = 20.0) -> Iter
             launch = captured(kernel, arrays, arguments)
             if verbose:
                 print(launch.text)
-            contents = machine.run(launch, seeds, time_limit)
+            contents = machine.run(launch, seeds, time_limit, flush_denormals)
             results = zip(contents, launch.output_shapes, launch.output_dtypes, strict=True)
             return [array_of(*result) for result in results]
 

@@ -35,13 +35,14 @@ def check_geometry(launch: Launch) -> tuple[int, int, int]:
     return min(tx, gx), min(ty, gy), min(tz, gz)
 
 
-def description(launch: Launch, library: Path, folder: Path, seeds: list[int], time_limit: float) -> str:
-    """What runtime/main.cpp reads. A line each: library; time limit; grid; threadgroup; number of seeds, seeds;
-    number of buffers; and for each buffer two: the file with its contents; and role, name, bytes of an element and of
-    its smallest part, bytes in all, byte that element 0 starts at."""
+def description(launch: Launch, library: Path, folder: Path, seeds: list[int], time_limit: float, flush: bool) -> str:
+    """What runtime/main.cpp reads. A line each: library; time limit; whether denormals are flushed; grid; threadgroup;
+    number of seeds, seeds; number of buffers; and for each buffer two: the file with its contents; and role, name,
+    bytes of an element and of its smallest part, bytes in all, byte that element 0 starts at."""
     lines = [
         str(library),
         str(time_limit),
+        str(int(flush)),
         "{} {} {}".format(*launch.grid),
         "{} {} {}".format(*check_geometry(launch)),
         f"{len(seeds)} {' '.join(map(str, seeds))}",
@@ -56,13 +57,13 @@ def description(launch: Launch, library: Path, folder: Path, seeds: list[int], t
     return "\n".join(lines) + "\n"
 
 
-def run(launch: Launch, seeds: list[int], time_limit: float) -> list[bytes]:
+def run(launch: Launch, seeds: list[int], time_limit: float, flush: bool) -> list[bytes]:
     """The contents of the outputs after the launch, the same for every seed."""
     library = compiler.kernel_library(launch)
     address_spaces.check(launch)
     with tempfile.TemporaryDirectory(dir=scratch_folder(launch)) as name:
         folder = Path(name)
-        execute(launch, library, description(launch, library, folder, seeds, time_limit), time_limit)
+        execute(launch, library, description(launch, library, folder, seeds, time_limit, flush), time_limit)
         outputs = [number for number, buffer in enumerate(launch.buffers) if buffer.role != "input"]
         runs = [[(folder / f"{number}.{run}").read_bytes() for number in outputs] for run in range(len(seeds))]
     first, *others = runs

@@ -152,6 +152,17 @@ def test_half_rounds_at_every_step_and_bfloat_to_nearest() -> None:
     assert mx.array_equal(found, (b + b[0]) * (b + b[0]))
 
 
+def test_denormals_are_flushed_to_zero_if_asked_for_but_those_of_half_are_not() -> None:
+    flushed = {"machine": {"flush_denormals": True}}
+    tiny = np.float32(2) ** -np.arange(110, 174, dtype=np.float32)
+    assert np.array_equal(
+        run(INDEX + "y[i] = a[i] * 0.5f;", mx.array(tiny), **flushed), np.where(tiny > 2.0**-126, tiny / 2, 0)
+    )
+    assert np.array_equal(run(INDEX + "y[i] = a[i] == 0;", mx.array(tiny), **flushed), tiny < 2.0**-126)
+    half = mx.array(np.arange(64) * 2.0**-24).astype(mx.float16)
+    assert mx.array_equal(run(INDEX + "y[i] = a[i] + a[i];", half, dtype=mx.float16, **flushed), half + half)
+
+
 def test_complex_numbers() -> None:
     a = mx.array(np.exp(1j * np.arange(64)).astype(np.complex64))
     found = run(INDEX + "y[i] = a[i] * a[i];", a, dtype=mx.complex64)
