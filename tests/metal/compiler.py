@@ -51,6 +51,19 @@ KERNEL_FLAGS = [
     f"-I{RUNTIME}",
     f"-I{MLX_INCLUDE}",
 ]
+# What g++ sees of variables only where it optimizes, and nothing else.
+UNSET_FLAGS = [
+    "-std=gnu++17",
+    "-O1",
+    "-Wuninitialized",
+    "-Wmaybe-uninitialized",
+    "-fno-exceptions",
+    "-fno-rtti",
+    f"-I{INCLUDE}",
+    f"-I{RUNTIME}",
+    f"-I{MLX_INCLUDE}",
+]
+UNSET = re.compile(r"kernel\.metal:(\d+):\d+: warning: (.*) \[-W(?:maybe-)?uninitialized\]")
 
 
 @functools.cache
@@ -79,7 +92,7 @@ def fingerprint() -> str:
     """Of everything but the kernel that a compiled kernel depends on."""
     digest = hashlib.sha256()
     digest.update(subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout)
-    digest.update(" ".join(MACHINE_FLAGS + KERNEL_FLAGS + [mx.__version__]).encode())
+    digest.update(" ".join(MACHINE_FLAGS + KERNEL_FLAGS + UNSET_FLAGS + [mx.__version__]).encode())
     for path in sorted(p for p in RUNTIME.rglob("*") if p.is_file()):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -116,13 +129,13 @@ def machine() -> Path:
     return cached("machine", "", "", build)
 
 
-def prelude() -> Path:
+def prelude(flags: list[str]) -> Path:
     """The header before each kernel, precompiled: g++ wants it named as if it were not."""
 
     def build(_: Path, target: Path) -> None:
-        must_compile(["g++", *KERNEL_FLAGS, "-x", "c++-header", INCLUDE / "prelude.h", "-o", target])
+        must_compile(["g++", *flags, "-x", "c++-header", INCLUDE / "prelude.h", "-o", target])
 
-    return cached("prelude", "", ".h.gch", build).with_suffix("")
+    return cached("prelude", " ".join(flags), ".h.gch", build).with_suffix("")
 
 
 def kernel_library(launch: Launch) -> Path:
@@ -133,10 +146,11 @@ def kernel_library(launch: Launch) -> Path:
     def build(folder: Path, target: Path) -> None:
         source, compiled_source = folder / "kernel.metal", folder / "kernel.o"
         source.write_text(text)
-        flags = [*KERNEL_FLAGS, "-include", prelude(), "-x", "c++", "-c"]
+        flags = [*KERNEL_FLAGS, "-include", prelude(KERNEL_FLAGS), "-x", "c++", "-c"]
         compiled = run_compiler(["g++", *flags, source, "-o", compiled_source])
         if compiled.returncode != 0:
             raise compile_fault(launch, compiled.stderr)
+        refuse_unset(launch, source)
         # Apart from compiling, so that no flag makes the linker take the sanitizers' libraries.
         must_compile(["g++", "-shared", compiled_source, "-o", target, "-lm"])
 
@@ -147,6 +161,14 @@ def refuse_double(launch: Launch) -> None:
     for number, line in enumerate(without_comments(launch.text).splitlines(), 1):
         if re.search(r"\bdouble\b", line):
             raise Fault("double", "Metal has no double", launch.name, number, launch.text.splitlines()[number - 1])
+
+
+def refuse_unset(launch: Launch, source: Path) -> None:
+    flags = [*UNSET_FLAGS, "-include", prelude(UNSET_FLAGS), "-x", "c++", "-S"]
+    unset = UNSET.search(run_compiler(["g++", *flags, source, "-o", os.devnull]).stderr)
+    if unset:
+        number = int(unset[1])
+        raise Fault("unset variable", unset[2], launch.name, number, launch.text.splitlines()[number - 1])
 
 
 def compile_fault(launch: Launch, errors: str) -> Fault:
