@@ -15,7 +15,7 @@ from .launch import array_of, captured
 
 @contextlib.contextmanager
 def on_host(
-    *, orders: int = 2, seed: int = 1, time_limit: float = 20.0, flush_denormals: bool = False
+    *, orders: int = 2, seed: int = 1, time_limit: float = 20.0, flush_denormals: bool = True
 ) -> Iterator[None]:
     """Replaces `mx.fast.metal_kernel`, so that what is made with it inside runs here, now, on concrete arrays.
 
