@@ -93,7 +93,9 @@ def in_domain_distance_cpu(
     A mean of cosines is one product with the sum of the domain's unit vectors, so a bank costs a product a domain and
     not one a query. The row that a query is itself is taken out again.
     """
-    domains, which = np.unique(np.array(query_domains), return_inverse=True)
+    labels = np.array(query_domains).tolist()
+    place = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    domains, which = np.array(list(place), np.int32), np.array([place[label] for label in labels])
     row_domains = np.array(bank_domains)
     sums = np.zeros((cosine.product_rows(len(domains)), bank.shape[1]))
     counts = np.zeros(len(domains), int)
