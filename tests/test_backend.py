@@ -70,7 +70,9 @@ def test_hidden_states_do_not_depend_on_padding_or_batch_mates(tiny_model: Langu
         assert states.shape == (len(row), 32)
         assert states.dtype == np.float32
         alone = np.array(tiny_model.model.model(mx.array([[1, *row]])))[0, 1:]
-        np.testing.assert_allclose(states, alone, rtol=1e-4, atol=1e-4)
+        # Values are some 1 to 9. Products of another shape round otherwise, and where a state of the random model is
+        # nearly zero before its norm, that is 5e-4 on some processors; a mask that let padding in would be far off.
+        np.testing.assert_allclose(states, alone, atol=5e-3)
     assert together[3].shape == (0, 32)
 
 
