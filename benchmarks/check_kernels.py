@@ -1,4 +1,4 @@
-"""Whether the scoring kernels pass their tests on this machine's GPU: the Metal text on Apple's, the CUDA form on NVIDIA's.
+"""Whether the kernels pass their tests on this machine's GPU: the Metal text on Apple's, the CUDA form on NVIDIA's.
 
     python -m benchmarks.check_kernels
 
@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent.parent / "tests" / "kernels"
 def main() -> int:
     """pytest's exit status; 2 where there is no GPU."""
     if device_name() == "cpu":
-        print("MLX computes on the CPU here; the strict machine runs the kernels: pytest tests/kernels", file=sys.stderr)
+        print("MLX computes on the CPU here; the strict machine runs the tests: pytest tests/kernels", file=sys.stderr)
         return 2
     print(f"{device_name()} on {chip_name()}")
     return int(pytest.main([str(TESTS), "-q", *sys.argv[1:]]))
