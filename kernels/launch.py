@@ -75,6 +75,12 @@ def check_integers(name: str, array: mx.array, size: int) -> None:
         raise ValueError(f"{name} is int32, not {dtype_name(array)}")
 
 
+def check_dialogues(states: mx.array, lengths: mx.array) -> None:
+    """ValueError naming the argument unless states are [B, T, D] and lengths int32 [B]."""
+    check_matrix("states", states, ndim=3)
+    check_integers("lengths", lengths, len(states))
+
+
 def dtype_name(array: mx.array) -> str:
     """`float32`, where MLX says `mlx.core.float32`."""
     return str(array.dtype).rpartition(".")[2]

@@ -30,8 +30,7 @@ def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
 
     ValueError naming the argument whose shape or dtype is another.
     """
-    launch.check_matrix("states", states, ndim=3)
-    launch.check_integers("lengths", lengths, len(states))
+    launch.check_dialogues(states, lengths)
     if len(states) == 0:
         return mx.zeros(0)
     return spectral_entropy_kernel(states, lengths) if launch.on_gpu() else spectral_entropy_cpu(states, lengths)
