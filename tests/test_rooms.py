@@ -28,6 +28,7 @@ ROOMS = [
     "config",
     "personalizer",
     "demo",
+    "benchmark",
     "cli",
 ]
 

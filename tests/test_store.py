@@ -59,7 +59,7 @@ def test_everything_written_is_read_back(store):
     ]
     assert store.last_run("synthesis").result == {"kept": 1}
     assert store.last_run("training") is None, "a run that has not finished is not the last one"
-    assert [tuple(row) for row in store.training_sources(training)] == [(0, 1, None), (1, 1, 1)]
+    assert [tuple(row) for row in store.training_sources(training)] == [(0, 1, 1, None), (1, 1, 1, 1)]
     assert [(a.id, a.promoted) for a in store.adapters()] == [(adapter, True)]
     assert [row.id for row in store.unscored(10)] == [2]
 

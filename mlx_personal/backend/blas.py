@@ -71,6 +71,14 @@ def use_one_thread(one: bool) -> None:
             getattr(_library, f"{prefix}_set_num_threads")(1 if one else processors)
 
 
+def threads() -> int | None:
+    """How many threads OpenBLAS multiplies with now; None where another library does, or it does not tell."""
+    for prefix in ("openblas", "scipy_openblas"):
+        if _library is not None and hasattr(_library, f"{prefix}_get_num_threads"):
+            return int(getattr(_library, f"{prefix}_get_num_threads")())
+    return None
+
+
 def _find() -> Blas:
     if sys.platform != "linux":
         return Blas("Accelerate", True)

@@ -36,8 +36,10 @@ def chip_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def prepare(model: nn.Module) -> nn.Module:
+def prepare(model: nn.Module, lazy: bool = False) -> nn.Module:
     """`model` in the dtype this device is fast in: float32, unquantized, on a CPU; its own elsewhere.
+
+    `lazy` leaves its weights unread until they are used.
 
     MLX's CPU matmul reaches a BLAS in float32 only: bfloat16 and 4-bit are some 20 times slower there.
     """
@@ -49,7 +51,8 @@ def prepare(model: nn.Module) -> nn.Module:
         model.set_dtype(mx.float32)
         size = sum(weight.size for _, weight in tree_flatten(model.parameters()))
         blas.use_one_thread(size < _SMALL_MODEL)
-    mx.eval(model.parameters())
+    if not lazy:
+        mx.eval(model.parameters())
     return model
 
 

@@ -21,15 +21,13 @@ from huggingface_hub import errors as hub_errors
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import _download, hf_repo_to_path
+from mlx_lm.utils import _download, hf_repo_to_path, load_model
 
 from mlx_personal.backend import generation
 from mlx_personal.backend.chat_format import ChatFormat
 from mlx_personal.backend.device import prepare
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
-
-Projection = Callable[[mx.array], mx.array]
 
 DEMO_MODEL = "demo"
 
@@ -45,14 +43,17 @@ class LanguageModel:
         model: any model that `mlx_lm.load` gives.
         tokenizer: the `TokenizerWrapper` that came with it.
         path: where it was loaded from, if it was.
+        name: by which another machine can load it.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: TokenizerWrapper, path: Path | None = None):
+    def __init__(
+        self, model: nn.Module, tokenizer: TokenizerWrapper, path: Path | None = None, name: str | None = None
+    ):
         self.model = model
         self.tokenizer = tokenizer
-        self.path = path
+        self.path, self.name = path, name
         self.format = ChatFormat(tokenizer)
-        self._body = _body_of(model)
+        self.body = _body_of(model)
         self.model.eval()
         self._base_layers: Any = None
 
@@ -89,7 +90,7 @@ class LanguageModel:
         batch = np.zeros((len(full), longest), np.int32)
         for i, row in enumerate(full):
             batch[i, : len(row)] = row
-        states = np.array(self._body(mx.array(batch)).astype(mx.float32))
+        states = np.array(self.body(mx.array(batch)).astype(mx.float32))
         return [states[i, len(start) : len(row)] for i, row in enumerate(full)]
 
     def generate(
@@ -108,7 +109,8 @@ class LanguageModel:
         """
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         fitting = [self._fitting(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
-        return generation.generate(self.model, self.tokenizer, fitting, limits, temperature, seed, on_done)
+        answers = generation.generate(self.model, self.tokenizer, fitting, limits, temperature, seed, on_done)
+        return [self.tokenizer.decode(answer).strip() for answer in answers]
 
     def stream(self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
         """The answer to one prompt, piece by piece; together what `generate` gives, outer spaces aside."""
@@ -137,17 +139,19 @@ class LanguageModel:
             reason = "this adapter is damaged or made for another model"
             raise UserError(reason, folder, "promote another adapter, or roll back") from error
 
-    def attach_new_adapter(self, num_layers: int, lora_parameters: dict[str, float], seed: int) -> None:
+    def attach_new_adapter(
+        self, num_layers: int, lora_parameters: dict[str, float], seed: int, dora: bool = False
+    ) -> None:
         """Puts a LoRA adapter that changes nothing yet on the last `num_layers` blocks (-1: all), ready to be trained.
 
-        `lora_parameters` are mlx-lm's: rank, scale (alpha / rank) and dropout. Only the adapter's weights, which are
-        float32 whatever the model's, are trainable.
+        `lora_parameters` are mlx-lm's: rank, scale (alpha / rank) and dropout; `dora` makes it a DoRA adapter. Only the
+        adapter's weights, which are float32 whatever the model's, are trainable.
         """
         self.detach_adapter()
         self._base_layers = self.model.leaf_modules()
         self.model.freeze()
         mx.random.seed(seed)
-        linear_to_lora_layers(self.model, num_layers, lora_parameters)
+        linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=dora)
         self.model.train()
 
     def detach_adapter(self) -> None:
@@ -157,17 +161,26 @@ class LanguageModel:
             self._base_layers = None
             self.model.eval()
 
-    def body_and_head(self, probe: Sequence[int]) -> tuple[Projection, Projection] | None:
-        """The model as tokens [B, T] -> hidden states [B, T, D] and hidden states -> logits; None if it is not that.
+    def release(self, kept: Sequence[nn.Module]) -> None:
+        """Frees the memory of all weights but those of the modules `kept`; what is used again is read again by itself.
 
-        Tried out on the tokens `probe`, not looked up: models scale, cap and mask their logits under many names.
+        Does nothing for a model that came from no folder.
         """
-        tokens = mx.array([list(probe)])
-        top, body = getattr(self.model, "language_model", self.model), self._body
-        head = getattr(top, "lm_head", None) or getattr(getattr(body, "embed_tokens", None), "as_linear", None)
-        if head is None:
-            return None
-        return (body, head) if mx.array_equal(head(body(tokens)), self.model(tokens)) else None
+        if self.path is None:
+            return
+        keep = {id(module) for module in kept}
+        held = tuple(f"{name}." for name, module in self.model.named_modules() if id(module) in keep)
+        unread = prepare(load_model(self.path, lazy=True)[0], lazy=True)
+        again = [(name, weight) for name, weight in tree_flatten(unread.parameters()) if not name.startswith(held)]
+        self.model.load_weights(again, strict=False)
+        mx.clear_cache()
+
+    def read_again(self) -> None:
+        """Reads at once what `release` let go of; UserError if the folder is not there any more."""
+        try:
+            mx.eval(self.model.parameters())
+        except RuntimeError as error:
+            raise UserError("the base model cannot be read any more", self.path, "put its folder back") from error
 
     def _fitting(self, prompt: list[int], max_tokens: int) -> list[int]:
         """The prompt's end, so that the answer fits behind it; at least half of the context stays the prompt's."""
@@ -186,7 +199,7 @@ def _body_of(model: nn.Module) -> nn.Module:
 def _check_complete(model: nn.Module, folder: Path) -> None:
     """mlx-lm checks the tensors that are there; those that are missing would keep their random first values."""
     stored: Any = mx.load(str(folder / "adapters.safetensors"))
-    wanted = {k for k, _ in tree_flatten(model.parameters()) if k.rpartition(".")[2] in ("lora_a", "lora_b")}
+    wanted = {k for k, _ in tree_flatten(model.parameters()) if k.rpartition(".")[2] in ("lora_a", "lora_b", "m")}
     if wanted - set(stored) or not all(mx.isfinite(tensor).all().item() for tensor in stored.values()):
         raise UserError("this adapter is damaged or incomplete", folder, "promote another adapter, or roll back")
 
@@ -204,7 +217,7 @@ def load_language_model(name_or_path: str | Path, adapter_path: Path | None = No
     except Exception as error:  # loaders raise anything from KeyError to SafetensorError on a damaged folder
         reason = f"the model cannot be loaded ({error})"
         raise UserError(reason, path, "check the folder or name another model") from error
-    loaded = LanguageModel(prepare(model), tokenizer, path)
+    loaded = LanguageModel(prepare(model), tokenizer, path, canonical_name(name_or_path))
     if adapter_path is not None:
         loaded.attach_adapter(adapter_path)
     return loaded

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from mlx_personal.cli.answer import ID, Answer, Cli, answers
+from mlx_personal.cli.training_line import training_line
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,14 +29,22 @@ def synthesize(cli: Cli, anew: bool) -> Answer:
 
 
 @click.command()
+@click.option("--restart", is_flag=True, help="Drop a training that was interrupted, and begin anew.")
 @answers
-def train(cli: Cli) -> Answer:
-    """Train an adapter on the annotated dialogues and their synthetic sets."""
+def train(cli: Cli, restart: bool) -> Answer:
+    """Train an adapter on the annotated dialogues and their synthetic sets.
+
+    An interrupted training goes on where it was. Under `mlx.launch` the machines train together.
+    """
+    from mlx_personal.finetune.assisting import assist
+    from mlx_personal.finetune.distributed import Group
+
+    if (group := Group()).rank > 0:
+        report = assist(group)
+        return Answer({"report": dataclasses.asdict(report)}, lambda console: None)
     with cli.open() as me:
-        done = _train(cli, me)
-    return Answer(
-        dataclasses.asdict(done), lambda console: console.print("\n".join(_trained_lines(done)), soft_wrap=True)
-    )
+        done = _train(cli, me, restart)
+    return Answer(dataclasses.asdict(done), lambda console: _show_trained(console, done))
 
 
 @click.command()
@@ -110,10 +121,26 @@ def _synthesize(cli: Cli, me: Personalizer, anew: bool) -> Synthesized:
         return me.synthesize(progress, anew)
 
 
-def _train(cli: Cli, me: Personalizer) -> Trained:
-    with cli.bar("Training") as progress:
+def _train(cli: Cli, me: Personalizer, restart: bool = False) -> Trained:
+    from mlx_personal.backend.energy import EnergyMeter
+
+    meter = EnergyMeter()
+    with contextlib.ExitStack() as shown:
+        # One display at a time: each begins when there is something to show.
+        current: dict[str, Callable[..., None]] = {}
+
+        def display(what: str, make: Callable[[], contextlib.AbstractContextManager[Any]]) -> Callable[..., None]:
+            if what not in current:
+                shown.close()
+                current.clear()
+                current[what] = shown.enter_context(make())
+            return current[what]
+
         return me.train(
-            lambda step: progress(step.number, step.steps), lambda done, total: progress(done, total, "Comparing")
+            lambda step: display("step", lambda: training_line(cli))(dataclasses.replace(step, watts=meter.watts())),
+            lambda done, total: display("compare", lambda: cli.bar("Comparing"))(done, total),
+            restart,
+            lambda done, total: display("prepare", lambda: cli.bar("Preparing"))(done, total),
         )
 
 
@@ -129,13 +156,37 @@ def _synthesized_line(done: Synthesized) -> str:
     return f"{done.dialogues} dialogues rewritten: {done.kept} of {done.generated} texts kept ({dropped})."
 
 
+def _show_trained(console: Console, done: Trained) -> None:
+    from mlx_personal.finetune.plot import curves_of, loss_plot_text
+
+    if done.report.steps > 1:
+        console.print(loss_plot_text(curves_of(done.report), min(console.width, 100), 14))
+    console.print("\n".join(_trained_lines(done)), soft_wrap=True)
+
+
 def _trained_lines(done: Trained) -> list[str]:
     report = done.report
+    speed = report.target_tokens * report.epochs / report.seconds
     lines = [
         f"Adapter {done.adapter.id}: {report.rows} rows, {report.steps} steps, mean loss "
         f"{report.epoch_losses[0]:.3f} in the first epoch, {report.epoch_losses[-1]:.3f} in the last, "
-        f"{report.seconds:.1f} s."
+        f"{report.seconds:.1f} s, {speed:,.0f} target tokens/s, at most {report.peak_memory_bytes / 1e9:.2f} GB"
+        + (
+            f" ({report.estimated_memory_bytes / 1e9:.2f} GB expected)."
+            if report.estimated_memory_bytes is not None
+            else "."
+        )
     ]
+    if report.resumed_from:
+        lines.append(f"It went on from step {report.resumed_from}, where it had been interrupted.")
+    dropped = [f"{report.dropped_rows} rows had nothing to learn"] * bool(report.dropped_rows)
+    dropped += [f"{report.truncated_rows} were too long and lost their beginning"] * bool(report.truncated_rows)
+    lines += [", ".join(dropped) + "."] if dropped else []
+    lines += [f"Note: {note}" for note in report.notes]
+    if done.plot is not None:
+        lines.append(f"Its losses: {done.plot}")
+    if report.forgotten is not None:
+        lines.append(f"The loss on general dialogues changed by {report.forgotten:+.1%}.")
     if done.evaluation is None:
         lines.append(
             "No annotated dialogue is set aside yet, so it was not compared and not promoted: "
@@ -143,8 +194,10 @@ def _trained_lines(done: Trained) -> list[str]:
         )
     else:
         lines.append(evaluation_line(dataclasses.asdict(done.evaluation)))
-        better = (
-            "It answers from now on." if done.promoted else "It is not better than the present one: kept, not promoted."
-        )
-        lines.append(better)
+        if done.promoted:
+            lines.append("It answers from now on.")
+        elif done.forgot_much:
+            lines.append("It has forgotten more than `forgetting` in the settings allows: kept, not promoted.")
+        else:
+            lines.append("It is not better than the present one: kept, not promoted.")
     return lines

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 import mlx_personal
-from mlx_personal.cli import adapters, chat, demo, doctor, learn, profile, review, stream
+from mlx_personal.cli import adapters, benchmark, chat, demo, doctor, learn, profile, review, stream
 from mlx_personal.cli.answer import Cli
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.store.home import Home
@@ -33,6 +33,7 @@ _COMMANDS = (
     learn.run,
     adapters.adapters,
     demo.demo,
+    benchmark.benchmark,
     doctor.doctor,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_personal.config import Config
+from mlx_personal.personalizer.training_set import interrupted_run
 from mlx_personal.store import AdapterRow, AnnotationRow, Store
 
 
@@ -24,9 +25,12 @@ def due(store: Store, config: Config, fingerprint: str) -> list[Due]:
         steps.append(Due("score", f"{waiting} dialogues wait to be scored"))
     covered = {s.annotation_id for s in store.synthetic()}
     annotated = store.preferred(held_out=False)
+    interrupted = interrupted_run(store, fingerprint) is not None
     if fresh := sum(a.id not in covered for a in annotated):
         steps.append(Due("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
-    if annotated and (reason := _training_due(store, config, fingerprint, annotated)):
+    if annotated and interrupted:
+        steps.append(Due("train", "a training was interrupted"))
+    elif annotated and (reason := _training_due(store, config, fingerprint, annotated)):
         steps.append(Due("train", reason))
     elif (adapter := never_compared(store, fingerprint)) is not None:
         steps.append(Due("evaluate", f"adapter {adapter.id} has not been compared yet"))

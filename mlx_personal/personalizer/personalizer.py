@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,14 +27,19 @@ from mlx_personal.backend import LanguageModel, load_language_model
 from mlx_personal.backend.language_model import canonical_name, fingerprint, resolve
 from mlx_personal.chat import Conversation
 from mlx_personal.config import Config
-from mlx_personal.dialogue import Dialogue, near_duplicates
+from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import Evaluation, answers, compare, place
 from mlx_personal.finetune import Step, TrainingReport, finetune
+from mlx_personal.finetune.assisting import invite
+from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune.plot import curves_of, loss_plot_png
+from mlx_personal.finetune.report import forgotten
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.due import Due, due, never_compared
 from mlx_personal.personalizer.observing import Observer, Progress
+from mlx_personal.personalizer.training_set import general_dialogues, run_to_train, states_folder
 from mlx_personal.store import AdapterRow, Store, holds_profile
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import synthesize
@@ -61,13 +67,16 @@ class Synthesized:
 @dataclass(frozen=True)
 class Trained:
     """A trained adapter. `evaluation` compares it with the base model, `against_current` with the one that answered
-    until now; both are None where no dialogue has been set aside yet. `promoted`: whether it answers from now on."""
+    until now; both are None where no dialogue has been set aside yet. `promoted`: whether it answers from now on,
+    `forgot_much`: whether it may not for what it forgot. `plot`: a picture of its losses, None without matplotlib."""
 
     adapter: AdapterRow
     report: TrainingReport
     evaluation: Evaluation | None
     against_current: Evaluation | None
     promoted: bool
+    forgot_much: bool
+    plot: str | None
 
 
 class Personalizer:
@@ -244,42 +253,62 @@ class Personalizer:
             self.store.finish_run(run, dataclasses.asdict(done))
         return done
 
-    def train(self, on_step: Callable[[Step], None] | None = None, on_done: Progress | None = None) -> Trained:
+    def train(
+        self,
+        on_step: Callable[[Step], None] | None = None,
+        on_done: Progress | None = None,
+        restart: bool = False,
+        on_prepare: Progress | None = None,
+    ) -> Trained:
         """Trains a new adapter on the annotated dialogues and their synthetic sets, and promotes it if it is better.
 
-        Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now. With none set aside the
-        adapter is kept and not promoted, since nobody can tell. `on_done` is called for each answer of the comparison.
+        Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now, and not much forgotten of
+        the general ones, if there are any. With none set aside the adapter is kept and not promoted, since nobody can
+        tell. A training that was interrupted is finished first, on what it began with; `restart` drops it.
+
+        Args:
+            on_step: called after each step.
+            on_done: called for each answer of the comparison.
+            on_prepare: called with (rows done, rows in all) before the first step.
         """
-        originals = {a.id: a for a in self.store.preferred(held_out=False)}
-        if not originals:
-            raise UserError("no annotated dialogue to train on", self.folder, "run `mlx-personal review` first")
-        held_out = self._held_out()
-        synthetic = [
-            s
-            for s in self.store.synthetic()
-            if s.kept
-            and s.annotation_id in originals
-            and s.dialogue is not None
-            # What was rewritten before a like dialogue was set aside must not be trained on any more.
-            and not any(near_duplicates(s.dialogue, other) for other in held_out)
-        ]
-        sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
-        sources += [(s.annotation_id, s.id) for s in synthetic]
-        dialogues = [d for a in originals.values() if (d := a.preferred)] + [d for s in synthetic if (d := s.dialogue)]
-        lm = self.base()
-        config = dataclasses.asdict(self.config.finetune)
-        seen = self.store.last_ids()
-        run = self.store.begin_run("training", self.fingerprint, {**config, **seen})
-        relative = f"adapters/{run:04d}"
+        lm, group = self.base(), Group()
+        run, learnt = run_to_train(self.store, self.config.finetune, self.fingerprint, self._held_out(), restart)
+        folder, states = self.folder / f"adapters/{run:04d}", states_folder(self.store, run)
+        general = general_dialogues(self.config.finetune.general)
         provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
+        invite(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
         with self._timed("finetune"):
-            report = finetune(lm, dialogues, self.config.finetune, self.folder / relative, on_step, provenance)
+            report = finetune(
+                lm,
+                learnt.dialogues,
+                self.config.finetune,
+                folder,
+                on_step,
+                provenance,
+                sources=learnt.annotations,
+                general=general,
+                states=states,
+                group=group,
+                on_prepare=on_prepare,
+            )
         with self.store.database.transaction():
-            self.store.add_training_rows(run, sources)
-            adapter_id = self.store.add_adapter(run, relative, self.fingerprint)
+            adapter_id = self.store.add_adapter(run, f"adapters/{run:04d}", self.fingerprint)
             self.store.finish_run(run, dataclasses.asdict(report))
+        shutil.rmtree(states, ignore_errors=True)
+        plot = folder / "losses.png"
+        with contextlib.suppress(UserError):  # a picture is no reason to fail
+            loss_plot_png(plot, curves_of(report))
         evaluation, against_current, promoted = self.judge(self.adapters.get(adapter_id), on_done)
-        return Trained(self.adapters.get(adapter_id), report, evaluation, against_current, promoted)
+        adapter = self.adapters.get(adapter_id)
+        return Trained(
+            adapter,
+            report,
+            evaluation,
+            against_current,
+            promoted,
+            forgot_much=self.forgot_much(adapter),
+            plot=str(plot) if plot.exists() else None,
+        )
 
     def judge(
         self, adapter: AdapterRow, on_done: Progress | None = None
@@ -299,10 +328,17 @@ class Personalizer:
                 against_current = self._compare(current, after, held_out, on_done)
         with self.store.database.transaction():
             self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-            if current != adapter and against_current.rouge1.gain > 0:
+            if current != adapter and against_current.rouge1.gain > 0 and not self.forgot_much(adapter):
                 self.store.promote(adapter.id)
         promoted = self.adapters.promoted()
         return evaluation, against_current, promoted is not None and promoted.id == adapter.id
+
+    def forgot_much(self, adapter: AdapterRow) -> bool:
+        """Whether the training raised the loss on general dialogues by more than is allowed; False for none given."""
+        run = self.store.run(adapter.run_id)
+        result = {} if run is None or run.result is None else run.result
+        rise = forgotten(result.get("general_losses", ()), result.get("best_step", 0))
+        return rise is not None and rise > self.config.finetune.forgetting
 
     def judge_waiting(self, on_done: Progress | None = None) -> tuple[AdapterRow, bool]:
         """Judges the adapter that `due` says was never compared; it, and whether it was promoted."""

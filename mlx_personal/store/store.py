@@ -203,15 +203,25 @@ class Store:
 
     def last_run(self, kind: str, model: str | None = None) -> RunRow | None:
         """The latest finished run of a kind, on any base model or on the one of this fingerprint."""
-        row = self.database.row(
-            "SELECT * FROM runs WHERE kind = ? AND model = coalesce(?, model) AND finished_at IS NOT NULL"
-            " ORDER BY id DESC LIMIT 1",
-            kind,
-            model,
+        return self._run(
+            "kind = ? AND model = coalesce(?, model) AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", kind, model
         )
+
+    def unfinished_run(self, kind: str, model: str) -> RunRow | None:
+        """The latest run of a kind on the base of this fingerprint, if it has not finished."""
+        run = self._run("kind = ? AND model = ? ORDER BY id DESC LIMIT 1", kind, model)
+        return run if run is not None and run.finished_at is None else None
+
+    def run(self, run_id: int) -> RunRow | None:
+        """The run of this number, if there is one."""
+        return self._run("id = ?", run_id)
+
+    def _run(self, which: str, *values: object) -> RunRow | None:
+        row = self.database.row(f"SELECT * FROM runs WHERE {which}", *values)
         if row is None:
             return None
-        return RunRow(**{**dict(row), "config": json.loads(row["config"]), "result": json.loads(row["result"])})
+        result = None if row["result"] is None else json.loads(row["result"])
+        return RunRow(**{**dict(row), "config": json.loads(row["config"]), "result": result})
 
     def add_synthetic(
         self, run_id: int, rows: Iterable[tuple[int, Dialogue | None, str, float | None, bool, str]]
@@ -253,9 +263,9 @@ class Store:
             )
 
     def training_sources(self, run_id: int) -> list[sqlite3.Row]:
-        """Each training row of a run with the dialogue it comes from: (position, dialogue_id, synthetic_id)."""
+        """Each training row of a run with what it comes from: (position, dialogue_id, annotation_id, synthetic_id)."""
         return self.database.rows(
-            "SELECT position, dialogue_id, synthetic_id FROM training_rows"
+            "SELECT position, dialogue_id, annotation_id, synthetic_id FROM training_rows"
             " JOIN annotations ON annotations.id = annotation_id WHERE run_id = ? ORDER BY position",
             run_id,
         )

@@ -7,7 +7,7 @@ from mlx_personal.synthesis.rewriting import (
     parse_question,
     render_dialogue,
 )
-from mlx_personal.synthesis.synthesize import Candidate, SynthesisConfig, synthesize
+from mlx_personal.synthesis.synthesize import Candidate, SynthesisConfig, rewrite_tasks, synthesize
 
 __all__ = [
     "REWRITE_DIALOGUE",
@@ -17,5 +17,6 @@ __all__ = [
     "parse_dialogue",
     "parse_question",
     "render_dialogue",
+    "rewrite_tasks",
     "synthesize",
 ]

@@ -103,12 +103,12 @@ def synthesize(
     """
     config = config or SynthesisConfig()
     originals = [dialogue.without_thoughts() for dialogue in dialogues]
-    tasks = [_tasks(lm, original, config) for original in originals]
+    tasks = [rewrite_tasks(lm, original, config) for original in originals]
     prompts: list[list[int]] = []
     limits: list[int] = []
-    for messages, length in itertools.chain.from_iterable(tasks):
+    for messages, limit in itertools.chain.from_iterable(tasks):
         prompts += [lm.prompt_tokens(messages)] * config.k
-        limits += [min(config.max_tokens, 2 * length + 16)] * config.k
+        limits += [limit] * config.k
     generated = lm.generate(
         prompts, max_tokens=limits, temperature=config.temperature, seed=config.seed, on_done=on_done
     )
@@ -129,8 +129,10 @@ def synthesize(
     return candidates
 
 
-def _tasks(lm: LanguageModel, original: Dialogue, config: SynthesisConfig) -> list[tuple[list[dict[str, str]], int]]:
-    """(the chat that asks for a rewrite, the tokens of what is rewritten) for every answer a candidate is made of.
+def rewrite_tasks(
+    lm: LanguageModel, original: Dialogue, config: SynthesisConfig
+) -> list[tuple[list[dict[str, str]], int]]:
+    """(the chat that asks for a rewrite, the tokens it may take) for every answer a candidate is made of.
 
     None at all if one of the texts is too long.
     """
@@ -142,8 +144,13 @@ def _tasks(lm: LanguageModel, original: Dialogue, config: SynthesisConfig) -> li
         for context, _ in original.exchanges():
             question = context[-1]["content"]
             asked.append((context[:-1], REWRITE_QUESTION.format(question=question), question))
-    tasks = [([*before, {"role": "user", "content": ask}], len(lm.text_tokens(text))) for before, ask, text in asked]
-    return tasks if all(length <= config.max_tokens for _, length in tasks) else []
+    lengths = [len(lm.text_tokens(text)) for _, _, text in asked]
+    if max(lengths) > config.max_tokens:
+        return []
+    return [
+        ([*before, {"role": "user", "content": ask}], min(config.max_tokens, 2 * length + 16))
+        for (before, ask, _), length in zip(asked, lengths, strict=True)
+    ]
 
 
 def _judged(

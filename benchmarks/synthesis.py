@@ -1,0 +1,255 @@
+"""How much longer a loop of `mlx_lm.generate` takes to rewrite dialogues than synthesis does, and who writes what.
+
+    python -m benchmarks.synthesis [--quick] [--model MODEL | --shape 135m] [--stream FILE.jsonl] [--dialogues N]
+                                   [--rewrites K] [--rounds N] [--json] [--out FILE.md]
+
+Both are given the same prompts, limits and temperature, in turn. Ours is the whole of synthesis, with what reads and
+judges the rewrites; the loop only writes them. Then both write each rewrite once more, greedily: the texts must be
+equal, except after a step whose two best logits are so near each other that rounding decides. Exit status 1 if any
+other text differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+from mlx_lm.sample_utils import make_sampler
+
+from benchmarks.report import deliver, heading, table
+from benchmarks.timing import Effort, Timings, in_turn
+from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
+from mlx_personal.backend import generation
+from mlx_personal.benchmark.workloads import SHAPES, WORKLOADS, model_folder
+from mlx_personal.dialogue.readers import read_dialogues
+from mlx_personal.store.files import atomic_write
+from mlx_personal.synthesis import SynthesisConfig, rewrite_tasks, synthesize
+
+LEAST_RATIO = 4
+# Logits nearer to each other than this may change places by rounding.
+TIE = 1e-4
+OURS, LOOP = "ours", "loop of mlx_lm.generate"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt of tokens, and the most that may be written after it."""
+
+    prompt: list[int]
+    limit: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The seconds of both in each round, and how many tokens each wrote in the last one."""
+
+    timings: Timings
+    tokens: dict[str, int]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the loop takes."""
+        return self.timings.ratio(LOOP, OURS)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.timings.seconds[LOOP], self.timings.seconds[OURS], strict=True)]
+
+    def rate(self, name: str) -> float:
+        """Tokens a second."""
+        return self.tokens[name] / self.timings.seconds[name][-1]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many greedy texts were compared, and of each that differs, the gap between the two best logits there.
+
+    A gap is infinite where the tokens are the same and only the texts differ.
+    """
+
+    texts: int
+    gaps: tuple[float, ...]
+
+    @property
+    def ties(self) -> int:
+        return sum(gap < TIE for gap in self.gaps)
+
+    @property
+    def failures(self) -> int:
+        return len(self.gaps) - self.ties
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, 1 if a greedy text differs where rounding does not explain it, or 2 where the input is wrong."""
+    options = parse(arguments)
+    try:
+        lm = load_language_model(model_folder(WORKLOADS[options.shape]) if options.shape else options.model)
+        dialogues = distinct_dialogues(options.stream, options.dialogues)
+    except UserError as error:
+        print(f"benchmarks.synthesis: {error.line()}", file=sys.stderr)
+        return 2
+    config = SynthesisConfig(k=options.rewrites)
+    speed = measure_speed(lm, dialogues, config, options.rounds)
+    agreement = compare_greedy(lm, asks_of(lm, dialogues, config))
+    if options.json:
+        print(json.dumps(as_json(options, len(dialogues), config, speed, agreement)))
+        if options.out is not None:
+            atomic_write(options.out, report_of(options, len(dialogues), config, speed, agreement))
+    else:
+        deliver(report_of(options, len(dialogues), config, speed, agreement), options.out)
+    return 1 if agreement.failures else 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="8 dialogues, 3 rewrites, 1 round: to see that it works")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", default="demo", help="a name or a folder; default the embedded model")
+    which.add_argument("--shape", choices=list(SHAPES), help="a model of this shape with random weights")
+    parser.add_argument("--stream", type=Path, help="dialogues as JSON Lines; default the demo's")
+    parser.add_argument("--dialogues", type=positive, help="how many of them; default 64")
+    parser.add_argument("--rewrites", type=positive, help="rewrites of each; default 6")
+    parser.add_argument("--rounds", type=positive, help="how often each is measured; default 3")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--out", type=Path, help="keep the report in this file, as Markdown")
+    options = parser.parse_args(arguments)
+    for name, quick, full in (("dialogues", 8, 64), ("rewrites", 3, 6), ("rounds", 1, 3)):
+        if getattr(options, name) is None:
+            setattr(options, name, quick if options.quick else full)
+    return options
+
+
+def positive(text: str) -> int:
+    """A command line's whole number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def distinct_dialogues(stream: Path | None, count: int) -> list[Dialogue]:
+    """The first `count` dialogues of a stream, each once; UserError where there are fewer."""
+    path = stream or Path(str(files("mlx_personal.demo") / "stream.jsonl"))
+    found: dict[Dialogue, None] = {}
+    for dialogue in read_dialogues(path):
+        if isinstance(dialogue, Dialogue):
+            found[dialogue] = None
+        if len(found) == count:
+            return list(found)
+    raise UserError(f"holds {len(found)} different dialogues, not {count}", path, "ask for fewer with --dialogues")
+
+
+def asks_of(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig) -> list[Ask]:
+    """What synthesis asks the model for, each once."""
+    spoken = [dialogue.without_thoughts() for dialogue in dialogues]
+    tasks = [task for dialogue in spoken for task in rewrite_tasks(lm, dialogue, config)]
+    return [Ask(lm.prompt_tokens(messages), limit) for messages, limit in tasks]
+
+
+def measure_speed(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig, rounds: int) -> Speed:
+    written: dict[str, list[str]] = {}
+
+    def ours() -> None:
+        written[OURS] = [candidate.raw for candidate in synthesize(lm, dialogues, config)]
+
+    def loop() -> None:
+        sampler = make_sampler(temp=config.temperature)
+        asks = [ask for ask in asks_of(lm, dialogues, config) for _ in range(config.k)]
+        written[LOOP] = [plain_text(lm, ask, sampler) for ask in asks]
+
+    timings = in_turn({OURS: ours, LOOP: loop}, Effort(seconds=0, least=rounds, most=rounds))
+    return Speed(timings, {name: sum(len(lm.text_tokens(text)) for text in texts) for name, texts in written.items()})
+
+
+def plain_text(lm: LanguageModel, ask: Ask, sampler: Callable[[mx.array], mx.array] | None = None) -> str:
+    """What a user of mlx-lm would call."""
+    return mlx_lm.generate(lm.model, lm.tokenizer, ask.prompt, max_tokens=ask.limit, sampler=sampler)
+
+
+def compare_greedy(lm: LanguageModel, asks: Sequence[Ask]) -> Agreement:
+    """Both sides' greedy texts of every prompt, the loop's by mlx-lm one by one."""
+    prompts, limits = [ask.prompt for ask in asks], [ask.limit for ask in asks]
+    texts = lm.generate(prompts, max_tokens=limits)
+    different = [i for i, ask in enumerate(asks) if plain_text(lm, ask).strip() != texts[i]]
+    tokens = generation.generate(lm.model, lm.tokenizer, prompts, limits, 0.0, 0) if different else []
+    return Agreement(len(asks), tuple(logit_gap(lm, asks[i], tokens[i]) for i in different))
+
+
+def logit_gap(lm: LanguageModel, ask: Ask, ours: Sequence[int]) -> float:
+    """Between the two best logits of the step where our tokens leave mlx-lm's; infinite where they never do."""
+    plain = [r.token for r in mlx_lm.stream_generate(lm.model, lm.tokenizer, ask.prompt, max_tokens=ask.limit)]
+    while plain and plain[-1] in lm.tokenizer.eos_token_ids:
+        plain.pop()
+    if plain == list(ours):
+        return float("inf")
+    pairs = zip(plain, ours, strict=False)
+    shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(ours)))
+    logits = lm.model(mx.array([[*ask.prompt, *plain[:shared]]]))[0, -1].astype(mx.float32)
+    second, first = mx.sort(logits)[-2:].tolist()
+    return float(first - second)
+
+
+def as_json(
+    options: argparse.Namespace, dialogues: int, config: SynthesisConfig, speed: Speed, agreement: Agreement
+) -> dict[str, Any]:
+    """The figures by name; an infinite gap is null."""
+    return {
+        "model": options.shape or str(options.model),
+        "dialogues": dialogues,
+        "rewrites": config.k,
+        "temperature": config.temperature,
+        "time_ratio": speed.ratio,
+        "seconds": {"ours": speed.timings.seconds[OURS], "mlx_lm": speed.timings.seconds[LOOP]},
+        "tokens_per_second": {"ours": speed.rate(OURS), "mlx_lm": speed.rate(LOOP)},
+        "greedy": {
+            "texts": agreement.texts,
+            "equal": agreement.texts - len(agreement.gaps),
+            "ties": agreement.ties,
+            "failures": agreement.failures,
+            "gaps": [gap if gap < float("inf") else None for gap in agreement.gaps],
+        },
+    }
+
+
+def report_of(
+    options: argparse.Namespace, dialogues: int, config: SynthesisConfig, speed: Speed, agreement: Agreement
+) -> str:
+    rows = [
+        (name, f"{speed.timings.median(name):.2f}", speed.tokens[name], f"{speed.rate(name):.0f}")
+        for name in (LOOP, OURS)
+    ]
+    low, high = min(speed.ratios), max(speed.ratios)
+    gaps = ", ".join(f"{gap:.1e}" for gap in agreement.gaps)
+    return "\n".join(
+        [
+            heading("Synthesis beside a loop of mlx_lm.generate", command(options)),
+            f"{dialogues} dialogues, {config.k} rewrites of each at temperature {config.temperature}; "
+            f"model: {options.shape or options.model}.\n",
+            table(["", "seconds, median", "tokens, last round", "tokens/s, last round"], rows),
+            "## Against the targets\n",
+            f"- The loop takes {speed.ratio:.1f} times as long as ours, {low:.1f} to {high:.1f} in "
+            f"{len(speed.ratios)} rounds (target at least {LEAST_RATIO})",
+            f"- Of {agreement.texts} greedy texts {agreement.texts - len(agreement.gaps)} are equal; {agreement.ties} "
+            f"differ after a step whose two best logits lie within {TIE:.0e}, {agreement.failures} elsewhere "
+            f"(target 0){': ' + gaps if gaps else ''}\n",
+        ]
+    )
+
+
+def command(options: argparse.Namespace) -> str:
+    """The command that repeats this report; paths are left out, since they are of one machine."""
+    model = f" --shape {options.shape}" if options.shape else " --model MODEL" if options.model != "demo" else ""
+    stream = " --stream FILE.jsonl" if options.stream else ""
+    sizes = f" --dialogues {options.dialogues} --rewrites {options.rewrites} --rounds {options.rounds}"
+    return f"python -m benchmarks.synthesis{model}{stream}{sizes}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

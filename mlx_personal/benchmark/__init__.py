@@ -1,0 +1,31 @@
+"""The fine-tuning benchmark: our trainer beside plain mlx-lm, in time, memory, energy and loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_personal.benchmark.results import result_of
+from mlx_personal.benchmark.run import Say, measure
+from mlx_personal.benchmark.workloads import WORKLOADS, Workload, quick
+
+__all__ = ["WORKLOADS", "Workload", "benchmark"]
+
+# Idle power settles within seconds; rounds show how much the machine's mood decides.
+IDLE_SECONDS, ROUNDS = 5.0, 3
+
+
+def benchmark(
+    workload: Workload, say: Say, against: str | None = None, rounds: int | None = None, brief: bool = False
+) -> dict[str, Any]:
+    """Runs it and gives the result, as `schema.json` describes it.
+
+    Args:
+        workload: what is trained.
+        say: gets (done, total, what runs now) before each training.
+        against: `mlx-lm`, or None for ours alone.
+        rounds: trainings of each side.
+        brief: a small version that ends within a minute: the embedded model, few rows, one round, no stock loss.
+    """
+    if brief:
+        return result_of(measure(quick(workload), against, rounds or 1, 0.5, say, stock=False))
+    return result_of(measure(workload, against, rounds or ROUNDS, IDLE_SECONDS, say))

@@ -1,0 +1,93 @@
+"""Losses and gradients of any rows of a training set, in the way `exactness` chose and within a memory plan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import mlx.core as mx
+from mlx.utils import tree_map
+
+from mlx_personal.backend import LanguageModel
+from mlx_personal.finetune.batches import Batch, Shape, collate, parts
+from mlx_personal.finetune.checkpointing import checkpointed
+from mlx_personal.finetune.dropout import Keys, dropping
+from mlx_personal.finetune.exactness import Way
+from mlx_personal.finetune.frozen import FrozenStates
+from mlx_personal.finetune.memory import Plan
+from mlx_personal.finetune.network import Network
+from mlx_personal.finetune.objective import Loss, Weights, fast_loss, layout_of, plain_loss
+from mlx_personal.finetune.rows import Row
+
+
+class Computing:
+    """A model with an adapter, ready to be trained on `rows`; `kept_in` and `kept_bytes` are those of `FrozenStates`.
+
+    `processed` counts the tokens that gradients were computed of, padding included.
+    """
+
+    def __init__(self, lm: LanguageModel, rows: Sequence[Row], way: Way, plan: Plan, share: bool):
+        self._lm, self._rows, self._way, self._plan = lm, rows, way, plan
+        self._shape: Shape = "packed" if way == "packed" else "padded"
+        # Rows that share a prompt would share what dropout does to it, too.
+        self._share = share
+        self._lengths = [len(row) for row in rows]
+        self._network = Network(lm)
+        self._keys = Keys()
+        self._loss: Loss = plain_loss(lm.model)
+        self.kept_in, self.kept_bytes, self.processed = "nowhere", 0, 0
+
+    @contextlib.contextmanager
+    def opened(self, on_done: Callable[[int, int], None] | None = None) -> Iterator[None]:
+        """Computes the frozen blocks once, and lets their weights go until the block ends."""
+        network = self._network
+        trained = network.blocks[network.first :]
+        with contextlib.ExitStack() as open_:
+            open_.enter_context(dropping(trained, self._keys))
+            if self._plan.checkpoint:
+                open_.enter_context(checkpointed(trained, self._keys))
+            if self._way != "plain":
+                open_.enter_context(network.opened())
+                self._loss = fast_loss(network, None)
+                if network.first > 0:
+                    packed = self._shape == "packed"
+                    states = FrozenStates(network, self._rows, packed, self._plan.cache_bytes, on_done)
+                    self.kept_in, self.kept_bytes = states.where, states.bytes
+                    self._loss = fast_loss(network, states.of)
+                    if states.where != "nowhere":
+                        self._lm.release(trained)
+            yield
+        self._lm.read_again()
+
+    def gradient(self, weights: Weights, chosen: Sequence[int], seed: Sequence[int]) -> tuple[mx.array, Weights]:
+        """Sums over the targets of these rows: of their cross entropies, and its gradient by the weights.
+
+        The same `seed`, the same dropout.
+        """
+        total: mx.array = mx.array(0.0)
+        gradient: Weights = tree_map(mx.zeros_like, weights)
+        for number, batch in enumerate(self._batches(chosen, self._share)):
+            self._keys.seed(*seed, number)
+            with self._network.rows(layout_of(batch)):
+                loss, slope = mx.value_and_grad(self._loss)(weights, batch)
+            total, gradient = total + loss, tree_map(mx.add, gradient, slope)
+            mx.eval(total, gradient)
+            self.processed += batch.inputs.size
+        return total, gradient
+
+    def loss(self, weights: Weights, chosen: Sequence[int]) -> float:
+        """The mean cross entropy over the targets of these rows, without dropout."""
+        total, targets = 0.0, 0
+        self._lm.model.eval()
+        try:
+            for batch in self._batches(chosen, share=True):
+                with self._network.rows(layout_of(batch)):
+                    total += float(self._loss(weights, batch))
+                targets += len(batch.targets)
+        finally:
+            self._lm.model.train()
+        return total / targets
+
+    def _batches(self, chosen: Sequence[int], share: bool) -> Iterator[Batch]:
+        for part in parts(chosen, self._lengths, self._plan.batch_tokens, self._shape):
+            yield collate(self._rows, part, self._shape, share)

@@ -1,0 +1,106 @@
+"""What the frozen blocks give for each row, computed once: an adapter never changes what lies below it.
+
+A personal training set is small and seen for several epochs, so its states are kept: in memory up to a budget, else in
+a memory-mapped file without a name, which the system takes back however the process ends, else not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_personal.finetune.batches import Batch, parts
+from mlx_personal.finetune.network import Layout, Network
+from mlx_personal.finetune.packing import arrange, path
+from mlx_personal.finetune.rows import Row
+
+# Tokens computed at once. Fixed, as is the order of the rows: a resumed training has to see the very same numbers, and
+# a matrix product of another height may round otherwise.
+_GROUP_TOKENS = 2048
+
+
+class FrozenStates:
+    """The states of all rows before the first trained block, float of the model's own kind, [T, D] each.
+
+    Args:
+        network: opened.
+        rows: of the training set.
+        packed: several rows in a sequence, or one after the other.
+        budget: bytes of memory they may take.
+        on_done: called with (rows done, rows in all).
+
+    `where` is `memory`, `file`, or `nowhere`, when they are computed anew for each batch.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rows: Sequence[Row],
+        packed: bool,
+        budget: int,
+        on_done: Callable[[int, int], None] | None = None,
+    ):
+        self._network, self._rows = network, rows
+        self._memory: list[mx.array] = []
+        self._file: np.memmap | None = None
+        self._starts = np.cumsum([0, *map(len, rows)])
+        probe = network.frozen_states(Layout(mx.zeros((1, 2), mx.int32)))
+        self._dtype, width = probe.dtype, probe.shape[-1]
+        self.bytes = int(self._starts[-1]) * width * self._dtype.size
+        self.where = _place_for(self.bytes, budget)
+        if self.where == "nowhere":
+            return
+        if self.where == "file":
+            shape = (int(self._starts[-1]), width * self._dtype.size)
+            self._file = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)  # noqa: SIM115 - the map's
+        lengths = [len(row) for row in rows]
+        for group in parts(range(len(rows)), lengths, _GROUP_TOKENS if packed else 1, "packed"):
+            self._keep(group)
+            if on_done is not None:
+                on_done(group[-1] + 1, len(rows))
+
+    def of(self, batch: Batch) -> mx.array:
+        """The states [B, T, D] of a batch, as its inputs lie."""
+        if self.where == "nowhere":
+            layout = Layout(mx.array(batch.inputs), batch.pieces)
+            return mx.stop_gradient(self._network.frozen_states(layout))
+        if batch.pieces is not None:
+            found = [self._of_row(batch.rows[piece.row])[piece.start : piece.stop] for piece in batch.pieces]
+            return mx.concatenate(found)[None]
+        width = batch.inputs.shape[1]
+        rows = [self._of_row(row) for row in batch.rows]
+        return mx.stack([mx.pad(row, [(0, width - row.shape[0]), (0, 0)]) for row in rows])
+
+    def _keep(self, group: Sequence[int]) -> None:
+        """Computes and keeps the states of consecutive rows, those of a common beginning once."""
+        tokens = [self._rows[row].inputs for row in group]
+        pieces = arrange(tokens, [len(row) - 1 for row in tokens])
+        inputs = np.concatenate([tokens[p.row][p.start : p.stop] for p in pieces])
+        states = self._network.frozen_states(Layout(mx.array(inputs[None]), pieces))[0]
+        ends = np.cumsum([0, *map(len, pieces)])
+        leaves = set(range(len(pieces))) - {piece.parent for piece in pieces}
+        for leaf in sorted(leaves, key=lambda i: pieces[i].row):
+            trail = path(pieces, leaf)
+            row = mx.concatenate([states[int(ends[i]) : int(ends[i + 1])] for i in trail])
+            if self._file is None:
+                self._memory.append(row)
+            else:
+                at = self._starts[group[pieces[leaf].row]]
+                self._file[at : at + len(row)] = np.array(row.view(mx.uint8))
+        mx.eval(self._memory[-len(group) :])
+
+    def _of_row(self, row: int) -> mx.array:
+        if self._file is None:
+            return self._memory[row]
+        return mx.array(self._file[self._starts[row] : self._starts[row + 1]]).view(self._dtype)
+
+
+def _place_for(size: int, budget: int) -> str:
+    if size <= budget:
+        return "memory"
+    # Twice, so that a disk is never filled to the brim by what is only a cache.
+    return "file" if shutil.disk_usage(tempfile.gettempdir()).free > 2 * size else "nowhere"

@@ -1,0 +1,77 @@
+"""Rows one behind the other in a single sequence, without padding; those that begin alike share their beginning.
+
+A piece is a run of one row's tokens. A row is usually one piece. Where rows share their first tokens (the rewrites of
+one dialogue, a system prompt), these are a piece of their own, and each row goes on in another piece, which sees its
+own tokens and those it descends from. That is exact: what a causal model makes of a token follows from the tokens
+before it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# A shared beginning of fewer tokens costs more in bookkeeping than it saves.
+_LEAST_SHARED = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens `start` to `stop` of a row, which follow those of the piece `parent` of the same sequence (-1: none)."""
+
+    row: int
+    start: int
+    stop: int
+    parent: int = -1
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def arrange(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Piece]:
+    """A sequence of all these rows (int [T] each), parents before children.
+
+    Only the first `shareable[i]` tokens of row i may be shared with others; 0 keeps the rows apart.
+    """
+    pieces: list[Piece] = []
+
+    def grow(rows: list[int], start: int, depth: int, parent: int) -> None:
+        """Adds rows that agree on `depth` tokens, of which those before `start` are in the sequence already."""
+        if len(rows) == 1:
+            pieces.append(Piece(rows[0], start, len(tokens[rows[0]]), parent))
+            return
+        depth += _agreeing([tokens[row][depth : shareable[row]] for row in rows])
+        if depth - start >= _LEAST_SHARED:
+            pieces.append(Piece(rows[0], start, depth, parent))
+            start, parent = depth, len(pieces) - 1
+        following: dict[int, list[int]] = {}
+        for row in rows:
+            if depth < shareable[row]:
+                following.setdefault(int(tokens[row][depth]), []).append(row)
+            else:
+                grow([row], start, depth, parent)
+        for group in following.values():
+            grow(group, start, depth, parent)
+
+    if len(tokens):
+        grow(list(range(len(tokens))), 0, 0, -1)
+    return pieces
+
+
+def path(pieces: Sequence[Piece], index: int) -> list[int]:
+    """The pieces a row has gone through when it is in `index`: its ancestors, the first one first, and itself."""
+    trail = [index]
+    while (parent := pieces[trail[0]].parent) != -1:
+        trail.insert(0, parent)
+    return trail
+
+
+def _agreeing(rows: Sequence[np.ndarray]) -> int:
+    """How many first tokens all these rows have in common."""
+    first = rows[0][: min(map(len, rows))]
+    for row in rows[1:]:
+        differing = np.flatnonzero(row[: len(first)] != first)
+        first = first[: differing[0]] if len(differing) else first
+    return len(first)

@@ -1,0 +1,201 @@
+"""The losses of one training as a picture: a PNG by matplotlib, and lines of text for a terminal.
+
+The text is drawn here, in braille characters of 2 x 4 dots, and needs no library.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_personal.errors import UserError
+from mlx_personal.finetune.report import TrainingReport
+from mlx_personal.store.files import atomic_write
+
+# Told apart by anyone's eyes, in print too: of Okabe and Ito's palette.
+_BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#999999"
+# The bits of a braille character's dots, by row and column.
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+# Characters that the text's labels take on the left.
+_MARGIN = 10
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What there is to show of a training. Losses are mean cross entropies a target token; steps count from 1.
+
+    Args:
+        losses: of every step; one that is not finite leaves a gap.
+        epoch_ends: the step that each epoch ended with.
+        validation: (step, loss) on dialogues held out; step 0 is before training.
+        general: (step, loss) on general dialogues, which shows what is forgotten.
+        learning_rates: of every step.
+        title: of the picture.
+    """
+
+    losses: Sequence[float]
+    epoch_ends: Sequence[int] = ()
+    validation: Sequence[tuple[int, float]] = ()
+    general: Sequence[tuple[int, float]] = ()
+    learning_rates: Sequence[float] = ()
+    title: str = "Training"
+
+    @property
+    def boundaries(self) -> list[int]:
+        """The epochs' ends that more steps follow."""
+        return [end for end in self.epoch_ends if end < len(self.losses)]
+
+
+def curves_of(report: TrainingReport) -> Curves:
+    """What a training's report has to show."""
+    return Curves(
+        losses=report.losses,
+        epoch_ends=report.epoch_ends,
+        validation=report.validation_losses,
+        general=report.general_losses,
+    )
+
+
+def smoothed(losses: Sequence[float]) -> tuple[np.ndarray, int]:
+    """The mean over a window around every step, and the window's length: odd, about a twentieth of the steps.
+
+    The window narrows towards the first steps, where losses fall fast, and is cut off at the last. Losses that are not
+    finite are left out.
+    """
+    width = max(5, len(losses) // 20) | 1
+    values = np.array(losses, np.float64)
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    steps = np.arange(len(values))
+    reach = np.minimum(width // 2, steps)
+    first, end = steps - reach, np.minimum(steps + reach + 1, len(values))
+    with np.errstate(invalid="ignore"):
+        return (sums[end] - sums[first]) / (counts[end] - counts[first]), width
+
+
+def loss_plot_png(path: Path, curves: Curves) -> None:
+    """Writes the picture, 1500 x 1050 pixels; UserError if matplotlib is not installed or the disk refuses."""
+    try:
+        # Not pyplot, which keeps figures and chooses a window system for the whole process.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        hint = "pip install 'mlx-personal[plots]'"
+        raise UserError("a plot needs matplotlib, which is not installed", path, hint) from error
+    figure = Figure(figsize=(10, 7), dpi=150, layout="constrained", facecolor="white")
+    heights = [5, 1] if curves.learning_rates else [5]
+    panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    axes = panels[0]
+    _draw_losses(axes, curves)
+    for panel in panels:
+        for end in curves.boundaries:
+            panel.axvline(end + 0.5, color=_GRAY, linestyle=":", linewidth=1.2, zorder=0)
+        panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    if curves.boundaries:
+        axes.plot([], [], color=_GRAY, linestyle=":", linewidth=1.2, label="end of an epoch")
+    if curves.learning_rates:
+        panels[1].plot(range(1, len(curves.learning_rates) + 1), curves.learning_rates, color="#666666", linewidth=1.2)
+        panels[1].set_ylim(bottom=0)
+        panels[1].set_ylabel("learning rate")
+        panels[1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes.set_ylabel("loss (nats per target token)")
+    # As it is: a `$` begins no formula.
+    axes.set_title(curves.title, parse_math=False)
+    panels[-1].set_xlabel("optimizer step")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    steps = max(len(curves.losses), 1)
+    panels[-1].set_xlim(-0.02 * steps, 1.02 * steps)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    atomic_write(path, picture.getvalue())
+
+
+def _draw_losses(axes: Any, curves: Curves) -> None:
+    steps = np.arange(1, len(curves.losses) + 1)
+    values = np.where(np.isfinite(curves.losses), curves.losses, np.nan)
+    means, width = smoothed(curves.losses)
+    # Few steps are marked: a single one between two gaps is no line.
+    marker = "." if len(steps) < 60 else ""
+    axes.plot(steps, values, color=_BLUE, alpha=0.35, linewidth=0.8, marker=marker, label="training, each step")
+    if len(steps) > width:
+        axes.plot(steps, means, color=_BLUE, linewidth=2, label=f"training, mean of {width} steps")
+    for points, color, marker, label in (
+        (curves.validation, _ORANGE, "o", "held-out dialogues"),
+        (curves.general, _GREEN, "s", "general dialogues (forgetting)"),
+    ):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=5, linewidth=1.5, label=label)
+
+
+def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:
+    """The picture as `height` lines of at most `width` characters, 40 x 8 at least, without colors.
+
+    A line of dots for the smoothed training loss, `o` for held-out dialogues, `x` for general ones.
+    """
+    columns, rows = max(width, 40) - _MARGIN, max(height, 8) - 3
+    means, _ = smoothed(curves.losses)
+    points = [*enumerate(means.tolist(), 1), *curves.validation, *curves.general]
+    finite = [loss for _, loss in points if math.isfinite(loss)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    last = max(len(curves.losses), *(step for step, _ in points), 1)
+    first = min([step for step, _ in points], default=1)
+
+    def place(step: float, loss: float, across: int, down: int) -> tuple[int, int]:
+        """The column and row in a raster of this size."""
+        x = (step - first) / max(last - first, 1) * (across - 1)
+        return round(x), round((high - loss) / (high - low) * (down - 1))
+
+    cells = [[" "] * columns for _ in range(rows)]
+    for end in curves.boundaries:
+        for line in cells:
+            line[place(end, low, columns, rows)[0]] = "┊"
+    for (x, y), dots in _dots(means, lambda step, loss: place(step, loss, 2 * columns, 4 * rows)).items():
+        cells[y][x] = chr(0x2800 + dots)
+    for marker, marked in (("o", curves.validation), ("x", curves.general)):
+        for step, loss in marked:
+            if math.isfinite(loss):
+                x, y = place(step, loss, columns, rows)
+                cells[y][x] = marker
+    labels = {0: high, rows // 2: high - (high - low) * (rows // 2) / (rows - 1), rows - 1: low}
+    lines = [
+        (f"{labels[i]:{_MARGIN - 2}.3f} ┤" if i in labels else " " * (_MARGIN - 1) + "│") + "".join(line)
+        for i, line in enumerate(cells)
+    ]
+    lines.append(" " * (_MARGIN - 1) + "└" + "─" * columns)
+    lines.append(" " * _MARGIN + f"{first}{last:>{columns - len(str(first))}}")
+    legend = ["⠤ training"]
+    legend += ["o held-out"] * bool(curves.validation) + ["x general"] * bool(curves.general)
+    legend += ["┊ end of an epoch"] * bool(curves.boundaries)
+    lines.append(" " * _MARGIN + "loss by step: " + ", ".join(legend))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _dots(losses: np.ndarray, place: Callable[[float, float], tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """The dots of a line through the losses of steps 1, 2, ..., by character; dots and characters count from 0."""
+    cells: dict[tuple[int, int], int] = {}
+    before: tuple[int, int] | None = None
+    for step, loss in enumerate(losses.tolist(), 1):
+        if not math.isfinite(loss):
+            before = None
+            continue
+        x, y = place(step, loss)
+        from_x, from_y = before or (x, y)
+        length = max(abs(x - from_x), abs(y - from_y), 1)
+        for i in range(length + 1):
+            dot_x, dot_y = from_x + round((x - from_x) * i / length), from_y + round((y - from_y) * i / length)
+            cell = (dot_x // 2, dot_y // 4)
+            cells[cell] = cells.get(cell, 0) | _DOTS[dot_y % 4][dot_x % 2]
+        before = (x, y)
+    return cells

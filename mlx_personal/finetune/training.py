@@ -1,0 +1,306 @@
+"""The training loop: steps of AdamW over an adapter's float32 weights, exact to resume.
+
+    lm = load_language_model("demo")
+    report = train(lm, TrainingData(make_rows(lm, dialogues, 1024).rows), LoRAConfig())
+    lm.detach_adapter()
+
+The loop is this package's: mlx-lm's own trains on padding, fails on rows without targets, drops the last batch, forgets
+where it was, and sets the wired memory limit. Layers and adapters are mlx-lm's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from mlx_personal.backend import LanguageModel
+from mlx_personal.errors import UserError
+from mlx_personal.finetune import batches, state
+from mlx_personal.finetune.computing import Computing
+from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune.exactness import choose_way
+from mlx_personal.finetune.interruption import stopping
+from mlx_personal.finetune.memory import Plan
+from mlx_personal.finetune.objective import Weights
+from mlx_personal.finetune.report import Step, TrainingReport
+from mlx_personal.finetune.rows import TrainingData, target_tokens
+from mlx_personal.finetune.schedule import Patience, Schedule
+
+Order = Callable[[int], Sequence[Sequence[int]]]
+"""From an epoch, counted from 0, to the rows of each of its steps."""
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Where the states of this training are kept, and what a state must have in common with it to go on from there."""
+
+    folder: Path
+    identity: state.Identity
+
+
+class InterruptedTrainingError(UserError):
+    """Somebody asked the training to stop, and it did, after saving where it was."""
+
+
+def train(
+    lm: LanguageModel,
+    data: TrainingData,
+    config: LoRAConfig,
+    *,
+    plan: Plan | None = None,
+    order: Order | None = None,
+    resumable: Resumable | None = None,
+    group: Group | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    on_prepare: Callable[[int, int], None] | None = None,
+) -> TrainingReport:
+    """Trains a fresh adapter, which is attached to `lm` afterwards; its weights are float32, the best ones found.
+
+    Args:
+        plan: how much to compute at once and to keep in memory.
+        order: the rows of each step; by default every row once an epoch, in random order.
+        resumable: keeps states of the training as it goes, and goes on from the newest one that is there already.
+        group: the processes that train together; each is given the same arguments. Rank 0 alone keeps states.
+        on_step: called after each step.
+        on_prepare: called with (rows done, rows in all) while the frozen blocks are computed.
+
+    The same arguments on the same machine give the same adapter, bit for bit, interrupted or not. After an error `lm`
+    has no adapter. UserError for no rows, for a model or a training that gives no numbers, for states of another
+    training or none that is undamaged, if the disk refuses; InterruptedTrainingError when asked to stop.
+    """
+    if not data.rows:
+        raise UserError("nothing to train on", hint="annotate some dialogues first")
+    training = _Training(lm, data, config, plan or Plan(), order, resumable, group or Group())
+    try:
+        return training.run(on_step, on_prepare)
+    except BaseException:
+        lm.detach_adapter()
+        raise
+
+
+class _Training:
+    """One training from the first look at the rows to the report; what a saved state holds are its attributes."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        data: TrainingData,
+        config: LoRAConfig,
+        plan: Plan,
+        order: Order | None,
+        resumable: Resumable | None,
+        group: Group,
+    ):
+        self.lm, self.data, self.config, self.plan = lm, data, config, plan
+        self.order, self.resumable, self.group = order or self._in_random_order, resumable, group
+        self.learnt = [*data.rows, *data.replay]
+        self.lengths = [len(row) for row in self.learnt]
+        self.notes: list[str] = []
+        self.losses: list[float] = []
+        self.targets: list[int] = []
+        self.validation_losses: list[tuple[int, float]] = []
+        self.general_losses: list[tuple[int, float]] = []
+        self.patience = Patience(config.patience or None)
+        self.best: Weights | None = None
+        self.stopped_early = False
+
+    def run(
+        self, on_step: Callable[[Step], None] | None, on_prepare: Callable[[int, int], None] | None
+    ) -> TrainingReport:
+        start, lm = time.perf_counter(), self.lm
+        mx.reset_peak_memory()
+        saved = self._saved()
+        lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
+        choice = choose_way(lm, self.data.rows)
+        self.way = choice.way
+        if choice.reason:
+            self.notes.append(
+                f"computed in a slower way, {choice.way}, since the fast one is not exact: {choice.reason}"
+            )
+        self.steps = [(epoch, rows) for epoch in range(self.config.epochs) for rows in self.order(epoch)]
+        self.weights: Weights = tree_map(lambda weight: weight, lm.model.trainable_parameters())
+        self.schedule = Schedule(self.config.schedule, self.config.learning_rate, len(self.steps), self.config.warmup)
+        # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
+        self.optimizer = optim.AdamW(learning_rate=self.schedule, bias_correction=True)
+        self.optimizer.init(self.weights)
+        if saved is not None:
+            self._restore(saved)
+        resumed_from = len(self.losses)
+        rows = [*self.learnt, *self.data.validation, *self.data.general]
+        computing = Computing(lm, rows, self.way, self.plan, share=self.config.dropout == 0)
+        with computing.opened(on_prepare):
+            prepared = time.perf_counter() - start
+            self._train(computing, on_step)
+        lm.model.update(self.weights if self.best is None else self.best)
+        return self._report(computing, choice.reason, resumed_from, prepared, time.perf_counter() - start)
+
+    def _train(self, computing: Computing, on_step: Callable[[Step], None] | None) -> None:
+        with stopping() as stop:
+            if not self.losses:
+                self._look(computing)
+            while len(self.losses) < len(self.steps) and not self.stopped_early:
+                began, number = time.perf_counter(), len(self.losses) + 1
+                stop_asked = self._step(computing, number, stop.requested is not None)
+                last_of_epoch = number == len(self.steps) or self.steps[number][0] != self.steps[number - 1][0]
+                if last_of_epoch:
+                    self._look(computing)
+                if on_step is not None:
+                    on_step(self._as_step(number, time.perf_counter() - began))
+                done = number == len(self.steps) or self.stopped_early
+                if self.resumable is not None and not done and (stop_asked or number % self.config.save_every == 0):
+                    self._save(self.resumable)
+                if stop_asked and not done:
+                    raise self._interrupted(number)
+
+    def _step(self, computing: Computing, number: int, stop_asked: bool) -> bool:
+        """One optimizer step on all machines; whether one of them was asked to stop."""
+        chosen = self.steps[number - 1][1]
+        mine = self.group.share(chosen, self.lengths)
+        seed = (self.config.seed, number, self.group.rank)
+        loss, gradient = computing.gradient(self.weights, mine, seed)
+        own = {"loss": loss, "stop": mx.array(float(stop_asked)), "gradient": gradient}
+        summed = self.group.sum(own)
+        targets = target_tokens(self.learnt[row] for row in chosen)
+        gradient = tree_map(lambda g: g / targets, summed["gradient"])
+        size = mx.linalg.norm(mx.stack([mx.linalg.norm(g) for _, g in tree_flatten(gradient)]))
+        self.weights = self.optimizer.apply_gradients(gradient, self.weights)
+        mx.eval(self.weights, self.optimizer.state, size, summed["loss"])
+        mean = float(summed["loss"]) / targets
+        for what, value in (("loss", mean), ("gradient", float(size))):
+            if not math.isfinite(value):
+                where = f"the {what} became {value} at step {number} of {len(self.steps)}"
+                raise UserError(f"training failed, {where}; nothing was saved of it", hint="lower the learning rate")
+        self.losses.append(mean)
+        self.targets.append(targets)
+        return float(summed["stop"]) > 0
+
+    def _look(self, computing: Computing) -> None:
+        """The losses on held-out rows, before the first step and after each epoch; keeps the best adapter."""
+        number, first = len(self.losses), len(self.learnt)
+        validation = range(first, first + len(self.data.validation))
+        general = range(validation.stop, validation.stop + len(self.data.general))
+        if general:
+            self.general_losses.append((number, computing.loss(self.weights, general)))
+        if validation:
+            loss = computing.loss(self.weights, validation)
+            self.validation_losses.append((number, loss))
+            # The adapter that does nothing yet is what to beat, never what to keep.
+            if number > 0:
+                self.stopped_early = self.patience.update(loss, number)
+                if self.patience.best_step == number:
+                    self.best = self.weights
+
+    def _in_random_order(self, epoch: int) -> Sequence[Sequence[int]]:
+        if self.way == "packed":
+            return batches.shuffled(len(self.learnt), self.config.batch_size, self.config.seed, epoch)
+        return batches.by_length(self.lengths, self.config.batch_size, self.config.seed, epoch)
+
+    # Saved states
+
+    def _saved(self) -> state.State | None:
+        """The state to go on from, the same on all machines, if there is one."""
+        if self.resumable is None:
+            return None
+        found, note = state.load_newest(self.resumable.folder) if self.group.rank == 0 else (None, None)
+        facts = self.group.from_first(None if found is None else found.facts)
+        if facts is None:
+            return None
+        self.notes += [note] if note else []
+        if note := state.check_identity(facts["identity"], self.resumable.identity):
+            self.notes.append(note)
+        # What is computed at once decides the last bits.
+        self.plan = Plan(**facts["plan"])
+        return state.State(self.group.arrays_from_first({} if found is None else dict(found.arrays)), facts)
+
+    def _save(self, resumable: Resumable) -> None:
+        if self.group.rank != 0:
+            return
+        trees = {"weights": self.weights, "optimizer": self.optimizer.state, "best": self.best or {}}
+        facts = {
+            "step": len(self.losses),
+            "losses": self.losses,
+            "targets": self.targets,
+            "validation_losses": self.validation_losses,
+            "general_losses": self.general_losses,
+            "patience": self.patience.facts(),
+            "plan": dataclasses.asdict(self.plan),
+            "identity": dataclasses.asdict(resumable.identity),
+        }
+        state.save(resumable.folder, state.State(dict(tree_flatten(trees)), facts))
+
+    def _restore(self, saved: state.State) -> None:
+        trees = tree_unflatten(list(saved.arrays.items()))
+        self.weights, self.optimizer.state = trees["weights"], trees["optimizer"]
+        self.best = trees.get("best")
+        facts = saved.facts
+        self.losses, self.targets = list(facts["losses"]), list(facts["targets"])
+        self.validation_losses = [(step, loss) for step, loss in facts["validation_losses"]]
+        self.general_losses = [(step, loss) for step, loss in facts["general_losses"]]
+        self.patience.restore(facts["patience"])
+
+    def _interrupted(self, number: int) -> InterruptedTrainingError:
+        what = f"training was stopped after step {number} of {len(self.steps)}"
+        if self.resumable is None:
+            return InterruptedTrainingError(what)
+        return InterruptedTrainingError(f"{what} and saved", hint="the same command goes on from there")
+
+    # What is told
+
+    def _as_step(self, number: int, seconds: float) -> Step:
+        return Step(
+            number=number,
+            steps=len(self.steps),
+            epoch=self.steps[number - 1][0] + 1,
+            loss=self.losses[-1],
+            learning_rate=self.schedule.at(number - 1),
+            target_tokens=self.targets[-1],
+            seconds=seconds,
+            memory_bytes=mx.get_active_memory(),
+        )
+
+    def _report(
+        self, computing: Computing, way_reason: str, resumed_from: int, prepared: float, seconds: float
+    ) -> TrainingReport:
+        done = len(self.losses)
+        epochs = self.steps[done - 1][0] + 1
+        epoch_losses, epoch_ends = [], []
+        for epoch in range(epochs):
+            of_epoch = [i for i in range(done) if self.steps[i][0] == epoch]
+            epoch_ends.append(of_epoch[-1] + 1)
+            total = sum(self.losses[i] * self.targets[i] for i in of_epoch)
+            epoch_losses.append(total / sum(self.targets[i] for i in of_epoch))
+        return TrainingReport(
+            rows=len(self.learnt),
+            replayed_rows=len(self.data.replay),
+            dropped_rows=0,
+            truncated_rows=0,
+            target_tokens=target_tokens(self.learnt),
+            processed_tokens=round(computing.processed / (done - resumed_from) * len(self.order(0))),
+            epochs=epochs,
+            steps=done,
+            losses=tuple(self.losses),
+            epoch_losses=tuple(epoch_losses),
+            epoch_ends=tuple(epoch_ends),
+            validation_losses=tuple(self.validation_losses),
+            general_losses=tuple(self.general_losses),
+            best_step=done if self.best is None or self.patience.best_step is None else self.patience.best_step,
+            way=self.way,
+            way_reason=way_reason,
+            kept_states=computing.kept_in,
+            kept_states_bytes=computing.kept_bytes,
+            peak_memory_bytes=mx.get_peak_memory(),
+            estimated_memory_bytes=self.plan.estimate,
+            seconds=seconds,
+            prepare_seconds=prepared,
+            resumed_from=resumed_from,
+            notes=tuple(self.notes),
+        )

@@ -1,0 +1,144 @@
+"""Learning rates against a float64 reference, in and out of MLX's optimizers, and early stopping."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_personal.finetune.schedule import SCHEDULES, Patience, Schedule
+
+
+def reference(kind: str, peak: float, steps: int, rise: int) -> np.ndarray:
+    """The rate of every step in float64, by numpy's own interpolation and cosine."""
+    falling = np.arange(steps - rise) / max(steps - rise, 1)
+    after = {
+        "cosine": peak * 0.5 * (1 + np.cos(np.pi * falling)),
+        "linear": np.interp(falling, [0, 1], [peak, 0]),
+        "constant": np.full(steps - rise, peak),
+    }[kind]
+    return np.concatenate([np.linspace(0, peak, rise + 2)[1:-1], after])
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize(
+    ("steps", "warmup", "rise"), [(1, 0, 0), (1, 0.05, 1), (7, 0.5, 4), (100, 0.07, 7), (1000, 0.05, 50), (9, 1, 9)]
+)
+def test_every_rate_is_the_reference_s(kind: str, steps: int, warmup: float, rise: int) -> None:
+    schedule = Schedule(kind, 3e-4, steps, warmup)
+    expected = reference(kind, 3e-4, steps, rise)
+    np.testing.assert_allclose([schedule.at(step) for step in range(steps)], expected, rtol=1e-9)
+    np.testing.assert_allclose([schedule(mx.array(step)).item() for step in range(steps)], expected, rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SCHEDULES), st.floats(1e-8, 10), st.integers(1, 3000), st.floats(0, 1))
+def test_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: int, warmup: float) -> None:
+    schedule = Schedule(kind, peak, steps, warmup)
+    rates = np.array([schedule.at(step) for step in range(steps)])
+    assert (rates > 0).all() and rates.max() <= peak
+    top = rates.argmax()
+    assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) <= 0).all()
+
+
+def test_it_is_what_mlx_makes_of_the_same_words() -> None:
+    rise = optim.linear_schedule(1e-3 / 6, 1e-3, 5)
+    theirs = optim.join_schedules([rise, optim.cosine_decay(1e-3, 95)], [5])
+    ours = Schedule("cosine", 1e-3, 100, 0.05)
+    for step in range(90):
+        assert ours.at(step) == pytest.approx(theirs(mx.array(step)).item(), rel=1e-4)
+
+
+def test_after_the_last_step_the_rate_stays() -> None:
+    schedule = Schedule("linear", 1.0, 4, 0)
+    assert schedule.at(9) == schedule(mx.array(9, mx.uint64)).item() == schedule.at(3) == 0.25
+
+
+def test_optimizers_take_it_compiled_and_uncompiled() -> None:
+    schedule = Schedule("cosine", 0.1, 6, 0.34)
+    weights = []
+    for compiled in (True, False):
+        model = nn.Linear(2, 1, bias=False)
+        model.weight = mx.zeros((1, 2))
+        optimizer = optim.SGD(learning_rate=schedule)
+        optimizer.init(model.trainable_parameters())
+
+        def step(model: nn.Module = model, optimizer: Any = optimizer) -> mx.array:
+            optimizer.update(model, {"weight": mx.ones((1, 2))})
+            return model.weight[0, 0]
+
+        state = [model.state, optimizer.state]
+        take = mx.compile(step, inputs=state, outputs=state) if compiled else step
+        weights.append([take().item() for _ in range(6)])
+    np.testing.assert_allclose(weights[1], -np.cumsum([schedule.at(i) for i in range(6)]), rtol=1e-6)
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak", "steps", "warmup", "word"),
+    [
+        ("cosin", 1e-3, 10, 0.1, "schedule"),
+        ("cosine", 0.0, 10, 0.1, "learning_rate"),
+        ("cosine", math.nan, 10, 0.1, "learning_rate"),
+        ("cosine", math.inf, 10, 0.1, "learning_rate"),
+        ("cosine", 1e-3, 0, 0.1, "steps"),
+        ("cosine", 1e-3, 10, -0.1, "warmup"),
+        ("cosine", 1e-3, 10, 1.1, "warmup"),
+        ("cosine", 1e-3, 10, math.nan, "warmup"),
+    ],
+)
+def test_nonsense_is_refused_by_name(kind: str, peak: float, steps: int, warmup: float, word: str) -> None:
+    with pytest.raises(ValueError, match=f"^{word} is "):
+        Schedule(kind, peak, steps, warmup)
+
+
+# Early stopping
+
+
+def stops(patience: Patience, losses: list[float], first: int = 1) -> list[bool]:
+    return [patience.update(loss, step) for step, loss in enumerate(losses, first)]
+
+
+def test_so_many_losses_in_a_row_without_a_new_best_stop() -> None:
+    patience = Patience(2)
+    assert stops(patience, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6]) == [False, False, False, False, False, True]
+    assert (patience.best, patience.best_step) == (1.5, 4)
+
+
+def test_none_never_stops_but_remembers() -> None:
+    patience = Patience(None)
+    assert not any(stops(patience, [1.0] + [2.0] * 50))
+    assert patience.best_step == 1
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_what_is_not_a_number_is_never_the_best(loss: float) -> None:
+    patience = Patience(2)
+    assert stops(patience, [loss]) == [False]
+    assert patience.best is None and patience.best_step is None
+    assert stops(patience, [1.0, loss, loss], 2) == [False, False, True]
+    assert (patience.best, patience.best_step) == (1.0, 2)
+
+
+def test_a_resumed_one_goes_on_where_it_was() -> None:
+    losses = [3.0, 2.0, math.nan, 2.5, 1.0, 1.1, 1.2, 1.3]
+    for cut in range(len(losses) + 1):
+        whole, before, after = Patience(3), Patience(3), Patience(3)
+        expected = stops(whole, losses)
+        first = stops(before, losses[:cut])
+        after.restore(json.loads(json.dumps(before.facts())))
+        assert first + stops(after, losses[cut:], cut + 1) == expected
+        assert after.facts() == whole.facts()
+
+
+def test_a_patience_of_none_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Patience(0)
