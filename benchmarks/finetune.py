@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     # The other benchmarks' single thread is for libraries that share a process. Here a side has its process to itself.
-    if getattr(benchmarks, "CHOSEN_THREADS", None) is None:
+    if benchmarks.CHOSEN_THREADS is None:
         os.environ.pop("OPENBLAS_NUM_THREADS", None)
     workload = WORKLOADS[options.shape].changed(
         rows=options.rows, epochs=options.epochs, lora_layers=options.lora_layers, seed=options.seed

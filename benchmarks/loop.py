@@ -251,8 +251,8 @@ def report_of(options: argparse.Namespace, dialogues: int, config: Config, round
             table(["last round", ""], last.counts.items()),
             table(["ROUGE-1 gain, last round", ""], ((name, f"{gain:+.3f}") for name, gain in last.gains.items())),
             "## Against the target\n",
-            f"- The straight composition takes {statistics.median(ratios):.1f} times as long as ours, {min(ratios):.1f} "
-            f"to {max(ratios):.1f} in {len(ratios)} rounds (target at least {LEAST_RATIO})\n",
+            f"- The straight composition takes {statistics.median(ratios):.1f} times as long as ours "
+            f"(rounds: {min(ratios):.1f} to {max(ratios):.1f}; target at least {LEAST_RATIO})\n",
         ]
     )
 

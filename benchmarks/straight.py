@@ -6,10 +6,13 @@ ours. But a dialogue is embedded alone, a rewrite and an answer are generated al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import mlx.optimizers as optim
 import mlx_lm
 import numpy as np
@@ -25,6 +28,18 @@ from mlx_personal.finetune.rows import make_rows
 from mlx_personal.scoring import entropy_of_embedding
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig, parse_question, rewrite_tasks
+
+Sampler = Callable[[mx.array], mx.array]
+
+# The wired limit stays as it is: changing it has crashed Macs. `mlx_lm.generate` is a function as an attribute of its
+# package, and a module only by its import name.
+_module: Any = importlib.import_module("mlx_lm.generate")
+_module.wired_limit = lambda *_: contextlib.nullcontext()
+
+
+def text_after(lm: LanguageModel, prompt: list[int], limit: int, sampler: Sampler | None = None) -> str:
+    """What mlx-lm writes after a prompt, greedily without a sampler."""
+    return mlx_lm.generate(lm.model, lm.tokenizer, prompt, max_tokens=limit, sampler=sampler)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +121,7 @@ def synthesize(lm: LanguageModel, dialogues: Iterable[Dialogue], config: Synthes
         original = dialogue.without_thoughts()
         tasks = rewrite_tasks(lm, original, config)
         for _ in range(config.k if tasks else 0):
-            texts = [
-                mlx_lm.generate(lm.model, lm.tokenizer, lm.prompt_tokens(ask), max_tokens=limit, sampler=sampler)
-                for ask, limit in tasks
-            ]
+            texts = [text_after(lm, lm.prompt_tokens(ask), limit, sampler) for ask, limit in tasks]
             try:
                 rewrite = original.with_turns("user", [parse_question(text) for text in texts])
             except ValueError:
@@ -135,7 +147,7 @@ def answers(lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int) -
     """For each dialogue the greedy answer at every assistant turn, one by one."""
     return [
         [
-            strip_thoughts(mlx_lm.generate(lm.model, lm.tokenizer, lm.prompt_tokens(context), max_tokens=max_tokens))
+            strip_thoughts(text_after(lm, lm.prompt_tokens(context), max_tokens))
             for context, _ in dialogue.without_thoughts().exchanges()
         ]
         for dialogue in dialogues

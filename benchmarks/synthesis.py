@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +25,7 @@ import mlx_lm
 from mlx_lm.sample_utils import make_sampler
 
 from benchmarks.report import deliver, heading, table
+from benchmarks.straight import text_after
 from benchmarks.timing import Effort, Timings, in_turn
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.backend import generation
@@ -162,22 +163,17 @@ def measure_speed(lm: LanguageModel, dialogues: Sequence[Dialogue], config: Synt
     def loop() -> None:
         sampler = make_sampler(temp=config.temperature)
         asks = [ask for ask in asks_of(lm, dialogues, config) for _ in range(config.k)]
-        written[LOOP] = [plain_text(lm, ask, sampler) for ask in asks]
+        written[LOOP] = [text_after(lm, ask.prompt, ask.limit, sampler) for ask in asks]
 
     timings = in_turn({OURS: ours, LOOP: loop}, Effort(seconds=0, least=rounds, most=rounds))
     return Speed(timings, {name: sum(len(lm.text_tokens(text)) for text in texts) for name, texts in written.items()})
-
-
-def plain_text(lm: LanguageModel, ask: Ask, sampler: Callable[[mx.array], mx.array] | None = None) -> str:
-    """What a user of mlx-lm would call."""
-    return mlx_lm.generate(lm.model, lm.tokenizer, ask.prompt, max_tokens=ask.limit, sampler=sampler)
 
 
 def compare_greedy(lm: LanguageModel, asks: Sequence[Ask]) -> Agreement:
     """Both sides' greedy texts of every prompt, the loop's by mlx-lm one by one."""
     prompts, limits = [ask.prompt for ask in asks], [ask.limit for ask in asks]
     texts = lm.generate(prompts, max_tokens=limits)
-    different = [i for i, ask in enumerate(asks) if plain_text(lm, ask).strip() != texts[i]]
+    different = [i for i, ask in enumerate(asks) if text_after(lm, ask.prompt, ask.limit).strip() != texts[i]]
     tokens = generation.generate(lm.model, lm.tokenizer, prompts, limits, 0.0, 0) if different else []
     return Agreement(len(asks), tuple(logit_gap(lm, asks[i], tokens[i]) for i in different))
 
@@ -234,8 +230,8 @@ def report_of(
             f"model: {options.shape or options.model}.\n",
             table(["", "seconds, median", "tokens, last round", "tokens/s, last round"], rows),
             "## Against the targets\n",
-            f"- The loop takes {speed.ratio:.1f} times as long as ours, {low:.1f} to {high:.1f} in "
-            f"{len(speed.ratios)} rounds (target at least {LEAST_RATIO})",
+            f"- The loop takes {speed.ratio:.1f} times as long as ours (rounds: {low:.1f} to {high:.1f}; "
+            f"target at least {LEAST_RATIO})",
             f"- Of {agreement.texts} greedy texts {agreement.texts - len(agreement.gaps)} are equal; {agreement.ties} "
             f"differ after a step whose two best logits lie within {TIE:.0e}, {agreement.failures} elsewhere "
             f"(target 0){': ' + gaps if gaps else ''}\n",

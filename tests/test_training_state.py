@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import json
+import os
 import math
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_damage_anywhere_is_noticed_or_harmless(
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"{}", bytes([255]) * 64, b"\x02\0\0\0\0\0\0\0{}"])
 def test_a_file_that_is_no_state_is_damaged(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state-0000003.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged: state-0000003.+ and there is no other state; start"):
+    with pytest.raises(UserError, match=r"damaged: state-0000003.+ and there is no other state; to drop"):
         load_newest(tmp_path)
 
 
@@ -187,7 +188,7 @@ def test_a_full_disk_leaves_the_last_state(call: str, tmp_path: Path, monkeypatc
     if call == "write":
         monkeypatch.setattr(mx, "save_safetensors", lambda file, *_: (file.write(b"some"), full()))
     else:
-        monkeypatch.setattr(state_module.os, call, full)
+        monkeypatch.setattr(os, call, full)
     with pytest.raises(UserError, match="the disk is full; free some space"):
         save(tmp_path, state_at(10))
     monkeypatch.undo()

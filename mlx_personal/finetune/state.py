@@ -6,23 +6,20 @@ reads a file with flipped bits without a word; a checksum over names, types, sha
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import mlx.core as mx
 
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.store.files import remove_partials
+from mlx_personal.store.files import atomic_file, remove_partials
 
-RESTART_HINT: Final = "start this training anew, its saved states are then discarded"
+RESTART_HINT: Final = "to drop that training and begin anew: mlx-personal train --restart"
 
 _KEPT: Final = 2
 _NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
@@ -56,7 +53,7 @@ def save(folder: Path, state: State) -> Path:
     path = folder / f"state-{state.step:07d}.safetensors"
     facts = json.dumps(state.facts)
     metadata = {"format": "mlx", "facts": facts, "checksum": _checksum(state.arrays, facts)}
-    with _whole_file(path) as file:
+    with atomic_file(path) as file:
         # Through a file of Python's: MLX's own writing by path does not notice a full disk.
         mx.save_safetensors(file, dict(state.arrays), metadata)
     saved = _steps(folder)
@@ -121,31 +118,6 @@ def _steps(folder: Path) -> dict[int, Path]:
     """The states in a folder, by step."""
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("state-*.safetensors"))
     return {int(match[1]): path for match, path in found if match}
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when the block ends and vanishes when it raises; UserError for OSError."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise from_os_error(error, path) from error
-        raise
 
 
 @dataclass(frozen=True)

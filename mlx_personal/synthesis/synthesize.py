@@ -134,7 +134,7 @@ def rewrite_tasks(
 ) -> list[tuple[list[dict[str, str]], int]]:
     """(the chat that asks for a rewrite, the tokens it may take) for every answer a candidate is made of.
 
-    None at all if one of the texts is too long.
+    `original` is without thoughts. None at all if one of the texts is too long.
     """
     asked: list[tuple[list[dict[str, str]], str, str]] = []
     if config.mode == "both":
