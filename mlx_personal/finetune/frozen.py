@@ -20,7 +20,7 @@ from mlx_personal.finetune.rows import Row
 
 # Tokens computed at once. Fixed, as is the order of the rows: a resumed training has to see the very same numbers, and
 # a matrix product of another height may round otherwise.
-_GROUP_TOKENS = 2048
+_GROUP_TOKENS = 1024
 
 
 class FrozenStates:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 # Bytes of one chunk's logits. Large enough for full speed of the matrix product at any vocabulary.
 _CHUNK_BYTES = 32 * 2**20
@@ -27,15 +26,18 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
     # The shape alone: nothing is computed.
     chunk = max(16, _CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
 
-    def chunk_loss(hidden: mx.array, targets: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(logits(hidden)[0].astype(mx.float32), targets).sum()
+    def chunk_loss(hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        projected = logits(hidden)[0].astype(mx.float32)
+        loss, slope = _loss_and_slope(projected, targets)
+        # Its gradient by `projected` is the slope; the sum itself is never computed.
+        return (projected * mx.stop_gradient(slope)).sum(), loss
 
     @mx.custom_function
     def total(hidden: mx.array) -> tuple[mx.array, mx.array]:
         losses, slopes = [], []
         for start in range(0, hidden.shape[1], chunk):
             part = slice(start, start + chunk)
-            loss, slope = mx.value_and_grad(chunk_loss)(hidden[:, part], targets[part])
+            (_, loss), slope = mx.value_and_grad(chunk_loss)(hidden[:, part], targets[part])
             losses.append(loss)
             slopes.append(slope)
         return mx.stack(losses).sum(), mx.concatenate(slopes, axis=1)
@@ -48,3 +50,12 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
     found: Any = total(hidden)
     loss: mx.array = found[0]
     return loss
+
+
+def _loss_and_slope(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """The summed cross entropy of float32 logits [n, V], and its gradient by them: softmax, less 1 at the target."""
+    places = targets[:, None]
+    loss = mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, places, axis=-1)[:, 0]
+    shares = mx.softmax(logits, axis=-1)
+    at_target = mx.take_along_axis(shares, places, axis=-1)
+    return loss.sum(), mx.put_along_axis(shares, places, at_target - 1, axis=-1)
