@@ -1,4 +1,4 @@
-"""A profile whose training was interrupted: it is finished first, on what it began with; and the guard on forgetting."""
+"""A profile whose training was interrupted is finished first, on what it began with; and the guard on forgetting."""
 
 from __future__ import annotations
 

@@ -1,24 +1,26 @@
-"""What only Metal computes: the compiled and checkpointed step, bfloat16 and 4-bit models, their adapters.
+"""Training on Metal: bfloat16 and 4-bit models in their own kind of numbers, exact, resumable, and loaded again.
 
-These run on a Mac alone. On Linux `test_finetune` runs the same step, compiled and checkpointed, in float32.
+These run on a Mac alone; elsewhere the same loop is tested on the CPU by the other files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+import tiny
 from mlx_lm.models import llama
 from mlx_lm.utils import quantize_model
 
 from mlx_personal import Dialogue, LanguageModel, load_language_model
-from mlx_personal.finetune import LoRAConfig, finetune, trainer
-from mlx_personal.finetune.batches import collate, make_rows
-from mlx_personal.finetune.trainer import arrays_of, loss_of, target_logits
+from mlx_personal.finetune import LoRAConfig, Step, TrainingData, finetune, train
+from mlx_personal.finetune.exactness import BOUNDS, choose_way
+from mlx_personal.finetune.memory import Plan
+from mlx_personal.finetune.rows import make_rows, target_tokens
 
 pytestmark = [pytest.mark.metal, pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal")]
 
@@ -34,7 +36,7 @@ def ask(model: LanguageModel) -> list[str]:
 
 def build(tiny_model_folder: Path, kind: str) -> LanguageModel:
     """The tiny model in bfloat16, or quantized to 4 bits: what people download."""
-    tiny = load_language_model(tiny_model_folder)
+    small = load_language_model(tiny_model_folder)
     config = json.loads((tiny_model_folder / "config.json").read_text())
     # Wider than the tiny model: a quantization group is 64 weights of one row.
     config |= {"hidden_size": 128, "head_dim": 32, "intermediate_size": 256}
@@ -44,7 +46,7 @@ def build(tiny_model_folder: Path, kind: str) -> LanguageModel:
     if kind == "4-bit":
         model, _ = quantize_model(model, config, group_size=64, bits=4)
     mx.eval(model.parameters())
-    return LanguageModel(model, tiny.tokenizer)
+    return LanguageModel(model, small.tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
@@ -52,13 +54,11 @@ def test_a_trained_adapter_answers_and_is_the_same_when_loaded_again(
     tiny_model_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     model = build(tiny_model_folder, kind)
-    before = {name: np.array(value.view(mx.uint8)) for name, value in tree_flatten(model.model.parameters())}
+    before = tiny.bits(model.model.parameters())
     base = ask(model)
     report = finetune(model, DIALOGUES, CONFIG, tmp_path / "a")
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
-    after = dict(tree_flatten(model.model.parameters()))
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(before[name], np.array(after[name].view(mx.uint8))) for name in before)
+    assert tiny.bits(model.model.parameters()) == before
     assert ask(model) == base
     model.attach_adapter(tmp_path / "a")
     adapted = ask(model)
@@ -69,22 +69,36 @@ def test_a_trained_adapter_answers_and_is_the_same_when_loaded_again(
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
-def test_the_first_compiled_loss_is_the_eager_one(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+def test_the_first_loss_is_that_of_rows_alone(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     model = build(tiny_model_folder, kind)
-    batch = collate(make_rows(model, DIALOGUES, 1024).rows, 32)
-    eager = loss_of(target_logits(model, batch.inputs[0].tolist()), *arrays_of(batch)).item()
+    rows = make_rows(model, DIALOGUES, 1024).rows
+    alone = tiny.reference_loss(model, rows) / target_tokens(rows)
     report = finetune(model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
-    assert report.first_loss == pytest.approx(eager, rel=2e-2)  # bfloat16 has 8 bits
+    assert report.way == "packed"
+    assert report.losses[0] == pytest.approx(alone, rel=2e-2)  # bfloat16 has 8 bits
 
 
-def test_compiled_training_is_eager_training(
-    tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = LoRAConfig(epochs=4, batch_size=4, learning_rate=1e-2, dropout=0.0)
-    compiled = finetune(tiny_model, DIALOGUES, config, tmp_path / "compiled")
-    monkeypatch.setattr(trainer, "device_name", lambda: "cpu")  # the eager step, still computed on Metal
-    eager = finetune(tiny_model, DIALOGUES, config, tmp_path / "eager")
-    assert compiled.epoch_losses == pytest.approx(eager.epoch_losses, rel=3e-2)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "4-bit"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi", "phi3", "mixtral", "ministral3"])
+def test_the_fast_way_is_taken_and_within_its_bound(family: str, kind: str) -> None:
+    lm = tiny.random_model(family, kind)
+    tiny.with_adapter(lm)
+    choice = choose_way(lm, tiny.a_family_of_rows())
+    assert choice.way == "packed", choice.reason
+    (found,) = choice.comparisons
+    assert found.kind is not None
+    assert max(found.loss, found.gradient) <= BOUNDS[found.kind]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_checkpointing_changes_no_loss(kind: str) -> None:
+    lm, losses = tiny.random_model("llama", kind), []
+    for checkpoint in (False, True):
+        config = dataclasses.replace(CONFIG, dropout=0.0, epochs=3)
+        report = train(lm, TrainingData(tiny.a_family_of_rows()), config, plan=Plan(checkpoint=checkpoint))
+        lm.detach_adapter()
+        losses.append(report.losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4 if kind == "float32" else 3e-2)
 
 
 def test_training_twice_gives_the_same_adapter(tiny_model: LanguageModel, tmp_path: Path) -> None:
@@ -93,3 +107,19 @@ def test_training_twice_gives_the_same_adapter(tiny_model: LanguageModel, tmp_pa
     a, b = (mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("a", "b"))
     assert a.keys() == b.keys()
     assert all(np.allclose(np.array(a[name]), np.array(b[name]), rtol=1e-3, atol=1e-5) for name in a)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
+def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+    model, config = build(tiny_model_folder, kind), dataclasses.replace(CONFIG, save_every=2, dropout=0.1)
+    whole = finetune(model, DIALOGUES, config, tmp_path / "whole")
+
+    def die(step: Step) -> None:
+        if step.number == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, DIALOGUES, config, tmp_path / "resumed", die, states=tmp_path / "states")
+    report = finetune(model, DIALOGUES, config, tmp_path / "resumed", states=tmp_path / "states")
+    assert report.resumed_from == 4
+    assert report.losses == pytest.approx(whole.losses, rel=1e-3)

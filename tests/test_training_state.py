@@ -6,8 +6,8 @@ import dataclasses
 import errno
 import io
 import json
-import os
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path

@@ -75,7 +75,15 @@ DEEPSEEK = {
     "moe_layer_freq": 1,
     "first_k_dense_replace": 1,
     "num_key_value_heads": 4,
-    "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 32, "beta_slow": 1},
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+        "beta_fast": 32,
+        "beta_slow": 1,
+    },
 }
 # name: module of mlx-lm, and what its config has beside or instead of SIZES.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -89,7 +97,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("phi", {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5}),
     "phi3": ("phi3", {}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    "ministral3": ("ministral3", {"tie_word_embeddings": False, "rope_parameters": YARN | {"llama_4_scaling_beta": 0.1}}),
+    "ministral3": (
+        "ministral3",
+        {"tie_word_embeddings": False, "rope_parameters": YARN | {"llama_4_scaling_beta": 0.1}},
+    ),
     "qwen3-moe": ("qwen3_moe", MOE),
     "granite": ("granite", GRANITE),
     "gemma2": ("gemma2", {}),
@@ -130,10 +141,10 @@ def with_adapter(lm: LanguageModel, num_layers: int = 2, dropout: float = 0.0, d
 
 
 def random_row(rng: np.random.Generator, length: int, beginning: Sequence[int] = (), learnt: float = 0.6) -> Row:
-    """A row of so many inputs, whose last `learnt` are targets, some others too."""
+    """A row of so many inputs. The last share `learnt` of them, one at least, are learnt; none of its beginning."""
     tokens = rng.integers(3, VOCABULARY, length + 1).astype(np.int32)
     tokens[: len(beginning)] = beginning
-    is_target = np.arange(length) >= max(length * (1 - learnt), min(len(beginning), length - 1))
+    is_target = np.arange(length) >= min(max(length * (1 - learnt), len(beginning)), length - 1)
     return Row(tokens[:-1], tokens[1:], is_target)
 
 

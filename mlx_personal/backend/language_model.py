@@ -150,8 +150,11 @@ class LanguageModel:
         self.detach_adapter()
         self._base_layers = self.model.leaf_modules()
         self.model.freeze()
+        # mlx-lm draws from MLX's one generator, whose numbers are others' too.
+        high, low = mx.random.state[0].tolist()
         mx.random.seed(seed)
         linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=dora)
+        mx.random.seed(high << 32 | low)
         self.model.train()
 
     def detach_adapter(self) -> None:

@@ -15,6 +15,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_personal.errors import UserError
+
 
 class Group:
     """The processes that train together. `rank` counts from 0; only rank 0 writes anything."""
@@ -74,5 +76,10 @@ class Group:
 
     def _all_sum(self, array: mx.array) -> mx.array:
         summed = mx.distributed.all_sum(array, group=self._group, stream=mx.cpu)
-        mx.eval(summed)
+        try:
+            mx.eval(summed)
+        except RuntimeError as error:
+            raise UserError(
+                "another machine of this training left it", hint="its own message says why; then run the same again"
+            ) from error
         return summed

@@ -8,6 +8,7 @@ below a bound. The fastest way that agrees is taken: rows packed, else padded, e
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.batches import collate
 from mlx_personal.finetune.network import Network
 from mlx_personal.finetune.objective import Weights, fast_loss, layout_of, plain_loss
+from mlx_personal.finetune.packing import arrange
 from mlx_personal.finetune.rows import Row
 
 Way = Literal["packed", "padded", "plain"]
@@ -126,10 +128,22 @@ def compare(network: Network, rows: Sequence[Row], way: Literal["packed", "padde
 
 
 def _probe(rows: Sequence[Row]) -> list[Row]:
-    """Two rows of different lengths, the shortest such, since each costs a whole plain forward and backward."""
+    """Two rows of different lengths that begin alike if any do, the shortest such, since each costs a plain forward.
+
+    Positions are set only where rows share their beginning.
+    """
     by_length = sorted(rows, key=len)
     longer = [row for row in by_length if len(row) > len(by_length[0])]
-    return [by_length[0], *(longer or by_length[1:])[:1]]
+    probe = [by_length[0], *(longer or by_length[1:])[:1]]
+    in_order = sorted(rows, key=lambda row: row.inputs[: row.prompt].tolist())
+    alike = [
+        pair
+        for pair in itertools.pairwise(in_order)
+        if len(arrange([r.inputs for r in pair], [r.prompt for r in pair])) > 2
+    ]
+    if not alike:
+        return probe
+    return [*min(alike, key=lambda pair: len(pair[0]) + len(pair[1])), probe[0]]
 
 
 def _disturbed(weights: Weights) -> Weights:
@@ -161,6 +175,9 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
     layers, weights = model.leaf_modules(), model.parameters()
     try:
         dequantize_model(model)
+        # The layers that it made are trainable.
+        for layer in tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module):
+            layer[1].freeze()
         model.set_dtype(mx.float32)
         yield
     finally:

@@ -11,7 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
-# Bytes of one chunk's logits. Large enough for full speed of the matrix product at any vocabulary.
+# Bytes of one chunk's logits: 64 rows of a vocabulary of 128k. With fewer, reading the projection's weights, which each
+# chunk does anew, would take longer than multiplying by them.
 _CHUNK_BYTES = 32 * 2**20
 
 
@@ -37,7 +38,11 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
         losses, slopes = [], []
         for start in range(0, hidden.shape[1], chunk):
             part = slice(start, start + chunk)
-            (_, loss), slope = mx.value_and_grad(chunk_loss)(hidden[:, part], targets[part])
+            own = hidden[:, part]
+            if slopes:
+                # One chunk after the other: MLX would compute them side by side, and hold them all.
+                own = mx.depends(own, [slopes[-1], losses[-1]])
+            (_, loss), slope = mx.value_and_grad(chunk_loss)(own, targets[part])
             losses.append(loss)
             slopes.append(slope)
         return mx.stack(losses).sum(), mx.concatenate(slopes, axis=1)

@@ -62,6 +62,7 @@ def finetune(
     UserError if no dialogue has anything to learn, if the loss stops being a number, if the disk refuses, or if a
     state belongs to another training; InterruptedTrainingError when asked to stop.
     """
+    lm.detach_adapter()
     data, dropped, truncated = _training_data(lm, dialogues, config, sources, general)
     group = group or Group()
     plan = plan_for(lm, data, config)
@@ -134,8 +135,18 @@ def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: 
         "threads": blas.threads(),
         "machines": group.size,
     }
-    base = "in memory" if lm.path is None else fingerprint(lm.path)
+    base = _sampled(lm.model) if lm.path is None else fingerprint(lm.path)
     return Identity(base, digest.hexdigest(), settings, environment)
+
+
+def _sampled(model: nn.Module) -> str:
+    """Hash of a sample of a model's weights; call it while the model has no adapter."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(tree_flatten(model.parameters())):
+        flat = weight.reshape(-1)
+        sample = flat[:: max(1, flat.size // 256)].view(mx.uint8)
+        digest.update(f"{name} {weight.dtype} {weight.shape}".encode() + np.array(sample).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _write(model: nn.Module, folder: Path, config: LoRAConfig, metadata: Mapping[str, object]) -> None:

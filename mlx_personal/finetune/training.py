@@ -120,7 +120,7 @@ class _Training:
         mx.reset_peak_memory()
         saved = self._saved()
         lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
-        choice = choose_way(lm, self.data.rows)
+        choice = choose_way(lm, [*self.learnt, *self.data.validation, *self.data.general])
         self.way = choice.way
         if choice.reason:
             self.notes.append(
@@ -173,9 +173,11 @@ class _Training:
         gradient = tree_map(lambda g: g / targets, summed["gradient"])
         size = mx.linalg.norm(mx.stack([mx.linalg.norm(g) for _, g in tree_flatten(gradient)]))
         self.weights = self.optimizer.apply_gradients(gradient, self.weights)
-        mx.eval(self.weights, self.optimizer.state, size, summed["loss"])
+        # What comes out of the last step is in no loss any more.
+        moved = mx.linalg.norm(mx.stack([mx.linalg.norm(w) for _, w in tree_flatten(self.weights)]))
+        mx.eval(self.weights, self.optimizer.state, size, moved, summed["loss"])
         mean = float(summed["loss"]) / targets
-        for what, value in (("loss", mean), ("gradient", float(size))):
+        for what, value in (("loss", mean), ("gradient", float(size)), ("adapter", float(moved))):
             if not math.isfinite(value):
                 where = f"the {what} became {value} at step {number} of {len(self.steps)}"
                 raise UserError(f"training failed, {where}; nothing was saved of it", hint="lower the learning rate")

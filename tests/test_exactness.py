@@ -1,0 +1,326 @@
+"""The fast way is mlx-lm's plain one: loss and gradient, for every family, and a way that is not is never taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tiny
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_personal import LanguageModel, UserError
+from mlx_personal.finetune import LoRAConfig, TrainingData, exactness, network, objective, train
+from mlx_personal.finetune.computing import Computing
+from mlx_personal.finetune.exactness import BOUNDS, Way, choose_way, compare
+from mlx_personal.finetune.memory import Plan
+from mlx_personal.finetune.network import Network
+from mlx_personal.finetune.rows import Row
+
+ROWS = tiny.a_family_of_rows()
+# Of the slow kinds of numbers; with rows that share and rows that do not.
+FEW = sorted(ROWS, key=len)[:6]
+PACKED = [
+    *("llama", "llama-untied", "llama-sliding", "qwen2", "qwen3", "qwen3-moe", "gemma", "gemma3", "phi", "phi3"),
+    *("mixtral", "ministral3", "granite"),
+]
+PADDED = ["gemma2", "gpt2", "mamba"]
+
+
+def computed(
+    lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Row], way: Way, share: bool = True
+) -> tuple[float, dict[str, Any], int]:
+    """Summed loss, gradient and tokens of these rows in this way, in parts of at most 120 tokens."""
+    computing = Computing(lm, rows, way, Plan(batch_tokens=120), share)
+    with computing.opened():
+        loss, gradient = computing.gradient(weights, range(len(rows)), (0,))
+    return float(loss), gradient, computing.processed
+
+
+def check(lm: LanguageModel, rows: Sequence[Row], ways: Sequence[Way], bound: float, **adapter: Any) -> None:
+    weights = tiny.with_adapter(lm, **adapter)
+    wanted = tiny.reference_loss(lm, rows), tiny.reference_gradient(lm, weights, rows)
+    for way in ways:
+        loss, gradient, _ = computed(lm, weights, rows, way)
+        assert loss == pytest.approx(wanted[0], rel=min(bound, 1e-3)), way
+        assert tiny.distance(gradient, wanted[1]) < bound, way
+
+
+# Every family, against each row alone through mlx-lm's forward
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_and_padded_give_the_loss_and_gradient_of_rows_alone(family: str) -> None:
+    lm = tiny.random_model(family)
+    check(lm, ROWS, ["packed", "padded", "plain"], 1e-5)
+    choice = choose_way(lm, ROWS)
+    assert (choice.way, choice.reason) == ("packed", "")
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_what_cannot_be_packed_is_padded_and_says_why(family: str) -> None:
+    lm = tiny.random_model(family)
+    check(lm, ROWS[:7], ["padded", "plain"], 1e-5)
+    choice = choose_way(lm, ROWS)
+    assert choice.way == "padded"
+    assert choice.reason.startswith("packed: in float32 loss off by ")
+    assert choice.reason.endswith("bound 1e-04")
+
+
+@pytest.mark.parametrize("num_layers", [1, -1])
+@pytest.mark.parametrize("dora", [False, True])
+def test_any_number_of_layers_and_dora_are_as_exact(num_layers: int, dora: bool) -> None:
+    check(tiny.random_model("gemma3"), ROWS[:9], ["packed", "padded"], 1e-5, num_layers=num_layers, dora=dora)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma3", "phi3", "phi"))]
+)
+def test_half_precision_stays_within_its_bound(family: str, kind: str) -> None:
+    lm = tiny.random_model(family, kind, num_hidden_layers=2)
+    check(lm, FEW, ["packed", "padded"], BOUNDS[getattr(mx, kind)] / 2, num_layers=1)
+    assert choose_way(lm, FEW).way == "packed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi", "phi3", "ministral3"])
+def test_4_bit_models_stay_within_the_bound_of_their_floats(family: str) -> None:
+    lm = tiny.random_model(family, "4-bit")
+    check(lm, ROWS[:8], ["packed", "padded"], BOUNDS[mx.float16] / 2)
+    assert choose_way(lm, ROWS).way == "packed"
+
+
+def test_a_4_bit_model_stays_within_the_bound_of_its_floats() -> None:
+    lm = tiny.random_model("llama", "4-bit", num_hidden_layers=2)
+    check(lm, FEW, ["packed"], BOUNDS[mx.float16] / 2, num_layers=1)
+    assert choose_way(lm, FEW).way == "packed"
+
+
+def test_a_gemma2_in_bfloat16_and_its_float32_are_both_compared() -> None:
+    lm = tiny.random_model("gemma2", "bfloat16", num_hidden_layers=2)
+    tiny.with_adapter(lm)
+    before = tiny.bits(lm.model.parameters())
+    choice = choose_way(lm, ROWS)
+    assert choice.way == "padded"
+    assert [c.kind for c in choice.comparisons] == [mx.bfloat16, mx.float32, mx.bfloat16]
+    assert tiny.bits(lm.model.parameters()) == before
+
+
+def test_a_4_bit_model_is_whole_again_after_a_comparison_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.random_model("llama", "4-bit", num_hidden_layers=2)
+    tiny.with_adapter(lm)
+    before = tiny.bits(lm.model.parameters())
+    monkeypatch.setitem(BOUNDS, mx.float16, 0.0)  # nothing is that exact
+    choice = choose_way(lm, ROWS)
+    assert choice.way == "packed"
+    assert [(c.way, c.kind, c.agrees) for c in choice.comparisons] == [
+        ("packed", mx.float16, False),
+        ("packed", mx.float32, True),
+    ]
+    assert tiny.bits(lm.model.parameters()) == before
+
+
+# Sharing pays once, and only for what is the same
+
+
+def test_rows_that_share_a_beginning_pay_for_it_once() -> None:
+    lm = tiny.random_model("llama")
+    weights = tiny.with_adapter(lm)
+    whole = sum(map(len, ROWS))
+    shared = computed(lm, weights, ROWS, "packed")[2]
+    assert computed(lm, weights, ROWS, "packed", share=False)[2] == whole
+    assert shared < 0.75 * whole
+
+
+def test_without_sharing_it_is_as_exact() -> None:
+    lm = tiny.random_model("llama")
+    weights = tiny.with_adapter(lm)
+    loss, gradient, _ = computed(lm, weights, ROWS, "packed", share=False)
+    assert loss == pytest.approx(tiny.reference_loss(lm, ROWS), rel=1e-6)
+    assert tiny.distance(gradient, tiny.reference_gradient(lm, weights, ROWS)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["nanochat", "deepseek2"])
+def test_a_family_with_its_own_rotation_is_never_packed_inexactly(family: str) -> None:
+    """Its positions cannot be set, which only rows that share a beginning notice; the shortest two share none."""
+    lm = tiny.random_model(family)
+    weights = tiny.with_adapter(lm)
+    loss, gradient, _ = computed(lm, weights, ROWS, choose_way(lm, ROWS).way)
+    assert loss == pytest.approx(tiny.reference_loss(lm, ROWS), rel=1e-4)
+    assert tiny.distance(gradient, tiny.reference_gradient(lm, weights, ROWS)) < 1e-4
+
+
+# Planted faults
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Network, "_attention_call", lambda self, attention: attention)
+
+
+def the_row_before_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = network._placed
+
+    def wrong(pieces: Any) -> Any:
+        trails, positions = placed(pieces)
+        if trails is not None and len(trails) > 1:
+            trails[1] = [trails[0][-1], *trails[1]]
+        return trails, positions
+
+    monkeypatch.setattr(network, "_placed", wrong)
+
+
+def positions_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = network._placed
+
+    def wrong(pieces: Any) -> Any:
+        trails, positions = placed(pieces)
+        if trails is not None and len(trails) > 1:
+            positions = mx.arange(sum(map(len, pieces))) * 2
+        return trails, positions
+
+    monkeypatch.setattr(network, "_placed", wrong)
+
+
+def the_head_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = Network.logits
+    monkeypatch.setattr(Network, "logits", lambda self, hidden: 1.3 * logits(self, hidden))
+
+
+def the_loss_is_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    total = objective.summed_cross_entropy
+    monkeypatch.setattr(
+        objective, "summed_cross_entropy", lambda logits, hidden, targets: total(logits, hidden, targets) / 2
+    )
+
+
+def places_are_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden_at = Network.hidden_at
+    monkeypatch.setattr(
+        Network, "hidden_at", lambda self, inputs, states, places: hidden_at(self, inputs, states, places - 1)
+    )
+
+
+def the_gradient_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is right."""
+    hidden_at = Network.hidden_at
+
+    def wrong(self: Network, inputs: mx.array, states: mx.array | None, places: mx.array) -> mx.array:
+        hidden = hidden_at(self, inputs, states, places)
+        return mx.concatenate([hidden[:, :-1], mx.stop_gradient(hidden[:, -1:])], axis=1)
+
+    monkeypatch.setattr(Network, "hidden_at", wrong)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("plant", "way"),
+    [
+        (rows_see_each_other, "padded"),
+        (the_row_before_is_seen, "padded"),
+        (positions_are_wrong, "padded"),
+        (the_head_is_scaled, "plain"),
+        (the_loss_is_a_mean, "plain"),
+        (places_are_off_by_one, "plain"),
+        (the_gradient_is_cut, "plain"),
+    ],
+)
+def test_a_planted_fault_is_noticed(plant: Plant, way: Way, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.random_model("llama", kind, num_hidden_layers=2)
+    weights = tiny.with_adapter(lm, num_layers=1)
+    wanted = tiny.reference_loss(lm, FEW)
+    plant(monkeypatch)
+    choice = choose_way(lm, ROWS)
+    assert choice.way == way
+    assert f"packed: in {kind} loss off by " in choice.reason
+    assert computed(lm, weights, FEW, choice.way)[0] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_training_says_that_it_fell_back_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.random_model("llama")
+    config = LoRAConfig(epochs=2, batch_size=4, dropout=0.0, num_layers=1)
+    data = TrainingData(ROWS)
+    order = lambda epoch: [range(4), range(4, 9), range(9, len(ROWS))]  # noqa: E731
+    wanted = train(lm, data, config, order=order)
+    the_head_is_scaled(monkeypatch)
+    report = train(lm, data, config, order=order)
+    assert (wanted.way, wanted.way_reason, wanted.notes) == ("packed", "", ())
+    assert report.way == "plain"
+    assert "padded: in float32 loss off by" in report.way_reason
+    (note,) = report.notes
+    assert note.startswith("computed in a slower way, plain, since the fast one is not exact: packed: in float32")
+    assert report.losses == pytest.approx(wanted.losses, rel=1e-4)
+
+
+def test_a_model_that_cannot_be_taken_apart_is_computed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.random_model("llama")
+    weights = tiny.with_adapter(lm)
+
+    def refuse(*_: object) -> None:
+        raise KeyError("built otherwise\nby far")
+
+    monkeypatch.setattr(Network, "frozen_states", refuse)
+    choice = choose_way(lm, ROWS)
+    assert choice.way == "plain"
+    assert choice.reason == "packed: KeyError: 'built otherwise\\nby far'; padded: KeyError: 'built otherwise\\nby far'"
+    assert computed(lm, weights, ROWS, "plain")[0] == pytest.approx(tiny.reference_loss(lm, ROWS), rel=1e-6)
+
+
+def test_a_comparison_changes_neither_weights_nor_classes_nor_attention() -> None:
+    lm = tiny.random_model("llama")
+    tiny.with_adapter(lm, dropout=0.3)
+    before, attention = tiny.bits(lm.model.parameters()), mx.fast.scaled_dot_product_attention
+    kinds = [type(module) for _, module in lm.model.named_modules()]
+    choose_way(lm, ROWS)
+    assert tiny.bits(lm.model.parameters()) == before
+    assert [type(module) for _, module in lm.model.named_modules()] == kinds
+    assert mx.fast.scaled_dot_product_attention is attention
+    assert lm.model.training
+
+
+def test_the_figure_is_the_norm_relative_difference() -> None:
+    rng = np.random.default_rng(0)
+    wanted, found = ({"a": {"b": rng.normal(size=(4, 3))}, "c": rng.normal(size=7)} for _ in range(2))
+    expected = np.sqrt(
+        (((found["a"]["b"] - wanted["a"]["b"]) ** 2).sum() + ((found["c"] - wanted["c"]) ** 2).sum())
+        / ((wanted["a"]["b"] ** 2).sum() + (wanted["c"] ** 2).sum())
+    )
+    as_arrays = [tree_map(lambda a: mx.array(a.astype(np.float32)), tree) for tree in (wanted, found)]
+    assert exactness._difference(*as_arrays) == pytest.approx(expected, rel=1e-6)
+    assert exactness._difference(as_arrays[0], tree_map(lambda a: a * mx.nan, as_arrays[1])) == np.inf
+
+
+def test_the_comparison_reports_what_the_reference_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.random_model("llama")
+    tiny.with_adapter(lm)
+    the_loss_is_a_mean(monkeypatch)
+    found = compare(Network(lm), ROWS[:3], "packed")
+    assert (found.loss, found.gradient) == pytest.approx((0.5, 0.5), rel=1e-4)
+
+
+# Broken models
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_a_model_that_gives_no_numbers_is_refused_in_one_line(value: float, kind: str) -> None:
+    lm = tiny.random_model("llama", kind, num_hidden_layers=2)
+    lm.model.layers[0].mlp.up_proj.weight[3] = value
+    with pytest.raises(UserError, match=r"^the base model's loss is not a number: its weights are damaged") as raised:
+        train(lm, TrainingData(ROWS), LoRAConfig())
+    assert "\n" not in raised.value.line()
+    assert not [name for name, _ in tree_flatten(lm.model.parameters()) if "lora" in name]
+
+
+def test_a_damaged_weight_that_few_rows_meet_is_refused_all_the_same() -> None:
+    lm = tiny.random_model("llama", num_hidden_layers=2)
+    longest = max(ROWS, key=len)
+    shorter = sorted(ROWS, key=len)[:4]
+    met = set(longest.inputs.tolist()) - {int(t) for row in shorter for t in row.inputs}
+    lm.model.model.embed_tokens.weight[met.pop()] = mx.nan
+    with pytest.raises(UserError):
+        train(lm, TrainingData(ROWS), LoRAConfig())
