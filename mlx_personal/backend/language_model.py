@@ -151,7 +151,8 @@ class LanguageModel:
         self._base_layers = self.model.leaf_modules()
         self.model.freeze()
         # mlx-lm draws from MLX's one generator, whose numbers are others' too.
-        high, low = mx.random.state[0].tolist()
+        state: Any = mx.random.state
+        high, low = state[0].tolist()
         mx.random.seed(seed)
         linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=dora)
         mx.random.seed(high << 32 | low)
@@ -165,7 +166,7 @@ class LanguageModel:
             self.model.eval()
 
     def release(self, kept: Sequence[nn.Module]) -> None:
-        """Frees the memory of all weights but those of the modules `kept`; what is used again is read again by itself.
+        """Frees the memory of all weights but those of the modules `kept`; what is used is read again by itself.
 
         Does nothing for a model that came from no folder.
         """
@@ -178,8 +179,8 @@ class LanguageModel:
         self.model.load_weights(again, strict=False)
         mx.clear_cache()
 
-    def read_again(self) -> None:
-        """Reads at once what `release` let go of; UserError if the folder is not there any more."""
+    def read(self) -> None:
+        """Reads all weights that are not in memory; UserError if the folder does not give them any more."""
         try:
             mx.eval(self.model.parameters())
         except RuntimeError as error:
@@ -207,20 +208,24 @@ def _check_complete(model: nn.Module, folder: Path) -> None:
         raise UserError("this adapter is damaged or incomplete", folder, "promote another adapter, or roll back")
 
 
-def load_language_model(name_or_path: str | Path, adapter_path: Path | None = None) -> LanguageModel:
+def load_language_model(
+    name_or_path: str | Path, adapter_path: Path | None = None, lazy: bool = False
+) -> LanguageModel:
     """Loads the embedded model (`demo`), a folder, or a repository of the Hugging Face hub.
+
+    `lazy` leaves the weights unread until `read` is called or they are used.
 
     UserError where there is no such model, it lacks its tokenizer, or it needs code of its own to run.
     """
     path = resolve(name_or_path)
     try:
-        model, tokenizer = mlx_lm.load(str(path))[:2]
+        model, tokenizer = mlx_lm.load(str(path), lazy=lazy)[:2]
     except OSError as error:
         raise from_os_error(error, path) from error
     except Exception as error:  # loaders raise anything from KeyError to SafetensorError on a damaged folder
         reason = f"the model cannot be loaded ({error})"
         raise UserError(reason, path, "check the folder or name another model") from error
-    loaded = LanguageModel(prepare(model), tokenizer, path, canonical_name(name_or_path))
+    loaded = LanguageModel(prepare(model, lazy), tokenizer, path, canonical_name(name_or_path))
     if adapter_path is not None:
         loaded.attach_adapter(adapter_path)
     return loaded

@@ -20,6 +20,7 @@ from mlx_personal.benchmark import plain
 from mlx_personal.benchmark.workloads import Workload, make_rows, mlx_lm_order, vocabulary_of
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.finetune.memory import plan_for
 from mlx_personal.finetune.rows import Row
 from mlx_personal.finetune.schedule import Schedule
 from mlx_personal.finetune.training import TrainingData, train
@@ -160,10 +161,12 @@ def _facts(lm: LanguageModel) -> dict[str, Any]:
 
 def _ours(lm: LanguageModel, workload: Workload, rows: Sequence[Row], watch: _Watch) -> dict[str, Any]:
     order = mlx_lm_order(workload)
+    data, config = TrainingData(rows), config_of(workload)
     report = train(
         lm,
-        TrainingData(rows),
-        config_of(workload),
+        data,
+        config,
+        plan=plan_for(lm, data, config),
         order=order.__getitem__,
         on_step=lambda step: watch.step(step.loss),
     )

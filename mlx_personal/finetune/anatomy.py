@@ -23,9 +23,9 @@ from mlx_personal.errors import UserError, from_os_error
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 _OTHER_TOWERS = ("vision", "visual", "audio")
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U32": 4, "U16": 2, "U8": 1, "I8": 1, "BOOL": 1}
-_QUERY = ("q_proj", "wq", "query", "q_b_proj")
-_KEY = ("k_proj", "wk", "key")
-_DOWN = ("down_proj", "fc2", "w2", "dense_4h_to_h", "fc_out")
+_QUERY = ("q_proj", "wq", "query", "q_b_proj", "c_q")
+_KEY = ("k_proj", "wk", "key", "c_k")
+_DOWN = ("down_proj", "fc2", "w2", "dense_4h_to_h", "fc_out", "mlp.c_proj")
 _GATED = ("gate_proj", "gate_up_proj", "w3")
 
 
@@ -150,8 +150,7 @@ def _header(file: Path) -> dict[str, Any]:
         if length > file.stat().st_size:
             raise ValueError("cut off")
         entries: dict[str, Any] = json.loads(data.read(length))
-    entries.pop("__metadata__", None)
-    return entries
+    return {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
 
 def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: int, where: Path | None) -> Anatomy:
@@ -166,15 +165,15 @@ def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: i
     if not parts or not tables:
         raise UserError("this model's weights cannot be told apart", where, "name another model")
     vocabulary, width = max(tables, key=math.prod)
-    width = int(config.get("hidden_size") or width)
-    heads = int(config.get("num_attention_heads") or max(1, width // 64))
+    width = int(config.get("hidden_size") or config.get("n_embd") or width)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or max(1, width // 64))
     bend = str(config.get("hidden_activation") or config.get("hidden_act") or config.get("model_type", ""))
     experts = int(config.get("num_experts_per_tok") or 1)
     return Anatomy(
         width=width,
         vocabulary=vocabulary,
         heads=heads,
-        gelu="gelu" in bend or "gemma" in bend or bend == "phi",
+        gelu=any(name in bend for name in ("gelu", "gemma", "gpt")) or bend == "phi",
         capped=bool(config.get("attn_logit_softcapping")) or config.get("model_type") == "gemma2",
         number=number,
         blocks=tuple(_block(parts[index], width, heads, experts, config) for index in sorted(parts)),
@@ -184,10 +183,10 @@ def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: i
 
 def _block(tensors: Mapping[str, Tensor], width: int, heads: int, experts: int, config: Mapping[str, Any]) -> Block:
     matrices = {name.removesuffix(".weight"): t.shape for name, t in tensors.items() if len(t.shape) in (2, 3)}
-    matrices = {name: s for name, s in matrices.items() if not name.endswith((".scales", ".biases", ".bias"))}
+    matrices = {name: s for name, s in matrices.items() if not name.endswith((".scales", ".biases", "conv1d"))}
 
     def named(names: tuple[str, ...]) -> list[tuple[int, ...]]:
-        return [shape for name, shape in matrices.items() if name.rpartition(".")[2] in names]
+        return [shape for name, shape in matrices.items() if f".{name}".endswith(tuple(f".{n}" for n in names))]
 
     downs = named(_DOWN)
     queries, keys = (max((shape[-2] for shape in named(names)), default=0) for names in (_QUERY, _KEY))
@@ -199,8 +198,10 @@ def _block(tensors: Mapping[str, Tensor], width: int, heads: int, experts: int, 
         queries, keys = heads * one, groups * one
     return Block(
         bytes=sum(tensor.bytes for tensor in tensors.values()),
-        linear=tuple((s[-1], s[-2], s[0] if len(s) == 3 else 1) for s in matrices.values()),
-        norms=sum(1 for name, t in tensors.items() if t.shape == (width,) and name.endswith("norm.weight")),
+        linear=tuple(sorted((s[-1], s[-2], s[0] if len(s) == 3 else 1) for s in matrices.values())),
+        norms=sum(
+            1 for name, t in tensors.items() if t.shape == (width,) and re.search(r"(norm|ln_\w+)\.weight$", name)
+        ),
         queries=queries,
         keys=keys,
         normed_heads=any("q_norm" in name or "q_layernorm" in name for name in tensors),

@@ -57,7 +57,7 @@ class Computing:
                     if states.where != "nowhere":
                         self._lm.release(trained)
             yield
-        self._lm.read_again()
+        self._lm.read()
 
     def gradient(self, weights: Weights, chosen: Sequence[int], seed: Sequence[int]) -> tuple[mx.array, Weights]:
         """Sums over the targets of these rows: of their cross entropies, and its gradient by the weights.

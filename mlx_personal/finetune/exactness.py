@@ -107,6 +107,7 @@ def compare(network: Network, rows: Sequence[Row], way: Literal["packed", "padde
     weights = _disturbed(own)
     try:
         wanted = mx.value_and_grad(plain_loss(model))(weights, collate(rows, chosen, "padded"))
+        mx.eval(wanted)
         if not math.isfinite(float(wanted[0])):
             raise UserError("the base model's loss is not a number: its weights are damaged", hint="download it again")
         with network.opened():

@@ -34,10 +34,12 @@ _GATED_SILU, _GATED_GELU, _GELU, _UNGATED = 5, 7, 5, 3
 _QUERIES, _KEYS, _ROTARY = 2, 2, 2
 # A head's attention to each token before: its softmax; with capped scores (Gemma 2) each step on the way to it.
 _SCORES, _CAPPED_SCORES = 1, 8
+# Of a block of unknown make, what goes into its linear layers and comes out, this often: a guess on the safe side.
+_UNKNOWN = 3
 
 # Numbers a token that the backward pass of one block holds beside what was kept, in the middle and in attention, when
-# the middle's kept arrays are gone. Measured on a CPU over 26 tiny Llamas of different sizes: they depend on how far MLX
-# runs ahead of what is computed.
+# the middle's kept arrays are gone. Measured on a CPU over 26 tiny Llamas of different sizes: they depend on how far
+# MLX runs ahead of what is computed.
 _BACK_MIDDLE, _BACK_WIDTH = 6, 10
 _BACK_SCORES, _BACK_QUERIES = 3, 10
 # The middle's gradient beside a block that is computed again.
@@ -45,15 +47,16 @@ _AGAIN_MIDDLE = 4
 # The same of a forward pass without gradient; measured over 18.
 _FORWARD_MIDDLE, _FORWARD_WIDTH, _FORWARD_SCORES, _FORWARD_KEYS = 2, 6, 1.4, 2
 
-# Arrays of a chunk's logits at once: counted as logits, their gradient, and where the device computes it all, two
-# steps on the way.
-_HEAD_ARRAYS_CPU, _HEAD_ARRAYS = 2, 4
+# Arrays of the size of the logits, of one chunk alone and of several, where MLX runs ahead; measured on a CPU.
+_HEAD_ARRAYS, _HEAD_ARRAYS_AHEAD = 5, 13
 # Arrays of full logits in mlx-lm's plain loss, which the exactness check computes: of all tokens, and of targets.
 _PLAIN_LOGITS, _PLAIN_TARGETS = 3, 3
 
-# Arrays of the adapter's size, float32: weights, two moments and the weights of the step before; and at the end of a
-# step its gradient and what replaces them. In the exactness check: weights, disturbed ones, and two gradients.
-_MASTERS, _MASTERS_IN_STEP, _MASTERS_IN_CHECK = 4, 6, 3
+# Arrays of the adapter's size, float32, counted: weights, two moments and the weights of the step before; and at the
+# end of a step its gradient and what replaces them. In the exactness check: weights and disturbed ones, then two
+# gradients.
+_MASTERS, _MASTERS_IN_STEP = 4, 6
+_MASTERS_IN_CHECK, _MASTERS_COMPARED = 2, 4
 
 # Fewer tokens at once than this use the device badly.
 _LEAST_TOKENS = 256
@@ -199,7 +202,7 @@ def _estimate(
     group = _Part.of(*_group(lengths, targets)) if first else _Part(0, 0, 0)
     return Estimate(
         loading=anatomy.bytes,
-        exactness=anatomy.bytes + _MASTERS_IN_CHECK * adapter + check,
+        exactness=anatomy.bytes + max(_MASTERS_IN_CHECK * adapter + check, _MASTERS_COMPARED * adapter),
         frozen=anatomy.bytes + adapter + in_memory + _forward(anatomy, block, group),
         training=held + in_memory + step,
         reading_again=anatomy.bytes + in_memory + _MASTERS * adapter,
@@ -222,8 +225,8 @@ def _gradient(anatomy: Anatomy, trained: Sequence[Block], part: _Part, config: L
     else:
         kept = sum(_kept(anatomy, block, part, config) for block in trained) - last
     rows = max(16, _CHUNK_BYTES // (4 * anatomy.vocabulary))
-    arrays = _HEAD_ARRAYS_CPU if device_name() == "cpu" else _HEAD_ARRAYS
-    head = 4 * anatomy.vocabulary * arrays * min(rows, part.targets) + 12 * anatomy.width * part.targets
+    logits = 4 * anatomy.vocabulary * min(_HEAD_ARRAYS * part.targets, _HEAD_ARRAYS_AHEAD * rows)
+    head = logits + 12 * anatomy.width * part.targets
     return kept + max(head, back)
 
 
@@ -236,8 +239,8 @@ def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig) -> in
         scores = (_CAPPED_SCORES if anatomy.capped else _SCORES) * anatomy.heads * part.squares + part.squares // 4
         each = _QUERIES * block.queries + _KEYS * block.keys + _ROTARY * block.queries // anatomy.heads
         each += (block.queries + block.keys) * block.normed_heads
-    else:  # no attention that is known: what goes into linear layers and what comes out
-        each = inputs + outputs
+    else:
+        each = _UNKNOWN * (inputs + outputs)
     each += width * (_NORM * min(block.norms, 2) + _FURTHER_NORM * max(block.norms - 2, 0))
     if block.gated:
         each += middle * (_GATED_GELU if anatomy.gelu else _GATED_SILU)

@@ -118,6 +118,7 @@ class _Training:
     ) -> TrainingReport:
         start, lm = time.perf_counter(), self.lm
         mx.reset_peak_memory()
+        lm.read()
         saved = self._saved()
         lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
         choice = choose_way(lm, [*self.learnt, *self.data.validation, *self.data.general])

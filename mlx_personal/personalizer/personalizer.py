@@ -155,11 +155,11 @@ class Personalizer:
         """Of the base model's weights: an adapter fits only the base it was trained on."""
         return self.store.fingerprint()
 
-    def base(self) -> LanguageModel:
-        """The base model, without an adapter. Loaded once."""
+    def base(self, lazy: bool = False) -> LanguageModel:
+        """The base model, without an adapter. Loaded once; with `lazy`, its weights are read when they are used."""
         try:
             if self._lm is None:
-                self._lm = load_language_model(self.model_name)
+                self._lm = load_language_model(self.model_name, lazy=lazy)
             changed = not self._base_checked and fingerprint(resolve(self.model_name)) != self.fingerprint
         except UserError as error:
             hint = "if the model has moved, name its new place with `mlx-personal init --model`"
@@ -271,7 +271,8 @@ class Personalizer:
             on_done: called for each answer of the comparison.
             on_prepare: called with (rows done, rows in all) before the first step.
         """
-        lm, group = self.base(), Group()
+        # Whether it fits is known before the weights are read.
+        lm, group = self.base(lazy=True), Group()
         run, learnt = run_to_train(self.store, self.config.finetune, self.fingerprint, self._held_out(), restart)
         folder, states = self.folder / f"adapters/{run:04d}", states_folder(self.store, run)
         general = general_dialogues(self.config.finetune.general)
