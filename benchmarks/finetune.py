@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="training rows, in whole batches of 4")
     parser.add_argument("--epochs", type=int, help="times every row is trained on")
     parser.add_argument("--lora-layers", type=int, help="adapt the last so many layers; -1 is all")
-    parser.add_argument("--rounds", type=int, help="trainings of each side; default 3")
+    parser.add_argument("--rounds", type=int, help="trainings of each side; default 2")
     parser.add_argument("--seed", type=int, help="of the rows, their order and the adapter; default 0")
     parser.add_argument("--against", choices=["mlx-lm"], help="train with plain mlx-lm too, in turn with ours")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

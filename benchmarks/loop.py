@@ -1,7 +1,7 @@
 """The whole loop beside the straight composition that one would write today from mlx-lm's parts: seconds by room.
 
     python -m benchmarks.loop [--quick] [--model MODEL] [--stream FILE.jsonl] [--dialogues N] [--bins N] [--rewrites K]
-                              [--epochs N] [--rounds N] [--json] [--out FILE.md]
+                              [--epochs N] [--lora-layers N] [--rounds N] [--json] [--out FILE.md]
 
 Both go through the same stream with the same model and settings, room by room in turn. Each selects for itself; what is
 annotated, trained on and set aside is then the same for both, namely what ours selected and wrote. Ours is the
@@ -60,8 +60,8 @@ class Round:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 where the input is wrong."""
     options = parse(arguments)
-    config = config_of(options)
     try:
+        config = config_of(options)
         lm = load_language_model(options.model)
         stream = read_stream(options.stream, options.dialogues)
         rounds = [run_round(options.model, lm, stream, config) for _ in range(options.rounds)]
@@ -87,6 +87,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bins", type=positive, help="the buffer's size; default 96, as in the demo")
     parser.add_argument("--rewrites", type=positive, help="of each selected dialogue; default 6")
     parser.add_argument("--epochs", type=positive, help="of fine-tuning; default 4, as in the demo")
+    parser.add_argument("--lora-layers", type=int, default=-1, help="adapt the last so many blocks; default -1, all")
     parser.add_argument("--rounds", type=positive, help="how often all is measured; default 3")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--out", type=Path, help="keep the report in this file, as Markdown")
@@ -112,12 +113,19 @@ def positive(text: str) -> int:
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """The demo's settings with the sizes asked for."""
+    """The demo's settings with the sizes asked for; UserError for one that makes no sense."""
+    try:
+        return _changed(options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _changed(options: argparse.Namespace) -> Config:
     return dataclasses.replace(
         CONFIG,
         selection=dataclasses.replace(CONFIG.selection, bins=options.bins),
         synthesis=dataclasses.replace(CONFIG.synthesis, k=options.rewrites),
-        finetune=dataclasses.replace(CONFIG.finetune, epochs=options.epochs),
+        finetune=dataclasses.replace(CONFIG.finetune, epochs=options.epochs, num_layers=options.lora_layers),
     )
 
 
@@ -224,6 +232,7 @@ def as_json(options: argparse.Namespace, dialogues: int, config: Config, rounds:
         "bins": config.selection.bins,
         "rewrites": config.synthesis.k,
         "epochs": config.finetune.epochs,
+        "lora_layers": config.finetune.num_layers,
         "time_ratio": statistics.median(r.ratio() for r in rounds),
         "room_ratios": {room: statistics.median(r.ratio([room]) for r in rounds) for room in ROOMS},
         "rounds": [dataclasses.asdict(r) for r in rounds],
@@ -242,11 +251,13 @@ def report_of(options: argparse.Namespace, dialogues: int, config: Config, round
         rows.append((name, f"{straightly:.2f}", f"{ours:.2f}", f"{ratio:.1f}"))
     ratios = [r.ratio() for r in rounds]
     last = rounds[-1]
+    layers = "all" if options.lora_layers == -1 else f"the last {options.lora_layers}"
     return "\n".join(
         [
             heading("The whole loop beside a straight composition", command(options)),
             f"{dialogues} dialogues, {config.selection.bins} bins, {config.synthesis.k} rewrites, "
-            f"{config.finetune.epochs} epochs; model: {options.model}. Seconds are medians of {len(rounds)}.\n",
+            f"{config.finetune.epochs} epochs, adapters on {layers} blocks; model: {options.model}. "
+            f"Seconds are medians of {len(rounds)}.\n",
             table(["room", "straight, s", "ours, s", "straight to ours"], rows),
             table(["last round", ""], last.counts.items()),
             table(["ROUGE-1 gain, last round", ""], ((name, f"{gain:+.3f}") for name, gain in last.gains.items())),
@@ -262,8 +273,9 @@ def command(options: argparse.Namespace) -> str:
     model = " --model MODEL" if options.model != "demo" else ""
     stream = " --stream FILE.jsonl" if options.stream else ""
     most = f" --dialogues {options.dialogues}" if options.dialogues else ""
-    sizes = f" --bins {options.bins} --rewrites {options.rewrites} --epochs {options.epochs} --rounds {options.rounds}"
-    return f"python -m benchmarks.loop{model}{stream}{most}{sizes}"
+    sizes = f" --bins {options.bins} --rewrites {options.rewrites} --epochs {options.epochs}"
+    layers = f" --lora-layers {options.lora_layers}" if options.lora_layers != -1 else ""
+    return f"python -m benchmarks.loop{model}{stream}{most}{sizes}{layers} --rounds {options.rounds}"
 
 
 if __name__ == "__main__":

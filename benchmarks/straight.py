@@ -54,8 +54,10 @@ class Kept:
 
 
 def embed(lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int) -> list[np.ndarray]:
-    """The token states [T, D] of each dialogue, one at a time."""
-    return [lm.hidden_states([lm.text_tokens(dialogue.text)[:max_tokens]])[0] for dialogue in dialogues]
+    """The token states [T, D] of each dialogue, one at a time, after the same first token as ours."""
+    first = [] if lm.tokenizer.bos_token_id is None else [lm.tokenizer.bos_token_id]
+    rows = ([*first, *lm.text_tokens(dialogue.text)[:max_tokens]] for dialogue in dialogues)
+    return [np.array(lm.body(mx.array([row]))[0, len(first) :].astype(mx.float32)) for row in rows]
 
 
 class Buffer:

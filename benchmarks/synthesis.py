@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.synthesis: {error.line()}", file=sys.stderr)
         return 2
     config = SynthesisConfig(k=options.rewrites)
-    speed = measure_speed(lm, dialogues, config, options.rounds)
-    agreement = compare_greedy(lm, asks_of(lm, dialogues, config))
+    speed = measure_speed(lm, dialogues, config, options.rounds, is_text=not options.shape)
+    agreement = compare_greedy(lm, asks_of(lm, dialogues, config), is_text=not options.shape)
     if options.json:
         print(json.dumps(as_json(options, len(dialogues), config, speed, agreement)))
         if options.out is not None:
@@ -154,7 +154,10 @@ def asks_of(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisC
     return [Ask(lm.prompt_tokens(messages), limit) for messages, limit in tasks]
 
 
-def measure_speed(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig, rounds: int) -> Speed:
+def measure_speed(
+    lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig, rounds: int, is_text: bool
+) -> Speed:
+    """Both sides in turn. Tokens are counted in the texts; where there are none, all rewrites reach their limits."""
     written: dict[str, list[str]] = {}
 
     def ours() -> None:
@@ -166,16 +169,22 @@ def measure_speed(lm: LanguageModel, dialogues: Sequence[Dialogue], config: Synt
         written[LOOP] = [text_after(lm, ask.prompt, ask.limit, sampler) for ask in asks]
 
     timings = in_turn({OURS: ours, LOOP: loop}, Effort(seconds=0, least=rounds, most=rounds))
-    return Speed(timings, {name: sum(len(lm.text_tokens(text)) for text in texts) for name, texts in written.items()})
+    limits = config.k * sum(ask.limit for ask in asks_of(lm, dialogues, config))
+    counts = {name: sum(len(lm.text_tokens(text)) for text in texts) for name, texts in written.items()}
+    return Speed(timings, counts if is_text else dict.fromkeys(written, limits))
 
 
-def compare_greedy(lm: LanguageModel, asks: Sequence[Ask]) -> Agreement:
-    """Both sides' greedy texts of every prompt, the loop's by mlx-lm one by one."""
+def compare_greedy(lm: LanguageModel, asks: Sequence[Ask], is_text: bool = True) -> Agreement:
+    """Both sides' greedy texts of every prompt, the loop's by mlx-lm one by one.
+
+    A model of random weights writes tokens its tokenizer does not know, which are no text: then the tokens decide.
+    """
     prompts, limits = [ask.prompt for ask in asks], [ask.limit for ask in asks]
     texts = lm.generate(prompts, max_tokens=limits)
     different = [i for i, ask in enumerate(asks) if text_after(lm, ask.prompt, ask.limit).strip() != texts[i]]
     tokens = generation.generate(lm.model, lm.tokenizer, prompts, limits, 0.0, 0) if different else []
-    return Agreement(len(asks), tuple(logit_gap(lm, asks[i], tokens[i]) for i in different))
+    gaps = (logit_gap(lm, asks[i], tokens[i]) for i in different)
+    return Agreement(len(asks), tuple(gap for gap in gaps if is_text or gap < float("inf")))
 
 
 def logit_gap(lm: LanguageModel, ask: Ask, ours: Sequence[int]) -> float:

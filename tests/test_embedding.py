@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mlx_personal import embedding as room
 from mlx_personal.embedding import (
     EmbeddingConfig,
     HiddenStateEmbedder,
@@ -94,3 +95,18 @@ def test_the_sentence_transformers_embedder_returns_token_states(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", stand_in)
     (embedding,) = make_embedder(EmbeddingConfig(embedder="sentence-transformers:some-model"), None).embed(["text"])
     np.testing.assert_allclose(embedding.vector, [0.6, 0.8])
+
+
+@pytest.mark.parametrize("budget", [64, 512])
+def test_a_batch_holds_texts_of_like_length_within_its_budget(tiny_model, monkeypatch, budget):
+    monkeypatch.setattr(room, "_BATCH_TOKENS", budget)
+    batches, real = [], tiny_model.hidden_states
+    monkeypatch.setattr(tiny_model, "hidden_states", lambda rows: batches.append([*map(len, rows)]) or real(rows))
+    texts = ["egg " * (1 + i * 7 % 40) for i in range(40)]
+    together = HiddenStateEmbedder(tiny_model).embed(texts)
+    assert all(max(batch) * len(batch) <= budget or len(batch) == 1 for batch in batches)
+    assert [length for batch in batches for length in batch] == sorted(map(len, map(tiny_model.text_tokens, texts)))[
+        ::-1
+    ]
+    for text, found in zip(texts[:5], together, strict=False):
+        assert found.states.shape[0] == len(tiny_model.text_tokens(text))

@@ -17,6 +17,7 @@ from mlx_personal.synthesis import (
     parse_dialogue,
     parse_question,
     render_dialogue,
+    rewrite_tasks,
     synthesize,
 )
 
@@ -147,6 +148,16 @@ def test_everything_is_one_batch_with_a_limit_for_each_prompt() -> None:
     _, model = rewrite(["[a]"] * 12, [SOUP, TWO_TURNS, long], k=3, temperature=0.7, seed=5, max_tokens=100)
     assert (model.calls, model.temperature, model.seed) == (1, 0.7, 5)
     assert model.limits == [2 * 5 + 16] * 3 + [2 * 5 + 16] * 3 + [2 * 3 + 16] * 3 + [100] * 3
+
+
+def test_the_tasks_are_what_synthesis_asks_for() -> None:
+    config = SynthesisConfig(k=1, max_tokens=100)
+    spoken = [dialogue.without_thoughts() for dialogue in (SOUP, TWO_TURNS)]
+    asked = [task for dialogue in spoken for task in rewrite_tasks(Scripted([]), dialogue, config)]
+    _, model = rewrite(["[a]"] * 3, [SOUP, TWO_TURNS], k=1, max_tokens=100)
+    assert [messages for messages, _ in asked] == model.asked
+    assert [limit for _, limit in asked] == model.limits
+    assert rewrite_tasks(Scripted([]), SOUP, SynthesisConfig(max_tokens=4)) == []
 
 
 # Judging

@@ -11,7 +11,7 @@ from mlx_personal.benchmark.workloads import WORKLOADS, Workload, quick
 __all__ = ["WORKLOADS", "Workload", "benchmark"]
 
 # Idle power settles within seconds; rounds show how much the machine's mood decides.
-IDLE_SECONDS, ROUNDS = 5.0, 3
+IDLE_SECONDS, ROUNDS = 5.0, 2
 
 
 def benchmark(

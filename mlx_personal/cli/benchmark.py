@@ -45,7 +45,7 @@ def benchmark() -> None:
 @click.option("--rows", type=click.IntRange(1, 100_000), help="Training rows, in whole batches of 4.")
 @click.option("--epochs", type=click.IntRange(1, 1000), help="Times every row is trained on.")
 @click.option("--lora-layers", type=click.IntRange(-1), help="Adapt the last so many layers; -1 is all.")
-@click.option("--rounds", type=click.IntRange(1, 100), help="Trainings of each side.  [default: 3]")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Trainings of each side.  [default: 2]")
 @click.option("--against", type=click.Choice(["mlx-lm"]), help="Train with plain mlx-lm too, in turn with ours.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result in this file, as JSON.")
 @click.option("--quick", is_flag=True, help="Within a minute: the embedded model, 16 rows, 2 epochs, one round.")

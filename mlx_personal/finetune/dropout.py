@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_personal.backend.device import device_name
 from mlx_personal.finetune.calls import calling
 
 
@@ -46,6 +47,15 @@ def _drop(module: nn.Dropout, keys: Keys):  # type: ignore[no-untyped-def]
     def drop(_: object, x: mx.array) -> mx.array:
         if kept == 1 or not module.training:
             return x
-        return mx.where(mx.random.bernoulli(kept, x.shape, keys.next()), x / kept, 0)
+        return mx.where(_drawn(kept, x.shape, keys.next()), x / kept, 0)
 
     return drop
+
+
+def _drawn(share: float, shape: Sequence[int], key: mx.array) -> mx.array:
+    """Booleans, of which this share is true."""
+    if device_name() != "cpu":
+        return mx.random.bernoulli(share, shape, key)
+    # MLX's generator takes 6 ns a number on a CPU, a fifth of a small model's training; two bytes of NumPy's take 1.
+    rng = np.random.Generator(np.random.SFC64(np.array(key).tolist()))
+    return mx.array(rng.integers(0, 1 << 16, shape, np.uint16) < round(share * (1 << 16)))

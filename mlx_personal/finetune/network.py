@@ -22,6 +22,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_personal.backend import LanguageModel
+from mlx_personal.backend.exponential import fast_activations
 from mlx_personal.finetune.calls import calling
 from mlx_personal.finetune.packing import Piece, path
 
@@ -70,7 +71,7 @@ class Network:
         changes += [(module, self._rotary_call) for module in rotary.values()]
         changes.append((self._body, self._body_call))
         attention = mx.fast.scaled_dot_product_attention
-        with calling(changes):
+        with calling(changes), fast_activations(self.model):
             # mlx-lm's families all attend through this one function and look it up at each call.
             mx.fast.scaled_dot_product_attention = self._attention_call(attention)
             try:
