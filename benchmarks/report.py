@@ -22,7 +22,9 @@ def machine() -> str:
     threads = os.environ.get("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
     names = [f"Python {platform.python_version()}"]
     names += [
-        f"{name} {version}" for name in ("mlx", "mlx-lm", "numpy", "torch", "sentence-transformers") if (version := _of(name))
+        f"{name} {version}"
+        for name in ("mlx", "mlx-lm", "numpy", "torch", "sentence-transformers")
+        if (version := _of(name))
     ]
     where = f"{device.chip_name()}, {device.device_name()}, {platform.system()}"
     return f"{where}; threads: {threads}; BLAS of MLX: {blas.preload().name}; {', '.join(names)}."

@@ -29,7 +29,8 @@ from mlx_personal.finetune.rows import TrainingData
 _NORM, _FURTHER_NORM = 2, 1
 # A perceptron's middle: gate, its sigmoid, their product, the other factor, and the product of both; more for the
 # polynomial and the tanh of a GELU; input, bend and output where nothing is gated.
-_GATED_SILU, _GATED_GELU, _GELU, _UNGATED = 5, 7, 5, 3
+# On a CPU, where `backend.exponential` computes a gated SiLU, its sigmoid and first product are computed again instead.
+_GATED_SILU, _GATED_SILU_CPU, _GATED_GELU, _GELU, _UNGATED = 5, 3, 7, 5, 3
 # Turned queries and what attention gives; turned keys, and values; the cosines and sines of both.
 _QUERIES, _KEYS, _ROTARY = 2, 2, 2
 # A head's attention to each token before: its softmax; with capped scores (Gemma 2) each step on the way to it.
@@ -243,7 +244,7 @@ def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig) -> in
         each = _UNKNOWN * (inputs + outputs)
     each += width * (_NORM * min(block.norms, 2) + _FURTHER_NORM * max(block.norms - 2, 0))
     if block.gated:
-        each += middle * (_GATED_GELU if anatomy.gelu else _GATED_SILU)
+        each += middle * (_GATED_GELU if anatomy.gelu else _gated_silu())
     else:
         each += middle * (_GELU if anatomy.gelu else _UNGATED)
     each += config.rank * len(block.linear)
@@ -255,11 +256,15 @@ def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig) -> in
     return anatomy.number * (each * part.tokens + scores)
 
 
+def _gated_silu() -> int:
+    return _GATED_SILU_CPU if device_name() == "cpu" else _GATED_SILU
+
+
 def _back(anatomy: Anatomy, block: Block, part: _Part, again: bool = False) -> int:
     """Bytes beside what was kept while the gradient passes one block, in its middle or in its attention."""
     width, middle = anatomy.width, block.hidden or 4 * anatomy.width
     in_middle = (_BACK_MIDDLE + _AGAIN_MIDDLE * again) * middle + _BACK_WIDTH * width
-    freed = _GATED_SILU * middle + _NORM * width
+    freed = _gated_silu() * middle + _NORM * width
     in_attention = (_BACK_QUERIES * block.queries - freed) * part.tokens + _BACK_SCORES * anatomy.heads * part.squares
     return anatomy.number * max(in_middle * part.tokens, in_attention)
 
