@@ -54,6 +54,20 @@ def test_it_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(ready: Pers
     assert ready.train().report.resumed_from == 0
 
 
+def test_an_interruption_between_the_files_and_the_database_is_made_up_for(
+    ready: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ready.store, "add_adapter", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            ready.train()
+    trained = ready.train()
+    assert (ready.folder / trained.adapter.folder / "adapters.safetensors").exists()
+
+
 def test_it_goes_on_with_what_it_began_with_whatever_has_come_since(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
         ready.train(interrupting(3))

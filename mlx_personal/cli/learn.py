@@ -166,7 +166,8 @@ def _show_trained(console: Console, done: Trained) -> None:
 
 def _trained_lines(done: Trained) -> list[str]:
     report = done.report
-    speed = report.target_tokens * report.epochs / report.seconds
+    here = (report.steps - report.resumed_from) / report.steps
+    speed = report.target_tokens * report.epochs * here / report.seconds
     lines = [
         f"Adapter {done.adapter.id}: {report.rows} rows, {report.steps} steps, mean loss "
         f"{report.epoch_losses[0]:.3f} in the first epoch, {report.epoch_losses[-1]:.3f} in the last, "

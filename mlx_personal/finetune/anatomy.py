@@ -94,7 +94,8 @@ def of_folder(folder: Path) -> Anatomy:
     """Of the model in a folder as `load_language_model` would hold it on this machine; UserError if it is no model."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        stored = {name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in _header(file).items()}
+        files = sorted(folder.glob("model*.safetensors"))  # what mlx-lm reads
+        stored = {name: entry for file in files for name, entry in _header(file).items()}
     except OSError as error:
         raise from_os_error(error, folder) from error
     except (ValueError, AttributeError) as error:

@@ -78,7 +78,8 @@ class FrozenStates:
     def _keep(self, group: Sequence[int]) -> None:
         """Computes and keeps the states of consecutive rows, those of a common beginning once."""
         tokens = [self._rows[row].inputs for row in group]
-        pieces = arrange(tokens, [len(row) - 1 for row in tokens])
+        # No further than the exactness check has looked.
+        pieces = arrange(tokens, [self._rows[row].prompt for row in group])
         inputs = np.concatenate([tokens[p.row][p.start : p.stop] for p in pieces])
         states = self._network.frozen_states(Layout(mx.array(inputs[None]), pieces))[0]
         ends = np.cumsum([0, *map(len, pieces)])

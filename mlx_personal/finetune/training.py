@@ -181,7 +181,8 @@ class _Training:
         for what, value in (("loss", mean), ("gradient", float(size)), ("adapter", float(moved))):
             if not math.isfinite(value):
                 where = f"the {what} became {value} at step {number} of {len(self.steps)}"
-                raise UserError(f"training failed, {where}; nothing was saved of it", hint="lower the learning rate")
+                hint = "lower the learning rate, and begin anew with `mlx-personal train --restart`"
+                raise UserError(f"training failed, {where}", hint=hint)
         self.losses.append(mean)
         self.targets.append(targets)
         return float(summed["stop"]) > 0

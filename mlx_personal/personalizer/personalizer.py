@@ -275,6 +275,8 @@ class Personalizer:
         lm, group = self.base(lazy=True), Group()
         run, learnt = run_to_train(self.store, self.config.finetune, self.fingerprint, self._held_out(), restart)
         folder, states = self.folder / f"adapters/{run:04d}", states_folder(self.store, run)
+        # A run that has not finished has no adapter: what lies there was written right before an interruption.
+        shutil.rmtree(folder, ignore_errors=True)
         general = general_dialogues(self.config.finetune.general)
         provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
         invite(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
