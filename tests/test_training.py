@@ -347,3 +347,11 @@ def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
     with computing.opened():
         computing.gradient(weights, [0, 1, 2], (0,))
     assert computing.processed == 3 * max(len(ROWS[i]) for i in range(3))
+
+
+def test_an_adapter_that_a_model_does_not_take_is_one_line() -> None:
+    """mlx-lm has no DoRA for the experts of a mixture."""
+    lm = tiny.random_model("mixtral")
+    with pytest.raises(UserError, match="this model takes no such adapter"):
+        train(lm, TrainingData(tiny.a_family_of_rows()), LoRAConfig(dora=True))
+    assert not lm.model.training

@@ -156,8 +156,13 @@ class LanguageModel:
         state: Any = mx.random.state
         high, low = state[0].tolist()
         mx.random.seed(seed)
-        linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=dora)
-        mx.random.seed(high << 32 | low)
+        try:
+            linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=dora)
+        except ValueError as error:
+            self.detach_adapter()
+            raise UserError(f"this model takes no such adapter ({error})", hint="train LoRA instead of DoRA") from error
+        finally:
+            mx.random.seed(high << 32 | low)
         self.model.train()
 
     def detach_adapter(self) -> None:

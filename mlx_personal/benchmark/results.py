@@ -190,9 +190,5 @@ def _inputs(rows: Sequence[Row]) -> int:
     return sum(map(len, rows))
 
 
-def _targets(rows: Sequence[Row]) -> int:
-    return int(sum(row.is_target.sum() for row in rows))
-
-
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no figure")

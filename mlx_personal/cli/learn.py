@@ -15,6 +15,7 @@ from mlx_personal.cli.training_line import training_line
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
+    from mlx_personal.finetune import TrainingReport
     from mlx_personal.personalizer import Personalizer, Synthesized, Trained
 
 
@@ -164,6 +165,14 @@ def _show_trained(console: Console, done: Trained) -> None:
     console.print("\n".join(_trained_lines(done)), soft_wrap=True)
 
 
+def _expected(report: TrainingReport) -> str:
+    """How far the memory was from what had been expected."""
+    expected = report.estimated_memory_bytes
+    if expected is None:
+        return "."
+    return f" ({expected / 1e9:.2f} GB expected, {expected / report.peak_memory_bytes - 1:+.0%})."
+
+
 def _trained_lines(done: Trained) -> list[str]:
     report = done.report
     here = (report.steps - report.resumed_from) / report.steps
@@ -172,11 +181,7 @@ def _trained_lines(done: Trained) -> list[str]:
         f"Adapter {done.adapter.id}: {report.rows} rows, {report.steps} steps, mean loss "
         f"{report.epoch_losses[0]:.3f} in the first epoch, {report.epoch_losses[-1]:.3f} in the last, "
         f"{report.seconds:.1f} s, {speed:,.0f} target tokens/s, at most {report.peak_memory_bytes / 1e9:.2f} GB"
-        + (
-            f" ({report.estimated_memory_bytes / 1e9:.2f} GB expected)."
-            if report.estimated_memory_bytes is not None
-            else "."
-        )
+        + _expected(report)
     ]
     if report.resumed_from:
         lines.append(f"It went on from step {report.resumed_from}, where it had been interrupted.")
@@ -184,8 +189,11 @@ def _trained_lines(done: Trained) -> list[str]:
     dropped += [f"{report.truncated_rows} were too long and lost their beginning"] * bool(report.truncated_rows)
     lines += [", ".join(dropped) + "."] if dropped else []
     lines += [f"Note: {note}" for note in report.notes]
-    if done.plot is not None:
-        lines.append(f"Its losses: {done.plot}")
+    lines.append(
+        "No picture of its losses without matplotlib: pip install 'mlx-personal[plots]'"
+        if done.plot is None
+        else f"Its losses: {done.plot}"
+    )
     if report.forgotten is not None:
         lines.append(f"The loss on general dialogues changed by {report.forgotten:+.1%}.")
     if done.evaluation is None:

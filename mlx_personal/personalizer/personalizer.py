@@ -341,7 +341,8 @@ class Personalizer:
         run = self.store.run(adapter.run_id)
         result = {} if run is None or run.result is None else run.result
         rise = forgotten(result.get("general_losses", ()), result.get("best_step", 0))
-        return rise is not None and rise > self.config.finetune.forgetting
+        # Not `>`: what is no number is no reason to trust an adapter.
+        return rise is not None and not rise <= self.config.finetune.forgetting
 
     def judge_waiting(self, on_done: Progress | None = None) -> tuple[AdapterRow, bool]:
         """Judges the adapter that `due` says was never compared; it, and whether it was promoted."""
