@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from benchmarks import straight
+from benchmarks.arguments import DEMO_STREAM, fill, positive
 from benchmarks.report import deliver, heading, table
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.config import Config
@@ -99,17 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "epochs": (1, CONFIG.finetune.epochs),
         "rounds": (1, 3),
     }
-    for name, (quick, full) in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, quick if options.quick else full)
-    return options
-
-
-def positive(text: str) -> int:
-    """A command line's whole number of at least 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+    return fill(options, defaults)
 
 
 def config_of(options: argparse.Namespace) -> Config:
@@ -132,7 +122,7 @@ def _changed(options: argparse.Namespace) -> Config:
 def read_stream(stream: Path | None, most: int | None) -> dict[Dialogue, Dialogue]:
     """Different dialogues in order, each with its preferred form: with the answers under `preferred` where the line has
     them, as the demo's have, else as it is."""
-    path = stream or Path(str(files("mlx_personal.demo") / "stream.jsonl"))
+    path = stream or DEMO_STREAM
     found: dict[Dialogue, Dialogue] = {}
     for line in read_json_lines(path):
         if isinstance(line, BadLine):

@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import mlx.core as mx
 import mlx_lm
 from mlx_lm.sample_utils import make_sampler
 
+from benchmarks.arguments import DEMO_STREAM, fill, positive
 from benchmarks.report import deliver, heading, table
 from benchmarks.straight import text_after
 from benchmarks.timing import Effort, Timings, in_turn
@@ -122,22 +122,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--out", type=Path, help="keep the report in this file, as Markdown")
     options = parser.parse_args(arguments)
-    for name, quick, full in (("dialogues", 8, 64), ("rewrites", 3, 6), ("rounds", 1, 3)):
-        if getattr(options, name) is None:
-            setattr(options, name, quick if options.quick else full)
-    return options
-
-
-def positive(text: str) -> int:
-    """A command line's whole number of at least 1."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+    return fill(options, {"dialogues": (8, 64), "rewrites": (3, 6), "rounds": (1, 3)})
 
 
 def distinct_dialogues(stream: Path | None, count: int) -> list[Dialogue]:
     """The first `count` dialogues of a stream, each once; UserError where there are fewer."""
-    path = stream or Path(str(files("mlx_personal.demo") / "stream.jsonl"))
+    path = stream or DEMO_STREAM
     found: dict[Dialogue, None] = {}
     for dialogue in read_dialogues(path):
         if isinstance(dialogue, Dialogue):

@@ -210,7 +210,7 @@ def cross_entropy(hidden: np.ndarray, head: np.ndarray, targets: np.ndarray) -> 
 def test_chunks_give_the_sum_and_gradient_of_float64(
     count: int, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", 0)  # 16 targets a chunk
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 0)  # 16 targets a chunk
     rng = np.random.default_rng(0)
     as_kind = lambda array: mx.array(array.astype(np.float32)).astype(dtype)  # noqa: E731
     hidden, head = as_kind(rng.normal(size=(1, count, 24))), as_kind(rng.normal(size=(40, 24)))
@@ -235,7 +235,7 @@ def test_chunks_give_the_sum_and_gradient_of_float64(
 
 def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """4,000 targets of a vocabulary of 20,000 are 320 MB of logits alone, and a chunk is 8 MB of them."""
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", 8 * 2**20)
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 8 * 2**20)
     head = mx.random.normal((20_000, 8), key=mx.random.key(0))
     hidden, targets = mx.random.normal((1, 4000, 8), key=mx.random.key(1)), mx.zeros((4000,), mx.int32)
     mx.eval(head, hidden)

@@ -20,7 +20,7 @@ from mlx_personal.finetune.rows import Row
 
 # Tokens computed at once. Fixed, as is the order of the rows: a resumed training has to see the very same numbers, and
 # a matrix product of another height may round otherwise.
-_GROUP_TOKENS = 1024
+GROUP_TOKENS = 1024
 
 
 class FrozenStates:
@@ -58,7 +58,7 @@ class FrozenStates:
             shape = (int(self._starts[-1]), width * self._dtype.size)
             self._file = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)  # noqa: SIM115 - the map's
         lengths = [len(row) for row in rows]
-        for group in parts(range(len(rows)), lengths, _GROUP_TOKENS if packed else 1, "packed"):
+        for group in parts(range(len(rows)), lengths, GROUP_TOKENS if packed else 1, "packed"):
             self._keep(group)
             if on_done is not None:
                 on_done(group[-1] + 1, len(rows))

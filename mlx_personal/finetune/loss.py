@@ -13,7 +13,7 @@ import mlx.core as mx
 
 # Bytes of one chunk's logits: 32 rows of a vocabulary of 128k. With fewer, reading the projection's weights, which each
 # chunk does anew, would take longer than multiplying by them.
-_CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 16 * 2**20
 
 
 def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array) -> mx.array:
@@ -25,7 +25,7 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
         targets: int [N].
     """
     # The shape alone: nothing is computed.
-    chunk = max(16, _CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
+    chunk = max(16, CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
 
     def chunk_loss(hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         projected = logits(hidden)[0].astype(mx.float32)

@@ -19,8 +19,8 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.anatomy import Anatomy, Block, of_folder, of_model
 from mlx_personal.finetune.batches import parts, shuffled
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.frozen import _GROUP_TOKENS
-from mlx_personal.finetune.loss import _CHUNK_BYTES
+from mlx_personal.finetune.frozen import GROUP_TOKENS
+from mlx_personal.finetune.loss import CHUNK_BYTES
 from mlx_personal.finetune.rows import TrainingData
 
 # Numbers a token and block that stay for the gradient. They were counted in the graph, and checked to the array by
@@ -225,7 +225,7 @@ def _gradient(anatomy: Anatomy, trained: Sequence[Block], part: _Part, config: L
         )
     else:
         kept = sum(_kept(anatomy, block, part, config) for block in trained) - last
-    rows = max(16, _CHUNK_BYTES // (4 * anatomy.vocabulary))
+    rows = max(16, CHUNK_BYTES // (4 * anatomy.vocabulary))
     logits = 4 * anatomy.vocabulary * min(_HEAD_ARRAYS * part.targets, _HEAD_ARRAYS_AHEAD * rows)
     head = logits + 12 * anatomy.width * part.targets
     return kept + max(head, back)
@@ -298,7 +298,7 @@ def _parts(
 
 def _group(lengths: Sequence[int], targets: Sequence[int]) -> tuple[list[int], list[int]]:
     """The rows of the costliest group of the frozen blocks' pass."""
-    groups = parts(range(len(lengths)), lengths, _GROUP_TOKENS, "packed")
+    groups = parts(range(len(lengths)), lengths, GROUP_TOKENS, "packed")
     rows = max(groups, key=lambda group: sum(lengths[row] for row in group))
     return [lengths[row] for row in rows], [targets[row] for row in rows]
 
