@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
+
+from mlx_personal.benchmark.results import check_writable
+from mlx_personal.errors import UserError
 
 DEMO_STREAM = Path(str(files("mlx_personal.demo") / "stream.jsonl"))
 
@@ -15,6 +19,20 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)
+
+
+def ended(name: str, work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """The status that `work` ends with; 2, and a line on standard error, where its input is wrong.
+
+    Whether `--out` can be written is found out first: what takes minutes to measure must not be lost.
+    """
+    try:
+        if options.out is not None:
+            check_writable(options.out)
+        return work(options)
+    except UserError as error:
+        print(f"{name}: {error.line()}", file=sys.stderr)
+        return 2
 
 
 def fill(options: argparse.Namespace, defaults: Mapping[str, tuple[int | None, int | None]]) -> argparse.Namespace:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import mlx.core as mx
 
-from benchmarks.report import table
 from benchmarks.rivals import Problem
 from benchmarks.timing import Effort, in_turn
+from mlx_personal.benchmark.report import table
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
 
 # Beyond any GPU's cache, where the bandwidth of its memory decides.
@@ -74,7 +74,7 @@ def entropy_calls(shapes: Iterable[Size]) -> Iterator[Measured]:
         inputs = (mx.random.normal(shape), mx.full(shape[0], shape[1], mx.int32))
         mx.eval(inputs)
         size = f"B {shape[0]}, T {shape[1]}, D {shape[2]}"
-        yield "spectral_entropy", size, inputs, lambda inputs=inputs: (spectral_entropy(*inputs),)
+        yield "spectral_entropy", size, inputs, functools.partial(lambda *given: (spectral_entropy(*given),), *inputs)
 
 
 def temporary_bytes(call: Call) -> int:

@@ -5,7 +5,7 @@
 
 Both go through the same stream with the same model and settings, room by room in turn. Each selects for itself; what is
 annotated, trained on and set aside is then the same for both, namely what ours selected and wrote. Ours is the
-product as its owner uses it, with its store on disk.
+product as its owner uses it, with its store on disk. A speedup is the straight composition's seconds by ours.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from benchmarks import straight
-from benchmarks.arguments import DEMO_STREAM, fill, positive
-from benchmarks.report import deliver, heading, table
+from benchmarks.arguments import DEMO_STREAM, ended, fill, positive
+from benchmarks.report import deliver, heading
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
+from mlx_personal.benchmark.report import table
+from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.config import Config
 from mlx_personal.demo.runner import CONFIG
 from mlx_personal.dialogue.readers import BadLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.store.files import atomic_write
 
-LEAST_RATIO = 3
+LEAST_SPEEDUP = 3
 EMBED, SCORE, SYNTHESIZE, TRAIN, EVALUATE = ROOMS = (
     "embed",
     "score and select",
@@ -41,6 +45,26 @@ EMBED, SCORE, SYNTHESIZE, TRAIN, EVALUATE = ROOMS = (
     "fine-tune",
     "evaluate",
 )
+# For each room what the straight composition does, and what ours does.
+WORK = {
+    EMBED: ("one dialogue at a time through the model, token states averaged", "dialogues in batches"),
+    SCORE: (
+        "NumPy, every distance in the buffer anew for every dialogue; nothing is stored",
+        "sums that are kept up to date; dialogues, scores and decisions go to the store",
+    ),
+    SYNTHESIZE: (
+        "`mlx_lm.generate` for one rewrite at a time",
+        "all rewrites in one batch, their prompts computed once; they go to the store",
+    ),
+    TRAIN: (
+        "mlx-lm's trainer with its own loss, on padded batches, the last rows left out if they fill none",
+        "this package's trainer on packed rows, with its exactness check, and its state saved as it goes",
+    ),
+    EVALUATE: (
+        "`mlx_lm.generate` for one answer at a time, with the adapter and without",
+        "all answers in one batch; the adapter is written before, and read, judged and promoted, and its losses drawn",
+    ),
+}
 
 
 @dataclass
@@ -50,24 +74,23 @@ class Round:
     ours: dict[str, float] = field(default_factory=dict)
     straight: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    gains: dict[str, float] = field(default_factory=dict)
+    gains: dict[str, float | None] = field(default_factory=dict)
 
-    def ratio(self, rooms: Sequence[str] = ROOMS) -> float:
+    def speedup(self, rooms: Sequence[str] = ROOMS) -> float:
         """How many times as long the straight composition takes."""
         return sum(self.straight[room] for room in rooms) / sum(self.ours[room] for room in rooms)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 where the input is wrong."""
-    options = parse(arguments)
-    try:
-        config = config_of(options)
-        lm = load_language_model(options.model)
-        stream = read_stream(options.stream, options.dialogues)
-        rounds = [run_round(options.model, lm, stream, config) for _ in range(options.rounds)]
-    except UserError as error:
-        print(f"benchmarks.loop: {error.line()}", file=sys.stderr)
-        return 2
+    return ended("benchmarks.loop", run, parse(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    config = config_of(options)
+    lm = load_language_model(options.model)
+    stream = read_stream(options.stream, options.dialogues)
+    rounds = [run_round(options.model, lm, stream, config) for _ in range(options.rounds)]
     report = report_of(options, len(stream), config, rounds)
     if options.json:
         print(json.dumps(as_json(options, len(stream), config, rounds)))
@@ -105,18 +128,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def config_of(options: argparse.Namespace) -> Config:
     """The demo's settings with the sizes asked for; UserError for one that makes no sense."""
     try:
-        return _changed(options)
+        return dataclasses.replace(
+            CONFIG,
+            selection=dataclasses.replace(CONFIG.selection, bins=options.bins),
+            synthesis=dataclasses.replace(CONFIG.synthesis, k=options.rewrites),
+            finetune=dataclasses.replace(CONFIG.finetune, epochs=options.epochs, num_layers=options.lora_layers),
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _changed(options: argparse.Namespace) -> Config:
-    return dataclasses.replace(
-        CONFIG,
-        selection=dataclasses.replace(CONFIG.selection, bins=options.bins),
-        synthesis=dataclasses.replace(CONFIG.synthesis, k=options.rewrites),
-        finetune=dataclasses.replace(CONFIG.finetune, epochs=options.epochs, num_layers=options.lora_layers),
-    )
 
 
 def read_stream(stream: Path | None, most: int | None) -> dict[Dialogue, Dialogue]:
@@ -142,6 +161,7 @@ def read_stream(stream: Path | None, most: int | None) -> dict[Dialogue, Dialogu
 
 def run_round(model: str, lm: LanguageModel, stream: Mapping[Dialogue, Dialogue], config: Config) -> Round:
     """Both sides once through all rooms, in a profile of its own."""
+    mx.random.seed(0)  # mlx-lm draws from MLX's one generator, which would begin elsewhere in every process
     done = Round()
     with tempfile.TemporaryDirectory() as folder, Personalizer.create(Path(folder) / "p", model, config, lm) as me:
         observe(me, lm, stream, done)
@@ -191,6 +211,7 @@ def learn(me: Personalizer, lm: LanguageModel, done: Round) -> None:
     done.ours[TRAIN] = me.seconds["finetune"]
     done.ours[EVALUATE] -= done.ours[TRAIN]
     lm.detach_adapter()
+    lm.read()  # what our training has let go of, at nobody's cost
     kept = [d for s in me.store.synthetic() if s.kept and (d := s.dialogue)]
     with timed(done.straight, TRAIN):
         rows = straight.train(lm, [*originals, *kept], me.config.finetune)
@@ -204,7 +225,7 @@ def learn(me: Personalizer, lm: LanguageModel, done: Round) -> None:
         "rows": trained.report.rows,
         "rows of the straight one": rows,
     }
-    done.gains = {"ours": trained.evaluation.rouge1.gain if trained.evaluation else 0.0, "straight": gain}
+    done.gains = {"ours": trained.evaluation.rouge1.gain if trained.evaluation else None, "straight": gain}
 
 
 @contextmanager
@@ -217,43 +238,47 @@ def timed(seconds: dict[str, float], room: str) -> Iterator[None]:
 def as_json(options: argparse.Namespace, dialogues: int, config: Config, rounds: Sequence[Round]) -> dict[str, Any]:
     """The figures by name."""
     return {
-        "model": str(options.model),
+        "model": public_name(options.model),
         "dialogues": dialogues,
         "bins": config.selection.bins,
         "rewrites": config.synthesis.k,
         "epochs": config.finetune.epochs,
         "lora_layers": config.finetune.num_layers,
-        "time_ratio": statistics.median(r.ratio() for r in rounds),
-        "room_ratios": {room: statistics.median(r.ratio([room]) for r in rounds) for room in ROOMS},
+        "speedup": statistics.median(r.speedup() for r in rounds),
+        "room_speedups": {room: statistics.median(r.speedup([room]) for r in rounds) for room in ROOMS},
         "rounds": [dataclasses.asdict(r) for r in rounds],
     }
 
 
 def report_of(options: argparse.Namespace, dialogues: int, config: Config, rounds: Sequence[Round]) -> str:
-    def middle(value: Callable[[Round], float]) -> float:
-        return statistics.median(map(value, rounds))
-
     rows = []
     for name, rooms in [*((room, [room]) for room in ROOMS), ("all", list(ROOMS))]:
-        straightly = middle(lambda r, rooms=rooms: sum(r.straight[room] for room in rooms))
-        ours = middle(lambda r, rooms=rooms: sum(r.ours[room] for room in rooms))
-        ratio = middle(lambda r, rooms=rooms: r.ratio(rooms))
-        rows.append((name, f"{straightly:.2f}", f"{ours:.2f}", f"{ratio:.1f}"))
-    ratios = [r.ratio() for r in rounds]
+        straightly = statistics.median(sum(r.straight[room] for room in rooms) for r in rounds)
+        ours = statistics.median(sum(r.ours[room] for room in rooms) for r in rounds)
+        speedup = statistics.median(r.speedup(rooms) for r in rounds)
+        rows.append((name, f"{straightly:.2f}", f"{ours:.2f}", f"{speedup:.1f}"))
+    speedups = [r.speedup() for r in rounds]
     last = rounds[-1]
+    gains = ((name, None if gain is None else f"{gain:+.3f}") for name, gain in last.gains.items())
     layers = "all" if options.lora_layers == -1 else f"the last {options.lora_layers}"
     return "\n".join(
         [
             heading("The whole loop beside a straight composition", command(options)),
             f"{dialogues} dialogues, {config.selection.bins} bins, {config.synthesis.k} rewrites, "
-            f"{config.finetune.epochs} epochs, adapters on {layers} blocks; model: {options.model}. "
+            f"{config.finetune.epochs} epochs, adapters on {layers} blocks; model: {public_name(options.model)}. "
             f"Seconds are medians of {len(rounds)}.\n",
-            table(["room", "straight, s", "ours, s", "straight to ours"], rows),
+            table(["room", "straight, s", "ours, s", "speedup"], rows),
+            "## What each side does\n",
+            "".join(f"- {room}\n  - straight: {theirs}\n  - ours: {ours}\n" for room, (theirs, ours) in WORK.items()),
+            "Both have the same model, settings, first adapter, optimizer and learning rates; the straight composition "
+            "trains on the dialogues that ours selected and wrote. Loading the model and what the owner does are "
+            "nobody's seconds.\n",
+            "## What came of it\n",
             table(["last round", ""], last.counts.items()),
-            table(["ROUGE-1 gain, last round", ""], ((name, f"{gain:+.3f}") for name, gain in last.gains.items())),
+            table(["ROUGE-1 gain, last round", ""], gains),
             "## Against the target\n",
-            f"- The straight composition takes {statistics.median(ratios):.1f} times as long as ours "
-            f"(rounds: {min(ratios):.1f} to {max(ratios):.1f}; target at least {LEAST_RATIO})\n",
+            f"- The straight composition takes {statistics.median(speedups):.1f} times as long as ours "
+            f"(rounds: {min(speedups):.1f} to {max(speedups):.1f}; target at least {LEAST_SPEEDUP})\n",
         ]
     )
 

@@ -1,10 +1,9 @@
-"""What every report begins with, and its tables."""
+"""What every report begins with, and how it is delivered."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -28,13 +27,6 @@ def machine() -> str:
     ]
     where = f"{device.chip_name()}, {device.device_name()}, {platform.system()}"
     return f"{where}; threads: {threads}; BLAS of MLX: {blas.preload().name}; {', '.join(names)}."
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    def line(cells: Sequence[object]) -> str:
-        return f"| {' | '.join(map(str, cells))} |\n"
-
-    return line(columns) + "|---" * len(columns) + "|\n" + "".join(map(line, rows))
 
 
 def deliver(report: str, out: Path | None) -> None:

@@ -21,10 +21,12 @@ import mlx.core as mx
 import numpy as np
 
 from benchmarks import rivals
+from benchmarks.arguments import ended, positive
 from benchmarks.bandwidth import bandwidth_section
-from benchmarks.report import deliver, heading, table
+from benchmarks.report import deliver, heading
 from benchmarks.timing import Effort, Timings, in_turn
 from mlx_personal.backend import device
+from mlx_personal.benchmark.report import table
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
 from mlx_personal.kernels.in_domain_distance import in_domain_distance_ops
 from mlx_personal.kernels.nearest import nearest_ops
@@ -107,8 +109,12 @@ class Cell:
         return f"{self.what} {by(self.size)}{domains}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 where the input is wrong."""
+    return ended("benchmarks.scoring", run, parse(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
     grid = QUICK if options.quick else FULL
     torch = find_torch()
     sizes, skipped = sizes_in_memory(grid, options.queries, options.memory)
@@ -124,12 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         sections.append(bandwidth_section(sizes, grid.states, grid.effort))
     deliver("\n".join(sections), options.out)
+    return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few small sizes, to see that it works")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 8], help="how many at once; default 1 8")
+    parser.add_argument("--queries", type=positive, nargs="+", default=[1, 8], help="how many at once; default 1 8")
     parser.add_argument("--memory", type=float, default=8, help="GiB; sizes that need more are left out; default 8")
     parser.add_argument("--out", type=Path, help="keep the report in this file, as Markdown")
     return parser.parse_args(arguments)
@@ -277,7 +284,7 @@ def verdict_section(cells: Sequence[Cell], looped: Sequence[Cell]) -> str:
             f"Elsewhere ours takes {statistics.median(overheads):+.0f} µs beyond the best of the others in the median "
             f"({min(overheads):+.0f} to {max(overheads):+.0f}): what a call costs"
         )
-    for domains in sorted({c.domains for c in looped}):
+    for domains in sorted({c.domains for c in looped if c.domains}):
         ratios = [c.timings.ratio(LOOP, OURS) for c in looped if c.domains == domains]
         lines.append(
             f"At R = {LOOP_ROWS}, domains {domains}, the loop over bins takes {min(ratios):.1f} to {max(ratios):.1f} "
@@ -287,4 +294,4 @@ def verdict_section(cells: Sequence[Cell], looped: Sequence[Cell]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,10 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.arguments import ended, fill, positive
 from benchmarks.curve import Curve, draw
-from benchmarks.report import deliver, heading, table
+from benchmarks.report import deliver, heading
 from benchmarks.stream import WordVectors, dialogues
 from benchmarks.timing import Effort, in_turn
+from mlx_personal.benchmark.report import table
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import Embedder
@@ -152,14 +154,18 @@ class Stream:
         return [b.text for b in self._observer.selector().buffer.bins]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    plan, most = (QUICK, 2 * QUICK.first) if options.quick else (FULL, options.dialogues)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 where the input is wrong."""
+    return ended("benchmarks.selector", run, parse(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    plan = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory() as folder:
-        points = list(measure(Path(folder), most, plan))
-    quick = " --quick" if options.quick else f" --dialogues {most}"
+        points = list(measure(Path(folder), options.dialogues, plan))
+    quick = " --quick" if options.quick else ""
     sections = [
-        heading("The selector along a stream", f"python -m benchmarks.selector{quick}"),
+        heading("The selector along a stream", f"python -m benchmarks.selector{quick} --dialogues {options.dialogues}"),
         stream_section(points),
         comparison_section((128, 512)),
     ]
@@ -168,16 +174,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         atomic_write(picture, draw_points(points))
         sections.insert(1, f"![Time a dialogue and memory along the stream]({picture.name})\n")
     deliver("\n".join(sections), options.out)
+    return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selector", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few hundred, to see that it works")
-    parser.add_argument("--dialogues", type=int, default=100_000, help="length of the stream; default 100,000")
+    parser.add_argument("--dialogues", type=positive, help="length of the stream; default 100,000")
     parser.add_argument("--out", type=Path, help="keep the report in this file, as Markdown, and the curve beside it")
     options = parser.parse_args(arguments)
-    if options.dialogues < 2 * FULL.first:
-        parser.error(f"--dialogues must be at least {2 * FULL.first}")
+    least = 2 * (QUICK if options.quick else FULL).first
+    if fill(options, {"dialogues": (least, 100_000)}).dialogues < least:
+        parser.error(f"--dialogues must be at least {least}")
     return options
 
 
@@ -277,10 +285,10 @@ def comparison_seconds(size: int) -> float:
     rng = np.random.default_rng(size)
     vectors = rng.standard_normal((size + 1, DIM), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    scores = rng.random((size, 2))
+    scores = rng.random((size, 2)).tolist()
     bins = [
-        Bin(slot, slot, f"domain {slot % 8}", "", vectors[slot], *scores[slot].tolist(), arrived_idd=1.0)
-        for slot in range(size)
+        Bin(slot, slot, f"domain {slot % 8}", "", vectors[slot], eoe, dss, arrived_idd=1.0)
+        for slot, (eoe, dss) in enumerate(scores)
     ]
     buffer, policy = Buffer(size, bins), QualityPolicy()
     candidate = Candidate(size, size, "", vectors[size], 0.5, 0.5, "domain 0")
@@ -289,4 +297,4 @@ def comparison_seconds(size: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 import mlx_lm
 import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.benchmark.plain import stock_loss, train_plain
+from mlx_personal.benchmark.plain import optimizer_for, stock_loss, train_plain
 from mlx_personal.dialogue import rouge1, strip_thoughts, words
 from mlx_personal.embedding import unit_mean
 from mlx_personal.evaluation import Evaluation, compare
@@ -139,7 +138,7 @@ def train(lm: LanguageModel, dialogues: Sequence[Dialogue], config: LoRAConfig) 
     rows = make_rows(lm, dialogues, min(config.max_tokens, lm.context_length)).rows
     batch = min(config.batch_size, len(rows))
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    optimizer: Any = optim.Adam(learning_rate=config.learning_rate)
+    optimizer = optimizer_for(config, config.epochs * (len(rows) // batch))
     train_plain(lm.model, optimizer, rows, batch, config.epochs, config.seed, stock_loss, lambda _: None)
     lm.model.eval()
     return len(rows) // batch * batch

@@ -40,14 +40,15 @@ def dialogues(lexicons: Lexicons, kept: Callable[[], Sequence[str]], seed: int) 
     domains = [sorted(lexicons[name]) for name in list(lexicons)[:DOMAINS]]
     for number in itertools.count():
         texts = kept() if rng.random() < REPEATED else []
-        question, _, answer = (texts[rng.integers(len(texts))] if len(texts) else fresh(domains, rng)).partition("\n")
+        text = texts[int(rng.integers(len(texts)))] if len(texts) else fresh(domains, rng)
+        question, _, answer = text.partition("\n")
         # The last word makes each differ from all others.
         yield Dialogue.of(question, f"{answer.rpartition(' ')[0]} n{seed}x{number}")
 
 
 def fresh(domains: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
     """A question and an answer of some 4 to 32 words each, about one domain, more or less so."""
-    domain = domains[rng.integers(len(domains))]
+    domain = domains[int(rng.integers(len(domains)))]
     count = int(rng.integers(SHORTEST, LONGEST))
     about = rng.random(count) < rng.uniform(0, 0.6)
     drawn = rng.random(count)

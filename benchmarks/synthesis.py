@@ -21,20 +21,22 @@ from typing import Any
 
 import mlx.core as mx
 import mlx_lm
+import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
-from benchmarks.arguments import DEMO_STREAM, fill, positive
-from benchmarks.report import deliver, heading, table
+from benchmarks.arguments import DEMO_STREAM, ended, fill, positive
+from benchmarks.report import deliver, heading
 from benchmarks.straight import text_after
 from benchmarks.timing import Effort, Timings, in_turn
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.backend import generation
-from mlx_personal.benchmark.workloads import SHAPES, WORKLOADS, model_folder
+from mlx_personal.benchmark.report import table
+from mlx_personal.benchmark.workloads import SHAPES, model_folder, public_name
 from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import SynthesisConfig, rewrite_tasks, synthesize
 
-LEAST_RATIO = 4
+LEAST_SPEEDUP = 4
 # Logits nearer to each other than this may change places by rounding.
 TIE = 1e-4
 OURS, LOOP = "ours", "loop of mlx_lm.generate"
@@ -56,12 +58,13 @@ class Speed:
     tokens: dict[str, int]
 
     @property
-    def ratio(self) -> float:
+    def speedup(self) -> float:
         """How many times as long the loop takes."""
         return self.timings.ratio(LOOP, OURS)
 
     @property
-    def ratios(self) -> list[float]:
+    def speedups(self) -> list[float]:
+        """Of each round."""
         return [a / b for a, b in zip(self.timings.seconds[LOOP], self.timings.seconds[OURS], strict=True)]
 
     def rate(self, name: str) -> float:
@@ -90,22 +93,22 @@ class Agreement:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, 1 if a greedy text differs where rounding does not explain it, or 2 where the input is wrong."""
-    options = parse(arguments)
-    try:
-        lm = load_language_model(model_folder(WORKLOADS[options.shape]) if options.shape else options.model)
-        dialogues = distinct_dialogues(options.stream, options.dialogues)
-    except UserError as error:
-        print(f"benchmarks.synthesis: {error.line()}", file=sys.stderr)
-        return 2
+    return ended("benchmarks.synthesis", run, parse(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    lm = load_language_model(model_folder(options.shape) if options.shape else options.model)
+    dialogues = distinct_dialogues(options.stream, options.dialogues)
     config = SynthesisConfig(k=options.rewrites)
     speed = measure_speed(lm, dialogues, config, options.rounds, is_text=not options.shape)
     agreement = compare_greedy(lm, asks_of(lm, dialogues, config), is_text=not options.shape)
+    report = report_of(options, len(dialogues), config, speed, agreement)
     if options.json:
         print(json.dumps(as_json(options, len(dialogues), config, speed, agreement)))
         if options.out is not None:
-            atomic_write(options.out, report_of(options, len(dialogues), config, speed, agreement))
+            atomic_write(options.out, report)
     else:
-        deliver(report_of(options, len(dialogues), config, speed, agreement), options.out)
+        deliver(report, options.out)
     return 1 if agreement.failures else 0
 
 
@@ -187,7 +190,7 @@ def logit_gap(lm: LanguageModel, ask: Ask, ours: Sequence[int]) -> float:
     pairs = zip(plain, ours, strict=False)
     shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(ours)))
     logits = lm.model(mx.array([[*ask.prompt, *plain[:shared]]]))[0, -1].astype(mx.float32)
-    second, first = mx.sort(logits)[-2:].tolist()
+    second, first = np.sort(np.array(logits))[-2:]
     return float(first - second)
 
 
@@ -196,11 +199,11 @@ def as_json(
 ) -> dict[str, Any]:
     """The figures by name; an infinite gap is null."""
     return {
-        "model": options.shape or str(options.model),
+        "model": options.shape or public_name(options.model),
         "dialogues": dialogues,
         "rewrites": config.k,
         "temperature": config.temperature,
-        "time_ratio": speed.ratio,
+        "speedup": speed.speedup,
         "seconds": {"ours": speed.timings.seconds[OURS], "mlx_lm": speed.timings.seconds[LOOP]},
         "tokens_per_second": {"ours": speed.rate(OURS), "mlx_lm": speed.rate(LOOP)},
         "greedy": {
@@ -220,17 +223,17 @@ def report_of(
         (name, f"{speed.timings.median(name):.2f}", speed.tokens[name], f"{speed.rate(name):.0f}")
         for name in (LOOP, OURS)
     ]
-    low, high = min(speed.ratios), max(speed.ratios)
+    low, high = min(speed.speedups), max(speed.speedups)
     gaps = ", ".join(f"{gap:.1e}" for gap in agreement.gaps)
     return "\n".join(
         [
             heading("Synthesis beside a loop of mlx_lm.generate", command(options)),
             f"{dialogues} dialogues, {config.k} rewrites of each at temperature {config.temperature}; "
-            f"model: {options.shape or options.model}.\n",
+            f"model: {options.shape or public_name(options.model)}.\n",
             table(["", "seconds, median", "tokens, last round", "tokens/s, last round"], rows),
             "## Against the targets\n",
-            f"- The loop takes {speed.ratio:.1f} times as long as ours (rounds: {low:.1f} to {high:.1f}; "
-            f"target at least {LEAST_RATIO})",
+            f"- The loop takes {speed.speedup:.1f} times as long as ours (rounds: {low:.1f} to {high:.1f}; "
+            f"target at least {LEAST_SPEEDUP})",
             f"- Of {agreement.texts} greedy texts {agreement.texts - len(agreement.gaps)} are equal; {agreement.ties} "
             f"differ after a step whose two best logits lie within {TIE:.0e}, {agreement.failures} elsewhere "
             f"(target 0){': ' + gaps if gaps else ''}\n",

@@ -77,6 +77,8 @@ def test_the_paper_workload_is_the_papers():
         ({"epochs": 0}, "epochs is 0"),
         ({"lora_layers": 0}, "lora_layers is 0"),
         ({"lora_layers": -2}, "lora_layers is -2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),  # mlx-lm's generator takes no more
     ],
 )
 def test_a_workload_that_cannot_be_compared_is_refused(settings, words):
@@ -86,19 +88,19 @@ def test_a_workload_that_cannot_be_compared_is_refused(settings, words):
 
 def test_more_adapted_layers_than_there_are_is_refused():
     with pytest.raises(UserError, match="the model has 5 layers"):
-        train_side(PLAIN, TINY.changed(lora_layers=6), workloads.model_folder(TINY))
+        train_side(PLAIN, TINY.changed(lora_layers=6), workloads.model_folder(TINY.model))
 
 
 def test_random_weights_are_written_once_and_load_as_a_model(tmp_path, monkeypatch):
     shape = {**workloads.SHAPES["135m"], "hidden_size": 36, "num_hidden_layers": 2, "vocab_size": 97}
     monkeypatch.setitem(workloads.SHAPES, "135m", shape)
-    folder = workloads.model_folder(WORKLOADS["135m"], tmp_path)
+    folder = workloads.model_folder("135m", tmp_path)
     model = load_language_model(folder).model
     assert len(model.layers) == 2
     assert model(mx.array([[1, 2, 3]])).shape == (1, 3, 97)
     assert workloads.vocabulary_of(folder) == 97
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
-    assert workloads.model_folder(WORKLOADS["135m"], tmp_path) == folder
+    assert workloads.model_folder("135m", tmp_path) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
 
 
@@ -150,7 +152,7 @@ def test_mlx_lm_is_trained_without_its_screen_or_its_memory_limit(monkeypatch, c
 
     monkeypatch.setattr(trainer, "maybe_set_recommended_wired_limit", forbidden)
     screen = trainer.TrainUI
-    side = train_side(PLAIN, TINY, workloads.model_folder(TINY))
+    side = train_side(PLAIN, TINY, workloads.model_folder(TINY.model))
     assert len(side.losses) == len(side.times) == 4
     assert side.order == [step for epoch in mlx_lm_order(TINY) for step in epoch]
     assert side.peak_memory_bytes > 4 * side.model["parameters"]
@@ -175,7 +177,7 @@ def test_processed_tokens_count_the_padding_that_mlx_lm_computes():
 @pytest.mark.parametrize("layers", [1, 2, -1])
 def test_both_sides_have_the_same_losses(layers):
     workload = TINY.changed(lora_layers=layers)
-    folder = workloads.model_folder(workload)
+    folder = workloads.model_folder(workload.model)
     ours, theirs = (train_side(side, workload, folder) for side in (OURS, PLAIN))
     np.testing.assert_allclose(ours.losses, theirs.losses, atol=1e-4)
     assert ours.order == theirs.order

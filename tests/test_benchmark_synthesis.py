@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel
+from mlx_personal.finetune import LoRAConfig
+from mlx_personal.finetune.schedule import Schedule
 from mlx_personal.scoring import Lexicons
 from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
 from mlx_personal.selection import SelectionConfig
@@ -58,7 +60,7 @@ def test_the_synthesis_benchmark_prints_figures_and_keeps_its_report(tmp_path: P
     assert result["greedy"]["texts"] == result["greedy"]["equal"] + result["greedy"]["ties"] == 3
     assert (result["dialogues"], result["rewrites"], result["model"]) == (3, 2, "demo")
     (ours,), (plain,) = result["seconds"]["ours"], result["seconds"]["mlx_lm"]
-    assert result["time_ratio"] == pytest.approx(plain / ours)
+    assert result["speedup"] == pytest.approx(plain / ours)
     assert "`python -m benchmarks.synthesis --dialogues 3 --rewrites 2 --rounds 1`" in out.read_text()
     assert "| loop of mlx_lm.generate |" in out.read_text()
 
@@ -79,7 +81,7 @@ def test_a_text_that_rounding_does_not_explain_fails_the_benchmark(
         result = json.loads(capsys.readouterr().out)
         assert result["greedy"]["failures"] == failures
         assert result["greedy"]["equal"] == 64 - len(gaps)
-        assert result["time_ratio"] == 4.0
+        assert result["speedup"] == 4.0
 
 
 def test_equal_greedy_texts_are_counted_and_others_measured(
@@ -125,7 +127,9 @@ def test_wrong_input_is_one_line_and_status_2(
         (synthesis, ["--dialogues", "9999"]),
         (synthesis, ["--model", str(tmp_path / "nowhere")]),
         (synthesis, ["--stream", str(empty)]),
+        (synthesis, ["--out", str(tmp_path / "nowhere" / "synthesis.md")]),
         (loop, ["--model", str(tmp_path / "nowhere")]),
+        (loop, ["--out", str(tmp_path)]),
         *((loop, ["--stream", str(stream)]) for stream in (empty, broken, other, tmp_path / "nowhere.jsonl")),
     ):
         assert benchmark.main(arguments) == 2
@@ -151,13 +155,54 @@ def test_the_loop_benchmark_goes_through_all_rooms_with_the_same_work(
     for side in ("ours", "straight"):
         assert set(only[side]) == set(loop.ROOMS)
         assert all(seconds > 0 for seconds in only[side].values())
-    assert result["time_ratio"] == pytest.approx(sum(only["straight"].values()) / sum(only["ours"].values()))
+    assert result["speedup"] == pytest.approx(sum(only["straight"].values()) / sum(only["ours"].values()))
     counts = only["counts"]
     assert counts["selected"] == counts["selected by both"] == counts["rewritten"] + counts["set aside"] == 16
     assert counts["rows"] >= counts["rows of the straight one"] > counts["rows"] - 8
     report = (tmp_path / "loop.md").read_text()
     for room in (*loop.ROOMS, "all"):
         assert f"| {room} |" in report
+    assert report.count("- straight: ") == report.count("- ours: ") == len(loop.ROOMS)
+
+
+def test_a_models_folder_is_named_without_its_path(loop: ModuleType, synthesis: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    config = loop.config_of(loop.parse(["--quick"]))
+    done = loop.Round(dict.fromkeys(loop.ROOMS, 1.0), dict.fromkeys(loop.ROOMS, 2.0), {}, {})
+    options = loop.parse(["--quick", "--model", str(folder)])
+    assert loop.as_json(options, 4, config, [done])["model"] == "my-model"
+    assert str(tmp_path) not in loop.report_of(options, 4, config, [done])
+
+
+def test_the_straight_gain_is_the_adapters_over_the_base_model(
+    straight: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Model:
+        adapted = True
+
+        def detach_adapter(self) -> None:
+            self.adapted = False
+
+    answers = {True: ["In May, with a stake each."], False: ["I do not know."]}
+    monkeypatch.setattr(straight, "answers", lambda lm, held_out, _: [answers[lm.adapted]] * len(held_out))
+    evaluation = straight.evaluate(Model(), DIALOGUES, 20)
+    assert evaluation.rouge1.gain == evaluation.rouge1.after == 1
+
+
+def test_both_sides_are_trained_with_the_same_optimizer(
+    straight: ModuleType, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(straight, "train_plain", lambda _, optimizer, *rest: given.append(optimizer))
+    config = LoRAConfig(learning_rate=4e-3, epochs=4, batch_size=2, num_layers=1)
+    straight.train(tiny_model, DIALOGUES, config)
+    (optimizer,) = given
+    assert type(optimizer).__name__ == "AdamW"
+    expected = Schedule("cosine", 4e-3, 8, config.warmup)
+    rates = [float(optimizer._schedulers["learning_rate"](mx.array(step))) for step in range(8)]
+    assert rates == pytest.approx([expected.at(step) for step in range(8)])
+    tiny_model.detach_adapter()
 
 
 def test_the_straight_buffer_scores_by_the_definitions(straight: ModuleType) -> None:

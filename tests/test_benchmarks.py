@@ -55,6 +55,15 @@ def test_the_scoring_benchmark_prints_its_tables_and_keeps_them(tmp_path):
     assert (tmp_path / "scoring.md").read_text() == printed.removesuffix("\n")
 
 
+@pytest.mark.parametrize("name", ["finetune", "scoring", "selector"])
+def test_a_report_that_could_not_be_kept_is_not_measured(name, tmp_path, capsys):
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    assert benchmark.main(["--out", str(tmp_path / "nowhere" / "report")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"benchmarks.{name}: ") and printed.err.count("\n") == 1
+
+
 def test_sizes_that_do_not_fit_the_memory_are_named(monkeypatch, capsys):
     scoring = importlib.import_module("benchmarks.scoring")
     monkeypatch.setattr(scoring, "find_torch", lambda: None)
@@ -62,6 +71,17 @@ def test_sizes_that_do_not_fit_the_memory_are_named(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "Left out for want of memory (R x D x queries): 512 x 384 x 1." in printed
     assert "No column of torch" in printed
+
+
+def test_a_quick_stream_is_as_long_as_asked():
+    selector = importlib.import_module("benchmarks.selector")
+    assert selector.parse(["--quick"]).dialogues == 512
+    assert selector.parse(["--quick", "--dialogues", "600"]).dialogues == 600
+    assert selector.parse([]).dialogues == 100_000
+    for arguments in (["--quick", "--dialogues", "511"], ["--dialogues", "600"]):
+        with pytest.raises(SystemExit) as left:
+            selector.parse(arguments)
+        assert left.value.code == 2
 
 
 def test_the_selector_benchmark_prints_a_row_a_stretch_and_draws_the_curve(tmp_path):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from mlx_personal.benchmark.results import read_result
+from mlx_personal.benchmark.results import check_writable, read_result
 from mlx_personal.benchmark.side import OURS, PLAIN
 from mlx_personal.errors import UserError
 from mlx_personal.store.files import atomic_write
@@ -38,58 +41,62 @@ _NOTE = (
     "`time` and `memory` are ours divided by plain mlx-lm's, seconds those to the same loss; figures without a name "
     "are ours. Medians over rounds, lowest and highest in brackets; joules without idle power. `-`: not measured."
 )
+# The figures that are drawn, with the title of their picture.
+_PICTURES = {
+    "seconds": ("seconds_to_loss", "Seconds to the same loss"),
+    "joules": ("joules", "Joules, idle power subtracted"),
+}
 
 
-@dataclass(frozen=True)
-class Folder:
-    """The results in a folder, in the order of their chips, and a line for each file that is none."""
+def read_folder(folder: Path, skipped: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The results in a folder, in the order of their chips; `skipped` gets a line for each file that is none.
 
-    results: list[dict[str, Any]]
-    skipped: list[str]
-
-
-def read_folder(folder: Path) -> Folder:
-    """UserError if there is no result in it at all."""
+    UserError if there is no result in it at all.
+    """
     if not folder.is_dir():
         raise UserError("no such folder", folder, "name the folder of the results")
-    results, skipped = [], []
+    results = []
     for file in sorted(folder.glob("*.json")):
         try:
             results.append(read_result(file))
         except UserError as error:
-            skipped.append(error.line())
+            skipped(error.line())
     if not results:
-        hint = skipped[0] if skipped else "mlx-personal benchmark --out FILE.json makes one"
-        raise UserError("no benchmark result here", folder, hint)
+        raise UserError("no benchmark result here", folder, "mlx-personal benchmark --out FILE.json makes one")
     results.sort(key=lambda r: (r["machine"]["chip"], r["workload"]["parameters"], r["workload"]["name"], r["date"]))
-    return Folder(results, skipped)
+    return results
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The table of the results, and that of other projects' figures, marked as theirs."""
+    """The table of the results, and those of other projects' figures, marked as theirs."""
+    return f"{results_table(results)}\n{published_tables()}"
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> str:
+    return f"{table(_COLUMNS, map(_row, results))}\n{_NOTE}\n"
+
+
+def published_tables() -> str:
+    """What other projects say of themselves. Training and generation are measured in other units: a table each."""
     published = json.loads((files("mlx_personal.benchmark") / "published.json").read_text("utf-8"))
-    theirs = ([row["source"], row["chip"], row["job"], row["speed"], row["memory"]] for row in published)
-    return (
-        f"{_table(_COLUMNS, map(_row, results))}\n{_NOTE}\n\n"
-        "Published by other projects for their own trainers, each under its own conditions; not measured here:\n\n"
-        f"{_table(('source', 'chip', 'job', 'speed', 'memory'), theirs)}"
-    )
+    text = "Published by other projects, each under its own conditions; theirs, and not measured here."
+    for what, rows in published.items():
+        text += f"\n\n{what}:\n\n{table(list(rows[0]), (row.values() for row in rows))}".rstrip("\n")
+    return f"{text}\n"
 
 
 def write_report(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     """Writes the tables to `out` and, where matplotlib is installed, the plots beside it; the files written."""
-    pictures = {
-        out.with_name(f"{out.stem}-{name}.svg"): drawn
-        for name, key, title in (
-            ("seconds", "seconds_to_loss", "Seconds to the same loss"),
-            ("joules", "joules", "Joules, idle power subtracted"),
-        )
-        if (drawn := draw(results, key, title)) is not None
-    }
-    shown = "".join(f"\n![{path.stem.rpartition('-')[2]} by chip]({path.name})\n" for path in pictures)
-    atomic_write(out, markdown(results) + shown)
-    for path, picture in pictures.items():
-        atomic_write(path, picture)
+    check_writable(out)
+    text, pictures = markdown(results), {}
+    for name, (key, title) in _PICTURES.items():
+        if (drawn := draw(results, key, title)) is not None:
+            file = out.with_name(f"{out.stem}-{name}.svg")
+            pictures[file] = drawn
+            text += f"\n![{name} by chip]({quote(os.fsencode(file.name))})\n"
+    atomic_write(out, text)
+    for file, drawn in pictures.items():
+        atomic_write(file, drawn)
     return [out, *pictures]
 
 
@@ -100,53 +107,82 @@ def can_draw() -> bool:
 
 def draw(results: Sequence[dict[str, Any]], key: str, title: str) -> str | None:
     """Bars by chip and workload, mlx-lm above ours, as an SVG; None without matplotlib or any such figure."""
-    shown = [r for r in results if any(_median(r, side, key) is not None for side in (OURS, PLAIN))]
+    shown = [r for r in results if any(_figure(r, side, key) for side in (OURS, PLAIN))]
     if not shown or not can_draw():
         return None
-    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8, 1 + 0.8 * len(shown)))
+    # Not pyplot, which keeps figures and chooses a window system for the whole process.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.8 * len(shown)))
     axes = figure.subplots()
     for offset, side, colour in ((-0.2, PLAIN, "#8c959f"), (0.2, OURS, "#0969da")):
-        places = [n + offset for n, r in enumerate(shown) if _median(r, side, key) is not None]
-        spreads = [r["sides"][side][key] for r in shown if _median(r, side, key) is not None]
-        middles = [spread["median"] for spread in spreads]
+        bars = [(n + offset, spread) for n, r in enumerate(shown) if (spread := _figure(r, side, key))]
+        middles = [spread["median"] for _, spread in bars]
         errors = [
-            [spread["median"] - spread["low"] for spread in spreads],
-            [spread["high"] - spread["median"] for spread in spreads],
+            [spread["median"] - spread["low"] for _, spread in bars],
+            [spread["high"] - spread["median"] for _, spread in bars],
         ]
-        axes.barh(places, middles, height=0.35, xerr=errors if places else None, color=colour, label=side)
-    axes.set_yticks(range(len(shown)), [_name(r) for r in shown])
+        places = [place for place, _ in bars]
+        axes.barh(places, middles, height=0.35, xerr=errors if bars else None, color=colour, label=side)
+    # As they are: a `$` begins no formula.
+    axes.set_yticks(range(len(shown)), [_label(r) for r in shown], parse_math=False)
     axes.invert_yaxis()
     axes.set_title(title)
     axes.legend()
     stream = io.StringIO()
     # Without a date and random names, the same results give the same file.
-    with importlib.import_module("matplotlib").rc_context({"svg.hashsalt": title}):
+    with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks, which it draws as boxes
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     return stream.getvalue()
 
 
-def _row(result: dict[str, Any]) -> list[object]:
+def workload_name(workload: dict[str, Any]) -> str:
+    """What a workload trains, on one line: its name, and that of its model where it has another."""
+    name, model = _line(workload["name"]), _line(workload["model"])
+    return name if name == model else f"{name} ({model})"
+
+
+def spread_text(spread: dict[str, float] | None, unit: float = 1.0) -> str | None:
+    """The median in a unit, with lowest and highest in brackets where there were several rounds."""
+    if spread is None:
+        return None
+    low, middle, high = (_number(spread[name] / unit) for name in ("low", "median", "high"))
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; None is a dash. A `|` in a cell must be escaped."""
+
+    def line(cells: Iterable[object]) -> str:
+        return f"| {' | '.join('-' if cell is None else str(cell) for cell in cells)} |\n"
+
+    return line(columns) + "|---" * len(columns) + "|\n" + "".join(map(line, rows))
+
+
+def _row(result: dict[str, Any]) -> list[str | None]:
     ours, sides = result["sides"][OURS], result["sides"]
     plain = sides.get(PLAIN)
     workload = result["workload"]
     layers = workload["layers"] if workload["lora_layers"] == -1 else workload["lora_layers"]
     throttled = [rnd["throttled"] for side in (OURS, PLAIN) if side in sides for rnd in sides[side]["rounds"]]
     return [
-        _chip(result),
-        f"{workload['name']}, {workload['rows']:,} rows x {workload['epochs']}",
+        _escaped(_chip(result)),
+        f"{_escaped(workload_name(workload))}, {workload['rows']:,} rows x {workload['epochs']}",
         f"{layers} of {workload['layers']}",
-        _spread(plain and plain["seconds_to_loss"]),
-        _spread(ours["seconds_to_loss"]),
+        spread_text(plain and plain["seconds_to_loss"]),
+        spread_text(ours["seconds_to_loss"]),
         _number(result["time_ratio"]),
         _number(result["memory_ratio"]),
         None if result["max_loss_difference"] is None else f"{result['max_loss_difference']:.1g}",
-        _spread(ours["target_tokens_per_second"]),
-        _spread(ours["processed_tokens_per_second"]),
+        spread_text(ours["target_tokens_per_second"]),
+        spread_text(ours["processed_tokens_per_second"]),
         f"{ours['padding_share']:.0%}",
-        _spread(ours["rows_per_second"]),
-        _number(ours["peak_memory_bytes"]["median"] / 1e9),
-        _spread(ours["joules_per_row"]),
-        _spread(ours["watts"]),
+        spread_text(ours["rows_per_second"]),
+        spread_text(ours["peak_memory_bytes"], 1e9),
+        spread_text(ours["joules_per_row"]),
+        spread_text(ours["watts"]),
         None if None in throttled else ("yes" if any(throttled) else "no"),
     ]
 
@@ -157,34 +193,29 @@ def _chip(result: dict[str, Any]) -> str:
     return f"{machine['chip']}{memory}, {machine['device']}"
 
 
-def _name(result: dict[str, Any]) -> str:
+def _label(result: dict[str, Any]) -> str:
     workload = result["workload"]
     layers = "all" if workload["lora_layers"] == -1 else f"last {workload['lora_layers']}"
-    return f"{result['machine']['chip']}\n{workload['name']}, {layers} layers"
+    return f"{_line(result['machine']['chip'])}\n{workload_name(workload)}, {layers} layers"
 
 
-def _median(result: dict[str, Any], side: str, key: str) -> float | None:
-    spread = result["sides"].get(side, {}).get(key)
-    return None if spread is None else spread["median"]
-
-
-def _spread(spread: dict[str, float] | None) -> str | None:
-    if spread is None:
-        return None
-    low, middle, high = (_number(spread[name]) for name in ("low", "median", "high"))
-    return middle if low == high else f"{middle} ({low}-{high})"
+def _figure(result: dict[str, Any], side: str, key: str) -> dict[str, float] | None:
+    spread: dict[str, float] | None = result["sides"].get(side, {}).get(key)
+    return spread
 
 
 def _number(figure: float | None) -> str | None:
-    """Three digits, and no power of ten."""
+    """Three digits, and large ones without a power of ten."""
     if figure is None:
         return None
-    return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:#.3g}"
+    return f"{figure:,.0f}" if abs(figure) >= 99.95 else f"{figure:#.3g}"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    def line(cells: Iterable[object]) -> str:
-        texts = ("-" if cell is None else str(cell).replace("|", "/").replace("\n", " ") for cell in cells)
-        return f"| {' | '.join(texts)} |\n"
+def _line(text: str) -> str:
+    """A name from a file on one line, without what is no character to print."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
-    return line(columns) + "|---" * len(columns) + "|\n" + "".join(map(line, rows))
+
+def _escaped(text: str) -> str:
+    """A name from a file as Markdown shows it: as it is."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", _line(text))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from mlx_personal.backend.machine import machine
 from mlx_personal.benchmark import schema
 from mlx_personal.benchmark.run import Measured
 from mlx_personal.benchmark.side import OURS, PLAIN, STOCK, Trained, config_of
-from mlx_personal.benchmark.workloads import SHAPES, Workload, make_rows, vocabulary_of
+from mlx_personal.benchmark.workloads import SHAPES, Workload, make_rows, public_name, vocabulary_of
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune.rows import Row, target_tokens
 
@@ -54,11 +56,10 @@ def result_of(measured: Measured) -> dict[str, Any]:
         "max_loss_difference": None,
     }
     if plain is not None:
-        joules = [ratio for pair in zip(ours, plain, strict=True) if (ratio := _energy_ratio(*pair, measured))]
         result |= {
             "time_ratio": _median_ratio(ours, plain, lambda t: seconds_to(goal, t, workload.epochs)),
             "memory_ratio": _median_ratio(ours, plain, lambda t: t.peak_memory_bytes),
-            "energy_ratio": statistics.median(joules) if joules else None,
+            "energy_ratio": _median_ratio(ours, plain, lambda t: net_joules(t, idle.watts).total),
             "max_loss_difference": max(
                 abs(a - b) for o, p in zip(ours, plain, strict=True) for a, b in zip(o.losses, p.losses, strict=True)
             ),
@@ -72,11 +73,27 @@ def read_result(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text("utf-8"), parse_constant=_refuse)
         schema.check(data)
+        _check_spreads(data["sides"])
     except OSError as error:
         raise from_os_error(error, file) from error
+    except RecursionError as error:
+        raise UserError("is no benchmark result (it is nested too deeply)", file) from error
     except ValueError as error:
         raise UserError(f"is no benchmark result ({error})", file) from error
     return data
+
+
+def check_writable(out: Path) -> None:
+    """UserError where no file can be written at `out`: to be asked before hours of measuring, not after them."""
+    try:
+        if out.exists() and not out.is_file():
+            raise UserError("is a folder or a device", out, "name a file")
+        # As `atomic_write` begins; permissions alone would not tell of a system that is mounted read-only.
+        descriptor, tried = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
+        os.close(descriptor)
+        os.unlink(tried)
+    except OSError as error:
+        raise from_os_error(error, out) from error
 
 
 def epoch_means(losses: Sequence[float], epochs: int) -> list[float]:
@@ -102,11 +119,9 @@ def _goal(measured: Measured, steps_an_epoch: int) -> float:
 
 def _workload(workload: Workload, rows: Sequence[Row], trained: Trained) -> dict[str, Any]:
     config = config_of(workload)
-    # A folder's path would tell whose machine this is.
-    model = Path(workload.model).name if Path(workload.model).is_absolute() else workload.model
     return {
         **dataclasses.asdict(workload),
-        "model": model,
+        "model": public_name(workload.model),
         "random_weights": workload.model in SHAPES,
         **trained.model,
         "steps": len(trained.losses),
@@ -172,14 +187,13 @@ def spread_of(figures: Sequence[float | None]) -> dict[str, float] | None:
     return {"median": statistics.median(known), "low": min(known), "high": max(known)}
 
 
-def _median_ratio(ours: Sequence[Trained], plain: Sequence[Trained], figure: Callable[[Trained], float]) -> float:
-    """Median of the ratios within each round: what slowed the machine then slowed both."""
-    return statistics.median(figure(o) / figure(p) for o, p in zip(ours, plain, strict=True))
-
-
-def _energy_ratio(ours: Trained, plain: Trained, measured: Measured) -> float | None:
-    mine, theirs = (net_joules(trained, measured.idle.watts).total for trained in (ours, plain))
-    return mine / theirs if mine is not None and theirs is not None and theirs > 0 else None
+def _median_ratio(
+    ours: Sequence[Trained], plain: Sequence[Trained], figure: Callable[[Trained], float | None]
+) -> float | None:
+    """Median of the ratios within each round: what slowed the machine then slowed both. None as in `spread_of`."""
+    pairs = [(figure(o), figure(p)) for o, p in zip(ours, plain, strict=True)]
+    ratios = spread_of([o / p if o is not None and p is not None and p > 0 else None for o, p in pairs])
+    return None if ratios is None else ratios["median"]
 
 
 def _parts(energy: Energy) -> dict[str, float | None]:
@@ -188,6 +202,14 @@ def _parts(energy: Energy) -> dict[str, float | None]:
 
 def _inputs(rows: Sequence[Row]) -> int:
     return sum(map(len, rows))
+
+
+def _check_spreads(sides: dict[str, Any]) -> None:
+    """What a schema cannot say: ValueError where a median is not between its lowest and its highest."""
+    for side, figures in sides.items():
+        for name, figure in figures.items():
+            if isinstance(figure, dict) and not figure["low"] <= figure["median"] <= figure["high"]:
+                raise ValueError(f"sides.{side}.{name} has a median outside of its range")
 
 
 def _refuse(constant: str) -> float:

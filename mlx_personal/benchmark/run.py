@@ -56,7 +56,7 @@ def measure(
 
     UserError where the workload cannot be trained.
     """
-    folder = model_folder(workload)
+    folder = model_folder(workload.model)
     plan = _plan(against, rounds, stock)
     say(0, len(plan), "measuring idle power")
     idle = measure_idle(idle_seconds)

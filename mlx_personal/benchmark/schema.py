@@ -8,6 +8,8 @@ import math
 from importlib.resources import files
 from typing import Any
 
+from mlx_personal.errors import quoted
+
 _TYPES: dict[str, Any] = {
     "object": dict,
     "array": list,
@@ -19,13 +21,14 @@ _TYPES: dict[str, Any] = {
 }
 _WORDS = {
     "$defs",
-    "$id",
     "$ref",
     "$schema",
     "additionalProperties",
     "const",
     "description",
     "items",
+    "maxLength",
+    "maximum",
     "minItems",
     "minimum",
     "properties",
@@ -63,6 +66,10 @@ def _check(data: Any, rule: dict[str, Any], root: dict[str, Any], place: str) ->
         raise ValueError(f"{where} is not finite")
     if "minimum" in rule and _is(data, "number") and data < rule["minimum"]:
         raise ValueError(f"{where} is below {rule['minimum']}")
+    if "maximum" in rule and _is(data, "number") and data > rule["maximum"]:
+        raise ValueError(f"{where} is above {rule['maximum']}")
+    if isinstance(data, str) and len(data) > rule.get("maxLength", len(data)):
+        raise ValueError(f"{where} is longer than {rule['maxLength']} characters")
     if isinstance(data, list):
         if len(data) < rule.get("minItems", 0):
             raise ValueError(f"{where} has fewer than {rule['minItems']} items")
@@ -79,7 +86,8 @@ def _check_object(data: dict[str, Any], rule: dict[str, Any], root: dict[str, An
             raise ValueError(f"{place or 'the whole'} lacks {name}")
     others = rule.get("additionalProperties", True)
     for name, value in data.items():
-        inner = f"{place}.{name}".removeprefix(".")
+        # A name of the schema's, or one from outside.
+        inner = f"{place}.{name if name in known else quoted(name)}".removeprefix(".")
         if name not in known and others is False:
             raise ValueError(f"{inner} is not known")
         _check(value, known.get(name, others if isinstance(others, dict) else {}), root, inner)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
 from mlx_personal.backend import LanguageModel, load_language_model
@@ -22,7 +21,6 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.memory import plan_for
 from mlx_personal.finetune.rows import Row
-from mlx_personal.finetune.schedule import Schedule
 from mlx_personal.finetune.training import TrainingData, train
 
 OURS, PLAIN, STOCK = "ours", "mlx-lm", "mlx-lm-stock"
@@ -184,9 +182,7 @@ def _plain(
     config = config_of(workload)
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
     steps = workload.epochs * (workload.rows // workload.batch_size)
-    rates = Schedule(config.schedule, config.learning_rate, steps, config.warmup)
-    # As our trainer has it.
-    optimizer = optim.AdamW(learning_rate=rates, bias_correction=True)
+    optimizer = plain.optimizer_for(config, steps)
     taken = plain.train_plain(
         lm.model, optimizer, rows, workload.batch_size, workload.epochs, workload.seed, loss, watch.step
     )

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -21,7 +22,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_personal.backend.device import device_name
-from mlx_personal.backend.language_model import DEMO_MODEL, resolve
+from mlx_personal.backend.language_model import DEMO_MODEL, canonical_name, resolve
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.rows import Row
 from mlx_personal.store.files import atomic_folder
@@ -105,6 +106,8 @@ class Workload:
         for name in ("rows", "epochs", "batch_size"):
             if getattr(workload, name) < 1:
                 raise UserError(f"{name} is {getattr(workload, name)}; it must be at least 1")
+        if not 0 <= workload.seed < 2**32:  # what mlx-lm's generator takes
+            raise UserError(f"seed is {workload.seed}; it must lie in 0..{2**32 - 1}")
         if workload.lora_layers != -1 and workload.lora_layers < 1:
             raise UserError(f"lora_layers is {workload.lora_layers}; it must be at least 1, or -1 for all")
         if workload.rows % workload.batch_size:
@@ -122,17 +125,25 @@ WORKLOADS = {
 }
 
 
-def quick(workload: Workload) -> Workload:
-    """The same on the embedded model, with few enough rows to end within a minute."""
-    small = WORKLOADS["small"]
-    return dataclasses.replace(
-        small,
-        rows=min(workload.rows, 4 * workload.batch_size),
-        epochs=min(workload.epochs, 2),
-        lora_layers=small.lora_layers,
-        batch_size=workload.batch_size,
-        seed=workload.seed,
-    )
+def quick(asked: str, say: Callable[[str], None], **settings: int | None) -> Workload:
+    """The workload `small` whichever is `asked` for, with the settings that are not None; else it ends within a minute.
+
+    `say` gets a line for each thing that is not as asked: another workload, more layers than the embedded model has.
+    """
+    if asked != "small":
+        say(f"--quick trains the embedded model in place of {asked}")
+    workload = WORKLOADS["small"].changed(rows=16, epochs=2).changed(**settings)
+    blocks = _config(resolve(DEMO_MODEL))["num_hidden_layers"]
+    if workload.lora_layers > blocks:
+        say(f"--quick adapts all of the embedded model's {blocks} layers in place of {workload.lora_layers}")
+        return workload.changed(lora_layers=-1)
+    return workload
+
+
+def public_name(model: str) -> str:
+    """A model as reports name it: of a folder's path, which is of one machine, only the last name."""
+    path = Path(canonical_name(model))
+    return path.name if path.is_absolute() else model
 
 
 def make_rows(workload: Workload, vocabulary: int) -> list[Row]:
@@ -162,24 +173,24 @@ def mlx_lm_order(workload: Workload) -> list[list[list[int]]]:
     return [[batches[i] for i in rng.permutation(len(batches))] for _ in range(workload.epochs)]
 
 
-def model_folder(workload: Workload, cache: Path | None = None) -> Path:
-    """The folder of the workload's model; the first time, one with random weights is written to `cache`.
+def model_folder(model: str, cache: Path | None = None) -> Path:
+    """The folder of a workload's model; the first time, one with random weights is written to `cache`.
 
     `cache` is a folder of the user's cache by default.
     """
-    if workload.model not in SHAPES:
-        return resolve(workload.model)
+    if model not in SHAPES:
+        return resolve(model)
     config = {
         "model_type": "llama",
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
         "max_position_embeddings": 2048,
-        **SHAPES[workload.model],
+        **SHAPES[model],
     }
     dtype = "float32" if device_name() == "cpu" else "bfloat16"
     text = json.dumps({**config, "torch_dtype": dtype}, sort_keys=True)
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-personal" / "benchmark"
-    folder = cache / f"{workload.model}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = cache / f"{model}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not folder.exists():
         with atomic_folder(folder) as written:
             (written / "config.json").write_text(text)
@@ -192,11 +203,22 @@ def model_folder(workload: Workload, cache: Path | None = None) -> Path:
 
 def vocabulary_of(folder: Path) -> int:
     """How many tokens the model in `folder` knows, by its config."""
-    config = json.loads((folder / "config.json").read_text())
+    config = _config(folder)
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if not size:
         raise UserError("its config.json has no vocab_size", folder, "name another model")
     return int(size)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Of a model; UserError where it is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise UserError("its config.json is no JSON object", folder, "name another model")
+    return config
 
 
 def _write_random_weights(config: dict[str, Any], dtype: mx.Dtype, file: Path) -> None:

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_personal.cli.answer import Answer, Cli, answers, printable
+from mlx_personal.errors import UserError
 
+# Those of the benchmark's room, which loads the model libraries: `--help` does not wait for them.
 _WORKLOADS = ("paper", "small", "135m", "1b")
 _FIGURES = (
     ("seconds to the same loss", "seconds_to_loss", 1.0),
@@ -47,8 +49,8 @@ def benchmark() -> None:
 @click.option("--lora-layers", type=click.IntRange(-1), help="Adapt the last so many layers; -1 is all.")
 @click.option("--rounds", type=click.IntRange(1, 100), help="Trainings of each side.  [default: 2]")
 @click.option("--against", type=click.Choice(["mlx-lm"]), help="Train with plain mlx-lm too, in turn with ours.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result in this file, as JSON.")
-@click.option("--quick", is_flag=True, help="Within a minute: the embedded model, 16 rows, 2 epochs, one round.")
+@click.option("--out", type=click.Path(path_type=Path), help="Keep the result in this file, as JSON.")
+@click.option("--quick", is_flag=True, help="The embedded model; within a minute, by 16 rows, 2 epochs and one round.")
 @answers
 def run(
     cli: Cli,
@@ -64,12 +66,22 @@ def run(
 ) -> Answer:
     """Train a workload, as often as there are rounds, and report time, memory, energy and loss."""
     from mlx_personal.backend.language_model import canonical_name
-    from mlx_personal.benchmark import WORKLOADS
+    from mlx_personal.benchmark import WORKLOADS, workloads
     from mlx_personal.benchmark import benchmark as measure
+    from mlx_personal.benchmark.results import check_writable
     from mlx_personal.store.files import atomic_write
 
-    named = None if model is None else canonical_name(model)
-    wanted = WORKLOADS[workload].changed(model=named, rows=rows, epochs=epochs, lora_layers=lora_layers)
+    if out is not None:
+        check_writable(out)
+    if quick and model is not None:
+        hint = "leave out --quick, and ask for few rows"
+        raise UserError("--quick trains the embedded model and no other", model, hint)
+    sizes = {"rows": rows, "epochs": epochs, "lora_layers": lora_layers}
+    if quick:
+        wanted = workloads.quick(workload, lambda line: click.echo(f"mlx-personal: {line}", err=True), **sizes)
+    else:
+        named = None if model is None else canonical_name(model)
+        wanted = WORKLOADS[workload].changed(model=named, **sizes)
     with cli.bar("Benchmark") as progress:
         result = measure(wanted, progress, against, rounds, brief=quick)
     if out is not None:
@@ -79,34 +91,40 @@ def run(
 
 @benchmark.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep the tables here, the plots beside.")
+@click.option("--out", type=click.Path(path_type=Path), help="Keep the tables here, the plots beside.")
 @answers
 def report(cli: Cli, folder: Path, out: Path | None) -> Answer:
     """Turn a folder of results into a Markdown table and plots."""
     from mlx_personal.benchmark import report as reports
 
-    read = reports.read_folder(folder)
-    text = reports.markdown(read.results)
-    written = [] if out is None else reports.write_report(read.results, out)
-    for line in read.skipped:
+    skipped: list[str] = []
+
+    def skip(line: str) -> None:
+        skipped.append(line)
         click.echo(f"mlx-personal: skipped {printable(line)}", err=True)
+
+    results = reports.read_folder(folder, skip)
+    text = reports.markdown(results)
+    written = [] if out is None else reports.write_report(results, out)
     if out is not None and not reports.can_draw():
         click.echo("mlx-personal: no plots without matplotlib: pip install 'mlx-personal[plots]'", err=True)
-    data = {"results": len(read.results), "skipped": read.skipped, "markdown": text, "files": [str(p) for p in written]}
-    return Answer(data, lambda console: console.print(printable(text), soft_wrap=True), 1 if read.skipped else 0)
+    data = {"results": len(results), "skipped": skipped, "markdown": text, "files": [str(p) for p in written]}
+    return Answer(data, lambda console: console.print(printable(text), soft_wrap=True), 1 if skipped else 0)
 
 
 def _show(console: Console, result: dict[str, Any], out: Path | None) -> None:
+    from mlx_personal.benchmark.report import spread_text, workload_name
+
     sides, workload, machine = result["sides"], result["workload"], result["machine"]
     console.print(
-        f"{workload['name']}: {workload['rows']} rows x {workload['epochs']} epochs, LoRA on "
+        f"{printable(workload_name(workload))}: {workload['rows']} rows x {workload['epochs']} epochs, LoRA on "
         f"{'all' if workload['lora_layers'] == -1 else 'the last ' + str(workload['lora_layers'])} of "
         f"{workload['layers']} layers, {workload['dtype']}, on {printable(machine['chip'])} ({machine['device']})",
         soft_wrap=True,
     )
     table = Table("", *sides)
     for name, key, unit in _FIGURES:
-        table.add_row(name, *(_figure(side[key], unit) for side in sides.values()))
+        table.add_row(name, *(spread_text(side[key], unit) or "-" for side in sides.values()))
     table.add_row("padding", *(f"{side['padding_share']:.0%}" for side in sides.values()))
     console.print(table)
     if "mlx-lm" in sides:
@@ -115,16 +133,10 @@ def _show(console: Console, result: dict[str, Any], out: Path | None) -> None:
             f"largest difference of the losses {result['max_loss_difference']:.1e}",
             soft_wrap=True,
         )
-    if result["energy"]["missing"]:
-        console.print(f"energy: {printable(result['energy']['missing'])}", soft_wrap=True)
-    elif result["energy"]["idle_watts"]:
-        console.print(f"idle power, subtracted from the joules: {result['energy']['idle_watts']['total']:.1f} W")
+    energy = result["energy"]
+    if energy["missing"]:
+        console.print(f"energy: {printable(energy['missing'])}", soft_wrap=True)
+    if energy["idle_watts"] and energy["idle_watts"]["total"] is not None:
+        console.print(f"idle power, subtracted from the joules: {energy['idle_watts']['total']:.1f} W")
     if out is not None:
         console.print(f"kept in {printable(str(out))}", soft_wrap=True)
-
-
-def _figure(spread: dict[str, float] | None, unit: float) -> str:
-    if spread is None:
-        return "-"
-    low, middle, high = (f"{spread[name] / unit:,.4g}" for name in ("low", "median", "high"))
-    return middle if low == high else f"{middle} ({low} to {high})"
