@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,5 +119,6 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f'"{value}"'
+        # JSON's escapes are TOML's too. Only a delete character, which JSON takes as it is, is none of TOML's.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(list(value)) if isinstance(value, tuple) else str(value)

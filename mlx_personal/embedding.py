@@ -28,6 +28,17 @@ class Embedding:
     vector: np.ndarray
     states: np.ndarray
 
+    @classmethod
+    def of(cls, states: np.ndarray, model: object) -> Embedding:
+        """Of these token states; UserError that names the model if they are not finite."""
+        if not np.isfinite(states).all():
+            raise UserError(
+                "this model gives states that are no numbers: its weights are damaged",
+                model,
+                "fetch it again, or name another one",
+            )
+        return cls(unit_mean(states), states)
+
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
@@ -65,12 +76,12 @@ class HiddenStateEmbedder:
         self.name = f"hidden-states of at most {self._max_tokens} tokens"
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
-        """An `Embedding` for each text, computed in batches of similar length."""
+        """An `Embedding` for each text, computed in batches of similar length; UserError for a damaged model."""
         rows = [self._lm.text_tokens(text)[: self._max_tokens] for text in texts]
-        found: dict[int, Embedding] = {}
+        model, found = self._lm.name or self._lm.path, dict[int, Embedding]()
         for batch in _similar_lengths([len(row) for row in rows]):
             states = self._lm.hidden_states([rows[i] for i in batch])
-            found.update((i, Embedding(unit_mean(s), s)) for i, s in zip(batch, states, strict=True))
+            found.update((i, Embedding.of(s, model)) for i, s in zip(batch, states, strict=True))
         return [found[i] for i in range(len(rows))]
 
 
@@ -93,10 +104,10 @@ class SentenceTransformerEmbedder:
         self._model = SentenceTransformer(model)
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
-        """An `Embedding` for each text, from the model's token embeddings."""
+        """An `Embedding` for each text, from the model's token embeddings; UserError for a damaged model."""
         states = self._model.encode(list(texts), output_value="token_embeddings", convert_to_numpy=False)
         arrays = [np.asarray(s.cpu().numpy(), np.float32) for s in states]
-        return [Embedding(unit_mean(a), a) for a in arrays]
+        return [Embedding.of(array, self.name) for array in arrays]
 
 
 def make_embedder(config: EmbeddingConfig, lm: LanguageModel) -> Embedder:

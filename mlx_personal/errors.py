@@ -1,13 +1,15 @@
 """The one exception that a user is meant to read.
 
 Whatever the owner can cause or mend (a broken file, a full disk, a missing model) is raised as `UserError`; the
-command line prints it as one line and leaves with status 2. Anything else that escapes is a defect of this package.
+command line prints it as one line and leaves with status 2, or with 128 and a signal's number where that stopped the
+work, as shells count. Anything else that escapes is a defect of this package.
 """
 
 from __future__ import annotations
 
 import errno
 import sqlite3
+from signal import Signals
 
 DISK_HINT = "free some space and run the same command again; nothing stored was lost"
 
@@ -37,6 +39,14 @@ class UserError(Exception):
         text = self.what if self.where is None else f"{self.where}: {self.what}"
         text = text if self.hint is None else f"{text}; {self.hint}"
         return " ".join(text.split())
+
+
+class StoppedError(UserError):
+    """Somebody stopped the work by `signal`; nothing is wrong with the input."""
+
+    def __init__(self, what: str, signal: Signals, hint: str | None = None):
+        self.signal = signal
+        super().__init__(what, hint=hint)
 
 
 def from_os_error(error: OSError, where: object = None) -> UserError:

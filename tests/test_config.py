@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from mlx_personal.config import Config
 from mlx_personal.errors import UserError
@@ -32,6 +34,14 @@ def test_the_written_file_reads_back_as_it_was(tmp_path):
     assert read(tmp_path, changed.to_toml()) == changed
     uncommented = "\n".join(line.removeprefix("# ") for line in Config().to_toml().splitlines()[1:])
     assert read(tmp_path, uncommented) == Config()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+@example('a"b\\c\n\t\r\x00\x7f\u2028é😀')
+def test_any_text_reads_back_as_it_was(tmp_path_factory, text):
+    changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, general=text))
+    assert read(tmp_path_factory.mktemp("settings"), changed.to_toml()) == changed
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,14 @@ def test_many_long_texts_go_through_in_batches(tiny_model):
     np.testing.assert_allclose(embeddings[0].vector, embeddings[29].vector, atol=1e-5)
 
 
+def test_a_model_that_gives_no_numbers_is_named(tiny_model, monkeypatch):
+    real = tiny_model.hidden_states
+    monkeypatch.setattr(tiny_model, "hidden_states", lambda rows: [states * np.nan for states in real(rows)])
+    with pytest.raises(UserError, match="no numbers: its weights are damaged; fetch it again") as raised:
+        HiddenStateEmbedder(tiny_model).embed(TEXTS)
+    assert raised.value.where == tiny_model.name
+
+
 def test_long_texts_are_cut(tiny_model):
     (embedding,) = HiddenStateEmbedder(tiny_model, max_tokens=5).embed([TEXTS[3]])
     assert embedding.states.shape[0] == 5

@@ -149,13 +149,13 @@ def test_the_adapter_loads_in_mlx_lm(me):
 def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me, monkeypatch):
     me.observe(stream(40))
     judge_all(me)
-    from mlx_personal.personalizer import personalizer
+    from mlx_personal.personalizer import judging
 
     def no_gain(*arguments):
         evaluation = compare(*arguments)
         return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.0))
 
-    monkeypatch.setattr(personalizer, "compare", no_gain)
+    monkeypatch.setattr(judging, "compare", no_gain)
     trained = me.train()
     assert not trained.promoted
     assert me.adapters.promoted() is None
@@ -241,14 +241,14 @@ def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monke
     me.observe(stream(40))
     judge_all(me)
     me.synthesize()
-    monkeypatch.setattr(me, "judge", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(me.judge, "decide", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         me.train()
     monkeypatch.undo()
     assert [d.step for d in me.due()] == ["evaluate"]
-    adapter, promoted = me.judge_waiting()
+    adapter, judgement = me.judge.decide_waiting()
     assert me.adapters.get(adapter.id).evaluation is not None
-    assert promoted == (me.adapters.promoted() is not None)
+    assert judgement.promoted == (me.adapters.promoted() is not None)
     assert me.due() == []
 
 
@@ -286,14 +286,14 @@ def test_an_interruption_of_either_comparison_is_made_up_for(me, monkeypatch):
     judge_all(me)
     me.synthesize()
     me.adapters.promote(me.train().adapter.id)
-    real = me._compare
+    real = me.judge._compare
 
     def interrupted(against, *rest):
         if against is not None:
             raise KeyboardInterrupt
         return real(against, *rest)
 
-    monkeypatch.setattr(me, "_compare", interrupted)
+    monkeypatch.setattr(me.judge, "_compare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         me.train()
     monkeypatch.undo()

@@ -101,8 +101,9 @@ def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path) -> None:
 def test_discarding_removes_the_states_only(tmp_path: Path) -> None:
     save(tmp_path, state_at(1))
     (tmp_path / "adapter_config.json").write_text("{}")
-    discard(tmp_path)
-    discard(tmp_path / "nothing")
+    save(tmp_path / "alone", state_at(1))
+    for folder in (tmp_path, tmp_path / "alone", tmp_path / "nothing"):
+        discard(folder)
     assert names(tmp_path) == ["adapter_config.json"]
     assert load_newest(tmp_path) == (None, None)
     assert load_newest(tmp_path / "nothing") == (None, None)
@@ -257,6 +258,7 @@ def test_another_training_is_refused_in_plain_words(changes: dict[str, object], 
     with pytest.raises(UserError, match=words) as refusal:
         check_identity(saved_identity(**changes), IDENTITY)
     assert refusal.value.hint == state_module.RESTART_HINT
+    assert "--profile" in state_module.RESTART_HINT
     assert "\n" not in refusal.value.line()
 
 

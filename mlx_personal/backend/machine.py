@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mlx_personal.backend import blas, device
 from mlx_personal.backend.energy import open_nvml
+from mlx_personal.backend.memory import physical_memory
 
 SYS = Path("/sys")
 _PACKAGES = ("mlx-personal", "mlx", "mlx-lm", "numpy")
@@ -83,7 +84,7 @@ def machine() -> Machine:
         cores=_sysctl("hw.physicalcpu") if mac else linux_cores(Path("/proc/cpuinfo")),
         performance_cores=_sysctl("hw.perflevel0.physicalcpu") if mac else None,
         efficiency_cores=_sysctl("hw.perflevel1.physicalcpu") if mac else None,
-        memory_bytes=_sysctl("hw.memsize") if mac else _linux_memory(),
+        memory_bytes=physical_memory(),
         os=f"macOS {platform.mac_ver()[0]}" if mac else f"{platform.system()} {platform.release()}",
         blas=blas.preload().name,
         threads=int(threads) if threads.isdigit() else None,
@@ -150,13 +151,6 @@ def _numbers(root: Path, pattern: str) -> list[int]:
         except (OSError, ValueError):
             continue
     return found
-
-
-def _linux_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
-        return None
 
 
 def _sysctl(name: str) -> int | None:

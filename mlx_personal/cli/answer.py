@@ -83,8 +83,8 @@ class Cli:
             yield lambda done, total, what=what: progress.update(task, completed=done, total=total, description=what)
 
 
-def answers(function: Callable[..., Answer]) -> Callable[..., None]:
-    """Gives a command `--json` and prints the `Answer` it returns. The command gets the `Cli` first."""
+def answers(function: Callable[..., Answer | None]) -> Callable[..., None]:
+    """Gives a command `--json` and prints the `Answer` it returns, if any. The command gets the `Cli` first."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.pass_context
@@ -93,6 +93,8 @@ def answers(function: Callable[..., Answer]) -> Callable[..., None]:
         cli: Cli = ctx.obj
         cli.as_json = as_json
         answer = function(cli, **options)
+        if answer is None:
+            return
         if as_json:
             # Half a character, as in a file name that is not UTF-8, is escaped the way JSON has it too.
             line = json.dumps(answer.data, ensure_ascii=False)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
 
 from mlx_personal.cli.answer import ID, Answer, Cli, answers
-from mlx_personal.cli.training_line import training_line
-from mlx_personal.errors import UserError
+from mlx_personal.cli.training_line import bytes_text, training_line
+from mlx_personal.errors import StoppedError, UserError
 
 if TYPE_CHECKING:
-    from mlx_personal.finetune import TrainingReport
+    from mlx_personal.finetune import Forecast, TrainingReport
     from mlx_personal.personalizer import Personalizer, Synthesized, Trained
+
+# What Ctrl-C does to a training, by what is on display: (what, hint).
+_INTERRUPTED: Final = {
+    "prepare": ("the training was interrupted before it had done a step", "the same command starts it again"),
+    "step": ("the training was broken off", "the same command goes on from where it was saved last"),
+    "compare": ("the comparison was interrupted; the new adapter is kept", "`mlx-personal run` compares it"),
+}
 
 
 @click.command()
@@ -31,18 +39,26 @@ def synthesize(cli: Cli, anew: bool) -> Answer:
 
 @click.command()
 @click.option("--restart", is_flag=True, help="Drop a training that was interrupted, and begin anew.")
+@click.option("--plan", is_flag=True, help="Do not train: tell the rows, the steps and the memory it would take.")
 @answers
-def train(cli: Cli, restart: bool) -> Answer:
+def train(cli: Cli, restart: bool, plan: bool) -> Answer | None:
     """Train an adapter on the annotated dialogues and their synthetic sets.
 
     An interrupted training goes on where it was. Under `mlx.launch` the machines train together.
     """
+    if plan:
+        with cli.open(write=False) as me:
+            found = me.forecast(restart)
+        return Answer(
+            dataclasses.asdict(found), lambda console: console.print("\n".join(_plan_lines(found)), soft_wrap=True)
+        )
     from mlx_personal.finetune.assisting import assist
     from mlx_personal.finetune.distributed import Group
 
     if (group := Group()).rank > 0:
-        report = assist(group)
-        return Answer({"report": dataclasses.asdict(report)}, lambda console: None)
+        assist(group)
+        # The first machine tells what came of it.
+        return None
     with cli.open() as me:
         done = _train(cli, me, restart)
     return Answer(dataclasses.asdict(done), lambda console: _show_trained(console, done))
@@ -58,7 +74,7 @@ def evaluate(cli: Cli, adapter_id: int | None) -> Answer:
         if adapter is None:
             raise UserError("no adapter is promoted", me.folder, "name one; see `mlx-personal adapters list`")
         with cli.bar("Comparing") as progress:
-            compared = me.evaluate(adapter, progress)
+            compared = me.judge.evaluate(adapter, progress)
     evaluation = None if compared is None else dataclasses.asdict(compared)
     data = {"adapter": adapter.id, "evaluation": evaluation}
 
@@ -92,11 +108,10 @@ def run(cli: Cli) -> Answer:
             lines += _trained_lines(trained)
         if any(d.step == "evaluate" for d in me.due()):
             with cli.bar("Comparing") as progress:
-                adapter, promoted = me.judge_waiting(progress)
-            done["evaluate"] = {"adapter": adapter.id, "promoted": promoted}
-            lines.append(
-                f"Adapter {adapter.id} was compared{' and answers from now on' if promoted else ', not promoted'}."
-            )
+                adapter, judgement = me.judge.decide_waiting(progress)
+            done["evaluate"] = {"adapter": adapter.id, "promoted": judgement.promoted}
+            became = "and answers from now on" if judgement.promoted else "and not promoted"
+            lines.append(f"Adapter {adapter.id} was compared {became}.")
         waiting = len(me.annotations.open_questions())
     if not done:
         lines.append("Nothing is due.")
@@ -137,12 +152,19 @@ def _train(cli: Cli, me: Personalizer, restart: bool = False) -> Trained:
                 current[what] = shown.enter_context(make())
             return current[what]
 
-        return me.train(
-            lambda step: display("step", lambda: training_line(cli))(dataclasses.replace(step, watts=meter.watts())),
-            lambda done, total: display("compare", lambda: cli.bar("Comparing"))(done, total),
-            restart,
-            lambda done, total: display("prepare", lambda: cli.bar("Preparing"))(done, total),
-        )
+        try:
+            return me.train(
+                lambda step: display("step", lambda: training_line(cli))(
+                    dataclasses.replace(step, watts=meter.watts())
+                ),
+                lambda done, total: display("compare", lambda: cli.bar("Comparing"))(done, total),
+                restart,
+                lambda done, total: display("prepare", lambda: cli.bar("Preparing"))(done, total),
+            )
+        except KeyboardInterrupt:
+            # Before the first step, or told twice: a first Ctrl-C between steps is the training's own to answer.
+            what, hint = _INTERRUPTED[next(iter(current), "prepare")]
+            raise StoppedError(what, signal.SIGINT, hint) from None
 
 
 def _synthesized_line(done: Synthesized) -> str:
@@ -165,12 +187,48 @@ def _show_trained(console: Console, done: Trained) -> None:
     console.print("\n".join(_trained_lines(done)), soft_wrap=True)
 
 
+def _plan_lines(found: Forecast) -> list[str]:
+    """What `train --plan` tells."""
+    plan = found.plan
+    kept = f"in memory ({bytes_text(plan.cache_bytes)})" if plan.cache_bytes else "in a temporary file"
+    blocks = f"All {found.blocks} blocks are adapted: none is computed once for all epochs."
+    if found.frozen_blocks:
+        blocks = (
+            f"{found.frozen_blocks} of {found.blocks} blocks are computed once a row; what they give is kept {kept}."
+        )
+    held_out = [f"{found.validation_rows} rows are held out to find the best epoch."] * bool(found.validation_rows)
+    held_out += [f"{found.general_rows} general rows measure what is forgotten."] * bool(found.general_rows)
+    return [
+        f"{found.rows} rows are learnt, {found.replayed_rows} of them general ones, in {found.epochs} epochs of "
+        f"{found.target_tokens:,} target tokens: {found.steps} steps.",
+        *held_out,
+        *_lost(found),
+        f"At most {plan.batch_tokens:,} tokens are computed at once"
+        f"{', each block twice, to keep less of it' if plan.checkpoint else ''}.",
+        blocks,
+        f"Expected to take at most {_known(plan.estimate)} of memory, where it may take "
+        f"{_known(found.usable_memory_bytes)} of the machine's {_known(found.machine_memory_bytes)}.",
+        *(f"Note: {note}" for note in found.notes),
+    ]
+
+
+def _known(count: int | None) -> str:
+    return "an unknown part" if count is None else bytes_text(count)
+
+
 def _expected(report: TrainingReport) -> str:
     """How far the memory was from what had been expected."""
     expected = report.estimated_memory_bytes
     if expected is None:
         return "."
     return f" ({expected / 1e9:.2f} GB expected, {expected / report.peak_memory_bytes - 1:+.0%})."
+
+
+def _lost(told: TrainingReport | Forecast) -> list[str]:
+    """A line on rows that are not learnt as they are, if there are any."""
+    lost = [f"{told.dropped_rows} rows have nothing to learn"] * bool(told.dropped_rows)
+    lost += [f"{told.truncated_rows} are too long and lose their beginning"] * bool(told.truncated_rows)
+    return [", ".join(lost) + "."] if lost else []
 
 
 def _trained_lines(done: Trained) -> list[str]:
@@ -185,9 +243,7 @@ def _trained_lines(done: Trained) -> list[str]:
     ]
     if report.resumed_from:
         lines.append(f"It went on from step {report.resumed_from}, where it had been interrupted.")
-    dropped = [f"{report.dropped_rows} rows had nothing to learn"] * bool(report.dropped_rows)
-    dropped += [f"{report.truncated_rows} were too long and lost their beginning"] * bool(report.truncated_rows)
-    lines += [", ".join(dropped) + "."] if dropped else []
+    lines += _lost(report)
     lines += [f"Note: {note}" for note in report.notes]
     lines.append(
         "No picture of its losses without matplotlib: pip install 'mlx-personal[plots]'"

@@ -1,13 +1,15 @@
 """The `mlx-personal` command: its options, its subcommands, and the exit statuses.
 
-Status 0: done. 1: it ran, and the answer is no (a check of `doctor` failed, there is nothing to compare), or it was
-interrupted. 2: the command or its input is wrong; one line on standard error says what, where and what to do.
+Status 0: done. 1: it ran, and the answer is no (a check of `doctor` failed, there is nothing to compare). 2: the
+command or its input is wrong; one line on standard error says what, where and what to do. 130 and 143: Ctrl-C or
+SIGTERM stopped it; 128 and the signal's number, as shells count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import click
 import mlx_personal
 from mlx_personal.cli import adapters, benchmark, chat, demo, doctor, learn, profile, review, stream
 from mlx_personal.cli.answer import Cli
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
 from mlx_personal.store.home import Home
 
 _COMMANDS = (
@@ -57,23 +59,27 @@ class _InOrder(click.Group):
 
 @contextlib.contextmanager
 def _one_line(ctx: click.Context) -> Iterator[None]:
-    """What the user can mend becomes one line on standard error, with --json an object too, and status 2."""
+    """What the user can mend or has stopped becomes one line on standard error, with --json an object too."""
+    status = 2
     try:
         yield
         return
     except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
         raise  # click prints its help, and ends quietly where the reader of our output has left
+    except KeyboardInterrupt:
+        line, status = "interrupted", 128 + signal.SIGINT
     except UserError as error:
         line = error.line()
+        status = 128 + error.signal if isinstance(error, StoppedError) else status
     except click.ClickException as error:
         line = error.format_message() + (" (see --help)" if isinstance(error, click.UsageError) else "")
     except OSError as error:
         line = from_os_error(error).line()
-    line = line.encode("utf-8", "backslashreplace").decode()
+    line = encodable(line)
     if ctx.meta["as_json"]:
         click.echo(json.dumps({"error": line}))
     click.echo(f"mlx-personal: {line}", err=True)
-    ctx.exit(2)
+    ctx.exit(status)
 
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})

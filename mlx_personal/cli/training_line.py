@@ -65,7 +65,7 @@ class Figures:
             f"loss {loss:.3f}",
             f"{_duration(seconds / len(self._steps) * (step.steps - step.number))} left",
             f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
-            f"{_bytes(step.memory_bytes)}, peak {_bytes(peak_bytes)}",
+            f"{bytes_text(step.memory_bytes)}, peak {bytes_text(peak_bytes)}",
             f"{step.watts:.1f} W" if step.watts is not None else "",
         ]
         return [part for part in shown if part]
@@ -78,5 +78,6 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _bytes(count: int) -> str:
+def bytes_text(count: int) -> str:
+    """`900 MB`, `1.5 GB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

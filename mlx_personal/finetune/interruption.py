@@ -10,10 +10,10 @@ from types import FrameType
 
 
 class Stop:
-    """Whether the training was asked to stop: `requested` is the signal's name, `SIGTERM` or `SIGINT`, or None."""
+    """Whether the training was asked to stop: `requested` is the signal, SIGTERM or SIGINT, or None."""
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self.requested: signal.Signals | None = None
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def stopping() -> Iterator[Stop]:
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and stop.requested is not None:
             raise KeyboardInterrupt
-        stop.requested = signal.Signals(number).name
+        stop.requested = signal.Signals(number)
 
     before = {}
     if threading.current_thread() is threading.main_thread():

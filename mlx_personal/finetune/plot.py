@@ -35,16 +35,12 @@ class Curves:
         epoch_ends: the step that each epoch ended with.
         validation: (step, loss) on dialogues held out; step 0 is before training.
         general: (step, loss) on general dialogues, which shows what is forgotten.
-        learning_rates: of every step.
-        title: of the picture.
     """
 
     losses: Sequence[float]
     epoch_ends: Sequence[int] = ()
     validation: Sequence[tuple[int, float]] = ()
     general: Sequence[tuple[int, float]] = ()
-    learning_rates: Sequence[float] = ()
-    title: str = "Training"
 
     @property
     def boundaries(self) -> list[int]:
@@ -91,29 +87,18 @@ def loss_plot_png(path: Path, curves: Curves) -> None:
         hint = "pip install 'mlx-personal[plots]'"
         raise UserError("a plot needs matplotlib, which is not installed", path, hint) from error
     figure = Figure(figsize=(10, 7), dpi=150, layout="constrained", facecolor="white")
-    heights = [5, 1] if curves.learning_rates else [5]
-    panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    axes = panels[0]
+    axes = figure.subplots()
     _draw_losses(axes, curves)
-    for panel in panels:
-        for end in curves.boundaries:
-            panel.axvline(end + 0.5, color=_GRAY, linestyle=":", linewidth=1.2, zorder=0)
-        panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    if curves.boundaries:
-        axes.plot([], [], color=_GRAY, linestyle=":", linewidth=1.2, label="end of an epoch")
-    if curves.learning_rates:
-        panels[1].plot(range(1, len(curves.learning_rates) + 1), curves.learning_rates, color="#666666", linewidth=1.2)
-        panels[1].set_ylim(bottom=0)
-        panels[1].set_ylabel("learning rate")
-        panels[1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for number, end in enumerate(curves.boundaries):
+        label = None if number else "end of an epoch"
+        axes.axvline(end + 0.5, color=_GRAY, linestyle=":", linewidth=1.2, zorder=0, label=label)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_ylabel("loss (nats per target token)")
-    # As it is: a `$` begins no formula.
-    axes.set_title(curves.title, parse_math=False)
-    panels[-1].set_xlabel("optimizer step")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     steps = max(len(curves.losses), 1)
-    panels[-1].set_xlim(-0.02 * steps, 1.02 * steps)
+    axes.set_xlim(-0.02 * steps, 1.02 * steps)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)

@@ -6,6 +6,7 @@ reads a file with flipped bits without a word; a checksum over names, types, sha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -19,7 +20,7 @@ import mlx.core as mx
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.store.files import atomic_file, remove_partials
 
-RESTART_HINT: Final = "to drop that training and begin anew: mlx-personal train --restart"
+RESTART_HINT: Final = "to drop that training and begin anew: mlx-personal train --restart, with the same --profile"
 
 _KEPT: Final = 2
 _NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
@@ -86,10 +87,12 @@ def load_newest(folder: Path) -> tuple[State | None, str | None]:
 
 
 def discard(folder: Path) -> None:
-    """Removes all states in `folder`, as after a training has ended or before one starts anew."""
+    """Removes all states in `folder`, as after a training has ended, and the folder if it holds nothing else."""
     for path in _steps(folder).values():
         path.unlink(missing_ok=True)
     remove_partials(folder)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _load(path: Path) -> State:

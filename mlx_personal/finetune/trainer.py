@@ -16,17 +16,17 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_personal.backend import LanguageModel, blas
-from mlx_personal.backend.device import device_name
+from mlx_personal.backend.device import chip_name, device_name
 from mlx_personal.backend.language_model import fingerprint
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.data import prepare_data
 from mlx_personal.finetune.distributed import Group
 from mlx_personal.finetune.memory import plan_for
 from mlx_personal.finetune.report import Step, TrainingReport
-from mlx_personal.finetune.rows import make_rows
+from mlx_personal.finetune.rows import TrainingData
 from mlx_personal.finetune.state import Identity, discard
-from mlx_personal.finetune.training import Resumable, TrainingData, train
+from mlx_personal.finetune.training import DivergedError, Resumable, train
 from mlx_personal.store.files import atomic_folder
 
 
@@ -59,18 +59,24 @@ def finetune(
     `lm` answers with its base model afterwards, whether this succeeds or not; its weights are never changed. The same
     arguments on the same machine give the same adapter, bit for bit, interrupted or not.
 
-    UserError if no dialogue has anything to learn, if the loss stops being a number, if the disk refuses, or if a
-    state belongs to another training; InterruptedTrainingError when asked to stop.
+    UserError if no dialogue has anything to learn, if the disk refuses, or if a state belongs to another training;
+    DivergedError, and no state is left, if the loss stops being a number; InterruptedTrainingError when asked to stop.
     """
     lm.detach_adapter()
-    data, dropped, truncated = _training_data(lm, dialogues, config, sources, general)
-    group = group or Group()
+    prepared = prepare_data(lm, dialogues, config, sources, general)
+    data, group = prepared.data, group or Group()
     plan = plan_for(lm, data, config)
     resumable = None if states is None else Resumable(states, _identity(lm, data, config, group))
     with atomic_folder(folder) if group.rank == 0 else contextlib.nullcontext(None) as written:
-        report = train(
-            lm, data, config, plan=plan, resumable=resumable, group=group, on_step=on_step, on_prepare=on_prepare
-        )
+        try:
+            report = train(
+                lm, data, config, plan=plan, resumable=resumable, group=group, on_step=on_step, on_prepare=on_prepare
+            )
+        except DivergedError:
+            # From them it would only diverge again.
+            if resumable is not None and group.rank == 0:
+                discard(resumable.folder)
+            raise
         try:
             if written is not None:
                 _write(lm.model, written, config, metadata or {})
@@ -78,44 +84,12 @@ def finetune(
             lm.detach_adapter()
     if resumable is not None and group.rank == 0:
         discard(resumable.folder)
-    return dataclasses.replace(report, dropped_rows=dropped, truncated_rows=truncated)
-
-
-def _training_data(
-    lm: LanguageModel,
-    dialogues: Sequence[Dialogue],
-    config: LoRAConfig,
-    sources: Sequence[object] | None,
-    general: Sequence[Dialogue],
-) -> tuple[TrainingData, int, int]:
-    """The rows, and how many were dropped and cut."""
-    longest = min(config.max_tokens, lm.context_length)
-    origins = list(range(len(dialogues))) if sources is None else list(sources)
-    chosen = _set_aside(origins, config)
-    learnt = make_rows(lm, (d for d, o in zip(dialogues, origins, strict=True) if o not in chosen), longest)
-    validation = make_rows(lm, (d for d, o in zip(dialogues, origins, strict=True) if o in chosen), longest)
-    if not learnt.rows:
-        raise UserError(
-            f"nothing to train on: {learnt.dropped} rows have no target, or none that fits into {longest} tokens",
-            hint="annotate some dialogues first, or raise max_tokens",
-        )
-    measured = make_rows(lm, general[::2], longest).rows
-    # As many as make up the share of an epoch, the same in each.
-    wanted = round(config.replay / (1 - config.replay) * len(learnt.rows))
-    replay = make_rows(lm, general[1::2], longest).rows
-    picked = np.random.default_rng([config.seed, 1]).permutation(len(replay))[:wanted]
-    data = TrainingData(learnt.rows, [replay[i] for i in picked], validation.rows, measured)
-    return data, learnt.dropped + validation.dropped, learnt.truncated + validation.truncated
-
-
-def _set_aside(origins: Sequence[object], config: LoRAConfig) -> set[object]:
-    """The sources whose dialogues are validated on: the configured share of them, at least one, never all."""
-    different = list(dict.fromkeys(origins))
-    if not config.validation or len(different) < 2:
-        return set()
-    count = min(max(1, round(config.validation * len(different))), len(different) - 1)
-    order = np.random.default_rng([config.seed, 2]).permutation(len(different))
-    return {different[i] for i in order[:count]}
+    return dataclasses.replace(
+        report,
+        dropped_rows=prepared.dropped,
+        truncated_rows=prepared.truncated,
+        notes=(*prepared.notes, *report.notes),
+    )
 
 
 def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: Group) -> Identity:
@@ -130,8 +104,9 @@ def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: 
     without_effect = ("save_every", "forgetting", "general")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without_effect}
     environment = {
-        "mlx": version("mlx"),
+        **{package: version(package) for package in ("mlx-personal", "mlx", "mlx-lm")},
         "device": device_name(),
+        "chip": chip_name(),
         "threads": blas.threads(),
         "machines": group.size,
     }

@@ -30,16 +30,16 @@ from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import Evaluation, answers, compare, place
-from mlx_personal.finetune import Step, TrainingReport, finetune
+from mlx_personal.evaluation import place
+from mlx_personal.finetune import Forecast, Step, TrainingReport, finetune, forecast
 from mlx_personal.finetune.assisting import invite
 from mlx_personal.finetune.distributed import Group
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
-from mlx_personal.finetune.report import forgotten
 from mlx_personal.personalizer.adapters import Adapters
-from mlx_personal.personalizer.due import Due, due, never_compared
+from mlx_personal.personalizer.due import Due, due
+from mlx_personal.personalizer.judging import Judge, Judgement
 from mlx_personal.personalizer.observing import Observer, Progress
-from mlx_personal.personalizer.training_set import general_dialogues, run_to_train, states_folder
+from mlx_personal.personalizer.training_set import begin_run, general_dialogues, states_folder, training_set
 from mlx_personal.store import AdapterRow, Store, holds_profile
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import synthesize
@@ -65,17 +65,11 @@ class Synthesized:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained adapter. `evaluation` compares it with the base model, `against_current` with the one that answered
-    until now; both are None where no dialogue has been set aside yet. `promoted`: whether it answers from now on,
-    `forgot_much`: whether it may not for what it forgot. `plot`: a picture of its losses, None without matplotlib."""
+class Trained(Judgement):
+    """A trained adapter, and what came of judging it. `plot`: a picture of its losses, None without matplotlib."""
 
     adapter: AdapterRow
     report: TrainingReport
-    evaluation: Evaluation | None
-    against_current: Evaluation | None
-    promoted: bool
-    forgot_much: bool
     plot: str | None
 
 
@@ -87,7 +81,7 @@ class Personalizer:
         write: False opens it for reading only, beside a process that writes.
         lm: a model that is already loaded; else it is loaded when first needed.
 
-    `seconds` holds the time spent in each room so far.
+    Its parts are `adapters`, `annotations`, `judge` and `observer`. `seconds` holds the time spent in each room so far.
     """
 
     def __init__(self, folder: Path, write: bool = True, lm: LanguageModel | None = None):
@@ -100,6 +94,7 @@ class Personalizer:
         self.annotations = AnnotationQueue(self.store, self.config.annotation, self._place)
         self.seconds: dict[str, float] = {}
         self.observer = Observer(self.store, self.config, self._timed)
+        self.judge = Judge(self.store, self.adapters, self.config, self.adapted, self._timed)
         self._lm = lm
         self._base_checked = False
 
@@ -241,7 +236,7 @@ class Personalizer:
         run = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
         sources = [a.preferred for a in waiting if a.preferred is not None]
         with self._timed("synthesis"):
-            made = synthesize(lm, sources, self.config.synthesis, on_done, self._held_out())
+            made = synthesize(lm, sources, self.config.synthesis, on_done, self.judge.held_out())
         dropped: dict[str, int] = {}
         for candidate in made:
             if not candidate.kept:
@@ -262,22 +257,22 @@ class Personalizer:
     ) -> Trained:
         """Trains a new adapter on the annotated dialogues and their synthetic sets, and promotes it if it is better.
 
-        Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now, and not much forgotten of
-        the general ones, if there are any. With none set aside the adapter is kept and not promoted, since nobody can
-        tell. A training that was interrupted is finished first, on what it began with; `restart` drops it.
+        Whether it is, `judge` decides. A training that was interrupted is finished first, on what it began with;
+        `restart` drops it.
 
         Args:
             on_step: called after each step.
             on_done: called for each answer of the comparison.
             on_prepare: called with (rows done, rows in all) before the first step.
         """
+        general = general_dialogues(self.config.finetune.general)
         # Whether it fits is known before the weights are read.
         lm, group = self.base(lazy=True), Group()
-        run, learnt = run_to_train(self.store, self.config.finetune, self.fingerprint, self._held_out(), restart)
+        learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
+        run = begin_run(self.store, self.config.finetune, self.fingerprint, learnt)
         folder, states = self.folder / f"adapters/{run:04d}", states_folder(self.store, run)
         # A run that has not finished has no adapter: what lies there was written right before an interruption.
         shutil.rmtree(folder, ignore_errors=True)
-        general = general_dialogues(self.config.finetune.general)
         provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
         invite(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
         with self._timed("finetune"):
@@ -294,93 +289,30 @@ class Personalizer:
                 group=group,
                 on_prepare=on_prepare,
             )
+        report = dataclasses.replace(report, notes=(*learnt.notes, *report.notes))
         with self.store.database.transaction():
             adapter_id = self.store.add_adapter(run, f"adapters/{run:04d}", self.fingerprint)
             self.store.finish_run(run, dataclasses.asdict(report))
-        shutil.rmtree(states, ignore_errors=True)
         plot = folder / "losses.png"
         with contextlib.suppress(UserError):  # a picture is no reason to fail
             loss_plot_png(plot, curves_of(report))
-        evaluation, against_current, promoted = self.judge(self.adapters.get(adapter_id), on_done)
-        adapter = self.adapters.get(adapter_id)
+        judgement = self.judge.decide(self.adapters.get(adapter_id), on_done)
         return Trained(
-            adapter,
-            report,
-            evaluation,
-            against_current,
-            promoted,
-            forgot_much=self.forgot_much(adapter),
+            **vars(judgement),
+            adapter=self.adapters.get(adapter_id),
+            report=report,
             plot=str(plot) if plot.exists() else None,
         )
 
-    def judge(
-        self, adapter: AdapterRow, on_done: Progress | None = None
-    ) -> tuple[Evaluation | None, Evaluation | None, bool]:
-        """Compares an adapter with the base and with what answers now, and promotes it if it is better.
-
-        (the first comparison, the second, whether it was promoted); None where no dialogue has been set aside yet.
-        """
-        current, held_out = self.adapters.promoted(), self._held_out()
-        if not held_out:
-            return None, None, adapter == current
-        after = self._answers(adapter, held_out, on_done)
-        evaluation = against_current = self._compare(None, after, held_out, on_done)
-        if current is not None and current != adapter:
-            # One whose files are damaged or gone answers nothing: then the base is what to beat.
-            with contextlib.suppress(UserError):
-                against_current = self._compare(current, after, held_out, on_done)
-        with self.store.database.transaction():
-            self.store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-            if current != adapter and against_current.rouge1.gain > 0 and not self.forgot_much(adapter):
-                self.store.promote(adapter.id)
-        promoted = self.adapters.promoted()
-        return evaluation, against_current, promoted is not None and promoted.id == adapter.id
-
-    def forgot_much(self, adapter: AdapterRow) -> bool:
-        """Whether the training raised the loss on general dialogues by more than is allowed; False for none given."""
-        run = self.store.run(adapter.run_id)
-        result = {} if run is None or run.result is None else run.result
-        rise = forgotten(result.get("general_losses", ()), result.get("best_step", 0))
-        # Not `>`: what is no number is no reason to trust an adapter.
-        return rise is not None and not rise <= self.config.finetune.forgetting
-
-    def judge_waiting(self, on_done: Progress | None = None) -> tuple[AdapterRow, bool]:
-        """Judges the adapter that `due` says was never compared; it, and whether it was promoted."""
-        adapter = never_compared(self.store, self.fingerprint)
-        if adapter is None:
-            raise UserError("every adapter has been compared", self.folder)
-        return adapter, self.judge(adapter, on_done)[2]
-
-    def evaluate(self, adapter: AdapterRow, on_done: Progress | None = None) -> Evaluation | None:
-        """Compares an adapter with the base model on the dialogues set aside; None where none has been set aside yet.
-
-        It only looks: `judge` keeps what it finds and promotes.
-        """
-        held_out = self._held_out()
-        if not held_out:
-            return None
-        return self._compare(None, self._answers(adapter, held_out, on_done), held_out, on_done)
-
-    def _held_out(self) -> list[Dialogue]:
-        """The annotated dialogues that are set aside, with their preferred answers."""
-        return [d for a in self.store.preferred(held_out=True) if (d := a.preferred)]
-
-    def _answers(
-        self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_done: Progress | None
-    ) -> list[list[str]]:
-        with self._timed("evaluation"):
-            return answers(self.adapted(adapter), preferred, self.config.evaluation.max_tokens, on_done)
-
-    def _compare(
-        self,
-        against: AdapterRow | None,
-        after: Sequence[Sequence[str]],
-        preferred: Sequence[Dialogue],
-        on_done: Progress | None,
-    ) -> Evaluation:
-        """The answers `after` of an adapter compared with those of another one, or of the base model."""
-        before = self._answers(against, preferred, on_done)
-        return compare(before, after, preferred, self.config.evaluation.seed)
+    def forecast(self, restart: bool = False) -> Forecast:
+        """What `train` would do now, and how much memory it would take: no weights are read, and no run is begun."""
+        general = general_dialogues(self.config.finetune.general)
+        learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
+        lm = self.base(lazy=True)
+        found = forecast(lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
+        goes_on = "an interrupted training goes on with these rows, in the parts that it began with"
+        notes = [*learnt.notes, *([] if learnt.run is None else [goes_on]), *found.notes]
+        return dataclasses.replace(found, notes=tuple(notes))
 
     # Use
 

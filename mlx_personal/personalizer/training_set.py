@@ -1,4 +1,4 @@
-"""What a training learns from, and which run it belongs to: a new one, or one that was interrupted."""
+"""What a training learns from: the present annotations, or what one that was interrupted began with."""
 
 from __future__ import annotations
 
@@ -17,10 +17,21 @@ from mlx_personal.store import Store
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Dialogues, and for each what it is: (annotation id, synthetic id or None for the annotated dialogue itself)."""
+    """What is learnt.
+
+    Args:
+        sources: what each dialogue is: (annotation id, synthetic id or None for the annotated dialogue itself).
+        dialogues: in the same order.
+        run: the interrupted run that began with them and goes on; None for a new one.
+        dropped: the interrupted run that does not go on, if there is one.
+        notes: what the owner should know of that, a line each.
+    """
 
     sources: list[tuple[int, int | None]]
     dialogues: list[Dialogue]
+    run: int | None = None
+    dropped: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def annotations(self) -> list[int]:
@@ -28,25 +39,36 @@ class TrainingSet:
         return [annotation for annotation, _ in self.sources]
 
 
-def run_to_train(
-    store: Store, config: LoRAConfig, fingerprint: str, held_out: Sequence[Dialogue], restart: bool
-) -> tuple[int, TrainingSet]:
-    """The run to go on with, or a new one, and what it learns from; UserError for nothing to learn from.
+def training_set(store: Store, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False) -> TrainingSet:
+    """What to learn now; UserError for nothing. It only looks: `begin_run` begins.
 
     An interrupted run on the present base goes on with what it began with, unless it is to `restart` or some of that
     may not be learnt any more.
     """
+    present = _present_set(store, held_out)
     interrupted = interrupted_run(store, fingerprint)
-    if interrupted is not None:
-        begun_with = None if restart else _set_of_run(store, interrupted, held_out)
-        if begun_with is not None:
-            return interrupted, begun_with
-        shutil.rmtree(states_folder(store, interrupted), ignore_errors=True)
-    learnt = _present_set(store, held_out)
+    if interrupted is None:
+        return present
+    if restart:
+        return dataclasses.replace(present, dropped=interrupted, notes=("an interrupted training is dropped",))
+    known = dict(zip(present.sources, present.dialogues, strict=True))
+    sources = [(row["annotation_id"], row["synthetic_id"]) for row in store.training_sources(interrupted)]
+    if sources and all(source in known for source in sources):
+        return TrainingSet(sources, [known[source] for source in sources], run=interrupted)
+    note = "an interrupted training is dropped: it learnt from what may not be learnt any more"
+    return dataclasses.replace(present, dropped=interrupted, notes=(note,))
+
+
+def begin_run(store: Store, config: LoRAConfig, fingerprint: str, learnt: TrainingSet) -> int:
+    """The interrupted run that goes on, or a new one."""
+    if learnt.run is not None:
+        return learnt.run
+    if learnt.dropped is not None:
+        shutil.rmtree(states_folder(store, learnt.dropped), ignore_errors=True)
     with store.database.transaction():
         run = store.begin_run("training", fingerprint, {**dataclasses.asdict(config), **store.last_ids()})
         store.add_training_rows(run, learnt.sources)
-    return run, learnt
+    return run
 
 
 def interrupted_run(store: Store, fingerprint: str) -> int | None:
@@ -77,16 +99,6 @@ def _present_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
     sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
     sources += [(annotation, rewrite) for annotation, rewrite, _ in synthetic]
     return TrainingSet(sources, [*originals.values(), *(dialogue for _, _, dialogue in synthetic)])
-
-
-def _set_of_run(store: Store, run_id: int, held_out: Sequence[Dialogue]) -> TrainingSet | None:
-    """What a run began with, without what has come since; None if some of it may not be learnt any more."""
-    present = _present_set(store, held_out)
-    known = dict(zip(present.sources, present.dialogues, strict=True))
-    sources = [(row["annotation_id"], row["synthetic_id"]) for row in store.training_sources(run_id)]
-    if not sources or not all(source in known for source in sources):
-        return None
-    return TrainingSet(sources, [known[source] for source in sources])
 
 
 def general_dialogues(path: str) -> list[Dialogue]:
