@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal import LanguageModel
+from mlx_personal import LanguageModel, UserError
 from mlx_personal.finetune.distributed import Group
 
 # What every process does; `main` is given its group's rank and returns what JSON can hold.
@@ -74,8 +74,7 @@ COLLECTIVES = """
 group = Group()
 rank = group.rank
 rng = np.random.default_rng(rank)
-tree = {"a": [{"b": mx.array(rng.normal(size=(3, 5)).astype(np.float32))}, {}], "c": mx.array(float(rank + 1))}
-summed = group.sum(tree)
+summed = group.sum(mx.array(rng.normal(size=15).astype(np.float32)))
 value = {"text": "ünïcode", "number": 0.1, "none": None, "list": [1, [2]]} if rank == 0 else "what nobody wants"
 arrays = {
     "half": mx.array(rng.normal(size=(7,))).astype(mx.bfloat16),
@@ -86,7 +85,8 @@ received = group.arrays_from_first(arrays if rank == 0 else {})
 print(json.dumps({
     "rank": rank,
     "size": group.size,
-    "sum": [np.array(summed["a"][0]["b"]).tolist(), float(summed["c"])],
+    "sum": summed.tolist(),
+    "gathered": group.gather({"rank": rank}),
     "value": group.from_first(value),
     "nothing": group.from_first(None if rank == 0 else 1),
     "arrays": {name: [str(a.dtype), a.shape, np.array(a.reshape(-1).view(mx.uint8)).tolist()]
@@ -100,9 +100,10 @@ print(json.dumps({
 def test_sums_values_and_arrays_travel_exactly(tiny_model_folder: Path, tmp_path: Path) -> None:
     first, second = together(COLLECTIVES, tiny_model_folder, tmp_path)
     assert [(r["rank"], r["size"]) for r in (first, second)] == [(0, 2), (1, 2)]
-    each = [np.random.default_rng(rank).normal(size=(3, 5)).astype(np.float32) for rank in range(2)]
+    each = [np.random.default_rng(rank).normal(size=15).astype(np.float32) for rank in range(2)]
     for result in (first, second):
-        assert result["sum"] == [(each[0] + each[1]).tolist(), 3.0]
+        assert result["sum"] == (each[0] + each[1]).tolist()
+        assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert result["value"] == {"text": "ünïcode", "number": 0.1, "none": None, "list": [1, [2]]}
         assert result["nothing"] is None
         assert result["none"]
@@ -199,6 +200,41 @@ def test_one_is_asked_to_stop_and_all_stop_save_and_go_on_alike(tiny_model_folde
     assert weights[0] == weights[1]
 
 
+# The command
+
+COMMAND = """
+from mlx_personal.config import Config
+from mlx_personal.cli.main import main
+from mlx_personal.personalizer import Personalizer
+import contextlib, dataclasses, io, os
+
+home = folder / ('home' + os.environ['MLX_RANK'])
+os.environ["MLX_PERSONAL_HOME"] = str(home)
+rank, told = int(os.environ["MLX_RANK"]), io.StringIO()
+if rank == 0:
+    # Only the first machine has a profile.
+    config = dataclasses.replace(Config(), finetune=dataclasses.replace(CONFIG, seed=5))
+    with Personalizer.create(home / "profiles" / "default", model, config) as me:
+        me.observe(DIALOGUES, source="test")
+        for question in me.annotations.questions():
+            me.annotations.record(question.dialogue_id, "accept", question.dialogue.assistant_turns)
+try:
+    with contextlib.redirect_stdout(told):
+        main(["train", "--json"])
+except SystemExit as left:
+    written = [str(path.relative_to(folder)) for path in folder.rglob("adapters.safetensors")]
+    print(json.dumps([rank, left.code, list(map(json.loads, told.getvalue().splitlines())), written]))
+"""
+
+
+def test_the_command_trains_on_both_machines_and_one_of_them_tells(tiny_model_folder: Path, tmp_path: Path) -> None:
+    first, second = together(COMMAND, tiny_model_folder, tmp_path)
+    assert [told["report"]["rows"] for told in first[2]] == [6]
+    assert second[2] == []
+    assert first[:2] == [0, 0] and second[:2] == [1, 0]
+    assert first[3] == ["home0/profiles/default/adapters/0001/adapters.safetensors"]
+
+
 LEFT = """
 group = Group()
 if group.rank == 0:
@@ -238,11 +274,21 @@ def test_without_a_host_file_there_is_a_group_of_one_that_asks_nobody(
     monkeypatch.setattr(mx.distributed, "init", lambda **_: pytest.fail("asked"))
     group = Group()
     assert (group.rank, group.size) == (0, 1)
-    tree, value = {"a": mx.ones((2,))}, object()
-    assert group.sum(tree) is tree
+    array, value = mx.ones((2,)), object()
+    assert group.sum(array) is array
+    assert group.gather(value) == [value]
     assert group.from_first(value) is value
-    assert group.arrays_from_first(tree) is tree
+    assert (arrays := {"a": array}) == group.arrays_from_first(arrays)
     assert group.share([3, 1, 2], [5] * 4) == [3, 1, 2]
+
+
+def test_a_rank_without_a_group_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_RANK", "1")
+    for name in ("MLX_HOSTFILE", "MLX_HOSTS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"MLX_RANK is set, but there is no group") as raised:
+        Group()
+    assert "mlx.launch" in raised.value.line() and "\n" not in raised.value.line()
 
 
 # Sharing a step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx_personal import LanguageModel, UserError
 from mlx_personal.finetune import LoRAConfig, TrainingData, exactness, network, objective, train
 from mlx_personal.finetune.computing import Computing
 from mlx_personal.finetune.exactness import BOUNDS, Way, choose_way, compare
+from mlx_personal.finetune.grouping import Grouping
 from mlx_personal.finetune.memory import Plan
 from mlx_personal.finetune.network import Network
 from mlx_personal.finetune.rows import Row
@@ -143,7 +145,14 @@ def test_without_sharing_it_is_as_exact() -> None:
     assert tiny.distance(gradient, tiny.reference_gradient(lm, weights, ROWS)) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["nanochat", "deepseek2"])
+def test_a_family_whose_mask_has_a_gradient_is_computed_with_it() -> None:
+    """DeepSeek 3 adds its rotary part to the scores as a mask."""
+    lm = tiny.random_model("deepseek3")
+    tiny.with_adapter(lm)
+    assert choose_way(lm, ROWS).way == "padded"
+
+
+@pytest.mark.parametrize("family", ["nanochat", "deepseek2", "deepseek3"])
 def test_a_family_with_its_own_rotation_is_never_packed_inexactly(family: str) -> None:
     """Its positions cannot be set, which only rows that share a beginning notice; the shortest two share none."""
     lm = tiny.random_model(family)
@@ -166,10 +175,11 @@ def the_row_before_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = network._placed
 
     def wrong(pieces: Any) -> Any:
-        trails, positions = placed(pieces)
-        if trails is not None and len(trails) > 1:
-            trails[1] = [trails[0][-1], *trails[1]]
-        return trails, positions
+        found = placed(pieces)
+        if len(found.trails) == 1:
+            return found
+        trails = [found.trails[0], [found.trails[0][-1], *found.trails[1]], *found.trails[2:]]
+        return dataclasses.replace(found, trails=trails, grouping=None)
 
     monkeypatch.setattr(network, "_placed", wrong)
 
@@ -178,10 +188,10 @@ def positions_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = network._placed
 
     def wrong(pieces: Any) -> Any:
-        trails, positions = placed(pieces)
-        if trails is not None and len(trails) > 1:
-            positions = mx.arange(sum(map(len, pieces))) * 2
-        return trails, positions
+        found = placed(pieces)
+        if len(found.trails) == 1:
+            return found
+        return dataclasses.replace(found, positions=mx.arange(sum(map(len, pieces))) * 2)
 
     monkeypatch.setattr(network, "_placed", wrong)
 
@@ -196,6 +206,16 @@ def the_loss_is_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         objective, "summed_cross_entropy", lambda logits, hidden, targets: total(logits, hidden, targets) / 2
     )
+
+
+def rows_of_a_group_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where no rows share: what rows that share go through is right."""
+    attend = Grouping.attend
+
+    def wrong(self: Grouping, attention: Any, *qkv: mx.array) -> mx.array:
+        return attend(self, lambda q, k, v: attention(q, mx.roll(k, 1, axis=0), v), *qkv)
+
+    monkeypatch.setattr(Grouping, "attend", wrong)
 
 
 def places_are_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +243,7 @@ def the_gradient_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         (rows_see_each_other, "padded"),
         (the_row_before_is_seen, "padded"),
         (positions_are_wrong, "padded"),
+        (rows_of_a_group_are_mixed, "padded"),
         (the_head_is_scaled, "plain"),
         (the_loss_is_a_mean, "plain"),
         (places_are_off_by_one, "plain"),

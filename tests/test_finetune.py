@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_personal import Dialogue, LanguageModel, UserError
 from mlx_personal.finetune import LoRAConfig, Step, finetune
 from mlx_personal.finetune.computing import Computing
+from mlx_personal.finetune.data import prepare_data
 from mlx_personal.finetune.rows import make_rows
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
@@ -137,7 +138,7 @@ def test_rows_of_one_source_are_held_out_together(
     sources = [i for i in range(4) for _ in QUESTIONS]
     seen: list[Any] = []
     monkeypatch.setattr(
-        "mlx_personal.finetune.trainer.make_rows",
+        "mlx_personal.finetune.data.make_rows",
         lambda lm, dialogues, longest: seen.append(chosen := list(dialogues)) or make_rows(lm, chosen, longest),
     )
     config = LoRAConfig(epochs=2, validation=0.25, learning_rate=1e-2)
@@ -162,6 +163,22 @@ def test_a_single_dialogue_is_learnt_and_none_held_out(tiny_model: LanguageModel
     config = LoRAConfig(epochs=2, validation=0.5, patience=1)
     report = finetune(tiny_model, DIALOGUES[:1], config, tmp_path / "a")
     assert (report.rows, report.epochs, report.validation_losses) == (1, 2, ())
+    assert "nothing was set aside for `validation`, since all dialogues come from one" in report.notes[0]
+
+
+def test_what_cannot_come_as_it_was_set_is_told(tiny_model: LanguageModel) -> None:
+    config = LoRAConfig(validation=0.1, general="given", replay=0.5)
+    assert prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL).notes == ()
+    few = prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL[:4])
+    assert (len(few.data.replay), few.notes) == (
+        2,
+        ("`replay` asks for 4 general rows, and half of those under `general` are 2",),
+    )
+    none = prepare_data(tiny_model, [THOUGHT, DIALOGUES[0]], config, general=[THOUGHT, *GENERAL[:1]])
+    assert [note.split(":")[0] for note in none.notes] == [
+        "nothing was set aside for `validation`, since those that were chosen have nothing to learn",
+        "the general dialogues have nothing to learn",
+    ]
 
 
 def test_the_replayed_share_of_an_epoch_is_general_and_the_rest_measures(
@@ -224,12 +241,11 @@ def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
 
 
 def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, monkeypatch: Any) -> None:
-    """The held-out losses are planted: the second of four epochs is the best."""
-    planted = iter([9.0, 5.0, 3.0, 4.0, 5.0])
+    """The held-out losses are planted: the second of four epochs is the best, and the second of two."""
+    planted = iter([9.0, 5.0, 3.0, 4.0, 5.0, 9.0, 5.0, 3.0])
     monkeypatch.setattr(Computing, "loss", lambda *_: next(planted))
     config = LoRAConfig(epochs=4, batch_size=8, validation=0.2, schedule="constant", warmup=0.0, learning_rate=1e-2)
     report = finetune(tiny_model, DIALOGUES, config, tmp_path / "best")
-    monkeypatch.undo()
     assert (report.best_step, report.steps) == (2, 4)
     shorter = finetune(tiny_model, DIALOGUES, dataclasses.replace(config, epochs=2), tmp_path / "two")
     assert shorter.losses == report.losses[:2]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, Step, TrainingReport, finetune
+from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, Step, TrainingReport, finetune, trainer
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
 # Each answer's letters are its own, so that learning some by heart soon harms the others.
@@ -30,7 +30,7 @@ CONFIG = LoRAConfig(
     epochs=4,
     batch_size=3,
     dropout=0.2,
-    learning_rate=1e-1,
+    learning_rate=3e-2,
     schedule="constant",
     num_layers=1,
     validation=0.25,
@@ -272,8 +272,10 @@ def test_a_process_that_is_asked_to_stop_saves_and_says_so(
 def test_asked_to_stop_it_saves_and_the_next_one_goes_on(
     base: LanguageModel, tmp_path: Path, whole: Any, number: int
 ) -> None:
-    with pytest.raises(InterruptedTrainingError, match="stopped after step 4 of 16 and saved; the same command"):
+    match = "stopped after step 4 of 16 and saved; the same command"
+    with pytest.raises(InterruptedTrainingError, match=match) as stopped:
         run(base, tmp_path, after(3, lambda: os.kill(os.getpid(), number)), save_every=100)
+    assert stopped.value.signal == number
     assert states(tmp_path) == ["state-0000004.safetensors"]
     assert not list(tmp_path.glob("*adapter*"))
     report = run(base, tmp_path)
@@ -349,6 +351,18 @@ def test_a_changed_setting_is_named(base: LanguageModel, tmp_path: Path) -> None
         with pytest.raises(UserError, match=f"cannot resume: changed settings: {words}"):
             run(base, tmp_path, **{name: value})
     assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
+
+
+def test_another_chip_or_version_is_told_and_it_goes_on(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(base, tmp_path)
+    monkeypatch.setattr(trainer, "chip_name", lambda: "Apple M9")
+    monkeypatch.setattr(trainer, "version", lambda package: f"1 of {package}")
+    report = run(base, tmp_path)
+    assert report.resumed_from == 4
+    for words in ("chip was ", "is Apple M9", "is 1 of mlx-lm", "the result will not be bit-identical"):
+        assert words in report.notes[0]
 
 
 def test_changed_rows_are_named(base: LanguageModel, tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ DEEPSEEK = {
         "beta_slow": 1,
     },
 }
+DEEPSEEK3: dict[str, Any] = {
+    "routed_scaling_factor": 1.0,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+    "norm_topk_prob": True,
+    "n_group": 1,
+    "topk_group": 1,
+    "rope_scaling": None,
+}
 # name: module of mlx-lm, and what its config has beside or instead of SIZES.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True}),
@@ -108,6 +117,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba", MAMBA),
     "nanochat": ("nanochat", {}),
     "deepseek2": ("deepseek_v2", DEEPSEEK),
+    "deepseek3": ("deepseek_v3", DEEPSEEK | DEEPSEEK3),
 }
 
 

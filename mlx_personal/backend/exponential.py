@@ -45,6 +45,22 @@ def _exp(x: mx.array) -> mx.array:
 exp = mx.compile(_exp)
 """exp of float32 numbers, which are taken as at least -87 and at most 88; NaN stays NaN. Not differentiable."""
 
+_exp_of_difference = mx.compile(lambda x, less: _exp(x - less))
+
+
+def softmax(x: mx.array) -> tuple[mx.array, mx.array]:
+    """Softmax of x [..., n] over its last axis, and the logarithm of the sum of its exponentials [...].
+
+    Not to be differentiated.
+    """
+    if x.dtype != mx.float32 or device_name() != "cpu":
+        return mx.softmax(x, axis=-1), mx.logsumexp(x, axis=-1)
+    most = x.max(axis=-1, keepdims=True)
+    powers: Any = _exp_of_difference(x, most)
+    # A product, since MLX's own float32 sums on a CPU lose two digits over a vocabulary.
+    sums = powers @ mx.ones((x.shape[-1], 1))
+    return powers / sums, (most + mx.log(sums))[..., 0]
+
 
 # One result each: a compiler does not make use of wide registers where it has to expect that two overlap.
 @mx.compile
@@ -63,22 +79,23 @@ def _gate_slope(gate: mx.array, x: mx.array, share: mx.array, slope: mx.array) -
 
 
 @mx.custom_function
-def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    return _product(gate, x, _sigmoid(gate))
+def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
+    share: Any = _sigmoid(gate)
+    return _product(gate, x, share), share
 
 
 @_swiglu.vjp
-def _swiglu_vjp(primals: Any, slope: mx.array, _: Any) -> tuple[mx.array, mx.array]:
-    gate, x = primals
-    share = _sigmoid(gate)
+def _swiglu_vjp(primals: Any, slopes: Any, outputs: Any) -> tuple[mx.array, mx.array]:
+    (gate, x), slope, share = primals, slopes[0], outputs[1]
     return _gate_slope(gate, x, share, slope), _product(gate, slope, share)
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`silu(gate) * x`, as mlx-lm's function of this name."""
     if gate.dtype == x.dtype == mx.float32:
-        computed: Any = _swiglu(gate, x)
-        return computed
+        found: Any = _swiglu(gate, x)
+        product: mx.array = found[0]
+        return product
     return nn.silu(gate) * x
 
 

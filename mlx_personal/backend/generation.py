@@ -20,7 +20,7 @@ import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from mlx_personal.backend.exponential import fast_activations
+from mlx_personal.backend.fast import fast
 
 # What bounds a batch: the bytes of its caches, the numbers of a step's logits (64 MB), and that more rows than these
 # gain nothing, since all are padded to the longest (of the demo's rewrites, 512 took 1.4 times as long on a CPU).
@@ -235,7 +235,7 @@ class _Batch:
             self._caches = []
 
     def _next(self, tokens: mx.array, caches: list[Any], rows: Sequence[_Row]) -> mx.array:
-        with fast_activations(self._model):
+        with fast(self._model):
             logits = self._model(tokens[:, None], cache=caches)[:, -1]
         self._vocabulary = logits.shape[-1]
         if self._temperature == 0:
@@ -268,7 +268,7 @@ def _groups(lengths: Sequence[int], pads: bool) -> Iterator[list[int]]:
 def _read(model: nn.Module, tokens: mx.array, caches: list[Any]) -> None:
     """Puts tokens [N, T] into caches; logits are never computed, since nobody asks for them."""
     for start in range(0, tokens.shape[1], _PREFILL_TOKENS):
-        with fast_activations(model):
+        with fast(model):
             model(tokens[:, start : start + _PREFILL_TOKENS], cache=caches)
         mx.eval([cache.state for cache in caches])
         mx.clear_cache()

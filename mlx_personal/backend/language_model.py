@@ -26,7 +26,7 @@ from mlx_lm.utils import _download, hf_repo_to_path, load_model
 from mlx_personal.backend import generation
 from mlx_personal.backend.chat_format import ChatFormat
 from mlx_personal.backend.device import prepare
-from mlx_personal.backend.exponential import fast_activations
+from mlx_personal.backend.fast import fast
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 
@@ -91,7 +91,7 @@ class LanguageModel:
         batch = np.zeros((len(full), longest), np.int32)
         for i, row in enumerate(full):
             batch[i, : len(row)] = row
-        with fast_activations(self.model):
+        with fast(self.model):
             states = np.array(self.body(mx.array(batch)).astype(mx.float32))
         return [states[i, len(start) : len(row)] for i, row in enumerate(full)]
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_personal.backend.device import device_name
+
+# Parameters of glibc's allocator, and what its own rule comes to in a process that frees large blocks.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_USUAL = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20}
+_KEPT = 2**30
 
 # What MLX does not count: Python, the libraries, NumPy's own arrays, and the system's need to breathe.
 _MARGIN = 0.1
@@ -27,14 +36,43 @@ def usable_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     return None if free is None else mx.get_active_memory() + int((1 - _MARGIN) * free)
 
 
+def physical_memory() -> int | None:
+    """Bytes of the whole machine; of a GPU with its own memory, that is not this. None where nothing tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, up to a GB that is freed stays with the process for what is allocated next; on Linux's CPUs alone.
+
+    There MLX frees each array to the system, which hands out pages anew and fills them with zeros first: a sixth of the
+    time in which a model of 135M parameters is trained.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" and device_name() == "cpu" else None
+    if library is None or not hasattr(library, "mallopt"):
+        yield
+        return
+    for parameter, usual in _USUAL.items():
+        # Older versions of glibc take no more than the usual for one of them.
+        if not library.mallopt(parameter, _KEPT):
+            library.mallopt(parameter, usual)
+    try:
+        yield
+    finally:
+        for parameter, usual in _USUAL.items():
+            library.mallopt(parameter, usual)
+        library.malloc_trim(0)
+
+
 def _available(meminfo: Path) -> int | None:
     try:
         lines = meminfo.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError, IndexError):
         pass
-    try:
-        # Not Linux: how much of it is free nobody tells without administrator's tools, so half counts as taken.
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (OSError, ValueError):
-        return None
+    # Not Linux: how much of it is free nobody tells without administrator's tools, so half counts as taken.
+    whole = physical_memory()
+    return None if whole is None else whole // 2

@@ -74,6 +74,7 @@ class Anatomy:
         number: bytes of one number it computes with.
         blocks: from the first to the last.
         rest: bytes of all weights outside of the blocks.
+        readable: from a folder: weights can be let go and read again.
     """
 
     width: int
@@ -84,6 +85,7 @@ class Anatomy:
     number: int
     blocks: tuple[Block, ...]
     rest: int
+    readable: bool
 
     @property
     def bytes(self) -> int:
@@ -179,6 +181,7 @@ def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: i
         number=number,
         blocks=tuple(_block(parts[index], width, heads, experts, config) for index in sorted(parts)),
         rest=sum(tensor.bytes for tensor in rest.values()),
+        readable=where is not None,
     )
 
 

@@ -33,7 +33,8 @@ def _checkpointing(block: nn.Module, keys: Keys) -> Callable[..., Any]:
 
         def compute(parameters: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             block.update(parameters)
-            going_on, keys.state = keys.state, start
+            going_on = keys.state
+            keys.seed(*start)
             try:
                 return block_call(*args, **kwargs)
             finally:

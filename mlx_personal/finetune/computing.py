@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_personal.backend import LanguageModel
+from mlx_personal.backend.memory import freed_memory_kept
 from mlx_personal.finetune.batches import Batch, Shape, collate, parts
 from mlx_personal.finetune.checkpointing import checkpointed
 from mlx_personal.finetune.dropout import Keys, dropping
@@ -43,6 +44,7 @@ class Computing:
         network = self._network
         trained = network.blocks[network.first :]
         with contextlib.ExitStack() as open_:
+            open_.enter_context(freed_memory_kept())
             open_.enter_context(dropping(trained, self._keys))
             if self._plan.checkpoint:
                 open_.enter_context(checkpointed(trained, self._keys))
@@ -64,16 +66,16 @@ class Computing:
 
         The same `seed`, the same dropout.
         """
-        total: mx.array = mx.array(0.0)
-        gradient: Weights = tree_map(mx.zeros_like, weights)
+        found: tuple[mx.array, Weights] | None = None
         for number, batch in enumerate(self._batches(chosen, self._share)):
             self._keys.seed(*seed, number)
             with self._network.rows(layout_of(batch)):
-                loss, slope = mx.value_and_grad(self._loss)(weights, batch)
-            total, gradient = total + loss, tree_map(mx.add, gradient, slope)
-            mx.eval(total, gradient)
+                of_part = mx.value_and_grad(self._loss)(weights, batch)
+            found = of_part if found is None else tree_map(mx.add, found, of_part)
+            mx.eval(found)
             self.processed += batch.inputs.size
-        return total, gradient
+        # A machine may have no row of a step.
+        return found or (mx.array(0.0), tree_map(mx.zeros_like, weights))
 
     def loss(self, weights: Weights, chosen: Sequence[int]) -> float:
         """The mean cross entropy over the targets of these rows, without dropout."""

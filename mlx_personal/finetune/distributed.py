@@ -13,7 +13,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_personal.errors import UserError
 
@@ -25,7 +24,11 @@ class Group:
         self.rank, self.size = 0, 1
         # mlx.launch sets it. Asking MLX right away would load its MPI library in every single-machine training.
         if "MLX_RANK" in os.environ:
-            self._group = mx.distributed.init(strict=True)
+            try:
+                self._group = mx.distributed.init(strict=True)
+            except RuntimeError as error:
+                what = "MLX_RANK is set, but there is no group of processes to train with"
+                raise UserError(what, hint="start them with mlx.launch, or unset MLX_RANK") from error
             self.rank, self.size = self._group.rank(), self._group.size()
 
     def share(self, step: Sequence[int], lengths: Sequence[int]) -> list[int]:
@@ -39,22 +42,22 @@ class Group:
                 mine.append(row)
         return sorted(mine, key=list(step).index)
 
-    def sum(self, arrays: Any) -> Any:
-        """The sums over all processes of a tree of float32 arrays, the same in each process."""
-        if self.size == 1:
-            return arrays
-        leaves = tree_flatten(arrays)
-        flat = self._all_sum(mx.concatenate([array.astype(mx.float32).reshape(-1) for _, array in leaves]))
-        ends = np.cumsum([array.size for _, array in leaves]).tolist()
-        parts = mx.split(flat, ends[:-1])
-        summed = [(name, part.reshape(array.shape)) for (name, array), part in zip(leaves, parts, strict=True)]
-        return tree_unflatten(summed)
+    def sum(self, array: mx.array) -> mx.array:
+        """The sum over all processes of a float32 array, the same in each process."""
+        return array if self.size == 1 else self._all_sum(array)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What JSON can hold, as each process gives it, in order of rank."""
+        return [self._from(value, rank) for rank in range(self.size)]
 
     def from_first(self, value: Any) -> Any:
         """What JSON can hold, as rank 0 gives it; the other processes' own value does not matter."""
+        return self._from(value, 0)
+
+    def _from(self, value: Any, rank: int) -> Any:
         if self.size == 1:
             return value
-        own = json.dumps(value).encode() if self.rank == 0 else b""
+        own = json.dumps(value).encode() if self.rank == rank else b""
         (length,) = np.array(self._all_sum(mx.array([len(own)], mx.int32))).tolist()
         sent = np.zeros(length, np.int32)
         sent[: len(own)] = np.frombuffer(own, np.uint8)

@@ -11,6 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_personal.backend.exponential import softmax
+
 # Bytes of one chunk's logits: 32 rows of a vocabulary of 128k. With fewer, reading the projection's weights, which each
 # chunk does anew, would take longer than multiplying by them.
 CHUNK_BYTES = 16 * 2**20
@@ -28,7 +30,7 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
     chunk = max(16, CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
 
     def chunk_loss(hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-        projected = logits(hidden)[0].astype(mx.float32)
+        projected = logits(hidden).squeeze(0).astype(mx.float32)
         loss, slope = _loss_and_slope(projected, targets)
         # Its gradient by `projected` is the slope; the sum itself is never computed.
         return (projected * mx.stop_gradient(slope)).sum(), loss
@@ -61,7 +63,7 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
 def _loss_and_slope(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
     """The summed cross entropy of float32 logits [n, V], and its gradient by them: softmax, less 1 at the target."""
     places = targets[:, None]
-    loss = mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, places, axis=-1)[:, 0]
-    shares = mx.softmax(logits, axis=-1)
+    shares, log_sum = softmax(logits)
+    loss = log_sum - mx.take_along_axis(logits, places, axis=-1)[:, 0]
     at_target = mx.take_along_axis(shares, places, axis=-1)
     return loss.sum(), mx.put_along_axis(shares, places, at_target - 1, axis=-1)

@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlx_personal.backend import LanguageModel
 from mlx_personal.backend.device import device_name
@@ -19,45 +18,58 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.anatomy import Anatomy, Block, of_folder, of_model
 from mlx_personal.finetune.batches import parts, shuffled
 from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.exactness import rows_to_compare
 from mlx_personal.finetune.frozen import GROUP_TOKENS
+from mlx_personal.finetune.grouping import alike
 from mlx_personal.finetune.loss import CHUNK_BYTES
 from mlx_personal.finetune.rows import TrainingData
 
-# Numbers a token and block that stay for the gradient. They were counted in the graph, and checked to the array by
-# evaluating the loss of tiny models and reading `mx.get_active_memory`. Each of the first two norms keeps its input and
-# its output, further ones one of them.
+# Numbers a token and block that stay for the gradient. They were counted in the code, and checked by evaluating the
+# loss alone and reading `mx.get_active_memory`: 1 to 6 % too few over 68 tiny Llamas with and without dropout and DoRA,
+# by what the adapter's own small arrays take. Each of the first two norms keeps its input and its output, further ones
+# one of them.
 _NORM, _FURTHER_NORM = 2, 1
 # A perceptron's middle: gate, its sigmoid, their product, the other factor, and the product of both; more for the
 # polynomial and the tanh of a GELU; input, bend and output where nothing is gated.
-# On a CPU, where `backend.exponential` computes a gated SiLU, its sigmoid and first product are computed again instead.
-_GATED_SILU, _GATED_SILU_CPU, _GATED_GELU, _GELU, _UNGATED = 5, 3, 7, 5, 3
-# Turned queries and what attention gives; turned keys, and values; the cosines and sines of both.
-_QUERIES, _KEYS, _ROTARY = 2, 2, 2
+_GATED_SILU, _GATED_GELU, _GELU, _UNGATED = 5, 7, 5, 3
+# Queries as they are multiplied with keys; keys and values; what attention gives to the next layer.
+_QUERIES, _KEYS, _ATTENDED = 1, 2, 1
+# On a CPU our own functions keep what attention gave beside what is made of it, and no product of gate and sigmoid.
+_FAST_QUERIES, _FAST_GATED_SILU = 2, 4
 # A head's attention to each token before: its softmax; with capped scores (Gemma 2) each step on the way to it.
 _SCORES, _CAPPED_SCORES = 1, 8
-# Of a block of unknown make, what goes into its linear layers and comes out, this often: a guess on the safe side.
-_UNKNOWN = 3
+# Linear layers whose input is the block's own, normalized: of queries, keys and values.
+_FROM_INPUT = 3
+# Of a block of unknown make, what goes into its linear layers and comes out, this often: what a small Mamba takes.
+_UNKNOWN = 6
 
-# Numbers a token that the backward pass of one block holds beside what was kept, in the middle and in attention, when
-# the middle's kept arrays are gone. Measured on a CPU over 26 tiny Llamas of different sizes: they depend on how far
-# MLX runs ahead of what is computed.
-_BACK_MIDDLE, _BACK_WIDTH = 6, 10
-_BACK_SCORES, _BACK_QUERIES = 3, 10
-# The middle's gradient beside a block that is computed again.
-_AGAIN_MIDDLE = 4
-# The same of a forward pass without gradient; measured over 18.
-_FORWARD_MIDDLE, _FORWARD_WIDTH, _FORWARD_SCORES, _FORWARD_KEYS = 2, 6, 1.4, 2
+# What there is beside that is what MLX computes ahead, ten operations on a CPU: measured there, on tiny Llamas of
+# different sizes, as arrays of the size of a perceptron's middle, a block's width, a head's attention and the queries.
+# In the backward pass of one block, which is in its middle, or in its attention when the middle's kept arrays are gone:
+# over 90, all within 21 %.
+_BACK_MIDDLE, _BACK_WIDTH = 4.4, 12.5
+_BACK_SCORES, _BACK_QUERIES = 7.8, 3
+# Attention in mlx-lm's own way, in the exactness check of 125; with what follows for its logits, one in 20 is off by
+# more than 15 %.
+_PLAIN_BACK_SCORES = 5.5
+# More where a block is computed again; over 36, most within 20 %.
+_AGAIN_SCORES = 1.2
+# In a forward pass without gradient; over 61, most within 20 %.
+_FORWARD_MIDDLE, _FORWARD_SCORES, _FORWARD_QUERIES = 6.4, 5.9, 5.1
 
-# Arrays of the size of the logits, of one chunk alone and of several, where MLX runs ahead; measured on a CPU.
-_HEAD_ARRAYS, _HEAD_ARRAYS_AHEAD = 5, 13
+# Arrays of one chunk's logits and of the next one's: on a CPU, where the exponential is many steps, over 13 sizes,
+# within 12 %; with an exponential in one step, as a GPU has it.
+_HEAD_ARRAYS, _HEAD_NEXT = 11, 4
+_HEAD_ARRAYS_FUSED, _HEAD_NEXT_FUSED = 5, 8
+# Of the width, at each target: the final norm's input and output, and the gradient; counted.
+_HEAD_WIDTH = 3
 # Arrays of full logits in mlx-lm's plain loss, which the exactness check computes: of all tokens, and of targets.
-_PLAIN_LOGITS, _PLAIN_TARGETS = 3, 3
+_PLAIN_LOGITS, _PLAIN_TARGETS = 2.4, 5.3
 
-# Arrays of the adapter's size, float32, counted: weights, two moments and the weights of the step before; and at the
-# end of a step its gradient and what replaces them. In the exactness check: weights and disturbed ones, then two
-# gradients.
-_MASTERS, _MASTERS_IN_STEP = 4, 6
-_MASTERS_IN_CHECK, _MASTERS_COMPARED = 2, 4
+# Arrays of the adapter's size, float32. Counted: weights, two moments, and the gradient of the part before. At the end
+# of a step, when MLX runs ahead through all of AdamW, and in the exactness check: measured on 5 and on 59 models.
+_MASTERS, _MASTERS_IN_STEP = 4, 15
+_MASTERS_IN_CHECK = 4
 
 # Fewer tokens at once than this use the device badly.
 _LEAST_TOKENS = 256
@@ -98,15 +110,33 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows that are computed at once: tokens, the sum of the rows' squared lengths, and targets."""
+    """Rows that are computed at once.
+
+    Args:
+        tokens: of all of them.
+        attended: the same where rows of like length are side by side in groups, padded to the group's longest.
+        squares: sum of the rows' squared lengths there; `largest` is that of one group.
+        targets: of all of them.
+    """
 
     tokens: int
+    attended: int
     squares: int
+    largest: int
     targets: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], targets: Sequence[int]) -> _Part:
-        return cls(sum(lengths), sum(length**2 for length in lengths), sum(targets))
+    def packed(cls, lengths: Sequence[int], targets: Sequence[int]) -> _Part:
+        groups = [(len(group), lengths[group[0]]) for group in alike(lengths)]
+        attended = sum(count * longest for count, longest in groups)
+        squares = [count * longest**2 for count, longest in groups]
+        return cls(sum(lengths), attended, sum(squares), max(squares), sum(targets))
+
+    @classmethod
+    def padded(cls, lengths: Sequence[int], targets: Sequence[int]) -> _Part:
+        tokens = len(lengths) * max(lengths)
+        squares = tokens * max(lengths)
+        return cls(tokens, tokens, squares, squares, sum(targets))
 
 
 def plan_for(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> Plan:
@@ -115,25 +145,9 @@ def plan_for(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> Plan:
     learnt = [*data.rows, *data.replay]
     rows = [*learnt, *data.validation, *data.general]
     lengths, targets = [len(row) for row in rows], [int(row.is_target.sum()) for row in rows]
-    return fastest(anatomy, lengths, targets, config, usable_memory(), len(learnt))
-
-
-def estimate(
-    folder: Path,
-    lengths: Sequence[int],
-    targets: Sequence[int],
-    config: LoRAConfig,
-    batch_tokens: int = 2048,
-    checkpoint: bool = False,
-    cache_bytes: int | None = None,
-) -> Estimate:
-    """What training the model in `folder` takes, which is not loaded; UserError if it is no model folder.
-
-    Args:
-        lengths, targets: of each row, how many inputs it has and how many of them are learnt from.
-        cache_bytes: that the frozen blocks' output may take in memory; None is no limit.
-    """
-    return _estimate(of_folder(folder), lengths, targets, config, Plan(batch_tokens, checkpoint), cache_bytes)
+    places = {id(row): place for place, row in enumerate(rows)}
+    probe = [places[id(row)] for row in rows_to_compare(rows)]
+    return fastest(anatomy, lengths, targets, config, usable_memory(), len(learnt), probe)
 
 
 def fastest(
@@ -143,12 +157,13 @@ def fastest(
     config: LoRAConfig,
     limit: int | None,
     learnt: int | None = None,
+    probe: Sequence[int] | None = None,
 ) -> Plan:
     """The fastest plan for a model and rows that stays below `limit` bytes, if there is a limit.
 
     Smaller parts cost next to nothing, checkpointing a third more time, reading states from a file somewhere between:
-    so all of a step at once, then less, then checkpointing. `learnt` is how many of the rows are trained on (the first
-    ones); by default all. UserError if nothing fits.
+    so all of a step at once, then less, then checkpointing. `learnt` and `probe` are those of `estimate`. UserError if
+    nothing fits.
     """
     learnt = len(lengths) if learnt is None else learnt
     steps = _steps(learnt, config)
@@ -159,7 +174,7 @@ def fastest(
         for tokens in sizes:
             plan = Plan(tokens, checkpoint)
             for cache in (None, 0):
-                found = _estimate(anatomy, lengths, targets, config, plan, cache, learnt)
+                found = estimate(anatomy, lengths, targets, config, plan, cache, learnt, probe)
                 smallest = min(smallest, found.peak)
                 if limit is None or found.peak <= limit:
                     return dataclasses.replace(plan, cache_bytes=found.kept_states, estimate=found.peak)
@@ -170,7 +185,7 @@ def fastest(
     )
 
 
-def _estimate(
+def estimate(
     anatomy: Anatomy,
     lengths: Sequence[int],
     targets: Sequence[int],
@@ -178,33 +193,50 @@ def _estimate(
     plan: Plan,
     cache_bytes: int | None,
     learnt: int | None = None,
+    probe: Sequence[int] | None = None,
 ) -> Estimate:
+    """What a training by this plan takes.
+
+    Args:
+        lengths, targets: of each row, how many inputs it has and how many of them are learnt from.
+        cache_bytes: that the frozen blocks' output may take in memory; None is no limit.
+        learnt: how many of the rows are trained on, the first ones; by default all.
+        probe: the rows that the exactness check takes; by default those it takes where no two rows begin alike.
+    """
+    learnt = len(lengths) if learnt is None else learnt
     count = len(anatomy.blocks)
     first = 0 if config.num_layers == -1 else max(0, count - config.num_layers)
     trained, block = anatomy.blocks[first:], anatomy.blocks[-1]
     adapter = 4 * sum(_adapter_numbers(block, config) for block in trained)
-    probe = sorted(range(len(lengths)), key=lengths.__getitem__)
-    pair = [probe[0], next((row for row in probe if lengths[row] > lengths[probe[0]]), probe[-1])]
-
     states = sum(lengths) * anatomy.width * anatomy.number if first else 0
     in_memory = states if cache_bytes is None or states <= cache_bytes else 0
-    held = anatomy.rest + sum(block.bytes for block in trained) if first else anatomy.bytes
+    let_go = anatomy.readable and first > 0
+    held = anatomy.rest + sum(block.bytes for block in trained) if let_go else anatomy.bytes
 
-    # Padded, as the plain way has them.
-    widest = max(lengths[row] for row in pair)
-    both = _Part(2 * widest, 2 * widest**2, sum(targets[row] for row in pair))
-    logits = 4 * anatomy.vocabulary * (_PLAIN_LOGITS * both.tokens + _PLAIN_TARGETS * both.targets)
-    check = sum(_kept(anatomy, block, both, config) for block in trained) + max(logits, _back(anatomy, block, both))
+    probe = _two_lengths(lengths) if probe is None else probe
+    undropped = dataclasses.replace(config, dropout=0.0)
+    both = _Part.padded([lengths[row] for row in probe], [targets[row] for row in probe])
+    logits = int(4 * anatomy.vocabulary * (_PLAIN_LOGITS * both.tokens + _PLAIN_TARGETS * both.targets))
+    kept = sum(_kept(anatomy, block, both, undropped, fast=False) for block in trained)
+    plain = kept + max(logits, _back(anatomy, block, both, fast=False))
+    fast = _gradient(anatomy, trained, _part_of(probe, lengths, targets), undropped, checkpoint=False)
 
     step = _MASTERS_IN_STEP * adapter
-    for part in _parts(lengths, targets, config, plan, len(lengths) if learnt is None else learnt):
+    for part in _parts(range(learnt), lengths, targets, config, plan):
         step = max(step, _MASTERS * adapter + _gradient(anatomy, trained, part, config, plan.checkpoint))
+    held_out = range(learnt, len(lengths))
+    for rows in parts(held_out, lengths, plan.batch_tokens, "packed"):
+        part = _part_of(rows, lengths, targets)
+        step = max(step, _MASTERS * adapter + max(_forward(anatomy, block, part), _head(anatomy, part)))
 
-    group = _Part.of(*_group(lengths, targets)) if first else _Part(0, 0, 0)
+    frozen = anatomy.bytes + adapter
+    if first:
+        groups = parts(range(len(lengths)), lengths, GROUP_TOKENS, "packed")
+        frozen += in_memory + max(_forward(anatomy, block, _part_of(group, lengths, targets)) for group in groups)
     return Estimate(
         loading=anatomy.bytes,
-        exactness=anatomy.bytes + max(_MASTERS_IN_CHECK * adapter + check, _MASTERS_COMPARED * adapter),
-        frozen=anatomy.bytes + adapter + in_memory + _forward(anatomy, block, group),
+        exactness=anatomy.bytes + _MASTERS_IN_CHECK * adapter + max(plain, fast),
+        frozen=frozen,
         training=held + in_memory + step,
         reading_again=anatomy.bytes + in_memory + _MASTERS * adapter,
         kept_states=in_memory,
@@ -213,67 +245,84 @@ def _estimate(
 
 def _gradient(anatomy: Anatomy, trained: Sequence[Block], part: _Part, config: LoRAConfig, checkpoint: bool) -> int:
     """Bytes that the loss and gradient of one part take, beside all weights."""
-    # The last block hands on the targets' places alone: its output is not kept.
-    last = anatomy.number * anatomy.width * part.tokens
-    of_block = max(_kept(anatomy, block, part, config) for block in trained)
-    back = max(_back(anatomy, block, part) for block in trained)
-    if checkpoint:
-        kept = len(trained) * last
-        back = max(
-            of_block + max(_back(anatomy, block, part, again=True) for block in trained),
-            _forward(anatomy, trained[-1], part),
-        )
-    else:
-        kept = sum(_kept(anatomy, block, part, config) for block in trained) - last
+    head = _head(anatomy, part)
+    kept = [_kept(anatomy, block, part, config, fast=True) for block in trained]
+    states = anatomy.number * anatomy.width * part.tokens
+    if not checkpoint:
+        # No gradient goes below the first block: its input is not kept, nor what dropout multiplied it by.
+        unneeded = states * (1 + (_FROM_INPUT if config.dropout else 0))
+        return sum(kept) - unneeded + max(head, *(_back(anatomy, block, part, fast=True) for block in trained))
+    # On a CPU dropout's factors are drawn when the graph is made: those of all blocks, for both passes.
+    drawn = [0] * len(trained)
+    if config.dropout and device_name() == "cpu":
+        drawn = [anatomy.number * _inputs(block) * part.tokens for block in trained]
+    again = max(
+        own - factors + _back(anatomy, block, part, fast=True, again=True)
+        for own, factors, block in zip(kept, drawn, trained, strict=True)
+    )
+    forward = sum(drawn) + _forward(anatomy, trained[-1], part)
+    return len(trained) * states + sum(drawn) + max(forward, head, again)
+
+
+def _head(anatomy: Anatomy, part: _Part) -> int:
+    """Bytes of the final norm, the logits, and the gradient by what they are made of."""
     rows = max(16, CHUNK_BYTES // (4 * anatomy.vocabulary))
-    logits = 4 * anatomy.vocabulary * min(_HEAD_ARRAYS * part.targets, _HEAD_ARRAYS_AHEAD * rows)
-    head = logits + 12 * anatomy.width * part.targets
-    return kept + max(head, back)
+    here, ahead = (_HEAD_ARRAYS, _HEAD_NEXT) if device_name() == "cpu" else (_HEAD_ARRAYS_FUSED, _HEAD_NEXT_FUSED)
+    following = min(max(part.targets - rows, 0), rows)
+    logits = 4 * anatomy.vocabulary * (here * min(part.targets, rows) + ahead * following)
+    return logits + 4 * _HEAD_WIDTH * anatomy.width * part.targets
 
 
-def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig) -> int:
-    """Bytes that stay of one trained block's forward pass until its gradient is taken."""
-    inputs = sum(into for into, _, _ in block.linear)
-    outputs = sum(out for _, out, _ in block.linear)
-    width, middle, scores = anatomy.width, block.hidden, 0
+def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig, *, fast: bool) -> int:
+    """Bytes that stay of one trained block's forward pass until its gradient is taken.
+
+    `fast` is this package's way, else mlx-lm's own.
+    """
+    fast = fast and device_name() == "cpu"
+    inputs, outputs = _inputs(block), sum(out for _, out, _ in block.linear)
+    width, middle, in_attention = anatomy.width, block.hidden, 0
+    each = config.rank * len(block.linear)
     if block.queries:
-        scores = (_CAPPED_SCORES if anatomy.capped else _SCORES) * anatomy.heads * part.squares + part.squares // 4
-        each = _QUERIES * block.queries + _KEYS * block.keys + _ROTARY * block.queries // anatomy.heads
-        each += (block.queries + block.keys) * block.normed_heads
+        scores = _CAPPED_SCORES if anatomy.capped else _SCORES
+        queries = (_FAST_QUERIES if fast else _QUERIES) + block.normed_heads
+        padded = queries * block.queries + (_KEYS + block.normed_heads) * block.keys
+        in_attention = padded * part.attended + scores * anatomy.heads * part.squares
+        each += _ATTENDED * block.queries
     else:
-        each = _UNKNOWN * (inputs + outputs)
+        each += _UNKNOWN * (inputs + outputs)
     each += width * (_NORM * min(block.norms, 2) + _FURTHER_NORM * max(block.norms - 2, 0))
     if block.gated:
-        each += middle * (_GATED_GELU if anatomy.gelu else _gated_silu())
+        each += middle * (_GATED_GELU if anatomy.gelu else _FAST_GATED_SILU if fast else _GATED_SILU)
     else:
         each += middle * (_GELU if anatomy.gelu else _UNGATED)
-    each += config.rank * len(block.linear)
     if config.dropout:
-        # Each linear layer has its own thinned input, and a byte a number says where; the common ones are not needed.
-        each += inputs + math.ceil(inputs / anatomy.number) - (2 * width + middle + block.queries)
+        # Each linear layer has its own thinned input, and what it was multiplied by; the common ones are not needed.
+        each += 2 * inputs - (2 * width + middle + block.queries)
     if config.dora:
-        each += outputs
-    return anatomy.number * (each * part.tokens + scores)
+        each += outputs  # before they are stretched to the learnt magnitudes
+    return anatomy.number * (each * part.tokens + in_attention)
 
 
-def _gated_silu() -> int:
-    return _GATED_SILU_CPU if device_name() == "cpu" else _GATED_SILU
-
-
-def _back(anatomy: Anatomy, block: Block, part: _Part, again: bool = False) -> int:
+def _back(anatomy: Anatomy, block: Block, part: _Part, *, fast: bool, again: bool = False) -> int:
     """Bytes beside what was kept while the gradient passes one block, in its middle or in its attention."""
     width, middle = anatomy.width, block.hidden or 4 * anatomy.width
-    in_middle = (_BACK_MIDDLE + _AGAIN_MIDDLE * again) * middle + _BACK_WIDTH * width
-    freed = _gated_silu() * middle + _NORM * width
-    in_attention = (_BACK_QUERIES * block.queries - freed) * part.tokens + _BACK_SCORES * anatomy.heads * part.squares
-    return anatomy.number * max(in_middle * part.tokens, in_attention)
+    in_middle = (_BACK_MIDDLE * middle + _BACK_WIDTH * width) * part.tokens
+    freed = (_FAST_GATED_SILU if fast else _GATED_SILU) * middle + _NORM * width
+    scores = (_BACK_SCORES if fast else _PLAIN_BACK_SCORES) * anatomy.heads * part.largest
+    in_attention = _BACK_QUERIES * block.queries * part.attended + scores - freed * part.tokens
+    more = _AGAIN_SCORES * anatomy.heads * part.largest if again else 0
+    return int(anatomy.number * (max(in_middle, in_attention) + more))
 
 
 def _forward(anatomy: Anatomy, block: Block, part: _Part) -> int:
     """Bytes that a forward pass without gradient takes."""
-    middle = block.hidden or 4 * anatomy.width
-    each = _FORWARD_MIDDLE * middle + _FORWARD_WIDTH * anatomy.width + _FORWARD_KEYS * block.keys
-    return int(anatomy.number * (each * part.tokens + _FORWARD_SCORES * anatomy.heads * part.squares))
+    middle, scores = block.hidden or 4 * anatomy.width, anatomy.heads * part.largest
+    in_attention = _FORWARD_QUERIES * block.queries * part.attended + _FORWARD_SCORES * scores
+    return int(anatomy.number * (_FORWARD_MIDDLE * middle * part.tokens + in_attention))
+
+
+def _inputs(block: Block) -> int:
+    return sum(into for into, _, _ in block.linear)
 
 
 def _adapter_numbers(block: Block, config: LoRAConfig) -> int:
@@ -288,19 +337,23 @@ def _steps(count: int, config: LoRAConfig) -> list[list[int]]:
 
 
 def _parts(
-    lengths: Sequence[int], targets: Sequence[int], config: LoRAConfig, plan: Plan, learnt: int
+    rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int], config: LoRAConfig, plan: Plan
 ) -> Iterator[_Part]:
     """What is computed at once in the steps to come."""
-    for step in _steps(learnt, config):
+    for step in _steps(len(rows), config):
         for part in parts(step, lengths, plan.batch_tokens, "packed"):
-            yield _Part.of([lengths[row] for row in part], [targets[row] for row in part])
+            yield _part_of(part, lengths, targets)
 
 
-def _group(lengths: Sequence[int], targets: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The rows of the costliest group of the frozen blocks' pass."""
-    groups = parts(range(len(lengths)), lengths, GROUP_TOKENS, "packed")
-    rows = max(groups, key=lambda group: sum(lengths[row] for row in group))
-    return [lengths[row] for row in rows], [targets[row] for row in rows]
+def _part_of(rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int]) -> _Part:
+    return _Part.packed([lengths[row] for row in rows], [targets[row] for row in rows])
+
+
+def _two_lengths(lengths: Sequence[int]) -> list[int]:
+    """The shortest row and the next longer one, as `exactness` takes them."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    longer = [row for row in order if lengths[row] > lengths[order[0]]]
+    return [order[0], *(longer or order[1:])[:1]]
 
 
 def _halved(most: int) -> Iterator[int]:

@@ -3,15 +3,16 @@
 Nothing here knows a model family. The model's own forward runs, with some of its modules called otherwise (`calls`):
 blocks below the first adapted one are passed over, that one is fed the states which the frozen ones gave once, and the
 last hands on the places whose next token is learnt, so that the final norm and the projection see nothing else. Rows
-stand one behind the other without padding; attention alone, MLX's one function for it, goes row by row. What a family
-does between and after its blocks (scaled embeddings, sliding windows, capped logits, tied embeddings) happens as it
-always does. Whether a family really is "blocks one after the other, then a norm, then a projection" is not looked up
-but tried: `exactness`.
+stand one behind the other without padding; attention alone, MLX's one function for it, is asked for each row, or for
+rows of like length at once (`grouping`). What a family does between and after its blocks (scaled embeddings, sliding
+windows, capped logits, tied embeddings) happens as it always does. Whether a family really is "blocks one after the
+other, then a norm, then a projection" is not looked up but tried: `exactness`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,16 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_personal.backend import LanguageModel
-from mlx_personal.backend.exponential import fast_activations
+from mlx_personal.backend.fast import fast
+from mlx_personal.finetune.adapted import adapted_calls
 from mlx_personal.finetune.calls import calling
+from mlx_personal.finetune.grouping import Grouping
 from mlx_personal.finetune.packing import Piece, path
+from mlx_personal.finetune.rearrange import Rearrangement
 
 
 class UnsuitableError(Exception):
@@ -55,10 +60,9 @@ class Network:
         self.model, self._body = lm.model, lm.body
         self.blocks: list[nn.Module] = list(lm.model.layers)
         self.first = next(i for i, b in enumerate(self.blocks) if tree_flatten(b.trainable_parameters()))
-        self._spans: list[list[slice]] | None = None
-        self._positions: mx.array | None = None
+        self._placed = _Placed()
         self._states: mx.array | None = None
-        self._places: mx.array | None = None
+        self._places: Rearrangement | None = None
         self._hidden: mx.array | None = None
         self._until_part: str | None = None
 
@@ -70,36 +74,27 @@ class Network:
         rotary = {id(m): m for block in self.blocks for m in block.modules() if _is_rotary(m)}
         changes += [(module, self._rotary_call) for module in rotary.values()]
         changes.append((self._body, self._body_call))
-        attention = mx.fast.scaled_dot_product_attention
-        with calling(changes), fast_activations(self.model):
-            # mlx-lm's families all attend through this one function and look it up at each call.
-            mx.fast.scaled_dot_product_attention = self._attention_call(attention)
-            try:
-                yield
-            finally:
-                mx.fast.scaled_dot_product_attention = attention
+        changes += adapted_calls(self.blocks[self.first :])
+        with calling(changes), fast(self.model, self._attention_call):
+            yield
 
     @contextlib.contextmanager
     def rows(self, layout: Layout) -> Iterator[Layout]:
         """Rows lie as `layout` says. Gradients are to be taken inside, since checkpointed blocks are computed again."""
-        before = self._spans, self._positions
-        self._spans, self._positions = _placed(layout.pieces)
-        try:
+        with self._set("_placed", _Placed() if layout.pieces is None else _placed(layout.pieces)):
             yield layout
-        finally:
-            self._spans, self._positions = before
 
     def frozen_states(self, layout: Layout) -> mx.array:
         """What the first trained block is given: [B, T, D]."""
         with self.rows(layout):
             return self._until("block", layout.inputs)
 
-    def hidden_at(self, inputs: mx.array, states: mx.array | None, places: mx.array) -> mx.array:
+    def hidden_at(self, inputs: mx.array, states: mx.array | None, places: np.ndarray) -> mx.array:
         """The last hidden layer after the final norm at `places` (int [N], in B * T): [1, N, D]. Inside `rows`.
 
         `states` are those of `frozen_states`; None computes the frozen blocks too.
         """
-        with self._set("_states", states), self._set("_places", places):
+        with self._set("_states", states), self._set("_places", Rearrangement(places, inputs.size)):
             return self._until("norm", inputs)
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -135,35 +130,40 @@ class Network:
                 x = self._states if index == self.first else x
             x = block_call(x, *args, **kwargs)
             if self._places is not None and index == len(self.blocks) - 1:
-                x = x.reshape(1, -1, x.shape[-1])[:, self._places]
+                x = self._places(x.reshape(-1, x.shape[-1]))[None]
             return x
 
         return call
 
     def _attention_call(self, attention: Callable[..., mx.array]) -> Callable[..., mx.array]:
         def call(q: mx.array, k: mx.array, v: mx.array, *, mask: Any = None, **kwargs: Any) -> mx.array:
-            if self._spans is None:
+            placed = self._placed
+            if placed.trails is None:
                 return attention(q, k, v, mask=mask, **kwargs)
+            if placed.grouping is not None and isinstance(mask, str):
+                return placed.grouping.attend(functools.partial(attention, mask=mask, **kwargs), q, k, v)
+            parts: Any = [mx.split(x, placed.cuts, axis=2) for x in (q, k, v)]
+            own, keys, values = parts
             attended = []
-            for trail in self._spans:
-                own, keys, values = trail[-1], _along(k, trail), _along(v, trail)
-                before, length = keys.shape[2] - (own.stop - own.start), keys.shape[2]
+            for trail in placed.trails:
+                queries, seen = own[trail[-1]], _joined(keys, trail)
+                length = seen.shape[2]
                 # The corner of the model's own mask is the mask of a row that stands alone. "causal" counts from the
                 # end, so it serves a piece whose ancestors' keys stand in front of its own.
-                corner = mask[..., before:length, :length] if isinstance(mask, mx.array) else mask
-                attended.append(attention(q[:, :, own], keys, values, mask=corner, **kwargs))
+                corner = mask[..., length - queries.shape[2] : length, :length] if isinstance(mask, mx.array) else mask
+                attended.append(attention(queries, seen, _joined(values, trail), mask=corner, **kwargs))
             return mx.concatenate(attended, axis=2)
 
         return call
 
     def _rotary_call(self, rotary_call: Callable[..., Any], x: mx.array, *args: Any, **kwargs: Any) -> Any:
         # Rotary embeddings know distances only: a row may begin anywhere in the sequence, unless it shares tokens.
-        if self._positions is None:
+        if self._placed.positions is None:
             return rotary_call(x, *args, **kwargs)
         lanes, heads, tokens, width = x.shape
         # A batch of single tokens, since a rotary embedding takes one offset for each member of a batch.
         each = x.transpose(0, 2, 1, 3).reshape(lanes * tokens, heads, 1, width)
-        turned = rotary_call(each, offset=self._positions)
+        turned = rotary_call(each, offset=self._placed.positions)
         return turned.reshape(lanes, tokens, heads, width).transpose(0, 2, 1, 3)
 
     def _body_call(self, body_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -182,23 +182,35 @@ class _ReachedError(Exception):
         self.states = states
 
 
-def _placed(pieces: Sequence[Piece] | None) -> tuple[list[list[slice]] | None, mx.array | None]:
-    """For each piece the spans of its ancestors and its own; and each token's place in its row, where rows share."""
-    if pieces is None:
-        return None, None
-    ends = list(itertools.accumulate(map(len, pieces)))
-    spans = [slice(end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
-    trails = [[spans[i] for i in path(pieces, at)] for at in range(len(spans))]
+@dataclass(frozen=True)
+class _Placed:
+    """How the pieces of a packed sequence lie, and see each other.
+
+    Args:
+        cuts: where one piece ends and the next begins.
+        trails: of each piece its ancestors and itself; None: nothing is packed.
+        grouping: of pieces that have no ancestors.
+        positions: each token's place in its row, where some do.
+    """
+
+    cuts: Sequence[int] = ()
+    trails: Sequence[Sequence[int]] | None = None
+    grouping: Grouping | None = None
+    positions: mx.array | None = None
+
+
+def _placed(pieces: Sequence[Piece]) -> _Placed:
+    cuts = list(itertools.accumulate(map(len, pieces)))[:-1]
+    trails = [path(pieces, index) for index in range(len(pieces))]
     if all(len(trail) == 1 for trail in trails):
-        return trails, None
-    return trails, mx.concatenate([mx.arange(piece.start, piece.stop) for piece in pieces])
+        return _Placed(cuts, trails, grouping=Grouping([len(piece) for piece in pieces]))
+    return _Placed(cuts, trails, positions=mx.concatenate([mx.arange(p.start, p.stop) for p in pieces]))
 
 
 def _is_rotary(module: nn.Module) -> bool:
     return isinstance(module, nn.RoPE) or type(module).__name__.endswith("RoPE")
 
 
-def _along(x: mx.array, trail: Sequence[slice]) -> mx.array:
-    """The tokens [1, H, n, d] of these spans of x [1, H, T, d]."""
-    parts = [x[:, :, span] for span in trail]
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+def _joined(parts: Sequence[mx.array], trail: Sequence[int]) -> mx.array:
+    """The tokens of these pieces, one behind the other: [1, H, n, d]."""
+    return parts[trail[0]] if len(trail) == 1 else mx.concatenate([parts[index] for index in trail], axis=2)

@@ -33,7 +33,7 @@ def fast_loss(network: Network, states_of: Callable[[Batch], mx.array] | None) -
         states = None if states_of is None else states_of(batch)
         kind = (network.frozen_states(layout_of(batch)) if states is None else states).dtype
         network.model.update(_used_as(weights, kind))
-        hidden = network.hidden_at(mx.array(batch.inputs), states, mx.array(batch.places))
+        hidden = network.hidden_at(mx.array(batch.inputs), states, batch.places)
         return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets))
 
     return loss

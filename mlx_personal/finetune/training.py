@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +20,18 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_personal.backend import LanguageModel
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StoppedError, UserError
 from mlx_personal.finetune import batches, state
 from mlx_personal.finetune.computing import Computing
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.distributed import Group
-from mlx_personal.finetune.exactness import choose_way
+from mlx_personal.finetune.exactness import WAYS, Choice, Way, choose_way
+from mlx_personal.finetune.flat import Flattening
 from mlx_personal.finetune.interruption import stopping
 from mlx_personal.finetune.memory import Plan
-from mlx_personal.finetune.objective import Weights
 from mlx_personal.finetune.report import Step, TrainingReport
 from mlx_personal.finetune.rows import TrainingData, target_tokens
 from mlx_personal.finetune.schedule import Patience, Schedule
@@ -47,8 +48,12 @@ class Resumable:
     identity: state.Identity
 
 
-class InterruptedTrainingError(UserError):
+class InterruptedTrainingError(StoppedError):
     """Somebody asked the training to stop, and it did, after saving where it was."""
+
+
+class DivergedError(UserError):
+    """The loss, the gradient or the adapter became no number: what was saved of this training leads there again."""
 
 
 def train(
@@ -74,8 +79,9 @@ def train(
         on_prepare: called with (rows done, rows in all) while the frozen blocks are computed.
 
     The same arguments on the same machine give the same adapter, bit for bit, interrupted or not. After an error `lm`
-    has no adapter. UserError for no rows, for a model or a training that gives no numbers, for states of another
-    training or none that is undamaged, if the disk refuses; InterruptedTrainingError when asked to stop.
+    has no adapter. UserError for no rows, for a model that gives no numbers, for states of another training or none
+    that is undamaged, if the disk refuses; DivergedError for a training that gives none; InterruptedTrainingError when
+    asked to stop.
     """
     if not data.rows:
         raise UserError("nothing to train on", hint="annotate some dialogues first")
@@ -110,7 +116,7 @@ class _Training:
         self.validation_losses: list[tuple[int, float]] = []
         self.general_losses: list[tuple[int, float]] = []
         self.patience = Patience(config.patience or None)
-        self.best: Weights | None = None
+        self.best: mx.array | None = None
         self.stopped_early = False
 
     def run(
@@ -120,29 +126,33 @@ class _Training:
         mx.reset_peak_memory()
         lm.read()
         saved = self._saved()
+        rows = [*self.learnt, *self.data.validation, *self.data.general]
         lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
-        choice = choose_way(lm, [*self.learnt, *self.data.validation, *self.data.general])
-        self.way = choice.way
-        if choice.reason:
-            self.notes.append(
-                f"computed in a slower way, {choice.way}, since the fast one is not exact: {choice.reason}"
-            )
-        self.steps = [(epoch, rows) for epoch in range(self.config.epochs) for rows in self.order(epoch)]
-        self.weights: Weights = tree_map(lambda weight: weight, lm.model.trainable_parameters())
+        self.way, way_reason = self._agreed_way(choose_way(lm, rows))
+        self.steps = [(epoch, chosen) for epoch in range(self.config.epochs) for chosen in self.order(epoch)]
+        self.flattening = Flattening(lm.model.trainable_parameters())
+        own = {"weights": self.flattening.flat(lm.model.trainable_parameters())}
+        self.weights = self.group.arrays_from_first(own)["weights"]
         self.schedule = Schedule(self.config.schedule, self.config.learning_rate, len(self.steps), self.config.warmup)
         # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
         self.optimizer = optim.AdamW(learning_rate=self.schedule, bias_correction=True)
-        self.optimizer.init(self.weights)
+        self.optimizer.init({"weights": self.weights})
         if saved is not None:
             self._restore(saved)
         resumed_from = len(self.losses)
-        rows = [*self.learnt, *self.data.validation, *self.data.general]
         computing = Computing(lm, rows, self.way, self.plan, share=self.config.dropout == 0)
         with computing.opened(on_prepare):
             prepared = time.perf_counter() - start
             self._train(computing, on_step)
-        lm.model.update(self.weights if self.best is None else self.best)
-        return self._report(computing, choice.reason, resumed_from, prepared, time.perf_counter() - start)
+        lm.model.update(self.flattening.nested(self.weights if self.best is None else self.best))
+        return self._report(computing, way_reason, resumed_from, prepared, time.perf_counter() - start)
+
+    def _agreed_way(self, choice: Choice) -> tuple[Way, str]:
+        """The slowest way that a machine of the group has chosen, and why."""
+        way, reason = max(self.group.gather([choice.way, choice.reason]), key=lambda found: WAYS.index(found[0]))
+        if reason:
+            self.notes.append(f"computed in a slower way, {way}, since the fast one is not exact: {reason}")
+        return way, reason
 
     def _train(self, computing: Computing, on_step: Callable[[Step], None] | None) -> None:
         with stopping() as stop:
@@ -160,32 +170,32 @@ class _Training:
                 if self.resumable is not None and not done and (stop_asked or number % self.config.save_every == 0):
                     self._save(self.resumable)
                 if stop_asked and not done:
-                    raise self._interrupted(number)
+                    raise self._interrupted(number, stop.requested or signal.SIGTERM)  # or another machine was asked
 
     def _step(self, computing: Computing, number: int, stop_asked: bool) -> bool:
         """One optimizer step on all machines; whether one of them was asked to stop."""
         chosen = self.steps[number - 1][1]
         mine = self.group.share(chosen, self.lengths)
         seed = (self.config.seed, number, self.group.rank)
-        loss, gradient = computing.gradient(self.weights, mine, seed)
-        own = {"loss": loss, "stop": mx.array(float(stop_asked)), "gradient": gradient}
+        nested = self.flattening.nested(self.weights)
+        loss, slope = computing.gradient(nested, mine, seed)
+        # In one array, which travels at once.
+        own = mx.concatenate([mx.stack([loss, mx.array(float(stop_asked))]), self.flattening.flat(slope)])
         summed = self.group.sum(own)
         targets = target_tokens(self.learnt[row] for row in chosen)
-        gradient = tree_map(lambda g: g / targets, summed["gradient"])
-        size = mx.linalg.norm(mx.stack([mx.linalg.norm(g) for _, g in tree_flatten(gradient)]))
-        self.weights = self.optimizer.apply_gradients(gradient, self.weights)
+        gradient = summed[2:] / targets
+        self.weights = self.optimizer.apply_gradients({"weights": gradient}, {"weights": self.weights})["weights"]
         # What comes out of the last step is in no loss any more.
-        moved = mx.linalg.norm(mx.stack([mx.linalg.norm(w) for _, w in tree_flatten(self.weights)]))
-        mx.eval(self.weights, self.optimizer.state, size, moved, summed["loss"])
-        mean = float(summed["loss"]) / targets
-        for what, value in (("loss", mean), ("gradient", float(size)), ("adapter", float(moved))):
+        sizes = mx.linalg.norm(gradient), mx.linalg.norm(self.weights)
+        mx.eval(self.weights, self.optimizer.state, sizes, summed)
+        mean = float(summed[0]) / targets
+        for what, value in (("loss", mean), ("gradient", float(sizes[0])), ("adapter", float(sizes[1]))):
             if not math.isfinite(value):
                 where = f"the {what} became {value} at step {number} of {len(self.steps)}"
-                hint = "lower the learning rate, and begin anew with `mlx-personal train --restart`"
-                raise UserError(f"training failed, {where}", hint=hint)
+                raise DivergedError(f"training failed, {where}", hint="lower the learning rate")
         self.losses.append(mean)
         self.targets.append(targets)
-        return float(summed["stop"]) > 0
+        return float(summed[1]) > 0
 
     def _look(self, computing: Computing) -> None:
         """The losses on held-out rows, before the first step and after each epoch; keeps the best adapter."""
@@ -193,15 +203,23 @@ class _Training:
         validation = range(first, first + len(self.data.validation))
         general = range(validation.stop, validation.stop + len(self.data.general))
         if general:
-            self.general_losses.append((number, computing.loss(self.weights, general)))
+            self.general_losses.append((number, self._loss(computing, general)))
         if validation:
-            loss = computing.loss(self.weights, validation)
+            loss = self._loss(computing, validation)
             self.validation_losses.append((number, loss))
             # The adapter that does nothing yet is what to beat, never what to keep.
             if number > 0:
                 self.stopped_early = self.patience.update(loss, number)
                 if self.patience.best_step == number:
                     self.best = self.weights
+
+    def _loss(self, computing: Computing, rows: Sequence[int]) -> float:
+        """Of the first machine, for all: what follows from it has to be the same everywhere."""
+        mine = self.group.rank == 0
+        loss: float = self.group.from_first(
+            computing.loss(self.flattening.nested(self.weights), rows) if mine else None
+        )
+        return loss
 
     def _in_random_order(self, epoch: int) -> Sequence[Sequence[int]]:
         if self.way == "packed":
@@ -228,7 +246,8 @@ class _Training:
     def _save(self, resumable: Resumable) -> None:
         if self.group.rank != 0:
             return
-        trees = {"weights": self.weights, "optimizer": self.optimizer.state, "best": self.best or {}}
+        trees = {"weights": self.weights, "optimizer": self.optimizer.state}
+        trees |= {} if self.best is None else {"best": self.best}
         facts = {
             "step": len(self.losses),
             "losses": self.losses,
@@ -251,11 +270,11 @@ class _Training:
         self.general_losses = [(step, loss) for step, loss in facts["general_losses"]]
         self.patience.restore(facts["patience"])
 
-    def _interrupted(self, number: int) -> InterruptedTrainingError:
+    def _interrupted(self, number: int, by: signal.Signals) -> InterruptedTrainingError:
         what = f"training was stopped after step {number} of {len(self.steps)}"
         if self.resumable is None:
-            return InterruptedTrainingError(what)
-        return InterruptedTrainingError(f"{what} and saved", hint="the same command goes on from there")
+            return InterruptedTrainingError(what, by)
+        return InterruptedTrainingError(f"{what} and saved", by, hint="the same command goes on from there")
 
     # What is told
 
@@ -275,6 +294,7 @@ class _Training:
         self, computing: Computing, way_reason: str, resumed_from: int, prepared: float, seconds: float
     ) -> TrainingReport:
         done = len(self.losses)
+        processed = float(self.group.sum(mx.array([float(computing.processed)])))
         epochs = self.steps[done - 1][0] + 1
         epoch_losses, epoch_ends = [], []
         for epoch in range(epochs):
@@ -288,7 +308,7 @@ class _Training:
             dropped_rows=0,
             truncated_rows=0,
             target_tokens=target_tokens(self.learnt),
-            processed_tokens=round(computing.processed / (done - resumed_from) * len(self.order(0))),
+            processed_tokens=round(processed / (done - resumed_from) * len(self.order(0))),
             epochs=epochs,
             steps=done,
             losses=tuple(self.losses),
