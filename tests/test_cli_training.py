@@ -90,6 +90,15 @@ def test_ctrl_c_elsewhere_in_a_training_is_one_clear_line(
     assert says in line
 
 
+def test_sigterm_before_the_first_step_is_one_clear_line_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_personal.finetune.training.choose_way", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = run("train")
+    assert stopped.exit_code == 143
+    (line,) = stopped.stderr.splitlines()
+    assert "interrupted before it had done a step; the same command starts it again" in line
+    assert list((ready / "adapters").glob(".*")) == []
+
+
 def test_ctrl_c_in_the_comparison_keeps_the_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as asked:
         asked.setattr("mlx_personal.personalizer.judging.answers", press_ctrl_c)

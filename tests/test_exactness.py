@@ -19,6 +19,7 @@ from mlx_personal.finetune.exactness import BOUNDS, Way, choose_way, compare
 from mlx_personal.finetune.grouping import Grouping
 from mlx_personal.finetune.memory import Plan
 from mlx_personal.finetune.network import Network
+from mlx_personal.finetune.packing import longest_sequence
 from mlx_personal.finetune.rows import Row
 
 ROWS = tiny.a_family_of_rows()
@@ -327,21 +328,44 @@ def test_the_comparison_reports_what_the_reference_finds(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_a_model_that_gives_no_numbers_is_refused_in_one_line(value: float, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "4-bit"])
+def test_a_damaged_weight_is_refused_in_one_line(value: float, kind: str) -> None:
+    """Whether or not a row meets it."""
     lm = tiny.random_model("llama", kind, num_hidden_layers=2)
-    lm.model.layers[0].mlp.up_proj.weight[3] = value
-    with pytest.raises(UserError, match=r"^the base model's loss is not a number: its weights are damaged") as raised:
+    table = lm.model.model.embed_tokens
+    table.update(
+        {"scales": table.scales.at[-1].add(value)} if kind == "4-bit" else {"weight": table.weight.at[-1].add(value)}
+    )
+    with pytest.raises(UserError, match=r"^the base model is damaged: model\.embed_tokens\.") as raised:
         train(lm, TrainingData(ROWS), LoRAConfig())
     assert "\n" not in raised.value.line()
     assert not [name for name, _ in tree_flatten(lm.model.parameters()) if "lora" in name]
 
 
-def test_a_damaged_weight_that_few_rows_meet_is_refused_all_the_same() -> None:
+def test_a_comparison_without_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny.random_model("llama", num_hidden_layers=2)
-    longest = max(ROWS, key=len)
-    shorter = sorted(ROWS, key=len)[:4]
-    met = set(longest.inputs.tolist()) - {int(t) for row in shorter for t in row.inputs}
-    lm.model.model.embed_tokens.weight[met.pop()] = mx.nan
-    with pytest.raises(UserError):
-        train(lm, TrainingData(ROWS), LoRAConfig())
+    tiny.with_adapter(lm)
+    lm.model.model.norm.weight[3] = np.nan
+    with pytest.raises(UserError, match=r"^the base model's loss is not a number"):
+        choose_way(lm, ROWS)
+
+
+# Positions
+
+
+def test_a_sequence_ends_where_a_model_computes_a_place_otherwise() -> None:
+    lm = tiny.random_model("ministral3", rope_parameters=tiny.YARN | {"llama_4_scaling_beta": 1.0}, num_hidden_layers=3)
+    assert longest_sequence(lm.model.args) == tiny.YARN["original_max_position_embeddings"]
+    weights = tiny.with_adapter(lm)
+    rng = np.random.default_rng(3)
+    rows = [tiny.random_row(rng, length) for length in (50, 47, 46, 90, 3, 1, 20, 61)]
+    loss, gradient, _ = computed(lm, weights, rows, "packed")
+    assert loss == pytest.approx(tiny.reference_loss(lm, rows), rel=1e-5)
+    assert tiny.distance(gradient, tiny.reference_gradient(lm, weights, rows)) < 1e-5
+
+
+def test_the_settings_are_looked_through_for_such_places() -> None:
+    nested = {"text_config": {"floor_scale": 8192, "rope_scaling": {"original_max_position_embeddings": 512}}}
+    assert longest_sequence(nested) == 512
+    assert longest_sequence({"floor_scale": None, "max_position_embeddings": 64}) > 10**9
+    assert longest_sequence(None) > 10**9

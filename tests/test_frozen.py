@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import shutil
@@ -30,7 +31,7 @@ CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=1, dropout=0.1, learning_
 def kept(lm: LanguageModel, packed: bool, budget: int) -> FrozenStates:
     network = Network(lm)
     with network.opened():
-        return FrozenStates(network, ROWS, packed, budget)
+        return FrozenStates(network, ROWS, 2048 if packed else 1, budget)
 
 
 def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def test_each_row_is_told_when_it_is_done() -> None:
     tiny.with_adapter(lm, num_layers=1)
     network, told = Network(lm), []
     with network.opened():
-        FrozenStates(network, ROWS, False, 10**9, lambda *done: told.append(done))
+        FrozenStates(network, ROWS, 1, 10**9, on_done=lambda *done: told.append(done))
     assert told == [(i + 1, len(ROWS)) for i in range(len(ROWS))]
 
 
@@ -101,6 +102,32 @@ def test_the_file_has_no_name_and_is_a_disk_s_half_at_most(monkeypatch: pytest.M
         monkeypatch.setattr(frozen.shutil, "disk_usage", lambda folder, usage=usage: usage)
         assert kept(lm, True, states.bytes - 1).where == where
         assert kept(lm, True, states.bytes).where == "memory"
+
+
+def test_a_disk_that_is_full_sooner_than_it_said_costs_no_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Room is taken before a page of the map is written to, which would be the end on a full disk."""
+    taken: list[int] = []
+
+    def take(descriptor: int, offset: int, size: int) -> None:
+        taken.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frozen.os, "posix_fallocate", take, raising=False)
+    lm = tiny.random_model("llama")
+    tiny.with_adapter(lm, num_layers=1)
+    states = kept(lm, True, 0)
+    assert (states.where, taken) == ("nowhere", [states.bytes])
+
+
+def test_where_the_system_has_no_call_for_it_room_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(frozen.os, "posix_fallocate", raising=False)
+    lm = tiny.random_model("llama")
+    tiny.with_adapter(lm, num_layers=1)
+    assert kept(lm, True, 0).where == "file"
+    file = frozen._file_of((3, 2**20 + 5))
+    assert file is not None and file.shape == (3, 2**20 + 5) and not file.any()
 
 
 # Training from them

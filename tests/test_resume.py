@@ -20,6 +20,8 @@ import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, Step, TrainingReport, finetune, trainer
+from mlx_personal.finetune.exactness import Choice
+from mlx_personal.finetune.memory import Plan
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
 # Each answer's letters are its own, so that learning some by heart soon harms the others.
@@ -124,6 +126,47 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(base: LanguageModel, 
     report = run(base, tmp_path)
     assert report.resumed_from == 8
     assert result(report, tmp_path) == whole
+
+
+def test_what_could_not_be_kept_is_not_kept_after_a_resume_either(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that are computed anew for each batch differ in their last bits from those of fixed groups."""
+    with monkeypatch.context() as full:
+        full.setattr("mlx_personal.finetune.frozen._file_of", lambda _: None)
+        full.setattr("mlx_personal.finetune.trainer.plan_for", lambda *_: Plan(cache_bytes=0, estimate=1))
+        wanted = result(report := run(base, tmp_path / "whole"), tmp_path / "whole")
+        assert report.kept_states == "nowhere"
+        with pytest.raises(Killed):
+            run(base, tmp_path, after(5, die))
+    report = run(base, tmp_path)
+    assert (report.resumed_from, report.kept_states, report.notes) == (4, "nowhere", ())
+    assert result(report, tmp_path) == wanted
+
+
+def test_what_cannot_be_kept_any_more_is_told(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_personal.finetune.trainer.plan_for", lambda *_: Plan(cache_bytes=0, estimate=1))
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(5, die))
+    monkeypatch.setattr("mlx_personal.finetune.frozen._file_of", lambda _: None)
+    report = run(base, tmp_path)
+    assert report.resumed_from == 4
+    assert report.notes == ("no room for what was kept before: the result will not be bit-identical",)
+
+
+def test_a_training_that_was_computed_another_way_is_refused(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its order of rows was another one."""
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(5, die))
+    kept = states(tmp_path)
+    monkeypatch.setattr("mlx_personal.finetune.training.choose_way", lambda *_: Choice("padded", ()))
+    with pytest.raises(UserError, match="was computed packed, and here padded is exact; to drop"):
+        run(base, tmp_path)
+    assert states(tmp_path) == kept
 
 
 def test_how_often_it_is_saved_changes_nothing(base: LanguageModel, tmp_path: Path, whole: Any) -> None:

@@ -158,6 +158,15 @@ def test_a_file_that_is_no_state_is_damaged(content: bytes, tmp_path: Path) -> N
         load_newest(tmp_path)
 
 
+def test_a_state_of_another_version_is_no_damage_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("mlx_personal.finetune.state._LAYOUT", 1)
+        file = save(tmp_path, state_at(10))
+    with pytest.raises(UserError, match="another version of mlx-personal began this training; to drop"):
+        load_newest(tmp_path)
+    assert file.exists()
+
+
 def test_a_state_under_another_array_name_is_damaged(tmp_path: Path) -> None:
     file = save(tmp_path, state_at(10))
     file.write_bytes(file.read_bytes().replace(b'"layers.0.lora_a"', b'"layers.1.lora_a"'))

@@ -30,7 +30,8 @@ def _as_it_is(attention: Attention) -> Attention:
 def fast(model: nn.Module, attention: Callable[[Attention], Attention] = _as_it_is) -> Iterator[None]:
     """Inside, on a CPU, `model` computes with the functions of this file and the activation of `exponential`.
 
-    On any device it attends by what `attention` makes of the function it would use.
+    On any device it attends by what `attention` makes of the function it would use. All this holds for other models in
+    the same time, too, and in every thread: to be entered in one thread only.
     """
     names = ("scaled_dot_product_attention", "rms_norm", "rope")
     # mlx-lm's families all go through `mx.fast`, and look there at each call.
@@ -81,7 +82,8 @@ def _attention(
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         scores = (q * scale) @ k.swapaxes(-1, -2)
         if mask is not None:
-            scores = mx.where(mask, scores.reshape(grouped), -mx.inf).reshape(*stacked, -1)
+            # Not -inf: a query that sees nothing gets the mean of all values, as from MLX, and no NaN.
+            scores = mx.where(mask, scores.reshape(grouped), mx.finfo(mx.float32).min).reshape(*stacked, -1)
         shares, _ = softmax(scores)
         return shares @ v, shares
 

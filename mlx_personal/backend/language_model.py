@@ -193,6 +193,13 @@ class LanguageModel:
         except RuntimeError as error:
             raise UserError("the base model cannot be read any more", self.path, "put its folder back") from error
 
+    def damaged_weight(self) -> str | None:
+        """The name of the first weight that holds something else than numbers, if one does; reads all of them."""
+        for name, weight in tree_flatten(self.model.parameters()):
+            if mx.issubdtype(weight.dtype, mx.floating) and not mx.isfinite(weight).all().item():
+                return str(name)
+        return None
+
     def _fitting(self, prompt: list[int], max_tokens: int) -> list[int]:
         """The prompt's end, so that the answer fits behind it; at least half of the context stays the prompt's."""
         return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_personal.finetune import Forecast, TrainingReport
     from mlx_personal.personalizer import Personalizer, Synthesized, Trained
 
-# What Ctrl-C does to a training, by what is on display: (what, hint).
+# What Ctrl-C and SIGTERM do to a training, by what is on display: (what, hint).
 _INTERRUPTED: Final = {
     "prepare": ("the training was interrupted before it had done a step", "the same command starts it again"),
     "step": ("the training was broken off", "the same command goes on from where it was saved last"),
@@ -139,9 +139,10 @@ def _synthesize(cli: Cli, me: Personalizer, anew: bool) -> Synthesized:
 
 def _train(cli: Cli, me: Personalizer, restart: bool = False) -> Trained:
     from mlx_personal.backend.energy import EnergyMeter
+    from mlx_personal.finetune.interruption import TerminatedError, ending_at_once
 
     meter = EnergyMeter()
-    with contextlib.ExitStack() as shown:
+    with ending_at_once(), contextlib.ExitStack() as shown:
         # One display at a time: each begins when there is something to show.
         current: dict[str, Callable[..., None]] = {}
 
@@ -161,10 +162,11 @@ def _train(cli: Cli, me: Personalizer, restart: bool = False) -> Trained:
                 restart,
                 lambda done, total: display("prepare", lambda: cli.bar("Preparing"))(done, total),
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminatedError) as stopped:
             # Before the first step, or told twice: a first Ctrl-C between steps is the training's own to answer.
             what, hint = _INTERRUPTED[next(iter(current), "prepare")]
-            raise StoppedError(what, signal.SIGINT, hint) from None
+            by = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+            raise StoppedError(what, by, hint) from None
 
 
 def _synthesized_line(done: Synthesized) -> str:

@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_personal.backend import LanguageModel
-from mlx_personal.backend.memory import freed_memory_kept
+from mlx_personal.backend.memory import freed_memory_kept, give_back
 from mlx_personal.finetune.batches import Batch, Shape, collate, parts
 from mlx_personal.finetune.checkpointing import checkpointed
 from mlx_personal.finetune.dropout import Keys, dropping
@@ -18,6 +18,7 @@ from mlx_personal.finetune.frozen import FrozenStates
 from mlx_personal.finetune.memory import Plan
 from mlx_personal.finetune.network import Network
 from mlx_personal.finetune.objective import Loss, Weights, fast_loss, layout_of, plain_loss
+from mlx_personal.finetune.packing import longest_sequence
 from mlx_personal.finetune.rows import Row
 
 
@@ -25,13 +26,18 @@ class Computing:
     """A model with an adapter, ready to be trained on `rows`; `kept_in` and `kept_bytes` are those of `FrozenStates`.
 
     `processed` counts the tokens that gradients were computed of, padding included.
+
+    Args:
+        share: rows pay for a common prompt once.
+        keep: what the frozen blocks give may be kept.
     """
 
-    def __init__(self, lm: LanguageModel, rows: Sequence[Row], way: Way, plan: Plan, share: bool):
+    def __init__(self, lm: LanguageModel, rows: Sequence[Row], way: Way, plan: Plan, share: bool, keep: bool = True):
         self._lm, self._rows, self._way, self._plan = lm, rows, way, plan
         self._shape: Shape = "packed" if way == "packed" else "padded"
         # Rows that share a prompt would share what dropout does to it, too.
-        self._share = share
+        self._share, self._keep = share, keep
+        self._longest = longest_sequence(getattr(lm.model, "args", None)) if way == "packed" else plan.batch_tokens
         self._lengths = [len(row) for row in rows]
         self._network = Network(lm)
         self._keys = Keys()
@@ -52,12 +58,13 @@ class Computing:
                 open_.enter_context(network.opened())
                 self._loss = fast_loss(network, None)
                 if network.first > 0:
-                    packed = self._shape == "packed"
-                    states = FrozenStates(network, self._rows, packed, self._plan.cache_bytes, on_done)
+                    tokens = self._longest if self._shape == "packed" else 1
+                    states = FrozenStates(network, self._rows, tokens, self._plan.cache_bytes, self._keep, on_done)
                     self.kept_in, self.kept_bytes = states.where, states.bytes
                     self._loss = fast_loss(network, states.of)
                     if states.where != "nowhere":
                         self._lm.release(trained)
+                        give_back()
             yield
         self._lm.read()
 
@@ -91,5 +98,5 @@ class Computing:
         return total / targets
 
     def _batches(self, chosen: Sequence[int], share: bool) -> Iterator[Batch]:
-        for part in parts(chosen, self._lengths, self._plan.batch_tokens, self._shape):
+        for part in parts(chosen, self._lengths, min(self._plan.batch_tokens, self._longest), self._shape):
             yield collate(self._rows, part, self._shape, share)

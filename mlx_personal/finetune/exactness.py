@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import dequantize_model
 
 from mlx_personal.backend import LanguageModel
+from mlx_personal.backend.memory import usable_memory
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.batches import Batch, collate
 from mlx_personal.finetune.network import Network
@@ -87,7 +88,7 @@ def choose_way(lm: LanguageModel, rows: Sequence[Row]) -> Choice:
         for way in ("packed", "padded"):
             found = compare(network, probe, way)
             comparisons.append(found)
-            if not found.agrees and found.kind is not None and found.kind != mx.float32:
+            if not found.agrees and found.kind is not None and found.kind != mx.float32 and _fits_in_float32(lm.model):
                 with _in_float32(lm.model):
                     found = compare(network, probe, way)
                 comparisons.append(found)
@@ -177,6 +178,14 @@ def _difference(wanted: Any, found: Any) -> float:
         size += float(mx.square(a.astype(mx.float32)).sum())
     relative = math.sqrt(off / size) if size > 0 else math.inf
     return math.inf if math.isnan(relative) else relative
+
+
+def _fits_in_float32(model: nn.Module) -> bool:
+    """Whether there is room for all weights as float32, beside those that are there."""
+    packed = {id(m.weight): 32 // m.bits for m in model.modules() if hasattr(m, "bits") and "weight" in m}
+    numbers = sum(weight.size * packed.get(id(weight), 1) for _, weight in tree_flatten(model.parameters()))
+    limit = usable_memory()
+    return limit is None or mx.get_active_memory() + 4 * numbers <= limit
 
 
 @contextlib.contextmanager

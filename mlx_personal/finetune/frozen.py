@@ -6,6 +6,7 @@ a memory-mapped file without a name, which the system takes back however the pro
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,8 +30,9 @@ class FrozenStates:
     Args:
         network: opened.
         rows: of the training set.
-        packed: several rows in a sequence, or one after the other.
+        tokens: of several rows that are computed at once; 1 computes one row after the other.
         budget: bytes of memory they may take.
+        keep: False keeps them nowhere.
         on_done: called with (rows done, rows in all).
 
     `where` is `memory`, `file`, or `nowhere`, when they are computed anew for each batch.
@@ -40,8 +42,9 @@ class FrozenStates:
         self,
         network: Network,
         rows: Sequence[Row],
-        packed: bool,
+        tokens: int,
         budget: int,
+        keep: bool = True,
         on_done: Callable[[int, int], None] | None = None,
     ):
         self._network, self._rows = network, rows
@@ -51,14 +54,14 @@ class FrozenStates:
         probe = network.frozen_states(Layout(mx.zeros((1, 2), mx.int32)))
         self._dtype, width = probe.dtype, probe.shape[-1]
         self.bytes = int(self._starts[-1]) * width * self._dtype.size
-        self.where = _place_for(self.bytes, budget)
-        if self.where == "nowhere":
+        self.where = "memory" if self.bytes <= budget else "file"
+        if self.where == "file" and keep:
+            self._file = _file_of((int(self._starts[-1]), width * self._dtype.size))
+        if not keep or (self.where == "file" and self._file is None):
+            self.where = "nowhere"
             return
-        if self.where == "file":
-            shape = (int(self._starts[-1]), width * self._dtype.size)
-            self._file = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)  # noqa: SIM115 - the map's
         lengths = [len(row) for row in rows]
-        for group in parts(range(len(rows)), lengths, GROUP_TOKENS if packed else 1, "packed"):
+        for group in parts(range(len(rows)), lengths, min(tokens, GROUP_TOKENS), "packed"):
             self._keep(group)
             if on_done is not None:
                 on_done(group[-1] + 1, len(rows))
@@ -100,8 +103,21 @@ class FrozenStates:
         return mx.array(self._file[self._starts[row] : self._starts[row + 1]]).view(self._dtype)
 
 
-def _place_for(size: int, budget: int) -> str:
-    if size <= budget:
-        return "memory"
+def _file_of(shape: tuple[int, int]) -> np.memmap | None:
+    """Bytes in a file without a name; None where the disk has not twice as much room, or does not give it."""
+    size = shape[0] * shape[1]
     # Twice, so that a disk is never filled to the brim by what is only a cache.
-    return "file" if shutil.disk_usage(tempfile.gettempdir()).free > 2 * size else "nowhere"
+    if shutil.disk_usage(tempfile.gettempdir()).free < 2 * size:
+        return None
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the map's
+    try:
+        # All of it now: a disk that is full when a page of the map is first written to ends the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, 2**20):
+                file.write(bytes(min(2**20, size - start)))
+            file.flush()
+    except OSError:
+        return None
+    return np.memmap(file, np.uint8, "r+", shape=shape)

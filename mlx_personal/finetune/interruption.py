@@ -1,11 +1,12 @@
-"""Leaving a training in good order: SIGTERM and Ctrl-C become a flag that the loop reads between two steps."""
+"""Leaving a training in good order: SIGTERM and Ctrl-C become a flag that the loop reads between two steps, and
+exceptions before and after it."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 
@@ -14,6 +15,21 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Inside the `with`, SIGTERM is a `TerminatedError` where it comes, as Ctrl-C is a KeyboardInterrupt."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError
+
+    with _handling(handle, signal.SIGTERM):
+        yield
+
+
+class TerminatedError(BaseException):
+    """Asked to end by SIGTERM. Like KeyboardInterrupt nothing that handles errors on the way takes it for one."""
 
 
 @contextlib.contextmanager
@@ -30,14 +46,21 @@ def stopping() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.requested = signal.Signals(number)
 
+    with _handling(handle, signal.SIGTERM, signal.SIGINT):
+        yield stop
+
+
+@contextlib.contextmanager
+def _handling(handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Handles these signals inside the `with`, but for those that are ignored, and only in the main thread."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             # None stands for a handler that is not Python's: it could not be put back.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handle)
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,8 +8,10 @@ before it alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +60,24 @@ def arrange(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Piec
     if len(tokens):
         grow(list(range(len(tokens))), 0, 0, -1)
     return pieces
+
+
+def longest_sequence(model_args: Any) -> int:
+    """How many tokens may stand one behind the other, by a model's settings.
+
+    Distances are all that most models see of positions. Some (Llama 4, Mistral 3, LongRoPE) compute a token otherwise
+    beyond a place that their settings name, though it would be before it in a row of its own.
+    """
+    return min(_places(model_args), default=2**31)
+
+
+def _places(settings: Any) -> Iterator[int]:
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        settings = vars(settings)
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        if name in ("original_max_position_embeddings", "floor_scale") and value:
+            yield int(value)
+        yield from _places(value)
 
 
 def path(pieces: Sequence[Piece], index: int) -> list[int]:

@@ -23,6 +23,8 @@ from mlx_personal.store.files import atomic_file, remove_partials
 RESTART_HINT: Final = "to drop that training and begin anew: mlx-personal train --restart, with the same --profile"
 
 _KEPT: Final = 2
+# What arrays and facts a training saves; to be raised with every change of them.
+_LAYOUT: Final = 2
 _NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
 # What MLX and the standard library raise over bytes that are not a state; MLX reports bad JSON and bad offsets so.
 _DAMAGE: Final = (RuntimeError, ValueError, KeyError, TypeError)
@@ -52,7 +54,7 @@ def save(folder: Path, state: State) -> Path:
     the disk refuses; what was saved before stays then.
     """
     path = folder / f"state-{state.step:07d}.safetensors"
-    facts = json.dumps(state.facts)
+    facts = json.dumps({**state.facts, "layout": _LAYOUT})
     metadata = {"format": "mlx", "facts": facts, "checksum": _checksum(state.arrays, facts)}
     with atomic_file(path) as file:
         # Through a file of Python's: MLX's own writing by path does not notice a full disk.
@@ -68,7 +70,7 @@ def save(folder: Path, state: State) -> Path:
 def load_newest(folder: Path) -> tuple[State | None, str | None]:
     """The newest state that is undamaged, if any was saved, and a note on damaged ones that were passed over.
 
-    UserError if there are states and all are damaged, or if one cannot be read.
+    UserError if there are states and all are damaged, or if one cannot be read or is of another version of the package.
     """
     damaged: list[str] = []
     for _, path in sorted(_steps(folder).items(), reverse=True):
@@ -103,7 +105,10 @@ def _load(path: Path) -> State:
         mx.eval(arrays)
     if metadata["checksum"] != _checksum(arrays, metadata["facts"]):
         raise ValueError("checksum differs")
-    return State(arrays, json.loads(metadata["facts"]))
+    facts = json.loads(metadata["facts"])
+    if facts.pop("layout", None) != _LAYOUT:
+        raise UserError("cannot resume: another version of mlx-personal began this training", path, RESTART_HINT)
+    return State(arrays, facts)
 
 
 def _checksum(arrays: Mapping[str, mx.array], facts: str) -> str:

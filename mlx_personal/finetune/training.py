@@ -125,10 +125,16 @@ class _Training:
         start, lm = time.perf_counter(), self.lm
         mx.reset_peak_memory()
         lm.read()
+        if name := lm.damaged_weight():
+            what = f"the base model is damaged: {name} holds something else than numbers"
+            raise UserError(what, lm.name, hint="fetch it again")
         saved = self._saved()
         rows = [*self.learnt, *self.data.validation, *self.data.general]
         lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
         self.way, way_reason = self._agreed_way(choose_way(lm, rows))
+        if saved is not None and saved.facts["way"] != self.way:
+            what = f"cannot resume: this training was computed {saved.facts['way']}, and here {self.way} is exact"
+            raise UserError(what, hint=state.RESTART_HINT)
         self.steps = [(epoch, chosen) for epoch in range(self.config.epochs) for chosen in self.order(epoch)]
         self.flattening = Flattening(lm.model.trainable_parameters())
         own = {"weights": self.flattening.flat(lm.model.trainable_parameters())}
@@ -140,8 +146,11 @@ class _Training:
         if saved is not None:
             self._restore(saved)
         resumed_from = len(self.losses)
-        computing = Computing(lm, rows, self.way, self.plan, share=self.config.dropout == 0)
+        keep = saved is None or saved.facts["kept_states"]
+        computing = Computing(lm, rows, self.way, self.plan, share=self.config.dropout == 0, keep=keep)
         with computing.opened(on_prepare):
+            if saved is not None and keep and computing.kept_in == "nowhere":
+                self.notes.append("no room for what was kept before: the result will not be bit-identical")
             prepared = time.perf_counter() - start
             self._train(computing, on_step)
         lm.model.update(self.flattening.nested(self.weights if self.best is None else self.best))
@@ -168,7 +177,7 @@ class _Training:
                     on_step(self._as_step(number, time.perf_counter() - began))
                 done = number == len(self.steps) or self.stopped_early
                 if self.resumable is not None and not done and (stop_asked or number % self.config.save_every == 0):
-                    self._save(self.resumable)
+                    self._save(self.resumable, computing)
                 if stop_asked and not done:
                     raise self._interrupted(number, stop.requested or signal.SIGTERM)  # or another machine was asked
 
@@ -239,11 +248,13 @@ class _Training:
         self.notes += [note] if note else []
         if note := state.check_identity(facts["identity"], self.resumable.identity):
             self.notes.append(note)
-        # What is computed at once decides the last bits.
-        self.plan = Plan(**facts["plan"])
+        # What is computed at once decides the last bits. Each machine has its own plan, by its memory.
+        if len(facts["plans"]) == self.group.size:
+            self.plan = Plan(**facts["plans"][self.group.rank])
         return state.State(self.group.arrays_from_first({} if found is None else dict(found.arrays)), facts)
 
-    def _save(self, resumable: Resumable) -> None:
+    def _save(self, resumable: Resumable, computing: Computing) -> None:
+        plans = self.group.gather(dataclasses.asdict(self.plan))
         if self.group.rank != 0:
             return
         trees = {"weights": self.weights, "optimizer": self.optimizer.state}
@@ -255,7 +266,9 @@ class _Training:
             "validation_losses": self.validation_losses,
             "general_losses": self.general_losses,
             "patience": self.patience.facts(),
-            "plan": dataclasses.asdict(self.plan),
+            "plans": plans,
+            "way": self.way,
+            "kept_states": computing.kept_in != "nowhere",
             "identity": dataclasses.asdict(resumable.identity),
         }
         state.save(resumable.folder, state.State(dict(tree_flatten(trees)), facts))
