@@ -1,4 +1,14 @@
-"""Fine-tuning (paper 1, 3.4): a LoRA adapter trained on the annotated and the synthetic dialogues."""
+"""Fine-tuning (paper 1, 3.4): a LoRA adapter trained on the annotated and the synthetic dialogues.
+
+From the ground up:
+
+- rows: `rows` and `data` make them of dialogues; `batches`, `packing`, `grouping` and `rearrange` lay them out;
+- one loss: `network`, `calls` and `adapted` run mlx-lm's model in parts; `loss` and `objective` make a loss of it;
+  `exactness` holds it against the plain one;
+- one step: `frozen`, `checkpointing` and `dropout` under `computing`; `anatomy` and `memory` plan what it takes;
+- a training: `schedule`, `flat`, `state`, `interruption` and `distributed` under `training`;
+- for callers: `trainer`, `assisting` (on other machines), `forecasting`, `report`, `plot`, `config`.
+"""
 
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.forecasting import Forecast, forecast
