@@ -81,7 +81,7 @@ class Choice:
 def choose_way(lm: LanguageModel, rows: Sequence[Row]) -> Choice:
     """The fastest way that agrees with the plain forward of `lm`, which has an adapter, on two of these rows."""
     network = Network(lm)
-    probe = rows_to_compare(rows)
+    probe = [rows[i] for i in rows_to_compare(rows)]
     comparisons: list[Comparison] = []
     lm.model.eval()  # dropout would draw other numbers in each way
     try:
@@ -113,8 +113,10 @@ def compare(network: Network, rows: Sequence[Row], way: Literal["packed", "padde
         if not math.isfinite(float(wanted[0])):
             raise UserError("the base model's loss is not a number: its weights are damaged", hint="download it again")
         with network.opened():
+            batch, apart = (collate(rows, chosen, way, share) for share in (True, False))
             # Rows that share are computed otherwise than those that do not; a training does both.
-            found = [_computed(network, weights, collate(rows, chosen, way, share)) for share in (True, False)]
+            batches = [batch] if batch.pieces == apart.pieces else [batch, apart]
+            found = [_computed(network, weights, batch) for batch in batches]
     except UserError:
         raise
     except Exception as error:  # a model that is built otherwise fails in whatever way it happens to
@@ -138,23 +140,28 @@ def _computed(network: Network, weights: Weights, batch: Batch) -> tuple[mx.Dtyp
     return states.dtype, *found
 
 
-def rows_to_compare(rows: Sequence[Row]) -> list[Row]:
+def rows_to_compare(rows: Sequence[Row]) -> list[int]:
     """Two rows of different lengths that begin alike if any do, the shortest such, since each costs a plain forward.
 
     Positions are set only where rows share their beginning.
     """
-    by_length = sorted(rows, key=len)
-    longer = [row for row in by_length if len(row) > len(by_length[0])]
-    probe = [by_length[0], *(longer or by_length[1:])[:1]]
-    in_order = sorted(rows, key=lambda row: row.inputs[: row.prompt].tolist())
+    different = two_lengths([len(row) for row in rows])
+    in_order = sorted(range(len(rows)), key=lambda i: rows[i].inputs[: rows[i].prompt].tolist())
     alike = [
         pair
         for pair in itertools.pairwise(in_order)
-        if len(arrange([r.inputs for r in pair], [r.prompt for r in pair])) > 2
+        if len(arrange([rows[i].inputs for i in pair], [rows[i].prompt for i in pair])) > 2
     ]
     if not alike:
-        return probe
-    return [*min(alike, key=lambda pair: len(pair[0]) + len(pair[1])), probe[0]]
+        return different
+    return [*min(alike, key=lambda pair: sum(len(rows[i]) for i in pair)), different[0]]
+
+
+def two_lengths(lengths: Sequence[int]) -> list[int]:
+    """The shortest row and the shortest of those that are longer; where all are alike, any two."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    longer = [row for row in order if lengths[row] > lengths[order[0]]]
+    return [order[0], *(longer or order[1:])[:1]]
 
 
 def _disturbed(weights: Weights) -> Weights:

@@ -18,7 +18,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.anatomy import Anatomy, Block, of_folder, of_model
 from mlx_personal.finetune.batches import parts, shuffled
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.exactness import rows_to_compare
+from mlx_personal.finetune.exactness import rows_to_compare, two_lengths
 from mlx_personal.finetune.frozen import GROUP_TOKENS
 from mlx_personal.finetune.grouping import alike
 from mlx_personal.finetune.loss import CHUNK_BYTES
@@ -145,9 +145,7 @@ def plan_for(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> Plan:
     learnt = [*data.rows, *data.replay]
     rows = [*learnt, *data.validation, *data.general]
     lengths, targets = [len(row) for row in rows], [int(row.is_target.sum()) for row in rows]
-    places = {id(row): place for place, row in enumerate(rows)}
-    probe = [places[id(row)] for row in rows_to_compare(rows)]
-    return fastest(anatomy, lengths, targets, config, usable_memory(), len(learnt), probe)
+    return fastest(anatomy, lengths, targets, config, usable_memory(), len(learnt), rows_to_compare(rows))
 
 
 def fastest(
@@ -213,7 +211,7 @@ def estimate(
     let_go = anatomy.readable and first > 0
     held = anatomy.rest + sum(block.bytes for block in trained) if let_go else anatomy.bytes
 
-    probe = _two_lengths(lengths) if probe is None else probe
+    probe = two_lengths(lengths) if probe is None else probe
     undropped = dataclasses.replace(config, dropout=0.0)
     both = _Part.padded([lengths[row] for row in probe], [targets[row] for row in probe])
     logits = int(4 * anatomy.vocabulary * (_PLAIN_LOGITS * both.tokens + _PLAIN_TARGETS * both.targets))
@@ -347,13 +345,6 @@ def _parts(
 
 def _part_of(rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int]) -> _Part:
     return _Part.packed([lengths[row] for row in rows], [targets[row] for row in rows])
-
-
-def _two_lengths(lengths: Sequence[int]) -> list[int]:
-    """The shortest row and the next longer one, as `exactness` takes them."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    longer = [row for row in order if lengths[row] > lengths[order[0]]]
-    return [order[0], *(longer or order[1:])[:1]]
 
 
 def _halved(most: int) -> Iterator[int]:
