@@ -23,6 +23,7 @@ from mlx_personal.cli.answer import Cli
 from mlx_personal.cli.benchmark import _WORKLOADS
 from mlx_personal.cli.benchmark import benchmark as command
 from mlx_personal.store import Home
+from mlx_personal.store.files import check_writable
 
 ROOT = Path(__file__).parent.parent
 TINY = WORKLOADS["small"].changed(rows=8, epochs=2, lora_layers=1)
@@ -406,11 +407,11 @@ def test_a_result_that_could_not_be_kept_is_not_measured(not_run, tmp_path, name
 
 def test_checking_a_place_leaves_what_is_there(tmp_path):
     (tmp_path / "out.json").write_text("old")
-    results.check_writable(tmp_path / "out.json")
+    check_writable(tmp_path / "out.json")
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
     assert (tmp_path / "out.json").read_text() == "old"
     with pytest.raises(UserError, match="is a folder"):
-        results.check_writable(tmp_path)
+        check_writable(tmp_path)
 
 
 def test_a_report_that_cannot_be_kept_is_one_line(good, tmp_path):

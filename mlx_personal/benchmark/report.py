@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mlx_personal.benchmark.results import check_writable, read_result
+from mlx_personal.benchmark.results import read_result
 from mlx_personal.benchmark.side import OURS, PLAIN
 from mlx_personal.errors import UserError
-from mlx_personal.store.files import atomic_write
+from mlx_personal.store.files import atomic_write, check_writable
 
 _COLUMNS = (
     "chip",

@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,19 +79,6 @@ def read_result(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"is no benchmark result ({error})", file) from error
     return data
-
-
-def check_writable(out: Path) -> None:
-    """UserError where no file can be written at `out`: to be asked before hours of measuring, not after them."""
-    try:
-        if out.exists() and not out.is_file():
-            raise UserError("is a folder or a device", out, "name a file")
-        # As `atomic_write` begins; permissions alone would not tell of a system that is mounted read-only.
-        descriptor, tried = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
-        os.close(descriptor)
-        os.unlink(tried)
-    except OSError as error:
-        raise from_os_error(error, out) from error
 
 
 def epoch_means(losses: Sequence[float], epochs: int) -> list[float]:

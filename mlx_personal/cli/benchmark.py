@@ -68,8 +68,7 @@ def run(
     from mlx_personal.backend.language_model import canonical_name
     from mlx_personal.benchmark import WORKLOADS, workloads
     from mlx_personal.benchmark import benchmark as measure
-    from mlx_personal.benchmark.results import check_writable
-    from mlx_personal.store.files import atomic_write
+    from mlx_personal.store.files import atomic_write, check_writable
 
     if out is not None:
         check_writable(out)

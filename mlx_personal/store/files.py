@@ -46,6 +46,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """UserError where no file can be written at `path`: to be asked before hours of work, not after them."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError("is a folder or a device", path, "name a file")
+        # As `atomic_file` begins; permissions alone would not tell of a system that is mounted read-only.
+        descriptor, tried = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(descriptor)
+        os.unlink(tried)
+    except OSError as error:
+        raise from_os_error(error, path) from error
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder to fill, which becomes `path` when the block ends and vanishes when it raises.
