@@ -18,12 +18,13 @@ import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.benchmark.plain import optimizer_for, stock_loss, train_plain
+from mlx_personal.benchmark.plain import stock_loss, train_plain
 from mlx_personal.dialogue import rouge1, strip_thoughts, words
 from mlx_personal.embedding import unit_mean
 from mlx_personal.evaluation import Evaluation, compare
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.rows import make_rows
+from mlx_personal.finetune.training import optimizer_for
 from mlx_personal.scoring import entropy_of_embedding
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig, parse_question, rewrite_tasks
@@ -138,7 +139,7 @@ def train(lm: LanguageModel, dialogues: Sequence[Dialogue], config: LoRAConfig) 
     rows = make_rows(lm, dialogues, min(config.max_tokens, lm.context_length)).rows
     batch = min(config.batch_size, len(rows))
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    optimizer = optimizer_for(config, config.epochs * (len(rows) // batch))
+    optimizer = optimizer_for(config.rates(config.epochs * (len(rows) // batch)))
     train_plain(lm.model, optimizer, rows, batch, config.epochs, config.seed, stock_loss, lambda _: None)
     lm.model.eval()
     return len(rows) // batch * batch

@@ -19,9 +19,7 @@ import numpy as np
 from mlx_lm.tuner import trainer
 from mlx_lm.tuner.datasets import CacheDataset
 
-from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.rows import Row
-from mlx_personal.finetune.schedule import Schedule
 
 # mlx-lm pads every batch to a multiple of this.
 _PAD_TO = 32
@@ -50,12 +48,6 @@ def exact_loss(model: nn.Module, batch: mx.array, lengths: mx.array) -> tuple[mx
 
 
 stock_loss: Loss = trainer.default_loss
-
-
-def optimizer_for(config: LoRAConfig, steps: int) -> optim.Optimizer:
-    """MLX's own, with what our trainer does over so many steps: AdamW, and the config's learning rates."""
-    rates = Schedule(config.schedule, config.learning_rate, steps, config.warmup)
-    return optim.AdamW(learning_rate=rates, bias_correction=True)
 
 
 def train_plain(

@@ -21,7 +21,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.memory import plan_for
 from mlx_personal.finetune.rows import Row
-from mlx_personal.finetune.training import TrainingData, train
+from mlx_personal.finetune.training import TrainingData, optimizer_for, train
 
 OURS, PLAIN, STOCK = "ours", "mlx-lm", "mlx-lm-stock"
 _LOSSES = {PLAIN: plain.exact_loss, STOCK: plain.stock_loss}
@@ -182,7 +182,7 @@ def _plain(
     config = config_of(workload)
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
     steps = workload.epochs * (workload.rows // workload.batch_size)
-    optimizer = plain.optimizer_for(config, steps)
+    optimizer = optimizer_for(config.rates(steps))
     taken = plain.train_plain(
         lm.model, optimizer, rows, workload.batch_size, workload.epochs, workload.seed, loss, watch.step
     )

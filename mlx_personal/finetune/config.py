@@ -83,13 +83,17 @@ class LoRAConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0..1, 1 left out")
         if not 0 <= self.forgetting < math.inf:
             raise ValueError(f"forgetting is {self.forgetting}; it must be 0 or more, and finite")
-        Schedule(self.schedule, self.learning_rate, 1, self.warmup)  # which knows what makes sense for these
+        self.rates(1)  # the schedule knows what makes sense for it
         if self.patience and not self.validation:
             raise ValueError("patience needs dialogues set aside: set validation above 0")
         if self.replay and not self.general:
             raise ValueError("replay needs general dialogues: name a file of them under general")
         if self.num_layers != -1 and not 1 <= self.num_layers <= 1000:
             raise ValueError(f"num_layers is {self.num_layers}; it must lie in 1..1,000, or be -1 for all")
+
+    def rates(self, steps: int) -> Schedule:
+        """The learning rates of so many steps."""
+        return Schedule(self.schedule, self.learning_rate, steps, self.warmup)
 
     @property
     def lora_parameters(self) -> dict[str, float]:

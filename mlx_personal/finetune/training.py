@@ -93,6 +93,12 @@ def train(
         raise
 
 
+def optimizer_for(schedule: Schedule) -> optim.Optimizer:
+    """AdamW as every training has it, with these learning rates."""
+    # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
+    return optim.AdamW(learning_rate=schedule, bias_correction=True)
+
+
 class _Training:
     """One training from the first look at the rows to the report; what a saved state holds are its attributes."""
 
@@ -139,9 +145,8 @@ class _Training:
         self.flattening = Flattening(lm.model.trainable_parameters())
         own = {"weights": self.flattening.flat(lm.model.trainable_parameters())}
         self.weights = self.group.arrays_from_first(own)["weights"]
-        self.schedule = Schedule(self.config.schedule, self.config.learning_rate, len(self.steps), self.config.warmup)
-        # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
-        self.optimizer = optim.AdamW(learning_rate=self.schedule, bias_correction=True)
+        self.schedule = self.config.rates(len(self.steps))
+        self.optimizer = optimizer_for(self.schedule)
         self.optimizer.init({"weights": self.weights})
         if saved is not None:
             self._restore(saved)
