@@ -3,12 +3,15 @@
 from mlx_personal.evaluation.config import EvaluationConfig
 from mlx_personal.evaluation.evaluate import Evaluation, Gain, Sample, answers, bootstrap_interval, compare
 from mlx_personal.evaluation.holdout import is_held_out, place
+from mlx_personal.evaluation.likelihood import AnswerLoss, answer_losses
 
 __all__ = [
+    "AnswerLoss",
     "Evaluation",
     "EvaluationConfig",
     "Gain",
     "Sample",
+    "answer_losses",
     "answers",
     "bootstrap_interval",
     "compare",

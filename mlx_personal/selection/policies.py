@@ -6,7 +6,7 @@ A policy sees the candidate, the buffer and a random generator, and keeps no sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -55,34 +55,47 @@ class Policy(Protocol):
 class QualityPolicy:
     """The paper's rule (3.2): a bin gives way to a dialogue that is higher in EOE, DSS and IDD at once.
 
-    Where both have a DSS of 0, EOE and IDD decide. If several bins could give way, one is drawn at random.
+    Where both have a DSS of 0, the other scores decide. If several bins could give way, one is drawn at random.
+
+    Args:
+        scores: those that are compared, names in `SCORE_NAMES`; one alone is a row of the paper's ablation (Table 4).
     """
+
+    def __init__(self, scores: Sequence[str] = SCORE_NAMES):
+        unknown = [name for name in scores if name not in SCORE_NAMES]
+        if unknown or not scores:
+            raise ValueError(f"scores are some of {', '.join(SCORE_NAMES)}, not {list(scores)}")
+        self.scores = tuple(name for name in SCORE_NAMES if name in scores)
 
     def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice:
         slots = [b.slot for b in buffer.bins]
-        table = buffer.scores()
-        own = np.array([candidate.eoe, candidate.dss, buffer.idd_of(candidate.vector, candidate.domain)])
+        idd = buffer.idd_of(candidate.vector, candidate.domain)
+        columns = [SCORE_NAMES.index(name) for name in self.scores]
+        table, own = buffer.scores()[:, columns], np.array([candidate.eoe, candidate.dss, idd])[columns]
         held: np.ndarray = table >= own
-        held[:, 1] &= (table[:, 1] > 0) | (own[1] > 0)
+        if "dss" in self.scores and len(self.scores) > 1:
+            at = self.scores.index("dss")
+            held[:, at] &= (table[:, at] > 0) | (own[at] > 0)
         beaten = tuple(slots[i] for i in np.flatnonzero(~held.any(axis=1)))
-        missed = dict(zip(SCORE_NAMES, held.sum(axis=0).tolist(), strict=True))
-        miss = _nearest_miss(slots, table, own, held)
+        missed = dict(zip(self.scores, held.sum(axis=0).tolist(), strict=True))
+        miss = self._nearest_miss(slots, table, own, held)
+        *others, last = [name.upper() for name in self.scores]
+        named = f"{', '.join(others)} and {last}" if others else last
         if not beaten:
-            return Choice(None, "no bin is below it in EOE, DSS and IDD at once", missed=missed, nearest_miss=miss)
+            at_once = " at once" if others else ""
+            return Choice(None, f"no bin is below it in {named}{at_once}", missed=missed, nearest_miss=miss)
         slot = int(rng.choice(beaten))
         drawn = "" if len(beaten) == 1 else f"; bin {slot} was drawn from these"
-        reason = f"higher than {len(beaten)} of {len(slots)} bins in EOE, DSS and IDD{drawn}"
-        return Choice(slot, reason, beaten, missed, miss)
+        return Choice(slot, f"higher than {len(beaten)} of {len(slots)} bins in {named}{drawn}", beaten, missed, miss)
 
-
-def _nearest_miss(
-    slots: list[int], table: np.ndarray, own: np.ndarray, held: np.ndarray
-) -> tuple[int, tuple[str, ...]] | None:
-    """Of the bins that held, the one that held in fewest scores, then by least, in units of each score's spread."""
-    spread = table.std(axis=0)
-    shortfall = np.where(held, (table - own) / np.where(spread > 0, spread, 1.0), 0.0).sum(axis=1)
-    holding = np.flatnonzero(held.any(axis=1))
-    if not len(holding):
-        return None
-    i = holding[np.lexsort((shortfall[holding], held[holding].sum(axis=1)))[0]]
-    return slots[i], tuple(name for name, holds in zip(SCORE_NAMES, held[i], strict=True) if holds)
+    def _nearest_miss(
+        self, slots: list[int], table: np.ndarray, own: np.ndarray, held: np.ndarray
+    ) -> tuple[int, tuple[str, ...]] | None:
+        """Of the bins that held, the one that held in fewest scores, then by least, in units of each score's spread."""
+        spread = table.std(axis=0)
+        shortfall = np.where(held, (table - own) / np.where(spread > 0, spread, 1.0), 0.0).sum(axis=1)
+        holding = np.flatnonzero(held.any(axis=1))
+        if not len(holding):
+            return None
+        i = holding[np.lexsort((shortfall[holding], held[holding].sum(axis=1)))[0]]
+        return slots[i], tuple(name for name, holds in zip(self.scores, held[i], strict=True) if holds)

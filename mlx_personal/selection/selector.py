@@ -202,7 +202,7 @@ def explain(decision: Decision) -> str:
     if replaced := detail.get("replaced"):
         lines.append(f"Then {_bin(replaced)} had {_scores(replaced)}.")
     if missed := detail.get("missed"):
-        counts = ", ".join(f"{missed[name]} in {name.upper()}" for name in SCORE_NAMES)
+        counts = ", ".join(f"{count} in {name.upper()}" for name, count in missed.items())
         lines.append(f"It beat {len(decision.beaten)} of {detail['bins']} bins; as high or higher were {counts}.")
     if miss := detail.get("nearest_miss"):
         held = ", ".join(f"{n.upper()} ({_number(n, own[n])} against {_number(n, miss[n])})" for n in miss["held"])
