@@ -63,17 +63,15 @@ def from_os_error(error: OSError, where: object = None) -> UserError:
     return UserError((error.strerror or str(error)).lower(), where)
 
 
-def from_sqlite_error(error: sqlite3.Error, where: object = None) -> UserError:
-    """The `UserError` that says what an SQLite failure means for the owner of the database."""
+def from_sqlite_error(error: sqlite3.Error, where: object = None, what: str = "profile") -> UserError:
+    """The `UserError` that says what an SQLite failure means for the owner of the database, a profile's or another."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
         return UserError("the disk is full or failing", where, DISK_HINT)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return UserError("the profile is in use by another process", where, "wait for it to finish")
+        return UserError(f"the {what} is in use by another process", where, "wait for it to finish")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return UserError("the profile cannot be written", where, "check its permissions, or set MLX_PERSONAL_HOME")
+        return UserError(f"the {what} cannot be written", where, "check its permissions, or set MLX_PERSONAL_HOME")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return UserError(
-            "the profile's database is damaged", where, "restore it from a backup, or use another --profile"
-        )
-    return UserError(f"the profile's database failed ({error})", where)
+        return UserError(f"the {what}'s database is damaged", where, f"restore it from a backup, or use another {what}")
+    return UserError(f"the {what}'s database failed ({error})", where)

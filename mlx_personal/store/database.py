@@ -1,4 +1,4 @@
-"""The SQLite connection of one profile: WAL, migrations, one writer at a time, and failures as one-line errors."""
+"""One SQLite file in a folder: WAL, migrations, one writer at a time, and failures as one-line errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -34,21 +35,37 @@ def holds_profile(folder: Path) -> bool:
         raise from_sqlite_error(error, path) from error
 
 
+@dataclass(frozen=True)
+class Schema:
+    """What a database holds: `what` it is, as errors call it; its `file`; its `migrations`, of which `PRAGMA
+    user_version` counts those applied; `instead`: what its user can do while another process has it."""
+
+    what: str
+    file: str
+    migrations: tuple[str, ...]
+    instead: str
+
+
+PROFILE = Schema("profile", "profile.db", MIGRATIONS, "name another --profile")
+
+
 class Database:
-    """One profile's `profile.db`.
+    """The database of a folder.
 
     Args:
-        folder: the profile's folder; made where it is missing, for its owner's eyes only.
-        write: take the profile's lock, so that a second process that wants to write is told so at once.
+        folder: made where it is missing, for its owner's eyes only.
+        write: take the folder's lock, so that a second process that wants to write is told so at once.
+        schema: what it holds.
     """
 
-    def __init__(self, folder: Path, write: bool):
-        self.path = folder / "profile.db"
+    def __init__(self, folder: Path, write: bool, schema: Schema = PROFILE):
+        self.path = folder / schema.file
+        self._schema = schema
         self._lock: IO[str] | None = None
         try:
             if write:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._lock = _locked(folder / "lock")
+                self._lock = _locked(folder / "lock", schema)
             with self.errors():
                 # isolation_level None: transactions begin where `transaction` says, not where sqlite3 guesses.
                 self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -103,20 +120,23 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise from_sqlite_error(error, self.path) from error
+            raise from_sqlite_error(error, self.path, self._schema.what) from error
 
     def _migrate(self, write: bool) -> None:
+        what, migrations = self._schema.what, self._schema.migrations
         version = self.scalar("PRAGMA user_version")
-        if version > len(MIGRATIONS):
-            raise UserError("this profile was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
-        if version < len(MIGRATIONS) and not write:
-            raise UserError("this profile was made by an older version", self.path, "run `mlx-personal run` once")
-        for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        if version > len(migrations):
+            raise UserError(f"this {what} was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
+        if version < len(migrations) and not write:
+            raise UserError(
+                f"this {what} was made by an older version", self.path, "run it once, to bring it up to date"
+            )
+        for number, statements in enumerate(migrations[version:], start=version + 1):
             self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")
 
 
-def _locked(path: Path) -> IO[str]:
-    """The profile's lock file, held until it is closed or the process ends."""
+def _locked(path: Path, schema: Schema) -> IO[str]:
+    """The folder's lock file, held until it is closed or the process ends."""
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,9 +145,9 @@ def _locked(path: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise UserError(
-            f"this profile is in use by another process ({holder})",
+            f"this {schema.what} is in use by another process ({holder})",
             path.parent,
-            "wait for it, or name another --profile",
+            f"wait for it, or {schema.instead}",
         ) from None
     file.truncate(0)
     file.write(f"pid {os.getpid()}")
