@@ -15,6 +15,7 @@ ROOMS = [
     "errors",
     "dialogue",
     "backend",
+    "cluster",
     "kernels",
     "store",
     "embedding",
@@ -29,6 +30,7 @@ ROOMS = [
     "personalizer",
     "demo",
     "benchmark",
+    "study",
     "cli",
 ]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 import mlx_personal
-from mlx_personal.cli import adapters, benchmark, chat, demo, doctor, learn, profile, review, stream
+from mlx_personal.cli import adapters, benchmark, chat, demo, doctor, learn, profile, review, stream, study
 from mlx_personal.cli.answer import Cli
 from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
 from mlx_personal.store.home import Home
@@ -36,6 +36,7 @@ _COMMANDS = (
     adapters.adapters,
     demo.demo,
     benchmark.benchmark,
+    study.study,
     doctor.doctor,
 )
 

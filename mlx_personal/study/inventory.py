@@ -1,0 +1,142 @@
+"""What a report rests on: which cells ran, on what machines and how long, and which are missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_personal.benchmark.report import table
+from mlx_personal.study import published
+from mlx_personal.study.comparing import Study
+from mlx_personal.study.labels import data_label, policy_label, setting_label
+from mlx_personal.study.measures import SWEEPS
+from mlx_personal.study.settings import BASE, OWN, POLICIES
+
+# Seeds that a comparison should have.
+SEEDS = 3
+_LISTED = 20  # missing groups that are named one by one
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Of one base model. `seconds`: of all cells together, as if one after another; `protocols`: a data set each."""
+
+    model: str
+    fingerprint: str
+    cells: int
+    base_cells: int
+    seeds: Sequence[int]
+    seconds: float
+    machines: Sequence[str]
+    protocols: Sequence[Mapping[str, Any]]
+    missing: Sequence[str]
+
+
+def inventory(study: Study) -> Inventory:
+    """What ran of a study, and what a full one has beside it."""
+    trained = [cell for cell, _ in study.cells if cell.policy != BASE]
+    return Inventory(
+        model=study.name,
+        fingerprint=study.cells[0][0].model,
+        cells=len(trained),
+        base_cells=len(study.cells) - len(trained),
+        seeds=sorted({cell.seed for cell in trained}),
+        seconds=sum(float(result.get("seconds") or 0.0) for _, result in study.cells),
+        machines=_machines(study),
+        protocols=[protocol for data in study.data if (protocol := _protocol(study, data))],
+        missing=_missing(study),
+    )
+
+
+def inventory_text(found: Inventory) -> str:
+    """The inventory as Markdown: sizes, protocols by data set, and what is missing."""
+    hours = found.seconds / 3600
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{found.seconds / 60:.1f} minutes"
+    seeds = ", ".join(map(str, found.seeds))
+    text = (
+        f"{found.cells:,} trained cells and {found.base_cells:,} of the base model, seeds {seeds or 'none'}; {time} of "
+        f"cells, added up. Model: {code(found.model)} ({code(found.fingerprint[:16])}). Machines: "
+        f"{'; '.join(map(code, found.machines)) or 'not told'}.\n"
+    )
+    if found.protocols:
+        head = list(found.protocols[0])
+        text += f"\nThe main protocol:\n\n{table(head, (p.values() for p in found.protocols))}"
+    if found.missing:
+        text += "\nMissing or short:\n\n" + "".join(f"- {line}\n" for line in found.missing)
+    return text
+
+
+def code(text: str) -> str:
+    """A name from outside, as Markdown shows it: as it is, on one line."""
+    return f"`{' '.join(text.replace('`', ' ').split())}`"
+
+
+def _machines(study: Study) -> list[str]:
+    """Each machine in a few words, with its cells; the busiest first."""
+    counts: Counter[str] = Counter()
+    for _, result in study.cells:
+        machine = result.get("machine") or {}
+        parts = (machine.get("chip"), machine.get("device"), machine.get("os"))
+        if words := ", ".join(str(part) for part in parts if part):
+            counts[words] += 1
+    return [f"{words}: {count:,} cells" for words, count in counts.most_common()]
+
+
+def _protocol(study: Study, data: str) -> dict[str, Any] | None:
+    groups = study.protocol(data)
+    if not groups:
+        return None
+    cell = groups[0].cell
+    return {
+        "data set": data_label(data),
+        "part": cell.part,
+        "order": f"correlated, {cell.strength:g}" if cell.order == "correlated" else cell.order,
+        "received": f"{cell.received:,}",
+        "every": f"{cell.every:,}",
+        "evaluated": f"{cell.evaluation:,}",
+        "answer tokens": cell.answer_tokens,
+        "bins": cell.bins,
+        "epochs": cell.training.epochs,
+        "learning rate": f"{cell.training.learning_rate:g}",
+        "seeds": max(len(group.results) for group in groups),
+    }
+
+
+def _missing(study: Study) -> list[str]:
+    """In words, what a full study has and these cells do not."""
+    lines = []
+    if absent := [data_label(name) for name in published.names() if name not in study.data]:
+        lines.append(f"data sets of the paper without a cell: {', '.join(absent)}")
+    settings = study.settings()
+    if not settings:
+        return [*lines, "every policy: only the base model was run"]
+    if 0 not in settings:
+        lines.append("every policy without synthetic sets")
+    if not any(settings):
+        lines.append("every policy with synthetic sets")
+    if without := [data_label(data) for data in study.data if not _has_base(study, data)]:
+        lines.append(f"the base model on {', '.join(without)}: no win rates and no forgetting there")
+    short = []
+    for data in study.data:
+        for policy in (p for p in POLICIES if p != OWN):
+            for synthetic in settings:
+                group = study.group(data, policy, synthetic)
+                seeds = len(group.results) if group else 0
+                if seeds < SEEDS:
+                    count = f"{seeds} of {SEEDS} seeds" if seeds else "not run"
+                    short.append(f"{data_label(data)}, {policy_label(policy)}, {setting_label(synthetic)}: {count}")
+    lines += short[:_LISTED]
+    if len(short) > _LISTED:
+        lines.append(f"and {len(short) - _LISTED} more like these")
+    for name, setting in SWEEPS.items():
+        if not study.sweeps(*setting.fields, least=setting.least):
+            lines.append(f"the sweep of {name}")
+    if not any(study.group(data, OWN, n, "second") for data in study.data for n in study.settings("second")):
+        lines.append(f"{policy_label(OWN)} on the second halves")
+    return lines
+
+
+def _has_base(study: Study, data: str) -> bool:
+    return any(study.base(group) for group in study.protocol(data))

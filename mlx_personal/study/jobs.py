@@ -1,0 +1,149 @@
+"""The three kinds of job a study runs, each in a worker process that keeps its model from one job to the next.
+
+A job gets all it needs in its argument and gives back all that came of it: it writes no file that outlives it, so it
+may run on any machine that has the package and sees the model's folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_personal.backend import LanguageModel, load_language_model
+from mlx_personal.backend.machine import machine
+from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts, words
+from mlx_personal.embedding import HiddenStateEmbedder
+from mlx_personal.evaluation import answer_losses, answers
+from mlx_personal.finetune import finetune
+from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding
+from mlx_personal.study.settings import Cell
+from mlx_personal.synthesis import SynthesisConfig, synthesize
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Texts to embed and to take the entropy of, by every estimator."""
+
+    model: str
+    texts: Sequence[str]
+
+
+def embed(job: Embed) -> tuple[np.ndarray, dict[str, list[float]]]:
+    """Vectors float32 [N, D], and EOE [N] by estimator."""
+    found = HiddenStateEmbedder(_model(job.model)).embed(job.texts)
+    states = [embedding.states for embedding in found]
+    return np.stack([e.vector for e in found]), {name: entropies_of_embedding(states, name) for name in ESTIMATORS}
+
+
+@dataclass(frozen=True)
+class Write:
+    """Dialogues to write synthetic sets of; `writer`: folder of an adapter that writes better than the model alone."""
+
+    model: str
+    writer: str | None
+    dialogues: Sequence[Dialogue]
+    config: SynthesisConfig
+    forbidden: Sequence[Dialogue]
+
+
+def write(job: Write) -> list[tuple[str, list[Dialogue], dict[str, int]]]:
+    """For each dialogue its key, the synthetic sets that passed the checks, and how many met which fate."""
+    lm = _model(job.model)
+    if job.writer is not None:
+        lm.attach_adapter(Path(job.writer))
+    try:
+        candidates = synthesize(lm, job.dialogues, job.config, forbidden=job.forbidden)
+    finally:
+        lm.detach_adapter()
+    own = [[c for c in candidates if c.source == i] for i in range(len(job.dialogues))]
+    return [
+        (d.key, [c.dialogue for c in found if c.kept and c.dialogue], dict(Counter(c.reason for c in found)))
+        for d, found in zip(job.dialogues, own, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learnt at a checkpoint: `facts`, that go into its result as they are; the dialogues, and what each comes
+    from. Without dialogues, the adapter of the checkpoint before stays."""
+
+    facts: dict[str, Any]
+    dialogues: Sequence[Dialogue]
+    sources: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell, its lessons in the stream's order (none for the base alone), and what it is evaluated on."""
+
+    cell: Cell
+    model: str
+    lessons: Sequence[Lesson]
+    evaluation: Sequence[Dialogue]
+    general: Sequence[Dialogue]
+
+
+def run(job: Run) -> dict[str, Any]:
+    """The cell's result, as JSON has it: for each checkpoint what was learnt, how long it took and the ROUGE of each
+    evaluation dialogue; for the last one how likely it finds the preferred answers and the general dialogues."""
+    start = time.perf_counter()
+    lm, config = _model(job.model), dataclasses.replace(job.cell.training, seed=job.cell.seed)
+    checkpoints: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        adapter: Path | None = None
+        try:
+            for number, lesson in enumerate(job.lessons):
+                checkpoint = {**lesson.facts, "rows": 0, "train_seconds": 0.0, "epochs": config.epochs}
+                if lesson.dialogues:
+                    adapter = Path(folder, str(number))
+                    report = finetune(lm, lesson.dialogues, config, adapter, sources=lesson.sources)
+                    checkpoint |= {"rows": report.rows, "train_seconds": report.seconds, "epochs": report.epochs}
+                    lm.attach_adapter(adapter)
+                if lesson.dialogues or not checkpoints:
+                    scores = _scores(lm, job)
+                checkpoints.append(checkpoint | scores)
+            if not job.lessons:
+                checkpoints.append({"received": 0, "kept": [], "questions": 0, "rows": 0} | _scores(lm, job))
+            final = _likelihoods(lm, job)
+        finally:
+            lm.detach_adapter()
+    seconds = time.perf_counter() - start
+    return {"checkpoints": checkpoints, "final": final, "machine": dataclasses.asdict(machine()), "seconds": seconds}
+
+
+def _scores(lm: LanguageModel, job: Run) -> dict[str, Any]:
+    """ROUGE of the greedy answers, one number a dialogue: the mean over its assistant turns."""
+    given = answers(lm, job.evaluation, job.cell.answer_tokens)
+    preferred = [[strip_thoughts(turn) for turn in dialogue.assistant_turns] for dialogue in job.evaluation]
+    pairs = [list(zip(g, p, strict=True)) for g, p in zip(given, preferred, strict=True)]
+    return {
+        "rouge1": [round(float(np.mean([rouge1(a, b) for a, b in turns])), 6) for turns in pairs],
+        "rougeL": [round(float(np.mean([rougeL(a, b) for a, b in turns])), 6) for turns in pairs],
+        "answer_words": float(np.mean([len(words(answer)) for turns in given for answer in turns])),
+    }
+
+
+def _likelihoods(lm: LanguageModel, job: Run) -> dict[str, Any]:
+    own, general = (
+        answer_losses(lm, dialogues, job.cell.training.max_tokens) for dialogues in (job.evaluation, job.general)
+    )
+    return {
+        "nats": [round(loss.nats, 4) for loss in own],
+        "tokens": [loss.tokens for loss in own],
+        "general_nats": [round(loss.nats, 4) for loss in general],
+        "general_tokens": [loss.tokens for loss in general],
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _model(path: str) -> LanguageModel:
+    return load_language_model(path)

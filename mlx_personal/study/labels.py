@@ -1,0 +1,83 @@
+"""What tables and figures call the study's data sets, policies and settings, and how they write numbers."""
+
+from __future__ import annotations
+
+from mlx_personal.study.settings import KB_A_BIN
+from mlx_personal.study.statistics import NO_DIFFERENCE, Difference, Estimate
+
+DATA = {
+    "alpaca": "ALPACA",
+    "dolly": "DOLLY",
+    "prosocial": "Prosocial-Dialog",
+    "empathetic": "Empathetic-Dialog",
+    "openorca": "OPENORCA",
+    "meddialog": "MedDialog",
+}
+POLICIES = {
+    "base": "base",
+    "quality": "quality",
+    "random": "random",
+    "fifo": "FIFO",
+    "k-center": "K-center",
+    "eoe": "EOE",
+    "dss": "DSS",
+    "idd": "IDD",
+    "eoe-script": "EOE, authors' script",
+    "dss-script": "DSS, authors' script",
+    "idd-script": "IDD, authors' script",
+    "weighted": "weighted (ours)",
+}
+SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L"}
+
+
+def data_label(data: str) -> str:
+    return DATA.get(data, data)
+
+
+def policy_label(policy: str) -> str:
+    return POLICIES.get(policy, policy)
+
+
+def setting_label(synthetic: int) -> str:
+    """Of how many synthetic sets there are for each kept one."""
+    if not synthetic:
+        return "no synthetic sets"
+    return f"{synthetic} synthetic set{'s' if synthetic > 1 else ''} for each kept one"
+
+
+def value_label(setting: str, value: object) -> str:
+    """A swept setting's value in words; `setting`: a name in `measures.SWEEPS`."""
+    match setting, value:
+        case "bins", int(bins):
+            return f"{bins:,} bins ({bins * KB_A_BIN:,} KB)"
+        case "annotations", None:
+            return "no limit"
+        case "annotations", int(questions):
+            return f"at most {questions:,}"
+        case "order", (str(order), float(strength)):
+            return f"{order}, {strength:g}" if order == "correlated" else order
+    return str(value)
+
+
+def number(estimate: Estimate | None, digits: int = 4) -> str | None:
+    return None if estimate is None else f"{estimate.value:.{digits}f}"
+
+
+def with_interval(estimate: Estimate | None, digits: int = 4, sign: str = "") -> str | None:
+    """The figure and its 95 % interval; `sign` `+` writes it out."""
+    if estimate is None:
+        return None
+    value, low, high = (f"{x:{sign}.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def difference_text(difference: Difference | None, digits: int = 4) -> str | None:
+    """The signed difference with its interval, or that there is none, with the interval and, where that does not cover
+    0, the correction that says so."""
+    if difference is None:
+        return None
+    text = with_interval(difference, digits, "+") or ""
+    if difference.verdict != NO_DIFFERENCE:
+        return text
+    why = "" if difference.low <= 0 <= difference.high else " (Holm)"
+    return f"{NO_DIFFERENCE}{why} {text[text.index('[') :]}"

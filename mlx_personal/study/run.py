@@ -1,0 +1,271 @@
+"""Runs a study's cells: first what they share, then the cells, as independent jobs through `cluster`.
+
+Dialogues are embedded once for each data set and model; streams are then selected from, which takes a moment and needs
+no model; synthetic sets are written once for each data set and seed, of every dialogue that any cell
+keeps; then each cell trains and answers. What is in the records already is not done again, so a killed study goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_personal import cluster
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import UserError
+from mlx_personal.scoring import Lexicons
+from mlx_personal.study import jobs
+from mlx_personal.study.datasets import Sample
+from mlx_personal.study.grid import Block
+from mlx_personal.study.lessons import lesson, synthesis_of, written_by
+from mlx_personal.study.records import Records
+from mlx_personal.study.selecting import Kept, Scored, select
+from mlx_personal.study.settings import BASE, Cell, digest
+from mlx_personal.study.stream import Stream, StreamConfig, split
+from mlx_personal.study.topics import topics_of
+
+# Dialogues of one job: enough to keep a batch full, few enough that a kill costs little.
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the cells of a study are run on.
+
+    Args:
+        model: the base's folder.
+        writer: folder of the adapter that writes synthetic sets; None for the base alone.
+        samples: of each data set.
+        general: dialogues of no data set, to measure forgetting on.
+    """
+
+    model: str
+    writer: str | None
+    samples: Mapping[str, Sequence[Sample]]
+    general: Sequence[Dialogue] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`stage`: what is done now; `done` of `total` jobs of it; `remaining`: seconds this stage will take, None as long
+    as nothing tells; `cell`: the one that has just finished; `planned`: all cells, told once before the first."""
+
+    stage: str
+    done: int
+    total: int
+    remaining: float | None
+    cell: Cell | None = None
+    planned: Sequence[Cell] = ()
+
+
+@dataclass
+class Outcome:
+    """What a run did: cells found in the records, cells run, cells that failed with why, blocks left out."""
+
+    found: int = 0
+    ran: int = 0
+    failed: list[tuple[Cell, str]] = field(default_factory=list)
+    left_out: list[Block] = field(default_factory=list)
+
+
+def run(
+    records: Records,
+    blocks: Sequence[Block],
+    inputs: Inputs,
+    *,
+    workers: int | None = None,
+    ray: str | None = None,
+    budget: float | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Runs the cells of `blocks` that `records` lacks, and keeps each as it finishes.
+
+    Args:
+        workers: processes on this machine; by default as `cluster` has it.
+        ray: address of a Ray cluster to run on in their place.
+        budget: seconds; no block is begun that would, by what the cells before took, not end within them.
+        tell: called with the progress.
+
+    UserError where a data set is too small or a shared step fails. A cell that fails does not stop the others.
+    """
+    return _Run(records, inputs, workers, ray, budget, tell).run(blocks)
+
+
+class _Run:
+    def __init__(
+        self,
+        records: Records,
+        inputs: Inputs,
+        workers: int | None,
+        ray: str | None,
+        budget: float | None,
+        tell: Callable[[Progress], None],
+    ):
+        self._records, self._inputs, self._tell = records, inputs, tell
+        self._workers, self._ray = workers, ray
+        self._start, self._budget = time.perf_counter(), budget
+        self._streams: dict[str, Stream] = {}
+        self._kept: dict[str, list[Kept]] = {}
+
+    def run(self, blocks: Sequence[Block]) -> Outcome:
+        outcome = Outcome()
+        missing = []
+        for block in blocks:
+            fresh = tuple(cell for cell in block.cells if not self._records.has(cell))
+            outcome.found += len(block.cells) - len(fresh)
+            if fresh:
+                missing.append(Block(block.name, fresh))
+        cells = list(itertools.chain.from_iterable(block.cells for block in missing))
+        self._draw(cells)
+        self._select(cells, self._embed(cells))
+        self._write(cells)
+        by_key = {cell.key: cell for cell in cells}
+        self._tell(Progress("cells", 0, len(cells), None, planned=cells))
+        chosen = _Chosen(missing, self._left)
+        work = (cluster.Job(cell.key, self._job(cell)) for cell in chosen)
+        for done in self._done(jobs.run, work, "cells", len(cells), by_key):
+            chosen.took(done.seconds)
+            if done.error is None:
+                self._records.add(by_key[done.key], done.result)
+                outcome.ran += 1
+            else:
+                outcome.failed.append((by_key[done.key], done.error))
+        outcome.left_out = chosen.left_out
+        return outcome
+
+    def _left(self) -> float | None:
+        """Seconds of the budget that are left."""
+        return None if self._budget is None else self._budget - (time.perf_counter() - self._start)
+
+    def _draw(self, cells: Sequence[Cell]) -> None:
+        """Draws every cell's stream and evaluation dialogues."""
+        topics = {data: topics_of(samples) for data, samples in self._inputs.samples.items()}
+        drawn: dict[tuple[str, StreamConfig], Stream] = {}
+        for cell in cells:
+            config = StreamConfig(cell.part, cell.order, cell.strength, cell.received, cell.evaluation, cell.seed)
+            if (cell.data, config) not in drawn:
+                drawn[cell.data, config] = split(self._inputs.samples[cell.data], topics[cell.data], config)
+            self._streams[cell.key] = drawn[cell.data, config]
+
+    def _embed(self, cells: Sequence[Cell]) -> dict[str, dict[int, Scored]]:
+        """Embeds what any stream has, and scores it as selection sees it: by data set, by the sample's index."""
+        streamed: dict[str, set[int]] = {}
+        for cell in cells:
+            if cell.policy != BASE:
+                streamed.setdefault(cell.data, set()).update(self._streams[cell.key].received)
+        maker = digest({"model": cells[0].model}) if cells else ""
+        lexicons, scored = Lexicons.load(), {}
+        for data, indices in streamed.items():
+            dialogues = {i: self._inputs.samples[data][i].dialogue for i in sorted(indices)}
+            there = self._records.embeddings(maker)
+            missing = [d for d in dialogues.values() if d.key not in there]
+            chunks = {str(i): missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)}
+            work = [cluster.Job(k, jobs.Embed(self._inputs.model, [d.text for d in c])) for k, c in chunks.items()]
+            for done in self._shared(jobs.embed, work, f"embedding {data}"):
+                self._records.add_embeddings(maker, [d.key for d in chunks[done.key]], *done.result)
+            there = self._records.embeddings(maker)
+            domains = {i: lexicons.domain_specific_score(d.text) for i, d in dialogues.items()}
+            scored[data] = {
+                i: Scored(d.text, *there[d.key], dss=domains[i].dss, domain=domains[i].domain)
+                for i, d in dialogues.items()
+            }
+        return scored
+
+    def _select(self, cells: Sequence[Cell], scored: Mapping[str, Mapping[int, Scored]]) -> None:
+        """Runs every policy over its stream."""
+        for number, cell in enumerate(cells, 1):
+            if cell.policy != BASE:
+                self._kept[cell.key] = select(cell, self._streams[cell.key].received, scored[cell.data])
+            self._tell(Progress("selection", number, len(cells), None))
+
+    def _write(self, cells: Sequence[Cell]) -> None:
+        """Has synthetic sets written of every dialogue that a cell learns with them."""
+        wanted: dict[str, dict[str, Dialogue]] = {}
+        of: dict[str, Cell] = {}
+        for cell in cells:
+            if cell.synthetic == 0 or cell.policy == BASE:
+                continue
+            maker = written_by(cell)
+            of[maker] = cell
+            for index in itertools.chain.from_iterable(kept.annotated for kept in self._kept[cell.key]):
+                dialogue = self._inputs.samples[cell.data][index].dialogue
+                wanted.setdefault(maker, {})[dialogue.key] = dialogue
+        for maker, dialogues in wanted.items():
+            cell, there = of[maker], self._records.synthetic(maker)
+            missing = [dialogues[key] for key in sorted(dialogues) if key not in there]
+            shared = synthesis_of(cell), self._evaluation(cell)
+            chunks = [missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)]
+            model, writer = self._inputs.model, self._inputs.writer
+            work = [cluster.Job(str(i), jobs.Write(model, writer, c, *shared)) for i, c in enumerate(chunks)]
+            for done in self._shared(jobs.write, work, f"synthetic sets of {cell.data}, seed {cell.seed}"):
+                self._records.add_synthetic(maker, done.result)
+
+    def _job(self, cell: Cell) -> jobs.Run:
+        samples = self._inputs.samples[cell.data]
+        written = self._records.synthetic(written_by(cell)) if cell.synthetic else {}
+        lessons = [
+            lesson(kept, [samples[i].dialogue for i in kept.annotated], written, cell.synthetic)
+            for kept in self._kept.get(cell.key, [])
+        ]
+        return jobs.Run(cell, self._inputs.model, lessons, self._evaluation(cell), self._inputs.general)
+
+    def _evaluation(self, cell: Cell) -> list[Dialogue]:
+        samples = self._inputs.samples[cell.data]
+        return [samples[i].dialogue for i in self._streams[cell.key].evaluation]
+
+    def _shared(
+        self, function: Callable[[Any], Any], work: Sequence[cluster.Job], stage: str
+    ) -> Iterator[cluster.Done]:
+        """The jobs as they finish; UserError for one that failed: no cell could do without it."""
+        for done in self._done(function, work, stage, len(work), {}):
+            if done.error is not None:
+                raise UserError(f"{stage} failed: {done.error}", self._records.folder, "mend it, and run again")
+            yield done
+
+    def _done(
+        self,
+        function: Callable[[Any], Any],
+        work: Sequence[cluster.Job] | Iterator[cluster.Job],
+        stage: str,
+        total: int,
+        cells: Mapping[str, Cell],
+    ) -> Iterator[cluster.Done]:
+        start = time.perf_counter()
+        for number, done in enumerate(cluster.run(function, work, self._workers, self._ray), 1):
+            yield done
+            remaining = (time.perf_counter() - start) / number * (total - number)
+            self._tell(Progress(stage, number, total, remaining, cells.get(done.key)))
+
+
+class _Chosen:
+    """The cells of the blocks that a budget has room for, in order.
+
+    A block is begun if it would end in time at the mean pace so far. The first one always is: nothing tells before.
+    """
+
+    def __init__(self, blocks: Sequence[Block], left: Callable[[], float | None]):
+        self._blocks, self._left = blocks, left
+        self._start, self._seconds, self._done = time.perf_counter(), 0.0, 0
+        self.left_out: list[Block] = []
+
+    def took(self, seconds: float) -> None:
+        """A cell has finished."""
+        self._done += 1
+        self._seconds += seconds
+
+    def __iter__(self) -> Iterator[Cell]:
+        for block in self._blocks:
+            left = self._left()
+            if left is not None and left < self._expected(block):
+                self.left_out.append(block)
+            else:
+                yield from block.cells
+
+    def _expected(self, block: Block) -> float:
+        if not self._done:
+            return 0.0
+        return (time.perf_counter() - self._start) / self._done * len(block.cells)

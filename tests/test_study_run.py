@@ -1,0 +1,243 @@
+"""A study's run, with the embedded model and a dozen dialogues: what is computed, once, and what a kill leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mlx_personal import Dialogue, UserError, cluster
+from mlx_personal.dialogue import rouge1
+from mlx_personal.finetune import LoRAConfig
+from mlx_personal.study import Cell, Records, Request, jobs, run_study
+from mlx_personal.study import run as running
+from mlx_personal.study.grid import Block
+from mlx_personal.study.run import Inputs
+from mlx_personal.study.schemas import Sample
+from mlx_personal.study.settings import BASE
+from mlx_personal.synthesis import SynthesisConfig
+
+THINGS = [
+    "kettle",
+    "spaniel",
+    "bicycle",
+    "curtain",
+    "lantern",
+    "orchard",
+    "tournament",
+    "recipe",
+    "ladder",
+    "violin",
+    "harbor",
+    "blanket",
+]
+SAMPLES = [
+    Sample(Dialogue.of(f"What should I do about my {thing} number {i}?", f"Look after the {thing}, slowly."), None)
+    for i, thing in enumerate(THINGS)
+]
+CELL = Cell(
+    "alpaca",
+    "file",
+    "demo",
+    "f00",
+    0,
+    "quality",
+    received=6,
+    every=3,
+    evaluation=3,
+    answer_tokens=6,
+    bins=2,
+    training=LoRAConfig(epochs=1, rank=2, num_layers=1, max_tokens=64),
+    synthesis=SynthesisConfig(k=2),
+)
+INPUTS = Inputs("demo", None, {"alpaca": SAMPLES}, [sample.dialogue for sample in SAMPLES[:2]])
+WITH_SETS = dataclasses.replace(CELL, synthetic=2)
+BLOCKS = [
+    Block("one", (dataclasses.replace(CELL, policy=BASE), CELL)),
+    Block("two", (dataclasses.replace(CELL, policy="fifo"), WITH_SETS)),
+]
+
+
+class Here:
+    """`cluster.run` in this process; counts the jobs by function, and lets some fail."""
+
+    def __init__(self):
+        self.calls = []
+        self.fails = lambda job: None
+
+    def __call__(self, function, work, workers=None, ray=None):
+        for job in work:
+            self.calls.append(function.__name__)
+            error = self.fails(job)
+            yield cluster.Done(job.key, None if error else function(job.argument), error, 1.0)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    here = Here()
+    monkeypatch.setattr(cluster, "run", here)
+    return here
+
+
+@pytest.fixture
+def records(tmp_path):
+    with Records(tmp_path / "study", write=True) as found:
+        yield found
+
+
+def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
+    stopped = []
+
+    def stop(progress):
+        if progress.stage == "cells" and progress.done == 2:
+            stopped.append(progress)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        running.run(records, BLOCKS, INPUTS, tell=stop)
+    assert [records.has(cell) for block in BLOCKS for cell in block.cells] == [True, True, False, False]
+    assert here.calls == ["embed", "write", "run", "run"]
+
+    outcome = running.run(records, BLOCKS, INPUTS)
+    assert (outcome.found, outcome.ran, outcome.failed, outcome.left_out) == (2, 2, [], [])
+    assert here.calls[4:] == ["run", "run"]
+    again = running.run(records, BLOCKS, INPUTS)
+    assert (again.found, again.ran) == (4, 0)
+    assert len(here.calls) == 6
+
+    results = {cell.key: result for cell, result in records.finished()}
+    base, plain, _, full = [results[cell.key] for block in BLOCKS for cell in block.cells]
+    _is_whole(base, [0], rows=[0])
+    _is_whole(plain, [3, 6], rows=[2, 2])
+    written = [checkpoint["synthetic"] for checkpoint in full["checkpoints"]]
+    _is_whole(full, [3, 6], rows=[2 + n for n in written])
+    assert sum(written) > 0
+    assert plain["checkpoints"][0]["questions"] == 2
+    # What both learn from is the same; what they learn is not.
+    assert [c["kept"] for c in plain["checkpoints"]] == [c["kept"] for c in full["checkpoints"]]
+    assert plain["final"]["nats"] != base["final"]["nats"]
+    assert plain["final"]["tokens"] == base["final"]["tokens"]
+
+
+def _is_whole(result, received, rows):
+    assert [c["received"] for c in result["checkpoints"]] == received
+    assert [c["rows"] for c in result["checkpoints"]] == rows
+    for checkpoint in result["checkpoints"]:
+        for name in ("rouge1", "rougeL"):
+            assert len(checkpoint[name]) == 3
+            assert all(0 <= score <= 1 for score in checkpoint[name])
+    assert len(result["final"]["nats"]) == len(result["final"]["tokens"]) == 3
+    assert len(result["final"]["general_nats"]) == 2
+    assert all(math.isfinite(nats) and nats > 0 for nats in result["final"]["nats"])
+    json.dumps(result, allow_nan=False)
+
+
+def test_scores_are_rouge_of_the_answers(monkeypatch):
+    given = iter([["Look after it"], ["No"]])
+    monkeypatch.setattr(jobs, "answers", lambda lm, dialogues, limit: [next(given) for _ in dialogues])
+    found = jobs._scores(None, jobs.Run(CELL, "demo", [], [s.dialogue for s in SAMPLES[:2]], []))
+    assert found["rouge1"] == [round(rouge1("Look after it", SAMPLES[0].dialogue.answer), 6), 0.0]
+    assert found["answer_words"] == 2.0
+
+
+def test_a_cell_that_fails_is_told_and_stops_no_other(here, records):
+    here.fails = lambda job: "it broke" if job.key == CELL.key else None
+    outcome = running.run(records, BLOCKS[:1], INPUTS)
+    assert outcome.failed == [(CELL, "it broke")]
+    assert outcome.ran == 1
+    assert records.result(CELL) is None
+
+
+def test_what_all_cells_need_must_not_fail(here, records):
+    here.fails = lambda job: "no memory" if isinstance(job.argument, jobs.Embed) else None
+    with pytest.raises(UserError, match=r"embedding alpaca failed: no memory"):
+        running.run(records, BLOCKS, INPUTS)
+
+
+def test_a_budget_takes_whole_blocks_and_names_the_others(here, records, monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(running.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(jobs, "run", lambda job: {"checkpoints": []})
+    outcome = running.run(records, BLOCKS, INPUTS, budget=100.0)
+    assert outcome.ran == 2
+    assert [block.name for block in outcome.left_out] == ["two"]
+
+
+def test_too_few_dialogues_are_an_error_before_anything_is_computed(here, records):
+    with pytest.raises(UserError, match="too few to stream 99"):
+        running.run(records, [Block("big", (dataclasses.replace(CELL, received=99),))], INPUTS)
+    assert here.calls == []
+
+
+# From a request to cells, and the folder
+
+
+def stream(path: Path) -> Path:
+    lines = [json.dumps({"messages": sample.dialogue.to_messages()}) for sample in SAMPLES]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def request(tmp_path, **changes):
+    sizes = {name: getattr(CELL, name) for name in ("received", "every", "evaluation", "answer_tokens", "bins")}
+    given = {"data": {"alpaca": stream(tmp_path / "alpaca.jsonl")}, "experiments": ["entropy"], "seeds": 1}
+    return Request(model="demo", sizes=sizes, **{**given, **changes})
+
+
+def test_a_request_becomes_cells_whose_key_knows_model_and_file(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "run", lambda job: {"checkpoints": []})
+    asked = request(tmp_path)
+    assert run_study(tmp_path / "study", asked).ran == 7  # two policies, three estimators, and the base
+    assert run_study(tmp_path / "study", asked).ran == 0
+    longer = dataclasses.replace(asked, training={"epochs": 9})
+    assert run_study(tmp_path / "study", longer).ran == 6  # the base learns nothing
+    with (tmp_path / "alpaca.jsonl").open("a") as file:
+        file.write('{"messages": [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]}\n')
+    assert run_study(tmp_path / "study", asked).ran == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"experiments": ["everything"]}, "no experiment 'everything'"),
+        ({"sizes": {"bins": 0}}, "bins is 0"),
+        ({"training": {"epochs": 0}}, "epochs is 0"),
+        ({"data": {"alpaca": Path("nowhere.jsonl")}}, "no such file"),
+        ({"data": {"imdb": None}}, "no data set is called 'imdb'"),
+        ({"model": "/nowhere/at/all"}, "no such model folder"),
+        ({"writer": Path("nowhere")}, "adapters.safetensors"),
+        ({"general": Path("nowhere.jsonl")}, "nowhere.jsonl"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_line(tmp_path, change, says):
+    with pytest.raises(UserError, match=says) as raised:
+        run_study(tmp_path / "study", dataclasses.replace(request(tmp_path), **change))
+    assert "\n" not in raised.value.line()
+
+
+def test_one_study_has_one_writer(records, tmp_path):
+    with pytest.raises(UserError, match="this study is in use by another process"):
+        Records(tmp_path / "study", write=True)
+
+
+def test_a_folder_without_a_study_is_named(tmp_path):
+    with pytest.raises(UserError, match="there is no study here"):
+        Records(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_study_through_worker_processes_gives_what_it_gives_here(tmp_path, here, monkeypatch):
+    asked = request(tmp_path, experiments=["main"], synthetic=1)
+    run_study(tmp_path / "here", asked)
+    monkeypatch.undo()
+    outcome = run_study(tmp_path / "workers", asked, workers=2)
+    assert (outcome.ran, outcome.failed) == (9, [])
+
+    def scores(folder):
+        with Records(folder) as found:
+            return {c.key: [k["rouge1"] for k in r["checkpoints"]] for c, r in found.finished()}
+
+    assert scores(tmp_path / "workers") == scores(tmp_path / "here")
