@@ -62,6 +62,7 @@ def test_a_cell_survives_json_with_its_key(cell):
         {"seed": 2},
         {"policy": "fifo"},
         {"bins": 7},
+        {"policy": "weighted", "weight": 3.0},
         {"synthetic": 1},
         {"annotations": 4},
         {"strength": 0.5},
@@ -77,6 +78,8 @@ def test_every_setting_that_matters_changes_the_key(change):
 
 def test_settings_without_effect_do_not_change_the_key():
     assert changed(writer="w").key == CELL.key
+    assert changed(weight=3.0).key == CELL.key
+    assert changed(policy="weighted", weight=3.0).key != changed(policy="weighted").key
     assert changed(training=LoRAConfig(seed=5)).key == CELL.key
     shuffled = changed(order="shuffled")
     assert changed(shuffled, strength=0.2).key == shuffled.key
@@ -97,6 +100,7 @@ def test_checkpoints_come_every_so_often_and_at_the_end():
     [
         ({"policy": "best"}, "policy"),
         ({"bins": 0}, "bins"),
+        ({"weight": -1.0}, "weight"),
         ({"synthetic": 10}, "synthetic"),
         ({"seed": -1}, "seed"),
         ({"annotations": 0}, "annotations"),
@@ -183,7 +187,7 @@ def test_an_owner_with_a_limit_is_asked_about_the_oldest_first_and_never_twice()
 
 def test_a_name_without_a_policy_is_an_error():
     with pytest.raises(KeyError):
-        policy_of("eoe-script")
+        policy_of(changed(policy="eoe-script"))
 
 
 # Lessons
@@ -226,7 +230,7 @@ def test_no_cell_is_planned_twice_and_every_block_has_its_base():
     keys = [cell.key for block in blocks for cell in block.cells]
     assert len(keys) == len(set(keys))
     cells = [cell for block in blocks for cell in block.cells]
-    for data, part in itertools.product(sources, ("all", "second")):
+    for data, part in itertools.product(sources, ("all", "first", "second")):
         assert any(c.policy == BASE and c.data == data and c.part == part for c in cells)
 
 

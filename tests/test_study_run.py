@@ -20,20 +20,8 @@ from mlx_personal.study.schemas import Sample
 from mlx_personal.study.settings import BASE
 from mlx_personal.synthesis import SynthesisConfig
 
-THINGS = [
-    "kettle",
-    "spaniel",
-    "bicycle",
-    "curtain",
-    "lantern",
-    "orchard",
-    "tournament",
-    "recipe",
-    "ladder",
-    "violin",
-    "harbor",
-    "blanket",
-]
+THINGS = ("kettle", "spaniel", "bicycle", "curtain", "lantern", "orchard")
+THINGS += ("tournament", "recipe", "ladder", "violin", "harbor", "blanket")
 SAMPLES = [
     Sample(Dialogue.of(f"What should I do about my {thing} number {i}?", f"Look after the {thing}, slowly."), None)
     for i, thing in enumerate(THINGS)

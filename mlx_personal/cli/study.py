@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mlx_personal.study import Outcome
 
 # Those of the study's rooms, which load the model libraries: `--help` does not wait for them.
-_EXPERIMENTS = ("main", "ablation", "own", "base", "scripts", "synthesis", "buffer", "entropy", "annotations", "order")
+_EXPERIMENTS = ("main", "ablation", "own", "tuning", "base", "scripts", "synthesis", "buffer", "entropy")
+_EXPERIMENTS += ("annotations", "order")
 _DATA = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
 _PATH = click.Path(path_type=Path)
 

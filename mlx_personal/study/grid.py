@@ -49,10 +49,21 @@ def _policies(*policies: str) -> Callable[[Cell, int], Variants]:
     return variants
 
 
+def _half(template: Cell, part: str) -> dict[str, Any]:
+    """Half of the data has room for half of the stream."""
+    return {"part": part, "received": max(1, template.received // 2), "every": max(1, template.every // 2)}
+
+
 def _own(template: Cell, synthetic: int) -> Variants:
-    # Half of the data has room for half of the stream.
-    half = {"part": "second", "received": max(1, template.received // 2), "every": max(1, template.every // 2)}
+    half = _half(template, "second")
     return [[{**half, **change} for change in block] for block in _policies("quality", OWN)(template, synthetic)]
+
+
+def _weights(template: Cell, synthetic: int) -> Variants:
+    half = _half(template, "first")
+    half["every"] = half["received"]  # the end alone counts
+    weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 8.0, 16.0, 32.0, 64.0)]
+    return [[{**half, "policy": "quality"}, *weights]]
 
 
 def _numbers(template: Cell, synthetic: int) -> Variants:
@@ -76,6 +87,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "main": Experiment("the paper's policy and its baselines", _policies(*PAPER_POLICIES), True),
     "ablation": Experiment("one score alone (Table 4)", _policies("quality", *SINGLE_SCORES), True),
     "own": Experiment("this project's policy, tuned on the first half of the data, on the second half", _own, True),
+    "tuning": Experiment("this project's policy at several weights, on the first half of the data", _weights, True),
     "base": Experiment("the model as it is", lambda template, synthetic: [[{"policy": BASE}]], True),
     "scripts": Experiment("the authors' scripts as they behave", _policies(*SCRIPTS), True),
     "synthesis": Experiment(

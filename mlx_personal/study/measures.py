@@ -41,6 +41,7 @@ SWEEPS: Final = {
     "entropy": Setting(("entropy",), "spectral"),
     "annotations": Setting(("annotations",)),
     "order": Setting(("order", "strength")),
+    "weight": Setting(("weight",), 0.0),
 }
 
 

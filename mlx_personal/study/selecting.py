@@ -85,7 +85,7 @@ class _Rule:
 
     def __init__(self, cell: Cell):
         self._buffer = Buffer(cell.bins)
-        self._selector = Selector(self._buffer, policy_of(cell.policy), SelectionConfig.near_duplicate, cell.seed)
+        self._selector = Selector(self._buffer, policy_of(cell), SelectionConfig.near_duplicate, cell.seed)
 
     def offer(self, candidate: Candidate) -> None:
         self._selector.offer(candidate)
@@ -94,15 +94,16 @@ class _Rule:
         return [b.dialogue_id for b in self._buffer.bins]
 
 
-def policy_of(name: str) -> Policy:
-    """The policy of this name; KeyError for one that is none of the product's."""
-    if name in SINGLE_SCORES:
-        return QualityPolicy([name])
+def policy_of(cell: Cell) -> Policy:
+    """The cell's policy; KeyError for one that is none of the product's."""
+    if cell.policy == OWN:
+        return WeightedPolicy(cell.weight)
+    if cell.policy in SINGLE_SCORES:
+        return QualityPolicy([cell.policy])
     made: dict[str, type[Policy]] = {
         "quality": QualityPolicy,
         "random": RandomPolicy,
         "fifo": FifoPolicy,
         "k-center": KCenterPolicy,
-        OWN: WeightedPolicy,
     }
-    return made[name]()
+    return made[cell.policy]()

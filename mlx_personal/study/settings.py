@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.scoring.entropy import check_estimator
+from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from mlx_personal.synthesis import SynthesisConfig
 
 # The answers of the model as it came: no selection, no training.
@@ -47,6 +49,7 @@ class Cell:
         received: sets in the stream; every: sets between two checkpoints, the last one may come sooner.
         evaluation: dialogues that are answered at each checkpoint, with at most `answer_tokens` tokens.
         bins: of the buffer.
+        weight: of EOE in the policy `weighted`.
         entropy: the estimator of EOE.
         synthetic: synthetic sets for each kept one, 0..9; all policies get the same number.
         writer: fingerprint of what wrote them; the model itself where it is empty.
@@ -69,6 +72,7 @@ class Cell:
     evaluation: int = 200
     answer_tokens: int = 128
     bins: int = 128
+    weight: float = DEFAULT_WEIGHT
     entropy: str = "spectral"
     synthetic: int = 0
     writer: str = ""
@@ -83,6 +87,8 @@ class Cell:
         for name in ("received", "every", "evaluation", "answer_tokens", "bins"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight is {self.weight}; it must be 0 or more, and finite")
         if not 0 <= self.synthetic <= 9:
             raise ValueError(f"synthetic is {self.synthetic}; it must lie in 0..9")
         if self.annotations is not None and self.annotations < 1:
@@ -106,6 +112,8 @@ class Cell:
         plain = dataclasses.asdict(self)
         plain["training"]["seed"] = plain["synthesis"]["seed"] = 0
         plain["synthesis"]["band"] = list(plain["synthesis"]["band"])
+        if self.policy != OWN:
+            plain["weight"] = 0.0
         if self.order != "correlated":
             plain["strength"] = 0.0
         if self.synthetic == 0:

@@ -48,6 +48,11 @@ _SWEEPS: Final = {
         "order",
         "Correlated: sorted by topic in bursts, with a strength of 0 to 1. The paper has no such sweep.",
     ),
+    "weight": (
+        "Tuning of this project's policy",
+        "weight of EOE",
+        "On the first half of the data alone; a weight of 0 is a plain random sample.",
+    ),
 }
 
 
