@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 
 from mlx_personal.errors import UserError
+from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from mlx_personal.study import published
-from mlx_personal.study.settings import BASE, POLICIES, Cell, digest
+from mlx_personal.study.settings import BASE, OWN, POLICIES, Cell, digest
 
 Result = Mapping[str, Any]
 Finished = tuple[Cell, Result]
 
 # What may differ between the groups of one protocol; a group without synthetic sets has no writer and no synthesis.
 _SYNTHETIC = ("synthetic", "writer", "synthesis")
-_FREE = ("policy", *_SYNTHETIC)
+_FREE = ("policy", "weight", *_SYNTHETIC)
 _ORDERS = {"in-order": 0, "shuffled": 1, "correlated": 2}
 
 
@@ -126,10 +127,11 @@ class Study:
         return [n for n in (most, 0) if n in policies and n is not None]
 
     def group(self, data: str, policy: str, synthetic: int, part: str | None = None) -> Group | None:
-        """A policy's group in a data set's protocol; of several writers, that of most groups."""
+        """A policy's group in a data set's protocol; of several writers, that of most groups. This project's own stands
+        there with the weight it was given in the end."""
         groups = [g for g in self.protocol(data, part) if g.cell.synthetic == synthetic]
         writers = Counter(group.writer for group in groups)
-        own = [g for g in groups if g.cell.policy == policy]
+        own = [g for g in groups if g.cell.policy == policy and (policy != OWN or g.cell.weight == DEFAULT_WEIGHT)]
         return max(own, key=lambda g: writers[g.writer], default=None)
 
     def base(self, group: Group) -> Group | None:
