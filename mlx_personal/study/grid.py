@@ -50,8 +50,9 @@ def _policies(*policies: str) -> Callable[[Cell, int], Variants]:
 
 
 def _half(template: Cell, part: str) -> dict[str, Any]:
-    """Half of the data has room for half of the stream."""
-    return {"part": part, "received": max(1, template.received // 2), "every": max(1, template.every // 2)}
+    """Half of the data has room for half of the stream; its end alone counts."""
+    received = max(1, template.received // 2)
+    return {"part": part, "received": received, "every": received}
 
 
 def _own(template: Cell, synthetic: int) -> Variants:
@@ -61,7 +62,6 @@ def _own(template: Cell, synthetic: int) -> Variants:
 
 def _weights(template: Cell, synthetic: int) -> Variants:
     half = _half(template, "first")
-    half["every"] = half["received"]  # the end alone counts
     weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 8.0, 16.0, 32.0, 64.0)]
     return [[{**half, "policy": "quality"}, *weights]]
 
