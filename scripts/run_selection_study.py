@@ -30,7 +30,7 @@ SIZES = {"received": 900, "every": 300, "evaluation": 200, "answer_tokens": 48, 
 # A model of a few million parameters learns little at the paper's 3e-4.
 TRAINING = {"learning_rate": 3e-3, "epochs": 4, "max_tokens": 256}
 SYNTHETIC = 2
-SYNTHESIS = {"k": 4, "temperature": 0.7, "max_tokens": 128}
+SYNTHESIS = {"k": 4, "temperature": 0.3, "max_tokens": 128}
 # General dialogues, the last ones of the file, that forgetting is measured on.
 GENERAL = 100
 TURN = re.compile(r"<\|(user|assistant)\|>\n(.*?)<\|end\|>", re.DOTALL)
