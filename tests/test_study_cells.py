@@ -86,6 +86,8 @@ def test_settings_without_effect_do_not_change_the_key():
     base = changed(policy=BASE)
     assert changed(base, seed=8, bins=99, received=7, every=3, order="in-order").key == base.key
     assert changed(base, evaluation=6).key != base.key
+    assert changed(base, training=LoRAConfig(epochs=9)).key == base.key
+    assert changed(base, training=LoRAConfig(max_tokens=9)).key != base.key
 
 
 def test_checkpoints_come_every_so_often_and_at_the_end():
@@ -149,6 +151,12 @@ def test_a_script_writes_out_and_empties_its_buffer():
 
 
 # Selection along a stream
+
+
+@pytest.mark.parametrize("policy", ["random", "weighted"])
+def test_the_seed_reaches_what_a_policy_draws(policy):
+    kept = [select(changed(policy=policy, seed=seed), list(range(50)), scored())[-1].kept for seed in range(4)]
+    assert len({tuple(ids) for ids in kept}) == 4
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -50,15 +50,17 @@ BLOCKS = [
 
 
 class Here:
-    """`cluster.run` in this process; counts the jobs by function, and lets some fail."""
+    """`cluster.run` in this process; counts the jobs by function, lets some fail, and has a clock of its own."""
 
     def __init__(self):
         self.calls = []
         self.fails = lambda job: None
+        self.now, self.takes = 0.0, lambda job: 0.0
 
     def __call__(self, function, work, workers=None, ray=None):
         for job in work:
             self.calls.append(function.__name__)
+            self.now += self.takes(job)
             error = self.fails(job)
             yield cluster.Done(job.key, None if error else function(job.argument), error, 1.0)
 
@@ -110,6 +112,11 @@ def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
     assert plain["final"]["tokens"] == base["final"]["tokens"]
 
 
+def nothing(job):
+    """In place of a cell's training."""
+    return {"checkpoints": []}
+
+
 def _is_whole(result, received, rows):
     assert [c["received"] for c in result["checkpoints"]] == received
     assert [c["rows"] for c in result["checkpoints"]] == rows
@@ -145,17 +152,36 @@ def test_what_all_cells_need_must_not_fail(here, records):
         running.run(records, BLOCKS, INPUTS)
 
 
+def test_what_is_written_does_not_hang_on_what_ran_before(here, tmp_path):
+    """The same cell has the same synthetic sets, alone, after others, and in one run with them."""
+    cells = [dataclasses.replace(WITH_SETS, policy=policy) for policy in ("quality", "fifo")]
+    results = []
+    for number, order in enumerate(([cells], [cells[:1], cells[1:]], [cells[1:], cells[:1]])):
+        with Records(tmp_path / str(number), write=True) as records:
+            for some in order:
+                running.run(records, [Block("some", tuple(some))], INPUTS)
+            results.append([records.result(cell)["final"]["nats"] for cell in cells])
+    assert results[0] == results[1] == results[2]
+    assert results[0][0] != results[0][1]
+
+
 def test_a_budget_takes_whole_blocks_and_names_the_others(here, records, monkeypatch):
-    clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(running.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(jobs, "run", lambda job: {"checkpoints": []})
-    outcome = running.run(records, BLOCKS, INPUTS, budget=100.0)
+    monkeypatch.setattr(running.time, "perf_counter", lambda: here.now)
+    monkeypatch.setattr(jobs, "run", nothing)
+    here.takes = lambda job: 10.0
+    three = [dataclasses.replace(CELL, seed=seed) for seed in range(3)]
+    blocks = [Block(f"seed {cell.seed}", (cell,)) for cell in three]
+    # The first takes 20 s with its vectors; the second is expected to take as long; then there are 15 s left.
+    outcome = running.run(records, blocks, INPUTS, budget=45.0)
     assert outcome.ran == 2
-    assert [block.name for block in outcome.left_out] == ["two"]
+    assert [block.name for block in outcome.left_out] == ["seed 2"]
+    # What was left out was not prepared either; with more time it is all that is run.
+    assert here.calls == ["embed", "nothing", "embed", "nothing"]
+    assert running.run(records, blocks, INPUTS, budget=1.0).ran == 1
 
 
 def test_too_few_dialogues_are_an_error_before_anything_is_computed(here, records):
-    with pytest.raises(UserError, match="too few to stream 99"):
+    with pytest.raises(UserError, match=r"alpaca: .* too few to stream 99"):
         running.run(records, [Block("big", (dataclasses.replace(CELL, received=99),))], INPUTS)
     assert here.calls == []
 
@@ -176,7 +202,7 @@ def request(tmp_path, **changes):
 
 
 def test_a_request_becomes_cells_whose_key_knows_model_and_file(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "run", lambda job: {"checkpoints": []})
+    monkeypatch.setattr(jobs, "run", nothing)
     asked = request(tmp_path)
     assert run_study(tmp_path / "study", asked).ran == 7  # two policies, three estimators, and the base
     assert run_study(tmp_path / "study", asked).ran == 0
@@ -196,7 +222,7 @@ def test_a_request_becomes_cells_whose_key_knows_model_and_file(here, tmp_path, 
         ({"data": {"alpaca": Path("nowhere.jsonl")}}, "no such file"),
         ({"data": {"imdb": None}}, "no data set is called 'imdb'"),
         ({"model": "/nowhere/at/all"}, "no such model folder"),
-        ({"writer": Path("nowhere")}, "adapters.safetensors"),
+        ({"writer": Path("nowhere")}, "nowhere: there is no adapter"),
         ({"general": Path("nowhere.jsonl")}, "nowhere.jsonl"),
     ],
 )
@@ -226,6 +252,6 @@ def test_a_study_through_worker_processes_gives_what_it_gives_here(tmp_path, her
 
     def scores(folder):
         with Records(folder) as found:
-            return {c.key: [k["rouge1"] for k in r["checkpoints"]] for c, r in found.finished()}
+            return {c.key: r["final"]["nats"] for c, r in found.finished()}
 
     assert scores(tmp_path / "workers") == scores(tmp_path / "here")

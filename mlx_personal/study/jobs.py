@@ -25,7 +25,7 @@ from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.evaluation import answer_losses, answers
 from mlx_personal.finetune import finetune
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding
-from mlx_personal.study.settings import Cell
+from mlx_personal.study.settings import Cell, digest
 from mlx_personal.synthesis import SynthesisConfig, synthesize
 
 
@@ -56,19 +56,25 @@ class Write:
 
 
 def write(job: Write) -> list[tuple[str, list[Dialogue], dict[str, int]]]:
-    """For each dialogue its key, the synthetic sets that passed the checks, and how many met which fate."""
+    """For each dialogue its key, the synthetic sets that passed the checks, and how many met which fate.
+
+    One dialogue at a time, each with a seed of its own, so that what is written of it does not hang on which others are
+    wanted: the same cell gets the same sets, whatever ran before.
+    """
     lm = _model(job.model)
     if job.writer is not None:
         lm.attach_adapter(Path(job.writer))
     try:
-        candidates = synthesize(lm, job.dialogues, job.config, forbidden=job.forbidden)
+        return [_written(lm, dialogue, job) for dialogue in job.dialogues]
     finally:
         lm.detach_adapter()
-    own = [[c for c in candidates if c.source == i] for i in range(len(job.dialogues))]
-    return [
-        (d.key, [c.dialogue for c in found if c.kept and c.dialogue], dict(Counter(c.reason for c in found)))
-        for d, found in zip(job.dialogues, own, strict=True)
-    ]
+
+
+def _written(lm: LanguageModel, dialogue: Dialogue, job: Write) -> tuple[str, list[Dialogue], dict[str, int]]:
+    seed = int(digest([job.config.seed, dialogue.key])[:15], 16)
+    found = synthesize(lm, [dialogue], dataclasses.replace(job.config, seed=seed), forbidden=job.forbidden)
+    kept = [c.dialogue for c in found if c.kept and c.dialogue is not None]
+    return dialogue.key, kept, dict(Counter(c.reason for c in found))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ def written_by(cell: Cell) -> str:
     Data set and evaluation are part of it, since nothing near an evaluation dialogue is written.
     """
     settings = cell.to_json()
-    return digest(
-        [settings[k] for k in ("data", "source", "part", "evaluation", "model", "writer", "seed", "synthesis")]
-    )
+    decisive = ("protocol", "data", "source", "part", "evaluation", "model", "writer", "seed", "synthesis")
+    return digest([settings[name] for name in decisive])
 
 
 def synthesis_of(cell: Cell) -> SynthesisConfig:

@@ -83,10 +83,10 @@ def _template(request: Request, path: Path, general: str) -> Cell:
             data="",
             source="",
             model_name=Path(name).name if Path(name).exists() else name,
-            model=fingerprint(path),
+            model=digest([fingerprint(path), *_hashes(path, "tokenizer*", "chat_template*")])[:16],
             seed=0,
             policy=BASE,
-            writer="" if request.writer is None else _adapter_fingerprint(request.writer),
+            writer="" if request.writer is None else digest(_hashes(request.writer, "adapter*"))[:16],
             general=general,
             training=LoRAConfig(**request.training),
             synthesis=SynthesisConfig(**request.synthesis),
@@ -96,8 +96,13 @@ def _template(request: Request, path: Path, general: str) -> Cell:
         raise UserError(str(error), hint="change that setting") from error
 
 
-def _adapter_fingerprint(folder: Path) -> str:
+def _hashes(folder: Path, *patterns: str) -> list[list[str]]:
+    """Name and hash of each file of these names; UserError if there is none, or one cannot be read."""
     try:
-        return hashlib.sha256((folder / "adapters.safetensors").read_bytes()).hexdigest()[:16]
+        files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
+        hashes = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
     except OSError as error:
-        raise from_os_error(error, folder / "adapters.safetensors") from error
+        raise from_os_error(error, folder) from error
+    if not hashes:
+        raise UserError(f"there is no {patterns[0]} in this folder", folder, "check the name")
+    return hashes

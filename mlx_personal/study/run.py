@@ -24,7 +24,7 @@ from mlx_personal.study.grid import Block
 from mlx_personal.study.lessons import lesson, synthesis_of, written_by
 from mlx_personal.study.records import Records
 from mlx_personal.study.selecting import Kept, Scored, select
-from mlx_personal.study.settings import BASE, Cell, digest
+from mlx_personal.study.settings import BASE, PROTOCOL, Cell, digest
 from mlx_personal.study.stream import Stream, StreamConfig, split
 from mlx_personal.study.topics import topics_of
 
@@ -87,7 +87,8 @@ def run(
     Args:
         workers: processes on this machine; by default as `cluster` has it.
         ray: address of a Ray cluster to run on in their place.
-        budget: seconds; no block is begun that would, by what the cells before took, not end within them.
+        budget: seconds; blocks are run one after the other, the first in any case, and none is begun that would, by
+            what those before took, not end within them.
         tell: called with the progress.
 
     UserError where a data set is too small or a shared step fails. A cell that fails does not stop the others.
@@ -106,40 +107,43 @@ class _Run:
         tell: Callable[[Progress], None],
     ):
         self._records, self._inputs, self._tell = records, inputs, tell
-        self._workers, self._ray = workers, ray
-        self._start, self._budget = time.perf_counter(), budget
+        self._workers, self._ray, self._budget = workers, ray, budget
         self._streams: dict[str, Stream] = {}
         self._kept: dict[str, list[Kept]] = {}
 
     def run(self, blocks: Sequence[Block]) -> Outcome:
-        outcome = Outcome()
-        missing = []
+        outcome, missing = Outcome(), []
         for block in blocks:
             fresh = tuple(cell for cell in block.cells if not self._records.has(cell))
             outcome.found += len(block.cells) - len(fresh)
             if fresh:
                 missing.append(Block(block.name, fresh))
-        cells = list(itertools.chain.from_iterable(block.cells for block in missing))
+        start, done = time.perf_counter(), 0.0
+        # With a budget block by block, so that nothing is prepared for cells that there will be no time for.
+        groups = [[block] for block in missing] if self._budget is not None or not missing else [missing]
+        for group in groups:
+            cells = [cell for block in group for cell in block.cells]
+            work, spent = sum(map(_work, cells)), time.perf_counter() - start
+            if self._budget is not None and done and spent + work * spent / done > self._budget:
+                outcome.left_out += group
+            else:
+                self._run(cells, outcome)
+                done += work
+        return outcome
+
+    def _run(self, cells: Sequence[Cell], outcome: Outcome) -> None:
         self._draw(cells)
         self._select(cells, self._embed(cells))
         self._write(cells)
         by_key = {cell.key: cell for cell in cells}
         self._tell(Progress("cells", 0, len(cells), None, planned=cells))
-        chosen = _Chosen(missing, self._left)
-        work = (cluster.Job(cell.key, self._job(cell)) for cell in chosen)
-        for done in self._done(jobs.run, work, "cells", len(cells), by_key):
-            chosen.took(done.seconds)
+        jobs_ = (cluster.Job(cell.key, self._job(cell)) for cell in cells)
+        for done in self._done(jobs.run, jobs_, "cells", len(cells), by_key):
             if done.error is None:
                 self._records.add(by_key[done.key], done.result)
                 outcome.ran += 1
             else:
                 outcome.failed.append((by_key[done.key], done.error))
-        outcome.left_out = chosen.left_out
-        return outcome
-
-    def _left(self) -> float | None:
-        """Seconds of the budget that are left."""
-        return None if self._budget is None else self._budget - (time.perf_counter() - self._start)
 
     def _draw(self, cells: Sequence[Cell]) -> None:
         """Draws every cell's stream and evaluation dialogues."""
@@ -148,7 +152,10 @@ class _Run:
         for cell in cells:
             config = StreamConfig(cell.part, cell.order, cell.strength, cell.received, cell.evaluation, cell.seed)
             if (cell.data, config) not in drawn:
-                drawn[cell.data, config] = split(self._inputs.samples[cell.data], topics[cell.data], config)
+                try:
+                    drawn[cell.data, config] = split(self._inputs.samples[cell.data], topics[cell.data], config)
+                except UserError as error:
+                    raise UserError(error.what, cell.data, error.hint) from error
             self._streams[cell.key] = drawn[cell.data, config]
 
     def _embed(self, cells: Sequence[Cell]) -> dict[str, dict[int, Scored]]:
@@ -157,7 +164,7 @@ class _Run:
         for cell in cells:
             if cell.policy != BASE:
                 streamed.setdefault(cell.data, set()).update(self._streams[cell.key].received)
-        maker = digest({"model": cells[0].model}) if cells else ""
+        maker = digest({"model": cells[0].model, "protocol": PROTOCOL}) if cells else ""
         lexicons, scored = Lexicons.load(), {}
         for data, indices in streamed.items():
             dialogues = {i: self._inputs.samples[data][i].dialogue for i in sorted(indices)}
@@ -241,31 +248,9 @@ class _Run:
             self._tell(Progress(stage, number, total, remaining, cells.get(done.key)))
 
 
-class _Chosen:
-    """The cells of the blocks that a budget has room for, in order.
-
-    A block is begun if it would end in time at the mean pace so far. The first one always is: nothing tells before.
-    """
-
-    def __init__(self, blocks: Sequence[Block], left: Callable[[], float | None]):
-        self._blocks, self._left = blocks, left
-        self._start, self._seconds, self._done = time.perf_counter(), 0.0, 0
-        self.left_out: list[Block] = []
-
-    def took(self, seconds: float) -> None:
-        """A cell has finished."""
-        self._done += 1
-        self._seconds += seconds
-
-    def __iter__(self) -> Iterator[Cell]:
-        for block in self._blocks:
-            left = self._left()
-            if left is not None and left < self._expected(block):
-                self.left_out.append(block)
-            else:
-                yield from block.cells
-
-    def _expected(self, block: Block) -> float:
-        if not self._done:
-            return 0.0
-        return (time.perf_counter() - self._start) / self._done * len(block.cells)
+def _work(cell: Cell) -> float:
+    """How much there is to do, in rows learnt and dialogues answered, which take about the same time."""
+    if cell.policy == BASE:
+        return cell.evaluation
+    rows = cell.bins * (1 + cell.synthetic) * cell.training.epochs
+    return len(cell.checkpoints) * (rows + cell.evaluation)

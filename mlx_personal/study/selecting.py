@@ -97,7 +97,7 @@ class _Rule:
 def policy_of(cell: Cell) -> Policy:
     """The cell's policy; KeyError for one that is none of the product's."""
     if cell.policy == OWN:
-        return WeightedPolicy(cell.weight)
+        return WeightedPolicy(cell.weight, seed=cell.seed)
     if cell.policy in SINGLE_SCORES:
         return QualityPolicy([cell.policy])
     made: dict[str, type[Policy]] = {

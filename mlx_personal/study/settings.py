@@ -15,6 +15,9 @@ from mlx_personal.scoring.entropy import check_estimator
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from mlx_personal.synthesis import SynthesisConfig
 
+# To be raised whenever the same settings come to mean another computation: other scores, prompts, topics, training.
+PROTOCOL: Final = 1
+
 # The answers of the model as it came: no selection, no training.
 BASE: Final = "base"
 # The paper's rule (3.2), its baselines (4.1), and its ablation (Table 4).
@@ -109,7 +112,7 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON has them, those without effect at one value."""
-        plain = dataclasses.asdict(self)
+        plain = {"protocol": PROTOCOL, **dataclasses.asdict(self)}
         plain["training"]["seed"] = plain["synthesis"]["seed"] = 0
         plain["synthesis"]["band"] = list(plain["synthesis"]["band"])
         if self.policy != OWN:
@@ -122,13 +125,15 @@ class Cell:
             # It sees no stream and learns nothing.
             for name in ("seed", "bins", "received", "every", "synthetic"):
                 plain[name] = 0
-            plain.update(order="", strength=0.0, entropy="", annotations=None, writer="", synthesis=None, training=None)
+            plain.update(order="", strength=0.0, entropy="", annotations=None, writer="", synthesis=None)
+            # How much of a row it sees when it is asked how likely the preferred answers are.
+            plain["training"] = {"max_tokens": self.training.max_tokens}
         return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Cell:
         """The cell of what `to_json` gave, settings without effect at their defaults."""
-        known = {k: v for k, v in plain.items() if v is not None or k == "annotations"}
+        known = {k: v for k, v in plain.items() if (v is not None or k == "annotations") and k != "protocol"}
         if plain["policy"] == BASE:
             known = {k: v for k, v in known.items() if k not in _OF_A_STREAM}
         if "training" in known:
