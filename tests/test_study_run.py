@@ -148,7 +148,7 @@ def test_a_cell_that_fails_is_told_and_stops_no_other(here, records):
 
 def test_what_all_cells_need_must_not_fail(here, records):
     here.fails = lambda job: "no memory" if isinstance(job.argument, jobs.Embed) else None
-    with pytest.raises(UserError, match=r"embedding alpaca failed: no memory"):
+    with pytest.raises(UserError, match=r"embedding failed: no memory"):
         running.run(records, BLOCKS, INPUTS)
 
 

@@ -29,7 +29,7 @@ from mlx_personal.study.stream import Stream, StreamConfig, split
 from mlx_personal.study.topics import topics_of
 
 # Dialogues of one job: enough to keep a batch full, few enough that a kill costs little.
-_CHUNK = 128
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -164,23 +164,22 @@ class _Run:
         for cell in cells:
             if cell.policy != BASE:
                 streamed.setdefault(cell.data, set()).update(self._streams[cell.key].received)
-        maker = digest({"model": cells[0].model, "protocol": PROTOCOL}) if cells else ""
-        lexicons, scored = Lexicons.load(), {}
-        for data, indices in streamed.items():
-            dialogues = {i: self._inputs.samples[data][i].dialogue for i in sorted(indices)}
-            there = self._records.embeddings(maker)
-            missing = [d for d in dialogues.values() if d.key not in there]
-            chunks = {str(i): missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)}
-            work = [cluster.Job(k, jobs.Embed(self._inputs.model, [d.text for d in c])) for k, c in chunks.items()]
-            for done in self._shared(jobs.embed, work, f"embedding {data}"):
-                self._records.add_embeddings(maker, [d.key for d in chunks[done.key]], *done.result)
-            there = self._records.embeddings(maker)
-            domains = {i: lexicons.domain_specific_score(d.text) for i, d in dialogues.items()}
-            scored[data] = {
-                i: Scored(d.text, *there[d.key], dss=domains[i].dss, domain=domains[i].domain)
-                for i, d in dialogues.items()
-            }
-        return scored
+        maker = digest({"model": cells[0].model, "protocol": PROTOCOL})
+        there = self._records.embeddings(maker)
+        of = {data: {i: self._inputs.samples[data][i].dialogue for i in sorted(streamed[data])} for data in streamed}
+        missing = list({d.key: d for found in of.values() for d in found.values() if d.key not in there}.values())
+        chunks = {str(i): missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)}
+        work = [cluster.Job(k, jobs.Embed(self._inputs.model, [d.text for d in c])) for k, c in chunks.items()]
+        for done in self._shared(jobs.embed, work, "embedding"):
+            self._records.add_embeddings(maker, [d.key for d in chunks[done.key]], *done.result)
+        there = self._records.embeddings(maker)
+        lexicons = Lexicons.load()
+
+        def scored(dialogue: Dialogue) -> Scored:
+            domain = lexicons.domain_specific_score(dialogue.text)
+            return Scored(dialogue.text, *there[dialogue.key], dss=domain.dss, domain=domain.domain)
+
+        return {data: {i: scored(d) for i, d in dialogues.items()} for data, dialogues in of.items()}
 
     def _select(self, cells: Sequence[Cell], scored: Mapping[str, Mapping[int, Scored]]) -> None:
         """Runs every policy over its stream."""
@@ -201,15 +200,19 @@ class _Run:
             for index in itertools.chain.from_iterable(kept.annotated for kept in self._kept[cell.key]):
                 dialogue = self._inputs.samples[cell.data][index].dialogue
                 wanted.setdefault(maker, {})[dialogue.key] = dialogue
+        makers: dict[str, str] = {}
+        work = []
         for maker, dialogues in wanted.items():
             cell, there = of[maker], self._records.synthetic(maker)
             missing = [dialogues[key] for key in sorted(dialogues) if key not in there]
             shared = synthesis_of(cell), self._evaluation(cell)
-            chunks = [missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)]
-            model, writer = self._inputs.model, self._inputs.writer
-            work = [cluster.Job(str(i), jobs.Write(model, writer, c, *shared)) for i, c in enumerate(chunks)]
-            for done in self._shared(jobs.write, work, f"synthetic sets of {cell.data}, seed {cell.seed}"):
-                self._records.add_synthetic(maker, done.result)
+            for start in range(0, len(missing), _CHUNK):
+                part = missing[start : start + _CHUNK]
+                key = f"{maker} {start}"
+                makers[key] = maker
+                work.append(cluster.Job(key, jobs.Write(self._inputs.model, self._inputs.writer, part, *shared)))
+        for done in self._shared(jobs.write, work, "synthetic sets"):
+            self._records.add_synthetic(makers[done.key], done.result)
 
     def _job(self, cell: Cell) -> jobs.Run:
         samples = self._inputs.samples[cell.data]
