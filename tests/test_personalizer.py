@@ -380,3 +380,22 @@ def test_there_is_one_profile_a_folder(me, tiny_model_folder, tmp_path):
         Personalizer.create(me.folder, tiny_model_folder)
     with pytest.raises(UserError, match="no profile here yet"):
         Personalizer(tmp_path / "nowhere")
+
+
+def test_a_policy_that_goes_by_the_whole_stream_goes_on_after_a_restart(tmp_path, tiny_model_folder, tiny_model):
+    config = dataclasses.replace(CONFIG, selection=SelectionConfig(bins=8, policy="weighted"))
+
+    def bins(folder, *parts):
+        with Personalizer.create(folder, tiny_model_folder, config, tiny_model) as me:
+            me.observe(parts[0])
+        for part in parts[1:]:
+            with Personalizer(folder, lm=tiny_model) as me:
+                me.observe(part)
+        with Personalizer(folder, lm=tiny_model) as me:
+            return [row.dialogue_id for row in me.store.bins()]
+
+    whole = stream(60)
+    assert bins(tmp_path / "whole", whole) == bins(tmp_path / "parts", whole[:5], whole[5:8], whole[8:33], whole[33:])
+    with Personalizer.create(tmp_path / "paper", tiny_model_folder, CONFIG, tiny_model) as me:
+        me.observe(whole)
+        assert [row.dialogue_id for row in me.store.bins()] != bins(tmp_path / "again", whole)

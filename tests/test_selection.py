@@ -408,6 +408,7 @@ def test_a_stored_decision_is_explained_as_the_first_time(seed):
         {"near_duplicate": 1.1},
         {"near_duplicate": math.nan},
         {"idd": "old"},
+        {"policy": "best"},
         {"seed": -1},
         {"seed": 2**63},
     ],

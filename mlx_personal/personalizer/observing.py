@@ -12,7 +12,7 @@ from mlx_personal.config import Config
 from mlx_personal.embedding import Embedder, Embedding
 from mlx_personal.errors import UserError
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
-from mlx_personal.selection import Bin, Buffer, Candidate, Decision, QualityPolicy, Selector
+from mlx_personal.selection import Bin, Buffer, Candidate, Decision, Selector, policy_named
 from mlx_personal.store import DialogueRow, Store
 
 # Called with (how many are done, how many there are).
@@ -71,7 +71,8 @@ class Observer:
                     )
                 )
             buffer = Buffer(settings.bins, bins, idd=settings.idd)
-            self._selector = Selector(buffer, QualityPolicy(), settings.near_duplicate, settings.seed)
+            policy = policy_named(settings.policy, settings.seed, self._store.entropies)
+            self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
 
     def score(self, embedder: Embedder, on_done: Progress | None = None) -> dict[str, int]:

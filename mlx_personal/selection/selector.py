@@ -14,6 +14,7 @@ import numpy as np
 from mlx_personal.dialogue import rouge1
 from mlx_personal.scoring import Scores
 from mlx_personal.selection.buffer import IDD_MODES, Bin, Buffer
+from mlx_personal.selection.named import POLICIES
 from mlx_personal.selection.policies import SCORE_NAMES, Candidate, Choice, Policy
 
 Action = Literal["stored", "replaced", "kept-out", "duplicate"]
@@ -21,10 +22,11 @@ Action = Literal["stored", "replaced", "kept-out", "duplicate"]
 
 @dataclass(frozen=True)
 class SelectionConfig:
-    """`bins`: the buffer's size. `near_duplicate`: the ROUGE-1 from which two dialogues count as one. `idd`: see
-    `Buffer`. `seed`: of the draw among several bins that could give way."""
+    """`bins`: the buffer's size. `policy`: says who gives way, a name in `POLICIES`. `near_duplicate`: the ROUGE-1 from
+    which two dialogues count as one. `idd`: see `Buffer`. `seed`: of what a policy draws."""
 
     bins: int = 128
+    policy: str = "quality"
     near_duplicate: float = 0.9
     idd: str = "fresh"
     seed: int = 0
@@ -32,6 +34,8 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.bins <= 65536:
             raise ValueError("bins must be at least 1 and at most 65536")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(POLICIES)}")
         if not 0 < self.near_duplicate <= 1:
             raise ValueError("near_duplicate must be above 0 and at most 1")
         if self.idd not in IDD_MODES:

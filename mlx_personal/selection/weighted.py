@@ -34,7 +34,8 @@ class WeightedPolicy:
         weight: 0 is a plain random sample; the higher, the fewer of low EOE are kept.
         half_life: dialogues after which an older one is half as likely to be kept; infinite: age does not count.
         seed: of the draws. A dialogue's is a hash of the seed and its id, so that of a bin is known without being kept.
-        seen: entropies of the stream's earlier dialogues, where it was interrupted.
+        seen: entropies of the stream's earlier dialogues in their order, where it was interrupted; those of refused
+            near-duplicates left out.
     """
 
     def __init__(

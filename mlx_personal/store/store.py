@@ -113,6 +113,11 @@ class Store:
         """How many dialogues met each decision."""
         return {row[0]: row[1] for row in self.database.rows("SELECT action, count(*) FROM decisions GROUP BY action")}
 
+    def entropies(self) -> list[float]:
+        """EOE of every dialogue that was decided on, in the stream's order, refused near-duplicates left out."""
+        query = "SELECT eoe FROM decisions WHERE action != 'duplicate' ORDER BY dialogue_id"
+        return [row["eoe"] for row in self.database.rows(query)]
+
     def changed_bins(self, after: int) -> int:
         """How many bins were filled or replaced, once or often, by dialogues with an id above `after`."""
         return self.database.scalar("SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ?", after)

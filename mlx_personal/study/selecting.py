@@ -10,17 +10,14 @@ import numpy as np
 from mlx_personal.selection import (
     Buffer,
     Candidate,
-    FifoPolicy,
-    KCenterPolicy,
     Policy,
-    QualityPolicy,
-    RandomPolicy,
     SelectionConfig,
     Selector,
     WeightedPolicy,
+    policy_named,
 )
 from mlx_personal.study.script import ScriptSelection
-from mlx_personal.study.settings import OWN, SCRIPTS, SINGLE_SCORES, Cell
+from mlx_personal.study.settings import OWN, SCRIPTS, Cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +93,4 @@ class _Rule:
 
 def policy_of(cell: Cell) -> Policy:
     """The cell's policy; KeyError for one that is none of the product's."""
-    if cell.policy == OWN:
-        return WeightedPolicy(cell.weight, seed=cell.seed)
-    if cell.policy in SINGLE_SCORES:
-        return QualityPolicy([cell.policy])
-    made: dict[str, type[Policy]] = {
-        "quality": QualityPolicy,
-        "random": RandomPolicy,
-        "fifo": FifoPolicy,
-        "k-center": KCenterPolicy,
-    }
-    return made[cell.policy]()
+    return WeightedPolicy(cell.weight, seed=cell.seed) if cell.policy == OWN else policy_named(cell.policy)
