@@ -49,21 +49,25 @@ class StoppedError(UserError):
         super().__init__(what, hint=hint)
 
 
-def from_os_error(error: OSError, where: object = None) -> UserError:
-    """The `UserError` that says what an `OSError` means for the owner of the files."""
+_ELSEWHERE = "set MLX_PERSONAL_HOME elsewhere"
+
+
+def from_os_error(error: OSError, where: object = None, elsewhere: str = _ELSEWHERE) -> UserError:
+    """The `UserError` that says what an `OSError` means for the owner of the files; `elsewhere`: what to do where they
+    cannot be written or read, besides giving permission."""
     where = where or error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("the disk is full", where, DISK_HINT)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError(
-            "cannot write or read here", where, "check its permissions, or set MLX_PERSONAL_HOME elsewhere"
-        )
+        return UserError("cannot write or read here", where, f"check its permissions, or {elsewhere}")
     if error.errno == errno.ENOENT:
         return UserError("no such file or folder", where, "check the name")
     return UserError((error.strerror or str(error)).lower(), where)
 
 
-def from_sqlite_error(error: sqlite3.Error, where: object = None, what: str = "profile") -> UserError:
+def from_sqlite_error(
+    error: sqlite3.Error, where: object = None, what: str = "profile", elsewhere: str = _ELSEWHERE
+) -> UserError:
     """The `UserError` that says what an SQLite failure means for the owner of the database, a profile's or another."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
@@ -71,7 +75,7 @@ def from_sqlite_error(error: sqlite3.Error, where: object = None, what: str = "p
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return UserError(f"the {what} is in use by another process", where, "wait for it to finish")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return UserError(f"the {what} cannot be written", where, "check its permissions, or set MLX_PERSONAL_HOME")
+        return UserError(f"the {what} cannot be written or read", where, f"check its permissions, or {elsewhere}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return UserError(f"the {what}'s database is damaged", where, f"restore it from a backup, or use another {what}")
     return UserError(f"the {what}'s database failed ({error})", where)

@@ -15,11 +15,14 @@ import argparse
 import gzip
 import json
 import re
+import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 from mlx_personal import Dialogue, UserError
+from mlx_personal.errors import from_os_error
 from mlx_personal.study import Outcome, Progress, Records, Request, run_study
 from mlx_personal.study.report import write_report
 
@@ -36,7 +39,7 @@ GENERAL = 100
 TURN = re.compile(r"<\|(user|assistant)\|>\n(.*?)<\|end\|>", re.DOTALL)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--streams", type=Path, required=True, help="folder of the streams")
     parser.add_argument("--model", required=True, help="folder of the base model")
@@ -52,6 +55,10 @@ def main() -> None:
     arguments = parser.parse_args()
     streams = {name: arguments.streams / f"{file}.jsonl" for name, file in FILES.items()}
     data: dict[str, Path | None] = {name: path for name, path in streams.items() if path.exists()}
+    if not data:
+        names = ", ".join(path.name for path in streams.values())
+        raise UserError("there is no stream in this folder", arguments.streams, f"put some of {names} there")
+    failed = 0
     end = None if arguments.budget is None else time.perf_counter() + 60 * arguments.budget
     with tempfile.TemporaryDirectory() as folder:
         general = None if arguments.chats is None else general_dialogues(arguments.chats, Path(folder, "general.jsonl"))
@@ -71,17 +78,25 @@ def main() -> None:
                 synthesis=SYNTHESIS,
             )
             left = None if end is None else max(1.0, end - time.perf_counter())
-            show(run_study(arguments.study, request, arguments.workers, None, left, tell))
+            outcome = run_study(arguments.study, request, arguments.workers, None, left, tell)
+            show(outcome)
+            failed += len(outcome.failed)
     with Records(arguments.study) as records:
         for path in write_report(records.finished(), arguments.out):
             print(path)
+    return 1 if failed else 0
 
 
 def general_dialogues(texts: Path, out: Path) -> Path:
     """Writes the last `GENERAL` chats of a file of texts as the dialogues that `Request.general` takes."""
     opened = gzip.open if texts.suffix == ".gz" else open
-    with opened(texts, "rt", encoding="utf-8") as file:
-        chats = [TURN.findall(json.loads(line)["text"]) for line in file]
+    try:
+        with opened(texts, "rt", encoding="utf-8") as file:
+            chats = [TURN.findall(json.loads(line)["text"]) for line in file]
+    except OSError as error:
+        raise from_os_error(error, texts) from error
+    except (EOFError, KeyError, TypeError, ValueError, zlib.error) as error:
+        raise UserError(f'not chats, {{"text"}} a line ({error})', texts, "name another file") from error
     found = []
     for turns in reversed(chats):
         try:
@@ -115,4 +130,8 @@ def show(outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(error.line(), file=sys.stderr)
+        sys.exit(2)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +152,59 @@ def test_a_reader_works_beside_the_writer(store, tmp_path):
     reader = Store(tmp_path / "profile", write=False)
     assert reader.received() == 1
     reader.close()
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user may enter, which pytest's are not."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def with_read_only(folder):
+    """Inside, nothing in the folder can be written, by root neither: who is root is nobody there."""
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_reader_needs_no_permission_to_write(open_folder):
+    store = Store(open_folder / "profile")
+    store.add_dialogues([EGGS], "file")
+    store.close()
+    before = sorted(open_folder.rglob("*"))
+    with with_read_only(open_folder):
+        reader = Store(open_folder / "profile", write=False)
+        assert [row.dialogue for row in reader.dialogues()] == [EGGS]
+        reader.close()
+        with pytest.raises(UserError, match="cannot write or read here; check its permissions, or set MLX"):
+            Store(open_folder / "profile")
+    assert sorted(open_folder.rglob("*")) == before
+
+
+def test_what_a_killed_writer_left_in_its_log_is_read_or_refused_but_never_left_out(open_folder, store, tmp_path):
+    store.add_dialogues([EGGS], "file")
+    shutil.copytree(tmp_path / "profile", open_folder / "profile")  # as a kill leaves it: all is in the log
+    with with_read_only(open_folder):
+        reader = Store(open_folder / "profile", write=False)
+        assert reader.received() == 1
+        reader.close()
+    open_folder.joinpath("profile").chmod(0o755)
+    (open_folder / "profile" / "profile.db-shm").unlink()
+    with with_read_only(open_folder), pytest.raises(UserError, match="the profile cannot be written or read"):
+        Store(open_folder / "profile", write=False)
 
 
 def test_a_database_of_an_older_version_is_brought_up_by_whoever_writes(tmp_path):

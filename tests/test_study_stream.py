@@ -192,9 +192,12 @@ def test_questions_without_words_are_alike_only_if_they_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"received": 52}, "61 dialogues are too few to stream 52 and evaluate on 10; stream at most 51"),
-        ({"received": 22, "part": "second"}, "31 dialogues in the second half .*; stream at most 21"),
-        ({"evaluation": 61}, "evaluate on 61; evaluate on fewer, or name more data"),
+        ({"received": 52}, "61 dialogues are too few to stream 52 and evaluate on 10; stream at most 51 .--received."),
+        (
+            {"received": 22, "part": "second"},
+            "31 dialogues in the second half .*; stream at most 21 .half of --received.",
+        ),
+        ({"evaluation": 61}, "evaluate on 61; evaluate on fewer .--evaluation., or name more data"),
         ({"evaluation": 900}, "61 dialogues are too few to stream 20 and evaluate on 900; evaluate on fewer"),
     ],
 )

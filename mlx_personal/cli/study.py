@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,13 @@ from mlx_personal.cli.profile import MAC_MODEL
 from mlx_personal.cli.study_progress import progress_of_cells, progress_table
 
 if TYPE_CHECKING:
-    from mlx_personal.study import Outcome
+    from mlx_personal.study import Cell, Outcome
 
 # Those of the study's rooms, which load the model libraries: `--help` does not wait for them.
-_EXPERIMENTS = ("main", "ablation", "own", "tuning", "base", "scripts", "synthesis", "buffer", "entropy")
-_EXPERIMENTS += ("annotations", "order")
+_EXPERIMENTS = ("main", "ablation", "own", "tuning", "base", "scripts")
+_SWEEPS = ("synthesis", "buffer", "entropy", "annotations", "order")
 _DATA = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
+_ORDERS = ("in-order", "shuffled", "correlated")
 _PATH = click.Path(path_type=Path)
 
 
@@ -39,21 +42,28 @@ def study() -> None:
 @click.option(
     "--experiment",
     "experiments",
-    type=click.Choice(_EXPERIMENTS),
+    type=click.Choice(_EXPERIMENTS + _SWEEPS),
     multiple=True,
     default=("main", "ablation"),
     show_default=True,
     help="What to compare; may be given more than once.",
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each cell.")
-@click.option("--order", type=click.Choice(["in-order", "shuffled", "correlated"]), help="Of the stream.")
-@click.option("--strength", type=click.FloatRange(0, 1), help="Of the correlation in time, 0 to 1.")
-@click.option("--received", type=click.IntRange(1), help="Dialogue sets in the stream.")
-@click.option("--every", type=click.IntRange(1), help="Sets between two trainings.")
+@click.option("--order", type=click.Choice(_ORDERS), help="Of the stream; `order` has all.  [default: correlated]")
+@click.option("--strength", type=click.FloatRange(0, 1), help="Of `--order correlated`, 0 to 1; `order` has several.")
+@click.option("--received", type=click.IntRange(1), help="Dialogue sets in the stream; `own` and `tuning` take half.")
+@click.option("--every", type=click.IntRange(1), help="Sets between two trainings; `own` and `tuning` train once.")
 @click.option("--evaluation", type=click.IntRange(1), help="Dialogues that are answered after each training.")
 @click.option("--answer-tokens", type=click.IntRange(1), help="The longest answer.")
-@click.option("--bins", type=click.IntRange(1), help="Of the buffer.")
-@click.option("--synthetic", type=click.IntRange(0, 9), default=3, show_default=True, help="Synthetic sets a kept one.")
+@click.option("--bins", type=click.IntRange(1), help="Of the buffer; `buffer` has 32 to 512 whatever is given.")
+@click.option(
+    "--synthetic",
+    type=click.IntRange(0, 9),
+    default=3,
+    show_default=True,
+    help="Synthetic sets a kept one, in `main`, `ablation`, `own` and `scripts`, which run with them and without; "
+    "`synthesis` has 0 to 9, the others none.",
+)
 @click.option("--writer", type=_PATH, help="Folder of an adapter that writes the synthetic sets.")
 @click.option("--general", type=_PATH, help="General dialogues (JSON Lines), to measure forgetting on.")
 @click.option("--epochs", type=click.IntRange(1), help="Of each training.")
@@ -92,10 +102,12 @@ def run(
     """
     from mlx_personal.study import Request, run_study
 
+    if sizes["strength"] is not None and sizes["order"] not in (None, "correlated"):
+        raise click.UsageError(f"--strength is of `--order correlated`; the order here is {sizes['order']}")
     training = {"epochs": epochs, "learning_rate": learning_rate, "max_tokens": max_tokens}
     request = Request(
         model=model,
-        data=dict(_named(one) for one in data or _DATA),
+        data=_named(data or _DATA),
         experiments=experiments,
         seeds=seeds,
         synthetic=synthetic,
@@ -124,18 +136,29 @@ def status(cli: Cli, folder: Path) -> Answer:
 
     with Records(folder) as records:
         cells = [cell for cell, _ in records.finished()]
+        outdated = records.count() - len(cells)
         reasons = records.synthesis_reasons()
-    counts: dict[str, dict[str, int]] = {}
-    for cell in cells:
-        own = counts.setdefault(cell.data, {})
-        own[cell.policy] = own.get(cell.policy, 0) + 1
+    names = list(dict.fromkeys(cell.data for cell in cells))
+    policies = {name: dict(Counter(cell.policy for cell in cells if cell.data == name)) for name in names}
+    sources = {name: dict(Counter(cell.source for cell in cells if cell.data == name)) for name in names}
+    models = {name: dict(Counter(_model(cell) for cell in cells if cell.data == name)) for name in names}
 
     def show(console: Console) -> None:
-        console.print(progress_table({(d, p): (n, n) for d, own in counts.items() for p, n in own.items()}))
-        fates = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        console.print(f"{len(cells)} cells; synthetic sets: {fates or 'none written'}")
+        if cells:
+            console.print(progress_table({(d, p): (n, n) for d, own in policies.items() for p, n in own.items()}))
+        for what, counts in (("sources", sources), ("models", models)):
+            for name, own in counts.items():
+                if len(own) > 1:
+                    line = f"{name} has {len(own)} {what}, which are not compared with each other: {_counted(own)}"
+                    console.print(printable(line), soft_wrap=True)
+        console.print(f"{len(cells)} cells; synthetic sets: {_counted(reasons) or 'none written'}", soft_wrap=True)
+        if not cells:
+            console.print("No cell has finished: `mlx-personal study run` goes on.", soft_wrap=True)
+        if outdated:
+            console.print(_outdated(outdated), soft_wrap=True)
 
-    return Answer({"cells": len(cells), "by_policy": counts, "synthetic": reasons}, show)
+    found = {"cells": len(cells), "by_policy": policies, "by_source": sources, "by_model": models}
+    return Answer({**found, "outdated": outdated, "synthetic": reasons}, show)
 
 
 @study.command()
@@ -149,19 +172,46 @@ def report(cli: Cli, folder: Path, out: Path) -> Answer:
 
     with Records(folder) as records:
         cells = records.finished()
+        outdated = records.count() - len(cells)
     written = write_report(cells, out)
 
     def show(console: Console) -> None:
         for path in written:
             console.print(printable(str(path)), soft_wrap=True)
+        if outdated:
+            console.print(_outdated(outdated), soft_wrap=True)
 
-    return Answer({"files": [str(path) for path in written], **summary(cells)}, show)
+    return Answer({"files": [str(path) for path in written], "outdated": outdated, **summary(cells)}, show)
 
 
-def _named(text: str) -> tuple[str, Path | None]:
-    """`alpaca` or `alpaca=FILE`."""
-    name, given, file = text.partition("=")
-    return name, Path(file) if given else None
+def _named(texts: Sequence[str]) -> dict[str, Path | None]:
+    """Of each `alpaca` or `alpaca=FILE` the file."""
+    files: dict[str, Path | None] = {}
+    for text in texts:
+        name, given, file = text.partition("=")
+        if given and not file:
+            raise click.BadParameter(
+                f"`{text}` names no file; leave the `=` out to take it from the hub", param_hint="--data"
+            )
+        if name in files:
+            raise click.BadParameter(
+                f"`{name}` is named twice; a second file of it takes a study of its own", param_hint="--data"
+            )
+        files[name] = Path(file) if given else None
+    return files
+
+
+def _model(cell: Cell) -> str:
+    return f"{cell.model_name} {cell.model[:8]}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+
+
+def _outdated(count: int) -> str:
+    cells = "cell is" if count == 1 else "cells are"
+    return f"{count} more {cells} of another version of mlx-personal, which computes in another way."
 
 
 def _show(console: Console, outcome: Outcome, folder: Path) -> None:

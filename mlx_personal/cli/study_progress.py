@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Group
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
     from mlx_personal.study import Cell, Progress
 
 
+# Between two lines about one stage.
+_SECONDS: Final = 10
+
+
 @contextlib.contextmanager
 def progress_of_cells(cli: Cli) -> Iterator[Callable[[Progress], None]]:
-    """Yields what takes the progress: a table on a terminal, a line for each cell elsewhere, nothing with --json."""
+    """Yields what takes the progress: a table on a terminal, lines elsewhere, nothing with --json."""
     counts: dict[tuple[str, str], tuple[int, int]] = {}
 
     def count(cell: Cell) -> None:
@@ -30,14 +35,7 @@ def progress_of_cells(cli: Cli) -> Iterator[Callable[[Progress], None]]:
     if cli.as_json:
         yield lambda progress: None
     elif not cli.progress.is_terminal:
-
-        def line(progress: Progress) -> None:
-            if progress.cell is not None:
-                cell = progress.cell
-                which = f"{cell.policy} on {cell.data}, {cell.synthetic} synthetic, seed {cell.seed}"
-                click.echo(f"mlx-personal: {_head(progress)}: {which}", err=True)
-
-        yield line
+        yield _Lines()
     else:
         with Live(console=cli.progress, transient=True, auto_refresh=False) as live:
 
@@ -50,6 +48,24 @@ def progress_of_cells(cli: Cli) -> Iterator[Callable[[Progress], None]]:
                 live.update(Group(progress_table(counts), Text(_head(progress))), refresh=True)
 
             yield table
+
+
+class _Lines:
+    """A line where a stage begins and ends, for each cell, and now and then in between."""
+
+    def __init__(self) -> None:
+        self._stage, self._last = "", 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        begins, ends = progress.stage != self._stage, progress.done == progress.total
+        if not (begins or ends or progress.cell or time.monotonic() - self._last >= _SECONDS):
+            return
+        self._stage, self._last = progress.stage, time.monotonic()
+        which = ""
+        if progress.cell is not None:
+            cell = progress.cell
+            which = f": {cell.policy} on {cell.data}, {cell.synthetic} synthetic, seed {cell.seed}"
+        click.echo(f"mlx-personal: {_head(progress)}{which}", err=True)
 
 
 def progress_table(counts: Mapping[tuple[str, str], tuple[int, int]]) -> Table:

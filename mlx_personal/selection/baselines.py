@@ -36,8 +36,9 @@ class KCenterPolicy:
     """K-center over the embeddings: the bins are centers, as far apart as can be had in one pass.
 
     Of the bins and the candidate, the two that lie nearest to each other by cosine are found, and one of them goes: the
-    one whose next neighbour is nearer too. It is the greedy 2-approximation of core-set selection, one exchange a
-    dialogue. Which variant the paper ran is unknown.
+    one whose next neighbour is nearer too. So no two bins of a full buffer ever come to lie nearer to each other than
+    the nearest two did before. That is all that is known of it: the bound of the greedy rule for core-sets, which is at
+    most twice the best radius, is for a rule that sees all data at each step. Which variant the paper ran is unknown.
     """
 
     def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice:

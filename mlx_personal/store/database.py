@@ -38,15 +38,17 @@ def holds_profile(folder: Path) -> bool:
 @dataclass(frozen=True)
 class Schema:
     """What a database holds: `what` it is, as errors call it; its `file`; its `migrations`, of which `PRAGMA
-    user_version` counts those applied; `instead`: what its user can do while another process has it."""
+    user_version` counts those applied; `instead`: what its user can do while another process has it; `elsewhere`: and
+    where the folder cannot be written or read."""
 
     what: str
     file: str
     migrations: tuple[str, ...]
     instead: str
+    elsewhere: str
 
 
-PROFILE = Schema("profile", "profile.db", MIGRATIONS, "name another --profile")
+PROFILE = Schema("profile", "profile.db", MIGRATIONS, "name another --profile", "set MLX_PERSONAL_HOME elsewhere")
 
 
 class Database:
@@ -67,8 +69,7 @@ class Database:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._lock = _locked(folder / "lock", schema)
             with self.errors():
-                # isolation_level None: transactions begin where `transaction` says, not where sqlite3 guesses.
-                self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+                self._connection = self._connected(write)
                 self._connection.row_factory = sqlite3.Row
                 self._connection.execute("PRAGMA foreign_keys = ON")
                 self._connection.execute("PRAGMA busy_timeout = 5000")
@@ -77,7 +78,7 @@ class Database:
                     self._connection.execute("PRAGMA journal_mode = WAL")
                 self._migrate(write)
         except OSError as error:
-            raise from_os_error(error, folder) from error
+            raise from_os_error(error, folder, schema.elsewhere) from error
 
     def close(self) -> None:
         self._connection.close()
@@ -120,7 +121,23 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise from_sqlite_error(error, self.path, self._schema.what) from error
+            raise from_sqlite_error(error, self.path, self._schema.what, self._schema.elsewhere) from error
+
+    def _connected(self, write: bool) -> sqlite3.Connection:
+        # isolation_level None: transactions begin where `transaction` says, not where sqlite3 guesses.
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError as error:
+            connection.close()
+            # A reader makes files beside a WAL database, which a read-only folder refuses. It can do without them where
+            # no log is left: nobody writes, and nothing is missing from the database's own file.
+            refused = error.sqlite_errorcode in (sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_CANTOPEN)
+            if write or not refused or self.path.with_name(f"{self.path.name}-wal").exists():
+                raise
+            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        return connection
 
     def _migrate(self, write: bool) -> None:
         what, migrations = self._schema.what, self._schema.migrations

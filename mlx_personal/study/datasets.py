@@ -6,14 +6,16 @@ same schema, or of chats as this project imports them (`{"messages": [...]}` a l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from huggingface_hub import errors as hub_errors
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
 from mlx_personal.dialogue import BadLine
 from mlx_personal.errors import UserError, from_os_error, quoted
@@ -30,6 +32,9 @@ from mlx_personal.study.schemas import (
     Sample,
     Schema,
 )
+
+# Seconds that the hub may take to answer at all.
+_PATIENCE: Final = 10
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ def _download(dataset: Dataset, file: str) -> Path:
     where = f"{dataset.repo}/{file}"
     local = "or name a local file"
     try:
-        return Path(hf_hub_download(dataset.repo, file, repo_type="dataset", revision=dataset.revision))
+        with _quiet_hub():
+            return Path(_fetched(dataset.repo, file, dataset.revision))
     except hub_errors.GatedRepoError as error:
         raise UserError("its owners ask for a login", where, f"accept their terms on the hub, {local}") from error
     except (
@@ -138,6 +144,27 @@ def _download(dataset: Dataset, file: str) -> Path:
         raise UserError("cannot be fetched from the hub", where, f"check the network, {local}") from error
     except Exception as error:  # the hub's client raises its HTTP library's own errors when there is no network
         raise UserError("cannot be fetched from the hub", where, f"check the network, {local}") from error
+
+
+def _fetched(repo: str, file: str, revision: str) -> str:
+    cached = try_to_load_from_cache(repo, file, repo_type="dataset", revision=revision)
+    if isinstance(cached, str):
+        return cached
+    # Asked once first: a download tries again for half a minute where there is no network.
+    get_hf_file_metadata(hf_hub_url(repo, file, repo_type="dataset", revision=revision), timeout=_PATIENCE)
+    return hf_hub_download(repo, file, repo_type="dataset", revision=revision)
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client logs each trouble it meets as well as raising it, which would be two messages for one."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _hash(path: Path) -> str:

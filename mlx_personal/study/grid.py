@@ -14,17 +14,28 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlx_personal.scoring import ESTIMATORS
+from mlx_personal.study.labels import setting_label
 from mlx_personal.study.settings import BASE, OWN, PAPER_POLICIES, SCRIPTS, SINGLE_SCORES, Cell
 
 # The data set on which the paper sweeps its settings.
 SWEPT: Final = "meddialog"
+
+# Settings as a block's name says them; what follows from the experiment's name or from these is not said.
+_WORDS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "part": lambda part: f"the {part} half",
+    "order": str,
+    "strength": lambda strength: f"strength {strength:g}",
+    "bins": lambda bins: f"{bins} bins",
+    "annotations": lambda most: "no limit of questions" if most is None else f"at most {most} questions",
+    "synthetic": setting_label,
+}
 
 Variants = list[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Cells that are compared with each other; `name`: experiment, data set, seed, in words."""
+    """Cells that are compared with each other; `name`: experiment, data set, what else they share, seed."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -62,7 +73,7 @@ def _own(template: Cell, synthetic: int) -> Variants:
 
 def _weights(template: Cell, synthetic: int) -> Variants:
     half = _half(template, "first")
-    weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 8.0, 16.0, 32.0, 64.0)]
+    weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 1.0, 2.0, 4.0, 8.0)]
     return [[{**half, "policy": "quality"}, *weights]]
 
 
@@ -142,6 +153,13 @@ def _blocks(
             cells = [dataclasses.replace(own, **change) for change in changes]
             # What the model answers without an adapter is what win rates and forgetting are measured against.
             base = dataclasses.replace(cells[0], policy=BASE)
-            varied = {key: value for key, value in changes[0].items() if key != "policy"}
-            which = ", ".join(f"{value} {key}" for key, value in varied.items())
-            yield f"{experiment} on {data}, {f'{which}, ' if which else ''}seed {seed}", [base, *cells]
+            yield ", ".join([f"{experiment} on {data}", *_shared(changes), f"seed {seed}"]), [base, *cells]
+
+
+def _shared(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is varied and yet the same for all cells of a block, in words."""
+    return [
+        words(changes[0][setting])
+        for setting, words in _WORDS.items()
+        if all(setting in change and change[setting] == changes[0][setting] for change in changes)
+    ]

@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
+from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.store.database import Database, Schema, now
-from mlx_personal.study.settings import Cell
+from mlx_personal.study.settings import PROTOCOL, Cell
 
 _MIGRATIONS: Final = (
     """
@@ -45,7 +45,7 @@ _MIGRATIONS: Final = (
     );
     """,
 )
-SCHEMA: Final = Schema("study", "study.db", _MIGRATIONS, "name another folder")
+SCHEMA: Final = Schema("study", "study.db", _MIGRATIONS, "name another folder", "name another folder")
 
 Finished = tuple[Cell, dict[str, Any]]
 
@@ -59,7 +59,13 @@ class Records:
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        if not write and not (folder / SCHEMA.file).exists():
+        try:
+            there, is_file = (folder / SCHEMA.file).exists(), folder.is_file()
+        except OSError as error:
+            raise from_os_error(error, folder, SCHEMA.elsewhere) from error
+        if is_file:
+            raise UserError("is a file; a study is a folder", folder, "name a folder")
+        if not write and not there:
             raise UserError("there is no study here", folder, "run `mlx-personal study run` first, or name its folder")
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
@@ -81,9 +87,27 @@ class Records:
             connection.execute("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", row)
 
     def finished(self) -> list[Finished]:
-        """All finished cells with their results, in the order in which they finished."""
-        rows = self.database.rows("SELECT settings, result FROM cells ORDER BY rowid")
-        return [(Cell.from_json(json.loads(r["settings"])), json.loads(r["result"])) for r in rows]
+        """All finished cells with their results, in the order in which they finished.
+
+        Those that another version computed in another way (`settings.PROTOCOL`) compare with none and are left out.
+        UserError for one that this version cannot read.
+        """
+        cells = []
+        for row in self.database.rows("SELECT settings, result FROM cells ORDER BY rowid"):
+            try:
+                settings = json.loads(row["settings"])
+                if settings.get("protocol") == PROTOCOL:
+                    cells.append((Cell.from_json(settings), json.loads(row["result"])))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                what = f"this study holds a cell that this version of mlx-personal cannot read ({error})"
+                raise UserError(
+                    what, self.folder, "upgrade mlx-personal, or run a new study in another folder"
+                ) from error
+        return cells
+
+    def count(self) -> int:
+        """How many cells have finished, those that `finished` leaves out with them."""
+        return self.database.scalar("SELECT COUNT(*) FROM cells")
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """A finished cell's result; None for one that has not been run."""

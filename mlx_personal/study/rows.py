@@ -48,11 +48,11 @@ def read_rows(path: Path, quotes: bool = True) -> Iterator[tuple[str, Any] | Bad
 
 def check_readable(path: Path) -> None:
     """UserError for a file of another kind, or that needs a missing library: ask before a gigabyte is fetched."""
+    if path.is_dir():
+        raise UserError("is a folder, not a file", path, "name one file in it")
     if _kind(path) not in KINDS or path.name.endswith(".parquet.gz"):
         kinds = ", ".join(KINDS)
         raise UserError("not a kind of file that can be read", path, f"rename or convert it to one of {kinds}")
-    if path.is_dir():
-        raise UserError("is a folder, not a file", path, "name one file in it")
     if path.suffix == ".parquet":
         _arrow()
 

@@ -28,8 +28,9 @@ from mlx_personal.study.settings import BASE, PROTOCOL, Cell, digest
 from mlx_personal.study.stream import Stream, StreamConfig, split
 from mlx_personal.study.topics import topics_of
 
-# Dialogues of one job: enough to keep a batch full, few enough that a kill costs little.
-_CHUNK = 64
+# Dialogues of one job. To embed: enough to keep a batch full. To write, which is done one by one: few enough that a
+# kill costs little.
+_EMBEDDED, _WRITTEN = 64, 16
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class _Run:
         there = self._records.embeddings(maker)
         of = {data: {i: self._inputs.samples[data][i].dialogue for i in sorted(streamed[data])} for data in streamed}
         missing = list({d.key: d for found in of.values() for d in found.values() if d.key not in there}.values())
-        chunks = {str(i): missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)}
+        chunks = {str(i): missing[i : i + _EMBEDDED] for i in range(0, len(missing), _EMBEDDED)}
         work = [cluster.Job(k, jobs.Embed(self._inputs.model, [d.text for d in c])) for k, c in chunks.items()]
         for done in self._shared(jobs.embed, work, "embedding"):
             self._records.add_embeddings(maker, [d.key for d in chunks[done.key]], *done.result)
@@ -206,8 +207,8 @@ class _Run:
             cell, there = of[maker], self._records.synthetic(maker)
             missing = [dialogues[key] for key in sorted(dialogues) if key not in there]
             shared = synthesis_of(cell), self._evaluation(cell)
-            for start in range(0, len(missing), _CHUNK):
-                part = missing[start : start + _CHUNK]
+            for start in range(0, len(missing), _WRITTEN):
+                part = missing[start : start + _WRITTEN]
                 key = f"{maker} {start}"
                 makers[key] = maker
                 work.append(cluster.Job(key, jobs.Write(self._inputs.model, self._inputs.writer, part, *shared)))
@@ -231,6 +232,8 @@ class _Run:
         self, function: Callable[[Any], Any], work: Sequence[cluster.Job], stage: str
     ) -> Iterator[cluster.Done]:
         """The jobs as they finish; UserError for one that failed: no cell could do without it."""
+        if work:
+            self._tell(Progress(stage, 0, len(work), None))
         for done in self._done(function, work, stage, len(work), {}):
             if done.error is not None:
                 raise UserError(f"{stage} failed: {done.error}", self._records.folder, "mend it, and run again")

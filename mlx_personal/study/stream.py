@@ -177,5 +177,7 @@ def _too_few(config: StreamConfig, there: int, like: int, left: int) -> UserErro
     part = "" if config.part == "all" else f" in the {config.part} half"
     those = f", of which {like} ask what an evaluation dialogue asks," if like else ""
     what = f"{there} dialogues{part}{those} are too few to stream {config.received} and evaluate on {config.evaluation}"
-    more = "evaluate on fewer, or name more data"
-    return UserError(what, hint=f"stream at most {left}, {more}" if left else more)
+    # An experiment on half of the data streams half of what is asked for: see `grid`.
+    asked = "--received" if config.part == "all" else "half of --received"
+    more = "evaluate on fewer (--evaluation), or name more data"
+    return UserError(what, hint=f"stream at most {left} ({asked}), {more}" if left else more)
