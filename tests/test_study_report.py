@@ -10,63 +10,14 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
+from study_cells import DIALOGUES, cell, finished, grid, result
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.study import inventory, measures, published, report, tables
+from mlx_personal.study import inventory, measures, own_tables, published, report, tables
 from mlx_personal.study.comparing import Study, studies
 from mlx_personal.study.findings import verdicts
-from mlx_personal.study.settings import Cell, digest
-from mlx_personal.study.statistics import NO_DIFFERENCE
-
-DIALOGUES = 12
-GAINS = {"quality": 0.10, "random": 0.10, "fifo": 0.02, "k-center": 0.16, "weighted": 0.18}
-
-
-def cell(policy="quality", seed=0, data="alpaca", **changes):
-    usual = {
-        "received": 300,
-        "every": 100,
-        "evaluation": DIALOGUES,
-        "bins": 32,
-        "model": "f" * 32,
-        "model_name": "tiny",
-    }
-    return Cell(data=data, source="a file", seed=seed, policy=policy, **(usual | changes))
-
-
-def result(cell, gain=None, noise=0.004):
-    """Scores that a policy's gain and a little noise decide; the dialogues are the same for all cells of a data set."""
-    rng = np.random.default_rng(int(digest(cell.to_json())[:8], 16))
-    items = np.random.default_rng(len(cell.data)).uniform(0.2, 0.4, DIALOGUES)
-    tokens = np.arange(5, 5 + DIALOGUES)
-    gain = GAINS.get(cell.policy, 0.0) if gain is None else gain
-    places = [0] if cell.policy == "base" else cell.checkpoints
-    checkpoints = []
-    for n, received in enumerate(places):
-        scores = items + gain * (n + 1) / len(places) + rng.normal(0, noise, DIALOGUES)
-        checkpoint = {"received": received, "kept": [1], "questions": 10 * (n + 1), "rows": 32, "synthetic": 0}
-        checkpoint |= {"train_seconds": 6.0 * (1 + cell.synthetic), "epochs": 3, "answer_words": 7.5}
-        checkpoints.append(checkpoint | {"rouge1": scores.tolist(), "rougeL": (scores - 0.05).tolist()})
-    final = {"nats": (tokens * (3 - gain)).tolist(), "tokens": tokens.tolist()}
-    general = {"general_nats": (tokens * (3.3 if places[0] else 3.0)).tolist(), "general_tokens": tokens.tolist()}
-    return {"checkpoints": checkpoints, "final": final | general, "machine": {"chip": "a chip"}, "seconds": 60.0}
-
-
-def finished(*cells, **changes):
-    return [(c, result(c, **changes)) for c in cells]
-
-
-def grid(policies=("quality", "random", "fifo", "k-center"), data=("alpaca",), synthetic=(0, 2), **changes):
-    """Three seeds of some policies, and the untrained model."""
-    cells = [
-        cell(policy, seed, name, synthetic=number, **changes)
-        for name in data
-        for policy in policies
-        for number in synthetic
-        for seed in range(3)
-    ]
-    return finished(*cells, *(cell("base", data=name, **changes) for name in data))
+from mlx_personal.study.statistics import NO_DIFFERENCE, TOO_FEW
 
 
 def text_of(study):
@@ -226,8 +177,8 @@ def test_the_own_policy_is_judged_on_the_second_halves(sets, said):
     cells = grid(("quality", "weighted"), data, synthetic=(0,), part="second")
     tuned = grid(("quality", "weighted"), data, synthetic=(0,), part="first")
     found = measures.measure(Study(cells + tuned))
-    assert verdicts(found.own[0], "weighted") == {"higher": sets, "lower": 0, NO_DIFFERENCE: 0}
-    assert f"higher on {sets}, lower on 0, and no different on 0 of {sets} data sets. {said}" in tables.own_tables(
+    assert verdicts(found.own[0], "weighted") == {"higher": sets, "lower": 0, NO_DIFFERENCE: 0, TOO_FEW: 0}
+    assert f"higher on {sets}, lower on 0, and no different on 0 of {sets} data sets. {said}" in own_tables.own_tables(
         found
     )
 
@@ -235,7 +186,7 @@ def test_the_own_policy_is_judged_on_the_second_halves(sets, said):
 def test_a_policy_that_loses_on_one_does_not_beat_the_papers():
     cells = grid(("quality", "weighted"), published.names()[:4], synthetic=(0,), part="second")
     lost = [(c, result(c, gain=0.0) if (c.policy, c.data) == ("weighted", "dolly") else r) for c, r in cells]
-    assert "It does not beat it" in tables.own_tables(measures.measure(Study(lost)))
+    assert "It does not beat it" in own_tables.own_tables(measures.measure(Study(lost)))
 
 
 def test_beyond_rouge_a_policy_is_compared_with_the_untrained_model():
@@ -341,7 +292,7 @@ def test_a_summary_is_short_and_json():
     found = report.summary(grid())
     assert json.loads(json.dumps(found)) == found
     (model,) = found["models"]
-    assert model["main"][0]["against quality"]["fifo"] == {"higher": 0, "lower": 1, NO_DIFFERENCE: 0}
+    assert model["main"][0]["against quality"]["fifo"] == {"higher": 0, "lower": 1, NO_DIFFERENCE: 0, TOO_FEW: 0}
     assert model["main"][0]["means"]["alpaca"]["k-center"] == pytest.approx(0.46, abs=0.03)
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from mlx_personal.study import published, statistics
 from mlx_personal.study.statistics import (
+    FALSE_VERDICTS,
     NO_DIFFERENCE,
+    TOO_FEW,
     Difference,
     difference,
     forgetting,
@@ -140,6 +142,33 @@ def test_scores_that_are_no_pairs_are_refused():
 )
 def test_a_verdict_needs_an_interval_off_zero_and_a_corrected_p_below_a_twentieth(value, low, high, adjusted, verdict):
     assert judged(value, low, high, adjusted) == verdict
+
+
+def test_two_seeds_get_no_verdict():
+    other = scores(seeds=2)
+    found = difference(other + 0.1, other)
+    assert (found.verdict, found.p < 0.05) == (TOO_FEW, True)
+    assert difference(scores() + 0.1, scores()).verdict == "higher"
+
+
+def test_the_spread_of_seeds_is_in_standard_errors_of_dialogues():
+    dialogues = np.random.default_rng(3).normal(0, 1, 50)
+    seeds = np.array([[-0.2], [0.1], [0.4]])
+    found = difference(seeds + dialogues, np.zeros((3, 50)))
+    assert found.seed_spread == pytest.approx(0.3 / (dialogues.std(ddof=1) / 50**0.5))
+    assert difference(scores(seeds=1), np.zeros((1, 40))).seed_spread is None
+    assert difference(scores(), scores()).seed_spread is None
+
+
+@pytest.mark.parametrize(("times", "rate"), FALSE_VERDICTS.items())
+def test_three_seeds_find_a_difference_where_none_is_as_often_as_is_said(times, rate):
+    rng = np.random.default_rng(times)
+    trials, dialogues = 2_000, 60
+    seeds = rng.normal(0, times, (trials, 3, 1))
+    differences = seeds + rng.normal(0, dialogues**0.5, (trials, 1, dialogues))
+    low, high = np.percentile(resampled_means(list(differences), resamples=500), [2.5, 97.5], axis=1)
+    # Three standard errors of a share of so many trials, and what fewer resamples change.
+    assert np.mean((low > 0) | (high < 0)) == pytest.approx(rate, abs=3 * (rate / trials) ** 0.5 + 0.01)
 
 
 # Holm's correction

@@ -1,75 +1,34 @@
 """Which finished cells belong together: decided by their settings alone, never by the name of an experiment.
 
 Cells that differ in the seed only are a group. Groups of one data set that differ in nothing but the policy and its
-synthetic sets share a protocol, and the protocol that most of them share is the one the main tables show. Groups that
-differ in one other setting only are a sweep of it.
+synthetic sets share a protocol, and the protocol that most of them share is the one the main tables show; of several
+with as many, the one that finished last. Of a data set one source is shown, that of its main protocol: a file that
+changed is another source, and its older cells are no part of any table. Groups that differ in one other setting only
+are a sweep of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
-
-from mlx_personal.errors import UserError
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from mlx_personal.study import published
+from mlx_personal.study.groups import Group, Result, check_result
 from mlx_personal.study.settings import BASE, OWN, POLICIES, Cell, digest
 
-Result = Mapping[str, Any]
 Finished = tuple[Cell, Result]
 
+# The policy that others are compared with: the paper's.
+REFERENCE: Final = "quality"
 # What may differ between the groups of one protocol; a group without synthetic sets has no writer and no synthesis.
 _SYNTHETIC = ("synthetic", "writer", "synthesis")
 _FREE = ("policy", "weight", *_SYNTHETIC)
+_SOURCE = ("source", "protocol")
 _ORDERS = {"in-order": 0, "shuffled": 1, "correlated": 2}
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Cells that differ in nothing but the seed. `cell`: one of them; `settings`: theirs, without the seed."""
-
-    cell: Cell
-    settings: Mapping[str, Any]
-    results: Mapping[int, Result]
-
-    def scores(self, name: str, seeds: Iterable[int] | None = None, checkpoint: int = -1) -> np.ndarray:
-        """[seeds, dialogues]: `rouge1` or `rougeL` at a checkpoint; of all seeds, or of those named."""
-        return self._matrix(seeds, lambda result: result["checkpoints"][checkpoint][name], name)
-
-    def final(self, name: str, seeds: Iterable[int] | None = None) -> np.ndarray:
-        """[seeds, dialogues] of the last adapter: `nats`, `tokens`, or the same of general dialogues.
-
-        Empty where none were measured, or where a training has gone astray and its loss is no number.
-        """
-        values = self._matrix(seeds, lambda result: result["final"].get(name, ()), name)
-        return values if np.isfinite(values).all() else values[:, :0]
-
-    def last(self, name: str) -> float | None:
-        """The mean over seeds of a number of the last checkpoint; None where one lacks it."""
-        values = [result["checkpoints"][-1].get(name) for result in self.results.values()]
-        return None if any(value is None for value in values) else float(np.mean(values))
-
-    def without(self, *names: str) -> str:
-        """A hash of the settings but those named: equal where nothing else differs."""
-        return digest({name: value for name, value in self.settings.items() if name not in names})
-
-    @property
-    def writer(self) -> str:
-        """A hash of what wrote the synthetic sets, and how."""
-        return digest([self.settings["writer"], self.settings["synthesis"]])
-
-    def _matrix(self, seeds: Iterable[int] | None, row: Callable[[Result], Sequence[float]], name: str) -> np.ndarray:
-        rows = [row(self.results[seed]) for seed in (self.results if seeds is None else seeds)]
-        if len({len(values) for values in rows}) > 1:
-            lengths = ", ".join(str(len(values)) for values in rows)
-            where = f"{self.cell.data}, {self.cell.policy}"
-            raise UserError(f"its seeds have {lengths} values of {name}", where, "run these cells again")
-        return np.array(rows, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +46,25 @@ class Study:
 
     def __init__(self, cells: Sequence[Finished]):
         by_key: dict[str, tuple[Cell, dict[str, Any], dict[int, Result]]] = {}
-        for cell, result in cells:
+        latest: dict[str, int] = {}
+        for place, (cell, result) in enumerate(cells):
+            check_result(cell, result)
             settings = cell.to_json()
             seed = settings.pop("seed")
-            by_key.setdefault(digest(settings), (cell, settings, {}))[2][seed] = result
+            key = digest(settings)
+            by_key.setdefault(key, (cell, settings, {}))[2][seed] = result
+            latest[key] = place
         self.cells = list(cells)
         self.groups = {
-            key: Group(cell, settings, dict(sorted(results.items())))
+            key: Group(cell, settings, dict(sorted(results.items())), latest[key])
             for key, (cell, settings, results) in sorted(by_key.items())
         }
         self.name = self.cells[0][0].model_name
         parts = {cell.part for cell, _ in cells}
-        self._protocols = {(data, part): self._shared(data, part) for data in self.data for part in (None, *parts)}
+        self._protocols: dict[tuple[str, str | None], list[Group]] = {}
+        # The main protocols first: those of a part are of the same source.
+        self._protocols |= {(data, None): self._shared(data, None) for data in self.data}
+        self._protocols |= {(data, part): self._shared(data, part) for data in self.data for part in parts}
 
     @property
     def data(self) -> list[str]:
@@ -113,26 +79,47 @@ class Study:
         return [policy for policy in POLICIES if any(cell.policy == policy for cell, _ in self.cells)]
 
     def protocol(self, data: str, part: str | None = None) -> list[Group]:
-        """A data set's groups of the protocol with the most policies and settings, then with the most cells.
+        """A data set's groups of the protocol with the most policies and settings, then with the most cells, then the
+        one that finished last.
 
-        `part`: of the data; without one it is all of the data where any cell has that.
+        `part`: of the data, of the main protocol's source; without one it is all of the data where any cell has that.
         """
         return self._protocols.get((data, part), [])
 
     def settings(self, part: str | None = None) -> list[int]:
-        """How many synthetic sets the main tables are of: the number that most groups have, and none; what there is."""
-        groups = [group for data in self.data for group in self.protocol(data, part)]
+        """How many synthetic sets the main tables are of: the number that most groups have, and none; what there is.
+
+        A number of which not one set was written is none of them: see `unwritten`."""
+        groups = [group for data in self.data for group in self.protocol(data, part) if not group.unwritten]
         policies = Counter(n for _, _, n in {(g.cell.data, g.cell.policy, g.cell.synthetic) for g in groups})
         most = max((n for n in policies if n), key=lambda n: (policies[n], n), default=None)
         return [n for n in (most, 0) if n in policies and n is not None]
 
+    def unwritten(self, part: str | None = None) -> list[Group]:
+        """The protocols' groups that asked for synthetic sets and got not one."""
+        return [group for data in self.data for group in self.protocol(data, part) if group.unwritten]
+
     def group(self, data: str, policy: str, synthetic: int, part: str | None = None) -> Group | None:
         """A policy's group in a data set's protocol; of several writers, that of most groups. This project's own stands
-        there with the weight it was given in the end."""
-        groups = [g for g in self.protocol(data, part) if g.cell.synthetic == synthetic]
+        there with the weight it was given in the end. None too where synthetic sets were asked for and not one was
+        written."""
+        groups = [g for g in self.protocol(data, part) if g.cell.synthetic == synthetic and not g.unwritten]
         writers = Counter(group.writer for group in groups)
         own = [g for g in groups if g.cell.policy == policy and (policy != OWN or g.cell.weight == DEFAULT_WEIGHT)]
         return max(own, key=lambda g: writers[g.writer], default=None)
+
+    def weights(self, data: str) -> dict[Any, Group]:
+        """This project's policy by its weight on a data set's first half, the reference policy first, by its name.
+
+        Empty without a weight.
+        """
+        groups = [g for g in self.protocol(data, "first") if not g.unwritten]
+        numbers = Counter(g.cell.synthetic for g in groups if g.cell.policy == OWN)
+        most = max(numbers, key=lambda n: (numbers[n], -n), default=None)
+        beside = [g for g in groups if g.cell.synthetic == most]
+        others = {g.cell.policy: g for g in beside if g.cell.policy == REFERENCE}
+        own = sorted((g for g in beside if g.cell.policy == OWN), key=lambda g: g.cell.weight)
+        return {**others, **{g.cell.weight: g for g in own}} if own else {}
 
     def base(self, group: Group) -> Group | None:
         """The untrained model on the dialogues that a group is evaluated on."""
@@ -141,7 +128,8 @@ class Study:
         return self.groups.get(digest(settings))
 
     def sweeps(self, *fields: str, least: int = 2) -> list[Sweep]:
-        """The sweeps of a setting, one for each data set, policy and number of synthetic sets that has one.
+        """The sweeps of a setting, one for each data set, policy and number of synthetic sets that has one; of the main
+        protocol's source.
 
         `fields`: the setting, and what only goes with it. `least`: values that make a sweep. Of several sweeps the one
         with the most values is taken, then the one that holds a group of the main protocol.
@@ -149,17 +137,19 @@ class Study:
         ignored = _SYNTHETIC if "synthetic" in fields else fields
         families: dict[str, list[Group]] = defaultdict(list)
         for group in self.groups.values():
-            if group.cell.policy != BASE:
+            wanted = "synthetic" in fields or not group.unwritten
+            if group.cell.policy != BASE and wanted and _source(group) == self._source(group.cell.data):
                 families[group.without(*ignored)].append(group)
         main = {id(group) for data in self.data for group in self.protocol(data)}
-        best: dict[tuple[str, str, int | None], tuple[tuple[int, bool], Sweep]] = {}
+        best: dict[tuple[str, str, int | None], tuple[tuple[int, bool, int], Sweep]] = {}
         for groups in families.values():
             family = _by_value(groups, fields)
             if len(family) < least:
                 continue
             cell = groups[0].cell
             place = (cell.data, cell.policy, None if "synthetic" in fields else cell.synthetic)
-            rank = (len(family), any(id(group) in main for group in family.values()))
+            latest = max(group.latest for group in family.values())
+            rank = (len(family), any(id(group) in main for group in family.values()), latest)
             if place not in best or best[place][0] < rank:
                 best[place] = (rank, Sweep(*place, family))
         places = sorted(best, key=lambda p: (self.data.index(p[0]), self.policies.index(p[1]), -(p[2] or 0)))
@@ -167,17 +157,24 @@ class Study:
 
     def _shared(self, data: str, part: str | None) -> list[Group]:
         groups = [g for g in self.groups.values() if g.cell.data == data and g.cell.policy != BASE]
-        if part is None and any(g.cell.part == "all" for g in groups):
+        if part is not None:
+            groups = [g for g in groups if _source(g) == self._source(data)]
+        elif any(g.cell.part == "all" for g in groups):
             part = "all"
         protocols = defaultdict(list)
         for group in groups:
             if part in (None, group.cell.part):
                 protocols[group.without(*_FREE)].append(group)
 
-        def size(groups: list[Group]) -> tuple[int, int]:
-            return len({(g.cell.policy, g.cell.synthetic > 0) for g in groups}), sum(len(g.results) for g in groups)
+        def size(groups: list[Group]) -> tuple[int, int, int]:
+            conditions = {(g.cell.policy, g.cell.synthetic > 0) for g in groups}
+            return len(conditions), sum(len(g.results) for g in groups), max(g.latest for g in groups)
 
         return max(protocols.values(), key=size, default=[])
+
+    def _source(self, data: str) -> tuple[Any, ...]:
+        main = self.protocol(data)
+        return _source(main[0]) if main else ()
 
 
 def studies(cells: Sequence[Finished]) -> list[Study]:
@@ -186,6 +183,10 @@ def studies(cells: Sequence[Finished]) -> list[Study]:
     for cell, result in cells:
         by_model[cell.model_name, cell.model].append((cell, result))
     return [Study(by_model[model]) for model in sorted(by_model, key=lambda m: (-len(by_model[m]), m))]
+
+
+def _source(group: Group) -> tuple[Any, ...]:
+    return tuple(group.settings.get(name) for name in _SOURCE)
 
 
 def _by_value(groups: Sequence[Group], fields: Sequence[str]) -> dict[Any, Group]:

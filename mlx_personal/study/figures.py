@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlx_personal.study import published, sweep_figures
+from mlx_personal.study.comparing import REFERENCE
 from mlx_personal.study.drawing import (
     base_line,
     fonts,
@@ -25,10 +26,8 @@ from mlx_personal.study.drawing import (
 )
 from mlx_personal.study.findings import Comparison, Findings
 from mlx_personal.study.labels import data_label, policy_label, setting_label
-from mlx_personal.study.measures import REFERENCE
 from mlx_personal.study.published import published as paper
 from mlx_personal.study.settings import PAPER_POLICIES
-from mlx_personal.study.statistics import NO_DIFFERENCE
 
 TITLES: Final = {
     "differences": "Differences to the paper's policy, with 95 % intervals, beside the paper's",
@@ -141,7 +140,7 @@ def _forest(model: str, comparisons: Sequence[Comparison], with_paper: bool) -> 
             for policy, entry in row.entries.items():
                 if difference := entry.difference:
                     colour, marker = style(policy)
-                    face = "white" if difference.verdict == NO_DIFFERENCE else colour
+                    face = colour if difference.verdict in ("higher", "lower") else "white"
                     place = places[row.data, policy]
                     axes.plot([difference.low, difference.high], [place, place], color=colour, linewidth=1.4)
                     axes.plot(difference.value, place, color=colour, marker=marker, markersize=6, markerfacecolor=face)
@@ -155,7 +154,8 @@ def _forest(model: str, comparisons: Sequence[Comparison], with_paper: bool) -> 
                 shown[-1].plot(value.value - reference.value, place, color=colour, marker=marker, markersize=6)
     for axes in shown:
         _forest_frame(axes, places)
-    figure.supxlabel("filled: a difference; hollow: no difference, by interval and Holm's correction", fontsize=8.5)
+    hollow = "no difference, by interval and Holm's correction, or too few seeds"
+    figure.supxlabel(f"filled: a difference; hollow: {hollow}", fontsize=8.5)
     return figure
 
 

@@ -9,19 +9,21 @@ from typing import Any
 
 from mlx_personal.benchmark.report import table
 from mlx_personal.study import published
+from mlx_personal.study.caveats import departures
 from mlx_personal.study.comparing import Study
-from mlx_personal.study.labels import data_label, policy_label, setting_label
+from mlx_personal.study.labels import code, data_label, policy_label, setting_label
 from mlx_personal.study.measures import SWEEPS
 from mlx_personal.study.settings import BASE, OWN, POLICIES
+from mlx_personal.study.statistics import LEAST_SEEDS
+from mlx_personal.study.tables import NONE_PASSED
 
-# Seeds that a comparison should have.
-SEEDS = 3
 _LISTED = 20  # missing groups that are named one by one
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """Of one base model. `seconds`: of all cells together, as if one after another; `protocols`: a data set each."""
+    """Of one base model. `seconds`: of all cells together, as if one after another; `protocols`: a data set each;
+    `hidden`: trained cells that are in no table; `departures`: from the paper's protocol, in words."""
 
     model: str
     fingerprint: str
@@ -32,6 +34,8 @@ class Inventory:
     machines: Sequence[str]
     protocols: Sequence[Mapping[str, Any]]
     missing: Sequence[str]
+    hidden: int
+    departures: Sequence[str]
 
 
 def inventory(study: Study) -> Inventory:
@@ -47,6 +51,8 @@ def inventory(study: Study) -> Inventory:
         machines=_machines(study),
         protocols=[protocol for data in study.data if (protocol := _protocol(study, data))],
         missing=_missing(study),
+        hidden=len(trained) - _shown(study),
+        departures=departures(study),
     )
 
 
@@ -63,14 +69,12 @@ def inventory_text(found: Inventory) -> str:
     if found.protocols:
         head = list(found.protocols[0])
         text += f"\nThe main protocol:\n\n{table(head, (p.values() for p in found.protocols))}"
+    if found.hidden:
+        cells = f"{found.hidden:,} trained cell{'s' if found.hidden > 1 else ''}"
+        text += f"\n{cells} of other protocols or sources, not shown.\n"
     if found.missing:
         text += "\nMissing or short:\n\n" + "".join(f"- {line}\n" for line in found.missing)
     return text
-
-
-def code(text: str) -> str:
-    """A name from outside, as Markdown shows it: as it is, on one line."""
-    return f"`{' '.join(text.replace('`', ' ').split())}`"
 
 
 def _machines(study: Study) -> list[str]:
@@ -84,6 +88,23 @@ def _machines(study: Study) -> list[str]:
     return [f"{words}: {count:,} cells" for words, count in counts.most_common()]
 
 
+def _shown(study: Study) -> int:
+    """How many trained cells any table rests on."""
+    groups = [
+        group
+        for part in (None, "second")
+        for data in study.data
+        for policy in POLICIES
+        for synthetic in study.settings(part)
+        if (group := study.group(data, policy, synthetic, part))
+    ]
+    groups += study.unwritten() + study.unwritten("second")
+    groups += [group for data in study.data for group in study.weights(data).values()]
+    for setting in SWEEPS.values():
+        groups += [g for s in study.sweeps(*setting.fields, least=setting.least) for g in s.points.values()]
+    return sum(len(group.results) for group in {id(group): group for group in groups}.values())
+
+
 def _protocol(study: Study, data: str) -> dict[str, Any] | None:
     groups = study.protocol(data)
     if not groups:
@@ -91,6 +112,7 @@ def _protocol(study: Study, data: str) -> dict[str, Any] | None:
     cell = groups[0].cell
     return {
         "data set": data_label(data),
+        "source": cell.source[:12],
         "part": cell.part,
         "order": f"correlated, {cell.strength:g}" if cell.order == "correlated" else cell.order,
         "received": f"{cell.received:,}",
@@ -115,17 +137,20 @@ def _missing(study: Study) -> list[str]:
     if 0 not in settings:
         lines.append("every policy without synthetic sets")
     if not any(settings):
-        lines.append("every policy with synthetic sets")
+        asked = sorted({group.cell.synthetic for group in study.unwritten()})
+        lines += [f"{setting_label(n)}: {NONE_PASSED}" for n in asked] or ["every policy with synthetic sets"]
     if without := [data_label(data) for data in study.data if not _has_base(study, data)]:
         lines.append(f"the base model on {', '.join(without)}: no win rates and no forgetting there")
+    unwritten = {(g.cell.data, g.cell.policy, g.cell.synthetic) for g in study.unwritten()}
     short = []
     for data in study.data:
         for policy in (p for p in POLICIES if p != OWN):
             for synthetic in settings:
                 group = study.group(data, policy, synthetic)
                 seeds = len(group.results) if group else 0
-                if seeds < SEEDS:
-                    count = f"{seeds} of {SEEDS} seeds" if seeds else "not run"
+                if seeds < LEAST_SEEDS:
+                    none = NONE_PASSED if (data, policy, synthetic) in unwritten else "not run"
+                    count = f"{seeds} of {LEAST_SEEDS} seeds" if seeds else none
                     short.append(f"{data_label(data)}, {policy_label(policy)}, {setting_label(synthetic)}: {count}")
     lines += short[:_LISTED]
     if len(short) > _LISTED:
@@ -133,6 +158,8 @@ def _missing(study: Study) -> list[str]:
     for name, setting in SWEEPS.items():
         if not study.sweeps(*setting.fields, least=setting.least):
             lines.append(f"the sweep of {name}")
+    if not any(study.weights(data) for data in study.data):
+        lines.append(f"the tuning of {policy_label(OWN)} on the first halves")
     if not any(study.group(data, OWN, n, "second") for data in study.data for n in study.settings("second")):
         lines.append(f"{policy_label(OWN)} on the second halves")
     return lines

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mlx_personal.study.findings import Sets
 from mlx_personal.study.settings import KB_A_BIN
-from mlx_personal.study.statistics import NO_DIFFERENCE, Difference, Estimate
+from mlx_personal.study.statistics import LEAST_SEEDS, NO_DIFFERENCE, TOO_FEW, Difference, Estimate
 
 DATA = {
     "alpaca": "ALPACA",
@@ -46,7 +47,7 @@ def setting_label(synthetic: int) -> str:
 
 
 def value_label(setting: str, value: object) -> str:
-    """A swept setting's value in words; `setting`: a name in `measures.SWEEPS`."""
+    """A swept setting's value in words; `setting`: a name in `measures.SWEEPS`, or `weight`."""
     match setting, value:
         case "bins", int(bins):
             return f"{bins:,} bins ({bins * KB_A_BIN:,} KB)"
@@ -54,6 +55,8 @@ def value_label(setting: str, value: object) -> str:
             return "no limit"
         case "annotations", int(questions):
             return f"at most {questions:,}"
+        case "weight", float(weight):
+            return f"weight {weight:g}"
         case "order", (str(order), float(strength)):
             return f"{order}, {strength:g}" if order == "correlated" else order
     return str(value)
@@ -73,11 +76,37 @@ def with_interval(estimate: Estimate | None, digits: int = 4, sign: str = "") ->
 
 def difference_text(difference: Difference | None, digits: int = 4) -> str | None:
     """The signed difference with its interval, or that there is none, with the interval and, where that does not cover
-    0, the correction that says so."""
+    0, the correction that says so. Of too few seeds it is said that they are."""
     if difference is None:
         return None
     text = with_interval(difference, digits, "+") or ""
+    if difference.verdict == TOO_FEW:
+        return f"{text} ({TOO_FEW})"
     if difference.verdict != NO_DIFFERENCE:
         return text
     why = "" if difference.low <= 0 <= difference.high else " (Holm)"
     return f"{NO_DIFFERENCE}{why} {text[text.index('[') :]}"
+
+
+def beside(estimate: Estimate | None, nothing: float, digits: int = 3, sign: str = "") -> str | None:
+    """The figure with its interval, or that it is no different from `nothing`, or that it is of too few seeds."""
+    text = with_interval(estimate, digits, sign)
+    if estimate is None or text is None:
+        return None
+    if estimate.seeds < LEAST_SEEDS:
+        return f"{text} ({TOO_FEW})"
+    return f"{NO_DIFFERENCE} {text[text.index('[') :]}" if estimate.low <= nothing <= estimate.high else text
+
+
+def sets_text(sets: Sets | None) -> str | None:
+    """The synthetic sets got, of those asked for."""
+    return None if sets is None else f"{_count(sets.got)} of {_count(sets.wanted)}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number == round(number) else f"{number:,.1f}"
+
+
+def code(text: str) -> str:
+    """A name from outside, as Markdown shows it: as it is, on one line."""
+    return f"`{' '.join(text.replace('`', ' ').split())}`"

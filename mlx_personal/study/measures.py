@@ -14,12 +14,25 @@ from typing import Any, Final
 import numpy as np
 
 from mlx_personal.study import statistics
-from mlx_personal.study.comparing import Group, Study
-from mlx_personal.study.findings import Beyond, Comparison, Curve, Entry, Findings, Line, Point, Row, Swept
-from mlx_personal.study.settings import BASE, OWN, PAPER_POLICIES, POLICIES, SCRIPTS, SINGLE_SCORES
-from mlx_personal.study.statistics import Difference, Estimate
+from mlx_personal.study.beyond import beyond
+from mlx_personal.study.comparing import REFERENCE, Study
+from mlx_personal.study.findings import (
+    Comparison,
+    Curve,
+    Entry,
+    Findings,
+    Line,
+    Point,
+    Row,
+    Swept,
+    Tuning,
+    Unwritten,
+)
+from mlx_personal.study.groups import Group
+from mlx_personal.study.pairing import corrected, difference
+from mlx_personal.study.settings import OWN, PAPER_POLICIES, POLICIES, SCRIPTS, SINGLE_SCORES
+from mlx_personal.study.statistics import Difference
 
-REFERENCE: Final = "quality"
 SCORES: Final = ("rouge1", "rougeL")
 ABLATION: Final = (REFERENCE, *SINGLE_SCORES, *SCRIPTS)
 
@@ -41,7 +54,6 @@ SWEEPS: Final = {
     "entropy": Setting(("entropy",), "spectral"),
     "annotations": Setting(("annotations",)),
     "order": Setting(("order", "strength")),
-    "weight": Setting(("weight",), 0.0),
 }
 
 
@@ -58,6 +70,9 @@ def measure(study: Study) -> Findings:
         sweeps={name: found for name, setting in SWEEPS.items() if (found := sweep(study, setting))},
         beyond=[found for n in settings for found in beyond(study, POLICIES, n)],
         own_beyond=[found for n in study.settings("second") for found in beyond(study, (REFERENCE, OWN), n, "second")],
+        tuning=tuning(study),
+        unwritten=_unwritten(study, None),
+        own_unwritten=_unwritten(study, "second"),
     )
 
 
@@ -73,11 +88,29 @@ def ablation(study: Study) -> list[Comparison]:
 
 
 def own(study: Study) -> list[Comparison]:
-    """This project's policy against the paper's, on the halves that it was not tuned on."""
-    settings = study.settings("second")
+    """This project's policy against the paper's, on the halves that it was not tuned on: the primary comparison first,
+    ROUGE-1 without synthetic sets."""
+    settings = sorted(study.settings("second"))
     return _present(
         compare(study, (REFERENCE, OWN), REFERENCE, score, n, "second") for n in settings for score in SCORES
     )
+
+
+def tuning(study: Study) -> Tuning | None:
+    """This project's policy at several weights on the first halves, against the paper's; None without a weight."""
+    found = {data: groups for data in study.data if (groups := study.weights(data))}
+    rows = [(Row(data, _any(groups).cell.synthetic, None, {}), groups) for data, groups in found.items()]
+    comparison = _comparison(study, "rouge1", REFERENCE, rows)
+    if comparison is None:
+        return None
+    weights = sorted({name for groups in found.values() for name in groups if name != REFERENCE})
+    seeds = {data: set.intersection(*(set(g.results) for g in groups.values())) for data, groups in found.items()}
+    gains = {
+        weight: _gain([(groups, sorted(seeds[data])) for data, groups in found.items()], weight) for weight in weights
+    }
+    known = {weight: gain for weight, gain in gains.items() if gain is not None}
+    best = max(known, key=lambda weight: known[weight], default=None)
+    return Tuning(comparison, gains, best, min(map(len, seeds.values())))
 
 
 def compare(
@@ -120,27 +153,11 @@ def curves(study: Study, policies: Sequence[str], synthetic: int) -> list[Curve]
     for data in study.data:
         for policy in policies:
             if group := study.group(data, policy, synthetic):
-                received = [checkpoint["received"] for checkpoint in next(iter(group.results.values()))["checkpoints"]]
-                points = {r: statistics.mean(group.scores("rouge1", checkpoint=n)) for n, r in enumerate(received)}
+                points = {
+                    r: statistics.mean(group.scores("rouge1", checkpoint=n)) for n, r in enumerate(group.received)
+                }
                 found.append(Curve(data, policy, synthetic, points))
     return found
-
-
-def beyond(study: Study, policies: Sequence[str], synthetic: int, part: str | None = None) -> list[Beyond]:
-    """Perplexity, win rate, forgetting and length, a data set's untrained model first.
-
-    The family of the differences in perplexity is all of them.
-    """
-    found: list[Beyond] = []
-    for data in study.data:
-        groups = [g for policy in policies if (g := study.group(data, policy, synthetic, part))]
-        if groups and (base := study.base(groups[0])):
-            words = base.last("answer_words")
-            found.append(Beyond(data, BASE, synthetic, _perplexity(base), None, None, None, words))
-        reference = next((group for group in groups if group.cell.policy == REFERENCE), None)
-        found += [_beyond_one(study, group, None if group is reference else reference) for group in groups]
-    corrected = _corrected({n: b.perplexity_difference for n, b in enumerate(found) if b.perplexity_difference})
-    return [dataclasses.replace(b, perplexity_difference=corrected.get(n)) for n, b in enumerate(found)]
 
 
 def _present(comparisons: Iterable[Comparison | None]) -> list[Comparison]:
@@ -154,22 +171,21 @@ def _comparison(
     """The rows, filled in; differences are to the reference within each row, and all of them are one family."""
     if not rows:
         return None
-    references = [reference if reference in groups else next(iter(groups)) for _, groups in rows]
     family: dict[Hashable, Difference] = {}
     for n, (_, groups) in enumerate(rows):
         for name, group in groups.items():
-            if name != references[n] and (found := _difference(group, groups[references[n]], score)):
+            if name != reference and reference in groups and (found := difference(group, groups[reference], score)):
                 family[n, name] = found
-    corrected = _corrected(family)
+    differences = corrected(family)
     made = []
     for n, (row, groups) in enumerate(rows):
-        base = study.base(next(iter(groups.values())))
+        base = study.base(_any(groups))
         entries = {
-            name: Entry(statistics.mean(group.scores(score)), corrected.get((n, name)))
+            name: Entry(statistics.mean(group.scores(score)), differences.get((n, name)), sets=group.sets)
             for name, group in groups.items()
         }
         best = max(entries, key=lambda name: entries[name].score.value)
-        if _stands_out(best, groups, entries, references[n], score):
+        if _stands_out(best, groups, entries, reference, score):
             entries[best] = dataclasses.replace(entries[best], best=True)
         untrained = statistics.mean(base.scores(score)) if base else None
         made.append(dataclasses.replace(row, base=untrained, entries=entries))
@@ -179,57 +195,42 @@ def _comparison(
 def _stands_out(
     best: Any, groups: Mapping[Any, Group], entries: Mapping[Any, Entry], reference: Any, score: str
 ) -> bool:
-    """Whether the best of a row differs from all others in it: by the table's verdicts where it or they have one."""
+    """Whether the best of a row differs from all others in it: by the table's verdicts where it or they have one. In a
+    row without the reference none does."""
     others = [name for name in groups if name != best]
     if best == reference:
         found = [entries[name].difference for name in others]
         return bool(found) and all(d is not None and d.verdict == "lower" for d in found)
     own = entries[best].difference
-    against = {name: _difference(groups[best], groups[name], score) for name in others}
+    against = {name: difference(groups[best], groups[name], score) for name in others}
     if own is None or own.verdict != "higher" or any(d is None for d in against.values()):
         return False
-    return all(d.verdict == "higher" for d in _corrected({name: d for name, d in against.items() if d}).values())
+    return all(d.verdict == "higher" for d in corrected({name: d for name, d in against.items() if d}).values())
 
 
-def _difference(group: Group, other: Group, score: str) -> Difference | None:
-    seeds = _shared(group, other)
-    return statistics.difference(group.scores(score, seeds), other.scores(score, seeds)) if seeds else None
+def _gain(found: Sequence[tuple[Mapping[Any, Group], Sequence[int]]], weight: float) -> float | None:
+    """What a weight adds to the reference policy's ROUGE-1, as a share of it, in the mean over data sets: of each its
+    groups, and the seeds to go by. None where one lacks either."""
+    shares = []
+    for groups, seeds in found:
+        if weight not in groups or REFERENCE not in groups or not seeds:
+            return None
+        own, theirs = (groups[name].scores("rouge1", seeds).mean() for name in (weight, REFERENCE))
+        if not theirs:
+            return None
+        shares.append(float(own / theirs - 1))
+    return float(np.mean(shares))
 
 
-def _corrected(family: Mapping[Any, Difference]) -> dict[Any, Difference]:
-    adjusted = statistics.holm([d.p for d in family.values()])
-    return {name: dataclasses.replace(d, adjusted=p) for (name, d), p in zip(family.items(), adjusted, strict=True)}
+def _unwritten(study: Study, part: str | None) -> list[Unwritten]:
+    return [Unwritten(g.cell.data, g.cell.policy, g.cell.synthetic) for g in study.unwritten(part)]
 
 
-def _beyond_one(study: Study, group: Group, reference: Group | None) -> Beyond:
-    base = study.base(group)
-    cell = group.cell
-    compared = win_rate = forgotten = None
-    if reference and (seeds := _shared(group, reference)):
-        nats, others = group.final("nats", seeds), reference.final("nats", seeds)
-        if nats.size and others.size:
-            compared = statistics.perplexity_difference(nats, others, group.final("tokens", seeds))
-    if base:
-        # The untrained model has no seed: it stands beside every one.
-        scores = group.scores("rouge1")
-        win_rate = statistics.mean(statistics.wins(scores, np.broadcast_to(base.scores("rouge1"), scores.shape)))
-        nats, before = group.final("general_nats"), base.final("general_nats")
-        if nats.size and before.size:
-            forgotten = statistics.forgetting(nats, np.broadcast_to(before, nats.shape))
-    words = group.last("answer_words")
-    return Beyond(cell.data, cell.policy, cell.synthetic, _perplexity(group), compared, win_rate, forgotten, words)
-
-
-def _perplexity(group: Group) -> Estimate | None:
-    nats, tokens = group.final("nats"), group.final("tokens")
-    return statistics.perplexity(nats, tokens) if nats.size else None
-
-
-def _shared(group: Group, other: Group) -> list[int]:
-    return [seed for seed in group.results if seed in other.results]
+def _any(groups: Mapping[Any, Group]) -> Group:
+    return next(iter(groups.values()))
 
 
 def _point(group: Group) -> Point:
     seconds, epochs = group.last("train_seconds"), group.last("epochs")
     each = seconds / epochs if seconds is not None and epochs else None
-    return Point(statistics.mean(group.scores("rouge1")), each, group.last("questions"))
+    return Point(statistics.mean(group.scores("rouge1")), each, group.last("questions"), group.sets)

@@ -12,10 +12,13 @@ from typing import Any
 from mlx_personal.benchmark.report import can_draw
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.store.files import atomic_write, check_writable
-from mlx_personal.study import figures, measures, tables
+from mlx_personal.study import figures, measures, own_tables, tables
+from mlx_personal.study.bases import untrained, untrained_table, upper_reference
+from mlx_personal.study.caveats import certainty
 from mlx_personal.study.comparing import Finished, studies
 from mlx_personal.study.findings import Comparison, Findings, verdicts
-from mlx_personal.study.inventory import Inventory, code, inventory, inventory_text
+from mlx_personal.study.inventory import Inventory, inventory, inventory_text
+from mlx_personal.study.labels import code
 from mlx_personal.study.published import published
 from mlx_personal.study.statistics import Difference
 
@@ -37,20 +40,24 @@ def write_report(cells: Sequence[Finished], folder: Path) -> list[Path]:
         raise from_os_error(error, folder) from error
     page, data = folder / "report.md", folder / "report.json"
     check_writable(page)
-    found = [(measures.measure(study), inventory(study)) for study in studies(cells)]
+    ours = studies(cells)
+    found, bases = [(measures.measure(study), inventory(study)) for study in ours], untrained(ours)
     drawn: dict[Path, str] = {}
     text = f"# The selection study\n\n{tables.note()}\n"
     if not can_draw():
         text += "\nNo figures: matplotlib is not installed (`pip install 'mlx-personal[plots]'`).\n"
+    text += f"\n## What three seeds can tell\n\n{certainty([findings for findings, _ in found])}"
+    if bases:
+        text += f"\n## Models as they are\n\n{untrained_table(bases)}"
     for number, (findings, ran) in enumerate(found):
         # One model's figures need no name; those of more are told apart by number, for models may share a name.
         suffix = "" if len(found) == 1 else f"-{number + 1}-{re.sub('[^A-Za-z0-9]+', '-', findings.model).strip('-')}"
         pictures = figures.draw(findings) if can_draw() else {}
         drawn |= {folder / f"{name}{suffix}.svg": picture for name, picture in pictures.items()}
         links = {name: f"\n![{figures.TITLES[name]}]({name}{suffix}.svg)\n" for name in pictures}
-        text += _model_text(findings, ran, links)
+        text += _model_text(findings, ran, links, upper_reference(bases))
     models = [{"findings": plain(findings), "inventory": plain(ran)} for findings, ran in found]
-    atomic_write(data, json.dumps({"models": models, "paper": published()}, indent=1) + "\n")
+    atomic_write(data, json.dumps({"models": models, "bases": plain(bases), "paper": published()}, indent=1) + "\n")
     for file, picture in drawn.items():
         atomic_write(file, picture)
     atomic_write(page, text)
@@ -120,11 +127,14 @@ def _short(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _model_text(found: Findings, ran: Inventory, pictures: Mapping[str, str]) -> str:
-    """One model's part of the page; `pictures`: the line that shows each figure."""
+def _model_text(found: Findings, ran: Inventory, pictures: Mapping[str, str], upper: str) -> str:
+    """One model's part of the page; `pictures`: the line that shows each figure; `upper`: of models not trained."""
     sections: list[tuple[str, str, str | None]] = [("What ran", inventory_text(ran), None)]
-    if found.main:
-        sections.append(("Main table", tables.main_tables(found), "differences"))
+    if ran.departures:
+        lines = "".join(f"- {line}\n" for line in ran.departures)
+        sections.append(("Where this differs from the paper", lines, None))
+    if found.main or found.unwritten:
+        sections.append(("Main table", "\n".join(filter(None, (upper, tables.main_tables(found)))), "differences"))
     if "curves" in pictures:
         sections.append(("Learning curves", _CURVES, "curves"))
     if found.ablation:
@@ -133,9 +143,11 @@ def _model_text(found: Findings, ran: Inventory, pictures: Mapping[str, str]) ->
         (tables.sweep_title(name), tables.sweep_table(name, swept), name) for name, swept in found.sweeps.items()
     ]
     if found.beyond:
-        sections.append(("Beyond ROUGE", tables.beyond_tables(found.beyond), None))
-    if found.own:
-        sections.append(("This project's policy, second halves", tables.own_tables(found), "own"))
+        sections.append(("Beyond ROUGE", own_tables.beyond_tables(found.beyond), None))
+    if found.tuning:
+        sections.append(("Tuning of this project's policy", own_tables.tuning_table(found.tuning), None))
+    if found.own or found.own_unwritten:
+        sections.append(("This project's policy, second halves", own_tables.own_tables(found), "own"))
     text = f"\n# {code(found.model)}\n"
     for title, body, picture in sections:
         shown = pictures.get(picture or "", "")

@@ -8,12 +8,14 @@ What three seeds can tell: the interval knows well how much a difference depends
 many, and only crudely how much it depends on the seed. Three seeds make ten different resamples; their bootstrap
 variance is two thirds of the usual estimate, and the interval has nothing of the wider tails that so small a sample
 asks for (Student's t at 95 %: 4.3 standard errors, not 2). It is therefore too narrow where seeds differ more than
-dialogues do. By signs alone, three seeds that agree are no evidence at 5 %: that happens by chance one time in four. A
-verdict here says that the difference holds for dialogues like these and, as far as three runs show, for other seeds.
+dialogues do: `FALSE_VERDICTS` has by how much. By signs alone, three seeds that agree are no evidence at 5 %: that
+happens by chance one time in four. A verdict here says that the difference holds for dialogues like these and, as far
+as three runs show, for other seeds; fewer than three get none.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,13 @@ import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.05
-NO_DIFFERENCE = "no difference"
+# A difference of fewer seeds gets no verdict.
+LEAST_SEEDS = 3
+NO_DIFFERENCE, TOO_FEW = "no difference", "too few seeds"
+# How often three seeds and no true difference give an interval that does not cover 0, which should be 1 in 20: by how
+# many times the seeds' standard deviation is the dialogues' standard error. Of 12,000 simulated differences (60
+# dialogues, normal effects of seeds and of dialogues); a test simulates them anew.
+FALSE_VERDICTS = {0: 0.06, 1: 0.07, 2: 0.11, 5: 0.20}
 _CHUNK = 1_000  # resamples drawn at once, so that memory stays at a chunk times (seeds + dialogues)
 
 
@@ -39,17 +47,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """An estimated difference. `p`: two-sided; `adjusted`: Holm's, over a family of comparisons, as `p` if alone."""
+    """An estimated difference.
+
+    `p`: two-sided; `adjusted`: Holm's, over a family of comparisons, as `p` if alone. `seed_spread`: the standard
+    deviation of the seeds' differences, in standard errors of the dialogues'; None where one of them is unknown.
+    """
 
     p: float
     adjusted: float
+    seed_spread: float | None = None
 
     @property
     def verdict(self) -> str:
         """`higher` or `lower`, or `no difference`: where the interval covers 0, or the adjusted p is not below 0.05.
+        `too few seeds` where there are fewer than three.
 
         The interval is of this comparison alone; the correction is for making several. Either is enough to say no.
         """
+        if self.seeds < LEAST_SEEDS:
+            return TOO_FEW
         if self.low <= 0 <= self.high or self.adjusted >= LEVEL:
             return NO_DIFFERENCE
         return "higher" if self.value > 0 else "lower"
@@ -88,7 +104,8 @@ def difference(scores: np.ndarray, other: np.ndarray, resamples: int = RESAMPLES
     if np.shape(scores) != np.shape(other):
         raise ValueError(f"shapes {np.shape(scores)} and {np.shape(other)} are no pairs")
     paired = np.subtract(scores, other, dtype=np.float64)
-    return _difference(float(paired.mean()), resampled_means([paired], resamples)[0], paired.shape)
+    found = _difference(float(paired.mean()), resampled_means([paired], resamples)[0], paired.shape)
+    return dataclasses.replace(found, seed_spread=_seed_spread(paired))
 
 
 def wins(scores: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -154,6 +171,15 @@ def _counts(rng: np.random.Generator, resamples: int, of: int) -> np.ndarray:
 def _estimate(value: float, resampled: np.ndarray, shape: tuple[int, ...]) -> Estimate:
     low, high = np.percentile(resampled, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
     return Estimate(value, float(low), float(high), *shape)
+
+
+def _seed_spread(paired: np.ndarray) -> float | None:
+    """The standard deviation of the rows' means by the standard error of the columns'; None for one row or column."""
+    seeds, dialogues = paired.shape
+    if seeds < 2 or dialogues < 2:
+        return None
+    error = float(np.std(paired.mean(axis=0), ddof=1)) / dialogues**0.5
+    return float(np.std(paired.mean(axis=1), ddof=1)) / error if error else None
 
 
 def _difference(value: float, resampled: np.ndarray, shape: tuple[int, ...]) -> Difference:

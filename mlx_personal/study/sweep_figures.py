@@ -64,15 +64,17 @@ def draw_synthetic(found: Findings) -> Any | None:
         seconds = {value: point.seconds_an_epoch for value, point in lines[0].points.items()}
         _seconds(axes, {value: s for value, s in seconds.items() if s is not None})
         _frame_panel(axes, ours_title(found.model, data_label(data)))
+        got = _got_each(lines)
+        axes.set_xticks(range(10), [f"{n}\n{got[n]:.1f}" if n in got else str(n) for n in range(10)])
+        axes.set_xlabel("synthetic sets for each kept one:\nasked for, and below it what was got")
     theirs, axes = paper()["synthetic"], shown[-1]
     colour, marker = style("quality")
     axes.plot(theirs["sets"], theirs["rouge1"]["digitised"], color=colour, marker=marker, markersize=4, linestyle="--")
     _seconds(axes, dict(zip(theirs["sets"], theirs["seconds_an_epoch"]["digitised"], strict=True)))
     _frame_panel(axes, f"paper ({paper()['source']}, digitised), {data_label(theirs['data'])}")
     on_paper(axes)
-    for axes in shown:
-        axes.set_xlabel("synthetic sets for each kept one")
-        axes.set_xticks(range(10))
+    axes.set_xlabel("synthetic sets for each kept one")
+    axes.set_xticks(range(10))
     legend(figure, shown)
     return figure
 
@@ -176,6 +178,15 @@ def _label(one: Line, lines: Sequence[Line]) -> str:
     if not _both(lines):
         return policy_label(one.policy)
     return f"{policy_label(one.policy)}, {one.synthetic or 'no'} synthetic"
+
+
+def _got_each(lines: Sequence[Line]) -> dict[int, float]:
+    """Synthetic sets for each kept one that were learnt, by how many were asked for; the mean of several policies."""
+    found: dict[int, list[float]] = {}
+    for one in lines:
+        for value, point in one.points.items():
+            found.setdefault(value, []).append(point.sets.got_each if point.sets else 0.0)
+    return {value: sum(each) / len(each) for value, each in found.items()}
 
 
 def _seconds(axes: Any, seconds: Mapping[int, float]) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from mlx_personal.benchmark.report import table
 from mlx_personal.study import published
-from mlx_personal.study.findings import Beyond, Comparison, Entry, Findings, Row, Swept, verdicts
+from mlx_personal.study.comparing import REFERENCE
+from mlx_personal.study.findings import Comparison, Entry, Findings, Row, Swept, Unwritten, verdicts
+from mlx_personal.study.groups import ENOUGH
 from mlx_personal.study.labels import (
     POLICIES,
     SCORES,
@@ -15,24 +17,25 @@ from mlx_personal.study.labels import (
     difference_text,
     number,
     policy_label,
+    sets_text,
     setting_label,
     value_label,
-    with_interval,
 )
-from mlx_personal.study.measures import REFERENCE
+from mlx_personal.study.measures import ABLATION
 from mlx_personal.study.published import published as paper
-from mlx_personal.study.settings import BASE, OWN
-from mlx_personal.study.statistics import NO_DIFFERENCE
+from mlx_personal.study.settings import BASE, PAPER_POLICIES
+from mlx_personal.study.statistics import NO_DIFFERENCE, TOO_FEW
 
 NOTE: Final = (
     "Scores are means over seeds and evaluation dialogues. In brackets: 95 % intervals of a paired bootstrap that "
     "draws seeds and dialogues. A difference whose interval covers 0, or whose p by Holm's correction over its "
     "table's comparisons is not below 0.05, is printed as `no difference`. Bold: the best of its row, where it "
-    "differs from all others there. Rows named paper hold the figures of {source}, made with a {model} and other data "
+    "differs from all others there. Synthetic sets: those learnt at the last checkpoint, of those asked for, in the "
+    "mean over seeds. Rows named paper hold the figures of {source}, made with a {model} and other data "
     "sizes: compare orders and differences, not levels."
 )
-# On how many data sets this project's policy must be higher, and lower on none.
-_STREAMS_TO_WIN: Final = 3
+NONE_PASSED: Final = "no synthetic set passed the checks"
+_LISTED: Final = 20  # cells short of synthetic sets that are named one by one
 # By the setting that is swept: its section's title, the table's first column, and what to know of it.
 _SWEEPS: Final = {
     "bins": ("Buffer size", "buffer", "The paper's sweep (32 to 512 bins) was not found in print."),
@@ -48,11 +51,6 @@ _SWEEPS: Final = {
         "order",
         "Correlated: sorted by topic in bursts, with a strength of 0 to 1. The paper has no such sweep.",
     ),
-    "weight": (
-        "Tuning of this project's policy",
-        "weight of EOE",
-        "On the first half of the data alone; a weight of 0 is a plain random sample.",
-    ),
 }
 
 
@@ -63,17 +61,17 @@ def note() -> str:
 
 def main_tables(found: Findings) -> str:
     """Data sets by policies, once for each number of synthetic sets and score; the paper's under ROUGE-1."""
-    parts = []
+    parts = [unwritten_text(found.unwritten, found.main, PAPER_POLICIES)]
     for comparison in found.main:
-        with_paper = comparison.score == "rouge1"
-        text = _by_data(comparison, "data set", _data_label_of, policy_label, _paper_final if with_paper else None)
-        parts.append(f"### {_title(comparison)}\n\n{text}\n{_family(comparison.family)}\n{_counted(comparison)}")
-    return "\n".join(parts)
+        theirs = _paper_final if comparison.score == "rouge1" else None
+        text = by_data(comparison, "data set", data_label_of, policy_label, theirs)
+        parts.append(f"### {title(comparison)}\n\n{text}\n{family(comparison)}\n{_counted(comparison)}")
+    return "\n".join(filter(None, parts))
 
 
 def ablation_tables(found: Findings) -> str:
     """Policies by data sets; each score alone as the paper reads and as the authors' script behaves."""
-    parts = []
+    parts = [unwritten_text(found.unwritten, found.ablation, ABLATION)]
     for comparison in found.ablation:
         rows = []
         for policy in comparison.columns:
@@ -81,12 +79,15 @@ def ablation_tables(found: Findings) -> str:
             rows.append([f"{policy_label(policy)}", *map(_score, entries)])
             if policy != comparison.reference:
                 rows.append(["difference", *map(_differs, entries)])
+            if any(counts := list(map(_sets, entries))):
+                rows.append(["synthetic sets", *counts])
             theirs = [_paper_final(row.data, policy) for row in comparison.rows]
             if any(theirs):
                 rows.append([f"paper, {'all three' if policy == REFERENCE else policy_label(policy)}", *theirs])
         head = ["policy", *(data_label(row.data) for row in comparison.rows)]
-        parts.append(f"### {_title(comparison)}\n\n{table(head, rows)}\n{_family(comparison.family)}\n")
-    return "\n".join(parts)
+        short = shortages(comparison, data_label_of, policy_label)
+        parts.append(f"### {title(comparison)}\n\n{table(head, rows)}\n{family(comparison)}\n{short}")
+    return "\n".join(filter(None, parts))
 
 
 def sweep_table(name: str, swept: Swept) -> str:
@@ -105,10 +106,11 @@ def sweep_table(name: str, swept: Swept) -> str:
         return policy_label(value) if by_policy else value_label(name, value)
 
     by_policy = any(row.policy is None for row in comparison.rows)
-    text = _by_data(comparison, what, about, column, None)
+    text = by_data(comparison, what, about, column, None)
     where = "" if several else f"On {data_label(comparison.rows[0].data)}. "
-    reference = policy_label(REFERENCE) if by_policy else column(comparison.reference)
-    text += f"\n{where}Differences are to {reference}. {_family(comparison.family)}"
+    usual = setting_label(comparison.reference) if name == "synthetic" else column(comparison.reference)
+    against = f"Differences are to {usual}. " if comparison.family else ""
+    text += f"\n{where}{against}{family(comparison, about, usual)}"
     if remark:
         text += f" {remark}"
     return f"{text}\n{_costs(name, swept)}"
@@ -118,65 +120,15 @@ def sweep_title(name: str) -> str:
     return _SWEEPS[name][0]
 
 
-def beyond_tables(found: Sequence[Beyond]) -> str:
-    """Perplexity, win rate, forgetting and length, once for each number of synthetic sets."""
-    head = ("data set", "policy", "perplexity", "to quality", "win rate", "forgetting", "words an answer")
-    parts = []
-    for synthetic in dict.fromkeys(b.synthetic for b in found):
-        shown = [b for b in found if b.synthetic == synthetic]
-        family = sum(b.perplexity_difference is not None for b in shown)
-        parts.append(f"### {_capital(setting_label(synthetic))}\n\n{table(head, map(_beyond_row, shown))}\n")
-        parts.append(f"{_family(family)}\n\n")
-    return "".join(parts) + (
-        "Perplexity is of the user's preferred answers, lower is better. Win rate: share of dialogues on which the "
-        "adapted model's ROUGE-1 is above the base's, ties half. Forgetting: relative rise of the loss on general "
-        "dialogues, 0.1 is 10 %.\n"
-    )
-
-
-def own_tables(found: Findings) -> str:
-    """This project's policy against the paper's, on the half of each stream that it was not tuned on."""
-    parts = []
-    for comparison in found.own:
-        text = _by_data(comparison, "data set", _data_label_of, policy_label, None)
-        counts = verdicts(comparison, OWN)
-        sets = sum(counts.values())
-        won = counts["higher"] >= _STREAMS_TO_WIN and not counts["lower"]
-        verdict = "It beats it" if won else "It does not beat it" if sets >= _STREAMS_TO_WIN else "Too few to say"
-        parts.append(
-            f"### {_title(comparison)}\n\n{text}\n{_family(comparison.family)} {policy_label(OWN)} is higher on "
-            f"{counts['higher']}, lower on {counts['lower']}, and no different on {counts[NO_DIFFERENCE]} of {sets} "
-            f"data sets. {verdict}, by the rule set before: higher on at least {_STREAMS_TO_WIN}, lower on none.\n"
-        )
-    if found.own_beyond:
-        parts.append(beyond_tables(found.own_beyond))
-    return "\n".join(parts)
-
-
-def _beyond_row(b: Beyond) -> list[str | None]:
-    return [
-        data_label(b.data),
-        policy_label(b.policy),
-        with_interval(b.perplexity, 2),
-        difference_text(b.perplexity_difference, 2),
-        with_interval(b.win_rate, 3),
-        with_interval(b.forgetting, 3, "+"),
-        None if b.answer_words is None else f"{b.answer_words:.1f}",
-    ]
-
-
-def _data_label_of(row: Row) -> str:
-    return data_label(row.data)
-
-
-def _by_data(
+def by_data(
     comparison: Comparison,
     what: str,
     about: Callable[[Row], str],
     column: Callable[[Any], str],
     theirs: Callable[[str, Any], str | None] | None,
 ) -> str:
-    """Three lines a row: the scores, their differences to the reference, and the paper's scores where there are any."""
+    """Up to four lines a row: the scores, their differences to the reference, the synthetic sets, and the paper's
+    scores where there are any. Below it, the cells that are short of synthetic sets."""
     columns = comparison.columns
     with_base = any(row.base for row in comparison.rows)
     rows: list[list[str | None]] = []
@@ -187,10 +139,46 @@ def _by_data(
         blank: list[str | None] = [None] if with_base else []
         if any(entry and entry.difference for entry in entries):
             rows.append(["", "difference", *blank, *map(_differs, entries)])
+        if any(counts := list(map(_sets, entries))):
+            rows.append(["", "synthetic sets", *blank, *counts])
         if theirs and any(found := [theirs(row.data, name) for name in columns]):
             rows.append(["", "paper", *blank, *found])
     head = [what, "", *([POLICIES[BASE]] if with_base else []), *map(column, columns)]
-    return table(head, rows)
+    short = shortages(comparison, about, column)
+    return table(head, rows) + (f"\n{short}" if short else "")
+
+
+def shortages(comparison: Comparison, about: Callable[[Row], str], column: Callable[[Any], str]) -> str:
+    """The cells of a table that got clearly less synthetic sets than they asked for, as Markdown."""
+    lines = [
+        f"{about(row)}, {column(name)}, seed {seed}: {got:,} of {wanted:,}, at {received:,} received"
+        for row in comparison.rows
+        for name, entry in row.entries.items()
+        for seed, (received, got, wanted) in (entry.sets.short if entry.sets else {}).items()
+    ]
+    if not lines:
+        return ""
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    listed = "".join(f"- {line}\n" for line in [*lines[:_LISTED], *more])
+    return f"Short of synthetic sets, under {100 * ENOUGH:.0f} % of those asked for:\n\n{listed}"
+
+
+def unwritten_text(found: Sequence[Unwritten], shown: Sequence[Comparison], policies: Sequence[str]) -> str:
+    """What stands in place of a table, or of some of its cells, for which not one synthetic set was written."""
+    found = [cell for cell in found if cell.policy in policies]
+    tables = {comparison.rows[0].synthetic for comparison in shown}
+    text = ""
+    for synthetic in sorted({cell.synthetic for cell in found}):
+        if synthetic not in tables:
+            text += f"With {setting_label(synthetic)} there is no table: {NONE_PASSED}, so it is no second condition.\n"
+        else:
+            left = (f"{data_label(c.data)}, {policy_label(c.policy)}" for c in found if c.synthetic == synthetic)
+            text += f"Left out of the tables with {setting_label(synthetic)}: {NONE_PASSED} of {'; '.join(left)}.\n"
+    return text
+
+
+def _sets(entry: Entry | None) -> str | None:
+    return sets_text(entry.sets) if entry else None
 
 
 def _score(entry: Entry | None) -> str | None:
@@ -202,16 +190,27 @@ def _differs(entry: Entry | None) -> str | None:
     return difference_text(entry.difference) if entry else None
 
 
-def _title(comparison: Comparison) -> str:
+def title(comparison: Comparison) -> str:
     synthetic = comparison.rows[0].synthetic or 0
     return f"{SCORES[comparison.score]}, {setting_label(synthetic)}"
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def data_label_of(row: Row) -> str:
+    return data_label(row.data)
 
 
-def _family(comparisons: int) -> str:
+def family(comparison: Comparison, about: Callable[[Row], str] = data_label_of, reference: str | None = None) -> str:
+    """What Holm's correction is over, and which rows have nothing to be compared with."""
+    reference = reference or policy_label(comparison.reference)
+    text = family_of(comparison.family)
+    if without := [about(row) for row in comparison.rows if comparison.reference not in row.entries]:
+        text += f" No differences for {'; '.join(without)}: {reference} is missing there."
+    return text
+
+
+def family_of(comparisons: int) -> str:
+    if not comparisons:
+        return "Nothing is compared here."
     count = "one comparison" if comparisons == 1 else f"{comparisons} comparisons"
     return f"Holm's correction is over the {count} of this table."
 
@@ -225,6 +224,7 @@ def _counted(comparison: Comparison) -> str:
             lines.append(
                 f"- {policy_label(policy)} against {policy_label(comparison.reference)}: higher on {counts['higher']}, "
                 f"lower on {counts['lower']}, no difference on {counts[NO_DIFFERENCE]} of {sets}"
+                + (f", {TOO_FEW} on {counts[TOO_FEW]}" if counts[TOO_FEW] else "")
             )
     return "\n" + "".join(f"{line}\n" for line in lines)
 
@@ -243,6 +243,10 @@ def _costs(name: str, swept: Swept) -> str:
         values = sorted({*values, *theirs["sets"]})
         for line in swept.lines:
             seconds = {v: point.seconds_an_epoch for v, point in line.points.items()}
+            got = {v: point.sets.got_each if point.sets else 0.0 for v, point in line.points.items()}
+            rows.append(
+                [f"{data_label(line.data)}, {policy_label(line.policy)}: sets got a kept one", *_row(values, got, 2)]
+            )
             rows.append(
                 [f"{data_label(line.data)}, {policy_label(line.policy)}: s an epoch", *_row(values, seconds, 2)]
             )
