@@ -14,10 +14,11 @@ from study_cells import DIALOGUES, cell, finished, grid, result
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.study import inventory, measures, own_tables, published, report, tables
-from mlx_personal.study.comparing import Study, studies
-from mlx_personal.study.findings import verdicts
-from mlx_personal.study.statistics import NO_DIFFERENCE, TOO_FEW
+from mlx_personal.study import report
+from mlx_personal.study.report import inventory, measures, own_tables, page, published, tables
+from mlx_personal.study.report.comparing import Study, studies
+from mlx_personal.study.report.findings import verdicts
+from mlx_personal.study.report.statistics import NO_DIFFERENCE, TOO_FEW
 
 
 def text_of(study):
@@ -235,7 +236,7 @@ def test_what_is_missing_is_named():
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    monkeypatch.setattr(report, "can_draw", lambda: False)
+    monkeypatch.setattr(page, "can_draw", lambda: False)
 
 
 def everything():
@@ -310,11 +311,11 @@ def test_figures_of_all_there_is_are_pictures_that_do_not_change(tmp_path):
     pytest.importorskip("matplotlib")
     cells = everything() + finished(cell(model="e" * 32, model_name="a $model_1/$"))
     written = report.write_report([(dataclasses.replace(c), r) for c, r in cells], tmp_path)
-    page, _, *pictures = written
+    markdown, _, *pictures = written
     names = ["differences", "curves", "own", "bins", "synthetic", "annotations", "order"]
     assert [file.name for file in pictures] == [f"{name}-1-tiny.svg" for name in names] + ["curves-2-a-model-1.svg"]
     for file in pictures:
         xml.etree.ElementTree.parse(file)
-        assert f"]({file.name})" in page.read_text()
+        assert f"]({file.name})" in markdown.read_text()
     found = measures.measure(studies(cells)[1])
-    assert report.figures.draw(found)["curves"] == pictures[-1].read_text()
+    assert page.figures.draw(found)["curves"] == pictures[-1].read_text()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_personal.study import published, statistics
-from mlx_personal.study.statistics import (
+from mlx_personal.study.report import published, statistics
+from mlx_personal.study.report.statistics import (
     FALSE_VERDICTS,
     NO_DIFFERENCE,
     TOO_FEW,

@@ -12,10 +12,21 @@ from study_cells import cell, finished, grid, result
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
-from mlx_personal.study import bases, caveats, inventory, measures, own_tables, published, report, sweep_figures, tables
-from mlx_personal.study.comparing import Study, studies
-from mlx_personal.study.findings import verdicts
-from mlx_personal.study.statistics import TOO_FEW
+from mlx_personal.study import report
+from mlx_personal.study.report import (
+    bases,
+    caveats,
+    inventory,
+    measures,
+    own_tables,
+    page,
+    published,
+    sweep_figures,
+    tables,
+)
+from mlx_personal.study.report.comparing import Study, studies
+from mlx_personal.study.report.findings import verdicts
+from mlx_personal.study.report.statistics import TOO_FEW
 
 
 def replaced(cells, when, **changes):
@@ -24,9 +35,9 @@ def replaced(cells, when, **changes):
 
 
 def written(path, cells, monkeypatch):
-    monkeypatch.setattr(report, "can_draw", lambda: False)
-    page, data = report.write_report(cells, path)
-    return page.read_text(), json.loads(data.read_text())
+    monkeypatch.setattr(page, "can_draw", lambda: False)
+    text, data = report.write_report(cells, path)
+    return text.read_text(), json.loads(data.read_text())
 
 
 # Synthetic sets

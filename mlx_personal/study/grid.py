@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlx_personal.scoring import ESTIMATORS
-from mlx_personal.study.labels import setting_label
-from mlx_personal.study.settings import BASE, OWN, PAPER_POLICIES, SCRIPTS, SINGLE_SCORES, Cell
+from mlx_personal.study.settings import BASE, OWN, PAPER_POLICIES, SCRIPTS, SINGLE_SCORES, Cell, synthetic_text
 
 # The data set on which the paper sweeps its settings.
 SWEPT: Final = "meddialog"
@@ -27,7 +26,7 @@ _WORDS: Final[Mapping[str, Callable[[Any], str]]] = {
     "strength": lambda strength: f"strength {strength:g}",
     "bins": lambda bins: f"{bins} bins",
     "annotations": lambda most: "no limit of questions" if most is None else f"at most {most} questions",
-    "synthetic": setting_label,
+    "synthetic": synthetic_text,
 }
 
 Variants = list[list[dict[str, Any]]]

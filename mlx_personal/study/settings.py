@@ -147,3 +147,10 @@ class Cell:
 def digest(value: Any) -> str:
     """A hash of what JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def synthetic_text(synthetic: int) -> str:
+    """Of how many synthetic sets there are for each kept one."""
+    if not synthetic:
+        return "no synthetic sets"
+    return f"{synthetic} synthetic set{'s' if synthetic > 1 else ''} for each kept one"

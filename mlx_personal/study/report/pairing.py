@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mlx_personal.errors import UserError
-from mlx_personal.study import statistics
-from mlx_personal.study.groups import Group
-from mlx_personal.study.statistics import Difference
+from mlx_personal.study.report import statistics
+from mlx_personal.study.report.groups import Group
+from mlx_personal.study.report.statistics import Difference
 
 
 def shared(group: Group, other: Group) -> list[int]:

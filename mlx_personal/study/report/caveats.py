@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from mlx_personal.study.comparing import Study
-from mlx_personal.study.findings import Findings
-from mlx_personal.study.labels import code
-from mlx_personal.study.published import published
-from mlx_personal.study.statistics import FALSE_VERDICTS, LEAST_SEEDS
+from mlx_personal.study.report.comparing import Study
+from mlx_personal.study.report.findings import Findings
+from mlx_personal.study.report.labels import code
+from mlx_personal.study.report.published import published
+from mlx_personal.study.report.statistics import FALSE_VERDICTS, LEAST_SEEDS
 
 
 def certainty(found: Sequence[Findings]) -> str:

@@ -12,15 +12,15 @@ from typing import Any
 from mlx_personal.benchmark.report import can_draw
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.store.files import atomic_write, check_writable
-from mlx_personal.study import figures, measures, own_tables, tables
-from mlx_personal.study.bases import untrained, untrained_table, upper_reference
-from mlx_personal.study.caveats import certainty
-from mlx_personal.study.comparing import Finished, studies
-from mlx_personal.study.findings import Comparison, Findings, verdicts
-from mlx_personal.study.inventory import Inventory, inventory, inventory_text
-from mlx_personal.study.labels import code
-from mlx_personal.study.published import published
-from mlx_personal.study.statistics import Difference
+from mlx_personal.study.report import figures, measures, own_tables, tables
+from mlx_personal.study.report.bases import untrained, untrained_table, upper_reference
+from mlx_personal.study.report.caveats import certainty
+from mlx_personal.study.report.comparing import Finished, studies
+from mlx_personal.study.report.findings import Comparison, Findings, verdicts
+from mlx_personal.study.report.inventory import Inventory, inventory, inventory_text
+from mlx_personal.study.report.labels import code
+from mlx_personal.study.report.published import published
+from mlx_personal.study.report.statistics import Difference
 
 _CURVES = (
     "Bands: 95 % intervals of each mean. Policies are compared on the same dialogues, so bands that overlap may well "

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mlx_personal.study.labels import policy_label
-from mlx_personal.study.published import published as paper
-from mlx_personal.study.statistics import Estimate
+from mlx_personal.study.report.labels import policy_label
+from mlx_personal.study.report.published import published as paper
+from mlx_personal.study.report.statistics import Estimate
 
 # Of Okabe and Ito's palette, told apart by anyone's eyes; in print without colours, by their markers.
 STYLES: Final[Mapping[str, tuple[str, str]]] = {

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_personal.benchmark.report import table
-from mlx_personal.study import statistics
-from mlx_personal.study.beyond import perplexity
-from mlx_personal.study.comparing import Study
-from mlx_personal.study.groups import Group
-from mlx_personal.study.labels import code, data_label, with_interval
+from mlx_personal.study.report import statistics
+from mlx_personal.study.report.beyond import perplexity
+from mlx_personal.study.report.comparing import Study
+from mlx_personal.study.report.groups import Group
+from mlx_personal.study.report.labels import code, data_label, with_interval
+from mlx_personal.study.report.statistics import Estimate
 from mlx_personal.study.settings import BASE
-from mlx_personal.study.statistics import Estimate
 
 
 @dataclass(frozen=True)

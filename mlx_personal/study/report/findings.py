@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_personal.study.statistics import NO_DIFFERENCE, TOO_FEW, Difference, Estimate
+from mlx_personal.study.report.statistics import NO_DIFFERENCE, TOO_FEW, Difference, Estimate
 
 
 @dataclass(frozen=True)

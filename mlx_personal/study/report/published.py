@@ -25,7 +25,7 @@ class Published:
 @functools.cache
 def published() -> dict[str, Any]:
     """The whole file."""
-    figures: dict[str, Any] = json.loads((files("mlx_personal.study") / "published.json").read_text("utf-8"))
+    figures: dict[str, Any] = json.loads((files("mlx_personal.study.report") / "published.json").read_text("utf-8"))
     return figures
 
 

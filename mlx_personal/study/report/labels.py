@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mlx_personal.study.findings import Sets
+from mlx_personal.study.report.findings import Sets
+from mlx_personal.study.report.statistics import LEAST_SEEDS, NO_DIFFERENCE, TOO_FEW, Difference, Estimate
 from mlx_personal.study.settings import KB_A_BIN
-from mlx_personal.study.statistics import LEAST_SEEDS, NO_DIFFERENCE, TOO_FEW, Difference, Estimate
 
 DATA = {
     "alpaca": "ALPACA",
@@ -37,13 +37,6 @@ def data_label(data: str) -> str:
 
 def policy_label(policy: str) -> str:
     return POLICIES.get(policy, policy)
-
-
-def setting_label(synthetic: int) -> str:
-    """Of how many synthetic sets there are for each kept one."""
-    if not synthetic:
-        return "no synthetic sets"
-    return f"{synthetic} synthetic set{'s' if synthetic > 1 else ''} for each kept one"
 
 
 def value_label(setting: str, value: object) -> str:

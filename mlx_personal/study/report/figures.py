@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mlx_personal.study import published, sweep_figures
-from mlx_personal.study.comparing import REFERENCE
-from mlx_personal.study.drawing import (
+from mlx_personal.study.report import published, sweep_figures
+from mlx_personal.study.report.comparing import REFERENCE
+from mlx_personal.study.report.drawing import (
     base_line,
     fonts,
     frame,
@@ -24,10 +24,10 @@ from mlx_personal.study.drawing import (
     svg,
     thousands,
 )
-from mlx_personal.study.findings import Comparison, Findings
-from mlx_personal.study.labels import data_label, policy_label, setting_label
-from mlx_personal.study.published import published as paper
-from mlx_personal.study.settings import PAPER_POLICIES
+from mlx_personal.study.report.findings import Comparison, Findings
+from mlx_personal.study.report.labels import data_label, policy_label
+from mlx_personal.study.report.published import published as paper
+from mlx_personal.study.settings import PAPER_POLICIES, synthetic_text
 
 TITLES: Final = {
     "differences": "Differences to the paper's policy, with 95 % intervals, beside the paper's",
@@ -65,7 +65,7 @@ def draw_curves(found: Findings) -> Any | None:
     blocks = list(figure.subfigures(rows, 1, squeeze=False)[:, 0])
     shown = []
     for block, synthetic in zip(blocks, settings, strict=False):
-        block.suptitle(ours_title(found.model, setting_label(synthetic)), fontsize=10, fontweight="bold")
+        block.suptitle(ours_title(found.model, synthetic_text(synthetic)), fontsize=10, fontweight="bold")
         bases = {row.data: row.base for c in found.main if c.score == "rouge1" for row in c.rows}
         for axes, name in zip(panels(block, len(data)), data, strict=True):
             own = [curve for curve in found.curves if (curve.data, curve.synthetic) == (name, synthetic)]
@@ -134,7 +134,7 @@ def _forest(model: str, comparisons: Sequence[Comparison], with_paper: bool) -> 
     margin = 0.05 * (max(ends) - min(ends)) or 0.01
     for axes, comparison in zip(shown, comparisons, strict=False):
         axes.set_xlim(min(ends) - margin, max(ends) + margin)
-        title = ours_title(model, setting_label(comparison.rows[0].synthetic or 0))
+        title = ours_title(model, synthetic_text(comparison.rows[0].synthetic or 0))
         axes.set_title(title.replace(", ", ",\n", 1))
         for row in comparison.rows:
             for policy, entry in row.entries.items():

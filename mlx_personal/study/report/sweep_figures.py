@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mlx_personal.study.drawing import (
+from mlx_personal.study.report.drawing import (
     GRAY,
     frame,
     grid,
@@ -17,9 +17,9 @@ from mlx_personal.study.drawing import (
     style,
     thousands,
 )
-from mlx_personal.study.findings import Findings, Line
-from mlx_personal.study.labels import data_label, policy_label, value_label
-from mlx_personal.study.published import published as paper
+from mlx_personal.study.report.findings import Findings, Line
+from mlx_personal.study.report.labels import data_label, policy_label, value_label
+from mlx_personal.study.report.published import published as paper
 from mlx_personal.study.settings import KB_A_BIN
 
 TITLES: Final = {

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_personal.benchmark.report import table
-from mlx_personal.study import published
-from mlx_personal.study.caveats import departures
-from mlx_personal.study.comparing import Study
-from mlx_personal.study.labels import code, data_label, policy_label, setting_label
-from mlx_personal.study.measures import SWEEPS
-from mlx_personal.study.settings import BASE, OWN, POLICIES
-from mlx_personal.study.statistics import LEAST_SEEDS
-from mlx_personal.study.tables import NONE_PASSED
+from mlx_personal.study.report import published
+from mlx_personal.study.report.caveats import departures
+from mlx_personal.study.report.comparing import Study
+from mlx_personal.study.report.labels import code, data_label, policy_label
+from mlx_personal.study.report.measures import SWEEPS
+from mlx_personal.study.report.statistics import LEAST_SEEDS
+from mlx_personal.study.report.tables import NONE_PASSED
+from mlx_personal.study.settings import BASE, OWN, POLICIES, synthetic_text
 
 _LISTED = 20  # missing groups that are named one by one
 
@@ -138,7 +138,7 @@ def _missing(study: Study) -> list[str]:
         lines.append("every policy without synthetic sets")
     if not any(settings):
         asked = sorted({group.cell.synthetic for group in study.unwritten()})
-        lines += [f"{setting_label(n)}: {NONE_PASSED}" for n in asked] or ["every policy with synthetic sets"]
+        lines += [f"{synthetic_text(n)}: {NONE_PASSED}" for n in asked] or ["every policy with synthetic sets"]
     if without := [data_label(data) for data in study.data if not _has_base(study, data)]:
         lines.append(f"the base model on {', '.join(without)}: no win rates and no forgetting there")
     unwritten = {(g.cell.data, g.cell.policy, g.cell.synthetic) for g in study.unwritten()}
@@ -151,7 +151,7 @@ def _missing(study: Study) -> list[str]:
                 if seeds < LEAST_SEEDS:
                     none = NONE_PASSED if (data, policy, synthetic) in unwritten else "not run"
                     count = f"{seeds} of {LEAST_SEEDS} seeds" if seeds else none
-                    short.append(f"{data_label(data)}, {policy_label(policy)}, {setting_label(synthetic)}: {count}")
+                    short.append(f"{data_label(data)}, {policy_label(policy)}, {synthetic_text(synthetic)}: {count}")
     lines += short[:_LISTED]
     if len(short) > _LISTED:
         lines.append(f"and {len(short) - _LISTED} more like these")

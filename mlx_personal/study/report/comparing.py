@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
-from mlx_personal.study import published
-from mlx_personal.study.groups import Group, Result, check_result
+from mlx_personal.study.report import published
+from mlx_personal.study.report.groups import Group, Result, check_result
 from mlx_personal.study.settings import BASE, OWN, POLICIES, Cell, digest
 
 Finished = tuple[Cell, Result]

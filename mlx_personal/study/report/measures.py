@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlx_personal.study import statistics
-from mlx_personal.study.beyond import beyond
-from mlx_personal.study.comparing import REFERENCE, Study
-from mlx_personal.study.findings import (
+from mlx_personal.study.report import statistics
+from mlx_personal.study.report.beyond import beyond
+from mlx_personal.study.report.comparing import REFERENCE, Study
+from mlx_personal.study.report.findings import (
     Comparison,
     Curve,
     Entry,
@@ -28,10 +28,10 @@ from mlx_personal.study.findings import (
     Tuning,
     Unwritten,
 )
-from mlx_personal.study.groups import Group
-from mlx_personal.study.pairing import corrected, difference
+from mlx_personal.study.report.groups import Group
+from mlx_personal.study.report.pairing import corrected, difference
+from mlx_personal.study.report.statistics import Difference
 from mlx_personal.study.settings import OWN, PAPER_POLICIES, POLICIES, SCRIPTS, SINGLE_SCORES
-from mlx_personal.study.statistics import Difference
 
 SCORES: Final = ("rouge1", "rougeL")
 ABLATION: Final = (REFERENCE, *SINGLE_SCORES, *SCRIPTS)

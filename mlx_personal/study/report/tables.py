@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlx_personal.benchmark.report import table
-from mlx_personal.study import published
-from mlx_personal.study.comparing import REFERENCE
-from mlx_personal.study.findings import Comparison, Entry, Findings, Row, Swept, Unwritten, verdicts
-from mlx_personal.study.groups import ENOUGH
-from mlx_personal.study.labels import (
+from mlx_personal.study.report import published
+from mlx_personal.study.report.comparing import REFERENCE
+from mlx_personal.study.report.findings import Comparison, Entry, Findings, Row, Swept, Unwritten, verdicts
+from mlx_personal.study.report.groups import ENOUGH
+from mlx_personal.study.report.labels import (
     POLICIES,
     SCORES,
     data_label,
@@ -18,13 +18,12 @@ from mlx_personal.study.labels import (
     number,
     policy_label,
     sets_text,
-    setting_label,
     value_label,
 )
-from mlx_personal.study.measures import ABLATION
-from mlx_personal.study.published import published as paper
-from mlx_personal.study.settings import BASE, PAPER_POLICIES
-from mlx_personal.study.statistics import NO_DIFFERENCE, TOO_FEW
+from mlx_personal.study.report.measures import ABLATION
+from mlx_personal.study.report.published import published as paper
+from mlx_personal.study.report.statistics import NO_DIFFERENCE, TOO_FEW
+from mlx_personal.study.settings import BASE, PAPER_POLICIES, synthetic_text
 
 NOTE: Final = (
     "Scores are means over seeds and evaluation dialogues. In brackets: 95 % intervals of a paired bootstrap that "
@@ -99,7 +98,7 @@ def sweep_table(name: str, swept: Swept) -> str:
     def about(row: Row) -> str:
         parts = [data_label(row.data)] if several or row.policy else []
         parts += [policy_label(row.policy)] if row.policy else [value_label(name, row.value)]
-        parts += [] if row.synthetic is None else [setting_label(row.synthetic)]
+        parts += [] if row.synthetic is None else [synthetic_text(row.synthetic)]
         return ", ".join(parts)
 
     def column(value: Any) -> str:
@@ -108,7 +107,7 @@ def sweep_table(name: str, swept: Swept) -> str:
     by_policy = any(row.policy is None for row in comparison.rows)
     text = by_data(comparison, what, about, column, None)
     where = "" if several else f"On {data_label(comparison.rows[0].data)}. "
-    usual = setting_label(comparison.reference) if name == "synthetic" else column(comparison.reference)
+    usual = synthetic_text(comparison.reference) if name == "synthetic" else column(comparison.reference)
     against = f"Differences are to {usual}. " if comparison.family else ""
     text += f"\n{where}{against}{family(comparison, about, usual)}"
     if remark:
@@ -170,10 +169,12 @@ def unwritten_text(found: Sequence[Unwritten], shown: Sequence[Comparison], poli
     text = ""
     for synthetic in sorted({cell.synthetic for cell in found}):
         if synthetic not in tables:
-            text += f"With {setting_label(synthetic)} there is no table: {NONE_PASSED}, so it is no second condition.\n"
+            text += (
+                f"With {synthetic_text(synthetic)} there is no table: {NONE_PASSED}, so it is no second condition.\n"
+            )
         else:
             left = (f"{data_label(c.data)}, {policy_label(c.policy)}" for c in found if c.synthetic == synthetic)
-            text += f"Left out of the tables with {setting_label(synthetic)}: {NONE_PASSED} of {'; '.join(left)}.\n"
+            text += f"Left out of the tables with {synthetic_text(synthetic)}: {NONE_PASSED} of {'; '.join(left)}.\n"
     return text
 
 
@@ -192,7 +193,7 @@ def _differs(entry: Entry | None) -> str | None:
 
 def title(comparison: Comparison) -> str:
     synthetic = comparison.rows[0].synthetic or 0
-    return f"{SCORES[comparison.score]}, {setting_label(synthetic)}"
+    return f"{SCORES[comparison.score]}, {synthetic_text(synthetic)}"
 
 
 def data_label_of(row: Row) -> str:

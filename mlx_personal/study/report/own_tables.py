@@ -7,21 +7,20 @@ from typing import Any, Final
 
 from mlx_personal.benchmark.report import table
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
-from mlx_personal.study.comparing import REFERENCE
-from mlx_personal.study.findings import Beyond, Comparison, Findings, Tuning, verdicts
-from mlx_personal.study.labels import (
+from mlx_personal.study.report.comparing import REFERENCE
+from mlx_personal.study.report.findings import Beyond, Comparison, Findings, Tuning, verdicts
+from mlx_personal.study.report.labels import (
     beside,
     data_label,
     difference_text,
     policy_label,
     sets_text,
-    setting_label,
     value_label,
     with_interval,
 )
-from mlx_personal.study.settings import OWN
-from mlx_personal.study.statistics import NO_DIFFERENCE, TOO_FEW
-from mlx_personal.study.tables import by_data, data_label_of, family, family_of, title, unwritten_text
+from mlx_personal.study.report.statistics import NO_DIFFERENCE, TOO_FEW
+from mlx_personal.study.report.tables import by_data, data_label_of, family, family_of, title, unwritten_text
+from mlx_personal.study.settings import OWN, synthetic_text
 
 # On how many data sets this project's policy must be higher, and lower on none.
 _STREAMS_TO_WIN: Final = 3
@@ -69,8 +68,8 @@ def tuning_table(found: Tuning) -> str:
         chosen = f"By these cells that is {found.best:g} (bold), while the policy's weight is {DEFAULT_WEIGHT:g}."
     seeds = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
     return (
-        f"On the first half of the data alone, {setting_label(found.comparison.rows[0].synthetic or 0)}; a weight of 0 "
-        f"is a plain random sample. Differences are to {theirs}.\n\n{text}\n{family(found.comparison)}\n\n{rule}\n"
+        f"On the first half of the data alone, {synthetic_text(found.comparison.rows[0].synthetic or 0)}; a weight of "
+        f"0 is a plain random sample. Differences are to {theirs}.\n\n{text}\n{family(found.comparison)}\n\n{rule}\n"
         "The rule: the weight with the highest mean, over the data sets, of the difference in ROUGE-1 to "
         f"{theirs} divided by {theirs}'s own score; settled before the second halves were looked at. It goes by "
         f"the seeds that all columns of a data set have, at least {seeds} here. {chosen}\n"
@@ -85,7 +84,7 @@ def beyond_tables(found: Sequence[Beyond], heading: str = "###") -> str:
         shown = [b for b in found if b.synthetic == synthetic]
         compared = sum(b.perplexity_difference is not None for b in shown)
         columns = [*head, "words an answer", *(["synthetic sets"] if synthetic else [])]
-        label = setting_label(synthetic)
+        label = synthetic_text(synthetic)
         rows = table(columns, (_beyond_row(b)[: len(columns)] for b in shown))
         parts.append(f"{heading} {label[:1].upper()}{label[1:]}\n\n{rows}\n{family_of(compared)}\n")
         parts += [

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_personal.study import statistics
-from mlx_personal.study.comparing import REFERENCE, Study
-from mlx_personal.study.findings import Beyond
-from mlx_personal.study.groups import Group
-from mlx_personal.study.pairing import alike, corrected, shared
+from mlx_personal.study.report import statistics
+from mlx_personal.study.report.comparing import REFERENCE, Study
+from mlx_personal.study.report.findings import Beyond
+from mlx_personal.study.report.groups import Group
+from mlx_personal.study.report.pairing import alike, corrected, shared
+from mlx_personal.study.report.statistics import Estimate
 from mlx_personal.study.settings import BASE
-from mlx_personal.study.statistics import Estimate
 
 
 def beyond(study: Study, policies: Sequence[str], synthetic: int, part: str | None = None) -> list[Beyond]:

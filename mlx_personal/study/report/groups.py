@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlx_personal.errors import UserError
-from mlx_personal.study.findings import Sets
+from mlx_personal.study.report.findings import Sets
 from mlx_personal.study.settings import BASE, Cell, digest
 
 Result = Mapping[str, Any]
