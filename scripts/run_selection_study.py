@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--chats", type=Path, help='general chats, {"text"} a line in the model\'s chat template')
     parser.add_argument("--upper", help="a model that is at home in the streams, for reference")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--synthetic", type=int, default=SYNTHETIC, help="synthetic sets for each kept one")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--budget", type=float, help="minutes")
     parser.add_argument("--experiment", nargs="+", default=["main", "ablation"], help="as `mlx-personal study run`")
@@ -70,7 +71,7 @@ def main() -> int:
                 data=data,
                 experiments=experiments,
                 seeds=arguments.seeds,
-                synthetic=SYNTHETIC,
+                synthetic=arguments.synthetic,
                 writer=arguments.writer,
                 general=general,
                 sizes=SIZES,
