@@ -42,5 +42,5 @@ def test_blocks_have_names_of_their_own() -> None:
 
 def test_the_policy_of_our_own_is_tuned_from_no_weight_on_the_first_half() -> None:
     cells = [cell for block in plan(CELL, {"alpaca": "a"}, 1, 3, ["tuning"]) for cell in block.cells]
-    assert [cell.weight for cell in cells if cell.policy == OWN] == [0, 1, 2, 4, 8]
+    assert [cell.weight for cell in cells if cell.policy == OWN] == [0, 1, 2, 4, 8, 16]
     assert {(cell.part, cell.synthetic) for cell in cells} == {("first", 0)}

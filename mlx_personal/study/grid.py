@@ -72,7 +72,7 @@ def _own(template: Cell, synthetic: int) -> Variants:
 
 def _weights(template: Cell, synthetic: int) -> Variants:
     half = _half(template, "first")
-    weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 1.0, 2.0, 4.0, 8.0)]
+    weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)]
     return [[{**half, "policy": "quality"}, *weights]]
 
 
