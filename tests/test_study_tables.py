@@ -210,18 +210,18 @@ def tuned(gains, data=("alpaca", "dolly"), seeds=3):
 
 
 def test_the_tuning_shows_quality_and_the_rule_and_marks_the_winner():
-    found = measures.tuning(Study(tuned({0.0: 0.1, 1.0: 0.11, 4.0: 0.13, 8.0: 0.12})))
-    assert found.comparison.columns == ["quality", 0.0, 1.0, 4.0, 8.0]
+    found = measures.tuning(Study(tuned({0.0: 0.1, 4.0: 0.11, 8.0: 0.13, 16.0: 0.12})))
+    assert found.comparison.columns == ["quality", 0.0, 4.0, 8.0, 16.0]
     assert found.comparison.family == 8
     scores = [row.entries["quality"].score.value for row in found.comparison.rows]
-    assert found.gains[4.0] == pytest.approx(np.mean([0.03 / score for score in scores]))
+    assert found.gains[8.0] == pytest.approx(np.mean([0.03 / score for score in scores]))
     assert found.gains[0.0] == pytest.approx(0)
-    assert found.best == DEFAULT_WEIGHT == 4.0
+    assert found.best == DEFAULT_WEIGHT == 8.0
     text = own_tables.tuning_table(found)
-    assert "| quality | weight 0 | weight 1 | weight 4 | weight 8 |" in text
-    assert "|  | weight 0 | weight 1 | **weight 4** | weight 8 |" in text
+    assert "| quality | weight 0 | weight 4 | weight 8 | weight 16 |" in text
+    assert "|  | weight 0 | weight 4 | **weight 8** | weight 16 |" in text
     assert "divided by quality's own score; settled before the second halves were looked at." in text
-    assert "at least 3 seeds here. That is 4 (bold), the policy's weight." in text
+    assert "at least 3 seeds here. That is 8 (bold), the policy's weight." in text
 
 
 def test_the_rule_goes_by_the_seeds_that_all_weights_have():
@@ -233,8 +233,8 @@ def test_the_rule_goes_by_the_seeds_that_all_weights_have():
 
 
 def test_a_weight_that_the_rule_would_not_choose_is_said_to_be_so():
-    text = own_tables.tuning_table(measures.tuning(Study(tuned({0.0: 0.1, 4.0: 0.1, 8.0: 0.2}))))
-    assert "By these cells that is 8 (bold), while the policy's weight is 4." in text
+    text = own_tables.tuning_table(measures.tuning(Study(tuned({0.0: 0.1, 4.0: 0.2, 8.0: 0.1}))))
+    assert "By these cells that is 4 (bold), while the policy's weight is 8." in text
 
 
 def test_a_weight_that_ran_on_some_data_sets_only_is_not_chosen():
