@@ -10,8 +10,8 @@ import mlx.core as mx
 
 from benchmarks.rivals import Problem
 from benchmarks.timing import Effort, in_turn
-from mlx_personal.benchmark.report import table
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
+from mlx_personal.reporting import table
 
 # Beyond any GPU's cache, where the bandwidth of its memory decides.
 LARGE = 256 << 20

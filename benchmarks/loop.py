@@ -29,12 +29,12 @@ from benchmarks import straight
 from benchmarks.arguments import DEMO_STREAM, ended, fill, positive
 from benchmarks.report import deliver, heading
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.benchmark.report import table
 from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.config import Config
 from mlx_personal.demo.runner import CONFIG
 from mlx_personal.dialogue.readers import BadLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
+from mlx_personal.reporting import table
 from mlx_personal.store.files import atomic_write
 
 LEAST_SPEEDUP = 3

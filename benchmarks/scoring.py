@@ -26,11 +26,11 @@ from benchmarks.bandwidth import bandwidth_section
 from benchmarks.report import deliver, heading
 from benchmarks.timing import Effort, Timings, in_turn
 from mlx_personal.backend import device
-from mlx_personal.benchmark.report import table
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
 from mlx_personal.kernels.in_domain_distance import in_domain_distance_ops
 from mlx_personal.kernels.nearest import nearest_ops
 from mlx_personal.kernels.spectral_entropy import spectral_entropy_ops
+from mlx_personal.reporting import table
 
 NUMPY, OPS, TORCH, OURS = "NumPy", "MLX ops", "torch cos_sim", "ours"
 SUM, LOOP, ORDER2 = "running sum", "loop over bins", "order 2"

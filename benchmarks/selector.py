@@ -32,11 +32,11 @@ from benchmarks.curve import Curve, draw
 from benchmarks.report import deliver, heading
 from benchmarks.stream import WordVectors, dialogues
 from benchmarks.timing import Effort, in_turn
-from mlx_personal.benchmark.report import table
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import Embedder
 from mlx_personal.personalizer.observing import Observer
+from mlx_personal.reporting import table
 from mlx_personal.selection import Bin, Buffer, Candidate, QualityPolicy
 from mlx_personal.store import Store
 from mlx_personal.store.files import atomic_write

@@ -30,9 +30,9 @@ from benchmarks.straight import text_after
 from benchmarks.timing import Effort, Timings, in_turn
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.backend import generation
-from mlx_personal.benchmark.report import table
 from mlx_personal.benchmark.workloads import SHAPES, model_folder, public_name
 from mlx_personal.dialogue.readers import read_dialogues
+from mlx_personal.reporting import table
 from mlx_personal.store.files import atomic_write
 from mlx_personal.synthesis import SynthesisConfig, rewrite_tasks, synthesize
 

@@ -13,6 +13,7 @@ PACKAGE = Path(mlx_personal.__file__).parent
 # From the ground up: a room may import itself and those above it in this list.
 ROOMS = [
     "errors",
+    "reporting",
     "dialogue",
     "backend",
     "cluster",
@@ -70,6 +71,12 @@ def test_a_room_imports_only_rooms_below_it(room):
     for file in files:
         for imported in imported_rooms(file.read_text()):
             assert ROOMS.index(imported) <= ROOMS.index(room), f"{file.name} imports {imported}"
+
+
+@pytest.mark.parametrize("guest", ["benchmark", "study"])
+def test_a_guest_is_used_by_the_command_line_alone(guest):
+    users = [f for f in PACKAGE.glob("**/*.py") if guest in imported_rooms(f.read_text())]
+    assert {f.relative_to(PACKAGE).parts[0] for f in users} <= {guest, "cli"}
 
 
 def test_every_room_is_listed():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import quote
 from mlx_personal.benchmark.results import read_result
 from mlx_personal.benchmark.side import OURS, PLAIN
 from mlx_personal.errors import UserError
+from mlx_personal.reporting import can_draw, table
 from mlx_personal.store.files import atomic_write, check_writable
 
 _COLUMNS = (
@@ -100,11 +100,6 @@ def write_report(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     return [out, *pictures]
 
 
-def can_draw() -> bool:
-    """Whether matplotlib is there; it comes with the extra `plots`."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
 def draw(results: Sequence[dict[str, Any]], key: str, title: str) -> str | None:
     """Bars by chip and workload, mlx-lm above ours, as an SVG; None without matplotlib or any such figure."""
     shown = [r for r in results if any(_figure(r, side, key) for side in (OURS, PLAIN))]
@@ -150,15 +145,6 @@ def spread_text(spread: dict[str, float] | None, unit: float = 1.0) -> str | Non
         return None
     low, middle, high = (_number(spread[name] / unit) for name in ("low", "median", "high"))
     return middle if low == high else f"{middle} ({low}-{high})"
-
-
-def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table; None is a dash. A `|` in a cell must be escaped."""
-
-    def line(cells: Iterable[object]) -> str:
-        return f"| {' | '.join('-' if cell is None else str(cell) for cell in cells)} |\n"
-
-    return line(columns) + "|---" * len(columns) + "|\n" + "".join(map(line, rows))
 
 
 def _row(result: dict[str, Any]) -> list[str | None]:

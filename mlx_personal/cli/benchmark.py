@@ -95,6 +95,7 @@ def run(
 def report(cli: Cli, folder: Path, out: Path | None) -> Answer:
     """Turn a folder of results into a Markdown table and plots."""
     from mlx_personal.benchmark import report as reports
+    from mlx_personal.reporting import can_draw
 
     skipped: list[str] = []
 
@@ -105,7 +106,7 @@ def report(cli: Cli, folder: Path, out: Path | None) -> Answer:
     results = reports.read_folder(folder, skip)
     text = reports.markdown(results)
     written = [] if out is None else reports.write_report(results, out)
-    if out is not None and not reports.can_draw():
+    if out is not None and not can_draw():
         click.echo("mlx-personal: no plots without matplotlib: pip install 'mlx-personal[plots]'", err=True)
     data = {"results": len(results), "skipped": skipped, "markdown": text, "files": [str(p) for p in written]}
     return Answer(data, lambda console: console.print(printable(text), soft_wrap=True), 1 if skipped else 0)

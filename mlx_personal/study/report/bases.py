@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_personal.benchmark.report import table
+from mlx_personal.reporting import table
 from mlx_personal.study.report import statistics
 from mlx_personal.study.report.beyond import perplexity
 from mlx_personal.study.report.comparing import Study

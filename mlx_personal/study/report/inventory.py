@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_personal.benchmark.report import table
+from mlx_personal.reporting import table
 from mlx_personal.study.report import published
 from mlx_personal.study.report.caveats import departures
 from mlx_personal.study.report.comparing import Study

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from mlx_personal.benchmark.report import table
+from mlx_personal.reporting import table
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from mlx_personal.study.report.comparing import REFERENCE
 from mlx_personal.study.report.findings import Beyond, Comparison, Findings, Tuning, verdicts

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_personal.benchmark.report import can_draw
 from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.reporting import can_draw
 from mlx_personal.store.files import atomic_write, check_writable
 from mlx_personal.study.report import figures, measures, own_tables, tables
 from mlx_personal.study.report.bases import untrained, untrained_table, upper_reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mlx_personal.benchmark.report import table
+from mlx_personal.reporting import table
 from mlx_personal.study.report import published
 from mlx_personal.study.report.comparing import REFERENCE
 from mlx_personal.study.report.findings import Comparison, Entry, Findings, Row, Swept, Unwritten, verdicts
