@@ -45,7 +45,6 @@ class Experiment:
     """What is varied. `variants` gives, for a template and a number of synthetic sets, lists of changes, one list a
     block; `everywhere`: on all data sets, or on `SWEPT` alone (the first one, where that is missing)."""
 
-    about: str
     variants: Callable[[Cell, int], Variants]
     everywhere: bool = False
 
@@ -94,28 +93,31 @@ def _annotations(template: Cell, synthetic: int) -> Variants:
 
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
-    "main": Experiment("the paper's policy and its baselines", _policies(*PAPER_POLICIES), True),
-    "ablation": Experiment("one score alone (Table 4)", _policies("quality", *SINGLE_SCORES), True),
-    "own": Experiment("this project's policy, tuned on the first half of the data, on the second half", _own, True),
-    "tuning": Experiment("this project's policy at several weights, on the first half of the data", _weights, True),
-    "base": Experiment("the model as it is", lambda template, synthetic: [[{"policy": BASE}]], True),
-    "scripts": Experiment("the authors' scripts as they behave", _policies(*SCRIPTS), True),
-    "synthesis": Experiment(
-        "0 to 9 synthetic sets for each kept one (Fig. 3)",
-        _numbers,
-    ),
+    # The paper's policy and its baselines.
+    "main": Experiment(_policies(*PAPER_POLICIES), True),
+    # One score alone (Table 4).
+    "ablation": Experiment(_policies("quality", *SINGLE_SCORES), True),
+    # This project's policy: on the second half of the data, and at several weights on the first.
+    "own": Experiment(_own, True),
+    "tuning": Experiment(_weights, True),
+    # The model as it is.
+    "base": Experiment(lambda template, synthetic: [[{"policy": BASE}]], True),
+    # The authors' scripts as they behave.
+    "scripts": Experiment(_policies(*SCRIPTS), True),
+    # 0 to 9 synthetic sets for each kept one (Fig. 3).
+    "synthesis": Experiment(_numbers),
     "buffer": Experiment(
-        "32 to 512 bins",
         lambda template, synthetic: [
             [{"policy": p, "bins": bins} for p in ("quality", "random")] for bins in (32, 64, 128, 256, 512)
         ],
     ),
+    # The estimators of EOE.
     "entropy": Experiment(
-        "the estimators of EOE",
         lambda template, synthetic: [[{"policy": p, "entropy": e} for p in ("quality", "eoe") for e in ESTIMATORS]],
     ),
-    "annotations": Experiment("how many questions the owner answers", _annotations),
-    "order": Experiment("in order, shuffled, and correlated in time", _orders),
+    # How many questions the owner answers.
+    "annotations": Experiment(_annotations),
+    "order": Experiment(_orders),
 }
 
 

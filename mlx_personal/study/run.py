@@ -109,6 +109,7 @@ class _Run:
     ):
         self._records, self._inputs, self._tell = records, inputs, tell
         self._workers, self._ray, self._budget = workers, ray, budget
+        self._topics: dict[str, list[str]] = {}
         self._streams: dict[str, Stream] = {}
         self._kept: dict[str, list[Kept]] = {}
 
@@ -148,13 +149,14 @@ class _Run:
 
     def _draw(self, cells: Sequence[Cell]) -> None:
         """Draws every cell's stream and evaluation dialogues."""
-        topics = {data: topics_of(samples) for data, samples in self._inputs.samples.items()}
+        for data in {cell.data for cell in cells} - set(self._topics):
+            self._topics[data] = topics_of(self._inputs.samples[data])
         drawn: dict[tuple[str, StreamConfig], Stream] = {}
         for cell in cells:
             config = StreamConfig(cell.part, cell.order, cell.strength, cell.received, cell.evaluation, cell.seed)
             if (cell.data, config) not in drawn:
                 try:
-                    drawn[cell.data, config] = split(self._inputs.samples[cell.data], topics[cell.data], config)
+                    drawn[cell.data, config] = split(self._inputs.samples[cell.data], self._topics[cell.data], config)
                 except UserError as error:
                     raise UserError(error.what, cell.data, error.hint) from error
             self._streams[cell.key] = drawn[cell.data, config]
@@ -173,7 +175,8 @@ class _Run:
         work = [cluster.Job(k, jobs.Embed(self._inputs.model, [d.text for d in c])) for k, c in chunks.items()]
         for done in self._shared(jobs.embed, work, "embedding"):
             self._records.add_embeddings(maker, [d.key for d in chunks[done.key]], *done.result)
-        there = self._records.embeddings(maker)
+        if work:
+            there = self._records.embeddings(maker)
         lexicons = Lexicons.load()
 
         def scored(dialogue: Dialogue) -> Scored:

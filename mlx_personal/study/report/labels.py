@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from mlx_personal.study.datasets import DATASETS
 from mlx_personal.study.report.findings import Sets
 from mlx_personal.study.report.statistics import LEAST_SEEDS, NO_DIFFERENCE, TOO_FEW, Difference, Estimate
 from mlx_personal.study.settings import KB_A_BIN
 
-DATA = {
-    "alpaca": "ALPACA",
-    "dolly": "DOLLY",
-    "prosocial": "Prosocial-Dialog",
-    "empathetic": "Empathetic-Dialog",
-    "openorca": "OPENORCA",
-    "meddialog": "MedDialog",
-}
 POLICIES = {
     "base": "base",
     "quality": "quality",
@@ -32,7 +25,7 @@ SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L"}
 
 
 def data_label(data: str) -> str:
-    return DATA.get(data, data)
+    return DATASETS[data].title if data in DATASETS else data
 
 
 def policy_label(policy: str) -> str:
