@@ -109,12 +109,6 @@ class Records:
         """How many cells have finished, those that `finished` leaves out with them."""
         return self.database.scalar("SELECT COUNT(*) FROM cells")
 
-    def result(self, cell: Cell) -> dict[str, Any] | None:
-        """A finished cell's result; None for one that has not been run."""
-        row = self.database.row("SELECT result FROM cells WHERE key = ?", cell.key)
-        found: dict[str, Any] | None = None if row is None else json.loads(row["result"])
-        return found
-
     def embeddings(self, made_by: str) -> dict[str, tuple[np.ndarray, dict[str, float]]]:
         """(vector, EOE by estimator) of every dialogue that was embedded so, by the dialogue's key."""
         rows = self.database.rows("SELECT dialogue, vector, entropies FROM embeddings WHERE made_by = ?", made_by)
