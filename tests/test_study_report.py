@@ -138,8 +138,8 @@ def test_a_family_is_corrected_over_its_own_comparisons():
 
 def test_a_difference_whose_interval_covers_zero_is_printed_as_none():
     (line,) = [x for x in text_of(Study(grid(synthetic=(0,)))).split("###")[1].splitlines() if "| difference |" in x]
-    base, quality, random, fifo, center = (text.strip() for text in line.split("|")[3:-1])
-    assert (base, quality) == ("-", "-")
+    base, one, quality, random, fifo, center = (text.strip() for text in line.split("|")[3:-1])
+    assert (base, one, quality) == ("-", "-", "-")
     assert re.fullmatch(r"no difference \[-0\.\d{4}, \+0\.\d{4}\]", random)
     assert re.fullmatch(r"-0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\]", fifo)
     assert re.fullmatch(r"\+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\]", center)
@@ -153,7 +153,7 @@ def test_the_best_is_bold_only_where_it_differs_from_all_others():
 
 def test_the_papers_figures_stand_under_ours_as_the_papers():
     text = text_of(Study(grid()))
-    assert text.count("|  | paper | - | 0.3736 | 0.265 (digitised) | 0.233 (digitised) | 0.270 (digitised) |") == 2
+    assert text.count("|  | paper | - | - | 0.3736 | 0.265 (digitised) | 0.233 (digitised) | 0.270 (digitised) |") == 2
     assert "paper" not in text_of(Study(grid(data=("my own",), synthetic=(0,))))
 
 

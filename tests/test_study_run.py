@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, UserError, cluster
@@ -15,6 +16,7 @@ from mlx_personal.finetune import LoRAConfig
 from mlx_personal.study import Cell, Records, Request, jobs, run_study
 from mlx_personal.study import run as running
 from mlx_personal.study.grid import Block
+from mlx_personal.study.one_answer import one_answer
 from mlx_personal.study.run import Inputs
 from mlx_personal.study.schemas import Sample
 from mlx_personal.study.settings import BASE
@@ -101,6 +103,8 @@ def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
     results = {cell.key: result for cell, result in records.finished()}
     base, plain, _, full = [results[cell.key] for block in BLOCKS for cell in block.cells]
     _is_whole(base, [0], rows=[0])
+    assert [len(base["checkpoints"][0]["one_answer"][name]) for name in ("rouge1", "rougeL")] == [3, 3]
+    assert "one_answer" not in plain["checkpoints"][0]
     _is_whole(plain, [3, 6], rows=[2, 2])
     written = [checkpoint["synthetic"] for checkpoint in full["checkpoints"]]
     _is_whole(full, [3, 6], rows=[2 + n for n in written])
@@ -130,12 +134,24 @@ def _is_whole(result, received, rows):
     json.dumps(result, allow_nan=False)
 
 
-def test_scores_are_rouge_of_the_answers(monkeypatch):
-    given = iter([["Look after it"], ["No"]])
-    monkeypatch.setattr(jobs, "answers", lambda lm, dialogues, limit: [next(given) for _ in dialogues])
-    found = jobs._scores(None, jobs.Run(CELL, "demo", [], [s.dialogue for s in SAMPLES[:2]], []))
+def test_scores_are_rouge_of_the_answers():
+    found = jobs._scores([["Look after it"], ["No"]], [s.dialogue for s in SAMPLES[:2]])
     assert found["rouge1"] == [round(rouge1("Look after it", SAMPLES[0].dialogue.answer), 6), 0.0]
     assert found["answer_words"] == 2.0
+
+
+def test_the_one_answer_is_the_one_that_is_most_like_all_others_and_is_given_to_every_turn():
+    said = ["you should see a doctor", "see a doctor", "you should rest", "a cat", "you should see someone"]
+    others = [Dialogue.of("what now", answer) for answer in said]
+    nearest = max(said, key=lambda a: np.mean([rouge1(a, b) for b in said if b != a]))
+    assert one_answer(others) == nearest == "you should see a doctor"
+    turns = [("user", "it hurts"), ("assistant", "rest"), ("user", "it still does"), ("assistant", "see a doctor")]
+    twice = Dialogue.from_messages([{"role": role, "content": text} for role, text in turns])
+    asked = [twice, Dialogue.of("may I go", "yes")]
+    found = jobs._one_answer(jobs.Run(CELL, "demo", [], asked, [], others))
+    assert found["rouge1"] == [round(rouge1(nearest, "see a doctor") / 2, 6), 0.0]
+    assert found["answer_words"] == 5.0
+    assert one_answer([]) == ""
 
 
 def test_a_cell_that_fails_is_told_and_stops_no_other(here, records):

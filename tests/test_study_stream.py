@@ -69,6 +69,9 @@ def test_the_evaluation_dialogues_are_the_same_for_every_seed_order_and_length(
     expected = split(SAMPLES, TOPICS, config(part=part)).evaluation
     changed = config(part=part, order=order, received=received, seed=seed)
     assert split(SAMPLES, TOPICS, changed).evaluation == expected
+    others = split(SAMPLES, TOPICS, config(part=part)).others
+    assert split(SAMPLES, TOPICS, changed).others == others
+    assert len(set(others)) == len(others) > 0 and not set(others) & set(expected)
     assert split(SAMPLES, TOPICS, dataclasses.replace(changed, evaluation=4)).evaluation == expected[:4]
 
 

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from study_cells import cell, finished, grid, result
+from study_cells import DIALOGUES, cell, finished, grid, result
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
@@ -51,7 +51,7 @@ def test_the_synthetic_sets_got_stand_under_the_scores_and_short_cells_are_named
     assert sets.short == {1: (100, 4, 8)}
     text = tables.main_tables(found)
     with_sets, without = text.split("### ROUGE-1, no synthetic sets")
-    assert "|  | synthetic sets | - | 8 of 8 | 8 of 8 | 6.7 of 8 | 8 of 8 |" in with_sets
+    assert "|  | synthetic sets | - | - | 8 of 8 | 8 of 8 | 6.7 of 8 | 8 of 8 |" in with_sets
     assert "under 95 % of those asked for:\n\n- ALPACA, FIFO, seed 1: 4 of 8, at 100 received\n\n" in with_sets
     assert "synthetic sets |" not in without
     assert "| FIFO | 19.69" in own_tables.beyond_tables(found.beyond)
@@ -280,11 +280,28 @@ def test_all_models_stand_in_one_table_and_one_without_training_is_the_upper_ref
     assert found[1].rouge1.value == pytest.approx(np.mean(scores["rouge1"]))
     assert found[1].rouge_l.value == pytest.approx(np.mean(scores["rougeL"]))
     assert found[1].perplexity.value == pytest.approx(np.exp(3))
+    assert found[1].one_answer.rouge1.value == pytest.approx(np.mean(scores["one_answer"]["rouge1"]))
     text, read = written(tmp_path, cells, monkeypatch)
     assert text.index("## Models as they are") < text.index("# `tiny`")
     said = "Upper reference: `tuned` as it is (only its base was run, and it is no side of a comparison), ROUGE-1 "
     assert f"{said}{found[1].rouge1.value:.4f} on ALPACA, " in text
     assert len(read["bases"]) == 4
+    # Once for each data set, below its models.
+    (row,) = (line for line in text.splitlines() if line.startswith("| DOLLY | one answer for all |"))
+    one = f"{found[3].one_answer.rouge1.value:.4f}"
+    assert f" | - | 9.0 | {DIALOGUES} |" in row and one in row
+    # And beside the policies.
+    assert "| base | one answer for all | quality |" in text
+    (dolly,) = {line.split(" | ")[3] for line in text.splitlines() if line.startswith("| DOLLY | score |")} - {""}
+    assert dolly == one
+
+
+def test_a_base_of_a_version_without_the_one_answer_is_shown_without_it(tmp_path, monkeypatch):
+    cells = grid()
+    for _, old in cells:
+        old["checkpoints"][0].pop("one_answer", None)
+    text, _ = written(tmp_path, cells, monkeypatch)
+    assert "| one answer for all |" not in text and "| base | quality |" in text
 
 
 def test_bases_of_other_dialogues_do_not_stand_side_by_side():

@@ -25,6 +25,7 @@ from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.evaluation import answer_losses, answers
 from mlx_personal.finetune import finetune
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding
+from mlx_personal.study.one_answer import one_answer
 from mlx_personal.study.settings import Cell, digest
 from mlx_personal.synthesis import SynthesisConfig, synthesize
 
@@ -89,13 +90,15 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Run:
-    """A cell, its lessons in the stream's order (none for the base alone), and what it is evaluated on."""
+    """A cell, its lessons in the stream's order (none for the base alone), and what it is evaluated on; `others`: what
+    the one answer for all is from, which a base is compared with."""
 
     cell: Cell
     model: str
     lessons: Sequence[Lesson]
     evaluation: Sequence[Dialogue]
     general: Sequence[Dialogue]
+    others: Sequence[Dialogue] = ()
 
 
 def run(job: Run) -> dict[str, Any]:
@@ -115,10 +118,12 @@ def run(job: Run) -> dict[str, Any]:
                     checkpoint |= {"rows": report.rows, "train_seconds": report.seconds, "epochs": report.epochs}
                     lm.attach_adapter(adapter)
                 if lesson.dialogues or not checkpoints:
-                    scores = _scores(lm, job)
+                    scores = _scores(answers(lm, job.evaluation, job.cell.answer_tokens), job.evaluation)
                 checkpoints.append(checkpoint | scores)
             if not job.lessons:
-                checkpoints.append({"received": 0, "kept": [], "questions": 0, "rows": 0} | _scores(lm, job))
+                given = answers(lm, job.evaluation, job.cell.answer_tokens)
+                scores = _scores(given, job.evaluation) | {"one_answer": _one_answer(job)}
+                checkpoints.append({"received": 0, "kept": [], "questions": 0, "rows": 0} | scores)
             final = _likelihoods(lm, job)
         finally:
             lm.detach_adapter()
@@ -126,16 +131,20 @@ def run(job: Run) -> dict[str, Any]:
     return {"checkpoints": checkpoints, "final": final, "machine": dataclasses.asdict(machine()), "seconds": seconds}
 
 
-def _scores(lm: LanguageModel, job: Run) -> dict[str, Any]:
-    """ROUGE of the greedy answers, one number a dialogue: the mean over its assistant turns."""
-    given = answers(lm, job.evaluation, job.cell.answer_tokens)
-    preferred = [[strip_thoughts(turn) for turn in dialogue.assistant_turns] for dialogue in job.evaluation]
+def _scores(given: Sequence[Sequence[str]], evaluation: Sequence[Dialogue]) -> dict[str, Any]:
+    """ROUGE of what each dialogue was answered, one number a dialogue: the mean over its assistant turns."""
+    preferred = [[strip_thoughts(turn) for turn in dialogue.assistant_turns] for dialogue in evaluation]
     pairs = [list(zip(g, p, strict=True)) for g, p in zip(given, preferred, strict=True)]
     return {
         "rouge1": [round(float(np.mean([rouge1(a, b) for a, b in turns])), 6) for turns in pairs],
         "rougeL": [round(float(np.mean([rougeL(a, b) for a, b in turns])), 6) for turns in pairs],
         "answer_words": float(np.mean([len(words(answer)) for turns in given for answer in turns])),
     }
+
+
+def _one_answer(job: Run) -> dict[str, Any]:
+    answer = one_answer(job.others)
+    return _scores([[answer] * len(dialogue.assistant_turns) for dialogue in job.evaluation], job.evaluation)
 
 
 def _likelihoods(lm: LanguageModel, job: Run) -> dict[str, Any]:

@@ -225,7 +225,8 @@ class _Run:
             lesson(kept, [samples[i].dialogue for i in kept.annotated], written, cell.synthetic)
             for kept in self._kept.get(cell.key, [])
         ]
-        return jobs.Run(cell, self._inputs.model, lessons, self._evaluation(cell), self._inputs.general)
+        others = [samples[i].dialogue for i in self._streams[cell.key].others] if cell.policy == BASE else []
+        return jobs.Run(cell, self._inputs.model, lessons, self._evaluation(cell), self._inputs.general, others)
 
     def _evaluation(self, cell: Cell) -> list[Dialogue]:
         samples = self._inputs.samples[cell.data]

@@ -23,6 +23,8 @@ ORDERS: Final = ("in-order", "shuffled", "correlated")
 
 # The draw of the evaluation dialogues must be the same for every cell of a data set: it has a seed of its own.
 _EVALUATION_SEED = 231112275
+# Dialogues that the one answer for all is from: n of them cost n² scores.
+OTHERS: Final = 200
 # One seed, but no generator in common with what else is drawn by it.
 _SHUFFLE, _BURSTS = 1, 2
 # So that no pair is missed for the rounding of a float.
@@ -69,11 +71,14 @@ class StreamConfig:
 class Stream:
     """Places in the samples: of the streamed ones, in their order, and of those that evaluate.
 
-    `like_evaluation` counts those left out because they ask what an evaluation dialogue asks.
+    `others`: up to `OTHERS` that do not evaluate; like those that do they are the same for every order, seed and length
+    of stream; they may be streamed. `like_evaluation` counts those left out because they ask what an evaluation
+    dialogue asks.
     """
 
     received: list[int]
     evaluation: list[int]
+    others: list[int]
     like_evaluation: int
 
 
@@ -93,18 +98,20 @@ def split(samples: Sequence[Sample], topics: Sequence[str], config: StreamConfig
     first, last = {"all": (0, len(samples)), "first": (0, half), "second": (half, len(samples))}[config.part]
     drawn = first + np.random.default_rng(_EVALUATION_SEED).permutation(last - first)
     evaluation = [int(place) for place in drawn[: config.evaluation]]
-    others = sorted(set(range(first, last)) - set(evaluation))
-    like = like_any((samples[i].dialogue for i in others), [samples[i].dialogue for i in evaluation])
-    rest = [place for place, is_like in zip(others, like, strict=True) if not is_like]
+    left = sorted(set(range(first, last)) - set(evaluation))
+    like = like_any((samples[i].dialogue for i in left), [samples[i].dialogue for i in evaluation])
+    rest = [place for place, is_like in zip(left, like, strict=True) if not is_like]
     if len(rest) < config.received:
-        raise _too_few(config, last - first, len(others) - len(rest), len(rest))
+        raise _too_few(config, last - first, len(left) - len(rest), len(rest))
+    free = set(rest)
+    others = [int(place) for place in drawn if place in free][:OTHERS]
     received = rest[: config.received]
     if config.order != "in-order":
         shuffled = np.random.default_rng([config.seed, _SHUFFLE]).permutation(rest)[: config.received]
         received = [int(place) for place in shuffled]
     if config.order == "correlated":
         received = bursts(received, [topics[place] for place in received], config.strength, config.seed)
-    return Stream(received, evaluation, len(others) - len(rest))
+    return Stream(received, evaluation, others, len(left) - len(rest))
 
 
 def bursts(shuffled: Sequence[int], topics: Sequence[str], strength: float, seed: int) -> list[int]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from mlx_personal.reporting import table
 from mlx_personal.study.report import statistics
 from mlx_personal.study.report.beyond import perplexity
 from mlx_personal.study.report.comparing import Study
 from mlx_personal.study.report.groups import Group
-from mlx_personal.study.report.labels import code, data_label, with_interval
+from mlx_personal.study.report.labels import ONE_ANSWER, code, data_label, with_interval
 from mlx_personal.study.report.statistics import Estimate
 from mlx_personal.study.settings import BASE
 
@@ -32,6 +35,16 @@ class Untrained:
     perplexity: Estimate | None
     tokens: float | None
     answer_words: float | None
+    one_answer: OneAnswer | None
+
+
+@dataclass(frozen=True)
+class OneAnswer:
+    """What one answer, given to every question, scores on the same dialogues: see `study.one_answer`."""
+
+    rouge1: Estimate
+    rouge_l: Estimate
+    answer_words: float
 
 
 def untrained(studies: Sequence[Study]) -> list[Untrained]:
@@ -54,18 +67,12 @@ def untrained(studies: Sequence[Study]) -> list[Untrained]:
 def untrained_table(found: Sequence[Untrained]) -> str:
     """All models in one table."""
     names = Counter(name for name, _ in {(u.model, u.fingerprint) for u in found})
-    rows = [
-        [
-            data_label(u.data),
-            code(f"{u.model} {u.fingerprint[:8]}" if names[u.model] > 1 else u.model),
-            with_interval(u.rouge1),
-            with_interval(u.rouge_l),
-            with_interval(u.perplexity, 2),
-            None if u.answer_words is None else f"{u.answer_words:.1f}",
-            f"{u.dialogues:,}",
-        ]
-        for u in found
-    ]
+    rows = []
+    for u in found:
+        model = code(f"{u.model} {u.fingerprint[:8]}" if names[u.model] > 1 else u.model)
+        rows.append(_row(u, model, u, with_interval(u.perplexity, 2)))
+        if u.one_answer and u is [other for other in found if other.data == u.data][-1]:
+            rows.append(_row(u, ONE_ANSWER, u.one_answer, None))
     head = ("data set", "model", "ROUGE-1", "ROUGE-L", "perplexity", "words an answer", "dialogues")
     text = f"Without an adapter, on the same dialogues. The intervals draw dialogues.\n\n{table(head, rows)}"
     other = [data for data in dict.fromkeys(u.data for u in found) if len(_tokens(found, data)) > 1]
@@ -73,6 +80,12 @@ def untrained_table(found: Sequence[Untrained]) -> str:
         labels = ", ".join(map(data_label, other))
         text += f"\nOn {labels} models cut the answers into different numbers of tokens: perplexities do not compare.\n"
     return text
+
+
+def _row(of: Untrained, name: str, scores: Untrained | OneAnswer, likelihood: str | None) -> list[str | None]:
+    words = None if scores.answer_words is None else f"{scores.answer_words:.1f}"
+    rouge = [with_interval(scores.rouge1), with_interval(scores.rouge_l)]
+    return [data_label(of.data), name, *rouge, likelihood, words, f"{of.dialogues:,}"]
 
 
 def upper_reference(found: Sequence[Untrained]) -> str:
@@ -102,7 +115,7 @@ def _tokens(found: Sequence[Untrained], data: str) -> set[float]:
 
 
 def _one(study: Study, group: Group) -> Untrained:
-    rouge1, tokens = group.scores("rouge1"), group.final("tokens")
+    rouge1, tokens, one = group.scores("rouge1"), group.final("tokens"), group.one_answer
     return Untrained(
         model=study.name,
         fingerprint=group.cell.model,
@@ -115,4 +128,10 @@ def _one(study: Study, group: Group) -> Untrained:
         perplexity=perplexity(group),
         tokens=float(tokens.sum()) if tokens.size else None,
         answer_words=group.last("answer_words"),
+        one_answer=None if one is None else _one_answer(one),
     )
+
+
+def _one_answer(found: Mapping[str, Any]) -> OneAnswer:
+    rouge1, rouge_l = (statistics.mean(np.array([found[name]])) for name in ("rouge1", "rougeL"))
+    return OneAnswer(rouge1, rouge_l, found["answer_words"])

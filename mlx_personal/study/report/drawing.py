@@ -87,18 +87,21 @@ def line(
     axes.fill_between(places, lows, highs, color=colour, alpha=0.12, linewidth=0)
 
 
-def base_line(axes: Any, base: Estimate | None) -> None:
-    """The untrained model's score: a line, or words where it lies so far off that it would flatten all others."""
-    if base is None:
-        return
+def reference_lines(axes: Any, references: Mapping[str, Estimate | None]) -> None:
+    """What stands beside the policies, by its name: a line, or words where it lies so far off that it would flatten all
+    others."""
     low, high = axes.get_ylim()
-    margin = 0.6 * (high - low)
-    if low - margin <= base.value <= high + margin:
-        axes.axhline(base.value, color=GRAY, linestyle=":", linewidth=1.3, zorder=1, label="base")
-    else:
-        off = (0.02, "bottom", "below") if base.value < low else (0.98, "top", "above")
-        place = {"transform": axes.transAxes, "ha": "right", "va": off[1], "fontsize": 8, "color": GRAY}
-        axes.text(0.98, off[0], f"base {base.value:.4f}, {off[2]} this panel", **place)
+    margin, off = 0.6 * (high - low), {"below": 0.02, "above": 0.98}
+    for (name, score), dashes in zip(references.items(), (":", "-."), strict=True):
+        if score is None:
+            continue
+        if low - margin <= score.value <= high + margin:
+            axes.axhline(score.value, color=GRAY, linestyle=dashes, linewidth=1.3, zorder=1, label=name)
+        else:
+            where, edge, step = ("below", "bottom", 0.08) if score.value < low else ("above", "top", -0.08)
+            place = {"transform": axes.transAxes, "ha": "right", "va": edge, "fontsize": 8, "color": GRAY}
+            axes.text(0.98, off[where], f"{name} {score.value:.4f}, {where} this panel", **place)
+            off[where] += step
 
 
 def legend(figure: Any, axes: Sequence[Any]) -> None:

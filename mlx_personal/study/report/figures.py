@@ -10,7 +10,6 @@ from typing import Any, Final
 from mlx_personal.study.report import published, sweep_figures
 from mlx_personal.study.report.comparing import REFERENCE
 from mlx_personal.study.report.drawing import (
-    base_line,
     fonts,
     frame,
     grid,
@@ -20,14 +19,15 @@ from mlx_personal.study.report.drawing import (
     ours_title,
     panels,
     paper_title,
+    reference_lines,
     style,
     svg,
     thousands,
 )
 from mlx_personal.study.report.findings import Comparison, Findings
-from mlx_personal.study.report.labels import data_label, policy_label
+from mlx_personal.study.report.labels import ONE_ANSWER, POLICIES, data_label, policy_label
 from mlx_personal.study.report.published import published as paper
-from mlx_personal.study.settings import PAPER_POLICIES, synthetic_text
+from mlx_personal.study.settings import BASE, PAPER_POLICIES, synthetic_text
 
 TITLES: Final = {
     "differences": "Differences to the paper's policy, with 95 % intervals, beside the paper's",
@@ -61,17 +61,18 @@ def draw_curves(found: Findings) -> Any | None:
     settings = list(dict.fromkeys(curve.synthetic for curve in found.curves))
     known = [name for name in data if name in published.names()]
     rows = len(settings) + bool(known)
+    scores = {row.data: row for c in found.main if c.score == "rouge1" for row in c.rows}
     figure = frame(max(6.0, 0.6 + 2.7 * len(data)), 0.5 + 2.5 * rows)
     blocks = list(figure.subfigures(rows, 1, squeeze=False)[:, 0])
     shown = []
     for block, synthetic in zip(blocks, settings, strict=False):
         block.suptitle(ours_title(found.model, synthetic_text(synthetic)), fontsize=10, fontweight="bold")
-        bases = {row.data: row.base for c in found.main if c.score == "rouge1" for row in c.rows}
         for axes, name in zip(panels(block, len(data)), data, strict=True):
             own = [curve for curve in found.curves if (curve.data, curve.synthetic) == (name, synthetic)]
             for curve in own:
                 line(axes, curve.policy, curve.points)
-            base_line(axes, bases.get(name))
+            if row := scores.get(name):
+                reference_lines(axes, {POLICIES[BASE]: row.base, ONE_ANSWER: row.one_answer})
             _curve_frame(axes, name, sorted({r for curve in own for r in curve.points}), name == data[0])
             shown.append(axes)
     if known:

@@ -49,13 +49,15 @@ class Entry:
 class Row:
     """Entries that are compared with each other, by what their table compares: policies, or a setting's values.
 
-    `base`: the untrained model's score. `policy` or `value`: of a sweep's row, what all its entries share.
+    `base`: the untrained model's score; `one_answer`: that of one answer for all, see `study.one_answer`. `policy` or
+    `value`: of a sweep's row, what all its entries share.
     """
 
     data: str
     synthetic: int | None
     base: Estimate | None
     entries: Mapping[Any, Entry]
+    one_answer: Estimate | None = None
     policy: str | None = None
     value: Any = None
 

@@ -61,6 +61,12 @@ class Group:
         return None if any(value is None for value in values) else float(np.mean(values))
 
     @property
+    def one_answer(self) -> Mapping[str, Any] | None:
+        """Of a base: `rouge1` and `rougeL` of one answer for all, [dialogues] each, and its `answer_words`."""
+        found: Mapping[str, Any] | None = next(iter(self.results.values()))["checkpoints"][-1].get("one_answer")
+        return found
+
+    @property
     def received(self) -> list[int]:
         """Sets received at the checkpoints."""
         found = {tuple(c["received"] for c in result["checkpoints"]) for result in self.results.values()}

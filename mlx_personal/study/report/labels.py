@@ -21,6 +21,8 @@ POLICIES = {
     "idd-script": "IDD, authors' script",
     "weighted": "weighted (ours)",
 }
+# What no model gave: see `study.one_answer`.
+ONE_ANSWER = "one answer for all"
 SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L"}
 
 

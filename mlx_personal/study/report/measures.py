@@ -188,7 +188,8 @@ def _comparison(
         if _stands_out(best, groups, entries, reference, score):
             entries[best] = dataclasses.replace(entries[best], best=True)
         untrained = statistics.mean(base.scores(score)) if base else None
-        made.append(dataclasses.replace(row, base=untrained, entries=entries))
+        one = statistics.mean(np.array([base.one_answer[score]])) if base and base.one_answer else None
+        made.append(dataclasses.replace(row, base=untrained, one_answer=one, entries=entries))
     return Comparison(score, reference, made, len(family))
 
 

@@ -11,6 +11,7 @@ from mlx_personal.study.report.comparing import REFERENCE
 from mlx_personal.study.report.findings import Comparison, Entry, Findings, Row, Swept, Unwritten, verdicts
 from mlx_personal.study.report.groups import ENOUGH
 from mlx_personal.study.report.labels import (
+    ONE_ANSWER,
     POLICIES,
     SCORES,
     data_label,
@@ -24,14 +25,17 @@ from mlx_personal.study.report.measures import ABLATION
 from mlx_personal.study.report.published import published as paper
 from mlx_personal.study.report.statistics import NO_DIFFERENCE, TOO_FEW
 from mlx_personal.study.settings import BASE, PAPER_POLICIES, synthetic_text
+from mlx_personal.study.stream import OTHERS
 
 NOTE: Final = (
     "Scores are means over seeds and evaluation dialogues. In brackets: 95 % intervals of a paired bootstrap that "
     "draws seeds and dialogues. A difference whose interval covers 0, or whose p by Holm's correction over its "
     "table's comparisons is not below 0.05, is printed as `no difference`. Bold: the best of its row, where it "
-    "differs from all others there. Synthetic sets: those learnt at the last checkpoint, of those asked for, in the "
-    "mean over seeds. Rows named paper hold the figures of {source}, made with a {model} and other data "
-    "sizes: compare orders and differences, not levels."
+    "differs from all others there. One answer for all: of up to {others} dialogues that do not evaluate, the answer "
+    "that is most like all others by ROUGE-1, given to every question; what is not above it may know no more than how "
+    "answers look. Synthetic sets: those learnt at the last checkpoint, of those asked for, in the mean over seeds. "
+    "Rows named paper hold the figures of {source}, made with a {model} and other data sizes: compare orders and "
+    "differences, not levels."
 )
 NONE_PASSED: Final = "no synthetic set passed the checks"
 _LISTED: Final = 20  # cells short of synthetic sets that are named one by one
@@ -55,7 +59,7 @@ _SWEEPS: Final = {
 
 def note() -> str:
     """How to read the tables."""
-    return NOTE.format(source=paper()["source"], model=paper()["model"])
+    return NOTE.format(source=paper()["source"], model=paper()["model"], others=OTHERS)
 
 
 def main_tables(found: Findings) -> str:
@@ -129,20 +133,27 @@ def by_data(
     """Up to four lines a row: the scores, their differences to the reference, the synthetic sets, and the paper's
     scores where there are any. Below it, the cells that are short of synthetic sets."""
     columns = comparison.columns
-    with_base = any(row.base for row in comparison.rows)
+    # What stands beside the policies, if there is any of it.
+    beside = {
+        title: found
+        for title, found in (
+            (POLICIES[BASE], [row.base for row in comparison.rows]),
+            (ONE_ANSWER, [row.one_answer for row in comparison.rows]),
+        )
+        if any(found)
+    }
     rows: list[list[str | None]] = []
-    for row in comparison.rows:
+    for n, row in enumerate(comparison.rows):
         entries = [row.entries.get(name) for name in columns]
-        base = [number(row.base)] if with_base else []
-        rows.append([about(row), "score", *base, *map(_score, entries)])
-        blank: list[str | None] = [None] if with_base else []
+        rows.append([about(row), "score", *(number(found[n]) for found in beside.values()), *map(_score, entries)])
+        blank: list[str | None] = [None for _ in beside]
         if any(entry and entry.difference for entry in entries):
             rows.append(["", "difference", *blank, *map(_differs, entries)])
         if any(counts := list(map(_sets, entries))):
             rows.append(["", "synthetic sets", *blank, *counts])
         if theirs and any(found := [theirs(row.data, name) for name in columns]):
             rows.append(["", "paper", *blank, *found])
-    head = [what, "", *([POLICIES[BASE]] if with_base else []), *map(column, columns)]
+    head = [what, "", *beside, *map(column, columns)]
     short = shortages(comparison, about, column)
     return table(head, rows) + (f"\n{short}" if short else "")
 
