@@ -60,9 +60,10 @@ def inventory_text(found: Inventory) -> str:
     """The inventory as Markdown: sizes, protocols by data set, and what is missing."""
     hours = found.seconds / 3600
     time = f"{hours:.1f} hours" if hours >= 1 else f"{found.seconds / 60:.1f} minutes"
-    seeds = ", ".join(map(str, found.seeds))
+    count = len(found.seeds)
+    seeds = f", up to {count} seeds of each" if count > 1 else ""
     text = (
-        f"{found.cells:,} trained cells and {found.base_cells:,} of the base model, seeds {seeds or 'none'}; {time} of "
+        f"{found.cells:,} trained cells{seeds}, and {found.base_cells:,} of the base model; {time} of "
         f"cells, added up. Model: {code(found.model)} ({code(found.fingerprint[:16])}). Machines: "
         f"{'; '.join(map(code, found.machines)) or 'not told'}.\n"
     )
