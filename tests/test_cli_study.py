@@ -177,6 +177,12 @@ def test_cells_that_another_version_computed_otherwise_are_counted_apart(study: 
     assert as_json("study", "status", study[2])["outdated"] == 1
 
 
+def test_a_base_kept_before_it_measured_the_one_answer_is_of_another_version(study: list[str]) -> None:
+    run(*study)
+    change_settings(study[2], lambda plain: plain.update(protocol=1))
+    assert as_json("study", "status", study[2])["outdated"] == 1
+
+
 # Progress where there is no terminal
 
 

@@ -103,7 +103,9 @@ def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
     results = {cell.key: result for cell, result in records.finished()}
     base, plain, _, full = [results[cell.key] for block in BLOCKS for cell in block.cells]
     _is_whole(base, [0], rows=[0])
-    assert [len(base["checkpoints"][0]["one_answer"][name]) for name in ("rouge1", "rougeL")] == [3, 3]
+    one = base["checkpoints"][0]["one_answer"]
+    assert [len(one[name]) for name in ("rouge1", "rougeL")] == [3, 3]
+    assert all(score > 0 for score in one["rouge1"])  # all answers of SAMPLES share words
     assert "one_answer" not in plain["checkpoints"][0]
     _is_whole(plain, [3, 6], rows=[2, 2])
     written = [checkpoint["synthetic"] for checkpoint in full["checkpoints"]]
@@ -142,16 +144,39 @@ def test_scores_are_rouge_of_the_answers():
 
 def test_the_one_answer_is_the_one_that_is_most_like_all_others_and_is_given_to_every_turn():
     said = ["you should see a doctor", "see a doctor", "you should rest", "a cat", "you should see someone"]
-    others = [Dialogue.of("what now", answer) for answer in said]
     nearest = max(said, key=lambda a: np.mean([rouge1(a, b) for b in said if b != a]))
-    assert one_answer(others) == nearest == "you should see a doctor"
-    turns = [("user", "it hurts"), ("assistant", "rest"), ("user", "it still does"), ("assistant", "see a doctor")]
-    twice = Dialogue.from_messages([{"role": role, "content": text} for role, text in turns])
-    asked = [twice, Dialogue.of("may I go", "yes")]
-    found = jobs._one_answer(jobs.Run(CELL, "demo", [], asked, [], others))
+    assert one_answer(said, said) == nearest == "you should see a doctor"
+    assert one_answer(["a doctor", "you", "", "", ""], said) == "a doctor"  # what is cut is scored as it is cut
+    assert one_answer([], []) is None
+    # Turns before the last are candidates too.
+    talks = [(said[2], said[0]), (said[0], said[3]), (said[4], said[1])]
+    others = [_talk("what now", first, "and then", then) for first, then in talks]
+    asked = [_talk("it hurts", "rest", "it still does", "see a doctor"), Dialogue.of("may I go", "yes")]
+    found = jobs._one_answer(_Letters(), jobs.Run(CELL, "demo", [], asked, [], others))
+    given = "see a "  # CELL's answers are of at most 6 tokens, which are letters here
+    assert found["rouge1"] == [round(rouge1(given, "see a doctor") / 2, 6), 0.0]
+    assert found["answer_words"] == 2.0
+    longer = dataclasses.replace(CELL, answer_tokens=100)
+    found = jobs._one_answer(_Letters(), jobs.Run(longer, "demo", [], asked, [], others))
     assert found["rouge1"] == [round(rouge1(nearest, "see a doctor") / 2, 6), 0.0]
-    assert found["answer_words"] == 5.0
-    assert one_answer([]) == ""
+    assert jobs._one_answer(_Letters(), jobs.Run(CELL, "demo", [], asked, [])) is None
+
+
+class _Letters:
+    """A model's tokenizer that cuts text into letters."""
+
+    tokenizer = property(lambda self: self)
+
+    def text_tokens(self, text):
+        return list(text)
+
+    def decode(self, tokens):
+        return "".join(tokens)
+
+
+def _talk(*turns):
+    roles = ("user", "assistant") * (len(turns) // 2)
+    return Dialogue.from_messages([{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)])
 
 
 def test_a_cell_that_fails_is_told_and_stops_no_other(here, records):

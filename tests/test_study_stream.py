@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlx_personal import Dialogue, Message, UserError
 from mlx_personal.dialogue import near_duplicates
 from mlx_personal.study.schemas import Sample
-from mlx_personal.study.stream import ORDERS, PARTS, StreamConfig, bursts, like_any, split
+from mlx_personal.study.stream import ORDERS, OTHERS, PARTS, StreamConfig, bursts, like_any, split
 from mlx_personal.study.topics import clustered, topics_of
 
 BASE = StreamConfig(part="all", order="shuffled", strength=0.9, received=20, evaluation=10, seed=0)
@@ -80,6 +80,7 @@ def test_another_part_has_other_evaluation_dialogues_and_all_its_dialogues_may_b
     assert not set(first.evaluation) & set(second.evaluation)
     # Drawn over all of a half, not taken from one end of it.
     assert min(first.evaluation) < 10 and max(first.evaluation) >= 20
+    assert max(first.others) < 30 <= min(second.others)
 
 
 def test_in_order_takes_the_first_that_do_not_evaluate() -> None:
@@ -155,6 +156,11 @@ def test_texts_without_words_have_a_topic_too() -> None:
     assert clustered(["!", "?"]) == [0, 0]
 
 
+def test_the_answers_that_one_is_taken_from_are_not_more_than_can_be_compared() -> None:
+    many = [sample(i) for i in range(OTHERS + 30)]
+    assert len(split(many, ["x"] * len(many), config(evaluation=5)).others) == OTHERS
+
+
 # Near-duplicates
 
 
@@ -167,7 +173,7 @@ def test_nothing_that_asks_what_an_evaluation_dialogue_asks_is_streamed() -> Non
     assert not any(near_duplicates(samples[place].dialogue, other) for place in stream.received for other in held)
     twins_of_held = {(place + len(SAMPLES)) % len(samples) for place in stream.evaluation} - set(stream.evaluation)
     assert stream.like_evaluation == len(twins_of_held) > 0
-    assert not twins_of_held & set(stream.received)
+    assert not twins_of_held & (set(stream.received) | set(stream.others))
     assert split(SAMPLES, TOPICS, BASE).like_evaluation == 0
 
 

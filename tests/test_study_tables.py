@@ -296,7 +296,15 @@ def test_all_models_stand_in_one_table_and_one_without_training_is_the_upper_ref
     assert dolly == one
 
 
-def test_a_base_of_a_version_without_the_one_answer_is_shown_without_it(tmp_path, monkeypatch):
+def test_the_one_answer_of_any_model_is_shown():
+    other = finished(cell("base", model="e" * 32, model_name="tuned"))
+    other[0][1]["checkpoints"][0]["one_answer"] = None
+    lines = bases.untrained_table(bases.untrained(studies(grid() + other))).splitlines()
+    names = [line.split(" | ")[1] for line in lines if line.startswith("| ALPACA")]
+    assert names == ["`tiny`", "`tuned`", "one answer for all"]
+
+
+def test_a_base_without_the_one_answer_is_shown_without_it(tmp_path, monkeypatch):
     cells = grid()
     for _, old in cells:
         old["checkpoints"][0].pop("one_answer", None)

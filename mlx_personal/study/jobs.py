@@ -27,6 +27,7 @@ from mlx_personal.finetune import finetune
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding
 from mlx_personal.study.one_answer import one_answer
 from mlx_personal.study.settings import Cell, digest
+from mlx_personal.study.stream import OTHERS
 from mlx_personal.synthesis import SynthesisConfig, synthesize
 
 
@@ -90,8 +91,8 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Run:
-    """A cell, its lessons in the stream's order (none for the base alone), and what it is evaluated on; `others`: what
-    the one answer for all is from, which a base is compared with."""
+    """A cell, its lessons in the stream's order (none for the base alone), and what it is evaluated on; `others`:
+    dialogues that the one answer for all is taken from, for the base alone."""
 
     cell: Cell
     model: str
@@ -122,7 +123,7 @@ def run(job: Run) -> dict[str, Any]:
                 checkpoints.append(checkpoint | scores)
             if not job.lessons:
                 given = answers(lm, job.evaluation, job.cell.answer_tokens)
-                scores = _scores(given, job.evaluation) | {"one_answer": _one_answer(job)}
+                scores = _scores(given, job.evaluation) | {"one_answer": _one_answer(lm, job)}
                 checkpoints.append({"received": 0, "kept": [], "questions": 0, "rows": 0} | scores)
             final = _likelihoods(lm, job)
         finally:
@@ -142,8 +143,13 @@ def _scores(given: Sequence[Sequence[str]], evaluation: Sequence[Dialogue]) -> d
     }
 
 
-def _one_answer(job: Run) -> dict[str, Any]:
-    answer = one_answer(job.others)
+def _one_answer(lm: LanguageModel, job: Run) -> dict[str, Any] | None:
+    """The scores of one answer, no longer than the model's may be, given at every turn; None without `others`."""
+    turns = [strip_thoughts(turn) for dialogue in job.others for turn in dialogue.assistant_turns][:OTHERS]
+    cut = [lm.tokenizer.decode(lm.text_tokens(turn)[: job.cell.answer_tokens]) for turn in turns]
+    answer = one_answer(cut, turns)
+    if answer is None:
+        return None
     return _scores([[answer] * len(dialogue.assistant_turns) for dialogue in job.evaluation], job.evaluation)
 
 

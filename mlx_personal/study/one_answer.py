@@ -1,7 +1,8 @@
 """A reference that knows no question: one answer, given to all of them.
 
 ROUGE counts shared words, and answers of one kind share many: what opens them, what holds any sentence together. A
-model that has learnt no more than how answers look can reach this score; only what lies above it is about the question.
+model may reach this score by how answers look alone, so a score that is not above it does not show that the question
+was used.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_personal.dialogue import Dialogue, rouge1, strip_thoughts
+from mlx_personal.dialogue import rouge1
 
 
-def one_answer(others: Sequence[Dialogue]) -> str:
-    """Of these dialogues' answers, the one with the highest mean ROUGE-1 to those of all others; "" of none.
+def one_answer(candidates: Sequence[str], answers: Sequence[str]) -> str | None:
+    """The candidate with the highest ROUGE-1 to all answers but its own, in the mean; None of none.
 
     Args:
-        others: dialogues that do not evaluate; n of them cost n² scores.
+        candidates: one for each answer: the answer as a model could give it, which is to say cut where a model's is.
+        answers: of dialogues that do not evaluate; n of them cost n² scores.
     """
-    given = [strip_thoughts(dialogue.answer) for dialogue in others]
-    means = [sum(rouge1(a, b) for j, b in enumerate(given) if j != i) for i, a in enumerate(given)]
-    return given[int(np.argmax(means))] if given else ""
+    totals = [sum(rouge1(c, a) for j, a in enumerate(answers) if j != i) for i, c in enumerate(candidates)]
+    return candidates[int(np.argmax(totals))] if totals else None

@@ -16,7 +16,7 @@ import numpy as np
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.store.database import Database, Schema, now
-from mlx_personal.study.settings import PROTOCOL, Cell
+from mlx_personal.study.settings import BASE_PROTOCOL, PROTOCOL, Cell
 
 _MIGRATIONS: Final = (
     """
@@ -96,8 +96,11 @@ class Records:
         for row in self.database.rows("SELECT settings, result FROM cells ORDER BY rowid"):
             try:
                 settings = json.loads(row["settings"])
-                if settings.get("protocol") == PROTOCOL:
-                    cells.append((Cell.from_json(settings), json.loads(row["result"])))
+                if settings.get("protocol") not in (PROTOCOL, BASE_PROTOCOL):
+                    continue
+                cell = Cell.from_json(settings)
+                if settings["protocol"] == cell.protocol:
+                    cells.append((cell, json.loads(row["result"])))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 what = f"this study holds a cell that this version of mlx-personal cannot read ({error})"
                 raise UserError(

@@ -17,6 +17,8 @@ from mlx_personal.synthesis import SynthesisConfig
 
 # To be raised whenever the same settings come to mean another computation: other scores, prompts, topics, training.
 PROTOCOL: Final = 1
+# The same of a base's cells alone, which measure the one answer for all as well.
+BASE_PROTOCOL: Final = 2
 
 # The answers of the model as it came: no selection, no training.
 BASE: Final = "base"
@@ -106,13 +108,18 @@ class Cell:
         return [*range(self.every, self.received, self.every), self.received]
 
     @property
+    def protocol(self) -> int:
+        """The version of what this cell computes."""
+        return BASE_PROTOCOL if self.policy == BASE else PROTOCOL
+
+    @property
     def key(self) -> str:
         """Hash of all settings that decide the result; what has no effect on it is left out."""
         return digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON has them, those without effect at one value."""
-        plain = {"protocol": PROTOCOL, **dataclasses.asdict(self)}
+        plain = {"protocol": self.protocol, **dataclasses.asdict(self)}
         plain["training"]["seed"] = plain["synthesis"]["seed"] = 0
         plain["synthesis"]["band"] = list(plain["synthesis"]["band"])
         if self.policy != OWN:

@@ -23,7 +23,7 @@ ORDERS: Final = ("in-order", "shuffled", "correlated")
 
 # The draw of the evaluation dialogues must be the same for every cell of a data set: it has a seed of its own.
 _EVALUATION_SEED = 231112275
-# Dialogues that the one answer for all is from: n of them cost n² scores.
+# Answers that the one for all is taken from, and as many dialogues at most: n of them cost n² scores.
 OTHERS: Final = 200
 # One seed, but no generator in common with what else is drawn by it.
 _SHUFFLE, _BURSTS = 1, 2

@@ -68,11 +68,13 @@ def untrained_table(found: Sequence[Untrained]) -> str:
     """All models in one table."""
     names = Counter(name for name, _ in {(u.model, u.fingerprint) for u in found})
     rows = []
-    for u in found:
-        model = code(f"{u.model} {u.fingerprint[:8]}" if names[u.model] > 1 else u.model)
-        rows.append(_row(u, model, u, with_interval(u.perplexity, 2)))
-        if u.one_answer and u is [other for other in found if other.data == u.data][-1]:
-            rows.append(_row(u, ONE_ANSWER, u.one_answer, None))
+    for data in dict.fromkeys(u.data for u in found):
+        own = [u for u in found if u.data == data]
+        for u in own:
+            model = code(f"{u.model} {u.fingerprint[:8]}" if names[u.model] > 1 else u.model)
+            rows.append(_row(u, model, u, with_interval(u.perplexity, 2)))
+        # Cut to as many tokens, it may differ by the model that counts them; one stands for all.
+        rows += [_row(u, ONE_ANSWER, u.one_answer, None) for u in own if u.one_answer][:1]
     head = ("data set", "model", "ROUGE-1", "ROUGE-L", "perplexity", "words an answer", "dialogues")
     text = f"Without an adapter, on the same dialogues. The intervals draw dialogues.\n\n{table(head, rows)}"
     other = [data for data in dict.fromkeys(u.data for u in found) if len(_tokens(found, data)) > 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -92,7 +93,7 @@ def reference_lines(axes: Any, references: Mapping[str, Estimate | None]) -> Non
     others."""
     low, high = axes.get_ylim()
     margin, off = 0.6 * (high - low), {"below": 0.02, "above": 0.98}
-    for (name, score), dashes in zip(references.items(), (":", "-."), strict=True):
+    for (name, score), dashes in zip(references.items(), itertools.cycle((":", "-.")), strict=False):
         if score is None:
             continue
         if low - margin <= score.value <= high + margin:

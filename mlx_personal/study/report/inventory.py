@@ -22,14 +22,15 @@ _LISTED = 20  # missing groups that are named one by one
 
 @dataclass(frozen=True)
 class Inventory:
-    """Of one base model. `seconds`: of all cells together, as if one after another; `protocols`: a data set each;
-    `hidden`: trained cells that are in no table; `departures`: from the paper's protocol, in words."""
+    """Of one base model. `seeds`: the fewest and the most that a setting has; `seconds`: of all cells together, as if
+    one after another; `protocols`: a data set each; `hidden`: trained cells that are in no table; `departures`: from
+    the paper's protocol, in words."""
 
     model: str
     fingerprint: str
     cells: int
     base_cells: int
-    seeds: Sequence[int]
+    seeds: tuple[int, int]
     seconds: float
     machines: Sequence[str]
     protocols: Sequence[Mapping[str, Any]]
@@ -41,12 +42,13 @@ class Inventory:
 def inventory(study: Study) -> Inventory:
     """What ran of a study, and what a full one has beside it."""
     trained = [cell for cell, _ in study.cells if cell.policy != BASE]
+    seeds = [len(group.results) for group in study.groups.values() if group.cell.policy != BASE]
     return Inventory(
         model=study.name,
         fingerprint=study.cells[0][0].model,
         cells=len(trained),
         base_cells=len(study.cells) - len(trained),
-        seeds=sorted({cell.seed for cell in trained}),
+        seeds=(min(seeds, default=0), max(seeds, default=0)),
         seconds=sum(float(result.get("seconds") or 0.0) for _, result in study.cells),
         machines=_machines(study),
         protocols=[protocol for data in study.data if (protocol := _protocol(study, data))],
@@ -60,8 +62,8 @@ def inventory_text(found: Inventory) -> str:
     """The inventory as Markdown: sizes, protocols by data set, and what is missing."""
     hours = found.seconds / 3600
     time = f"{hours:.1f} hours" if hours >= 1 else f"{found.seconds / 60:.1f} minutes"
-    count = len(found.seeds)
-    seeds = f", up to {count} seeds of each" if count > 1 else ""
+    least, most = found.seeds
+    seeds = f", {least} to {most} seeds a setting" if most > least else f", {most} seeds a setting" if most > 1 else ""
     text = (
         f"{found.cells:,} trained cells{seeds}, and {found.base_cells:,} of the base model; {time} of "
         f"cells, added up. Model: {code(found.model)} ({code(found.fingerprint[:16])}). Machines: "

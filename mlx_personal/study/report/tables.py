@@ -31,11 +31,11 @@ NOTE: Final = (
     "Scores are means over seeds and evaluation dialogues. In brackets: 95 % intervals of a paired bootstrap that "
     "draws seeds and dialogues. A difference whose interval covers 0, or whose p by Holm's correction over its "
     "table's comparisons is not below 0.05, is printed as `no difference`. Bold: the best of its row, where it "
-    "differs from all others there. One answer for all: of up to {others} dialogues that do not evaluate, the answer "
-    "that is most like all others by ROUGE-1, given to every question; what is not above it may know no more than how "
-    "answers look. Synthetic sets: those learnt at the last checkpoint, of those asked for, in the mean over seeds. "
-    "Rows named paper hold the figures of {source}, made with a {model} and other data sizes: compare orders and "
-    "differences, not levels."
+    "differs from all others there. One answer for all: of up to {others} answers of dialogues that do not "
+    "evaluate, the one that is most like all others by ROUGE-1, given to every question; a score that is not above "
+    "it does not show that the question was used. Synthetic sets: those learnt at the last checkpoint, of those "
+    "asked for, in the mean over seeds. Rows named paper hold the figures of {source}, made with a {model} and "
+    "other data sizes: compare orders and differences, not levels."
 )
 NONE_PASSED: Final = "no synthetic set passed the checks"
 _LISTED: Final = 20  # cells short of synthetic sets that are named one by one
