@@ -28,8 +28,10 @@ class WeightedPolicy:
     Why it should beat the paper's rule: that one keeps extremes, and what it keeps hangs on the order of arrival, for a
     bin that is high in any one score is hard to replace. A sample has the stream's own mixture of subjects, whatever
     their order and however they are bunched; the weight leaves out those that say little. Near-duplicates are refused
-    before any policy is asked. Measured, it is better on two streams of four and no different on the
-    other two: benchmarks/results/selection_study.
+    before any policy is asked.
+
+    Measured with a model of 6.5M parameters, it is better in ROUGE-1 on two streams of four and no different on two, on
+    one of which the preferred answers become less likely: benchmarks/results/selection_study.
 
     Args:
         weight: 0 is a plain random sample; the higher, the fewer of low EOE are kept.
