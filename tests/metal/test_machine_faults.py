@@ -228,7 +228,8 @@ LIMITS = [
     Planted("too many threads", "launch", INDEX + "y[i] = 0;", call={"threadgroup": (33, 32, 1)}),
     Planted("grid of nothing", "launch", INDEX + "y[i] = 0;", call={"grid": (64, 0, 1)}),
     Planted("endless loop", "time limit", INDEX + f"for (float k = 0; k < 1e9f; k += 0.5f) y[i] = k;{HERE}",
-            call={"machine": {"time_limit": 0.2}}),
+            # Long enough for a busy machine to have reached the loop.
+            call={"machine": {"time_limit": 1.0}}),
     Planted("trap", "crash", INDEX + f"y[i] = a[i];\nif (i == 9) __builtin_trap();{HERE}"),
     Planted("no such name", "compile", INDEX + f"y[i] = x[i];{HERE}"),
     Planted("atomic that is not relaxed", "compile",
