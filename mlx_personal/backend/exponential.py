@@ -45,7 +45,15 @@ def _exp(x: mx.array) -> mx.array:
 exp = mx.compile(_exp)
 """exp of float32 numbers, which are taken as at least -87 and at most 88; NaN stays NaN. Not differentiable."""
 
-_exp_of_difference = mx.compile(lambda x, less: _exp(x - less))
+# A power this far below the largest is taken as 0. No float32 sum tells, but divided by that sum it may become so small
+# a number that each product with it takes a processor fifty times as long, as with all that an attention mask hides.
+_LEAST_SHARE = -80.0
+
+
+@mx.compile
+def _exp_of_difference(x: mx.array, most: mx.array) -> mx.array:
+    difference = x - most
+    return mx.where(difference < _LEAST_SHARE, 0.0, _exp(difference))
 
 
 def softmax(x: mx.array) -> tuple[mx.array, mx.array]:
