@@ -91,7 +91,9 @@ def test_ctrl_c_elsewhere_in_a_training_is_one_clear_line(
 
 
 def test_sigterm_before_the_first_step_is_one_clear_line_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.training.choose_way", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        "mlx_personal.finetune.training.choose_way_once", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
     stopped = run("train")
     assert stopped.exit_code == 143
     (line,) = stopped.stderr.splitlines()

@@ -139,7 +139,7 @@ def test_rows_of_one_source_are_held_out_together(
     seen: list[Any] = []
     monkeypatch.setattr(
         "mlx_personal.finetune.data.make_rows",
-        lambda lm, dialogues, longest: seen.append(chosen := list(dialogues)) or make_rows(lm, chosen, longest),
+        lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_rows(lm, chosen, *how),
     )
     config = LoRAConfig(epochs=2, validation=0.25, learning_rate=1e-2)
     report = finetune(tiny_model, several, config, tmp_path / "a", sources=sources)

@@ -163,7 +163,7 @@ def test_a_training_that_was_computed_another_way_is_refused(
     with pytest.raises(Killed):
         run(base, tmp_path, after(5, die))
     kept = states(tmp_path)
-    monkeypatch.setattr("mlx_personal.finetune.training.choose_way", lambda *_: Choice("padded", ()))
+    monkeypatch.setattr("mlx_personal.finetune.training.choose_way_once", lambda *_: Choice("padded", ()))
     with pytest.raises(UserError, match="was computed packed, and here padded is exact; to drop"):
         run(base, tmp_path)
     assert states(tmp_path) == kept

@@ -138,7 +138,7 @@ def test_the_way_changes_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPa
     found = []
     for way in ("packed", "padded", "plain"):
         choice = type("choice", (), {"way": way, "reason": ""})
-        monkeypatch.setattr("mlx_personal.finetune.training.choose_way", lambda lm, rows, choice=choice: choice)
+        monkeypatch.setattr("mlx_personal.finetune.training.choose_way_once", lambda *_, choice=choice: choice)
         report, _ = trained(lm, TrainingData(ROWS), CONFIG, order=lambda epoch: order)
         assert report.way == way
         found.append(report.losses)
@@ -203,7 +203,7 @@ def test_a_bfloat16_model_keeps_float32_weights_and_uses_them_in_bfloat16() -> N
     start = dict(tree_flatten(lm.model.trainable_parameters()))
     tiny_changes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_personal.finetune.training.choose_way", lambda lm, rows: CHOSEN)
+        patch.setattr("mlx_personal.finetune.training.choose_way_once", lambda *_: CHOSEN)
         patch.setattr(type(lm.model.layers[1].mlp), "__call__", watch)
         _, weights = trained(lm, TrainingData(ROWS), config)
     assert used == {mx.bfloat16}

@@ -4,14 +4,15 @@ From the ground up:
 
 - rows: `rows` and `data` make them of dialogues; `batches`, `packing`, `grouping` and `rearrange` lay them out;
 - one loss: `network`, `calls` and `adapted` run mlx-lm's model in parts; `loss` and `objective` make a loss of it;
-  `exactness` holds it against the plain one;
+  `exactness` holds it against the plain one, and `choices` remembers what it found;
 - one step: `frozen`, `checkpointing` and `dropout` under `computing`; `anatomy` and `memory` plan what it takes;
 - a training: `schedule`, `flat`, `state`, `interruption` and `distributed` under `training`;
-- for callers: `trainer`, `assisting` (on other machines), `forecasting`, `report`, `plot`, `config`.
+- for callers: `trainer`, `assisting` (on other machines), `fusing`, `forecasting`, `report`, `plot`, `config`.
 """
 
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.forecasting import Forecast, forecast
+from mlx_personal.finetune.fusing import fuse
 from mlx_personal.finetune.report import Step, TrainingReport
 from mlx_personal.finetune.rows import TrainingData
 from mlx_personal.finetune.trainer import finetune
@@ -27,5 +28,6 @@ __all__ = [
     "TrainingReport",
     "finetune",
     "forecast",
+    "fuse",
     "train",
 ]

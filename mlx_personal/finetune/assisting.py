@@ -30,6 +30,7 @@ def invite(
     config: LoRAConfig,
     sources: Sequence[object],
     general: Sequence[Dialogue],
+    weights: Sequence[float] | None = None,
 ) -> None:
     """Called by rank 0 right before `finetune` with the same arguments; does nothing where it is alone."""
     if group.size == 1:
@@ -43,6 +44,7 @@ def invite(
             "dialogues": [d.to_messages() for d in dialogues],
             "config": dataclasses.asdict(config),
             "sources": list(sources),
+            "weights": None if weights is None else list(weights),
             "general": [d.to_messages() for d in general],
         }
     )
@@ -63,6 +65,7 @@ def assist(group: Group) -> TrainingReport:
         LoRAConfig(**invited["config"]),
         _NOWHERE,
         sources=invited["sources"],
+        weights=invited["weights"],
         general=[Dialogue.from_messages(messages) for messages in invited["general"]],
         states=_NOWHERE,
         group=group,

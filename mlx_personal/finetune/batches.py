@@ -29,6 +29,7 @@ class Batch:
         pieces: in the packed case what stands where; their `row` counts within `rows`.
         places: int32 [N], indices into the flattened inputs.
         targets: int32 [N], the token that follows each.
+        weights: float32 [N], how much each counts.
     """
 
     rows: tuple[int, ...]
@@ -36,6 +37,7 @@ class Batch:
     pieces: tuple[Piece, ...] | None
     places: np.ndarray
     targets: np.ndarray
+    weights: np.ndarray
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -80,7 +82,8 @@ def collate(rows: Sequence[Row], chosen: Sequence[int], shape: Shape, share: boo
             inputs[i, : len(row)] = row.inputs
         places = np.concatenate([i * width + np.flatnonzero(row.is_target) for i, row in enumerate(members)])
         targets = np.concatenate([row.targets[row.is_target] for row in members])
-        return Batch(tuple(chosen), inputs, None, places.astype(np.int32), targets)
+        weights = _repeated(members, [int(row.is_target.sum()) for row in members])
+        return Batch(tuple(chosen), inputs, None, places.astype(np.int32), targets, weights)
     pieces = tuple(arrange([row.inputs for row in members], [row.prompt if share else 0 for row in members]))
     at, found_places, found_targets = 0, [], []
     for piece in pieces:
@@ -91,5 +94,15 @@ def collate(rows: Sequence[Row], chosen: Sequence[int], shape: Shape, share: boo
         at += len(piece)
     flat = np.concatenate([members[p.row].inputs[p.start : p.stop] for p in pieces])
     return Batch(
-        tuple(chosen), flat[None], pieces, np.concatenate(found_places).astype(np.int32), np.concatenate(found_targets)
+        tuple(chosen),
+        flat[None],
+        pieces,
+        np.concatenate(found_places).astype(np.int32),
+        np.concatenate(found_targets),
+        _repeated([members[piece.row] for piece in pieces], [len(found) for found in found_targets]),
     )
+
+
+def _repeated(rows: Sequence[Row], counts: Sequence[int]) -> np.ndarray:
+    """Each row's weight, for so many of its targets."""
+    return np.repeat(np.array([row.weight for row in rows], np.float32), counts)

@@ -19,7 +19,7 @@ from mlx_personal.finetune.memory import Plan
 from mlx_personal.finetune.network import Network
 from mlx_personal.finetune.objective import Loss, Weights, fast_loss, layout_of, plain_loss
 from mlx_personal.finetune.packing import longest_sequence
-from mlx_personal.finetune.rows import Row
+from mlx_personal.finetune.rows import Row, target_weight
 
 
 class Computing:
@@ -69,7 +69,7 @@ class Computing:
         self._lm.read()
 
     def gradient(self, weights: Weights, chosen: Sequence[int], seed: Sequence[int]) -> tuple[mx.array, Weights]:
-        """Sums over the targets of these rows: of their cross entropies, and its gradient by the weights.
+        """The weighted sum of the cross entropies at these rows' targets, and its gradient by the adapter's weights.
 
         The same `seed`, the same dropout.
         """
@@ -85,17 +85,16 @@ class Computing:
         return found or (mx.array(0.0), tree_map(mx.zeros_like, weights))
 
     def loss(self, weights: Weights, chosen: Sequence[int]) -> float:
-        """The mean cross entropy over the targets of these rows, without dropout."""
-        total, targets = 0.0, 0
+        """The weighted mean of the cross entropies at the targets of these rows, without dropout."""
+        total = 0.0
         self._lm.model.eval()
         try:
             for batch in self._batches(chosen, share=True):
                 with self._network.rows(layout_of(batch)):
                     total += float(self._loss(weights, batch))
-                targets += len(batch.targets)
         finally:
             self._lm.model.train()
-        return total / targets
+        return total / target_weight(self._rows[row] for row in chosen)
 
     def _batches(self, chosen: Sequence[int], share: bool) -> Iterator[Batch]:
         for part in parts(chosen, self._lengths, min(self._plan.batch_tokens, self._longest), self._shape):

@@ -30,13 +30,17 @@ def prepare_data(
     config: LoRAConfig,
     sources: Sequence[object] | None = None,
     general: Sequence[Dialogue] = (),
+    weights: Sequence[float] | None = None,
 ) -> PreparedData:
     """Rows of the dialogues, as `finetune` takes them; UserError if there is nothing to learn."""
     longest = min(config.max_tokens, lm.context_length)
     origins = list(range(len(dialogues))) if sources is None else list(sources)
+    weights = [1.0] * len(dialogues) if weights is None else weights
     chosen = _set_aside(origins, config)
-    learnt = make_rows(lm, (d for d, o in zip(dialogues, origins, strict=True) if o not in chosen), longest)
-    validation = make_rows(lm, (d for d, o in zip(dialogues, origins, strict=True) if o in chosen), longest)
+    given = list(zip(dialogues, origins, weights, strict=True))
+    kept = [(dialogue, weight) for dialogue, origin, weight in given if origin not in chosen]
+    learnt = make_rows(lm, [dialogue for dialogue, _ in kept], longest, [weight for _, weight in kept])
+    validation = make_rows(lm, [dialogue for dialogue, origin, _ in given if origin in chosen], longest)
     if not learnt.rows:
         raise UserError(
             f"nothing to train on: {learnt.dropped} rows have no target, or none that fits into {longest} tokens",

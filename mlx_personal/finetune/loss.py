@@ -18,22 +18,25 @@ from mlx_personal.backend.exponential import softmax
 CHUNK_BYTES = 16 * 2**20
 
 
-def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array) -> mx.array:
-    """Sum of the cross entropies at N targets, in float32.
+def summed_cross_entropy(
+    logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array, weights: mx.array
+) -> mx.array:
+    """Weighted sum of the cross entropies at N targets, in float32.
 
     Args:
-        logits: from [1, n, D] to [1, n, V]; without trainable parameters.
+        logits: from [1, n, D] to [1, n, V], each place alone; without trainable parameters.
         hidden: [1, N, D].
         targets: int [N].
+        weights: float32 [N], how much each counts.
     """
     # The shape alone: nothing is computed.
     chunk = max(16, CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
 
     def chunk_loss(hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         projected = logits(hidden).squeeze(0).astype(mx.float32)
-        loss, slope = _loss_and_slope(projected, targets)
+        losses, slope = _losses_and_slope(projected, targets)
         # Its gradient by `projected` is the slope; the sum itself is never computed.
-        return (projected * mx.stop_gradient(slope)).sum(), loss
+        return (projected * mx.stop_gradient(slope)).sum(), losses
 
     @mx.custom_function
     def total(hidden: mx.array) -> tuple[mx.array, mx.array]:
@@ -45,9 +48,10 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
             if slopes:
                 # One chunk after the other: MLX would compute them side by side, and hold them all.
                 own = mx.depends(own, [slopes[-1], losses[-1]])
-            (_, loss), slope = mx.value_and_grad(chunk_loss)(own, targets[part])
-            losses.append(loss)
-            slopes.append(slope)
+            (_, of_targets), slope = mx.value_and_grad(chunk_loss)(own, targets[part])
+            losses.append((of_targets * weights[part]).sum())
+            # A place's gradient is as much larger as its loss: this is narrower than the logits' would be.
+            slopes.append((slope * weights[part, None]).astype(slope.dtype))
         return mx.stack(losses).sum(), mx.concatenate(slopes, axis=1)
 
     @total.vjp
@@ -60,10 +64,10 @@ def summed_cross_entropy(logits: Callable[[mx.array], mx.array], hidden: mx.arra
     return loss
 
 
-def _loss_and_slope(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    """The summed cross entropy of float32 logits [n, V], and its gradient by them: softmax, less 1 at the target."""
+def _losses_and_slope(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Cross entropies [n] of float32 logits [n, V], and their sum's gradient by them: softmax, less 1 at the target."""
     places = targets[:, None]
     shares, log_sum = softmax(logits)
-    loss = log_sum - mx.take_along_axis(logits, places, axis=-1)[:, 0]
+    losses = log_sum - mx.take_along_axis(logits, places, axis=-1)[:, 0]
     at_target = mx.take_along_axis(shares, places, axis=-1)
-    return loss.sum(), mx.put_along_axis(shares, places, at_target - 1, axis=-1)
+    return losses, mx.put_along_axis(shares, places, at_target - 1, axis=-1)

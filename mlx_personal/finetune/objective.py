@@ -24,7 +24,9 @@ Loss = Callable[[Weights, Batch], mx.array]
 
 
 def fast_loss(network: Network, states_of: Callable[[Batch], mx.array] | None) -> Loss:
-    """The summed cross entropy at a batch's targets, from `states_of` the batch on; None computes all blocks.
+    """The weighted sum of the cross entropies at a batch's targets, from `states_of` the batch on.
+
+    None instead of `states_of` computes all blocks.
 
     `network` must be opened, and the batch's `layout_of` be set with `network.rows` around the gradient.
     """
@@ -34,7 +36,7 @@ def fast_loss(network: Network, states_of: Callable[[Batch], mx.array] | None) -
         kind = (network.frozen_states(layout_of(batch)) if states is None else states).dtype
         network.model.update(_used_as(weights, kind))
         hidden = network.hidden_at(mx.array(batch.inputs), states, batch.places)
-        return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets))
+        return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.weights))
 
     return loss
 
@@ -46,7 +48,7 @@ def plain_loss(model: nn.Module) -> Loss:
         model.update(weights)
         logits = model(mx.array(batch.inputs)).astype(mx.float32)
         at_places = logits.reshape(-1, logits.shape[-1])[mx.array(batch.places)]
-        return nn.losses.cross_entropy(at_places, mx.array(batch.targets)).sum()
+        return (nn.losses.cross_entropy(at_places, mx.array(batch.targets)) * mx.array(batch.weights)).sum()
 
     return loss
 

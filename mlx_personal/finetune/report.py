@@ -13,7 +13,7 @@ class Step:
     Args:
         number: from 1 to `steps`.
         epoch: from 1.
-        loss: mean cross entropy over the step's targets, before the step.
+        loss: weighted mean cross entropy over the step's targets, before the step.
         learning_rate: that it was done with.
         target_tokens: how many targets it had.
         seconds: it took.
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training did. Losses are mean cross entropies a target token.
+    """What a training did. Losses are mean cross entropies a target token, each counted by its row's weight.
 
     Args:
         rows: trained on in each epoch, replayed general ones included; `replayed_rows` are those.

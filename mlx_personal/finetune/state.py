@@ -24,7 +24,7 @@ RESTART_HINT: Final = "to drop that training and begin anew: mlx-personal train 
 
 _KEPT: Final = 2
 # What arrays and facts a training saves; to be raised with every change of them.
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 _NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
 # What MLX and the standard library raise over bytes that are not a state; MLX reports bad JSON and bad offsets so.
 _DAMAGE: Final = (RuntimeError, ValueError, KeyError, TypeError)
@@ -134,7 +134,7 @@ class Identity:
 
     Args:
         base: the base model's fingerprint.
-        rows: a hash of the training rows, in order.
+        rows: a hash of the training rows and their weights, in order.
         settings: those that decide the result, by name.
         environment: what only the last bits depend on: versions, thread count, device.
     """

@@ -39,6 +39,7 @@ def finetune(
     metadata: Mapping[str, object] | None = None,
     *,
     sources: Sequence[object] | None = None,
+    weights: Sequence[float] | None = None,
     general: Sequence[Dialogue] = (),
     states: Path | None = None,
     group: Group | None = None,
@@ -50,6 +51,9 @@ def finetune(
         folder: must not exist yet, or be empty.
         metadata: goes into its `adapter_config.json` beside what mlx-lm reads.
         sources: what each dialogue comes from: one set aside for validation takes those of its source with it.
+        weights: how much each dialogue's targets count in the loss, above 0, by default 1: a step's loss is their
+            weighted mean, so that written data can count less than real (this project's design). Dialogues that are
+            set aside for validation weigh 1, and so do general ones.
         general: dialogues of no owner, half of them to measure forgetting by, the others to replay.
         states: folder in which the state of the training is kept as it goes. If one of the same training is there, it
             goes on from it; a finished training leaves none.
@@ -61,9 +65,10 @@ def finetune(
 
     UserError if no dialogue has anything to learn, if the disk refuses, or if a state belongs to another training;
     DivergedError, and no state is left, if the loss stops being a number; InterruptedTrainingError when asked to stop.
+    ValueError where weights make no sense, or there is not one for each dialogue.
     """
     lm.detach_adapter()
-    prepared = prepare_data(lm, dialogues, config, sources, general)
+    prepared = prepare_data(lm, dialogues, config, sources, general, weights)
     data, group = prepared.data, group or Group()
     plan = plan_for(lm, data, config)
     resumable = None if states is None else Resumable(states, _identity(lm, data, config, group))
@@ -101,6 +106,7 @@ def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: 
             digest.update(len(row).to_bytes(8, "little"))
             for part in (row.inputs, row.targets, row.is_target):
                 digest.update(np.ascontiguousarray(part).tobytes())
+            digest.update(np.float64(row.weight).tobytes())
     without_effect = ("save_every", "forgetting", "general")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without_effect}
     environment = {

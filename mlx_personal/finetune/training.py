@@ -25,15 +25,16 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_personal.backend import LanguageModel
 from mlx_personal.errors import StoppedError, UserError
 from mlx_personal.finetune import batches, state
+from mlx_personal.finetune.choices import choose_way_once
 from mlx_personal.finetune.computing import Computing
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.distributed import Group
-from mlx_personal.finetune.exactness import WAYS, Choice, Way, choose_way
+from mlx_personal.finetune.exactness import WAYS, Choice, Way
 from mlx_personal.finetune.flat import Flattening
 from mlx_personal.finetune.interruption import stopping
 from mlx_personal.finetune.memory import Plan
 from mlx_personal.finetune.report import Step, TrainingReport
-from mlx_personal.finetune.rows import TrainingData, target_tokens
+from mlx_personal.finetune.rows import TrainingData, target_tokens, target_weight
 from mlx_personal.finetune.schedule import Patience, Schedule
 
 Order = Callable[[int], Sequence[Sequence[int]]]
@@ -137,7 +138,7 @@ class _Training:
         saved = self._saved()
         rows = [*self.learnt, *self.data.validation, *self.data.general]
         lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
-        self.way, way_reason = self._agreed_way(choose_way(lm, rows))
+        self.way, way_reason = self._agreed_way(choose_way_once(lm, self.config, rows))
         if saved is not None and saved.facts["way"] != self.way:
             what = f"cannot resume: this training was computed {saved.facts['way']}, and here {self.way} is exact"
             raise UserError(what, hint=state.RESTART_HINT)
@@ -196,19 +197,19 @@ class _Training:
         # In one array, which travels at once.
         own = mx.concatenate([mx.stack([loss, mx.array(float(stop_asked))]), self.flattening.flat(slope)])
         summed = self.group.sum(own)
-        targets = target_tokens(self.learnt[row] for row in chosen)
-        gradient = summed[2:] / targets
+        weight = target_weight(self.learnt[row] for row in chosen)
+        gradient = summed[2:] / weight
         self.weights = self.optimizer.apply_gradients({"weights": gradient}, {"weights": self.weights})["weights"]
         # What comes out of the last step is in no loss any more.
         sizes = mx.linalg.norm(gradient), mx.linalg.norm(self.weights)
         mx.eval(self.weights, self.optimizer.state, sizes, summed)
-        mean = float(summed[0]) / targets
+        mean = float(summed[0]) / weight
         for what, value in (("loss", mean), ("gradient", float(sizes[0])), ("adapter", float(sizes[1]))):
             if not math.isfinite(value):
                 where = f"the {what} became {value} at step {number} of {len(self.steps)}"
                 raise DivergedError(f"training failed, {where}", hint="lower the learning rate")
         self.losses.append(mean)
-        self.targets.append(targets)
+        self.targets.append(target_tokens(self.learnt[row] for row in chosen))
         return float(summed[1]) > 0
 
     def _look(self, computing: Computing) -> None:
@@ -318,8 +319,9 @@ class _Training:
         for epoch in range(epochs):
             of_epoch = [i for i in range(done) if self.steps[i][0] == epoch]
             epoch_ends.append(of_epoch[-1] + 1)
-            total = sum(self.losses[i] * self.targets[i] for i in of_epoch)
-            epoch_losses.append(total / sum(self.targets[i] for i in of_epoch))
+            weights = [target_weight(self.learnt[row] for row in self.steps[i][1]) for i in of_epoch]
+            total = sum(self.losses[i] * weight for i, weight in zip(of_epoch, weights, strict=True))
+            epoch_losses.append(total / sum(weights))
         return TrainingReport(
             rows=len(self.learnt),
             replayed_rows=len(self.data.replay),
