@@ -110,14 +110,15 @@ def _tokens(
     # The longest first, so that they do not end alone; equal prompts side by side.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - max_tokens[i], prompts[i], i))
     waiting = [_Row(i, list(prompts[i]), max_tokens[i], _draws(seed, i, max_tokens[i], temperature)) for i in order]
-    prefix = _Prefix(model, prompts)
+    prefix = Prefix(model, prompts)
     batch = _Batch(model, temperature)
     most = max(1, min(_FIRST_ROWS, _FIRST_TOKENS // (len(waiting[0].prompt) + waiting[0].limit)))
     while waiting or batch.rows:
         room = most - len(batch.rows)
         if waiting and room * _SLACK >= most:
             rows, waiting = waiting[:room], waiting[room:]
-            batch.extend(*prefix.read(rows))
+            caches, places = prefix.read([row.prompt for row in rows])
+            batch.extend(caches, [rows[place] for place in places])
             most = batch.most_rows()
             if not waiting:
                 prefix.forget()
@@ -137,7 +138,7 @@ def _draws(seed: int, index: int, count: int, temperature: float) -> np.ndarray:
     return (np.random.default_rng([index, seed]).integers(_DRAWS, size=count) / _DRAWS).astype(np.float32)
 
 
-class _Prefix:
+class Prefix:
     """The caches of what all prompts begin with, their last tokens left out, from which each of them is read."""
 
     def __init__(self, model: nn.Module, prompts: Sequence[list[int]]):
@@ -154,11 +155,11 @@ class _Prefix:
         """Frees the memory; nothing can be read any more."""
         self._caches = []
 
-    def read(self, rows: Sequence[_Row]) -> tuple[list[Any], list[_Row]]:
-        """Caches of these rows' prompts but for the last token of each, and the rows in the caches' order."""
-        asked: dict[tuple[int, ...], list[_Row]] = {}
-        for row in rows:
-            asked.setdefault(tuple(row.prompt), []).append(row)
+    def read(self, prompts: Sequence[list[int]]) -> tuple[list[Any], list[int]]:
+        """Caches of some of the prompts but for the last token of each; their places here, in the caches' order."""
+        asked: dict[tuple[int, ...], list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            asked.setdefault(tuple(prompt), []).append(number)
         distinct = sorted(asked, key=len, reverse=True)
         found: list[Any] = []
         for group in _groups([len(prompt) - 1 - self._length for prompt in distinct], self._pads):
@@ -166,7 +167,7 @@ class _Prefix:
             for cache in read:
                 cache.filter([place for place, i in enumerate(group) for _ in asked[distinct[i]]])
             found = _joined(found, read)
-        return found, [row for prompt in distinct for row in asked[prompt]]
+        return found, [number for prompt in distinct for number in asked[prompt]]
 
     def _read(self, suffixes: Sequence[list[int]]) -> list[Any]:
         caches = [_copies(cache, len(suffixes)) for cache in self._caches]

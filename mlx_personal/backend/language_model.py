@@ -23,7 +23,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import _download, hf_repo_to_path, load_model
 
-from mlx_personal.backend import generation
+from mlx_personal.backend import choosing, generation
 from mlx_personal.backend.chat_format import ChatFormat
 from mlx_personal.backend.device import prepare
 from mlx_personal.backend.fast import fast
@@ -118,6 +118,25 @@ class LanguageModel:
         """The answer to one prompt, piece by piece; together what `generate` gives, outer spaces aside."""
         fitting = self._fitting(prompt, max_tokens)
         return generation.stream(self.model, self.tokenizer, fitting, max_tokens, temperature, seed)
+
+    def log_likelihoods(self, prompt_tokens: list[int], options: Sequence[str]) -> np.ndarray:
+        """The log-likelihood of each of L options as the whole answer to a prompt, float64 [L], in nats.
+
+        See `log_likelihoods_of_each`.
+        """
+        return self.log_likelihoods_of_each([prompt_tokens], options)[0]
+
+    def log_likelihoods_of_each(self, prompts: Sequence[list[int]], options: Sequence[str]) -> np.ndarray:
+        """The log-likelihood of each of L options as the whole answer to each of N prompts, float64 [N, L], in nats.
+
+        An answer is its tokens and the end token behind them, so that one which another begins with is not preferred.
+        A prompt that leaves no room for the longest option loses its oldest tokens. ValueError for an empty option.
+        """
+        if not all(option.strip() for option in options):
+            raise ValueError("an empty option")
+        answers = [[*self.text_tokens(option), self.format.end_token()] for option in options]
+        longest = max(map(len, answers), default=0)
+        return choosing.log_likelihoods(self.model, [self._fitting(prompt, longest) for prompt in prompts], answers)
 
     def attach_adapter(self, folder: Path) -> None:
         """Answers with the LoRA adapter in `folder` (mlx-lm's format) from now on.

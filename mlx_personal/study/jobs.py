@@ -7,7 +7,6 @@ may run on any machine that has the package and sees the model's folder.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_personal.backend import LanguageModel, load_language_model
+from mlx_personal.backend import LanguageModel
+from mlx_personal.backend.kept import kept_model
 from mlx_personal.backend.machine import machine
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts, words
 from mlx_personal.embedding import HiddenStateEmbedder
@@ -41,7 +41,7 @@ class Embed:
 
 def embed(job: Embed) -> tuple[np.ndarray, dict[str, list[float]]]:
     """Vectors float32 [N, D], and EOE [N] by estimator."""
-    found = HiddenStateEmbedder(_model(job.model)).embed(job.texts)
+    found = HiddenStateEmbedder(kept_model(job.model)).embed(job.texts)
     states = [embedding.states for embedding in found]
     return np.stack([e.vector for e in found]), {name: entropies_of_embedding(states, name) for name in ESTIMATORS}
 
@@ -63,7 +63,7 @@ def write(job: Write) -> list[tuple[str, list[Dialogue], dict[str, int]]]:
     One dialogue at a time, each with a seed of its own, so that what is written of it does not hang on which others are
     wanted: the same cell gets the same sets, whatever ran before.
     """
-    lm = _model(job.model)
+    lm = kept_model(job.model)
     if job.writer is not None:
         lm.attach_adapter(Path(job.writer))
     try:
@@ -106,7 +106,7 @@ def run(job: Run) -> dict[str, Any]:
     """The cell's result, as JSON has it: for each checkpoint what was learnt, how long it took and the ROUGE of each
     evaluation dialogue; for the last one how likely it finds the preferred answers and the general dialogues."""
     start = time.perf_counter()
-    lm, config = _model(job.model), dataclasses.replace(job.cell.training, seed=job.cell.seed)
+    lm, config = kept_model(job.model), dataclasses.replace(job.cell.training, seed=job.cell.seed)
     checkpoints: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         adapter: Path | None = None
@@ -163,8 +163,3 @@ def _likelihoods(lm: LanguageModel, job: Run) -> dict[str, Any]:
         "general_nats": [round(loss.nats, 4) for loss in general],
         "general_tokens": [loss.tokens for loss in general],
     }
-
-
-@functools.lru_cache(maxsize=1)
-def _model(path: str) -> LanguageModel:
-    return load_language_model(path)
