@@ -37,6 +37,18 @@ class TrainingTrigger:
 
 
 @dataclass(frozen=True)
+class MixtureConfig:
+    """What a training is mixed of. `synthetic_weight`: how much a synthetic set counts in its loss, where an annotated
+    dialogue counts 1."""
+
+    synthetic_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.synthetic_weight <= 1:
+            raise ValueError(f"synthetic_weight is {self.synthetic_weight}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a profile."""
 
@@ -46,6 +58,7 @@ class Config:
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     finetune: LoRAConfig = field(default_factory=LoRAConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     trigger: TrainingTrigger = field(default_factory=TrainingTrigger)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)

@@ -16,7 +16,20 @@ from pathlib import Path
 import click
 
 import mlx_personal
-from mlx_personal.cli import adapters, benchmark, chat, demo, doctor, learn, profile, review, stream, study
+from mlx_personal.cli import (
+    adapters,
+    augment,
+    benchmark,
+    chat,
+    demo,
+    doctor,
+    lamp,
+    learn,
+    profile,
+    review,
+    stream,
+    study,
+)
 from mlx_personal.cli.answer import Cli
 from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
 from mlx_personal.store.home import Home
@@ -29,6 +42,7 @@ _COMMANDS = (
     stream.lexicon,
     review.review,
     learn.synthesize,
+    augment.augment,
     learn.train,
     learn.evaluate,
     chat.chat,
@@ -37,6 +51,7 @@ _COMMANDS = (
     demo.demo,
     benchmark.benchmark,
     study.study,
+    lamp.lamp,
     doctor.doctor,
 )
 

@@ -274,7 +274,8 @@ class Personalizer:
         # A run that has not finished has no adapter: what lies there was written right before an interruption.
         shutil.rmtree(folder, ignore_errors=True)
         provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
-        invite(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
+        weights = [1.0 if s is None else self.config.mixture.synthetic_weight for _, s in learnt.sources]
+        invite(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general, weights)
         with self._timed("finetune"):
             report = finetune(
                 lm,
@@ -284,6 +285,7 @@ class Personalizer:
                 on_step,
                 provenance,
                 sources=learnt.annotations,
+                weights=weights,
                 general=general,
                 states=states,
                 group=group,

@@ -1,0 +1,307 @@
+"""Runs all users of a task: what a server is asked first, for all of them, then each user as one independent job.
+
+A user's methods that are in the records already are not done again. The base model is loaded once a process; adapters
+are made and swapped in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_personal import cluster
+from mlx_personal.collaboration.answers import SCHEMA as ANSWERS
+from mlx_personal.collaboration.answers import Answers
+from mlx_personal.collaboration.asking import ask
+from mlx_personal.collaboration.consent import Consent
+from mlx_personal.collaboration.ledger import Ledger
+from mlx_personal.collaboration.prompting import Request
+from mlx_personal.collaboration.server import Server
+from mlx_personal.lamp import jobs
+from mlx_personal.lamp.jobs import Prompts, Work
+from mlx_personal.lamp.methods import Method
+from mlx_personal.lamp.predictions import Outputs, write_outputs
+from mlx_personal.lamp.reading import Counts, User
+from mlx_personal.lamp.records import Records, Result
+from mlx_personal.lamp.settings import PROTOCOL, RunConfig, digest
+from mlx_personal.lamp.tasks import LampTask
+from mlx_personal.store.database import Database
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is run on.
+
+    Args:
+        task: of all users; `name`: what the file of golds calls it.
+        users: reads the users, from the first one at each call.
+        counts: of a reading of them all.
+        model: the base's folder, its `fingerprint`, and `model_name`, what it was asked for by.
+    """
+
+    task: LampTask
+    name: str
+    users: Callable[[], Iterator[User]]
+    counts: Counts
+    model: str
+    fingerprint: str
+    model_name: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`stage`: what is done now; `done` of `total` of it; `remaining`: seconds this stage will take, None as long as
+    nothing tells."""
+
+    stage: str
+    done: int
+    total: int
+    remaining: float | None
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Args:
+        setting: under which its results are kept.
+        found, ran: results that were there, and that were made.
+        failed: (user, why) of jobs that failed.
+        unanswered: results that were left out, since the server did not answer all that they need; `message` says why.
+        server_tokens: that all of the run's requests have cost.
+        counts: of the files.
+    """
+
+    setting: str
+    counts: Counts
+    found: int = 0
+    ran: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    unanswered: int = 0
+    message: str | None = None
+    server_tokens: int = 0
+
+
+def run(
+    records: Records,
+    source: Source,
+    methods: Sequence[Method],
+    config: RunConfig,
+    server: Server | None = None,
+    *,
+    token_budget: int | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Does what `records` lacks, keeps each user's results as they come, and writes the predictions of every method to
+    `predictions/` in the records' folder, in LaMP's form.
+
+    Args:
+        server: asked with the consent that is on record in the records' folder; None: synthetic records are written
+            by the base model itself, and no method may be `cloud`.
+        token_budget: most tokens that the server may cost.
+        workers, ray: as `cluster.run` has them.
+        tell: called with the progress.
+
+    A user whose job fails does not stop the others. UserError where there is no consent, or the server refuses.
+    """
+    facts = {
+        "protocol": PROTOCOL,
+        "task": source.task.name,
+        "model": source.fingerprint,
+        "model_name": source.model_name,
+        "config": config.to_json(),
+        "server": None if server is None else {"model": server.model, "temperature": server.temperature},
+    }
+    run_ = _Run(records, source, methods, config, server, digest(facts), workers, ray, tell)
+    records.add_setting(run_.setting, {**facts, "file_task": source.name})
+    outcome = run_.run(token_budget)
+    _write_predictions(records, source, run_.setting)
+    return outcome
+
+
+class _Run:
+    def __init__(
+        self,
+        records: Records,
+        source: Source,
+        methods: Sequence[Method],
+        config: RunConfig,
+        server: Server | None,
+        setting: str,
+        workers: int | None,
+        ray: str | None,
+        tell: Callable[[Progress], None],
+    ):
+        self._records, self._source, self._methods, self._config = records, source, methods, config
+        self._server, self.setting = server, setting
+        self._workers, self._ray, self._tell = workers, ray, tell
+        self._outcome = Outcome(setting, source.counts)
+        self._known: dict[str, tuple[int, User]] = {}  # a job's place and user
+
+    def run(self, token_budget: int | None) -> Outcome:
+        missing: dict[int, tuple[Method, ...]] = {}
+        for place, user in enumerate(self._source.users()):
+            lacking = tuple(m for m in self._methods if not self._records.has(self._key(user, m.name)))
+            self._outcome.found += len(self._methods) - len(lacking)
+            if lacking:
+                missing[place] = lacking
+        asked = self._asked(missing, token_budget)
+        works = self._works(missing, asked)
+        for done in self._done(jobs.perform, works, "users", len(missing)):
+            place, user = self._known[done.key]
+            if done.error is not None:
+                self._outcome.failed.append((user.id, done.error))
+                continue
+            for name, result in done.result.items():
+                found = Result(self._source.task.name, self.setting, name, user.id, result)
+                self._records.add(self._key(user, name), place, found)
+                self._outcome.ran += 1
+        return self._outcome
+
+    def _key(self, user: User, method: str) -> str:
+        return digest([self.setting, dataclasses.asdict(user), method])
+
+    def _works(self, missing: Mapping[int, tuple[Method, ...]], asked: Mapping[int, _Said]) -> Iterator[cluster.Job]:
+        """Each user's job as there is room for it; what lacks an answer of the server's is left for another run."""
+        for place, user in enumerate(self._source.users()):
+            methods = missing.get(place, ())
+            said = asked.get(place)
+            if self._server is not None:
+                whole = tuple(m for m in methods if not _asks(m) or (said is not None and said.whole(m)))
+                self._outcome.unanswered += len(methods) - len(whole)
+                methods = whole
+            if methods:
+                self._known[str(place)] = (place, user)
+                work = Work(self._source.model, self._source.task.name, user, methods, self._config)
+                yield cluster.Job(str(place), work if said is None else said.put_into(work))
+
+    def _asked(self, missing: Mapping[int, tuple[Method, ...]], token_budget: int | None) -> dict[int, _Said]:
+        """What the server says to all that the missing results need of it, by the user's place."""
+        needing = {place: needed for place, ms in missing.items() if (needed := tuple(m for m in ms if _asks(m)))}
+        if self._server is None or not needing:
+            return {}
+        Consent(self._records.folder).require(self._server.url, self._server.model, self._records.folder)
+        works = (
+            cluster.Job(
+                str(place), Work(self._source.model, self._source.task.name, user, needing[place], self._config)
+            )
+            for place, user in enumerate(self._source.users())
+            if place in needing
+        )
+        said: dict[int, _Said] = {}
+        for done in self._done(jobs.prompts, works, "prompts", len(needing)):
+            if done.error is None:
+                said[int(done.key)] = _Said(done.result)
+            else:
+                self._outcome.failed.append((f"user {int(done.key) + 1}", done.error))
+        self._ask(said, token_budget)
+        return said
+
+    def _ask(self, said: Mapping[int, _Said], token_budget: int | None) -> None:
+        assert self._server is not None
+        # Queries are answered without chance, and no longer than the device may.
+        exact = dataclasses.replace(self._server, temperature=0.0, max_tokens=self._config.answer_tokens)
+        with contextlib.ExitStack() as open_:
+            answers = Answers(open_.enter_context(_database(self._records.folder / "answers")))
+            ledger = open_.enter_context(Ledger(self._records.folder))
+
+            def asked(
+                stage: str, server: Server, requests: Sequence[Request]
+            ) -> tuple[Sequence[str | None], float, bool]:
+                """The answers, the seconds that each took, and whether some are missing for another reason than the
+                budget: another run may bring them."""
+                start, spent = time.perf_counter(), self._outcome.server_tokens
+                found = ask(
+                    requests,
+                    server,
+                    answers,
+                    ledger,
+                    token_budget=None if token_budget is None else token_budget - spent,
+                    on_progress=lambda done, total: self._tell(Progress(stage, done, total, None)),
+                )
+                self._outcome.server_tokens += found.tokens
+                self._outcome.message = self._outcome.message or found.message
+                seconds = (time.perf_counter() - start) / max(found.new, 1)
+                return found.answers, seconds, bool(found.failed or found.left)
+
+            written = [(place, r) for place in sorted(said) for r in said[place].requests]
+            texts, _, waits = asked("synthetic records", self._server, [r for _, r in written])
+            for (place, _), text in zip(written, texts, strict=True):
+                said[place].written.append(text)
+                said[place].waits = waits
+            queries = [
+                (place, n, r) for place in sorted(said) for n, rs in said[place].prompts.cloud.items() for r in rs
+            ]
+            texts, seconds, _ = asked("cloud answers", exact, [r for *_, r in queries])
+            for (place, name, _), text in zip(queries, texts, strict=True):
+                said[place].cloud.setdefault(name, []).append(text)
+                said[place].seconds[name] = seconds
+
+    def _done(
+        self, function: Callable[[Work], Any], works: Iterator[cluster.Job], stage: str, total: int
+    ) -> Iterator[cluster.Done]:
+        start = time.perf_counter()
+        if total:
+            self._tell(Progress(stage, 0, total, None))
+        for number, done in enumerate(cluster.run(function, works, self._workers, self._ray), 1):
+            yield done
+            remaining = (time.perf_counter() - start) / number * (total - number)
+            self._tell(Progress(stage, number, total, remaining))
+
+
+@dataclass
+class _Said:
+    """What a server was asked for one user, and its answers, None where there is none; `waits`: synthetic records that
+    are missing may still come."""
+
+    prompts: Prompts
+    written: list[str | None] = field(default_factory=list)
+    cloud: dict[str, list[str | None]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    waits: bool = False
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        return () if self.prompts.prepared is None else self.prompts.prepared.requests
+
+    def whole(self, method: Method) -> bool:
+        """Whether all is answered that a method needs: each query, and as many synthetic records as the budget let."""
+        return (
+            None not in self.cloud.get(method.name, []) if method.cloud else not (self.waits and None in self.written)
+        )
+
+    def put_into(self, work: Work) -> Work:
+        cloud = {name: [text or "" for text in texts] for name, texts in self.cloud.items()}
+        return dataclasses.replace(
+            work, prepared=self.prompts.prepared, written=self.written, cloud=cloud, seconds=self.seconds
+        )
+
+
+def _asks(method: Method) -> bool:
+    return method.cloud or method.learns == "augmented"
+
+
+@contextlib.contextmanager
+def _database(folder: Path) -> Iterator[Database]:
+    """The server's answers, in a folder of their own, since a folder has one lock."""
+    database = Database(folder, write=True, schema=ANSWERS)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _write_predictions(records: Records, source: Source, setting: str) -> None:
+    by_method: dict[str, dict[str, str]] = {}
+    for found in records.results(setting):
+        by_method.setdefault(found.method, {}).update(found.result["predictions"])
+    for method, predictions in by_method.items():
+        path = records.folder / "predictions" / f"{method.replace(':', '-')}.json"
+        write_outputs(path, Outputs(source.name, predictions))
