@@ -1,0 +1,172 @@
+"""CDCDA-PLM on the LaMP world, by the number of records a user has: a student is the device, a teacher the cloud.
+
+    python scripts/run_lamp_world.py --student STUDENT --teacher TEACHER --work WORK --out RESULTS
+        [--task 2M 4] [--records 1 2 4 8] [--users 40] [--queries 10] [--synthetic 16] [--methods NAME,...]
+
+The models are made by scripts/write_lamp_world.py and scripts/pretrain_model.py. The teacher answers behind mlx-lm's
+own server on 127.0.0.1, the student is adapted and answers without it. RESULTS gets curve.json, curve.svg and
+report.md; what was computed is kept in WORK, so the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx_personal
+
+# isort: split
+import mlx.core as mx
+from write_lamp_world import write_users
+
+from mlx_personal.collaboration.consent import Consent
+from mlx_personal.collaboration.server import Server
+from mlx_personal.collaboration.settings import AugmentConfig
+from mlx_personal.finetune import LoRAConfig
+from mlx_personal.lamp import Progress, Request, run_lamp
+from mlx_personal.lamp.metrics import METRICS
+from mlx_personal.lamp.records import Records
+from mlx_personal.lamp.report import Row, markdown, rows
+from mlx_personal.lamp.settings import RunConfig
+from mlx_personal.lamp.tasks import TASKS
+
+METHODS = "non-personalised,bm25,oppu,cdcda,cloud"
+# A model of under a million parameters learns little at OPPU's 1e-4. Chosen on users of another seed.
+TRAINING = LoRAConfig(learning_rate=3e-3, epochs=8, batch_size=8)
+SERVER_MODEL = "teacher"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--student", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), default=["2M", "4"])
+    parser.add_argument("--records", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--users", type=int, default=40)
+    parser.add_argument("--queries", type=int, default=10)
+    parser.add_argument("--synthetic", type=int, default=16)
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--seed", type=int, default=1, help="of the users")
+    args = parser.parse_args()
+    curves: list[dict[str, Any]] = []
+    tables = []
+    with served(args.teacher, args.work / "teacher") as url:
+        for task in args.task:
+            for records in args.records:
+                folder = args.work / f"LaMP-{task}-{records}-records-seed-{args.seed}"
+                write_users(folder, task, args.users, records, args.queries, args.seed)
+                found = run(folder, task, url, args)
+                tables.append(f"## LaMP-{task}, {records} records a user\n\n{markdown(TASKS[task], found)}")
+                curves += [{"task": task, "records": records, **dataclasses.asdict(row)} for row in found]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "curve.json").write_text(json.dumps(curves, indent=1) + "\n")
+    (args.out / "report.md").write_text("\n".join(tables))
+    draw(curves, args.out / "curve.svg")
+
+
+def run(folder: Path, task: str, url: str, args: argparse.Namespace) -> list[Row]:
+    """All methods on the users in a folder."""
+    server = Server(url, SERVER_MODEL, max_tokens=96)
+    where = folder / "run"
+    Consent(where).grant(url, SERVER_MODEL)
+    name = TASKS[task].files[0]
+    augment = AugmentConfig(k=args.synthetic, synthetic_weight=0.5, training=TRAINING)
+    request = Request(
+        task=task,
+        methods=args.methods.split(","),
+        model=str(args.student),
+        questions=folder / f"{name}_questions.json",
+        outputs=folder / f"{name}_outputs.json",
+        server=server,
+        config=RunConfig(answer_tokens=48, augment=augment),
+    )
+    done = run_lamp(where, request, tell=tell)
+    print(f"LaMP-{task}, {folder.name}: {done.ran} made, {done.found} there, {done.failed or done.message or 'whole'}")
+    with Records(where) as records:
+        return rows(TASKS[task], records.results(done.setting))
+
+
+@contextlib.contextmanager
+def served(model: Path, folder: Path) -> Iterator[str]:
+    """mlx-lm's server with a model, in float32: on a CPU its own half precision is many times as slow."""
+    if not folder.exists():
+        shutil.copytree(model, folder)
+        weights: Any = mx.load(str(model / "model.safetensors"))
+        whole = {name: weight.astype(mx.float32) for name, weight in weights.items()}
+        mx.save_safetensors(str(folder / "model.safetensors"), whole, {"format": "mlx"})
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    # This package first, for its BLAS.
+    start = f"import sys, {mlx_personal.__name__}; from mlx_lm.server import main; sys.exit(main())"
+    # The server knows its model by this name, wherever it lies.
+    command = [sys.executable, "-c", start, "--model", SERVER_MODEL, "--port", str(port), "--log-level", "ERROR"]
+    log = folder.with_suffix(".log").open("w")
+    process = subprocess.Popen(command, cwd=folder.parent, stderr=log)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+def draw(curves: list[dict[str, Any]], path: Path) -> None:
+    """A panel a task: the first metric of each method by the records a user has, with 95 % intervals over users."""
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(point["task"] for point in curves))
+    figure = Figure(figsize=(4.4 * len(tasks), 3.6), layout="constrained")
+    styles = dict(zip(METHODS.split(","), zip("kCCCC", "xs^oD", ["", "1", "0", "3", "2"], strict=True), strict=True))
+    for place, task in enumerate(tasks, 1):
+        axes = figure.add_subplot(1, len(tasks), place)
+        metric = METRICS[TASKS[task].kind][0]
+        for method in dict.fromkeys(point["method"] for point in curves):
+            points = [p for p in curves if p["task"] == task and p["method"] == method]
+            color, marker, number = styles.get(method, ("C", "v", "4"))
+            values = [p["metrics"][metric] for p in points]
+            errors = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
+            records = [p["records"] for p in points]
+            axes.errorbar(
+                records,
+                [v["value"] for v in values],
+                errors,
+                color=color + number,
+                marker=marker,
+                capsize=2,
+                label=method,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(records, [str(r) for r in records])
+        axes.set_xlabel("records a user")
+        axes.set_ylabel(metric)
+        axes.set_title(f"LaMP-{task} of the world")
+    axes.legend(loc="best", fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def tell(progress: Progress) -> None:
+    if progress.done == progress.total or progress.done % 100 == 0:
+        print(f"{progress.stage} {progress.done}/{progress.total}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
