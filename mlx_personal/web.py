@@ -13,6 +13,7 @@ import datetime
 import email.utils
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,9 @@ class Session:
                         raise WebError("the reply does not end", sent=True)
         except TimeoutError:
             raise WebError(f"no reply within {self._timeout:g} s", sent=True) from None
+        except errors.LocalProtocolError:
+            # Its text, which quotes a header, and the error itself go no further.
+            raise WebError("it cannot be sent as it is", sent=False) from None
         except errors.HTTPError as error:
             unsent = (errors.ConnectError, errors.ConnectTimeout, errors.ProxyError)
             raise WebError(_reason(error), sent=not isinstance(error, unsent)) from error
@@ -136,7 +140,8 @@ def check_url(url: str) -> None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    if not host or parts.scheme not in ("http", "https"):
+    # Other characters must be escaped: a host's as `xn--...`, a path's as `%..`.
+    if not host or parts.scheme not in ("http", "https") or not re.fullmatch("[!-~]+", url):
         raise UserError(f"{quoted(url)} is no http or https address", hint="give one like https://example.org/v1")
     if parts.username is not None or parts.password is not None:
         raise UserError("there is a name or a password in the address", host, "take it out")

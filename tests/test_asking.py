@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import email.utils
@@ -162,6 +163,22 @@ def test_an_attempt_that_may_be_billed_counts_against_the_budget(put, fake):
     assert put(some(1), token_budget=3 * most).new == 1
 
 
+def test_an_attempt_that_a_killed_process_waited_for_counts_against_the_budget(put, fake, answers):
+    (request,), server = some(1), Server(fake.url, "m")
+    seen = []
+    fake.look = lambda received: seen.append(answers.charged([server.key(request)]))
+    assert put([request]).tokens == COST
+    assert seen == [server.most_tokens(request)]
+
+
+@pytest.mark.parametrize("status", [500, 401])
+def test_an_attempt_that_is_not_billed_costs_nothing(put, fake, answers, status):
+    fake.always = Fault(status)
+    with contextlib.suppress(UserError):
+        put(some(1))
+    assert fake.received and answers.charged([Server(fake.url, "m").key(some(1)[0])]) == 0
+
+
 def test_a_budget_waits_for_what_is_set_aside():
     async def story():
         budget = Budget(10)
@@ -194,13 +211,13 @@ def test_a_budget_waits_for_what_is_set_aside():
         Fault(body=b'{"choices": [{"message": {"content": 5}}]}'),
         Fault(body=b"\xff"),
         Fault(body=b"[" * 100_000),
-        Fault(delay=0.2),
+        Fault(delay=0.8),
     ],
     ids=str,
 )
 def test_a_fault_that_passes_is_got_over(put, fake, fault):
     fake.misbehave(fault, None, fault, fault)
-    asked = put(some(4), timeout=0.1 if fault.delay else 5.0, concurrency=2)
+    asked = put(some(4), timeout=0.4 if fault.delay else 5.0, concurrency=2)
     assert asked.new == 4 and asked.message is None
     assert len(fake.received) == 7
 
@@ -387,8 +404,10 @@ def test_nothing_is_sent_that_the_ledger_cannot_take(put, fake, ledger, monkeypa
     [
         {"api_key": ""},
         {"api_key": "abc\n"},
+        {"api_key": "abc "},
         {"api_key": "schlüssel"},
         {"model": " "},
+        {"model": "m\udcff"},
         {"temperature": 3},
         {"max_tokens": 0},
         {"tries": 0},
@@ -417,9 +436,11 @@ def test_no_concurrency_is_refused(put):
 def test_answers_are_read_back_by_the_next_run_and_none_is_overwritten(folder):
     answer = Answer("text", "length", 3, 4)
     database = Database(folder, write=True, schema=SCHEMA)
-    Answers(database).add("k", answer, 7)
-    Answers(database).add("k", Answer("other"), 9)
-    Answers(database).add_lost("k", 5)
+    answers = Answers(database)
+    answers.add(answers.begin("k", 50), "k", answer, 7)
+    answers.add(answers.begin("k", 50), "k", Answer("other"), 9)
+    answers.begin("k", 5)
+    answers.not_billed(answers.begin("k", 60))
     database.close()
     database = Database(folder, write=False, schema=SCHEMA)
     assert Answers(database).get("k") == answer

@@ -218,6 +218,14 @@ def test_what_is_redacted_never_leaves_and_is_there_again_in_what_is_kept(folder
     assert not any(secret in ledger for secret in SECRETS)
 
 
+def test_a_label_that_looks_like_a_placeholder_stays_a_label(tiny_model):
+    records = [Record("Write to jo@example.org today", "no"), Record("Buy bread today", "no")]
+    answer = json.dumps({"text": "Write to [EMAIL_1] on Monday about the rent", "answer": "[EMAIL_1]"})
+    prepared = Prepared((Request("ann", 0, "prompt", 0, (0,)),), (0,))
+    made = device.synthetic(tiny_model, Task(labels=("no", "[EMAIL_1]")), records, prepared, [answer], CONFIG)
+    assert made.records == (Record("Write to jo@example.org on Monday about the rent", "[EMAIL_1]"),)
+
+
 def test_a_placeholder_that_the_server_made_up_is_dropped_and_counted(tiny_model):
     records = [Record("Write to jo@example.org today", "I have."), *records_of("ann", 3)]
     asked = tuple(Request("ann", i, "prompt", i, (0,)) for i in range(5))
@@ -273,7 +281,7 @@ def test_a_name_that_no_folder_can_have_is_refused(name, folder, fake, tiny_mode
 
 
 def test_two_users_of_one_name_are_refused(folder, fake, tiny_model_folder):
-    with pytest.raises(ValueError, match="the same name"):
+    with pytest.raises(UserError, match="two users are named 'ann', but for its case; rename one"):
         augment(folder, users_on(tiny_model_folder, "Ann", "ann"), server_at(fake.url))
 
 

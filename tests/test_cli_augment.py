@@ -47,14 +47,14 @@ def users(tmp_path):
 
 @pytest.fixture
 def of_server(fake):
-    return ["--server", fake.url, "--model", "cloud"]
+    return ["--server", fake.url, "--server-model", "cloud"]
 
 
 @pytest.fixture
 def command(users, tmp_path, of_server, tiny_model_folder, here):
     """The arguments of a run of two users."""
     out = tmp_path / "out"
-    return ["augment", *of_server, "--users", users, "--out", out, "--base", tiny_model_folder, *QUICK, *LENIENT]
+    return ["augment", *of_server, "--users", users, "--out", out, "--model", tiny_model_folder, *QUICK, *LENIENT]
 
 
 def consent(of_server, *more):
@@ -173,13 +173,22 @@ def test_users_that_are_left_out_and_bad_lines_are_told(command, of_server, user
     assert data["left_out"] == {"cyd": "one record, 1 skipped: a bad line"} and len(data["bad_lines"]) == 1
 
 
+def test_records_that_are_too_long_to_send_are_told(command, of_server, fake, tmp_path):
+    consent(of_server, "--out", tmp_path / "out")
+    shown = run(*command, "--tokens", "1")
+    assert shown.exit_code == 0 and not fake.received
+    assert "ann: 4 records, 0 sent (4 too long), 0 synthetic ones kept of 0" in shown.stdout
+
+
 def test_the_key_is_read_from_the_environment_and_shown_nowhere(command, of_server, fake, tmp_path, monkeypatch):
     consent(of_server, "--out", tmp_path / "out")
     fake.key = "sk-secret"
     assert "wants a key" in refused(*command)
-    assert "NO_SUCH_KEY: this variable is not set" in refused(*command, "--key-env", "NO_SUCH_KEY")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
-    assert "refuses the key" in refused(*command)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")  # of another server, for all anybody knows
+    assert "wants a key" in refused(*command)
+    assert "NO_SUCH_KEY: this environment variable is empty or not set" in refused(*command, "--key-env", "NO_SUCH_KEY")
+    monkeypatch.setenv("MY_KEY", "sk-wrong")
+    assert "refuses the key" in refused(*command, "--key-env", "MY_KEY")
     monkeypatch.setenv("MY_KEY", "sk-secret")
     shown = run(*command, "--key-env", "MY_KEY")
     assert shown.exit_code == 0 and "sk-" not in shown.output
@@ -192,13 +201,13 @@ def test_the_key_is_read_from_the_environment_and_shown_nowhere(command, of_serv
     [
         (["--server", "http://example.org/v1"], "personal text does not go over plain http"),
         (["--server", "example.org"], "is no http or https address"),
-        (["--model", " "], "the server's model has no name"),
+        (["--server-model", " "], "the server's model has no name"),
         (["--users", "nowhere"], "no such file or folder"),
         (["--k", "0"], "'--k'"),
         (["--k", "99999"], "k is 99999; it must lie in 1..10,000"),
         (["--off", "taste"], "'taste' is not one of"),
         (["--synthetic-weight", "2"], "'--synthetic-weight'"),
-        (["--base", "no/such/model/here"], "no such model folder"),
+        (["--model", "no/such/model/here"], "no such model folder"),
     ],
 )
 def test_wrong_input_is_one_line(change, says, command, of_server, tmp_path):
@@ -207,8 +216,9 @@ def test_wrong_input_is_one_line(change, says, command, of_server, tmp_path):
 
 
 def test_options_that_do_not_belong_together_are_refused(of_server, users):
-    assert "name the --server and its --model" in refused("augment", "--model", "cloud")
+    assert "name the --server and its --server-model" in refused("augment", "--server-model", "cloud")
     assert "name the folder that gets the adapters: --out" in refused("augment", *of_server, "--users", users)
+    assert "--out is the folder of the users" in refused("augment", *of_server, "--users", users, "--out", users)
     assert "--epochs is for --users" in refused("augment", *of_server, "--epochs", "2")
     assert "there is no profile here yet" in refused("augment", *of_server)
 

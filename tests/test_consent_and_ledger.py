@@ -29,7 +29,7 @@ def test_without_consent_the_command_that_gives_it_is_named(tmp_path):
     with pytest.raises(UserError) as error:
         Consent(tmp_path).require(URL, "my model")
     command = str(error.value).partition("`")[2].rstrip("`")
-    wanted = ["mlx-personal", "augment", "consent", "--server", URL, "--model", "my model"]
+    wanted = ["mlx-personal", "augment", "consent", "--server", URL, "--server-model", "my model"]
     assert shlex.split(command) == wanted
     assert not list(tmp_path.iterdir())
 

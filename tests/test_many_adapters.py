@@ -17,7 +17,7 @@ import tiny
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.finetune import LoRAConfig, Step, TrainingData, choices, finetune, train
-from mlx_personal.finetune.exactness import choose_way
+from mlx_personal.finetune.exactness import Choice, Comparison, choose_way
 from mlx_personal.finetune.rows import Row
 
 CONFIG = LoRAConfig(epochs=2, batch_size=4, learning_rate=1e-2)
@@ -77,13 +77,31 @@ def test_the_base_is_the_same_after_many(tiny_model_folder: Path, tmp_path: Path
     assert tiny.bits(lm.model.parameters()) == before
 
 
-def test_a_base_is_asked_once_for_all_users(asked: list[int], tiny_model_folder: Path, tmp_path: Path) -> None:
-    lm = load_language_model(tiny_model_folder)
+def test_a_base_is_asked_once_for_all_users(asked: list[int], tmp_path: Path) -> None:
+    lm = load_language_model("demo")
     for user in range(2, 6):
         adapter(lm, user, tmp_path / f"{user}")
     assert asked == [6]
-    adapter(load_language_model(tiny_model_folder), 0, tmp_path / "loaded again")
+    adapter(load_language_model("demo"), 0, tmp_path / "loaded again")
     assert asked == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("difference", "times"), [(0.9e-5, 1), (1.1e-5, 2), (0.9e-4, 2), (1.1e-4, 2), (0.9e-3, 2), (1.1e-3, 1)]
+)
+def test_what_is_near_the_bound_is_compared_for_each_user(
+    difference: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, calls = tiny.random_model("llama"), []
+
+    def choose(lm: LanguageModel, rows: list[Row]) -> Choice:
+        calls.append(rows)
+        return Choice("packed", (Comparison("packed", mx.float32, 0.0, difference),))
+
+    monkeypatch.setattr("mlx_personal.finetune.choices.choose_way", choose)
+    for _ in range(2):
+        choices.choose_way_once(lm, CONFIG, APART)
+    assert len(calls) == times
 
 
 ROWS = tiny.a_family_of_rows()

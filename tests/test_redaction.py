@@ -44,6 +44,17 @@ KEYS = [
 ]
 IBANS = ["DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "NO93 8601 1117 947", "FR1420041010050500013M02606"]
 CARDS = ["4111 1111 1111 1111", "5500-0000-0000-0004", "340000000000009", "6011000000000004"]
+# Full-width forms, as East Asian keyboards have them.
+WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
+TYPOGRAPHIC = [
+    ("PHONE", "+49\u00a030\u00a01234567"),
+    ("PHONE", "0171\u20111234567"),
+    ("PHONE", "(415)\u202f555\u20132671"),
+    ("PHONE", "090-1234-5678".translate(WIDE)),
+    ("CARD", "4111\u00a01111\u00a01111\u00a01111"),
+    ("IBAN", "DE89\u202f3704\u202f0044\u202f0532\u202f0130\u202f00"),
+    ("EMAIL", "ann@example.org".translate(WIDE)),
+]
 HARMLESS = (
     """
 2019|1999-2004|1990 2000 2010|$1,299.00|1 200 300 EUR|1.234.567,89|3.10.12|v1.2.3-rc4|192.168.178.42|01.02.2023
@@ -71,6 +82,18 @@ def test_it_is_found_whole(kind, value, frame):
     redacted, placeholders = redact(frame.replace("{}", value))
     assert redacted == [frame.replace("{}", f"[{kind}_1]")]
     assert placeholders.restore(redacted[0]) == frame.replace("{}", value)
+
+
+@pytest.mark.parametrize(("kind", "value"), TYPOGRAPHIC)
+def test_it_is_found_however_it_is_set(kind, value):
+    redacted, placeholders = redact(f"call {value}, then")
+    assert redacted == [f"call [{kind}_1], then"]
+    assert placeholders.restore(redacted[0]) == f"call {value}, then"
+
+
+@pytest.mark.parametrize("before", ["card-", "Nr.", "no,", "x "])
+def test_a_card_is_found_behind_any_word(before):
+    assert redact(f"{before}4111111111111111")[0] == [f"{before}[CARD_1]"]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
@@ -132,6 +155,12 @@ def test_the_texts_alone_say_which_placeholder_is_which():
 def test_a_placeholder_that_stands_for_nothing_stays():
     _, placeholders = redact("a@b.de")
     assert placeholders.restore("[EMAIL_1] [EMAIL_2] [X_1] [EMAIL_01]") == "a@b.de [EMAIL_2] [X_1] [EMAIL_01]"
+
+
+def test_only_what_stands_for_nothing_is_made_up():
+    _, placeholders = redact("[MARK_1] is a@b.de")
+    assert not placeholders.made_up("[MARK_1] and [EMAIL_1] and [EMAIL_01]")
+    assert placeholders.made_up("[EMAIL_1] [EMAIL_2]")
 
 
 def test_a_text_that_looks_redacted_comes_back():

@@ -27,9 +27,9 @@ def fake():
         yield server
 
 
-def post(url, payload, timeout=5.0, times=1, before=lambda url, body: None):
+def post(url, payload, timeout=5.0, times=1, before=lambda url, body: None, own="yes"):
     async def story():
-        async with Session(url, timeout, 1, {"X-Own": "yes"}) as session:
+        async with Session(url, timeout, 1, {"X-Own": own}) as session:
             return [await session.post(payload, {"X-Once": "1"}, before) for _ in range(times)]
 
     return asyncio.run(story())
@@ -122,6 +122,13 @@ def test_what_is_no_json_is_a_value_error(body):
         Reply(200, {}, body).json()
 
 
+def test_a_header_that_cannot_be_sent_is_not_quoted(fake):
+    with pytest.raises(WebError) as error:
+        post(f"{fake.url}/chat/completions", chat("hi"), own="Bearer sekret ")
+    assert "sekret" not in str(error.value) and error.value.__cause__ is None and not error.value.sent
+    assert not fake.received
+
+
 # Addresses
 
 
@@ -155,7 +162,20 @@ def test_personal_text_does_not_go_over_plain_http_elsewhere(url):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "example.org", "ftp://example.org", "https://", "http://[::1", "https://a:b/", "/v1"]
+    "url",
+    [
+        "",
+        "example.org",
+        "ftp://example.org",
+        "https://",
+        "http://[::1",
+        "https://a:b/",
+        "/v1",
+        "https://☃.net/",
+        "https://a b.org/",
+        "https://a\udcff.org/",
+        "https://a/\x01",
+    ],
 )
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UserError, match="no http or https address"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from mlx_personal.cli.answer import Answer, Cli, answers, printable, styled
 from mlx_personal.cli.profile import MAC_MODEL
-from mlx_personal.errors import UserError
+from mlx_personal.cli.server import server_named
 
 if TYPE_CHECKING:
     from mlx_personal.collaboration.asking import Asked
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
 
 # Those of the room that filters, which loads the model libraries: `--help` does not wait for them.
 _FILTERS: Final = ("copy", "balance", "label", "style", "perplexity")
-_KEY: Final = "OPENAI_API_KEY"
 _PATH = click.Path(path_type=Path)
 # Options that only `--users` has a use for: a profile has its own base and its own settings of the training.
-_OF_USERS: Final = ("out", "base", "synthetic_weight", "epochs", "learning_rate", "rank", "workers", "ray")
+_OF_USERS: Final = ("out", "model", "synthetic_weight", "epochs", "learning_rate", "rank", "workers", "ray")
 _MEANING: Final = """\
 Parts of your records will be sent to {server}, for its model {model}, which sees them as they are
 but for e-mail addresses, phone numbers, keys, card and account numbers, and the words that you name by --own-word.
@@ -40,18 +38,19 @@ Names and facts that have no such form are sent. Every byte that leaves is writt
 
 @click.group(invoke_without_command=True)
 @click.option("--server", "url", metavar="URL", help="Of an OpenAI-compatible endpoint, mostly ending in /v1.")
-@click.option("--model", metavar="NAME", help="The server's model.")
+@click.option("--server-model", metavar="NAME", help="The model's name there.")
 @click.option("--users", type=_PATH, metavar="DIR", help="A file of dialogues for each user.  [default: the profile]")
 @click.option("--out", type=_PATH, metavar="FOLDER", help="With --users: the folder that gets the adapters.")
-@click.option("--base", metavar="NAME_OR_PATH", help=f"With --users: this device's model.  [default: {MAC_MODEL}]")
+@click.option("--model", metavar="NAME_OR_PATH", help=f"With --users: this device's model.  [default: {MAC_MODEL}]")
 @click.option("--k", type=click.IntRange(1), help="Synthetic records to ask for, a user.")
 @click.option("--demonstrations", type=click.IntRange(1), help="Own records that each request shows.")
 @click.option("--records", type=click.IntRange(1), help="The most records of a user that are sent.")
 @click.option("--tokens", type=click.IntRange(1), help="The most tokens of these.")
+@click.option("--prompt", type=_PATH, metavar="FILE", help="Another prompt than the bundled one.")
 @click.option("--own-word", "own_words", multiple=True, metavar="WORD", help="A name or word that never leaves.")
 @click.option("--token-budget", type=click.IntRange(1), help="The most tokens that the server may bill, for all users.")
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Requests at a time.")
-@click.option("--key-env", metavar="VAR", help=f"The variable that holds the server's key.  [default: {_KEY}, if set]")
+@click.option("--key-env", metavar="VARIABLE", help="The environment variable that holds the server's key.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Of the server's sampling.")
 @click.option("--off", multiple=True, type=click.Choice(_FILTERS), help="A filter that is not asked.")
 @click.option("--synthetic-weight", type=click.FloatRange(0, 1, min_open=True), help="With --users: in the loss.")
@@ -64,7 +63,7 @@ Names and facts that have no such form are sent. Every byte that leaves is writt
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what would be sent, byte by byte.")
 @answers
 def augment(
-    cli: Cli, url: str | None, model: str | None, users: Path | None, dry_run: bool, **options: Any
+    cli: Cli, url: str | None, server_model: str | None, users: Path | None, dry_run: bool, **options: Any
 ) -> Answer | None:
     """Let a server's model write more records like yours; this device learns them and then answers alone.
 
@@ -72,10 +71,11 @@ def augment(
     """
     if click.get_current_context().invoked_subcommand is not None:
         return None
-    if url is None or model is None:
-        raise click.UsageError("name the --server and its --model")
+    if url is None or server_model is None:
+        raise click.UsageError("name the --server and its --server-model")
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    server, config = _server(url, model, given), _config(given)
+    server = server_named(url, server_model, given.get("key_env"), given.get("temperature"))
+    config = _config(given)
     if users is None:
         for name in _OF_USERS:
             if name in given:
@@ -83,22 +83,25 @@ def augment(
         return _profile(cli, server, config, given, dry_run)
     if "out" not in given:
         raise click.UsageError("with --users, name the folder that gets the adapters: --out")
+    # Its ledger and its consent would be read as two more users.
+    if given["out"].resolve() == users.resolve():
+        raise click.UsageError("--out is the folder of the users; name another one for the adapters")
     return _users(cli, users, server, config, given, dry_run)
 
 
 @augment.command()
 @click.option("--server", "url", required=True, metavar="URL", help="The server.")
-@click.option("--model", required=True, metavar="NAME", help="The server's model.")
+@click.option("--server-model", required=True, metavar="NAME", help="The model's name there.")
 @click.option("--out", type=_PATH, metavar="FOLDER", help="For the users of this folder.  [default: the profile]")
 @click.option("--withdraw", is_flag=True, help="From now on nothing may be sent.")
 @click.option("--yes", is_flag=True, help="Consent without being asked.")
 @answers
-def consent(cli: Cli, url: str, model: str, out: Path | None, withdraw: bool, yes: bool) -> Answer:
+def consent(cli: Cli, url: str, server_model: str, out: Path | None, withdraw: bool, yes: bool) -> Answer:
     """Say yes, or no any more, to sending records to a model of a server."""
     from mlx_personal.collaboration.consent import Consent
 
     folder = _folder(cli, out)
-    server = _server(url, model, {})
+    server = server_named(url, server_model)
     record = Consent(folder)
     granted = not withdraw
     if granted and not yes:
@@ -169,7 +172,7 @@ def _users(
     if not dry_run:
         # Before a model is looked for, which may be far away.
         Consent(out).require(server.url, server.model, out)
-    base = str(resolve(given.get("base", MAC_MODEL)))
+    base = str(resolve(given.get("model", MAC_MODEL)))
     all_users = [User(name, read.task, of.records, base, config, of.skipped) for name, of in read.users.items()]
     where: dict[str, Any] = {"workers": given.get("workers"), "ray": given.get("ray")}
     with cli.bar("preparing") as progress:
@@ -192,21 +195,11 @@ def _users(
     return Answer(data, lambda console: _show_users(console, read, done, out), 1 if done.failed or done.left else 0)
 
 
-def _server(url: str, model: str, given: dict[str, Any]) -> Server:
-    from mlx_personal.collaboration.server import Server
-
-    variable = given.get("key_env", _KEY)
-    key = os.environ.get(variable)
-    if key is None and "key_env" in given:
-        raise UserError("this variable is not set", variable, "put the server's key into it")
-    settings = {"temperature": given["temperature"]} if "temperature" in given else {}
-    return _sensible(lambda: Server(url, model, key, **settings))
-
-
 def _config(given: dict[str, Any]) -> AugmentConfig:
     """The settings that were named; the others keep the rooms' defaults."""
     from mlx_personal.collaboration.filtering import FilterConfig
     from mlx_personal.collaboration.picking import Budget
+    from mlx_personal.collaboration.prompting import read_prompt
     from mlx_personal.collaboration.settings import AugmentConfig
     from mlx_personal.finetune import LoRAConfig
 
@@ -218,6 +211,7 @@ def _config(given: dict[str, Any]) -> AugmentConfig:
             **of("k", "demonstrations", "own_words", "synthetic_weight", "seed"),
             budget=Budget(**of("records", "tokens")),
             filters=FilterConfig(off=frozenset(given.get("off", ()))),
+            prompt=read_prompt(given["prompt"]) if "prompt" in given else read_prompt(),
             training=LoRAConfig(**of("epochs", "learning_rate", "rank", "seed")),
         )
     )
@@ -260,7 +254,8 @@ def _show_profile(console: Console, done: Augmented) -> None:
         return
     there = "were there already" if done.found else "are kept"
     console.print(f"{done.kept} synthetic sets {there} ({_counted(done.counts)}): mlx-personal train", soft_wrap=True)
-    for reason, count in done.skipped.items():
+    too_long = {"too long": done.too_long} if done.too_long else {}
+    for reason, count in (done.skipped | too_long).items():
         console.print(f"{count} annotated dialogues were not sent: {reason}.", soft_wrap=True)
 
 
@@ -299,9 +294,10 @@ def _show_asked(console: Console, asked: Asked) -> None:
 
 def _line(result: Result) -> str:
     skipped = f"; skipped: {_counted(result.skipped)}" if result.skipped else ""
+    too_long = f" ({result.too_long} too long)" if result.too_long else ""
     return (
-        f"{result.records} records{skipped}, {result.sent} sent, {result.kept} synthetic ones kept of {result.asked} "
-        f"({_counted(result.counts)}), loss {result.loss:.3f}, {result.seconds:.1f} s"
+        f"{result.records} records{skipped}, {result.sent} sent{too_long}, {result.kept} synthetic ones kept of "
+        f"{result.asked} ({_counted(result.counts)}), loss {result.loss:.3f}, {result.seconds:.1f} s"
     )
 
 

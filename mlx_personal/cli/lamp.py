@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ from rich.console import Console
 
 from mlx_personal.cli.answer import Answer, Cli, answers, printable
 from mlx_personal.cli.profile import MAC_MODEL
+from mlx_personal.cli.server import server_named
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
+    from mlx_personal.collaboration.server import Server
     from mlx_personal.lamp import Outcome, Progress
 
 # Those of the room's tasks and splits, which loads the model libraries: `--help` does not wait for them.
@@ -78,6 +79,7 @@ def download(cli: Cli, folder: Path, tasks: tuple[str, ...], split: str, by_time
 @click.option("--synthetic", type=click.IntRange(1, 10_000), help="Synthetic items that are asked for, a user.")
 @click.option("--synthetic-weight", type=click.FloatRange(0, 1, min_open=True), help="Of one, where a real item has 1.")
 @click.option("--demonstrations", type=click.IntRange(1, 100), help="The user's items in each prompt to the server.")
+@click.option("--own-word", "own_words", multiple=True, metavar="WORD", help="A name or word that never leaves.")
 @click.option("--choose", is_flag=True, help="Take the likeliest label instead of what the model writes.")
 @click.option("--max-length", type=click.IntRange(1), help="Tokens of an input with items in it.  [default: 512]")
 @click.option("--answer-tokens", type=click.IntRange(1), help="The longest answer.  [default: 128]")
@@ -164,9 +166,7 @@ def report(cli: Cli, folder: Path | None, out: Path | None) -> Answer:
     return Answer({"markdown": text}, lambda console: console.print(printable(text), soft_wrap=True))
 
 
-def _server(settings: dict[str, Any]) -> Any:
-    from mlx_personal.collaboration.server import Server
-
+def _server(settings: dict[str, Any]) -> Server | None:
     url, name, variable = settings["server"], settings["server_model"], settings["key_env"]
     if url is None:
         if name is not None or variable is not None:
@@ -174,13 +174,7 @@ def _server(settings: dict[str, Any]) -> Any:
         return None
     if name is None:
         raise click.UsageError("--server needs --server-model")
-    key = None if variable is None else os.environ.get(variable)
-    if variable is not None and not key:
-        raise UserError("this environment variable is empty or not set", variable, "put the server's key into it")
-    try:
-        return Server(url, name, key)
-    except ValueError as error:
-        raise UserError(str(error), url, "change that setting") from error
+    return server_named(url, name, variable)
 
 
 def _config(settings: dict[str, Any], seed: int) -> Any:
@@ -194,7 +188,7 @@ def _config(settings: dict[str, Any], seed: int) -> Any:
 
     try:
         training = dataclasses.replace(OPPU, seed=seed, **given("epochs", "learning_rate", "batch_size"))
-        augment = given("synthetic_weight", "demonstrations", k="synthetic")
+        augment = given("synthetic_weight", "demonstrations", "own_words", k="synthetic")
         return RunConfig(
             choose=settings["choose"],
             augment=AugmentConfig(training=training, seed=seed, **augment),

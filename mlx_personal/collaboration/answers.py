@@ -81,16 +81,25 @@ class Answers:
             return None
         return Answer(row["text"], row["finish_reason"], row["prompt_tokens"], row["completion_tokens"])
 
-    def add(self, key: str, answer: Answer, charged: int) -> None:
-        """Keeps an answer and what it costs in tokens; one that is there already stays as it is."""
+    def begin(self, key: str, charged: int) -> int:
+        """Before an attempt: it counts as lost until another word comes, which the process may not live to say. Returns
+        its number."""
+        with self._database.transaction() as connection:
+            attempt = connection.execute("INSERT INTO lost VALUES (?, ?)", (key, charged)).lastrowid
+        assert attempt is not None
+        return attempt
+
+    def add(self, attempt: int, key: str, answer: Answer, charged: int) -> None:
+        """Keeps the answer that an attempt brought and what it costs in tokens; one that is there already stays."""
         row = (key, answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, charged, now())
         with self._database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute("DELETE FROM lost WHERE rowid = ?", (attempt,))
 
-    def add_lost(self, key: str, charged: int) -> None:
-        """Keeps that an attempt may cost tokens although its answer never came."""
+    def not_billed(self, attempt: int) -> None:
+        """An attempt brought no answer and costs nothing."""
         with self._database.transaction() as connection:
-            connection.execute("INSERT INTO lost VALUES (?, ?)", (key, charged))
+            connection.execute("DELETE FROM lost WHERE rowid = ?", (attempt,))
 
     def charged(self, keys: Iterable[str]) -> int:
         """The tokens that these requests have cost, lost attempts included."""

@@ -221,9 +221,7 @@ class _Run:
                 raise _UnaffordableError
             spent = await self._send(session, key, request)
         except AgainError as error:
-            if error.billed:
-                spent = most
-                self._answers.add_lost(key, spent)
+            spent = most if error.billed else 0
             raise
         finally:
             self._budget.settle(most if affordable else 0, spent)
@@ -233,25 +231,31 @@ class _Run:
 
     async def _send(self, session: Session, key: str, request: Request) -> int:
         """Sends a request, between its two lines in the ledger, keeps the answer and returns the tokens it cost."""
-        attempt = 0
+        attempt = charge = 0
 
         def before_sending(url: str, body: bytes) -> None:
-            nonlocal attempt
+            nonlocal attempt, charge
             attempt = self._ledger.sending(request.user, url, body)
+            # Now, and not when it has failed: a process that is killed while it waits may be billed too.
+            charge = self._answers.begin(key, self._server.most_tokens(request))
 
         try:
             # A server that knows this header does not bill a repeated request twice.
             reply = await session.post(self._server.payload(request), {"Idempotency-Key": key}, before_sending)
         except WebError as error:
             self._ledger.ended(attempt, None, 0, failure=str(error))
+            if not error.sent:
+                self._answers.not_billed(charge)
             raise AgainError(str(error), billed=error.sent) from error
         try:
             answer = self._server.read(reply)
         except (AgainError, UserError) as error:
             self._ledger.ended(attempt, reply.status, len(reply.body), failure=str(error))
+            if isinstance(error, UserError) or not error.billed:
+                self._answers.not_billed(charge)
             raise
         spent = self._server.charged(request, answer)
-        self._answers.add(key, answer, spent)
+        self._answers.add(charge, key, answer, spent)
         self._ledger.ended(attempt, reply.status, len(reply.body), spent)
         return spent
 

@@ -24,7 +24,7 @@ from mlx_personal.collaboration.asking import Asked, ask
 from mlx_personal.collaboration.consent import Consent
 from mlx_personal.collaboration.device import Prepared
 from mlx_personal.collaboration.ledger import Ledger
-from mlx_personal.collaboration.prompting import Request, read_prompt
+from mlx_personal.collaboration.prompting import Request
 from mlx_personal.collaboration.results import Result, Results
 from mlx_personal.collaboration.server import Server
 from mlx_personal.errors import UserError, quoted
@@ -92,9 +92,9 @@ def augment(
         tell: called with the progress.
 
     Raises:
-        UserError: no consent is given, a user's name is no file's name, the server refuses, or the disk does.
+        UserError: no consent is given, a user's name is no file's name or, but for its case, another's, the server
+            refuses, or the disk does.
         StoppedError: SIGTERM or Ctrl-C while the server was asked.
-        ValueError: two users have the same name.
     """
     _check_names(users)
     Consent(folder).require(server.url, server.model, folder)
@@ -186,7 +186,6 @@ def _key(user: jobs.User, server: Server) -> str:
         "records": [dataclasses.astuple(record) for record in user.records],
         "model": fingerprint(Path(user.model)),
         "config": user.config.to_json(),
-        "prompt": read_prompt(),
         "server": [server.model, server.temperature, server.max_tokens],
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -222,11 +221,12 @@ def _run(
 
 
 def _check_names(users: Sequence[jobs.User]) -> None:
-    """UserError for a name that a folder cannot have, ValueError for one that two users have."""
-    names = [user.name for user in users]
-    for name in names:
+    """UserError for a name that a folder cannot have, and for one that two users have."""
+    seen: set[str] = set()
+    for name in (user.name for user in users):
         if not name or not name.isprintable() or name.startswith(".") or Path(name).name != name:
             raise UserError(f"{quoted(name)} is no name for a user", hint="a folder gets that name; choose another")
-    # Where a file system does not tell upper case from lower, one's adapter would take the other's place.
-    if len({name.casefold() for name in names}) < len(names):
-        raise ValueError("two users have the same name, but for its case")
+        # Where a file system does not tell upper case from lower, one's adapter would take the other's place.
+        if name.casefold() in seen:
+            raise UserError(f"two users are named {quoted(name)}, but for its case", hint="rename one of them")
+        seen.add(name.casefold())

@@ -49,7 +49,9 @@ class Consent:
         command must name, where it is not the profile's."""
         if not self.granted(server, model):
             where = [] if out is None else ["--out", str(out)]
-            command = shlex.join(["mlx-personal", "augment", "consent", "--server", server, "--model", model, *where])
+            command = shlex.join(
+                ["mlx-personal", "augment", "consent", "--server", server, "--server-model", model, *where]
+            )
             raise UserError(f"nothing is sent to {server} without your consent", hint=f"give it by `{command}`")
 
     def _record(self, server: str, model: str, granted: bool) -> None:

@@ -15,7 +15,7 @@ from mlx_personal.backend import LanguageModel
 from mlx_personal.collaboration.filtering import judge
 from mlx_personal.collaboration.picking import pick, too_long
 from mlx_personal.collaboration.prompting import Request, parse, requests
-from mlx_personal.collaboration.redaction import _PLACEHOLDER, PatternRedactor, Placeholders
+from mlx_personal.collaboration.redaction import PatternRedactor, Placeholders
 from mlx_personal.collaboration.settings import AugmentConfig
 from mlx_personal.collaboration.task import Record, Task
 from mlx_personal.finetune import TrainingReport, finetune
@@ -57,7 +57,7 @@ def prepare(lm: LanguageModel, user: str, task: Task, records: Sequence[Record],
     sent = pick(lm, records, config.budget)
     redacted, _ = _redacted(task, records, config)
     shown = [redacted[i] for i in sent]
-    asked = requests(user, task, shown, config.k, config.demonstrations, config.seed) if shown else []
+    asked = requests(user, task, shown, config.k, config.demonstrations, config.seed, config.prompt) if shown else []
     return Prepared(tuple(asked), tuple(sent), too_long(lm, records, config.budget))
 
 
@@ -89,10 +89,11 @@ def synthetic(
             continue
         # Labels were not redacted.
         said = [record.text] if task.labels else [record.text, record.answer]
-        if any(placeholders.restore(name) == name for text in said for name in _PLACEHOLDER.findall(text)):
+        if any(map(placeholders.made_up, said)):
             counts["placeholder"] += 1
             continue
-        found.append(Record(placeholders.restore(record.text), placeholders.restore(record.answer)))
+        restored = [placeholders.restore(text) for text in said]
+        found.append(Record(restored[0], record.answer if task.labels else restored[1]))
         numbers.append(number)
     judged = judge(lm, task, records, found, len(prepared.requests), forbidden, config.filters)
     counts.update(one.reason for one in judged)

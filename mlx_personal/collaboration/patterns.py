@@ -38,7 +38,7 @@ _KEY: Final = re.compile(
 _TOKEN: Final = re.compile(r"(?<![A-Za-z0-9_+/-])[A-Za-z0-9_+/-]{24,}={0,2}")
 
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ ]?[A-Z0-9]){11,30}")
-_CARD: Final = re.compile(r"(?<![\w.,+-])[2-6](?:[ -]?[0-9]){12,18}(?![0-9])")
+_CARD: Final = re.compile(r"(?<![\w+])(?<![0-9][.,-])[2-6](?:[ -]?[0-9]){12,18}(?![0-9])")
 
 _PHONE: Final = re.compile(
     r"""
@@ -57,8 +57,21 @@ _PHONE: Final = re.compile(
 _LOCAL_DIGITS: Final = range(9, 13)
 _BOOK: Final = re.compile(r"ISBN(?:-1[03])?:?\s*$", re.IGNORECASE)
 
+# Web pages and documents have other spaces, dashes and, in East Asia, letters and digits; each is one character too.
+_PLAIN: Final[dict[int, int | str]] = {
+    **dict(zip(range(0xFF01, 0xFF5F), range(0x21, 0x7F), strict=True)),
+    **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x3000), " "),
+    **dict.fromkeys((*range(0x2010, 0x2016), 0x2212), "-"),
+}
+
 # Scripts that are written without spaces, where no word is whole.
 _UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def plain(text: str) -> str:
+    """`text` as the finders of `KINDS` take it, of the same length: full-width characters and typographic spaces and
+    dashes become ASCII."""
+    return text.translate(_PLAIN)
 
 
 def own_word_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
@@ -134,7 +147,7 @@ def _phones(text: str) -> Iterator[Span]:
             yield found.span()
 
 
-# How each kind is found; of two that overlap the one that is first here gives the name.
+# How each kind is found in a `plain` text; of two that overlap the one that is first here gives the name.
 KINDS: Final[dict[str, Callable[[str], Iterator[Span]]]] = {
     "EMAIL": _emails,
     "KEY": _keys,

@@ -97,8 +97,8 @@ def parse(answer: str, task: Task) -> Record:
     """The one record of an answer; ValueError says why there is none.
 
     There may be thoughts, chatter and a code fence around the JSON object, and other fields beside `text` and
-    `answer`, but these two are texts; an answer may be a number. An answer that is a label but for its case becomes that label; one that is none
-    is left for the filters.
+    `answer`, but these two are texts; an answer may be a number. An answer that is a label but for its case becomes
+    that label; one that is none is left for the filters.
     """
     objects = _objects(strip_thoughts(answer))
     if len(objects) != 1:

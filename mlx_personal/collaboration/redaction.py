@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
-from mlx_personal.collaboration.patterns import KINDS, own_word_pattern
+from mlx_personal.collaboration.patterns import KINDS, own_word_pattern, plain
 
 _PLACEHOLDER: Final = re.compile(r"\[[A-Z]+_[1-9][0-9]*\]")
 # What a text already holds that looks like a placeholder is one more kind of value: it too comes back as it was.
@@ -31,6 +31,10 @@ class Placeholders:
     def restore(self, text: str) -> str:
         """`text` with the values in place of the placeholders; one that stands for nothing stays as it is."""
         return _PLACEHOLDER.sub(lambda found: self._values.get(found.group(), found.group()), text)
+
+    def made_up(self, text: str) -> bool:
+        """Whether there is a placeholder in `text` that stands for nothing."""
+        return any(name not in self._values for name in _PLACEHOLDER.findall(text))
 
     def counts(self) -> dict[str, int]:
         """How many different values of each kind there are, such as {"EMAIL": 2}."""
@@ -80,7 +84,7 @@ class PatternRedactor:
     def _found(self, text: str) -> Iterable[tuple[str, int, int]]:
         """(kind, start, end) of everything, the kinds in the order in which one gives an overlap its name."""
         for kind, find in KINDS.items():
-            yield from ((kind, start, end) for start, end in find(text))
+            yield from ((kind, start, end) for start, end in find(plain(text)))
         if self._own_words is not None:
             yield from ((_OWN_WORD, *found.span()) for found in self._own_words.finditer(text))
         yield from ((_LOOKS_LIKE_ONE, *found.span()) for found in _PLACEHOLDER.finditer(text))

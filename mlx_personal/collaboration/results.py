@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_personal.collaboration.answers import SCHEMA
 from mlx_personal.collaboration.jobs import Learnt, Lesson
 from mlx_personal.collaboration.task import Record
-from mlx_personal.errors import from_os_error
 from mlx_personal.store.database import Database, now
 from mlx_personal.store.files import atomic_folder, atomic_write, remove_partials
 
@@ -62,14 +59,7 @@ class Results:
         user, made = lesson.user, learnt.made
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM learnt WHERE user = ?", (user.name,))
-        adapter = self._adapter(user.name)
-        try:
-            shutil.rmtree(adapter)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise from_os_error(error, adapter, SCHEMA.elsewhere) from error
-        with atomic_folder(adapter) as written:
+        with atomic_folder(self._adapter(user.name), replace=True) as written:
             for name, content in learnt.files.items():
                 (written / name).write_bytes(content)
         atomic_write(self._folder / "synthetic" / f"{user.name}.jsonl", "".join(map(_line, made.records)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from mlx_personal.web import Reply, check_url
 
 # Tokens that a server's chat template may add to a prompt.
 _TEMPLATE: Final = 64
+# What a header may hold, but for spaces.
+_PRINTED: Final = "[!-~]+"
 
 
 class AgainError(Exception):
@@ -62,10 +65,14 @@ class Server:
         if "?" in self.url or "#" in self.url:
             raise ValueError("the server's address must end with its path")
         # Without its value: an error is printed, and a key must not be.
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise ValueError("the key is empty or has characters that no key has; was a line break copied with it?")
+        if self.api_key is not None and not re.fullmatch(_PRINTED, self.api_key):
+            raise ValueError(
+                "the key is empty or has characters that no key has; was a space or a line copied with it?"
+            )
         if not self.model.strip():
             raise ValueError("the server's model has no name")
+        if not self.model.isprintable():
+            raise ValueError(f"{quoted(self.model)} is no name for a model")
         if not 0 <= self.temperature <= 2:
             raise ValueError(f"the temperature is {self.temperature}; it must lie in 0..2")
         for name in ("max_tokens", "tries"):

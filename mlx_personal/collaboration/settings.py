@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_personal.collaboration.filtering import FilterConfig
 from mlx_personal.collaboration.picking import Budget
+from mlx_personal.collaboration.prompting import read_prompt
 from mlx_personal.finetune import LoRAConfig
 
 
@@ -21,16 +22,18 @@ class AugmentConfig:
         k: synthetic records that are asked for, a user.
         demonstrations: the user's own records in each prompt, drawn anew for each.
         budget: most records of a user that are sent, and their tokens.
+        prompt: the text that `prompting.read_prompt` gives.
         own_words: names and words that do not leave the device, whatever their case.
         filters: what is kept of what comes back.
         synthetic_weight: how much a synthetic record counts in the training's loss, where a real one counts 1.
         training: of the adapter.
-        seed: of the demonstrations, the server's sampling and, unless `training` has one of its own, the training.
+        seed: of the demonstrations and the server's sampling; `training` has one of its own.
     """
 
     k: int = 20
     demonstrations: int = 4
     budget: Budget = field(default_factory=Budget)
+    prompt: str = field(default_factory=read_prompt)
     own_words: tuple[str, ...] = ()
     filters: FilterConfig = field(default_factory=FilterConfig)
     synthetic_weight: float = 0.5

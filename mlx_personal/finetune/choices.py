@@ -3,7 +3,7 @@
 That the fast way is exact follows from how a model is built, its kind of numbers, and how it is adapted: not from whose
 rows are learnt, nor from an adapter, of which the comparison makes its own. So users of one base have it in common, and
 an adapter has the same bits as if it were trained alone. Rows of another kind, and adapters of another layout, are
-compared anew, for they are computed otherwise.
+compared anew, for they are computed otherwise; so is everything on a model that barely agrees or does not.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections.abc import Hashable, Sequence
 
 from mlx_personal.backend import LanguageModel
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.exactness import Choice, choose_way, rows_to_compare
+from mlx_personal.finetune.exactness import BOUNDS, Choice, Comparison, choose_way, rows_to_compare
 from mlx_personal.finetune.rows import Row
+
+# How far a difference must be from its bound, on either side, that no other rows bring it over: in float32 those of
+# a way that is exact are a hundredth of the bound. Those of 16-bit models are near theirs, and compared each time.
+_FAR = 10.0
 
 # A model that is loaded again is another one, and one that nobody holds any more takes its choices with it.
 _FOUND: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, Choice]] = weakref.WeakKeyDictionary()
@@ -25,9 +29,20 @@ def choose_way_once(lm: LanguageModel, config: LoRAConfig, rows: Sequence[Row]) 
     adapter = (config.num_layers, config.dora, *sorted(config.lora_parameters.items()))
     found = _FOUND.setdefault(lm, {})
     asked = (adapter, _kind_of(rows))
-    if asked not in found:
-        found[asked] = choose_way(lm, rows)
-    return found[asked]
+    if asked in found:
+        return found[asked]
+    choice = choose_way(lm, rows)
+    if all(map(_is_clear, choice.comparisons)):
+        found[asked] = choice
+    return choice
+
+
+def _is_clear(found: Comparison) -> bool:
+    """Whether other rows would come to the same: a model that a way cannot compute at all, it never can."""
+    if found.kind is None:
+        return True
+    share = max(found.loss, found.gradient) / BOUNDS[found.kind]
+    return share <= 1 / _FAR or share >= _FAR
 
 
 def _kind_of(rows: Sequence[Row]) -> Hashable:

@@ -110,7 +110,8 @@ def _device(lm: LanguageModel, work: Work, method: Method) -> dict[str, Any]:
         try:
             if method.learns != "nothing":
                 result |= _learn(lm, work, method, Path(folder, "adapter"), counts)
-            trained = time.perf_counter()
+            # A sentence about the user is no training: its time is that of the answers.
+            trained = start if method.learns == "nothing" else time.perf_counter()
             asked = answering.asked(lm, task, user, method, config, about)
             given = answering.answers(lm, task, asked.inputs, config, on_tokens)
         finally:

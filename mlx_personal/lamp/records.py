@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.store.database import Database, Schema, now
+from mlx_personal.store.database import Database, Schema, check_folder, now
 
 _MIGRATIONS: Final = (
     """
@@ -52,14 +51,7 @@ class Records:
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        try:
-            there, is_file = (folder / SCHEMA.file).exists(), folder.is_file()
-        except OSError as error:
-            raise from_os_error(error, folder, SCHEMA.elsewhere) from error
-        if is_file:
-            raise UserError("is a file; a LaMP run is a folder", folder, "name a folder")
-        if not write and not there:
-            raise UserError("there is no LaMP run here", folder, "run `mlx-personal lamp run` first")
+        check_folder(folder, SCHEMA, write, "run `mlx-personal lamp run` first")
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 

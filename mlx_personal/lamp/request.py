@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from mlx_personal.backend.kept import kept_model
 from mlx_personal.backend.language_model import fingerprint, resolve
 from mlx_personal.collaboration.server import Server
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
+from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig, finetune, fuse
 from mlx_personal.lamp.methods import Method, method_named
 from mlx_personal.lamp.predictions import Outputs, read_outputs
@@ -87,6 +88,7 @@ def run_lamp(
             task=task,
             name=task.files[0] if golds is None else golds.name,
             users=lambda: _users(task, request, golds, Counts()),
+            files=[_hash(file) for file in (request.questions, request.outputs) if file is not None],
             counts=counts,
             model=str(path),
             fingerprint=fingerprint(path),
@@ -123,6 +125,14 @@ def _users(task: LampTask, request: Request, golds: Outputs | None, counts: Coun
     else:
         found = official_users(task, request.questions, golds, counts)
     return itertools.islice(found, request.users)
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise from_os_error(error, path) from error
 
 
 def _task_base(

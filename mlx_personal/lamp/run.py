@@ -40,6 +40,7 @@ class Source:
     Args:
         task: of all users; `name`: what the file of golds calls it.
         users: reads the users, from the first one at each call.
+        files: hashes of the files that they come from: users of other files are in another table.
         counts: of a reading of them all.
         model: the base's folder, its `fingerprint`, and `model_name`, what it was asked for by.
     """
@@ -47,6 +48,7 @@ class Source:
     task: LampTask
     name: str
     users: Callable[[], Iterator[User]]
+    files: Sequence[str]
     counts: Counts
     model: str
     fingerprint: str
@@ -100,7 +102,7 @@ def run(
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
     """Does what `records` lacks, keeps each user's results as they come, and writes the predictions of every method to
-    `predictions/` in the records' folder, in LaMP's form.
+    `predictions/` in the records' folder, in LaMP's form, in place of those of other settings.
 
     Args:
         server: asked with the consent that is on record in the records' folder; None: synthetic records are written
@@ -114,6 +116,7 @@ def run(
     facts = {
         "protocol": PROTOCOL,
         "task": source.task.name,
+        "files": source.files,
         "model": source.fingerprint,
         "model_name": source.model_name,
         "config": config.to_json(),
@@ -178,9 +181,12 @@ class _Run:
                 self._outcome.unanswered += len(methods) - len(whole)
                 methods = whole
             if methods:
-                self._known[str(place)] = (place, user)
-                work = Work(self._source.model, self._source.task.name, user, methods, self._config)
-                yield cluster.Job(str(place), work if said is None else said.put_into(work))
+                yield self._job(place, user, methods, said)
+
+    def _job(self, place: int, user: User, methods: tuple[Method, ...], said: _Said | None = None) -> cluster.Job:
+        self._known[str(place)] = (place, user)
+        work = Work(self._source.model, self._source.task.name, user, methods, self._config)
+        return cluster.Job(str(place), work if said is None else said.put_into(work))
 
     def _asked(self, missing: Mapping[int, tuple[Method, ...]], token_budget: int | None) -> dict[int, _Said]:
         """What the server says to all that the missing results need of it, by the user's place."""
@@ -189,9 +195,7 @@ class _Run:
             return {}
         Consent(self._records.folder).require(self._server.url, self._server.model, self._records.folder)
         works = (
-            cluster.Job(
-                str(place), Work(self._source.model, self._source.task.name, user, needing[place], self._config)
-            )
+            self._job(place, user, needing[place])
             for place, user in enumerate(self._source.users())
             if place in needing
         )
@@ -200,7 +204,7 @@ class _Run:
             if done.error is None:
                 said[int(done.key)] = _Said(done.result)
             else:
-                self._outcome.failed.append((f"user {int(done.key) + 1}", done.error))
+                self._outcome.failed.append((self._known[done.key][1].id, done.error))
         self._ask(said, token_budget)
         return said
 

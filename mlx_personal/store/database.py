@@ -51,6 +51,21 @@ class Schema:
 PROFILE = Schema("profile", "profile.db", MIGRATIONS, "name another --profile", "set MLX_PERSONAL_HOME elsewhere")
 
 
+def check_folder(folder: Path, schema: Schema, write: bool, hint: str) -> None:
+    """UserError where a file is in the folder's place, or nobody wrote here and the folder is only to be read.
+
+    `hint`: how to come by what is missing.
+    """
+    try:
+        there, is_file = (folder / schema.file).exists(), folder.is_file()
+    except OSError as error:
+        raise from_os_error(error, folder, schema.elsewhere) from error
+    if is_file:
+        raise UserError(f"is a file; a {schema.what} is a folder", folder, "name a folder")
+    if not write and not there:
+        raise UserError(f"there is no {schema.what} here", folder, hint)
+
+
 class Database:
     """The database of a folder.
 

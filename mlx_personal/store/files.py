@@ -60,14 +60,15 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A new folder to fill, which becomes `path` when the block ends and vanishes when it raises.
 
-    UserError if something is at `path` already (an empty folder aside), or if the disk refuses.
+    UserError if something is at `path` already (an empty folder aside) and it may not `replace` it, or if the disk
+    refuses. What it replaces stays until the new one is whole.
     """
     temporary: Path | None = None
     try:
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError("exists already", path, "name a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -77,8 +78,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _sync(file)
         _sync_folder(temporary)
         temporary.chmod(0o755)
+        # A folder that is not empty cannot be renamed over: for a moment neither is there.
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)) if replace else None
+        if old is not None and path.exists():
+            os.replace(path, old)
         os.replace(temporary, path)
         _sync_folder(path.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.store.database import Database, Schema, now
+from mlx_personal.errors import UserError
+from mlx_personal.store.database import Database, Schema, check_folder, now
 from mlx_personal.study.settings import BASE_PROTOCOL, PROTOCOL, Cell
 
 _MIGRATIONS: Final = (
@@ -59,14 +59,7 @@ class Records:
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        try:
-            there, is_file = (folder / SCHEMA.file).exists(), folder.is_file()
-        except OSError as error:
-            raise from_os_error(error, folder, SCHEMA.elsewhere) from error
-        if is_file:
-            raise UserError("is a file; a study is a folder", folder, "name a folder")
-        if not write and not there:
-            raise UserError("there is no study here", folder, "run `mlx-personal study run` first, or name its folder")
+        check_folder(folder, SCHEMA, write, "run `mlx-personal study run` first, or name its folder")
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 

@@ -5,6 +5,6 @@ it; each filter is a file: `copies`, `balance`, `labels`, `style`, `perplexity`.
 """
 
 from mlx_personal.collaboration.filtering.config import FILTERS, REASONS, FilterConfig
-from mlx_personal.collaboration.filtering.judging import Judged, count_reasons, judge
+from mlx_personal.collaboration.filtering.judging import Judged, judge
 
-__all__ = ["FILTERS", "REASONS", "FilterConfig", "Judged", "count_reasons", "judge"]
+__all__ = ["FILTERS", "REASONS", "FilterConfig", "Judged", "judge"]

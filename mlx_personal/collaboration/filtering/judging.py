@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlx_personal.backend import LanguageModel
 from mlx_personal.collaboration.filtering.balance import most_of_each
-from mlx_personal.collaboration.filtering.config import FILTERS, REASONS, FilterConfig
+from mlx_personal.collaboration.filtering.config import FILTERS, FilterConfig
 from mlx_personal.collaboration.filtering.copies import most_overlap
 from mlx_personal.collaboration.filtering.labels import by_model, by_vote
 from mlx_personal.collaboration.filtering.perplexity import nats_per_token
@@ -94,12 +93,6 @@ def judge(
         if found[-1].kept and candidate.answer in room:
             room[candidate.answer] -= 1
     return found
-
-
-def count_reasons(judged: Sequence[Judged]) -> dict[str, int]:
-    """How many candidates met which fate; every one of `REASONS` is there."""
-    counts = Counter(one.reason for one in judged)
-    return {reason: counts[reason] for reason in REASONS}
 
 
 def _against(task: Task, candidate: Record, forbidden: Sequence[str]) -> str | None:
