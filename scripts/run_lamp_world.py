@@ -122,6 +122,8 @@ def served(model: Path, folder: Path) -> Iterator[str]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break
             time.sleep(0.1)
+        else:
+            sys.exit(f"the server did not start: see {log.name}")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
@@ -134,7 +136,7 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(point["task"] for point in curves))
-    figure = Figure(figsize=(4.4 * len(tasks), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(tasks) + 1.3, 3.6), layout="constrained")
     styles = dict(zip(METHODS.split(","), zip("kCCCC", "xs^oD", ["", "1", "0", "3", "2"], strict=True), strict=True))
     for place, task in enumerate(tasks, 1):
         axes = figure.add_subplot(1, len(tasks), place)
@@ -159,7 +161,7 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("records a user")
         axes.set_ylabel(metric)
         axes.set_title(f"LaMP-{task} of the world")
-    axes.legend(loc="best", fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
 

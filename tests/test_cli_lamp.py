@@ -174,7 +174,7 @@ def test_outputs_without_a_question_are_counted(command, world):
         (["--method", ","], "no method is named"),
         (["--method", "cloud"], "the method cloud needs a server"),
         (["--server", "http://127.0.0.1:9/v1"], "--server needs --server-model"),
-        (["--server-model", "x"], "--server-model and --key-env go with --server"),
+        (["--server-model", "x"], "--key-env and --token-budget go with --server"),
         (["--server", "http://127.0.0.1:9/v1", "--server-model", "x", "--key-env", "NO_SUCH"], "NO_SUCH"),
         (["--server", "nowhere", "--server-model", "x"], "nowhere"),
         (["--model", "/nowhere/at/all"], "no such model folder"),

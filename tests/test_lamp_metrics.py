@@ -72,7 +72,7 @@ def test_the_scores_of_items_make_up_the_metric(name):
 
 
 @pytest.mark.parametrize("gold", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("said", ["", "good", "5 stars", "inf", "nan"])
+@pytest.mark.parametrize("said", ["", "good", "5 stars", "inf", "nan", "5" * 200])
 def test_what_is_no_number_counts_as_the_farther_end(gold, said):
     assert score(TASKS["3"], [said], [str(gold)]).metrics["MAE"] == max(gold - 1, 5 - gold)
 

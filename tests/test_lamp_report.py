@@ -147,12 +147,18 @@ def test_a_run_without_results_says_so(tmp_path):
     assert rows(REVIEWS, []) == []
 
 
-def test_a_result_that_is_there_stays_and_comes_back_in_the_files_order(tmp_path):
+def test_a_newer_result_takes_the_place_of_the_old_and_all_come_back_in_the_files_order(tmp_path):
     first, other = result("a", "oppu", [("1", "1")]), result("b", "oppu", [("2", "2")])
     with Records(tmp_path / "run", write=True) as records:
         records.add("2", 1, other)
-        records.add("1", 0, first)
         records.add("1", 0, other)
+        records.add("1", 0, first)
     with Records(tmp_path / "run") as records:
         assert records.results("s") == [first, other] and records.results("t") == []
-        assert records.has("1") and not records.has("3")
+        assert records.unanswered("1") == 0 and records.unanswered("3") is None
+
+
+def test_one_user_tells_no_difference(tmp_path):
+    found = rows(TASKS["3"], [result("a", "oppu", [("1", "1")]), result("a", "bm25", [("1", "3")])])
+    assert [row.differences for row in found] == [{}, {}]
+    assert "[" not in markdown(TASKS["3"], found)

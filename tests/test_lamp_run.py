@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import socket
 from collections import Counter
@@ -18,6 +19,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune import finetune, fuse
 from mlx_personal.lamp import jobs, run_lamp
 from mlx_personal.lamp.predictions import read_outputs
+from mlx_personal.lamp.reading import User
 from mlx_personal.lamp.records import Records
 from mlx_personal.lamp.tasks import TASKS
 
@@ -177,6 +179,7 @@ def test_a_user_without_items_is_answered_by_the_base_and_counted(tmp_path, worl
         assert (result["counts"].get("nothing to learn", 0) == 1) == (method in LEARNING)
         if ":" in method:
             assert result["counts"]["no items"] == 2
+        assert (result["counts"].get("no sentence") == 2) == (method == "profile")
         assert result["adapter_bytes"] is None and result["rows"] == 0
 
 
@@ -305,6 +308,13 @@ def test_a_spent_budget_learns_what_came(world, folder, fake, tiny_model_folder)
     assert cut.server_tokens in (each, 2 * each) and "the token budget is used up" in cut.message
     counts = results(other, cut)["user-1-0", "cdcda"]["counts"]
     assert counts["synthetic: unanswered"] == 4 - cut.server_tokens / each
+    # The same budget brings nothing more and learns nothing anew; a larger one both.
+    again = run_lamp(other, short)
+    assert (again.found, again.ran) == (1, 0)
+    more = run_lamp(other, dataclasses.replace(short, token_budget=None))
+    assert (more.found, more.ran, more.server_tokens) == (0, 1, 4 * each)
+    assert "synthetic: unanswered" not in results(other, more)["user-1-0", "cdcda"]["counts"]
+    assert run_lamp(other, dataclasses.replace(short, token_budget=None)).found == 1
 
 
 def test_a_query_that_the_budget_has_no_room_for_is_not_scored(world, folder, fake, tiny_model_folder):
@@ -422,3 +432,37 @@ def test_what_makes_no_sense_is_one_line(tmp_path, world, tiny_model_folder, cha
     asked = dataclasses.replace(request(world, tiny_model_folder, "oppu"), **change)
     with pytest.raises(UserError, match=says):
         run_lamp(tmp_path / "run", asked)
+
+
+def test_a_servers_thoughts_are_no_answer_and_an_empty_answer_is_counted(tmp_path, world, tiny_model_folder):
+    for said, prediction, counts in (("<think>3?</think>\n4", "4", {}), ("", "", {"empty answers": 2})):
+        with FakeServer(lambda prompt, said=said: said) as server:
+            folder = consented(tmp_path / f"run {prediction}", server_at(server.url))
+            found = ran(folder, server_request(world, tiny_model_folder, server, "cloud:0", users=1))
+        result = found["user-1-0", "cloud:0"]
+        assert set(result["predictions"].values()) == {prediction} and result["counts"] == counts
+
+
+def test_a_run_holds_the_users_whose_jobs_are_under_way_alone(tmp_path, fake, tiny_model_folder, monkeypatch):
+    def users_held():
+        return sum(isinstance(one, User) for one in gc.get_objects())
+
+    held, before, add = [], users_held(), Records.add
+
+    def looking(self, key, *rest):
+        held.append(users_held() - before)
+        return add(self, key, *rest)
+
+    monkeypatch.setattr(Records, "add", looking)
+    asked = server_request(files(tmp_path / "world", users=8), tiny_model_folder, fake, "cloud:0")
+    run_lamp(consented(tmp_path / "run", asked.server), asked)
+    # The one that is done, and the next ones as they are read.
+    assert len(held) == 8 and max(held) <= 4
+
+
+def test_a_query_of_others_that_nothing_can_learn_is_one_line(tmp_path, world, tiny_model_folder):
+    files(tmp_path / "others", seed=2)
+    others = tmp_path / "others" / "LaMP_3_history.json"
+    changed(others, lambda users: users[0]["query"][0].update(input=users[0]["query"][0]["input"] + "\0"))
+    with pytest.raises(UserError, match="cannot be learnt: a NUL byte"):
+        run_lamp(tmp_path / "run", request(world, tiny_model_folder, "oppu", others=others))

@@ -128,7 +128,7 @@ def run(
         users=users,
         others=others,
         others_outputs=others_outputs,
-        server=_server(settings),
+        server=_server(settings, token_budget),
         token_budget=token_budget,
         config=_config(settings, seed),
     )
@@ -166,11 +166,11 @@ def report(cli: Cli, folder: Path | None, out: Path | None) -> Answer:
     return Answer({"markdown": text}, lambda console: console.print(printable(text), soft_wrap=True))
 
 
-def _server(settings: dict[str, Any]) -> Server | None:
+def _server(settings: dict[str, Any], token_budget: int | None) -> Server | None:
     url, name, variable = settings["server"], settings["server_model"], settings["key_env"]
     if url is None:
-        if name is not None or variable is not None:
-            raise click.UsageError("--server-model and --key-env go with --server")
+        if name is not None or variable is not None or token_budget is not None:
+            raise click.UsageError("--server-model, --key-env and --token-budget go with --server")
         return None
     if name is None:
         raise click.UsageError("--server needs --server-model")

@@ -101,6 +101,11 @@ class Answers:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM lost WHERE rowid = ?", (attempt,))
 
+    def total(self) -> int:
+        """The tokens that all requests of this folder have cost, lost attempts included."""
+        query = "SELECT (SELECT COALESCE(SUM(charged), 0) FROM answers) + (SELECT COALESCE(SUM(charged), 0) FROM lost)"
+        return self._database.scalar(query)
+
     def charged(self, keys: Iterable[str]) -> int:
         """The tokens that these requests have cost, lost attempts included."""
         query = (

@@ -75,7 +75,7 @@ def ask(
 
     Args:
         concurrency: the most requests that are on their way at once.
-        token_budget: the most tokens that all of these requests may cost, with what they have cost in earlier calls.
+        token_budget: the most tokens that all that `answers` keeps may cost, with what it has cost in earlier calls.
             Before one is sent the most that it can cost is set aside, so that many at once cannot overspend.
         on_progress: called with (answered, all) after each answer, and first with what is known.
     """
@@ -86,7 +86,7 @@ def ask(
     known = len(by_key) - len(missing)
     report = on_progress or (lambda done, total: None)
     report(known, len(by_key))
-    budget = Budget(token_budget, answers.charged(by_key))
+    budget = Budget(token_budget, answers.total())
     run = _Run(missing, server, answers, ledger, budget, lambda new: report(known + new, len(by_key)))
     if missing:
         with stopping() as stop:

@@ -41,11 +41,14 @@ def asked(lm: LanguageModel, task: LampTask, user: User, method: Method, config:
     """The input of each query, with the user's items before it or, if there is one, the sentence `about` the user.
 
     `lm` counts the tokens. Counted are `no items`: queries of a user whose profile is empty, asked by a method that
-    wants items; `items left out`: queries whose items do not fit; `items shortened`.
+    wants items; `no sentence`: queries asked without the one that `method` wants; `items left out`: queries whose items
+    do not fit; `items shortened`.
     """
     counts: Counter[str] = Counter()
     if about:
         return Asked(tuple(f"{about}\n{query.input}" for query in user.queries), counts)
+    if method.profile:
+        counts["no sentence"] = len(user.queries)
     if not method.items:
         return Asked(tuple(query.input for query in user.queries), counts)
     if not user.profile:

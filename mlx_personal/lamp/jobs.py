@@ -23,6 +23,7 @@ from mlx_personal.collaboration.device import Prepared
 from mlx_personal.collaboration.prompting import Request
 from mlx_personal.collaboration.redaction import PatternRedactor, Placeholders
 from mlx_personal.collaboration.task import Record
+from mlx_personal.dialogue import strip_thoughts
 from mlx_personal.finetune import finetune
 from mlx_personal.lamp import answering
 from mlx_personal.lamp.methods import Method
@@ -43,7 +44,8 @@ class Work:
         task: a name in `TASKS`.
         prepared, written: what was asked for the user's synthetic records, and a server's answers; None where the
             device's own model is to write them.
-        cloud: a server's answers to the queries, by the method's name, and the `seconds` that each took.
+        cloud: a server's answers to the queries, by the method's name, and the `seconds` that each took; None for
+            answers of an earlier run.
     """
 
     model: str
@@ -54,7 +56,7 @@ class Work:
     prepared: Prepared | None = None
     written: Sequence[str | None] | None = None
     cloud: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def perform(work: Work) -> dict[str, dict[str, Any]]:
 
     `predictions` and `golds` by the query's id, `seconds` of training and answering, `tokens` read and written on the
     device, `joules` of both (None where no counter tells), `adapter_bytes`, `rows` learnt, `counts` of what was left
-    out or dropped.
+    out or dropped, and of empty answers.
     """
     lm, meter = kept_model(work.model), EnergyMeter()
     results = {}
@@ -91,6 +93,8 @@ def perform(work: Work) -> dict[str, dict[str, Any]]:
         result = _cloud(lm, work, method) if method.cloud else _device(lm, work, method)
         result["joules"] = None if method.cloud else (meter.read() - before).total
         result["golds"] = {query.id: query.gold for query in work.user.queries}
+        if empty := sum(not text for text in result["predictions"].values()):
+            result["counts"]["empty answers"] = empty
         results[method.name] = result
     return results
 
@@ -173,8 +177,9 @@ def _cloud(lm: LanguageModel, work: Work, method: Method) -> dict[str, Any]:
     """A server's answers, with what was taken out of the inputs put back."""
     _, placeholders = _redacted(lm, TASKS[work.task], work.user, method, work.config)
     pairs = zip(work.user.queries, work.cloud[method.name], strict=True)
-    predictions = {query.id: placeholders.restore(text).strip() for query, text in pairs}
-    seconds = {"train": 0.0, "answer": work.seconds[method.name] * len(predictions)}
+    predictions = {query.id: placeholders.restore(strip_thoughts(text)).strip() for query, text in pairs}
+    each = work.seconds[method.name]
+    seconds = {"train": 0.0, "answer": None if each is None else each * len(predictions)}
     return {
         "predictions": predictions,
         "seconds": seconds,

@@ -6,8 +6,9 @@ bootstrap over users draws sums of users and never looks at a text again:
     sums = np.stack([statistics(task, predictions, golds).sum(axis=0) for each user])   # [users, S]
     metrics_of(task, draws @ sums)      # draws [B, users]: how often each user was drawn; each metric [B]
 
-Differences from LaMP's script: a gold that is no label never counts as met; `nan` and `inf` count as unparsable; and
-where that script gives the median of 1,000 random resamples of ROUGE (as `evaluate` does), this gives the mean itself.
+Differences from LaMP's script: a gold that is no label never counts as met; `nan`, `inf` and what is too large to be
+squared count as unparsable; and where that script gives the median of 1,000 random resamples of ROUGE (as `evaluate`
+does), this gives the mean itself.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _errors(_: LampTask, prediction: str, gold: str) -> list[float]:
         said = float(prediction)
     except ValueError:
         said = math.nan
-    if not math.isfinite(said):
+    if not math.isfinite(said * said):  # a model may write digits on and on
         said = max(_WORST_RATINGS, key=lambda worst: abs(worst - right))
     return [1.0, abs(said - right), (said - right) ** 2]
 

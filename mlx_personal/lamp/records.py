@@ -31,6 +31,9 @@ _MIGRATIONS: Final = (
 )
 SCHEMA: Final = Schema("LaMP run", "lamp.db", _MIGRATIONS, "name another folder", "name another folder")
 
+# A count of a result: requests for synthetic records that a server had no budget left for.
+UNANSWERED: Final = "synthetic: unanswered"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -61,15 +64,17 @@ class Records:
     def __exit__(self, *_: object) -> None:
         self.database.close()
 
-    def has(self, key: str) -> bool:
-        """Whether this result is there."""
-        return self.database.row("SELECT 1 FROM results WHERE key = ?", key) is not None
+    def unanswered(self, key: str) -> int | None:
+        """How many synthetic records this result had to do without, for want of a server's budget; None where it is not
+        there."""
+        row = self.database.row("SELECT result FROM results WHERE key = ?", key)
+        return None if row is None else int(json.loads(row["result"])["counts"].get(UNANSWERED, 0))
 
     def add(self, key: str, place: int, found: Result) -> None:
-        """Keeps a result; one that is there already stays as it is."""
+        """Keeps a result, in place of one that is there already."""
         row = (key, found.task, found.setting, found.method, found.user, place, json.dumps(found.result), now())
         with self.database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def add_setting(self, setting: str, facts: dict[str, Any]) -> None:
         """Keeps what a setting's hash stands for."""

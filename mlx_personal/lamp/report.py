@@ -48,7 +48,7 @@ class Row:
         users, queries: that were answered.
         metrics: under LaMP's names.
         differences: of the metrics to the reference method's, on the users that both have; empty for itself.
-        train_seconds: a user; answer_seconds: a query.
+        train_seconds: a user; answer_seconds: a query, those of a server with several at once; None where unknown.
         tokens_read, tokens_written: on the device, a query; None where it does not answer.
         joules: a user, training and answers; None where no counter tells.
         adapter_kb, rows: of a user's adapter, and learnt for it; None and 0 without one.
@@ -61,7 +61,7 @@ class Row:
     metrics: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]
     train_seconds: float
-    answer_seconds: float
+    answer_seconds: float | None
     tokens_read: float | None
     tokens_written: float | None
     joules: float | None
@@ -93,7 +93,7 @@ def markdown(task: LampTask, found: Sequence[Row], reference: str = REFERENCE) -
                 row.method,
                 row.users,
                 row.queries,
-                *(_estimate(row.metrics[m]) for m in (first, second)),
+                *(_estimate(row.metrics[m], row.users) for m in (first, second)),
                 _against(row, first),
             ]
             for row in found
@@ -112,6 +112,10 @@ def markdown(task: LampTask, found: Sequence[Row], reference: str = REFERENCE) -
             for row in found
         ),
     )
+    if any(row.joules is not None for row in found):
+        costs += (
+            "\nJoules are the whole machine's while a user's job ran: compare those of one worker (`--workers 1`).\n"
+        )
     notes = [f"- {row.method}: {_counted(row.counts)}\n" for row in found if row.counts]
     left = "\nLeft out, shortened or dropped:\n\n" + "".join(notes) if notes else ""
     return f"{quality}\n{costs}{left}"
@@ -140,6 +144,7 @@ def _row(task: LampTask, method: str, of: Mapping[str, Result], reference: Mappi
     values, resampled = metrics_of(task, sums.sum(axis=0)), metrics_of(task, draws @ sums)
     plain = [found.result for found in of.values()]
     queries = sum(len(result["predictions"]) for result in plain)
+    timed = [result for result in plain if result["seconds"]["answer"] is not None]
     device = [result for result in plain if result["tokens"]]
     joules = [result["joules"] for result in plain if result["joules"] is not None]
     sizes = [result["adapter_bytes"] / 1024 for result in plain if result["adapter_bytes"] is not None]
@@ -153,7 +158,9 @@ def _row(task: LampTask, method: str, of: Mapping[str, Result], reference: Mappi
         metrics={name: _estimated(values[name], resampled[name]) for name in values},
         differences=_differences(task, of, reference, seed),
         train_seconds=sum(result["seconds"]["train"] for result in plain) / len(plain),
-        answer_seconds=sum(result["seconds"]["answer"] for result in plain) / queries,
+        answer_seconds=sum(r["seconds"]["answer"] for r in timed) / sum(len(r["predictions"]) for r in timed)
+        if timed
+        else None,
         tokens_read=sum(r["tokens"]["read"] for r in device) / queries if device else None,
         tokens_written=sum(r["tokens"]["written"] for r in device) / queries if device else None,
         joules=sum(joules) / len(joules) if joules else None,
@@ -166,9 +173,9 @@ def _row(task: LampTask, method: str, of: Mapping[str, Result], reference: Mappi
 def _differences(
     task: LampTask, of: Mapping[str, Result], reference: Mapping[str, Result], seed: int
 ) -> dict[str, Estimate]:
-    """Of each metric, paired, on the users that both have; none without such users."""
+    """Of each metric, paired, on the users that both have; none for fewer than two, of whom nothing can be said."""
     shared = [user for user in of if user in reference]
-    if not shared:
+    if len(shared) < 2:
         return {}
     draws = _draws(len(shared), seed)
     mine, theirs = (_sums(task, [found[user] for user in shared]) for found in (of, reference))
@@ -199,7 +206,9 @@ def _estimated(value: Any, resampled: np.ndarray) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _estimate(found: Estimate) -> str:
+def _estimate(found: Estimate, users: int) -> str:
+    if users < 2:
+        return f"{found.value:.3f}"
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 

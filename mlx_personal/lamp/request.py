@@ -146,7 +146,8 @@ def _task_base(
 ) -> Path:
     """The base with the task adapter of other users in it, made once for the same users, settings and base.
 
-    UserError where one of the others is among the run's users, or asks one of their questions.
+    UserError where one of the others is among the run's users, or asks one of their questions, or one that no adapter
+    can learn.
     """
     assert request.others is not None
     golds = None if request.others_outputs is None else read_outputs(task, request.others_outputs)
@@ -160,7 +161,10 @@ def _task_base(
         if shared:
             what = f"{min(shared)!r} is among the other users and among those of the run"
             raise UserError(what, request.others, "name users who are not in both")
-        dialogues += [Dialogue.of(query.input, query.gold) for query in user.queries]
+        try:
+            dialogues += [Dialogue.of(query.input, query.gold) for query in user.queries]
+        except ValueError as error:
+            raise UserError(f"a query of {user.id!r} cannot be learnt: {error}", request.others, "mend it") from error
     settings = dataclasses.asdict(request.others_training)
     name = digest([base_fingerprint, settings, [dialogue.key for dialogue in dialogues]])
     fused, adapter, states = (folder / "base" / f"{name}{end}" for end in ("", ".adapter", ".states"))

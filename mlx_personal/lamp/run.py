@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlx_personal import cluster
 from mlx_personal.collaboration.answers import SCHEMA as ANSWERS
@@ -31,6 +31,9 @@ from mlx_personal.lamp.records import Records, Result
 from mlx_personal.lamp.settings import PROTOCOL, RunConfig, digest
 from mlx_personal.lamp.tasks import LampTask
 from mlx_personal.store.database import Database
+
+# What decides a server's answers, whoever runs it.
+_OF_A_SERVER: Final = ("model", "temperature", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Outcome:
         found, ran: results that were there, and that were made.
         failed: (user, why) of jobs that failed.
         unanswered: results that were left out, since the server did not answer all that they need; `message` says why.
-        server_tokens: that all of the run's requests have cost.
+        server_tokens: that all requests of this folder have cost, where this run asked any.
         counts: of the files.
     """
 
@@ -120,7 +123,7 @@ def run(
         "model": source.fingerprint,
         "model_name": source.model_name,
         "config": config.to_json(),
-        "server": None if server is None else {"model": server.model, "temperature": server.temperature},
+        "server": None if server is None else {name: getattr(server, name) for name in _OF_A_SERVER},
     }
     run_ = _Run(records, source, methods, config, server, digest(facts), workers, ray, tell)
     records.add_setting(run_.setting, {**facts, "file_task": source.name})
@@ -146,19 +149,19 @@ class _Run:
         self._server, self.setting = server, setting
         self._workers, self._ray, self._tell = workers, ray, tell
         self._outcome = Outcome(setting, source.counts)
-        self._known: dict[str, tuple[int, User]] = {}  # a job's place and user
+        self._known: dict[str, tuple[int, User]] = {}  # the place and user of each job under way
 
     def run(self, token_budget: int | None) -> Outcome:
         missing: dict[int, tuple[Method, ...]] = {}
         for place, user in enumerate(self._source.users()):
-            lacking = tuple(m for m in self._methods if not self._records.has(self._key(user, m.name)))
+            lacking = tuple(m for m in self._methods if self._lacks(user, m))
             self._outcome.found += len(self._methods) - len(lacking)
             if lacking:
                 missing[place] = lacking
         asked = self._asked(missing, token_budget)
         works = self._works(missing, asked)
         for done in self._done(jobs.perform, works, "users", len(missing)):
-            place, user = self._known[done.key]
+            place, user = self._known.pop(done.key)
             if done.error is not None:
                 self._outcome.failed.append((user.id, done.error))
                 continue
@@ -167,6 +170,11 @@ class _Run:
                 self._records.add(self._key(user, name), place, found)
                 self._outcome.ran += 1
         return self._outcome
+
+    def _lacks(self, user: User, method: Method) -> bool:
+        """Whether a result is not there, or had to do without some of the synthetic records that a server may bring."""
+        unanswered = self._records.unanswered(self._key(user, method.name))
+        return unanswered is None or (unanswered > 0 and self._server is not None)
 
     def _key(self, user: User, method: str) -> str:
         return digest([self.setting, dataclasses.asdict(user), method])
@@ -179,9 +187,15 @@ class _Run:
             if self._server is not None:
                 whole = tuple(m for m in methods if not _asks(m) or (said is not None and said.whole(m)))
                 self._outcome.unanswered += len(methods) - len(whole)
-                methods = whole
+                # What a budget has left incomplete is done again only with more answers.
+                methods = tuple(m for m in whole if said is None or self._is_news(user, m, said))
+                self._outcome.found += len(whole) - len(methods)
             if methods:
                 yield self._job(place, user, methods, said)
+
+    def _is_news(self, user: User, method: Method, said: _Said) -> bool:
+        unanswered = self._records.unanswered(self._key(user, method.name))
+        return unanswered is None or said.written.count(None) < unanswered
 
     def _job(self, place: int, user: User, methods: tuple[Method, ...], said: _Said | None = None) -> cluster.Job:
         self._known[str(place)] = (place, user)
@@ -201,10 +215,11 @@ class _Run:
         )
         said: dict[int, _Said] = {}
         for done in self._done(jobs.prompts, works, "prompts", len(needing)):
+            _, user = self._known.pop(done.key)
             if done.error is None:
                 said[int(done.key)] = _Said(done.result)
             else:
-                self._outcome.failed.append((self._known[done.key][1].id, done.error))
+                self._outcome.failed.append((user.id, done.error))
         self._ask(said, token_budget)
         return said
 
@@ -218,21 +233,21 @@ class _Run:
 
             def asked(
                 stage: str, server: Server, requests: Sequence[Request]
-            ) -> tuple[Sequence[str | None], float, bool]:
-                """The answers, the seconds that each took, and whether some are missing for another reason than the
-                budget: another run may bring them."""
-                start, spent = time.perf_counter(), self._outcome.server_tokens
+            ) -> tuple[Sequence[str | None], float | None, bool]:
+                """The answers; the seconds that each new one took; and whether some are missing for another reason
+                than the budget, so that another run may bring them."""
+                start = time.perf_counter()
                 found = ask(
                     requests,
                     server,
                     answers,
                     ledger,
-                    token_budget=None if token_budget is None else token_budget - spent,
+                    token_budget=token_budget,
                     on_progress=lambda done, total: self._tell(Progress(stage, done, total, None)),
                 )
-                self._outcome.server_tokens += found.tokens
+                self._outcome.server_tokens = answers.total()
                 self._outcome.message = self._outcome.message or found.message
-                seconds = (time.perf_counter() - start) / max(found.new, 1)
+                seconds = (time.perf_counter() - start) / found.new if found.new else None
                 return found.answers, seconds, bool(found.failed or found.left)
 
             written = [(place, r) for place in sorted(said) for r in said[place].requests]
@@ -268,7 +283,7 @@ class _Said:
     prompts: Prompts
     written: list[str | None] = field(default_factory=list)
     cloud: dict[str, list[str | None]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)
     waits: bool = False
 
     @property
