@@ -282,7 +282,7 @@ def test_a_real_servers_records_are_learnt_and_queries_answered_without_a_networ
     command = ["lamp", "run", "--task", "3", "--questions", world / "LaMP_3_questions.json"]
     command += ["--outputs", world / "LaMP_3_outputs.json", "--model", DEMO, "--users", "3", "--method", "oppu,cdcda"]
     command += [*SHORT, "--server", url, "--server-model", DEMO, "--json"]
-    assert run("augment", "consent", "--server", url, "--model", DEMO, "--out", folder, "--yes").exit_code == 0
+    assert run("augment", "consent", "--server", url, "--server-model", DEMO, "--out", folder, "--yes").exit_code == 0
     # First only what the server has a part in.
     here.fails = lambda function, job: "not yet" if function is jobs.perform else None
     asked = json.loads(run(*command, "--out", folder).stdout)
