@@ -1,7 +1,7 @@
 """The owner's consent, on record: for which server and model, given or withdrawn, and when.
 
 `consent.jsonl` in a folder has a line for each time; the newest for a server and model counts. Nothing is ever taken
-out. A later issue may ask for more than one yes; who needs it asks `require` and knows no more.
+out. Who needs it asks `require` and knows no more, so that more than one yes may be asked for some day.
 """
 
 from __future__ import annotations
