@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlx_personal
+import mlx_personal  # noqa: F401 - before mlx.core, so that its tuned BLAS comes first
 
 # isort: split
 import mlx.core as mx
@@ -111,7 +111,7 @@ def served(model: Path, folder: Path) -> Iterator[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     # This package first, for its BLAS.
-    start = f"import sys, {mlx_personal.__name__}; from mlx_lm.server import main; sys.exit(main())"
+    start = "import sys, mlx_personal; from mlx_lm.server import main; sys.exit(main())"
     # The server knows its model by this name, wherever it lies.
     command = [sys.executable, "-c", start, "--model", SERVER_MODEL, "--port", str(port), "--log-level", "ERROR"]
     log = folder.with_suffix(".log").open("w")

@@ -6,8 +6,9 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Two threads that wait for each other are far slower than one where other processes run, as on a busy CI machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -118,6 +119,30 @@ def with_template(tiny_model: LanguageModel) -> Callable[[str | None], LanguageM
 def demo_model() -> LanguageModel:
     """The embedded model."""
     return load_language_model("demo")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Jobs in this process, where a model is loaded once for all tests, and a random one does not write on and on."""
+    from collaborating import JobsHere
+
+    from mlx_personal import cluster
+    from mlx_personal.lamp import jobs
+
+    monkeypatch.setattr(jobs, "_LONGEST", 8)
+    jobs_here = JobsHere()
+    monkeypatch.setattr(cluster, "run", jobs_here)
+    return jobs_here
+
+
+@pytest.fixture
+def fake() -> Iterator[Any]:
+    """A server on this machine that writes one more record like those it is shown."""
+    from collaborating import new_record
+    from fake_server import FakeServer
+
+    with FakeServer(new_record) as server:
+        yield server
 
 
 assert mlx_personal  # its import is what loads the BLAS

@@ -9,8 +9,8 @@ import threading
 from collections import Counter
 
 import pytest
-from collaborating import CONFIG, JobsHere, consented, new_record, records_of, requests_for, server_at, users_on
-from fake_server import ANSWER_TOKENS, PROMPT_TOKENS, FakeServer, Fault
+from collaborating import CONFIG, JobsHere, consented, records_of, requests_for, server_at, users_on
+from fake_server import ANSWER_TOKENS, PROMPT_TOKENS, Fault
 from test_cluster import ray, two_nodes
 
 from mlx_personal import cluster, load_language_model
@@ -21,20 +21,6 @@ from mlx_personal.collaboration.picking import Budget
 from mlx_personal.collaboration.prompting import Request
 from mlx_personal.collaboration.task import Record, Task
 from mlx_personal.errors import UserError
-
-
-@pytest.fixture
-def fake():
-    with FakeServer(new_record) as server:
-        yield server
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Jobs in this process, where a model is loaded once for all tests."""
-    jobs_here = JobsHere()
-    monkeypatch.setattr(cluster, "run", jobs_here)
-    return jobs_here
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from collaborating import CONFIG, NOUNS, TRAINING, consented, new_record, server_at
-from fake_server import FakeServer, Fault
+from collaborating import CONFIG, NOUNS, TRAINING, consented, server_at
+from fake_server import Fault
 
 from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
@@ -139,12 +139,6 @@ PROFILE = Config(
     evaluation=EvaluationConfig(share=0.3, max_tokens=8),
     finetune=TRAINING,
 )
-
-
-@pytest.fixture
-def fake():
-    with FakeServer(new_record) as server:
-        yield server
 
 
 def profile(folder, model_folder, model, config=PROFILE):

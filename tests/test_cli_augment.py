@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from collaborating import NOUNS, JobsHere, new_record
-from fake_server import FakeServer, Fault
+from collaborating import NOUNS
+from fake_server import Fault
 from test_cli import as_json, line_of, refused, run
 
-from mlx_personal import cluster
 from mlx_personal.cli import augment as commands
 from mlx_personal.collaboration import jobs
 from mlx_personal.collaboration.filtering import FILTERS
@@ -20,19 +19,6 @@ from mlx_personal.collaboration.filtering import FILTERS
 QUICK = ["--k", "3", "--demonstrations", "2", "--epochs", "1", "--rank", "2", "--seed", "5"]
 # A random model knows no style, and finds nothing likely.
 LENIENT = ["--off", "style", "--off", "perplexity", "--off", "label"]
-
-
-@pytest.fixture
-def fake():
-    with FakeServer(new_record) as server:
-        yield server
-
-
-@pytest.fixture
-def here(monkeypatch):
-    jobs_here = JobsHere()
-    monkeypatch.setattr(cluster, "run", jobs_here)
-    return jobs_here
 
 
 @pytest.fixture

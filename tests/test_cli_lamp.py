@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from collaborating import JobsHere, consented, server_at
+from collaborating import consented, server_at
 from fake_server import FakeServer
 from lamp_users import as_the_cloud, changed, files
 from test_cli import as_json, refused, run
 from test_offline import ANSWERING, DEMO, cloud, without_network
 
-from mlx_personal import cluster, web
+from mlx_personal import web
 from mlx_personal.cli import lamp as commands
 from mlx_personal.lamp import jobs
 from mlx_personal.lamp.download import SPLITS
@@ -23,15 +23,6 @@ from mlx_personal.lamp.predictions import read_outputs
 from mlx_personal.lamp.tasks import TASKS
 
 SHORT = ["--answer-tokens", "3", "--synthetic", "2", "--epochs", "1"]
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Jobs in this process, where a random model does not write on and on."""
-    monkeypatch.setattr(jobs, "_LONGEST", 8)
-    jobs_here = JobsHere()
-    monkeypatch.setattr(cluster, "run", jobs_here)
-    return jobs_here
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import socket
 from collections import Counter
 
 import pytest
-from collaborating import CONFIG, TRAINING, JobsHere, consented, server_at
+from collaborating import CONFIG, TRAINING, consented, server_at
 from fake_server import ANSWER_TOKENS, PROMPT_TOKENS, FakeServer, Fault
 from lamp_users import RUN, as_the_cloud, changed, files, ran, request, results
 
-from mlx_personal import Dialogue, cluster, load_language_model
+from mlx_personal import Dialogue, load_language_model
 from mlx_personal.collaboration.prompting import Request
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import finetune, fuse
@@ -31,12 +31,8 @@ LEARNING = {"oppu", "oppu+bm25:1", "cdcda", "cdcda-no-copy", "cdcda+recency:1"}
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch):
-    """Jobs in this process, where a model is loaded once for all tests, and a random one does not write on and on."""
-    monkeypatch.setattr(jobs, "_LONGEST", 8)
-    jobs_here = JobsHere()
-    monkeypatch.setattr(cluster, "run", jobs_here)
-    return jobs_here
+def in_this_process(here):
+    """No test here needs worker processes, but those that say so."""
 
 
 @pytest.fixture

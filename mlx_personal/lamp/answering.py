@@ -61,12 +61,18 @@ def asked(lm: LanguageModel, task: LampTask, user: User, method: Method, config:
     return Asked(tuple(inputs), counts)
 
 
+def records(task: LampTask, user: User, config: RunConfig) -> dict[int, Record]:
+    """What there is to learn of a user's items, by their place in the profile."""
+    found = ((place, task.record(item, config.seed)) for place, item in enumerate(user.profile))
+    return {place: record for place, record in found if record is not None}
+
+
 def described(lm: LanguageModel, task: LampTask, user: User, config: RunConfig) -> str:
     """A sentence about the user, which the model writes of at most 10 of the user's items; empty for a user without."""
-    records = [record for item in user.profile if (record := task.record(item, config.seed)) is not None]
-    if not records:
+    known = list(records(task, user, config).values())
+    if not known:
         return ""
-    chosen = Random(f"{config.seed} {user.id}").sample(records, min(_DESCRIBED, len(records)))
+    chosen = Random(f"{config.seed} {user.id}").sample(known, min(_DESCRIBED, len(known)))
     written = lm.generate([lm.prompt_tokens(_question(profile_prompt(chosen)))], max_tokens=_SENTENCE)[0]
     return strip_thoughts(written).strip()
 
@@ -91,18 +97,15 @@ def lessons(
     a synthetic one behind any. Inputs that are no inputs of the task (LaMP-1's and LaMP-7's, see `LampTask.record`) are
     learnt as they are.
     """
-    wording, found = task.collaboration_task(user.profile), []
-    places = [i for i, item in enumerate(user.profile) if task.record(item, config.seed) is not None]
+    wording, own = task.collaboration_task(user.profile), records(task, user, config)
     behind = method.items > 0 and task.name not in ("1", "7")
     retrieval = Retrieval(task, method.retriever, user.profile) if behind else None
-    for place in places:
-        record = task.record(user.profile[place], config.seed)
-        assert record is not None
-        found.append(_lesson(lm, task, record, wording.ask(record.text), retrieval, method, config, place))
-    own = len(found)
-    for record in synthetic:
-        found.append(_lesson(lm, task, record, wording.ask(record.text), retrieval, method, config, None))
-    return found, own
+    learnt = [*own.items(), *((None, record) for record in synthetic)]
+    found = [
+        _lesson(lm, task, record, wording.ask(record.text), retrieval, method, config, place)
+        for place, record in learnt
+    ]
+    return found, len(own)
 
 
 def answers(

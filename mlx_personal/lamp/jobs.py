@@ -156,7 +156,7 @@ def _synthetic(lm: LanguageModel, work: Work, method: Method, counts: Counter[st
     made = device.synthetic(
         lm,
         task.collaboration_task(user.profile),
-        _records(task, user, work.config),
+        list(answering.records(task, user, work.config).values()),
         prepared,
         written,
         config,
@@ -168,9 +168,8 @@ def _synthetic(lm: LanguageModel, work: Work, method: Method, counts: Counter[st
 
 def _prepared(lm: LanguageModel, work: Work) -> Prepared:
     task, user, config = TASKS[work.task], work.user, work.config
-    return device.prepare(
-        lm, user.id, task.collaboration_task(user.profile), _records(task, user, config), config.augment
-    )
+    known = list(answering.records(task, user, config).values())
+    return device.prepare(lm, user.id, task.collaboration_task(user.profile), known, config.augment)
 
 
 def _cloud(lm: LanguageModel, work: Work, method: Method) -> dict[str, Any]:
@@ -195,7 +194,3 @@ def _redacted(
 ) -> tuple[list[str], Placeholders]:
     inputs = answering.asked(lm, task, user, method, config).inputs
     return PatternRedactor(config.augment.own_words).redact(inputs)
-
-
-def _records(task: LampTask, user: User, config: RunConfig) -> list[Record]:
-    return [record for item in user.profile if (record := task.record(item, config.seed)) is not None]

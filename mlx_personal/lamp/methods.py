@@ -12,6 +12,7 @@ cloud               the server's model alone, with the user's items before the i
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -22,7 +23,11 @@ from mlx_personal.lamp.retrieval import RETRIEVERS
 
 # Items in a prompt where a method's name has no number.
 ITEMS: Final = 4
-_NAME: Final = re.compile(r"(?P<body>[a-z0-9+-]+)(:(?P<items>\d+))?")
+_ITEMS_OF: Final = rf"(?P<retriever>{'|'.join(RETRIEVERS)})(:(?P<items>\d+))?"
+# The three forms of a name that say more than themselves.
+_PROMPTED: Final = re.compile(_ITEMS_OF)
+_CLOUD: Final = re.compile(r"cloud(:(?P<items>\d+))?")
+_ADAPTED: Final = re.compile(rf"(oppu|(?P<cdcda>cdcda)(-no-(?P<off>{'|'.join(FILTERS)}))?)(\+{_ITEMS_OF})?")
 
 
 @dataclass(frozen=True)
@@ -49,37 +54,36 @@ class Method:
 
 def method_named(name: str) -> Method:
     """The method of a name; UserError, which lists the names, for none."""
-    match = _NAME.fullmatch(name)
-    if match is not None:
-        body, items = match["body"], None if match["items"] is None else int(match["items"])
-        found = _method(name, body, ITEMS if items is None else items, items is not None)
-        if found is not None:
-            return found
-    filters = ", ".join(FILTERS)
-    raise UserError(
-        f"there is no method {name!r}",
-        hint=f"take some of non-personalised, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, cdcda+bm25, "
-        f"cdcda-no-FILTER ({filters}), cloud; a number of items may follow: bm25:1",
-    )
+    found = _method(name)
+    if found is None:
+        filters = ", ".join(FILTERS)
+        raise UserError(
+            f"there is no method {name!r}",
+            hint=f"take some of non-personalised, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, "
+            f"cdcda+bm25, cdcda-no-FILTER ({filters}), cloud; a number of items may follow: bm25:1",
+        )
+    return found
 
 
-def _method(name: str, body: str, items: int, numbered: bool) -> Method | None:
-    if body in RETRIEVERS:
-        return Method(name, body, items) if items else None
-    if body == "cloud":
-        return Method(name, items=items, cloud=True)
-    adapter, plus, retriever = body.partition("+")
-    if plus and (retriever not in RETRIEVERS or not items):
+def _method(name: str) -> Method | None:
+    if name in ("non-personalised", "profile"):
+        return Method(name, profile=name == "profile")
+    if match := _CLOUD.fullmatch(name):
+        return Method(name, items=_items(match), cloud=True)
+    match = _PROMPTED.fullmatch(name) or _ADAPTED.fullmatch(name)
+    if match is None:
         return None
-    retrieved = {"retriever": retriever, "items": items} if plus else {}
-    if numbered and not plus:
+    parts = match.groupdict()
+    # An adapter may go without items; who names a retriever wants some.
+    items = 0 if parts["retriever"] is None else _items(match)
+    if parts["retriever"] is not None and not items:
         return None
-    if adapter == "oppu":
-        return Method(name, learns="real", **retrieved)  # type: ignore[arg-type]
-    core, without, filtered = adapter.partition("-no-")
-    if core == "cdcda" and (filtered in FILTERS if without else True):
-        off = frozenset([filtered]) if without else frozenset()
-        return Method(name, learns="augmented", off=off, **retrieved)  # type: ignore[arg-type]
-    if body == "non-personalised":
-        return Method(name)
-    return Method(name, profile=True) if body == "profile" else None
+    method = Method(name, parts["retriever"] or Method.retriever, items)
+    if "cdcda" not in parts:
+        return method
+    off = frozenset([parts["off"]] if parts["off"] else [])
+    return dataclasses.replace(method, learns="augmented" if parts["cdcda"] else "real", off=off)
+
+
+def _items(match: re.Match[str]) -> int:
+    return ITEMS if match["items"] is None else int(match["items"])

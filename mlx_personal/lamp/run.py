@@ -11,12 +11,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from mlx_personal import cluster
-from mlx_personal.collaboration.answers import SCHEMA as ANSWERS
-from mlx_personal.collaboration.answers import Answers
+from mlx_personal.collaboration.answers import Answers, opened
 from mlx_personal.collaboration.asking import ask
 from mlx_personal.collaboration.consent import Consent
 from mlx_personal.collaboration.ledger import Ledger
@@ -30,7 +28,6 @@ from mlx_personal.lamp.reading import Counts, User
 from mlx_personal.lamp.records import Records, Result
 from mlx_personal.lamp.settings import PROTOCOL, RunConfig, digest
 from mlx_personal.lamp.tasks import LampTask
-from mlx_personal.store.database import Database
 
 # What decides a server's answers, whoever runs it.
 _OF_A_SERVER: Final = ("model", "temperature", "max_tokens")
@@ -228,7 +225,8 @@ class _Run:
         # Queries are answered without chance, and no longer than the device may.
         exact = dataclasses.replace(self._server, temperature=0.0, max_tokens=self._config.answer_tokens)
         with contextlib.ExitStack() as open_:
-            answers = Answers(open_.enter_context(_database(self._records.folder / "answers")))
+            # In a folder of their own, since a folder has one lock.
+            answers = Answers(open_.enter_context(opened(self._records.folder / "answers")))
             ledger = open_.enter_context(Ledger(self._records.folder))
 
             def asked(
@@ -292,9 +290,9 @@ class _Said:
 
     def whole(self, method: Method) -> bool:
         """Whether all is answered that a method needs: each query, and as many synthetic records as the budget let."""
-        return (
-            None not in self.cloud.get(method.name, []) if method.cloud else not (self.waits and None in self.written)
-        )
+        if method.cloud:
+            return None not in self.cloud.get(method.name, [])
+        return not self.waits or None not in self.written
 
     def put_into(self, work: Work) -> Work:
         cloud = {name: [text or "" for text in texts] for name, texts in self.cloud.items()}
@@ -305,16 +303,6 @@ class _Said:
 
 def _asks(method: Method) -> bool:
     return method.cloud or method.learns == "augmented"
-
-
-@contextlib.contextmanager
-def _database(folder: Path) -> Iterator[Database]:
-    """The server's answers, in a folder of their own, since a folder has one lock."""
-    database = Database(folder, write=True, schema=ANSWERS)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 def _write_predictions(records: Records, source: Source, setting: str) -> None:
