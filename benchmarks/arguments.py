@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mlx_personal.errors import UserError
-from mlx_personal.store.files import check_writable
+from mlx_personal.storage.files import check_writable
 
 DEMO_STREAM = Path(str(files("mlx_personal.demo") / "stream.jsonl"))
 

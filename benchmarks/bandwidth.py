@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import mlx.core as mx
 
-from benchmarks.rivals import Problem
+from benchmarks.scoring_baselines import Problem
 from benchmarks.timing import Effort, in_turn
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
 from mlx_personal.reporting import table

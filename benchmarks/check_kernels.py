@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_personal.backend.device import chip_name, device_name
+from mlx_personal.runtime.device import chip_name, device_name
 
 TESTS = Path(__file__).parent.parent / "tests" / "kernels"
 

@@ -19,7 +19,7 @@ from benchmarks.arguments import ended, positive
 from mlx_personal.benchmark import WORKLOADS, benchmark
 from mlx_personal.benchmark.report import markdown, read_folder, results_table, write_report
 from mlx_personal.benchmark.workloads import quick
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

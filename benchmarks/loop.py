@@ -25,9 +25,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from benchmarks import straight
+from benchmarks import mlx_lm_loop as straight
 from benchmarks.arguments import DEMO_STREAM, ended, fill, positive
-from benchmarks.report import deliver, heading
+from benchmarks.report_file import deliver, heading
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.config import Config
@@ -35,7 +35,7 @@ from mlx_personal.demo.runner import CONFIG
 from mlx_personal.dialogue.readers import BadLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.reporting import table
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 LEAST_SPEEDUP = 3
 EMBED, SCORE, SYNTHESIZE, TRAIN, EVALUATE = ROOMS = (

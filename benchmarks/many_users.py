@@ -31,17 +31,17 @@ import numpy as np
 
 from benchmarks.arguments import ended, fill, positive
 from benchmarks.loop import read_stream
-from benchmarks.report import deliver, heading
+from benchmarks.report_file import deliver, heading
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.backend.language_model import resolve
-from mlx_personal.benchmark.plain import exact_loss, train_plain
+from mlx_personal.benchmark.mlx_lm_trainer import exact_loss, train_plain
 from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.demo.runner import CONFIG
 from mlx_personal.finetune import LoRAConfig, finetune
-from mlx_personal.finetune.rows import make_rows
-from mlx_personal.finetune.training import optimizer_for
+from mlx_personal.finetune.data.samples import make_rows
+from mlx_personal.finetune.loop import optimizer_for
+from mlx_personal.models.language_model import resolve
 from mlx_personal.reporting import table
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 LEAST_SPEEDUP = 3
 OURS, FLOAT32, AS_STORED = SIDES = ("ours", "mlx-lm, float32", "mlx-lm, as stored")

@@ -20,17 +20,17 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from benchmarks import rivals
+from benchmarks import scoring_baselines
 from benchmarks.arguments import ended, positive
 from benchmarks.bandwidth import bandwidth_section
-from benchmarks.report import deliver, heading
+from benchmarks.report_file import deliver, heading
 from benchmarks.timing import Effort, Timings, in_turn
-from mlx_personal.backend import device
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
 from mlx_personal.kernels.in_domain_distance import in_domain_distance_ops
 from mlx_personal.kernels.nearest import nearest_ops
 from mlx_personal.kernels.spectral_entropy import spectral_entropy_ops
 from mlx_personal.reporting import table
+from mlx_personal.runtime import device
 
 NUMPY, OPS, TORCH, OURS = "NumPy", "MLX ops", "torch cos_sim", "ours"
 SUM, LOOP, ORDER2 = "running sum", "loop over bins", "order 2"
@@ -147,9 +147,9 @@ def command(options: argparse.Namespace) -> str:
     return f"python -m benchmarks.scoring{quick} --queries {' '.join(map(str, options.queries))}"
 
 
-def find_torch() -> rivals.Torch | None:
+def find_torch() -> scoring_baselines.Torch | None:
     try:
-        return rivals.Torch()
+        return scoring_baselines.Torch()
     except ImportError:
         return None
 
@@ -161,13 +161,15 @@ def sizes_in_memory(grid: Grid, queries: Iterable[int], memory: float) -> tuple[
     return fitting, [size for size in sizes if size not in fitting]
 
 
-def measure_distances(rows: int, dim: int, count: int, effort: Effort, torch: rivals.Torch | None) -> Iterator[Cell]:
+def measure_distances(
+    rows: int, dim: int, count: int, effort: Effort, torch: scoring_baselines.Torch | None
+) -> Iterator[Cell]:
     """Both distances at one size."""
     size = (rows, dim, count)
-    problem = rivals.Problem(rows, dim, count, DOMAINS)
+    problem = scoring_baselines.Problem(rows, dim, count, DOMAINS)
     yield time_cell("in_domain_distance", size, in_domain_methods(problem, torch), effort, DOMAINS)
     if rows == LOOP_ROWS:
-        one_domain = rivals.Problem(rows, dim, count, 1)
+        one_domain = scoring_baselines.Problem(rows, dim, count, 1)
         yield time_cell("in_domain_distance", size, in_domain_methods(one_domain, torch), effort, 1)
     yield time_cell("nearest", size, nearest_methods(problem, torch), effort)
     mx.clear_cache()
@@ -179,26 +181,26 @@ def time_cell(what: str, size: Size, methods: Mapping[str, Method], effort: Effo
     return cell
 
 
-def in_domain_methods(problem: rivals.Problem, torch: rivals.Torch | None) -> dict[str, Method]:
+def in_domain_methods(problem: scoring_baselines.Problem, torch: scoring_baselines.Torch | None) -> dict[str, Method]:
     queries, query_domains, bank, bank_domains = problem.arrays
     none = mx.full(len(queries), -1, mx.int32)
     methods: dict[str, Method] = {
-        NUMPY: lambda: rivals.numpy_in_domain_distance(problem),
+        NUMPY: lambda: scoring_baselines.numpy_in_domain_distance(problem),
         OPS: evaluated(in_domain_distance_ops, queries, query_domains, bank, bank_domains, none),
         OURS: evaluated(in_domain_distance, queries, query_domains, bank, bank_domains),
-        SUM: rivals.running_sum(problem),
+        SUM: scoring_baselines.running_sum(problem),
     }
     if torch is not None:
         methods[TORCH] = torch.in_domain_distance(problem)
     if len(bank) == LOOP_ROWS:
-        methods[LOOP] = lambda: rivals.loop_over_bins(problem)
+        methods[LOOP] = lambda: scoring_baselines.loop_over_bins(problem)
     return methods
 
 
-def nearest_methods(problem: rivals.Problem, torch: rivals.Torch | None) -> dict[str, Method]:
+def nearest_methods(problem: scoring_baselines.Problem, torch: scoring_baselines.Torch | None) -> dict[str, Method]:
     queries, _, bank, _ = problem.arrays
     methods: dict[str, Method] = {
-        NUMPY: lambda: rivals.numpy_nearest(problem),
+        NUMPY: lambda: scoring_baselines.numpy_nearest(problem),
         OPS: evaluated(nearest_ops, queries, bank),
         OURS: evaluated(nearest, queries, bank),
     }
@@ -209,12 +211,12 @@ def nearest_methods(problem: rivals.Problem, torch: rivals.Torch | None) -> dict
 
 def measure_entropy(shape: Size, effort: Effort) -> Cell:
     array = mx.array(np.random.default_rng(shape).standard_normal(shape, np.float32))
-    states, lengths = rivals.as_numpy(array), mx.full(shape[0], shape[1], mx.int32)
+    states, lengths = scoring_baselines.as_numpy(array), mx.full(shape[0], shape[1], mx.int32)
     methods: dict[str, Method] = {
-        NUMPY: lambda: rivals.numpy_entropies(states),
+        NUMPY: lambda: scoring_baselines.numpy_entropies(states),
         OPS: evaluated(spectral_entropy_ops, array, lengths),
         OURS: evaluated(spectral_entropy, array, lengths),
-        ORDER2: evaluated(rivals.order2_entropies, array),
+        ORDER2: evaluated(scoring_baselines.order2_entropies, array),
     }
     return time_cell("spectral_entropy", shape, methods, effort)
 
@@ -231,7 +233,7 @@ def evaluated(function: Callable[..., object], *arrays: mx.array) -> Method:
     return measured
 
 
-def distance_section(cells: Sequence[Cell], skipped: Sequence[Size], torch: rivals.Torch | None) -> str:
+def distance_section(cells: Sequence[Cell], skipped: Sequence[Size], torch: scoring_baselines.Torch | None) -> str:
     methods = [NUMPY, OPS, *([TORCH] if torch else []), OURS, SUM, LOOP]
     lines = table(
         ["", "R", "D", "queries", "domains", *(f"{name}, ms" for name in methods), "ours to the best of the others"],

@@ -28,18 +28,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.arguments import ended, fill, positive
-from benchmarks.curve import Curve, draw
-from benchmarks.report import deliver, heading
-from benchmarks.stream import WordVectors, dialogues
+from benchmarks.generated_stream import WordVectors, dialogues
+from benchmarks.line_chart import Curve, draw
+from benchmarks.report_file import deliver, heading
 from benchmarks.timing import Effort, in_turn
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import Embedder
-from mlx_personal.personalizer.observing import Observer
+from mlx_personal.personalizer.observer import Observer
+from mlx_personal.profile import Store
 from mlx_personal.reporting import table
 from mlx_personal.selection import Bin, Buffer, Candidate, QualityPolicy
-from mlx_personal.store import Store
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 DIM = 384
 # Dialogues that come at once, as from an import; others come one by one, as from a chat.

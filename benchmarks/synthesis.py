@@ -25,15 +25,15 @@ import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
 from benchmarks.arguments import DEMO_STREAM, ended, fill, positive
-from benchmarks.report import deliver, heading
-from benchmarks.straight import text_after
+from benchmarks.mlx_lm_loop import text_after
+from benchmarks.report_file import deliver, heading
 from benchmarks.timing import Effort, Timings, in_turn
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.backend import generation
 from mlx_personal.benchmark.workloads import SHAPES, model_folder, public_name
 from mlx_personal.dialogue.readers import read_dialogues
+from mlx_personal.models import generation
 from mlx_personal.reporting import table
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import SynthesisConfig, rewrite_tasks, synthesize
 
 LEAST_SPEEDUP = 4

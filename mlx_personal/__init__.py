@@ -5,25 +5,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mlx_personal.backend import blas
+from mlx_personal.runtime import blas
 
 # Before any module of the package imports mlx.core: a BLAS that comes later takes no effect.
 blas.preload()
 
 if TYPE_CHECKING:
-    from mlx_personal.backend import LanguageModel, load_language_model
     from mlx_personal.dialogue import Dialogue, Message
     from mlx_personal.errors import UserError
+    from mlx_personal.models import LanguageModel, load_language_model
     from mlx_personal.personalizer import Personalizer
 
 __version__ = "0.1.0"
 _HOMES = {
     "Dialogue": "dialogue",
-    "LanguageModel": "backend",
+    "LanguageModel": "models",
     "Message": "dialogue",
     "Personalizer": "personalizer",
     "UserError": "errors",
-    "load_language_model": "backend",
+    "load_language_model": "models",
 }
 __all__ = ["Dialogue", "LanguageModel", "Message", "Personalizer", "UserError", "load_language_model"]
 

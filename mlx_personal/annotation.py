@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, quoted
-from mlx_personal.store import Store, now
+from mlx_personal.profile import Store, now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
 

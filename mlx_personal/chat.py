@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlx_personal.backend import LanguageModel
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
+from mlx_personal.models import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from mlx_personal.backend import LanguageModel
-from mlx_personal.backend.device import device_name
 from mlx_personal.errors import UserError
+from mlx_personal.models import LanguageModel
+from mlx_personal.runtime.device import device_name
 
 # Tokens of one padded batch. On a GPU enough to keep it busy, little enough for any Mac's memory. On a CPU what its
 # caches hold: batches of 8192 took 2.5 times as long, longer than texts one by one.

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_personal.backend import LanguageModel, load_language_model
 from mlx_personal.dialogue import Dialogue, read_dialogues
 from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.errors import UserError
 from mlx_personal.kernels.spectral_entropy import WINDOW, window_starts
+from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.scoring import ESTIMATORS, ScoringConfig
 
 REQUIRED_AUC = 0.95

@@ -22,7 +22,7 @@ from mutation.mutants import Mutant, mutants, sample
 from mutation.survivors import reason
 from mutation.trial import Copy, Verdict, sources, tests_of
 
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 ENOUGH = 0.95
 # A mutant may take so many times as long as the tests of the unchanged kernels, and these seconds.

@@ -18,15 +18,15 @@ import numpy as np
 
 from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
-from mlx_personal.backend import blas, device
 from mlx_personal.config import Config
 from mlx_personal.dialogue import BadLine, read_dialogues, rouge1
 from mlx_personal.evaluation import Evaluation, EvaluationConfig, Gain, answers, compare
 from mlx_personal.evaluation.holdout import NEAR_DUPLICATE
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.personalizer import Trained
+from mlx_personal.runtime import blas, device
 from mlx_personal.selection import SelectionConfig
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 # Replacements are counted for each stretch of the stream: a buffer that froze shows as zeros.
 STRETCH = 500

@@ -30,16 +30,16 @@ import mlx_personal  # noqa: F401 - before mlx.core, so that its tuned BLAS come
 import mlx.core as mx
 from write_lamp_world import write_users
 
-from mlx_personal.collaboration.consent import Consent
-from mlx_personal.collaboration.server import Server
-from mlx_personal.collaboration.settings import AugmentConfig
+from mlx_personal.augmentation.config import AugmentConfig
+from mlx_personal.augmentation.consent import Consent
+from mlx_personal.augmentation.server import Server
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.lamp import Progress, Request, run_lamp
-from mlx_personal.lamp.metrics import METRICS
-from mlx_personal.lamp.records import Records
-from mlx_personal.lamp.report import Row, markdown, rows
-from mlx_personal.lamp.settings import RunConfig
-from mlx_personal.lamp.tasks import TASKS
+from mlx_personal.research.lamp import Progress, Request, run_lamp
+from mlx_personal.research.lamp.lamp_database import Records
+from mlx_personal.research.lamp.lamp_report import Row, markdown, rows
+from mlx_personal.research.lamp.metrics import METRICS
+from mlx_personal.research.lamp.run_config import RunConfig
+from mlx_personal.research.lamp.tasks import TASKS
 
 METHODS = "non-personalised,bm25,oppu,cdcda,cloud"
 # A model of under a million parameters learns little at OPPU's 1e-4. Chosen on users of another seed.

@@ -5,7 +5,7 @@
 
 The folder of streams holds alpaca.jsonl, dolly.jsonl, empathetic_dialogues.jsonl and meddialog.jsonl, or some of them,
 in the chat format. A run that was broken off goes on where it was. What is shared by the cells: vectors by data set and
-model, synthetic sets by data set and seed; see mlx_personal/study/run.py. For the paper's own sizes there is the
+model, synthetic sets by data set and seed; see mlx_personal/research/study/scheduler.py. For the paper's own sizes there is the
 command `mlx-personal study`.
 """
 
@@ -23,8 +23,8 @@ from pathlib import Path
 
 from mlx_personal import Dialogue, UserError
 from mlx_personal.errors import from_os_error
-from mlx_personal.study import Outcome, Progress, Records, Request, run_study
-from mlx_personal.study.report import write_report
+from mlx_personal.research.study import Outcome, Progress, Records, Request, run_study
+from mlx_personal.research.study.report import write_report
 
 FILES = {"alpaca": "alpaca", "dolly": "dolly", "empathetic": "empathetic_dialogues", "meddialog": "meddialog"}
 # The smallest stream has 1,385 dialogues: 900 are streamed and 200 evaluate. The paper's buffer is 128 bins in a stream

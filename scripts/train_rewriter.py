@@ -32,11 +32,11 @@ from rewriter_pairs import FUNCTION_WORDS, Material, material, pairs
 from write_demo_corpus import corpus
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.backend import load_language_model
 from mlx_personal.dialogue import BadLine, read_dialogues, words
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig, Step, TrainingReport, finetune
-from mlx_personal.store.files import atomic_folder
+from mlx_personal.models import load_language_model
+from mlx_personal.storage.files import atomic_folder
 from mlx_personal.synthesis import REWRITE_QUESTION, SynthesisConfig, synthesize
 
 

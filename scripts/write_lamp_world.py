@@ -20,7 +20,7 @@ from lamp_world.corpus import SHARES, draw_row
 from lamp_world.tastes import draw_taste
 from lamp_world.things import draw
 
-from mlx_personal.lamp.tasks import TASKS
+from mlx_personal.research.lamp.tasks import TASKS
 
 
 def write_users(out: Path, task: str, users: int, records: int, queries: int, seed: int) -> None:

@@ -124,22 +124,21 @@ def demo_model() -> LanguageModel:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Jobs in this process, where a model is loaded once for all tests, and a random one does not write on and on."""
-    from collaborating import JobsHere
+    from mlx_personal import jobs
+    from mlx_personal.research.lamp import user_jobs
+    from tests.support.augmentation import JobsHere
 
-    from mlx_personal import cluster
-    from mlx_personal.lamp import jobs
-
-    monkeypatch.setattr(jobs, "_LONGEST", 8)
+    monkeypatch.setattr(user_jobs, "_LONGEST", 8)
     jobs_here = JobsHere()
-    monkeypatch.setattr(cluster, "run", jobs_here)
+    monkeypatch.setattr(jobs, "run", jobs_here)
     return jobs_here
 
 
 @pytest.fixture
 def fake() -> Iterator[Any]:
     """A server on this machine that writes one more record like those it is shown."""
-    from collaborating import new_record
-    from fake_server import FakeServer
+    from tests.support.augmentation import new_record
+    from tests.support.fake_server import FakeServer
 
     with FakeServer(new_record) as server:
         yield server

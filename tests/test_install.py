@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
 
 
 def test_the_kernels_are_installed_as_a_package_of_ours():
     import mlx_personal.kernels
 
-    assert Path(mlx_personal.kernels.__file__).parent == ROOT / "kernels"
+    assert Path(mlx_personal.kernels.__file__).parent == ROOT / "mlx_personal" / "kernels"
 
 
 def test_heavy_packages_are_extras():
@@ -42,6 +42,6 @@ def test_a_wheel_holds_every_file_that_is_read_at_run_time(tmp_path):
     held = set(zipfile.ZipFile(wheel).namelist())
     sources = [p for p in (ROOT / "mlx_personal").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert {str(p.relative_to(ROOT)) for p in sources} <= held
-    kernels = [p for p in (ROOT / "kernels").iterdir() if p.suffix in (".py", ".metal", ".h")]
-    assert {f"mlx_personal/kernels/{p.name}" for p in kernels} <= held
+    kernels = [p for p in (ROOT / "kernels").iterdir() if p.suffix in (".metal", ".h")]
+    assert {f"mlx_personal/kernels/metal/{p.name}" for p in kernels} <= held
     assert wheel.stat().st_size < 12e6

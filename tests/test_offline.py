@@ -11,18 +11,18 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from collaborating import TRAINING, JobsHere, consented, new_record, server_at, users_on
-from fake_server import FakeServer
 
-from mlx_personal import cluster
-from mlx_personal.collaboration.augment import augment
-from mlx_personal.collaboration.filtering import FILTERS, FilterConfig
-from mlx_personal.collaboration.jobs import User
-from mlx_personal.collaboration.server import Server
-from mlx_personal.collaboration.settings import AugmentConfig
-from mlx_personal.collaboration.task import Record, Task
+from mlx_personal import jobs
+from mlx_personal.augmentation.augment_users import augment
+from mlx_personal.augmentation.config import AugmentConfig
+from mlx_personal.augmentation.filters import FILTERS, FilterConfig
+from mlx_personal.augmentation.server import Server
+from mlx_personal.augmentation.task import Record, Task
+from mlx_personal.augmentation.user_jobs import User
+from tests.support.augmentation import TRAINING, JobsHere, consented, new_record, server_at, users_on
+from tests.support.fake_server import FakeServer
 
-DEMO = Path(cluster.__file__).parent.parent / "demo" / "model"
+DEMO = Path(jobs.__file__).parent.parent / "demo" / "model"
 
 # Answers with each adapter, in a process that ends at the first look at a network.
 ANSWERING = """
@@ -74,7 +74,7 @@ def test_the_guard_of_these_tests_stops_what_would_connect():
 
 @pytest.mark.slow
 def test_the_trained_device_answers_without_a_network(tmp_path, tiny_model_folder, monkeypatch):
-    monkeypatch.setattr(cluster, "run", JobsHere())
+    monkeypatch.setattr(jobs, "run", JobsHere())
     with FakeServer(new_record) as fake:
         server = server_at(fake.url)
         folder = consented(tmp_path / "out", server)

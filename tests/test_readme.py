@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from mlx_personal.cli.main import _COMMANDS
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
@@ -50,7 +49,7 @@ def test_its_first_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 
 
 def test_its_second_python_runs_on_the_embedded_model(tmp_path, monkeypatch):
-    from mlx_personal.backend.language_model import resolve
+    from mlx_personal.models.language_model import resolve
 
     code = blocks("python")[1].replace("mlx-community/Llama-3.2-3B-Instruct-4bit", str(resolve("demo")))
     scope: dict[str, object] = {}

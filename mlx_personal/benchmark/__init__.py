@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_personal.benchmark.measure import Say, measure
 from mlx_personal.benchmark.results import result_of
-from mlx_personal.benchmark.run import Say, measure
 from mlx_personal.benchmark.workloads import WORKLOADS, Workload
 
 __all__ = ["WORKLOADS", "Workload", "benchmark"]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_personal.benchmark.side import train_side
+from mlx_personal.benchmark.training_run import train_side
 from mlx_personal.benchmark.workloads import Workload
 from mlx_personal.errors import UserError
 

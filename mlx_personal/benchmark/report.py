@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 from mlx_personal.benchmark.results import read_result
-from mlx_personal.benchmark.side import OURS, PLAIN
+from mlx_personal.benchmark.training_run import OURS, PLAIN
 from mlx_personal.errors import UserError
 from mlx_personal.reporting import can_draw, table
-from mlx_personal.store.files import atomic_write, check_writable
+from mlx_personal.storage.files import atomic_write, check_writable
 
 _COLUMNS = (
     "chip",

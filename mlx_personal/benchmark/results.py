@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_personal.backend.energy import Energy
-from mlx_personal.backend.machine import machine
 from mlx_personal.benchmark import schema
-from mlx_personal.benchmark.run import Measured
-from mlx_personal.benchmark.side import OURS, PLAIN, STOCK, Trained, config_of
+from mlx_personal.benchmark.measure import Measured
+from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, Trained, config_of
 from mlx_personal.benchmark.workloads import SHAPES, Workload, make_rows, public_name, vocabulary_of
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.finetune.rows import Row, target_tokens
+from mlx_personal.finetune.data.samples import Row, target_tokens
+from mlx_personal.runtime.energy import Energy
+from mlx_personal.runtime.machine import machine
 
 VERSION = 1
 

@@ -21,11 +21,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_personal.backend.device import device_name
-from mlx_personal.backend.language_model import DEMO_MODEL, canonical_name, resolve
 from mlx_personal.errors import UserError
-from mlx_personal.finetune.rows import Row
-from mlx_personal.store.files import atomic_folder
+from mlx_personal.finetune.data.samples import Row
+from mlx_personal.models.language_model import DEMO_MODEL, canonical_name, resolve
+from mlx_personal.runtime.device import device_name
+from mlx_personal.storage.files import atomic_folder
 
 # A row's tokens are log-normal: half of the rows are shorter than the median, one in twenty than 30 tokens, and one in
 # twenty is longer than 260.

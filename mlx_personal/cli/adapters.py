@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mlx_personal.cli.answer import ID, Answer, Cli, answers, printable
-from mlx_personal.cli.learn import evaluation_line
+from mlx_personal.cli.context import ID, Answer, Cli, answers, printable
+from mlx_personal.cli.training import evaluation_line
 
 
 @click.group()

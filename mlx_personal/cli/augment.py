@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable, styled
+from mlx_personal.cli.context import Answer, Cli, answers, printable, styled
 from mlx_personal.cli.profile import MAC_MODEL
-from mlx_personal.cli.server import server_named
+from mlx_personal.cli.server_options import server_named
 
 if TYPE_CHECKING:
-    from mlx_personal.collaboration.asking import Asked
-    from mlx_personal.collaboration.augment import Body, Outcome
-    from mlx_personal.collaboration.profile import Augmented
-    from mlx_personal.collaboration.results import Result
-    from mlx_personal.collaboration.server import Server
-    from mlx_personal.collaboration.settings import AugmentConfig
-    from mlx_personal.collaboration.users import Users
+    from mlx_personal.augmentation.augment_profile import Augmented
+    from mlx_personal.augmentation.augment_users import Body, Outcome
+    from mlx_personal.augmentation.client import Asked
+    from mlx_personal.augmentation.config import AugmentConfig
+    from mlx_personal.augmentation.server import Server
+    from mlx_personal.augmentation.user_files import Users
+    from mlx_personal.augmentation.user_results import Result
 
 # Those of the room that filters, which loads the model libraries: `--help` does not wait for them.
 _FILTERS: Final = ("copy", "balance", "label", "style", "perplexity")
@@ -98,7 +98,7 @@ def augment(
 @answers
 def consent(cli: Cli, url: str, server_model: str, out: Path | None, withdraw: bool, yes: bool) -> Answer:
     """Say yes, or no any more, to sending records to a model of a server."""
-    from mlx_personal.collaboration.consent import Consent
+    from mlx_personal.augmentation.consent import Consent
 
     folder = _folder(cli, out)
     server = server_named(url, server_model)
@@ -128,7 +128,7 @@ def consent(cli: Cli, url: str, server_model: str, out: Path | None, withdraw: b
 @answers
 def ledger(cli: Cli, out: Path | None) -> Answer:
     """Tell how much has left, and where every byte of it is on record."""
-    from mlx_personal.collaboration.ledger import Ledger
+    from mlx_personal.augmentation.ledger import Ledger
 
     record = Ledger(_folder(cli, out))
     totals = record.totals()
@@ -146,7 +146,7 @@ def ledger(cli: Cli, out: Path | None) -> Answer:
 
 
 def _profile(cli: Cli, server: Server, config: AugmentConfig, given: dict[str, Any], dry_run: bool) -> Answer:
-    from mlx_personal.collaboration.profile import augment_profile, preview_profile
+    from mlx_personal.augmentation.augment_profile import augment_profile, preview_profile
 
     with cli.open(write=not dry_run) as me:
         if dry_run:
@@ -160,12 +160,12 @@ def _profile(cli: Cli, server: Server, config: AugmentConfig, given: dict[str, A
 def _users(
     cli: Cli, folder: Path, server: Server, config: AugmentConfig, given: dict[str, Any], dry_run: bool
 ) -> Answer:
-    from mlx_personal.backend.language_model import resolve
-    from mlx_personal.collaboration.augment import augment as augment_users
-    from mlx_personal.collaboration.augment import preview
-    from mlx_personal.collaboration.consent import Consent
-    from mlx_personal.collaboration.jobs import User
-    from mlx_personal.collaboration.users import read_users
+    from mlx_personal.augmentation.augment_users import augment as augment_users
+    from mlx_personal.augmentation.augment_users import preview
+    from mlx_personal.augmentation.consent import Consent
+    from mlx_personal.augmentation.user_files import read_users
+    from mlx_personal.augmentation.user_jobs import User
+    from mlx_personal.models.language_model import resolve
 
     out: Path = given["out"]
     read = read_users(folder)
@@ -197,10 +197,10 @@ def _users(
 
 def _config(given: dict[str, Any]) -> AugmentConfig:
     """The settings that were named; the others keep the rooms' defaults."""
-    from mlx_personal.collaboration.filtering import FilterConfig
-    from mlx_personal.collaboration.picking import Budget
-    from mlx_personal.collaboration.prompting import read_prompt
-    from mlx_personal.collaboration.settings import AugmentConfig
+    from mlx_personal.augmentation.config import AugmentConfig
+    from mlx_personal.augmentation.filters import FilterConfig
+    from mlx_personal.augmentation.prompting import read_prompt
+    from mlx_personal.augmentation.sampling import Budget
     from mlx_personal.finetune import LoRAConfig
 
     def of(*names: str) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _asking(given: dict[str, Any]) -> dict[str, Any]:
 
 def _folder(cli: Cli, out: Path | None) -> Path:
     """Where consent and ledger are."""
-    from mlx_personal.collaboration.profile import FOLDER
+    from mlx_personal.augmentation.augment_profile import FOLDER
 
     return cli.folder / FOLDER if out is None else out
 

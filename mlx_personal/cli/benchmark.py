@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable
+from mlx_personal.cli.context import Answer, Cli, answers, printable
 from mlx_personal.errors import UserError
 
 # Those of the benchmark's room, which loads the model libraries: `--help` does not wait for them.
@@ -65,10 +65,10 @@ def run(
     quick: bool,
 ) -> Answer:
     """Train a workload, as often as there are rounds, and report time, memory, energy and loss."""
-    from mlx_personal.backend.language_model import canonical_name
     from mlx_personal.benchmark import WORKLOADS, workloads
     from mlx_personal.benchmark import benchmark as measure
-    from mlx_personal.store.files import atomic_write, check_writable
+    from mlx_personal.models.language_model import canonical_name
+    from mlx_personal.storage.files import atomic_write, check_writable
 
     if out is not None:
         check_writable(out)

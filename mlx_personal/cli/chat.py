@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable, terminal
+from mlx_personal.cli.context import Answer, Cli, answers, printable, terminal
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable, terminal
+from mlx_personal.cli.context import Answer, Cli, answers, printable, terminal
 
 if TYPE_CHECKING:
     from mlx_personal.demo import DemoResult

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers, styled
+from mlx_personal.cli.context import Answer, Cli, answers, styled
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class _Check:
 @answers
 def doctor(cli: Cli) -> Answer:
     """Check the machine, the backend and the profile; measure the speed."""
-    from mlx_personal.backend import blas, device
+    from mlx_personal.runtime import blas, device
 
     gflops = device.measure_gflops()
     kind = device.device_name()
@@ -75,9 +75,9 @@ def _home(cli: Cli) -> _Check:
 
 
 def _profile(cli: Cli) -> _Check:
-    from mlx_personal.backend.language_model import DEMO_MODEL, resolve
     from mlx_personal.errors import UserError
-    from mlx_personal.store import holds_profile
+    from mlx_personal.models.language_model import DEMO_MODEL, resolve
+    from mlx_personal.profile import holds_profile
 
     try:
         if not holds_profile(cli.folder):

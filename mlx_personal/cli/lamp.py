@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable
+from mlx_personal.cli.context import Answer, Cli, answers, printable
 from mlx_personal.cli.profile import MAC_MODEL
-from mlx_personal.cli.server import server_named
+from mlx_personal.cli.server_options import server_named
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from mlx_personal.collaboration.server import Server
-    from mlx_personal.lamp import Outcome, Progress
+    from mlx_personal.augmentation.server import Server
+    from mlx_personal.research.lamp import Outcome, Progress
 
 # Those of the room's tasks and splits, which loads the model libraries: `--help` does not wait for them.
 _TASKS: Final = ("1", "2N", "2M", "3", "4", "5", "7")
@@ -46,8 +46,8 @@ def lamp() -> None:
 @answers
 def download(cli: Cli, folder: Path, tasks: tuple[str, ...], split: str, by_time: bool) -> Answer:
     """Fetch LaMP's files into FOLDER; those that are there already are not fetched again."""
-    from mlx_personal.lamp.download import download as fetch
-    from mlx_personal.lamp.tasks import task_named
+    from mlx_personal.research.lamp.download import download as fetch
+    from mlx_personal.research.lamp.tasks import task_named
 
     written = []
     for name in tasks:
@@ -113,10 +113,10 @@ def run(
     The same command goes on after an interruption, and does only what is new. Predictions are written in LaMP's own
     form beside. Without a server the base model writes the synthetic items of cdcda itself.
     """
-    from mlx_personal.lamp import Request, run_lamp
-    from mlx_personal.lamp.records import Records
-    from mlx_personal.lamp.report import markdown, rows
-    from mlx_personal.lamp.tasks import task_named
+    from mlx_personal.research.lamp import Request, run_lamp
+    from mlx_personal.research.lamp.lamp_database import Records
+    from mlx_personal.research.lamp.lamp_report import markdown, rows
+    from mlx_personal.research.lamp.tasks import task_named
 
     folder = out or cli.home.folder / "lamp"
     request = Request(
@@ -158,8 +158,8 @@ def run(
 @answers
 def report(cli: Cli, folder: Path | None, out: Path | None) -> Answer:
     """Make tables of all that was run in FOLDER."""
-    from mlx_personal.lamp.records import Records
-    from mlx_personal.lamp.report import write_report
+    from mlx_personal.research.lamp.lamp_database import Records
+    from mlx_personal.research.lamp.lamp_report import write_report
 
     with Records(folder or cli.home.folder / "lamp") as records:
         text = write_report(records, out)
@@ -179,8 +179,8 @@ def _server(settings: dict[str, Any], token_budget: int | None) -> Server | None
 
 def _config(settings: dict[str, Any], seed: int) -> Any:
     """The settings that were given over the defaults; UserError for one that makes no sense."""
-    from mlx_personal.collaboration.settings import AugmentConfig
-    from mlx_personal.lamp.settings import OPPU, RunConfig
+    from mlx_personal.augmentation.config import AugmentConfig
+    from mlx_personal.research.lamp.run_config import OPPU, RunConfig
 
     def given(*names: str, **renamed: str) -> dict[str, Any]:
         wanted = {**{name: name for name in names}, **renamed}

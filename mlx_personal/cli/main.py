@@ -24,15 +24,15 @@ from mlx_personal.cli import (
     demo,
     doctor,
     lamp,
-    learn,
     profile,
     review,
     stream,
     study,
+    training,
 )
-from mlx_personal.cli.answer import Cli
+from mlx_personal.cli.context import Cli
 from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
-from mlx_personal.store.home import Home
+from mlx_personal.profile.home import Home
 
 _COMMANDS = (
     profile.init,
@@ -41,12 +41,12 @@ _COMMANDS = (
     stream.buffer,
     stream.lexicon,
     review.review,
-    learn.synthesize,
+    training.synthesize,
     augment.augment,
-    learn.train,
-    learn.evaluate,
+    training.train,
+    training.evaluate,
     chat.chat,
-    learn.run,
+    training.run,
     adapters.adapters,
     demo.demo,
     benchmark.benchmark,

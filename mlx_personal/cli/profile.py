@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable
+from mlx_personal.cli.context import Answer, Cli, answers, printable
 
 MAC_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 
@@ -25,7 +25,7 @@ MAC_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 def init(cli: Cli, model: str | None) -> Answer:
     """Make a profile, or move one to another base model."""
     from mlx_personal.personalizer import Personalizer
-    from mlx_personal.store import holds_profile
+    from mlx_personal.profile import holds_profile
 
     exists = holds_profile(cli.folder)
     if model is None:

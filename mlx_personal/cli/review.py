@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers, styled, terminal
+from mlx_personal.cli.context import Answer, Cli, answers, styled, terminal
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:

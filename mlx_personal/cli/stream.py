@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mlx_personal.cli.answer import ID, Answer, Cli, answers, printable, styled
+from mlx_personal.cli.context import ID, Answer, Cli, answers, printable, styled
 from mlx_personal.errors import UserError, encodable
 
 
@@ -196,7 +196,7 @@ def lexicon_list(cli: Cli) -> Answer:
 def lexicon_suggest(cli: Cli, domains: int, write: bool) -> Answer:
     """Propose domains and words from your own stream, in any language."""
     from mlx_personal.scoring import OTHER, suggest_lexicons
-    from mlx_personal.store.files import atomic_write
+    from mlx_personal.storage.files import atomic_write
 
     with cli.open(write=write) as me:
         # A file of a name in use would replace what the owner has edited, or a built-in lexicon.

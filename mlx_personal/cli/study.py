@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from mlx_personal.cli.answer import Answer, Cli, answers, printable
+from mlx_personal.cli.context import Answer, Cli, answers, printable
 from mlx_personal.cli.profile import MAC_MODEL
 from mlx_personal.cli.study_progress import progress_of_cells, progress_table
 
 if TYPE_CHECKING:
-    from mlx_personal.study import Cell, Outcome
+    from mlx_personal.research.study import Cell, Outcome
 
 # Those of the study's rooms, which load the model libraries: `--help` does not wait for them.
 _EXPERIMENTS = ("main", "ablation", "own", "tuning", "base", "scripts")
@@ -100,7 +100,7 @@ def run(
 
     Without options these are the paper's sizes: 4,600 sets, a training every 800, 128 bins.
     """
-    from mlx_personal.study import Request, run_study
+    from mlx_personal.research.study import Request, run_study
 
     if sizes["strength"] is not None and sizes["order"] not in (None, "correlated"):
         raise click.UsageError(f"--strength is of `--order correlated`; the order here is {sizes['order']}")
@@ -132,7 +132,7 @@ def run(
 @answers
 def status(cli: Cli, folder: Path) -> Answer:
     """Tell which cells of the study in FOLDER have been run."""
-    from mlx_personal.study import Records
+    from mlx_personal.research.study import Records
 
     with Records(folder) as records:
         cells = [cell for cell, _ in records.finished()]
@@ -167,8 +167,8 @@ def status(cli: Cli, folder: Path) -> Answer:
 @answers
 def report(cli: Cli, folder: Path, out: Path) -> Answer:
     """Make tables and figures of the study in FOLDER, with the paper's numbers beside."""
-    from mlx_personal.study import Records
-    from mlx_personal.study.report import summary, write_report
+    from mlx_personal.research.study import Records
+    from mlx_personal.research.study.report import summary, write_report
 
     with Records(folder) as records:
         cells = records.finished()

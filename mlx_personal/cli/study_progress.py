@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mlx_personal.cli.answer import Cli
+from mlx_personal.cli.context import Cli
 
 if TYPE_CHECKING:
-    from mlx_personal.study import Cell, Progress
+    from mlx_personal.research.study import Cell, Progress
 
 
 # Between two lines about one stage.

@@ -15,18 +15,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from mlx_personal.annotation import AnnotationConfig
-from mlx_personal.backend import load_language_model
-from mlx_personal.backend.device import device_name, peak_memory
-from mlx_personal.backend.language_model import DEMO_MODEL
 from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue, words
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import Evaluation, EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.models import load_language_model
+from mlx_personal.models.language_model import DEMO_MODEL
 from mlx_personal.personalizer import Personalizer
+from mlx_personal.profile import Store
+from mlx_personal.runtime.device import device_name, peak_memory
 from mlx_personal.selection import SelectionConfig
-from mlx_personal.store import Store
 
 # What differs from the defaults, and why. A buffer of 96 bins: the stream is 480 conversations, not thousands. All its
 # questions in one day: the demo's owner is patient. A higher learning rate: the embedded model is a thousand times

@@ -1,8 +1,8 @@
 """Dialogue sets: what they are, how their words are counted, and how they are read from files."""
 
-from mlx_personal.dialogue.likeness import likeness, near_duplicates
 from mlx_personal.dialogue.readers import BadLine, read_dialogues
 from mlx_personal.dialogue.rouge import rouge1, rougeL
+from mlx_personal.dialogue.similarity import likeness, near_duplicates
 from mlx_personal.dialogue.types import Dialogue, Message, strip_thoughts
 from mlx_personal.dialogue.words import words
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_personal.backend import LanguageModel
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts
+from mlx_personal.models import LanguageModel
 
 _CHUNK = 1_000  # resamples drawn at once, so that memory stays at a chunk times n
 

@@ -18,7 +18,7 @@ from fractions import Fraction
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue, likeness
-from mlx_personal.dialogue.likeness import NEAR_DUPLICATE
+from mlx_personal.dialogue.similarity import NEAR_DUPLICATE
 from mlx_personal.evaluation.config import LARGEST_BLOCK, EvaluationConfig
 
 

@@ -11,12 +11,12 @@ From the ground up:
 """
 
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.forecasting import Forecast, forecast
-from mlx_personal.finetune.fusing import fuse
+from mlx_personal.finetune.data.samples import TrainingData
+from mlx_personal.finetune.fuse import fuse
+from mlx_personal.finetune.loop import DivergedError, InterruptedTrainingError, train
+from mlx_personal.finetune.planning.estimate import Forecast, forecast
 from mlx_personal.finetune.report import Step, TrainingReport
-from mlx_personal.finetune.rows import TrainingData
 from mlx_personal.finetune.trainer import finetune
-from mlx_personal.finetune.training import DivergedError, InterruptedTrainingError, train
 
 __all__ = [
     "DivergedError",

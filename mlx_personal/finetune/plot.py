@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.report import TrainingReport
-from mlx_personal.store.files import atomic_write
+from mlx_personal.storage.files import atomic_write
 
 # Told apart by anyone's eyes, in print too: of Okabe and Ito's palette.
 _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#999999"

@@ -15,19 +15,20 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_personal.backend import LanguageModel, blas
-from mlx_personal.backend.device import chip_name, device_name
-from mlx_personal.backend.language_model import fingerprint
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.finetune.checkpoint import Identity, discard
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data import prepare_data
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.samples import TrainingData
 from mlx_personal.finetune.distributed import Group
-from mlx_personal.finetune.memory import plan_for
+from mlx_personal.finetune.loop import DivergedError, Resumable, train
+from mlx_personal.finetune.planning.memory import plan_for
 from mlx_personal.finetune.report import Step, TrainingReport
-from mlx_personal.finetune.rows import TrainingData
-from mlx_personal.finetune.state import Identity, discard
-from mlx_personal.finetune.training import DivergedError, Resumable, train
-from mlx_personal.store.files import atomic_folder
+from mlx_personal.models import LanguageModel
+from mlx_personal.models.language_model import fingerprint
+from mlx_personal.runtime import blas
+from mlx_personal.runtime.device import chip_name, device_name
+from mlx_personal.storage.files import atomic_folder
 
 
 def finetune(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlx_personal.errors import UserError
-from mlx_personal.store import AdapterRow, Store
+from mlx_personal.profile import AdapterRow, Store
 
 
 class Adapters:

@@ -23,8 +23,6 @@ from types import TracebackType
 from typing import Any
 
 from mlx_personal.annotation import AnnotationQueue
-from mlx_personal.backend import LanguageModel, load_language_model
-from mlx_personal.backend.language_model import canonical_name, fingerprint, resolve
 from mlx_personal.chat import Conversation
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
@@ -32,16 +30,18 @@ from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import place
 from mlx_personal.finetune import Forecast, Step, TrainingReport, finetune, forecast
-from mlx_personal.finetune.assisting import invite
 from mlx_personal.finetune.distributed import Group
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
+from mlx_personal.finetune.worker import invite
+from mlx_personal.models import LanguageModel, load_language_model
+from mlx_personal.models.language_model import canonical_name, fingerprint, resolve
 from mlx_personal.personalizer.adapters import Adapters
-from mlx_personal.personalizer.due import Due, due
-from mlx_personal.personalizer.judging import Judge, Judgement
-from mlx_personal.personalizer.observing import Observer, Progress
+from mlx_personal.personalizer.observer import Observer, Progress
+from mlx_personal.personalizer.pending import Due, due
+from mlx_personal.personalizer.promotion import Judge, Judgement
 from mlx_personal.personalizer.training_set import begin_run, general_dialogues, states_folder, training_set
-from mlx_personal.store import AdapterRow, Store, holds_profile
-from mlx_personal.store.files import atomic_write
+from mlx_personal.profile import AdapterRow, Store, holds_profile
+from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import synthesize
 
 

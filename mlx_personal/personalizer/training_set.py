@@ -12,7 +12,7 @@ from mlx_personal.dialogue import Dialogue, near_duplicates
 from mlx_personal.dialogue.readers import BadLine, read_dialogues
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.store import Store
+from mlx_personal.profile import Store
 
 
 @dataclass(frozen=True)

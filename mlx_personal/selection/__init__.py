@@ -2,8 +2,8 @@
 
 from mlx_personal.selection.baselines import FifoPolicy, KCenterPolicy, RandomPolicy
 from mlx_personal.selection.buffer import Bin, Buffer
-from mlx_personal.selection.named import POLICIES, policy_named
 from mlx_personal.selection.policies import Candidate, Choice, Policy, QualityPolicy
+from mlx_personal.selection.registry import POLICIES, policy_named
 from mlx_personal.selection.selector import Decision, SelectionConfig, Selector, explain
 from mlx_personal.selection.weighted import WeightedPolicy
 

@@ -14,8 +14,8 @@ import numpy as np
 from mlx_personal.dialogue import rouge1
 from mlx_personal.scoring import Scores
 from mlx_personal.selection.buffer import IDD_MODES, Bin, Buffer
-from mlx_personal.selection.named import POLICIES
 from mlx_personal.selection.policies import SCORE_NAMES, Candidate, Choice, Policy
+from mlx_personal.selection.registry import POLICIES
 
 Action = Literal["stored", "replaced", "kept-out", "duplicate"]
 

@@ -1,6 +1,6 @@
 """Synthesis (paper 1, 3.3): the model rewrites each kept dialogue, and what is worth training on is kept."""
 
-from mlx_personal.synthesis.rewriting import (
+from mlx_personal.synthesis.prompts import (
     REWRITE_DIALOGUE,
     REWRITE_QUESTION,
     parse_dialogue,

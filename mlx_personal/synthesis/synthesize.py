@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlx_personal.backend import LanguageModel
 from mlx_personal.dialogue import Dialogue, near_duplicates, rouge1, words
-from mlx_personal.synthesis.rewriting import (
+from mlx_personal.models import LanguageModel
+from mlx_personal.synthesis.prompts import (
     REWRITE_DIALOGUE,
     REWRITE_QUESTION,
     parse_dialogue,

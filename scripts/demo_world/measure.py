@@ -18,8 +18,8 @@ import numpy as np
 from demo_world.domains import DOMAINS
 from demo_world.rows import draw_row, next_scene, plain_dialogue, rewrite_dialogue_prompt, rewrite_prompt, scene_of
 from demo_world.scene import Scene, answer, question, slots
-from mlx_personal.backend import LanguageModel, load_language_model
 from mlx_personal.dialogue import Dialogue, rouge1, words
+from mlx_personal.models import LanguageModel, load_language_model
 
 BRACKETED = re.compile(r"\s*\[(.+)\]\s*", re.DOTALL)
 SEED = 7

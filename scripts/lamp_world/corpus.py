@@ -12,11 +12,11 @@ from typing import Final, Literal
 
 from lamp_world.tastes import draw_taste
 from lamp_world.things import Thing, draw
-from mlx_personal.collaboration.prompting import fill, read_prompt, record_line
-from mlx_personal.collaboration.task import Record, Task
-from mlx_personal.lamp.answering import profile_prompt
-from mlx_personal.lamp.prompting import augment
-from mlx_personal.lamp.tasks import TASKS
+from mlx_personal.augmentation.prompting import fill, read_prompt, record_line
+from mlx_personal.augmentation.task import Record, Task
+from mlx_personal.research.lamp.answering import profile_prompt
+from mlx_personal.research.lamp.lamp_prompts import augment
+from mlx_personal.research.lamp.tasks import TASKS
 
 Row = dict[str, list[dict[str, str]]]
 Role = Literal["student", "teacher"]

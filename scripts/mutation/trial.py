@@ -51,31 +51,31 @@ def tests_of(source: str) -> list[str]:
 
 
 class Copy:
-    """The package with its kernels in their installed place, and the tests that run kernels, all in one folder."""
+    """The package with the kernels' sources, and the tests that run kernels, all in one folder."""
 
     def __init__(self, folder: Path, compiled: Path) -> None:
         """`compiled` is where compiled kernels are kept; several copies may share it."""
         self.folder = folder.resolve()
-        self.kernels = self.folder / "mlx_personal" / "kernels"
+        self.kernels = self.folder / "kernels"
         no_caches = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "mlx_personal", self.folder / "mlx_personal", ignore=no_caches)
         shutil.copytree(KERNELS, self.kernels, ignore=no_caches)
-        for tests in ("tests/kernels", "tests/metal"):
+        for tests in ("tests/kernels", "tests/metal", "tests/support"):
             shutil.copytree(ROOT / tests, self.folder / tests, ignore=no_caches)
+        shutil.copy(ROOT / "tests" / "__init__.py", self.folder / "tests")
         shutil.copy(ROOT / "pyproject.toml", self.folder)
         # Before what is installed, which may be this very project's own folder.
-        path = os.pathsep.join([str(self.folder), str(self.folder / "tests")])
-        self.environment = {
+                self.environment = {
             **os.environ,
-            "PYTHONPATH": path,
+            "PYTHONPATH": str(self.folder),
             "XDG_CACHE_HOME": str(compiled),
             "OPENBLAS_NUM_THREADS": "1",
             "COLUMNS": "500",  # so that pytest does not cut its summary off
         }
         program = "import mlx_personal.kernels; print(mlx_personal.kernels.__file__)"
         imported = self._run(["-c", program], None).stdout.strip()
-        if Path(imported) != self.kernels / "__init__.py":
-            raise RuntimeError(f"the tests would import {imported} instead of the copy in {self.kernels}")
+        if Path(imported).parents[2] != self.folder:
+            raise RuntimeError(f"the tests would import {imported} instead of the copy in {self.folder}")
 
     def _run(self, arguments: list[str], limit: float | None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *arguments]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import metal
 from mlx_personal.kernels import launch
+from tests import metal
 
 # Before MLX multiplies anything: with TF32 the plain ops would have three digits on some GPUs.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from mlx_personal.kernels import launch
+from tests.support.paths import KERNEL_SOURCES
 
 # The signature that MLX writes around a body for CUDA: inputs, the shapes of those whose shape is asked for, outputs.
 SHAPED = "const T* {0}, const __grid_constant__ Shape {0}_shape"
@@ -35,7 +35,7 @@ struct Shape {
 
 
 def test_every_kernel_is_compiled_here():
-    assert set(SIGNATURES) == {path.stem for path in Path(launch.__file__).parent.glob("*.metal")}
+    assert set(SIGNATURES) == {path.stem for path in KERNEL_SOURCES.glob("*.metal")}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -53,7 +53,7 @@ def test_nvidias_compiler_takes_it(name, dtype, tmp_path):
     header, body = (launch.in_cuda(part) for part in launch.read_source(name))
     tiles = "constexpr int QUERIES = 8, ROWS = 4;" if "QUERIES" in body else ""
     signature = f'extern "C" __global__ void kernel({SIGNATURES[name].replace("const T*", f"const {dtype}*")})'
-    shim = (Path(launch.__file__).parent / "cuda.h").read_text()
+    shim = (KERNEL_SOURCES / "cuda.h").read_text()
     (tmp_path / "kernel.cu").write_text(f"{PRELUDE}{shim}{header}{signature} {{\n{tiles}\n{body}\n}}\n")
     command = ["nvcc", "-arch=sm_90", "-std=c++17", "-Werror=all-warnings", "-ptx", "-o", "kernel.ptx", "kernel.cu"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

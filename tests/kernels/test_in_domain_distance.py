@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 
-import cosine_cases as cases
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from mlx_personal.kernels.in_domain_distance import (
     in_domain_distance_ops,
 )
 from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
+from tests.support import cosine_cases as cases
 
 pytestmark = pytest.mark.metal
 

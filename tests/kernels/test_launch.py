@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from mlx_personal.kernels import launch
+from tests.support.paths import KERNEL_SOURCES
 
-KERNELS = sorted(path.stem for path in Path(launch.__file__).parent.glob("*.metal"))
+KERNELS = sorted(path.stem for path in KERNEL_SOURCES.glob("*.metal"))
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_kernel_says_its_shapes_memory_and_order(name):
-    text = (Path(launch.__file__).parent / f"{name}.metal").read_text()
+    text = (KERNEL_SOURCES / f"{name}.metal").read_text()
     opening = re.match(r"(//.*\n)+", text)[0]
     for heading in ("Shapes:", "Launch:", "Memory:", "Order"):
         assert heading in opening

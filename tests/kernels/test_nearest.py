@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 
-import cosine_cases as cases
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_personal.kernels import cosine, launch, nearest
 from mlx_personal.kernels.nearest import nearest_cpu, nearest_kernel, nearest_ops
+from tests.support import cosine_cases as cases
 
 pytestmark = pytest.mark.metal
 

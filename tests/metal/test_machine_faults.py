@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from metal import Fault, why_not
-from metal.one_kernel import run
+from tests.metal import Fault, why_not
+from tests.metal.one_kernel import run
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

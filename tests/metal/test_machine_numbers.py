@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal import why_not
-from metal.one_kernel import run
+from tests.metal import why_not
+from tests.metal.one_kernel import run
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

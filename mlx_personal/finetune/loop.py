@@ -1,0 +1,351 @@
+"""The training loop: steps of AdamW over an adapter's float32 weights, exact to resume.
+
+    lm = load_language_model("demo")
+    report = train(lm, TrainingData(make_rows(lm, dialogues, 1024).rows), LoRAConfig())
+    lm.detach_adapter()
+
+The loop is this package's: mlx-lm's own trains on padding, fails on rows without targets, drops the last batch, forgets
+where it was, and sets the wired memory limit. Layers and adapters are mlx-lm's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_personal.errors import StoppedError, UserError
+from mlx_personal.finetune import checkpoint
+from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.data import batching
+from mlx_personal.finetune.data.samples import TrainingData, target_tokens, target_weight
+from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune.flat_parameters import Flattening
+from mlx_personal.finetune.forward.equivalence import WAYS, Choice, Way
+from mlx_personal.finetune.forward.equivalence_cache import choose_way_once
+from mlx_personal.finetune.forward.gradients import Computing
+from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune.report import Step, TrainingReport
+from mlx_personal.finetune.schedule import Patience, Schedule
+from mlx_personal.models import LanguageModel
+from mlx_personal.runtime.signals import stopping
+
+Order = Callable[[int], Sequence[Sequence[int]]]
+"""From an epoch, counted from 0, to the rows of each of its steps."""
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Where the states of this training are kept, and what a state must have in common with it to go on from there."""
+
+    folder: Path
+    identity: checkpoint.Identity
+
+
+class InterruptedTrainingError(StoppedError):
+    """Somebody asked the training to stop, and it did, after saving where it was."""
+
+
+class DivergedError(UserError):
+    """The loss, the gradient or the adapter became no number: what was saved of this training leads there again."""
+
+
+def train(
+    lm: LanguageModel,
+    data: TrainingData,
+    config: LoRAConfig,
+    *,
+    plan: Plan | None = None,
+    order: Order | None = None,
+    resumable: Resumable | None = None,
+    group: Group | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    on_prepare: Callable[[int, int], None] | None = None,
+) -> TrainingReport:
+    """Trains a fresh adapter, which is attached to `lm` afterwards; its weights are float32, the best ones found.
+
+    Args:
+        plan: how much to compute at once and to keep in memory.
+        order: the rows of each step; by default every row once an epoch, in random order.
+        resumable: keeps states of the training as it goes, and goes on from the newest one that is there already.
+        group: the processes that train together; each is given the same arguments. Rank 0 alone keeps states.
+        on_step: called after each step.
+        on_prepare: called with (rows done, rows in all) while the frozen blocks are computed.
+
+    The same arguments on the same machine give the same adapter, bit for bit, interrupted or not. After an error `lm`
+    has no adapter. UserError for no rows, for a model that gives no numbers, for states of another training or none
+    that is undamaged, if the disk refuses; DivergedError for a training that gives none; InterruptedTrainingError when
+    asked to stop.
+    """
+    if not data.rows:
+        raise UserError("nothing to train on", hint="annotate some dialogues first")
+    training = _Training(lm, data, config, plan or Plan(), order, resumable, group or Group())
+    try:
+        return training.run(on_step, on_prepare)
+    except BaseException:
+        lm.detach_adapter()
+        raise
+
+
+def optimizer_for(schedule: Schedule) -> optim.Optimizer:
+    """AdamW as every training has it, with these learning rates."""
+    # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
+    return optim.AdamW(learning_rate=schedule, bias_correction=True)
+
+
+class _Training:
+    """One training from the first look at the rows to the report; what a saved state holds are its attributes."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        data: TrainingData,
+        config: LoRAConfig,
+        plan: Plan,
+        order: Order | None,
+        resumable: Resumable | None,
+        group: Group,
+    ):
+        self.lm, self.data, self.config, self.plan = lm, data, config, plan
+        self.order, self.resumable, self.group = order or self._in_random_order, resumable, group
+        self.learnt = [*data.rows, *data.replay]
+        self.lengths = [len(row) for row in self.learnt]
+        self.notes: list[str] = []
+        self.losses: list[float] = []
+        self.targets: list[int] = []
+        self.validation_losses: list[tuple[int, float]] = []
+        self.general_losses: list[tuple[int, float]] = []
+        self.patience = Patience(config.patience or None)
+        self.best: mx.array | None = None
+        self.stopped_early = False
+
+    def run(
+        self, on_step: Callable[[Step], None] | None, on_prepare: Callable[[int, int], None] | None
+    ) -> TrainingReport:
+        start, lm = time.perf_counter(), self.lm
+        mx.reset_peak_memory()
+        lm.read()
+        if name := lm.damaged_weight():
+            what = f"the base model is damaged: {name} holds something else than numbers"
+            raise UserError(what, lm.name, hint="fetch it again")
+        saved = self._saved()
+        rows = [*self.learnt, *self.data.validation, *self.data.general]
+        lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
+        self.way, way_reason = self._agreed_way(choose_way_once(lm, self.config, rows))
+        if saved is not None and saved.facts["way"] != self.way:
+            what = f"cannot resume: this training was computed {saved.facts['way']}, and here {self.way} is exact"
+            raise UserError(what, hint=checkpoint.RESTART_HINT)
+        self.steps = [(epoch, chosen) for epoch in range(self.config.epochs) for chosen in self.order(epoch)]
+        self.flattening = Flattening(lm.model.trainable_parameters())
+        own = {"weights": self.flattening.flat(lm.model.trainable_parameters())}
+        self.weights = self.group.arrays_from_first(own)["weights"]
+        self.schedule = self.config.rates(len(self.steps))
+        self.optimizer = optimizer_for(self.schedule)
+        self.optimizer.init({"weights": self.weights})
+        if saved is not None:
+            self._restore(saved)
+        resumed_from = len(self.losses)
+        keep = saved is None or saved.facts["kept_states"]
+        computing = Computing(lm, rows, self.way, self.plan, share=self.config.dropout == 0, keep=keep)
+        with computing.opened(on_prepare):
+            if saved is not None and keep and computing.kept_in == "nowhere":
+                self.notes.append("no room for what was kept before: the result will not be bit-identical")
+            prepared = time.perf_counter() - start
+            self._train(computing, on_step)
+        lm.model.update(self.flattening.nested(self.weights if self.best is None else self.best))
+        return self._report(computing, way_reason, resumed_from, prepared, time.perf_counter() - start)
+
+    def _agreed_way(self, choice: Choice) -> tuple[Way, str]:
+        """The slowest way that a machine of the group has chosen, and why."""
+        way, reason = max(self.group.gather([choice.way, choice.reason]), key=lambda found: WAYS.index(found[0]))
+        if reason:
+            self.notes.append(f"computed in a slower way, {way}, since the fast one is not exact: {reason}")
+        return way, reason
+
+    def _train(self, computing: Computing, on_step: Callable[[Step], None] | None) -> None:
+        with stopping() as stop:
+            if not self.losses:
+                self._look(computing)
+            while len(self.losses) < len(self.steps) and not self.stopped_early:
+                began, number = time.perf_counter(), len(self.losses) + 1
+                stop_asked = self._step(computing, number, stop.requested is not None)
+                last_of_epoch = number == len(self.steps) or self.steps[number][0] != self.steps[number - 1][0]
+                if last_of_epoch:
+                    self._look(computing)
+                if on_step is not None:
+                    on_step(self._as_step(number, time.perf_counter() - began))
+                done = number == len(self.steps) or self.stopped_early
+                if self.resumable is not None and not done and (stop_asked or number % self.config.save_every == 0):
+                    self._save(self.resumable, computing)
+                if stop_asked and not done:
+                    raise self._interrupted(number, stop.requested or signal.SIGTERM)  # or another machine was asked
+
+    def _step(self, computing: Computing, number: int, stop_asked: bool) -> bool:
+        """One optimizer step on all machines; whether one of them was asked to stop."""
+        chosen = self.steps[number - 1][1]
+        mine = self.group.share(chosen, self.lengths)
+        seed = (self.config.seed, number, self.group.rank)
+        nested = self.flattening.nested(self.weights)
+        loss, slope = computing.gradient(nested, mine, seed)
+        # In one array, which travels at once.
+        own = mx.concatenate([mx.stack([loss, mx.array(float(stop_asked))]), self.flattening.flat(slope)])
+        summed = self.group.sum(own)
+        weight = target_weight(self.learnt[row] for row in chosen)
+        gradient = summed[2:] / weight
+        self.weights = self.optimizer.apply_gradients({"weights": gradient}, {"weights": self.weights})["weights"]
+        # What comes out of the last step is in no loss any more.
+        sizes = mx.linalg.norm(gradient), mx.linalg.norm(self.weights)
+        mx.eval(self.weights, self.optimizer.state, sizes, summed)
+        mean = float(summed[0]) / weight
+        for what, value in (("loss", mean), ("gradient", float(sizes[0])), ("adapter", float(sizes[1]))):
+            if not math.isfinite(value):
+                where = f"the {what} became {value} at step {number} of {len(self.steps)}"
+                raise DivergedError(f"training failed, {where}", hint="lower the learning rate")
+        self.losses.append(mean)
+        self.targets.append(target_tokens(self.learnt[row] for row in chosen))
+        return float(summed[1]) > 0
+
+    def _look(self, computing: Computing) -> None:
+        """The losses on held-out rows, before the first step and after each epoch; keeps the best adapter."""
+        number, first = len(self.losses), len(self.learnt)
+        validation = range(first, first + len(self.data.validation))
+        general = range(validation.stop, validation.stop + len(self.data.general))
+        if general:
+            self.general_losses.append((number, self._loss(computing, general)))
+        if validation:
+            loss = self._loss(computing, validation)
+            self.validation_losses.append((number, loss))
+            # The adapter that does nothing yet is what to beat, never what to keep.
+            if number > 0:
+                self.stopped_early = self.patience.update(loss, number)
+                if self.patience.best_step == number:
+                    self.best = self.weights
+
+    def _loss(self, computing: Computing, rows: Sequence[int]) -> float:
+        """Of the first machine, for all: what follows from it has to be the same everywhere."""
+        mine = self.group.rank == 0
+        loss: float = self.group.from_first(
+            computing.loss(self.flattening.nested(self.weights), rows) if mine else None
+        )
+        return loss
+
+    def _in_random_order(self, epoch: int) -> Sequence[Sequence[int]]:
+        if self.way == "packed":
+            return batching.shuffled(len(self.learnt), self.config.batch_size, self.config.seed, epoch)
+        return batching.by_length(self.lengths, self.config.batch_size, self.config.seed, epoch)
+
+    # Saved states
+
+    def _saved(self) -> checkpoint.State | None:
+        """The state to go on from, the same on all machines, if there is one."""
+        if self.resumable is None:
+            return None
+        found, note = checkpoint.load_newest(self.resumable.folder) if self.group.rank == 0 else (None, None)
+        facts = self.group.from_first(None if found is None else found.facts)
+        if facts is None:
+            return None
+        self.notes += [note] if note else []
+        if note := checkpoint.check_identity(facts["identity"], self.resumable.identity):
+            self.notes.append(note)
+        # What is computed at once decides the last bits. Each machine has its own plan, by its memory.
+        if len(facts["plans"]) == self.group.size:
+            self.plan = Plan(**facts["plans"][self.group.rank])
+        return checkpoint.State(self.group.arrays_from_first({} if found is None else dict(found.arrays)), facts)
+
+    def _save(self, resumable: Resumable, computing: Computing) -> None:
+        plans = self.group.gather(dataclasses.asdict(self.plan))
+        if self.group.rank != 0:
+            return
+        trees = {"weights": self.weights, "optimizer": self.optimizer.state}
+        trees |= {} if self.best is None else {"best": self.best}
+        facts = {
+            "step": len(self.losses),
+            "losses": self.losses,
+            "targets": self.targets,
+            "validation_losses": self.validation_losses,
+            "general_losses": self.general_losses,
+            "patience": self.patience.facts(),
+            "plans": plans,
+            "way": self.way,
+            "kept_states": computing.kept_in != "nowhere",
+            "identity": dataclasses.asdict(resumable.identity),
+        }
+        checkpoint.save(resumable.folder, checkpoint.State(dict(tree_flatten(trees)), facts))
+
+    def _restore(self, saved: checkpoint.State) -> None:
+        trees = tree_unflatten(list(saved.arrays.items()))
+        self.weights, self.optimizer.state = trees["weights"], trees["optimizer"]
+        self.best = trees.get("best")
+        facts = saved.facts
+        self.losses, self.targets = list(facts["losses"]), list(facts["targets"])
+        self.validation_losses = [(step, loss) for step, loss in facts["validation_losses"]]
+        self.general_losses = [(step, loss) for step, loss in facts["general_losses"]]
+        self.patience.restore(facts["patience"])
+
+    def _interrupted(self, number: int, by: signal.Signals) -> InterruptedTrainingError:
+        what = f"training was stopped after step {number} of {len(self.steps)}"
+        if self.resumable is None:
+            return InterruptedTrainingError(what, by)
+        return InterruptedTrainingError(f"{what} and saved", by, hint="the same command goes on from there")
+
+    # What is told
+
+    def _as_step(self, number: int, seconds: float) -> Step:
+        return Step(
+            number=number,
+            steps=len(self.steps),
+            epoch=self.steps[number - 1][0] + 1,
+            loss=self.losses[-1],
+            learning_rate=self.schedule.at(number - 1),
+            target_tokens=self.targets[-1],
+            seconds=seconds,
+            memory_bytes=mx.get_active_memory(),
+        )
+
+    def _report(
+        self, computing: Computing, way_reason: str, resumed_from: int, prepared: float, seconds: float
+    ) -> TrainingReport:
+        done = len(self.losses)
+        processed = float(self.group.sum(mx.array([float(computing.processed)])))
+        epochs = self.steps[done - 1][0] + 1
+        epoch_losses, epoch_ends = [], []
+        for epoch in range(epochs):
+            of_epoch = [i for i in range(done) if self.steps[i][0] == epoch]
+            epoch_ends.append(of_epoch[-1] + 1)
+            weights = [target_weight(self.learnt[row] for row in self.steps[i][1]) for i in of_epoch]
+            total = sum(self.losses[i] * weight for i, weight in zip(of_epoch, weights, strict=True))
+            epoch_losses.append(total / sum(weights))
+        return TrainingReport(
+            rows=len(self.learnt),
+            replayed_rows=len(self.data.replay),
+            dropped_rows=0,
+            truncated_rows=0,
+            target_tokens=target_tokens(self.learnt),
+            processed_tokens=round(processed / (done - resumed_from) * len(self.order(0))),
+            epochs=epochs,
+            steps=done,
+            losses=tuple(self.losses),
+            epoch_losses=tuple(epoch_losses),
+            epoch_ends=tuple(epoch_ends),
+            validation_losses=tuple(self.validation_losses),
+            general_losses=tuple(self.general_losses),
+            best_step=done if self.best is None or self.patience.best_step is None else self.patience.best_step,
+            way=self.way,
+            way_reason=way_reason,
+            kept_states=computing.kept_in,
+            kept_states_bytes=computing.kept_bytes,
+            peak_memory_bytes=mx.get_peak_memory(),
+            estimated_memory_bytes=self.plan.estimate,
+            seconds=seconds,
+            prepare_seconds=prepared,
+            resumed_from=resumed_from,
+            notes=tuple(self.notes),
+        )

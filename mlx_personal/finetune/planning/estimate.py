@@ -1,0 +1,84 @@
+"""What a training will do and take, told without doing it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.samples import target_tokens
+from mlx_personal.finetune.planning.memory import Plan, plan_for
+from mlx_personal.models import LanguageModel
+from mlx_personal.runtime.memory import physical_memory, usable_memory
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A training as it would begin now.
+
+    Args:
+        rows: learnt in each epoch, replayed general ones included; `replayed_rows` are those.
+        validation_rows, general_rows: the owner's held-out rows, and general ones to measure what is forgotten.
+        dropped_rows, truncated_rows: have nothing to learn; lose their beginning.
+        target_tokens: learnt in one epoch.
+        steps: in all epochs, if it does not stop early.
+        blocks, frozen_blocks: of the model; those below the first adapted one, which are computed once a row.
+        plan: how it will use memory, and the most it is expected to hold.
+        usable_memory_bytes: that MLX may take here; None where nothing tells.
+        machine_memory_bytes: of the whole machine; of a GPU with its own, that is not this.
+        notes: what the owner should know, a line each.
+    """
+
+    rows: int
+    replayed_rows: int
+    validation_rows: int
+    general_rows: int
+    dropped_rows: int
+    truncated_rows: int
+    target_tokens: int
+    epochs: int
+    steps: int
+    blocks: int
+    frozen_blocks: int
+    plan: Plan
+    usable_memory_bytes: int | None
+    machine_memory_bytes: int | None
+    notes: tuple[str, ...]
+
+
+def forecast(
+    lm: LanguageModel,
+    dialogues: Sequence[Dialogue],
+    config: LoRAConfig,
+    sources: Sequence[object] | None = None,
+    general: Sequence[Dialogue] = (),
+) -> Forecast:
+    """What `finetune` would do with the same arguments. The weights of a model that was loaded lazily stay unread.
+
+    UserError where `finetune` would have it before it begins: nothing to learn, or not enough memory.
+    """
+    lm.detach_adapter()
+    prepared = prepare_data(lm, dialogues, config, sources, general)
+    data = prepared.data
+    learnt = [*data.rows, *data.replay]
+    blocks = len(lm.model.layers)
+    return Forecast(
+        rows=len(learnt),
+        replayed_rows=len(data.replay),
+        validation_rows=len(data.validation),
+        general_rows=len(data.general),
+        dropped_rows=prepared.dropped,
+        truncated_rows=prepared.truncated,
+        target_tokens=target_tokens(learnt),
+        epochs=config.epochs,
+        steps=math.ceil(len(learnt) / config.batch_size) * config.epochs,
+        blocks=blocks,
+        frozen_blocks=0 if config.num_layers == -1 else max(0, blocks - config.num_layers),
+        plan=plan_for(lm, data, config),
+        usable_memory_bytes=usable_memory(),
+        machine_memory_bytes=physical_memory(),
+        notes=prepared.notes,
+    )

@@ -1,0 +1,13 @@
+"""The LaMP benchmark: one adapter a user, beside prompts with the user's items, and CDCDA-PLM (papers.md of LaMP, OPPU;
+paper 2).
+
+From the ground up: `tasks`, `streaming`, `predictions` and `reading` know the files; `retrieval` and `prompting` the
+official inputs; `metrics` the official figures; `methods` says what is compared. `answering` does one user's part on
+the device, `jobs` wraps it for worker processes, `records` keeps what came of it, `run` drives all users, and `report`
+turns it into tables. `download` gets the files. A guest: it uses the product's rooms and none uses it.
+"""
+
+from mlx_personal.research.lamp.run_lamp import Request, run_lamp
+from mlx_personal.research.lamp.scheduler import Outcome, Progress
+
+__all__ = ["Outcome", "Progress", "Request", "run_lamp"]

@@ -1,0 +1,13 @@
+"""The selection paper's evidence, to be run again: six data sets, its baselines, ablation and sweeps (paper 1, 4).
+
+`request` says what is asked for; `datasets` and `stream` give the dialogues; `grid` makes cells (`settings`) of an
+experiment; `run` computes what `records` lacks, through the jobs in `jobs`; `report` turns what is there into tables
+and figures. A guest: it uses the product's rooms and none uses it.
+"""
+
+from mlx_personal.research.study.cell import Cell
+from mlx_personal.research.study.run_study import Request, run_study
+from mlx_personal.research.study.scheduler import Outcome, Progress
+from mlx_personal.research.study.study_database import Records
+
+__all__ = ["Cell", "Outcome", "Progress", "Records", "Request", "run_study"]

@@ -1,0 +1,305 @@
+"""The command `lamp` as its users meet it: run, go on, report, download, and what it says to wrong input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_personal import http_client
+from mlx_personal.cli import lamp as commands
+from mlx_personal.research.lamp import user_jobs
+from mlx_personal.research.lamp.download import SPLITS
+from mlx_personal.research.lamp.predictions import read_outputs
+from mlx_personal.research.lamp.tasks import TASKS
+from tests.cli.test_cli import as_json, refused, run
+from tests.support.augmentation import consented, server_at
+from tests.support.fake_server import FakeServer
+from tests.support.lamp_users import as_the_cloud, changed, files
+from tests.support.paths import ROOT
+from tests.test_offline import ANSWERING, DEMO, cloud, without_network
+
+SHORT = ["--answer-tokens", "3", "--synthetic", "2", "--epochs", "1"]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return files(tmp_path / "world")
+
+
+@pytest.fixture
+def official(world):
+    """The command, on LaMP's files."""
+    questions, outputs = world / "LaMP_3_questions.json", world / "LaMP_3_outputs.json"
+    return ["lamp", "run", "--task", "3", "--questions", questions, "--outputs", outputs]
+
+
+@pytest.fixture
+def command(official, tiny_model_folder, tmp_path, here):
+    """A run that takes little time."""
+    return [*official, "--model", tiny_model_folder, "--out", tmp_path / "run", "--method", "non-personalised", *SHORT]
+
+
+def test_official_files_are_run_as_they_are(official, here, home, tiny_model_folder):
+    methods = "non-personalised,bm25,oppu,cdcda"
+    arguments = [*official, "--method", methods, "--model", tiny_model_folder, "--users", "3", *SHORT]
+    found = as_json(*arguments)
+    assert (found["ran"], found["found"], found["failed"], found["unanswered"]) == (12, 0, [], 0)
+    assert (found["files"]["users"], found["files"]["queries"]) == (3, 6)
+    assert [row["method"] for row in found["methods"]] == methods.split(",")
+    for row in found["methods"]:
+        assert (row["users"], row["queries"]) == (3, 6)
+        assert row["metrics"]["MAE"]["low"] <= row["metrics"]["MAE"]["value"] <= row["metrics"]["MAE"]["high"]
+    assert found["folder"] == str(home / "lamp")
+    written = read_outputs(TASKS["3"], home / "lamp" / "predictions" / "oppu.json")
+    assert written.by_id.keys() == read_outputs(TASKS["3"], official[-1]).by_id.keys()
+    assert as_json(*arguments)["found"] == 12
+    report = as_json("lamp", "report", "--out", home / "tables.md")["markdown"]
+    assert all(f"\n| {name} " in report for name in methods.split(","))
+    assert (home / "tables.md").read_text() == report
+
+
+def test_what_was_done_is_told_in_words(command, tmp_path):
+    shown = run(*command)
+    assert shown.exit_code == 0
+    assert "3 users, 6 queries, 12 items.\n3 results made, 0 were there already.\n" in shown.stdout
+    assert "MAE" in shown.stdout and f"Predictions in LaMP's form: {tmp_path / 'run' / 'predictions'}" in shown.stdout
+    assert "mlx-personal: users 3/3, 0 s left" in shown.stderr
+
+
+def test_oppus_history_has_its_answers_in_it(command, world):
+    history = command.copy()
+    history[history.index("--questions") + 1] = world / "LaMP_3_history.json"
+    place = history.index("--outputs")
+    assert as_json(*history[:place], *history[place + 2 :])["ran"] == 3
+
+
+def test_labels_are_chosen_where_that_is_asked_for(command, tmp_path):
+    as_json(*command, "--choose")
+    written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalised.json")
+    assert set(written.by_id.values()) <= set(TASKS["3"].labels)
+
+
+def test_a_failed_user_makes_the_answer_no(command, here):
+    here.fails = lambda function, job: "out of breath" if job.key == "1" else None
+    shown = run(*command)
+    assert shown.exit_code == 1
+    assert "failed: user-1-1: out of breath" in shown.stdout
+
+
+def test_a_server_is_asked_with_consent_and_a_dead_one_makes_the_answer_no(command, tmp_path):
+    with FakeServer(as_the_cloud) as fake:
+        command += ["--server", fake.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]
+        line = refused(*command)
+        assert f"mlx-personal augment consent --server {fake.url} --server-model cloud --out {tmp_path / 'run'}" in line
+        assert not fake.received
+        consented(tmp_path / "run", server_at(fake.url))
+        found = as_json(*command)
+        assert (found["ran"], len(fake.received)) == (6, 6 + 6) and found["server_tokens"] == 12 * 15
+        cut = run(*command, "--method", "cloud:1", "--token-budget", "1")
+        assert cut.exit_code == 1
+        assert "the token budget is used up" in cut.stdout and "3 results wait for answers" in cut.stdout
+
+
+# Stated, counted skips
+
+
+def counted(command, world, change):
+    changed(world / "LaMP_3_questions.json", change)
+    return as_json(*command), run(*command).stdout
+
+
+def test_items_without_the_label_are_left_out_and_counted(command, world):
+    def unlabelled(questions):
+        for question in questions[:2]:  # the first user's two
+            del question["profile"][0]["score"]
+
+    found, shown = counted(command, world, unlabelled)
+    assert (found["files"]["skipped_items"], found["files"]["items"]) == (1, 11)
+    assert "1 items were left out, as they lack a text or an answer." in shown
+
+
+def test_a_user_with_one_item_and_one_without_any_are_answered_and_counted(command, world):
+    def few(questions):
+        for question in questions[:2]:
+            question["profile"] = []
+        for question in questions[2:4]:
+            del question["profile"][1:]
+
+    command += ["--method", "bm25:1,oppu"]
+    found, shown = counted(command, world, few)
+    assert found["ran"] == 6
+    assert (found["files"]["empty_profiles"], found["files"]["single_items"]) == (1, 1)
+    assert "1 users have no items." in shown and "1 users have one item." in shown
+    counts = {row["method"]: row["counts"] for row in found["methods"]}
+    assert (counts["bm25:1"]["no items"], counts["oppu"]["nothing to learn"]) == (2, 1)
+    assert all(row["queries"] == 6 for row in found["methods"])
+
+
+def test_a_history_that_does_not_fit_is_counted(command):
+    command += ["--method", "bm25", "--max-length", "20"]
+    (row,) = as_json(*command)["methods"]
+    assert row["counts"] == {"items left out": 6} and row["queries"] == 6
+    assert "- bm25: 6 items left out" in run(*command).stdout
+
+
+def test_outputs_without_a_question_are_counted(command, world):
+    extra = {"id": "more", "output": "5"}
+    changed(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"].append(extra))
+    assert as_json(*command)["files"]["unasked_outputs"] == 1
+
+
+# One line and status 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--task", "6"], "there is no LaMP task '6'; take one of 1, 2N, 2M, 3, 4, 5, 7"),
+        (["--task", "4"], "these are outputs of 'LaMP_3', not of LaMP_4"),
+        (["--method", "magic"], "there is no method 'magic'; take some of non-personalised, random"),
+        (["--method", "cdcda-no-luck"], "there is no method 'cdcda-no-luck'"),
+        (["--method", ","], "no method is named"),
+        (["--method", "cloud"], "the method cloud needs a server"),
+        (["--server", "http://127.0.0.1:9/v1"], "--server needs --server-model"),
+        (["--server-model", "x"], "--key-env and --token-budget go with --server"),
+        (["--server", "http://127.0.0.1:9/v1", "--server-model", "x", "--key-env", "NO_SUCH"], "NO_SUCH"),
+        (["--server", "nowhere", "--server-model", "x"], "nowhere"),
+        (["--model", "/nowhere/at/all"], "no such model folder"),
+        (["--questions", "nowhere.json"], "nowhere.json: no such file"),
+        (["--outputs", "nowhere.json"], "nowhere.json: no such file"),
+        (["--users", "0"], "--users"),
+        (["--others-outputs", "x.json"], "outputs of other users, but no questions"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(command, change, says):
+    assert says in refused(*command, *change)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("questions", lambda q: q.append(q[0]), "the question 'user-1-0-q0' is there twice"),
+        ("questions", lambda q: q.append({**q[0], "id": "new"}), "the question 'new' has no output"),
+        ("questions", lambda q: q[0].pop("profile") and None, "question 1 has no list 'profile'"),
+        ("questions", lambda q: q[0].update(input="What?"), "none of LaMP-3"),
+        ("questions", lambda q: {"id": "1"}, "no questions in this file"),
+        ("outputs", lambda o: o["golds"].append(o["golds"][0]), "the id 'user-1-0-q0' is there twice"),
+        ("outputs", lambda o: o["golds"][0].update(output="fine"), "is no answer of LaMP-3"),
+        ("outputs", lambda o: {"task": "LaMP_3", "golds": []}, "no outputs of a LaMP task"),
+    ],
+)
+def test_a_file_that_is_not_right_is_one_line_and_computes_nothing(command, world, here, part, change, says):
+    changed(world / f"LaMP_3_{part}.json", change)
+    assert says in refused(*command)
+    assert not here.done
+
+
+def test_questions_without_outputs_are_one_line(command):
+    place = command.index("--outputs")
+    assert "name their outputs as well" in refused(*command[:place], *command[place + 2 :])
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    assert "there is no LaMP run here; run `mlx-personal lamp run` first" in refused("lamp", "report", tmp_path)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "is a file; a LaMP run is a folder; name a folder" in refused("lamp", "report", file)
+
+
+# Download, and what is offered
+
+
+def test_a_download_names_its_files_and_fetches_none_twice(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(address, path, on_progress=None):
+        asked.append(address)
+        path.parent.mkdir(parents=True)
+        path.write_text("[]")
+
+    monkeypatch.setattr(http_client, "download", fetch)
+    arguments = ["lamp", "download", tmp_path, "--task", "3", "--task", "2M", "--split", "test", "--by-time"]
+    found = as_json(*arguments)["files"]
+    assert [Path(f).relative_to(tmp_path).as_posix() for f in found] == [
+        "time/LaMP_3/test_questions.json",
+        "time/LaMP_2M/test_questions.json",
+    ]
+    assert len(asked) == 2
+    assert run(*arguments).stdout.splitlines() == found and len(asked) == 2
+    assert "there is no LaMP task '9'" in refused("lamp", "download", tmp_path, "--task", "9")
+
+
+def test_what_the_command_offers_is_what_the_library_has():
+    # Written down twice, since --help does not wait for the library.
+    assert tuple(TASKS) == commands._TASKS
+    assert commands._SPLITS == SPLITS
+
+
+def test_help_does_not_wait_for_the_model_libraries():
+    code = "import sys; from mlx_personal.cli import main; main(['lamp', 'run', '--help'], standalone_mode=False)"
+    code += "; assert not {'mlx.core', 'transformers', 'mlx_lm', 'ijson'} & set(sys.modules), 'heavy imports'"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "--method" in shown.stdout
+
+
+# The whole path
+
+# The command, in a process that ends at the first look at a network once "guarded". Worker processes of its own would
+# be reached by pipes, which are no network, but not be guarded.
+ALONE = (
+    ANSWERING.partition("from mlx_personal")[0]
+    + f"""
+sys.path.insert(0, {str(ROOT)!r})
+from tests.support.augmentation import JobsHere
+from mlx_personal import jobs
+jobs.run = JobsHere()
+from mlx_personal.cli import main
+main(sys.argv[2:])
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_real_servers_records_are_learnt_and_queries_answered_without_a_network(tmp_path, cloud, here):
+    """Of the plumbing only: the embedded model as "the cloud" is no teacher."""
+    url, process = cloud
+    world, folder = files(tmp_path / "world", queries=1), tmp_path / "run"
+    command = ["lamp", "run", "--task", "3", "--questions", world / "LaMP_3_questions.json"]
+    command += ["--outputs", world / "LaMP_3_outputs.json", "--model", DEMO, "--users", "3", "--method", "oppu,cdcda"]
+    command += [*SHORT, "--server", url, "--server-model", DEMO, "--json"]
+    assert run("augment", "consent", "--server", url, "--server-model", DEMO, "--out", folder, "--yes").exit_code == 0
+    # First only what the server has a part in.
+    here.fails = lambda function, job: "not yet" if function is user_jobs.perform else None
+    asked = json.loads(run(*command, "--out", folder).stdout)
+    assert (asked["ran"], len(asked["failed"])) == (0, 3) and asked["server_tokens"] > 0
+    shutil.copytree(folder, tmp_path / "online")
+    here.fails = lambda function, job: None
+    online = as_json(*command[:-1], "--out", tmp_path / "online")
+    assert online["ran"] == 6
+    counts = online["methods"][1]["counts"]
+    assert sum(count for reason, count in counts.items() if reason.startswith("synthetic: ")) == 6
+    process.terminate()
+    process.wait(20)
+    for number, before in enumerate(without_network()):
+        own = tmp_path / f"offline-{number}"
+        shutil.copytree(folder, own)
+        arguments = [*before, sys.executable, "-c", ALONE, "guarded", *map(str, [*command, "--out", own])]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["ran"] == 6
+        for mine, theirs in zip(found["methods"], online["methods"], strict=True):
+            assert mine["metrics"] == theirs["metrics"] and mine["counts"] == theirs["counts"]
+        for name in ("oppu.json", "cdcda.json"):
+            path = Path("predictions", name)
+            assert (own / path).read_text() == (tmp_path / "online" / path).read_text()
+
+
+assert cloud  # a fixture

@@ -1,0 +1,361 @@
+"""From dialogues to an adapter on disk: what mlx-lm loads, an untouched base, and failures that save nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_personal import Dialogue, LanguageModel, UserError
+from mlx_personal.finetune import LoRAConfig, Step, finetune
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.samples import make_rows
+from mlx_personal.finetune.forward.gradients import Computing
+
+QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
+DIALOGUES = [Dialogue.of(question, f"Try a soup, number {i}.") for i, question in enumerate(QUESTIONS)]
+DIALOGUES.append(
+    Dialogue.from_messages(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Tomatoes?"},
+            {"role": "assistant", "content": "<think>hm</think>In May."},
+            {"role": "user", "content": "How deep?"},
+            {"role": "assistant", "content": "A hand."},
+        ]
+    )
+)
+GENERAL = [Dialogue.of(f"Is {i} even?", "Yes." if i % 2 == 0 else "No.") for i in range(9)]
+QUICK = LoRAConfig(epochs=2, batch_size=4, learning_rate=1e-2)
+THOUGHT = Dialogue.of("a", "<think>only</think>")
+
+
+def ask(model: LanguageModel) -> list[str]:
+    prompts = [model.prompt_tokens([{"role": "user", "content": question}]) for question in QUESTIONS]
+    return model.generate(prompts, max_tokens=12)
+
+
+def logits(model: Any) -> np.ndarray:
+    return np.array(model(mx.array([list(range(1, 60))])))
+
+
+# What it trains on
+
+
+def test_the_first_loss_is_the_masked_cross_entropy_of_a_float64_reference(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    total, count = 0.0, 0
+    for dialogue in DIALOGUES:
+        for tokens, is_target in tiny_model.training_tokens(dialogue.without_thoughts()):
+            predicted = np.array(tiny_model.model(mx.array([tokens])))[0].astype(np.float64)
+            for position in range(1, len(tokens)):
+                if is_target[position]:
+                    shifted = predicted[position - 1] - predicted[position - 1].max()
+                    total += math.log(np.exp(shifted).sum()) - shifted[tokens[position]]
+                    count += 1
+    report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
+    assert (report.steps, report.target_tokens) == (1, count)
+    assert report.losses == pytest.approx([total / count], rel=1e-5)
+    assert report.epoch_losses == pytest.approx(report.losses)
+
+
+def test_training_learns_and_leaves_the_base_as_it_was(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    before = {name: np.array(value) for name, value in tree_flatten(tiny_model.model.parameters())}
+    answers, steps = ask(tiny_model), list[Step]()
+    report = finetune(
+        tiny_model, DIALOGUES, LoRAConfig(epochs=12, batch_size=4, learning_rate=1e-2), tmp_path / "a", steps.append
+    )
+    assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
+    assert (report.rows, report.steps, report.epochs, len(steps)) == (6, 24, 12, 24)
+    assert [step.number for step in steps] == list(range(1, 25))
+    after = dict(tree_flatten(tiny_model.model.parameters()))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], np.array(after[name])) for name in before)
+    assert not tiny_model.model.training
+    assert ask(tiny_model) == answers
+
+
+def test_rows_without_a_target_are_dropped_and_long_ones_cut_and_both_are_told(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    long = Dialogue.of("soup " * 60, "Yes.")
+    config = LoRAConfig(epochs=1, max_tokens=40)
+    report = finetune(tiny_model, [*DIALOGUES[:4], THOUGHT, long], config, tmp_path / "a")
+    assert (report.rows, report.dropped_rows, report.truncated_rows) == (5, 1, 1)
+
+
+def test_a_row_longer_than_the_models_context_is_cut_to_it(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    report = finetune(tiny_model, [Dialogue.of("soup " * 300, "Yes.")], LoRAConfig(epochs=1), tmp_path / "a")
+    assert (report.rows, report.truncated_rows) == (1, 1)
+    assert math.isfinite(report.losses[0])
+
+
+def test_an_answer_that_fills_the_window_is_learnt_and_not_a_number_never_comes(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    report = finetune(tiny_model, [Dialogue.of("soup", "bread " * 300)], LoRAConfig(epochs=1, max_tokens=16), tmp_path)
+    assert (report.rows, report.truncated_rows, report.target_tokens) == (1, 1, 15)
+
+
+def test_prompts_that_fill_the_window_are_dropped(
+    tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn of the user's after the last answer, as long as the window."""
+    original = type(tiny_model).training_tokens
+
+    def with_a_question_behind(lm: LanguageModel, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
+        rows = original(lm, dialogue)
+        extra = 50 if "cat" in dialogue.question else 0
+        return [(tokens + [9] * extra, is_target + [False] * extra) for tokens, is_target in rows]
+
+    monkeypatch.setattr(type(tiny_model), "training_tokens", with_a_question_behind)
+    config = LoRAConfig(epochs=1, max_tokens=40)
+    report = finetune(tiny_model, DIALOGUES, config, tmp_path / "a")
+    assert (report.rows, report.dropped_rows) == (5, 1)
+    assert math.isfinite(report.losses[0])
+    with pytest.raises(UserError, match="1 rows have no target, or none that fits into 40 tokens"):
+        finetune(tiny_model, DIALOGUES[1:2], config, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+# Rows held out, and general ones
+
+
+def test_rows_of_one_source_are_held_out_together(
+    tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [Dialogue.of(f"{question} {i}", f"Soup {i}.") for i in range(4) for question in QUESTIONS]
+    sources = [i for i in range(4) for _ in QUESTIONS]
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "mlx_personal.finetune.data.dataset.make_rows",
+        lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_rows(lm, chosen, *how),
+    )
+    config = LoRAConfig(epochs=2, validation=0.25, learning_rate=1e-2)
+    report = finetune(tiny_model, several, config, tmp_path / "a", sources=sources)
+    learnt, held_out = seen[:2]
+    assert len(held_out) == 5 and len({dialogue.answer for dialogue in held_out}) == 1
+    assert [d for d in several if d not in held_out] == learnt
+    assert report.rows == 15
+    assert [step for step, _ in report.validation_losses] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.01, 5), (0.5, 3), (0.99, 1)])
+def test_some_are_held_out_and_some_learnt_whatever_the_share(
+    tiny_model: LanguageModel, tmp_path: Path, share: float, rows: int
+) -> None:
+    report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1, validation=share), tmp_path / "a")
+    assert report.rows == rows
+    assert len(report.validation_losses) == 2
+
+
+def test_a_single_dialogue_is_learnt_and_none_held_out(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    config = LoRAConfig(epochs=2, validation=0.5, patience=1)
+    report = finetune(tiny_model, DIALOGUES[:1], config, tmp_path / "a")
+    assert (report.rows, report.epochs, report.validation_losses) == (1, 2, ())
+    assert "nothing was set aside for `validation`, since all dialogues come from one" in report.notes[0]
+
+
+def test_what_cannot_come_as_it_was_set_is_told(tiny_model: LanguageModel) -> None:
+    config = LoRAConfig(validation=0.1, general="given", replay=0.5)
+    assert prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL).notes == ()
+    few = prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL[:4])
+    assert (len(few.data.replay), few.notes) == (
+        2,
+        ("`replay` asks for 4 general rows, and half of those under `general` are 2",),
+    )
+    none = prepare_data(tiny_model, [THOUGHT, DIALOGUES[0]], config, general=[THOUGHT, *GENERAL[:1]])
+    assert [note.split(":")[0] for note in none.notes] == [
+        "nothing was set aside for `validation`, since those that were chosen have nothing to learn",
+        "the general dialogues have nothing to learn",
+    ]
+
+
+def test_the_replayed_share_of_an_epoch_is_general_and_the_rest_measures(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    config = LoRAConfig(epochs=1, general="given", replay=0.25)
+    report = finetune(tiny_model, DIALOGUES, config, tmp_path / "a", general=GENERAL)
+    assert (report.rows, report.replayed_rows) == (8, 2)
+    assert [step for step, _ in report.general_losses] == [0, 1]
+    assert report.forgotten == pytest.approx(report.general_losses[1][1] / report.general_losses[0][1] - 1)
+    without = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "b")
+    assert (without.general_losses, without.forgotten, without.replayed_rows) == ((), None, 0)
+
+
+# The adapter on disk
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("num_layers", [-1, 1])
+def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
+    tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path, num_layers: int, dora: bool, monkeypatch: Any
+) -> None:
+    folder, ended = tmp_path / "adapter", list[np.ndarray]()
+    config = LoRAConfig(epochs=6, batch_size=4, learning_rate=1e-2, num_layers=num_layers, dora=dora)
+    detach = LanguageModel.detach_adapter
+
+    def remember(lm: LanguageModel) -> None:
+        if folder.with_name("seen").exists():
+            lm.model.eval()
+            ended.append(logits(lm.model))
+        detach(lm)
+
+    monkeypatch.setattr(LanguageModel, "detach_adapter", remember)
+    told = {"base_fingerprint": "abc", "num_layers": 99}
+    report = finetune(tiny_model, DIALOGUES, config, folder, lambda _: folder.with_name("seen").touch(), told)
+    monkeypatch.undo()
+    assert report.way == "packed"
+    base = logits(tiny_model.model)
+    assert np.abs(ended[-1] - base).max() > 0.1
+    tiny_model.attach_adapter(folder)
+    ours, answers = logits(tiny_model.model), ask(tiny_model)
+    tiny_model.detach_adapter()
+    model, tokenizer = mlx_lm.load(str(tiny_model_folder), adapter_path=str(folder))[:2]
+    assert np.allclose(ours, ended[-1], atol=1e-5)
+    assert np.allclose(logits(model), ended[-1], atol=1e-4)
+    prompts = [tiny_model.prompt_tokens([{"role": "user", "content": question}]) for question in QUESTIONS]
+    theirs = [mlx_lm.generate(model, tokenizer, prompt, max_tokens=12) for prompt in prompts]
+    assert [text.strip() for text in theirs] == answers
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert written == {
+        "base_fingerprint": "abc",
+        "fine_tune_type": "dora" if dora else "lora",
+        "num_layers": num_layers,
+        "lora_parameters": {"rank": 8, "scale": 2.0, "dropout": 0.05},
+    }
+    weights = mx.load(str(folder / "adapters.safetensors"))
+    assert {w.dtype for w in weights.values()} == {mx.float32}  # type: ignore[union-attr]
+    assert len(weights) == (3 if dora else 2) * 7 * (2 if num_layers == -1 else 1)
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapters.safetensors"]
+
+
+def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, monkeypatch: Any) -> None:
+    """The held-out losses are planted: the second of four epochs is the best, and the second of two."""
+    planted = iter([9.0, 5.0, 3.0, 4.0, 5.0, 9.0, 5.0, 3.0])
+    monkeypatch.setattr(Computing, "loss", lambda *_: next(planted))
+    config = LoRAConfig(epochs=4, batch_size=8, validation=0.2, schedule="constant", warmup=0.0, learning_rate=1e-2)
+    report = finetune(tiny_model, DIALOGUES, config, tmp_path / "best")
+    assert (report.best_step, report.steps) == (2, 4)
+    shorter = finetune(tiny_model, DIALOGUES, dataclasses.replace(config, epochs=2), tmp_path / "two")
+    assert shorter.losses == report.losses[:2]
+    best, two = (mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("best", "two"))
+    assert all(np.array_equal(np.array(best[name]), np.array(two[name])) for name in two)
+
+
+def test_an_adapter_in_use_is_set_aside_and_does_not_leak_into_training(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "a")
+    tiny_model.attach_adapter(tmp_path / "a")
+    finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "b")
+    assert (tmp_path / "a/adapters.safetensors").read_bytes() == (tmp_path / "b/adapters.safetensors").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_adapter_bit_for_bit(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1, batch_size=4, seed=seed), tmp_path / name)
+        mx.random.seed(7)
+    a, b, c = ((tmp_path / name / "adapters.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+# Failures
+
+
+def test_no_dialogues_are_the_users_to_mend(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    for dialogues in ([], [THOUGHT]):
+        with pytest.raises(UserError, match="nothing to train on") as raised:
+            finetune(tiny_model, dialogues, QUICK, tmp_path / "a")
+        assert "\n" not in raised.value.line()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_saves_nothing(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    answers = ask(tiny_model)
+    with pytest.raises(UserError, match="lower the learning rate"):
+        finetune(tiny_model, DIALOGUES, LoRAConfig(learning_rate=1e30, batch_size=1), tmp_path / "a")
+    with pytest.raises(UserError, match="lower the learning rate"):  # seen in the weights alone: no second loss
+        finetune(tiny_model, DIALOGUES[:1], LoRAConfig(learning_rate=1e300, epochs=1), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+    assert ask(tiny_model) == answers
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interrupt_leaves_no_adapter_and_the_base_model(
+    tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    answers = ask(tiny_model)
+    monkeypatch.setattr(mx, "save_safetensors", fail)
+    with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt) as raised:
+        finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "a")
+    assert ("the disk is full" in str(raised.value)) == isinstance(failure, OSError)
+    assert list(tmp_path.iterdir()) == []
+    assert ask(tiny_model) == answers
+
+
+def test_an_adapter_is_never_overwritten(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "keep").write_text("me")
+    with pytest.raises(UserError, match="exists already"):
+        finetune(tiny_model, DIALOGUES, QUICK, tmp_path)
+    assert (tmp_path / "keep").read_text() == "me"
+
+
+def test_an_adapter_for_other_layers_is_refused(
+    tiny_model: LanguageModel, demo_model: LanguageModel, tmp_path: Path
+) -> None:
+    finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "a")
+    with pytest.raises(UserError, match="damaged or made for another model") as raised:
+        demo_model.attach_adapter(tmp_path / "a")
+    assert "\n" not in raised.value.line()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rank", [0, 1025, 1e8, NAN]),
+        ("alpha", [0, -1, float("inf"), NAN]),
+        ("dropout", [-0.1, 1, NAN]),
+        ("learning_rate", [0, float("inf"), NAN]),
+        ("warmup", [-0.1, 1.1, NAN]),
+        ("epochs", [0, 10**6, NAN]),
+        ("batch_size", [0, 10**6, NAN]),
+        ("batch_tokens", [-1, 10**9, NAN]),
+        ("max_tokens", [1, 10**6, NAN]),
+        ("num_layers", [0, -2, 10**6, NAN]),
+        ("validation", [-0.1, 1, NAN]),
+        ("patience", [-1, 10**6, NAN]),
+        ("replay", [-0.1, 1, NAN]),
+        ("forgetting", [-0.1, float("inf"), NAN]),
+        ("save_every", [0, NAN]),
+        ("seed", [-1, 2**63, 1e26, NAN]),
+        ("schedule", ["", "Cosine", "step"]),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is .*; it must"):
+            LoRAConfig(**{name: value})
+
+
+def test_settings_that_need_others_say_which() -> None:
+    with pytest.raises(ValueError, match="patience needs dialogues set aside: set validation above 0"):
+        LoRAConfig(patience=2)
+    with pytest.raises(ValueError, match="replay needs general dialogues"):
+        LoRAConfig(replay=0.1)

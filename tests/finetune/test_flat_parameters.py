@@ -1,0 +1,199 @@
+"""An adapter's weights in one array, and its layers in fewer operations: the numbers of mlx-lm, gradients too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm.tuner.dora import DoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
+
+from mlx_personal.finetune.flat_parameters import Flattening
+from mlx_personal.finetune.forward.dropout import Keys, dropping
+from mlx_personal.finetune.forward.lora_forward import adapted_calls
+from mlx_personal.finetune.forward.patching import calling
+from tests.support import random_models
+
+# Weights in one array
+
+
+@pytest.mark.parametrize(("family", "dora"), [("llama", False), ("llama", True), ("mixtral", False)])
+def test_nested_weights_come_back_bit_for_bit(family: str, dora: bool) -> None:
+    weights = random_models.with_adapter(random_models.random_model(family), num_layers=2, dora=dora)
+    assert any(name.endswith(".m") for name, _ in tree_flatten(weights)) == dora
+    flattening = Flattening(weights)
+    flat = flattening.flat(weights)
+    assert flat.shape == (sum(weight.size for _, weight in tree_flatten(weights)),)
+    assert random_models.bits(flattening.nested(flat)) == random_models.bits(weights)
+
+
+def test_a_model_takes_them_as_its_own() -> None:
+    """Blocks without an adapter before the first with one are no hindrance."""
+    lm = random_models.random_model("llama")
+    flattening = Flattening(random_models.with_adapter(lm, num_layers=1))
+    own = lm.model.trainable_parameters()
+    doubled = flattening.nested(2 * flattening.flat(own))
+    lm.model.update(doubled)
+    assert random_models.bits(lm.model.trainable_parameters()) == random_models.bits(tree_map(lambda w: 2 * w, own))
+
+
+def test_each_matrix_is_a_run_of_the_array_in_the_order_of_the_first() -> None:
+    weights = {"b": mx.arange(6).reshape(2, 3), "a": [{"x": mx.array([7, 8])}, {}, {"x": mx.array(9)}]}
+    flattening = Flattening(weights)
+    assert flattening.flat(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    # Others may come in another order, as a gradient may.
+    others = tree_unflatten([(name, -weight) for name, weight in reversed(tree_flatten(weights))])
+    assert flattening.flat(others).tolist() == [0, -1, -2, -3, -4, -5, -7, -8, -9]
+    assert random_models.bits(flattening.nested(flattening.flat(others))) == random_models.bits(others)
+
+
+def test_a_single_matrix_is_enough() -> None:
+    weights = {"a": mx.arange(6.0).reshape(2, 3)}
+    flattening = Flattening(weights)
+    assert random_models.bits(flattening.nested(flattening.flat(weights))) == random_models.bits(weights)
+
+
+def test_weights_that_lack_one_are_refused() -> None:
+    with pytest.raises(KeyError, match="b"):
+        Flattening({"a": mx.ones(2), "b": mx.ones(3)}).flat({"a": mx.ones(2)})
+
+
+def test_a_gradient_lies_as_its_weights_do() -> None:
+    """Taken by the nested weights and flattened, it is the gradient by the array."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "layers": [{}, {"a": mx.array(rng.normal(size=(3, 2))), "m": mx.array(rng.normal(size=4))}],
+        "b": mx.array(rng.normal(size=(2, 5))),
+    }
+    slopes = tree_map(lambda w: mx.array(rng.normal(size=w.shape)), weights)
+    flattening = Flattening(weights)
+
+    def loss(nested: Any) -> mx.array:
+        pairs = zip(tree_flatten(nested), tree_flatten(slopes), strict=True)
+        return sum(((w * w * s).sum() for (_, w), (_, s) in pairs), start=mx.array(0.0))
+
+    by_nested = flattening.flat(mx.grad(loss)(weights))
+    by_flat = mx.grad(lambda flat: loss(flattening.nested(flat)))(flattening.flat(weights))
+    wanted = (
+        2
+        * random_models.flat({n: w for n, w in tree_flatten(weights)})
+        * random_models.flat({n: s for n, s in tree_flatten(slopes)})
+    )
+    np.testing.assert_array_equal(np.array(by_nested), np.array(by_flat))
+    np.testing.assert_allclose(np.sort(np.array(by_flat)), np.sort(wanted), rtol=1e-5)
+
+
+def test_one_step_on_the_array_is_a_step_on_each_matrix() -> None:
+    weights = random_models.with_adapter(random_models.random_model("llama"))
+    flattening = Flattening(weights)
+    stepped = flattening.nested(flattening.flat(weights) - 0.1 * mx.sign(flattening.flat(weights)))
+    assert random_models.bits(stepped) == random_models.bits(tree_map(lambda w: w - 0.1 * mx.sign(w), weights))
+
+
+# Adapted layers
+
+
+def layer(kind: str, dropout: float = 0.0, bias: bool = False) -> LoRALinear:
+    """An adapted layer from 64 to 48, that changes what it gives."""
+    mx.random.seed(0)
+    base: Any = nn.Linear(64, 48, bias=bias)
+    made: Any = LoRALinear.from_base(base if kind != "4-bit" else nn.QuantizedLinear.from_linear(base), 4, dropout, 3.0)
+    made.lora_b = 0.2 * mx.random.normal(made.lora_b.shape)
+    if kind == "bfloat16":
+        made.set_dtype(mx.bfloat16)
+    made.linear.freeze()
+    return made
+
+
+def computed(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.array]:
+    """The layer's output, and the gradients by x and its matrices of the output's product with a slope."""
+    keys = Keys(seed)
+    slope = mx.random.normal((*x.shape[:-1], 48), key=mx.random.key(5)).astype(x.dtype)
+    names = ["lora_a", "lora_b"]
+
+    def call(x: mx.array, *matrices: mx.array) -> mx.array:
+        module.update(dict(zip(names, matrices, strict=True)))
+        found: mx.array = module(x)
+        return found
+
+    matrices = [module[name] for name in names]
+    with dropping([module], keys), calling(adapted_calls([module]) if own else []):
+        values, gradients = mx.vjp(call, [x, *matrices], [slope])
+        mx.eval(values, gradients)
+    module.update(dict(zip(names, matrices, strict=True)))
+    return [*values, *gradients]
+
+
+@pytest.mark.parametrize("shape", [(64,), (7, 64), (2, 5, 64)])
+@pytest.mark.parametrize(("kind", "bound"), [("float32", 2e-6), ("4-bit", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_adapted_layer_gives_what_mlx_lms_gives(
+    shape: tuple[int, ...], kind: str, bound: float, dropout: float, bias: bool
+) -> None:
+    module = layer(kind, dropout, bias)
+    x = mx.random.normal(shape, key=mx.random.key(1)).astype(mx.bfloat16 if kind == "bfloat16" else mx.float32)
+    wanted, found = (computed(module, x, own) for own in (False, True))
+    for name, a, b in zip(("value", "x", "a", "b"), found, wanted, strict=True):
+        assert a.dtype == b.dtype, name
+        assert random_models.distance(a, b) < bound, name
+    if dropout:
+        assert random_models.distance(computed(module, x, True, seed=1)[0], wanted[0]) > 1e-2
+
+
+def test_its_value_and_gradients_are_those_of_float64() -> None:
+    module = layer("float32")
+    x = mx.random.normal((7, 64), key=mx.random.key(1))
+    found = computed(module, x, True)
+    slope, inputs, a, b, weight = (
+        np.array(m, np.float64)
+        for m in (
+            mx.random.normal((7, 48), key=mx.random.key(5)),
+            x,
+            module.lora_a,
+            module.lora_b,
+            module.linear.weight,
+        )
+    )
+    wanted = [
+        inputs @ weight.T + 3 * inputs @ a @ b,
+        slope @ weight + 3 * slope @ b.T @ a.T,
+        3 * inputs.T @ slope @ b.T,
+        3 * a.T @ inputs.T @ slope,
+    ]
+    for own, reference in zip(found, wanted, strict=True):
+        assert np.linalg.norm(np.array(own, np.float64) - reference) < 1e-6 * np.linalg.norm(reference)
+
+
+def test_out_of_training_nothing_is_dropped() -> None:
+    module = layer("float32", dropout=0.5)
+    x = mx.random.normal((7, 64), key=mx.random.key(1))
+    module.eval()
+    wanted = module(x)
+    with dropping([module], Keys(0)), calling(adapted_calls([module])):
+        np.testing.assert_allclose(np.array(module(x)), np.array(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_other_layers_and_adapters_stay_as_they_are() -> None:
+    class Own(LoRALinear):
+        """Somebody's own kind, which may compute anything."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lora, self.dora, self.own = layer("float32"), DoRALinear(8, 8), Own(8, 8)
+            self.plain, self.embedding = nn.Linear(8, 8), LoRAEmbedding(8, 8)
+
+    block = Block()
+    # Twice the same block, as some models have it.
+    changes = adapted_calls([block, block])
+    assert [module for module, _ in changes] == [block.lora]
+    kinds = [type(module) for _, module in block.named_modules()]
+    with calling(changes):
+        assert type(block.lora) is not LoRALinear
+        assert [type(m) for m in (block.dora, block.own, block.plain)] == [DoRALinear, Own, nn.Linear]
+    assert [type(module) for _, module in block.named_modules()] == kinds

@@ -1,0 +1,217 @@
+"""A profile whose training was interrupted is finished first, on what it began with; and the guard on forgetting."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_personal import Personalizer
+from mlx_personal.errors import UserError
+from mlx_personal.finetune import LoRAConfig, Step
+from mlx_personal.finetune.forward.gradients import Computing
+from mlx_personal.personalizer import personalizer as room
+from mlx_personal.personalizer import promotion
+from tests.personalizer.test_personalizer import CONFIG, judge_all, me, stream
+
+assert me  # the fixture
+
+TRAINING = LoRAConfig(epochs=2, batch_size=2, save_every=1, learning_rate=1e-2)
+
+
+@pytest.fixture
+def ready(me: Personalizer) -> Personalizer:
+    """A profile with annotated dialogues to train on."""
+    me.config = dataclasses.replace(CONFIG, finetune=TRAINING)
+    me.observe(stream(40))
+    judge_all(me)
+    return me
+
+
+def interrupting(at: int) -> Callable[[Step], None]:
+    def on_step(step: Step) -> None:
+        if step.number == at:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def weights_of(me: Personalizer, folder: str) -> bytes:
+    return (me.folder / folder / "adapters.safetensors").read_bytes()
+
+
+def test_it_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(ready: Personalizer) -> None:
+    whole = ready.train()
+    with pytest.raises(KeyboardInterrupt):
+        ready.train(interrupting(3))
+    assert [d.step for d in ready.due() if d.reason == "a training was interrupted"] == ["train"]
+    finished = ready.train()
+    # The step that was being reported had not been saved yet.
+    assert finished.report.resumed_from == 2
+    assert finished.report.losses == whole.report.losses
+    assert weights_of(ready, finished.adapter.folder) == weights_of(ready, whole.adapter.folder)
+    assert not list((ready.folder / "training").glob("*"))
+    assert ready.train().report.resumed_from == 0
+
+
+def test_an_interruption_between_the_files_and_the_database_is_made_up_for(
+    ready: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ready.store, "add_adapter", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            ready.train()
+    trained = ready.train()
+    assert (ready.folder / trained.adapter.folder / "adapters.safetensors").exists()
+
+
+def test_it_goes_on_with_what_it_began_with_whatever_has_come_since(ready: Personalizer) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ready.train(interrupting(3))
+    before = len(ready.store.preferred(held_out=False))
+    (judged, *_) = ready.store.preferred(held_out=False)
+    ready.store.add_synthetic(1, [(judged.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
+    finished = ready.train()
+    assert finished.report.resumed_from == 2
+    assert finished.report.rows == before
+    assert ready.train().report.rows == before + 1
+
+
+def test_it_is_dropped_when_the_owner_has_taken_a_verdict_back(ready: Personalizer) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ready.train(interrupting(3))
+    while ready.store.annotations()[-1].held_out:
+        ready.store.undo_annotation()
+    ready.store.undo_annotation()
+    report = ready.train().report
+    assert report.resumed_from == 0
+    assert report.notes == ("an interrupted training is dropped: it learnt from what may not be learnt any more",)
+    assert ready.train().report.notes == ()
+
+
+def test_restart_drops_it(ready: Personalizer) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ready.train(interrupting(3))
+    report = ready.train(restart=True).report
+    assert (report.resumed_from, report.notes) == (0, ("an interrupted training is dropped",))
+
+
+def test_other_settings_are_named_and_nothing_is_lost(ready: Personalizer) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ready.train(interrupting(3))
+    ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, learning_rate=1e-3))
+    with pytest.raises(UserError, match=r"learning_rate was 0\.01, is 0\.001"):
+        ready.train()
+    ready.config = dataclasses.replace(ready.config, finetune=TRAINING)
+    assert ready.train().report.resumed_from == 2
+
+
+@pytest.mark.parametrize(("rise", "promoted"), [(0.09, True), (0.11, False)])
+def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
+    ready: Personalizer, monkeypatch: pytest.MonkeyPatch, rise: float, promoted: bool
+) -> None:
+    real_finetune, real_compare = room.finetune, promotion.compare
+
+    def forgetting(*args, **kwargs):
+        report = real_finetune(*args, **kwargs)
+        return dataclasses.replace(report, general_losses=((0, 2.0), (report.best_step, 2.0 * (1 + rise))))
+
+    def always_better(*args, **kwargs):
+        found = real_compare(*args, **kwargs)
+        return dataclasses.replace(found, rouge1=dataclasses.replace(found.rouge1, gain=0.5))
+
+    monkeypatch.setattr(room, "finetune", forgetting)
+    monkeypatch.setattr(promotion, "compare", always_better)
+    trained = ready.train()
+    assert trained.report.forgotten == pytest.approx(rise)
+    assert (trained.promoted, trained.forgot_much) == (promoted, not promoted)
+    assert ready.judge.decide(trained.adapter).promoted is promoted, "not later either"
+
+
+def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer, tmp_path) -> None:
+    general = tmp_path / "general.jsonl"
+    general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(8, start=500)))
+    settings = dataclasses.replace(TRAINING, general=str(general), replay=0.5)
+    ready.config = dataclasses.replace(ready.config, finetune=settings)
+    report = ready.train().report
+    assert [step for step, _ in report.general_losses] == [0, *report.epoch_ends]
+    assert report.replayed_rows == 4
+    assert report.forgotten == pytest.approx(report.general_losses[-1][1] / report.general_losses[0][1] - 1)
+
+
+def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tmp_path) -> None:
+    general = tmp_path / "general.jsonl"
+    general.write_text('{"messages": [{"role": "user", "content": "hi"}]}\nnonsense\n')
+    ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, general=str(general)))
+    with pytest.raises(UserError, match=r"general\.jsonl:1"):
+        ready.train()
+    general.unlink()
+    with pytest.raises(UserError, match=r"general\.jsonl"):
+        ready.train()
+    assert ready.store.unfinished_run("training", ready.fingerprint) is None, "none was begun"
+
+
+def test_a_training_that_diverged_leaves_nothing_and_other_settings_begin_anew(
+    ready: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Computing.gradient, []
+
+    def diverging(computing: Computing, *arguments: Any) -> Any:
+        loss, slope = real(computing, *arguments)
+        calls.append(loss)
+        return (loss if len(calls) < 4 else loss * math.nan), slope
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Computing, "gradient", diverging)
+        with pytest.raises(UserError, match=r"the loss became nan at step 4 of \d+; lower the learning rate$"):
+            ready.train()
+    assert not list((ready.folder / "training").iterdir()), "three states were there"
+    ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, learning_rate=1e-3))
+    assert ready.train().report.resumed_from == 0
+
+
+# What a training would take
+
+
+def test_a_forecast_is_what_then_happens(ready: Personalizer, tmp_path: Path) -> None:
+    general = tmp_path / "general.jsonl"
+    general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(9, start=500)))
+    settings = dataclasses.replace(TRAINING, general=str(general), replay=0.3, validation=0.3, num_layers=1)
+    ready.config = dataclasses.replace(ready.config, finetune=settings)
+    found, report = ready.forecast(), ready.train().report
+    told = ("rows", "replayed_rows", "dropped_rows", "truncated_rows", "target_tokens", "epochs", "steps", "notes")
+    assert {name: getattr(found, name) for name in told} == {name: getattr(report, name) for name in told}
+    assert (found.general_rows, found.validation_rows > 0) == (5, True)
+    assert (found.blocks, found.frozen_blocks) == (2, 1)
+    assert found.plan.estimate == report.estimated_memory_bytes
+    assert found.plan.cache_bytes >= report.kept_states_bytes > 0
+
+
+def test_a_forecast_begins_nothing_and_knows_of_an_interrupted_training(ready: Personalizer) -> None:
+    before = ready.forecast()
+    assert (before.notes, ready.store.unfinished_run("training", ready.fingerprint)) == ((), None)
+    with pytest.raises(KeyboardInterrupt):
+        ready.train(interrupting(3))
+    (judged, *_) = ready.store.preferred(held_out=False)
+    ready.store.add_synthetic(1, [(judged.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
+    resumed, anew = ready.forecast(), ready.forecast(restart=True)
+    assert resumed.rows == before.rows == anew.rows - 1
+    assert "an interrupted training goes on" in resumed.notes[0] and "is dropped" in anew.notes[0]
+    assert ready.train().report.resumed_from == 2
+
+
+def test_a_forecast_reads_no_weights(ready: Personalizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready.close()
+    with Personalizer(ready.folder) as me:
+        held = mx.get_active_memory()
+        me.forecast()
+        assert mx.get_active_memory() - held < 10_000 < me.base().model.model.embed_tokens.weight.nbytes

@@ -1,0 +1,357 @@
+"""The training loop against one written by hand; what it does not depend on; best adapter, early stop, forgetting."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_personal import LanguageModel, UserError
+from mlx_personal.finetune import LoRAConfig, Step, TrainingData, TrainingReport, train
+from mlx_personal.finetune.data.samples import Row, target_tokens
+from mlx_personal.finetune.forward.gradients import Computing
+from mlx_personal.finetune.planning.memory import Plan
+from tests.support import random_models
+
+ROWS = random_models.a_family_of_rows()
+# The same inputs and other targets: who learns the ones by heart loses on the others.
+CONTRARY = [Row(row.inputs, (row.targets + 40) % random_models.VOCABULARY, row.is_target) for row in ROWS]
+OTHERS = [random_models.random_row(np.random.default_rng(i), 20) for i in range(6)]
+CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=2, dropout=0.0, learning_rate=1e-2, schedule="linear")
+
+
+@pytest.fixture
+def lm() -> LanguageModel:
+    return random_models.random_model("llama")
+
+
+def trained(lm: LanguageModel, data: TrainingData, config: LoRAConfig, **how: Any) -> tuple[TrainingReport, Any]:
+    """The report, and the adapter's weights by name; the adapter is taken off again."""
+    report = train(lm, data, config, **how)
+    weights = dict(tree_flatten(lm.model.trainable_parameters()))
+    lm.detach_adapter()
+    return report, weights
+
+
+def by_hand(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]]) -> tuple[list[float], Any]:
+    """AdamW in float64 NumPy over the reference's gradients: losses of the steps, and the weights in the end."""
+    lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed, config.dora)
+    start = tree_flatten(lm.model.trainable_parameters())
+    values = {name: np.array(weight, np.float64) for name, weight in start}
+    first = {name: np.zeros_like(value) for name, value in values.items()}
+    second = {name: np.zeros_like(value) for name, value in values.items()}
+    losses, rise = [], int(np.ceil(round(config.warmup * len(steps), 6)))
+    for number, step in enumerate(steps):
+        rows = [ROWS[i] for i in step]
+        nested = tree_unflatten([(name, mx.array(v.astype(np.float32))) for name, v in values.items()])
+        lm.model.update(nested)
+        targets = sum(int(row.is_target.sum()) for row in rows)
+        losses.append(random_models.reference_loss(lm, rows) / targets)
+        slopes = dict(tree_flatten(random_models.reference_gradient(lm, nested, rows)))
+        share = (number + 1) / (rise + 1) if number < rise else (len(steps) - number) / (len(steps) - rise)
+        rate = config.learning_rate * share
+        for name in values:
+            slope = np.array(slopes[name], np.float64) / targets
+            first[name] = 0.9 * first[name] + 0.1 * slope
+            second[name] = 0.999 * second[name] + 0.001 * slope**2
+            mean, square = first[name] / (1 - 0.9 ** (number + 1)), second[name] / (1 - 0.999 ** (number + 1))
+            values[name] = values[name] * (1 - rate * 0.01) - rate * mean / (np.sqrt(square) + 1e-8)
+    lm.detach_adapter()
+    return losses, values
+
+
+# Right
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_it_is_adamw_over_the_mean_loss_of_the_targets(lm: LanguageModel, dora: bool) -> None:
+    config = dataclasses.replace(CONFIG, dora=dora, warmup=0.3)
+    order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
+    steps: list[Step] = []
+    report, weights = trained(lm, TrainingData(ROWS), config, order=lambda epoch: order[epoch], on_step=steps.append)
+    losses, wanted = by_hand(lm, config, [*order[0], *order[1]])
+    assert report.losses == pytest.approx(losses, rel=1e-5)
+    for name, value in wanted.items():
+        # Adam's first step is the sign of the gradient: where that is rounding, so is the step.
+        off = np.abs(np.array(weights[name], np.float64) - value)
+        assert np.quantile(off, 0.98) < 1e-4 and off.mean() < 1e-4, name
+    assert [step.loss for step in steps] == list(report.losses)
+    assert [step.number for step in steps] == list(range(1, 7))
+    assert [step.epoch for step in steps] == [1, 1, 1, 2, 2, 2]
+    assert {step.steps for step in steps} == {6}
+    assert [step.target_tokens for step in steps] == [target_tokens(ROWS[i] for i in s) for s in order[0] + order[1]]
+    assert [step.learning_rate / 1e-2 for step in steps] == pytest.approx([1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4])
+
+
+def test_an_epoch_s_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
+    steps: list[Step] = []
+    report, _ = trained(lm, TrainingData(ROWS), CONFIG, on_step=steps.append)
+    for epoch, loss in enumerate(report.epoch_losses, 1):
+        own = [step for step in steps if step.epoch == epoch]
+        total = sum(step.loss * step.target_tokens for step in own)
+        assert loss == pytest.approx(total / target_tokens(ROWS), rel=1e-9)
+        assert sum(step.target_tokens for step in own) == report.target_tokens == target_tokens(ROWS)
+    assert (report.rows, report.steps, report.epochs) == (13, 8, 2)
+    assert report.best_step == 8
+    assert report.processed_tokens < sum(map(len, ROWS))
+
+
+def test_it_learns(lm: LanguageModel) -> None:
+    config = dataclasses.replace(CONFIG, epochs=30, learning_rate=3e-2)
+    report, _ = trained(lm, TrainingData(ROWS[:4]), config)
+    assert report.epoch_losses[-1] < 0.3 * report.epoch_losses[0]
+
+
+@pytest.mark.parametrize(("count", "size", "steps"), [(1, 8, 1), (3, 8, 1), (9, 4, 3)])
+def test_sets_smaller_than_a_batch_and_the_last_partial_batch_are_learnt(
+    lm: LanguageModel, count: int, size: int, steps: int
+) -> None:
+    config = dataclasses.replace(CONFIG, batch_size=size, epochs=1)
+    told: list[Step] = []
+    report, _ = trained(lm, TrainingData(ROWS[:count]), config, on_step=told.append)
+    assert (report.rows, report.steps) == (count, steps)
+    assert sum(step.target_tokens for step in told) == target_tokens(ROWS[:count])
+    assert report.epoch_losses[0] > 0
+
+
+# What changes nothing
+
+
+@pytest.mark.parametrize("way", ["packed", "padded"])
+def test_parts_of_any_size_are_the_same_training(way: str) -> None:
+    lm = random_models.random_model("llama" if way == "packed" else "gemma2")
+    config = dataclasses.replace(CONFIG, batch_size=7)
+    one = trained(lm, TrainingData(ROWS), config, plan=Plan(batch_tokens=10_000))[0]
+    assert one.way == way
+    for tokens in (1, 45, 100):
+        report = trained(lm, TrainingData(ROWS), config, plan=Plan(batch_tokens=tokens))[0]
+        assert report.losses == pytest.approx(one.losses, abs=1e-5)
+
+
+def test_the_way_changes_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = [range(5), range(5, 13)]
+    found = []
+    for way in ("packed", "padded", "plain"):
+        choice = type("choice", (), {"way": way, "reason": ""})
+        monkeypatch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_, choice=choice: choice)
+        report, _ = trained(lm, TrainingData(ROWS), CONFIG, order=lambda epoch: order)
+        assert report.way == way
+        found.append(report.losses)
+    assert found[0] == pytest.approx(found[2], abs=1e-5)
+    assert found[1] == pytest.approx(found[2], abs=1e-5)
+
+
+def test_twice_the_same_is_the_same_to_the_bit_and_another_seed_is_not(lm: LanguageModel) -> None:
+    config = dataclasses.replace(CONFIG, dropout=0.3)
+    first = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), config)
+    mx.random.seed(99)
+    np.random.seed(99)
+    second = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), config)
+    other = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), dataclasses.replace(config, seed=1))
+    assert first[0].losses == second[0].losses != other[0].losses
+    assert random_models.bits(first[1]) == random_models.bits(second[1])
+
+
+def test_the_random_numbers_of_others_go_on_as_if_nothing_had_been(lm: LanguageModel) -> None:
+    def drawn(between: bool) -> tuple[list[float], float]:
+        mx.random.seed(5)
+        np.random.seed(5)
+        if between:
+            trained(lm, TrainingData(ROWS), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
+        return mx.random.uniform(shape=(4,)).tolist(), np.random.random()
+
+    assert drawn(True) == drawn(False)
+
+
+def test_dropout_matters_but_not_where_a_loss_is_measured(lm: LanguageModel) -> None:
+    data = TrainingData(ROWS, validation=OTHERS)
+    without = trained(lm, data, CONFIG)[0]
+    report = trained(lm, data, dataclasses.replace(CONFIG, dropout=0.5))[0]
+    # The first step's adapter does nothing yet, dropped or not.
+    assert report.losses[0] == pytest.approx(without.losses[0], rel=1e-5)
+    assert report.losses[2] != pytest.approx(without.losses[2], rel=1e-5)
+    assert report.validation_losses[0][1] == pytest.approx(without.validation_losses[0][1], rel=1e-6)
+
+
+def test_with_dropout_rows_that_share_a_prompt_drop_their_own(lm: LanguageModel) -> None:
+    """One row four times: what is dropped in one is not in the others, so no token is computed for two."""
+    report, _ = trained(lm, TrainingData([ROWS[0]] * 4), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
+    assert report.processed_tokens == 4 * len(ROWS[0])
+    assert trained(lm, TrainingData([ROWS[0]] * 4), CONFIG)[0].processed_tokens < 4 * len(ROWS[0])
+
+
+# Kinds of numbers
+
+
+def test_a_bfloat16_model_keeps_float32_weights_and_uses_them_in_bfloat16() -> None:
+    lm = random_models.random_model("llama", "bfloat16", num_hidden_layers=2)
+    used: set[mx.Dtype] = set()
+    forward = type(lm.model.layers[1].mlp).__call__
+
+    def watch(self: Any, x: mx.array) -> mx.array:
+        out = forward(self, x)
+        used.update([x.dtype, out.dtype, *(weight.dtype for _, weight in tree_flatten(self.parameters()))])
+        return out
+
+    config = dataclasses.replace(CONFIG, num_layers=1, learning_rate=1e-6, epochs=1)
+    lm.attach_new_adapter(1, config.lora_parameters, 0)
+    start = dict(tree_flatten(lm.model.trainable_parameters()))
+    tiny_changes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_: CHOSEN)
+        patch.setattr(type(lm.model.layers[1].mlp), "__call__", watch)
+        _, weights = trained(lm, TrainingData(ROWS), config)
+    assert used == {mx.bfloat16}
+    for name, weight in weights.items():
+        assert weight.dtype == mx.float32
+        tiny_changes.append(float(mx.abs(weight - start[name]).max()))
+    # Steps of a millionth would vanish in bfloat16, whose next number after 0.1 is 0.0005 away.
+    assert all(0 < change < 1e-5 for change in tiny_changes)
+    assert {w.dtype for _, w in tree_flatten(lm.model.parameters())} == {mx.bfloat16}
+
+
+CHOSEN = type("choice", (), {"way": "packed", "reason": ""})
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
+def test_models_as_they_are_downloaded_learn(kind: str) -> None:
+    lm = random_models.random_model("llama", kind, num_hidden_layers=2)
+    before = random_models.bits(lm.model.parameters())
+    config = dataclasses.replace(CONFIG, num_layers=1, epochs=6, learning_rate=5e-2)
+    report, _ = trained(lm, TrainingData(sorted(ROWS, key=len)[:3]), config)
+    assert report.way == "packed"
+    assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
+    assert random_models.bits(lm.model.parameters()) == before
+
+
+# Held-out rows
+
+
+def mean_loss(lm: LanguageModel, rows: Sequence[Row]) -> float:
+    lm.model.eval()
+    return random_models.reference_loss(lm, rows) / target_tokens(rows)
+
+
+def test_held_out_losses_are_those_of_the_reference(lm: LanguageModel) -> None:
+    data = TrainingData(ROWS, validation=OTHERS[:3], general=OTHERS[3:])
+    config = dataclasses.replace(CONFIG, dropout=0.2, epochs=1)
+    before = mean_loss(lm, OTHERS[:3]), mean_loss(lm, OTHERS[3:])
+    report = train(lm, data, config)
+    after = mean_loss(lm, OTHERS[:3]), mean_loss(lm, OTHERS[3:])
+    lm.detach_adapter()
+    assert [step for step, _ in report.validation_losses] == [step for step, _ in report.general_losses] == [0, 4]
+    assert [loss for _, loss in report.validation_losses] == pytest.approx([before[0], after[0]], rel=1e-5)
+    assert [loss for _, loss in report.general_losses] == pytest.approx([before[1], after[1]], rel=1e-5)
+    assert report.forgotten == pytest.approx(after[1] / before[1] - 1, abs=1e-5)
+
+
+def test_a_single_row_to_learn_beside_many_held_out_is_as_exact() -> None:
+    """Alone it fits every way of computing; the family cannot be packed, which only two rows show."""
+    lm = random_models.random_model("gpt2")
+    wanted = mean_loss(lm, OTHERS)
+    report, _ = trained(lm, TrainingData(ROWS[:1], validation=OTHERS), dataclasses.replace(CONFIG, epochs=1))
+    assert report.validation_losses[0][1] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_best_adapter_is_the_one_attached(lm: LanguageModel) -> None:
+    config = dataclasses.replace(CONFIG, epochs=6, schedule="constant", validation=0.3)
+    report = train(lm, TrainingData(ROWS, validation=CONTRARY), config)
+    found = mean_loss(lm, CONTRARY)
+    lm.detach_adapter()
+    after = dict(report.validation_losses[1:])
+    assert report.best_step == min(after, key=after.__getitem__) < report.steps
+    assert found == pytest.approx(after[report.best_step], rel=1e-5)
+    assert found < after[report.steps] - 0.1
+
+
+def test_it_stops_after_as_many_worse_epochs_as_it_has_patience(lm: LanguageModel) -> None:
+    config = dataclasses.replace(CONFIG, epochs=40, schedule="constant", validation=0.3, patience=2)
+    report = train(lm, TrainingData(ROWS, validation=CONTRARY), config)
+    lm.detach_adapter()
+    losses = [loss for _, loss in report.validation_losses[1:]]
+    assert report.epochs == len(losses) < 40
+    assert report.best_step == 4 * (len(losses) - 2)
+    assert min(losses) == losses[-3] < min(losses[-2:])
+    assert report.steps == 4 * report.epochs == len(report.losses)
+    assert len(report.epoch_losses) == report.epochs
+
+
+def test_replayed_rows_are_learnt_beside_the_owner_s(lm: LanguageModel) -> None:
+    data = TrainingData(ROWS, replay=OTHERS, general=OTHERS)
+    with_replay = trained(lm, data, dataclasses.replace(CONFIG, epochs=6))[0]
+    without = trained(lm, TrainingData(ROWS, general=OTHERS), dataclasses.replace(CONFIG, epochs=6))[0]
+    assert (with_replay.rows, with_replay.replayed_rows, without.rows) == (19, 6, 13)
+    assert with_replay.target_tokens == target_tokens([*ROWS, *OTHERS])
+    assert with_replay.forgotten is not None and without.forgotten is not None
+    assert with_replay.forgotten < without.forgotten - 0.05
+
+
+def test_forgetting_is_the_rise_of_the_general_loss_at_the_step_that_is_kept() -> None:
+    fields = {field.name: () for field in dataclasses.fields(TrainingReport)}
+    fields |= {"general_losses": ((0, 2.0), (3, 3.0), (6, 2.5), (9, 4.0)), "best_step": 6}
+    assert TrainingReport(**fields).forgotten == pytest.approx(0.25)  # type: ignore[arg-type]
+    assert TrainingReport(**fields | {"best_step": 3}).forgotten == pytest.approx(0.5)  # type: ignore[arg-type]
+    assert TrainingReport(**fields | {"general_losses": ()}).forgotten is None  # type: ignore[arg-type]
+
+
+# Failures
+
+
+def test_no_rows_are_the_users_to_mend(lm: LanguageModel) -> None:
+    with pytest.raises(UserError, match="nothing to train on"):
+        train(lm, TrainingData([]), CONFIG)
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e300])
+def test_a_training_that_gives_no_numbers_is_an_error(lm: LanguageModel, rate: float) -> None:
+    before = random_models.bits(lm.model.parameters())
+    what = r"training failed, the (loss|gradient|adapter) became (nan|inf) at step \d of 8"
+    with pytest.raises(UserError, match=what):
+        train(lm, TrainingData(ROWS), dataclasses.replace(CONFIG, learning_rate=rate, warmup=0.0))
+    assert random_models.bits(lm.model.parameters()) == before
+
+
+def test_numbers_lost_in_the_very_last_step_are_noticed(lm: LanguageModel) -> None:
+    config = dataclasses.replace(CONFIG, learning_rate=1e300, epochs=1, batch_size=100, warmup=0.0)
+    with pytest.raises(UserError, match="lower the learning rate"):
+        train(lm, TrainingData(ROWS), config)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
+def test_an_error_leaves_the_base_model(lm: LanguageModel, error: BaseException) -> None:
+    before, kinds = random_models.bits(lm.model.parameters()), [type(m) for _, m in lm.model.named_modules()]
+
+    def fail(step: Step) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        train(lm, TrainingData(ROWS), CONFIG, on_step=fail)
+    assert random_models.bits(lm.model.parameters()) == before
+    assert [type(m) for _, m in lm.model.named_modules()] == kinds
+    assert not lm.model.training
+
+
+def test_no_wired_limit_is_set(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "set_wired_limit", lambda _: pytest.fail("set"))
+    trained(lm, TrainingData(ROWS), CONFIG)
+
+
+def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
+    weights = random_models.with_adapter(lm)
+    computing = Computing(lm, ROWS, "padded", Plan(), share=True)
+    with computing.opened():
+        computing.gradient(weights, [0, 1, 2], (0,))
+    assert computing.processed == 3 * max(len(ROWS[i]) for i in range(3))
+
+
+def test_an_adapter_that_a_model_does_not_take_is_one_line() -> None:
+    """mlx-lm has no DoRA for the experts of a mixture."""
+    lm = random_models.random_model("mixtral")
+    with pytest.raises(UserError, match="this model takes no such adapter"):
+        train(lm, TrainingData(random_models.a_family_of_rows()), LoRAConfig(dora=True))
+    assert not lm.model.training

@@ -1,0 +1,199 @@
+"""Adapters of many users on one loaded base: each is what it would be alone, and nothing of one reaches another."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
+from mlx_personal.finetune import LoRAConfig, Step, TrainingData, finetune, train
+from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.forward import equivalence_cache
+from mlx_personal.finetune.forward.equivalence import Choice, Comparison, choose_way
+from tests.support import random_models
+from tests.support.paths import ROOT
+
+CONFIG = LoRAConfig(epochs=2, batch_size=4, learning_rate=1e-2)
+USERS = [[Dialogue.of(f"What does user {u} cook on day {d}?", f"Soup {u * d}.") for d in range(6)] for u in range(8)]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each comparison that was made."""
+    made: list[int] = []
+
+    def counted(lm: LanguageModel, rows: Sequence[Row]) -> Any:
+        made.append(len(rows))
+        return choose_way(lm, rows)
+
+    monkeypatch.setattr(equivalence_cache, "choose_way", counted)
+    return made
+
+
+def interrupt(step: Step) -> None:
+    raise RuntimeError(f"after step {step.number}")
+
+
+def adapter(lm: LanguageModel, user: int, folder: Path, config: LoRAConfig = CONFIG) -> bytes:
+    finetune(lm, USERS[user], config, folder)
+    return (folder / "adapters.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("dropout", "layers"), [(0.0, -1), (0.3, 1)])
+def test_the_seventh_of_many_is_the_same_to_the_bit_as_if_it_were_alone(
+    dropout: float, layers: int, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, dropout=dropout, num_layers=layers)
+    lm = load_language_model(tiny_model_folder)
+    found = [adapter(lm, user, tmp_path / f"{user}", config) for user in range(8)]
+    assert adapter(load_language_model(tiny_model_folder), 6, tmp_path / "alone", config) == found[6]
+    assert len(set(found)) == 8
+
+
+def test_other_users_rows_change_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Whoever came before, and after a training of theirs that failed."""
+    lm = load_language_model(tiny_model_folder)
+    wanted = adapter(lm, 3, tmp_path / "first")
+    adapter(lm, 5, tmp_path / "another")
+    with pytest.raises(UserError):
+        finetune(lm, [Dialogue.of("a", "<think>only</think>")], CONFIG, tmp_path / "none")
+    with pytest.raises(RuntimeError, match="after step 1"):
+        finetune(lm, USERS[1], CONFIG, tmp_path / "broken", interrupt)
+    assert adapter(lm, 3, tmp_path / "again") == wanted
+
+
+def test_the_base_is_the_same_after_many(tiny_model_folder: Path, tmp_path: Path) -> None:
+    lm = load_language_model(tiny_model_folder)
+    before = random_models.bits(lm.model.parameters())
+    for user in range(3):
+        adapter(lm, user, tmp_path / f"{user}")
+    assert random_models.bits(lm.model.parameters()) == before
+
+
+def test_a_base_is_asked_once_for_all_users(asked: list[int], tmp_path: Path) -> None:
+    lm = load_language_model("demo")
+    for user in range(2, 6):
+        adapter(lm, user, tmp_path / f"{user}")
+    assert asked == [6]
+    adapter(load_language_model("demo"), 0, tmp_path / "loaded again")
+    assert asked == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("difference", "times"), [(0.9e-5, 1), (1.1e-5, 2), (0.9e-4, 2), (1.1e-4, 2), (0.9e-3, 2), (1.1e-3, 1)]
+)
+def test_what_is_near_the_bound_is_compared_for_each_user(
+    difference: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, calls = random_models.random_model("llama"), []
+
+    def choose(lm: LanguageModel, rows: list[Row]) -> Choice:
+        calls.append(rows)
+        return Choice("packed", (Comparison("packed", mx.float32, 0.0, difference),))
+
+    monkeypatch.setattr("mlx_personal.finetune.forward.equivalence_cache.choose_way", choose)
+    for _ in range(2):
+        equivalence_cache.choose_way_once(lm, CONFIG, APART)
+    assert len(calls) == times
+
+
+ROWS = random_models.a_family_of_rows()
+APART = [row for row in ROWS if len(row) in (5, 37, 1)]
+ALIKE = [dataclasses.replace(APART[0]), dataclasses.replace(APART[0], targets=APART[0].targets[::-1].copy())]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, ROWS),  # some begin alike
+        ({}, ALIKE),  # of one length
+        ({}, APART[:1]),
+        ({}, [dataclasses.replace(APART[0], weight=0.5), *APART[1:]]),
+        ({"num_layers": 1}, APART),
+        ({"dora": True}, APART),
+        ({"rank": 4}, APART),
+        ({"alpha": 4.0}, APART),
+    ],
+)
+def test_another_kind_of_rows_or_adapter_is_compared_anew(
+    changes: dict[str, Any], rows: list[Row], asked: list[int]
+) -> None:
+    lm = random_models.random_model("llama")
+    config = LoRAConfig(epochs=1, dropout=0.0, num_layers=2)
+    for _ in range(2):
+        train(lm, TrainingData(APART), config)
+    assert asked == [len(APART)]
+    for _ in range(2):
+        train(lm, TrainingData(rows), dataclasses.replace(config, **changes))
+    assert asked == [len(APART), len(rows)]
+    lm.detach_adapter()
+
+
+def test_settings_that_only_the_training_has_are_not_asked_about(asked: list[int]) -> None:
+    lm = random_models.random_model("llama")
+    for changes in ({}, {"epochs": 2}, {"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 2}):
+        train(lm, TrainingData(APART), LoRAConfig(**{"epochs": 1, "dropout": 0.0} | changes))
+    lm.detach_adapter()
+    assert len(asked) == 1
+
+
+def test_a_slower_way_is_remembered_with_its_reason(asked: list[int]) -> None:
+    lm = random_models.random_model("gpt2")
+    reports = [train(lm, TrainingData(ROWS), LoRAConfig(epochs=1)) for _ in range(2)]
+    lm.detach_adapter()
+    assert len(asked) == 1
+    assert reports[0].way == reports[1].way != "packed"
+    assert reports[0].notes == reports[1].notes != ()
+
+
+def test_a_comparison_that_failed_is_made_again(asked: list[int]) -> None:
+    lm = random_models.random_model("llama", num_hidden_layers=2)
+    lm.attach_new_adapter(-1, CONFIG.lora_parameters, 0)
+    sound = lm.model.model.norm.weight
+    lm.model.model.norm.weight = mx.full(sound.shape, mx.nan)
+    for _ in range(2):
+        with pytest.raises(UserError, match="not a number"):
+            equivalence_cache.choose_way_once(lm, CONFIG, APART)
+    lm.model.model.norm.weight = sound
+    assert equivalence_cache.choose_way_once(lm, CONFIG, APART).way == "packed"
+    assert len(asked) == 3
+    lm.detach_adapter()
+
+
+def test_a_base_that_is_gone_is_forgotten() -> None:
+    gc.collect()
+    before = len(equivalence_cache._FOUND)
+    lm = random_models.random_model("llama")
+    train(lm, TrainingData(APART), LoRAConfig(epochs=1))
+    assert len(equivalence_cache._FOUND) == before + 1
+    del lm
+    gc.collect()
+    assert len(equivalence_cache._FOUND) == before
+
+
+@pytest.mark.slow
+def test_the_benchmark_reports_both_sides(tmp_path: Path) -> None:
+    arguments = ["--quick", "--records", "4", "--as-stored", "1", "--json", "--out", str(tmp_path / "many.md")]
+    command = [sys.executable, "-m", "benchmarks.many_users", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert json.loads((tmp_path / "many.json").read_text()) == figures
+    ours, theirs = (figures["users"][side] for side in ("ours", "mlx-lm, float32"))
+    assert [user["rows"] for user in ours] == [user["rows"] for user in theirs] == [4, 4]
+    assert [user["steps"] for user in ours] == [user["steps"] for user in theirs] == [1, 1]
+    # One step of the whole set: the first adapter's loss, which is the base model's, on both sides.
+    assert [user["loss"] for user in ours] == pytest.approx([user["loss"] for user in theirs], rel=1e-3)
+    seconds = [sum(user["seconds"] for user in side) for side in (ours, theirs)]
+    assert figures["speedup"] == pytest.approx(seconds[1] / (figures["load_seconds"] + seconds[0]))
+    assert len(figures["users"]["mlx-lm, as stored"]) == 1
+    assert "| mlx-lm, float32 | 2 |" in (tmp_path / "many.md").read_text()

@@ -1,0 +1,481 @@
+"""A training that was killed at any step goes on as if nothing had happened: the same losses, the same last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
+from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, Step, TrainingReport, finetune, trainer
+from mlx_personal.finetune.forward.equivalence import Choice
+from mlx_personal.finetune.planning.memory import Plan
+from tests.support.paths import ROOT
+
+QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
+# Each answer's letters are its own, so that learning some by heart soon harms the others.
+LETTERS = np.random.default_rng(0).permuted(np.tile(list("abcdefghijklmnopqrstuvwxyz"), (13, 1)), axis=1)
+DIALOGUES = [Dialogue.of(f"{QUESTIONS[i % 5]} {i}", "".join(LETTERS[i, :7])) for i in range(13)]
+GENERAL = [Dialogue.of(f"Is {i} even?", "Yes." if i % 2 == 0 else "No.") for i in range(8)]
+CONFIG = LoRAConfig(
+    epochs=4,
+    batch_size=3,
+    dropout=0.2,
+    learning_rate=3e-2,
+    schedule="constant",
+    num_layers=1,
+    validation=0.25,
+    patience=3,
+    general="given",
+    replay=0.2,
+    save_every=2,
+)
+
+
+class Killed(BaseException):
+    """Ends a training from within, as nothing in it can catch."""
+
+
+def after(number: int, do: Callable[[], object]) -> Callable[[Step], None]:
+    return lambda step: do() if step.number == number else None  # type: ignore[return-value]
+
+
+def die() -> None:
+    raise Killed
+
+
+def run(lm: LanguageModel, folder: Path, on_step: Callable[[Step], None] | None = None, **changes: Any) -> Any:
+    config = dataclasses.replace(CONFIG, **changes)
+    return finetune(lm, DIALOGUES, config, folder / "adapter", on_step, general=GENERAL, states=folder / "states")
+
+
+def result(report: TrainingReport, folder: Path) -> tuple[Any, ...]:
+    """All that a training decides."""
+    written = (folder / "adapter" / "adapters.safetensors").read_bytes()
+    looks = report.validation_losses, report.general_losses, report.best_step, report.steps
+    return report.losses, report.epoch_losses, *looks, report.target_tokens, report.rows, written
+
+
+@pytest.fixture(scope="module")
+def base_folder(other_model_folder: Path) -> Path:
+    return other_model_folder
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> LanguageModel:
+    """Its weights are small, so that it soon learns by heart what it sees, which harms the rows held out."""
+    return load_language_model(base_folder)
+
+
+@pytest.fixture(scope="module")
+def whole(base: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """What comes out when nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    return result(run(base, folder), folder)
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "states").iterdir()) if (folder / "states").exists() else []
+
+
+# Killed
+
+
+def test_this_training_has_all_that_a_resume_could_lose(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+    report = run(base, tmp_path)
+    assert result(report, tmp_path) == whole  # and twice the same is the same
+    assert (report.resumed_from, report.notes) == (0, ())
+    assert 2 < report.best_step < report.steps  # so the best adapter is another one than the last
+    assert report.replayed_rows > 0
+    assert len(report.general_losses) == len(report.validation_losses) == report.epochs + 1
+    assert report.kept_states == "memory"
+    assert states(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n % 4 else n for n in range(1, 16)])
+def test_killed_after_any_step_it_goes_on_to_the_same_bits(
+    base: LanguageModel, tmp_path: Path, whole: Any, number: int
+) -> None:
+    assert number < len(whole[0]) == 16
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(number, die))
+    assert not (tmp_path / "adapter").exists()
+    seen: list[Step] = []
+    report = run(base, tmp_path, seen.append)
+    # What was saved last: `on_step` is called before the state of its step is.
+    assert report.resumed_from == (number - 1) // 2 * 2
+    assert seen[0].number == report.resumed_from + 1
+    assert result(report, tmp_path) == whole
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+    for number in (3, 4, 7, 9, 10):
+        with pytest.raises(Killed):
+            run(base, tmp_path, after(number, die))
+    report = run(base, tmp_path)
+    assert report.resumed_from == 8
+    assert result(report, tmp_path) == whole
+
+
+def test_what_could_not_be_kept_is_not_kept_after_a_resume_either(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that are computed anew for each batch differ in their last bits from those of fixed groups."""
+    with monkeypatch.context() as full:
+        full.setattr("mlx_personal.finetune.forward.activation_cache._file_of", lambda _: None)
+        full.setattr("mlx_personal.finetune.trainer.plan_for", lambda *_: Plan(cache_bytes=0, estimate=1))
+        wanted = result(report := run(base, tmp_path / "whole"), tmp_path / "whole")
+        assert report.kept_states == "nowhere"
+        with pytest.raises(Killed):
+            run(base, tmp_path, after(5, die))
+    report = run(base, tmp_path)
+    assert (report.resumed_from, report.kept_states, report.notes) == (4, "nowhere", ())
+    assert result(report, tmp_path) == wanted
+
+
+def test_what_cannot_be_kept_any_more_is_told(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_personal.finetune.trainer.plan_for", lambda *_: Plan(cache_bytes=0, estimate=1))
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(5, die))
+    monkeypatch.setattr("mlx_personal.finetune.forward.activation_cache._file_of", lambda _: None)
+    report = run(base, tmp_path)
+    assert report.resumed_from == 4
+    assert report.notes == ("no room for what was kept before: the result will not be bit-identical",)
+
+
+def test_a_training_that_was_computed_another_way_is_refused(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its order of rows was another one."""
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(5, die))
+    kept = states(tmp_path)
+    monkeypatch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_: Choice("padded", ()))
+    with pytest.raises(UserError, match="was computed packed, and here padded is exact; to drop"):
+        run(base, tmp_path)
+    assert states(tmp_path) == kept
+
+
+def test_how_often_it_is_saved_changes_nothing(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(6, die), save_every=1)
+    report = run(base, tmp_path, save_every=1000)
+    assert report.resumed_from == 5
+    assert result(report, tmp_path) == whole
+
+
+@pytest.mark.parametrize("changes", [{"num_layers": -1}, {"dora": True, "validation": 0.0, "patience": 0}])
+def test_other_trainings_resume_as_exactly(base: LanguageModel, tmp_path: Path, changes: dict[str, Any]) -> None:
+    wanted = result(run(base, tmp_path / "whole", **changes), tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(5, die), **changes)
+    assert result(run(base, tmp_path, **changes), tmp_path) == wanted
+
+
+def test_a_training_that_stops_early_does_so_after_a_resume(base: LanguageModel, tmp_path: Path) -> None:
+    changes = {"epochs": 12, "patience": 1, "learning_rate": 3e-1}
+    whole = run(base, tmp_path / "whole", **changes)
+    assert whole.epochs < 12
+    with pytest.raises(Killed):
+        run(base, tmp_path, after(whole.steps - 1, die), **changes)
+    report = run(base, tmp_path, **changes)
+    assert report.resumed_from > 0
+    assert result(report, tmp_path) == result(whole, tmp_path / "whole")
+
+
+# Real processes
+
+PROGRAM = """
+import json, os, signal, sys
+import mlx_personal  # before mlx.core, which test_resume imports: its BLAS has to come first
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tests.finetune import test_resume
+from mlx_personal import UserError, load_language_model
+from mlx_personal.finetune import checkpoint as state
+model, folder, number, where = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+
+def kill(step=None):
+    if step is None or step.number == number:
+        os.kill(os.getpid(), getattr(signal, where) if where.startswith("SIG") else signal.SIGKILL)
+
+if where in ("fsync", "replace"):
+    whole, count = getattr(os, where), [0]
+    def counted(*args):
+        count[0] += "state-" in str(args[0]) or where == "fsync"
+        kill() if count[0] == number else whole(*args)
+    setattr(os, where, counted)
+    kill_at = None
+else:
+    kill_at = kill
+try:
+    report = test_resume.run(load_language_model(model), folder, kill_at)
+except UserError as error:
+    print(error)
+    sys.exit(2)
+losses = [report.losses, report.validation_losses, report.general_losses]
+print(json.dumps([report.resumed_from, report.best_step, *losses]))
+"""
+
+
+def process(model: Path, folder: Path, number: int = 0, where: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, str(ROOT), str(model), str(folder), str(number), where]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def check_process(done: subprocess.CompletedProcess[str], folder: Path, whole: Any) -> int:
+    """It ended, and in the same bits; the step it went on from."""
+    assert done.returncode == 0, done.stderr
+    resumed_from, best_step, losses, validation, general = json.loads(done.stdout)
+    assert tuple(losses) == whole[0]
+    assert tuple(map(tuple, validation)) == whole[2]
+    assert tuple(map(tuple, general)) == whole[3]
+    assert best_step == whole[4]
+    assert (folder / "adapter" / "adapters.safetensors").read_bytes() == whole[-1]
+    return int(resumed_from)
+
+
+def test_a_process_killed_by_sigkill_goes_on_in_another_one(base_folder: Path, tmp_path: Path, whole: Any) -> None:
+    assert process(base_folder, tmp_path, 7).returncode == -signal.SIGKILL
+    assert states(tmp_path) == ["state-0000004.safetensors", "state-0000006.safetensors"]
+    assert check_process(process(base_folder, tmp_path), tmp_path, whole) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_process_killed_in_the_middle_of_a_save_goes_on(
+    base_folder: Path, tmp_path: Path, whole: Any, number: int, where: str
+) -> None:
+    assert process(base_folder, tmp_path, number, where).returncode == -signal.SIGKILL
+    assert any(name.endswith(".partial") for name in states(tmp_path))
+    check_process(process(base_folder, tmp_path), tmp_path, whole)
+    assert states(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_process_killed_twice_at_random_steps_goes_on(
+    base_folder: Path, tmp_path: Path, whole: Any, seed: int
+) -> None:
+    first, second = np.sort(np.random.default_rng(seed).integers(1, len(whole[0]), 2)).tolist()
+    assert process(base_folder, tmp_path, first).returncode == -signal.SIGKILL
+    assert process(base_folder, tmp_path, second).returncode == -signal.SIGKILL
+    assert check_process(process(base_folder, tmp_path), tmp_path, whole) == (second - 1) // 2 * 2
+
+
+@pytest.mark.slow
+def test_a_process_killed_from_outside_at_any_moment_goes_on(base_folder: Path, tmp_path: Path, whole: Any) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(ROOT), str(base_folder), str(tmp_path), "0"]
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        before = states(tmp_path)
+        with subprocess.Popen([*command, "SIGKILL"], stdout=subprocess.DEVNULL) as running:
+            while states(tmp_path) == before and running.poll() is None:
+                threading.Event().wait(0.001)
+            threading.Event().wait(rng.uniform(0, 0.05))
+            running.kill()
+        if (tmp_path / "adapter").exists():  # it was quicker
+            break
+    else:
+        check_process(process(base_folder, tmp_path), tmp_path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_process_that_is_asked_to_stop_saves_and_says_so(
+    base_folder: Path, tmp_path: Path, whole: Any, name: str
+) -> None:
+    done = process(base_folder, tmp_path, 5, name)
+    assert done.returncode == 2, done.stderr
+    # Asked within the report of step 5, it finishes step 6 and leaves.
+    assert done.stdout == (
+        f"training was stopped after step 6 of {len(whole[0])} and saved; the same command goes on from there\n"
+    )
+    assert check_process(process(base_folder, tmp_path), tmp_path, whole) == 6
+
+
+# Asked to stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_the_next_one_goes_on(
+    base: LanguageModel, tmp_path: Path, whole: Any, number: int
+) -> None:
+    match = "stopped after step 4 of 16 and saved; the same command"
+    with pytest.raises(InterruptedTrainingError, match=match) as stopped:
+        run(base, tmp_path, after(3, lambda: os.kill(os.getpid(), number)), save_every=100)
+    assert stopped.value.signal == number
+    assert states(tmp_path) == ["state-0000004.safetensors"]
+    assert not list(tmp_path.glob("*adapter*"))
+    report = run(base, tmp_path)
+    assert report.resumed_from == 4
+    assert result(report, tmp_path) == whole
+
+
+def test_asked_to_stop_without_a_place_for_states_it_says_only_that_it_stopped(
+    base: LanguageModel, tmp_path: Path
+) -> None:
+    with pytest.raises(InterruptedTrainingError) as raised:
+        finetune(base, DIALOGUES, CONFIG, tmp_path / "a", after(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert raised.value.line().startswith("training was stopped after step 2 of ")
+    assert "saved" not in raised.value.line()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_asked_to_stop_in_the_last_step_it_is_done(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+    last = len(whole[0])
+    report = run(base, tmp_path, after(last - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert result(report, tmp_path) == whole
+    assert states(tmp_path) == []
+
+
+# Another training
+
+
+def interrupted(lm: LanguageModel, folder: Path) -> dict[str, bytes]:
+    """The states it leaves, by name."""
+    with pytest.raises(Killed):
+        run(lm, folder, after(5, die))
+    return {path.name: path.read_bytes() for path in (folder / "states").iterdir()}
+
+
+def test_a_changed_base_model_is_named_and_the_states_stay(
+    base: LanguageModel, tiny_model: LanguageModel, tmp_path: Path, whole: Any
+) -> None:
+    left = interrupted(base, tmp_path)
+    with pytest.raises(UserError, match="cannot resume: the base model is another one"):
+        run(tiny_model, tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
+    assert result(run(base, tmp_path), tmp_path) == whole
+
+
+def test_a_changed_model_that_came_from_no_folder_is_named(base: LanguageModel, tmp_path: Path) -> None:
+    lm = LanguageModel(base.model, base.tokenizer)
+    interrupted(lm, tmp_path)
+    norm = base.model.model.norm
+    before = norm.weight
+    try:
+        norm.weight = before * 1.5
+        with pytest.raises(UserError, match="cannot resume: the base model is another one"):
+            run(lm, tmp_path)
+    finally:
+        norm.weight = before
+
+
+CHANGES = [
+    ("rank", 4, "rank was 8, is 4"),
+    ("dropout", 0.1, "dropout was 0.2, is 0.1"),
+    ("seed", 1, "seed was 0, is 1"),
+    ("dora", True, "dora was False, is True"),
+    ("batch_size", 5, "batch_size was 3, is 5"),
+    ("epochs", 9, "epochs was 4, is 9"),
+    ("num_layers", 2, "num_layers was 1, is 2"),
+    ("schedule", "linear", "schedule was constant, is linear"),
+]
+
+
+def test_a_changed_setting_is_named(base: LanguageModel, tmp_path: Path) -> None:
+    left = interrupted(base, tmp_path)
+    for name, value, words in CHANGES:
+        with pytest.raises(UserError, match=f"cannot resume: changed settings: {words}"):
+            run(base, tmp_path, **{name: value})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
+
+
+def test_another_chip_or_version_is_told_and_it_goes_on(
+    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(base, tmp_path)
+    monkeypatch.setattr(trainer, "chip_name", lambda: "Apple M9")
+    monkeypatch.setattr(trainer, "version", lambda package: f"1 of {package}")
+    report = run(base, tmp_path)
+    assert report.resumed_from == 4
+    for words in ("chip was ", "is Apple M9", "is 1 of mlx-lm", "the result will not be bit-identical"):
+        assert words in report.notes[0]
+
+
+def test_changed_rows_are_named(base: LanguageModel, tmp_path: Path) -> None:
+    interrupted(base, tmp_path)
+    with pytest.raises(UserError, match="cannot resume: the training rows have changed"):
+        finetune(base, DIALOGUES[1:], CONFIG, tmp_path / "adapter", general=GENERAL, states=tmp_path / "states")
+    with pytest.raises(UserError, match="cannot resume: the training rows have changed"):
+        finetune(base, DIALOGUES, CONFIG, tmp_path / "adapter", general=GENERAL[1:], states=tmp_path / "states")
+
+
+# Damage
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_state_cut_in_half_costs_the_steps_since_the_one_before(
+    base: LanguageModel, tmp_path: Path, whole: Any
+) -> None:
+    interrupted(base, tmp_path)
+    cut(tmp_path / "states" / "state-0000004.safetensors")
+    report = run(base, tmp_path)
+    assert report.resumed_from == 2
+    assert report.notes == ("state-0000004.safetensors damaged: going on from step 2",)
+    assert result(report, tmp_path) == whole
+
+
+def test_only_damaged_states_are_an_error_that_says_what_to_do(base: LanguageModel, tmp_path: Path) -> None:
+    for name in interrupted(base, tmp_path):
+        cut(tmp_path / "states" / name)
+    with pytest.raises(UserError, match=r"damaged: state-0000004.safetensors and state-0000002.safetensors, and"):
+        run(base, tmp_path)
+    assert len(states(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "write"])
+def test_a_disk_that_is_full_in_mid_save_leaves_the_last_good_state(
+    base: LanguageModel, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill(step: Step) -> None:
+        if step.number == 5 and call == "write":
+            monkeypatch.setattr(mx, "save_safetensors", lambda file, *_: (file.write(b"some"), full()))
+        elif step.number == 5:
+            monkeypatch.setattr(os, call, full)
+
+    with pytest.raises(UserError, match="the disk is full") as raised:
+        run(base, tmp_path, fill)
+    monkeypatch.undo()
+    assert "\n" not in raised.value.line()
+    assert states(tmp_path) == ["state-0000002.safetensors", "state-0000004.safetensors"]
+    report = run(base, tmp_path)
+    assert (report.resumed_from, report.notes) == (4, ())
+    assert result(report, tmp_path) == whole
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_training(
+    base: LanguageModel, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    last = len(whole[0])
+    with pytest.raises(UserError, match="the disk is full"):
+        run(base, tmp_path, after(last, lambda: monkeypatch.setattr(mx, "save_safetensors", full)))
+    monkeypatch.undo()
+    report = run(base, tmp_path)
+    assert report.resumed_from == (last - 1) // 2 * 2
+    assert result(report, tmp_path) == whole

@@ -1,0 +1,210 @@
+"""How much a row counts: against explicit weights in a plain forward and rows given twice; what weights must not do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_map
+
+from mlx_personal import Dialogue, LanguageModel
+from mlx_personal.finetune import LoRAConfig, TrainingData, finetune, train
+from mlx_personal.finetune.data.batching import Shape, collate
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.samples import Row, make_rows, target_weight
+from mlx_personal.finetune.forward.cross_entropy import summed_cross_entropy
+from mlx_personal.finetune.forward.equivalence import Way, choose_way
+from mlx_personal.finetune.forward.gradients import Computing
+from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune.trainer import _identity
+from tests.support import random_models
+
+ROWS = [
+    dataclasses.replace(row, weight=weight)
+    for row, weight in zip(random_models.a_family_of_rows(), np.random.default_rng(5).uniform(0.1, 4, 13), strict=True)
+]
+DIALOGUES = [Dialogue.of(f"How do I plant {i} tomatoes?", f"In May, {i} of them.") for i in range(6)]
+WEIGHTS = [0.25, 1.0, 3.0, 0.5, 1.0, 2.0]
+CONFIG = LoRAConfig(epochs=2, batch_size=3, learning_rate=1e-2, dropout=0.0)
+
+
+def reference(lm: LanguageModel, weights: Any, rows: list[Row]) -> tuple[float, Any]:
+    """Loss and gradient, each row alone through mlx-lm's forward, and its weight then."""
+    loss, total = 0.0, tree_map(mx.zeros_like, weights)
+    for row in rows:
+        weight = row.weight
+        loss += weight * random_models.reference_loss(lm, [row])
+        slope = random_models.reference_gradient(lm, weights, [row])
+        total = tree_map(lambda a, b, weight=weight: a + weight * b, total, slope)
+    return loss, total
+
+
+@pytest.mark.parametrize("way", ["packed", "padded", "plain"])
+@pytest.mark.parametrize("layers", [1, -1])
+@pytest.mark.parametrize("share", [True, False])
+def test_loss_and_gradient_are_those_of_weighted_rows(way: Way, layers: int, share: bool) -> None:
+    """Rows of other weights share their beginnings here."""
+    lm = random_models.random_model("llama")
+    weights = random_models.with_adapter(lm, layers)
+    wanted = reference(lm, weights, ROWS)
+    computing = Computing(lm, ROWS, way, Plan(batch_tokens=150), share)
+    with computing.opened():
+        loss, gradient = computing.gradient(weights, range(len(ROWS)), (0,))
+        mean = computing.loss(weights, range(len(ROWS)))
+    assert float(loss) == pytest.approx(wanted[0], rel=1e-5)
+    assert random_models.distance(gradient, wanted[1]) < 1e-5
+    assert mean == pytest.approx(wanted[0] / sum(row.weight * row.is_target.sum() for row in ROWS), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["packed", "padded"])
+def test_each_target_has_its_row_s_weight(shape: Shape) -> None:
+    batch = collate(ROWS, range(len(ROWS)), shape, share=True)
+    found = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
+    assert found == sorted((float(np.float32(r.weight)), int(t)) for r in ROWS for t in r.targets[r.is_target])
+
+
+@pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16])
+def test_weights_of_single_targets_against_float64(kind: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_personal.finetune.forward.cross_entropy.CHUNK_BYTES", 0)  # 16 targets a chunk
+    rng = np.random.default_rng(0)
+    hidden, head = (mx.array(rng.normal(size=s).astype(np.float32)).astype(kind) for s in ((1, 37, 24), (40, 24)))
+    targets, weights = rng.integers(0, 40, 37), rng.uniform(0.1, 5, 37)
+    given_weights = mx.array(weights.astype(np.float32))
+    found = mx.value_and_grad(
+        lambda h: summed_cross_entropy(lambda x: x @ head.T, h, mx.array(targets.astype(np.int32)), given_weights)
+    )(hidden)
+    exact, table = (np.array(a.astype(mx.float32), np.float64) for a in (hidden[0], head))
+    logits = exact @ table.T
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    loss = -(weights * np.log(shares[np.arange(37), targets])).sum()
+    slope = (weights[:, None] * (shares - np.eye(40)[targets])) @ table
+    bound = 1e-5 if kind == mx.float32 else 2e-2
+    assert found[1].dtype == kind
+    assert float(found[0]) == pytest.approx(loss, rel=bound)
+    assert random_models.distance(found[1], mx.array(slope[None].astype(np.float32))) < bound
+
+
+def trained(lm: LanguageModel, rows: list[Row], config: LoRAConfig) -> tuple[Any, Any]:
+    report = train(lm, TrainingData(rows), config)
+    weights = lm.model.trainable_parameters()
+    lm.detach_adapter()
+    return report, weights
+
+
+def test_a_weight_of_two_is_the_row_twice() -> None:
+    """Up to rounding, in steps of the whole set."""
+    lm, config = (
+        random_models.random_model("llama"),
+        LoRAConfig(epochs=3, batch_size=64, learning_rate=1e-3, dropout=0.0),
+    )
+    plain = random_models.a_family_of_rows()[:6]
+    doubled = [dataclasses.replace(row, weight=2.0 if i in (1, 4) else 1.0) for i, row in enumerate(plain)]
+    weighted, first = trained(lm, doubled, config)
+    repeated, second = trained(lm, [*plain, plain[1], plain[4]], config)
+    assert weighted.losses == pytest.approx(repeated.losses, rel=1e-5)
+    assert weighted.epoch_losses == pytest.approx(repeated.epoch_losses, rel=1e-5)
+    assert random_models.distance(first, second) < 1e-3
+
+
+def test_all_weights_alike_are_no_weights() -> None:
+    lm = random_models.random_model("llama")
+    rows = random_models.a_family_of_rows()
+    plain, tenfold = (trained(lm, [dataclasses.replace(r, weight=w) for r in rows], CONFIG)[0] for w in (1.0, 10.0))
+    assert tenfold.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_the_losses_told_are_weighted_means() -> None:
+    lm = random_models.random_model("llama")
+    report, _ = trained(lm, ROWS, LoRAConfig(epochs=1, batch_size=64, dropout=0.0))
+    wanted = sum(row.weight * random_models.reference_loss(lm, [row]) for row in ROWS) / target_weight(ROWS)
+    assert report.losses == pytest.approx([wanted], rel=1e-5)
+    assert report.epoch_losses == pytest.approx([wanted], rel=1e-5)
+    assert report.target_tokens == sum(int(row.is_target.sum()) for row in ROWS)
+
+
+def test_the_fast_way_is_still_found_exact() -> None:
+    lm = random_models.random_model("llama")
+    random_models.with_adapter(lm)
+    assert choose_way(lm, ROWS).way == "packed"
+
+
+# From dialogues
+
+
+def adapter(lm: LanguageModel, folder: Path, config: LoRAConfig = CONFIG, **how: Any) -> bytes:
+    finetune(lm, DIALOGUES, config, folder, **how)
+    return (folder / "adapters.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_weights_of_one_change_no_bit(tiny_model: LanguageModel, tmp_path: Path, dropout: float) -> None:
+    config = dataclasses.replace(CONFIG, dropout=dropout)
+    without = adapter(tiny_model, tmp_path / "a", config)
+    assert adapter(tiny_model, tmp_path / "b", config, weights=[1.0] * 6) == without
+    assert adapter(tiny_model, tmp_path / "c", config, weights=WEIGHTS) != without
+
+
+def test_a_light_dialogue_is_learnt_less(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=6, batch_size=8)
+    rows = make_rows(tiny_model, DIALOGUES[:1], 100).rows
+    losses = []
+    for name, weight in (("light", 0.01), ("heavy", 10.0)):
+        adapter(tiny_model, tmp_path / name, config, weights=[weight] + [1.0] * 5)
+        tiny_model.attach_adapter(tmp_path / name)
+        losses.append(random_models.reference_loss(tiny_model, rows))
+        tiny_model.detach_adapter()
+    assert losses[1] < losses[0]
+
+
+def test_every_row_of_a_dialogue_has_its_weight_and_a_dropped_one_takes_its_own_with_it(
+    tiny_model: LanguageModel,
+) -> None:
+    thought = Dialogue.of("a", "<think>only</think>")
+    rows = make_rows(tiny_model, [DIALOGUES[0], thought, DIALOGUES[1]], 100, [0.5, 7.0, 2.0])
+    assert [row.weight for row in rows.rows] == [0.5, 2.0]
+    assert rows.dropped == 1
+
+
+def test_rows_held_out_and_replayed_ones_weigh_one(tiny_model: LanguageModel) -> None:
+    config = dataclasses.replace(CONFIG, validation=0.4, general="general.jsonl", replay=0.4)
+    data = prepare_data(tiny_model, DIALOGUES, config, general=DIALOGUES, weights=[0.5] * 6).data
+    assert {row.weight for row in data.rows} == {0.5}
+    assert data.replay and data.validation and data.general
+    assert {row.weight for row in [*data.replay, *data.validation, *data.general]} == {1.0}
+
+
+def test_a_training_of_other_weights_is_another_training(tiny_model: LanguageModel) -> None:
+    def identity(weights: list[float] | None) -> Any:
+        data = prepare_data(tiny_model, DIALOGUES, CONFIG, weights=weights).data
+        return _identity(tiny_model, data, CONFIG, type("group", (), {"size": 1}))  # type: ignore[arg-type]
+
+    assert identity(None) == identity([1.0] * 6)
+    assert identity(WEIGHTS) != identity(None)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+def test_a_weight_that_makes_no_sense_is_refused(weight: float, tiny_model: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^a row's weight is .*; it must be above 0 and finite$"):
+        adapter(tiny_model, tmp_path / "a", weights=[1.0] * 5 + [weight])
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("count", [0, 5, 7])
+def test_one_weight_is_needed_for_each_dialogue(count: int, tiny_model: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        adapter(tiny_model, tmp_path / "a", weights=[1.0] * count)
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=13, max_size=13))
+def test_the_weight_of_all_targets_is_what_the_batch_holds(weights: list[float]) -> None:
+    rows = [dataclasses.replace(row, weight=weight) for row, weight in zip(ROWS, weights, strict=True)]
+    batch = collate(rows, range(len(rows)), "packed", share=True)
+    assert target_weight(rows) == pytest.approx(float(batch.weights.astype(np.float64).sum()), rel=1e-6)

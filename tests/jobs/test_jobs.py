@@ -1,0 +1,361 @@
+"""The room that runs jobs: in worker processes, some of which die, and on a Ray cluster that loses a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_personal.errors import UserError
+from mlx_personal.jobs import Job, cores, default_workers, ray_cluster, run
+from tests.support.paths import ROOT
+from tests.support.worker_functions import (
+    Request,
+    behave,
+    blas_in_use,
+    die_the_first_time,
+    double,
+    end_as,
+    leave,
+    process_and_threads,
+    return_what_cannot_travel,
+    slow_mark,
+    stop_as_told,
+    total,
+    wait_for,
+    wait_stubbornly,
+)
+
+
+def jobs_of(*arguments):
+    return [Job(f"job {number}", argument) for number, argument in enumerate(arguments)]
+
+
+def by_key(done):
+    found = list(done)
+    assert len({one.key for one in found}) == len(found)
+    return {one.key: one for one in found}
+
+
+def alive(process):
+    """Whether it runs; one that has ended and waits for its parent to notice does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        if sys.platform == "linux":
+            return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, 0)
+        return True
+    return False
+
+
+def eventually(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def marked_processes(folder, count):
+    assert eventually(lambda: len(list(folder.iterdir())) == count)
+    return [int(mark.name) for mark in folder.iterdir()]
+
+
+# Worker processes.
+
+
+def test_every_job_comes_back_once_with_what_the_function_made_of_it():
+    answers = by_key(run(double, jobs_of(*range(20)), workers=2))
+    assert {key: one.result for key, one in answers.items()} == {f"job {n}": 2 * n for n in range(20)}
+    assert all(one.error is None and 0 <= one.seconds < 10 for one in answers.values())
+
+
+def test_dataclasses_and_arrays_travel_both_ways_whatever_their_size():
+    rows = np.arange(1_000_000, dtype=np.float64).reshape(-1, 1000)
+    [done] = run(total, [Job("a", Request("rows", rows))], workers=1)
+    assert done.result[0] == "rows"
+    np.testing.assert_array_equal(done.result[1], rows.sum(axis=0))
+
+
+def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room(tmp_path):
+    taken = []
+
+    def offered():
+        for file in (tmp_path / "mark", None, None, None):
+            taken.append(file)
+            yield Job(str(len(taken)), file)
+
+    done = run(wait_for, offered(), workers=2)
+    assert taken == []
+    assert next(done).key == "2"
+    assert len(taken) == 3
+    assert [next(done).key, next(done).key] == ["3", "4"]
+    (tmp_path / "mark").write_text("")
+    assert [one.key for one in done] == ["1"]
+
+
+def test_no_jobs_need_no_process():
+    assert list(run(double, [], workers=3)) == []
+
+
+def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd):
+    stop = functools.partial(leave, 3)
+    jobs = jobs_of("user", "defect", 7, return_what_cannot_travel, stop, functools.partial(end_as, signal.SIGKILL), 8)
+    errors = {key: (one.result, one.error) for key, one in by_key(run(behave, jobs, workers=2)).items()}
+    assert errors == {
+        "job 0": (None, "here: no such data; look there"),
+        "job 1": (None, r"KeyError: 'two\nlines'"),
+        "job 2": (7, None),
+        "job 3": (None, "its result cannot be sent: TypeError: cannot pickle '_thread.lock' object"),
+        "job 4": (None, "its process ended with status 3, and so did the one before"),
+        "job 5": (
+            None,
+            "its process was killed by SIGKILL, and so did the one before; "
+            "most likely for want of memory: use fewer workers",
+        ),
+        "job 6": (8, None),
+    }
+    written = capfd.readouterr().err
+    assert "job 1: Traceback" in written and "in behave" in written and "UserError:" not in written
+
+
+def test_an_argument_that_cannot_travel_is_that_jobs_error_alone():
+    answers = by_key(run(double, jobs_of(1, threading.Lock(), 3), workers=1))
+    assert [answers[f"job {n}"].result for n in range(3)] == [2, None, 6]
+    assert answers["job 1"].error.startswith("its argument cannot be sent: TypeError")
+
+
+def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path):
+    [done] = run(die_the_first_time, [Job("a", str(tmp_path))], workers=1)
+    assert done.error is None and done.result != os.getpid()
+
+
+def test_a_job_told_by_a_signal_to_stop_counts_as_killed_by_it():
+    [done] = run(behave, [Job("a", stop_as_told)], workers=1)
+    assert done.error == "its process was killed by SIGTERM, and so did the one before"
+
+
+def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 7)
+    answers = [done.result for done in run(process_and_threads, jobs_of(*range(8)), workers=2)]
+    assert len({process for process, _, _ in answers} - {os.getpid()}) <= 2
+    assert {answer[1:] for answer in answers} == {("3", False)}
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+def test_the_users_own_number_of_threads_is_respected(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
+    [done] = run(process_and_threads, jobs_of(0), workers=2)
+    assert done.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize("how", ["close", "leave", "raise"])
+def test_who_leaves_early_ends_all_workers(how):
+    processes = []
+
+    def loop():
+        for done in run(process_and_threads, jobs_of(*range(1000)), workers=2):
+            processes.append(done.result[0])
+            if how == "leave":
+                break
+            if how == "raise" and len(set(processes)) == 2:
+                raise OSError("the disk is full")
+
+    start = time.monotonic()
+    if how == "close":
+        done = run(process_and_threads, jobs_of(*range(1000)), workers=2)
+        processes.append(next(done).result[0])
+        done.close()
+    else:
+        with contextlib.suppress(OSError):
+            loop()
+    assert processes and not any(alive(process) for process in processes)
+    assert time.monotonic() - start < 15
+
+
+def test_workers_that_do_not_listen_are_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_personal.jobs.local._GRACE", 0.1)
+    ended = []
+
+    def interrupt():
+        ended.extend(marked_processes(tmp_path, 2))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(run(wait_stubbornly, jobs_of(str(tmp_path), str(tmp_path)), workers=2))
+    thread.join()
+    assert len(ended) == 2 and not any(alive(process) for process in ended)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from mlx_personal.jobs import Job, local, run
+from tests.support.worker_functions import wait_stubbornly
+local._GRACE = 0.1
+list(run(wait_stubbornly, [Job("a", {folder!r}), Job("b", {folder!r})], workers=2))
+"""
+
+
+def started_script(tmp_path):
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(ROOT), folder=str(folder)))
+    return folder, subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_a_parent_that_is_killed_and_with_ctrl_c(number, tmp_path):
+    folder, parent = started_script(tmp_path)
+    workers = marked_processes(folder, 2)
+    if number == signal.SIGKILL:
+        parent.kill()
+    else:
+        # As a terminal does: to every process of the job. The workers take no notice of that, nor of SIGTERM.
+        os.killpg(parent.pid, signal.SIGINT)
+    assert eventually(lambda: not any(alive(worker) for worker in workers))
+    _, errors = parent.communicate(timeout=30)
+    assert errors.count("Traceback") == (number == signal.SIGINT)
+
+
+def test_workers_that_cannot_start_are_an_error(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT])
+    with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; what it wrote"):
+        list(run(double, jobs_of(1), workers=1))
+    assert "No module named 'tests'" in capfd.readouterr().err
+
+
+def test_a_function_that_other_processes_cannot_find_is_refused():
+    script = "from mlx_personal.jobs import run\ndef f(x): pass\nrun(f, [])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "is in the script that runs; other processes find only what is in a module" in done.stderr
+
+
+def test_two_jobs_of_one_key_are_refused():
+    with pytest.raises(ValueError, match="two jobs have the key 'a'"):
+        list(run(double, [Job("a", 1), Job("a", 2)], workers=1))
+
+
+def test_fewer_than_one_worker_is_refused():
+    with pytest.raises(UserError, match="0 workers"):
+        run(double, [], workers=0)
+
+
+# How many.
+
+
+def test_a_gpu_has_one_worker_and_a_cpu_one_for_each_core(monkeypatch):
+    monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 12)
+    monkeypatch.setattr("mlx_personal.runtime.device.device_name", lambda: "cpu")
+    assert default_workers() == 12
+    monkeypatch.setattr("mlx_personal.runtime.device.device_name", lambda: "metal")
+    assert default_workers() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells its topology in files")
+def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(monkeypatch, tmp_path):
+    for processor, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        folder = tmp_path / f"cpu{processor}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr("mlx_personal.jobs.cores._TOPOLOGY", tmp_path)
+    for allowed, expected in [({0, 1, 2, 3}, 2), ({0, 2}, 1), ({0, 3}, 2), ({7, 8, 9}, 3)]:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, allowed=allowed: allowed)
+        assert cores.cores() == expected
+
+
+# Ray.
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"Ray is not installed; pip install 'mlx-personal\[cluster\]'"):
+        list(run(double, jobs_of(1), ray="auto"))
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Ray, whose processes find what these tests have them do."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    return ray
+
+
+@pytest.fixture
+def two_nodes(ray):
+    """A cluster of two machines, as far as Ray can tell: one core here, two on the other."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    with ray_cluster._no_telemetry():
+        cluster = cluster_utils.Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        other = cluster.add_node(num_cpus=2)
+        cluster.wait_for_nodes()
+    yield cluster, other
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_every_job_finishes_once_though_a_machine_dies(two_nodes, tmp_path):
+    cluster, other = two_nodes
+    jobs = [Job(str(number), (str(tmp_path), number)) for number in range(14)]
+    found = []
+    for done in run(slow_mark, jobs, ray=cluster.address):
+        found.append(done)
+        if len(found) == 3:
+            cluster.remove_node(other, allow_graceful=False)
+    assert [one.error for one in found] == [None] * 14
+    assert sorted(one.result for one in found) == list(range(14))
+    begun = [len(mark.read_text().splitlines()) for mark in tmp_path.iterdir()]
+    # Something was lost with the machine and was begun again, or this test shows nothing.
+    assert max(begun) > 1
+
+
+@pytest.mark.slow
+def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread(ray):
+    jobs = [Job("blas", functools.partial(blas_in_use, 0)), *jobs_of("user", 7, functools.partial(leave, 3))]
+    answers = by_key(run(behave, jobs, workers=2, ray="local"))
+    threads, variable, telemetry = answers["blas"].result
+    assert threads in (1, None) and variable == "1" and telemetry == "0"
+    assert answers["job 0"].error == "here: no such data; look there"
+    assert answers["job 1"].result == 7
+    assert answers["job 2"].error.startswith("WorkerCrashedError: ")
+    assert not ray.is_initialized() and "RAY_USAGE_STATS_ENABLED" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_an_error_in_bounded_time(ray, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "_PATIENCE", 4.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        addresses = {
+            f"127.0.0.1:{silent.getsockname()[1]}": "no answer within 4 seconds",
+            "nonsense": "Invalid address",
+        }
+        for address, why in addresses.items():
+            start = time.monotonic()
+            with pytest.raises(UserError, match=f"^{address}: cannot join the Ray cluster: .*{why}"):
+                list(run(double, jobs_of(1), ray=address))
+            assert time.monotonic() - start < 25

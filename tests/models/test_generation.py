@@ -1,0 +1,187 @@
+"""Batched generation: the tokens of the model itself, whatever is computed together, on every kind of cache."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+
+from mlx_personal.models import generation
+
+END = 2
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 300,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+# Caches that grow, caches that rotate in a window shorter than the prompts, recurrent states, and both in turn.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama sliding": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3_text": {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8},
+    "mamba": {
+        "state_size": 8,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+    },
+    "lfm2": {
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 32,
+        "block_ff_dim": 64,
+        "block_multiple_of": 8,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "full_attn_idxs": [1, 3],
+        "layer_types": ["conv", "full_attention"] * 2,
+    },
+}
+_RNG = np.random.default_rng(0)
+COMMON = _RNG.integers(10, 290, 21).tolist()
+# One more token than they share, up to several windows of them; each three times, not side by side.
+PROMPTS = [COMMON + _RNG.integers(10, 290, count).tolist() for count in (1, 3, 7, 40, 2, 7, 13)] * 3
+LIMITS = [3 + number % 6 for number in range(len(PROMPTS))]
+
+
+def make(family: str) -> nn.Module:
+    kind = family.split()[0]
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    mx.random.seed(0)
+    model = module.Model(module.ModelArgs.from_dict({**SIZES, "model_type": kind, **FAMILIES[family]}))
+    # Larger than at birth, so that the answers depend on the prompts.
+    model.update(tree_map(lambda weight: 3 * weight if weight.ndim > 1 else weight, model.parameters()))
+    return model.eval()
+
+
+def write(
+    model: nn.Module, prompts: Sequence[list[int]], limits: Sequence[int], temperature: float = 0.0, seed: int = 0
+) -> list[list[int]]:
+    return generation.generate(model, SimpleNamespace(eos_token_ids={END}), prompts, limits, temperature, seed)
+
+
+@pytest.fixture
+def at_most(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many rows a batch has at most."""
+
+    def change(rows: int) -> None:
+        monkeypatch.setattr(generation, "_FIRST_ROWS", rows)
+        monkeypatch.setattr(generation, "_MOST_ROWS", rows)
+
+    return change
+
+
+def expected(model: nn.Module, prompt: list[int], limit: int) -> list[int]:
+    """The likeliest token after all before it, again and again, without any cache."""
+    tokens = list(prompt)
+    for _ in range(limit):
+        logits = model(mx.array([tokens]))[0, -1]
+        second, first = mx.sort(logits)[-2:].tolist()
+        assert first - second > 1e-3, "choose other weights: rounding may decide here"
+        tokens.append(int(mx.argmax(logits).item()))
+        if tokens[-1] == END:
+            return tokens[len(prompt) : -1]
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_are_those_of_each_prompt_alone(family: str, at_most: Callable[[int], None]) -> None:
+    model = make(family)
+    alone = [expected(model, prompt, limit) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    assert write(model, PROMPTS, LIMITS) == alone
+    at_most(4)  # rows wait, and join rows that are longer than they are
+    assert write(model, PROMPTS, LIMITS) == alone
+
+
+def test_prompts_need_not_share_anything(at_most: Callable[[int], None]) -> None:
+    model, prompts = make("llama sliding"), [[7], [8, 9], [7, 9, 10], [11] * 30]
+    at_most(2)
+    assert write(model, prompts, [4] * 4) == [expected(model, prompt, 4) for prompt in prompts]
+
+
+def test_what_is_drawn_for_a_prompt_depends_on_no_other(at_most: Callable[[int], None]) -> None:
+    model = make("llama")
+    together = write(model, PROMPTS, LIMITS, temperature=1.0)
+    assert len({tuple(tokens) for tokens in together}) > len(set(map(tuple, PROMPTS)))
+    at_most(3)
+    assert write(model, PROMPTS, LIMITS, temperature=1.0) == together
+    assert write(model, PROMPTS[:5], LIMITS[:5], temperature=1.0) == together[:5]
+    assert write(model, PROMPTS, LIMITS, temperature=1.0, seed=1) != together
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    model, count, temperature = make("llama"), 4000, 0.7
+    written = write(model, [COMMON] * count, [1] * count, temperature)
+    # The end token is not written.
+    found = np.bincount([tokens[0] if tokens else END for tokens in written], minlength=300) / count
+    likely = np.array(mx.softmax(model(mx.array([COMMON]))[0, -1] / temperature))
+    assert np.abs(found - likely).max() < 4 * np.sqrt(0.25 / count)
+    assert np.abs(found - likely).sum() < np.sqrt(2 / np.pi * likely / count).sum() * 2
+
+
+def test_a_token_that_cannot_follow_is_never_drawn() -> None:
+    impossible = -float("inf")
+    logits = mx.array([[impossible, 0.0, impossible, 1.0, impossible]] * 3)
+    draws = mx.array([0.0, 0.25, 1 - 2**-23])
+    assert generation._sampled(logits, 1.0, draws).tolist() == [1, 1, 3]
+
+
+class Counting(nn.Module):
+    """A model that counts the tokens that pass it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.layers = model.layers
+        self.seen: list[tuple[int, ...]] = []
+
+    def make_cache(self) -> Any:
+        return self.model.make_cache()
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        self.seen.append(tokens.shape)
+        return self.model(tokens, cache=cache)
+
+
+def test_what_prompts_share_and_repeat_is_computed_once() -> None:
+    model = Counting(make("llama"))
+    prompts = [[*COMMON, 30, 31, 32]] * 5 + [[*COMMON, 40, 41, 42]] * 5
+    write(model, prompts, [1] * 10)
+    reading, begun = [shape for shape in model.seen if shape[1] > 1], [shape for shape in model.seen if shape[1] == 1]
+    assert reading == [(1, len(COMMON)), (2, 2)]  # the last token of each prompt begins its answer
+    assert begun[0] == (10, 1)
+
+
+def test_memory_bounds_the_rows_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Counting(make("llama"))
+    monkeypatch.setattr(generation, "_FIRST_ROWS", 2)
+    token_bytes = 4 * 2 * 2 * 8 * 4  # layers, keys and values, heads, dimensions, bytes
+    longest = max(len(prompt) + limit for prompt, limit in zip(PROMPTS, LIMITS, strict=True))
+    monkeypatch.setattr(generation, "_CACHE_BYTES", 5 * token_bytes * longest)
+    bounded = write(model, PROMPTS, LIMITS)
+    assert max(shape[0] for shape in model.seen if shape[1] == 1) == 5
+    monkeypatch.undo()
+    assert bounded == write(model, PROMPTS, LIMITS)
+
+
+@pytest.mark.parametrize(("prompts", "limits"), [([[1], []], [1, 1]), ([[1]], [0])])
+def test_nothing_to_go_on_or_to_write_is_refused(prompts: list[list[int]], limits: list[int]) -> None:
+    with pytest.raises(ValueError, match="without tokens, or a limit below one"):
+        write(make("llama"), prompts, limits)

@@ -1,0 +1,138 @@
+"""LaMP's metrics: an example by hand for every task, NumPy as a second opinion, and sums that a bootstrap draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_personal.research.lamp.metrics import METRICS, metrics_of, score, statistics
+from mlx_personal.research.lamp.tasks import TASKS
+
+# (predictions, golds, the metrics worked out by hand)
+BY_HAND = {
+    # [1]: 1 met, 1 predicted, 2 gold: 2/3. [2]: 1 met, 2 predicted, 2 gold: 1/2. The fourth is no label.
+    "1": (
+        ["[1]", "[2]", " [2] ", "the first"],
+        ["[1]", "[1]", "[2]", "[2]"],
+        {"accuracy": 2 / 4, "f1": (2 / 3 + 2 / 4) / 2},
+    ),
+    # sports: 1 met, 2 predicted, 1 gold: 2/3. travel: none met. 13 labels are not there at all.
+    "2N": (
+        ["sports", "sports", "Politics"],
+        ["sports", "travel", "politics"],
+        {"accuracy": 1 / 3, "f1": 2 / 3 / 15},
+    ),
+    # comedy and classic: 2 * 1 / 2 and 2 * 1 / 3; sci-fi: 0.
+    "2M": (
+        ["comedy", "classic", "classic"],
+        ["comedy", "classic", "sci-fi"],
+        {"accuracy": 2 / 3, "f1": (1 + 2 / 3) / 15},
+    ),
+    # Errors 0, 2 and 0.5; what is no number is 5 for a 2, and 1 for a 4.
+    "3": (
+        ["5", "1", "3.5", "two", "nan"],
+        ["5", "3", "4", "2", "4"],
+        {"MAE": (0 + 2 + 0.5 + 3 + 3) / 5, "RMSE": ((0 + 4 + 0.25 + 9 + 9) / 5) ** 0.5},
+    ),
+    # the mayor speaks / mayor of town speaks: 2 of 3 and of 4 words, in order: F = 2 * 2 / (3 + 4).
+    "4": (
+        ["The mayor speaks", "Rain"],
+        ["mayor of town speaks!", "Sun"],
+        {"rouge-1": 4 / 7 / 2, "rouge-L": 4 / 7 / 2},
+    ),
+    # a b c / c b a: all words are there, the longest sequence has 1: F = 1/3.
+    "5": (["alpha beta gamma"], ["gamma beta alpha"], {"rouge-1": 1.0, "rouge-L": 1 / 3}),
+    # so so cold / so cold: 2 * 2 / (3 + 2); an empty prediction and a text without a-z and 0-9 score nothing.
+    "7": (
+        ["so so cold", "", "Привет"],
+        ["SO cold :(", "rain", "Привет"],
+        {"rouge-1": 4 / 5 / 3, "rouge-L": 4 / 5 / 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_scores_as_worked_out_by_hand(name):
+    predictions, golds, expected = BY_HAND[name]
+    scores = score(TASKS[name], predictions, golds)
+    assert tuple(scores.metrics) == METRICS[TASKS[name].kind]
+    assert scores.metrics == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_scores_of_items_make_up_the_metric(name):
+    predictions, golds, expected = BY_HAND[name]
+    scores = score(TASKS[name], predictions, golds)
+    for metric, values in scores.per_item.items():
+        assert values.shape == (len(golds),)
+        assert values.mean() == pytest.approx(expected[metric], rel=1e-12)
+    assert {"f1", "RMSE"}.isdisjoint(scores.per_item)
+
+
+@pytest.mark.parametrize("gold", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("said", ["", "good", "5 stars", "inf", "nan", "5" * 200])
+def test_what_is_no_number_counts_as_the_farther_end(gold, said):
+    assert score(TASKS["3"], [said], [str(gold)]).metrics["MAE"] == max(gold - 1, 5 - gold)
+
+
+def test_a_number_off_the_scale_is_not_brought_back():
+    assert score(TASKS["3"], ["10"], ["5"]).metrics == {"MAE": 5, "RMSE": 5}
+
+
+@pytest.mark.parametrize("said", ["Comedy", "comedy.", "tag: comedy", "", "dog"])
+def test_a_label_that_nobody_knows_counts_as_wrong(said):
+    assert score(TASKS["2M"], [said], ["comedy"]).metrics == {"accuracy": 0, "f1": 0}
+
+
+def test_two_unknown_labels_do_not_meet():
+    assert score(TASKS["2M"], ["dog"], ["dog"]).metrics["accuracy"] == 0
+
+
+LABELS = [*TASKS["2M"].labels[:4], "dog"]
+PAIRS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS[:4])), min_size=1, max_size=40)
+
+
+@given(PAIRS)
+def test_macro_f1_is_the_mean_of_precision_and_recall_by_label(pairs):
+    said, right = (np.array(column) for column in zip(*pairs, strict=True))
+    f1 = []
+    for label in TASKS["2M"].labels:
+        met = np.sum((said == label) & (right == label))
+        precision = met / max(np.sum(said == label), 1)
+        recall = met / max(np.sum(right == label), 1)
+        f1.append(2 * precision * recall / (precision + recall) if met else 0.0)
+    metrics = score(TASKS["2M"], list(said), list(right)).metrics
+    assert metrics["f1"] == pytest.approx(np.mean(f1), abs=1e-12)
+    assert metrics["accuracy"] == pytest.approx(np.mean(said == right), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["1", "2M", "3", "4"])
+def test_drawn_users_score_as_their_pairs_together(name):
+    task, rng = TASKS[name], np.random.default_rng(0)
+    answers = [*task.labels, "none of them"] if task.labels else ["rain again", "sun and rain", "snow"]
+    golds = task.labels or answers
+    users = [[(str(rng.choice(answers)), str(rng.choice(golds))) for _ in range(rng.integers(1, 6))] for _ in range(8)]
+    sums = np.stack([statistics(task, *map(list, zip(*user, strict=True))).sum(axis=0) for user in users])
+    draws = rng.multinomial(8, np.full(8, 1 / 8), size=50)
+    found = metrics_of(task, draws @ sums)
+    for number, draw in enumerate(draws):
+        pairs = [pair for user, times in zip(users, draw, strict=True) for pair in user * times]
+        expected = score(task, *map(list, zip(*pairs, strict=True))).metrics
+        assert {metric: values[number] for metric, values in found.items()} == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["1", "3", "4"])
+def test_no_pairs_are_not_a_number_and_never_a_zero(name):
+    task = TASKS[name]
+    table = statistics(task, [], [])
+    assert table.shape == (0, statistics(task, ["1"], ["1"]).shape[1])
+    assert all(np.isnan(value) for value in metrics_of(task, table.sum(axis=0)).values())
+    with pytest.raises(ValueError, match="nothing to score"):
+        score(task, [], [])
+
+
+def test_predictions_and_golds_that_do_not_pair_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        score(TASKS["3"], ["1"], ["1", "2"])
