@@ -32,7 +32,7 @@ from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.config import Config
 from mlx_personal.demo.runner import CONFIG
-from mlx_personal.dialogue.readers import BadLine, read_json_lines
+from mlx_personal.dialogue.readers import InvalidLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.reporting import table
 from mlx_personal.storage.files import atomic_write
@@ -144,7 +144,7 @@ def read_stream(stream: Path | None, most: int | None) -> dict[Dialogue, Dialogu
     path = stream or DEMO_STREAM
     found: dict[Dialogue, Dialogue] = {}
     for line in read_json_lines(path):
-        if isinstance(line, BadLine):
+        if isinstance(line, InvalidLine):
             raise UserError(line.reason, line.where)
         where, row = line
         try:

@@ -37,7 +37,7 @@ from mlx_personal.benchmark.mlx_lm_trainer import exact_loss, train_plain
 from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.demo.runner import CONFIG
 from mlx_personal.finetune import LoRAConfig, finetune
-from mlx_personal.finetune.data.samples import make_rows
+from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.loop import optimizer_for
 from mlx_personal.models.language_model import resolve
 from mlx_personal.reporting import table
@@ -165,7 +165,7 @@ def train_mlx_lm(path: Path, records: Sequence[Dialogue], config: LoRAConfig, in
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     lm = LanguageModel(model, tokenizer)
-    rows = make_rows(lm, records, min(config.max_tokens, lm.context_length)).rows
+    rows = make_samples(lm, records, min(config.max_tokens, lm.context_length)).rows
     batch = min(config.batch_size, len(rows))
     steps = len(rows) // batch
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)

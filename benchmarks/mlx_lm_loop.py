@@ -23,7 +23,7 @@ from mlx_personal.dialogue import rouge1, strip_thoughts, words
 from mlx_personal.embedding import unit_mean
 from mlx_personal.evaluation import Evaluation, compare
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.finetune.data.samples import make_rows
+from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.loop import optimizer_for
 from mlx_personal.scoring import entropy_of_embedding
 from mlx_personal.selection import SelectionConfig
@@ -136,7 +136,7 @@ def synthesize(lm: LanguageModel, dialogues: Iterable[Dialogue], config: Synthes
 
 def train(lm: LanguageModel, dialogues: Sequence[Dialogue], config: LoRAConfig) -> int:
     """Leaves a trained adapter on the model; how many rows an epoch had. mlx-lm leaves out the last partial batch."""
-    rows = make_rows(lm, dialogues, min(config.max_tokens, lm.context_length)).rows
+    rows = make_samples(lm, dialogues, min(config.max_tokens, lm.context_length)).rows
     batch = min(config.batch_size, len(rows))
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
     optimizer = optimizer_for(config.rates(config.epochs * (len(rows) // batch)))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from mlx_personal.errors import UserError, from_os_error, quoted
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.storage.files import atomic_file
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def check_url(url: str) -> None:
         raise UserError(what, url, "use https, or a tunnel to localhost")
 
 
-def download(url: str, path: Path, on_progress: Callable[[int, int | None], None] | None = None) -> None:
+def download(url: str, path: Path, on_progress: Progress | None = None) -> None:
     """Puts what is at `url` at `path`, whole or not at all.
 
     `on_progress(bytes so far, bytes in all)` is called for every piece, with None where the server does not say how
@@ -177,7 +178,7 @@ def download(url: str, path: Path, on_progress: Callable[[int, int | None], None
                     file.write(piece)
                     done += len(piece)
                     if on_progress is not None:
-                        on_progress(done, total)
+                        on_progress(ProgressEvent("download", done, total))
                 if total is not None and done != total:
                     raise UserError(f"only {done:,} of {total:,} bytes came", url, "run the same command again")
     except client.HTTPError as error:

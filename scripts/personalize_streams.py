@@ -19,11 +19,11 @@ import numpy as np
 from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config
-from mlx_personal.dialogue import BadLine, read_dialogues, rouge1
+from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1
 from mlx_personal.evaluation import Evaluation, EvaluationConfig, Gain, answers, compare
 from mlx_personal.evaluation.holdout import NEAR_DUPLICATE
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.personalizer import Trained
+from mlx_personal.personalizer import TrainResult
 from mlx_personal.runtime import blas, device
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.storage.files import atomic_write
@@ -67,7 +67,7 @@ def main() -> None:
 def personalize(stream: Path, model: str, config: Config, unselected: int) -> str:
     """One stream through the loop; its section of the report."""
     start = time.perf_counter()
-    dialogues = [d for d in read_dialogues(stream) if not isinstance(d, BadLine)]
+    dialogues = [d for d in read_dialogues(stream) if not isinstance(d, InvalidLine)]
     with tempfile.TemporaryDirectory() as folder, Personalizer.create(Path(folder, "profile"), model, config) as me:
         stretches = [
             me.observe(dialogues[i : i + STRETCH], stream.name).decisions for i in range(0, len(dialogues), STRETCH)
@@ -112,7 +112,7 @@ def section(
     received: int,
     stretches: list[dict[str, int]],
     synthesis: str,
-    trained: Trained,
+    trained: TrainResult,
     on_rest: Evaluation,
     seconds: dict[str, float],
 ) -> str:

@@ -93,7 +93,7 @@ def run(folder: Path, task: str, url: str, args: argparse.Namespace) -> list[Row
         server=server,
         config=RunConfig(answer_tokens=48, augment=augment),
     )
-    done = run_lamp(where, request, tell=tell)
+    done = run_lamp(where, request, on_progress=on_progress)
     print(f"LaMP-{task}, {folder.name}: {done.ran} made, {done.found} there, {done.failed or done.message or 'whole'}")
     with Records(where) as records:
         return rows(TASKS[task], records.results(done.setting))
@@ -165,7 +165,7 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def tell(progress: Progress) -> None:
+def on_progress(progress: Progress) -> None:
     if progress.done == progress.total or progress.done % 100 == 0:
         print(f"{progress.stage} {progress.done}/{progress.total}", flush=True)
 

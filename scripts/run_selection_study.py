@@ -79,7 +79,7 @@ def main() -> int:
                 synthesis=SYNTHESIS,
             )
             left = None if end is None else max(1.0, end - time.perf_counter())
-            outcome = run_study(arguments.study, request, arguments.workers, None, left, tell)
+            outcome = run_study(arguments.study, request, arguments.workers, None, left, on_progress)
             show(outcome)
             failed += len(outcome.failed)
     with Records(arguments.study) as records:
@@ -112,7 +112,7 @@ def general_dialogues(texts: Path, out: Path) -> Path:
     return out
 
 
-def tell(progress: Progress) -> None:
+def on_progress(progress: Progress) -> None:
     left = "" if progress.remaining is None else f", {progress.remaining / 60:.1f} min left"
     which = ""
     if progress.cell is not None:

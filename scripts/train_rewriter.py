@@ -32,9 +32,9 @@ from rewriter_pairs import FUNCTION_WORDS, Material, material, pairs
 from write_demo_corpus import corpus
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.dialogue import BadLine, read_dialogues, words
+from mlx_personal.dialogue import InvalidLine, read_dialogues, words
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.finetune import LoRAConfig, Step, TrainingReport, finetune
+from mlx_personal.finetune import LoRAConfig, TrainingReport, TrainingStep, finetune
 from mlx_personal.models import load_language_model
 from mlx_personal.storage.files import atomic_folder
 from mlx_personal.synthesis import REWRITE_QUESTION, SynthesisConfig, synthesize
@@ -129,7 +129,7 @@ def measure(lm: LanguageModel, path: Path, questions: int, config: SynthesisConf
     """What `synthesize` makes of so many dialogues of a file: the share kept, what was wrong with the others, the
     median ROUGE-1, how many of the words with a meaning come back, and some of the rewrites. UserError if it has none.
     """
-    read = [d for d in read_dialogues(path) if not isinstance(d, BadLine)]
+    read = [d for d in read_dialogues(path) if not isinstance(d, InvalidLine)]
     if not read:
         raise UserError("holds no dialogue", path, "name a file of dialogues, as for import")
     chosen = Random(0).sample(read, min(questions, len(read)))
@@ -164,11 +164,11 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-def progress(every: int) -> Callable[[Step], None]:
+def progress(every: int) -> Callable[[TrainingStep], None]:
     """Prints the mean loss of every so many steps and the minutes so far."""
     begun, recent = time.perf_counter(), []
 
-    def show(step: Step) -> None:
+    def show(step: TrainingStep) -> None:
         recent.append(step.loss)
         if step.number % every == 0 or step.number == step.steps:
             minutes = (time.perf_counter() - begun) / 60

@@ -193,7 +193,7 @@ def test_certificates_are_always_checked_and_sockets_opened_here_alone():
     text = {f.relative_to(package).as_posix(): f.read_text() for f in package.glob("**/*.py")}
     assert not [name for name, source in text.items() if "verify=" in source or "CERT_NONE" in source]
     for name in ("httpx2", "urllib.request", "http.client"):
-        assert {file for file, source in text.items() if f"import {name}" in source} <= {"web.py"}
+        assert {file for file, source in text.items() if f"import {name}" in source} <= {"http_client.py"}
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +26,7 @@ from mlx_personal.augmentation.user_files import record_of
 from mlx_personal.dialogue import rouge1
 from mlx_personal.errors import UserError
 from mlx_personal.personalizer import Personalizer
+from mlx_personal.progress import Progress
 
 FOLDER: Final = "augment"
 # Samples the demonstrations; a folder of one's own has no other user.
@@ -65,7 +65,7 @@ def augment_profile(
     *,
     concurrency: int = 8,
     token_budget: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Augmented:
     """Has the server write synthetic sets of the annotated dialogues that are not set aside, and keeps the good ones.
 

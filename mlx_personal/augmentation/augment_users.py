@@ -28,18 +28,10 @@ from mlx_personal.augmentation.server import Server
 from mlx_personal.augmentation.user_results import Result, Results
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.models.language_model import fingerprint
+from mlx_personal.progress import Progress, ProgressEvent, as_stage, ignore_progress
 
 # To be raised whenever the same settings come to mean another adapter: other prompts, filters, training.
 PROTOCOL: Final = 1
-
-
-@dataclass(frozen=True)
-class Progress:
-    """`done` of `total` things of a stage: users prepared, requests answered, users learnt."""
-
-    stage: str
-    done: int
-    total: int
 
 
 @dataclass
@@ -77,7 +69,7 @@ def augment(
     ray: str | None = None,
     concurrency: int = 8,
     token_budget: int | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Progress = ignore_progress,
 ) -> Outcome:
     """Enlarges every user's records with the server's help and trains their adapters, each on that user's alone.
 
@@ -108,7 +100,7 @@ def augment(
                 outcome.found[user.name] = result
             else:
                 waiting[user.name] = (user, key)
-        prepared, failed = _prepared([user for user, _ in waiting.values()], workers, ray, tell)
+        prepared, failed = _prepared([user for user, _ in waiting.values()], workers, ray, on_progress)
         outcome.failed |= failed
         if not prepared:
             return outcome
@@ -119,7 +111,7 @@ def augment(
             ledger,
             concurrency=concurrency,
             token_budget=token_budget,
-            on_progress=lambda done, total: tell(Progress("asking", done, total)),
+            on_progress=as_stage("asking", on_progress),
         )
         texts = iter(asked.answers)
         lessons: dict[str, user_jobs.Lesson] = {}
@@ -134,12 +126,12 @@ def augment(
             else:
                 lessons[name] = user_jobs.Lesson(user, one, answers)
         work = [jobs.Job(name, lesson) for name, lesson in lessons.items()]
-        for number, done in enumerate(_run(user_jobs.learn, work, "learning", workers, ray, tell), 1):
+        for number, done in enumerate(_run(user_jobs.learn, work, "learning", workers, ray, on_progress), 1):
             if done.error is not None:
                 outcome.failed[done.key] = done.error
             else:
                 outcome.learnt[done.key] = results.add(lessons[done.key], waiting[done.key][1], done.result)
-            tell(Progress("learning", number, len(work)))
+            on_progress(ProgressEvent("learning", number, len(work)))
         return outcome
 
 
@@ -150,7 +142,7 @@ def preview(
     *,
     workers: int | None = None,
     ray: str | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Progress = ignore_progress,
 ) -> list[Body]:
     """The bodies that `augment` with the same arguments would send, but for the order, a budget, and what it would
     send again after a failure. Nothing leaves and nothing is written, so it takes no consent."""
@@ -160,7 +152,7 @@ def preview(
         with opened(folder, write=False) as database:
             results = Results(database, folder)
             todo = [user for user in users if results.found(user.name, _key(user, server), unanswered=0) is None]
-    prepared, failed = _prepared(todo, workers, ray, tell)
+    prepared, failed = _prepared(todo, workers, ray, on_progress)
     for name, error in failed.items():
         raise UserError(error, name)
     return bodies(folder, [request for one in prepared.values() for request in one.requests], server)
@@ -192,14 +184,14 @@ def _key(user: user_jobs.User, server: Server) -> str:
 
 
 def _prepared(
-    users: Sequence[user_jobs.User], workers: int | None, ray: str | None, tell: Callable[[Progress], None]
+    users: Sequence[user_jobs.User], workers: int | None, ray: str | None, on_progress: Progress
 ) -> tuple[dict[str, Prepared], dict[str, str]]:
     """What is asked for each user, in the users' order whatever order they finish in, and whose job failed with why."""
     work = [jobs.Job(user.name, user) for user in users]
     done = {}
-    for number, one in enumerate(_run(user_jobs.prepare, work, "preparing", workers, ray, tell), 1):
+    for number, one in enumerate(_run(user_jobs.prepare, work, "preparing", workers, ray, on_progress), 1):
         done[one.key] = one
-        tell(Progress("preparing", number, len(work)))
+        on_progress(ProgressEvent("preparing", number, len(work)))
     ordered = [done[user.name] for user in users]
     return (
         {one.key: one.result for one in ordered if one.error is None},
@@ -213,10 +205,10 @@ def _run(
     stage: str,
     workers: int | None,
     ray: str | None,
-    tell: Callable[[Progress], None],
-) -> Iterator[jobs.Done]:
+    on_progress: Progress,
+) -> Iterator[jobs.JobResult]:
     if work:  # else no worker and no cluster is needed
-        tell(Progress(stage, 0, len(work)))
+        on_progress(ProgressEvent(stage, 0, len(work)))
         yield from jobs.run(function, work, workers, ray)
 
 

@@ -19,6 +19,7 @@ from mlx_personal.augmentation.response_cache import Answers
 from mlx_personal.augmentation.server import AgainError, Server
 from mlx_personal.errors import StoppedError, UserError
 from mlx_personal.http_client import Session, WebError
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.runtime.signals import Stop, stopping
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def ask(
     *,
     concurrency: int = 8,
     token_budget: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Asked:
     """Asks what `answers` does not hold yet, and keeps it there; a dead server or a used-up budget is no error.
 
@@ -84,10 +85,17 @@ def ask(
     by_key = {server.key(request): request for request in requests}
     missing = {key: request for key, request in by_key.items() if answers.get(key) is None}
     known = len(by_key) - len(missing)
-    report = on_progress or (lambda done, total: None)
-    report(known, len(by_key))
+    report = on_progress or ignore_progress
+    report(ProgressEvent("requests", known, len(by_key)))
     budget = Budget(token_budget, answers.total())
-    run = _Run(missing, server, answers, ledger, budget, lambda new: report(known + new, len(by_key)))
+    run = _Run(
+        missing,
+        server,
+        answers,
+        ledger,
+        budget,
+        lambda new: report(ProgressEvent("requests", known + new, len(by_key))),
+    )
     if missing:
         with stopping() as stop:
             asyncio.run(run.all(concurrency, stop))

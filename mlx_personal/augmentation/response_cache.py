@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlx_personal.storage.database import Database, Schema, now
+from mlx_personal.storage.database import Database, DatabaseSchema, now
 
 _MIGRATIONS: Final = (
     """
@@ -45,7 +45,7 @@ _MIGRATIONS: Final = (
     );
     """,
 )
-SCHEMA: Final = Schema("augmentation", "augment.db", _MIGRATIONS, "name another folder", "name another folder")
+SCHEMA: Final = DatabaseSchema("augmentation", "augment.db", _MIGRATIONS, "name another folder", "name another folder")
 
 
 @contextlib.contextmanager

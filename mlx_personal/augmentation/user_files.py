@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.dialogue.readers import BadLine, read_dialogues
+from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
 from mlx_personal.errors import UserError, encodable, from_os_error
 
 TASK: Final = "task.json"
@@ -48,7 +48,7 @@ class Users:
     task: Task
     users: dict[str, Of]
     left_out: dict[str, str]
-    bad: tuple[BadLine, ...]
+    bad: tuple[InvalidLine, ...]
 
 
 def read_users(folder: Path) -> Users:
@@ -67,12 +67,12 @@ def read_users(folder: Path) -> Users:
     task = _read_task(folder / TASK)
     users: dict[str, Of] = {}
     left_out: dict[str, str] = {}
-    bad: list[BadLine] = []
+    bad: list[InvalidLine] = []
     for file in files:
         name = encodable(file.stem)
         records, counts = [], Counter[str]()
         for line in read_dialogues(file):
-            if isinstance(line, BadLine):
+            if isinstance(line, InvalidLine):
                 bad.append(line)
                 counts["a bad line"] += 1
                 continue

@@ -18,7 +18,7 @@ from mlx_personal.augmentation import device
 from mlx_personal.augmentation.config import AugmentConfig
 from mlx_personal.augmentation.device import Prepared, Synthetic
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.models.cached_model import kept_model
+from mlx_personal.models.cached_model import cached_model
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class User:
 
 def prepare(user: User) -> Prepared:
     """What is asked for this user."""
-    return device.prepare(kept_model(user.model), user.name, user.task, user.records, user.config)
+    return device.prepare(cached_model(user.model), user.name, user.task, user.records, user.config)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Learnt:
 def learn(lesson: Lesson) -> Learnt:
     """Judges the answers and trains the user's adapter."""
     start, user = time.perf_counter(), lesson.user
-    lm = kept_model(user.model)
+    lm = cached_model(user.model)
     made = device.synthetic(lm, user.task, user.records, lesson.prepared, lesson.answers, user.config)
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder, "adapter")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_personal.benchmark.measure import Say, measure
+from mlx_personal.benchmark.harness import measure
 from mlx_personal.benchmark.results import result_of
 from mlx_personal.benchmark.workloads import WORKLOADS, Workload
+from mlx_personal.progress import Progress
 
 __all__ = ["WORKLOADS", "Workload", "benchmark"]
 
@@ -15,7 +16,11 @@ IDLE_SECONDS, ROUNDS = 5.0, 2
 
 
 def benchmark(
-    workload: Workload, say: Say, against: str | None = None, rounds: int | None = None, brief: bool = False
+    workload: Workload,
+    on_progress: Progress,
+    against: str | None = None,
+    rounds: int | None = None,
+    brief: bool = False,
 ) -> dict[str, Any]:
     """Runs it and gives the result, as `schema.json` describes it.
 
@@ -29,5 +34,5 @@ def benchmark(
     UserError where it cannot be trained.
     """
     if brief:
-        return result_of(measure(workload, against, rounds or 1, 0.5, say, stock=False))
-    return result_of(measure(workload, against, rounds or ROUNDS, IDLE_SECONDS, say))
+        return result_of(measure(workload, against, rounds or 1, 0.5, on_progress, stock=False))
+    return result_of(measure(workload, against, rounds or ROUNDS, IDLE_SECONDS, on_progress))

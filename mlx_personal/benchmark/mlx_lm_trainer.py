@@ -19,7 +19,7 @@ import numpy as np
 from mlx_lm.tuner import trainer
 from mlx_lm.tuner.datasets import CacheDataset
 
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.data.samples import Sample
 
 # mlx-lm pads every batch to a multiple of this.
 _PAD_TO = 32
@@ -53,7 +53,7 @@ stock_loss: Loss = trainer.default_loss
 def train_plain(
     model: nn.Module,
     optimizer: optim.Optimizer,
-    rows: Sequence[Row],
+    rows: Sequence[Sample],
     batch_size: int,
     epochs: int,
     seed: int,
@@ -81,7 +81,7 @@ def train_plain(
     return [data.taken[i : i + batch_size] for i in range(0, len(data.taken), batch_size)]
 
 
-def processed_tokens(rows: Sequence[Row], order: Sequence[Sequence[int]]) -> int:
+def processed_tokens(rows: Sequence[Sample], order: Sequence[Sequence[int]]) -> int:
     """Tokens that mlx-lm computes in these steps, padding included."""
     longest = (max(len(rows[i].inputs) + 1 for i in step) for step in order)
     return sum(len(step) * _PAD_TO * -(-length // _PAD_TO) for step, length in zip(order, longest, strict=True))
@@ -90,7 +90,7 @@ def processed_tokens(rows: Sequence[Row], order: Sequence[Sequence[int]]) -> int
 class _Raw:
     """The rows in the form of mlx-lm's own data sets: `process` makes (tokens, place of the first target)."""
 
-    def __init__(self, rows: Sequence[Row]):
+    def __init__(self, rows: Sequence[Sample]):
         self._rows = rows
 
     def __getitem__(self, index: int) -> dict[str, int]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_personal.benchmark import schema
-from mlx_personal.benchmark.measure import Measured
+from mlx_personal.benchmark.harness import Measured
 from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, Trained, config_of
 from mlx_personal.benchmark.workloads import SHAPES, Workload, make_rows, public_name, vocabulary_of
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.finetune.data.samples import Row, target_tokens
+from mlx_personal.finetune.data.samples import Sample, target_tokens
 from mlx_personal.runtime.energy import Energy
 from mlx_personal.runtime.machine import machine
 
@@ -102,7 +102,7 @@ def _goal(measured: Measured, steps_an_epoch: int) -> float:
     return max(statistics.fmean(trained.losses[-steps_an_epoch:]) for trained in compared)
 
 
-def _workload(workload: Workload, rows: Sequence[Row], trained: Trained) -> dict[str, Any]:
+def _workload(workload: Workload, rows: Sequence[Sample], trained: Trained) -> dict[str, Any]:
     config = config_of(workload)
     return {
         **dataclasses.asdict(workload),
@@ -118,7 +118,9 @@ def _workload(workload: Workload, rows: Sequence[Row], trained: Trained) -> dict
     }
 
 
-def _side(trainings: Sequence[Trained], goal: float | None, measured: Measured, rows: Sequence[Row]) -> dict[str, Any]:
+def _side(
+    trainings: Sequence[Trained], goal: float | None, measured: Measured, rows: Sequence[Sample]
+) -> dict[str, Any]:
     epochs, first = measured.workload.epochs, trainings[0]
     presented = len(rows) * epochs
     processed = first.processed_tokens
@@ -129,7 +131,7 @@ def _side(trainings: Sequence[Trained], goal: float | None, measured: Measured, 
 
     return {
         "way": first.way,
-        "way_reason": first.way_reason,
+        "way_reason": first.fallback_reason,
         "processed_tokens": processed,
         "padding_share": 1 - _inputs(rows) * epochs / processed,
         "seconds": spread(lambda t: t.seconds),
@@ -185,7 +187,7 @@ def _parts(energy: Energy) -> dict[str, float | None]:
     return {**dataclasses.asdict(energy), "total": energy.total}
 
 
-def _inputs(rows: Sequence[Row]) -> int:
+def _inputs(rows: Sequence[Sample]) -> int:
     return sum(map(len, rows))
 
 

@@ -13,12 +13,14 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_personal.benchmark import mlx_lm_trainer
+from mlx_personal.finetune.report import TrainingStep
+from mlx_personal.progress import ProgressEvent
 from mlx_personal.benchmark.workloads import Workload, make_rows, mlx_lm_order, vocabulary_of
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.loop import TrainingData, optimizer_for, train
-from mlx_personal.finetune.planning.memory import plan_for
+from mlx_personal.finetune.planning.memory import plan_memory
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.runtime.energy import Energy, EnergyMeter
 from mlx_personal.runtime.machine import Heat, heat
@@ -58,7 +60,7 @@ class Trained:
     before: Heat
     after: Heat
     way: str | None
-    way_reason: str | None
+    fallback_reason: str | None
     model: dict[str, Any]
 
     @classmethod
@@ -87,6 +89,10 @@ class _Watch:
             self._meter.read()
             self._hottest = hotter(self._hottest, heat())
             self._looked = time.perf_counter()
+
+    def on_progress(self, event: ProgressEvent, /) -> None:
+        if isinstance(event.detail, TrainingStep):
+            self.step(event.detail.loss)
 
     def stop(self) -> tuple[float, Energy, Heat]:
         """Seconds, joules, and the worst of the heat; what it takes to look at the sensors is not in them."""
@@ -157,27 +163,27 @@ def _facts(lm: LanguageModel) -> dict[str, Any]:
     }
 
 
-def _ours(lm: LanguageModel, workload: Workload, rows: Sequence[Row], watch: _Watch) -> dict[str, Any]:
+def _ours(lm: LanguageModel, workload: Workload, rows: Sequence[Sample], watch: _Watch) -> dict[str, Any]:
     order = mlx_lm_order(workload)
     data, config = TrainingData(rows), config_of(workload)
     report = train(
         lm,
         data,
         config,
-        plan=plan_for(lm, data, config),
+        plan=plan_memory(lm, data, config),
         order=order.__getitem__,
-        on_step=lambda step: watch.step(step.loss),
+        on_progress=watch.on_progress,
     )
     return {
         "order": [step for epoch in order for step in epoch],
         "processed_tokens": report.processed_tokens * workload.epochs,
         "way": report.way,
-        "way_reason": report.way_reason or None,
+        "way_reason": report.fallback_reason or None,
     }
 
 
 def _plain(
-    lm: LanguageModel, workload: Workload, rows: Sequence[Row], watch: _Watch, loss: mlx_lm_trainer.Loss
+    lm: LanguageModel, workload: Workload, rows: Sequence[Sample], watch: _Watch, loss: mlx_lm_trainer.Loss
 ) -> dict[str, Any]:
     config = config_of(workload)
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)

@@ -22,7 +22,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_personal.errors import UserError
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.models.language_model import DEMO_MODEL, canonical_name, resolve
 from mlx_personal.runtime.device import device_name
 from mlx_personal.storage.files import atomic_folder
@@ -146,7 +146,7 @@ def public_name(model: str) -> str:
     return path.name if path.is_absolute() else model
 
 
-def make_rows(workload: Workload, vocabulary: int) -> list[Row]:
+def make_rows(workload: Workload, vocabulary: int) -> list[Sample]:
     """Rows of random tokens below `vocabulary`; the same ones for the same workload.
 
     Their lengths are the distribution's own quantiles, shuffled, so that few rows have its shape too. In each, the last
@@ -160,7 +160,7 @@ def make_rows(workload: Workload, vocabulary: int) -> list[Row]:
     for length in rng.permutation(lengths):
         tokens = rng.integers(0, vocabulary, length, dtype=np.int32)
         is_target = np.arange(length) >= length - round(TARGET_SHARE * length)
-        rows.append(Row(tokens[:-1], tokens[1:], is_target[1:]))
+        rows.append(Sample(tokens[:-1], tokens[1:], is_target[1:]))
     return rows
 
 

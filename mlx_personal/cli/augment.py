@@ -175,14 +175,10 @@ def _users(
     base = str(resolve(given.get("model", MAC_MODEL)))
     all_users = [User(name, read.task, of.records, base, config, of.skipped) for name, of in read.users.items()]
     where: dict[str, Any] = {"workers": given.get("workers"), "ray": given.get("ray")}
-    with cli.bar("preparing") as progress:
-
-        def tell(told: Any) -> None:
-            progress(told.done, told.total, told.stage)
-
+    with cli.bar("preparing", by_stage=True) as on_progress:
         if dry_run:
-            return _previewed(preview(out, all_users, server, **where, tell=tell))
-        done = augment_users(out, all_users, server, **where, **_asking(given), tell=tell)
+            return _previewed(preview(out, all_users, server, **where, on_progress=on_progress))
+        done = augment_users(out, all_users, server, **where, **_asking(given), on_progress=on_progress)
     data = {
         "found": {name: dataclasses.asdict(result) for name, result in done.found.items()},
         "learnt": {name: dataclasses.asdict(result) for name, result in done.learnt.items()},

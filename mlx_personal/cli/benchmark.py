@@ -81,7 +81,7 @@ def run(
     else:
         named = None if model is None else canonical_name(model)
         wanted = WORKLOADS[workload].changed(model=named, **sizes)
-    with cli.bar("Benchmark") as progress:
+    with cli.bar("Benchmark", by_stage=True) as progress:
         result = measure(wanted, progress, against, rounds, brief=quick)
     if out is not None:
         atomic_write(out, json.dumps(result, indent=1) + "\n")

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 from rich.text import Text
 
 from mlx_personal.profile.home import Home
+from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
     from mlx_personal.personalizer import Personalizer
@@ -74,13 +76,18 @@ class Cli:
         return Personalizer(self.folder, write)
 
     @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Callable[..., None]]:
-        """A progress bar; yields the function that sets it to (done, total) and, if given, to another `what`."""
+    def bar(self, what: str, by_stage: bool = False) -> Iterator[Progress]:
+        """Show a progress bar labelled `what`, or with each event's stage where `by_stage`; yields what takes events."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         quiet = self.as_json or not self.progress.is_terminal
-        with Progress(*columns, console=self.progress, transient=True, disable=quiet) as progress:
-            task = progress.add_task(what, total=None)
-            yield lambda done, total, what=what: progress.update(task, completed=done, total=total, description=what)
+        with ProgressBar(*columns, console=self.progress, transient=True, disable=quiet) as bar:
+            task = bar.add_task(what, total=None)
+
+            def update(event: ProgressEvent, /) -> None:
+                label = event.stage if by_stage else what
+                bar.update(task, completed=event.done, total=event.total, description=label)
+
+            yield update
 
 
 def answers(function: Callable[..., Answer | None]) -> Callable[..., None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -16,10 +16,11 @@ from mlx_personal.cli.context import Answer, Cli, answers, printable
 from mlx_personal.cli.profile import MAC_MODEL
 from mlx_personal.cli.server_options import server_named
 from mlx_personal.errors import UserError
+from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
     from mlx_personal.augmentation.server import Server
-    from mlx_personal.research.lamp import Outcome, Progress
+    from mlx_personal.research.lamp import Outcome
 
 # Those of the room's tasks and splits, which loads the model libraries: `--help` does not wait for them.
 _TASKS: Final = ("1", "2N", "2M", "3", "4", "5", "7")
@@ -57,7 +58,7 @@ def download(cli: Cli, folder: Path, tasks: tuple[str, ...], split: str, by_time
                 cast(Any, split),
                 folder,
                 by_time=by_time,
-                on_progress=lambda done, total: progress(done, total),
+                on_progress=progress,
             )
     files = [str(path) for path in written]
     return Answer({"files": files}, lambda console: console.print(printable("\n".join(files)), soft_wrap=True))
@@ -132,8 +133,8 @@ def run(
         token_budget=token_budget,
         config=_config(settings, seed),
     )
-    with _progress(cli) as tell:
-        done = run_lamp(folder, request, workers, ray, tell)
+    with _progress(cli) as on_progress:
+        done = run_lamp(folder, request, workers, ray, on_progress)
     with Records(folder) as records:
         found = rows(task_named(task), records.results(done.setting))
     text = markdown(task_named(task), found) if found else ""
@@ -200,19 +201,19 @@ def _config(settings: dict[str, Any], seed: int) -> Any:
 
 
 @contextmanager
-def _progress(cli: Cli) -> Iterator[Callable[[Progress], None]]:
+def _progress(cli: Cli) -> Iterator[Progress]:
     """A bar on a terminal, now and then a line elsewhere, nothing with --json."""
     if cli.progress.is_terminal or cli.as_json:
-        with cli.bar("Reading") as bar:
-            yield lambda progress: bar(progress.done, progress.total, progress.stage)
+        with cli.bar("Reading", by_stage=True) as bar:
+            yield bar
         return
     last = 0.0
 
-    def line(progress: Progress) -> None:
+    def line(progress: ProgressEvent) -> None:
         nonlocal last
         if progress.done in (0, progress.total) or time.monotonic() - last >= _SECONDS:
             last = time.monotonic()
-            left = "" if progress.remaining is None else f", {progress.remaining:.0f} s left"
+            left = "" if progress.remaining_s is None else f", {progress.remaining_s:.0f} s left"
             click.echo(f"mlx-personal: {progress.stage} {progress.done}/{progress.total}{left}", err=True)
 
     yield line

@@ -65,12 +65,12 @@ def _undone_line(undone: int | None) -> str:
 
 
 def _from_file(queue: AnnotationQueue, file: Path) -> Answer:
-    from mlx_personal.dialogue import BadLine
+    from mlx_personal.dialogue import InvalidLine
     from mlx_personal.dialogue.readers import read_json_lines
 
     judged, bad = 0, []
     for line in read_json_lines(file):
-        if isinstance(line, BadLine):
+        if isinstance(line, InvalidLine):
             bad.append(line)
             continue
         where, verdict = line
@@ -78,7 +78,7 @@ def _from_file(queue: AnnotationQueue, file: Path) -> Answer:
             queue.record(*_verdict(verdict))
             judged += 1
         except (ValueError, UserError) as error:
-            bad.append(BadLine(where, error.what if isinstance(error, UserError) else str(error)))
+            bad.append(InvalidLine(where, error.what if isinstance(error, UserError) else str(error)))
     if bad and not judged:
         raise UserError(bad[0].reason, bad[0].where, "mend the line and run the command again")
 

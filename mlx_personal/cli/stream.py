@@ -26,15 +26,15 @@ def import_(cli: Cli, files: tuple[Path, ...]) -> Answer:
     A line is {"messages": [{"role": ..., "content": ...}, ...]}, a bare list of such messages, or
     {"prompt": ..., "completion": ...}. Bad lines are reported and passed over.
     """
-    from mlx_personal.dialogue import BadLine, read_dialogues
+    from mlx_personal.dialogue import InvalidLine, read_dialogues
 
-    bad: list[BadLine] = []
+    bad: list[InvalidLine] = []
     read = new = 0
     with cli.open() as me:
         for file in files:
             found = list(read_dialogues(file))
-            good = [d for d in found if not isinstance(d, BadLine)]
-            bad += [line for line in found if isinstance(line, BadLine)]
+            good = [d for d in found if not isinstance(d, InvalidLine)]
+            bad += [line for line in found if isinstance(line, InvalidLine)]
             read += len(good)
             new += me.store.add_dialogues(good, f"import:{encodable(file.name)}")
         if not read:

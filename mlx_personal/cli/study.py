@@ -116,8 +116,8 @@ def run(
         sizes={name: value for name, value in sizes.items() if value is not None},
         training={name: value for name, value in training.items() if value is not None},
     )
-    with progress_of_cells(cli) as tell:
-        outcome = run_study(folder, request, workers, ray, None if budget is None else 60 * budget, tell)
+    with progress_of_cells(cli) as on_progress:
+        outcome = run_study(folder, request, workers, ray, None if budget is None else 60 * budget, on_progress)
     data_ = {
         "found": outcome.found,
         "ran": outcome.ran,

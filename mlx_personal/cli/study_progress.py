@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 from rich.console import Group
@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_personal.cli.context import Cli
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 
 if TYPE_CHECKING:
-    from mlx_personal.research.study import Cell, Progress
+    from mlx_personal.research.study import Cell
 
 
 # Between two lines about one stage.
@@ -24,7 +25,7 @@ _SECONDS: Final = 10
 
 
 @contextlib.contextmanager
-def progress_of_cells(cli: Cli) -> Iterator[Callable[[Progress], None]]:
+def progress_of_cells(cli: Cli) -> Iterator[Progress]:
     """Yields what takes the progress: a table on a terminal, lines elsewhere, nothing with --json."""
     counts: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -33,18 +34,18 @@ def progress_of_cells(cli: Cli) -> Iterator[Callable[[Progress], None]]:
         counts[cell.data, cell.policy] = (done + 1, max(total, done + 1))
 
     if cli.as_json:
-        yield lambda progress: None
+        yield ignore_progress
     elif not cli.progress.is_terminal:
         yield _Lines()
     else:
         with Live(console=cli.progress, transient=True, auto_refresh=False) as live:
 
-            def table(progress: Progress) -> None:
-                for cell in progress.planned:
+            def table(progress: ProgressEvent) -> None:
+                for cell in _planned(progress):
                     done, total = counts.get((cell.data, cell.policy), (0, 0))
                     counts[cell.data, cell.policy] = (done, total + 1)
-                if progress.cell is not None:
-                    count(progress.cell)
+                if (finished := _finished(progress)) is not None:
+                    count(finished)
                 live.update(Group(progress_table(counts), Text(_head(progress))), refresh=True)
 
             yield table
@@ -56,14 +57,14 @@ class _Lines:
     def __init__(self) -> None:
         self._stage, self._last = "", 0.0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: ProgressEvent) -> None:
         begins, ends = progress.stage != self._stage, progress.done == progress.total
-        if not (begins or ends or progress.cell or time.monotonic() - self._last >= _SECONDS):
+        cell = _finished(progress)
+        if not (begins or ends or cell or time.monotonic() - self._last >= _SECONDS):
             return
         self._stage, self._last = progress.stage, time.monotonic()
         which = ""
-        if progress.cell is not None:
-            cell = progress.cell
+        if cell is not None:
             which = f": {cell.policy} on {cell.data}, {cell.synthetic} synthetic, seed {cell.seed}"
         click.echo(f"mlx-personal: {_head(progress)}{which}", err=True)
 
@@ -79,8 +80,18 @@ def progress_table(counts: Mapping[tuple[str, str], tuple[int, int]]) -> Table:
     return table
 
 
-def _head(progress: Progress) -> str:
-    left = "" if progress.remaining is None else f", {_time(progress.remaining)} left"
+def _planned(event: ProgressEvent) -> tuple[Cell, ...]:
+    """The cells that a run is about to compute, which its first event names."""
+    return event.detail if isinstance(event.detail, tuple) else ()
+
+
+def _finished(event: ProgressEvent) -> Cell | None:
+    """The cell that has just been computed."""
+    return None if isinstance(event.detail, tuple) else cast("Cell | None", event.detail)
+
+
+def _head(progress: ProgressEvent) -> str:
+    left = "" if progress.remaining_s is None else f", {_time(progress.remaining_s)} left"
     return f"{progress.stage} {progress.done}/{progress.total}{left}"
 
 

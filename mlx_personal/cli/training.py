@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 from rich.console import Console
@@ -14,10 +14,11 @@ from rich.console import Console
 from mlx_personal.cli.context import ID, Answer, Cli, answers
 from mlx_personal.cli.training_progress import bytes_text, training_line
 from mlx_personal.errors import StoppedError, UserError
+from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
-    from mlx_personal.finetune import Forecast, TrainingReport
-    from mlx_personal.personalizer import Personalizer, Synthesized, Trained
+    from mlx_personal.finetune import TrainingEstimate, TrainingReport, TrainingStep
+    from mlx_personal.personalizer import Personalizer, SynthesisResult, TrainResult
 
 # What Ctrl-C and SIGTERM do to a training, by what is on display: (what, hint).
 _INTERRUPTED: Final = {
@@ -48,15 +49,15 @@ def train(cli: Cli, restart: bool, plan: bool) -> Answer | None:
     """
     if plan:
         with cli.open(write=False) as me:
-            found = me.forecast(restart)
+            found = me.estimate_training(restart)
         return Answer(
             dataclasses.asdict(found), lambda console: console.print("\n".join(_plan_lines(found)), soft_wrap=True)
         )
-    from mlx_personal.finetune.distributed import Group
-    from mlx_personal.finetune.worker import assist
+    from mlx_personal.finetune.distributed import ProcessGroup
+    from mlx_personal.finetune.worker import run_worker
 
-    if (group := Group()).rank > 0:
-        assist(group)
+    if (group := ProcessGroup()).rank > 0:
+        run_worker(group)
         # The first machine tells what came of it.
         return None
     with cli.open() as me:
@@ -98,17 +99,17 @@ def run(cli: Cli) -> Answer:
             with cli.bar("Scoring") as progress:
                 done["score"] = me.score(progress)
             lines.append(f"{unscored} dialogues scored.")
-        if any(d.step == "synthesize" for d in me.due()):
+        if any(d.step == "synthesize" for d in me.pending_steps()):
             synthesized = _synthesize(cli, me, anew=False)
             done["synthesize"] = dataclasses.asdict(synthesized)
             lines.append(_synthesized_line(synthesized))
-        if any(d.step == "train" for d in me.due()):
+        if any(d.step == "train" for d in me.pending_steps()):
             trained = _train(cli, me)
             done["train"] = dataclasses.asdict(trained)
             lines += _trained_lines(trained)
-        if any(d.step == "evaluate" for d in me.due()):
+        if any(d.step == "evaluate" for d in me.pending_steps()):
             with cli.bar("Comparing") as progress:
-                adapter, judgement = me.judge.decide_waiting(progress)
+                adapter, judgement = me.judge.promote_pending(progress)
             done["evaluate"] = {"adapter": adapter.id, "promoted": judgement.promoted}
             became = "and answers from now on" if judgement.promoted else "and not promoted"
             lines.append(f"Adapter {adapter.id} was compared {became}.")
@@ -132,36 +133,38 @@ def evaluation_line(evaluation: dict[str, Any]) -> str:
     )
 
 
-def _synthesize(cli: Cli, me: Personalizer, anew: bool) -> Synthesized:
+def _synthesize(cli: Cli, me: Personalizer, anew: bool) -> SynthesisResult:
     with cli.bar("Rewriting") as progress:
         return me.synthesize(progress, anew)
 
 
-def _train(cli: Cli, me: Personalizer, restart: bool = False) -> Trained:
+def _train(cli: Cli, me: Personalizer, restart: bool = False) -> TrainResult:
     from mlx_personal.runtime.energy import EnergyMeter
     from mlx_personal.runtime.signals import TerminatedError, ending_at_once
 
     meter = EnergyMeter()
     with ending_at_once(), contextlib.ExitStack() as shown:
         # One display at a time: each begins when there is something to show.
-        current: dict[str, Callable[..., None]] = {}
+        current: dict[str, Progress] = {}
 
-        def display(what: str, make: Callable[[], contextlib.AbstractContextManager[Any]]) -> Callable[..., None]:
+        def display(what: str, make: Callable[[], contextlib.AbstractContextManager[Progress]]) -> Progress:
             if what not in current:
                 shown.close()
                 current.clear()
                 current[what] = shown.enter_context(make())
             return current[what]
 
+        def report(event: ProgressEvent, /) -> None:
+            if event.stage == "training":
+                step = dataclasses.replace(cast("TrainingStep", event.detail), watts=meter.watts())
+                display("step", lambda: training_line(cli))(dataclasses.replace(event, detail=step))
+            elif event.stage == "evaluation":
+                display("compare", lambda: cli.bar("Comparing"))(event)
+            else:
+                display("prepare", lambda: cli.bar("Preparing"))(event)
+
         try:
-            return me.train(
-                lambda step: display("step", lambda: training_line(cli))(
-                    dataclasses.replace(step, watts=meter.watts())
-                ),
-                lambda done, total: display("compare", lambda: cli.bar("Comparing"))(done, total),
-                restart,
-                lambda done, total: display("prepare", lambda: cli.bar("Preparing"))(done, total),
-            )
+            return me.train(report, restart)
         except (KeyboardInterrupt, TerminatedError) as stopped:
             # Before the first step, or told twice: a first Ctrl-C between steps is the training's own to answer.
             what, hint = _INTERRUPTED[next(iter(current), "prepare")]
@@ -169,7 +172,7 @@ def _train(cli: Cli, me: Personalizer, restart: bool = False) -> Trained:
             raise StoppedError(what, by, hint) from None
 
 
-def _synthesized_line(done: Synthesized) -> str:
+def _synthesized_line(done: SynthesisResult) -> str:
     if not done.dialogues:
         return "Every annotated dialogue has its synthetic set already."
     if not done.kept:
@@ -181,7 +184,7 @@ def _synthesized_line(done: Synthesized) -> str:
     return f"{done.dialogues} dialogues rewritten: {done.kept} of {done.generated} texts kept ({dropped})."
 
 
-def _show_trained(console: Console, done: Trained) -> None:
+def _show_trained(console: Console, done: TrainResult) -> None:
     from mlx_personal.finetune.plot import curves_of, loss_plot_text
 
     if done.report.steps > 1:
@@ -189,7 +192,7 @@ def _show_trained(console: Console, done: Trained) -> None:
     console.print("\n".join(_trained_lines(done)), soft_wrap=True)
 
 
-def _plan_lines(found: Forecast) -> list[str]:
+def _plan_lines(found: TrainingEstimate) -> list[str]:
     """What `train --plan` tells."""
     plan = found.plan
     kept = f"in memory ({bytes_text(plan.cache_bytes)})" if plan.cache_bytes else "in a temporary file"
@@ -208,7 +211,7 @@ def _plan_lines(found: Forecast) -> list[str]:
         f"At most {plan.batch_tokens:,} tokens are computed at once"
         f"{', each block twice, to keep less of it' if plan.checkpoint else ''}.",
         blocks,
-        f"Expected to take at most {_known(plan.estimate)} of memory, where it may take "
+        f"Expected to take at most {_known(plan.estimated_peak_bytes)} of memory, where it may take "
         f"{_known(found.usable_memory_bytes)} of the machine's {_known(found.machine_memory_bytes)}.",
         *(f"Note: {note}" for note in found.notes),
     ]
@@ -226,14 +229,14 @@ def _expected(report: TrainingReport) -> str:
     return f" ({expected / 1e9:.2f} GB expected, {expected / report.peak_memory_bytes - 1:+.0%})."
 
 
-def _lost(told: TrainingReport | Forecast) -> list[str]:
+def _lost(told: TrainingReport | TrainingEstimate) -> list[str]:
     """A line on rows that are not learnt as they are, if there are any."""
     lost = [f"{told.dropped_rows} rows have nothing to learn"] * bool(told.dropped_rows)
     lost += [f"{told.truncated_rows} are too long and lose their beginning"] * bool(told.truncated_rows)
     return [", ".join(lost) + "."] if lost else []
 
 
-def _trained_lines(done: Trained) -> list[str]:
+def _trained_lines(done: TrainResult) -> list[str]:
     report = done.report
     here = (report.steps - report.resumed_from) / report.steps
     speed = report.target_tokens * report.epochs * here / report.seconds
@@ -263,7 +266,7 @@ def _trained_lines(done: Trained) -> list[str]:
         lines.append(evaluation_line(dataclasses.asdict(done.evaluation)))
         if done.promoted:
             lines.append("It answers from now on.")
-        elif done.forgot_much:
+        elif done.exceeds_forgetting:
             lines.append("It has forgotten more than `forgetting` in the settings allows: kept, not promoted.")
         else:
             lines.append("It is not better than the present one: kept, not promoted.")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, cast
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Column
 
 from mlx_personal.cli.context import Cli
+from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
-    from mlx_personal.finetune import Step
+    from mlx_personal.finetune import TrainingStep
 
 # Steps that the figures are taken over: loss and speed of a single one jump with its rows.
 _WINDOW: Final = 20
@@ -22,7 +24,7 @@ _BAR: Final = 8
 
 
 @contextlib.contextmanager
-def training_line(cli: Cli) -> Iterator[Callable[[Step], None]]:
+def training_line(cli: Cli) -> Iterator[Progress]:
     """Yields what takes every step. Silent, as `Cli.bar` is, for `--json` and where standard error is no terminal."""
     # Here, so that `--help` does not wait for it.
     import mlx.core as mx
@@ -36,25 +38,26 @@ def training_line(cli: Cli) -> Iterator[Callable[[Step], None]]:
     )
     room = cli.progress.width - len("Training ") - _BAR - 1
     quiet = cli.as_json or not cli.progress.is_terminal
-    with Progress(*columns, console=cli.progress, transient=True, disable=quiet) as progress:
-        task = progress.add_task("", total=None, figures="")
+    with ProgressBar(*columns, console=cli.progress, transient=True, disable=quiet) as bar:
+        task = bar.add_task("", total=None, figures="")
 
-        def on_step(step: Step) -> None:
+        def update(event: ProgressEvent, /) -> None:
+            step = cast("TrainingStep", event.detail)
             parts = figures.after(step, mx.get_peak_memory())
             while len("  ".join(parts)) > room and len(parts) > 1:
                 parts.pop()
-            progress.update(task, completed=step.number, total=step.steps, figures="  ".join(parts))
+            bar.update(task, completed=step.number, total=step.steps, figures="  ".join(parts))
 
-        yield on_step
+        yield update
 
 
 class Figures:
     """The line's figures, the most wanted first: a narrow terminal has no room for the last ones."""
 
     def __init__(self) -> None:
-        self._steps: deque[Step] = deque(maxlen=_WINDOW)
+        self._steps: deque[TrainingStep] = deque(maxlen=_WINDOW)
 
-    def after(self, step: Step, peak_bytes: int) -> list[str]:
+    def after(self, step: TrainingStep, peak_bytes: int) -> list[str]:
         """Steps, loss a target, time left, target tokens a second, memory now and at most, watts; what is known."""
         self._steps.append(step)
         tokens = sum(s.target_tokens for s in self._steps)

@@ -20,31 +20,31 @@ MAX_LINE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
-class BadLine:
+class InvalidLine:
     """A line that holds no dialogue: where (file and line number) and why."""
 
     where: str
     reason: str
 
 
-def read_dialogues(path: Path | str) -> Iterator[Dialogue | BadLine]:
-    """Each line of a JSONL file as a `Dialogue` or a `BadLine`; blank lines are passed over.
+def read_dialogues(path: Path | str) -> Iterator[Dialogue | InvalidLine]:
+    """Each line of a JSONL file as a `Dialogue` or a `InvalidLine`; blank lines are passed over.
 
     UserError if the file cannot be opened or is a folder.
     """
     for line in read_json_lines(path):
-        if isinstance(line, BadLine):
+        if isinstance(line, InvalidLine):
             yield line
             continue
         where, value = line
         try:
             yield dialogue_from_json(value)
         except ValueError as error:
-            yield BadLine(where, str(error))
+            yield InvalidLine(where, str(error))
 
 
-def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | BadLine]:
-    """Each line of a JSONL file as (where, value) or a `BadLine`; blank lines are passed over. Lines end with \\n only:
+def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | InvalidLine]:
+    """Each line of a JSONL file as (where, value) or a `InvalidLine`; blank lines are passed over. Lines end with \\n only:
     U+2028 and its like may stand in JSON texts.
 
     UserError if the file cannot be opened or is a folder.
@@ -61,24 +61,24 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | BadLine]:
                 if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_LINE_BYTES)
-                    yield BadLine(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB")
+                    yield InvalidLine(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB")
                 elif line.strip():
                     yield _parsed(line, where)
     except OSError as error:
         raise from_os_error(error, path) from error
 
 
-def _parsed(line: bytes, where: str) -> tuple[str, Any] | BadLine:
+def _parsed(line: bytes, where: str) -> tuple[str, Any] | InvalidLine:
     try:
         return where, json.loads(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
-        return BadLine(where, f"not UTF-8 text (byte {error.start + 1})")
+        return InvalidLine(where, f"not UTF-8 text (byte {error.start + 1})")
     except json.JSONDecodeError as error:
-        return BadLine(where, f"not JSON ({error.msg.lower()} at column {error.colno})")
+        return InvalidLine(where, f"not JSON ({error.msg.lower()} at column {error.colno})")
     except RecursionError:
-        return BadLine(where, "JSON nested too deeply")
+        return InvalidLine(where, "JSON nested too deeply")
     except ValueError:  # Python reads no whole number of more than 4300 digits
-        return BadLine(where, "a number of too many digits")
+        return InvalidLine(where, "a number of too many digits")
 
 
 def dialogue_from_json(value: Any) -> Dialogue:

@@ -13,12 +13,12 @@ from mlx_personal.dialogue.types import Dialogue
 from mlx_personal.dialogue.words import words
 
 # Two questions whose words overlap by this ROUGE-1 ask the same thing in the same words.
-NEAR_DUPLICATE = 0.8
+NEAR_DUPLICATE_THRESHOLD = 0.8
 # A turn of fewer words ("ok thanks", "why is that?") says nothing without the turns before it.
 _TELLING = 4
 
 
-def likeness(a: Dialogue, b: Dialogue) -> float:
+def dialogue_similarity(a: Dialogue, b: Dialogue) -> float:
     """The largest ROUGE-1, 0..1, between a user turn of one and one of the other, or between all of each.
 
     Turn by turn, because a conversation may open with another's question and go on. Turns of fewer than 4 words count
@@ -30,9 +30,9 @@ def likeness(a: Dialogue, b: Dialogue) -> float:
     return max(_overlap(x, y) for x, y in [(all_a, all_b), *itertools.product(turns_a, turns_b)])
 
 
-def near_duplicates(a: Dialogue, b: Dialogue) -> bool:
-    """Whether two dialogues ask the same thing in nearly the same words; see `likeness`."""
-    return likeness(a, b) >= NEAR_DUPLICATE
+def are_near_duplicates(a: Dialogue, b: Dialogue) -> bool:
+    """Whether two dialogues ask the same thing in nearly the same words; see `dialogue_similarity`."""
+    return dialogue_similarity(a, b) >= NEAR_DUPLICATE_THRESHOLD
 
 
 @functools.lru_cache(maxsize=2048)

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.finetune.data.samples import make_rows
+from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.cpu_ops import fast
 
@@ -34,7 +34,7 @@ def answer_losses(lm: LanguageModel, dialogues: Sequence[Dialogue], max_tokens: 
     A row of over `max_tokens` tokens loses its beginning. A dialogue without targets has 0 nats on 0 tokens.
     """
     longest = min(max_tokens, lm.context_length)
-    owned = [(i, row) for i, dialogue in enumerate(dialogues) for row in make_rows(lm, [dialogue], longest).rows]
+    owned = [(i, row) for i, dialogue in enumerate(dialogues) for row in make_samples(lm, [dialogue], longest).rows]
     owned.sort(key=lambda pair: len(pair[1]))
     nats, tokens = np.zeros(len(dialogues)), np.zeros(len(dialogues), int)
     while owned:

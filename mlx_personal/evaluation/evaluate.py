@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts
 from mlx_personal.models import LanguageModel
+from mlx_personal.progress import Progress
 
 _CHUNK = 1_000  # resamples drawn at once, so that memory stays at a chunk times n
 
@@ -54,7 +55,7 @@ def answers(
     lm: LanguageModel,
     dialogues: Sequence[Dialogue],
     max_tokens: int = 256,
-    on_done: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> list[list[str]]:
     """For each dialogue the model's greedy answer at every assistant turn, after what was really said before it.
 
@@ -63,7 +64,7 @@ def answers(
     """
     contexts = [[context for context, _ in d.without_thoughts().exchanges()] for d in dialogues]
     prompts = [lm.prompt_tokens(context) for context in itertools.chain.from_iterable(contexts)]
-    generated = iter(lm.generate(prompts, max_tokens=max_tokens, on_done=on_done))
+    generated = iter(lm.generate(prompts, max_tokens=max_tokens, on_progress=on_progress))
     return [[strip_thoughts(next(generated)) for _ in context] for context in contexts]
 
 

@@ -17,8 +17,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from mlx_personal.dialogue import Dialogue, likeness
-from mlx_personal.dialogue.similarity import NEAR_DUPLICATE
+from mlx_personal.dialogue import Dialogue, dialogue_similarity
+from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
 from mlx_personal.evaluation.config import LARGEST_BLOCK, EvaluationConfig
 
 
@@ -30,8 +30,8 @@ def place(
     A near-duplicate of earlier ones joins the group of the nearest, of a held-out one first, and takes that group's
     side. Any other opens a new group, whose side is drawn.
     """
-    found = [(held_out, likeness(dialogue, other), group) for other, group, held_out in placed]
-    near = [(held_out, like, group) for held_out, like, group in found if like >= NEAR_DUPLICATE]
+    found = [(held_out, dialogue_similarity(dialogue, other), group) for other, group, held_out in placed]
+    near = [(held_out, like, group) for held_out, like, group in found if like >= NEAR_DUPLICATE_THRESHOLD]
     if near:
         # Of equally near ones `max` takes the first.
         held_out, _, group = max(near, key=lambda n: n[:2])

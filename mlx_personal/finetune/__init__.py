@@ -14,20 +14,20 @@ from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.samples import TrainingData
 from mlx_personal.finetune.fuse import fuse
 from mlx_personal.finetune.loop import DivergedError, InterruptedTrainingError, train
-from mlx_personal.finetune.planning.estimate import Forecast, forecast
-from mlx_personal.finetune.report import Step, TrainingReport
+from mlx_personal.finetune.planning.estimate import TrainingEstimate, estimate_training
+from mlx_personal.finetune.report import TrainingReport, TrainingStep
 from mlx_personal.finetune.trainer import finetune
 
 __all__ = [
     "DivergedError",
-    "Forecast",
+    "TrainingEstimate",
     "InterruptedTrainingError",
     "LoRAConfig",
-    "Step",
+    "TrainingStep",
     "TrainingData",
     "TrainingReport",
     "finetune",
-    "forecast",
+    "estimate_training",
     "fuse",
     "train",
 ]

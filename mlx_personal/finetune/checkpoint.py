@@ -31,7 +31,7 @@ _DAMAGE: Final = (RuntimeError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
-class State:
+class Checkpoint:
     """All that the rest of a training depends on.
 
     Args:
@@ -47,7 +47,7 @@ class State:
         return int(self.facts["step"])
 
 
-def save(folder: Path, state: State) -> Path:
+def save(folder: Path, state: Checkpoint) -> Path:
     """Writes `state-<step>.safetensors` and returns its path; then removes what is no longer of use.
 
     That is all but the newest two, and states of later steps, which a damaged or abandoned training left. UserError if
@@ -67,7 +67,7 @@ def save(folder: Path, state: State) -> Path:
     return path
 
 
-def load_newest(folder: Path) -> tuple[State | None, str | None]:
+def load_latest(folder: Path) -> tuple[Checkpoint | None, str | None]:
     """The newest state that is undamaged, if any was saved, and a note on damaged ones that were passed over.
 
     UserError if there are states and all are damaged, or if one cannot be read or is of another version of the package.
@@ -97,7 +97,7 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def _load(path: Path) -> State:
+def _load(path: Path) -> Checkpoint:
     with path.open("rb") as file:
         loaded: Any = mx.load(file, format="safetensors", return_metadata=True)
         arrays, metadata = loaded
@@ -108,7 +108,7 @@ def _load(path: Path) -> State:
     facts = json.loads(metadata["facts"])
     if facts.pop("layout", None) != _LAYOUT:
         raise UserError("cannot resume: another version of mlx-personal began this training", path, RESTART_HINT)
-    return State(arrays, facts)
+    return Checkpoint(arrays, facts)
 
 
 def _checksum(arrays: Mapping[str, mx.array], facts: str) -> str:
@@ -129,7 +129,7 @@ def _steps(folder: Path) -> dict[int, Path]:
 
 
 @dataclass(frozen=True)
-class Identity:
+class CheckpointIdentity:
     """What a resumed training must share with the one that was interrupted.
 
     Args:
@@ -145,7 +145,7 @@ class Identity:
     environment: Mapping[str, Any]
 
 
-def check_identity(saved: Mapping[str, Any], present: Identity) -> str | None:
+def check_identity(saved: Mapping[str, Any], present: CheckpointIdentity) -> str | None:
     """Compares with `dataclasses.asdict(Identity)` as the facts of a state hold it.
 
     None, or a note if the rest of the training will not be bit-identical. UserError naming what differs.

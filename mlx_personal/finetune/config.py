@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlx_personal.finetune.schedule import Schedule
+from mlx_personal.finetune.schedule import LearningRateSchedule
 
 _RANGES = {
     "rank": (1, 1024),
@@ -91,9 +91,9 @@ class LoRAConfig:
         if self.num_layers != -1 and not 1 <= self.num_layers <= 1000:
             raise ValueError(f"num_layers is {self.num_layers}; it must lie in 1..1,000, or be -1 for all")
 
-    def rates(self, steps: int) -> Schedule:
+    def rates(self, steps: int) -> LearningRateSchedule:
         """The learning rates of so many steps."""
-        return Schedule(self.schedule, self.learning_rate, steps, self.warmup)
+        return LearningRateSchedule(self.schedule, self.learning_rate, steps, self.warmup)
 
     @property
     def lora_parameters(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_personal.errors import UserError
 
 
-class Group:
+class ProcessGroup:
     """The processes that train together. `rank` counts from 0; only rank 0 writes anything."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_personal.finetune.forward.losses import Weights
 
 
-class Flattening:
+class FlatParameters:
     """How weights like these lie in one float32 array [P]."""
 
     def __init__(self, weights: Weights):

@@ -27,15 +27,16 @@ from mlx_personal.finetune import checkpoint
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data import batching
 from mlx_personal.finetune.data.samples import TrainingData, target_tokens, target_weight
-from mlx_personal.finetune.distributed import Group
-from mlx_personal.finetune.flat_parameters import Flattening
-from mlx_personal.finetune.forward.equivalence import WAYS, Choice, Way
-from mlx_personal.finetune.forward.equivalence_cache import choose_way_once
-from mlx_personal.finetune.forward.gradients import Computing
-from mlx_personal.finetune.planning.memory import Plan
-from mlx_personal.finetune.report import Step, TrainingReport
-from mlx_personal.finetune.schedule import Patience, Schedule
+from mlx_personal.finetune.distributed import ProcessGroup
+from mlx_personal.finetune.flat_parameters import FlatParameters
+from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, ModeSelection
+from mlx_personal.finetune.forward.equivalence_cache import select_mode_once
+from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.planning.memory import MemoryPlan
+from mlx_personal.finetune.report import TrainingReport, TrainingStep
+from mlx_personal.finetune.schedule import EarlyStopping, LearningRateSchedule
 from mlx_personal.models import LanguageModel
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.runtime.signals import stopping
 
 Order = Callable[[int], Sequence[Sequence[int]]]
@@ -43,11 +44,11 @@ Order = Callable[[int], Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True)
-class Resumable:
+class CheckpointStore:
     """Where the states of this training are kept, and what a state must have in common with it to go on from there."""
 
     folder: Path
-    identity: checkpoint.Identity
+    identity: checkpoint.CheckpointIdentity
 
 
 class InterruptedTrainingError(StoppedError):
@@ -63,12 +64,11 @@ def train(
     data: TrainingData,
     config: LoRAConfig,
     *,
-    plan: Plan | None = None,
+    plan: MemoryPlan | None = None,
     order: Order | None = None,
-    resumable: Resumable | None = None,
-    group: Group | None = None,
-    on_step: Callable[[Step], None] | None = None,
-    on_prepare: Callable[[int, int], None] | None = None,
+    resumable: CheckpointStore | None = None,
+    group: ProcessGroup | None = None,
+    on_progress: Progress | None = None,
 ) -> TrainingReport:
     """Trains a fresh adapter, which is attached to `lm` afterwards; its weights are float32, the best ones found.
 
@@ -77,8 +77,8 @@ def train(
         order: the rows of each step; by default every row once an epoch, in random order.
         resumable: keeps states of the training as it goes, and goes on from the newest one that is there already.
         group: the processes that train together; each is given the same arguments. Rank 0 alone keeps states.
-        on_step: called after each step.
-        on_prepare: called with (rows done, rows in all) while the frozen blocks are computed.
+        on_progress: Gets the stage `caching activations` before the first step, and `training`, whose detail is a
+            `TrainingStep`, after each step.
 
     The same arguments on the same machine give the same adapter, bit for bit, interrupted or not. After an error `lm`
     has no adapter. UserError for no rows, for a model that gives no numbers, for states of another training or none
@@ -87,15 +87,15 @@ def train(
     """
     if not data.rows:
         raise UserError("nothing to train on", hint="annotate some dialogues first")
-    training = _Training(lm, data, config, plan or Plan(), order, resumable, group or Group())
+    training = _Training(lm, data, config, plan or MemoryPlan(), order, resumable, group or ProcessGroup())
     try:
-        return training.run(on_step, on_prepare)
+        return training.run(on_progress)
     except BaseException:
         lm.detach_adapter()
         raise
 
 
-def optimizer_for(schedule: Schedule) -> optim.Optimizer:
+def optimizer_for(schedule: LearningRateSchedule) -> optim.Optimizer:
     """AdamW as every training has it, with these learning rates."""
     # Bias correction, which MLX leaves off: without it the first steps are three times the learning rate long.
     return optim.AdamW(learning_rate=schedule, bias_correction=True)
@@ -109,10 +109,10 @@ class _Training:
         lm: LanguageModel,
         data: TrainingData,
         config: LoRAConfig,
-        plan: Plan,
+        plan: MemoryPlan,
         order: Order | None,
-        resumable: Resumable | None,
-        group: Group,
+        resumable: CheckpointStore | None,
+        group: ProcessGroup,
     ):
         self.lm, self.data, self.config, self.plan = lm, data, config, plan
         self.order, self.resumable, self.group = order or self._in_random_order, resumable, group
@@ -123,13 +123,11 @@ class _Training:
         self.targets: list[int] = []
         self.validation_losses: list[tuple[int, float]] = []
         self.general_losses: list[tuple[int, float]] = []
-        self.patience = Patience(config.patience or None)
+        self.patience = EarlyStopping(config.patience or None)
         self.best: mx.array | None = None
         self.stopped_early = False
 
-    def run(
-        self, on_step: Callable[[Step], None] | None, on_prepare: Callable[[int, int], None] | None
-    ) -> TrainingReport:
+    def run(self, on_progress: Progress | None) -> TrainingReport:
         start, lm = time.perf_counter(), self.lm
         mx.reset_peak_memory()
         lm.read()
@@ -139,12 +137,12 @@ class _Training:
         saved = self._saved()
         rows = [*self.learnt, *self.data.validation, *self.data.general]
         lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
-        self.way, way_reason = self._agreed_way(choose_way_once(lm, self.config, rows))
+        self.way, fallback_reason = self._agreed_way(select_mode_once(lm, self.config, rows))
         if saved is not None and saved.facts["way"] != self.way:
             what = f"cannot resume: this training was computed {saved.facts['way']}, and here {self.way} is exact"
             raise UserError(what, hint=checkpoint.RESTART_HINT)
         self.steps = [(epoch, chosen) for epoch in range(self.config.epochs) for chosen in self.order(epoch)]
-        self.flattening = Flattening(lm.model.trainable_parameters())
+        self.flattening = FlatParameters(lm.model.trainable_parameters())
         own = {"weights": self.flattening.flat(lm.model.trainable_parameters())}
         self.weights = self.group.arrays_from_first(own)["weights"]
         self.schedule = self.config.rates(len(self.steps))
@@ -154,23 +152,25 @@ class _Training:
             self._restore(saved)
         resumed_from = len(self.losses)
         keep = saved is None or saved.facts["kept_states"]
-        computing = Computing(lm, rows, self.way, self.plan, share=self.config.dropout == 0, keep=keep)
-        with computing.opened(on_prepare):
+        computing = GradientComputer(lm, rows, self.way, self.plan, share=self.config.dropout == 0, keep=keep)
+        with computing.opened(on_progress):
             if saved is not None and keep and computing.kept_in == "nowhere":
                 self.notes.append("no room for what was kept before: the result will not be bit-identical")
             prepared = time.perf_counter() - start
-            self._train(computing, on_step)
+            self._train(computing, on_progress)
         lm.model.update(self.flattening.nested(self.weights if self.best is None else self.best))
-        return self._report(computing, way_reason, resumed_from, prepared, time.perf_counter() - start)
+        return self._report(computing, fallback_reason, resumed_from, prepared, time.perf_counter() - start)
 
-    def _agreed_way(self, choice: Choice) -> tuple[Way, str]:
+    def _agreed_way(self, choice: ModeSelection) -> tuple[ForwardMode, str]:
         """The slowest way that a machine of the group has chosen, and why."""
-        way, reason = max(self.group.gather([choice.way, choice.reason]), key=lambda found: WAYS.index(found[0]))
+        way, reason = max(
+            self.group.gather([choice.way, choice.reason]), key=lambda found: FORWARD_MODES.index(found[0])
+        )
         if reason:
             self.notes.append(f"computed in a slower way, {way}, since the fast one is not exact: {reason}")
         return way, reason
 
-    def _train(self, computing: Computing, on_step: Callable[[Step], None] | None) -> None:
+    def _train(self, computing: GradientComputer, on_progress: Progress | None) -> None:
         with stopping() as stop:
             if not self.losses:
                 self._look(computing)
@@ -180,15 +180,16 @@ class _Training:
                 last_of_epoch = number == len(self.steps) or self.steps[number][0] != self.steps[number - 1][0]
                 if last_of_epoch:
                     self._look(computing)
-                if on_step is not None:
-                    on_step(self._as_step(number, time.perf_counter() - began))
+                if on_progress is not None:
+                    step = self._as_step(number, time.perf_counter() - began)
+                    on_progress(ProgressEvent("training", number, len(self.steps), detail=step))
                 done = number == len(self.steps) or self.stopped_early
                 if self.resumable is not None and not done and (stop_asked or number % self.config.save_every == 0):
                     self._save(self.resumable, computing)
                 if stop_asked and not done:
                     raise self._interrupted(number, stop.requested or signal.SIGTERM)  # or another machine was asked
 
-    def _step(self, computing: Computing, number: int, stop_asked: bool) -> bool:
+    def _step(self, computing: GradientComputer, number: int, stop_asked: bool) -> bool:
         """One optimizer step on all machines; whether one of them was asked to stop."""
         chosen = self.steps[number - 1][1]
         mine = self.group.share(chosen, self.lengths)
@@ -213,7 +214,7 @@ class _Training:
         self.targets.append(target_tokens(self.learnt[row] for row in chosen))
         return float(summed[1]) > 0
 
-    def _look(self, computing: Computing) -> None:
+    def _look(self, computing: GradientComputer) -> None:
         """The losses on held-out rows, before the first step and after each epoch; keeps the best adapter."""
         number, first = len(self.losses), len(self.learnt)
         validation = range(first, first + len(self.data.validation))
@@ -229,7 +230,7 @@ class _Training:
                 if self.patience.best_step == number:
                     self.best = self.weights
 
-    def _loss(self, computing: Computing, rows: Sequence[int]) -> float:
+    def _loss(self, computing: GradientComputer, rows: Sequence[int]) -> float:
         """Of the first machine, for all: what follows from it has to be the same everywhere."""
         mine = self.group.rank == 0
         loss: float = self.group.from_first(
@@ -239,16 +240,16 @@ class _Training:
 
     def _in_random_order(self, epoch: int) -> Sequence[Sequence[int]]:
         if self.way == "packed":
-            return batching.shuffled(len(self.learnt), self.config.batch_size, self.config.seed, epoch)
-        return batching.by_length(self.lengths, self.config.batch_size, self.config.seed, epoch)
+            return batching.shuffled_steps(len(self.learnt), self.config.batch_size, self.config.seed, epoch)
+        return batching.bucketed_steps(self.lengths, self.config.batch_size, self.config.seed, epoch)
 
     # Saved states
 
-    def _saved(self) -> checkpoint.State | None:
+    def _saved(self) -> checkpoint.Checkpoint | None:
         """The state to go on from, the same on all machines, if there is one."""
         if self.resumable is None:
             return None
-        found, note = checkpoint.load_newest(self.resumable.folder) if self.group.rank == 0 else (None, None)
+        found, note = checkpoint.load_latest(self.resumable.folder) if self.group.rank == 0 else (None, None)
         facts = self.group.from_first(None if found is None else found.facts)
         if facts is None:
             return None
@@ -257,10 +258,10 @@ class _Training:
             self.notes.append(note)
         # What is computed at once decides the last bits. Each machine has its own plan, by its memory.
         if len(facts["plans"]) == self.group.size:
-            self.plan = Plan(**facts["plans"][self.group.rank])
-        return checkpoint.State(self.group.arrays_from_first({} if found is None else dict(found.arrays)), facts)
+            self.plan = MemoryPlan(**facts["plans"][self.group.rank])
+        return checkpoint.Checkpoint(self.group.arrays_from_first({} if found is None else dict(found.arrays)), facts)
 
-    def _save(self, resumable: Resumable, computing: Computing) -> None:
+    def _save(self, resumable: CheckpointStore, computing: GradientComputer) -> None:
         plans = self.group.gather(dataclasses.asdict(self.plan))
         if self.group.rank != 0:
             return
@@ -278,9 +279,9 @@ class _Training:
             "kept_states": computing.kept_in != "nowhere",
             "identity": dataclasses.asdict(resumable.identity),
         }
-        checkpoint.save(resumable.folder, checkpoint.State(dict(tree_flatten(trees)), facts))
+        checkpoint.save(resumable.folder, checkpoint.Checkpoint(dict(tree_flatten(trees)), facts))
 
-    def _restore(self, saved: checkpoint.State) -> None:
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
         trees = tree_unflatten(list(saved.arrays.items()))
         self.weights, self.optimizer.state = trees["weights"], trees["optimizer"]
         self.best = trees.get("best")
@@ -298,8 +299,8 @@ class _Training:
 
     # What is told
 
-    def _as_step(self, number: int, seconds: float) -> Step:
-        return Step(
+    def _as_step(self, number: int, seconds: float) -> TrainingStep:
+        return TrainingStep(
             number=number,
             steps=len(self.steps),
             epoch=self.steps[number - 1][0] + 1,
@@ -311,7 +312,7 @@ class _Training:
         )
 
     def _report(
-        self, computing: Computing, way_reason: str, resumed_from: int, prepared: float, seconds: float
+        self, computing: GradientComputer, fallback_reason: str, resumed_from: int, prepared: float, seconds: float
     ) -> TrainingReport:
         done = len(self.losses)
         processed = float(self.group.sum(mx.array([float(computing.processed)])))
@@ -339,11 +340,11 @@ class _Training:
             general_losses=tuple(self.general_losses),
             best_step=done if self.best is None or self.patience.best_step is None else self.patience.best_step,
             way=self.way,
-            way_reason=way_reason,
+            fallback_reason=fallback_reason,
             kept_states=computing.kept_in,
             kept_states_bytes=computing.kept_bytes,
             peak_memory_bytes=mx.get_peak_memory(),
-            estimated_memory_bytes=self.plan.estimate,
+            estimated_memory_bytes=self.plan.estimated_peak_bytes,
             seconds=seconds,
             prepare_seconds=prepared,
             resumed_from=resumed_from,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One optimizer step.
 
     Args:
@@ -68,7 +68,7 @@ class TrainingReport:
     general_losses: tuple[tuple[int, float], ...]
     best_step: int
     way: str
-    way_reason: str
+    fallback_reason: str
     kept_states: str
     kept_states_bytes: int
     peak_memory_bytes: int

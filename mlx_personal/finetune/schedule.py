@@ -16,7 +16,7 @@ import mlx.core as mx
 SCHEDULES: Final = ("cosine", "linear", "constant")
 
 
-class Schedule:
+class LearningRateSchedule:
     """The learning rate of every step of a training, counted from 0: a linear rise, then the rest by its kind.
 
     An optimizer of MLX takes it as `learning_rate`; `at` is the same rate as a Python float. After the last step it
@@ -65,7 +65,7 @@ def _share(kind: str, step: int, rise: int, steps: int) -> float:
     return {"cosine": math.sin(math.pi / 2 * left) ** 2, "linear": left, "constant": 1.0}[kind]
 
 
-class Patience:
+class EarlyStopping:
     """Remembers the best loss, and says stop after so many losses in a row that are not below it.
 
     Args:

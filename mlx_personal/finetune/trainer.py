@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,16 +16,17 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.finetune.checkpoint import Identity, discard
+from mlx_personal.finetune.checkpoint import CheckpointIdentity, discard
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.dataset import prepare_data
 from mlx_personal.finetune.data.samples import TrainingData
-from mlx_personal.finetune.distributed import Group
-from mlx_personal.finetune.loop import DivergedError, Resumable, train
-from mlx_personal.finetune.planning.memory import plan_for
-from mlx_personal.finetune.report import Step, TrainingReport
+from mlx_personal.finetune.distributed import ProcessGroup
+from mlx_personal.finetune.loop import CheckpointStore, DivergedError, train
+from mlx_personal.finetune.planning.memory import plan_memory
+from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.language_model import fingerprint
+from mlx_personal.progress import Progress
 from mlx_personal.runtime import blas
 from mlx_personal.runtime.device import chip_name, device_name
 from mlx_personal.storage.files import atomic_folder
@@ -36,15 +37,14 @@ def finetune(
     dialogues: Sequence[Dialogue],
     config: LoRAConfig,
     folder: Path,
-    on_step: Callable[[Step], None] | None = None,
     metadata: Mapping[str, object] | None = None,
     *,
     sources: Sequence[object] | None = None,
     weights: Sequence[float] | None = None,
     general: Sequence[Dialogue] = (),
     states: Path | None = None,
-    group: Group | None = None,
-    on_prepare: Callable[[int, int], None] | None = None,
+    group: ProcessGroup | None = None,
+    on_progress: Progress | None = None,
 ) -> TrainingReport:
     """Trains a fresh adapter on every assistant turn of `dialogues` and writes it to `folder`, whole or not at all.
 
@@ -59,7 +59,7 @@ def finetune(
         states: folder in which the state of the training is kept as it goes. If one of the same training is there, it
             goes on from it; a finished training leaves none.
         group: the processes that train together; each calls this with the same arguments, and rank 0 alone writes.
-        on_prepare: called with (rows done, rows in all) while the frozen blocks are computed.
+        on_progress: As for `train`.
 
     `lm` answers with its base model afterwards, whether this succeeds or not; its weights are never changed. The same
     arguments on the same machine give the same adapter, bit for bit, interrupted or not.
@@ -70,14 +70,12 @@ def finetune(
     """
     lm.detach_adapter()
     prepared = prepare_data(lm, dialogues, config, sources, general, weights)
-    data, group = prepared.data, group or Group()
-    plan = plan_for(lm, data, config)
-    resumable = None if states is None else Resumable(states, _identity(lm, data, config, group))
+    data, group = prepared.data, group or ProcessGroup()
+    plan = plan_memory(lm, data, config)
+    resumable = None if states is None else CheckpointStore(states, _identity(lm, data, config, group))
     with atomic_folder(folder) if group.rank == 0 else contextlib.nullcontext(None) as written:
         try:
-            report = train(
-                lm, data, config, plan=plan, resumable=resumable, group=group, on_step=on_step, on_prepare=on_prepare
-            )
+            report = train(lm, data, config, plan=plan, resumable=resumable, group=group, on_progress=on_progress)
         except DivergedError:
             # From them it would only diverge again.
             if resumable is not None and group.rank == 0:
@@ -98,7 +96,7 @@ def finetune(
     )
 
 
-def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: Group) -> Identity:
+def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: ProcessGroup) -> CheckpointIdentity:
     """What decides the adapter, to the bit."""
     digest = hashlib.sha256()
     for rows in (data.rows, data.replay, data.validation, data.general):
@@ -118,7 +116,7 @@ def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: 
         "machines": group.size,
     }
     base = _sampled(lm.model) if lm.path is None else fingerprint(lm.path)
-    return Identity(base, digest.hexdigest(), settings, environment)
+    return CheckpointIdentity(base, digest.hexdigest(), settings, environment)
 
 
 def _sampled(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.finetune.trainer import finetune
 from mlx_personal.models import LanguageModel, load_language_model
@@ -23,8 +23,8 @@ from mlx_personal.models.language_model import fingerprint
 _NOWHERE = Path("nowhere")
 
 
-def invite(
-    group: Group,
+def broadcast_job(
+    group: ProcessGroup,
     lm: LanguageModel,
     dialogues: Sequence[Dialogue],
     config: LoRAConfig,
@@ -50,7 +50,7 @@ def invite(
     )
 
 
-def assist(group: Group) -> TrainingReport:
+def run_worker(group: ProcessGroup) -> TrainingReport:
     """Called by every other rank: waits to be invited, trains along, and returns the same report.
 
     UserError if this machine's base model is not the same.

@@ -7,15 +7,15 @@ from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.jobs.cores import default_workers
-from mlx_personal.jobs.job import Done, Job
-from mlx_personal.jobs.local import run_here
+from mlx_personal.jobs.job import Job, JobResult
+from mlx_personal.jobs.local import run_locally
 
-__all__ = ["Done", "Job", "default_workers", "run"]
+__all__ = ["JobResult", "Job", "default_workers", "run"]
 
 
 def run(
     function: Callable[[Any], Any], jobs: Iterable[Job], workers: int | None = None, ray: str | None = None
-) -> Generator[Done, None, None]:
+) -> Generator[JobResult, None, None]:
     """Calls `function` with every job's argument, and yields each job as it finishes, once, in the order of finishing.
 
     A job that fails is yielded with its error and stops no other. Who loops over this is the one writer of results;
@@ -57,7 +57,7 @@ def run(
     workers = workers or default_workers()
     # Fewer processes share the cores where there are fewer jobs.
     most = max(1, min(workers, len(jobs))) if isinstance(jobs, Sized) else workers
-    return run_here(function, _distinct(jobs), most)
+    return run_locally(function, _distinct(jobs), most)
 
 
 def _distinct(jobs: Iterable[Job]) -> Iterator[Job]:

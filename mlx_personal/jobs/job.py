@@ -28,7 +28,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class JobResult:
     """What came back of a job.
 
     Args:
@@ -44,7 +44,7 @@ class Done:
     seconds: float
 
 
-def perform(function: Callable[[Any], Any], job: Job) -> Done:
+def perform(function: Callable[[Any], Any], job: Job) -> JobResult:
     """Calls the function and says what came of it. An error that is no `UserError` leaves its traceback on stderr.
 
     A function that was told by a signal to stop ends the process as that signal does: the process is what somebody
@@ -52,17 +52,17 @@ def perform(function: Callable[[Any], Any], job: Job) -> Done:
     """
     start = time.perf_counter()
     try:
-        return Done(job.key, function(job.argument), None, time.perf_counter() - start)
+        return JobResult(job.key, function(job.argument), None, time.perf_counter() - start)
     except StoppedError as stopped:
         signal.signal(stopped.signal, signal.SIG_DFL)
         signal.raise_signal(stopped.signal)
         raise
     except UserError as error:
-        return Done(job.key, None, error.line(), time.perf_counter() - start)
+        return JobResult(job.key, None, error.line(), time.perf_counter() - start)
     except Exception as error:
         # In one piece: other workers write there too.
         sys.stderr.write(f"{job.key}: {traceback.format_exc()}")
-        return Done(job.key, None, one_line(error), time.perf_counter() - start)
+        return JobResult(job.key, None, one_line(error), time.perf_counter() - start)
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.jobs.cores import blas_threads
-from mlx_personal.jobs.job import Done, Job, one_line
+from mlx_personal.jobs.job import Job, JobResult, one_line
 from mlx_personal.jobs.worker import Worker
 
 # How often a job is tried whose process dies, and how many workers in a row may die before they are ready.
@@ -27,10 +27,10 @@ _TRIES = 2
 _GRACE = 3.0
 
 
-def run_here(function: Callable[[Any], Any], jobs: Iterable[Job], workers: int) -> Generator[Done, None, None]:
+def run_locally(function: Callable[[Any], Any], jobs: Iterable[Job], workers: int) -> Generator[JobResult, None, None]:
     """Performs the jobs in at most `workers` processes and yields each as it finishes; see `cluster.run`."""
     pool = _Pool(function, iter(jobs), workers)
-    finished: list[Done] = []
+    finished: list[JobResult] = []
     try:
         while True:
             # First, so that workers compute while the caller is busy with what they have brought.
@@ -69,7 +69,7 @@ class _Pool:
         self._threads = blas_threads(workers)
         self._again: deque[_Task] = deque()
         self._seats: list[_Seat] = []
-        self._finished: list[Done] = []
+        self._finished: list[JobResult] = []
         self._failed_starts = 0
 
     def fill(self) -> None:
@@ -87,7 +87,7 @@ class _Pool:
             if seat.ready:
                 self._send(seat, task)
 
-    def wait(self) -> list[Done]:
+    def wait(self) -> list[JobResult]:
         """Waits until jobs have finished and returns them; an empty list if none is left."""
         while not self._finished:
             busy = [seat for seat in self._seats if seat.task is not None]
@@ -138,7 +138,7 @@ class _Pool:
             pass  # as in starting
         except Exception as error:  # whatever an object raises that cannot be written down
             seat.task = None
-            self._finished.append(Done(task.job.key, None, f"its argument cannot be sent: {one_line(error)}", 0.0))
+            self._finished.append(JobResult(task.job.key, None, f"its argument cannot be sent: {one_line(error)}", 0.0))
 
     def _receive(self, seat: _Seat) -> None:
         """Takes what the worker says, or that it has died."""
@@ -149,7 +149,7 @@ class _Pool:
         except (EOFError, OSError):
             self._bury(seat, task)
             return
-        if isinstance(said, Done):
+        if isinstance(said, JobResult):
             seat.task = None
             self._finished.append(said)
         else:
@@ -173,7 +173,7 @@ class _Pool:
             return
         hint = "most likely for want of memory: use fewer workers" if end.endswith("SIGKILL") else None
         error = UserError(f"its process {end}, and so did the one before", hint=hint)
-        self._finished.append(Done(task.job.key, None, error.line(), time.perf_counter() - seat.since))
+        self._finished.append(JobResult(task.job.key, None, error.line(), time.perf_counter() - seat.since))
 
 
 def _how_it_ended(status: int) -> str:

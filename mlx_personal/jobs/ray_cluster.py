@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.jobs.cores import default_workers
-from mlx_personal.jobs.job import Done, Job, perform
+from mlx_personal.jobs.job import Job, JobResult, perform
 
 _INSTALL = "pip install 'mlx-personal[cluster]'"
 # Seconds a cluster has to take us in; Ray itself tries for two minutes and may then end the whole process.
@@ -26,7 +26,7 @@ _KNOCK = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 def run_on_ray(
     function: Callable[[Any], Any], jobs: Iterator[Job], address: str, workers: int | None
-) -> Generator[Done, None, None]:
+) -> Generator[JobResult, None, None]:
     """Performs the jobs on the cluster at `address` and yields each as it finishes; see `cluster.run`."""
     ray = _ray()
     with _connected(ray, address, workers):
@@ -51,7 +51,7 @@ def run_on_ray(
                 ray.cancel(reference, force=True)
 
 
-def _perform(function: Callable[[Any], Any], job: Job) -> Done:
+def _perform(function: Callable[[Any], Any], job: Job) -> JobResult:
     """One job in a process of Ray's, which has told BLAS by OMP_NUM_THREADS to use one thread for one core.
 
     Saying it by BLAS's own name too keeps it so for large models, which `blas.use_one_thread` gives all cores.
@@ -60,13 +60,13 @@ def _perform(function: Callable[[Any], Any], job: Job) -> Done:
     return perform(function, job)
 
 
-def _outcome(ray: Any, reference: Any, job: Job, since: float) -> Done:
+def _outcome(ray: Any, reference: Any, job: Job, since: float) -> JobResult:
     try:
-        done: Done = ray.get(reference)
+        done: JobResult = ray.get(reference)
         return done
     except ray.exceptions.RayError as error:
         seconds = time.perf_counter() - since
-        return Done(job.key, None, f"{type(error).__name__}: {_first_line(str(error))}", seconds)
+        return JobResult(job.key, None, f"{type(error).__name__}: {_first_line(str(error))}", seconds)
 
 
 def _room(ray: Any, kind: str) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mlx_personal.jobs.job import Done, Job, one_line, perform
+from mlx_personal.jobs.job import Job, JobResult, one_line, perform
 
 # What a worker says once it can take a job.
 READY = "ready"
@@ -27,7 +27,7 @@ class Worker:
     """One process, from the parent's side.
 
     Attributes:
-        connection: the function and jobs go out here; `READY`, then a `Done` for each job come in. Its end is the
+        connection: the function and jobs go out here; `READY`, then a `JobResult` for each job come in. Its end is the
             process's death.
         process: the process.
     """
@@ -82,7 +82,7 @@ def _do_one(function: Callable[[Any], Any], connection: Connection) -> None:
     except ConnectionError:
         raise
     except Exception as error:  # whatever an object raises that cannot be written down
-        connection.send(Done(job.key, None, f"its result cannot be sent: {one_line(error)}", done.seconds))
+        connection.send(JobResult(job.key, None, f"its result cannot be sent: {one_line(error)}", done.seconds))
 
 
 def _end_with_parent(watched: int) -> None:

@@ -8,7 +8,7 @@ from mlx_personal.models.language_model import LanguageModel, load_language_mode
 
 
 @functools.lru_cache(maxsize=1)
-def kept_model(path: str) -> LanguageModel:
+def cached_model(path: str) -> LanguageModel:
     """The model in this folder, loaded once for as long as no other is asked for; whoever attaches an adapter detaches
     it."""
     return load_language_model(path)

@@ -10,7 +10,7 @@ from mlx_personal.dialogue import Dialogue
 Row = tuple[list[int], list[bool]]
 
 
-class ChatFormat:
+class ChatTemplate:
     """The chat template of one tokenizer; models without a template get plain `User:` and `Assistant:` lines."""
 
     def __init__(self, tokenizer: TokenizerWrapper):

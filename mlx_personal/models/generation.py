@@ -10,7 +10,7 @@ Python at every token, and changes the wired memory limit, which has brought who
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.runtime.cpu_ops import fast
 
 # What bounds a batch: the bytes of its caches, the numbers of a step's logits (64 MB), and that more rows than these
@@ -46,7 +47,7 @@ def generate(
     max_tokens: Sequence[int],
     temperature: float,
     seed: int,
-    on_done: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> list[list[int]]:
     """The tokens of each answer, its end token left out; else as `LanguageModel.generate`, with a limit a prompt."""
     answers: list[list[int]] = [[] for _ in prompts]
@@ -56,8 +57,8 @@ def generate(
             answers[index].append(token)
         if finished:
             done += 1
-            if on_done is not None:
-                on_done(done, len(prompts))
+            if on_progress is not None:
+                on_progress(ProgressEvent("generation", done, len(prompts)))
     return answers
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from mlx_lm.utils import _download, hf_repo_to_path, load_model
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
-from mlx_personal.models.chat_template import ChatFormat
+from mlx_personal.models.chat_template import ChatTemplate
+from mlx_personal.progress import Progress
 from mlx_personal.runtime.cpu_ops import fast
 from mlx_personal.runtime.device import prepare
 
@@ -53,7 +54,7 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.path, self.name = path, name
-        self.format = ChatFormat(tokenizer)
+        self.format = ChatTemplate(tokenizer)
         self.body = _body_of(model)
         self.model.eval()
         self._base_layers: Any = None
@@ -102,7 +103,7 @@ class LanguageModel:
         max_tokens: int | Sequence[int],
         temperature: float = 0.0,
         seed: int = 0,
-        on_done: Callable[[int, int], None] | None = None,
+        on_progress: Progress | None = None,
     ) -> list[str]:
         """One answer a prompt, all in one continuous batch; greedy at temperature 0, else sampled from `seed`.
 
@@ -111,7 +112,7 @@ class LanguageModel:
         """
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         fitting = [self._fitting(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
-        answers = generation.generate(self.model, self.tokenizer, fitting, limits, temperature, seed, on_done)
+        answers = generation.generate(self.model, self.tokenizer, fitting, limits, temperature, seed, on_progress)
         return [self.tokenizer.decode(answer).strip() for answer in answers]
 
     def stream(self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:

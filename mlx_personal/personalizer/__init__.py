@@ -1,7 +1,7 @@
 """The loop on one profile, joined from the rooms below."""
 
-from mlx_personal.personalizer.pending import Due
-from mlx_personal.personalizer.personalizer import Observed, Personalizer, Synthesized, Trained
-from mlx_personal.personalizer.promotion import Judgement
+from mlx_personal.personalizer.pending import PendingStep
+from mlx_personal.personalizer.personalizer import ObserveResult, Personalizer, SynthesisResult, TrainResult
+from mlx_personal.personalizer.promotion import PromotionResult
 
-__all__ = ["Due", "Judgement", "Observed", "Personalizer", "Synthesized", "Trained"]
+__all__ = ["PendingStep", "PromotionResult", "ObserveResult", "Personalizer", "SynthesisResult", "TrainResult"]

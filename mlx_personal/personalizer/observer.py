@@ -12,11 +12,9 @@ from mlx_personal.config import Config
 from mlx_personal.embedding import Embedder, Embedding
 from mlx_personal.errors import UserError
 from mlx_personal.profile import DialogueRow, Store
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
 from mlx_personal.selection import Bin, Buffer, Candidate, Decision, Selector, policy_named
-
-# Called with (how many are done, how many there are).
-Progress = Callable[[int, int], None]
 
 # Dialogues embedded together and committed together: what an interruption costs at most.
 _CHUNK = 64
@@ -75,10 +73,10 @@ class Observer:
             self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
 
-    def score(self, embedder: Embedder, on_done: Progress | None = None) -> dict[str, int]:
+    def score(self, embedder: Embedder, on_progress: Progress | None = None) -> dict[str, int]:
         """Scores and selects all dialogues that wait for it; how many met each decision."""
         if self._store.meta("embedded_by") != self._signature(embedder):
-            self.embed_anew(embedder)
+            self.reembed(embedder)
         counts: dict[str, int] = {}
         total = self._store.unscored_count()
         while rows := self._store.unscored(_CHUNK):
@@ -94,11 +92,11 @@ class Observer:
             except BaseException:
                 self._selector = None  # the buffer in memory is ahead of the one on disk
                 raise
-            if on_done is not None:
-                on_done(sum(counts.values()), total)
+            if on_progress is not None:
+                on_progress(ProgressEvent("scoring", sum(counts.values()), total))
         return counts
 
-    def embed_anew(self, embedder: Embedder) -> int:
+    def reembed(self, embedder: Embedder) -> int:
         """Embeds every bin with another embedder, whose entropies replace the old ones; returns how many bins."""
         bins = self._store.bins()
         embedded = embedder.embed([b.dialogue.text for b in bins])

@@ -11,29 +11,29 @@ from mlx_personal.profile import AdapterRow, AnnotationRow, Store
 
 
 @dataclass(frozen=True)
-class Due:
+class PendingStep:
     """A step of the loop whose time has come, and why."""
 
     step: str
     reason: str
 
 
-def due(store: Store, config: Config, fingerprint: str) -> list[Due]:
+def pending_steps(store: Store, config: Config, fingerprint: str) -> list[PendingStep]:
     """The steps whose time has come, in order; `fingerprint` is the present base model's."""
     steps = []
     if waiting := store.unscored_count():
-        steps.append(Due("score", f"{waiting} dialogues wait to be scored"))
+        steps.append(PendingStep("score", f"{waiting} dialogues wait to be scored"))
     covered = {s.annotation_id for s in store.synthetic()}
     annotated = store.preferred(held_out=False)
     interrupted = interrupted_run(store, fingerprint) is not None
     if fresh := sum(a.id not in covered for a in annotated):
-        steps.append(Due("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
+        steps.append(PendingStep("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
     if annotated and interrupted:
-        steps.append(Due("train", "a training was interrupted"))
+        steps.append(PendingStep("train", "a training was interrupted"))
     elif annotated and (reason := _training_due(store, config, fingerprint, annotated)):
-        steps.append(Due("train", reason))
+        steps.append(PendingStep("train", reason))
     elif (adapter := never_compared(store, fingerprint)) is not None:
-        steps.append(Due("evaluate", f"adapter {adapter.id} has not been compared yet"))
+        steps.append(PendingStep("evaluate", f"adapter {adapter.id} has not been compared yet"))
     return steps
 
 

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,24 +29,25 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import place
-from mlx_personal.finetune import Forecast, Step, TrainingReport, finetune, forecast
-from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune import TrainingEstimate, TrainingReport, estimate_training, finetune
+from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
-from mlx_personal.finetune.worker import invite
+from mlx_personal.finetune.worker import broadcast_job
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.models.language_model import canonical_name, fingerprint, resolve
 from mlx_personal.personalizer.adapters import Adapters
-from mlx_personal.personalizer.observer import Observer, Progress
-from mlx_personal.personalizer.pending import Due, due
-from mlx_personal.personalizer.promotion import Judge, Judgement
+from mlx_personal.personalizer.observer import Observer
+from mlx_personal.personalizer.pending import PendingStep, pending_steps
+from mlx_personal.personalizer.promotion import Promoter, PromotionResult
 from mlx_personal.personalizer.training_set import begin_run, general_dialogues, states_folder, training_set
 from mlx_personal.profile import AdapterRow, Store, holds_profile
+from mlx_personal.progress import Progress
 from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import synthesize
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObserveResult:
     """What became of some dialogues: how many were given, were new to the stream, and met each decision."""
 
     given: int
@@ -55,7 +56,7 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Synthesized:
+class SynthesisResult:
     """How many dialogues were rewritten, how many texts came of it, and how many were kept; the rest by reason."""
 
     dialogues: int
@@ -65,7 +66,7 @@ class Synthesized:
 
 
 @dataclass(frozen=True)
-class Trained(Judgement):
+class TrainResult(PromotionResult):
     """A trained adapter, and what came of judging it. `plot`: a picture of its losses, None without matplotlib."""
 
     adapter: AdapterRow
@@ -94,7 +95,7 @@ class Personalizer:
         self.annotations = AnnotationQueue(self.store, self.config.annotation, self._place)
         self.seconds: dict[str, float] = {}
         self.observer = Observer(self.store, self.config, self._timed)
-        self.judge = Judge(self.store, self.adapters, self.config, self.adapted, self._timed)
+        self.judge = Promoter(self.store, self.adapters, self.config, self.adapted, self._timed)
         self._lm = lm
         self._base_checked = False
 
@@ -186,7 +187,7 @@ class Personalizer:
         lm = load_language_model(model)
         with self.store.database.transaction():
             _remember_model(self.store, model)
-            embedded = self.observer.embed_anew(make_embedder(self.config.embedding, lm))
+            embedded = self.observer.reembed(make_embedder(self.config.embedding, lm))
         self._lm = lm
         return embedded
 
@@ -197,8 +198,8 @@ class Personalizer:
         dialogues: Iterable[Dialogue],
         source: str = "api",
         adapter_id: int | None = None,
-        on_done: Progress | None = None,
-    ) -> Observed:
+        on_progress: Progress | None = None,
+    ) -> ObserveResult:
         """Appends dialogues to the stream, then scores and selects all that wait.
 
         Args:
@@ -208,13 +209,13 @@ class Personalizer:
         """
         given = list(dialogues)
         new = self.store.add_dialogues(given, source, adapter_id)
-        return Observed(len(given), new, self.score(on_done))
+        return ObserveResult(len(given), new, self.score(on_progress))
 
-    def score(self, on_done: Progress | None = None) -> dict[str, int]:
+    def score(self, on_progress: Progress | None = None) -> dict[str, int]:
         """Scores and selects the dialogues of the stream that wait for it; how many met each decision."""
         if not self.store.unscored_count():
             return {}
-        return self.observer.score(make_embedder(self.config.embedding, self.base()), on_done)
+        return self.observer.score(make_embedder(self.config.embedding, self.base()), on_progress)
 
     # Annotate
 
@@ -223,7 +224,7 @@ class Personalizer:
 
     # Synthesize, train, evaluate
 
-    def synthesize(self, on_done: Progress | None = None, anew: bool = False) -> Synthesized:
+    def synthesize(self, on_progress: Progress | None = None, anew: bool = False) -> SynthesisResult:
         """Lets the base model rewrite every annotated dialogue that has no synthetic set yet (all of them, `anew`).
 
         Dialogues set aside for evaluation are never rewritten, and no rewrite may repeat one of them.
@@ -231,17 +232,17 @@ class Personalizer:
         covered = set() if anew else {s.annotation_id for s in self.store.synthetic()}
         waiting = [a for a in self.store.preferred(held_out=False) if a.id not in covered]
         if not waiting:
-            return Synthesized(0, 0, 0, {})
+            return SynthesisResult(0, 0, 0, {})
         lm = self.base()
         run = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
         sources = [a.preferred for a in waiting if a.preferred is not None]
         with self._timed("synthesis"):
-            made = synthesize(lm, sources, self.config.synthesis, on_done, self.judge.held_out())
+            made = synthesize(lm, sources, self.config.synthesis, on_progress, self.judge.held_out())
         dropped: dict[str, int] = {}
         for candidate in made:
             if not candidate.kept:
                 dropped[candidate.reason] = dropped.get(candidate.reason, 0) + 1
-        done = Synthesized(len(waiting), len(made), len(made) - sum(dropped.values()), dropped)
+        done = SynthesisResult(len(waiting), len(made), len(made) - sum(dropped.values()), dropped)
         with self.store.database.transaction():
             rows = ((waiting[c.source].id, c.dialogue, c.raw, c.rouge1, c.kept, c.reason) for c in made)
             self.store.add_synthetic(run, rows)
@@ -250,24 +251,20 @@ class Personalizer:
 
     def train(
         self,
-        on_step: Callable[[Step], None] | None = None,
-        on_done: Progress | None = None,
+        on_progress: Progress | None = None,
         restart: bool = False,
-        on_prepare: Progress | None = None,
-    ) -> Trained:
+    ) -> TrainResult:
         """Trains a new adapter on the annotated dialogues and their synthetic sets, and promotes it if it is better.
 
         Whether it is, `judge` decides. A training that was interrupted is finished first, on what it began with;
         `restart` drops it.
 
         Args:
-            on_step: called after each step.
             on_done: called for each answer of the comparison.
-            on_prepare: called with (rows done, rows in all) before the first step.
         """
         general = general_dialogues(self.config.finetune.general)
         # Whether it fits is known before the weights are read.
-        lm, group = self.base(lazy=True), Group()
+        lm, group = self.base(lazy=True), ProcessGroup()
         learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
         run = begin_run(self.store, self.config.finetune, self.fingerprint, learnt)
         folder, states = self.folder / f"adapters/{run:04d}", states_folder(self.store, run)
@@ -275,21 +272,20 @@ class Personalizer:
         shutil.rmtree(folder, ignore_errors=True)
         provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
         weights = [1.0 if s is None else self.config.mixture.synthetic_weight for _, s in learnt.sources]
-        invite(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general, weights)
+        broadcast_job(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general, weights)
         with self._timed("finetune"):
             report = finetune(
                 lm,
                 learnt.dialogues,
                 self.config.finetune,
                 folder,
-                on_step,
                 provenance,
                 sources=learnt.annotations,
                 weights=weights,
                 general=general,
                 states=states,
                 group=group,
-                on_prepare=on_prepare,
+                on_progress=on_progress,
             )
         report = dataclasses.replace(report, notes=(*learnt.notes, *report.notes))
         with self.store.database.transaction():
@@ -298,20 +294,20 @@ class Personalizer:
         plot = folder / "losses.png"
         with contextlib.suppress(UserError):  # a picture is no reason to fail
             loss_plot_png(plot, curves_of(report))
-        judgement = self.judge.decide(self.adapters.get(adapter_id), on_done)
-        return Trained(
+        judgement = self.judge.decide(self.adapters.get(adapter_id), on_progress)
+        return TrainResult(
             **vars(judgement),
             adapter=self.adapters.get(adapter_id),
             report=report,
             plot=str(plot) if plot.exists() else None,
         )
 
-    def forecast(self, restart: bool = False) -> Forecast:
+    def estimate_training(self, restart: bool = False) -> TrainingEstimate:
         """What `train` would do now, and how much memory it would take: no weights are read, and no run is begun."""
         general = general_dialogues(self.config.finetune.general)
         learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
         lm = self.base(lazy=True)
-        found = forecast(lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
+        found = estimate_training(lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
         goes_on = "an interrupted training goes on with these rows, in the parts that it began with"
         notes = [*learnt.notes, *([] if learnt.run is None else [goes_on]), *found.notes]
         return dataclasses.replace(found, notes=tuple(notes))
@@ -335,9 +331,9 @@ class Personalizer:
 
     # Where it stands
 
-    def due(self) -> list[Due]:
+    def pending_steps(self) -> list[PendingStep]:
         """The steps of the loop whose time has come, in order."""
-        return due(self.store, self.config, self.fingerprint)
+        return pending_steps(self.store, self.config, self.fingerprint)
 
     def status(self) -> dict[str, Any]:
         """Where the profile stands, as plain values."""
@@ -358,7 +354,7 @@ class Personalizer:
             "adapters": len(self.store.adapters()),
             "promoted": None if promoted is None else promoted.id,
             "last_training": None if last is None else last.finished_at,
-            "due": [dataclasses.asdict(d) for d in self.due()],
+            "due": [dataclasses.asdict(d) for d in self.pending_steps()],
         }
 
 

@@ -15,13 +15,13 @@ from mlx_personal.evaluation import Evaluation, answers, compare
 from mlx_personal.finetune.report import forgotten
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
-from mlx_personal.personalizer.observer import Progress
 from mlx_personal.personalizer.pending import never_compared
 from mlx_personal.profile import AdapterRow, Store
+from mlx_personal.progress import Progress, ProgressEvent, as_stage
 
 
 @dataclass(frozen=True)
-class Judgement:
+class PromotionResult:
     """What came of judging an adapter.
 
     Args:
@@ -34,10 +34,10 @@ class Judgement:
     evaluation: Evaluation | None
     against_current: Evaluation | None
     promoted: bool
-    forgot_much: bool
+    exceeds_forgetting: bool
 
 
-class Judge:
+class Promoter:
     """Compares one profile's adapters, and promotes those that are better.
 
     Args:
@@ -66,36 +66,38 @@ class Judge:
         """The annotated dialogues that are set aside, with their preferred answers."""
         return [d for a in self._store.preferred(held_out=True) if (d := a.preferred)]
 
-    def decide(self, adapter: AdapterRow, on_done: Progress | None = None) -> Judgement:
+    def decide(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
         """Compares an adapter with the base and with what answers now, and promotes it if it is better.
 
         Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now, and not much forgotten of
         the general ones, if there are any. With none set aside nobody can tell.
         """
-        current, held_out, forgot_much = self._adapters.promoted(), self.held_out(), self._forgot_much(adapter)
+        current, held_out, exceeds_forgetting = self._adapters.promoted(), self.held_out(), self._forgot_much(adapter)
         if not held_out:
-            return Judgement(None, None, adapter == current, forgot_much)
-        after = self._answers(adapter, held_out, on_done)
-        evaluation = against_current = self._compare(None, after, held_out, on_done)
+            return PromotionResult(None, None, adapter == current, exceeds_forgetting)
+        after = self._answers(adapter, held_out, on_progress)
+        evaluation = against_current = self._compare(None, after, held_out, on_progress)
         if current is not None and current != adapter:
             # One whose files are damaged or gone answers nothing: then the base is what to beat.
             with contextlib.suppress(UserError):
-                against_current = self._compare(current, after, held_out, on_done)
+                against_current = self._compare(current, after, held_out, on_progress)
         with self._store.database.transaction():
             self._store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-            if current != adapter and against_current.rouge1.gain > 0 and not forgot_much:
+            if current != adapter and against_current.rouge1.gain > 0 and not exceeds_forgetting:
                 self._store.promote(adapter.id)
         promoted = self._adapters.promoted()
-        return Judgement(evaluation, against_current, promoted is not None and promoted.id == adapter.id, forgot_much)
+        return PromotionResult(
+            evaluation, against_current, promoted is not None and promoted.id == adapter.id, exceeds_forgetting
+        )
 
-    def decide_waiting(self, on_done: Progress | None = None) -> tuple[AdapterRow, Judgement]:
+    def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
         """The same for the adapter that `due` says was never compared; UserError if there is none."""
         adapter = never_compared(self._store, self._store.fingerprint())
         if adapter is None:
             raise UserError("every adapter has been compared", self._store.folder)
-        return adapter, self.decide(adapter, on_done)
+        return adapter, self.decide(adapter, on_progress)
 
-    def evaluate(self, adapter: AdapterRow, on_done: Progress | None = None) -> Evaluation | None:
+    def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
         """Compares an adapter with the base model on the dialogues set aside; None where none has been set aside yet.
 
         It only looks: `decide` keeps what it finds and promotes.
@@ -103,7 +105,7 @@ class Judge:
         held_out = self.held_out()
         if not held_out:
             return None
-        return self._compare(None, self._answers(adapter, held_out, on_done), held_out, on_done)
+        return self._compare(None, self._answers(adapter, held_out, on_progress), held_out, on_progress)
 
     def _forgot_much(self, adapter: AdapterRow) -> bool:
         """Whether the training raised the loss on general dialogues by more than is allowed; False for none given."""
@@ -114,20 +116,25 @@ class Judge:
         return rise is not None and not rise <= self._config.finetune.forgetting
 
     def _answers(
-        self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_done: Progress | None
+        self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
     ) -> list[list[str]]:
-        if on_done is not None:
-            on_done(0, len(preferred))  # the first answer may take a while
+        if on_progress is not None:
+            on_progress(ProgressEvent("evaluation", 0, len(preferred)))  # the first answer may take a while
         with self._timed("evaluation"):
-            return answers(self._adapted(adapter), preferred, self._config.evaluation.max_tokens, on_done)
+            return answers(
+                self._adapted(adapter),
+                preferred,
+                self._config.evaluation.max_tokens,
+                as_stage("evaluation", on_progress),
+            )
 
     def _compare(
         self,
         against: AdapterRow | None,
         after: Sequence[Sequence[str]],
         preferred: Sequence[Dialogue],
-        on_done: Progress | None,
+        on_progress: Progress | None,
     ) -> Evaluation:
         """The answers `after` of an adapter compared with those of another one, or of the base model."""
-        before = self._answers(against, preferred, on_done)
+        before = self._answers(against, preferred, on_progress)
         return compare(before, after, preferred, self._config.evaluation.seed)

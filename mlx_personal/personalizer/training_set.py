@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_personal.dialogue import Dialogue, near_duplicates
-from mlx_personal.dialogue.readers import BadLine, read_dialogues
+from mlx_personal.dialogue import Dialogue, are_near_duplicates
+from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.profile import Store
@@ -94,7 +94,7 @@ def _present_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
         and s.annotation_id in originals
         and s.dialogue is not None
         # What was rewritten before a like dialogue was set aside must not be trained on any more.
-        and not any(near_duplicates(s.dialogue, other) for other in held_out)
+        and not any(are_near_duplicates(s.dialogue, other) for other in held_out)
     ]
     sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
     sources += [(annotation, rewrite) for annotation, rewrite, _ in synthetic]
@@ -107,7 +107,7 @@ def general_dialogues(path: str) -> list[Dialogue]:
         return []
     found = []
     for line in read_dialogues(Path(path).expanduser()):
-        if isinstance(line, BadLine):
+        if isinstance(line, InvalidLine):
             raise UserError(f"no dialogue ({line.reason})", line.where, "mend that line, or name another file")
         found.append(line)
     if len(found) < 2:

@@ -14,7 +14,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.profile.migrations import MIGRATIONS
 from mlx_personal.profile.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
-from mlx_personal.storage.database import Database, Schema, now, peek
+from mlx_personal.storage.database import Database, DatabaseSchema, now, peek
 from mlx_personal.storage.files import remove_partials
 
 # Dialogues are decided in the order of the stream: all up to this one, and none after. By its end, not by a search for
@@ -22,7 +22,9 @@ from mlx_personal.storage.files import remove_partials
 _LAST_DECIDED = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
 
 
-PROFILE = Schema("profile", "profile.db", MIGRATIONS, "name another --profile", "set MLX_PERSONAL_HOME elsewhere")
+PROFILE = DatabaseSchema(
+    "profile", "profile.db", MIGRATIONS, "name another --profile", "set MLX_PERSONAL_HOME elsewhere"
+)
 
 
 def holds_profile(folder: Path) -> bool:

@@ -31,7 +31,7 @@ def peek(path: Path, query: str) -> sqlite3.Row | None:
 
 
 @dataclass(frozen=True)
-class Schema:
+class DatabaseSchema:
     """What a database holds: `what` it is, as errors call it; its `file`; its `migrations`, of which `PRAGMA
     user_version` counts those applied; `instead`: what its user can do while another process has it; `elsewhere`: and
     where the folder cannot be written or read."""
@@ -43,7 +43,7 @@ class Schema:
     elsewhere: str
 
 
-def check_folder(folder: Path, schema: Schema, write: bool, hint: str) -> None:
+def check_folder(folder: Path, schema: DatabaseSchema, write: bool, hint: str) -> None:
     """UserError where a file is in the folder's place, or nobody wrote here and the folder is only to be read.
 
     `hint`: how to come by what is missing.
@@ -67,7 +67,7 @@ class Database:
         schema: what it holds.
     """
 
-    def __init__(self, folder: Path, write: bool, schema: Schema):
+    def __init__(self, folder: Path, write: bool, schema: DatabaseSchema):
         self.path = folder / schema.file
         self._schema = schema
         self._lock: IO[str] | None = None
@@ -159,7 +159,7 @@ class Database:
             self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")
 
 
-def _locked(path: Path, schema: Schema) -> IO[str]:
+def _locked(path: Path, schema: DatabaseSchema) -> IO[str]:
     """The folder's lock file, held until it is closed or the process ends."""
     file = path.open("a+")
     try:

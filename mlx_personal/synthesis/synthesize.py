@@ -8,12 +8,13 @@ what would teach nothing new).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlx_personal.dialogue import Dialogue, near_duplicates, rouge1, words
+from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, words
 from mlx_personal.models import LanguageModel
+from mlx_personal.progress import Progress, as_stage
 from mlx_personal.synthesis.prompts import (
     REWRITE_DIALOGUE,
     REWRITE_QUESTION,
@@ -92,7 +93,7 @@ def synthesize(
     lm: LanguageModel,
     dialogues: Sequence[Dialogue],
     config: SynthesisConfig | None = None,
-    on_done: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     forbidden: Sequence[Dialogue] = (),
 ) -> list[Candidate]:
     """`config.k` candidates for each dialogue, in the dialogues' order; the dropped ones are among them.
@@ -110,7 +111,11 @@ def synthesize(
         prompts += [lm.prompt_tokens(messages)] * config.k
         limits += [limit] * config.k
     generated = lm.generate(
-        prompts, max_tokens=limits, temperature=config.temperature, seed=config.seed, on_done=on_done
+        prompts,
+        max_tokens=limits,
+        temperature=config.temperature,
+        seed=config.seed,
+        on_progress=as_stage("synthesis", on_progress),
     )
     answers = iter(generated)
     seen = {_words_of(original) for original in originals}
@@ -172,7 +177,7 @@ def _judged(
     except ValueError:
         return Candidate(source, None, raw, None, "unparsable")
     reason: Reason = "kept"
-    if any(near_duplicates(dialogue, other) for other in forbidden):
+    if any(are_near_duplicates(dialogue, other) for other in forbidden):
         reason = "held out"
     elif _words_of(dialogue) in seen:
         reason = "duplicate"

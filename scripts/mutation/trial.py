@@ -64,9 +64,9 @@ class Copy:
             shutil.copytree(ROOT / tests, self.folder / tests, ignore=no_caches)
         shutil.copy(ROOT / "tests" / "__init__.py", self.folder / "tests")
         shutil.copy(ROOT / "pyproject.toml", self.folder)
-        # Before what is installed, which may be this very project's own folder.
-                self.environment = {
+        self.environment = {
             **os.environ,
+            # Before what is installed, which may be this very project's own folder.
             "PYTHONPATH": str(self.folder),
             "XDG_CACHE_HOME": str(compiled),
             "OPENBLAS_NUM_THREADS": "1",

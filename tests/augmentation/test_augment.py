@@ -12,7 +12,7 @@ import pytest
 
 from mlx_personal import jobs, load_language_model
 from mlx_personal.augmentation import device, user_jobs
-from mlx_personal.augmentation.augment_users import Progress, augment, preview
+from mlx_personal.augmentation.augment_users import ProgressEvent, augment, preview
 from mlx_personal.augmentation.device import Prepared
 from mlx_personal.augmentation.prompting import Request
 from mlx_personal.augmentation.sampling import Budget
@@ -43,7 +43,7 @@ def kept(folder, user):
 
 def test_three_users_get_an_adapter_each_and_a_second_run_has_nothing_to_do(folder, fake, here, tiny_model_folder):
     users, server, told = users_on(tiny_model_folder, "ann", "bob", "cyd"), server_at(fake.url), []
-    first = augment(folder, users, server, tell=told.append)
+    first = augment(folder, users, server, on_progress=told.append)
     assert list(first.learnt) == ["ann", "bob", "cyd"] and not (first.found or first.failed or first.left)
     assert first.asked.new == len(fake.received) == 12 and first.asked.message is None
     before = adapters(folder)
@@ -53,8 +53,8 @@ def test_three_users_get_an_adapter_each_and_a_second_run_has_nothing_to_do(fold
         assert result.kept == result.counts["kept"] == len(kept(folder, name)) > 0
         assert sum(result.counts.values()) == result.asked == 4
         assert (result.records, result.sent, result.rows) == (5, 5, 5 + result.kept)
-    assert told[0] == Progress("preparing", 0, 3) and told[-1] == Progress("learning", 3, 3)
-    assert Progress("asking", 12, 12) in told
+    assert told[0] == ProgressEvent("preparing", 0, 3) and told[-1] == ProgressEvent("learning", 3, 3)
+    assert ProgressEvent("asking", 12, 12) in told
     here.done.clear()
     again = augment(folder, users, server)
     assert again.found == first.learnt and not (again.learnt or again.failed or again.left) and again.asked is None
@@ -125,11 +125,11 @@ def test_a_run_that_is_killed_while_it_learns_goes_on(folder, fake, here, tiny_m
     users, server = users_on(tiny_model_folder, "ann", "bob"), server_at(fake.url)
 
     def killed(progress):
-        if progress == Progress("learning", 1, 2):
+        if progress == ProgressEvent("learning", 1, 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        augment(folder, users, server, tell=killed)
+        augment(folder, users, server, on_progress=killed)
     # As a kill in the middle of a write leaves it: an adapter without its row, and half a one.
     (folder / "adapters" / "bob").mkdir()
     (folder / "adapters" / "bob" / "adapters.safetensors").write_bytes(b"half")
@@ -293,7 +293,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(folder, fake, here, tiny_mod
                 augment(folder, users, server)
             seen.append(True)
 
-    augment(folder, users, server, tell=second)
+    augment(folder, users, server, on_progress=second)
     assert seen
 
 
@@ -318,13 +318,13 @@ def test_every_user_finishes_though_a_machine_dies_and_no_prompt_is_sent_twice(
     longer = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, epochs=60))
     users, server, lost = users_on(tiny_model_folder, *names, config=longer), server_at(fake.url), []
 
-    def tell(progress):
-        if progress == Progress("learning", 1, len(names)):
+    def on_progress(progress):
+        if progress == ProgressEvent("learning", 1, len(names)):
             machines.remove_node(other, allow_graceful=False)
             lost.append(progress)
 
     folder = consented(tmp_path / "out", server)
-    outcome = augment(folder, users, server, ray=machines.address, tell=tell)
+    outcome = augment(folder, users, server, ray=machines.address, on_progress=on_progress)
     assert lost and sorted(outcome.learnt) == names and not (outcome.failed or outcome.left)
     assert sorted(adapters(folder)) == names
     assert Counter(received.prompt for received in fake.received) == dict.fromkeys(fake.answered, 1)

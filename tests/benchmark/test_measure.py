@@ -15,7 +15,7 @@ import pytest
 from mlx_lm.tuner import trainer
 
 from mlx_personal import UserError, load_language_model
-from mlx_personal.benchmark import WORKLOADS, Workload, benchmark, measure, mlx_lm_trainer, schema, workloads
+from mlx_personal.benchmark import WORKLOADS, Workload, benchmark, harness, mlx_lm_trainer, schema, workloads
 from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, train_side
 from mlx_personal.benchmark.workloads import make_rows, mlx_lm_order
 from tests.support.paths import ROOT
@@ -30,7 +30,7 @@ def silent(*_):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Sides are trained here: what a process of their own costs is importing MLX again."""
-    monkeypatch.setattr(measure, "run_child", train_side)
+    monkeypatch.setattr(harness, "run_child", train_side)
 
 
 # The workload
@@ -182,7 +182,7 @@ def test_both_sides_have_the_same_losses(layers):
     np.testing.assert_allclose(ours.losses, theirs.losses, atol=1e-4)
     assert ours.order == theirs.order
     assert ours.way == "packed"
-    assert ours.way_reason is None
+    assert ours.fallback_reason is None
 
 
 # The whole path
@@ -241,9 +241,9 @@ def test_each_side_is_a_process_of_its_own_and_a_brief_run_ends_within_a_minute(
 
 
 def test_sides_take_turns_and_who_begins_changes():
-    assert measure._plan("mlx-lm", 2, stock=True) == [OURS, PLAIN, PLAIN, OURS, STOCK]
-    assert measure._plan("mlx-lm", 1, stock=False) == [OURS, PLAIN]
-    assert measure._plan(None, 2, stock=True) == [OURS, OURS]
+    assert harness._plan("mlx-lm", 2, stock=True) == [OURS, PLAIN, PLAIN, OURS, STOCK]
+    assert harness._plan("mlx-lm", 1, stock=False) == [OURS, PLAIN]
+    assert harness._plan(None, 2, stock=True) == [OURS, OURS]
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def test_sides_take_turns_and_who_begins_changes():
 )
 def test_a_side_that_fails_says_why(monkeypatch, status, complaint, expected, words):
     done = subprocess.CompletedProcess([], status, "", complaint)
-    monkeypatch.setattr(measure.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(harness.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(expected, match=words):
-        measure.run_child(OURS, TINY, Path("x"))
+        harness.run_child(OURS, TINY, Path("x"))
 
 
 def test_a_users_error_crosses_from_the_process_of_a_side(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no vocab_size; name another model"):
-        measure.run_child(PLAIN, TINY, tmp_path)
+        harness.run_child(PLAIN, TINY, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlx_personal import UserError
-from mlx_personal.benchmark import WORKLOADS, measure, report, results, schema, workloads
+from mlx_personal.benchmark import WORKLOADS, harness, report, results, schema, workloads
 from mlx_personal.benchmark.training_run import OURS, PLAIN, Trained, hotter, train_side
 from mlx_personal.benchmark.workloads import mlx_lm_order
 from mlx_personal.cli.benchmark import _WORKLOADS
@@ -42,7 +42,7 @@ def trained(seconds=8.0, loss=2.0, memory=100, joules=None, **changes):
         before=Heat(),
         after=Heat(),
         way=None,
-        way_reason=None,
+        fallback_reason=None,
         model={"layers": 5, "parameters": 10, "dtype": "float32"},
     )
     return dataclasses.replace(made, **changes)
@@ -50,8 +50,8 @@ def trained(seconds=8.0, loss=2.0, memory=100, joules=None, **changes):
 
 def measured(ours, other=None, idle=None):
     sides = {OURS: ours} | ({} if other is None else {PLAIN: other})
-    idle = idle or measure.Idle(Energy(), None, (), "no counter")
-    return measure.Measured(TINY, workloads.model_folder(TINY.model), idle, sides)
+    idle = idle or harness.Idle(Energy(), None, (), "no counter")
+    return harness.Measured(TINY, workloads.model_folder(TINY.model), idle, sides)
 
 
 # Figures
@@ -92,7 +92,7 @@ def test_without_a_counter_and_without_another_side_there_are_no_such_figures():
 
 
 def test_idle_power_is_shown_and_taken_off():
-    idle = measure.Idle(Energy(cpu=1.0, gpu=2.0), 5.0, ("zeus-apple-silicon",), None)
+    idle = harness.Idle(Energy(cpu=1.0, gpu=2.0), 5.0, ("zeus-apple-silicon",), None)
     ours = [trained(2.0, joules=Energy(cpu=10.0, gpu=26.0))]
     other = [trained(8.0, joules=Energy(cpu=40.0, gpu=44.0))]
     result = results.result_of(measured(ours, other, idle))
@@ -107,7 +107,7 @@ def test_idle_power_is_shown_and_taken_off():
 
 
 def test_a_counter_that_failed_in_one_round_leaves_no_median():
-    idle = measure.Idle(Energy(cpu=1.0), 5.0, ("RAPL",), None)
+    idle = harness.Idle(Energy(cpu=1.0), 5.0, ("RAPL",), None)
     result = results.result_of(measured([trained(joules=Energy(cpu=20.0)), trained()], None, idle))
     assert result["sides"]["ours"]["joules"] is None
     assert result["sides"]["ours"]["rounds"][0]["joules"]["cpu"] == 20.0
@@ -115,9 +115,9 @@ def test_a_counter_that_failed_in_one_round_leaves_no_median():
 
 def test_other_rows_than_planned_end_the_comparison(monkeypatch):
     strange = trained(order=[[0, 1, 2, 3]] * 4)
-    monkeypatch.setattr(measure, "run_child", lambda *_: strange)
+    monkeypatch.setattr(harness, "run_child", lambda *_: strange)
     with pytest.raises(UserError, match="took other rows than planned"):
-        measure.measure(TINY, None, 1, 0.0, lambda *_: None)
+        harness.measure(TINY, None, 1, 0.0, lambda *_: None)
 
 
 def test_the_heat_of_a_round_is_its_worst():
@@ -134,7 +134,7 @@ def test_the_heat_of_a_round_is_its_worst():
 def good():
     ours = [trained(2.0, memory=2e9, joules=Energy(cpu=30.0)), trained(3.0, memory=2e9, joules=Energy(cpu=40.0))]
     ours = [dataclasses.replace(t, peak_memory_bytes=2_000_000_000) for t in ours]
-    idle = measure.Idle(Energy(cpu=1.0), 5.0, ("RAPL",), None)
+    idle = harness.Idle(Energy(cpu=1.0), 5.0, ("RAPL",), None)
     other = [trained(8.0, joules=Energy(cpu=90.0)), trained(9.0, joules=Energy(cpu=80.0))]
     return results.result_of(measured(ours, other, idle))
 
@@ -370,7 +370,7 @@ def test_without_matplotlib_there_is_the_table_alone(good, tmp_path, monkeypatch
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(measure, "run_child", train_side)
+    monkeypatch.setattr(harness, "run_child", train_side)
 
 
 def run_command(*arguments, catch=False):
@@ -392,7 +392,7 @@ def not_run(monkeypatch):
     def run(*_, **__):
         raise AssertionError("the benchmark began")
 
-    monkeypatch.setattr("mlx_personal.benchmark.benchmark", measure)
+    monkeypatch.setattr("mlx_personal.benchmark.benchmark", run)
 
 
 @pytest.mark.parametrize("name", ["no such folder/out.json", "file/out.json", "fifo", "x" * 300])

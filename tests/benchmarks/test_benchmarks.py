@@ -29,7 +29,7 @@ def root_on_path() -> Any:
 
 @pytest.fixture(scope="module")
 def rivals() -> ModuleType:
-    return importlib.import_module("benchmarks.rivals")
+    return importlib.import_module("benchmarks.scoring_baselines")
 
 
 @pytest.fixture(scope="module")

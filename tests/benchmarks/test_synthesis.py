@@ -16,7 +16,7 @@ import pytest
 
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.finetune.schedule import Schedule
+from mlx_personal.finetune.schedule import LearningRateSchedule
 from mlx_personal.scoring import Lexicons
 from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
 from mlx_personal.selection import SelectionConfig
@@ -40,7 +40,7 @@ def synthesis() -> ModuleType:
 
 @pytest.fixture
 def straight() -> ModuleType:
-    return importlib.import_module("benchmarks.straight")
+    return importlib.import_module("benchmarks.mlx_lm_loop")
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_both_sides_are_trained_with_the_same_optimizer(
     straight.train(tiny_model, DIALOGUES, config)
     (optimizer,) = given
     assert type(optimizer).__name__ == "AdamW"
-    expected = Schedule("cosine", 4e-3, 8, config.warmup)
+    expected = LearningRateSchedule("cosine", 4e-3, 8, config.warmup)
     rates = [float(optimizer._schedulers["learning_rate"](mx.array(step))) for step in range(8)]
     assert rates == pytest.approx([expected.at(step) for step in range(8)])
     tiny_model.detach_adapter()

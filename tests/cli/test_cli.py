@@ -337,8 +337,8 @@ def test_a_full_disk_is_one_line_and_nothing_stored_is_lost(profile, chats, monk
 
     real = database.Database.__init__
 
-    def small(self, folder, write):
-        real(self, folder, write)
+    def small(self, folder, write, schema):
+        real(self, folder, write, schema)
         self.rows("PRAGMA max_page_count = 1")
 
     more = tmp_path / "more.jsonl"

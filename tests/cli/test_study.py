@@ -17,7 +17,7 @@ from mlx_personal.cli import study as commands
 from mlx_personal.cli import study_progress
 from mlx_personal.cli.context import Cli
 from mlx_personal.profile import Home
-from mlx_personal.research.study import Progress, cell_jobs
+from mlx_personal.research.study import ProgressEvent, cell_jobs
 from mlx_personal.research.study.datasets import DATASETS
 from mlx_personal.research.study.grid import EXPERIMENTS
 from mlx_personal.research.study.stream import ORDERS
@@ -192,11 +192,11 @@ def test_a_stage_is_told_as_it_begins_and_ends_and_now_and_then(
 ) -> None:
     seconds = [0.0]
     monkeypatch.setattr(study_progress.time, "monotonic", lambda: seconds[0])
-    with study_progress.progress_of_cells(Cli(Home(tmp_path), "default")) as tell:
+    with study_progress.progress_of_cells(Cli(Home(tmp_path), "default")) as on_progress:
         for done in range(31):
-            tell(Progress("embedding alpaca", done, 30, None if done == 0 else 30.0 - done))
+            on_progress(ProgressEvent("embedding alpaca", done, 30, None if done == 0 else 30.0 - done))
             seconds[0] += 1
-        tell(Progress("selection", 1, 9, None))
+        on_progress(ProgressEvent("selection", 1, 9, None))
     assert capsys.readouterr().err.splitlines() == [
         "mlx-personal: embedding alpaca 0/30",
         "mlx-personal: embedding alpaca 10/30, 20 s left",

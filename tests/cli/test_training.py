@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_personal.cli import training
-from mlx_personal.finetune import Step
+from mlx_personal.finetune import TrainingStep
 from tests.cli.test_cli import as_json, chats, profile, refused, run
 
 assert chats and profile  # the fixtures
@@ -35,7 +35,7 @@ def in_step(do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets something happen when the second step is shown."""
 
     @contextlib.contextmanager
-    def line(cli: object) -> Iterator[Callable[[Step], None]]:
+    def line(cli: object) -> Iterator[Callable[[TrainingStep], None]]:
         yield lambda step: do() if step.number == 2 else None  # type: ignore[return-value]
 
     monkeypatch.setattr(training, "training_line", line)
@@ -73,8 +73,8 @@ def test_stopped_with_json_it_says_so_as_an_object_too(ready: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ("frozen.FrozenStates._keep", "interrupted before it had done a step; the same command starts it again"),
-        ("training._Training._as_step", "interrupted before it had done a step; the same command starts it again"),
+        ("forward.activation_cache.ActivationCache._keep", "interrupted before it had done a step; the same command starts it again"),
+        ("loop._Training._as_step", "interrupted before it had done a step; the same command starts it again"),
         ("trainer._write", "the training was broken off; the same command goes on from where it was saved last"),
     ],
 )
@@ -91,7 +91,7 @@ def test_ctrl_c_elsewhere_in_a_training_is_one_clear_line(
 
 
 def test_sigterm_before_the_first_step_is_one_clear_line_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     stopped = run("train")
     assert stopped.exit_code == 143
     (line,) = stopped.stderr.splitlines()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer, tokenizers
 
 from mlx_personal import Dialogue, Message, UserError
-from mlx_personal.dialogue import BadLine, read_dialogues, rouge1, rougeL, strip_thoughts, words
+from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1, rougeL, strip_thoughts, words
 from mlx_personal.dialogue.readers import read_json_lines
 from mlx_personal.dialogue.types import MAX_MESSAGE_CHARS
 
@@ -202,7 +202,7 @@ def test_a_bad_line_is_named_and_the_good_ones_around_it_go_in(tmp_path: Path, l
     file.write_bytes(GOOD + b"\n" + line.replace(b"\n", b"") + b"\n\n" + GOOD)
     first, bad, last = read_dialogues(file)
     assert first == last == Dialogue.of("x", "x")
-    assert isinstance(bad, BadLine)
+    assert isinstance(bad, InvalidLine)
     assert bad.where == f"{file}:2"
     assert re.search(reason, bad.reason), bad.reason
     assert "\n" not in bad.reason
@@ -226,7 +226,7 @@ def test_an_endless_line_is_not_read_into_memory(tmp_path: Path, monkeypatch: py
     file = tmp_path / "chats.jsonl"
     file.write_bytes(b"x" * 2_500_000 + b"\n" + GOOD)
     bad, good = read_dialogues(file)
-    assert bad == BadLine(f"{file}:1", "a line of over 1 MB")
+    assert bad == InvalidLine(f"{file}:1", "a line of over 1 MB")
     assert good == Dialogue.of("x", "x")
 
 
@@ -235,7 +235,7 @@ def test_lines_end_where_json_lines_end(tmp_path: Path) -> None:
     file.write_bytes('"a\u2028b\u0085c"\r\n\n{\n'.encode())
     assert list(read_json_lines(file)) == [
         (f"{file}:1", "a\u2028b\u0085c"),
-        BadLine(f"{file}:3", "not JSON (expecting property name enclosed in double quotes at column 2)"),
+        InvalidLine(f"{file}:3", "not JSON (expecting property name enclosed in double quotes at column 2)"),
     ]
 
 
@@ -246,7 +246,7 @@ def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     (bad,) = read_dialogues(file)
-    assert isinstance(bad, BadLine)
+    assert isinstance(bad, InvalidLine)
     assert bad.where.encode().endswith(rb"caf\udce9.jsonl:1")
     file.unlink()
     with pytest.raises(UserError) as raised:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.dialogue import likeness, rouge1, rougeL
+from mlx_personal.dialogue import dialogue_similarity, rouge1, rougeL
 from mlx_personal.evaluation import (
     EvaluationConfig,
     answers,
@@ -234,7 +234,7 @@ def test_likeness_is_rouge_1() -> None:
         (COOK, "What shall we eat tonight, and shall I cook?"),
         (PLANT, "How do I plant, and how do I water?"),
     ]:
-        assert likeness(conversation(a), conversation(b)) == pytest.approx(rouge1(a, b))
+        assert dialogue_similarity(conversation(a), conversation(b)) == pytest.approx(rouge1(a, b))
         assert 0 < rouge1(a, b) < 1
 
 

@@ -16,23 +16,23 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
 from mlx_personal import LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import LoRAConfig, Step, TrainingData, train
+from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingStep, train
 from mlx_personal.finetune.data.batching import collate
 from mlx_personal.finetune.forward import activation_cache
-from mlx_personal.finetune.forward.activation_cache import FrozenStates
-from mlx_personal.finetune.forward.gradients import Computing
-from mlx_personal.finetune.forward.split_model import Network
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune.forward.activation_cache import ActivationCache
+from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.forward.split_model import SplitModel
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
 ROWS = random_models.a_family_of_rows()
 CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=1, dropout=0.1, learning_rate=1e-2)
 
 
-def kept(lm: LanguageModel, packed: bool, budget: int) -> FrozenStates:
-    network = Network(lm)
+def kept(lm: LanguageModel, packed: bool, budget: int) -> ActivationCache:
+    network = SplitModel(lm)
     with network.opened():
-        return FrozenStates(network, ROWS, 2048 if packed else 1, budget)
+        return ActivationCache(network, ROWS, 2048 if packed else 1, budget)
 
 
 def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,20 +74,20 @@ def test_a_batch_finds_its_states_where_its_tokens_lie() -> None:
     for share in (True, False):
         chosen = [7, 2, 4, 9, 1]
         batch = collate(ROWS, chosen, "packed", share)
-        assert batch.pieces is not None
+        assert batch.segments is not None
         found, at = np.array(states.of(batch))[0], 0
-        for piece in batch.pieces:
-            wanted = alone[chosen[piece.row]][piece.start : piece.stop]
-            assert np.allclose(found[at : at + len(piece)], wanted, atol=1e-5)
-            at += len(piece)
+        for segment in batch.segments:
+            wanted = alone[chosen[segment.row]][segment.start : segment.stop]
+            assert np.allclose(found[at : at + len(segment)], wanted, atol=1e-5)
+            at += len(segment)
 
 
 def test_each_row_is_told_when_it_is_done() -> None:
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm, num_layers=1)
-    network, told = Network(lm), []
+    network, told = SplitModel(lm), []
     with network.opened():
-        FrozenStates(network, ROWS, 1, 10**9, on_done=lambda *done: told.append(done))
+        ActivationCache(network, ROWS, 1, 10**9, on_progress=lambda *done: told.append(done))
     assert told == [(i + 1, len(ROWS)) for i in range(len(ROWS))]
 
 
@@ -135,7 +135,7 @@ def test_where_the_system_has_no_call_for_it_room_is_taken_all_the_same(monkeypa
 
 
 def losses(lm: LanguageModel, way: str, budget: int) -> tuple[tuple[float, ...], str, dict[str, bytes]]:
-    report = train(lm, TrainingData(ROWS), CONFIG, plan=Plan(cache_bytes=budget), order=ORDER)
+    report = train(lm, TrainingData(ROWS), CONFIG, plan=MemoryPlan(cache_bytes=budget), order=ORDER)
     assert report.way == way
     trained = random_models.bits(lm.model.trainable_parameters())
     lm.detach_adapter()
@@ -208,7 +208,7 @@ def test_a_model_made_in_memory_trains_alike_and_keeps_its_weights(large_folder:
     lm.detach_adapter()
     made = LanguageModel(lm.model, lm.tokenizer)
     before = random_models.bits(made.model.parameters())
-    held: list[Step] = []
+    held: list[TrainingStep] = []
     assert train(made, TrainingData(ROWS), CONFIG, on_step=held.append).losses == wanted
     made.detach_adapter()
     assert random_models.bits(made.model.parameters()) == before
@@ -218,7 +218,7 @@ def test_blocks_are_kept_where_their_output_is_not(large_folder: Path, monkeypat
     no_disk(monkeypatch)
     lm = load_language_model(large_folder)
     monkeypatch.setattr(lm, "release", lambda kept: pytest.fail("released"))
-    report = train(lm, TrainingData(ROWS), CONFIG, plan=Plan(cache_bytes=0))
+    report = train(lm, TrainingData(ROWS), CONFIG, plan=MemoryPlan(cache_bytes=0))
     assert report.kept_states == "nowhere"
     lm.detach_adapter()
 
@@ -227,7 +227,7 @@ def test_a_model_is_whole_again_after_an_error(large_folder: Path) -> None:
     lm = load_language_model(large_folder)
     before = random_models.bits(lm.model.parameters())
 
-    def fail(step: Step) -> None:
+    def fail(step: TrainingStep) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -240,7 +240,7 @@ def test_a_folder_that_is_gone_when_it_is_read_again_is_said_in_one_line(large_f
     shutil.copytree(large_folder, folder)
     lm = load_language_model(folder)
     random_models.with_adapter(lm, num_layers=1)
-    computing = Computing(lm, ROWS, "packed", Plan(), share=True)
+    computing = GradientComputer(lm, ROWS, "packed", MemoryPlan(), share=True)
     message = "the base model cannot be read any more; put its folder back"
     with pytest.raises(UserError, match=message) as raised, computing.opened():
         for file in folder.glob("*.safetensors"):

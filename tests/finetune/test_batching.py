@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.finetune.data.batching import by_length, collate, parts, shuffled
-from mlx_personal.finetune.data.packing import path
-from mlx_personal.finetune.data.samples import Row, make_rows, target_tokens
+from mlx_personal.finetune.data.batching import bucketed_steps, collate, micro_batches, shuffled_steps
+from mlx_personal.finetune.data.packing import segment_path
+from mlx_personal.finetune.data.samples import Sample, make_samples, target_tokens
 from tests.support import random_models
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет"]
@@ -33,14 +33,14 @@ SEVERAL_TURNS = Dialogue.from_messages(
 
 
 def test_every_assistant_turn_is_a_target_and_thoughts_are_not(tiny_model: LanguageModel) -> None:
-    (row,) = make_rows(tiny_model, [SEVERAL_TURNS], 1024).rows
+    (row,) = make_samples(tiny_model, [SEVERAL_TURNS], 1024).rows
     learnt = tiny_model.tokenizer.decode(row.targets[row.is_target].tolist())
     assert learnt == "In May.<|end|>A hand.<|end|>"
     assert "hm" not in tiny_model.tokenizer.decode(row.inputs.tolist())
 
 
 def test_a_target_is_what_follows_its_input(tiny_model: LanguageModel) -> None:
-    rows = make_rows(tiny_model, [*DIALOGUES, SEVERAL_TURNS], 1024).rows
+    rows = make_samples(tiny_model, [*DIALOGUES, SEVERAL_TURNS], 1024).rows
     for row, dialogue in zip(rows, [*DIALOGUES, SEVERAL_TURNS], strict=True):
         ((tokens, is_target),) = tiny_model.training_tokens(dialogue.without_thoughts())
         assert row.inputs.tolist() == tokens[:-1]
@@ -52,7 +52,7 @@ def test_a_target_is_what_follows_its_input(tiny_model: LanguageModel) -> None:
 
 
 def test_a_long_row_keeps_its_end(tiny_model: LanguageModel) -> None:
-    full, cut = make_rows(tiny_model, DIALOGUES[:1], 1024), make_rows(tiny_model, DIALOGUES[:1], 10)
+    full, cut = make_samples(tiny_model, DIALOGUES[:1], 1024), make_samples(tiny_model, DIALOGUES[:1], 10)
     assert (full.truncated, cut.truncated) == (0, 1)
     assert cut.rows[0].targets.tolist() == full.rows[0].targets[-9:].tolist()
     assert cut.rows[0].is_target.tolist() == full.rows[0].is_target[-9:].tolist()
@@ -63,9 +63,9 @@ def test_rows_without_a_target_are_dropped_and_counted(
 ) -> None:
     rows_of_one = [([1, 2, 3], [True, False, False]), ([5], [True]), ([1, 2], [False, True])]
     monkeypatch.setattr(tiny_model, "training_tokens", lambda dialogue: rows_of_one)
-    rows = make_rows(tiny_model, [*DIALOGUES[:1], Dialogue.of("a", "<think>only</think>")], 1024)
+    rows = make_samples(tiny_model, [*DIALOGUES[:1], Dialogue.of("a", "<think>only</think>")], 1024)
     assert (len(rows.rows), rows.dropped, rows.truncated) == (1, 3, 0)
-    assert make_rows(tiny_model, [], 1024) == type(rows)([], 0, 0)
+    assert make_samples(tiny_model, [], 1024) == type(rows)([], 0, 0)
 
 
 # Orders
@@ -76,14 +76,14 @@ def test_an_epoch_has_every_row_once_and_its_last_batch_what_is_left(
     count: int, size: int, seed: int, epoch: int
 ) -> None:
     lengths = np.random.default_rng(seed).integers(1, 50, count).tolist()
-    for steps in (shuffled(count, size, seed, epoch), by_length(lengths, size, seed, epoch)):
+    for steps in (shuffled_steps(count, size, seed, epoch), bucketed_steps(lengths, size, seed, epoch)):
         assert sorted(row for step in steps for row in step) == list(range(count))
         assert sorted(map(len, steps)) == sorted([size] * (count // size) + ([count % size] if count % size else []))
 
 
 def test_orders_follow_from_seed_and_epoch_alone() -> None:
     lengths = np.random.default_rng(0).integers(1, 20, 40).tolist()
-    for order in (lambda *at: shuffled(40, 8, *at), lambda *at: by_length(lengths, 8, *at)):
+    for order in (lambda *at: shuffled_steps(40, 8, *at), lambda *at: bucketed_steps(lengths, 8, *at)):
         several = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
         np.random.seed(5)
         assert [order(seed, epoch) for seed in range(3) for epoch in range(3)] == several
@@ -92,7 +92,7 @@ def test_orders_follow_from_seed_and_epoch_alone() -> None:
 
 def test_rows_of_like_length_meet_and_their_batches_are_mixed() -> None:
     lengths = np.random.default_rng(0).integers(1, 200, 101).tolist()
-    steps = by_length(lengths, 8, 0, 0)
+    steps = bucketed_steps(lengths, 8, 0, 0)
     longest = [max(lengths[row] for row in step) for step in steps]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
     by_size = sorted(([lengths[row] for row in step] for step in steps), key=max)
@@ -108,7 +108,7 @@ def test_rows_of_like_length_meet_and_their_batches_are_mixed() -> None:
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120), st.sampled_from(["packed", "padded"]))
 def test_parts_are_the_step_and_fit(lengths: list[int], tokens: int, shape: Literal["packed", "padded"]) -> None:
     step = np.random.default_rng(0).permutation(len(lengths)).tolist()
-    found = list(parts(step, lengths, tokens, shape))
+    found = list(micro_batches(step, lengths, tokens, shape))
     assert [row for part in found for row in part] == step
 
     def size(part: Sequence[int]) -> int:
@@ -126,14 +126,14 @@ def test_parts_are_the_step_and_fit(lengths: list[int], tokens: int, shape: Lite
 
 def test_padding_is_no_target() -> None:
     rows = [
-        Row(np.arange(10, 18), np.arange(11, 19), np.array([0, 0, 0, 1, 1, 0, 1, 0], bool)),
-        Row(np.arange(20, 23), np.arange(21, 24), np.array([1, 0, 1], bool)),
+        Sample(np.arange(10, 18), np.arange(11, 19), np.array([0, 0, 0, 1, 1, 0, 1, 0], bool)),
+        Sample(np.arange(20, 23), np.arange(21, 24), np.array([1, 0, 1], bool)),
     ]
     batch = collate(rows, [1, 0, 1], "padded")
     assert batch.inputs.tolist() == [[20, 21, 22] + [0] * 5, list(range(10, 18)), [20, 21, 22] + [0] * 5]
     assert batch.places.tolist() == [0, 2, 11, 12, 14, 16, 18]
     assert batch.targets.tolist() == [21, 23, 14, 15, 17, 21, 23]
-    assert (batch.rows, batch.pieces) == ((1, 0, 1), None)
+    assert (batch.rows, batch.segments) == ((1, 0, 1), None)
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -141,19 +141,23 @@ def test_a_packed_batch_has_every_target_once_at_its_own_place(share: bool) -> N
     rows = random_models.a_family_of_rows()
     chosen = np.random.default_rng(1).permutation(len(rows)).tolist()
     batch = collate(rows, chosen, "packed", share)
-    assert batch.inputs.shape == (1, sum(map(len, batch.pieces)))
-    starts = np.cumsum([0, *map(len, batch.pieces)])
+    assert batch.inputs.shape == (1, sum(map(len, batch.segments)))
+    starts = np.cumsum([0, *map(len, batch.segments)])
     assert batch.inputs.shape[1] < sum(map(len, rows)) if share else batch.inputs.shape[1] == sum(map(len, rows))
     found = {int(row): [] for row in range(len(chosen))}
     for place, target in zip(batch.places.tolist(), batch.targets.tolist(), strict=True):
         index = int(np.searchsorted(starts, place, "right")) - 1
-        piece = batch.pieces[index]
-        position = piece.start + place - int(starts[index])
+        segment = batch.segments[index]
+        position = segment.start + place - int(starts[index])
         # The tokens that this place sees are those of its row.
-        seen = [t for i in path(batch.pieces, index)[:-1] for t in batch.inputs[0, starts[i] : starts[i + 1]].tolist()]
+        seen = [
+            t
+            for i in segment_path(batch.segments, index)[:-1]
+            for t in batch.inputs[0, starts[i] : starts[i + 1]].tolist()
+        ]
         seen += batch.inputs[0, starts[index] : place + 1].tolist()
-        assert seen == rows[chosen[piece.row]].inputs[: position + 1].tolist()
-        found[piece.row].append((position, target))
+        assert seen == rows[chosen[segment.row]].inputs[: position + 1].tolist()
+        found[segment.row].append((position, target))
     for i, row in enumerate(rows[j] for j in chosen):
         places = np.flatnonzero(row.is_target).tolist()
         assert sorted(found[i]) == list(zip(places, row.targets[row.is_target].tolist(), strict=True))

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 from mlx_personal import UserError
 from mlx_personal.finetune import checkpoint as state_module
-from mlx_personal.finetune.checkpoint import Identity, State, check_identity, discard, load_newest, save
+from mlx_personal.finetune.checkpoint import Checkpoint, CheckpointIdentity, check_identity, discard, load_latest, save
 
 TYPES = [mx.float32, mx.bfloat16, mx.float16, mx.uint32, mx.int32, mx.int64, mx.uint8, mx.bool_]
-IDENTITY = Identity("abc", "123", {"rank": 8, "betas": (0.9, 0.999)}, {"mlx": "0.32.4", "threads": 2})
+IDENTITY = CheckpointIdentity("abc", "123", {"rank": 8, "betas": (0.9, 0.999)}, {"mlx": "0.32.4", "threads": 2})
 
 
-def state_at(step: int, value: float = 1.0) -> State:
+def state_at(step: int, value: float = 1.0) -> Checkpoint:
     arrays = {"layers.0.lora_a": mx.full((3, 5), value), "rng": mx.array([0, 2**32 - 1], mx.uint32)}
-    return State(arrays, {"step": step, "losses": [0.1, 1 / 3]})
+    return Checkpoint(arrays, {"step": step, "losses": [0.1, 1 / 3]})
 
 
 def bits(array: mx.array) -> bytes:
@@ -54,8 +54,8 @@ def test_every_type_comes_back_to_the_bit(dtype: mx.Dtype, tmp_path: Path) -> No
     arrays = {"a": mx.array(random).view(dtype), "scalar": mx.array(random)[0, : dtype.size].view(dtype)[0]}
     arrays["turned"] = arrays["a"].T
     arrays["empty"] = arrays["a"][:0]
-    save(tmp_path, State(arrays, {"step": 1}))
-    loaded, note = load_newest(tmp_path)
+    save(tmp_path, Checkpoint(arrays, {"step": 1}))
+    loaded, note = load_latest(tmp_path)
     assert loaded is not None and note is None
     assert loaded.arrays.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -65,15 +65,15 @@ def test_every_type_comes_back_to_the_bit(dtype: mx.Dtype, tmp_path: Path) -> No
 
 def test_facts_come_back_exactly(tmp_path: Path) -> None:
     facts = {"step": 7, "best": math.inf, "losses": [0.1, 1e-300, math.nan], "rng": 2**127 - 1, "name": 'é "\n\ud800'}
-    save(tmp_path, State({}, facts))
-    loaded, _ = load_newest(tmp_path)
+    save(tmp_path, Checkpoint({}, facts))
+    loaded, _ = load_latest(tmp_path)
     assert loaded is not None and loaded.step == 7
     assert repr(loaded.facts) == repr(facts)
 
 
 def test_a_loaded_state_outlives_its_file(tmp_path: Path) -> None:
     save(tmp_path, state_at(1, 1.0))
-    loaded, _ = load_newest(tmp_path)
+    loaded, _ = load_latest(tmp_path)
     save(tmp_path, state_at(1, 2.0))
     discard(tmp_path)
     assert loaded is not None and (loaded.arrays["layers.0.lora_a"] == 1.0).all()
@@ -105,8 +105,8 @@ def test_discarding_removes_the_states_only(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "alone", tmp_path / "nothing"):
         discard(folder)
     assert names(tmp_path) == ["adapter_config.json"]
-    assert load_newest(tmp_path) == (None, None)
-    assert load_newest(tmp_path / "nothing") == (None, None)
+    assert load_latest(tmp_path) == (None, None)
+    assert load_latest(tmp_path / "nothing") == (None, None)
 
 
 # Damage
@@ -116,7 +116,7 @@ def test_a_file_cut_in_half_costs_only_the_steps_since_the_one_before(tmp_path: 
     save(tmp_path, state_at(5))
     newer = save(tmp_path, state_at(10))
     newer.write_bytes(newer.read_bytes()[: newer.stat().st_size // 2])
-    loaded, note = load_newest(tmp_path)
+    loaded, note = load_latest(tmp_path)
     assert loaded is not None and loaded.step == 5
     assert note == "state-0000010.safetensors damaged: going on from step 5"
 
@@ -127,7 +127,7 @@ def test_every_flipped_bit_of_the_contents_is_noticed(tmp_path: Path) -> None:
     for at in range(len(whole) - 68, len(whole)):
         damage(file, at)
         with pytest.raises(UserError, match="damaged"):
-            load_newest(tmp_path)
+            load_latest(tmp_path)
         file.write_bytes(whole)
 
 
@@ -143,7 +143,7 @@ def test_damage_anywhere_is_noticed_or_harmless(
     data[position] ^= 1 << bit
     file.write_bytes(data[:position] if cut else data)
     try:
-        loaded, _ = load_newest(folder)
+        loaded, _ = load_latest(folder)
     except UserError as error:
         assert "damaged" in error.what
     else:
@@ -155,7 +155,7 @@ def test_damage_anywhere_is_noticed_or_harmless(
 def test_a_file_that_is_no_state_is_damaged(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state-0000003.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"damaged: state-0000003.+ and there is no other state; to drop"):
-        load_newest(tmp_path)
+        load_latest(tmp_path)
 
 
 def test_a_state_of_another_version_is_no_damage_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_state_of_another_version_is_no_damage_and_stays(tmp_path: Path, monke
         earlier.setattr("mlx_personal.finetune.checkpoint._LAYOUT", 1)
         file = save(tmp_path, state_at(10))
     with pytest.raises(UserError, match="another version of mlx-personal began this training; to drop"):
-        load_newest(tmp_path)
+        load_latest(tmp_path)
     assert file.exists()
 
 
@@ -171,7 +171,7 @@ def test_a_state_under_another_array_name_is_damaged(tmp_path: Path) -> None:
     file = save(tmp_path, state_at(10))
     file.write_bytes(file.read_bytes().replace(b'"layers.0.lora_a"', b'"layers.1.lora_a"'))
     with pytest.raises(UserError, match="damaged"):
-        load_newest(tmp_path)
+        load_latest(tmp_path)
 
 
 def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match="cannot write or read here"):
-        load_newest(tmp_path)
+        load_latest(tmp_path)
 
 
 # A disk that refuses
@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_the_last_state(call: str, tmp_path: Path, monkeypatc
         save(tmp_path, state_at(10))
     monkeypatch.undo()
     assert names(tmp_path) == ["state-0000005.safetensors"]
-    loaded, note = load_newest(tmp_path)
+    loaded, note = load_latest(tmp_path)
     assert loaded is not None and loaded.step == 5 and note is None
 
 
@@ -226,7 +226,7 @@ except mlx_personal.UserError as error:
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'state-0000010.safetensors'}: file too large\n"
     assert names(tmp_path) == ["state-0000005.safetensors"]
-    assert load_newest(tmp_path)[0] is not None
+    assert load_latest(tmp_path)[0] is not None
 
 
 def test_an_interrupted_save_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_personal import LanguageModel, UserError
-from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune.distributed import ProcessGroup
 
 # What every process does; `main` is given its group's rank and returns what JSON can hold.
 PROGRAM = """
@@ -272,7 +272,7 @@ def test_without_a_host_file_there_is_a_group_of_one_that_asks_nobody(
 ) -> None:
     monkeypatch.delenv("MLX_RANK", raising=False)
     monkeypatch.setattr(mx.distributed, "init", lambda **_: pytest.fail("asked"))
-    group = Group()
+    group = ProcessGroup()
     assert (group.rank, group.size) == (0, 1)
     array, value = mx.ones((2,)), object()
     assert group.sum(array) is array
@@ -287,7 +287,7 @@ def test_a_rank_without_a_group_is_refused_in_one_line(monkeypatch: pytest.Monke
     for name in ("MLX_HOSTFILE", "MLX_HOSTS"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r"MLX_RANK is set, but there is no group") as raised:
-        Group()
+        ProcessGroup()
     assert "mlx.launch" in raised.value.line() and "\n" not in raised.value.line()
 
 
@@ -300,7 +300,7 @@ def test_a_step_is_shared_completely_and_evenly(lengths: list[int], size: int, s
     step = np.random.default_rng(seed).permutation(len(lengths)).tolist()
     shares = []
     for rank in range(size):
-        group = Group()
+        group = ProcessGroup()
         group.rank, group.size = rank, size
         shares.append(group.share(step, lengths))
     assert Counter(row for share in shares for row in share) == Counter(step)

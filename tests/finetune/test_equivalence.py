@@ -13,14 +13,14 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_personal import LanguageModel, UserError
 from mlx_personal.finetune import LoRAConfig, TrainingData, train
-from mlx_personal.finetune.data.packing import longest_sequence
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.data.packing import max_packed_length
+from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.forward import equivalence, losses, split_model
-from mlx_personal.finetune.forward.equivalence import BOUNDS, Way, choose_way, compare
-from mlx_personal.finetune.forward.gradients import Computing
-from mlx_personal.finetune.forward.packed_attention import Grouping
-from mlx_personal.finetune.forward.split_model import Network
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune.forward.equivalence import TOLERANCES, ForwardMode, compare_with_reference, select_mode
+from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.forward.packed_attention import PackedAttention
+from mlx_personal.finetune.forward.split_model import SplitModel
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
 ROWS = random_models.a_family_of_rows()
@@ -34,16 +34,16 @@ PADDED = ["gemma2", "gpt2", "mamba"]
 
 
 def computed(
-    lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Row], way: Way, share: bool = True
+    lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Sample], way: ForwardMode, share: bool = True
 ) -> tuple[float, dict[str, Any], int]:
     """Summed loss, gradient and tokens of these rows in this way, in parts of at most 120 tokens."""
-    computing = Computing(lm, rows, way, Plan(batch_tokens=120), share)
+    computing = GradientComputer(lm, rows, way, MemoryPlan(batch_tokens=120), share)
     with computing.opened():
         loss, gradient = computing.gradient(weights, range(len(rows)), (0,))
     return float(loss), gradient, computing.processed
 
 
-def check(lm: LanguageModel, rows: Sequence[Row], ways: Sequence[Way], bound: float, **adapter: Any) -> None:
+def check(lm: LanguageModel, rows: Sequence[Sample], ways: Sequence[ForwardMode], bound: float, **adapter: Any) -> None:
     weights = random_models.with_adapter(lm, **adapter)
     wanted = random_models.reference_loss(lm, rows), random_models.reference_gradient(lm, weights, rows)
     for way in ways:
@@ -59,7 +59,7 @@ def check(lm: LanguageModel, rows: Sequence[Row], ways: Sequence[Way], bound: fl
 def test_packed_and_padded_give_the_loss_and_gradient_of_rows_alone(family: str) -> None:
     lm = random_models.random_model(family)
     check(lm, ROWS, ["packed", "padded", "plain"], 1e-5)
-    choice = choose_way(lm, ROWS)
+    choice = select_mode(lm, ROWS)
     assert (choice.way, choice.reason) == ("packed", "")
 
 
@@ -67,7 +67,7 @@ def test_packed_and_padded_give_the_loss_and_gradient_of_rows_alone(family: str)
 def test_what_cannot_be_packed_is_padded_and_says_why(family: str) -> None:
     lm = random_models.random_model(family)
     check(lm, ROWS[:7], ["padded", "plain"], 1e-5)
-    choice = choose_way(lm, ROWS)
+    choice = select_mode(lm, ROWS)
     assert choice.way == "padded"
     assert choice.reason.startswith("packed: in float32 loss off by ")
     assert choice.reason.endswith("bound 1e-04")
@@ -85,29 +85,29 @@ def test_any_number_of_layers_and_dora_are_as_exact(num_layers: int, dora: bool)
 )
 def test_half_precision_stays_within_its_bound(family: str, kind: str) -> None:
     lm = random_models.random_model(family, kind, num_hidden_layers=2)
-    check(lm, FEW, ["packed", "padded"], BOUNDS[getattr(mx, kind)] / 2, num_layers=1)
-    assert choose_way(lm, FEW).way == "packed"
+    check(lm, FEW, ["packed", "padded"], TOLERANCES[getattr(mx, kind)] / 2, num_layers=1)
+    assert select_mode(lm, FEW).way == "packed"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi", "phi3", "ministral3"])
 def test_4_bit_models_stay_within_the_bound_of_their_floats(family: str) -> None:
     lm = random_models.random_model(family, "4-bit")
-    check(lm, ROWS[:8], ["packed", "padded"], BOUNDS[mx.float16] / 2)
-    assert choose_way(lm, ROWS).way == "packed"
+    check(lm, ROWS[:8], ["packed", "padded"], TOLERANCES[mx.float16] / 2)
+    assert select_mode(lm, ROWS).way == "packed"
 
 
 def test_a_4_bit_model_stays_within_the_bound_of_its_floats() -> None:
     lm = random_models.random_model("llama", "4-bit", num_hidden_layers=2)
-    check(lm, FEW, ["packed"], BOUNDS[mx.float16] / 2, num_layers=1)
-    assert choose_way(lm, FEW).way == "packed"
+    check(lm, FEW, ["packed"], TOLERANCES[mx.float16] / 2, num_layers=1)
+    assert select_mode(lm, FEW).way == "packed"
 
 
 def test_a_gemma2_in_bfloat16_and_its_float32_are_both_compared() -> None:
     lm = random_models.random_model("gemma2", "bfloat16", num_hidden_layers=2)
     random_models.with_adapter(lm)
     before = random_models.bits(lm.model.parameters())
-    choice = choose_way(lm, ROWS)
+    choice = select_mode(lm, ROWS)
     assert choice.way == "padded"
     assert [c.kind for c in choice.comparisons] == [mx.bfloat16, mx.float32, mx.bfloat16]
     assert random_models.bits(lm.model.parameters()) == before
@@ -117,8 +117,8 @@ def test_a_4_bit_model_is_whole_again_after_a_comparison_in_float32(monkeypatch:
     lm = random_models.random_model("llama", "4-bit", num_hidden_layers=2)
     random_models.with_adapter(lm)
     before = random_models.bits(lm.model.parameters())
-    monkeypatch.setitem(BOUNDS, mx.float16, 0.0)  # nothing is that exact
-    choice = choose_way(lm, ROWS)
+    monkeypatch.setitem(TOLERANCES, mx.float16, 0.0)  # nothing is that exact
+    choice = select_mode(lm, ROWS)
     assert choice.way == "packed"
     assert [(c.way, c.kind, c.agrees) for c in choice.comparisons] == [
         ("packed", mx.float16, False),
@@ -151,7 +151,7 @@ def test_a_family_whose_mask_has_a_gradient_is_computed_with_it() -> None:
     """DeepSeek 3 adds its rotary part to the scores as a mask."""
     lm = random_models.random_model("deepseek3")
     random_models.with_adapter(lm)
-    assert choose_way(lm, ROWS).way == "padded"
+    assert select_mode(lm, ROWS).way == "padded"
 
 
 @pytest.mark.parametrize("family", ["nanochat", "deepseek2", "deepseek3"])
@@ -159,7 +159,7 @@ def test_a_family_with_its_own_rotation_is_never_packed_inexactly(family: str) -
     """Its positions cannot be set, which only rows that share a beginning notice; the shortest two share none."""
     lm = random_models.random_model(family)
     weights = random_models.with_adapter(lm)
-    loss, gradient, _ = computed(lm, weights, ROWS, choose_way(lm, ROWS).way)
+    loss, gradient, _ = computed(lm, weights, ROWS, select_mode(lm, ROWS).way)
     assert loss == pytest.approx(random_models.reference_loss(lm, ROWS), rel=1e-4)
     assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, ROWS)) < 1e-4
 
@@ -170,14 +170,14 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Network, "_attention_call", lambda self, attention: attention)
+    monkeypatch.setattr(SplitModel, "_attention_call", lambda self, attention: attention)
 
 
 def the_row_before_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = split_model._placed
 
-    def wrong(pieces: Any) -> Any:
-        found = placed(pieces)
+    def wrong(segments: Any) -> Any:
+        found = placed(segments)
         if len(found.trails) == 1:
             return found
         trails = [found.trails[0], [found.trails[0][-1], *found.trails[1]], *found.trails[2:]]
@@ -189,18 +189,18 @@ def the_row_before_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def positions_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = split_model._placed
 
-    def wrong(pieces: Any) -> Any:
-        found = placed(pieces)
+    def wrong(segments: Any) -> Any:
+        found = placed(segments)
         if len(found.trails) == 1:
             return found
-        return dataclasses.replace(found, positions=mx.arange(sum(map(len, pieces))) * 2)
+        return dataclasses.replace(found, positions=mx.arange(sum(map(len, segments))) * 2)
 
     monkeypatch.setattr(split_model, "_placed", wrong)
 
 
 def the_head_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = Network.logits
-    monkeypatch.setattr(Network, "logits", lambda self, hidden: 1.3 * logits(self, hidden))
+    logits = SplitModel.logits
+    monkeypatch.setattr(SplitModel, "logits", lambda self, hidden: 1.3 * logits(self, hidden))
 
 
 def the_loss_is_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,30 +210,32 @@ def the_loss_is_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_of_a_group_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where no rows share: what rows that share go through is right."""
-    attend = Grouping.attend
+    attend = PackedAttention.attend
 
-    def wrong(self: Grouping, attention: Any, *qkv: mx.array) -> mx.array:
+    def wrong(self: PackedAttention, attention: Any, *qkv: mx.array) -> mx.array:
         return attend(self, lambda q, k, v: attention(q, mx.roll(k, 1, axis=0), v), *qkv)
 
-    monkeypatch.setattr(Grouping, "attend", wrong)
+    monkeypatch.setattr(PackedAttention, "attend", wrong)
 
 
 def places_are_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden_at = Network.hidden_at
+    hidden_at_targets = SplitModel.hidden_at_targets
     monkeypatch.setattr(
-        Network, "hidden_at", lambda self, inputs, states, places: hidden_at(self, inputs, states, places - 1)
+        SplitModel,
+        "hidden_at_targets",
+        lambda self, inputs, states, places: hidden_at_targets(self, inputs, states, places - 1),
     )
 
 
 def the_gradient_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is right."""
-    hidden_at = Network.hidden_at
+    hidden_at_targets = SplitModel.hidden_at_targets
 
-    def wrong(self: Network, inputs: mx.array, states: mx.array | None, places: mx.array) -> mx.array:
-        hidden = hidden_at(self, inputs, states, places)
+    def wrong(self: SplitModel, inputs: mx.array, states: mx.array | None, places: mx.array) -> mx.array:
+        hidden = hidden_at_targets(self, inputs, states, places)
         return mx.concatenate([hidden[:, :-1], mx.stop_gradient(hidden[:, -1:])], axis=1)
 
-    monkeypatch.setattr(Network, "hidden_at", wrong)
+    monkeypatch.setattr(SplitModel, "hidden_at_targets", wrong)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
@@ -250,12 +252,12 @@ def the_gradient_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         (the_gradient_is_cut, "plain"),
     ],
 )
-def test_a_planted_fault_is_noticed(plant: Plant, way: Way, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_noticed(plant: Plant, way: ForwardMode, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama", kind, num_hidden_layers=2)
     weights = random_models.with_adapter(lm, num_layers=1)
     wanted = random_models.reference_loss(lm, FEW)
     plant(monkeypatch)
-    choice = choose_way(lm, ROWS)
+    choice = select_mode(lm, ROWS)
     assert choice.way == way
     assert f"packed: in {kind} loss off by " in choice.reason
     assert computed(lm, weights, FEW, choice.way)[0] == pytest.approx(wanted, rel=1e-3)
@@ -269,9 +271,9 @@ def test_a_training_says_that_it_fell_back_and_why(monkeypatch: pytest.MonkeyPat
     wanted = train(lm, data, config, order=order)
     the_head_is_scaled(monkeypatch)
     report = train(random_models.random_model("llama"), data, config, order=order)
-    assert (wanted.way, wanted.way_reason, wanted.notes) == ("packed", "", ())
+    assert (wanted.way, wanted.fallback_reason, wanted.notes) == ("packed", "", ())
     assert report.way == "plain"
-    assert "padded: in float32 loss off by" in report.way_reason
+    assert "padded: in float32 loss off by" in report.fallback_reason
     (note,) = report.notes
     assert note.startswith("computed in a slower way, plain, since the fast one is not exact: packed: in float32")
     assert report.losses == pytest.approx(wanted.losses, rel=1e-4)
@@ -284,8 +286,8 @@ def test_a_model_that_cannot_be_taken_apart_is_computed_as_a_whole(monkeypatch: 
     def refuse(*_: object) -> None:
         raise KeyError("built otherwise\nby far")
 
-    monkeypatch.setattr(Network, "frozen_states", refuse)
-    choice = choose_way(lm, ROWS)
+    monkeypatch.setattr(SplitModel, "frozen_activations", refuse)
+    choice = select_mode(lm, ROWS)
     assert choice.way == "plain"
     assert choice.reason == "packed: KeyError: 'built otherwise\\nby far'; padded: KeyError: 'built otherwise\\nby far'"
     assert computed(lm, weights, ROWS, "plain")[0] == pytest.approx(random_models.reference_loss(lm, ROWS), rel=1e-6)
@@ -296,7 +298,7 @@ def test_a_comparison_changes_neither_weights_nor_classes_nor_attention() -> Non
     random_models.with_adapter(lm, dropout=0.3)
     before, attention = random_models.bits(lm.model.parameters()), mx.fast.scaled_dot_product_attention
     kinds = [type(module) for _, module in lm.model.named_modules()]
-    choose_way(lm, ROWS)
+    select_mode(lm, ROWS)
     assert random_models.bits(lm.model.parameters()) == before
     assert [type(module) for _, module in lm.model.named_modules()] == kinds
     assert mx.fast.scaled_dot_product_attention is attention
@@ -319,7 +321,7 @@ def test_the_comparison_reports_what_the_reference_finds(monkeypatch: pytest.Mon
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm)
     the_loss_is_a_mean(monkeypatch)
-    found = compare(Network(lm), ROWS[:3], "packed")
+    found = compare_with_reference(SplitModel(lm), ROWS[:3], "packed")
     assert (found.loss, found.gradient) == pytest.approx((0.5, 0.5), rel=1e-4)
 
 
@@ -346,7 +348,7 @@ def test_a_comparison_without_a_number_is_refused(monkeypatch: pytest.MonkeyPatc
     random_models.with_adapter(lm)
     lm.model.model.norm.weight[3] = np.nan
     with pytest.raises(UserError, match=r"^the base model's loss is not a number"):
-        choose_way(lm, ROWS)
+        select_mode(lm, ROWS)
 
 
 # Positions
@@ -356,7 +358,7 @@ def test_a_sequence_ends_where_a_model_computes_a_place_otherwise() -> None:
     lm = random_models.random_model(
         "ministral3", rope_parameters=random_models.YARN | {"llama_4_scaling_beta": 1.0}, num_hidden_layers=3
     )
-    assert longest_sequence(lm.model.args) == random_models.YARN["original_max_position_embeddings"]
+    assert max_packed_length(lm.model.args) == random_models.YARN["original_max_position_embeddings"]
     weights = random_models.with_adapter(lm)
     rng = np.random.default_rng(3)
     rows = [random_models.random_row(rng, length) for length in (50, 47, 46, 90, 3, 1, 20, 61)]
@@ -367,6 +369,6 @@ def test_a_sequence_ends_where_a_model_computes_a_place_otherwise() -> None:
 
 def test_the_settings_are_looked_through_for_such_places() -> None:
     nested = {"text_config": {"floor_scale": 8192, "rope_scaling": {"original_max_position_embeddings": 512}}}
-    assert longest_sequence(nested) == 512
-    assert longest_sequence({"floor_scale": None, "max_position_embeddings": 64}) > 10**9
-    assert longest_sequence(None) > 10**9
+    assert max_packed_length(nested) == 512
+    assert max_packed_length({"floor_scale": None, "max_position_embeddings": 64}) > 10**9
+    assert max_packed_length(None) > 10**9

@@ -16,10 +16,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_personal import Dialogue, LanguageModel, UserError
-from mlx_personal.finetune import LoRAConfig, Step, finetune
+from mlx_personal.finetune import LoRAConfig, TrainingStep, finetune
 from mlx_personal.finetune.data.dataset import prepare_data
-from mlx_personal.finetune.data.samples import make_rows
-from mlx_personal.finetune.forward.gradients import Computing
+from mlx_personal.finetune.data.samples import make_samples
+from mlx_personal.finetune.forward.gradients import GradientComputer
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
 DIALOGUES = [Dialogue.of(question, f"Try a soup, number {i}.") for i, question in enumerate(QUESTIONS)]
@@ -71,7 +71,7 @@ def test_the_first_loss_is_the_masked_cross_entropy_of_a_float64_reference(
 
 def test_training_learns_and_leaves_the_base_as_it_was(tiny_model: LanguageModel, tmp_path: Path) -> None:
     before = {name: np.array(value) for name, value in tree_flatten(tiny_model.model.parameters())}
-    answers, steps = ask(tiny_model), list[Step]()
+    answers, steps = ask(tiny_model), list[TrainingStep]()
     report = finetune(
         tiny_model, DIALOGUES, LoRAConfig(epochs=12, batch_size=4, learning_rate=1e-2), tmp_path / "a", steps.append
     )
@@ -138,8 +138,8 @@ def test_rows_of_one_source_are_held_out_together(
     sources = [i for i in range(4) for _ in QUESTIONS]
     seen: list[Any] = []
     monkeypatch.setattr(
-        "mlx_personal.finetune.data.dataset.make_rows",
-        lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_rows(lm, chosen, *how),
+        "mlx_personal.finetune.data.dataset.make_samples",
+        lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_samples(lm, chosen, *how),
     )
     config = LoRAConfig(epochs=2, validation=0.25, learning_rate=1e-2)
     report = finetune(tiny_model, several, config, tmp_path / "a", sources=sources)
@@ -243,7 +243,7 @@ def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
 def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, monkeypatch: Any) -> None:
     """The held-out losses are planted: the second of four epochs is the best, and the second of two."""
     planted = iter([9.0, 5.0, 3.0, 4.0, 5.0, 9.0, 5.0, 3.0])
-    monkeypatch.setattr(Computing, "loss", lambda *_: next(planted))
+    monkeypatch.setattr(GradientComputer, "loss", lambda *_: next(planted))
     config = LoRAConfig(epochs=4, batch_size=8, validation=0.2, schedule="constant", warmup=0.0, learning_rate=1e-2)
     report = finetune(tiny_model, DIALOGUES, config, tmp_path / "best")
     assert (report.best_step, report.steps) == (2, 4)

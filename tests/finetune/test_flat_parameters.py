@@ -12,10 +12,10 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
-from mlx_personal.finetune.flat_parameters import Flattening
-from mlx_personal.finetune.forward.dropout import Keys, dropping
-from mlx_personal.finetune.forward.lora_forward import adapted_calls
-from mlx_personal.finetune.forward.patching import calling
+from mlx_personal.finetune.flat_parameters import FlatParameters
+from mlx_personal.finetune.forward.dropout import RandomKeys, keyed_dropout
+from mlx_personal.finetune.forward.lora_forward import lora_patches
+from mlx_personal.finetune.forward.patching import patched
 from tests.support import random_models
 
 # Weights in one array
@@ -25,7 +25,7 @@ from tests.support import random_models
 def test_nested_weights_come_back_bit_for_bit(family: str, dora: bool) -> None:
     weights = random_models.with_adapter(random_models.random_model(family), num_layers=2, dora=dora)
     assert any(name.endswith(".m") for name, _ in tree_flatten(weights)) == dora
-    flattening = Flattening(weights)
+    flattening = FlatParameters(weights)
     flat = flattening.flat(weights)
     assert flat.shape == (sum(weight.size for _, weight in tree_flatten(weights)),)
     assert random_models.bits(flattening.nested(flat)) == random_models.bits(weights)
@@ -34,7 +34,7 @@ def test_nested_weights_come_back_bit_for_bit(family: str, dora: bool) -> None:
 def test_a_model_takes_them_as_its_own() -> None:
     """Blocks without an adapter before the first with one are no hindrance."""
     lm = random_models.random_model("llama")
-    flattening = Flattening(random_models.with_adapter(lm, num_layers=1))
+    flattening = FlatParameters(random_models.with_adapter(lm, num_layers=1))
     own = lm.model.trainable_parameters()
     doubled = flattening.nested(2 * flattening.flat(own))
     lm.model.update(doubled)
@@ -43,7 +43,7 @@ def test_a_model_takes_them_as_its_own() -> None:
 
 def test_each_matrix_is_a_run_of_the_array_in_the_order_of_the_first() -> None:
     weights = {"b": mx.arange(6).reshape(2, 3), "a": [{"x": mx.array([7, 8])}, {}, {"x": mx.array(9)}]}
-    flattening = Flattening(weights)
+    flattening = FlatParameters(weights)
     assert flattening.flat(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     # Others may come in another order, as a gradient may.
     others = tree_unflatten([(name, -weight) for name, weight in reversed(tree_flatten(weights))])
@@ -53,13 +53,13 @@ def test_each_matrix_is_a_run_of_the_array_in_the_order_of_the_first() -> None:
 
 def test_a_single_matrix_is_enough() -> None:
     weights = {"a": mx.arange(6.0).reshape(2, 3)}
-    flattening = Flattening(weights)
+    flattening = FlatParameters(weights)
     assert random_models.bits(flattening.nested(flattening.flat(weights))) == random_models.bits(weights)
 
 
 def test_weights_that_lack_one_are_refused() -> None:
     with pytest.raises(KeyError, match="b"):
-        Flattening({"a": mx.ones(2), "b": mx.ones(3)}).flat({"a": mx.ones(2)})
+        FlatParameters({"a": mx.ones(2), "b": mx.ones(3)}).flat({"a": mx.ones(2)})
 
 
 def test_a_gradient_lies_as_its_weights_do() -> None:
@@ -70,7 +70,7 @@ def test_a_gradient_lies_as_its_weights_do() -> None:
         "b": mx.array(rng.normal(size=(2, 5))),
     }
     slopes = tree_map(lambda w: mx.array(rng.normal(size=w.shape)), weights)
-    flattening = Flattening(weights)
+    flattening = FlatParameters(weights)
 
     def loss(nested: Any) -> mx.array:
         pairs = zip(tree_flatten(nested), tree_flatten(slopes), strict=True)
@@ -89,7 +89,7 @@ def test_a_gradient_lies_as_its_weights_do() -> None:
 
 def test_one_step_on_the_array_is_a_step_on_each_matrix() -> None:
     weights = random_models.with_adapter(random_models.random_model("llama"))
-    flattening = Flattening(weights)
+    flattening = FlatParameters(weights)
     stepped = flattening.nested(flattening.flat(weights) - 0.1 * mx.sign(flattening.flat(weights)))
     assert random_models.bits(stepped) == random_models.bits(tree_map(lambda w: w - 0.1 * mx.sign(w), weights))
 
@@ -111,7 +111,7 @@ def layer(kind: str, dropout: float = 0.0, bias: bool = False) -> LoRALinear:
 
 def computed(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.array]:
     """The layer's output, and the gradients by x and its matrices of the output's product with a slope."""
-    keys = Keys(seed)
+    keys = RandomKeys(seed)
     slope = mx.random.normal((*x.shape[:-1], 48), key=mx.random.key(5)).astype(x.dtype)
     names = ["lora_a", "lora_b"]
 
@@ -121,7 +121,7 @@ def computed(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.arra
         return found
 
     matrices = [module[name] for name in names]
-    with dropping([module], keys), calling(adapted_calls([module]) if own else []):
+    with keyed_dropout([module], keys), patched(lora_patches([module]) if own else []):
         values, gradients = mx.vjp(call, [x, *matrices], [slope])
         mx.eval(values, gradients)
     module.update(dict(zip(names, matrices, strict=True)))
@@ -174,7 +174,7 @@ def test_out_of_training_nothing_is_dropped() -> None:
     x = mx.random.normal((7, 64), key=mx.random.key(1))
     module.eval()
     wanted = module(x)
-    with dropping([module], Keys(0)), calling(adapted_calls([module])):
+    with keyed_dropout([module], RandomKeys(0)), patched(lora_patches([module])):
         np.testing.assert_allclose(np.array(module(x)), np.array(wanted), rtol=1e-5, atol=1e-5)
 
 
@@ -190,10 +190,10 @@ def test_other_layers_and_adapters_stay_as_they_are() -> None:
 
     block = Block()
     # Twice the same block, as some models have it.
-    changes = adapted_calls([block, block])
+    changes = lora_patches([block, block])
     assert [module for module, _ in changes] == [block.lora]
     kinds = [type(module) for _, module in block.named_modules()]
-    with calling(changes):
+    with patched(changes):
         assert type(block.lora) is not LoRALinear
         assert [type(m) for m in (block.dora, block.own, block.plain)] == [DoRALinear, Own, nn.Linear]
     assert [type(module) for _, module in block.named_modules()] == kinds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import json
 import shutil
 from pathlib import Path
@@ -167,7 +169,7 @@ def test_a_disk_that_refuses_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlx_personal.finetune.fuse.save_config", full)
+    monkeypatch.setattr(importlib.import_module("mlx_personal.finetune.fuse"), "save_config", full)
     with pytest.raises(UserError):
         fuse(tiny_model, tmp_path / "adapter", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -12,18 +12,20 @@ from mlx.utils import tree_map
 
 from mlx_personal import LanguageModel
 from mlx_personal.finetune import LoRAConfig, TrainingData, train
-from mlx_personal.finetune.forward.dropout import Keys, dropping
-from mlx_personal.finetune.forward.equivalence import Way
-from mlx_personal.finetune.forward.gradient_checkpointing import checkpointed
-from mlx_personal.finetune.forward.gradients import Computing
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune.forward.dropout import RandomKeys, keyed_dropout
+from mlx_personal.finetune.forward.equivalence import ForwardMode
+from mlx_personal.finetune.forward.gradient_checkpointing import gradient_checkpointing
+from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
 ROWS = random_models.a_family_of_rows()
 
 
-def gradient(lm: LanguageModel, weights: dict[str, Any], way: Way, checkpoint: bool, seed: int) -> tuple[float, Any]:
-    computing = Computing(lm, ROWS, way, Plan(batch_tokens=200, checkpoint=checkpoint), share=False)
+def gradient(
+    lm: LanguageModel, weights: dict[str, Any], way: ForwardMode, checkpoint: bool, seed: int
+) -> tuple[float, Any]:
+    computing = GradientComputer(lm, ROWS, way, MemoryPlan(batch_tokens=200, checkpoint=checkpoint), share=False)
     with computing.opened():
         loss, slope = computing.gradient(weights, range(len(ROWS)), (seed,))
     return float(loss), slope
@@ -31,7 +33,7 @@ def gradient(lm: LanguageModel, weights: dict[str, Any], way: Way, checkpoint: b
 
 @pytest.mark.parametrize("way", ["packed", "padded", "plain"])
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_the_gradient_is_the_same(family: str, way: Way) -> None:
+def test_the_gradient_is_the_same(family: str, way: ForwardMode) -> None:
     lm = random_models.random_model(family)
     weights = random_models.with_adapter(lm)
     wanted, found = (gradient(lm, weights, way, checkpoint, 0) for checkpoint in (False, True))
@@ -41,7 +43,7 @@ def test_the_gradient_is_the_same(family: str, way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", ["packed", "padded", "plain"])
-def test_with_dropout_it_is_the_slope_of_the_same_loss(way: Way) -> None:
+def test_with_dropout_it_is_the_slope_of_the_same_loss(way: ForwardMode) -> None:
     """The same seed drops the same places: the loss a little up and a little down a direction tells its slope."""
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm, dropout=0.4)
@@ -64,8 +66,8 @@ def test_dropped_places_are_the_same_when_a_block_is_computed_again() -> None:
         def __call__(self, x: mx.array) -> mx.array:
             return self.dropout(self.dropout(x * self.weight))
 
-    block, keys = Block(), Keys(0)
-    with dropping([block], keys), checkpointed([block], keys):
+    block, keys = Block(), RandomKeys(0)
+    with keyed_dropout([block], keys), gradient_checkpointing([block], keys):
         # The output is linear in the input: the gradient of its sum is the output, if both passes drop the same.
         found = mx.value_and_grad(lambda x: block(x).sum())(mx.ones((1000,)))
         total, slope = float(found[0]), np.array(found[1])
@@ -85,8 +87,8 @@ def test_what_follows_a_checkpointed_block_draws_other_numbers() -> None:
         def __call__(self, x: mx.array) -> mx.array:
             return self.dropout(x * self.weight)
 
-    blocks, keys = [Block(), Block()], Keys(0)
-    with dropping(blocks, keys), checkpointed(blocks, keys):
+    blocks, keys = [Block(), Block()], RandomKeys(0)
+    with keyed_dropout(blocks, keys), gradient_checkpointing(blocks, keys):
         slope = np.array(mx.grad(lambda x: blocks[1](blocks[0](x)).sum())(mx.ones((1000,))))
         first, second = (np.array(block(mx.ones((1000,)))) for block in blocks)
     assert set(np.unique(slope)) == {0.0, 4.0}  # the same places twice would leave a half, not a quarter
@@ -97,8 +99,8 @@ def test_what_follows_a_checkpointed_block_draws_other_numbers() -> None:
 def test_it_may_be_switched_on_twice() -> None:
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm)
-    wanted, kind, keys = gradient(lm, weights, "packed", False, 3), type(lm.model.layers[1]), Keys()
-    with checkpointed(lm.model.layers, keys), checkpointed(lm.model.layers, keys):
+    wanted, kind, keys = gradient(lm, weights, "packed", False, 3), type(lm.model.layers[1]), RandomKeys()
+    with gradient_checkpointing(lm.model.layers, keys), gradient_checkpointing(lm.model.layers, keys):
         for found in (gradient(lm, weights, "packed", checkpoint, 3) for checkpoint in (True, False)):
             assert found[0] == pytest.approx(wanted[0], rel=1e-6)
             assert random_models.distance(found[1], wanted[1]) < 1e-5
@@ -110,7 +112,7 @@ def test_two_trainings_one_after_the_other_are_alike() -> None:
     found = []
     for dropout, checkpoint in ((0.2, True), (0.2, True), (0.0, True), (0.0, False)):
         config = LoRAConfig(epochs=2, batch_size=4, dropout=dropout)
-        report = train(lm, TrainingData(ROWS), config, plan=Plan(checkpoint=checkpoint))
+        report = train(lm, TrainingData(ROWS), config, plan=MemoryPlan(checkpoint=checkpoint))
         lm.detach_adapter()
         found.append(report.losses)
     assert found[0] == found[1]
@@ -122,7 +124,7 @@ def test_it_touches_these_blocks_only_and_is_undone_after_an_error() -> None:
     first, second, _ = lm.model.layers
     kind, call = type(first), type(first).__call__
     names = list(random_models.bits(lm.model.parameters()))
-    with pytest.raises(RuntimeError), checkpointed([first], Keys()):
+    with pytest.raises(RuntimeError), gradient_checkpointing([first], RandomKeys()):
         assert type(first) is not kind and isinstance(first, kind)
         assert type(second) is type(other.model.layers[0]) is kind
         assert list(random_models.bits(lm.model.parameters())) == names
@@ -142,13 +144,13 @@ def test_a_block_used_in_several_places_is_checkpointed_once() -> None:
             return x * 2
 
     block = Block()
-    with checkpointed([block, block], Keys()):
+    with gradient_checkpointing([block, block], RandomKeys()):
         assert float(mx.grad(lambda x: block(x))(mx.array(1.0))) == 2
     assert block.calls[0] == 2  # forward, and once more for the gradient
 
 
 @pytest.mark.parametrize("way", ["packed", "padded", "plain"])
-def test_it_holds_less_memory(way: Way) -> None:
+def test_it_holds_less_memory(way: ForwardMode) -> None:
     """Measured over 24 rows of 64 tokens through four blocks."""
     lm = random_models.random_model("llama", num_hidden_layers=4, intermediate_size=512)
     weights = random_models.with_adapter(lm, num_layers=4)
@@ -156,7 +158,7 @@ def test_it_holds_less_memory(way: Way) -> None:
     rows = [random_models.random_row(rng, 64) for _ in range(24)]
     peaks = []
     for checkpoint in (False, True):
-        computing = Computing(lm, rows, way, Plan(batch_tokens=10_000, checkpoint=checkpoint), share=False)
+        computing = GradientComputer(lm, rows, way, MemoryPlan(batch_tokens=10_000, checkpoint=checkpoint), share=False)
         with computing.opened():
             mx.eval(computing.gradient(weights, range(24), (0,)))
             mx.clear_cache()

@@ -14,8 +14,8 @@ import pytest
 
 from mlx_personal import Personalizer
 from mlx_personal.errors import UserError
-from mlx_personal.finetune import LoRAConfig, Step
-from mlx_personal.finetune.forward.gradients import Computing
+from mlx_personal.finetune import LoRAConfig, TrainingStep
+from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.personalizer import personalizer as room
 from mlx_personal.personalizer import promotion
 from tests.personalizer.test_personalizer import CONFIG, judge_all, me, stream
@@ -34,8 +34,8 @@ def ready(me: Personalizer) -> Personalizer:
     return me
 
 
-def interrupting(at: int) -> Callable[[Step], None]:
-    def on_step(step: Step) -> None:
+def interrupting(at: int) -> Callable[[TrainingStep], None]:
+    def on_step(step: TrainingStep) -> None:
         if step.number == at:
             raise KeyboardInterrupt
 
@@ -50,7 +50,7 @@ def test_it_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(ready: Pers
     whole = ready.train()
     with pytest.raises(KeyboardInterrupt):
         ready.train(interrupting(3))
-    assert [d.step for d in ready.due() if d.reason == "a training was interrupted"] == ["train"]
+    assert [d.step for d in ready.pending_steps() if d.reason == "a training was interrupted"] == ["train"]
     finished = ready.train()
     # The step that was being reported had not been saved yet.
     assert finished.report.resumed_from == 2
@@ -133,7 +133,7 @@ def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
     monkeypatch.setattr(promotion, "compare", always_better)
     trained = ready.train()
     assert trained.report.forgotten == pytest.approx(rise)
-    assert (trained.promoted, trained.forgot_much) == (promoted, not promoted)
+    assert (trained.promoted, trained.exceeds_forgetting) == (promoted, not promoted)
     assert ready.judge.decide(trained.adapter).promoted is promoted, "not later either"
 
 
@@ -163,15 +163,15 @@ def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tm
 def test_a_training_that_diverged_leaves_nothing_and_other_settings_begin_anew(
     ready: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = Computing.gradient, []
+    real, calls = GradientComputer.gradient, []
 
-    def diverging(computing: Computing, *arguments: Any) -> Any:
+    def diverging(computing: GradientComputer, *arguments: Any) -> Any:
         loss, slope = real(computing, *arguments)
         calls.append(loss)
         return (loss if len(calls) < 4 else loss * math.nan), slope
 
     with monkeypatch.context() as broken:
-        broken.setattr(Computing, "gradient", diverging)
+        broken.setattr(GradientComputer, "gradient", diverging)
         with pytest.raises(UserError, match=r"the loss became nan at step 4 of \d+; lower the learning rate$"):
             ready.train()
     assert not list((ready.folder / "training").iterdir()), "three states were there"
@@ -192,7 +192,7 @@ def test_a_forecast_is_what_then_happens(ready: Personalizer, tmp_path: Path) ->
     assert {name: getattr(found, name) for name in told} == {name: getattr(report, name) for name in told}
     assert (found.general_rows, found.validation_rows > 0) == (5, True)
     assert (found.blocks, found.frozen_blocks) == (2, 1)
-    assert found.plan.estimate == report.estimated_memory_bytes
+    assert found.plan.estimated_peak_bytes == report.estimated_memory_bytes
     assert found.plan.cache_bytes >= report.kept_states_bytes > 0
 
 

@@ -12,15 +12,15 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_personal import LanguageModel, UserError
-from mlx_personal.finetune import LoRAConfig, Step, TrainingData, TrainingReport, train
-from mlx_personal.finetune.data.samples import Row, target_tokens
-from mlx_personal.finetune.forward.gradients import Computing
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingReport, TrainingStep, train
+from mlx_personal.finetune.data.samples import Sample, target_tokens
+from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
 ROWS = random_models.a_family_of_rows()
 # The same inputs and other targets: who learns the ones by heart loses on the others.
-CONTRARY = [Row(row.inputs, (row.targets + 40) % random_models.VOCABULARY, row.is_target) for row in ROWS]
+CONTRARY = [Sample(row.inputs, (row.targets + 40) % random_models.VOCABULARY, row.is_target) for row in ROWS]
 OTHERS = [random_models.random_row(np.random.default_rng(i), 20) for i in range(6)]
 CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=2, dropout=0.0, learning_rate=1e-2, schedule="linear")
 
@@ -72,7 +72,7 @@ def by_hand(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]
 def test_it_is_adamw_over_the_mean_loss_of_the_targets(lm: LanguageModel, dora: bool) -> None:
     config = dataclasses.replace(CONFIG, dora=dora, warmup=0.3)
     order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
-    steps: list[Step] = []
+    steps: list[TrainingStep] = []
     report, weights = trained(lm, TrainingData(ROWS), config, order=lambda epoch: order[epoch], on_step=steps.append)
     losses, wanted = by_hand(lm, config, [*order[0], *order[1]])
     assert report.losses == pytest.approx(losses, rel=1e-5)
@@ -89,7 +89,7 @@ def test_it_is_adamw_over_the_mean_loss_of_the_targets(lm: LanguageModel, dora: 
 
 
 def test_an_epoch_s_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
-    steps: list[Step] = []
+    steps: list[TrainingStep] = []
     report, _ = trained(lm, TrainingData(ROWS), CONFIG, on_step=steps.append)
     for epoch, loss in enumerate(report.epoch_losses, 1):
         own = [step for step in steps if step.epoch == epoch]
@@ -112,7 +112,7 @@ def test_sets_smaller_than_a_batch_and_the_last_partial_batch_are_learnt(
     lm: LanguageModel, count: int, size: int, steps: int
 ) -> None:
     config = dataclasses.replace(CONFIG, batch_size=size, epochs=1)
-    told: list[Step] = []
+    told: list[TrainingStep] = []
     report, _ = trained(lm, TrainingData(ROWS[:count]), config, on_step=told.append)
     assert (report.rows, report.steps) == (count, steps)
     assert sum(step.target_tokens for step in told) == target_tokens(ROWS[:count])
@@ -126,10 +126,10 @@ def test_sets_smaller_than_a_batch_and_the_last_partial_batch_are_learnt(
 def test_parts_of_any_size_are_the_same_training(way: str) -> None:
     lm = random_models.random_model("llama" if way == "packed" else "gemma2")
     config = dataclasses.replace(CONFIG, batch_size=7)
-    one = trained(lm, TrainingData(ROWS), config, plan=Plan(batch_tokens=10_000))[0]
+    one = trained(lm, TrainingData(ROWS), config, plan=MemoryPlan(batch_tokens=10_000))[0]
     assert one.way == way
     for tokens in (1, 45, 100):
-        report = trained(lm, TrainingData(ROWS), config, plan=Plan(batch_tokens=tokens))[0]
+        report = trained(lm, TrainingData(ROWS), config, plan=MemoryPlan(batch_tokens=tokens))[0]
         assert report.losses == pytest.approx(one.losses, abs=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_the_way_changes_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPa
     found = []
     for way in ("packed", "padded", "plain"):
         choice = type("choice", (), {"way": way, "reason": ""})
-        monkeypatch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_, choice=choice: choice)
+        monkeypatch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_, choice=choice: choice)
         report, _ = trained(lm, TrainingData(ROWS), CONFIG, order=lambda epoch: order)
         assert report.way == way
         found.append(report.losses)
@@ -203,7 +203,7 @@ def test_a_bfloat16_model_keeps_float32_weights_and_uses_them_in_bfloat16() -> N
     start = dict(tree_flatten(lm.model.trainable_parameters()))
     tiny_changes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_: CHOSEN)
+        patch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_: CHOSEN)
         patch.setattr(type(lm.model.layers[1].mlp), "__call__", watch)
         _, weights = trained(lm, TrainingData(ROWS), config)
     assert used == {mx.bfloat16}
@@ -232,7 +232,7 @@ def test_models_as_they_are_downloaded_learn(kind: str) -> None:
 # Held-out rows
 
 
-def mean_loss(lm: LanguageModel, rows: Sequence[Row]) -> float:
+def mean_loss(lm: LanguageModel, rows: Sequence[Sample]) -> float:
     lm.model.eval()
     return random_models.reference_loss(lm, rows) / target_tokens(rows)
 
@@ -326,7 +326,7 @@ def test_numbers_lost_in_the_very_last_step_are_noticed(lm: LanguageModel) -> No
 def test_an_error_leaves_the_base_model(lm: LanguageModel, error: BaseException) -> None:
     before, kinds = random_models.bits(lm.model.parameters()), [type(m) for _, m in lm.model.named_modules()]
 
-    def fail(step: Step) -> None:
+    def fail(step: TrainingStep) -> None:
         raise error
 
     with pytest.raises(type(error)):
@@ -343,7 +343,7 @@ def test_no_wired_limit_is_set(lm: LanguageModel, monkeypatch: pytest.MonkeyPatc
 
 def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
     weights = random_models.with_adapter(lm)
-    computing = Computing(lm, ROWS, "padded", Plan(), share=True)
+    computing = GradientComputer(lm, ROWS, "padded", MemoryPlan(), share=True)
     with computing.opened():
         computing.gradient(weights, [0, 1, 2], (0,))
     assert computing.processed == 3 * max(len(ROWS[i]) for i in range(3))

@@ -15,10 +15,10 @@ import mlx.core as mx
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import LoRAConfig, Step, TrainingData, finetune, train
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingStep, finetune, train
+from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.forward import equivalence_cache
-from mlx_personal.finetune.forward.equivalence import Choice, Comparison, choose_way
+from mlx_personal.finetune.forward.equivalence import Comparison, ModeSelection, select_mode
 from tests.support import random_models
 from tests.support.paths import ROOT
 
@@ -31,15 +31,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each comparison that was made."""
     made: list[int] = []
 
-    def counted(lm: LanguageModel, rows: Sequence[Row]) -> Any:
+    def counted(lm: LanguageModel, rows: Sequence[Sample]) -> Any:
         made.append(len(rows))
-        return choose_way(lm, rows)
+        return select_mode(lm, rows)
 
-    monkeypatch.setattr(equivalence_cache, "choose_way", counted)
+    monkeypatch.setattr(equivalence_cache, "select_mode", counted)
     return made
 
 
-def interrupt(step: Step) -> None:
+def interrupt(step: TrainingStep) -> None:
     raise RuntimeError(f"after step {step.number}")
 
 
@@ -96,13 +96,13 @@ def test_what_is_near_the_bound_is_compared_for_each_user(
 ) -> None:
     lm, calls = random_models.random_model("llama"), []
 
-    def choose(lm: LanguageModel, rows: list[Row]) -> Choice:
+    def choose(lm: LanguageModel, rows: list[Sample]) -> ModeSelection:
         calls.append(rows)
-        return Choice("packed", (Comparison("packed", mx.float32, 0.0, difference),))
+        return ModeSelection("packed", (Comparison("packed", mx.float32, 0.0, difference),))
 
-    monkeypatch.setattr("mlx_personal.finetune.forward.equivalence_cache.choose_way", choose)
+    monkeypatch.setattr("mlx_personal.finetune.forward.equivalence_cache.select_mode", choose)
     for _ in range(2):
-        equivalence_cache.choose_way_once(lm, CONFIG, APART)
+        equivalence_cache.select_mode_once(lm, CONFIG, APART)
     assert len(calls) == times
 
 
@@ -125,7 +125,7 @@ ALIKE = [dataclasses.replace(APART[0]), dataclasses.replace(APART[0], targets=AP
     ],
 )
 def test_another_kind_of_rows_or_adapter_is_compared_anew(
-    changes: dict[str, Any], rows: list[Row], asked: list[int]
+    changes: dict[str, Any], rows: list[Sample], asked: list[int]
 ) -> None:
     lm = random_models.random_model("llama")
     config = LoRAConfig(epochs=1, dropout=0.0, num_layers=2)
@@ -162,9 +162,9 @@ def test_a_comparison_that_failed_is_made_again(asked: list[int]) -> None:
     lm.model.model.norm.weight = mx.full(sound.shape, mx.nan)
     for _ in range(2):
         with pytest.raises(UserError, match="not a number"):
-            equivalence_cache.choose_way_once(lm, CONFIG, APART)
+            equivalence_cache.select_mode_once(lm, CONFIG, APART)
     lm.model.model.norm.weight = sound
-    assert equivalence_cache.choose_way_once(lm, CONFIG, APART).way == "packed"
+    assert equivalence_cache.select_mode_once(lm, CONFIG, APART).way == "packed"
     assert len(asked) == 3
     lm.detach_adapter()
 

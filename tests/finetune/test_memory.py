@@ -20,10 +20,10 @@ from mlx.utils import tree_flatten
 from mlx_personal import LanguageModel, load_language_model
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.samples import Row, TrainingData
+from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.loop import train
-from mlx_personal.finetune.planning.memory import Plan, estimate, fastest, plan_for
-from mlx_personal.finetune.planning.model_spec import of_folder, of_model
+from mlx_personal.finetune.planning.memory import MemoryPlan, estimate_memory, fastest_plan, plan_memory
+from mlx_personal.finetune.planning.model_spec import spec_from_folder, spec_from_model
 from mlx_personal.runtime.memory import usable_memory
 from tests.support import random_models
 
@@ -31,13 +31,13 @@ LENGTHS = [35, 70, 154, 119, 66, 43, 227, 91]
 TARGETS = [round(0.6 * length) for length in LENGTHS]
 
 
-def rows(lengths: Sequence[int], vocabulary: int) -> list[Row]:
+def rows(lengths: Sequence[int], vocabulary: int) -> list[Sample]:
     """Random tokens, of which the last six tenths are learnt."""
     rng = np.random.default_rng(0)
     made = []
     for length in lengths:
         tokens = rng.integers(0, vocabulary, length + 1, dtype=np.int32)
-        made.append(Row(tokens[:-1], tokens[1:], np.arange(length) >= length - round(0.6 * length)))
+        made.append(Sample(tokens[:-1], tokens[1:], np.arange(length) >= length - round(0.6 * length)))
     return made
 
 
@@ -46,7 +46,7 @@ def settings_of(**changes: Any) -> LoRAConfig:
 
 
 def expected_and_measured(
-    lm: LanguageModel, data: TrainingData, config: LoRAConfig, plan: Plan | None = None
+    lm: LanguageModel, data: TrainingData, config: LoRAConfig, plan: MemoryPlan | None = None
 ) -> tuple[int, int]:
     """Peaks of a training, in bytes, without what other tests left; by default with the plan that is made for it."""
     # A base of its own: the exactness check, which is counted, is made once for each.
@@ -55,11 +55,11 @@ def expected_and_measured(
     before = mx.get_active_memory() - sum(weight.nbytes for _, weight in tree_flatten(lm.model.parameters()))
     mx.clear_cache()
     if plan is None:
-        plan = plan_for(lm, data, config)
-        expected = plan.estimate
+        plan = plan_memory(lm, data, config)
+        expected = plan.estimated_peak_bytes
     else:
         lengths, targets = [len(row) for row in data.rows], [int(row.is_target.sum()) for row in data.rows]
-        expected = estimate(of_model(lm), lengths, targets, config, plan, plan.cache_bytes).peak
+        expected = estimate_memory(spec_from_model(lm), lengths, targets, config, plan, plan.cache_bytes).peak
     report = train(lm, data, config, plan=plan)
     lm.detach_adapter()
     assert expected is not None
@@ -69,22 +69,22 @@ def expected_and_measured(
 @pytest.mark.parametrize(
     ("changes", "plan"),
     [
-        ({}, Plan()),
-        ({"dropout": 0.05}, Plan()),
-        ({"dora": True}, Plan()),
-        ({"num_layers": 2}, Plan()),
-        ({"num_layers": 2, "dropout": 0.05}, Plan()),
-        ({"num_layers": 2, "dora": True}, Plan()),
-        ({"num_layers": 4, "dropout": 0.1}, Plan()),
-        ({"num_layers": 1}, Plan(batch_tokens=1)),
-        ({"rank": 128, "epochs": 3}, Plan()),
-        ({"batch_size": 8}, Plan(batch_tokens=256)),
-        ({}, Plan(checkpoint=True)),
-        ({"dropout": 0.1}, Plan(checkpoint=True)),
-        ({"num_layers": 3, "batch_size": 8}, Plan(checkpoint=True, cache_bytes=0)),
+        ({}, MemoryPlan()),
+        ({"dropout": 0.05}, MemoryPlan()),
+        ({"dora": True}, MemoryPlan()),
+        ({"num_layers": 2}, MemoryPlan()),
+        ({"num_layers": 2, "dropout": 0.05}, MemoryPlan()),
+        ({"num_layers": 2, "dora": True}, MemoryPlan()),
+        ({"num_layers": 4, "dropout": 0.1}, MemoryPlan()),
+        ({"num_layers": 1}, MemoryPlan(batch_tokens=1)),
+        ({"rank": 128, "epochs": 3}, MemoryPlan()),
+        ({"batch_size": 8}, MemoryPlan(batch_tokens=256)),
+        ({}, MemoryPlan(checkpoint=True)),
+        ({"dropout": 0.1}, MemoryPlan(checkpoint=True)),
+        ({"num_layers": 3, "batch_size": 8}, MemoryPlan(checkpoint=True, cache_bytes=0)),
     ],
 )
-def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[str, Any], plan: Plan) -> None:
+def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[str, Any], plan: MemoryPlan) -> None:
     lm = load_language_model("demo")
     expected, measured = expected_and_measured(lm, TrainingData(rows(LENGTHS, 2048)), settings_of(**changes), plan)
     assert expected == pytest.approx(measured, rel=0.2)
@@ -103,7 +103,7 @@ def test_models_of_other_sizes_are_estimated_as_well(
 ) -> None:
     sizes: Any = {"hidden_size": width, "intermediate_size": middle, "vocab_size": vocabulary}
     lm = random_models.random_model("llama", **sizes, num_attention_heads=heads, num_key_value_heads=key_heads)
-    expected, measured = expected_and_measured(lm, TrainingData(rows(lengths, vocabulary)), settings_of(), Plan())
+    expected, measured = expected_and_measured(lm, TrainingData(rows(lengths, vocabulary)), settings_of(), MemoryPlan())
     assert expected == pytest.approx(measured, rel=0.2)
 
 
@@ -113,7 +113,7 @@ def test_other_families_are_estimated_within_a_third(family: str) -> None:
     lm = random_models.random_model(
         family, hidden_size=192, intermediate_size=448, num_attention_heads=6, vocab_size=2048
     )
-    expected, measured = expected_and_measured(lm, TrainingData(rows(LENGTHS, 2048)), settings_of(), Plan())
+    expected, measured = expected_and_measured(lm, TrainingData(rows(LENGTHS, 2048)), settings_of(), MemoryPlan())
     assert expected == pytest.approx(measured, rel=1 / 3)
 
 
@@ -138,7 +138,9 @@ def test_long_rows_that_begin_alike_are_expected_in_the_exactness_check(demo_mod
     lengths = [len(row) for row in [*short, *long]]
     targets = [round(0.6 * length) for length in lengths]
     of_two, of_three = (
-        estimate(of_model(demo_model), lengths, targets, config, Plan(), None, probe=probe).exactness
+        estimate_memory(
+            spec_from_model(demo_model), lengths, targets, config, MemoryPlan(), None, probe=probe
+        ).exactness
         for probe in (None, [4, 5, 0])
     )
     assert of_three > 2 * of_two
@@ -147,10 +149,10 @@ def test_long_rows_that_begin_alike_are_expected_in_the_exactness_check(demo_mod
 def test_weights_that_cannot_be_read_again_are_not_expected_to_be_let_go(demo_model: LanguageModel) -> None:
     without_folder = LanguageModel(demo_model.model, demo_model.tokenizer)
     peaks = [
-        estimate(of_model(lm), LENGTHS, TARGETS, settings_of(num_layers=1), Plan(), None).training
+        estimate_memory(spec_from_model(lm), LENGTHS, TARGETS, settings_of(num_layers=1), MemoryPlan(), None).training
         for lm in (demo_model, without_folder)
     ]
-    anatomy = of_model(demo_model)
+    anatomy = spec_from_model(demo_model)
     assert peaks[1] - peaks[0] == sum(block.bytes for block in anatomy.blocks[:-1])
 
 
@@ -167,7 +169,7 @@ def test_the_weights_are_counted_as_they_will_lie_in_memory(
         (tmp_path / name).write_text((tiny_model_folder / name).read_text())
     loaded = load_language_model(tmp_path)
     held = sum(weight.nbytes for _, weight in tree_flatten(loaded.model.parameters()))
-    assert of_folder(tmp_path).bytes == held
+    assert spec_from_folder(tmp_path).bytes == held
 
 
 def test_a_quantized_model_is_told_as_it_is_computed(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -183,16 +185,16 @@ def test_a_quantized_model_is_told_as_it_is_computed(tiny_model_folder: Path, tm
     mx.save_safetensors(str(tmp_path / "model.safetensors"), stored)
     config = json.loads((tiny_model_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization": {"group_size": 32, "bits": 4}}))
-    assert of_folder(tmp_path) == of_folder(tiny_model_folder)
+    assert spec_from_folder(tmp_path) == spec_from_folder(tiny_model_folder)
 
 
 def test_a_folder_and_its_loaded_model_have_one_anatomy(demo_model: LanguageModel) -> None:
     assert demo_model.path is not None
-    assert of_model(demo_model) == of_folder(demo_model.path)
+    assert spec_from_model(demo_model) == spec_from_folder(demo_model.path)
 
 
 def test_a_block_is_told_by_its_weights(demo_model: LanguageModel) -> None:
-    anatomy = of_model(demo_model)
+    anatomy = spec_from_model(demo_model)
     block = anatomy.blocks[0]
     assert (anatomy.width, anatomy.vocabulary, anatomy.heads, len(anatomy.blocks)) == (192, 2048, 4, 5)
     assert (block.queries, block.keys, block.hidden, block.gated, block.norms) == (192, 96, 448, True, 2)
@@ -210,7 +212,7 @@ def test_an_unknown_family_is_counted_from_its_shapes(tmp_path: Path) -> None:
         }
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {name: mx.zeros(shape) for name, shape in names.items()})
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "never heard of"}))
-    found = estimate(of_folder(tmp_path), [10, 20], [5, 5], settings_of(), Plan(), None)
+    found = estimate_memory(spec_from_folder(tmp_path), [10, 20], [5, 5], settings_of(), MemoryPlan(), None)
     assert found.training > found.loading == 4 * (64 * 8 + 8 + 3 * (32 * 8 + 8 * 16))
 
 
@@ -222,12 +224,12 @@ def test_a_damaged_weights_file_is_one_clear_line(damage: bytes, tmp_path: Path)
     (tmp_path / "model.safetensors").write_bytes(damage)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError):
-        of_folder(tmp_path)
+        spec_from_folder(tmp_path)
 
 
 def test_a_folder_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        of_folder(tmp_path)
+        spec_from_folder(tmp_path)
 
 
 # Plans
@@ -235,10 +237,10 @@ def test_a_folder_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plans(demo_model: LanguageModel) -> Any:
-    anatomy = of_model(demo_model)
+    anatomy = spec_from_model(demo_model)
 
-    def plan(limit: int | None, **changes: Any) -> Plan:
-        return fastest(anatomy, LENGTHS, TARGETS, settings_of(batch_size=8, **changes), limit)
+    def plan(limit: int | None, **changes: Any) -> MemoryPlan:
+        return fastest_plan(anatomy, LENGTHS, TARGETS, settings_of(batch_size=8, **changes), limit)
 
     return plan
 
@@ -251,7 +253,7 @@ def test_with_enough_memory_a_whole_step_is_computed_at_once_and_nothing_twice(p
 
 
 def test_with_less_memory_parts_become_smaller_before_blocks_are_computed_twice(plans: Any) -> None:
-    whole = plans(None).estimate
+    whole = plans(None).estimated_peak_bytes
     found = [plans(int(whole * share)) for share in (0.95, 0.75, 0.6, 0.4)]
     assert [plan.checkpoint for plan in found] == sorted(plan.checkpoint for plan in found)
     assert found[0].batch_tokens < sum(LENGTHS)
@@ -279,14 +281,14 @@ def test_no_plan_is_expected_to_take_more_than_there_is(plans: Any, limit: int, 
         plan = plans(limit, num_layers=layers)
     except UserError:
         return
-    assert plan.estimate <= limit
+    assert plan.estimated_peak_bytes <= limit
 
 
 def test_a_plan_is_made_for_a_loaded_model_with_or_without_a_folder(demo_model: LanguageModel) -> None:
     data = TrainingData(rows(LENGTHS, 2048))
-    plan = plan_for(demo_model, data, settings_of())
-    assert plan == plan_for(LanguageModel(demo_model.model, demo_model.tokenizer), data, settings_of())
-    assert plan.estimate
+    plan = plan_memory(demo_model, data, settings_of())
+    assert plan == plan_memory(LanguageModel(demo_model.model, demo_model.tokenizer), data, settings_of())
+    assert plan.estimated_peak_bytes
     json.dumps(dataclasses.asdict(plan))
 
 

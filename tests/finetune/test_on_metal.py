@@ -16,10 +16,10 @@ from mlx_lm.models import llama
 from mlx_lm.utils import quantize_model
 
 from mlx_personal import Dialogue, LanguageModel, load_language_model
-from mlx_personal.finetune import LoRAConfig, Step, TrainingData, finetune, train
-from mlx_personal.finetune.data.samples import make_rows, target_tokens
-from mlx_personal.finetune.forward.equivalence import BOUNDS, choose_way
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingStep, finetune, train
+from mlx_personal.finetune.data.samples import make_samples, target_tokens
+from mlx_personal.finetune.forward.equivalence import TOLERANCES, select_mode
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
 pytestmark = [pytest.mark.metal, pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal")]
@@ -71,7 +71,7 @@ def test_a_trained_adapter_answers_and_is_the_same_when_loaded_again(
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
 def test_the_first_loss_is_that_of_rows_alone(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     model = build(tiny_model_folder, kind)
-    rows = make_rows(model, DIALOGUES, 1024).rows
+    rows = make_samples(model, DIALOGUES, 1024).rows
     alone = random_models.reference_loss(model, rows) / target_tokens(rows)
     report = finetune(model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
     assert report.way == "packed"
@@ -83,11 +83,11 @@ def test_the_first_loss_is_that_of_rows_alone(tiny_model_folder: Path, tmp_path:
 def test_the_fast_way_is_taken_and_within_its_bound(family: str, kind: str) -> None:
     lm = random_models.random_model(family, kind)
     random_models.with_adapter(lm)
-    choice = choose_way(lm, random_models.a_family_of_rows())
+    choice = select_mode(lm, random_models.a_family_of_rows())
     assert choice.way == "packed", choice.reason
     (found,) = choice.comparisons
     assert found.kind is not None
-    assert max(found.loss, found.gradient) <= BOUNDS[found.kind]
+    assert max(found.loss, found.gradient) <= TOLERANCES[found.kind]
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
@@ -95,7 +95,9 @@ def test_checkpointing_changes_no_loss(kind: str) -> None:
     lm, losses = random_models.random_model("llama", kind), []
     for checkpoint in (False, True):
         config = dataclasses.replace(CONFIG, dropout=0.0, epochs=3)
-        report = train(lm, TrainingData(random_models.a_family_of_rows()), config, plan=Plan(checkpoint=checkpoint))
+        report = train(
+            lm, TrainingData(random_models.a_family_of_rows()), config, plan=MemoryPlan(checkpoint=checkpoint)
+        )
         lm.detach_adapter()
         losses.append(report.losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4 if kind == "float32" else 3e-2)
@@ -114,7 +116,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_model_folder: Pat
     model, config = build(tiny_model_folder, kind), dataclasses.replace(CONFIG, save_every=2, dropout=0.1)
     whole = finetune(model, DIALOGUES, config, tmp_path / "whole")
 
-    def die(step: Step) -> None:
+    def die(step: TrainingStep) -> None:
         if step.number == 5:
             raise KeyboardInterrupt
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal.finetune.forward.packed_attention import Grouping
-from mlx_personal.finetune.forward.permutation import Rearrangement
+from mlx_personal.finetune.forward.packed_attention import PackedAttention
+from mlx_personal.finetune.forward.permutation import Permutation
 from mlx_personal.runtime.cpu_ops import fast
 from tests.support import float64
 
@@ -48,7 +48,7 @@ def test_rows_go_where_they_belong_and_their_slopes_back(order: tuple[np.ndarray
     x, slope = normal(rng, count, width), normal(rng, len(origins), width)
     # Nothing may come of padding, whatever reaches it.
     slope[origins < 0] = np.nan
-    (found,), (gradient,) = mx.vjp(Rearrangement(origins, count), [mx.array(x)], [mx.array(slope)])
+    (found,), (gradient,) = mx.vjp(Permutation(origins, count), [mx.array(x)], [mx.array(slope)])
     assert found.shape == (len(origins), width)
     real = origins >= 0
     np.testing.assert_array_equal(np.array(found)[real], x[origins[real]])
@@ -61,13 +61,13 @@ def test_rows_go_where_they_belong_and_their_slopes_back(order: tuple[np.ndarray
 @pytest.mark.parametrize("origins", [[2, 0, 1], [2, -1, 0]])
 def test_numbers_and_slopes_stay_of_their_kind(origins: list[int], dtype: mx.Dtype) -> None:
     x = mx.ones((3, 2), dtype)
-    (found,), (gradient,) = mx.vjp(Rearrangement(np.array(origins), 3), [x], [x])
+    (found,), (gradient,) = mx.vjp(Permutation(np.array(origins), 3), [x], [x])
     assert found.dtype == gradient.dtype == dtype
 
 
 def test_there_and_back_is_where_one_was() -> None:
     order = np.random.default_rng(0).permutation(20)
-    there, back = Rearrangement(order, 20), Rearrangement(np.argsort(order), 20)
+    there, back = Permutation(order, 20), Permutation(np.argsort(order), 20)
     x = mx.random.normal((20, 3), key=mx.random.key(0))
     assert mx.array_equal(back(there(x)), x)
     slope = mx.random.normal((20, 3), key=mx.random.key(1))
@@ -109,7 +109,7 @@ def grouped(
     lengths: list[int], arrays: list[np.ndarray], slope: np.ndarray, attention: Callable[..., mx.array] = plain
 ) -> list[np.ndarray]:
     values, gradients = mx.vjp(
-        functools.partial(Grouping(lengths).attend, attention), [mx.array(a) for a in arrays], [mx.array(slope)]
+        functools.partial(PackedAttention(lengths).attend, attention), [mx.array(a) for a in arrays], [mx.array(slope)]
     )
     return [np.array(a) for a in (*values, *gradients)]
 
@@ -145,7 +145,7 @@ def test_groups_are_few_and_hardly_padded(lengths: list[int]) -> None:
         return v
 
     x = mx.arange(2.0 * sum(lengths)).reshape(1, 2, -1, 1)
-    assert mx.array_equal(Grouping(lengths).attend(counting, x, x, x), x)
+    assert mx.array_equal(PackedAttention(lengths).attend(counting, x, x, x), x)
     assert sum(shape[0] for shape in called) == len(lengths)
     in_order, padded = sorted(lengths, reverse=True), [n for r, _, n, _ in called for _ in range(r)]
     assert all(n >= length >= n * 2 / 3 for n, length in zip(padded, in_order, strict=True))
@@ -174,7 +174,7 @@ def test_what_stands_in_one_row_changes_nothing_in_another(own: bool) -> None:
 def test_numbers_stay_of_their_kind() -> None:
     arrays, _ = packed([5, 2, 4], 2, 1, 8, 8)
     q, k, v = (mx.array(a).astype(mx.bfloat16) for a in arrays)
-    found = Grouping([5, 2, 4]).attend(plain, q, k, v)
+    found = PackedAttention([5, 2, 4]).attend(plain, q, k, v)
     assert found.dtype == mx.bfloat16
     wanted = row_by_row([5, 2, 4], arrays, arrays[0])[0]
     assert float64.off(found.astype(mx.float32), wanted) < 2e-2
@@ -182,7 +182,7 @@ def test_numbers_stay_of_their_kind() -> None:
 
 def test_blocks_with_other_heads_may_share_a_grouping() -> None:
     """As in families whose blocks differ."""
-    grouping = Grouping([4, 9, 3])
+    grouping = PackedAttention([4, 9, 3])
     for heads, shared in ((2, 2), (1, 1), (2, 2), (4, 1)):
         arrays, slope = packed([4, 9, 3], heads, shared, 4, 4)
         found = grouping.attend(plain, *map(mx.array, arrays))
@@ -190,7 +190,7 @@ def test_blocks_with_other_heads_may_share_a_grouping() -> None:
 
 
 def test_a_grouping_is_gone_with_its_batch() -> None:
-    grouping: Any = Grouping([4, 2])
+    grouping: Any = PackedAttention([4, 2])
     x = mx.ones((1, 1, 6, 4))
     mx.eval(grouping.attend(plain, x, x, x))
     watched = weakref.ref(grouping)

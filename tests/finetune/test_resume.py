@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, Step, TrainingReport, finetune, trainer
-from mlx_personal.finetune.forward.equivalence import Choice
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, TrainingReport, TrainingStep, finetune, trainer
+from mlx_personal.finetune.forward.equivalence import ModeSelection
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support.paths import ROOT
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
@@ -48,7 +48,7 @@ class Killed(BaseException):
     """Ends a training from within, as nothing in it can catch."""
 
 
-def after(number: int, do: Callable[[], object]) -> Callable[[Step], None]:
+def after(number: int, do: Callable[[], object]) -> Callable[[TrainingStep], None]:
     return lambda step: do() if step.number == number else None  # type: ignore[return-value]
 
 
@@ -56,7 +56,7 @@ def die() -> None:
     raise Killed
 
 
-def run(lm: LanguageModel, folder: Path, on_step: Callable[[Step], None] | None = None, **changes: Any) -> Any:
+def run(lm: LanguageModel, folder: Path, on_step: Callable[[TrainingStep], None] | None = None, **changes: Any) -> Any:
     config = dataclasses.replace(CONFIG, **changes)
     return finetune(lm, DIALOGUES, config, folder / "adapter", on_step, general=GENERAL, states=folder / "states")
 
@@ -112,7 +112,7 @@ def test_killed_after_any_step_it_goes_on_to_the_same_bits(
     with pytest.raises(Killed):
         run(base, tmp_path, after(number, die))
     assert not (tmp_path / "adapter").exists()
-    seen: list[Step] = []
+    seen: list[TrainingStep] = []
     report = run(base, tmp_path, seen.append)
     # What was saved last: `on_step` is called before the state of its step is.
     assert report.resumed_from == (number - 1) // 2 * 2
@@ -135,7 +135,9 @@ def test_what_could_not_be_kept_is_not_kept_after_a_resume_either(
     """States that are computed anew for each batch differ in their last bits from those of fixed groups."""
     with monkeypatch.context() as full:
         full.setattr("mlx_personal.finetune.forward.activation_cache._file_of", lambda _: None)
-        full.setattr("mlx_personal.finetune.trainer.plan_for", lambda *_: Plan(cache_bytes=0, estimate=1))
+        full.setattr(
+            "mlx_personal.finetune.trainer.plan_for", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
+        )
         wanted = result(report := run(base, tmp_path / "whole"), tmp_path / "whole")
         assert report.kept_states == "nowhere"
         with pytest.raises(Killed):
@@ -148,7 +150,9 @@ def test_what_could_not_be_kept_is_not_kept_after_a_resume_either(
 def test_what_cannot_be_kept_any_more_is_told(
     base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.trainer.plan_for", lambda *_: Plan(cache_bytes=0, estimate=1))
+    monkeypatch.setattr(
+        "mlx_personal.finetune.trainer.plan_for", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
+    )
     with pytest.raises(Killed):
         run(base, tmp_path, after(5, die))
     monkeypatch.setattr("mlx_personal.finetune.forward.activation_cache._file_of", lambda _: None)
@@ -164,7 +168,7 @@ def test_a_training_that_was_computed_another_way_is_refused(
     with pytest.raises(Killed):
         run(base, tmp_path, after(5, die))
     kept = states(tmp_path)
-    monkeypatch.setattr("mlx_personal.finetune.loop.choose_way_once", lambda *_: Choice("padded", ()))
+    monkeypatch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_: ModeSelection("padded", ()))
     with pytest.raises(UserError, match="was computed packed, and here padded is exact; to drop"):
         run(base, tmp_path)
     assert states(tmp_path) == kept
@@ -450,7 +454,7 @@ def test_a_disk_that_is_full_in_mid_save_leaves_the_last_good_state(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def fill(step: Step) -> None:
+    def fill(step: TrainingStep) -> None:
         if step.number == 5 and call == "write":
             monkeypatch.setattr(mx, "save_safetensors", lambda file, *_: (file.write(b"some"), full()))
         elif step.number == 5:

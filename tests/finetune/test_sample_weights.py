@@ -16,13 +16,13 @@ from mlx.utils import tree_map
 
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.finetune import LoRAConfig, TrainingData, finetune, train
-from mlx_personal.finetune.data.batching import Shape, collate
+from mlx_personal.finetune.data.batching import BatchShape, collate
 from mlx_personal.finetune.data.dataset import prepare_data
-from mlx_personal.finetune.data.samples import Row, make_rows, target_weight
+from mlx_personal.finetune.data.samples import Sample, make_samples, target_weight
 from mlx_personal.finetune.forward.cross_entropy import summed_cross_entropy
-from mlx_personal.finetune.forward.equivalence import Way, choose_way
-from mlx_personal.finetune.forward.gradients import Computing
-from mlx_personal.finetune.planning.memory import Plan
+from mlx_personal.finetune.forward.equivalence import ForwardMode, select_mode
+from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.finetune.trainer import _identity
 from tests.support import random_models
 
@@ -35,7 +35,7 @@ WEIGHTS = [0.25, 1.0, 3.0, 0.5, 1.0, 2.0]
 CONFIG = LoRAConfig(epochs=2, batch_size=3, learning_rate=1e-2, dropout=0.0)
 
 
-def reference(lm: LanguageModel, weights: Any, rows: list[Row]) -> tuple[float, Any]:
+def reference(lm: LanguageModel, weights: Any, rows: list[Sample]) -> tuple[float, Any]:
     """Loss and gradient, each row alone through mlx-lm's forward, and its weight then."""
     loss, total = 0.0, tree_map(mx.zeros_like, weights)
     for row in rows:
@@ -49,12 +49,12 @@ def reference(lm: LanguageModel, weights: Any, rows: list[Row]) -> tuple[float, 
 @pytest.mark.parametrize("way", ["packed", "padded", "plain"])
 @pytest.mark.parametrize("layers", [1, -1])
 @pytest.mark.parametrize("share", [True, False])
-def test_loss_and_gradient_are_those_of_weighted_rows(way: Way, layers: int, share: bool) -> None:
+def test_loss_and_gradient_are_those_of_weighted_rows(way: ForwardMode, layers: int, share: bool) -> None:
     """Rows of other weights share their beginnings here."""
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm, layers)
     wanted = reference(lm, weights, ROWS)
-    computing = Computing(lm, ROWS, way, Plan(batch_tokens=150), share)
+    computing = GradientComputer(lm, ROWS, way, MemoryPlan(batch_tokens=150), share)
     with computing.opened():
         loss, gradient = computing.gradient(weights, range(len(ROWS)), (0,))
         mean = computing.loss(weights, range(len(ROWS)))
@@ -64,7 +64,7 @@ def test_loss_and_gradient_are_those_of_weighted_rows(way: Way, layers: int, sha
 
 
 @pytest.mark.parametrize("shape", ["packed", "padded"])
-def test_each_target_has_its_row_s_weight(shape: Shape) -> None:
+def test_each_target_has_its_row_s_weight(shape: BatchShape) -> None:
     batch = collate(ROWS, range(len(ROWS)), shape, share=True)
     found = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
     assert found == sorted((float(np.float32(r.weight)), int(t)) for r in ROWS for t in r.targets[r.is_target])
@@ -92,7 +92,7 @@ def test_weights_of_single_targets_against_float64(kind: mx.Dtype, monkeypatch: 
     assert random_models.distance(found[1], mx.array(slope[None].astype(np.float32))) < bound
 
 
-def trained(lm: LanguageModel, rows: list[Row], config: LoRAConfig) -> tuple[Any, Any]:
+def trained(lm: LanguageModel, rows: list[Sample], config: LoRAConfig) -> tuple[Any, Any]:
     report = train(lm, TrainingData(rows), config)
     weights = lm.model.trainable_parameters()
     lm.detach_adapter()
@@ -133,7 +133,7 @@ def test_the_losses_told_are_weighted_means() -> None:
 def test_the_fast_way_is_still_found_exact() -> None:
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm)
-    assert choose_way(lm, ROWS).way == "packed"
+    assert select_mode(lm, ROWS).way == "packed"
 
 
 # From dialogues
@@ -154,7 +154,7 @@ def test_weights_of_one_change_no_bit(tiny_model: LanguageModel, tmp_path: Path,
 
 def test_a_light_dialogue_is_learnt_less(tiny_model: LanguageModel, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, epochs=6, batch_size=8)
-    rows = make_rows(tiny_model, DIALOGUES[:1], 100).rows
+    rows = make_samples(tiny_model, DIALOGUES[:1], 100).rows
     losses = []
     for name, weight in (("light", 0.01), ("heavy", 10.0)):
         adapter(tiny_model, tmp_path / name, config, weights=[weight] + [1.0] * 5)
@@ -168,7 +168,7 @@ def test_every_row_of_a_dialogue_has_its_weight_and_a_dropped_one_takes_its_own_
     tiny_model: LanguageModel,
 ) -> None:
     thought = Dialogue.of("a", "<think>only</think>")
-    rows = make_rows(tiny_model, [DIALOGUES[0], thought, DIALOGUES[1]], 100, [0.5, 7.0, 2.0])
+    rows = make_samples(tiny_model, [DIALOGUES[0], thought, DIALOGUES[1]], 100, [0.5, 7.0, 2.0])
     assert [row.weight for row in rows.rows] == [0.5, 2.0]
     assert rows.dropped == 1
 

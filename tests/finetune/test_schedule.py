@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal.finetune.schedule import SCHEDULES, Patience, Schedule
+from mlx_personal.finetune.schedule import SCHEDULES, EarlyStopping, LearningRateSchedule
 
 
 def reference(kind: str, peak: float, steps: int, rise: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def reference(kind: str, peak: float, steps: int, rise: int) -> np.ndarray:
     ("steps", "warmup", "rise"), [(1, 0, 0), (1, 0.05, 1), (7, 0.5, 4), (100, 0.07, 7), (1000, 0.05, 50), (9, 1, 9)]
 )
 def test_every_rate_is_the_reference_s(kind: str, steps: int, warmup: float, rise: int) -> None:
-    schedule = Schedule(kind, 3e-4, steps, warmup)
+    schedule = LearningRateSchedule(kind, 3e-4, steps, warmup)
     expected = reference(kind, 3e-4, steps, rise)
     np.testing.assert_allclose([schedule.at(step) for step in range(steps)], expected, rtol=1e-9)
     np.testing.assert_allclose([schedule(mx.array(step)).item() for step in range(steps)], expected, rtol=1e-6)
@@ -42,7 +42,7 @@ def test_every_rate_is_the_reference_s(kind: str, steps: int, warmup: float, ris
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(SCHEDULES), st.floats(1e-8, 10), st.integers(1, 3000), st.floats(0, 1))
 def test_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: int, warmup: float) -> None:
-    schedule = Schedule(kind, peak, steps, warmup)
+    schedule = LearningRateSchedule(kind, peak, steps, warmup)
     rates = np.array([schedule.at(step) for step in range(steps)])
     assert (rates > 0).all() and rates.max() <= peak
     top = rates.argmax()
@@ -52,18 +52,18 @@ def test_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: i
 def test_it_is_what_mlx_makes_of_the_same_words() -> None:
     rise = optim.linear_schedule(1e-3 / 6, 1e-3, 5)
     theirs = optim.join_schedules([rise, optim.cosine_decay(1e-3, 95)], [5])
-    ours = Schedule("cosine", 1e-3, 100, 0.05)
+    ours = LearningRateSchedule("cosine", 1e-3, 100, 0.05)
     for step in range(90):
         assert ours.at(step) == pytest.approx(theirs(mx.array(step)).item(), rel=1e-4)
 
 
 def test_after_the_last_step_the_rate_stays() -> None:
-    schedule = Schedule("linear", 1.0, 4, 0)
+    schedule = LearningRateSchedule("linear", 1.0, 4, 0)
     assert schedule.at(9) == schedule(mx.array(9, mx.uint64)).item() == schedule.at(3) == 0.25
 
 
 def test_optimizers_take_it_compiled_and_uncompiled() -> None:
-    schedule = Schedule("cosine", 0.1, 6, 0.34)
+    schedule = LearningRateSchedule("cosine", 0.1, 6, 0.34)
     weights = []
     for compiled in (True, False):
         model = nn.Linear(2, 1, bias=False)
@@ -97,31 +97,31 @@ def test_optimizers_take_it_compiled_and_uncompiled() -> None:
 )
 def test_nonsense_is_refused_by_name(kind: str, peak: float, steps: int, warmup: float, word: str) -> None:
     with pytest.raises(ValueError, match=f"^{word} is "):
-        Schedule(kind, peak, steps, warmup)
+        LearningRateSchedule(kind, peak, steps, warmup)
 
 
 # Early stopping
 
 
-def stops(patience: Patience, losses: list[float], first: int = 1) -> list[bool]:
+def stops(patience: EarlyStopping, losses: list[float], first: int = 1) -> list[bool]:
     return [patience.update(loss, step) for step, loss in enumerate(losses, first)]
 
 
 def test_so_many_losses_in_a_row_without_a_new_best_stop() -> None:
-    patience = Patience(2)
+    patience = EarlyStopping(2)
     assert stops(patience, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6]) == [False, False, False, False, False, True]
     assert (patience.best, patience.best_step) == (1.5, 4)
 
 
 def test_none_never_stops_but_remembers() -> None:
-    patience = Patience(None)
+    patience = EarlyStopping(None)
     assert not any(stops(patience, [1.0] + [2.0] * 50))
     assert patience.best_step == 1
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_never_the_best(loss: float) -> None:
-    patience = Patience(2)
+    patience = EarlyStopping(2)
     assert stops(patience, [loss]) == [False]
     assert patience.best is None and patience.best_step is None
     assert stops(patience, [1.0, loss, loss], 2) == [False, False, True]
@@ -131,7 +131,7 @@ def test_what_is_not_a_number_is_never_the_best(loss: float) -> None:
 def test_a_resumed_one_goes_on_where_it_was() -> None:
     losses = [3.0, 2.0, math.nan, 2.5, 1.0, 1.1, 1.2, 1.3]
     for cut in range(len(losses) + 1):
-        whole, before, after = Patience(3), Patience(3), Patience(3)
+        whole, before, after = EarlyStopping(3), EarlyStopping(3), EarlyStopping(3)
         expected = stops(whole, losses)
         first = stops(before, losses[:cut])
         after.restore(json.loads(json.dumps(before.facts())))
@@ -141,4 +141,4 @@ def test_a_resumed_one_goes_on_where_it_was() -> None:
 
 def test_a_patience_of_none_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Patience(0)
+        EarlyStopping(0)

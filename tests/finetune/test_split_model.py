@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mlx_personal import LanguageModel
-from mlx_personal.finetune.data.packing import arrange
+from mlx_personal.finetune.data.packing import pack
 from mlx_personal.finetune.forward import cross_entropy as loss_module
 from mlx_personal.finetune.forward.cross_entropy import summed_cross_entropy
-from mlx_personal.finetune.forward.split_model import Layout, Network, UnsuitableError
+from mlx_personal.finetune.forward.split_model import BatchLayout, SplitModel, UnsuitableError
 from tests.support import random_models
 
 ROWS = random_models.a_family_of_rows()
@@ -28,10 +28,10 @@ def lm() -> LanguageModel:
     return lm
 
 
-def packed(share: bool) -> Layout:
+def packed(share: bool) -> BatchLayout:
     tokens = [row.inputs for row in ROWS]
-    pieces = arrange(tokens, [len(row) - 1 if share else 0 for row in tokens])
-    return Layout(mx.array(np.concatenate([tokens[p.row][p.start : p.stop] for p in pieces])[None]), pieces)
+    segments = pack(tokens, [len(row) - 1 if share else 0 for row in tokens])
+    return BatchLayout(mx.array(np.concatenate([tokens[p.row][p.start : p.stop] for p in segments])[None]), segments)
 
 
 def states_by_hand(lm: LanguageModel, inputs: np.ndarray, blocks: int) -> np.ndarray:
@@ -42,12 +42,12 @@ def states_by_hand(lm: LanguageModel, inputs: np.ndarray, blocks: int) -> np.nda
     return np.array(x[0])
 
 
-def places_of_rows(layout: Layout) -> Iterator[tuple[int, int, int]]:
+def places_of_rows(layout: BatchLayout) -> Iterator[tuple[int, int, int]]:
     """(place in the sequence, row, position) of all tokens."""
     at = 0
-    for piece in layout.pieces or ():
-        for position in range(piece.start, piece.stop):
-            yield at, piece.row, position
+    for segment in layout.segments or ():
+        for position in range(segment.start, segment.stop):
+            yield at, segment.row, position
             at += 1
 
 
@@ -56,27 +56,27 @@ def places_of_rows(layout: Layout) -> Iterator[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("share", [False, True])
 def test_frozen_states_are_those_of_each_row_alone(lm: LanguageModel, share: bool) -> None:
-    network, layout = Network(lm), packed(share)
+    network, layout = SplitModel(lm), packed(share)
     assert network.first == 2
     with network.opened():
-        states = np.array(network.frozen_states(layout))[0]
+        states = np.array(network.frozen_activations(layout))[0]
     wanted = [states_by_hand(lm, row.inputs, 2) for row in ROWS]
     for place, row, position in places_of_rows(layout):
         assert np.allclose(states[place], wanted[row][position], atol=1e-5)
 
 
 def test_the_blocks_below_are_not_computed_again(lm: LanguageModel) -> None:
-    network, layout = Network(lm), packed(True)
+    network, layout = SplitModel(lm), packed(True)
     called: list[int] = []
     with network.opened():
-        states = network.frozen_states(layout)
+        states = network.frozen_activations(layout)
         for i, block in enumerate(lm.model.layers):
             object.__setattr__(block.mlp, "__class__", counting(type(block.mlp), called, i))
         with network.rows(layout):
-            mx.eval(network.hidden_at(layout.inputs, states, np.array([3, 4])))
+            mx.eval(network.hidden_at_targets(layout.inputs, states, np.array([3, 4])))
         assert called == [2]
         with network.rows(layout):
-            mx.eval(network.hidden_at(layout.inputs, None, np.array([3, 4])))
+            mx.eval(network.hidden_at_targets(layout.inputs, None, np.array([3, 4])))
         assert called == [2, 0, 1, 2]
 
 
@@ -99,11 +99,11 @@ def test_the_head_gives_the_logits_of_the_whole_model_and_sees_only_its_places(f
     row = ROWS[0].inputs
     places = np.array([2, len(row) - 1, 0])
     wanted = np.array(lm.model(mx.array(row[None])))[0][places]
-    network, layout = Network(lm), Layout(mx.array(row[None]))
+    network, layout = SplitModel(lm), BatchLayout(mx.array(row[None]))
     with network.opened():
-        states = network.frozen_states(layout)
+        states = network.frozen_activations(layout)
         with network.rows(layout):
-            hidden = network.hidden_at(layout.inputs, states, places)
+            hidden = network.hidden_at_targets(layout.inputs, states, places)
         assert hidden.shape == (1, 3, 64)
         assert np.allclose(np.array(network.logits(hidden))[0], wanted, atol=1e-5)
 
@@ -114,39 +114,41 @@ def test_the_head_gives_the_logits_of_the_whole_model_and_sees_only_its_places(f
 @pytest.mark.parametrize("share", [False, True])
 def test_a_row_is_blind_to_the_tokens_of_others(lm: LanguageModel, share: bool) -> None:
     """Bit for bit: whatever stands in the other rows."""
-    network, layout = Network(lm), packed(share)
-    assert layout.pieces is not None
-    starts = np.cumsum([0, *map(len, layout.pieces)])
+    network, layout = SplitModel(lm), packed(share)
+    assert layout.segments is not None
+    starts = np.cumsum([0, *map(len, layout.segments)])
     changed_piece = next(
-        i for i in range(len(layout.pieces)) if len(layout.pieces[i]) > 4 and i not in {p.parent for p in layout.pieces}
+        i
+        for i in range(len(layout.segments))
+        if len(layout.segments[i]) > 4 and i not in {p.parent for p in layout.segments}
     )
     inputs = np.array(layout.inputs)
     inputs[0, starts[changed_piece] : starts[changed_piece + 1]] += 1
     every = np.arange(layout.inputs.shape[1])
 
     def hidden(tokens: mx.array) -> np.ndarray:
-        moved = Layout(tokens, layout.pieces)
+        moved = BatchLayout(tokens, layout.segments)
         with network.rows(moved):
-            return np.array(network.hidden_at(tokens, network.frozen_states(moved), every))[0]
+            return np.array(network.hidden_at_targets(tokens, network.frozen_activations(moved), every))[0]
 
     with network.opened():
         before, after = hidden(layout.inputs), hidden(mx.array(inputs))
-    for i in range(len(layout.pieces)):
+    for i in range(len(layout.segments)):
         own = slice(starts[i], starts[i + 1])
         assert (before[own] == after[own]).all() == (i != changed_piece)
 
 
 def test_no_gradient_reaches_another_row(lm: LanguageModel) -> None:
-    network, layout = Network(lm), packed(False)
-    assert layout.pieces is not None
-    starts = np.cumsum([0, *map(len, layout.pieces)])
+    network, layout = SplitModel(lm), packed(False)
+    assert layout.segments is not None
+    starts = np.cumsum([0, *map(len, layout.segments)])
     with network.opened():
-        states = network.frozen_states(layout)
+        states = network.frozen_activations(layout)
         for i in (0, 4, len(ROWS) - 1):
 
             def of_row(states: mx.array, i: int = i) -> mx.array:
                 places = np.arange(starts[i], starts[i + 1])
-                return network.hidden_at(layout.inputs, states, places).square().sum()
+                return network.hidden_at_targets(layout.inputs, states, places).square().sum()
 
             with network.rows(layout):
                 reached = np.abs(np.array(mx.grad(of_row)(states)))[0].sum(axis=1) > 0
@@ -162,7 +164,7 @@ def test_a_model_is_as_before_when_it_is_closed_even_after_an_error(lm: Language
     names = list(random_models.bits(lm.model.parameters()))
     attention, tokens = mx.fast.scaled_dot_product_attention, mx.array(ROWS[0].inputs[None])
     wanted = np.array(lm.model(tokens))
-    network = Network(lm)
+    network = SplitModel(lm)
     with pytest.raises(ZeroDivisionError), network.opened(), network.rows(packed(True)):
         assert list(random_models.bits(lm.model.parameters())) == names
         raise ZeroDivisionError
@@ -175,7 +177,7 @@ def test_an_opened_model_still_answers_and_others_are_untouched(lm: LanguageMode
     other = random_models.random_model("llama")
     tokens = mx.array(ROWS[0].inputs[None])
     wanted = np.array(lm.model(tokens)), np.array(other.model(tokens))
-    network = Network(lm)
+    network = SplitModel(lm)
     with network.opened():
         # To rounding: on a CPU both compute with functions of this package.
         np.testing.assert_allclose(np.array(lm.model(tokens)), wanted[0], rtol=1e-5, atol=1e-5)
@@ -184,11 +186,11 @@ def test_an_opened_model_still_answers_and_others_are_untouched(lm: LanguageMode
 
 
 def test_a_model_without_blocks_in_a_row_is_unsuitable(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = Network(lm)
+    network = SplitModel(lm)
     with network.opened():
         monkeypatch.setattr(type(lm.model), "__call__", lambda self, inputs: inputs)
         with pytest.raises(UnsuitableError, match="not called one after the other"):
-            network.frozen_states(Layout(mx.array(ROWS[0].inputs[None])))
+            network.frozen_activations(BatchLayout(mx.array(ROWS[0].inputs[None])))
 
 
 # The loss in chunks

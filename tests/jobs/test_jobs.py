@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import contextlib
 import functools
 import os
@@ -237,11 +239,14 @@ def test_workers_end_with_a_parent_that_is_killed_and_with_ctrl_c(number, tmp_pa
     assert errors.count("Traceback") == (number == signal.SIGINT)
 
 
-def test_workers_that_cannot_start_are_an_error(monkeypatch, capfd):
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT])
+def test_workers_that_cannot_start_are_an_error(monkeypatch, capfd, tmp_path):
+    (tmp_path / "found_here_alone.py").write_text("def double(number):\n    return 2 * number\n")
+    with monkeypatch.context() as found:
+        found.syspath_prepend(tmp_path)
+        double = importlib.import_module("found_here_alone").double
     with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; what it wrote"):
         list(run(double, jobs_of(1), workers=1))
-    assert "No module named 'tests'" in capfd.readouterr().err
+    assert "No module named 'found_here_alone'" in capfd.readouterr().err
 
 
 def test_a_function_that_other_processes_cannot_find_is_refused():

@@ -177,7 +177,7 @@ def test_sampling_is_seeded_and_each_prompt_has_its_own_limit(tiny_model: Langua
     assert len(set(first)) > 10
     lengths = [len(tiny_model.text_tokens(text)) for text in first]
     assert max(lengths[::2]) <= 3 < max(lengths[1::2])
-    tiny_model.generate(prompts[:3], max_tokens=2, on_done=lambda *counts: done.append(counts))
+    tiny_model.generate(prompts[:3], max_tokens=2, on_progress=lambda *counts: done.append(counts))
     assert done == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -341,7 +341,7 @@ def test_the_blas_in_use_is_reported() -> None:
 
 
 def test_a_blas_after_mlx_is_reported_as_too_late() -> None:
-    code = "import mlx.core, mlx_personal; from mlx_personal.models import blas; print(blas.preload())"
+    code = "import mlx.core, mlx_personal; from mlx_personal.runtime import blas; print(blas.preload())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     if sys.platform == "linux":
         assert "tuned=False" in done.stdout
@@ -368,7 +368,8 @@ def test_a_small_model_multiplies_with_one_thread_unless_the_user_says_otherwise
 ) -> None:
     code = f"""
 import ctypes, os, mlx_personal
-from mlx_personal.models import blas, language_model
+from mlx_personal.models import language_model
+from mlx_personal.runtime import blas
 found = blas.preload()
 prefix = "scipy_openblas" if "scipy" in found.name else "openblas"
 count = getattr(blas._library, prefix + "_get_num_threads") if found.tuned else None

@@ -198,7 +198,7 @@ def test_a_new_base_model_embeds_the_buffer_anew_and_keeps_the_annotations(me, o
     assert [b.dialogue_id for b in before] == [b.dialogue_id for b in after]
     assert not np.array_equal(before[0].vector, after[0].vector)
     assert me.adapters.promoted() is None
-    assert "base model was changed" in {d.step: d.reason for d in me.due()}["train"]
+    assert "base model was changed" in {d.step: d.reason for d in me.pending_steps()}["train"]
     with pytest.raises(UserError, match="another base model"):
         me.adapters.promote(trained.adapter.id)
     retrained = me.train()
@@ -225,16 +225,16 @@ def test_other_settings_of_embedding_or_entropy_make_the_bins_anew(me, tiny_mode
 
 def test_training_falls_due_by_received_dialogues_and_by_change(me, monkeypatch):
     me.observe(stream(40))
-    assert [d.step for d in me.due()] == []
+    assert [d.step for d in me.pending_steps()] == []
     judge_all(me)
-    assert [d.step for d in me.due()] == ["synthesize", "train"]
+    assert [d.step for d in me.pending_steps()] == ["synthesize", "train"]
     me.synthesize()
     me.train()
-    assert me.due() == []
+    assert me.pending_steps() == []
     patient = dataclasses.replace(me.config, trigger=TrainingTrigger(received=800, buffer_changed=1.0))
     monkeypatch.setattr(me, "config", patient)
     me.store.add_dialogues(stream(800, 1000), "file")
-    assert [d.step for d in me.due()] == ["score"], "nothing new was annotated"
+    assert [d.step for d in me.pending_steps()] == ["score"], "nothing new was annotated"
 
 
 def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monkeypatch):
@@ -245,11 +245,11 @@ def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monke
     with pytest.raises(KeyboardInterrupt):
         me.train()
     monkeypatch.undo()
-    assert [d.step for d in me.due()] == ["evaluate"]
-    adapter, judgement = me.judge.decide_waiting()
+    assert [d.step for d in me.pending_steps()] == ["evaluate"]
+    adapter, judgement = me.judge.promote_pending()
     assert me.adapters.get(adapter.id).evaluation is not None
     assert judgement.promoted == (me.adapters.promoted() is not None)
-    assert me.due() == []
+    assert me.pending_steps() == []
 
 
 def test_the_way_back_to_a_base_model_brings_its_adapter_back(me, tiny_model_folder, other_model_folder):
@@ -297,7 +297,7 @@ def test_an_interruption_of_either_comparison_is_made_up_for(me, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         me.train()
     monkeypatch.undo()
-    assert [d.step for d in me.due()] == ["evaluate"]
+    assert [d.step for d in me.pending_steps()] == ["evaluate"]
 
 
 def test_a_damaged_adapter_that_answers_is_no_hindrance_to_the_next(me):
@@ -323,7 +323,7 @@ def test_each_base_model_has_its_own_way_back(me, other_model_folder, tiny_model
     assert me.adapters.promoted().id == there.id
     me.change_model(tiny_model_folder)
     assert me.adapters.promoted() is None, "the owner went back to the base here"
-    assert "train" not in {d.step for d in me.due()}
+    assert "train" not in {d.step for d in me.pending_steps()}
 
 
 def test_multi_turn_dialogues_go_through_whole(me):

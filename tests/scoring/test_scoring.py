@@ -296,9 +296,7 @@ def test_dialogues_without_telling_words_are_a_plain_error(text):
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location(
-        "entropy_study", SCRIPTS / "entropy_study.py"
-    )
+    spec = importlib.util.spec_from_file_location("entropy_study", SCRIPTS / "entropy_study.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -37,7 +37,7 @@ class JobsHere:
         for job in work:
             self.done.append((function.__name__, job.key))
             error = self.fails(function, job)
-            yield jobs.Done(job.key, None if error else function(job.argument), error, 1.0)
+            yield jobs.JobResult(job.key, None if error else function(job.argument), error, 1.0)
 
 
 def requests_for(user: User) -> list[Request]:

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.utils import quantize_model
 
 from mlx_personal import LanguageModel
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.data.samples import Sample
 
 VOCABULARY = 128
 SIZES: dict[str, Any] = {
@@ -150,15 +150,15 @@ def with_adapter(lm: LanguageModel, num_layers: int = 2, dropout: float = 0.0, d
     return nested
 
 
-def random_row(rng: np.random.Generator, length: int, beginning: Sequence[int] = (), learnt: float = 0.6) -> Row:
+def random_row(rng: np.random.Generator, length: int, beginning: Sequence[int] = (), learnt: float = 0.6) -> Sample:
     """A row of so many inputs. The last share `learnt` of them, one at least, are learnt; none of its beginning."""
     tokens = rng.integers(3, VOCABULARY, length + 1).astype(np.int32)
     tokens[: len(beginning)] = beginning
     is_target = np.arange(length) >= min(max(length * (1 - learnt), len(beginning)), length - 1)
-    return Row(tokens[:-1], tokens[1:], is_target)
+    return Sample(tokens[:-1], tokens[1:], is_target)
 
 
-def a_family_of_rows() -> list[Row]:
+def a_family_of_rows() -> list[Sample]:
     """Rows that share their beginnings in every way there is, and rows that share nothing."""
     rng = np.random.default_rng(0)
     system, first, second = (rng.integers(3, VOCABULARY, n).tolist() for n in (11, 14, 9))
@@ -168,14 +168,14 @@ def a_family_of_rows() -> list[Row]:
     rows += [random_row(rng, length, system + first + second) for length in (39, 36)]
     long = rows[-1]
     # A row that is the beginning of another one, the same row again, and the same inputs with other targets.
-    rows.append(Row(long.inputs[:35], long.targets[:35], np.arange(35) >= 30))
+    rows.append(Sample(long.inputs[:35], long.targets[:35], np.arange(35) >= 30))
     rows.append(long)
-    rows.append(Row(long.inputs, long.targets[::-1].copy(), np.arange(36) % 2 == 0))
+    rows.append(Sample(long.inputs, long.targets[::-1].copy(), np.arange(36) % 2 == 0))
     order = rng.permutation(len(rows))
     return [rows[i] for i in order]
 
 
-def reference_loss(lm: LanguageModel, rows: Sequence[Row]) -> float:
+def reference_loss(lm: LanguageModel, rows: Sequence[Sample]) -> float:
     """The summed cross entropy, each row alone, in float64 from the model's logits on."""
     total = 0.0
     for row in rows:
@@ -186,10 +186,10 @@ def reference_loss(lm: LanguageModel, rows: Sequence[Row]) -> float:
     return total
 
 
-def reference_gradient(lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+def reference_gradient(lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Sample]) -> dict[str, Any]:
     """Of the summed cross entropy, by the adapter's weights, each row alone through mlx-lm's own forward."""
 
-    def loss(weights: dict[str, Any], row: Row) -> mx.array:
+    def loss(weights: dict[str, Any], row: Sample) -> mx.array:
         lm.model.update(weights)
         logits = lm.model(mx.array(row.inputs[None]))[0].astype(mx.float32)
         losses = nn.losses.cross_entropy(logits, mx.array(row.targets))

@@ -55,7 +55,7 @@ class Scripted:
         max_tokens: Sequence[int],
         temperature: float,
         seed: int,
-        on_done: Callable[[int, int], None] | None,
+        on_progress: Callable[[int, int], None] | None,
     ) -> list[str]:
         self.calls += 1
         self.prompts, self.limits, self.temperature, self.seed = prompts, max_tokens, temperature, seed
@@ -274,8 +274,8 @@ def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list[Any]) 
 def test_a_model_writes_the_same_candidates_for_the_same_seed(tiny_model: LanguageModel) -> None:
     done: list[tuple[int, int]] = []
     runs = [
-        synthesize(tiny_model, [SOUP, TWO_TURNS], SynthesisConfig(k=2, max_tokens=40, seed=seed), on_done)
-        for seed, on_done in ((0, lambda n, total: done.append((n, total))), (0, None), (1, None))
+        synthesize(tiny_model, [SOUP, TWO_TURNS], SynthesisConfig(k=2, max_tokens=40, seed=seed), on_progress)
+        for seed, on_progress in ((0, lambda n, total: done.append((n, total))), (0, None), (1, None))
     ]
     assert runs[0] == runs[1]
     assert [c.raw for c in runs[0]] != [c.raw for c in runs[2]]

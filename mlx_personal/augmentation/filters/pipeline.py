@@ -13,7 +13,7 @@ from mlx_personal.augmentation.filters.perplexity import nats_per_token
 from mlx_personal.augmentation.filters.style import own_band
 from mlx_personal.augmentation.record_embedding import vectors
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.dialogue.similarity import NEAR_DUPLICATE
+from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
 from mlx_personal.models import LanguageModel
 
 
@@ -57,7 +57,7 @@ def judge(
         own: all of the user's records, those that were not sent among them.
         candidates: synthetic records with placeholders restored.
         wanted: how many were asked for.
-        forbidden: texts that the user is tested on; a near-duplicate of one (`NEAR_DUPLICATE`) is never kept.
+        forbidden: texts that the user is tested on; a near-duplicate of one (`NEAR_DUPLICATE_THRESHOLD`) is never kept.
         config: the filters' settings.
     """
     config = config or FilterConfig()
@@ -102,7 +102,7 @@ def _against(task: Task, candidate: Record, forbidden: Sequence[str]) -> str | N
         task.dialogue(candidate).without_thoughts()
     except ValueError:
         return "unusable"
-    return "forbidden" if most_overlap(candidate.text, forbidden) >= NEAR_DUPLICATE else None
+    return "forbidden" if most_overlap(candidate.text, forbidden) >= NEAR_DUPLICATE_THRESHOLD else None
 
 
 def _measured(

@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from mlx_personal.finetune.data.packing import Piece, arrange
-from mlx_personal.finetune.data.samples import Row
+from mlx_personal.finetune.data.packing import Segment, pack
+from mlx_personal.finetune.data.samples import Sample
 
-Shape = Literal["packed", "padded"]
+BatchShape = Literal["packed", "padded"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class Batch:
 
     rows: tuple[int, ...]
     inputs: np.ndarray
-    pieces: tuple[Piece, ...] | None
+    segments: tuple[Segment, ...] | None
     places: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def shuffled_steps(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The steps of an epoch: every row once, in random order, the last step with what is left."""
     order = np.random.default_rng([seed, epoch]).permutation(count).tolist()
     return [order[at : at + batch_size] for at in range(0, count, batch_size)]
 
 
-def by_length(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def bucketed_steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The steps of an epoch: every row once, beside rows of like length, the steps in random order."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -56,7 +56,7 @@ def by_length(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) ->
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def parts(step: Sequence[int], lengths: Sequence[int], tokens: int, shape: Shape) -> Iterator[list[int]]:
+def micro_batches(step: Sequence[int], lengths: Sequence[int], tokens: int, shape: BatchShape) -> Iterator[list[int]]:
     """The step's rows in groups of at most `tokens` tokens, padding included; a longer row is a group of its own."""
     part: list[int] = []
     for row in step:
@@ -72,7 +72,7 @@ def parts(step: Sequence[int], lengths: Sequence[int], tokens: int, shape: Shape
         yield part
 
 
-def collate(rows: Sequence[Row], chosen: Sequence[int], shape: Shape, share: bool = False) -> Batch:
+def collate(rows: Sequence[Sample], chosen: Sequence[int], shape: BatchShape, share: bool = False) -> Batch:
     """These rows of the training set as a batch; with `share`, packed rows pay for a common prompt once."""
     members = [rows[i] for i in chosen]
     if shape == "padded":
@@ -84,25 +84,25 @@ def collate(rows: Sequence[Row], chosen: Sequence[int], shape: Shape, share: boo
         targets = np.concatenate([row.targets[row.is_target] for row in members])
         weights = _repeated(members, [int(row.is_target.sum()) for row in members])
         return Batch(tuple(chosen), inputs, None, places.astype(np.int32), targets, weights)
-    pieces = tuple(arrange([row.inputs for row in members], [row.prompt if share else 0 for row in members]))
+    segments = tuple(pack([row.inputs for row in members], [row.prompt if share else 0 for row in members]))
     at, found_places, found_targets = 0, [], []
-    for piece in pieces:
-        row = members[piece.row]
-        learnt = np.flatnonzero(row.is_target[piece.start : piece.stop])
+    for segment in segments:
+        row = members[segment.row]
+        learnt = np.flatnonzero(row.is_target[segment.start : segment.stop])
         found_places.append(at + learnt)
-        found_targets.append(row.targets[piece.start + learnt])
-        at += len(piece)
-    flat = np.concatenate([members[p.row].inputs[p.start : p.stop] for p in pieces])
+        found_targets.append(row.targets[segment.start + learnt])
+        at += len(segment)
+    flat = np.concatenate([members[p.row].inputs[p.start : p.stop] for p in segments])
     return Batch(
         tuple(chosen),
         flat[None],
-        pieces,
+        segments,
         np.concatenate(found_places).astype(np.int32),
         np.concatenate(found_targets),
-        _repeated([members[piece.row] for piece in pieces], [len(found) for found in found_targets]),
+        _repeated([members[segment.row] for segment in segments], [len(found) for found in found_targets]),
     )
 
 
-def _repeated(rows: Sequence[Row], counts: Sequence[int]) -> np.ndarray:
+def _repeated(rows: Sequence[Sample], counts: Sequence[int]) -> np.ndarray:
     """Each row's weight, for so many of its targets."""
     return np.repeat(np.array([row.weight for row in rows], np.float32), counts)

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.samples import TrainingData, make_rows
+from mlx_personal.finetune.data.samples import TrainingData, make_samples
 from mlx_personal.models import LanguageModel
 
 
@@ -39,17 +39,17 @@ def prepare_data(
     chosen = _set_aside(origins, config)
     given = list(zip(dialogues, origins, weights, strict=True))
     kept = [(dialogue, weight) for dialogue, origin, weight in given if origin not in chosen]
-    learnt = make_rows(lm, [dialogue for dialogue, _ in kept], longest, [weight for _, weight in kept])
-    validation = make_rows(lm, [dialogue for dialogue, origin, _ in given if origin in chosen], longest)
+    learnt = make_samples(lm, [dialogue for dialogue, _ in kept], longest, [weight for _, weight in kept])
+    validation = make_samples(lm, [dialogue for dialogue, origin, _ in given if origin in chosen], longest)
     if not learnt.rows:
         raise UserError(
             f"nothing to train on: {learnt.dropped} rows have no target, or none that fits into {longest} tokens",
             hint="annotate some dialogues first, or raise max_tokens",
         )
-    measured = make_rows(lm, general[::2], longest).rows
+    measured = make_samples(lm, general[::2], longest).rows
     # As many as make up the share of an epoch, the same in each.
     wanted = round(config.replay / (1 - config.replay) * len(learnt.rows))
-    replay = make_rows(lm, general[1::2], longest).rows
+    replay = make_samples(lm, general[1::2], longest).rows
     picked = np.random.default_rng([config.seed, 1]).permutation(len(replay))[:wanted]
     notes = []
     if config.validation and not validation.rows:

@@ -20,7 +20,7 @@ _LEAST_SHARED = 8
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Tokens `start` to `stop` of a row, which follow those of the piece `parent` of the same sequence (-1: none)."""
 
     row: int
@@ -32,22 +32,22 @@ class Piece:
         return self.stop - self.start
 
 
-def arrange(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Piece]:
+def pack(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Segment]:
     """A sequence of all these rows (int [T] each), parents before children.
 
     Only the first `shareable[i]` tokens of row i may be shared with others; 0 keeps the rows apart.
     """
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
 
     def grow(rows: list[int], start: int, depth: int, parent: int) -> None:
         """Adds rows that agree on `depth` tokens, of which those before `start` are in the sequence already."""
         if len(rows) == 1:
-            pieces.append(Piece(rows[0], start, len(tokens[rows[0]]), parent))
+            segments.append(Segment(rows[0], start, len(tokens[rows[0]]), parent))
             return
         depth += _agreeing([tokens[row][depth : shareable[row]] for row in rows])
         if depth - start >= _LEAST_SHARED:
-            pieces.append(Piece(rows[0], start, depth, parent))
-            start, parent = depth, len(pieces) - 1
+            segments.append(Segment(rows[0], start, depth, parent))
+            start, parent = depth, len(segments) - 1
         following: dict[int, list[int]] = {}
         for row in rows:
             if depth < shareable[row]:
@@ -59,10 +59,10 @@ def arrange(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Piec
 
     if len(tokens):
         grow(list(range(len(tokens))), 0, 0, -1)
-    return pieces
+    return segments
 
 
-def longest_sequence(model_args: Any) -> int:
+def max_packed_length(model_args: Any) -> int:
     """How many tokens may stand one behind the other, by a model's settings.
 
     Distances are all that most models see of positions. Some (Llama 4, Mistral 3, LongRoPE) compute a token otherwise
@@ -80,10 +80,10 @@ def _places(settings: Any) -> Iterator[int]:
         yield from _places(value)
 
 
-def path(pieces: Sequence[Piece], index: int) -> list[int]:
+def segment_path(segments: Sequence[Segment], index: int) -> list[int]:
     """The pieces a row has gone through when it is in `index`: its ancestors, the first one first, and itself."""
     trail = [index]
-    while (parent := pieces[trail[0]].parent) != -1:
+    while (parent := segments[trail[0]].parent) != -1:
         trail.insert(0, parent)
     return trail
 

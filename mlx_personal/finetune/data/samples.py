@@ -13,7 +13,7 @@ from mlx_personal.models import LanguageModel
 
 
 @dataclass(frozen=True)
-class Row:
+class Sample:
     """One training sequence of T tokens: the T - 1 inputs, what follows each, and whether that is to be learnt.
 
     `weight` is how much each of its targets counts in a step's mean loss, beside those of other rows. ValueError where
@@ -39,10 +39,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleSet:
     """The rows that have something to learn, and how many were dropped or cut to get them."""
 
-    rows: list[Row]
+    rows: list[Sample]
     dropped: int
     truncated: int
 
@@ -58,15 +58,15 @@ class TrainingData:
         general: general rows that are not learnt, to tell how much is forgotten.
     """
 
-    rows: Sequence[Row]
-    replay: Sequence[Row] = ()
-    validation: Sequence[Row] = ()
-    general: Sequence[Row] = ()
+    rows: Sequence[Sample]
+    replay: Sequence[Sample] = ()
+    validation: Sequence[Sample] = ()
+    general: Sequence[Sample] = ()
 
 
-def make_rows(
+def make_samples(
     lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int, weights: Iterable[float] | None = None
-) -> Rows:
+) -> SampleSet:
     """Rows in which every assistant turn is a target; thoughts are taken out first.
 
     Each dialogue's rows have its weight, by default 1. A row of over `max_tokens` tokens keeps its last ones. Rows
@@ -83,19 +83,19 @@ def make_rows(
         for tokens, is_target in lm.training_tokens(spoken):
             truncated += len(tokens) > max_tokens
             kept = np.array(tokens[-max_tokens:], np.int32)
-            row = Row(kept[:-1], kept[1:], np.array(is_target[-max_tokens:], bool)[1:], weight)
+            row = Sample(kept[:-1], kept[1:], np.array(is_target[-max_tokens:], bool)[1:], weight)
             if row.is_target.any():
                 rows.append(row)
             else:
                 dropped += 1
-    return Rows(rows, dropped, truncated)
+    return SampleSet(rows, dropped, truncated)
 
 
-def target_tokens(rows: Iterable[Row]) -> int:
+def target_tokens(rows: Iterable[Sample]) -> int:
     """Tokens that are learnt when each of these rows is seen once."""
     return int(sum(row.is_target.sum() for row in rows))
 
 
-def target_weight(rows: Iterable[Row]) -> float:
+def target_weight(rows: Iterable[Sample]) -> float:
     """What a sum over all targets of these rows is divided by for their weighted mean: the sum of their weights."""
     return float(sum(row.weight * int(row.is_target.sum()) for row in rows))

@@ -9,22 +9,23 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_personal.finetune.data.batching import Batch, parts
-from mlx_personal.finetune.data.packing import arrange, path
-from mlx_personal.finetune.data.samples import Row
-from mlx_personal.finetune.forward.split_model import Layout, Network
+from mlx_personal.finetune.data.batching import Batch, micro_batches
+from mlx_personal.finetune.data.packing import pack, segment_path
+from mlx_personal.finetune.data.samples import Sample
+from mlx_personal.finetune.forward.split_model import BatchLayout, SplitModel
+from mlx_personal.progress import Progress, ProgressEvent
 
 # Tokens computed at once. Fixed, as is the order of the rows: a resumed training has to see the very same numbers, and
 # a matrix product of another height may round otherwise.
-GROUP_TOKENS = 1024
+CACHE_BATCH_TOKENS = 1024
 
 
-class FrozenStates:
+class ActivationCache:
     """The states of all rows before the first trained block, float of the model's own kind, [T, D] each.
 
     Args:
@@ -40,18 +41,18 @@ class FrozenStates:
 
     def __init__(
         self,
-        network: Network,
-        rows: Sequence[Row],
+        network: SplitModel,
+        rows: Sequence[Sample],
         tokens: int,
         budget: int,
         keep: bool = True,
-        on_done: Callable[[int, int], None] | None = None,
+        on_progress: Progress | None = None,
     ):
         self._network, self._rows = network, rows
         self._memory: list[mx.array] = []
         self._file: np.memmap | None = None
         self._starts = np.cumsum([0, *map(len, rows)])
-        probe = network.frozen_states(Layout(mx.zeros((1, 2), mx.int32)))
+        probe = network.frozen_activations(BatchLayout(mx.zeros((1, 2), mx.int32)))
         self._dtype, width = probe.dtype, probe.shape[-1]
         self.bytes = int(self._starts[-1]) * width * self._dtype.size
         self.where = "memory" if self.bytes <= budget else "file"
@@ -61,18 +62,18 @@ class FrozenStates:
             self.where = "nowhere"
             return
         lengths = [len(row) for row in rows]
-        for group in parts(range(len(rows)), lengths, min(tokens, GROUP_TOKENS), "packed"):
+        for group in micro_batches(range(len(rows)), lengths, min(tokens, CACHE_BATCH_TOKENS), "packed"):
             self._keep(group)
-            if on_done is not None:
-                on_done(group[-1] + 1, len(rows))
+            if on_progress is not None:
+                on_progress(ProgressEvent("caching activations", group[-1] + 1, len(rows)))
 
     def of(self, batch: Batch) -> mx.array:
         """The states [B, T, D] of a batch, as its inputs lie."""
         if self.where == "nowhere":
-            layout = Layout(mx.array(batch.inputs), batch.pieces)
-            return mx.stop_gradient(self._network.frozen_states(layout))
-        if batch.pieces is not None:
-            found = [self._of_row(batch.rows[piece.row])[piece.start : piece.stop] for piece in batch.pieces]
+            layout = BatchLayout(mx.array(batch.inputs), batch.segments)
+            return mx.stop_gradient(self._network.frozen_activations(layout))
+        if batch.segments is not None:
+            found = [self._of_row(batch.rows[segment.row])[segment.start : segment.stop] for segment in batch.segments]
             return mx.concatenate(found)[None]
         width = batch.inputs.shape[1]
         rows = [self._of_row(row) for row in batch.rows]
@@ -82,18 +83,18 @@ class FrozenStates:
         """Computes and keeps the states of consecutive rows, those of a common beginning once."""
         tokens = [self._rows[row].inputs for row in group]
         # No further than the exactness check has looked.
-        pieces = arrange(tokens, [self._rows[row].prompt for row in group])
-        inputs = np.concatenate([tokens[p.row][p.start : p.stop] for p in pieces])
-        states = self._network.frozen_states(Layout(mx.array(inputs[None]), pieces))[0]
-        ends = np.cumsum([0, *map(len, pieces)])
-        leaves = set(range(len(pieces))) - {piece.parent for piece in pieces}
-        for leaf in sorted(leaves, key=lambda i: pieces[i].row):
-            trail = path(pieces, leaf)
+        segments = pack(tokens, [self._rows[row].prompt for row in group])
+        inputs = np.concatenate([tokens[p.row][p.start : p.stop] for p in segments])
+        states = self._network.frozen_activations(BatchLayout(mx.array(inputs[None]), segments))[0]
+        ends = np.cumsum([0, *map(len, segments)])
+        leaves = set(range(len(segments))) - {segment.parent for segment in segments}
+        for leaf in sorted(leaves, key=lambda i: segments[i].row):
+            trail = segment_path(segments, leaf)
             row = mx.concatenate([states[int(ends[i]) : int(ends[i + 1])] for i in trail])
             if self._file is None:
                 self._memory.append(row)
             else:
-                at = self._starts[group[pieces[leaf].row]]
+                at = self._starts[group[segments[leaf].row]]
                 self._file[at : at + len(row)] = np.array(row.view(mx.uint8))
         mx.eval(self._memory[-len(group) :])
 

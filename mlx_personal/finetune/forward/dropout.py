@@ -14,11 +14,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_personal.finetune.forward.patching import calling
+from mlx_personal.finetune.forward.patching import patched
 from mlx_personal.runtime.device import device_name
 
 
-class Keys:
+class RandomKeys:
     """Random keys, one after the other; `state` is the one that comes next."""
 
     state: tuple[int, ...]
@@ -37,14 +37,14 @@ class Keys:
 
 
 @contextlib.contextmanager
-def dropping(blocks: Sequence[nn.Module], keys: Keys) -> Iterator[None]:
+def keyed_dropout(blocks: Sequence[nn.Module], keys: RandomKeys) -> Iterator[None]:
     """Inside the `with`, the dropout of these blocks draws from `keys`."""
     modules = {id(m): m for block in blocks for m in block.modules() if isinstance(m, nn.Dropout)}
-    with calling([(module, _drop(module, keys)) for module in modules.values()]):
+    with patched([(module, _drop(module, keys)) for module in modules.values()]):
         yield
 
 
-def _drop(module: nn.Dropout, keys: Keys):  # type: ignore[no-untyped-def]
+def _drop(module: nn.Dropout, keys: RandomKeys):  # type: ignore[no-untyped-def]
     kept = module._p_1
 
     def drop(_: object, x: mx.array) -> mx.array:

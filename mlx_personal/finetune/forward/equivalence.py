@@ -21,20 +21,20 @@ from mlx_lm.utils import dequantize_model
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.data.batching import Batch, collate
-from mlx_personal.finetune.data.packing import arrange
-from mlx_personal.finetune.data.samples import Row
-from mlx_personal.finetune.forward.losses import Weights, fast_loss, layout_of, plain_loss
-from mlx_personal.finetune.forward.split_model import Network
+from mlx_personal.finetune.data.packing import pack
+from mlx_personal.finetune.data.samples import Sample
+from mlx_personal.finetune.forward.losses import Weights, layout_of, reference_loss, split_loss
+from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.memory import usable_memory
 
-Way = Literal["packed", "padded", "plain"]
-WAYS: Sequence[Way] = ("packed", "padded", "plain")  # the fastest first
+ForwardMode = Literal["packed", "padded", "plain"]
+FORWARD_MODES: Sequence[ForwardMode] = ("packed", "padded", "plain")  # the fastest first
 
 # Largest difference between the two ways that is rounding, by the kind of number the model computes with; a 4-bit model
 # computes with one of these. Over tiny random models of 16 families the largest gradients' differences were 1.0e-6,
 # 3.1e-3 and 2.6e-2 (the last two of 4-bit models), and 0.6 where rows saw each other.
-BOUNDS = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 6e-2}
+TOLERANCES = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 6e-2}
 
 # Size of the adapter's second matrix in the comparison; the first one's is about 1 / sqrt(D).
 _DISTURBANCE = 0.02
@@ -47,7 +47,7 @@ class Comparison:
     `failure` is why there is no figure.
     """
 
-    way: Way
+    way: ForwardMode
     kind: mx.Dtype | None = None
     loss: float = math.inf
     gradient: float = math.inf
@@ -55,21 +55,21 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        return self.kind is not None and max(self.loss, self.gradient) <= BOUNDS[self.kind]
+        return self.kind is not None and max(self.loss, self.gradient) <= TOLERANCES[self.kind]
 
     def __str__(self) -> str:
         if self.kind is None:
             return f"{self.way}: {self.failure}"
         kind = str(self.kind).split(".")[-1]
-        bound = BOUNDS[self.kind]
+        bound = TOLERANCES[self.kind]
         return f"{self.way}: in {kind} loss off by {self.loss:.1e}, gradient by {self.gradient:.1e}, bound {bound:.0e}"
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModeSelection:
     """The way a training computes, and the comparisons that led to it."""
 
-    way: Way
+    way: ForwardMode
     comparisons: tuple[Comparison, ...]
 
     @property
@@ -78,28 +78,28 @@ class Choice:
         return "; ".join(str(c) for c in self.comparisons if not c.agrees)
 
 
-def choose_way(lm: LanguageModel, rows: Sequence[Row]) -> Choice:
+def select_mode(lm: LanguageModel, rows: Sequence[Sample]) -> ModeSelection:
     """The fastest way that agrees with the plain forward of `lm`, which has an adapter, on two of these rows."""
-    network = Network(lm)
-    probe = [rows[i] for i in rows_to_compare(rows)]
+    network = SplitModel(lm)
+    probe = [rows[i] for i in probe_samples(rows)]
     comparisons: list[Comparison] = []
     lm.model.eval()  # dropout would draw other numbers in each way
     try:
         for way in ("packed", "padded"):
-            found = compare(network, probe, way)
+            found = compare_with_reference(network, probe, way)
             comparisons.append(found)
             if not found.agrees and found.kind is not None and found.kind != mx.float32 and _fits_in_float32(lm.model):
                 with _in_float32(lm.model):
-                    found = compare(network, probe, way)
+                    found = compare_with_reference(network, probe, way)
                 comparisons.append(found)
             if found.agrees:
-                return Choice(way, tuple(comparisons))
-        return Choice("plain", tuple(comparisons))
+                return ModeSelection(way, tuple(comparisons))
+        return ModeSelection("plain", tuple(comparisons))
     finally:
         lm.model.train()
 
 
-def compare(network: Network, rows: Sequence[Row], way: Literal["packed", "padded"]) -> Comparison:
+def compare_with_reference(network: SplitModel, rows: Sequence[Sample], way: Literal["packed", "padded"]) -> Comparison:
     """Loss and gradient of these rows, both ways, dropout off.
 
     UserError if the plain way gives no numbers: then the model is broken, and no other way is better.
@@ -108,14 +108,14 @@ def compare(network: Network, rows: Sequence[Row], way: Literal["packed", "padde
     own: Weights = model.trainable_parameters()
     weights = _disturbed(own)
     try:
-        wanted = mx.value_and_grad(plain_loss(model))(weights, collate(rows, chosen, "padded"))
+        wanted = mx.value_and_grad(reference_loss(model))(weights, collate(rows, chosen, "padded"))
         mx.eval(wanted)
         if not math.isfinite(float(wanted[0])):
             raise UserError("the base model's loss is not a number: its weights are damaged", hint="download it again")
         with network.opened():
             batch, apart = (collate(rows, chosen, way, share) for share in (True, False))
             # Rows that share are computed otherwise than those that do not; a training does both.
-            batches = [batch] if batch.pieces == apart.pieces else [batch, apart]
+            batches = [batch] if batch.segments == apart.segments else [batch, apart]
             found = [_computed(network, weights, batch) for batch in batches]
     except UserError:
         raise
@@ -124,23 +124,23 @@ def compare(network: Network, rows: Sequence[Row], way: Literal["packed", "padde
     finally:
         model.update(own)
     kind, *_ = found[0]
-    if kind not in BOUNDS:
+    if kind not in TOLERANCES:
         return Comparison(way, failure=f"it computes with {kind}")
     loss = max(_difference(wanted[0], loss) for _, loss, _ in found)
     return Comparison(way, kind, loss, max(_difference(wanted[1], gradient) for *_, gradient in found))
 
 
-def _computed(network: Network, weights: Weights, batch: Batch) -> tuple[mx.Dtype, mx.array, Weights]:
+def _computed(network: SplitModel, weights: Weights, batch: Batch) -> tuple[mx.Dtype, mx.array, Weights]:
     """The kind of number the frozen blocks give; and loss and gradient of a batch, the fast way."""
-    states = network.frozen_states(layout_of(batch))
-    loss = fast_loss(network, (lambda _: states) if network.first else None)
+    states = network.frozen_activations(layout_of(batch))
+    loss = split_loss(network, (lambda _: states) if network.first else None)
     with network.rows(layout_of(batch)):
         found = mx.value_and_grad(loss)(weights, batch)
     mx.eval(found)
     return states.dtype, *found
 
 
-def rows_to_compare(rows: Sequence[Row]) -> list[int]:
+def probe_samples(rows: Sequence[Sample]) -> list[int]:
     """Two rows of different lengths that begin alike if any do, the shortest such, since each costs a plain forward.
 
     Positions are set only where rows share their beginning.
@@ -150,7 +150,7 @@ def rows_to_compare(rows: Sequence[Row]) -> list[int]:
     alike = [
         pair
         for pair in itertools.pairwise(in_order)
-        if len(arrange([rows[i].inputs for i in pair], [rows[i].prompt for i in pair])) > 2
+        if len(pack([rows[i].inputs for i in pair], [rows[i].prompt for i in pair])) > 2
     ]
     if not alike:
         return different

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Hashable, Sequence
 
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.samples import Row
-from mlx_personal.finetune.forward.equivalence import BOUNDS, Choice, Comparison, choose_way, rows_to_compare
+from mlx_personal.finetune.data.samples import Sample
+from mlx_personal.finetune.forward.equivalence import TOLERANCES, Comparison, ModeSelection, probe_samples, select_mode
 from mlx_personal.models import LanguageModel
 
 # How far a difference must be from its bound, on either side, that no other rows bring it over: in float32 those of
@@ -21,17 +21,17 @@ from mlx_personal.models import LanguageModel
 _FAR = 10.0
 
 # A model that is loaded again is another one, and one that nobody holds any more takes its choices with it.
-_FOUND: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, Choice]] = weakref.WeakKeyDictionary()
+_FOUND: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, ModeSelection]] = weakref.WeakKeyDictionary()
 
 
-def choose_way_once(lm: LanguageModel, config: LoRAConfig, rows: Sequence[Row]) -> Choice:
-    """What `choose_way` finds, or found before, of `lm` with an adapter as `config` has it and rows of this kind."""
+def select_mode_once(lm: LanguageModel, config: LoRAConfig, rows: Sequence[Sample]) -> ModeSelection:
+    """What `select_mode` finds, or found before, of `lm` with an adapter as `config` has it and rows of this kind."""
     adapter = (config.num_layers, config.dora, *sorted(config.lora_parameters.items()))
     found = _FOUND.setdefault(lm, {})
     asked = (adapter, _kind_of(rows))
     if asked in found:
         return found[asked]
-    choice = choose_way(lm, rows)
+    choice = select_mode(lm, rows)
     if all(map(_is_clear, choice.comparisons)):
         found[asked] = choice
     return choice
@@ -41,11 +41,11 @@ def _is_clear(found: Comparison) -> bool:
     """Whether other rows would come to the same: a model that a way cannot compute at all, it never can."""
     if found.kind is None:
         return True
-    share = max(found.loss, found.gradient) / BOUNDS[found.kind]
+    share = max(found.loss, found.gradient) / TOLERANCES[found.kind]
     return share <= 1 / _FAR or share >= _FAR
 
 
-def _kind_of(rows: Sequence[Row]) -> Hashable:
+def _kind_of(rows: Sequence[Sample]) -> Hashable:
     """How many rows the comparison takes, three where some begin alike; whether lengths differ, and whether weights."""
     lengths, weights = {len(row) for row in rows}, {row.weight for row in rows}
-    return len(rows_to_compare(rows)), len(lengths) > 1, len(weights) > 1
+    return len(probe_samples(rows)), len(lengths) > 1, len(weights) > 1

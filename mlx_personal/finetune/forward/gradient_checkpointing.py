@@ -14,20 +14,20 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_personal.finetune.forward.dropout import Keys
-from mlx_personal.finetune.forward.patching import calling
+from mlx_personal.finetune.forward.dropout import RandomKeys
+from mlx_personal.finetune.forward.patching import patched
 
 
 @contextlib.contextmanager
-def checkpointed(blocks: Sequence[nn.Module], keys: Keys) -> Iterator[None]:
+def gradient_checkpointing(blocks: Sequence[nn.Module], keys: RandomKeys) -> Iterator[None]:
     """These blocks are checkpointed inside the `with`; their dropout must draw from `keys`."""
     # Some models use one block in several places.
     different = {id(block): block for block in blocks}
-    with calling([(block, _checkpointing(block, keys)) for block in different.values()]):
+    with patched([(block, _checkpointing(block, keys)) for block in different.values()]):
         yield
 
 
-def _checkpointing(block: nn.Module, keys: Keys) -> Callable[..., Any]:
+def _checkpointing(block: nn.Module, keys: RandomKeys) -> Callable[..., Any]:
     def call(block_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         start = keys.next()
 

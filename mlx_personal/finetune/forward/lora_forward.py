@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx_lm.tuner.lora import LoRALinear
 
 
-def adapted_calls(blocks: Sequence[nn.Module]) -> list[tuple[nn.Module, Callable[..., Any]]]:
+def lora_patches(blocks: Sequence[nn.Module]) -> list[tuple[nn.Module, Callable[..., Any]]]:
     """The changes, for `calling`; other kinds of adapters stay as they are."""
     modules = {id(m): m for block in blocks for m in block.modules() if type(m) is LoRALinear}
     return [(module, _call(module)) for module in modules.values()]

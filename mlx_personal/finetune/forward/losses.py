@@ -15,7 +15,7 @@ from mlx.utils import tree_map_with_path
 
 from mlx_personal.finetune.data.batching import Batch
 from mlx_personal.finetune.forward.cross_entropy import summed_cross_entropy
-from mlx_personal.finetune.forward.split_model import Layout, Network
+from mlx_personal.finetune.forward.split_model import BatchLayout, SplitModel
 
 Weights = dict[str, Any]
 """The adapter's float32 weights, nested as in the model."""
@@ -23,7 +23,7 @@ Weights = dict[str, Any]
 Loss = Callable[[Weights, Batch], mx.array]
 
 
-def fast_loss(network: Network, states_of: Callable[[Batch], mx.array] | None) -> Loss:
+def split_loss(network: SplitModel, states_of: Callable[[Batch], mx.array] | None) -> Loss:
     """The weighted sum of the cross entropies at a batch's targets, from `states_of` the batch on.
 
     None instead of `states_of` computes all blocks.
@@ -33,15 +33,15 @@ def fast_loss(network: Network, states_of: Callable[[Batch], mx.array] | None) -
 
     def loss(weights: Weights, batch: Batch) -> mx.array:
         states = None if states_of is None else states_of(batch)
-        kind = (network.frozen_states(layout_of(batch)) if states is None else states).dtype
+        kind = (network.frozen_activations(layout_of(batch)) if states is None else states).dtype
         network.model.update(_used_as(weights, kind))
-        hidden = network.hidden_at(mx.array(batch.inputs), states, batch.places)
+        hidden = network.hidden_at_targets(mx.array(batch.inputs), states, batch.places)
         return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.weights))
 
     return loss
 
 
-def plain_loss(model: nn.Module) -> Loss:
+def reference_loss(model: nn.Module) -> Loss:
     """The same of a padded batch, as mlx-lm computes it: all blocks, all logits."""
 
     def loss(weights: Weights, batch: Batch) -> mx.array:
@@ -53,9 +53,9 @@ def plain_loss(model: nn.Module) -> Loss:
     return loss
 
 
-def layout_of(batch: Batch) -> Layout:
+def layout_of(batch: Batch) -> BatchLayout:
     """Where the rows of a batch lie."""
-    return Layout(mx.array(batch.inputs), batch.pieces)
+    return BatchLayout(mx.array(batch.inputs), batch.segments)
 
 
 def _used_as(weights: Weights, dtype: mx.Dtype) -> Weights:

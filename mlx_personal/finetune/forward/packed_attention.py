@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_personal.finetune.forward.permutation import Rearrangement
+from mlx_personal.finetune.forward.permutation import Permutation
 
 
-class Grouping:
+class PackedAttention:
     """Rows of these lengths, one behind the other, in groups."""
 
     def __init__(self, lengths: Sequence[int]):
         self._tokens = sum(lengths)
-        self._orders_of: dict[int, tuple[Rearrangement, Rearrangement]] = {}
+        self._orders_of: dict[int, tuple[Permutation, Permutation]] = {}
         starts = np.cumsum([0, *lengths])
         self._groups: list[np.ndarray] = []
-        for rows in alike(lengths):
+        for rows in length_buckets(lengths):
             within = np.arange(lengths[rows[0]])
             own = np.array([lengths[row] for row in rows])[:, None]
             # Where each token of each row stands in the sequence; -1 for padding.
@@ -47,13 +47,13 @@ class Grouping:
             for part, group in zip(parts, self._groups, strict=True)
         ]
 
-    def _orders(self, heads: int) -> tuple[Rearrangement, Rearrangement]:
+    def _orders(self, heads: int) -> tuple[Permutation, Permutation]:
         """From the sequence of `heads` times T to the groups, and back; every block asks for the same."""
         if heads not in self._orders_of:
             self._orders_of[heads] = self._new_orders(heads)
         return self._orders_of[heads]
 
-    def _new_orders(self, heads: int) -> tuple[Rearrangement, Rearrangement]:
+    def _new_orders(self, heads: int) -> tuple[Permutation, Permutation]:
         count = heads * self._tokens
         found = []
         for group in self._groups:
@@ -62,10 +62,10 @@ class Grouping:
         in_groups = np.concatenate(found)
         in_sequence = np.empty(count, np.int64)
         in_sequence[in_groups[in_groups >= 0]] = np.flatnonzero(in_groups >= 0)
-        return Rearrangement(in_groups, count), Rearrangement(in_sequence, len(in_groups))
+        return Permutation(in_groups, count), Permutation(in_sequence, len(in_groups))
 
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
     """Rows in groups, the longest first, in which none is shorter than two thirds of the first."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

@@ -14,17 +14,17 @@ import mlx.nn as nn
 
 
 @contextlib.contextmanager
-def calling(changes: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def patched(changes: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Inside the `with`, `module(...)` is `change(call, ...)`, where `call` is what the module did before."""
     with contextlib.ExitStack() as undo:
         for module, change in changes:
             kind = type(module)
-            undo.callback(become, module, kind)
-            become(module, _changed(kind, change))
+            undo.callback(set_class, module, kind)
+            set_class(module, _changed(kind, change))
         yield
 
 
-def become(module: nn.Module, kind: Any) -> None:
+def set_class(module: nn.Module, kind: Any) -> None:
     """Makes `module` an instance of `kind`."""
     # Not `module.__class__ =`: a module takes what is assigned to it for a parameter.
     object.__setattr__(module, "__class__", kind)

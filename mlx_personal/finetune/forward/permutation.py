@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 
-class Rearrangement:
+class Permutation:
     """From A rows to the B rows that `origins` (int [B]) names, each at most once.
 
     Places of -1 are padding: they are filled with whatever is at hand, and nothing may come of them.

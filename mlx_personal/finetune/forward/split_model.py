@@ -23,11 +23,11 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_personal.finetune.data.packing import Piece, path
-from mlx_personal.finetune.forward.lora_forward import adapted_calls
-from mlx_personal.finetune.forward.packed_attention import Grouping
-from mlx_personal.finetune.forward.patching import calling
-from mlx_personal.finetune.forward.permutation import Rearrangement
+from mlx_personal.finetune.data.packing import Segment, segment_path
+from mlx_personal.finetune.forward.lora_forward import lora_patches
+from mlx_personal.finetune.forward.packed_attention import PackedAttention
+from mlx_personal.finetune.forward.patching import patched
+from mlx_personal.finetune.forward.permutation import Permutation
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.cpu_ops import fast
 
@@ -37,7 +37,7 @@ class UnsuitableError(Exception):
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """Where the rows of a batch lie.
 
     Args:
@@ -47,10 +47,10 @@ class Layout:
     """
 
     inputs: mx.array
-    pieces: Sequence[Piece] | None = None
+    segments: Sequence[Segment] | None = None
 
 
-class Network:
+class SplitModel:
     """The parts of a model that has an adapter; for use inside `opened`.
 
     `first` is the first block with something to train: what those below it give never changes.
@@ -62,7 +62,7 @@ class Network:
         self.first = next(i for i, b in enumerate(self.blocks) if tree_flatten(b.trainable_parameters()))
         self._placed = _Placed()
         self._states: mx.array | None = None
-        self._places: Rearrangement | None = None
+        self._places: Permutation | None = None
         self._hidden: mx.array | None = None
         self._until_part: str | None = None
 
@@ -74,27 +74,27 @@ class Network:
         rotary = {id(m): m for block in self.blocks for m in block.modules() if _is_rotary(m)}
         changes += [(module, self._rotary_call) for module in rotary.values()]
         changes.append((self._body, self._body_call))
-        changes += adapted_calls(self.blocks[self.first :])
-        with calling(changes), fast(self.model, self._attention_call):
+        changes += lora_patches(self.blocks[self.first :])
+        with patched(changes), fast(self.model, self._attention_call):
             yield
 
     @contextlib.contextmanager
-    def rows(self, layout: Layout) -> Iterator[Layout]:
+    def rows(self, layout: BatchLayout) -> Iterator[BatchLayout]:
         """Rows lie as `layout` says. Gradients are to be taken inside, since checkpointed blocks are computed again."""
-        with self._set("_placed", _Placed() if layout.pieces is None else _placed(layout.pieces)):
+        with self._set("_placed", _Placed() if layout.segments is None else _placed(layout.segments)):
             yield layout
 
-    def frozen_states(self, layout: Layout) -> mx.array:
+    def frozen_activations(self, layout: BatchLayout) -> mx.array:
         """What the first trained block is given: [B, T, D]."""
         with self.rows(layout):
             return self._until("block", layout.inputs)
 
-    def hidden_at(self, inputs: mx.array, states: mx.array | None, places: np.ndarray) -> mx.array:
+    def hidden_at_targets(self, inputs: mx.array, states: mx.array | None, places: np.ndarray) -> mx.array:
         """The last hidden layer after the final norm at `places` (int [N], in B * T): [1, N, D]. Inside `rows`.
 
-        `states` are those of `frozen_states`; None computes the frozen blocks too.
+        `states` are those of `frozen_activations`; None computes the frozen blocks too.
         """
-        with self._set("_states", states), self._set("_places", Rearrangement(places, inputs.size)):
+        with self._set("_states", states), self._set("_places", Permutation(places, inputs.size)):
             return self._until("norm", inputs)
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -195,16 +195,16 @@ class _Placed:
 
     cuts: Sequence[int] = ()
     trails: Sequence[Sequence[int]] | None = None
-    grouping: Grouping | None = None
+    grouping: PackedAttention | None = None
     positions: mx.array | None = None
 
 
-def _placed(pieces: Sequence[Piece]) -> _Placed:
-    cuts = list(itertools.accumulate(map(len, pieces)))[:-1]
-    trails = [path(pieces, index) for index in range(len(pieces))]
+def _placed(segments: Sequence[Segment]) -> _Placed:
+    cuts = list(itertools.accumulate(map(len, segments)))[:-1]
+    trails = [segment_path(segments, index) for index in range(len(segments))]
     if all(len(trail) == 1 for trail in trails):
-        return _Placed(cuts, trails, grouping=Grouping([len(piece) for piece in pieces]))
-    return _Placed(cuts, trails, positions=mx.concatenate([mx.arange(p.start, p.stop) for p in pieces]))
+        return _Placed(cuts, trails, grouping=PackedAttention([len(segment) for segment in segments]))
+    return _Placed(cuts, trails, positions=mx.concatenate([mx.arange(p.start, p.stop) for p in segments]))
 
 
 def _is_rotary(module: nn.Module) -> bool:

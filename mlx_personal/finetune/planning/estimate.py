@@ -10,13 +10,13 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.dataset import prepare_data
 from mlx_personal.finetune.data.samples import target_tokens
-from mlx_personal.finetune.planning.memory import Plan, plan_for
+from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.memory import physical_memory, usable_memory
 
 
 @dataclass(frozen=True)
-class Forecast:
+class TrainingEstimate:
     """A training as it would begin now.
 
     Args:
@@ -43,19 +43,19 @@ class Forecast:
     steps: int
     blocks: int
     frozen_blocks: int
-    plan: Plan
+    plan: MemoryPlan
     usable_memory_bytes: int | None
     machine_memory_bytes: int | None
     notes: tuple[str, ...]
 
 
-def forecast(
+def estimate_training(
     lm: LanguageModel,
     dialogues: Sequence[Dialogue],
     config: LoRAConfig,
     sources: Sequence[object] | None = None,
     general: Sequence[Dialogue] = (),
-) -> Forecast:
+) -> TrainingEstimate:
     """What `finetune` would do with the same arguments. The weights of a model that was loaded lazily stay unread.
 
     UserError where `finetune` would have it before it begins: nothing to learn, or not enough memory.
@@ -65,7 +65,7 @@ def forecast(
     data = prepared.data
     learnt = [*data.rows, *data.replay]
     blocks = len(lm.model.layers)
-    return Forecast(
+    return TrainingEstimate(
         rows=len(learnt),
         replayed_rows=len(data.replay),
         validation_rows=len(data.validation),
@@ -77,7 +77,7 @@ def forecast(
         steps=math.ceil(len(learnt) / config.batch_size) * config.epochs,
         blocks=blocks,
         frozen_blocks=0 if config.num_layers == -1 else max(0, blocks - config.num_layers),
-        plan=plan_for(lm, data, config),
+        plan=plan_memory(lm, data, config),
         usable_memory_bytes=usable_memory(),
         machine_memory_bytes=physical_memory(),
         notes=prepared.notes,

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.batching import parts, shuffled
+from mlx_personal.finetune.data.batching import micro_batches, shuffled_steps
 from mlx_personal.finetune.data.samples import TrainingData
-from mlx_personal.finetune.forward.activation_cache import GROUP_TOKENS
+from mlx_personal.finetune.forward.activation_cache import CACHE_BATCH_TOKENS
 from mlx_personal.finetune.forward.cross_entropy import CHUNK_BYTES
-from mlx_personal.finetune.forward.equivalence import rows_to_compare, two_lengths
-from mlx_personal.finetune.forward.packed_attention import alike
-from mlx_personal.finetune.planning.model_spec import Anatomy, Block, of_folder, of_model
+from mlx_personal.finetune.forward.equivalence import probe_samples, two_lengths
+from mlx_personal.finetune.forward.packed_attention import length_buckets
+from mlx_personal.finetune.planning.model_spec import Block, ModelSpec, spec_from_folder, spec_from_model
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.device import device_name
 from mlx_personal.runtime.memory import usable_memory
@@ -76,7 +76,7 @@ _LEAST_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How a training uses memory.
 
     Args:
@@ -89,11 +89,11 @@ class Plan:
     batch_tokens: int = 2048
     checkpoint: bool = False
     cache_bytes: int = 2**30
-    estimate: int | None = None
+    estimated_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes that each phase is expected to hold at most, and of them those of the frozen blocks' kept output."""
 
     loading: int
@@ -127,7 +127,7 @@ class _Part:
 
     @classmethod
     def packed(cls, lengths: Sequence[int], targets: Sequence[int]) -> _Part:
-        groups = [(len(group), lengths[group[0]]) for group in alike(lengths)]
+        groups = [(len(group), lengths[group[0]]) for group in length_buckets(lengths)]
         attended = sum(count * longest for count, longest in groups)
         squares = [count * longest**2 for count, longest in groups]
         return cls(sum(lengths), attended, sum(squares), max(squares), sum(targets))
@@ -139,28 +139,28 @@ class _Part:
         return cls(tokens, tokens, squares, squares, sum(targets))
 
 
-def plan_for(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> Plan:
+def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
     """The fastest plan that fits this machine; UserError where none does."""
-    anatomy = of_model(lm) if lm.path is None else of_folder(lm.path)
+    anatomy = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
     learnt = [*data.rows, *data.replay]
     rows = [*learnt, *data.validation, *data.general]
     lengths, targets = [len(row) for row in rows], [int(row.is_target.sum()) for row in rows]
-    return fastest(anatomy, lengths, targets, config, usable_memory(), len(learnt), rows_to_compare(rows))
+    return fastest_plan(anatomy, lengths, targets, config, usable_memory(), len(learnt), probe_samples(rows))
 
 
-def fastest(
-    anatomy: Anatomy,
+def fastest_plan(
+    anatomy: ModelSpec,
     lengths: Sequence[int],
     targets: Sequence[int],
     config: LoRAConfig,
     limit: int | None,
     learnt: int | None = None,
     probe: Sequence[int] | None = None,
-) -> Plan:
+) -> MemoryPlan:
     """The fastest plan for a model and rows that stays below `limit` bytes, if there is a limit.
 
     Smaller parts cost next to nothing, checkpointing a third more time, reading states from a file somewhere between:
-    so all of a step at once, then less, then checkpointing. `learnt` and `probe` are those of `estimate`. UserError if
+    so all of a step at once, then less, then checkpointing. `learnt` and `probe` are those of `estimate_memory`. UserError if
     nothing fits.
     """
     learnt = len(lengths) if learnt is None else learnt
@@ -170,12 +170,12 @@ def fastest(
     smallest = math.inf
     for checkpoint in (False, True):
         for tokens in sizes:
-            plan = Plan(tokens, checkpoint)
+            plan = MemoryPlan(tokens, checkpoint)
             for cache in (None, 0):
-                found = estimate(anatomy, lengths, targets, config, plan, cache, learnt, probe)
+                found = estimate_memory(anatomy, lengths, targets, config, plan, cache, learnt, probe)
                 smallest = min(smallest, found.peak)
                 if limit is None or found.peak <= limit:
-                    return dataclasses.replace(plan, cache_bytes=found.kept_states, estimate=found.peak)
+                    return dataclasses.replace(plan, cache_bytes=found.kept_states, estimated_peak_bytes=found.peak)
     smaller = "" if device_name() == "cpu" else " or a quantized"
     raise UserError(
         f"this training needs at least {smallest / 1e9:.1f} GB of memory, and there are {(limit or 0) / 1e9:.1f} GB",
@@ -183,16 +183,16 @@ def fastest(
     )
 
 
-def estimate(
-    anatomy: Anatomy,
+def estimate_memory(
+    anatomy: ModelSpec,
     lengths: Sequence[int],
     targets: Sequence[int],
     config: LoRAConfig,
-    plan: Plan,
+    plan: MemoryPlan,
     cache_bytes: int | None,
     learnt: int | None = None,
     probe: Sequence[int] | None = None,
-) -> Estimate:
+) -> MemoryEstimate:
     """What a training by this plan takes.
 
     Args:
@@ -223,15 +223,15 @@ def estimate(
     for part in _parts(range(learnt), lengths, targets, config, plan):
         step = max(step, _MASTERS * adapter + _gradient(anatomy, trained, part, config, plan.checkpoint))
     held_out = range(learnt, len(lengths))
-    for rows in parts(held_out, lengths, plan.batch_tokens, "packed"):
+    for rows in micro_batches(held_out, lengths, plan.batch_tokens, "packed"):
         part = _part_of(rows, lengths, targets)
         step = max(step, _MASTERS * adapter + max(_forward(anatomy, block, part), _head(anatomy, part)))
 
     frozen = anatomy.bytes + adapter
     if first:
-        groups = parts(range(len(lengths)), lengths, GROUP_TOKENS, "packed")
+        groups = micro_batches(range(len(lengths)), lengths, CACHE_BATCH_TOKENS, "packed")
         frozen += in_memory + max(_forward(anatomy, block, _part_of(group, lengths, targets)) for group in groups)
-    return Estimate(
+    return MemoryEstimate(
         loading=anatomy.bytes,
         exactness=anatomy.bytes + _MASTERS_IN_CHECK * adapter + max(plain, fast),
         frozen=frozen,
@@ -241,7 +241,7 @@ def estimate(
     )
 
 
-def _gradient(anatomy: Anatomy, trained: Sequence[Block], part: _Part, config: LoRAConfig, checkpoint: bool) -> int:
+def _gradient(anatomy: ModelSpec, trained: Sequence[Block], part: _Part, config: LoRAConfig, checkpoint: bool) -> int:
     """Bytes that the loss and gradient of one part take, beside all weights."""
     head = _head(anatomy, part)
     kept = [_kept(anatomy, block, part, config, fast=True) for block in trained]
@@ -262,7 +262,7 @@ def _gradient(anatomy: Anatomy, trained: Sequence[Block], part: _Part, config: L
     return len(trained) * states + sum(drawn) + max(forward, head, again)
 
 
-def _head(anatomy: Anatomy, part: _Part) -> int:
+def _head(anatomy: ModelSpec, part: _Part) -> int:
     """Bytes of the final norm, the logits, and the gradient by what they are made of."""
     rows = max(16, CHUNK_BYTES // (4 * anatomy.vocabulary))
     here, ahead = (_HEAD_ARRAYS, _HEAD_NEXT) if device_name() == "cpu" else (_HEAD_ARRAYS_FUSED, _HEAD_NEXT_FUSED)
@@ -271,7 +271,7 @@ def _head(anatomy: Anatomy, part: _Part) -> int:
     return logits + 4 * _HEAD_WIDTH * anatomy.width * part.targets
 
 
-def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig, *, fast: bool) -> int:
+def _kept(anatomy: ModelSpec, block: Block, part: _Part, config: LoRAConfig, *, fast: bool) -> int:
     """Bytes that stay of one trained block's forward pass until its gradient is taken.
 
     `fast` is this package's way, else mlx-lm's own.
@@ -301,7 +301,7 @@ def _kept(anatomy: Anatomy, block: Block, part: _Part, config: LoRAConfig, *, fa
     return anatomy.number * (each * part.tokens + in_attention)
 
 
-def _back(anatomy: Anatomy, block: Block, part: _Part, *, fast: bool, again: bool = False) -> int:
+def _back(anatomy: ModelSpec, block: Block, part: _Part, *, fast: bool, again: bool = False) -> int:
     """Bytes beside what was kept while the gradient passes one block, in its middle or in its attention."""
     width, middle = anatomy.width, block.hidden or 4 * anatomy.width
     in_middle = (_BACK_MIDDLE * middle + _BACK_WIDTH * width) * part.tokens
@@ -312,7 +312,7 @@ def _back(anatomy: Anatomy, block: Block, part: _Part, *, fast: bool, again: boo
     return int(anatomy.number * (max(in_middle, in_attention) + more))
 
 
-def _forward(anatomy: Anatomy, block: Block, part: _Part) -> int:
+def _forward(anatomy: ModelSpec, block: Block, part: _Part) -> int:
     """Bytes that a forward pass without gradient takes."""
     middle, scores = block.hidden or 4 * anatomy.width, anatomy.heads * part.largest
     in_attention = _FORWARD_QUERIES * block.queries * part.attended + _FORWARD_SCORES * scores
@@ -331,15 +331,15 @@ def _adapter_numbers(block: Block, config: LoRAConfig) -> int:
 def _steps(count: int, config: LoRAConfig) -> list[list[int]]:
     """The rows of the steps to come; those of later epochs are like those of the first ones."""
     epochs = range(min(config.epochs, 8))
-    return [step for epoch in epochs for step in shuffled(count, config.batch_size, config.seed, epoch)]
+    return [step for epoch in epochs for step in shuffled_steps(count, config.batch_size, config.seed, epoch)]
 
 
 def _parts(
-    rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int], config: LoRAConfig, plan: Plan
+    rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int], config: LoRAConfig, plan: MemoryPlan
 ) -> Iterator[_Part]:
     """What is computed at once in the steps to come."""
     for step in _steps(len(rows), config):
-        for part in parts(step, lengths, plan.batch_tokens, "packed"):
+        for part in micro_batches(step, lengths, plan.batch_tokens, "packed"):
             yield _part_of(part, lengths, targets)
 
 

@@ -62,7 +62,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSpec:
     """A model's parts.
 
     Args:
@@ -92,7 +92,7 @@ class Anatomy:
         return self.rest + sum(block.bytes for block in self.blocks)
 
 
-def of_folder(folder: Path) -> Anatomy:
+def spec_from_folder(folder: Path) -> ModelSpec:
     """Of the model in a folder as `load_language_model` would hold it on this machine; UserError if it is no model."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def of_folder(folder: Path) -> Anatomy:
     return _anatomy(weights, config, number, folder)
 
 
-def of_model(lm: LanguageModel) -> Anatomy:
+def spec_from_model(lm: LanguageModel) -> ModelSpec:
     """The same of a model that is loaded, without an adapter."""
     weights = {}
     number = 4
@@ -156,7 +156,7 @@ def _header(file: Path) -> dict[str, Any]:
     return {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
 
-def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: int, where: Path | None) -> Anatomy:
+def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: int, where: Path | None) -> ModelSpec:
     parts: dict[int, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -172,7 +172,7 @@ def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: i
     heads = int(config.get("num_attention_heads") or config.get("n_head") or max(1, width // 64))
     bend = str(config.get("hidden_activation") or config.get("hidden_act") or config.get("model_type", ""))
     experts = int(config.get("num_experts_per_tok") or 1)
-    return Anatomy(
+    return ModelSpec(
         width=width,
         vocabulary=vocabulary,
         heads=heads,

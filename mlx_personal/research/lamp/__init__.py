@@ -7,7 +7,7 @@ the device, `jobs` wraps it for worker processes, `records` keeps what came of i
 turns it into tables. `download` gets the files. A guest: it uses the product's rooms and none uses it.
 """
 
-from mlx_personal.research.lamp.run_lamp import Request, run_lamp
-from mlx_personal.research.lamp.scheduler import Outcome, Progress
+from mlx_personal.research.lamp.lamp_run import Request, run_lamp
+from mlx_personal.research.lamp.scheduler import Outcome
 
-__all__ = ["Outcome", "Progress", "Request", "run_lamp"]
+__all__ = ["Outcome", "Request", "run_lamp"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
 from mlx_personal import http_client
 from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.progress import Progress
 from mlx_personal.research.lamp.tasks import LampTask
 
 Split = Literal["train", "dev", "test"]
@@ -31,7 +31,7 @@ def download(
     folder: Path,
     *,
     by_time: bool = False,
-    on_progress: Callable[[int, int | None], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> list[Path]:
     """The files of a split under `folder`: questions, and outputs where they are public. What is there is kept.
 
@@ -48,7 +48,7 @@ def download(
     return paths
 
 
-def _fetch(address: str, path: Path, on_progress: Callable[[int, int | None], None] | None) -> None:
+def _fetch(address: str, path: Path, on_progress: Progress | None) -> None:
     http_client.download(address, path, on_progress)
     try:
         with path.open("rb") as file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mlx_personal.storage.database import Database, Schema, check_folder, now
+from mlx_personal.storage.database import Database, DatabaseSchema, check_folder, now
 
 _MIGRATIONS: Final = (
     """
@@ -29,7 +29,7 @@ _MIGRATIONS: Final = (
     );
     """,
 )
-SCHEMA: Final = Schema("LaMP run", "lamp.db", _MIGRATIONS, "name another folder", "name another folder")
+SCHEMA: Final = DatabaseSchema("LaMP run", "lamp.db", _MIGRATIONS, "name another folder", "name another folder")
 
 # A count of a result: requests for synthetic records that a server had no budget left for.
 UNANSWERED: Final = "synthetic: unanswered"

@@ -20,6 +20,7 @@ from mlx_personal.augmentation.ledger import Ledger
 from mlx_personal.augmentation.prompting import Request
 from mlx_personal.augmentation.response_cache import Answers, opened
 from mlx_personal.augmentation.server import Server
+from mlx_personal.progress import Progress, ProgressEvent, as_stage, ignore_progress
 from mlx_personal.research.lamp import user_jobs
 from mlx_personal.research.lamp.lamp_database import Records, Result
 from mlx_personal.research.lamp.methods import Method
@@ -55,17 +56,6 @@ class Source:
     model_name: str
 
 
-@dataclass(frozen=True)
-class Progress:
-    """`stage`: what is done now; `done` of `total` of it; `remaining`: seconds this stage will take, None as long as
-    nothing tells."""
-
-    stage: str
-    done: int
-    total: int
-    remaining: float | None
-
-
 @dataclass
 class Outcome:
     """What a run did.
@@ -99,7 +89,7 @@ def run(
     token_budget: int | None = None,
     workers: int | None = None,
     ray: str | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Progress = ignore_progress,
 ) -> Outcome:
     """Does what `records` lacks, keeps each user's results as they come, and writes the predictions of every method to
     `predictions/` in the records' folder, in LaMP's form, in place of those of other settings.
@@ -122,7 +112,7 @@ def run(
         "config": config.to_json(),
         "server": None if server is None else {name: getattr(server, name) for name in _OF_A_SERVER},
     }
-    run_ = _Run(records, source, methods, config, server, digest(facts), workers, ray, tell)
+    run_ = _Run(records, source, methods, config, server, digest(facts), workers, ray, on_progress)
     records.add_setting(run_.setting, {**facts, "file_task": source.name})
     outcome = run_.run(token_budget)
     _write_predictions(records, source, run_.setting)
@@ -140,11 +130,11 @@ class _Run:
         setting: str,
         workers: int | None,
         ray: str | None,
-        tell: Callable[[Progress], None],
+        on_progress: Progress,
     ):
         self._records, self._source, self._methods, self._config = records, source, methods, config
         self._server, self.setting = server, setting
-        self._workers, self._ray, self._tell = workers, ray, tell
+        self._workers, self._ray, self._on_progress = workers, ray, on_progress
         self._outcome = Outcome(setting, source.counts)
         self._known: dict[str, tuple[int, User]] = {}  # the place and user of each job under way
 
@@ -241,7 +231,7 @@ class _Run:
                     answers,
                     ledger,
                     token_budget=token_budget,
-                    on_progress=lambda done, total: self._tell(Progress(stage, done, total, None)),
+                    on_progress=as_stage(stage, self._on_progress),
                 )
                 self._outcome.server_tokens = answers.total()
                 self._outcome.message = self._outcome.message or found.message
@@ -263,14 +253,14 @@ class _Run:
 
     def _done(
         self, function: Callable[[Work], Any], works: Iterator[jobs.Job], stage: str, total: int
-    ) -> Iterator[jobs.Done]:
+    ) -> Iterator[jobs.JobResult]:
         start = time.perf_counter()
         if total:
-            self._tell(Progress(stage, 0, total, None))
+            self._on_progress(ProgressEvent(stage, 0, total, None))
         for number, done in enumerate(jobs.run(function, works, self._workers, self._ray), 1):
             yield done
             remaining = (time.perf_counter() - start) / number * (total - number)
-            self._tell(Progress(stage, number, total, remaining))
+            self._on_progress(ProgressEvent(stage, number, total, remaining))
 
 
 @dataclass

@@ -23,7 +23,7 @@ from mlx_personal.augmentation.task import Record
 from mlx_personal.dialogue import strip_thoughts
 from mlx_personal.finetune import finetune
 from mlx_personal.models import LanguageModel
-from mlx_personal.models.cached_model import kept_model
+from mlx_personal.models.cached_model import cached_model
 from mlx_personal.research.lamp import answering
 from mlx_personal.research.lamp.methods import Method
 from mlx_personal.research.lamp.run_config import RunConfig
@@ -69,7 +69,7 @@ class Prompts:
 
 def prompts(work: Work) -> Prompts:
     """What `work` needs of a server; nothing that `redaction` finds is in it."""
-    lm, task, user = kept_model(work.model), TASKS[work.task], work.user
+    lm, task, user = cached_model(work.model), TASKS[work.task], work.user
     prepared = _prepared(lm, work) if any(method.learns == "augmented" for method in work.methods) else None
     cloud = {}
     for method in work.methods:
@@ -86,7 +86,7 @@ def perform(work: Work) -> dict[str, dict[str, Any]]:
     device, `joules` of both (None where no counter tells), `adapter_bytes`, `rows` learnt, `counts` of what was left
     out or dropped, and of empty answers.
     """
-    lm, meter = kept_model(work.model), EnergyMeter()
+    lm, meter = cached_model(work.model), EnergyMeter()
     results = {}
     for method in work.methods:
         before = meter.read()

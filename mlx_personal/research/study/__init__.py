@@ -6,8 +6,8 @@ and figures. A guest: it uses the product's rooms and none uses it.
 """
 
 from mlx_personal.research.study.cell import Cell
-from mlx_personal.research.study.run_study import Request, run_study
-from mlx_personal.research.study.scheduler import Outcome, Progress
+from mlx_personal.research.study.study_run import Request, run_study
+from mlx_personal.research.study.scheduler import Outcome
 from mlx_personal.research.study.study_database import Records
 
-__all__ = ["Cell", "Outcome", "Progress", "Records", "Request", "run_study"]
+__all__ = ["Cell", "Outcome", "Records", "Request", "run_study"]

@@ -22,7 +22,7 @@ from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.evaluation import answer_losses, answers
 from mlx_personal.finetune import finetune
 from mlx_personal.models import LanguageModel
-from mlx_personal.models.cached_model import kept_model
+from mlx_personal.models.cached_model import cached_model
 from mlx_personal.research.study.cell import Cell, digest
 from mlx_personal.research.study.constant_answer import one_answer
 from mlx_personal.research.study.stream import OTHERS
@@ -41,7 +41,7 @@ class Embed:
 
 def embed(job: Embed) -> tuple[np.ndarray, dict[str, list[float]]]:
     """Vectors float32 [N, D], and EOE [N] by estimator."""
-    found = HiddenStateEmbedder(kept_model(job.model)).embed(job.texts)
+    found = HiddenStateEmbedder(cached_model(job.model)).embed(job.texts)
     states = [embedding.states for embedding in found]
     return np.stack([e.vector for e in found]), {name: entropies_of_embedding(states, name) for name in ESTIMATORS}
 
@@ -63,7 +63,7 @@ def write(job: Write) -> list[tuple[str, list[Dialogue], dict[str, int]]]:
     One dialogue at a time, each with a seed of its own, so that what is written of it does not hang on which others are
     wanted: the same cell gets the same sets, whatever ran before.
     """
-    lm = kept_model(job.model)
+    lm = cached_model(job.model)
     if job.writer is not None:
         lm.attach_adapter(Path(job.writer))
     try:
@@ -106,7 +106,7 @@ def run(job: Run) -> dict[str, Any]:
     """The cell's result, as JSON has it: for each checkpoint what was learnt, how long it took and the ROUGE of each
     evaluation dialogue; for the last one how likely it finds the preferred answers and the general dialogues."""
     start = time.perf_counter()
-    lm, config = kept_model(job.model), dataclasses.replace(job.cell.training, seed=job.cell.seed)
+    lm, config = cached_model(job.model), dataclasses.replace(job.cell.training, seed=job.cell.seed)
     checkpoints: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         adapter: Path | None = None

@@ -17,7 +17,7 @@ from typing import Final
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-from mlx_personal.dialogue import BadLine
+from mlx_personal.dialogue import InvalidLine
 from mlx_personal.errors import UserError, from_os_error, quoted
 from mlx_personal.research.study.file_formats import check_readable, read_rows
 from mlx_personal.research.study.schemas import (
@@ -49,7 +49,7 @@ class Loaded:
 
     samples: tuple[Sample, ...]
     source: str
-    bad: tuple[BadLine, ...]
+    bad: tuple[InvalidLine, ...]
     duplicates: int
 
 
@@ -98,11 +98,11 @@ def load(name: str, path: Path | str | None = None, most: int | None = None) -> 
         check_readable(Path(path))
         files, source = [Path(path)], _hash(Path(path))
     samples: dict[str, Sample] = {}
-    bad: list[BadLine] = []
+    bad: list[InvalidLine] = []
     strange: list[str] = []
     duplicates, cut = 0, False
     for found in (found for file in files for found in _samples(file, dataset, strange)):
-        if isinstance(found, BadLine):
+        if isinstance(found, InvalidLine):
             bad.append(found)
         elif found.dialogue.key in samples:
             duplicates += 1
@@ -175,14 +175,14 @@ def _hash(path: Path) -> str:
         raise from_os_error(error, path) from error
 
 
-def _samples(path: Path, dataset: Dataset, strange: list[str]) -> Iterator[Sample | BadLine]:
+def _samples(path: Path, dataset: Dataset, strange: list[str]) -> Iterator[Sample | InvalidLine]:
     """What a file holds, in its order; dialogues over several rows come last, in the order of their first rows.
 
     The keys of the first row of no known schema are put into `strange`.
     """
     groups: dict[tuple[Schema, str], tuple[str, dict[int, Row]]] = {}
     for row in read_rows(path, dataset.quotes):
-        if isinstance(row, BadLine):
+        if isinstance(row, InvalidLine):
             yield row
             continue
         where, value = row
@@ -191,29 +191,29 @@ def _samples(path: Path, dataset: Dataset, strange: list[str]) -> Iterator[Sampl
         schema = next((schema for schema in (*dataset.schemas, *CHATS) if schema.fits(value)), None)
         if schema is None:
             strange[:] = strange or [", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__]
-            yield BadLine(where, "not of the data set's schema")
+            yield InvalidLine(where, "not of the data set's schema")
         elif schema.group is None:
             yield _read(schema, where, [value])
         else:
             try:
                 name, place = schema.group.of(value)
             except ValueError as error:
-                yield BadLine(where, str(error))
+                yield InvalidLine(where, str(error))
                 continue
             groups.setdefault((schema, name), (where, {}))[1].setdefault(place, value)
     for (schema, _), (where, rows) in groups.items():
         whole = schema.whole(rows)
-        yield _read(schema, where, whole) if whole else BadLine(where, "a dialogue without its beginning")
+        yield _read(schema, where, whole) if whole else InvalidLine(where, "a dialogue without its beginning")
 
 
-def _read(schema: Schema, where: str, rows: Sequence[Row]) -> Sample | BadLine:
+def _read(schema: Schema, where: str, rows: Sequence[Row]) -> Sample | InvalidLine:
     try:
         return schema.read(rows)
     except ValueError as error:
-        return BadLine(where, str(error))
+        return InvalidLine(where, str(error))
 
 
-def _unusable(path: Path, dataset: Dataset, strange: Sequence[str], bad: Sequence[BadLine]) -> UserError:
+def _unusable(path: Path, dataset: Dataset, strange: Sequence[str], bad: Sequence[InvalidLine]) -> UserError:
     if strange:
         schemas = " or ".join(", ".join(schema.keys) for schema in (*dataset.schemas, *CHATS))
         return UserError(f"no rows of {dataset.title}: they have {strange[0][:200]}", path, f"expected {schemas}")

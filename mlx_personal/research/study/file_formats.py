@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_personal.dialogue import BadLine
+from mlx_personal.dialogue import InvalidLine
 from mlx_personal.dialogue.readers import read_json_lines
 from mlx_personal.errors import UserError, encodable, from_os_error
 
@@ -24,8 +24,8 @@ KINDS = (".json", ".jsonl", ".csv", ".parquet")
 _PARQUET_ROWS = 1024
 
 
-def read_rows(path: Path, quotes: bool = True) -> Iterator[tuple[str, Any] | BadLine]:
-    """Each row as (where, value) or a `BadLine`. All kinds but `.json` and the gzipped are read piece by piece.
+def read_rows(path: Path, quotes: bool = True) -> Iterator[tuple[str, Any] | InvalidLine]:
+    """Each row as (where, value) or a `InvalidLine`. All kinds but `.json` and the gzipped are read piece by piece.
 
     A `.json` file may hold a list of rows, an object of equally long columns, an object of named rows, or one row a
     line. `.gz` may follow `.json`, `.jsonl` and `.csv`. `quotes` is false for CSV that quotes nothing.
@@ -40,8 +40,8 @@ def read_rows(path: Path, quotes: bool = True) -> Iterator[tuple[str, Any] | Bad
         kind = _kind(path)
         rows = _csv(plain, quotes) if kind == ".csv" else _json_lines(plain) if kind == ".jsonl" else _json(plain)
         for row in rows:
-            if isinstance(row, BadLine):
-                yield BadLine(f"{encodable(path)}{row.where}", row.reason)
+            if isinstance(row, InvalidLine):
+                yield InvalidLine(f"{encodable(path)}{row.where}", row.reason)
             else:
                 yield f"{encodable(path)}{row[0]}", row[1]
 
@@ -82,14 +82,14 @@ def _unzipped(path: Path) -> Iterator[Path]:
 # The readers below say where a row stands within its file: ":3" for a line, " row 3" for the others.
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any] | BadLine]:
+def _json_lines(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
     for row in read_json_lines(path):
-        where = row.where if isinstance(row, BadLine) else row[0]
+        where = row.where if isinstance(row, InvalidLine) else row[0]
         place = f":{where.rpartition(':')[2]}"
-        yield BadLine(place, row.reason) if isinstance(row, BadLine) else (place, row[1])
+        yield InvalidLine(place, row.reason) if isinstance(row, InvalidLine) else (place, row[1])
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any] | BadLine]:
+def _json(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
     try:
         whole = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -114,7 +114,7 @@ def _listed(whole: Any) -> list[Any]:
     return [whole]
 
 
-def _csv(path: Path, quotes: bool) -> Iterator[tuple[str, Any] | BadLine]:
+def _csv(path: Path, quotes: bool) -> Iterator[tuple[str, Any] | InvalidLine]:
     try:
         # Bytes that are not UTF-8 become lone surrogates, which no message takes: one bad row, not a bad file.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -125,7 +125,7 @@ def _csv(path: Path, quotes: bool) -> Iterator[tuple[str, Any] | BadLine]:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield BadLine(f":{rows.line_num}", f"not CSV ({error})")
+                    yield InvalidLine(f":{rows.line_num}", f"not CSV ({error})")
                     continue
                 yield f":{rows.line_num}", row
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from mlx_personal import jobs
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.research.study import cell_jobs
 from mlx_personal.research.study.cell import BASE, PROTOCOL, Cell, digest
 from mlx_personal.research.study.cell_selection import Kept, Scored, select
@@ -50,19 +51,6 @@ class Inputs:
     general: Sequence[Dialogue] = ()
 
 
-@dataclass(frozen=True)
-class Progress:
-    """`stage`: what is done now; `done` of `total` jobs of it; `remaining`: seconds this stage will take, None as long
-    as nothing tells; `cell`: the one that has just finished; `planned`: all cells, told once before the first."""
-
-    stage: str
-    done: int
-    total: int
-    remaining: float | None
-    cell: Cell | None = None
-    planned: Sequence[Cell] = ()
-
-
 @dataclass
 class Outcome:
     """What a run did: cells found in the records, cells run, cells that failed with why, blocks left out."""
@@ -81,7 +69,7 @@ def run(
     workers: int | None = None,
     ray: str | None = None,
     budget: float | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Progress = ignore_progress,
 ) -> Outcome:
     """Runs the cells of `blocks` that `records` lacks, and keeps each as it finishes.
 
@@ -94,7 +82,7 @@ def run(
 
     UserError where a data set is too small or a shared step fails. A cell that fails does not stop the others.
     """
-    return _Run(records, inputs, workers, ray, budget, tell).run(blocks)
+    return _Run(records, inputs, workers, ray, budget, on_progress).run(blocks)
 
 
 class _Run:
@@ -105,9 +93,9 @@ class _Run:
         workers: int | None,
         ray: str | None,
         budget: float | None,
-        tell: Callable[[Progress], None],
+        on_progress: Progress,
     ):
-        self._records, self._inputs, self._tell = records, inputs, tell
+        self._records, self._inputs, self._on_progress = records, inputs, on_progress
         self._workers, self._ray, self._budget = workers, ray, budget
         self._topics: dict[str, list[str]] = {}
         self._streams: dict[str, Stream] = {}
@@ -138,7 +126,7 @@ class _Run:
         self._select(cells, self._embed(cells))
         self._write(cells)
         by_key = {cell.key: cell for cell in cells}
-        self._tell(Progress("cells", 0, len(cells), None, planned=cells))
+        self._on_progress(ProgressEvent("cells", 0, len(cells), detail=tuple(cells)))
         jobs_ = (jobs.Job(cell.key, self._job(cell)) for cell in cells)
         for done in self._done(cell_jobs.run, jobs_, "cells", len(cells), by_key):
             if done.error is None:
@@ -190,7 +178,7 @@ class _Run:
         for number, cell in enumerate(cells, 1):
             if cell.policy != BASE:
                 self._kept[cell.key] = select(cell, self._streams[cell.key].received, scored[cell.data])
-            self._tell(Progress("selection", number, len(cells), None))
+            self._on_progress(ProgressEvent("selection", number, len(cells), None))
 
     def _write(self, cells: Sequence[Cell]) -> None:
         """Has synthetic sets written of every dialogue that a cell learns with them."""
@@ -232,10 +220,10 @@ class _Run:
         samples = self._inputs.samples[cell.data]
         return [samples[i].dialogue for i in self._streams[cell.key].evaluation]
 
-    def _shared(self, function: Callable[[Any], Any], work: Sequence[jobs.Job], stage: str) -> Iterator[jobs.Done]:
+    def _shared(self, function: Callable[[Any], Any], work: Sequence[jobs.Job], stage: str) -> Iterator[jobs.JobResult]:
         """The jobs as they finish; UserError for one that failed: no cell could do without it."""
         if work:
-            self._tell(Progress(stage, 0, len(work), None))
+            self._on_progress(ProgressEvent(stage, 0, len(work), None))
         for done in self._done(function, work, stage, len(work), {}):
             if done.error is not None:
                 raise UserError(f"{stage} failed: {done.error}", self._records.folder, "mend it, and run again")
@@ -248,12 +236,12 @@ class _Run:
         stage: str,
         total: int,
         cells: Mapping[str, Cell],
-    ) -> Iterator[jobs.Done]:
+    ) -> Iterator[jobs.JobResult]:
         start = time.perf_counter()
         for number, done in enumerate(jobs.run(function, work, self._workers, self._ray), 1):
             yield done
             remaining = (time.perf_counter() - start) / number * (total - number)
-            self._tell(Progress(stage, number, total, remaining, cells.get(done.key)))
+            self._on_progress(ProgressEvent(stage, number, total, remaining, detail=cells.get(done.key)))
 
 
 def _work(cell: Cell) -> float:

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from mlx_personal.dialogue import Dialogue, near_duplicates, words
-from mlx_personal.dialogue.similarity import NEAR_DUPLICATE
+from mlx_personal.dialogue import Dialogue, are_near_duplicates, words
+from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
 from mlx_personal.errors import UserError
 from mlx_personal.research.study.schemas import Sample
 
@@ -87,7 +87,7 @@ def split(samples: Sequence[Sample], topics: Sequence[str], config: StreamConfig
 
     The evaluation dialogues are drawn first, from `samples` and `config.part` alone: they are the same for every
     order, seed and length of stream, and fewer of them are the first of more. What asks the same as one of them in
-    nearly the same words is left out of the stream (`near_duplicates`). A shuffled stream is a draw from the rest, by
+    nearly the same words is left out of the stream (`are_near_duplicates`). A shuffled stream is a draw from the rest, by
     the seed; a correlated one is the same dialogues, put into bursts (`bursts`).
 
     UserError where there are too few: every stream has the length that is asked for.
@@ -140,7 +140,7 @@ def bursts(shuffled: Sequence[int], topics: Sequence[str], strength: float, seed
 def like_any(dialogues: Iterable[Dialogue], held: Sequence[Dialogue]) -> list[bool]:
     """For each dialogue, whether it is a near-duplicate of one that is held.
 
-    What `near_duplicates` says of all pairs, asked only of those of which two bags of words are as alike as that.
+    What `are_near_duplicates` says of all pairs, asked only of those of which two bags of words are as alike as that.
     """
     bags = [(number, bag) for number, dialogue in enumerate(held) for bag in _bags(dialogue)]
     owners, sizes = np.array([number for number, _ in bags], int), np.array([len(bag) for _, bag in bags], int)
@@ -158,8 +158,10 @@ def like_any(dialogues: Iterable[Dialogue], held: Sequence[Dialogue]) -> list[bo
         candidates: set[int] = set()
         for bag in _bags(dialogue):
             shared = holds[[rows[token] for token in bag if token in rows]].sum(axis=0, dtype=np.int32)
-            candidates.update(owners[2 * shared >= (NEAR_DUPLICATE - _TOLERANCE) * (sizes + len(bag))].tolist())
-        alike = any(near_duplicates(dialogue, held[number]) for number in sorted(candidates))
+            candidates.update(
+                owners[2 * shared >= (NEAR_DUPLICATE_THRESHOLD - _TOLERANCE) * (sizes + len(bag))].tolist()
+            )
+        alike = any(are_near_duplicates(dialogue, held[number]) for number in sorted(candidates))
         found.append(alike or dialogue.user_turns in asked)
     return found
 

@@ -16,7 +16,7 @@ import numpy as np
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.research.study.cell import BASE_PROTOCOL, PROTOCOL, Cell
-from mlx_personal.storage.database import Database, Schema, check_folder, now
+from mlx_personal.storage.database import Database, DatabaseSchema, check_folder, now
 
 _MIGRATIONS: Final = (
     """
@@ -45,7 +45,7 @@ _MIGRATIONS: Final = (
     );
     """,
 )
-SCHEMA: Final = Schema("study", "study.db", _MIGRATIONS, "name another folder", "name another folder")
+SCHEMA: Final = DatabaseSchema("study", "study.db", _MIGRATIONS, "name another folder", "name another folder")
 
 Finished = tuple[Cell, dict[str, Any]]
 

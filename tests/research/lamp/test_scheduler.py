@@ -67,7 +67,7 @@ def adapters(monkeypatch):
 
 def test_every_method_answers_every_query_and_a_second_run_has_nothing_to_do(tmp_path, world, here, tiny_model_folder):
     asked, told = request(world, tiny_model_folder, *WITHOUT_A_SERVER, users=2), []
-    done = run_lamp(tmp_path / "run", asked, tell=told.append)
+    done = run_lamp(tmp_path / "run", asked, on_progress=told.append)
     assert (done.found, done.ran, done.unanswered, done.message) == (0, 20, 0, None) and not done.failed
     assert (done.counts.users, done.counts.queries, done.counts.items) == (2, 4, 8)
     assert (told[0].stage, told[0].done, told[0].total) == ("users", 0, 2)
@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on(tmp_path, world, tiny_model_folder):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_lamp(tmp_path / "run", asked, tell=killed)
+        run_lamp(tmp_path / "run", asked, on_progress=killed)
     again = run_lamp(tmp_path / "run", asked)
     assert (again.found, again.ran) == (1, 2)
 

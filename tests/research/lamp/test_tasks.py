@@ -222,7 +222,7 @@ def test_the_splits_do_not_meet_and_a_test_split_has_questions_alone(fetched, tm
 
 
 def test_a_page_in_place_of_a_file_is_said_and_not_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(downloading.web, "download", lambda address, path, _: _page(path))
+    monkeypatch.setattr(downloading.http_client, "download", lambda address, path, _: _page(path))
     with pytest.raises(UserError, match="a page, not LaMP's data"):
         download(TASKS["3"], "dev", tmp_path)
     assert not list(tmp_path.rglob("*.json"))

@@ -64,7 +64,7 @@ class Here:
             self.calls.append(function.__name__)
             self.now += self.takes(job)
             error = self.fails(job)
-            yield jobs.Done(job.key, None if error else function(job.argument), error, 1.0)
+            yield jobs.JobResult(job.key, None if error else function(job.argument), error, 1.0)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        running.run(records, BLOCKS, INPUTS, tell=stop)
+        running.run(records, BLOCKS, INPUTS, on_progress=stop)
     assert [records.has(cell) for block in BLOCKS for cell in block.cells] == [True, True, False, False]
     assert here.calls == ["embed", "write", "run", "run"]
 

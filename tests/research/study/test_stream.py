@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_personal import Dialogue, Message, UserError
-from mlx_personal.dialogue import near_duplicates
+from mlx_personal.dialogue import are_near_duplicates
 from mlx_personal.research.study.schemas import Sample
 from mlx_personal.research.study.stream import ORDERS, OTHERS, PARTS, StreamConfig, bursts, like_any, split
 from mlx_personal.research.study.topics import clustered, topics_of
@@ -170,7 +170,7 @@ def test_nothing_that_asks_what_an_evaluation_dialogue_asks_is_streamed() -> Non
     samples = [*SAMPLES, *twins]
     stream = split(samples, TOPICS * 2, config(evaluation=5, received=100))
     held = [samples[place].dialogue for place in stream.evaluation]
-    assert not any(near_duplicates(samples[place].dialogue, other) for place in stream.received for other in held)
+    assert not any(are_near_duplicates(samples[place].dialogue, other) for place in stream.received for other in held)
     twins_of_held = {(place + len(SAMPLES)) % len(samples) for place in stream.evaluation} - set(stream.evaluation)
     assert stream.like_evaluation == len(twins_of_held) > 0
     assert not twins_of_held & (set(stream.received) | set(stream.others))
@@ -187,7 +187,7 @@ DIALOGUE = st.lists(TURN, min_size=1, max_size=3).map(
 @given(st.lists(DIALOGUE, max_size=8), st.lists(DIALOGUE, max_size=8))
 @settings(max_examples=80)
 def test_the_search_for_near_duplicates_is_that_of_all_pairs(asked: list[Dialogue], held: list[Dialogue]) -> None:
-    expected = [any(near_duplicates(one, other) for other in held) for one in asked]
+    expected = [any(are_near_duplicates(one, other) for other in held) for one in asked]
     assert like_any(asked, held) == expected
 
 

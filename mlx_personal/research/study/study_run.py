@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.models.language_model import canonical_name, fingerprint, resolve
 from mlx_personal.personalizer.training_set import general_dialogues
+from mlx_personal.progress import Progress, ignore_progress
 from mlx_personal.research.study import datasets
 from mlx_personal.research.study.cell import BASE, Cell, digest
 from mlx_personal.research.study.grid import EXPERIMENTS, plan
-from mlx_personal.research.study.scheduler import Inputs, Outcome, Progress, run
+from mlx_personal.research.study.scheduler import Inputs, Outcome, run
 from mlx_personal.research.study.study_database import Records
 from mlx_personal.synthesis import SynthesisConfig
 
@@ -54,7 +55,7 @@ def run_study(
     workers: int | None = None,
     ray: str | None = None,
     budget: float | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Progress = ignore_progress,
 ) -> Outcome:
     """Runs what the study in `folder` lacks of what is asked; see `run.run` for the other arguments.
 
@@ -73,7 +74,7 @@ def run_study(
         samples = {name: found.samples for name, found in loaded.items()}
         writer = None if request.writer is None else str(request.writer.resolve())
         inputs = Inputs(str(path), writer, samples, general)
-        return run(records, blocks, inputs, workers=workers, ray=ray, budget=budget, tell=tell)
+        return run(records, blocks, inputs, workers=workers, ray=ray, budget=budget, on_progress=on_progress)
 
 
 def _template(request: Request, path: Path, general: str) -> Cell:

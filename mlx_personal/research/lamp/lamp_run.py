@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from mlx_personal.augmentation.server import Server
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig, finetune, fuse
-from mlx_personal.models.cached_model import kept_model
+from mlx_personal.models.cached_model import cached_model
 from mlx_personal.models.language_model import fingerprint, resolve
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.research.lamp.lamp_database import Records
 from mlx_personal.research.lamp.methods import Method, method_named
 from mlx_personal.research.lamp.predictions import Outputs, read_outputs
 from mlx_personal.research.lamp.run_config import OPPU, RunConfig, digest
-from mlx_personal.research.lamp.scheduler import Outcome, Progress, Source, run
+from mlx_personal.research.lamp.scheduler import Outcome, Source, run
 from mlx_personal.research.lamp.tasks import LampTask, task_named
 from mlx_personal.research.lamp.user_profiles import Counts, User, official_users, oppu_users
 
@@ -64,7 +65,7 @@ def run_lamp(
     request: Request,
     workers: int | None = None,
     ray: str | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Progress = ignore_progress,
 ) -> Outcome:
     """Does what the run in `folder` lacks of what is asked; see `run.run`.
 
@@ -83,7 +84,7 @@ def run_lamp(
     base = fingerprint(path)
     with Records(folder, write=True) as records:
         if request.others is not None:
-            path = _task_base(folder, task, request, path, base, ids, tell)
+            path = _task_base(folder, task, request, path, base, ids, on_progress)
         source = Source(
             task=task,
             name=task.files[0] if golds is None else golds.name,
@@ -103,7 +104,7 @@ def run_lamp(
             token_budget=request.token_budget,
             workers=workers,
             ray=ray,
-            tell=tell,
+            on_progress=on_progress,
         )
 
 
@@ -142,7 +143,7 @@ def _task_base(
     base: Path,
     base_fingerprint: str,
     ids: set[str],
-    tell: Callable[[Progress], None],
+    on_progress: Progress,
 ) -> Path:
     """The base with the task adapter of other users in it, made once for the same users, settings and base.
 
@@ -170,11 +171,11 @@ def _task_base(
     fused, adapter, states = (folder / "base" / f"{name}{end}" for end in ("", ".adapter", ".states"))
     if fused.exists():
         return fused
-    tell(Progress("task adapter", 0, 1, None))
-    lm = kept_model(str(base))
+    on_progress(ProgressEvent("task adapter", 0, 1, None))
+    lm = cached_model(str(base))
     shutil.rmtree(adapter, ignore_errors=True)  # of a run that was killed before it had fused it
     finetune(lm, dialogues, request.others_training, adapter, states=states)
     fuse(lm, adapter, fused)
     shutil.rmtree(adapter)
-    tell(Progress("task adapter", 1, 1, None))
+    on_progress(ProgressEvent("task adapter", 1, 1, None))
     return fused

@@ -9,17 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, Trained
 from mlx_personal.benchmark.workloads import Workload, mlx_lm_order, model_folder
 from mlx_personal.errors import UserError
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.runtime.energy import Energy, EnergyMeter
 
 # done, total, what is running now
-Say = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Measured:
 
 
 def measure(
-    workload: Workload, against: str | None, rounds: int, idle_seconds: float, say: Say, stock: bool = True
+    workload: Workload, against: str | None, rounds: int, idle_seconds: float, on_progress: Progress, stock: bool = True
 ) -> Measured:
     """Trains ours, and `against` if given, `rounds` times in turn; then, with `stock`, mlx-lm's own loss once.
 
@@ -58,18 +58,18 @@ def measure(
     """
     folder = model_folder(workload.model)
     plan = _plan(against, rounds, stock)
-    say(0, len(plan), "measuring idle power")
+    on_progress(ProgressEvent("measuring idle power", 0, len(plan)))
     idle = measure_idle(idle_seconds)
     sides: dict[str, list[Trained]] = {side: [] for side in dict.fromkeys(plan)}
     # MLX and the system keep what they compile: without this, whoever came first would pay for it.
     first_step = dataclasses.replace(workload, rows=workload.batch_size, epochs=1)
     for side in sides:
-        say(0, len(plan), f"{side}, a step that does not count")
+        on_progress(ProgressEvent(f"{side}, warm-up step", 0, len(plan)))
         run_child(side, first_step, folder)
     for number, side in enumerate(plan):
-        say(number, len(plan), side)
+        on_progress(ProgressEvent(side, number, len(plan)))
         sides[side].append(run_child(side, workload, folder))
-    say(len(plan), len(plan), "done")
+    on_progress(ProgressEvent("done", len(plan), len(plan)))
     wanted = [step for epoch in mlx_lm_order(workload) for step in epoch]
     for side, trainings in sides.items():
         if any(trained.order != wanted for trained in trainings):
