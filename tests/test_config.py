@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,24 +14,24 @@ from mlx_personal.config import Config
 from mlx_personal.errors import UserError
 
 
-def read(tmp_path, text):
+def read(tmp_path: Path, text: Any) -> Any:
     path = tmp_path / "config.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return Config.read(path)
 
 
-def test_no_file_gives_the_defaults(tmp_path):
+def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
     assert Config.read(tmp_path / "config.toml") == Config()
 
 
-def test_settings_change_only_what_they_name(tmp_path):
+def test_settings_change_only_what_they_name(tmp_path: Path) -> None:
     config = read(tmp_path, "[finetune]\nrank = 4\nlearning_rate = 1\n[synthesis]\nband = [0.3, 0.9]")
     assert (config.finetune.rank, config.finetune.alpha) == (4, Config().finetune.alpha)
     assert config.finetune.learning_rate == 1.0
     assert config.synthesis.band == (0.3, 0.9)
 
 
-def test_the_written_file_reads_back_as_it_was(tmp_path):
+def test_the_written_file_reads_back_as_it_was(tmp_path: Path) -> None:
     changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, rank=2))
     assert read(tmp_path, changed.to_toml()) == changed
     uncommented = "\n".join(line.removeprefix("# ") for line in Config().to_toml().splitlines()[1:])
@@ -39,7 +41,7 @@ def test_the_written_file_reads_back_as_it_was(tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 @example('a"b\\c\n\t\r\x00\x7f\u2028é😀')
-def test_any_text_reads_back_as_it_was(tmp_path_factory, text):
+def test_any_text_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, text: Any) -> None:
     changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, general=text))
     assert read(tmp_path_factory.mktemp("settings"), changed.to_toml()) == changed
 
@@ -66,7 +68,7 @@ def test_any_text_reads_back_as_it_was(tmp_path_factory, text):
         (b"\xff\xfe", "not UTF-8"),
     ],
 )
-def test_a_slip_is_one_line_that_names_file_and_remedy(tmp_path, text, says):
+def test_a_slip_is_one_line_that_names_file_and_remedy(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path, text)
     assert says in caught.value.line()
@@ -74,7 +76,7 @@ def test_a_slip_is_one_line_that_names_file_and_remedy(tmp_path, text, says):
     assert "\n" not in caught.value.line()
 
 
-def test_a_folder_in_its_place_is_one_line(tmp_path):
+def test_a_folder_in_its_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(UserError):
         Config.read(tmp_path / "config.toml")

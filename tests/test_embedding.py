@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from mlx_personal import LanguageModel
 from mlx_personal import embedding as room
 from mlx_personal.embedding import (
     EmbeddingConfig,
@@ -18,7 +21,7 @@ from mlx_personal.errors import UserError
 TEXTS = ["How long do eggs boil?", "tea", "", "Seven minutes from the moment the water boils. " * 4]
 
 
-def test_vectors_are_unit_means_of_the_token_states(tiny_model):
+def test_vectors_are_unit_means_of_the_token_states(tiny_model: LanguageModel) -> None:
     for text, embedding in zip(TEXTS, HiddenStateEmbedder(tiny_model).embed(TEXTS), strict=True):
         tokens = tiny_model.text_tokens(text)
         assert embedding.states.shape[0] == len(tokens)
@@ -28,13 +31,13 @@ def test_vectors_are_unit_means_of_the_token_states(tiny_model):
             assert np.linalg.norm(embedding.vector) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_text_without_tokens_has_a_zero_vector_of_the_models_width(tiny_model):
+def test_a_text_without_tokens_has_a_zero_vector_of_the_models_width(tiny_model: LanguageModel) -> None:
     empty, full = HiddenStateEmbedder(tiny_model).embed(["", "tea"])
     assert empty.vector.shape == full.vector.shape
     assert not empty.vector.any()
 
 
-def test_batch_mates_change_nothing(tiny_model):
+def test_batch_mates_change_nothing(tiny_model: LanguageModel) -> None:
     embedder = HiddenStateEmbedder(tiny_model)
     together = embedder.embed(TEXTS)
     for text, embedding in zip(TEXTS, together, strict=True):
@@ -42,14 +45,14 @@ def test_batch_mates_change_nothing(tiny_model):
             np.testing.assert_allclose(embedder.embed([text])[0].vector, embedding.vector, atol=1e-5)
 
 
-def test_many_long_texts_go_through_in_batches(tiny_model):
+def test_many_long_texts_go_through_in_batches(tiny_model: LanguageModel) -> None:
     texts = [TEXTS[3] * 4] * 30
     embeddings = HiddenStateEmbedder(tiny_model).embed(texts)
     assert len(embeddings) == 30
     np.testing.assert_allclose(embeddings[0].vector, embeddings[29].vector, atol=1e-5)
 
 
-def test_a_model_that_gives_no_numbers_is_named(tiny_model, monkeypatch):
+def test_a_model_that_gives_no_numbers_is_named(tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tiny_model.hidden_states
     monkeypatch.setattr(tiny_model, "hidden_states", lambda rows: [states * np.nan for states in real(rows)])
     with pytest.raises(UserError, match="no numbers: its weights are damaged; fetch it again") as raised:
@@ -57,45 +60,45 @@ def test_a_model_that_gives_no_numbers_is_named(tiny_model, monkeypatch):
     assert raised.value.where == tiny_model.name
 
 
-def test_long_texts_are_cut(tiny_model):
+def test_long_texts_are_cut(tiny_model: LanguageModel) -> None:
     (embedding,) = HiddenStateEmbedder(tiny_model, max_tokens=5).embed([TEXTS[3]])
     assert embedding.states.shape[0] == 5
 
 
-def test_no_direction_gives_no_direction():
+def test_no_direction_gives_no_direction() -> None:
     assert not unit_mean(np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32)).any()
 
 
-def test_without_its_extra_the_other_embedder_says_what_to_install(monkeypatch):
+def test_without_its_extra_the_other_embedder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
     with pytest.raises(UserError, match="pip install"):
         SentenceTransformerEmbedder("all-MiniLM-L6-v2")
 
 
-def test_the_embedder_follows_the_settings(tiny_model):
+def test_the_embedder_follows_the_settings(tiny_model: LanguageModel) -> None:
     assert isinstance(make_embedder(EmbeddingConfig(), tiny_model), HiddenStateEmbedder)
     with pytest.raises(ValueError, match="hidden-states"):
         EmbeddingConfig(embedder="word2vec")
 
 
-def test_the_sentence_transformers_embedder_returns_token_states(monkeypatch):
+def test_the_sentence_transformers_embedder_returns_token_states(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a stand-in of the package: its real models need a download."""
 
     class Tensor:
-        def __init__(self, values):
+        def __init__(self, values: Any) -> None:
             self.values = np.array(values)
 
-        def cpu(self):
+        def cpu(self) -> Any:
             return self
 
-        def numpy(self):
+        def numpy(self) -> Any:
             return self.values
 
     class Model:
-        def __init__(self, name):
+        def __init__(self, name: Any) -> None:
             assert name == "some-model"
 
-        def encode(self, texts, output_value, convert_to_numpy):
+        def encode(self, texts: Any, output_value: Any, convert_to_numpy: Any) -> Any:
             assert output_value == "token_embeddings"
             return [Tensor([[3.0, 0.0], [0.0, 4.0]]) for _ in texts]
 
@@ -106,7 +109,9 @@ def test_the_sentence_transformers_embedder_returns_token_states(monkeypatch):
 
 
 @pytest.mark.parametrize("budget", [64, 512])
-def test_a_batch_holds_texts_of_like_length_within_its_budget(tiny_model, monkeypatch, budget):
+def test_a_batch_holds_texts_of_like_length_within_its_budget(
+    tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
     monkeypatch.setattr(room, "_BATCH_TOKENS", budget)
     batches, real = [], tiny_model.hidden_states
     monkeypatch.setattr(tiny_model, "hidden_states", lambda rows: batches.append([*map(len, rows)]) or real(rows))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +42,7 @@ ROOMS = [
 ]
 
 
-def imported_rooms(source):
+def imported_rooms(source: Any) -> Iterator[Any]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("mlx_personal."))
@@ -59,12 +61,12 @@ def imported_rooms(source):
         "import mlx_personal.chat.x",
     ],
 )
-def test_every_form_of_import_is_seen(line):
+def test_every_form_of_import_is_seen(line: str) -> None:
     assert list(imported_rooms(f"def f():\n    import os\n    {line}\n")) == ["chat"]
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_below_it(room):
+def test_a_room_imports_only_rooms_below_it(room: Any) -> None:
     folder = PACKAGE / room
     files = sorted(folder.glob("**/*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     assert files
@@ -77,12 +79,12 @@ def test_a_room_imports_only_rooms_below_it(room):
 @pytest.mark.parametrize(
     ("guest", "others"), [("benchmark", set()), ("augmentation", {"research"}), ("research", set())]
 )
-def test_a_guest_is_used_by_the_command_line_alone(guest, others):
+def test_a_guest_is_used_by_the_command_line_alone(guest: str, others: Any) -> None:
     users = [f for f in PACKAGE.glob("**/*.py") if guest in imported_rooms(f.read_text())]
     assert {f.relative_to(PACKAGE).parts[0] for f in users} <= {guest, "cli"} | others
 
 
-def test_every_room_is_listed():
+def test_every_room_is_listed() -> None:
     found = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert found - {"__init__"} == set(ROOMS)
 
@@ -96,11 +98,11 @@ def test_every_room_is_listed():
         ("set_wired_limit", None),
     ],
 )
-def test_what_happens_in_one_place_only(name, home):
+def test_what_happens_in_one_place_only(name: str, home: str | None) -> None:
     holders = [str(f.relative_to(PACKAGE)) for f in PACKAGE.glob("**/*.py") if name in f.read_text()]
     assert holders == ([home] if home else [])
 
 
 @pytest.mark.parametrize("word", ["pickle", "trust_remote_code=True", "import torch", "requests."])
-def test_what_the_package_never_does(word):
+def test_what_the_package_never_does(word: str) -> None:
     assert not [f.name for f in PACKAGE.glob("**/*.py") if word in f.read_text()]

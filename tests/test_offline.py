@@ -8,7 +8,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,14 +48,14 @@ print(json.dumps(answers))
 UNSHARE = ["unshare", "-rn"]
 
 
-def answers(how, model, question, folders, before=()):
+def answers(how: Any, model: Any, question: Any, folders: Any, before: Any = ()) -> Any:
     command = [*before, sys.executable, "-c", ANSWERING, how, str(model), question, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def without_network():
+def without_network() -> Any:
     """Ways of having none: an interpreter that refuses, and a system without any interface."""
     try:
         namespaces = subprocess.run([*UNSHARE, "true"], capture_output=True).returncode == 0
@@ -62,7 +64,7 @@ def without_network():
     return [(), *([UNSHARE] if namespaces else [])]
 
 
-def test_the_guard_of_these_tests_stops_what_would_connect():
+def test_the_guard_of_these_tests_stops_what_would_connect() -> None:
     connect = "import socket; socket.create_connection(('127.0.0.1', 9))"
     code = ANSWERING.partition("from mlx_personal")[0] + connect
     done = subprocess.run([sys.executable, "-c", code, "guarded"], capture_output=True, text=True)
@@ -73,7 +75,9 @@ def test_the_guard_of_these_tests_stops_what_would_connect():
 
 
 @pytest.mark.slow
-def test_the_trained_device_answers_without_a_network(tmp_path, tiny_model_folder, monkeypatch):
+def test_the_trained_device_answers_without_a_network(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs, "run", JobsHere())
     with FakeServer(new_record) as fake:
         server = server_at(fake.url)
@@ -90,7 +94,7 @@ def test_the_trained_device_answers_without_a_network(tmp_path, tiny_model_folde
 
 
 @pytest.fixture
-def cloud(tmp_path):
+def cloud(tmp_path: Path) -> Iterator[Any]:
     """`mlx_lm.server` with the embedded model, on a port of its own."""
     import socket
 
@@ -117,7 +121,7 @@ def cloud(tmp_path):
 
 
 @pytest.mark.slow
-def test_three_users_are_augmented_by_a_real_server_trained_and_answer_alone(tmp_path, cloud):
+def test_three_users_are_augmented_by_a_real_server_trained_and_answer_alone(tmp_path: Path, cloud: Any) -> None:
     """Of the plumbing only: the embedded model as "the cloud" is no teacher, and what it writes is mostly dropped."""
     url, process = cloud
     server = Server(url, str(DEMO), max_tokens=96, temperature=0.7)

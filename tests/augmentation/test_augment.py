@@ -7,10 +7,12 @@ import json
 import socket
 import threading
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlx_personal import jobs, load_language_model
+from mlx_personal import LanguageModel, jobs, load_language_model
 from mlx_personal.augmentation import device, user_jobs
 from mlx_personal.augmentation.augment_users import ProgressEvent, augment, preview
 from mlx_personal.augmentation.device import Prepared
@@ -24,11 +26,11 @@ from tests.support.fake_server import ANSWER_TOKENS, PROMPT_TOKENS, Fault
 
 
 @pytest.fixture
-def folder(tmp_path, fake):
+def folder(tmp_path: Path, fake: Any) -> Any:
     return consented(tmp_path / "out", server_at(fake.url))
 
 
-def adapters(folder):
+def adapters(folder: Any) -> Any:
     """The bytes of every user's adapter."""
     return {
         user.name: {file.name: file.read_bytes() for file in user.iterdir()}
@@ -36,12 +38,14 @@ def adapters(folder):
     }
 
 
-def kept(folder, user):
+def kept(folder: Any, user: Any) -> Any:
     lines = (folder / "synthetic" / f"{user}.jsonl").read_text().splitlines()
     return [Record(**json.loads(line)) for line in lines]
 
 
-def test_three_users_get_an_adapter_each_and_a_second_run_has_nothing_to_do(folder, fake, here, tiny_model_folder):
+def test_three_users_get_an_adapter_each_and_a_second_run_has_nothing_to_do(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     users, server, told = users_on(tiny_model_folder, "ann", "bob", "cyd"), server_at(fake.url), []
     first = augment(folder, users, server, on_progress=told.append)
     assert list(first.learnt) == ["ann", "bob", "cyd"] and not (first.found or first.failed or first.left)
@@ -61,7 +65,9 @@ def test_three_users_get_an_adapter_each_and_a_second_run_has_nothing_to_do(fold
     assert len(fake.received) == 12 and not here.done and adapters(folder) == before
 
 
-def test_an_adapter_answers_as_one_that_learnt_the_kept_records(folder, fake, here, tiny_model_folder, tmp_path):
+def test_an_adapter_answers_as_one_that_learnt_the_kept_records(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path, tmp_path: Path
+) -> None:
     """The reference: `finetune` itself, on the real records and those in the file."""
     from mlx_personal.finetune import finetune
 
@@ -74,7 +80,7 @@ def test_an_adapter_answers_as_one_that_learnt_the_kept_records(folder, fake, he
     assert adapters(folder)["ann"] == {file.name: file.read_bytes() for file in (tmp_path / "own").iterdir()}
 
 
-def test_nothing_leaves_without_consent(tmp_path, fake, here, tiny_model_folder):
+def test_nothing_leaves_without_consent(tmp_path: Path, fake: Any, here: Any, tiny_model_folder: Path) -> None:
     server = server_at(fake.url)
     with pytest.raises(UserError, match=r"without your consent; give it by `mlx-personal augment consent"):
         augment(tmp_path / "out", users_on(tiny_model_folder, "ann"), server)
@@ -84,7 +90,9 @@ def test_nothing_leaves_without_consent(tmp_path, fake, here, tiny_model_folder)
     assert not fake.received and not here.done and not (tmp_path / "out" / "ledger.jsonl").exists()
 
 
-def test_a_preview_is_what_is_sent_and_opens_no_socket(folder, fake, here, tiny_model_folder, monkeypatch):
+def test_a_preview_is_what_is_sent_and_opens_no_socket(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     users, server = users_on(tiny_model_folder, "ann", "bob"), server_at(fake.url)
     with monkeypatch.context() as without:
         without.setattr(socket, "socket", None)
@@ -98,15 +106,15 @@ def test_a_preview_is_what_is_sent_and_opens_no_socket(folder, fake, here, tiny_
     assert preview(folder, users, server) == []
 
 
-def test_a_preview_changes_nothing_on_the_disk(tmp_path, here, tiny_model_folder):
+def test_a_preview_changes_nothing_on_the_disk(tmp_path: Path, here: Any, tiny_model_folder: Path) -> None:
     server = server_at("http://127.0.0.1:1/v1")
     assert len(preview(tmp_path / "out", users_on(tiny_model_folder, "ann"), server)) == 4
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_whose_server_dies_goes_on_and_asks_nothing_twice_that_was_answered(
-    folder, fake, here, tiny_model_folder
-):
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     users, server = users_on(tiny_model_folder, "ann", "bob", "cyd"), server_at(fake.url)
     fake.misbehave(*[None] * 6)
     fake.always = Fault(status=503)
@@ -121,10 +129,12 @@ def test_a_run_whose_server_dies_goes_on_and_asks_nothing_twice_that_was_answere
     assert answered < set(fake.answered)
 
 
-def test_a_run_that_is_killed_while_it_learns_goes_on(folder, fake, here, tiny_model_folder, monkeypatch):
+def test_a_run_that_is_killed_while_it_learns_goes_on(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     users, server = users_on(tiny_model_folder, "ann", "bob"), server_at(fake.url)
 
-    def killed(progress):
+    def killed(progress: Any) -> None:
         if progress == ProgressEvent("learning", 1, 2):
             raise KeyboardInterrupt
 
@@ -141,7 +151,9 @@ def test_a_run_that_is_killed_while_it_learns_goes_on(folder, fake, here, tiny_m
     assert len(adapters(folder)["bob"]["adapters.safetensors"]) > 1000
 
 
-def test_a_user_learns_what_the_budget_left_and_anew_once_there_is_more(folder, fake, here, tiny_model_folder):
+def test_a_user_learns_what_the_budget_left_and_anew_once_there_is_more(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     [user] = users_on(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, k=3))
     server = dataclasses.replace(server_at(fake.url), max_tokens=10)
     # Room for the first and, once that has cost 15, for the second.
@@ -159,7 +171,9 @@ def test_a_user_learns_what_the_budget_left_and_anew_once_there_is_more(folder, 
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"synthetic_weight": 0.25}])
-def test_another_setting_makes_another_adapter_in_the_same_place(change, folder, fake, here, tiny_model_folder):
+def test_another_setting_makes_another_adapter_in_the_same_place(
+    change: Any, folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     server = server_at(fake.url)
     augment(folder, users_on(tiny_model_folder, "ann"), server)
     other = users_on(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, **change))
@@ -168,7 +182,7 @@ def test_another_setting_makes_another_adapter_in_the_same_place(change, folder,
     assert list(augment(folder, users_on(tiny_model_folder, "ann"), server).learnt) == ["ann"]
 
 
-def test_no_users_rows_reach_anothers_adapter(tmp_path, fake, here, tiny_model_folder):
+def test_no_users_rows_reach_anothers_adapter(tmp_path: Path, fake: Any, here: Any, tiny_model_folder: Path) -> None:
     """B's adapter is the same to the bit whether B is alone, beside A, or beside an A who says other things."""
     server, found = server_at(fake.url), []
     ann, bob, eve = users_on(tiny_model_folder, "ann", "bob", "eve")
@@ -185,7 +199,9 @@ def test_no_users_rows_reach_anothers_adapter(tmp_path, fake, here, tiny_model_f
 SECRETS = ["jo.doe@example.org", "+44 20 7946 0958", "Zebedee"]
 
 
-def test_what_is_redacted_never_leaves_and_is_there_again_in_what_is_kept(folder, fake, here, tiny_model_folder):
+def test_what_is_redacted_never_leaves_and_is_there_again_in_what_is_kept(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     records = tuple(
         Record(f"Write to {SECRETS[i % 3]} about the {noun} of {i} days", f"Dear {SECRETS[i % 3]}, take the {noun}.")
         for i, noun in enumerate(["soup", "bus", "dog", "rent", "lamp", "song"])
@@ -204,7 +220,7 @@ def test_what_is_redacted_never_leaves_and_is_there_again_in_what_is_kept(folder
     assert not any(secret in ledger for secret in SECRETS)
 
 
-def test_a_label_that_looks_like_a_placeholder_stays_a_label(tiny_model):
+def test_a_label_that_looks_like_a_placeholder_stays_a_label(tiny_model: LanguageModel) -> None:
     records = [Record("Write to jo@example.org today", "no"), Record("Buy bread today", "no")]
     answer = json.dumps({"text": "Write to [EMAIL_1] on Monday about the rent", "answer": "[EMAIL_1]"})
     prepared = Prepared((Request("ann", 0, "prompt", 0, (0,)),), (0,))
@@ -212,7 +228,7 @@ def test_a_label_that_looks_like_a_placeholder_stays_a_label(tiny_model):
     assert made.records == (Record("Write to jo@example.org on Monday about the rent", "[EMAIL_1]"),)
 
 
-def test_a_placeholder_that_the_server_made_up_is_dropped_and_counted(tiny_model):
+def test_a_placeholder_that_the_server_made_up_is_dropped_and_counted(tiny_model: LanguageModel) -> None:
     records = [Record("Write to jo@example.org today", "I have."), *records_of("ann", 3)]
     asked = tuple(Request("ann", i, "prompt", i, (0,)) for i in range(5))
     said = [
@@ -231,7 +247,7 @@ def test_a_placeholder_that_the_server_made_up_is_dropped_and_counted(tiny_model
     assert made.requests == (0, 3) and made.sources == (0, 0)
 
 
-def test_records_over_the_budget_alone_are_counted(folder, fake, here, tiny_model_folder):
+def test_records_over_the_budget_alone_are_counted(folder: Any, fake: Any, here: Any, tiny_model_folder: Path) -> None:
     [user] = users_on(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, budget=Budget(tokens=150)))
     long = Record("soup " * 200, "Yes.")
     result = augment(folder, [dataclasses.replace(user, records=(*user.records, long))], server_at(fake.url)).learnt[
@@ -240,14 +256,18 @@ def test_records_over_the_budget_alone_are_counted(folder, fake, here, tiny_mode
     assert result.too_long == 1 and 0 < result.sent < 6 and result.records == 6
 
 
-def test_a_user_of_whom_nothing_may_leave_learns_the_own_records_alone(folder, fake, here, tiny_model_folder):
+def test_a_user_of_whom_nothing_may_leave_learns_the_own_records_alone(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     [user] = users_on(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, budget=Budget(tokens=1)))
     result = augment(folder, [user], server_at(fake.url)).learnt["ann"]
     assert (result.sent, result.asked, result.kept, result.rows, result.too_long) == (0, 0, 0, 5, 5)
     assert not fake.received and kept(folder, "ann") == []
 
 
-def test_a_user_whose_job_fails_does_not_stop_the_others(folder, fake, here, tiny_model_folder):
+def test_a_user_whose_job_fails_does_not_stop_the_others(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     users = users_on(tiny_model_folder, "ann", "bob", "cyd", "dan")
     here.fails = lambda function, job: {
         (user_jobs.prepare, "bob"): "out of breath",
@@ -261,17 +281,19 @@ def test_a_user_whose_job_fails_does_not_stop_the_others(folder, fake, here, tin
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a\nb", "a\udcff"])
-def test_a_name_that_no_folder_can_have_is_refused(name, folder, fake, tiny_model_folder):
+def test_a_name_that_no_folder_can_have_is_refused(name: str, folder: Any, fake: Any, tiny_model_folder: Path) -> None:
     with pytest.raises(UserError, match="is no name for a user"):
         augment(folder, users_on(tiny_model_folder, name), server_at(fake.url))
 
 
-def test_two_users_of_one_name_are_refused(folder, fake, tiny_model_folder):
+def test_two_users_of_one_name_are_refused(folder: Any, fake: Any, tiny_model_folder: Path) -> None:
     with pytest.raises(UserError, match="two users are named 'ann', but for its case; rename one"):
         augment(folder, users_on(tiny_model_folder, "Ann", "ann"), server_at(fake.url))
 
 
-def test_a_key_that_the_server_refuses_is_one_error_and_nothing_is_lost(folder, fake, here, tiny_model_folder):
+def test_a_key_that_the_server_refuses_is_one_error_and_nothing_is_lost(
+    folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     users = users_on(tiny_model_folder, "ann")
     fake.misbehave(None, None)
     fake.always = Fault(status=401)
@@ -282,11 +304,11 @@ def test_a_key_that_the_server_refuses_is_one_error_and_nothing_is_lost(folder, 
     assert Counter(fake.answered) == dict.fromkeys(fake.answered, 1)
 
 
-def test_two_runs_at_once_in_one_folder_are_refused(folder, fake, here, tiny_model_folder):
+def test_two_runs_at_once_in_one_folder_are_refused(folder: Any, fake: Any, here: Any, tiny_model_folder: Path) -> None:
     inside, seen = threading.Event(), []
     users, server = users_on(tiny_model_folder, "ann"), server_at(fake.url)
 
-    def second(progress):
+    def second(progress: Any) -> None:
         if progress.stage == "asking" and not inside.is_set():
             inside.set()
             with pytest.raises(UserError, match="in use by another process"):
@@ -298,7 +320,9 @@ def test_two_runs_at_once_in_one_folder_are_refused(folder, fake, here, tiny_mod
 
 
 @pytest.mark.slow
-def test_worker_processes_make_the_same_adapters_as_this_one(tmp_path, fake, tiny_model_folder, monkeypatch):
+def test_worker_processes_make_the_same_adapters_as_this_one(
+    tmp_path: Path, fake: Any, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     users, server = users_on(tiny_model_folder, "ann", "bob", "cyd"), server_at(fake.url)
     folder = consented(tmp_path / "workers", server)
     assert len(augment(folder, users, server, workers=2).learnt) == 3
@@ -310,15 +334,15 @@ def test_worker_processes_make_the_same_adapters_as_this_one(tmp_path, fake, tin
 
 @pytest.mark.slow
 def test_every_user_finishes_though_a_machine_dies_and_no_prompt_is_sent_twice(
-    two_nodes, tmp_path, fake, tiny_model_folder
-):
+    two_nodes: Any, tmp_path: Path, fake: Any, tiny_model_folder: Path
+) -> None:
     machines, other = two_nodes
     names = ["ann", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
     # Long enough that the others are at work when the first is done.
     longer = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, epochs=60))
     users, server, lost = users_on(tiny_model_folder, *names, config=longer), server_at(fake.url), []
 
-    def on_progress(progress):
+    def on_progress(progress: Any) -> None:
         if progress == ProgressEvent("learning", 1, len(names)):
             machines.remove_node(other, allow_graceful=False)
             lost.append(progress)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlx_personal import Dialogue, Personalizer
+from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.augmentation.augment_profile import FOLDER, augment_profile, preview_profile
 from mlx_personal.augmentation.task import Record, Task
@@ -32,12 +34,12 @@ def pair(prompt: str, completion: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Any:
     write(tmp_path / "users" / "bob.jsonl", pair("one", "comedy"), pair("two", "drama"))
     return tmp_path / "users"
 
 
-def test_every_file_is_a_user_and_every_single_turn_dialogue_a_record(folder):
+def test_every_file_is_a_user_and_every_single_turn_dialogue_a_record(folder: Any) -> None:
     write(folder / "ann.jsonl", pair("a", "b"), {"messages": Dialogue.of("c", "<think>hm</think>d").to_messages()})
     write(folder / ".hidden.jsonl", pair("e", "f"))
     (folder / "notes.txt").write_text("no user")
@@ -49,7 +51,7 @@ def test_every_file_is_a_user_and_every_single_turn_dialogue_a_record(folder):
     }
 
 
-def test_what_is_no_record_is_counted_by_reason_and_bad_lines_are_named(folder):
+def test_what_is_no_record_is_counted_by_reason_and_bad_lines_are_named(folder: Any) -> None:
     (folder / "task.json").write_text('{"question": "Which? {text}", "labels": ["comedy", "drama"]}')
     turns = Dialogue.of("one", "comedy").to_messages()
     several = [turns[0], {"role": "assistant", "content": "well"}, *turns]
@@ -81,7 +83,7 @@ def test_what_is_no_record_is_counted_by_reason_and_bad_lines_are_named(folder):
     assert read.task == Task("Which? {text}", ("comedy", "drama"))
 
 
-def test_a_user_with_one_record_or_none_is_left_out_and_said_to_be(folder):
+def test_a_user_with_one_record_or_none_is_left_out_and_said_to_be(folder: Any) -> None:
     write(folder / "one.jsonl", pair("a", "b"), "no JSON")
     write(folder / "none.jsonl", "no JSON")
     write(folder / "empty.jsonl")
@@ -107,14 +109,14 @@ def test_a_user_with_one_record_or_none_is_left_out_and_said_to_be(folder):
         ('{"labels": ', "task.json: not a JSON object"),
     ],
 )
-def test_a_bad_task_is_one_line(task, says, folder):
+def test_a_bad_task_is_one_line(task: str, says: str, folder: Any) -> None:
     (folder / "task.json").write_text(task)
     with pytest.raises(UserError) as error:
         read_users(folder)
     assert says in error.value.line()
 
 
-def test_a_folder_without_a_user_to_go_on_with_is_one_line(tmp_path):
+def test_a_folder_without_a_user_to_go_on_with_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         read_users(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no user in this folder"):
@@ -124,7 +126,7 @@ def test_a_folder_without_a_user_to_go_on_with_is_one_line(tmp_path):
         read_users(tmp_path)
 
 
-def test_a_label_counts_only_as_the_task_writes_it():
+def test_a_label_counts_only_as_the_task_writes_it() -> None:
     task = Task(labels=("US", "us"))
     assert record_of(Dialogue.of("a", "us"), task) == Record("a", "us")
     with pytest.raises(ValueError, match="no label"):
@@ -141,7 +143,7 @@ PROFILE = Config(
 )
 
 
-def profile(folder, model_folder, model, config=PROFILE):
+def profile(folder: Any, model_folder: Any, model: Any, config: Any = PROFILE) -> Any:
     """A profile whose owner has accepted what was selected of 20 dialogues."""
     me = Personalizer.create(folder, model_folder, config, model)
     me.observe(
@@ -154,12 +156,12 @@ def profile(folder, model_folder, model, config=PROFILE):
 
 
 @pytest.fixture
-def me(tmp_path, tiny_model_folder, tiny_model):
+def me(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Iterator[Any]:
     with profile(tmp_path / "profile", tiny_model_folder, tiny_model) as me:
         yield me
 
 
-def test_the_owners_dialogues_are_enlarged_and_learnt_by_the_next_training(me, fake):
+def test_the_owners_dialogues_are_enlarged_and_learnt_by_the_next_training(me: Any, fake: Any) -> None:
     server = server_at(fake.url)
     consented(me.folder / FOLDER, server)
     done = augment_profile(me, server, CONFIG)
@@ -183,7 +185,7 @@ def test_the_owners_dialogues_are_enlarged_and_learnt_by_the_next_training(me, f
     assert me.synthesize().dialogues == len(own) - len({row.annotation_id for row in rows})
 
 
-def test_nothing_is_asked_or_stored_twice_for_the_owner(me, fake):
+def test_nothing_is_asked_or_stored_twice_for_the_owner(me: Any, fake: Any) -> None:
     server = server_at(fake.url)
     consented(me.folder / FOLDER, server)
     shown = preview_profile(me, server, CONFIG)
@@ -196,7 +198,7 @@ def test_nothing_is_asked_or_stored_twice_for_the_owner(me, fake):
     assert preview_profile(me, server, CONFIG) == []
 
 
-def test_the_owners_run_goes_on_after_a_dead_server(me, fake):
+def test_the_owners_run_goes_on_after_a_dead_server(me: Any, fake: Any) -> None:
     server = server_at(fake.url)
     consented(me.folder / FOLDER, server)
     fake.misbehave(None)
@@ -208,13 +210,15 @@ def test_the_owners_run_goes_on_after_a_dead_server(me, fake):
     assert len(fake.answered) == len(set(fake.answered)) == 4
 
 
-def test_the_owner_is_asked_before_anything_leaves(me, fake):
+def test_the_owner_is_asked_before_anything_leaves(me: Any, fake: Any) -> None:
     with pytest.raises(UserError, match="without your consent"):
         augment_profile(me, server_at(fake.url), CONFIG)
     assert not fake.received
 
 
-def test_a_profile_without_annotations_has_nothing_to_send(tmp_path, tiny_model_folder, tiny_model, fake):
+def test_a_profile_without_annotations_has_nothing_to_send(
+    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, fake: Any
+) -> None:
     server = server_at(fake.url)
     with Personalizer.create(tmp_path / "profile", tiny_model_folder, PROFILE, tiny_model) as me:
         consented(me.folder / FOLDER, server)
@@ -223,8 +227,8 @@ def test_a_profile_without_annotations_has_nothing_to_send(tmp_path, tiny_model_
 
 
 def test_the_weight_of_synthetic_sets_decides_the_adapter_and_1_changes_nothing(
-    tmp_path, tiny_model_folder, tiny_model, fake
-):
+    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, fake: Any
+) -> None:
     """The reference: `finetune` without weights, which is the plain mean over all targets."""
     from mlx_personal.finetune import finetune
 
@@ -245,6 +249,6 @@ def test_the_weight_of_synthetic_sets_decides_the_adapter_and_1_changes_nothing(
 
 
 @pytest.mark.parametrize("weight", [0, -1, 1.5, float("nan")])
-def test_a_weight_that_makes_no_sense_is_refused(weight):
+def test_a_weight_that_makes_no_sense_is_refused(weight: Any) -> None:
     with pytest.raises(ValueError, match="synthetic_weight"):
         MixtureConfig(weight)

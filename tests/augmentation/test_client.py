@@ -13,6 +13,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,39 +33,39 @@ COST = PROMPT_TOKENS + ANSWER_TOKENS
 MOVIES = [Record(f"film {i}", answer) for i, answer in enumerate(["comedy", "action", "comedy", "classic"])]
 
 
-def some(count, user="ann"):
+def some(count: Any, user: Any = "ann") -> Any:
     return [Request(user, i, f"prompt {i} of {user}", i, (0,)) for i in range(count)]
 
 
 @pytest.fixture
-def fake():
+def fake() -> Iterator[Any]:
     with FakeServer() as server:
         yield server
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Any:
     return tmp_path / "run"
 
 
 @pytest.fixture
-def answers(folder):
+def answers(folder: Any) -> Iterator[Any]:
     database = Database(folder, write=True, schema=SCHEMA)
     yield Answers(database)
     database.close()
 
 
 @pytest.fixture
-def ledger(folder):
+def ledger(folder: Any) -> Iterator[Any]:
     with Ledger(folder) as ledger:
         yield ledger
 
 
 @pytest.fixture
-def put(fake, answers, ledger):
+def put(fake: Any, answers: Any, ledger: Any) -> Any:
     """Asks with waits too short to notice; keywords change the server's settings or are `ask`'s own."""
 
-    def ask_them(wanted, **changes):
+    def ask_them(wanted: Any, **changes: Any) -> Any:
         own = {k: changes.pop(k) for k in ("concurrency", "token_budget", "on_progress") if k in changes}
         server = Server(**{"url": fake.url, "model": "m", "timeout": 5.0, "tries": 4, "backoff": 0.001, **changes})
         return ask(wanted, server, answers, ledger, **own)
@@ -70,14 +73,14 @@ def put(fake, answers, ledger):
     return ask_them
 
 
-def lines(ledger):
+def lines(ledger: Any) -> Any:
     return [json.loads(line) for line in ledger.path.read_text().splitlines()]
 
 
 # Plain
 
 
-def test_every_request_gets_its_own_answer_in_order(put, fake):
+def test_every_request_gets_its_own_answer_in_order(put: Any, fake: Any) -> None:
     seen = []
     asked = put(some(20), concurrency=4, on_progress=lambda done, total: seen.append((done, total)))
     assert asked.answers == tuple(f"answer to prompt {i} of ann" for i in range(20))
@@ -86,7 +89,7 @@ def test_every_request_gets_its_own_answer_in_order(put, fake):
     assert seen == [(i, 20) for i in range(21)]
 
 
-def test_what_is_sent_is_a_chat_completion_with_a_seed_and_the_key(put, fake):
+def test_what_is_sent_is_a_chat_completion_with_a_seed_and_the_key(put: Any, fake: Any) -> None:
     put([Request("ann", 0, "Grüße", 77, (0,))], api_key="abc", temperature=0.5, max_tokens=9)
     (received,) = fake.received
     assert received.path == "/v1/chat/completions"
@@ -101,7 +104,7 @@ def test_what_is_sent_is_a_chat_completion_with_a_seed_and_the_key(put, fake):
     assert len(received.headers["idempotency-key"]) == 64
 
 
-def test_what_was_answered_is_never_asked_again(put, fake):
+def test_what_was_answered_is_never_asked_again(put: Any, fake: Any) -> None:
     first = put(some(3))
     again = put(some(5))
     assert (again.known, again.new) == (3, 2) and again.answers[:3] == first.answers
@@ -111,18 +114,18 @@ def test_what_was_answered_is_never_asked_again(put, fake):
 
 
 @pytest.mark.parametrize("change", [{"model": "n"}, {"temperature": 0.1}, {"max_tokens": 3}])
-def test_another_setting_of_the_server_is_another_question(put, fake, change):
+def test_another_setting_of_the_server_is_another_question(put: Any, fake: Any, change: Any) -> None:
     put(some(2))
     assert put(some(2), **change).new == 2
 
 
-def test_requests_that_are_alike_are_asked_once(put, fake):
+def test_requests_that_are_alike_are_asked_once(put: Any, fake: Any) -> None:
     alike = [dataclasses.replace(some(1)[0], user=user) for user in ("ann", "bob")]
     assert put(alike).answers == ("answer to prompt 0 of ann",) * 2
     assert len(fake.received) == 1
 
 
-def test_no_requests_need_no_server(put, fake):
+def test_no_requests_need_no_server(put: Any, fake: Any) -> None:
     fake.kill()
     assert put([]).answers == ()
 
@@ -130,7 +133,7 @@ def test_no_requests_need_no_server(put, fake):
 # Bounds
 
 
-def test_no_more_requests_than_allowed_are_on_their_way(put, fake):
+def test_no_more_requests_than_allowed_are_on_their_way(put: Any, fake: Any) -> None:
     fake.always = Fault(delay=0.02)
     put(some(20), concurrency=3)
     assert fake.most_at_once == 3
@@ -138,7 +141,9 @@ def test_no_more_requests_than_allowed_are_on_their_way(put, fake):
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("usage", [True, False])
-def test_the_token_budget_is_never_exceeded_and_what_is_not_asked_is_counted(put, fake, concurrency, usage):
+def test_the_token_budget_is_never_exceeded_and_what_is_not_asked_is_counted(
+    put: Any, fake: Any, concurrency: int, usage: bool
+) -> None:
     fake.always, fake.usage = Fault(delay=0.005), usage
     one = Server(fake.url, "m", max_tokens=20).most_tokens(some(1)[0])
     budget = 6 * one
@@ -152,7 +157,7 @@ def test_the_token_budget_is_never_exceeded_and_what_is_not_asked_is_counted(put
     assert put(some(60), max_tokens=20).unaffordable == 0
 
 
-def test_an_attempt_that_may_be_billed_counts_against_the_budget(put, fake):
+def test_an_attempt_that_may_be_billed_counts_against_the_budget(put: Any, fake: Any) -> None:
     fake.always = Fault(half=True)
     most = Server(fake.url, "m").most_tokens(some(1)[0])
     asked = put(some(1), token_budget=2 * most + 5)
@@ -163,7 +168,9 @@ def test_an_attempt_that_may_be_billed_counts_against_the_budget(put, fake):
     assert put(some(1), token_budget=3 * most).new == 1
 
 
-def test_an_attempt_that_a_killed_process_waited_for_counts_against_the_budget(put, fake, answers):
+def test_an_attempt_that_a_killed_process_waited_for_counts_against_the_budget(
+    put: Any, fake: Any, answers: Any
+) -> None:
     (request,), server = some(1), Server(fake.url, "m")
     seen = []
     fake.look = lambda received: seen.append(answers.charged([server.key(request)]))
@@ -172,15 +179,15 @@ def test_an_attempt_that_a_killed_process_waited_for_counts_against_the_budget(p
 
 
 @pytest.mark.parametrize("status", [500, 401])
-def test_an_attempt_that_is_not_billed_costs_nothing(put, fake, answers, status):
+def test_an_attempt_that_is_not_billed_costs_nothing(put: Any, fake: Any, answers: Any, status: int) -> None:
     fake.always = Fault(status)
     with contextlib.suppress(UserError):
         put(some(1))
     assert fake.received and answers.charged([Server(fake.url, "m").key(some(1)[0])]) == 0
 
 
-def test_a_budget_waits_for_what_is_set_aside():
-    async def story():
+def test_a_budget_waits_for_what_is_set_aside() -> None:
+    async def story() -> Any:
         budget = Budget(10)
         assert await budget.set_aside(8)
         waiting = [asyncio.create_task(budget.set_aside(n)) for n in (5, 5)]
@@ -215,21 +222,21 @@ def test_a_budget_waits_for_what_is_set_aside():
     ],
     ids=str,
 )
-def test_a_fault_that_passes_is_got_over(put, fake, fault):
+def test_a_fault_that_passes_is_got_over(put: Any, fake: Any, fault: Any) -> None:
     fake.misbehave(fault, None, fault, fault)
     asked = put(some(4), timeout=0.4 if fault.delay else 5.0, concurrency=2)
     assert asked.new == 4 and asked.message is None
     assert len(fake.received) == 7
 
 
-def test_the_server_says_when_to_come_back(put, fake):
+def test_the_server_says_when_to_come_back(put: Any, fake: Any) -> None:
     fake.misbehave(Fault(429, headers={"Retry-After": "1"}))
     start = time.monotonic()
     assert put(some(1)).new == 1
     assert time.monotonic() - start >= 1
 
 
-def test_a_date_to_come_back_is_understood():
+def test_a_date_to_come_back_is_understood() -> None:
     from mlx_personal.http_client import Reply
 
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
@@ -238,23 +245,25 @@ def test_a_date_to_come_back_is_understood():
         assert Reply(429, {"retry-after": value}, b"").retry_after() == 0
 
 
-def test_an_answer_that_the_server_withholds_is_empty_and_not_asked_again(put, fake):
+def test_an_answer_that_the_server_withholds_is_empty_and_not_asked_again(put: Any, fake: Any) -> None:
     fake.misbehave(Fault(body=b'{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}'))
     assert put(some(1)).answers == ("",)
 
 
-def test_half_a_character_in_an_answer_is_kept_as_a_question_mark(put, fake):
+def test_half_a_character_in_an_answer_is_kept_as_a_question_mark(put: Any, fake: Any) -> None:
     fake.answer = lambda prompt: "a\ud83d"
     assert put(some(1)).answers == ("a?",)
 
 
 @pytest.mark.parametrize("usage", [None, 5, {"prompt_tokens": -1, "completion_tokens": 2}, {"prompt_tokens": "x"}])
-def test_a_senseless_count_of_tokens_is_none(put, fake, usage):
+def test_a_senseless_count_of_tokens_is_none(put: Any, fake: Any, usage: Any) -> None:
     fake.misbehave(Fault(body=json.dumps({"choices": [{"message": {"content": "a"}}], "usage": usage}).encode()))
     assert put(some(1)).tokens == Server(fake.url, "m").most_tokens(some(1)[0])
 
 
-def test_a_wrong_key_ends_the_run_in_one_line_that_does_not_name_it(put, fake, ledger, caplog):
+def test_a_wrong_key_ends_the_run_in_one_line_that_does_not_name_it(
+    put: Any, fake: Any, ledger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     fake.key = "right"
     with (
         caplog.at_level(logging.DEBUG),
@@ -266,7 +275,7 @@ def test_a_wrong_key_ends_the_run_in_one_line_that_does_not_name_it(put, fake, l
     assert put(some(9), api_key="right").new == 9
 
 
-def test_a_server_that_quotes_the_key_is_not_quoted(fake):
+def test_a_server_that_quotes_the_key_is_not_quoted(fake: Any) -> None:
     from mlx_personal.http_client import Reply
 
     body = json.dumps({"error": {"message": "what is sekret-key?"}}).encode()
@@ -279,19 +288,19 @@ def test_a_server_that_quotes_the_key_is_not_quoted(fake):
     ("status", "words"),
     [(404, "check the address"), (400, "a message of 400"), (302, "is elsewhere"), (403, "wants a key")],
 )
-def test_what_never_helps_is_not_tried_again(put, fake, status, words):
+def test_what_never_helps_is_not_tried_again(put: Any, fake: Any, status: int, words: str) -> None:
     fake.misbehave(Fault(status))
     with pytest.raises(UserError, match=words) as error:
         put(some(1))
     assert len(fake.received) == 1 and "\n" not in str(error.value)
 
 
-def test_a_wrong_address_is_named(put, fake):
+def test_a_wrong_address_is_named(put: Any, fake: Any) -> None:
     with pytest.raises(UserError, match=r"/v2/chat/completions: the server has no such page or model \(HTTP 404\)"):
         put(some(1), url=fake.url.replace("v1", "v2"))
 
 
-def test_answers_on_their_way_are_kept_when_another_request_is_refused(put, fake, answers):
+def test_answers_on_their_way_are_kept_when_another_request_is_refused(put: Any, fake: Any, answers: Any) -> None:
     fake.misbehave(Fault(delay=0.1), Fault(400))
     with pytest.raises(UserError):
         put(some(20), concurrency=2)
@@ -299,7 +308,7 @@ def test_answers_on_their_way_are_kept_when_another_request_is_refused(put, fake
     assert put(some(20)).known == 1
 
 
-def test_a_server_that_is_dead_is_given_up_soon(put, fake, ledger):
+def test_a_server_that_is_dead_is_given_up_soon(put: Any, fake: Any, ledger: Any) -> None:
     fake.kill()
     asked = put(some(50), concurrency=2, tries=2)
     assert asked.new == 0 and 3 <= asked.failed <= 4 and asked.left == 50 - asked.failed
@@ -308,7 +317,7 @@ def test_a_server_that_is_dead_is_given_up_soon(put, fake, ledger):
     assert ledger.totals().unanswered == ledger.totals().attempts >= 6
 
 
-def test_one_request_that_always_fails_does_not_hold_up_the_others(put, fake):
+def test_one_request_that_always_fails_does_not_hold_up_the_others(put: Any, fake: Any) -> None:
     fake.misbehave(*[Fault(500)] * 4)
     asked = put(some(10), concurrency=1)
     assert (asked.new, asked.failed, asked.left) == (9, 1, 0)
@@ -316,10 +325,10 @@ def test_one_request_that_always_fails_does_not_hold_up_the_others(put, fake):
     assert "did not answer all (it says HTTP 500): 9 answered, 1 failed" in asked.message
 
 
-def test_a_server_killed_in_mid_run_is_asked_only_the_rest_when_it_is_back(put, fake, ledger):
+def test_a_server_killed_in_mid_run_is_asked_only_the_rest_when_it_is_back(put: Any, fake: Any, ledger: Any) -> None:
     dead = threading.Event()
 
-    def die(received):
+    def die(received: Any) -> None:
         if len(fake.received) == 12 and not dead.is_set():
             dead.set()
             fake.kill()
@@ -341,7 +350,7 @@ def test_a_server_killed_in_mid_run_is_asked_only_the_rest_when_it_is_back(put, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_the_answers_on_their_way(put, fake, number):
+def test_a_signal_ends_the_run_after_the_answers_on_their_way(put: Any, fake: Any, number: Any) -> None:
     fake.always = Fault(delay=0.1)
     before = signal.getsignal(number)
     fake.look = lambda received: len(fake.received) == 3 and os.kill(os.getpid(), number)
@@ -354,7 +363,7 @@ def test_a_signal_ends_the_run_after_the_answers_on_their_way(put, fake, number)
     assert put(some(50)).known == kept
 
 
-def test_a_signal_does_not_wait_for_a_long_back_off(put, fake):
+def test_a_signal_does_not_wait_for_a_long_back_off(put: Any, fake: Any) -> None:
     fake.always = Fault(500)
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     start = time.monotonic()
@@ -366,10 +375,10 @@ def test_a_signal_does_not_wait_for_a_long_back_off(put, fake):
 # The ledger
 
 
-def test_the_ledger_holds_the_bytes_that_the_server_got_before_it_got_them(put, fake, ledger):
+def test_the_ledger_holds_the_bytes_that_the_server_got_before_it_got_them(put: Any, fake: Any, ledger: Any) -> None:
     unrecorded = []
 
-    def look(received):
+    def look(received: Any) -> None:
         bodies = [line["body"].encode() for line in lines(ledger) if "attempt" in line]
         if received.body not in bodies:
             unrecorded.append(received)
@@ -386,8 +395,10 @@ def test_the_ledger_holds_the_bytes_that_the_server_got_before_it_got_them(put, 
     assert "sekret" not in ledger.path.read_text()
 
 
-def test_nothing_is_sent_that_the_ledger_cannot_take(put, fake, ledger, monkeypatch):
-    def full(user, url, body):
+def test_nothing_is_sent_that_the_ledger_cannot_take(
+    put: Any, fake: Any, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(user: Any, url: Any, body: Any) -> None:
         raise UserError("the disk is full", ledger.path)
 
     monkeypatch.setattr(ledger, "sending", full)
@@ -418,22 +429,22 @@ def test_nothing_is_sent_that_the_ledger_cannot_take(put, fake, ledger, monkeypa
     ],
     ids=str,
 )
-def test_senseless_settings_are_refused_without_the_key(change):
+def test_senseless_settings_are_refused_without_the_key(change: Any) -> None:
     with pytest.raises(ValueError) as error:
         Server(**{"url": "https://example.org/v1", "model": "m", **change})
     assert "abc" not in str(error.value) and "schl" not in str(error.value)
 
 
-def test_a_server_does_not_show_its_key():
+def test_a_server_does_not_show_its_key() -> None:
     assert "sekret" not in repr(Server("https://example.org", "m", api_key="sekret"))
 
 
-def test_no_concurrency_is_refused(put):
+def test_no_concurrency_is_refused(put: Any) -> None:
     with pytest.raises(ValueError, match="concurrency"):
         put(some(1), concurrency=0)
 
 
-def test_answers_are_read_back_by_the_next_run_and_none_is_overwritten(folder):
+def test_answers_are_read_back_by_the_next_run_and_none_is_overwritten(folder: Any) -> None:
     answer = Answer("text", "length", 3, 4)
     database = Database(folder, write=True, schema=SCHEMA)
     answers = Answers(database)
@@ -452,7 +463,7 @@ def test_answers_are_read_back_by_the_next_run_and_none_is_overwritten(folder):
 # Prompts
 
 
-def test_the_prompt_is_as_the_file_says():
+def test_the_prompt_is_as_the_file_says() -> None:
     (request,) = requests("ann", Task(labels=("comedy", "action")), MOVIES[:1], 1, 4, seed=0)
     assert request.prompt == (
         "The answer is one of: comedy, action.\nRecords of one person:\n"
@@ -464,7 +475,7 @@ def test_the_prompt_is_as_the_file_says():
 
 
 @pytest.mark.parametrize(("count", "shown", "k"), [(4, 2, 12), (3, 3, 6), (1, 4, 1), (10, 4, 100), (2, 9, 2)])
-def test_no_two_prompts_are_alike_while_there_is_a_choice(count, shown, k):
+def test_no_two_prompts_are_alike_while_there_is_a_choice(count: int, shown: int, k: int) -> None:
     records = [Record(f"film {i}", "comedy") for i in range(count)]
     found = requests("ann", Task(), records, k, shown, seed=3)
     assert len({r.prompt for r in found}) == len({r.seed for r in found}) == k
@@ -476,12 +487,12 @@ def test_no_two_prompts_are_alike_while_there_is_a_choice(count, shown, k):
         ]
 
 
-def test_more_prompts_than_choices_differ_by_their_seeds():
+def test_more_prompts_than_choices_differ_by_their_seeds() -> None:
     found = requests("ann", Task(), MOVIES[:1], 5, 4, seed=0)
     assert len({r.prompt for r in found}) == 1 and len({r.seed for r in found}) == 5
 
 
-def test_a_larger_k_asks_only_for_what_is_new_and_each_user_gets_others():
+def test_a_larger_k_asks_only_for_what_is_new_and_each_user_gets_others() -> None:
     few, many = (requests("ann", Task(), MOVIES, k, 2, seed=1) for k in (5, 9))
     assert many[:5] == few
     assert [r.demonstrations for r in requests("bob", Task(), MOVIES, 9, 2, seed=1)] != [r.demonstrations for r in many]
@@ -489,12 +500,12 @@ def test_a_larger_k_asks_only_for_what_is_new_and_each_user_gets_others():
         requests("ann", Task(), [], 1, 1, seed=0)
 
 
-def test_half_a_character_in_a_record_is_not_sent():
+def test_half_a_character_in_a_record_is_not_sent() -> None:
     (request,) = requests("ann", Task(), [Record("a\ud83d", "b")], 1, 1, seed=0)
     assert '"a?"' in request.prompt
 
 
-def test_another_prompt_is_read_and_one_without_a_slot_refused(tmp_path):
+def test_another_prompt_is_read_and_one_without_a_slot_refused(tmp_path: Path) -> None:
     own = tmp_path / "own.txt"
     own.write_text("{labels}More like\n{records}\nplease\n")
     (request,) = requests("ann", Task(), MOVIES[:1], 1, 1, seed=0, prompt=read_prompt(own))
@@ -518,22 +529,22 @@ def test_another_prompt_is_read_and_one_without_a_slot_refused(tmp_path):
         '<think>{"text": "x", "answer": "y"}</think>{"text": "a {b}", "answer": "comedy"}',
     ],
 )
-def test_one_record_is_found_among_chatter_and_its_label_is_written_as_the_task_does(answer):
+def test_one_record_is_found_among_chatter_and_its_label_is_written_as_the_task_does(answer: str) -> None:
     assert parse(answer, Task(labels=("comedy", "action"))) == Record("a {b}", "comedy")
 
 
-def test_a_label_that_only_its_case_tells_from_another_is_taken_as_it_is():
+def test_a_label_that_only_its_case_tells_from_another_is_taken_as_it_is() -> None:
     task = Task(labels=("US", "us"))
     assert parse('{"text": "a", "answer": "us"}', task).answer == "us"
     assert parse('{"text": "a", "answer": "Us"}', task).answer == "Us"
     assert parse('{"text": "a", "answer": "none"}', task).answer == "none"
 
 
-def test_a_line_break_inside_a_string_is_forgiven():
+def test_a_line_break_inside_a_string_is_forgiven() -> None:
     assert parse('{"text": "a\nb", "answer": "c"}', Task()) == Record("a\nb", "c")
 
 
-def test_a_score_may_be_a_number():
+def test_a_score_may_be_a_number() -> None:
     assert parse('{"text": "a", "answer": 5}', Task(labels=("4", "5"))) == Record("a", "5")
     with pytest.raises(ValueError):
         parse('{"text": "a", "answer": true}', Task())
@@ -557,7 +568,7 @@ def test_a_score_may_be_a_number():
     ],
     ids=range(12),
 )
-def test_what_is_no_record_is_refused_with_a_reason(answer):
+def test_what_is_no_record_is_refused_with_a_reason(answer: Any) -> None:
     with pytest.raises(ValueError) as error:
         parse(answer, Task())
     assert str(error.value)

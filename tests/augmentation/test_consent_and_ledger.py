@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shlex
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +20,14 @@ from mlx_personal.errors import UserError
 URL = "https://example.org/v1"
 
 
-def lines(path):
+def lines(path: Any) -> Any:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # Consent
 
 
-def test_without_consent_the_command_that_gives_it_is_named(tmp_path):
+def test_without_consent_the_command_that_gives_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         Consent(tmp_path).require(URL, "my model")
     command = str(error.value).partition("`")[2].rstrip("`")
@@ -34,7 +36,7 @@ def test_without_consent_the_command_that_gives_it_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_newest_word_counts_for_its_server_and_model_alone(tmp_path):
+def test_the_newest_word_counts_for_its_server_and_model_alone(tmp_path: Path) -> None:
     Consent(tmp_path / "new").grant(URL, "m")
     consent = Consent(tmp_path / "new")
     consent.require(URL, "m")
@@ -53,7 +55,7 @@ def test_the_newest_word_counts_for_its_server_and_model_alone(tmp_path):
 @pytest.mark.parametrize(
     "damage", ['{"server"', "[]", "{}", "5", "", '{"server": "s", "model": "m", "granted": "yes"}', "\ufffe"]
 )
-def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, damage):
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
     consent = Consent(tmp_path)
     consent.grant(URL, "m")
     with consent.path.open("a") as file:
@@ -66,7 +68,7 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, damage):
     assert consent.path.read_bytes() == before
 
 
-def test_a_file_that_is_no_text_is_one_line(tmp_path):
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     consent = Consent(tmp_path)
     consent.path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
@@ -80,7 +82,7 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path):
 # Ledger
 
 
-def test_a_line_before_and_a_line_after_every_attempt(tmp_path):
+def test_a_line_before_and_a_line_after_every_attempt(tmp_path: Path) -> None:
     body = '{"a": "Grüße\\n"}'.encode()
     with Ledger(tmp_path / "new") as ledger:
         assert ledger.sending("ann", URL, body) == 1
@@ -106,7 +108,7 @@ def test_a_line_before_and_a_line_after_every_attempt(tmp_path):
     assert ledger.totals() == Totals(2, len(body) + 1, 1)
 
 
-def test_the_line_is_on_the_disk_before_sending_returns(tmp_path, monkeypatch):
+def test_the_line_is_on_the_disk_before_sending_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     ledger.sending("ann", URL, b"a")
     synced = []
@@ -115,7 +117,7 @@ def test_the_line_is_on_the_disk_before_sending_returns(tmp_path, monkeypatch):
     assert synced == [len(ledger.path.read_bytes())]
 
 
-def test_the_next_run_goes_on_counting(tmp_path):
+def test_the_next_run_goes_on_counting(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.sending("ann", URL, b"a")
         ledger.ended(1, 200, 3)
@@ -126,7 +128,7 @@ def test_the_next_run_goes_on_counting(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b'{"attempt": 2, "ti', b"\0\0\0", b'{"attempt": 2, "bytes": 5}', b"\xff"])
-def test_a_torn_last_line_is_passed_over_and_then_replaced(tmp_path, torn):
+def test_a_torn_last_line_is_passed_over_and_then_replaced(tmp_path: Path, torn: bytes) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.sending("ann", URL, b"abc")
     whole = ledger.path.read_bytes()
@@ -141,7 +143,7 @@ def test_a_torn_last_line_is_passed_over_and_then_replaced(tmp_path, torn):
 @pytest.mark.parametrize(
     "damage", [b"{", b"[]", b"{}", b"\xff", b'{"attempt": 1}', b"5", b'{"attempt": 1, "bytes": "x"}']
 )
-def test_a_damaged_line_inside_is_named_and_stays(tmp_path, damage):
+def test_a_damaged_line_inside_is_named_and_stays(tmp_path: Path, damage: bytes) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.sending("ann", URL, b"abc")
     ledger.path.write_bytes(damage + b"\n" + ledger.path.read_bytes())
@@ -153,11 +155,11 @@ def test_a_damaged_line_inside_is_named_and_stays(tmp_path, damage):
     assert ledger.path.read_bytes() == before
 
 
-def test_a_full_disk_in_the_middle_of_a_line_costs_no_other(tmp_path, monkeypatch):
+def test_a_full_disk_in_the_middle_of_a_line_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(ledger_module.FileIO):
         full = False
 
-        def write(self, data):
+        def write(self, data: Any) -> Any:
             if not Full.full:
                 return super().write(data)
             super().write(bytes(data)[:10])
@@ -175,6 +177,6 @@ def test_a_full_disk_in_the_middle_of_a_line_costs_no_other(tmp_path, monkeypatc
         assert [line["body"] for line in lines(ledger.path)] == ["a", "c"]
 
 
-def test_nothing_sent_is_nothing(tmp_path):
+def test_nothing_sent_is_nothing(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "none").totals() == Totals(0, 0, 0)
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import pickle
 import random
 import string
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,41 +73,41 @@ Donaudampfschifffahrtsgesellschaftskapitän|12345678901234567890123456789012|550
 FOUND = [("EMAIL", EMAILS), ("PHONE", PHONES), ("KEY", KEYS), ("IBAN", IBANS), ("CARD", CARDS)]
 
 
-def redact(*texts, own_words=()):
+def redact(*texts: Any, own_words: Any = ()) -> Any:
     return PatternRedactor(own_words).redact(texts)
 
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in FOUND for value in values])
 @pytest.mark.parametrize("frame", ["{}", "call {} now", "({}), or", "это {}.", "«{}»"])
-def test_it_is_found_whole(kind, value, frame):
+def test_it_is_found_whole(kind: Any, value: Any, frame: str) -> None:
     redacted, placeholders = redact(frame.replace("{}", value))
     assert redacted == [frame.replace("{}", f"[{kind}_1]")]
     assert placeholders.restore(redacted[0]) == frame.replace("{}", value)
 
 
 @pytest.mark.parametrize(("kind", "value"), TYPOGRAPHIC)
-def test_it_is_found_however_it_is_set(kind, value):
+def test_it_is_found_however_it_is_set(kind: Any, value: Any) -> None:
     redacted, placeholders = redact(f"call {value}, then")
     assert redacted == [f"call [{kind}_1], then"]
     assert placeholders.restore(redacted[0]) == f"call {value}, then"
 
 
 @pytest.mark.parametrize("before", ["card-", "Nr.", "no,", "x "])
-def test_a_card_is_found_behind_any_word(before):
+def test_a_card_is_found_behind_any_word(before: str) -> None:
     assert redact(f"{before}4111111111111111")[0] == [f"{before}[CARD_1]"]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 @pytest.mark.parametrize("frame", ["{}", "it is {} now", "({})."])
-def test_it_is_left_alone(text, frame):
+def test_it_is_left_alone(text: Any, frame: str) -> None:
     assert redact(frame.replace("{}", text))[0] == [frame.replace("{}", text)]
 
 
-def test_a_key_block_that_is_cut_off_is_taken_out_to_the_end():
+def test_a_key_block_that_is_cut_off_is_taken_out_to_the_end() -> None:
     assert redact("my key: " + BLOCK[:50])[0] == ["my key: [KEY_1]"]
 
 
-def test_nearly_every_drawn_token_is_found():
+def test_nearly_every_drawn_token_is_found() -> None:
     rng = random.Random(0)
     tokens = ["".join(rng.choices(string.ascii_letters + string.digits, k=k)) for k in (24, 32, 40) for _ in range(300)]
     assert sum(redact(token)[0] == ["[KEY_1]"] for token in tokens) > 0.98 * len(tokens)
@@ -123,47 +124,47 @@ def test_nearly_every_drawn_token_is_found():
         ("мария", "Мария, Марияна", "[WORD_1], Марияна"),
     ],
 )
-def test_own_words_are_whole_words_whatever_their_case(word, text, wanted):
+def test_own_words_are_whole_words_whatever_their_case(word: str, text: str, wanted: str) -> None:
     redacted, placeholders = redact(text, own_words=[word, " ", ""])
     assert redacted == [wanted]
     assert placeholders.restore(wanted) == text
 
 
-def test_the_longer_of_two_own_words_is_taken():
+def test_the_longer_of_two_own_words_is_taken() -> None:
     assert redact("Ann Lee and Ann", own_words=["Ann", "Ann Lee"])[0] == ["[WORD_1] and [WORD_2]"]
 
 
-def test_one_value_has_one_placeholder_in_all_texts():
+def test_one_value_has_one_placeholder_in_all_texts() -> None:
     redacted, placeholders = redact("a@b.de to c@d.de", "c@d.de, a@b.de", "+49 30 1234567")
     assert redacted == ["[EMAIL_1] to [EMAIL_2]", "[EMAIL_2], [EMAIL_1]", "[PHONE_1]"]
     assert placeholders.counts() == {"EMAIL": 2, "PHONE": 1}
 
 
-def test_what_overlaps_leaves_as_a_whole_or_not_at_all():
+def test_what_overlaps_leaves_as_a_whole_or_not_at_all() -> None:
     assert redact("Ann Lee+49 30 1234567@x.de", own_words=["Ann Lee"])[0] == ["[WORD_1]+49 30 [EMAIL_1]"]
     assert redact("ann.lee@x.de", own_words=["Ann", "x"])[0] == ["[EMAIL_1]"]
     assert redact("Lee ann@x.de", own_words=["lee ann"])[0] == ["[EMAIL_1]"]
 
 
-def test_the_texts_alone_say_which_placeholder_is_which():
+def test_the_texts_alone_say_which_placeholder_is_which() -> None:
     texts = ["Ann: a@b.de", "+49 30 1234567 Lee"]
     first, second = (redact(*texts, own_words=words) for words in (["Ann", "Lee"], ["Lee", "Ann"]))
     assert first[0] == second[0]
     assert first[1].restore("[WORD_2] [EMAIL_1]") == second[1].restore("[WORD_2] [EMAIL_1]") == "Lee a@b.de"
 
 
-def test_a_placeholder_that_stands_for_nothing_stays():
+def test_a_placeholder_that_stands_for_nothing_stays() -> None:
     _, placeholders = redact("a@b.de")
     assert placeholders.restore("[EMAIL_1] [EMAIL_2] [X_1] [EMAIL_01]") == "a@b.de [EMAIL_2] [X_1] [EMAIL_01]"
 
 
-def test_only_what_stands_for_nothing_is_made_up():
+def test_only_what_stands_for_nothing_is_made_up() -> None:
     _, placeholders = redact("[MARK_1] is a@b.de")
     assert not placeholders.made_up("[MARK_1] and [EMAIL_1] and [EMAIL_01]")
     assert placeholders.made_up("[EMAIL_1] [EMAIL_2]")
 
 
-def test_a_text_that_looks_redacted_comes_back():
+def test_a_text_that_looks_redacted_comes_back() -> None:
     texts = ["[EMAIL_1] is a@b.de", "[MARK_1] [[EMAIL_1]]"]
     redacted, placeholders = redact(*texts)
     assert redacted == ["[MARK_1] is [EMAIL_1]", "[MARK_2] [[MARK_1]]"]
@@ -177,19 +178,19 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.one_of(st.text(), st.lists(PIECES).map("".join)), max_size=5))
-def test_every_text_survives_the_round_trip(texts):
+def test_every_text_survives_the_round_trip(texts: Any) -> None:
     redacted, placeholders = redact(*texts, own_words=["Ann", "EMAIL"])
     assert [placeholders.restore(text) for text in redacted] == texts
     assert redact(*texts, own_words=["Ann", "EMAIL"])[0] == redacted
 
 
 @given(st.lists(st.sampled_from([v for k, values in FOUND if k in ("EMAIL", "KEY") for v in values]), max_size=8))
-def test_no_value_is_left_however_many_there_are(values):
+def test_no_value_is_left_however_many_there_are(values: Any) -> None:
     (text,), _ = redact(" and ".join(values))
     assert not [value for value in values if value in text]
 
 
-def test_what_placeholders_stand_for_is_neither_printed_nor_pickled():
+def test_what_placeholders_stand_for_is_neither_printed_nor_pickled() -> None:
     _, placeholders = redact("a@b.de")
     assert repr(placeholders) == str(placeholders) == f"{placeholders}" == "Placeholders({'EMAIL': 1})"
     for refused in (pickle.dumps, copy.copy, copy.deepcopy, json.dumps):
@@ -197,9 +198,9 @@ def test_what_placeholders_stand_for_is_neither_printed_nor_pickled():
             refused(placeholders)
 
 
-def test_another_redactor_needs_no_more_than_one_method():
+def test_another_redactor_needs_no_more_than_one_method() -> None:
     class Nothing:
-        def redact(self, texts):
+        def redact(self, texts: Any) -> Any:
             return list(texts), Placeholders({})
 
     redactors: list[Redactor] = [Nothing(), PatternRedactor()]
@@ -209,7 +210,7 @@ def test_another_redactor_needs_no_more_than_one_method():
 @pytest.mark.parametrize(
     "piece", ["a", "a.", "a@", "1", "0171 ", "(0171)", "+1 ", "AB12 ", "eyJa.", "[A_1", "a-", "AB12CD"]
 )
-def test_no_text_takes_forever(piece):
+def test_no_text_takes_forever(piece: str) -> None:
     start = time.perf_counter()
     redact(piece * (30_000 // len(piece)))
     assert time.perf_counter() - start < 2

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.tuner import trainer
 
-from mlx_personal import UserError, load_language_model
+from mlx_personal import LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark import WORKLOADS, Workload, benchmark, harness, mlx_lm_trainer, schema, workloads
 from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, train_side
 from mlx_personal.benchmark.workloads import make_rows, mlx_lm_order
@@ -23,12 +24,12 @@ from tests.support.paths import ROOT
 TINY = Workload("small", "demo", rows=8, epochs=2, lora_layers=1)
 
 
-def silent(*_):
+def silent(*_: Any) -> None:
     pass
 
 
 @pytest.fixture
-def in_this_process(monkeypatch):
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sides are trained here: what a process of their own costs is importing MLX again."""
     monkeypatch.setattr(harness, "run_child", train_side)
 
@@ -37,7 +38,7 @@ def in_this_process(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [32, 896])
-def test_rows_have_the_lengths_of_personal_data(count):
+def test_rows_have_the_lengths_of_personal_data(count: int) -> None:
     rows = make_rows(Workload("", "demo", count, 1, -1), 500)
     lengths = np.array([len(row.inputs) + 1 for row in rows])
     assert np.median(lengths) == pytest.approx(90, abs=3)
@@ -46,7 +47,7 @@ def test_rows_have_the_lengths_of_personal_data(count):
     assert lengths.max() <= workloads.LONGEST
 
 
-def test_the_last_three_fifths_of_a_row_are_its_targets():
+def test_the_last_three_fifths_of_a_row_are_its_targets() -> None:
     for row in make_rows(WORKLOADS["135m"], 500):
         length = len(row.inputs) + 1
         count = int(row.is_target.sum())
@@ -56,7 +57,7 @@ def test_the_last_three_fifths_of_a_row_are_its_targets():
         assert row.targets.min() >= 0 and row.targets.max() < 500
 
 
-def test_a_seed_gives_its_rows_again_and_another_gives_others():
+def test_a_seed_gives_its_rows_again_and_another_gives_others() -> None:
     once, again = make_rows(TINY, 500), make_rows(TINY, 500)
     for a, b in zip(once, again, strict=True):
         np.testing.assert_array_equal(a.inputs, b.inputs)
@@ -64,7 +65,7 @@ def test_a_seed_gives_its_rows_again_and_another_gives_others():
     assert [row.inputs.tolist() for row in other] != [row.inputs.tolist() for row in once]
 
 
-def test_the_paper_workload_is_the_papers():
+def test_the_paper_workload_is_the_papers() -> None:
     paper = WORKLOADS["paper"]
     assert (paper.rows, paper.epochs, paper.model) == (896, 3, "3b")
 
@@ -81,17 +82,17 @@ def test_the_paper_workload_is_the_papers():
         ({"seed": 2**32}, "seed is 4294967296"),  # mlx-lm's generator takes no more
     ],
 )
-def test_a_workload_that_cannot_be_compared_is_refused(settings, words):
+def test_a_workload_that_cannot_be_compared_is_refused(settings: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         TINY.changed(**settings)
 
 
-def test_more_adapted_layers_than_there_are_is_refused():
+def test_more_adapted_layers_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match="the model has 5 layers"):
         train_side(PLAIN, TINY.changed(lora_layers=6), workloads.model_folder(TINY.model))
 
 
-def test_random_weights_are_written_once_and_load_as_a_model(tmp_path, monkeypatch):
+def test_random_weights_are_written_once_and_load_as_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {**workloads.SHAPES["135m"], "hidden_size": 36, "num_hidden_layers": 2, "vocab_size": 97}
     monkeypatch.setitem(workloads.SHAPES, "135m", shape)
     folder = workloads.model_folder("135m", tmp_path)
@@ -104,7 +105,7 @@ def test_random_weights_are_written_once_and_load_as_a_model(tmp_path, monkeypat
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_shapes_have_the_sizes_that_their_names_say():
+def test_shapes_have_the_sizes_that_their_names_say() -> None:
     counts = {}
     for name, shape in workloads.SHAPES.items():
         hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
@@ -119,7 +120,7 @@ def test_shapes_have_the_sizes_that_their_names_say():
 # mlx-lm
 
 
-def test_the_order_is_the_one_that_mlx_lm_draws():
+def test_the_order_is_the_one_that_mlx_lm_draws() -> None:
     rows = make_rows(TINY, 500)
     data = mlx_lm_trainer._Recorded(mlx_lm_trainer._Raw(rows))
     np.random.seed(TINY.seed)
@@ -130,7 +131,9 @@ def test_the_order_is_the_one_that_mlx_lm_draws():
     assert drawn == [step for epoch in mlx_lm_order(TINY) for step in epoch]
 
 
-def test_the_exact_loss_is_the_mean_over_the_targets_and_the_stock_loss_adds_one_a_row(tiny_model):
+def test_the_exact_loss_is_the_mean_over_the_targets_and_the_stock_loss_adds_one_a_row(
+    tiny_model: LanguageModel,
+) -> None:
     rows = make_rows(TINY, 384)[:2]
     data = mlx_lm_trainer._Recorded(mlx_lm_trainer._Raw(rows))
     ((batch, lengths),) = trainer.iterate_batches(data, 2, 4096)
@@ -146,8 +149,10 @@ def test_the_exact_loss_is_the_mean_over_the_targets_and_the_stock_loss_adds_one
     assert mlx_lm_trainer.stock_loss(tiny_model.model, batch, lengths)[1].item() == total + 2
 
 
-def test_mlx_lm_is_trained_without_its_screen_or_its_memory_limit(monkeypatch, capfd):
-    def forbidden():
+def test_mlx_lm_is_trained_without_its_screen_or_its_memory_limit(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden() -> None:
         raise AssertionError("the wired limit was set")
 
     monkeypatch.setattr(trainer, "maybe_set_recommended_wired_limit", forbidden)
@@ -162,7 +167,7 @@ def test_mlx_lm_is_trained_without_its_screen_or_its_memory_limit(monkeypatch, c
     assert not (Path.cwd() / "adapters.safetensors").exists()
 
 
-def test_processed_tokens_count_the_padding_that_mlx_lm_computes():
+def test_processed_tokens_count_the_padding_that_mlx_lm_computes() -> None:
     rows = make_rows(TINY, 500)
     data = mlx_lm_trainer._Recorded(mlx_lm_trainer._Raw(rows))
     np.random.seed(0)
@@ -175,7 +180,7 @@ def test_processed_tokens_count_the_padding_that_mlx_lm_computes():
 
 
 @pytest.mark.parametrize("layers", [1, 2, -1])
-def test_both_sides_have_the_same_losses(layers):
+def test_both_sides_have_the_same_losses(layers: int) -> None:
     workload = TINY.changed(lora_layers=layers)
     folder = workloads.model_folder(workload.model)
     ours, theirs = (train_side(side, workload, folder) for side in (OURS, PLAIN))
@@ -201,7 +206,7 @@ class AppleEnergyMonitor:
 
 
 @pytest.fixture
-def counters(tmp_path, monkeypatch):
+def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A counter of 400 J a look, for this process and its children."""
     (tmp_path / "zeus_apple_silicon.py").write_text(COUNTER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -209,7 +214,9 @@ def counters(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "zeus_apple_silicon", raising=False)
 
 
-def test_a_faked_counter_comes_out_as_joules_without_idle_power(counters, in_this_process, monkeypatch):
+def test_a_faked_counter_comes_out_as_joules_without_idle_power(
+    counters: Any, in_this_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mlx_personal.benchmark.IDLE_SECONDS", 0.2)
     monkeypatch.setattr("mlx_personal.benchmark.training_run._LOOK", 3600)
     result = benchmark(TINY, silent, "mlx-lm", rounds=1)
@@ -224,7 +231,7 @@ def test_a_faked_counter_comes_out_as_joules_without_idle_power(counters, in_thi
 
 
 @pytest.mark.slow
-def test_each_side_is_a_process_of_its_own_and_a_brief_run_ends_within_a_minute(counters, tmp_path):
+def test_each_side_is_a_process_of_its_own_and_a_brief_run_ends_within_a_minute(counters: Any, tmp_path: Path) -> None:
     start = time.perf_counter()
     arguments = ["--shape", "135m", "--lora-layers", "8", "--against", "mlx-lm", "--json", "--quick"]
     done = subprocess.run(
@@ -240,7 +247,7 @@ def test_each_side_is_a_process_of_its_own_and_a_brief_run_ends_within_a_minute(
     assert joules >= 400 and joules % 400 == 0  # a slow machine looks more than once
 
 
-def test_sides_take_turns_and_who_begins_changes():
+def test_sides_take_turns_and_who_begins_changes() -> None:
     assert harness._plan("mlx-lm", 2, stock=True) == [OURS, PLAIN, PLAIN, OURS, STOCK]
     assert harness._plan("mlx-lm", 1, stock=False) == [OURS, PLAIN]
     assert harness._plan(None, 2, stock=True) == [OURS, OURS]
@@ -255,14 +262,16 @@ def test_sides_take_turns_and_who_begins_changes():
         (0, "", RuntimeError, "no message"),
     ],
 )
-def test_a_side_that_fails_says_why(monkeypatch, status, complaint, expected, words):
+def test_a_side_that_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch, status: Any, complaint: str, expected: Any, words: str
+) -> None:
     done = subprocess.CompletedProcess([], status, "", complaint)
     monkeypatch.setattr(harness.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(expected, match=words):
         harness.run_child(OURS, TINY, Path("x"))
 
 
-def test_a_users_error_crosses_from_the_process_of_a_side(tmp_path):
+def test_a_users_error_crosses_from_the_process_of_a_side(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no vocab_size; name another model"):
         harness.run_child(PLAIN, TINY, tmp_path)

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 import xml.etree.ElementTree
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -44,7 +45,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_scoring_benchmark_prints_its_tables_and_keeps_them(tmp_path):
+def test_the_scoring_benchmark_prints_its_tables_and_keeps_them(tmp_path: Path) -> None:
     printed = run("scoring", "--quick", "--queries", "1", "--out", str(tmp_path / "scoring.md"))
     for column in ("NumPy, ms", "MLX ops, ms", "ours, ms", "running sum, ms", "loop over bins, ms", "order 2, ms"):
         assert f"| {column} |" in printed
@@ -54,7 +55,9 @@ def test_the_scoring_benchmark_prints_its_tables_and_keeps_them(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["finetune", "scoring", "selector"])
-def test_a_report_that_could_not_be_kept_is_not_measured(name, tmp_path, capsys):
+def test_a_report_that_could_not_be_kept_is_not_measured(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     benchmark = importlib.import_module(f"benchmarks.{name}")
     assert benchmark.main(["--out", str(tmp_path / "nowhere" / "report")]) == 2
     printed = capsys.readouterr()
@@ -62,7 +65,9 @@ def test_a_report_that_could_not_be_kept_is_not_measured(name, tmp_path, capsys)
     assert printed.err.startswith(f"benchmarks.{name}: ") and printed.err.count("\n") == 1
 
 
-def test_sizes_that_do_not_fit_the_memory_are_named(monkeypatch, capsys):
+def test_sizes_that_do_not_fit_the_memory_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     scoring = importlib.import_module("benchmarks.scoring")
     monkeypatch.setattr(scoring, "find_torch", lambda: None)
     scoring.main(["--quick", "--queries", "1", "--memory", "0.001"])
@@ -71,7 +76,7 @@ def test_sizes_that_do_not_fit_the_memory_are_named(monkeypatch, capsys):
     assert "No column of torch" in printed
 
 
-def test_a_quick_stream_is_as_long_as_asked():
+def test_a_quick_stream_is_as_long_as_asked() -> None:
     selector = importlib.import_module("benchmarks.selector")
     assert selector.parse(["--quick"]).dialogues == 512
     assert selector.parse(["--quick", "--dialogues", "600"]).dialogues == 600
@@ -82,7 +87,7 @@ def test_a_quick_stream_is_as_long_as_asked():
         assert left.value.code == 2
 
 
-def test_the_selector_benchmark_prints_a_row_a_stretch_and_draws_the_curve(tmp_path):
+def test_the_selector_benchmark_prints_a_row_a_stretch_and_draws_the_curve(tmp_path: Path) -> None:
     printed = run("selector", "--quick", "--out", str(tmp_path / "selector.md"))
     for column in ("received", "scoring, µs", "selection, µs", "store, µs", "memory, MiB", "replaced", "duplicate"):
         assert f"| {column} |" in printed
@@ -93,7 +98,7 @@ def test_the_selector_benchmark_prints_a_row_a_stretch_and_draws_the_curve(tmp_p
 
 
 @pytest.mark.parametrize("domains", [1, 3])
-def test_every_rival_computes_what_the_kernels_do(rivals, domains):
+def test_every_rival_computes_what_the_kernels_do(rivals: ModuleType, domains: int) -> None:
     problem = rivals.Problem(40, 24, 5, domains)
     queries, query_domains, bank, bank_domains = problem.arrays
     none = mx.full(5, -1, mx.int32)
@@ -105,7 +110,7 @@ def test_every_rival_computes_what_the_kernels_do(rivals, domains):
         np.testing.assert_allclose(found, np.array(expected), rtol=1e-5)
 
 
-def test_torch_computes_the_same(rivals):
+def test_torch_computes_the_same(rivals: ModuleType) -> None:
     pytest.importorskip("sentence_transformers")
     problem, torch = rivals.Problem(40, 24, 5, 3), rivals.Torch()
     distances = torch.in_domain_distance(problem)()
@@ -114,7 +119,7 @@ def test_torch_computes_the_same(rivals):
         np.testing.assert_allclose(found.cpu().numpy(), expected, rtol=1e-5)
 
 
-def test_the_order_2_entropy_is_that_of_the_eigenvalue_shares(rivals):
+def test_the_order_2_entropy_is_that_of_the_eigenvalue_shares(rivals: ModuleType) -> None:
     states = np.random.default_rng(0).standard_normal((2, 128, 16))
     expected = []
     for windows in states.reshape(2, 2, 64, 16):
@@ -125,7 +130,7 @@ def test_the_order_2_entropy_is_that_of_the_eigenvalue_shares(rivals):
     assert (found < [entropy_of_embedding(s) for s in states]).all()
 
 
-def test_methods_are_timed_in_turn(timing):
+def test_methods_are_timed_in_turn(timing: ModuleType) -> None:
     called = []
     methods = {name: lambda name=name: called.append(name) for name in "ab"}
     timings = timing.in_turn(methods, timing.Effort(seconds=0, least=3))
@@ -133,14 +138,14 @@ def test_methods_are_timed_in_turn(timing):
     assert [len(s) for s in timings.seconds.values()] == [3, 3]
 
 
-def test_a_ratio_is_the_median_of_the_ratios_within_repeats(timing):
+def test_a_ratio_is_the_median_of_the_ratios_within_repeats(timing: ModuleType) -> None:
     timings = timing.Timings({"ours": [2.0, 40.0, 6.0], "other": [1.0, 20.0, 2.0]})
     assert timings.ratio("ours", "other") == 2.0
     assert timings.median("ours") == 6.0
     assert timings.fastest(["absent", "ours", "other"]) == "other"
 
 
-def test_bandwidth_is_reported_for_every_kernel_and_size(timing):
+def test_bandwidth_is_reported_for_every_kernel_and_size(timing: ModuleType) -> None:
     bandwidth = importlib.import_module("benchmarks.bandwidth")
     effort = timing.Effort(seconds=0, least=2)
     section = bandwidth.bandwidth_section([(32, 16, 1), (32, 16, 8)], [(2, 64, 16)], effort)

@@ -6,6 +6,8 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ LENIENT = ["--off", "style", "--off", "perplexity", "--off", "label"]
 
 
 @pytest.fixture
-def users(tmp_path):
+def users(tmp_path: Path) -> Any:
     folder = tmp_path / "users"
     folder.mkdir()
     for name in ("ann", "bob"):
@@ -32,22 +34,22 @@ def users(tmp_path):
 
 
 @pytest.fixture
-def of_server(fake):
+def of_server(fake: Any) -> Any:
     return ["--server", fake.url, "--server-model", "cloud"]
 
 
 @pytest.fixture
-def command(users, tmp_path, of_server, tiny_model_folder, here):
+def command(users: Any, tmp_path: Path, of_server: Any, tiny_model_folder: Path, here: Any) -> Any:
     """The arguments of a run of two users."""
     out = tmp_path / "out"
     return ["augment", *of_server, "--users", users, "--out", out, "--model", tiny_model_folder, *QUICK, *LENIENT]
 
 
-def consent(of_server, *more):
+def consent(of_server: Any, *more: Any) -> None:
     assert run("augment", "consent", *of_server, *more, "--yes").exit_code == 0
 
 
-def test_users_from_consent_to_adapters_and_the_ledger(command, of_server, fake, tmp_path):
+def test_users_from_consent_to_adapters_and_the_ledger(command: Any, of_server: Any, fake: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = refused(*command)
     assert "nothing is sent to" in line and f"--out {out}" in line and not fake.received
@@ -72,7 +74,9 @@ def test_users_from_consent_to_adapters_and_the_ledger(command, of_server, fake,
     assert "without your consent" in refused(*command)
 
 
-def test_a_dry_run_prints_exactly_what_is_sent_later_and_needs_no_consent(command, of_server, fake, tmp_path):
+def test_a_dry_run_prints_exactly_what_is_sent_later_and_needs_no_consent(
+    command: Any, of_server: Any, fake: Any, tmp_path: Path
+) -> None:
     shown = as_json(*command, "--dry-run")
     text = run(*command, "--dry-run").stdout
     assert not fake.received and not (tmp_path / "out").exists()
@@ -97,7 +101,7 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_dry_run_connects_to_nothing(command, fake):
+def test_a_dry_run_connects_to_nothing(command: Any, fake: Any) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GUARDED, *map(str, command), "--dry-run", "--json"], capture_output=True, text=True
     )
@@ -105,7 +109,9 @@ def test_a_dry_run_connects_to_nothing(command, fake):
     assert len(json.loads(done.stdout)["requests"]) == 6 and not fake.received
 
 
-def test_the_profiles_owner_from_consent_to_synthetic_sets(tmp_path, of_server, fake, tiny_model_folder):
+def test_the_profiles_owner_from_consent_to_synthetic_sets(
+    tmp_path: Path, of_server: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     assert run("init", "--model", tiny_model_folder).exit_code == 0
     file = tmp_path / "chats.jsonl"
     lines = [line_of(f"How is the {noun} {i}?", f"The {noun} is {i}.") for i, noun in enumerate(NOUNS)]
@@ -128,14 +134,18 @@ def test_the_profiles_owner_from_consent_to_synthetic_sets(tmp_path, of_server, 
     assert "nothing is sent" in refused(*command)
 
 
-def test_what_failed_or_was_left_makes_the_answer_no(command, of_server, fake, here, tmp_path):
+def test_what_failed_or_was_left_makes_the_answer_no(
+    command: Any, of_server: Any, fake: Any, here: Any, tmp_path: Path
+) -> None:
     consent(of_server, "--out", tmp_path / "out")
     here.fails = lambda function, job: "out of breath" if (function, job.key) == (user_jobs.learn, "ann") else None
     shown = run(*command)
     assert shown.exit_code == 1 and "failed ann: out of breath" in shown.stdout and "1 adapters are new" in shown.stdout
 
 
-def test_a_dead_server_leaves_users_for_the_next_run(command, of_server, fake, tmp_path, monkeypatch):
+def test_a_dead_server_leaves_users_for_the_next_run(
+    command: Any, of_server: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlx_personal.augmentation import server
 
     monkeypatch.setattr(server.Server.__init__, "__defaults__", (None, 0.8, 512, 120.0, 1, 0.0))
@@ -149,7 +159,9 @@ def test_a_dead_server_leaves_users_for_the_next_run(command, of_server, fake, t
     assert list(as_json(*command)["learnt"]) == ["ann", "bob"]
 
 
-def test_users_that_are_left_out_and_bad_lines_are_told(command, of_server, users, tmp_path):
+def test_users_that_are_left_out_and_bad_lines_are_told(
+    command: Any, of_server: Any, users: Any, tmp_path: Path
+) -> None:
     consent(of_server, "--out", tmp_path / "out")
     (users / "cyd.jsonl").write_text(line_of("one", "record") + "\n{\n")
     shown = run(*command)
@@ -159,14 +171,16 @@ def test_users_that_are_left_out_and_bad_lines_are_told(command, of_server, user
     assert data["left_out"] == {"cyd": "one record, 1 skipped: a bad line"} and len(data["bad_lines"]) == 1
 
 
-def test_records_that_are_too_long_to_send_are_told(command, of_server, fake, tmp_path):
+def test_records_that_are_too_long_to_send_are_told(command: Any, of_server: Any, fake: Any, tmp_path: Path) -> None:
     consent(of_server, "--out", tmp_path / "out")
     shown = run(*command, "--tokens", "1")
     assert shown.exit_code == 0 and not fake.received
     assert "ann: 4 records, 0 sent (4 too long), 0 synthetic ones kept of 0" in shown.stdout
 
 
-def test_the_key_is_read_from_the_environment_and_shown_nowhere(command, of_server, fake, tmp_path, monkeypatch):
+def test_the_key_is_read_from_the_environment_and_shown_nowhere(
+    command: Any, of_server: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     consent(of_server, "--out", tmp_path / "out")
     fake.key = "sk-secret"
     assert "wants a key" in refused(*command)
@@ -196,12 +210,12 @@ def test_the_key_is_read_from_the_environment_and_shown_nowhere(command, of_serv
         (["--model", "no/such/model/here"], "no such model folder"),
     ],
 )
-def test_wrong_input_is_one_line(change, says, command, of_server, tmp_path):
+def test_wrong_input_is_one_line(change: list[str], says: str, command: Any, of_server: Any, tmp_path: Path) -> None:
     consent(of_server, "--out", tmp_path / "out")
     assert says in refused(*command, *change)
 
 
-def test_options_that_do_not_belong_together_are_refused(of_server, users):
+def test_options_that_do_not_belong_together_are_refused(of_server: Any, users: Any) -> None:
     assert "name the --server and its --server-model" in refused("augment", "--server-model", "cloud")
     assert "name the folder that gets the adapters: --out" in refused("augment", *of_server, "--users", users)
     assert "--out is the folder of the users" in refused("augment", *of_server, "--users", users, "--out", users)
@@ -209,13 +223,15 @@ def test_options_that_do_not_belong_together_are_refused(of_server, users):
     assert "there is no profile here yet" in refused("augment", *of_server)
 
 
-def test_consent_is_asked_for_at_a_terminal_only(of_server, tmp_path, monkeypatch):
+def test_consent_is_asked_for_at_a_terminal_only(
+    of_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = ["--out", tmp_path / "out"]
     assert "nobody is here to be asked" in refused("augment", "consent", *of_server, *out)
 
     class AtATerminal:
         @staticmethod
-        def isatty():
+        def isatty() -> bool:
             return True
 
     monkeypatch.setattr(commands, "sys", type("Sys", (), {"stdin": AtATerminal}))
@@ -226,14 +242,14 @@ def test_consent_is_asked_for_at_a_terminal_only(of_server, tmp_path, monkeypatc
     assert '"granted": true' in (tmp_path / "out" / "consent.jsonl").read_text()
 
 
-def test_nothing_has_left_where_nothing_was_sent(tmp_path):
+def test_nothing_has_left_where_nothing_was_sent(tmp_path: Path) -> None:
     assert run("augment", "ledger", "--out", tmp_path).stdout == "Nothing has left.\n"
 
 
-def test_the_filters_are_those_of_the_room():
+def test_the_filters_are_those_of_the_room() -> None:
     assert commands._FILTERS == FILTERS
 
 
-def test_help_does_not_wait_for_the_model_libraries():
+def test_help_does_not_wait_for_the_model_libraries() -> None:
     code = "import sys, mlx_personal.cli; sys.exit('mlx.core' in sys.modules or 'httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

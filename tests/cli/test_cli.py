@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,17 +18,17 @@ from mlx_personal.cli import main
 from mlx_personal.cli.main import _COMMANDS
 
 
-def run(*arguments, stdin=None):
+def run(*arguments: Any, stdin: Any = None) -> Any:
     return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin, catch_exceptions=False)
 
 
-def as_json(*arguments):
+def as_json(*arguments: Any) -> Any:
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
 
-def refused(*arguments):
+def refused(*arguments: Any) -> Any:
     """The one line of a command that must fail with status 2."""
     result = run(*arguments)
     assert result.exit_code == 2, result.output
@@ -36,12 +38,12 @@ def refused(*arguments):
     return line
 
 
-def line_of(question, answer):
+def line_of(question: Any, answer: Any) -> Any:
     return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
 
 
 @pytest.fixture
-def chats(tmp_path):
+def chats(tmp_path: Path) -> Any:
     nouns = ["soup", "bus", "dog", "rent", "lamp", "song", "coat", "train", "bread", "door"]
     file = tmp_path / "chats.jsonl"
     lines = []
@@ -53,7 +55,7 @@ def chats(tmp_path):
 
 
 @pytest.fixture
-def profile(home, tiny_model_folder):
+def profile(home: Path, tiny_model_folder: Path) -> Any:
     assert run("init", "--model", tiny_model_folder).exit_code == 0
     folder = home / "profiles" / "default"
     (folder / "config.toml").write_text(
@@ -63,7 +65,7 @@ def profile(home, tiny_model_folder):
     return folder
 
 
-def test_the_loop_by_commands(profile, chats):
+def test_the_loop_by_commands(profile: Any, chats: Any) -> None:
     imported = as_json("import", chats)
     assert (imported["read"], imported["new"], imported["bad_lines"]) == (30, 30, [])
     assert as_json("import", chats)["new"] == 0
@@ -89,7 +91,7 @@ def test_the_loop_by_commands(profile, chats):
     assert "31 (0 wait to be scored)" in run("status").stdout
 
 
-def test_what_was_kept_can_be_explained(profile, chats):
+def test_what_was_kept_can_be_explained(profile: Any, chats: Any) -> None:
     run("import", chats)
     bins = as_json("buffer", "list")
     assert len(bins) == 8
@@ -103,7 +105,7 @@ def test_what_was_kept_can_be_explained(profile, chats):
     assert "dialogue 99" in refused("buffer", "why", 99)
 
 
-def test_review_undoes_and_quits(profile, chats):
+def test_review_undoes_and_quits(profile: Any, chats: Any) -> None:
     run("import", chats)
     output = run("review", stdin="u\na\nu\na\nq\n").stdout
     assert "Nothing to undo." in output
@@ -111,7 +113,7 @@ def test_review_undoes_and_quits(profile, chats):
     assert "1 judged" in output
 
 
-def test_a_slip_on_the_days_last_question_can_be_mended(profile, chats):
+def test_a_slip_on_the_days_last_question_can_be_mended(profile: Any, chats: Any) -> None:
     run("import", chats)
     assert run("review", stdin="a\n" * 8).exit_code == 0
     assert as_json("review")["questions"] == []
@@ -119,7 +121,7 @@ def test_a_slip_on_the_days_last_question_can_be_mended(profile, chats):
     assert [q["dialogue"] for q in as_json("review")["questions"]] == [undone]
 
 
-def test_a_profile_that_was_cut_short_can_be_made_again(home, tiny_model_folder):
+def test_a_profile_that_was_cut_short_can_be_made_again(home: Path, tiny_model_folder: Path) -> None:
     folder = home / "profiles" / "default"
     folder.mkdir(parents=True)
     (folder / "profile.db").write_bytes(b"")
@@ -128,12 +130,12 @@ def test_a_profile_that_was_cut_short_can_be_made_again(home, tiny_model_folder)
     assert (folder / "config.toml").exists()
 
 
-def test_errors_before_a_command_are_one_line_too(home):
+def test_errors_before_a_command_are_one_line_too(home: Path) -> None:
     for arguments in (["--nosuch", "status"], ["--profile"], ["nosuch"], ["buffer", "show", "x"]):
         refused(*arguments)
 
 
-def test_review_takes_verdicts_from_a_file_and_passes_over_bad_lines(profile, chats, tmp_path):
+def test_review_takes_verdicts_from_a_file_and_passes_over_bad_lines(profile: Any, chats: Any, tmp_path: Path) -> None:
     run("import", chats)
     ids = [q["dialogue"] for q in as_json("review")["questions"]]
     file = tmp_path / "verdicts.jsonl"
@@ -162,7 +164,7 @@ def test_review_takes_verdicts_from_a_file_and_passes_over_bad_lines(profile, ch
         '{"dialogue": 1, "verdict": "rewrite", "answers": "yes"}',
     ],
 )
-def test_a_verdict_of_any_quality_is_one_line(profile, chats, tmp_path, line):
+def test_a_verdict_of_any_quality_is_one_line(profile: Any, chats: Any, tmp_path: Path, line: str) -> None:
     run("import", chats)
     file = tmp_path / "verdicts.jsonl"
     file.write_text(line)
@@ -170,7 +172,7 @@ def test_a_verdict_of_any_quality_is_one_line(profile, chats, tmp_path, line):
     assert as_json("status")["annotated"] == 0
 
 
-def test_a_verdict_may_hold_any_line_separator(profile, chats, tmp_path):
+def test_a_verdict_may_hold_any_line_separator(profile: Any, chats: Any, tmp_path: Path) -> None:
     run("import", chats)
     chosen = as_json("review")["questions"][0]["dialogue"]
     file = tmp_path / "verdicts.jsonl"
@@ -180,7 +182,7 @@ def test_a_verdict_may_hold_any_line_separator(profile, chats, tmp_path):
     assert as_json("buffer", "show", chosen)["preferred"][-1]["content"] == "one\u2028two\u0085three"
 
 
-def test_verdicts_from_a_file_keep_to_the_days_number(profile, chats, tmp_path):
+def test_verdicts_from_a_file_keep_to_the_days_number(profile: Any, chats: Any, tmp_path: Path) -> None:
     run("import", chats)
     settings = profile / "config.toml"
     settings.write_text(settings.read_text().replace("questions_per_day = 9", "questions_per_day = 2"))
@@ -192,7 +194,7 @@ def test_verdicts_from_a_file_keep_to_the_days_number(profile, chats, tmp_path):
     assert "one more than the 2 of today" in answer["bad_lines"][0]["reason"]
 
 
-def test_several_answers_of_a_dialogue_can_be_rewritten(profile, tmp_path):
+def test_several_answers_of_a_dialogue_can_be_rewritten(profile: Any, tmp_path: Path) -> None:
     turns = [{"role": r, "content": f"{r} {i}"} for i in range(3) for r in ("user", "assistant")]
     (tmp_path / "chat.jsonl").write_text(json.dumps(turns))
     run("import", tmp_path / "chat.jsonl")
@@ -201,7 +203,7 @@ def test_several_answers_of_a_dialogue_can_be_rewritten(profile, tmp_path):
     assert [m["content"] for m in preferred if m["role"] == "assistant"] == ["First.", "assistant 1", "Third."]
 
 
-def test_what_was_said_is_printed_as_it_is_and_moves_no_cursor(profile, tmp_path):
+def test_what_was_said_is_printed_as_it_is_and_moves_no_cursor(profile: Any, tmp_path: Path) -> None:
     said = "[red]Fire[/] [/nothing] :cat: \x1b[2J\x9b2J\rand\tgone"
     (tmp_path / "[b]:cat:.jsonl").write_text(line_of(said, "Take [this]."))
     shown = "[red]Fire[/] [/nothing] :cat: \ufffd[2J\ufffd2J\ufffdand"
@@ -217,7 +219,7 @@ def test_what_was_said_is_printed_as_it_is_and_moves_no_cursor(profile, tmp_path
     assert "[b]x[b]" in run("lexicon", "list").stdout
 
 
-def test_file_names_that_are_not_utf8_are_taken(profile, tmp_path):
+def test_file_names_that_are_not_utf8_are_taken(profile: Any, tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     try:
         file.write_text(line_of("Good?", "Good.") + "\n{\n")
@@ -232,13 +234,13 @@ def test_file_names_that_are_not_utf8_are_taken(profile, tmp_path):
     "command", [("buffer", "show"), ("buffer", "why"), ("adapters", "show"), ("adapters", "promote")]
 )
 @pytest.mark.parametrize("number", [0, 2**63])
-def test_numbers_that_the_database_cannot_hold_are_refused(profile, command, number):
+def test_numbers_that_the_database_cannot_hold_are_refused(profile: Any, command: Any, number: Any) -> None:
     result = run(*command, number)
     assert result.exit_code == 2
     assert "is not in the range" in result.stderr
 
 
-def test_bad_lines_are_named_and_the_rest_goes_in(profile, chats, tmp_path):
+def test_bad_lines_are_named_and_the_rest_goes_in(profile: Any, chats: Any, tmp_path: Path) -> None:
     user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
     bad = [
         "{broken",
@@ -272,7 +274,7 @@ def test_bad_lines_are_named_and_the_rest_goes_in(profile, chats, tmp_path):
     assert as_json("status")["received"] == 1
 
 
-def test_files_that_are_none_are_one_line(profile, tmp_path):
+def test_files_that_are_none_are_one_line(profile: Any, tmp_path: Path) -> None:
     assert str(tmp_path / "none.jsonl") in refused("import", tmp_path / "none.jsonl")
     assert "is a folder" in refused("import", tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
@@ -281,7 +283,7 @@ def test_files_that_are_none_are_one_line(profile, tmp_path):
     assert "not UTF-8" in refused("import", tmp_path / "binary.jsonl")
 
 
-def test_models_that_are_none_are_one_line(home, tiny_model_folder, tmp_path):
+def test_models_that_are_none_are_one_line(home: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(tiny_model_folder, bare)
     for file in bare.glob("token*"):
@@ -299,7 +301,7 @@ def test_models_that_are_none_are_one_line(home, tiny_model_folder, tmp_path):
     assert not (home / "profiles" / "default" / "profile.db").exists()
 
 
-def test_an_adapter_of_another_base_model_is_one_line(profile, chats, other_model_folder):
+def test_an_adapter_of_another_base_model_is_one_line(profile: Any, chats: Any, other_model_folder: Path) -> None:
     run("import", chats)
     run("review", stdin="a\n" * 8)
     run("train")
@@ -310,7 +312,7 @@ def test_an_adapter_of_another_base_model_is_one_line(profile, chats, other_mode
     assert as_json("status")["annotated"] == 8
 
 
-def test_a_profile_in_use_is_one_line(profile, chats):
+def test_a_profile_in_use_is_one_line(profile: Any, chats: Any) -> None:
     from mlx_personal.profile import Store
 
     store = Store(profile)
@@ -322,7 +324,9 @@ def test_a_profile_in_use_is_one_line(profile, chats):
     assert run("import", chats).exit_code == 0
 
 
-def test_a_home_that_cannot_be_written_is_one_line(tmp_path, tiny_model_folder, monkeypatch):
+def test_a_home_that_cannot_be_written_is_one_line(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLX_PERSONAL_HOME", str(tmp_path / "file" / "home"))
     refused("init", "--model", tiny_model_folder)
@@ -331,13 +335,15 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path, tiny_model_folder, 
         refused("init", "--model", tiny_model_folder)
 
 
-def test_a_full_disk_is_one_line_and_nothing_stored_is_lost(profile, chats, monkeypatch, tmp_path):
+def test_a_full_disk_is_one_line_and_nothing_stored_is_lost(
+    profile: Any, chats: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run("import", chats)
     from mlx_personal.storage import database
 
     real = database.Database.__init__
 
-    def small(self, folder, write, schema):
+    def small(self: Any, folder: Any, write: Any, schema: Any) -> None:
         real(self, folder, write, schema)
         self.rows("PRAGMA max_page_count = 1")
 
@@ -349,24 +355,24 @@ def test_a_full_disk_is_one_line_and_nothing_stored_is_lost(profile, chats, monk
     assert as_json("status")["received"] == 30
 
 
-def test_a_command_without_a_profile_says_what_to_do(home):
+def test_a_command_without_a_profile_says_what_to_do(home: Path) -> None:
     for command in (["status"], ["import", "x"], ["review"], ["train"], ["chat", "hi"], ["run"], ["adapters", "list"]):
         assert "run `mlx-personal init` first" in refused(*command)
 
 
-def test_a_slip_in_the_settings_is_one_line(profile):
+def test_a_slip_in_the_settings_is_one_line(profile: Any) -> None:
     (profile / "config.toml").write_text("[finetune]\nrang = 2\n")
     assert "did you mean 'rank'" in refused("status")
 
 
-def test_errors_are_json_too(home, monkeypatch):
+def test_errors_are_json_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["mlx-personal", "status", "--json"])
     result = run("status", "--json")
     assert result.exit_code == 2
     assert "init" in json.loads(result.stdout)["error"]
 
 
-def test_a_broken_lexicon_is_one_line(profile, chats):
+def test_a_broken_lexicon_is_one_line(profile: Any, chats: Any) -> None:
     (profile / "lexicons").mkdir()
     (profile / "lexicons" / "sailing.txt").write_bytes(b"\xff")
     assert "sailing.txt" in refused("import", chats)
@@ -376,7 +382,7 @@ def test_a_broken_lexicon_is_one_line(profile, chats):
     assert len(listed) > 20
 
 
-def test_suggested_lexicons_are_used_once_written(profile, tmp_path):
+def test_suggested_lexicons_are_used_once_written(profile: Any, tmp_path: Path) -> None:
     topics = {
         "segla": ["båt", "segel", "vind", "hamn", "mast", "brygga"],
         "baka": ["deg", "jäst", "ugn", "bröd", "mjöl", "smör"],
@@ -402,7 +408,7 @@ def test_suggested_lexicons_are_used_once_written(profile, tmp_path):
     assert sum(listed[row["domain"]] for row in found) == 8
 
 
-def test_a_suggestion_never_takes_a_name_in_use(profile, monkeypatch):
+def test_a_suggestion_never_takes_a_name_in_use(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_personal import scoring
 
     suggestions = [
@@ -418,11 +424,11 @@ def test_a_suggestion_never_takes_a_name_in_use(profile, monkeypatch):
     assert {p.stem for p in folder.iterdir()} == {*names, "boat_sail"}
 
 
-def test_too_little_text_for_a_suggestion_is_one_line(profile):
+def test_too_little_text_for_a_suggestion_is_one_line(profile: Any) -> None:
     refused("lexicon", "suggest")
 
 
-def test_chat_talks_and_remembers(profile):
+def test_chat_talks_and_remembers(profile: Any) -> None:
     result = run("chat", stdin="How do I mend the lamp?\nAnd the soup?\n\n")
     assert result.exit_code == 0
     shown = as_json("buffer", "show", 1)
@@ -432,18 +438,18 @@ def test_chat_talks_and_remembers(profile):
     assert "empty" in refused("chat", " ")
 
 
-def test_chat_takes_no_bytes_that_are_not_text(profile):
+def test_chat_takes_no_bytes_that_are_not_text(profile: Any) -> None:
     line = "mlx-personal: standard input: not UTF-8 text; check the terminal's encoding"
     assert run("chat", stdin=b"caf\xe9\n").stderr.splitlines()[-1] == line
 
 
-def test_review_takes_no_bytes_that_are_not_text(profile, chats):
+def test_review_takes_no_bytes_that_are_not_text(profile: Any, chats: Any) -> None:
     run("import", chats)
     result = run("review", stdin=b"r\ncaf\xe9\n")
     assert (result.exit_code, "standard input: not UTF-8 text" in result.stderr) == (2, True)
 
 
-def test_help_is_quick_and_names_every_command():
+def test_help_is_quick_and_names_every_command() -> None:
     code = "import sys; from mlx_personal.cli import main; main(['--help'], standalone_mode=False)"
     code += "; assert not {'mlx.core', 'transformers', 'mlx_lm'} & set(sys.modules), 'heavy imports'"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -452,7 +458,7 @@ def test_help_is_quick_and_names_every_command():
         assert f"  {command.name} " in shown.stdout
 
 
-def test_shells_complete_commands():
+def test_shells_complete_commands() -> None:
     environment = {
         **os.environ,
         "_MLX_PERSONAL_COMPLETE": "bash_complete",
@@ -464,7 +470,7 @@ def test_shells_complete_commands():
     assert "plain,adapters" in done.stdout
 
 
-def test_doctor_reports_the_machine(home):
+def test_doctor_reports_the_machine(home: Path) -> None:
     result = run("doctor", "--json")
     found = json.loads(result.stdout)
     assert found["gflops"] > 0
@@ -472,7 +478,9 @@ def test_doctor_reports_the_machine(home):
     assert result.exit_code == (0 if all(c["ok"] for c in found["checks"]) else 1)
 
 
-def test_doctor_aligns_its_lines_and_says_that_the_model_is_gone(home, tiny_model_folder, tmp_path):
+def test_doctor_aligns_its_lines_and_says_that_the_model_is_gone(
+    home: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder, folder)
     run("init", "--model", folder)
@@ -488,7 +496,7 @@ def test_doctor_aligns_its_lines_and_says_that_the_model_is_gone(home, tiny_mode
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the compiler matters on Linux only")
 @pytest.mark.parametrize("tuned", [True, False])
-def test_a_missing_compiler_matters_only_without_a_tuned_blas(monkeypatch, tuned):
+def test_a_missing_compiler_matters_only_without_a_tuned_blas(monkeypatch: pytest.MonkeyPatch, tuned: bool) -> None:
     from mlx_personal.cli import doctor
 
     monkeypatch.setattr("shutil.which", lambda name: None)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,24 +28,24 @@ SHORT = ["--answer-tokens", "3", "--synthetic", "2", "--epochs", "1"]
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path: Path) -> Any:
     return files(tmp_path / "world")
 
 
 @pytest.fixture
-def official(world):
+def official(world: Any) -> Any:
     """The command, on LaMP's files."""
     questions, outputs = world / "LaMP_3_questions.json", world / "LaMP_3_outputs.json"
     return ["lamp", "run", "--task", "3", "--questions", questions, "--outputs", outputs]
 
 
 @pytest.fixture
-def command(official, tiny_model_folder, tmp_path, here):
+def command(official: Any, tiny_model_folder: Path, tmp_path: Path, here: Any) -> Any:
     """A run that takes little time."""
     return [*official, "--model", tiny_model_folder, "--out", tmp_path / "run", "--method", "non-personalised", *SHORT]
 
 
-def test_official_files_are_run_as_they_are(official, here, home, tiny_model_folder):
+def test_official_files_are_run_as_they_are(official: Any, here: Any, home: Path, tiny_model_folder: Path) -> None:
     methods = "non-personalised,bm25,oppu,cdcda"
     arguments = [*official, "--method", methods, "--model", tiny_model_folder, "--users", "3", *SHORT]
     found = as_json(*arguments)
@@ -63,7 +64,7 @@ def test_official_files_are_run_as_they_are(official, here, home, tiny_model_fol
     assert (home / "tables.md").read_text() == report
 
 
-def test_what_was_done_is_told_in_words(command, tmp_path):
+def test_what_was_done_is_told_in_words(command: Any, tmp_path: Path) -> None:
     shown = run(*command)
     assert shown.exit_code == 0
     assert "3 users, 6 queries, 12 items.\n3 results made, 0 were there already.\n" in shown.stdout
@@ -71,27 +72,27 @@ def test_what_was_done_is_told_in_words(command, tmp_path):
     assert "mlx-personal: users 3/3, 0 s left" in shown.stderr
 
 
-def test_oppus_history_has_its_answers_in_it(command, world):
+def test_oppus_history_has_its_answers_in_it(command: Any, world: Any) -> None:
     history = command.copy()
     history[history.index("--questions") + 1] = world / "LaMP_3_history.json"
     place = history.index("--outputs")
     assert as_json(*history[:place], *history[place + 2 :])["ran"] == 3
 
 
-def test_labels_are_chosen_where_that_is_asked_for(command, tmp_path):
+def test_labels_are_chosen_where_that_is_asked_for(command: Any, tmp_path: Path) -> None:
     as_json(*command, "--choose")
     written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalised.json")
     assert set(written.by_id.values()) <= set(TASKS["3"].labels)
 
 
-def test_a_failed_user_makes_the_answer_no(command, here):
+def test_a_failed_user_makes_the_answer_no(command: Any, here: Any) -> None:
     here.fails = lambda function, job: "out of breath" if job.key == "1" else None
     shown = run(*command)
     assert shown.exit_code == 1
     assert "failed: user-1-1: out of breath" in shown.stdout
 
 
-def test_a_server_is_asked_with_consent_and_a_dead_one_makes_the_answer_no(command, tmp_path):
+def test_a_server_is_asked_with_consent_and_a_dead_one_makes_the_answer_no(command: Any, tmp_path: Path) -> None:
     with FakeServer(as_the_cloud) as fake:
         command += ["--server", fake.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]
         line = refused(*command)
@@ -108,13 +109,13 @@ def test_a_server_is_asked_with_consent_and_a_dead_one_makes_the_answer_no(comma
 # Stated, counted skips
 
 
-def counted(command, world, change):
+def counted(command: Any, world: Any, change: Any) -> Any:
     changed(world / "LaMP_3_questions.json", change)
     return as_json(*command), run(*command).stdout
 
 
-def test_items_without_the_label_are_left_out_and_counted(command, world):
-    def unlabelled(questions):
+def test_items_without_the_label_are_left_out_and_counted(command: Any, world: Any) -> None:
+    def unlabelled(questions: Any) -> None:
         for question in questions[:2]:  # the first user's two
             del question["profile"][0]["score"]
 
@@ -123,8 +124,8 @@ def test_items_without_the_label_are_left_out_and_counted(command, world):
     assert "1 items were left out, as they lack a text or an answer." in shown
 
 
-def test_a_user_with_one_item_and_one_without_any_are_answered_and_counted(command, world):
-    def few(questions):
+def test_a_user_with_one_item_and_one_without_any_are_answered_and_counted(command: Any, world: Any) -> None:
+    def few(questions: Any) -> None:
         for question in questions[:2]:
             question["profile"] = []
         for question in questions[2:4]:
@@ -140,14 +141,14 @@ def test_a_user_with_one_item_and_one_without_any_are_answered_and_counted(comma
     assert all(row["queries"] == 6 for row in found["methods"])
 
 
-def test_a_history_that_does_not_fit_is_counted(command):
+def test_a_history_that_does_not_fit_is_counted(command: Any) -> None:
     command += ["--method", "bm25", "--max-length", "20"]
     (row,) = as_json(*command)["methods"]
     assert row["counts"] == {"items left out": 6} and row["queries"] == 6
     assert "- bm25: 6 items left out" in run(*command).stdout
 
 
-def test_outputs_without_a_question_are_counted(command, world):
+def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> None:
     extra = {"id": "more", "output": "5"}
     changed(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"].append(extra))
     assert as_json(*command)["files"]["unasked_outputs"] == 1
@@ -177,7 +178,7 @@ def test_outputs_without_a_question_are_counted(command, world):
         (["--workers", "0"], "--workers"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(command, change, says):
+def test_wrong_input_is_one_line_and_status_2(command: Any, change: list[str], says: str) -> None:
     assert says in refused(*command, *change)
 
 
@@ -194,18 +195,20 @@ def test_wrong_input_is_one_line_and_status_2(command, change, says):
         ("outputs", lambda o: {"task": "LaMP_3", "golds": []}, "no outputs of a LaMP task"),
     ],
 )
-def test_a_file_that_is_not_right_is_one_line_and_computes_nothing(command, world, here, part, change, says):
+def test_a_file_that_is_not_right_is_one_line_and_computes_nothing(
+    command: Any, world: Any, here: Any, part: str, change: Any, says: str
+) -> None:
     changed(world / f"LaMP_3_{part}.json", change)
     assert says in refused(*command)
     assert not here.done
 
 
-def test_questions_without_outputs_are_one_line(command):
+def test_questions_without_outputs_are_one_line(command: Any) -> None:
     place = command.index("--outputs")
     assert "name their outputs as well" in refused(*command[:place], *command[place + 2 :])
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert "there is no LaMP run here; run `mlx-personal lamp run` first" in refused("lamp", "report", tmp_path)
     file = tmp_path / "file"
     file.write_text("")
@@ -215,10 +218,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 # Download, and what is offered
 
 
-def test_a_download_names_its_files_and_fetches_none_twice(tmp_path, monkeypatch):
+def test_a_download_names_its_files_and_fetches_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetch(address, path, on_progress=None):
+    def fetch(address: Any, path: Any, on_progress: Any = None) -> None:
         asked.append(address)
         path.parent.mkdir(parents=True)
         path.write_text("[]")
@@ -235,13 +238,13 @@ def test_a_download_names_its_files_and_fetches_none_twice(tmp_path, monkeypatch
     assert "there is no LaMP task '9'" in refused("lamp", "download", tmp_path, "--task", "9")
 
 
-def test_what_the_command_offers_is_what_the_library_has():
+def test_what_the_command_offers_is_what_the_library_has() -> None:
     # Written down twice, since --help does not wait for the library.
     assert tuple(TASKS) == commands._TASKS
     assert commands._SPLITS == SPLITS
 
 
-def test_help_does_not_wait_for_the_model_libraries():
+def test_help_does_not_wait_for_the_model_libraries() -> None:
     code = "import sys; from mlx_personal.cli import main; main(['lamp', 'run', '--help'], standalone_mode=False)"
     code += "; assert not {'mlx.core', 'transformers', 'mlx_lm', 'ijson'} & set(sys.modules), 'heavy imports'"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -267,7 +270,9 @@ main(sys.argv[2:])
 
 
 @pytest.mark.slow
-def test_a_real_servers_records_are_learnt_and_queries_answered_without_a_network(tmp_path, cloud, here):
+def test_a_real_servers_records_are_learnt_and_queries_answered_without_a_network(
+    tmp_path: Path, cloud: Any, here: Any
+) -> None:
     """Of the plumbing only: the embedded model as "the cloud" is no teacher."""
     url, process = cloud
     world, folder = files(tmp_path / "world", queries=1), tmp_path / "run"

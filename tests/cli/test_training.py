@@ -73,7 +73,10 @@ def test_stopped_with_json_it_says_so_as_an_object_too(ready: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ("forward.activation_cache.ActivationCache._keep", "interrupted before it had done a step; the same command starts it again"),
+        (
+            "forward.activation_cache.ActivationCache._keep",
+            "interrupted before it had done a step; the same command starts it again",
+        ),
         ("loop._Training._as_step", "interrupted before it had done a step; the same command starts it again"),
         ("trainer._write", "the training was broken off; the same command goes on from where it was saved last"),
     ],

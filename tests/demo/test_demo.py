@@ -6,22 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from mlx_personal import LanguageModel
 from mlx_personal.cli import main
 from mlx_personal.demo.runner import CONFIG, _stream
 from mlx_personal.personalizer import Personalizer
 
 
-def test_the_stream_is_long_enough_and_the_buffer_far_smaller():
+def test_the_stream_is_long_enough_and_the_buffer_far_smaller() -> None:
     stream = _stream()
     assert len(stream) >= 400
     assert CONFIG.selection.bins < len(stream) / 3
 
 
-def test_a_profile_that_the_owner_named_demo_is_left_alone(home, tiny_model_folder, tiny_model):
+def test_a_profile_that_the_owner_named_demo_is_left_alone(
+    home: Path, tiny_model_folder: Path, tiny_model: LanguageModel
+) -> None:
     folder = home / "profiles" / "demo"
     Personalizer.create(folder, tiny_model_folder, lm=tiny_model).close()
     result = CliRunner().invoke(main, ["demo"])
@@ -31,7 +35,7 @@ def test_a_profile_that_the_owner_named_demo_is_left_alone(home, tiny_model_fold
 
 
 @pytest.mark.slow
-def test_the_demo_learns_its_owner_in_two_minutes(home):
+def test_the_demo_learns_its_owner_in_two_minutes(home: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     environment.pop("OPENBLAS_NUM_THREADS", None)
     command = [sys.executable, "-c", "from mlx_personal.cli import main; main()", "demo", "--json"]

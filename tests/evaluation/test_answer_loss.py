@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx_personal  # noqa: F401 - before mlx.core
 
 # isort: split
@@ -15,7 +17,7 @@ from mlx_personal.models import load_language_model
 
 
 @pytest.fixture(scope="module")
-def lm():
+def lm() -> Any:
     return load_language_model("demo")
 
 
@@ -33,7 +35,7 @@ DIALOGUES = [
 ]
 
 
-def alone(lm, dialogue):
+def alone(lm: Any, dialogue: Any) -> Any:
     """Row by row, token by token, in float64."""
     nats, count = 0.0, 0
     for tokens, is_target in lm.training_tokens(dialogue):
@@ -47,7 +49,7 @@ def alone(lm, dialogue):
     return nats, count
 
 
-def test_losses_are_those_of_each_row_alone(lm, monkeypatch):
+def test_losses_are_those_of_each_row_alone(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two rows a batch, so that there is padding and more than one batch.
     monkeypatch.setattr(answer_loss, "_BATCH_TOKENS", 60)
     for found, dialogue in zip(answer_losses(lm, DIALOGUES), DIALOGUES, strict=True):
@@ -56,7 +58,7 @@ def test_losses_are_those_of_each_row_alone(lm, monkeypatch):
         assert found.nats == pytest.approx(nats, rel=1e-4)
 
 
-def test_nothing_to_say_costs_nothing(lm):
+def test_nothing_to_say_costs_nothing(lm: Any) -> None:
     thoughts = Dialogue.of("Hm?", "<think>nothing</think>")
     assert [(loss.nats, loss.tokens) for loss in answer_losses(lm, [thoughts])] == [(0.0, 0)]
     assert answer_losses(lm, []) == []

@@ -121,11 +121,11 @@ def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
 ) -> None:
     real_finetune, real_compare = room.finetune, promotion.compare
 
-    def forgetting(*args, **kwargs):
+    def forgetting(*args: Any, **kwargs: Any) -> Any:
         report = real_finetune(*args, **kwargs)
         return dataclasses.replace(report, general_losses=((0, 2.0), (report.best_step, 2.0 * (1 + rise))))
 
-    def always_better(*args, **kwargs):
+    def always_better(*args: Any, **kwargs: Any) -> Any:
         found = real_compare(*args, **kwargs)
         return dataclasses.replace(found, rouge1=dataclasses.replace(found.rouge1, gain=0.5))
 
@@ -137,7 +137,7 @@ def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
     assert ready.judge.decide(trained.adapter).promoted is promoted, "not later either"
 
 
-def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer, tmp_path) -> None:
+def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(8, start=500)))
     settings = dataclasses.replace(TRAINING, general=str(general), replay=0.5)
@@ -148,7 +148,7 @@ def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer,
     assert report.forgotten == pytest.approx(report.general_losses[-1][1] / report.general_losses[0][1] - 1)
 
 
-def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tmp_path) -> None:
+def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text('{"messages": [{"role": "user", "content": "hi"}]}\nnonsense\n')
     ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, general=str(general)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import contextlib
 import functools
+import importlib
 import os
 import signal
 import socket
@@ -13,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,17 +40,17 @@ from tests.support.worker_functions import (
 )
 
 
-def jobs_of(*arguments):
+def jobs_of(*arguments: Any) -> Any:
     return [Job(f"job {number}", argument) for number, argument in enumerate(arguments)]
 
 
-def by_key(done):
+def by_key(done: Any) -> Any:
     found = list(done)
     assert len({one.key for one in found}) == len(found)
     return {one.key: one for one in found}
 
 
-def alive(process):
+def alive(process: Any) -> Any:
     """Whether it runs; one that has ended and waits for its parent to notice does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
@@ -62,7 +63,7 @@ def alive(process):
     return False
 
 
-def eventually(condition, seconds=30.0):
+def eventually(condition: Any, seconds: Any = 30.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -71,7 +72,7 @@ def eventually(condition, seconds=30.0):
     return False
 
 
-def marked_processes(folder, count):
+def marked_processes(folder: Any, count: Any) -> Any:
     assert eventually(lambda: len(list(folder.iterdir())) == count)
     return [int(mark.name) for mark in folder.iterdir()]
 
@@ -79,23 +80,23 @@ def marked_processes(folder, count):
 # Worker processes.
 
 
-def test_every_job_comes_back_once_with_what_the_function_made_of_it():
+def test_every_job_comes_back_once_with_what_the_function_made_of_it() -> None:
     answers = by_key(run(double, jobs_of(*range(20)), workers=2))
     assert {key: one.result for key, one in answers.items()} == {f"job {n}": 2 * n for n in range(20)}
     assert all(one.error is None and 0 <= one.seconds < 10 for one in answers.values())
 
 
-def test_dataclasses_and_arrays_travel_both_ways_whatever_their_size():
+def test_dataclasses_and_arrays_travel_both_ways_whatever_their_size() -> None:
     rows = np.arange(1_000_000, dtype=np.float64).reshape(-1, 1000)
     [done] = run(total, [Job("a", Request("rows", rows))], workers=1)
     assert done.result[0] == "rows"
     np.testing.assert_array_equal(done.result[1], rows.sum(axis=0))
 
 
-def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room(tmp_path):
+def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room(tmp_path: Path) -> None:
     taken = []
 
-    def offered():
+    def offered() -> Iterator[Any]:
         for file in (tmp_path / "mark", None, None, None):
             taken.append(file)
             yield Job(str(len(taken)), file)
@@ -109,11 +110,11 @@ def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room
     assert [one.key for one in done] == ["1"]
 
 
-def test_no_jobs_need_no_process():
+def test_no_jobs_need_no_process() -> None:
     assert list(run(double, [], workers=3)) == []
 
 
-def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd):
+def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd: pytest.CaptureFixture[str]) -> None:
     stop = functools.partial(leave, 3)
     jobs = jobs_of("user", "defect", 7, return_what_cannot_travel, stop, functools.partial(end_as, signal.SIGKILL), 8)
     errors = {key: (one.result, one.error) for key, one in by_key(run(behave, jobs, workers=2)).items()}
@@ -134,23 +135,23 @@ def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd):
     assert "job 1: Traceback" in written and "in behave" in written and "UserError:" not in written
 
 
-def test_an_argument_that_cannot_travel_is_that_jobs_error_alone():
+def test_an_argument_that_cannot_travel_is_that_jobs_error_alone() -> None:
     answers = by_key(run(double, jobs_of(1, threading.Lock(), 3), workers=1))
     assert [answers[f"job {n}"].result for n in range(3)] == [2, None, 6]
     assert answers["job 1"].error.startswith("its argument cannot be sent: TypeError")
 
 
-def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path):
+def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path: Path) -> None:
     [done] = run(die_the_first_time, [Job("a", str(tmp_path))], workers=1)
     assert done.error is None and done.result != os.getpid()
 
 
-def test_a_job_told_by_a_signal_to_stop_counts_as_killed_by_it():
+def test_a_job_told_by_a_signal_to_stop_counts_as_killed_by_it() -> None:
     [done] = run(behave, [Job("a", stop_as_told)], workers=1)
     assert done.error == "its process was killed by SIGTERM, and so did the one before"
 
 
-def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch):
+def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 7)
     answers = [done.result for done in run(process_and_threads, jobs_of(*range(8)), workers=2)]
@@ -159,17 +160,17 @@ def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkey
     assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
-def test_the_users_own_number_of_threads_is_respected(monkeypatch):
+def test_the_users_own_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
     [done] = run(process_and_threads, jobs_of(0), workers=2)
     assert done.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize("how", ["close", "leave", "raise"])
-def test_who_leaves_early_ends_all_workers(how):
+def test_who_leaves_early_ends_all_workers(how: str) -> None:
     processes = []
 
-    def loop():
+    def loop() -> None:
         for done in run(process_and_threads, jobs_of(*range(1000)), workers=2):
             processes.append(done.result[0])
             if how == "leave":
@@ -189,11 +190,11 @@ def test_who_leaves_early_ends_all_workers(how):
     assert time.monotonic() - start < 15
 
 
-def test_workers_that_do_not_listen_are_killed(tmp_path, monkeypatch):
+def test_workers_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_personal.jobs.local._GRACE", 0.1)
     ended = []
 
-    def interrupt():
+    def interrupt() -> None:
         ended.extend(marked_processes(tmp_path, 2))
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
@@ -215,7 +216,7 @@ list(run(wait_stubbornly, [Job("a", {folder!r}), Job("b", {folder!r})], workers=
 """
 
 
-def started_script(tmp_path):
+def started_script(tmp_path: Path) -> Any:
     folder = tmp_path / "marks"
     folder.mkdir()
     script = tmp_path / "script.py"
@@ -226,7 +227,7 @@ def started_script(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_a_parent_that_is_killed_and_with_ctrl_c(number, tmp_path):
+def test_workers_end_with_a_parent_that_is_killed_and_with_ctrl_c(number: Any, tmp_path: Path) -> None:
     folder, parent = started_script(tmp_path)
     workers = marked_processes(folder, 2)
     if number == signal.SIGKILL:
@@ -239,7 +240,9 @@ def test_workers_end_with_a_parent_that_is_killed_and_with_ctrl_c(number, tmp_pa
     assert errors.count("Traceback") == (number == signal.SIGINT)
 
 
-def test_workers_that_cannot_start_are_an_error(monkeypatch, capfd, tmp_path):
+def test_workers_that_cannot_start_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "found_here_alone.py").write_text("def double(number):\n    return 2 * number\n")
     with monkeypatch.context() as found:
         found.syspath_prepend(tmp_path)
@@ -249,18 +252,18 @@ def test_workers_that_cannot_start_are_an_error(monkeypatch, capfd, tmp_path):
     assert "No module named 'found_here_alone'" in capfd.readouterr().err
 
 
-def test_a_function_that_other_processes_cannot_find_is_refused():
+def test_a_function_that_other_processes_cannot_find_is_refused() -> None:
     script = "from mlx_personal.jobs import run\ndef f(x): pass\nrun(f, [])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "is in the script that runs; other processes find only what is in a module" in done.stderr
 
 
-def test_two_jobs_of_one_key_are_refused():
+def test_two_jobs_of_one_key_are_refused() -> None:
     with pytest.raises(ValueError, match="two jobs have the key 'a'"):
         list(run(double, [Job("a", 1), Job("a", 2)], workers=1))
 
 
-def test_fewer_than_one_worker_is_refused():
+def test_fewer_than_one_worker_is_refused() -> None:
     with pytest.raises(UserError, match="0 workers"):
         run(double, [], workers=0)
 
@@ -268,7 +271,7 @@ def test_fewer_than_one_worker_is_refused():
 # How many.
 
 
-def test_a_gpu_has_one_worker_and_a_cpu_one_for_each_core(monkeypatch):
+def test_a_gpu_has_one_worker_and_a_cpu_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 12)
     monkeypatch.setattr("mlx_personal.runtime.device.device_name", lambda: "cpu")
     assert default_workers() == 12
@@ -277,7 +280,9 @@ def test_a_gpu_has_one_worker_and_a_cpu_one_for_each_core(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells its topology in files")
-def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(monkeypatch, tmp_path):
+def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for processor, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
         folder = tmp_path / f"cpu{processor}" / "topology"
         folder.mkdir(parents=True)
@@ -291,14 +296,14 @@ def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(
 # Ray.
 
 
-def test_without_ray_the_error_says_what_to_install(monkeypatch):
+def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed; pip install 'mlx-personal\[cluster\]'"):
         list(run(double, jobs_of(1), ray="auto"))
 
 
 @pytest.fixture
-def ray(monkeypatch):
+def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Ray, whose processes find what these tests have them do."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -308,7 +313,7 @@ def ray(monkeypatch):
 
 
 @pytest.fixture
-def two_nodes(ray):
+def two_nodes(ray: Any) -> Iterator[Any]:
     """A cluster of two machines, as far as Ray can tell: one core here, two on the other."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     with ray_cluster._no_telemetry():
@@ -322,7 +327,7 @@ def two_nodes(ray):
 
 
 @pytest.mark.slow
-def test_every_job_finishes_once_though_a_machine_dies(two_nodes, tmp_path):
+def test_every_job_finishes_once_though_a_machine_dies(two_nodes: Any, tmp_path: Path) -> None:
     cluster, other = two_nodes
     jobs = [Job(str(number), (str(tmp_path), number)) for number in range(14)]
     found = []
@@ -338,7 +343,7 @@ def test_every_job_finishes_once_though_a_machine_dies(two_nodes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread(ray):
+def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread(ray: Any) -> None:
     jobs = [Job("blas", functools.partial(blas_in_use, 0)), *jobs_of("user", 7, functools.partial(leave, 3))]
     answers = by_key(run(behave, jobs, workers=2, ray="local"))
     threads, variable, telemetry = answers["blas"].result
@@ -350,7 +355,7 @@ def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread
 
 
 @pytest.mark.slow
-def test_a_cluster_that_does_not_answer_is_an_error_in_bounded_time(ray, monkeypatch):
+def test_a_cluster_that_does_not_answer_is_an_error_in_bounded_time(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "_PATIENCE", 4.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

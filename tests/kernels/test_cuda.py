@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,12 +36,12 @@ struct Shape {
 """
 
 
-def test_every_kernel_is_compiled_here():
+def test_every_kernel_is_compiled_here() -> None:
     assert set(SIGNATURES) == {path.stem for path in KERNEL_SOURCES.glob("*.metal")}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_no_word_of_metal_is_left(name):
+def test_no_word_of_metal_is_left(name: Any) -> None:
     header, body = (launch.in_cuda(part) for part in launch.read_source(name))
     for word in ("device ", "constant ", "threadgroup ", "thread "):
         assert word not in header + body
@@ -49,7 +51,7 @@ def test_no_word_of_metal_is_left(name):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.parametrize("dtype", ["float", "__half", "__nv_bfloat16"])
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_nvidias_compiler_takes_it(name, dtype, tmp_path):
+def test_nvidias_compiler_takes_it(name: Any, dtype: str, tmp_path: Path) -> None:
     header, body = (launch.in_cuda(part) for part in launch.read_source(name))
     tiles = "constexpr int QUERIES = 8, ROWS = 4;" if "QUERIES" in body else ""
     signature = f'extern "C" __global__ void kernel({SIGNATURES[name].replace("const T*", f"const {dtype}*")})'

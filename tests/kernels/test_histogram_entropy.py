@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -43,12 +44,12 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ragged_lengths_read_each_dialogues_last_token(machine, dtype):
+def test_ragged_lengths_read_each_dialogues_last_token(machine: None, dtype: Any) -> None:
     check(random(6, 9, 300), [0, 1, 2, 8, 9, -3], dtype)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 33, 255, 256, 257, 4096])
-def test_dimensions_below_and_above_a_threadgroup(machine, dimensions):
+def test_dimensions_below_and_above_a_threadgroup(machine: None, dimensions: int) -> None:
     check(random(2, 1, dimensions, seed=dimensions), [1, 1])
 
 
@@ -71,7 +72,7 @@ VALUES = {
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", VALUES)
-def test_adversarial_values(machine, name, dtype):
+def test_adversarial_values(machine: None, name: Any, dtype: Any) -> None:
     values, largest = VALUES[name], np.abs(VALUES[name]).max()
     if dtype == mx.float16 and largest > 0:  # as extreme as it can hold
         values = values / largest * np.clip(largest, 1e-3, 6e4)
@@ -79,13 +80,13 @@ def test_adversarial_values(machine, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_values_of_which_many_lie_at_an_edge(machine, dtype):
+def test_values_of_which_many_lie_at_an_edge(machine: None, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     grids = rng.integers(0, 101, (24, 1, 300)) * rng.uniform(0.01, 3, (24, 1, 1))
     check(np.concatenate([grids, random(24, 1, 300)]), [1] * 48, dtype)
 
 
-def test_away_from_edges_bins_are_those_of_numpy():
+def test_away_from_edges_bins_are_those_of_numpy() -> None:
     x = random(8, 1, 500).astype(np.float32)
     for row, got in zip(x, histogram_entropy(mx.array(x), mx.ones(8, mx.int32)).tolist(), strict=True):
         counts, _ = np.histogram(row[0].astype(np.float64), bins=100)
@@ -93,7 +94,7 @@ def test_away_from_edges_bins_are_those_of_numpy():
         assert got == pytest.approx(-(p * np.log2(p)).sum(), rel=1e-5)
 
 
-def test_inputs_that_are_not_contiguous(machine):
+def test_inputs_that_are_not_contiguous(machine: None) -> None:
     x = mx.array(random(90, 4, 3), mx.float32).transpose(2, 1, 0)[:, ::-1, ::2]
     lengths = mx.array([4, 0, 2, 0, 1, 0], mx.int32)[::2]
     want = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([4, 2, 1])]
@@ -109,17 +110,19 @@ def test_inputs_that_are_not_contiguous(machine):
         (mx.zeros((3, 2, 4)), mx.zeros(3, mx.uint32), "lengths is int32, not uint32"),
     ],
 )
-def test_wrong_arguments_are_named(states, lengths, words):
+def test_wrong_arguments_are_named(states: Any, lengths: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         histogram_entropy(states, lengths)
 
 
-def test_no_dialogues_give_no_entropies():
+def test_no_dialogues_give_no_entropies() -> None:
     assert histogram_entropy(mx.zeros((0, 5, 4)), mx.zeros(0, mx.int32)).shape == (0,)
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(
+    machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
+) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
     x = mx.array(random(1, 3, 50), mx.float32)
     got = histogram_entropy(x, mx.array([3], mx.int32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -49,35 +50,35 @@ def check(
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize(("queries", "rows"), [(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)])
-def test_any_number_of_queries_and_rows(machine, queries, rows, dtype):
+def test_any_number_of_queries_and_rows(machine: None, queries: int, rows: int, dtype: Any) -> None:
     check(cases.random(queries, 45), cases.random(rows, 45, seed=1), dtype)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 384])
-def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine, dimensions):
+def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine: None, dimensions: int) -> None:
     check(cases.random(3, dimensions), cases.random(40, dimensions, seed=1))
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize("name", cases.adversarial(mx.float32))
-def test_adversarial_vectors(machine, name, dtype):
+def test_adversarial_vectors(machine: None, name: Any, dtype: Any) -> None:
     check(*cases.adversarial(dtype)[name], dtype)
 
 
 @pytest.mark.parametrize("rows", [512, 4100])
-def test_leave_one_out(machine, rows):
+def test_leave_one_out(machine: None, rows: int) -> None:
     bank = cases.random(rows, 8)
     own = np.array([0, 1, 7, rows - 1, 33, -1, 2, 3, rows + 5])
     domains = np.arange(rows) % 5
     check(bank[own % rows], bank, own=own, query_domains=domains[own % rows], bank_domains=domains)
 
 
-def test_a_row_of_another_domain_is_left_out_anyway(machine):
+def test_a_row_of_another_domain_is_left_out_anyway(machine: None) -> None:
     bank = cases.random(6, 8)
     check(bank[:2], bank, own=np.array([0, 1]), query_domains=np.array([1, 1]), bank_domains=np.array([0, 1] * 3))
 
 
-def test_65536_rows(machine):
+def test_65536_rows(machine: None) -> None:
     bank = cases.random(65_536, 6)
     domains = np.arange(65_536) % 40
     unit = bank.astype(np.float32).astype(np.float64)
@@ -91,13 +92,13 @@ def test_65536_rows(machine):
         np.testing.assert_allclose(np.array(mean), want, rtol=1e-5)
 
 
-def test_a_domain_without_rows_has_the_distance_one(machine):
+def test_a_domain_without_rows_has_the_distance_one(machine: None) -> None:
     check(cases.random(2, 8), cases.random(9, 8), query_domains=np.array([5, -5]), bank_domains=np.arange(9) % 3)
 
 
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize(("groups", "each"), [(6, 2), (8, 2), (3, 4)])
-def test_groups_share_the_rows_evenly(machine, groups, each, block):
+def test_groups_share_the_rows_evenly(machine: None, groups: int, each: int, block: int) -> None:
     queries, bank = cases.rounded(cases.random(3, 20)), cases.rounded(cases.random(12, 20, seed=1))
     domains, own = np.arange(12) % 2, np.array([0, -1, 11])
     kernel = launch.build(
@@ -117,14 +118,14 @@ def test_groups_share_the_rows_evenly(machine, groups, each, block):
         np.testing.assert_allclose(np.array(distance[group]), distances[:, rows].sum(axis=1), rtol=1e-5, atol=1e-6)
 
 
-def test_no_mean_is_below_zero(machine):
+def test_no_mean_is_below_zero(machine: None) -> None:
     bank = cases.rounded(np.repeat(cases.random(1, 17), 9, axis=0))
     domains, own = mx.zeros(9, mx.int32), mx.full(9, -1, mx.int32)
     for form in FORMS:
         assert form(bank, domains, bank, domains, own)[0].min().item() >= 0
 
 
-def test_a_cpu_does_not_hold_a_weight_for_every_domain_and_row_either():
+def test_a_cpu_does_not_hold_a_weight_for_every_domain_and_row_either() -> None:
     queries, bank = cases.rounded(cases.random(2000, 4)), cases.rounded(cases.random(16_384, 4))
     domains = mx.arange(2000, dtype=mx.int32)
     tracemalloc.start()
@@ -134,7 +135,7 @@ def test_a_cpu_does_not_hold_a_weight_for_every_domain_and_row_either():
     assert peak < 64 << 20 < 4 * 2000 * 16_384
 
 
-def test_inputs_that_are_not_contiguous(machine):
+def test_inputs_that_are_not_contiguous(machine: None) -> None:
     queries, bank = cases.rounded(cases.random(20, 6)).T[::2], cases.rounded(cases.random(40, 60))[:, 1::3][::-2]
     domains = mx.array(np.arange(60) % 4, mx.int32)
     want = cases.cosine_distances(cases.exact(queries), cases.exact(bank))
@@ -146,7 +147,7 @@ def test_inputs_that_are_not_contiguous(machine):
     np.testing.assert_allclose(np.array(mean), (want * same).sum(axis=1) / same.sum(axis=1), rtol=1e-5)
 
 
-def test_clipped_it_is_the_papers_in_domain_dissimilarity():
+def test_clipped_it_is_the_papers_in_domain_dissimilarity() -> None:
     bank, query = cases.random(9, 8), cases.random(1, 8, seed=1)
     domain = mx.zeros(9, mx.int32)
     mean, _ = in_domain_distance(cases.rounded(query), domain[:1], cases.rounded(bank), domain)
@@ -155,12 +156,12 @@ def test_clipped_it_is_the_papers_in_domain_dissimilarity():
     )
 
 
-def test_an_empty_bank_gives_the_distance_one():
+def test_an_empty_bank_gives_the_distance_one() -> None:
     mean, count = in_domain_distance(mx.ones((2, 3)), mx.zeros(2, mx.int32), mx.zeros((0, 3)), mx.zeros(0, mx.int32))
     assert mean.tolist() == [1, 1] and count.tolist() == [0, 0]
 
 
-def test_no_queries_give_no_distances():
+def test_no_queries_give_no_distances() -> None:
     mean, count = in_domain_distance(mx.zeros((0, 3)), mx.zeros(0, mx.int32), mx.ones((2, 3)), mx.zeros(2, mx.int32))
     assert mean.shape == count.shape == (0,)
 
@@ -179,13 +180,15 @@ TWO = mx.zeros(2, mx.int32)
         ((mx.zeros((2, 3)), TWO, mx.zeros((2, 3)), TWO, TWO[None]), r"own has the shape \[2\], not \[1, 2\]"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, words):
+def test_wrong_arguments_are_named(arguments: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         in_domain_distance(*arguments)
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(
+    machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
+) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
     bank = mx.eye(4)
     mean, count = in_domain_distance(bank[:1], mx.zeros(1, mx.int32), bank, mx.zeros(4, mx.int32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -29,23 +30,23 @@ def check(queries: np.ndarray, bank: np.ndarray, dtype: mx.Dtype = mx.float32) -
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize(("queries", "rows"), [(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)])
-def test_any_number_of_queries_and_rows(machine, queries, rows, dtype):
+def test_any_number_of_queries_and_rows(machine: None, queries: int, rows: int, dtype: Any) -> None:
     check(cases.random(queries, 45), cases.random(rows, 45, seed=1), dtype)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 384])
-def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine, dimensions):
+def test_dimensions_that_are_no_multiple_of_a_simdgroup(machine: None, dimensions: int) -> None:
     check(cases.random(3, dimensions), cases.random(40, dimensions, seed=1))
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize("name", cases.adversarial(mx.float32))
-def test_adversarial_vectors(machine, name, dtype):
+def test_adversarial_vectors(machine: None, name: Any, dtype: Any) -> None:
     check(*cases.adversarial(dtype)[name], dtype)
 
 
 @pytest.mark.parametrize("rows", [512, 65_536])
-def test_large_banks(machine, rows):
+def test_large_banks(machine: None, rows: int) -> None:
     bank = cases.random(rows, 6)
     best = [0, rows // 2 + 1, rows - 1]
     for form in (nearest_kernel, nearest_ops, nearest_cpu):
@@ -55,7 +56,7 @@ def test_large_banks(machine, rows):
 
 
 @pytest.mark.parametrize("rows", [3, 100, 5000])
-def test_of_equal_rows_the_lowest_is_named(machine, rows):
+def test_of_equal_rows_the_lowest_is_named(machine: None, rows: int) -> None:
     query = cases.rounded(cases.random(1, 20))
     bank = mx.repeat(query, rows, axis=0)
     bank[0] = -bank[0]
@@ -63,7 +64,7 @@ def test_of_equal_rows_the_lowest_is_named(machine, rows):
 
 
 @pytest.mark.skipif(launch.device_name() == "cuda", reason="a kernel of its own, in Metal only")
-def test_only_squares_that_overflow_or_vanish_make_a_vector_be_read_twice(machine):
+def test_only_squares_that_overflow_or_vanish_make_a_vector_be_read_twice(machine: None) -> None:
     kernel = mx.fast.metal_kernel(
         name="scales",
         input_names=["squares"],
@@ -80,7 +81,9 @@ def test_only_squares_that_overflow_or_vanish_make_a_vector_be_read_twice(machin
 
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize(("groups", "each"), [(6, 2), (8, 2), (3, 4)])
-def test_groups_share_the_rows_evenly_and_one_without_a_row_finds_nothing(machine, groups, each, block):
+def test_groups_share_the_rows_evenly_and_one_without_a_row_finds_nothing(
+    machine: None, groups: int, each: int, block: int
+) -> None:
     queries, bank = cases.rounded(cases.random(3, 20)), cases.rounded(cases.random(12, 20, seed=1))
     kernel = launch.build("nearest", ("queries", "bank"), ("partial_cosine", "partial_index"))
     found, index = kernel(inputs=[queries, bank], **cases.in_groups(queries, bank, groups, block))
@@ -93,13 +96,13 @@ def test_groups_share_the_rows_evenly_and_one_without_a_row_finds_nothing(machin
         np.testing.assert_allclose(np.array(found[group]), want, rtol=1e-5, atol=1e-6)
 
 
-def test_no_distance_is_below_zero(machine):
+def test_no_distance_is_below_zero(machine: None) -> None:
     bank = cases.rounded(cases.random(30, 17))
     for form in (nearest_kernel, nearest_ops, nearest_cpu):
         assert form(bank, bank)[0].min().item() >= 0
 
 
-def test_a_cpu_does_not_hold_all_distances_either():
+def test_a_cpu_does_not_hold_all_distances_either() -> None:
     queries, bank = cases.rounded(cases.random(4096, 4)), cases.rounded(cases.random(16_384, 4))
     tracemalloc.start()
     nearest_cpu(queries, bank)
@@ -108,7 +111,7 @@ def test_a_cpu_does_not_hold_all_distances_either():
     assert peak < 64 << 20 < 4 * 4096 * 16_384
 
 
-def test_inputs_that_are_not_contiguous(machine):
+def test_inputs_that_are_not_contiguous(machine: None) -> None:
     queries, bank = cases.rounded(cases.random(20, 5)).T[::2], cases.rounded(cases.random(40, 60))[:, 1::3][::-2]
     want = cases.cosine_distances(cases.exact(queries), cases.exact(bank))
     distance, index = nearest_kernel(queries, bank)
@@ -116,12 +119,12 @@ def test_inputs_that_are_not_contiguous(machine):
     assert index.tolist() == want.argmin(axis=1).tolist()
 
 
-def test_an_empty_bank_is_infinitely_far():
+def test_an_empty_bank_is_infinitely_far() -> None:
     distance, index = nearest(mx.ones((2, 3)), mx.zeros((0, 3)))
     assert distance.tolist() == [float("inf")] * 2 and index.tolist() == [-1, -1]
 
 
-def test_no_queries_find_nothing():
+def test_no_queries_find_nothing() -> None:
     distance, index = nearest(mx.zeros((0, 3)), mx.ones((2, 3)))
     assert distance.shape == index.shape == (0,)
 
@@ -137,13 +140,15 @@ def test_no_queries_find_nothing():
         (mx.zeros((2, 3), mx.int32), mx.zeros((2, 3)), "queries is float32, float16 or bfloat16, not int32"),
     ],
 )
-def test_wrong_arguments_are_named(queries, bank, words):
+def test_wrong_arguments_are_named(queries: Any, bank: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         nearest(queries, bank)
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(
+    machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
+) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
     bank = cases.random(20, 8)
     assert nearest(cases.rounded(bank[4:5]), cases.rounded(bank))[1].item() == 4
@@ -151,6 +156,6 @@ def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypat
 
 
 @pytest.mark.parametrize(("queries", "rows"), [(1, 65_536), (512, 65_536), (65_536, 512), (3, 1)])
-def test_partial_results_take_at_most_a_megabyte_more_than_the_results(queries, rows):
+def test_partial_results_take_at_most_a_megabyte_more_than_the_results(queries: int, rows: int) -> None:
     shapes = cosine.geometry(mx.zeros((queries, 1)), mx.zeros((rows, 1)))["output_shapes"]
     assert sum(4 * groups * count for groups, count in shapes) <= 8 * queries + (1 << 20)

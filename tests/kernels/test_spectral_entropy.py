@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -56,24 +57,24 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ragged_lengths_of_every_kind(machine, dtype):
+def test_ragged_lengths_of_every_kind(machine: None, dtype: Any) -> None:
     lengths = [0, 1, 2, 3, 63, 64, 65, 130, 140, -1]
     check(random(10, 140, 40), lengths, dtype)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 64, 384])
-def test_dimensions_that_are_no_multiple_of_a_tile(machine, dimensions):
+def test_dimensions_that_are_no_multiple_of_a_tile(machine: None, dimensions: int) -> None:
     check(random(2, 66, dimensions, seed=dimensions), [66, 17])
 
 
-def test_a_length_past_the_states_counts_as_all_of_them(machine):
+def test_a_length_past_the_states_counts_as_all_of_them(machine: None) -> None:
     x = mx.array(random(1, 20, 8), mx.float32)
     for form in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
         past = form(x, mx.array([99], mx.int32))
         assert past.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
 
 
-def test_8192_tokens_that_differ_in_three_places(machine):
+def test_8192_tokens_that_differ_in_three_places(machine: None) -> None:
     x = np.ones((1, 8192, 3))
     for start in (0, 4000, 8100):
         x[:, start : start + 92] = random(92, 3, seed=start)
@@ -106,14 +107,14 @@ STATES = {
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", STATES)
-def test_adversarial_states(machine, name, dtype):
+def test_adversarial_states(machine: None, name: Any, dtype: Any) -> None:
     states, largest = STATES[name], np.abs(STATES[name]).max()
     if dtype == mx.float16 and largest > 0:  # as extreme as it can hold
         states = states / largest * np.clip(largest, 1e-3, 6e4)
     check(states, [states.shape[1]], dtype)
 
 
-def test_inputs_that_are_not_contiguous(machine):
+def test_inputs_that_are_not_contiguous(machine: None) -> None:
     x = mx.array(random(40, 3, 20), mx.float32).transpose(1, 0, 2)[:, ::2, ::-1]
     lengths = mx.array([9, 20, 7, 13, 2, 5], mx.int32)[::2]
     want = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([9, 7, 2])]
@@ -122,7 +123,7 @@ def test_inputs_that_are_not_contiguous(machine):
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.integers(0, 70), st.integers(1, 40), st.integers(1, 70), st.integers(0, 99), st.floats(1e-20, 1e20))
-def test_any_states(length, dimensions, rank, seed, scale):
+def test_any_states(length: Any, dimensions: Any, rank: Any, seed: Any, scale: Any) -> None:
     rng = np.random.default_rng(seed)
     low_rank = rng.standard_normal((1, 70, rank)) @ rng.standard_normal((rank, dimensions))
     x = mx.array((scale * low_rank).astype(np.float32))
@@ -145,17 +146,19 @@ def test_any_states(length, dimensions, rank, seed, scale):
         (mx.zeros((3, 2, 4)), mx.zeros(3), "lengths is int32, not float32"),
     ],
 )
-def test_wrong_arguments_are_named(states, lengths, words):
+def test_wrong_arguments_are_named(states: Any, lengths: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         spectral_entropy(states, lengths)
 
 
-def test_no_dialogues_give_no_entropies():
+def test_no_dialogues_give_no_entropies() -> None:
     assert spectral_entropy(mx.zeros((0, 5, 4)), mx.zeros(0, mx.int32)).shape == (0,)
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(machine, monkeypatch, on_gpu):
+def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(
+    machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
+) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
     x = random(2, 70, 12)
     want = [reference(x[0].astype(np.float32).astype(np.float64)), 0.0]

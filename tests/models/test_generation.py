@@ -146,7 +146,7 @@ def test_a_token_that_cannot_follow_is_never_drawn() -> None:
 class Counting(nn.Module):
     """A model that counts the tokens that pass it."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.layers = model.layers

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mlx_personal import Dialogue, Personalizer
+from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.errors import UserError
@@ -26,7 +29,7 @@ CONFIG = Config(
 )
 
 
-def stream(count, start=0):
+def stream(count: Any, start: Any = 0) -> Any:
     nouns = ["soup", "bus", "dog", "rent", "lamp", "song", "coat", "train", "bread", "door"]
     verbs = ["mend", "find", "buy", "wash", "paint", "sell", "move"]
     return [
@@ -39,18 +42,18 @@ def stream(count, start=0):
 
 
 @pytest.fixture
-def me(tmp_path, tiny_model_folder, tiny_model):
+def me(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Iterator[Any]:
     me = Personalizer.create(tmp_path / "profile", tiny_model_folder, CONFIG, tiny_model)
     yield me
     me.close()
 
 
-def judge_all(me):
+def judge_all(me: Any) -> None:
     for question in me.annotations.questions():
         me.annotations.record(question.dialogue_id, "accept")
 
 
-def test_the_loop_runs_from_stream_to_answer(me):
+def test_the_loop_runs_from_stream_to_answer(me: Any) -> None:
     observed = me.observe(stream(40))
     assert observed.new == 40
     assert sum(observed.decisions.values()) == 40
@@ -67,13 +70,15 @@ def test_the_loop_runs_from_stream_to_answer(me):
     assert me.store.received() == 40 + (conversation.dialogue is not None)
 
 
-def test_importing_again_stores_nothing_twice(me):
+def test_importing_again_stores_nothing_twice(me: Any) -> None:
     me.observe(stream(10))
     again = me.observe(stream(10))
     assert (again.given, again.new, again.decisions) == (10, 0, {})
 
 
-def test_a_stream_in_pieces_and_reopened_gives_the_same_buffer(me, tmp_path, tiny_model, tiny_model_folder):
+def test_a_stream_in_pieces_and_reopened_gives_the_same_buffer(
+    me: Any, tmp_path: Path, tiny_model: LanguageModel, tiny_model_folder: Path
+) -> None:
     me.observe(stream(30))
     whole = [(b.slot, b.dialogue_id) for b in me.store.bins()]
     other = Personalizer.create(tmp_path / "other", tiny_model_folder, CONFIG, tiny_model)
@@ -85,12 +90,12 @@ def test_a_stream_in_pieces_and_reopened_gives_the_same_buffer(me, tmp_path, tin
     other.close()
 
 
-def test_an_interrupted_scoring_goes_on_where_it_stopped(me, monkeypatch):
+def test_an_interrupted_scoring_goes_on_where_it_stopped(me: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_personal.selection import Selector
 
     real, calls = Selector.offer, []
 
-    def fails_at_20(self, candidate):
+    def fails_at_20(self: Any, candidate: Any) -> Any:
         calls.append(candidate)
         if len(calls) == 20:
             raise KeyboardInterrupt
@@ -105,7 +110,7 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(me, monkeypatch):
     assert sum(me.score().values()) == 30
 
 
-def test_only_annotated_dialogues_are_trained_on_and_rows_are_traceable(me):
+def test_only_annotated_dialogues_are_trained_on_and_rows_are_traceable(me: Any) -> None:
     me.observe(stream(40))
     with pytest.raises(UserError, match="no annotated dialogue"):
         me.train()
@@ -126,7 +131,7 @@ def test_only_annotated_dialogues_are_trained_on_and_rows_are_traceable(me):
     assert not rewritten & {a.id for a in me.store.annotations() if a.held_out}
 
 
-def test_synthesis_writes_only_what_is_missing(me):
+def test_synthesis_writes_only_what_is_missing(me: Any) -> None:
     me.observe(stream(20))
     judge_all(me)
     assert me.synthesize().dialogues > 0
@@ -134,7 +139,7 @@ def test_synthesis_writes_only_what_is_missing(me):
     assert me.synthesize(anew=True).dialogues > 0
 
 
-def test_the_adapter_loads_in_mlx_lm(me):
+def test_the_adapter_loads_in_mlx_lm(me: Any) -> None:
     import mlx_lm
 
     me.observe(stream(20))
@@ -146,12 +151,12 @@ def test_the_adapter_loads_in_mlx_lm(me):
     assert written["base_fingerprint"] == me.fingerprint
 
 
-def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me, monkeypatch):
+def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     me.observe(stream(40))
     judge_all(me)
     from mlx_personal.personalizer import promotion
 
-    def no_gain(*arguments):
+    def no_gain(*arguments: Any) -> Any:
         evaluation = compare(*arguments)
         return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.0))
 
@@ -162,7 +167,7 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me, monkeypatch)
     assert len(me.store.adapters()) == 1
 
 
-def test_promote_and_roll_back(me):
+def test_promote_and_roll_back(me: Any) -> None:
     me.observe(stream(40))
     judge_all(me)
     first, second = me.train().adapter, me.train().adapter
@@ -176,7 +181,7 @@ def test_promote_and_roll_back(me):
         me.adapters.promote(99)
 
 
-def test_rolling_back_twice_goes_further_back(me):
+def test_rolling_back_twice_goes_further_back(me: Any) -> None:
     me.observe(stream(40))
     judge_all(me)
     ids = [me.train().adapter.id for _ in range(2)]
@@ -187,7 +192,7 @@ def test_rolling_back_twice_goes_further_back(me):
     assert me.adapters.rollback() is None
 
 
-def test_a_new_base_model_embeds_the_buffer_anew_and_keeps_the_annotations(me, other_model_folder):
+def test_a_new_base_model_embeds_the_buffer_anew_and_keeps_the_annotations(me: Any, other_model_folder: Path) -> None:
     me.observe(stream(40))
     judge_all(me)
     trained = me.train()
@@ -206,7 +211,7 @@ def test_a_new_base_model_embeds_the_buffer_anew_and_keeps_the_annotations(me, o
     assert me.adapters.promote(retrained.adapter.id).id == retrained.adapter.id
 
 
-def test_other_settings_of_embedding_or_entropy_make_the_bins_anew(me, tiny_model):
+def test_other_settings_of_embedding_or_entropy_make_the_bins_anew(me: Any, tiny_model: LanguageModel) -> None:
     me.observe(stream(20))
     before = me.store.bins()
     me.close()
@@ -223,7 +228,7 @@ def test_other_settings_of_embedding_or_entropy_make_the_bins_anew(me, tiny_mode
     assert all(b.eoe != after[b.dialogue_id].eoe for b in kept)
 
 
-def test_training_falls_due_by_received_dialogues_and_by_change(me, monkeypatch):
+def test_training_falls_due_by_received_dialogues_and_by_change(me: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     me.observe(stream(40))
     assert [d.step for d in me.pending_steps()] == []
     judge_all(me)
@@ -237,7 +242,9 @@ def test_training_falls_due_by_received_dialogues_and_by_change(me, monkeypatch)
     assert [d.step for d in me.pending_steps()] == ["score"], "nothing new was annotated"
 
 
-def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monkeypatch):
+def test_an_interruption_between_training_and_comparing_is_made_up_for(
+    me: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     me.observe(stream(40))
     judge_all(me)
     me.synthesize()
@@ -252,7 +259,9 @@ def test_an_interruption_between_training_and_comparing_is_made_up_for(me, monke
     assert me.pending_steps() == []
 
 
-def test_the_way_back_to_a_base_model_brings_its_adapter_back(me, tiny_model_folder, other_model_folder):
+def test_the_way_back_to_a_base_model_brings_its_adapter_back(
+    me: Any, tiny_model_folder: Path, other_model_folder: Path
+) -> None:
     me.observe(stream(40))
     judge_all(me)
     adapter = me.adapters.promote(me.train().adapter.id)
@@ -264,7 +273,7 @@ def test_the_way_back_to_a_base_model_brings_its_adapter_back(me, tiny_model_fol
     assert me.adapters.promoted() == adapter
 
 
-def test_an_adapter_with_missing_files_or_tensors_is_one_line(me):
+def test_an_adapter_with_missing_files_or_tensors_is_one_line(me: Any) -> None:
     import mlx.core as mx
 
     me.observe(stream(40))
@@ -281,14 +290,14 @@ def test_an_adapter_with_missing_files_or_tensors_is_one_line(me):
         me.adapters.promote(adapter.id)
 
 
-def test_an_interruption_of_either_comparison_is_made_up_for(me, monkeypatch):
+def test_an_interruption_of_either_comparison_is_made_up_for(me: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     me.observe(stream(40))
     judge_all(me)
     me.synthesize()
     me.adapters.promote(me.train().adapter.id)
     real = me.judge._compare
 
-    def interrupted(against, *rest):
+    def interrupted(against: Any, *rest: Any) -> Any:
         if against is not None:
             raise KeyboardInterrupt
         return real(against, *rest)
@@ -300,7 +309,7 @@ def test_an_interruption_of_either_comparison_is_made_up_for(me, monkeypatch):
     assert [d.step for d in me.pending_steps()] == ["evaluate"]
 
 
-def test_a_damaged_adapter_that_answers_is_no_hindrance_to_the_next(me):
+def test_a_damaged_adapter_that_answers_is_no_hindrance_to_the_next(me: Any) -> None:
     me.observe(stream(40))
     judge_all(me)
     me.adapters.promote(me.train().adapter.id)
@@ -310,7 +319,7 @@ def test_a_damaged_adapter_that_answers_is_no_hindrance_to_the_next(me):
     assert me.adapters.rollback() is None or trained.promoted
 
 
-def test_each_base_model_has_its_own_way_back(me, other_model_folder, tiny_model_folder):
+def test_each_base_model_has_its_own_way_back(me: Any, other_model_folder: Path, tiny_model_folder: Path) -> None:
     me.observe(stream(40))
     judge_all(me)
     here = me.adapters.promote(me.train().adapter.id)
@@ -326,7 +335,7 @@ def test_each_base_model_has_its_own_way_back(me, other_model_folder, tiny_model
     assert "train" not in {d.step for d in me.pending_steps()}
 
 
-def test_multi_turn_dialogues_go_through_whole(me):
+def test_multi_turn_dialogues_go_through_whole(me: Any) -> None:
     turns = []
     for i in range(3):
         turns += [
@@ -344,7 +353,7 @@ def test_multi_turn_dialogues_go_through_whole(me):
     assert me.train().report.rows > 0
 
 
-def test_a_buffer_can_grow_and_not_shrink(me, tiny_model):
+def test_a_buffer_can_grow_and_not_shrink(me: Any, tiny_model: LanguageModel) -> None:
     me.observe(stream(20))
     me.close()
     (me.folder / "config.toml").write_text("[selection]\nbins = 4\n")
@@ -359,7 +368,9 @@ def test_a_buffer_can_grow_and_not_shrink(me, tiny_model):
     large.close()
 
 
-def test_a_model_folder_that_changed_under_a_profile_is_noticed(me, tmp_path, tiny_model_folder, other_model_folder):
+def test_a_model_folder_that_changed_under_a_profile_is_noticed(
+    me: Any, tmp_path: Path, tiny_model_folder: Path, other_model_folder: Path
+) -> None:
     import shutil
 
     folder = tmp_path / "model"
@@ -374,7 +385,7 @@ def test_a_model_folder_that_changed_under_a_profile_is_noticed(me, tmp_path, ti
     reopened.close()
 
 
-def test_there_is_one_profile_a_folder(me, tiny_model_folder, tmp_path):
+def test_there_is_one_profile_a_folder(me: Any, tiny_model_folder: Path, tmp_path: Path) -> None:
     me.close()
     with pytest.raises(UserError, match="a profile here already"):
         Personalizer.create(me.folder, tiny_model_folder)
@@ -382,10 +393,12 @@ def test_there_is_one_profile_a_folder(me, tiny_model_folder, tmp_path):
         Personalizer(tmp_path / "nowhere")
 
 
-def test_a_policy_that_goes_by_the_whole_stream_goes_on_after_a_restart(tmp_path, tiny_model_folder, tiny_model):
+def test_a_policy_that_goes_by_the_whole_stream_goes_on_after_a_restart(
+    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel
+) -> None:
     config = dataclasses.replace(CONFIG, selection=SelectionConfig(bins=8, policy="weighted"))
 
-    def bins(folder, *parts):
+    def bins(folder: Any, *parts: Any) -> Any:
         with Personalizer.create(folder, tiny_model_folder, config, tiny_model) as me:
             me.observe(parts[0])
         for part in parts[1:]:

@@ -9,7 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +27,19 @@ TEA = Dialogue.of("How hot is tea?", "Hot.")
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Iterator[Any]:
     store = Store(tmp_path / "profile")
     yield store
     store.close()
 
 
-def test_a_dialogue_is_stored_once_however_often_it_comes(store):
+def test_a_dialogue_is_stored_once_however_often_it_comes(store: Any) -> None:
     assert store.add_dialogues([EGGS, TEA, EGGS], "file") == 2
     assert store.add_dialogues([EGGS], "other file") == 0
     assert [row.dialogue for row in store.dialogues()] == [EGGS, TEA]
 
 
-def test_everything_written_is_read_back(store):
+def test_everything_written_is_read_back(store: Any) -> None:
     store.add_dialogues([EGGS, TEA], "file")
     vector = np.array([0.6, -0.8], np.float32)
     store.add_decision(1, "stored", "cooking", (0.5, 0.25, 1.0), 0, None, {"reason": "a free bin"})
@@ -69,7 +71,7 @@ def test_everything_written_is_read_back(store):
     assert [row.id for row in store.unscored(10)] == [2]
 
 
-def test_a_later_synthesis_replaces_the_earlier_one_of_the_same_annotation(store):
+def test_a_later_synthesis_replaces_the_earlier_one_of_the_same_annotation(store: Any) -> None:
     store.add_dialogues([EGGS], "file")
     annotation = store.add_annotation(1, "accept", EGGS, 0, held_out=False)
     for text in ("first", "second"):
@@ -78,7 +80,7 @@ def test_a_later_synthesis_replaces_the_earlier_one_of_the_same_annotation(store
     assert [s.run_id for s in store.synthetic()] == [2]
 
 
-def test_an_undone_verdict_is_kept_as_history_only(store):
+def test_an_undone_verdict_is_kept_as_history_only(store: Any) -> None:
     store.add_dialogues([EGGS], "file")
     store.add_annotation(1, "accept", EGGS, 3, held_out=True)
     assert store.undo_annotation() == 1
@@ -87,7 +89,7 @@ def test_an_undone_verdict_is_kept_as_history_only(store):
     assert [a.near_duplicates for a in store.annotations(undone=True)] == [3]
 
 
-def test_undoing_a_second_verdict_brings_the_first_back(store):
+def test_undoing_a_second_verdict_brings_the_first_back(store: Any) -> None:
     store.add_dialogues([EGGS], "file")
     store.add_annotation(1, "rewrite", TEA, 0, held_out=False)
     store.add_annotation(1, "accept", EGGS, 0, held_out=False)
@@ -98,7 +100,7 @@ def test_undoing_a_second_verdict_brings_the_first_back(store):
 
 
 @pytest.mark.parametrize("damage", ["UPDATE dialogues SET messages = '{'", "UPDATE bins SET vector = x'00'"])
-def test_damage_inside_a_row_is_one_line(store, damage):
+def test_damage_inside_a_row_is_one_line(store: Any, damage: str) -> None:
     store.add_dialogues([EGGS], "file")
     store.put_bin(0, 1, np.ones(2, np.float32), 0.5, 1.0)
     store.database.rows(damage)
@@ -106,7 +108,7 @@ def test_damage_inside_a_row_is_one_line(store, damage):
         store.bins()
 
 
-def test_what_a_killed_process_left_is_removed(store, tmp_path):
+def test_what_a_killed_process_left_is_removed(store: Any, tmp_path: Path) -> None:
     left = tmp_path / "profile" / "adapters" / ".0002.abc.partial"
     left.mkdir(parents=True)
     (left / "weights").write_text("half")
@@ -115,14 +117,14 @@ def test_what_a_killed_process_left_is_removed(store, tmp_path):
     assert not left.exists()
 
 
-def test_a_transaction_that_fails_leaves_nothing(store):
+def test_a_transaction_that_fails_leaves_nothing(store: Any) -> None:
     with pytest.raises(RuntimeError), store.database.transaction():
         store.add_dialogues([EGGS], "file")
         raise RuntimeError
     assert store.received() == 0
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing_stored(store):
+def test_a_full_disk_is_one_line_and_loses_nothing_stored(store: Any) -> None:
     store.add_dialogues([EGGS], "file")
     store.database.rows("PRAGMA max_page_count = 1")  # SQLite raises it to the present size: no page is left to grow
     big = [Dialogue.of(f"question {i}", "x" * 5000) for i in range(50)]
@@ -134,7 +136,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing_stored(store):
     assert store.add_dialogues(big, "file") == 50
 
 
-def test_a_second_process_on_a_profile_is_told_who_has_it(store, tmp_path):
+def test_a_second_process_on_a_profile_is_told_who_has_it(store: Any, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from mlx_personal.errors import UserError\n"
@@ -147,7 +149,7 @@ def test_a_second_process_on_a_profile_is_told_who_has_it(store, tmp_path):
     assert told.stderr == ""
 
 
-def test_a_reader_works_beside_the_writer(store, tmp_path):
+def test_a_reader_works_beside_the_writer(store: Any, tmp_path: Path) -> None:
     store.add_dialogues([EGGS], "file")
     reader = Store(tmp_path / "profile", write=False)
     assert reader.received() == 1
@@ -155,7 +157,7 @@ def test_a_reader_works_beside_the_writer(store, tmp_path):
 
 
 @pytest.fixture
-def open_folder():
+def open_folder() -> Iterator[Any]:
     """A folder that every user may enter, which pytest's are not."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
@@ -166,7 +168,7 @@ def open_folder():
 
 
 @contextlib.contextmanager
-def with_read_only(folder):
+def with_read_only(folder: Any) -> Iterator[Any]:
     """Inside, nothing in the folder can be written, by root neither: who is root is nobody there."""
     for path in (*folder.rglob("*"), folder):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -180,7 +182,7 @@ def with_read_only(folder):
             os.seteuid(0)
 
 
-def test_a_reader_needs_no_permission_to_write(open_folder):
+def test_a_reader_needs_no_permission_to_write(open_folder: Any) -> None:
     store = Store(open_folder / "profile")
     store.add_dialogues([EGGS], "file")
     store.close()
@@ -194,7 +196,9 @@ def test_a_reader_needs_no_permission_to_write(open_folder):
     assert sorted(open_folder.rglob("*")) == before
 
 
-def test_what_a_killed_writer_left_in_its_log_is_read_or_refused_but_never_left_out(open_folder, store, tmp_path):
+def test_what_a_killed_writer_left_in_its_log_is_read_or_refused_but_never_left_out(
+    open_folder: Any, store: Any, tmp_path: Path
+) -> None:
     store.add_dialogues([EGGS], "file")
     shutil.copytree(tmp_path / "profile", open_folder / "profile")  # as a kill leaves it: all is in the log
     with with_read_only(open_folder):
@@ -207,7 +211,7 @@ def test_what_a_killed_writer_left_in_its_log_is_read_or_refused_but_never_left_
         Store(open_folder / "profile", write=False)
 
 
-def test_a_database_of_an_older_version_is_brought_up_by_whoever_writes(tmp_path):
+def test_a_database_of_an_older_version_is_brought_up_by_whoever_writes(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "profile.db") as connection:
         connection.executescript("DROP TABLE promotions; DROP TABLE training_rows; PRAGMA user_version = 0")
@@ -221,7 +225,7 @@ def test_a_database_of_an_older_version_is_brought_up_by_whoever_writes(tmp_path
     Store(tmp_path, write=False).close()
 
 
-def test_a_database_of_a_newer_version_is_refused(tmp_path):
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "profile.db") as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -229,13 +233,13 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path):
         Store(tmp_path)
 
 
-def test_a_file_that_is_no_database_is_one_line(tmp_path):
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "profile.db").write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="damaged"):
         Store(tmp_path)
 
 
-def test_a_home_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError) as caught:
         Store(tmp_path / "file" / "profile")
@@ -243,20 +247,22 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../other", "a/b", "", ".hidden", "x" * 65, "a\0b"])
-def test_a_profile_cannot_leave_its_home(tmp_path, name):
+def test_a_profile_cannot_leave_its_home(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError):
         Home(tmp_path).profile(name)
 
 
-def test_the_database_is_for_its_owner_only(store, tmp_path):
+def test_the_database_is_for_its_owner_only(store: Any, tmp_path: Path) -> None:
     assert (tmp_path / "profile" / "profile.db").stat().st_mode & 0o077 == 0
 
 
-def test_atomic_writes_leave_the_old_file_when_the_disk_refuses(tmp_path, monkeypatch):
+def test_atomic_writes_leave_the_old_file_when_the_disk_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "settings"
     atomic_write(path, "old")
 
-    def full(descriptor):
+    def full(descriptor: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)

@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from mlx_personal.runtime.memory import physical_memory
 RANGE = 1_000_000
 
 
-def fake_module(tmp_path, monkeypatch, name, source):
+def fake_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, source: Any) -> None:
     """A module on the path of this process and of its children."""
     folder = tmp_path / "modules"
     folder.mkdir(exist_ok=True)
@@ -52,7 +53,7 @@ NVML = """
 """
 
 
-def rapl(folder, **domains):
+def rapl(folder: Any, **domains: Any) -> Any:
     """A powercap tree; each domain is (name, microjoules)."""
     for entry, (name, count) in domains.items():
         place = folder / entry.replace("_", ":")
@@ -64,7 +65,7 @@ def rapl(folder, **domains):
 
 
 @pytest.fixture
-def no_counters(tmp_path, monkeypatch):
+def no_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Neither modules nor files, whatever this machine has."""
     for name in ("zeus_apple_silicon", "pynvml"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -72,11 +73,11 @@ def no_counters(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def linux(monkeypatch):
+def linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
 
 
-def test_without_a_counter_nothing_is_known_and_the_reason_is_said(no_counters, linux):
+def test_without_a_counter_nothing_is_known_and_the_reason_is_said(no_counters: Any, linux: Any) -> None:
     meter = EnergyMeter(no_counters)
     assert meter.read() == Energy()
     assert meter.read().total is None
@@ -85,12 +86,14 @@ def test_without_a_counter_nothing_is_known_and_the_reason_is_said(no_counters, 
     assert str(no_counters) in meter.reason
 
 
-def test_a_mac_without_the_extra_is_told_how_to_get_it(no_counters, monkeypatch):
+def test_a_mac_without_the_extra_is_told_how_to_get_it(no_counters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "mlx-personal[energy]" in EnergyMeter(no_counters).reason
 
 
-def test_apples_counters_are_millijoules_and_absent_ones_stay_unknown(no_counters, tmp_path, monkeypatch):
+def test_apples_counters_are_millijoules_and_absent_ones_stay_unknown(
+    no_counters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_module(tmp_path, monkeypatch, "zeus_apple_silicon", APPLE)
     meter = EnergyMeter(no_counters)
     assert meter.sources == ("zeus-apple-silicon",)
@@ -99,7 +102,9 @@ def test_apples_counters_are_millijoules_and_absent_ones_stay_unknown(no_counter
     assert (meter.read() - before).total == 8.0
 
 
-def test_a_library_that_takes_its_process_down_is_not_called_here(no_counters, tmp_path, monkeypatch):
+def test_a_library_that_takes_its_process_down_is_not_called_here(
+    no_counters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crash = "import os\nclass AppleEnergyMonitor:\n    def __init__(self): os.abort()\n"
     fake_module(tmp_path, monkeypatch, "zeus_apple_silicon", crash)
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -108,7 +113,7 @@ def test_a_library_that_takes_its_process_down_is_not_called_here(no_counters, t
     assert "virtual machine" in meter.reason
 
 
-def test_nvml_counts_the_gpu_that_mlx_sees(no_counters, tmp_path, monkeypatch):
+def test_nvml_counts_the_gpu_that_mlx_sees(no_counters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_module(tmp_path, monkeypatch, "pynvml", NVML)
     meter = EnergyMeter(no_counters)
     before = meter.read()
@@ -119,7 +124,9 @@ def test_nvml_counts_the_gpu_that_mlx_sees(no_counters, tmp_path, monkeypatch):
         assert energy.open_nvml()[1] == handle
 
 
-def test_a_gpu_without_an_energy_counter_is_named(no_counters, tmp_path, monkeypatch, linux):
+def test_a_gpu_without_an_energy_counter_is_named(
+    no_counters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linux: Any
+) -> None:
     unsupported = NVML.replace("return energy[-1]", "raise NVMLError('Not Supported')")
     fake_module(tmp_path, monkeypatch, "pynvml", unsupported)
     monkeypatch.setattr(energy, "_computes_on_cuda", lambda: True)
@@ -128,7 +135,7 @@ def test_a_gpu_without_an_energy_counter_is_named(no_counters, tmp_path, monkeyp
     assert "Not Supported" in meter.reason
 
 
-def test_rapl_adds_packages_and_memory_and_counts_nothing_twice(no_counters):
+def test_rapl_adds_packages_and_memory_and_counts_nothing_twice(no_counters: Any) -> None:
     tree = {"intel-rapl_0": ("package-0", 0), "intel-rapl_1": ("package-1", 0), "intel-rapl_0_0": ("core", 0)}
     more = {"intel-rapl_0_1": ("dram", 0), "intel-rapl_2": ("psys", 0), "intel-rapl-mmio_0": ("package-0", 0)}
     folder = rapl(no_counters, **tree, **more)
@@ -138,7 +145,7 @@ def test_rapl_adds_packages_and_memory_and_counts_nothing_twice(no_counters):
     assert meter.read() - before == Energy(cpu=0.8, dram=0.4)
 
 
-def test_rapl_goes_on_beyond_the_counters_range(no_counters):
+def test_rapl_goes_on_beyond_the_counters_range(no_counters: Any) -> None:
     folder = rapl(no_counters, **{"intel-rapl_0": ("package-0", 900_000)})
     meter = EnergyMeter(folder)
     before = meter.read()
@@ -148,7 +155,9 @@ def test_rapl_goes_on_beyond_the_counters_range(no_counters):
     assert (now - before).cpu == pytest.approx(1.15)
 
 
-def test_a_counter_that_fails_half_way_leaves_nothing_known_of_that_stretch(no_counters, tmp_path, monkeypatch, linux):
+def test_a_counter_that_fails_half_way_leaves_nothing_known_of_that_stretch(
+    no_counters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linux: Any
+) -> None:
     fake_module(tmp_path, monkeypatch, "pynvml", NVML)
     folder = rapl(no_counters, **{"intel-rapl_0": ("package-0", 0)})
     meter = EnergyMeter(folder)
@@ -166,7 +175,7 @@ def test_a_counter_that_fails_half_way_leaves_nothing_known_of_that_stretch(no_c
     assert meter.read() - after == Energy(gpu=1.0)
 
 
-def test_nvml_that_begins_anew_has_failed(no_counters, tmp_path, monkeypatch):
+def test_nvml_that_begins_anew_has_failed(no_counters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_module(tmp_path, monkeypatch, "pynvml", NVML)
     meter = EnergyMeter(no_counters)
     sys.modules["pynvml"].energy.append(3)
@@ -174,7 +183,9 @@ def test_nvml_that_begins_anew_has_failed(no_counters, tmp_path, monkeypatch):
     assert "anew" in meter.reason
 
 
-def test_watts_are_a_mean_since_the_last_look_and_looks_in_quick_succession_repeat(no_counters, monkeypatch):
+def test_watts_are_a_mean_since_the_last_look_and_looks_in_quick_succession_repeat(
+    no_counters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [100.0]
     monkeypatch.setattr(energy.time, "perf_counter", lambda: clock[0])
     folder = rapl(no_counters, **{"intel-rapl_0": ("package-0", 0)})
@@ -190,7 +201,7 @@ def test_watts_are_a_mean_since_the_last_look_and_looks_in_quick_succession_repe
     assert meter.watts() == pytest.approx(0.2)
 
 
-def test_idle_power_is_taken_off_part_by_part():
+def test_idle_power_is_taken_off_part_by_part() -> None:
     raw, idle = Energy(cpu=30.0, gpu=50.0), Energy(cpu=2.0, gpu=3.0)
     net = raw - idle.times(10)
     assert net == Energy(cpu=10.0, gpu=20.0)
@@ -209,14 +220,14 @@ LIMITED = """2026-11-01 10:00:00 +0000 CPU Power notify
 """
 
 
-def test_pmset_tells_a_held_back_processor_and_its_silence_tells_nothing():
+def test_pmset_tells_a_held_back_processor_and_its_silence_tells_nothing() -> None:
     assert parse_therm(WITHOUT_LIMITS) == Heat()
     assert parse_therm("") == Heat()
     assert parse_therm(LIMITED.format(100)) == Heat(throttled=False)
     assert parse_therm(LIMITED.format(62)) == Heat(throttled=True, reasons=("CPU_Speed_Limit 62 %",))
 
 
-def test_linux_tells_its_hottest_sensor_and_its_throttle_counts(tmp_path, linux):
+def test_linux_tells_its_hottest_sensor_and_its_throttle_counts(tmp_path: Path, linux: Any) -> None:
     zones = tmp_path / "class" / "thermal"
     for number, text in enumerate(["47500\n", "61000\n", "off\n"]):
         (zones / f"thermal_zone{number}").mkdir(parents=True)
@@ -229,7 +240,9 @@ def test_linux_tells_its_hottest_sensor_and_its_throttle_counts(tmp_path, linux)
     assert heat(tmp_path / "nothing") == Heat()
 
 
-def test_an_nvidia_gpu_tells_its_temperature_and_what_holds_it_back(tmp_path, monkeypatch):
+def test_an_nvidia_gpu_tells_its_temperature_and_what_holds_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_module(tmp_path, monkeypatch, "pynvml", NVML)
     monkeypatch.setattr(machine.device, "device_name", lambda: "cuda")
     assert heat() == Heat(71.0, True, None, ("power cap", "thermal slowdown by the hardware"))
@@ -238,7 +251,7 @@ def test_an_nvidia_gpu_tells_its_temperature_and_what_holds_it_back(tmp_path, mo
     assert heat() == Heat()
 
 
-def test_cores_are_counted_without_their_second_threads(tmp_path):
+def test_cores_are_counted_without_their_second_threads(tmp_path: Path) -> None:
     lines = "".join(
         f"processor\t: {n}\nphysical id\t: {n // 4}\nsiblings\t: 4\ncore id\t\t: {n % 2}\n\n" for n in range(8)
     )
@@ -249,7 +262,7 @@ def test_cores_are_counted_without_their_second_threads(tmp_path):
     assert linux_cores(tmp_path / "none") is None
 
 
-def test_a_mac_tells_both_kinds_of_cores(tmp_path, monkeypatch):
+def test_a_mac_tells_both_kinds_of_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sysctl = tmp_path / "sysctl"
     sysctl.write_text(
         '#!/bin/sh\ncase "$2" in hw.physicalcpu) echo 8;; hw.perflevel0.physicalcpu) echo 4;; '
@@ -263,7 +276,7 @@ def test_a_mac_tells_both_kinds_of_cores(tmp_path, monkeypatch):
     assert facts.versions["mlx-personal"]
 
 
-def test_this_machine_tells_what_it_is():
+def test_this_machine_tells_what_it_is() -> None:
     facts = machine.machine()
     assert facts.chip and facts.os
     assert facts.device in ("cpu", "metal", "cuda")
@@ -272,6 +285,6 @@ def test_this_machine_tells_what_it_is():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where the system says it in another way too")
-def test_the_machines_memory_is_what_the_system_says():
+def test_the_machines_memory_is_what_the_system_says() -> None:
     total = re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
     assert total is not None and physical_memory() == 1024 * int(total[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +26,12 @@ def listed(file: Path) -> list[str]:
     return [word for line in file.read_text("utf-8").splitlines() if not line.startswith("#") for word in line.split()]
 
 
-def test_there_are_at_least_24_domains():
+def test_there_are_at_least_24_domains() -> None:
     assert len(FILES) >= 24
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_a_built_in_lexicon_is_readable_and_clean(file):
+def test_a_built_in_lexicon_is_readable_and_clean(file: Any) -> None:
     found = listed(file)
     assert file.read_text("utf-8").startswith("# ")
     assert len(found) >= 120
@@ -40,13 +41,13 @@ def test_a_built_in_lexicon_is_readable_and_clean(file):
     assert max(len(line) for line in file.read_text("utf-8").splitlines()) <= 120
 
 
-def test_no_word_is_in_more_than_three_domains():
+def test_no_word_is_in_more_than_three_domains() -> None:
     counts = Counter(word for file in FILES for word in listed(file))
     assert not [word for word, count in counts.items() if count > 3]
     assert sum(count > 1 for count in counts.values()) < 0.05 * len(counts)
 
 
-def test_the_built_in_lexicons_load_in_the_order_of_their_names():
+def test_the_built_in_lexicons_load_in_the_order_of_their_names() -> None:
     lexicons = Lexicons.load()
     assert list(lexicons) == [file.stem for file in FILES]
     assert lexicons["cooking"] == frozenset(listed(FILES[[f.stem for f in FILES].index("cooking")]))
@@ -63,11 +64,11 @@ def test_the_built_in_lexicons_load_in_the_order_of_their_names():
         ("Can you explain the offside rule in football? The striker may not wait behind the defender.", "sport"),
     ],
 )
-def test_plain_questions_find_their_domain(text, domain):
+def test_plain_questions_find_their_domain(text: str, domain: str) -> None:
     assert Lexicons.load().domain_specific_score(text).domain == domain
 
 
-def test_a_file_in_the_owners_folder_adds_or_replaces(tmp_path):
+def test_a_file_in_the_owners_folder_adds_or_replaces(tmp_path: Path) -> None:
     (tmp_path / "segling.txt").write_text("# Segling\nBåt ankare  SEGEL\n\nhamn # inte kommentar\n", "utf-8")
     (tmp_path / "cooking.txt").write_bytes(b"\xef\xbb\xbfonly these\r\nwords\r\n")
     (tmp_path / ".hidden.txt").write_bytes(b"\xff")
@@ -79,19 +80,19 @@ def test_a_file_in_the_owners_folder_adds_or_replaces(tmp_path):
     assert lexicons.domain_specific_score("Båten låg i hamn med segel").domain == "segling"
 
 
-def test_a_later_folder_wins_over_an_earlier_one(tmp_path):
+def test_a_later_folder_wins_over_an_earlier_one(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text(name)
     assert Lexicons.load(tmp_path / "first", tmp_path / "second")["mine"] == {"second"}
 
 
-def test_decomposed_letters_in_a_file_meet_composed_ones_in_a_dialogue(tmp_path):
+def test_decomposed_letters_in_a_file_meet_composed_ones_in_a_dialogue(tmp_path: Path) -> None:
     (tmp_path / "mat.txt").write_text("gro\u0308t", "utf-8")
     assert Lexicons.load(tmp_path).domain_specific_score("GRÖT").hits == {"mat": 1}
 
 
-def test_a_folder_that_is_not_there_adds_nothing(tmp_path):
+def test_a_folder_that_is_not_there_adds_nothing(tmp_path: Path) -> None:
     assert len(Lexicons.load(tmp_path / "none")) == len(FILES)
 
 
@@ -109,14 +110,16 @@ def make(path: Path, content: bytes | None) -> None:
         ("other.txt", b"words", r"other\.txt: the name `other` is kept"),
     ],
 )
-def test_a_broken_lexicon_is_one_line_that_names_the_file(tmp_path, name, content, complaint):
+def test_a_broken_lexicon_is_one_line_that_names_the_file(
+    tmp_path: Path, name: str, content: Any, complaint: str
+) -> None:
     make(tmp_path / name, content)
     with pytest.raises(UserError, match=complaint) as caught:
         Lexicons.load(tmp_path)
     assert "\n" not in caught.value.line()
 
 
-def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "lexicons").write_text("words")
     with pytest.raises(UserError, match="is not a folder of lexicons"):
         Lexicons.load(tmp_path / "lexicons")

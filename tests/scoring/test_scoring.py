@@ -6,6 +6,8 @@ import importlib.util
 import json
 import math
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def entropy_by_singular_values(window: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("tokens", "dimensions"), [(2, 8), (17, 8), (64, 40), (65, 40), (129, 100), (200, 3)])
-def test_spectral_entropy_equals_the_one_by_singular_values(tokens, dimensions):
+def test_spectral_entropy_equals_the_one_by_singular_values(tokens: int, dimensions: int) -> None:
     x = states(tokens, dimensions)
     # Where the windows begin, worked out by hand: the first at 0, the last at the end, the rest evenly between (down).
     starts = {2: [0], 17: [0], 64: [0], 65: [0, 1], 129: [0, 32, 65], 200: [0, 45, 90, 136]}[tokens]
@@ -56,24 +58,24 @@ def test_spectral_entropy_equals_the_one_by_singular_values(tokens, dimensions):
     assert entropy_of_embedding(x, "spectral-whole") == pytest.approx(whole, abs=1e-9)
 
 
-def test_spectral_entropy_of_tokens_at_right_angles():
+def test_spectral_entropy_of_tokens_at_right_angles() -> None:
     # n orthonormal states, centered, leave n - 1 equal eigenvalues.
     assert entropy_of_embedding(np.eye(64)) == pytest.approx(math.log(63) / math.log(64))
     assert entropy_of_embedding(np.eye(3)) == pytest.approx(math.log(2) / math.log(64))
     assert entropy_of_embedding(np.eye(3), "spectral-whole") == pytest.approx(math.log(2) / math.log(3))
 
 
-def test_a_few_words_score_low_whatever_they_are():
+def test_a_few_words_score_low_whatever_they_are() -> None:
     assert entropy_of_embedding(states(5, 200)) < 1 / 3 < entropy_of_embedding(states(60, 200))
 
 
-def test_one_token_more_than_a_window_changes_little():
+def test_one_token_more_than_a_window_changes_little() -> None:
     x = states(200, 100)
     for length in (64, 128):
         assert entropy_of_embedding(x[: length + 1]) == pytest.approx(entropy_of_embedding(x[:length]), abs=0.02)
 
 
-def test_spectral_entropy_averages_windows_of_at_most_64_tokens():
+def test_spectral_entropy_averages_windows_of_at_most_64_tokens() -> None:
     varied, repeated = np.eye(64), np.ones((64, 64))
     whole = entropy_of_embedding(np.vstack([varied, repeated]))
     assert whole == pytest.approx(entropy_of_embedding(varied) / 2)
@@ -81,13 +83,15 @@ def test_spectral_entropy_averages_windows_of_at_most_64_tokens():
 
 @pytest.mark.parametrize("estimator", ["spectral", "spectral-whole"])
 @pytest.mark.parametrize("x", [np.zeros((0, 8)), states(1), np.zeros((70, 8)), np.full((70, 8), 1e6 / 3, np.float32)])
-def test_no_entropy_where_the_tokens_do_not_differ(estimator, x):
+def test_no_entropy_where_the_tokens_do_not_differ(estimator: str, x: Any) -> None:
     assert entropy_of_embedding(x, estimator) == 0.0
 
 
 @given(st.integers(0, 140), st.integers(1, 24), st.integers(0, 2**32 - 1), st.sampled_from([1e-6, 1.0, 1e6]))
 @settings(max_examples=50, deadline=None)
-def test_spectral_entropy_is_a_share_that_ignores_scale_rotation_and_offset(tokens, dimensions, seed, scale):
+def test_spectral_entropy_is_a_share_that_ignores_scale_rotation_and_offset(
+    tokens: Any, dimensions: Any, seed: Any, scale: Any
+) -> None:
     x = states(tokens, dimensions, seed).astype(np.float64)
     score = entropy_of_embedding(x)
     assert 0.0 <= score <= 1.0
@@ -95,12 +99,12 @@ def test_spectral_entropy_is_a_share_that_ignores_scale_rotation_and_offset(toke
     assert entropy_of_embedding(scale * (x @ rotation + 3.0)) == pytest.approx(score, abs=1e-6)
 
 
-def test_repetition_lowers_the_spectral_entropy():
+def test_repetition_lowers_the_spectral_entropy() -> None:
     x = states(60, 128)
     assert entropy_of_embedding(np.tile(x[:6], (10, 1))) < 0.5 * entropy_of_embedding(x)
 
 
-def test_histogram_entropy_as_in_the_authors_script():
+def test_histogram_entropy_as_in_the_authors_script() -> None:
     halves = np.tile([0.0, 1.0], 50)  # two of the 100 bins, half the values each: one bit
     assert entropy_of_embedding(halves[None], "histogram") == pytest.approx(1.0)
     assert entropy_of_embedding(np.vstack([states(2, 100), halves]), "histogram") == pytest.approx(1 / math.log2(4))
@@ -114,18 +118,18 @@ def test_histogram_entropy_as_in_the_authors_script():
 
 
 @pytest.mark.parametrize("bad", [np.zeros(5), np.zeros((2, 3, 4)), np.array([[1.0, np.nan]] * 3), [[np.inf, 1.0]] * 3])
-def test_states_of_another_shape_or_not_finite_are_refused(bad):
+def test_states_of_another_shape_or_not_finite_are_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match="token states"):
         entropy_of_embedding(bad)
 
 
 @pytest.mark.parametrize("use", [lambda name: entropy_of_embedding(states(5), name), ScoringConfig])
-def test_an_unknown_estimator_is_refused_with_the_nearest_name(use):
+def test_an_unknown_estimator_is_refused_with_the_nearest_name(use: Any) -> None:
     with pytest.raises(ValueError, match="'spectral'"):
         use("spectrum")
 
 
-def test_every_estimator_can_be_configured():
+def test_every_estimator_can_be_configured() -> None:
     assert [ScoringConfig(name).entropy for name in ESTIMATORS] == list(ESTIMATORS)
 
 
@@ -134,7 +138,7 @@ def test_every_estimator_can_be_configured():
 LEXICONS = Lexicons({"pets": ["cat", "dog"], "cooking": ["soup", "pan", "cat"], "space": ["moon"]})
 
 
-def test_domain_specific_score_of_a_worked_example():
+def test_domain_specific_score_of_a_worked_example() -> None:
     score = LEXICONS.domain_specific_score("The cat, the CAT and the dog eat soup.")
     # 9 words; pets: cat cat dog, cooking: cat cat soup, space: none; a mean over three lexicons.
     assert score.n == 9
@@ -143,18 +147,18 @@ def test_domain_specific_score_of_a_worked_example():
     assert score.domain == "cooking"  # a tie: the first by name
 
 
-def test_the_dominant_domain_has_most_hits_not_most_kinds_of_word():
+def test_the_dominant_domain_has_most_hits_not_most_kinds_of_word() -> None:
     assert LEXICONS.domain_specific_score("moon moon moon dog soup pan").domain == "space"
 
 
 @pytest.mark.parametrize(("text", "n"), [("", 0), ("?!", 0), ("nothing of the kind", 4)])
-def test_a_text_without_hits_is_of_the_domain_other(text, n):
+def test_a_text_without_hits_is_of_the_domain_other(text: str, n: int) -> None:
     score = LEXICONS.domain_specific_score(text)
     assert (score.dss, score.domain, score.hits, score.n) == (0.0, "other", {}, n)
 
 
 @given(st.lists(st.sampled_from(["cat", "dog", "soup", "pan", "moon", "and", "Ж"]), max_size=30))
-def test_dss_equals_its_definition(tokens):
+def test_dss_equals_its_definition(tokens: Any) -> None:
     score = LEXICONS.domain_specific_score(" ".join(tokens))
     shares = [sum(t.casefold() in lexicon for t in tokens) / max(len(tokens), 1) for lexicon in LEXICONS.values()]
     assert score.dss == pytest.approx(sum(shares) / 3)
@@ -164,7 +168,7 @@ def test_dss_equals_its_definition(tokens):
 # IDD
 
 
-def test_dissimilarity_of_worked_examples():
+def test_dissimilarity_of_worked_examples() -> None:
     x, y = np.eye(2, dtype=np.float32)
     assert in_domain_dissimilarity(x, None, 0) == 1.0
     assert in_domain_dissimilarity(x, (x + y).astype(np.float64), 2) == pytest.approx(0.5)
@@ -174,7 +178,7 @@ def test_dissimilarity_of_worked_examples():
 
 @given(st.integers(0, 9), st.integers(1, 12), st.integers(0, 2**32 - 1))
 @settings(deadline=None)
-def test_running_sums_equal_the_mean_over_the_list(count, dimensions, seed):
+def test_running_sums_equal_the_mean_over_the_list(count: Any, dimensions: Any, seed: Any) -> None:
     rows = unit(states(count + 1, dimensions, seed))
     one, others = rows[0], rows[1:]
     total = others.astype(np.float64).sum(axis=0)
@@ -186,7 +190,7 @@ def test_running_sums_equal_the_mean_over_the_list(count, dimensions, seed):
         assert score == pytest.approx(in_domain_dissimilarity_reference(rows[i], rest), abs=1e-6)
 
 
-def test_a_dialogue_without_a_direction_is_unlike_all_others():
+def test_a_dialogue_without_a_direction_is_unlike_all_others() -> None:
     nothing, x = np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[0]
     assert in_domain_dissimilarity(nothing, x.astype(np.float64), 1) == 1.0
     assert leave_one_out_dissimilarity(np.stack([nothing, x]), x.astype(np.float64)).tolist() == [1.0, 1.0]
@@ -234,7 +238,7 @@ def stream(topics: dict[str, str], function_words: str, count: int, seed: int = 
 @pytest.mark.parametrize(
     ("topics", "language"), [(SWEDISH, "sv"), (RUSSIAN, "ru"), (CHINESE, "zh")], ids=["Swedish", "Russian", "Chinese"]
 )
-def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics, language):
+def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics: Any, language: str) -> None:
     texts = stream(topics, FUNCTION_WORDS[language], 120)
     found = suggest_lexicons(texts, domains=len(topics), words=12)
     assert sum(s.dialogues for s in found) == 120
@@ -253,7 +257,7 @@ def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics, l
     assert sorted(domains.count(s.name) for s in found) == pytest.approx(sorted(s.dialogues for s in found), abs=6)
 
 
-def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word():
+def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word() -> None:
     texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 100)
     found = suggest_lexicons(texts, domains=6, seed=3)
     assert found == suggest_lexicons(texts, domains=6, seed=3)
@@ -263,14 +267,14 @@ def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word():
     assert [s.dialogues for s in found] == sorted((s.dialogues for s in found), reverse=True)
 
 
-def test_words_in_too_few_or_too_many_dialogues_are_not_suggested():
+def test_words_in_too_few_or_too_many_dialogues_are_not_suggested() -> None:
     texts = [text + " överallt" for text in stream(SWEDISH, FUNCTION_WORDS["sv"], 60)]
     texts[0] += " sällsynt"
     every = {word for s in suggest_lexicons(texts, domains=4) for word in s.words}
     assert not every & {"överallt", "sällsynt"}
 
 
-def test_small_talk_is_no_domain():
+def test_small_talk_is_no_domain() -> None:
     rng = random.Random(1)
     small_talk = ["hej", "tack", "okej", "kanske", "jo", "nej", "fint", "visst", "bra", "då"]
     topics = SWEDISH | RUSSIAN | CHINESE
@@ -280,13 +284,13 @@ def test_small_talk_is_no_domain():
     assert sum(len(every & set(topic.split())) >= 8 for topic in topics.values()) >= 9
 
 
-def test_too_few_dialogues_for_a_suggestion_say_how_many_are_needed():
+def test_too_few_dialogues_for_a_suggestion_say_how_many_are_needed() -> None:
     with pytest.raises(UserError, match=r"39 dialogues are too few for 8 domains: at least 40"):
         suggest_lexicons(["a text"] * 39)
 
 
 @pytest.mark.parametrize("text", ["the same words in all", "", "1 2 3"])
-def test_dialogues_without_telling_words_are_a_plain_error(text):
+def test_dialogues_without_telling_words_are_a_plain_error(text: str) -> None:
     with pytest.raises(UserError, match="only 0 telling words"):
         suggest_lexicons([text] * 50)
 
@@ -295,7 +299,7 @@ def test_dialogues_without_telling_words_are_a_plain_error(text):
 
 
 @pytest.fixture(scope="module")
-def study():
+def study() -> Any:
     spec = importlib.util.spec_from_file_location("entropy_study", SCRIPTS / "entropy_study.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -303,20 +307,22 @@ def study():
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=2, max_size=12), cut=st.integers(1, 11))
-def test_auc_is_the_chance_that_a_real_value_is_above_a_fake_one(study, values, cut):
+def test_auc_is_the_chance_that_a_real_value_is_above_a_fake_one(study: Any, values: Any, cut: Any) -> None:
     cut = min(cut, len(values) - 1)
     real, fake = values[:cut], values[cut:]
     pairs = [(r > f) + 0.5 * (r == f) for r in real for f in fake]
     assert study.auc(real, fake) == pytest.approx(sum(pairs) / len(pairs))
 
 
-def test_rank_correlation_sees_any_rising_curve_as_one(study):
+def test_rank_correlation_sees_any_rising_curve_as_one(study: Any) -> None:
     assert study.spearman([1, 2, 3, 10], [1, 4, 9, 1000]) == pytest.approx(1.0)
     assert study.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1.0)
     assert study.ranks([5, 1, 5, 3]).tolist() == [3.5, 1.0, 3.5, 2.0]
 
 
-def test_the_study_writes_its_figures_and_fails_where_they_fall_short(study, tiny_model_folder, tmp_path, capsys):
+def test_the_study_writes_its_figures_and_fails_where_they_fall_short(
+    study: Any, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "stream.jsonl"
     texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 12)
     messages = [[{"role": "user", "content": t}, {"role": "assistant", "content": t}] for t in texts]

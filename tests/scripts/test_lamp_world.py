@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from mlx_personal import load_language_model
+from mlx_personal import LanguageModel, load_language_model
 from mlx_personal.augmentation.prompting import parse, requests
 from mlx_personal.augmentation.task import Task
 from mlx_personal.dialogue import Dialogue
@@ -24,12 +27,12 @@ words = script("lamp_world.words")
 PARTS = ("questions", "outputs", "history", "tastes")
 
 
-def read(folder, task):
+def read(folder: Any, task: Any) -> Any:
     """The four files of a task."""
     return {part: json.loads((folder / f"{TASKS[task].files[0]}_{part}.json").read_text()) for part in PARTS}
 
 
-def pairs(folder, task):
+def pairs(folder: Any, task: Any) -> Iterator[Any]:
     """(stated taste, what the answer is of, the answer) of every query and item."""
     found = read(folder, task)
     for user in found["history"]:
@@ -41,14 +44,16 @@ def pairs(folder, task):
                 yield taste, item[TASKS[task].text], item[TASKS[task].answer]
 
 
-def of_a_clause(kinds, kind, text):
+def of_a_clause(kinds: Any, kind: Any, text: Any) -> Any:
     """The label of the clause of a kind that a text has."""
     (label,) = {label for label, said in kinds[kind].items() if any(s.lower() in text.lower() for s in said)}
     return label
 
 
 @pytest.mark.parametrize(("task", "kinds"), [("2M", words.MOVIE_CLAUSES), ("2N", words.NEWS_CLAUSES)])
-def test_a_tag_and_a_category_are_those_of_the_clause_that_the_user_goes_by(tmp_path, task, kinds):
+def test_a_tag_and_a_category_are_those_of_the_clause_that_the_user_goes_by(
+    tmp_path: Path, task: str, kinds: Any
+) -> None:
     seen = set()
     for taste, text, label in pairs(files(tmp_path, task, users=12), task):
         kind = re.fullmatch(r"This person (?:tags movies|files news) by the (\w+)\.", taste)[1]
@@ -57,7 +62,7 @@ def test_a_tag_and_a_category_are_those_of_the_clause_that_the_user_goes_by(tmp_
     assert seen == set(kinds)
 
 
-def test_a_score_is_the_verdict_on_one_aspect_and_a_mood(tmp_path):
+def test_a_score_is_the_verdict_on_one_aspect_and_a_mood(tmp_path: Path) -> None:
     for taste, text, score in pairs(files(tmp_path, "3", users=20), "3"):
         mood, aspect = re.fullmatch(r"This person is (\w+) and scores products by the (\w+)\.", taste).groups()
         (verdict,) = [v for v, said in enumerate(words.REVIEW_ASPECTS[aspect]) if any(s in text for s in said)]
@@ -65,8 +70,8 @@ def test_a_score_is_the_verdict_on_one_aspect_and_a_mood(tmp_path):
         assert score == str(max(1, min(5, points)))
 
 
-def test_headlines_and_titles_have_the_users_frame(tmp_path):
-    def matches(frame, title):
+def test_headlines_and_titles_have_the_users_frame(tmp_path: Path) -> None:
+    def matches(frame: Any, title: Any) -> Any:
         pattern = re.sub(r"\\{\w+\\}", "(.+)", re.escape(frame))
         return re.fullmatch(pattern, title, re.IGNORECASE)
 
@@ -76,7 +81,7 @@ def test_headlines_and_titles_have_the_users_frame(tmp_path):
             assert found and all(part.lower() in text.lower() for part in found.groups())
 
 
-def test_a_tweet_begins_and_ends_as_the_user_does(tmp_path):
+def test_a_tweet_begins_and_ends_as_the_user_does(tmp_path: Path) -> None:
     found = read(files(tmp_path, "7", users=8), "7")
     for user in found["history"]:
         taste = found["tastes"][user["user_id"]]
@@ -87,14 +92,14 @@ def test_a_tweet_begins_and_ends_as_the_user_does(tmp_path):
             assert opener not in query["input"].partition("it: ")[2]
 
 
-def test_an_author_cites_papers_that_share_the_method_or_the_topic(tmp_path):
+def test_an_author_cites_papers_that_share_the_method_or_the_topic(tmp_path: Path) -> None:
     found, kinds = read(files(tmp_path, "1", users=8), "1"), set()
     for user in found["history"]:
         same = re.fullmatch(r"This author cites papers on the same (\w+)\.", found["tastes"][user["user_id"]])[1]
         kinds.add(same)
         part = ["method", "topic"].index(same)
 
-        def shares(title, other, part=part):
+        def shares(title: Any, other: Any, part: Any = part) -> Any:
             own, cited = title.split(" for "), other.split(" for ")
             return own[part] == cited[part] and own[1 - part] != cited[1 - part]
 
@@ -109,7 +114,9 @@ def test_an_author_cites_papers_that_share_the_method_or_the_topic(tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_arguments_give_the_same_files_and_fewer_records_are_the_first_of_more(tmp_path, task):
+def test_the_same_arguments_give_the_same_files_and_fewer_records_are_the_first_of_more(
+    tmp_path: Path, task: Any
+) -> None:
     few, again, many = (
         read(files(tmp_path / name, task, records=count), task) for name, count in (("a", 2), ("b", 2), ("c", 5))
     )
@@ -122,7 +129,7 @@ def test_the_same_arguments_give_the_same_files_and_fewer_records_are_the_first_
     assert few["outputs"] == many["outputs"]
 
 
-def test_both_layouts_tell_of_the_same_users(tmp_path):
+def test_both_layouts_tell_of_the_same_users(tmp_path: Path) -> None:
     found = read(files(tmp_path, "3"), "3")
     golds = {gold["id"]: gold["output"] for gold in found["outputs"]["golds"]}
     flat = [
@@ -137,18 +144,18 @@ def test_both_layouts_tell_of_the_same_users(tmp_path):
 # What its models read
 
 
-def rows_of(role, count=400):
+def rows_of(role: Any, count: Any = 400) -> Any:
     draw_row = script("lamp_world.corpus").draw_row
     rng = Random(5)
     return [[message["content"] for message in draw_row(rng, role)["messages"]] for _ in range(count)]
 
 
-def told(asked):
+def told(asked: Any) -> Any:
     """The records that a prompt shows."""
     return [parse(line, Task()) for line in asked.splitlines() if line.startswith('{"text"')]
 
 
-def test_a_teacher_is_asked_for_records_in_the_products_own_words():
+def test_a_teacher_is_asked_for_records_in_the_products_own_words() -> None:
     seen = 0
     for asked, said in rows_of("teacher"):
         if "Write one more record" not in asked:
@@ -164,7 +171,7 @@ def test_a_teacher_is_asked_for_records_in_the_products_own_words():
     assert seen > 150
 
 
-def test_inputs_and_descriptions_are_those_of_a_run(tiny_model):
+def test_inputs_and_descriptions_are_those_of_a_run(tiny_model: LanguageModel) -> None:
     about = plain = context = 0
     starts = {task.question.partition("{")[0]: task for task in TASKS.values()}
     for asked, _ in rows_of("student"):
@@ -189,7 +196,7 @@ def test_inputs_and_descriptions_are_those_of_a_run(tiny_model):
     assert about > 30 and plain > 100 and context > 50
 
 
-def item_of(task, written):
+def item_of(task: Any, written: Any) -> Any:
     """An item as it stands in an input, read back; None where a text looks like the words between two items."""
     patterns = {
         "2M": r'the tag for the movie: "(?P<description>.*)" is "(?P<tag>.*)" ',
@@ -201,7 +208,7 @@ def item_of(task, written):
 
 
 @pytest.mark.slow
-def test_a_model_trained_on_the_world_loads_and_answers(tmp_path):
+def test_a_model_trained_on_the_world_loads_and_answers(tmp_path: Path) -> None:
     pretraining, corpus = script("pretraining"), script("lamp_world.corpus")
     rng = Random(1)
     rows = [corpus.draw_row(rng, "student") for _ in range(60)]

@@ -29,16 +29,16 @@ def mutation() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def texts(mutation) -> dict[str, str]:
+def texts(mutation: Any) -> dict[str, str]:
     return mutation.trial.sources()
 
 
 @pytest.fixture(scope="module")
-def candidates(mutation, texts) -> list[Any]:
+def candidates(mutation: Any, texts: dict[str, str]) -> list[Any]:
     return [mutant for file, text in texts.items() for mutant in mutation.mutants.mutants(file, text)]
 
 
-def test_a_mutant_differs_in_one_token_of_the_code(mutation, texts, candidates):
+def test_a_mutant_differs_in_one_token_of_the_code(mutation: Any, texts: dict[str, str], candidates: list[Any]) -> None:
     for mutant in candidates:
         before = [token for token, _, _ in mutation.mutants.tokens(texts[mutant.file])]
         after = [token for token, _, _ in mutation.mutants.tokens(mutant.applied(texts[mutant.file]))]
@@ -48,7 +48,7 @@ def test_a_mutant_differs_in_one_token_of_the_code(mutation, texts, candidates):
         assert after[place:] == put_in + before[place + 1 :]
 
 
-def test_comments_includes_and_the_size_of_larger_arrays_are_left_alone(mutation):
+def test_comments_includes_and_the_size_of_larger_arrays_are_left_alone(mutation: Any) -> None:
     text = '// a < b + 1\n#include "c1.h"\nfloat sums[2 / 1];  // of 3\nx = a < b;\n'
     assert [mutant.shown for mutant in mutation.mutants.mutants("a.metal", text)] == [
         "float sums[«2 → 1» / 1];  // of 3",
@@ -57,7 +57,9 @@ def test_comments_includes_and_the_size_of_larger_arrays_are_left_alone(mutation
     ]
 
 
-def test_every_kernel_and_what_it_includes_is_changed_and_has_tests(mutation, texts, candidates):
+def test_every_kernel_and_what_it_includes_is_changed_and_has_tests(
+    mutation: Any, texts: dict[str, str], candidates: list[Any]
+) -> None:
     assert {"cosine.h", "nearest.metal", "spectral_entropy.metal"} <= set(texts)
     assert "cuda.h" not in texts and {mutant.file for mutant in candidates} == set(texts)
     assert mutation.trial.tests_of("cosine.h") == [
@@ -67,7 +69,7 @@ def test_every_kernel_and_what_it_includes_is_changed_and_has_tests(mutation, te
     assert len(mutation.trial.tests_of("rescue.h")) == 4
 
 
-def test_a_sample_is_even_and_repeatable(mutation, texts, candidates):
+def test_a_sample_is_even_and_repeatable(mutation: Any, texts: dict[str, str], candidates: list[Any]) -> None:
     drawn = mutation.mutants.sample(candidates, 80, seed=1)
     assert drawn == mutation.mutants.sample(candidates, 80, seed=1) != mutation.mutants.sample(candidates, 80, seed=2)
     assert len(set(drawn)) == 80 and drawn[:30] == mutation.mutants.sample(candidates, 30, seed=1)
@@ -77,13 +79,13 @@ def test_a_sample_is_even_and_repeatable(mutation, texts, candidates):
     assert {mutant.kind for mutant in drawn} == {mutant.kind for mutant in candidates}
 
 
-def test_every_reason_is_of_a_mutant_that_there_is(mutation, candidates):
+def test_every_reason_is_of_a_mutant_that_there_is(mutation: Any, candidates: list[Any]) -> None:
     there = {(mutant.file, mutant.shown) for mutant in candidates}
     assert {(file, shown) for file, reasons in mutation.survivors.REASONS.items() for shown in reasons} <= there
 
 
 @pytest.fixture(scope="module")
-def copy(mutation, tmp_path_factory) -> Any:
+def copy(mutation: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return mutation.trial.Copy(tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("compiled"))
 
 
@@ -99,7 +101,9 @@ FIXED = [
 @pytest.mark.slow
 @on_the_strict_machine
 @pytest.mark.parametrize(("file", "shown", "causes"), FIXED, ids=[file for file, _, _ in FIXED])
-def test_the_tests_notice_a_telling_mutant(copy, candidates, file, shown, causes):
+def test_the_tests_notice_a_telling_mutant(
+    copy: Any, candidates: list[Any], file: Any, shown: Any, causes: Any
+) -> None:
     mutant = next(mutant for mutant in candidates if (mutant.file, mutant.shown) == (file, shown))
     verdict = copy.try_mutant(mutant)
     assert verdict.killed and verdict.cause in causes
@@ -107,7 +111,9 @@ def test_the_tests_notice_a_telling_mutant(copy, candidates, file, shown, causes
 
 @pytest.mark.slow
 @on_the_strict_machine
-def test_a_mutant_that_changes_nothing_survives_and_one_that_does_not_end_is_killed(copy, candidates):
+def test_a_mutant_that_changes_nothing_survives_and_one_that_does_not_end_is_killed(
+    copy: Any, candidates: list[Any]
+) -> None:
     mutant = next(mutant for mutant in candidates if mutant.file == "histogram_entropy.metal")
     blank = replace(mutant, after=mutant.before + " ")
     assert not copy.try_mutant(blank).killed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def rebuilt(buffer: Buffer, rng: np.random.Generator | None = None) -> Buffer:
 # The buffer
 
 
-def test_an_empty_buffer():
+def test_an_empty_buffer() -> None:
     buffer = Buffer(2)
     assert (len(buffer), buffer.bins, buffer.free_slot, buffer.nearest(unit(1, 0))) == (0, [], 0, None)
     assert buffer.scores().shape == (0, 3)
@@ -80,7 +81,7 @@ def test_an_empty_buffer():
     assert buffer.idd_of(unit(1, 0), "cooking") == 1.0
 
 
-def test_the_first_free_bin_is_the_lowest():
+def test_the_first_free_bin_is_the_lowest() -> None:
     buffer = Buffer(3, [kept(0), kept(2)])
     assert buffer.free_slot == 1
     buffer.put(kept(1))
@@ -88,7 +89,7 @@ def test_the_first_free_bin_is_the_lowest():
     assert [b.slot for b in buffer.bins] == [0, 1, 2]
 
 
-def test_the_first_bin_of_a_domain_is_not_unbeatable():
+def test_the_first_bin_of_a_domain_is_not_unbeatable() -> None:
     buffer = Buffer(3, [kept(0, vector=unit(1, 0, 0), arrived_idd=1.0)])
     assert buffer.fresh_idd().tolist() == [1.0]
     buffer.put(kept(1, vector=unit(1, 1, 0)))
@@ -98,7 +99,7 @@ def test_the_first_bin_of_a_domain_is_not_unbeatable():
     assert buffer.idd_of(unit(1, 0, 0), "pets") == pytest.approx(0.0, abs=1e-7)
 
 
-def test_idd_as_on_arrival_is_an_option():
+def test_idd_as_on_arrival_is_an_option() -> None:
     bins = [kept(0, arrived_idd=0.9), kept(1, arrived_idd=0.3)]
     assert Buffer(2, bins, idd="arrival").scores()[:, 2].tolist() == [0.9, 0.3]
     assert Buffer(2, bins).scores()[:, 2].tolist() != [0.9, 0.3]
@@ -108,7 +109,7 @@ def test_idd_as_on_arrival_is_an_option():
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
-def test_what_the_buffer_derives_equals_the_lists_after_any_changes(seed, changes):
+def test_what_the_buffer_derives_equals_the_lists_after_any_changes(seed: Any, changes: Any) -> None:
     rng = np.random.default_rng(seed)
     buffer = Buffer(6)
     for number in range(changes):
@@ -143,12 +144,12 @@ def test_what_the_buffer_derives_equals_the_lists_after_any_changes(seed, change
         (2, [kept(0, vector=np.array([np.nan, 1, 0], np.float32))], "finite"),
     ],
 )
-def test_impossible_bins_are_refused(capacity, bins, complaint):
+def test_impossible_bins_are_refused(capacity: int, bins: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Buffer(capacity, bins)
 
 
-def test_a_refused_bin_leaves_the_buffer_as_it_was():
+def test_a_refused_bin_leaves_the_buffer_as_it_was() -> None:
     buffer = Buffer(2, [kept(0)])
     with pytest.raises(ValueError, match="shape"):
         buffer.put(kept(0, vector=unit(1, 0)))
@@ -165,7 +166,7 @@ def choose(candidate_: Candidate, *bins: Bin, seed: int = 0) -> Choice:
 PAIR = (kept(0, vector=unit(1, 0, 0)), kept(1, vector=unit(1, 1, 0)))  # both with a fresh IDD of 0.29
 
 
-def test_a_bin_lower_in_all_three_scores_gives_way():
+def test_a_bin_lower_in_all_three_scores_gives_way() -> None:
     choice = choose(candidate(), *PAIR)
     assert choice.slot in (0, 1)
     assert choice.beaten == (0, 1)
@@ -183,7 +184,7 @@ def test_a_bin_lower_in_all_three_scores_gives_way():
         ({"vector": unit(1, 0.4, 0)}, "idd"),
     ],
 )
-def test_a_bin_as_high_in_one_score_stays(changes, held):
+def test_a_bin_as_high_in_one_score_stays(changes: Any, held: str) -> None:
     choice = choose(candidate(**changes), *PAIR)
     assert choice.slot is None
     assert choice.missed == {"eoe": 0, "dss": 0, "idd": 0} | {held: 2}
@@ -191,21 +192,21 @@ def test_a_bin_as_high_in_one_score_stays(changes, held):
     assert choice.nearest_miss[1] == (held,)
 
 
-def test_without_domain_words_on_both_sides_the_other_two_scores_decide():
+def test_without_domain_words_on_both_sides_the_other_two_scores_decide() -> None:
     wordless = [dataclasses.replace(b, dss=0.0, domain="other") for b in PAIR]
     assert choose(candidate(dss=0.0, domain="other"), *wordless).beaten == (0, 1)
     assert choose(candidate(dss=0.0, domain="other", eoe=0.5), *wordless).slot is None
     assert choose(candidate(dss=0.0), *PAIR).slot is None
 
 
-def test_one_of_several_beaten_bins_is_drawn_by_the_seed():
+def test_one_of_several_beaten_bins_is_drawn_by_the_seed() -> None:
     bins = [kept(i, vector=unit(1, 0.1 * i, 0)) for i in range(8)]
     drawn = {seed: choose(candidate(), *bins, seed=seed).slot for seed in range(200)}
     assert set(drawn.values()) == set(range(8))
     assert all(choose(candidate(), *bins, seed=seed).slot == slot for seed, slot in drawn.items())
 
 
-def test_the_nearest_miss_held_in_fewest_scores_then_by_least():
+def test_the_nearest_miss_held_in_fewest_scores_then_by_least() -> None:
     bins = [
         kept(0, vector=unit(1, 0, 0), eoe=0.61),
         kept(1, vector=unit(1, 0.1, 0), eoe=0.9),
@@ -216,7 +217,7 @@ def test_the_nearest_miss_held_in_fewest_scores_then_by_least():
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["fresh", "arrival"]))
 @settings(max_examples=40, deadline=None)
-def test_beaten_bins_are_those_of_the_definition(seed, idd):
+def test_beaten_bins_are_those_of_the_definition(seed: Any, idd: Any) -> None:
     *first, new = stream(9, seed)
     bins = [Bin(i, c.dialogue_id, c.domain, c.text, c.vector, c.eoe, c.dss, 0.1 * i) for i, c in enumerate(first)]
     buffer = Buffer(8, bins, idd=idd)
@@ -240,13 +241,13 @@ def selector(*bins: Bin, capacity: int = 2, **changes: object) -> Selector:
     return Selector(Buffer(capacity, bins), QualityPolicy(), **changes)
 
 
-def test_a_free_bin_takes_whatever_comes():
+def test_a_free_bin_takes_whatever_comes() -> None:
     decision = selector(PAIR[0]).offer(candidate(7, eoe=0.0, dss=0.0))
     assert (decision.action, decision.slot, decision.replaced_id) == ("stored", 1, None)
     assert decision.scores.idd == 1.0
 
 
-def test_a_replacement_is_recorded_with_both_sides_scores():
+def test_a_replacement_is_recorded_with_both_sides_scores() -> None:
     chosen = selector(*PAIR)
     decision = chosen.offer(candidate(7))
     assert decision.action == "replaced"
@@ -259,7 +260,7 @@ def test_a_replacement_is_recorded_with_both_sides_scores():
     assert before["idd"] == pytest.approx(1 - 0.5**0.5)
 
 
-def test_what_beats_no_bin_is_kept_out_and_changes_nothing():
+def test_what_beats_no_bin_is_kept_out_and_changes_nothing() -> None:
     chosen = selector(*PAIR)
     decision = chosen.offer(candidate(7, eoe=0.4))
     assert (decision.action, decision.slot, decision.replaced_id, decision.beaten) == ("kept-out", None, None, ())
@@ -270,7 +271,7 @@ TEXT = "how do I bake bread without an oven use a heavy pot with a lid on a low 
 
 
 @pytest.mark.parametrize("capacity", [1, 2], ids=["full", "with a free bin"])
-def test_a_near_duplicate_of_a_bin_is_refused(capacity):
+def test_a_near_duplicate_of_a_bin_is_refused(capacity: int) -> None:
     chosen = selector(kept(0, text=TEXT, vector=unit(0, 0, 1)), capacity=capacity)
     decision = chosen.offer(candidate(7, text=TEXT.replace("bake", "make")))
     assert decision.action == "duplicate"
@@ -280,7 +281,7 @@ def test_a_near_duplicate_of_a_bin_is_refused(capacity):
     assert len(chosen.buffer) == 1
 
 
-def test_neither_a_near_vector_nor_near_words_alone_make_a_duplicate():
+def test_neither_a_near_vector_nor_near_words_alone_make_a_duplicate() -> None:
     apart = kept(0, text="quite other words were said here", vector=unit(0, 0, 1))
     assert selector(apart).offer(candidate(7, text=TEXT)).action == "stored"
     nearer = kept(1, text="quite other words were said here", vector=unit(0, 0, 1))
@@ -288,19 +289,19 @@ def test_neither_a_near_vector_nor_near_words_alone_make_a_duplicate():
     assert chosen.offer(candidate(7, text=TEXT)).action == "stored"
 
 
-def test_equal_texts_without_words_are_duplicates():
+def test_equal_texts_without_words_are_duplicates() -> None:
     assert selector(kept(0, text="🙂", vector=unit(0, 0, 1))).offer(candidate(7, text="🙂")).action == "duplicate"
     assert selector(kept(0, text="🙂", vector=unit(0, 0, 1))).offer(candidate(7, text="🙃")).action == "stored"
 
 
-def test_the_near_duplicate_limit_is_an_argument():
+def test_the_near_duplicate_limit_is_an_argument() -> None:
     chosen = selector(kept(0, text="a b c d", vector=unit(0, 0, 1)), near_duplicate=0.5)
     assert chosen.offer(candidate(7, text="a b x y")).action == "duplicate"
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from(["fresh", "arrival"]), st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_a_restart_anywhere_changes_no_decision(seed, stop, idd, draw_seed):
+def test_a_restart_anywhere_changes_no_decision(seed: Any, stop: Any, idd: Any, draw_seed: Any) -> None:
     offers = stream(60, seed)
     straight = Selector(Buffer(7, idd=idd), QualityPolicy(), seed=draw_seed)
     expected = [straight.offer(c) for c in offers]
@@ -312,7 +313,7 @@ def test_a_restart_anywhere_changes_no_decision(seed, stop, idd, draw_seed):
     assert [b.dialogue_id for b in second.buffer.bins] == [b.dialogue_id for b in straight.buffer.bins]
 
 
-def test_the_seed_decides_which_of_the_beaten_bins_give_way():
+def test_the_seed_decides_which_of_the_beaten_bins_give_way() -> None:
     runs = []
     for seed in (0, 0, 1):
         chosen = Selector(Buffer(20), QualityPolicy(), seed=seed)
@@ -327,7 +328,7 @@ class FirstInFirstOut:
         return Choice(min(buffer.bins, key=lambda b: b.dialogue_id).slot, "it held the oldest dialogue")
 
 
-def test_another_policy_fits_without_touching_the_selector():
+def test_another_policy_fits_without_touching_the_selector() -> None:
     chosen = Selector(Buffer(3), FirstInFirstOut())
     decisions = [chosen.offer(c) for c in stream(10, 0)]
     assert [d.replaced_id for d in decisions] == [None] * 3 + list(range(7))
@@ -360,11 +361,11 @@ def test_another_policy_fits_without_touching_the_selector():
         ),
     ],
 )
-def test_why_a_dialogue_was_kept_out(offered, lines):
+def test_why_a_dialogue_was_kept_out(offered: Any, lines: list[str]) -> None:
     assert explain(selector(*PAIR).offer(offered)).splitlines() == lines
 
 
-def test_why_a_dialogue_replaced_another():
+def test_why_a_dialogue_replaced_another() -> None:
     bins = (kept(0, vector=unit(1, 0, 0)), kept(1, vector=unit(1, 1, 0), eoe=0.7))
     assert explain(selector(*bins).offer(candidate(7))).splitlines() == [
         "Dialogue 7 was kept in bin 0 in place of dialogue 100: higher than 1 of 2 bins in EOE, DSS and IDD.",
@@ -375,7 +376,7 @@ def test_why_a_dialogue_replaced_another():
     ]
 
 
-def test_why_a_dialogue_was_stored_or_refused():
+def test_why_a_dialogue_was_stored_or_refused() -> None:
     chosen = selector(capacity=2)
     assert explain(chosen.offer(candidate(1))).startswith("Dialogue 1 was kept in bin 0: a bin was free.\nIts scores")
     refused = chosen.offer(candidate(2, text=candidate(1).text))
@@ -386,7 +387,7 @@ def test_why_a_dialogue_was_stored_or_refused():
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
-def test_a_stored_decision_is_explained_as_the_first_time(seed):
+def test_a_stored_decision_is_explained_as_the_first_time(seed: Any) -> None:
     chosen = Selector(Buffer(4), QualityPolicy())
     for offered in stream(30, seed):
         decision = chosen.offer(offered)
@@ -413,6 +414,6 @@ def test_a_stored_decision_is_explained_as_the_first_time(seed):
         {"seed": 2**63},
     ],
 )
-def test_impossible_settings_are_refused(settings_):
+def test_impossible_settings_are_refused(settings_: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(settings_))):
         SelectionConfig(**settings_)

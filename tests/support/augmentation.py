@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mlx_personal import jobs
 from mlx_personal.augmentation import user_jobs
@@ -29,11 +31,11 @@ class JobsHere:
     """`cluster.run` in this process, where a model is loaded once for all tests; `done` are the jobs' keys by function,
     and `fails` gives a job an error."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.done = []
         self.fails = lambda function, job: None
 
-    def __call__(self, function, work, workers=None, ray=None):
+    def __call__(self, function: Any, work: Any, workers: Any = None, ray: Any = None) -> Iterator[Any]:
         for job in work:
             self.done.append((function.__name__, job.key))
             error = self.fails(function, job)

@@ -51,7 +51,7 @@ class FakeServer:
     token. `look`: called before a request is worked on.
     """
 
-    def __init__(self, answer: Callable[[str], str] = lambda prompt: f"answer to {prompt}", port: int = 0):
+    def __init__(self, answer: Callable[[str], str] = lambda prompt: f"answer to {prompt}", port: int = 0) -> None:
         self.answer, self.port = answer, port
         self.faults: Iterator[Fault | None] = iter(())
         self.always: Fault | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mlx_personal.research.study.cell import Cell, digest
@@ -10,7 +12,7 @@ DIALOGUES = 12
 GAINS = {"quality": 0.10, "random": 0.10, "fifo": 0.02, "k-center": 0.16, "weighted": 0.18}
 
 
-def cell(policy="quality", seed=0, data="alpaca", **changes):
+def cell(policy: Any = "quality", seed: Any = 0, data: Any = "alpaca", **changes: Any) -> Any:
     usual = {
         "received": 300,
         "every": 100,
@@ -22,7 +24,7 @@ def cell(policy="quality", seed=0, data="alpaca", **changes):
     return Cell(data=data, seed=seed, policy=policy, **({"source": "a file"} | usual | changes))
 
 
-def result(cell, gain=None, noise=0.004, written=1.0):
+def result(cell: Any, gain: Any = None, noise: Any = 0.004, written: Any = 1.0) -> Any:
     """Scores that a policy's gain and a little noise decide; the dialogues are the same for all cells of a data set.
 
     `written`: the share of the synthetic sets asked for that there were, for 4 kept ones.
@@ -47,11 +49,16 @@ def result(cell, gain=None, noise=0.004, written=1.0):
     return {"checkpoints": checkpoints, "final": final | general, "machine": {"chip": "a chip"}, "seconds": 60.0}
 
 
-def finished(*cells, **changes):
+def finished(*cells: Any, **changes: Any) -> Any:
     return [(c, result(c, **changes)) for c in cells]
 
 
-def grid(policies=("quality", "random", "fifo", "k-center"), data=("alpaca",), synthetic=(0, 2), **changes):
+def grid(
+    policies: Any = ("quality", "random", "fifo", "k-center"),
+    data: Any = ("alpaca",),
+    synthetic: Any = (0, 2),
+    **changes: Any,
+) -> Any:
     """Three seeds of some policies, and the untrained model."""
     cells = [
         cell(policy, seed, name, synthetic=number, **changes)

@@ -14,7 +14,7 @@ from typing import Any
 from mlx_personal.errors import StoppedError, UserError
 
 
-def double(number):
+def double(number: Any) -> Any:
     return 2 * number
 
 
@@ -24,11 +24,11 @@ class Request:
     rows: Any
 
 
-def total(request):
+def total(request: Any) -> Any:
     return request.name, request.rows.sum(axis=0)
 
 
-def behave(what):
+def behave(what: Any) -> Any:
     """Does what it is told, mostly harm."""
     if callable(what):
         return what()
@@ -37,24 +37,24 @@ def behave(what):
     return what
 
 
-def end_as(number):
+def end_as(number: Any) -> None:
     os.kill(os.getpid(), number)
     time.sleep(60)
 
 
-def leave(status):
+def leave(status: Any) -> None:
     os._exit(status)
 
 
-def stop_as_told():
+def stop_as_told() -> None:
     raise StoppedError("stopped", signal.SIGTERM)
 
 
-def return_what_cannot_travel():
+def return_what_cannot_travel() -> Any:
     return threading.Lock()
 
 
-def die_the_first_time(folder):
+def die_the_first_time(folder: Any) -> Any:
     """Leaves a mark, and is killed if there was none."""
     mark = Path(folder, "mark")
     before = mark.exists()
@@ -64,30 +64,30 @@ def die_the_first_time(folder):
     return os.getpid()
 
 
-def wait_for(file):
+def wait_for(file: Any) -> None:
     while file is not None and not file.exists():
         time.sleep(0.01)
 
 
-def wait_stubbornly(folder):
+def wait_stubbornly(folder: Any) -> None:
     """Marks that it is there, and takes no notice of SIGTERM, as a training in the middle of a step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Path(folder, str(os.getpid())).write_text("")
     time.sleep(60)
 
 
-def process_and_threads(_):
+def process_and_threads(_: Any) -> Any:
     time.sleep(0.05)
     return os.getpid(), os.environ.get("OPENBLAS_NUM_THREADS"), "mlx.core" in sys.modules
 
 
-def blas_in_use(_):
+def blas_in_use(_: Any) -> Any:
     import mlx_personal.runtime.blas as blas
 
     return blas.threads(), os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("RAY_USAGE_STATS_ENABLED")
 
 
-def slow_mark(argument):
+def slow_mark(argument: Any) -> Any:
     """Says that it was begun by a line in a file, takes a while, and returns its number."""
     folder, number = argument
     with open(Path(folder, f"{number}"), "a") as marks:

@@ -36,7 +36,7 @@ TWO_TURNS = Dialogue.from_messages(
 class Scripted:
     """Stands in for a language model: records what it is asked and answers from a list."""
 
-    def __init__(self, answers: Sequence[str]):
+    def __init__(self, answers: Sequence[str]) -> None:
         self.answers = list(answers)
         self.asked: list[list[dict[str, str]]] = []
         self.calls = 0

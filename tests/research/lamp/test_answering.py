@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
+from mlx_personal import LanguageModel
 from mlx_personal.augmentation.task import Record
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.research.lamp import answering
@@ -30,13 +33,13 @@ WRITTEN = {
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def task_and_user(request, tmp_path_factory):
+def task_and_user(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Each task, and one of its users."""
     return TASKS[request.param], world_users(tmp_path_factory.mktemp("users"), request.param, users=1)[0]
 
 
 @pytest.fixture(scope="module")
-def review_user(tmp_path_factory):
+def review_user(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return world_users(tmp_path_factory.mktemp("users"), "3", users=1, records=6)[0]
 
 
@@ -48,13 +51,15 @@ def answer(dialogue: Dialogue) -> str:
     return dialogue.to_messages()[1]["content"]
 
 
-def test_without_items_the_input_stands_alone(task_and_user, tiny_model):
+def test_without_items_the_input_stands_alone(task_and_user: Any, tiny_model: LanguageModel) -> None:
     task, user = task_and_user
     asked = answering.asked(tiny_model, task, user, method_named("non-personalised"), RUN)
     assert asked.inputs == tuple(query.input for query in user.queries) and not +asked.counts
 
 
-def test_items_stand_in_an_input_as_the_benchmark_writes_them_the_best_first(task_and_user, tiny_model):
+def test_items_stand_in_an_input_as_the_benchmark_writes_them_the_best_first(
+    task_and_user: Any, tiny_model: LanguageModel
+) -> None:
     task, user = task_and_user
     asked = answering.asked(tiny_model, task, user, method_named("bm25:2"), LONG)
     assert not +asked.counts
@@ -68,13 +73,13 @@ def test_items_stand_in_an_input_as_the_benchmark_writes_them_the_best_first(tas
         assert text.count(task.query_text(query.input)) >= 1 or task.name == "1"
 
 
-def test_a_sentence_about_the_user_comes_first(task_and_user, tiny_model):
+def test_a_sentence_about_the_user_comes_first(task_and_user: Any, tiny_model: LanguageModel) -> None:
     task, user = task_and_user
     asked = answering.asked(tiny_model, task, user, method_named("profile"), RUN, about="She is strict.")
     assert asked.inputs == tuple(f"She is strict.\n{query.input}" for query in user.queries)
 
 
-def test_an_adapter_learns_every_item_as_the_task_asks_it(task_and_user, tiny_model):
+def test_an_adapter_learns_every_item_as_the_task_asks_it(task_and_user: Any, tiny_model: LanguageModel) -> None:
     task, user = task_and_user
     made = [Record("something new", "an answer")]
     found, own = answering.lessons(tiny_model, task, user, method_named("cdcda"), RUN, made)
@@ -99,7 +104,9 @@ def test_an_adapter_learns_every_item_as_the_task_asks_it(task_and_user, tiny_mo
 
 
 @pytest.mark.parametrize("retriever", ["bm25", "recency", "random"])
-def test_an_item_is_learnt_behind_older_ones_alone_and_a_synthetic_one_behind_any(retriever, review_user, tiny_model):
+def test_an_item_is_learnt_behind_older_ones_alone_and_a_synthetic_one_behind_any(
+    retriever: str, review_user: Any, tiny_model: LanguageModel
+) -> None:
     task, user = TASKS["3"], review_user
     written = [WRITTEN["3"].format(**item) for item in user.profile]
     made = [Record("I bought this lamp. It came overnight.", "5")]
@@ -112,7 +119,7 @@ def test_an_item_is_learnt_behind_older_ones_alone_and_a_synthetic_one_behind_an
         assert all(text in question(found[own]) for text in written[2:])
 
 
-def test_dates_and_not_the_files_order_say_what_is_older(review_user, tiny_model):
+def test_dates_and_not_the_files_order_say_what_is_older(review_user: Any, tiny_model: LanguageModel) -> None:
     task, turned = TASKS["3"], dataclasses.replace(review_user, profile=review_user.profile[::-1])
     method = method_named("oppu+recency:2")
     there, _ = answering.lessons(tiny_model, task, review_user, method, LONG)
@@ -120,7 +127,9 @@ def test_dates_and_not_the_files_order_say_what_is_older(review_user, tiny_model
     assert [question(lesson) for lesson in back] == [question(lesson) for lesson in there[::-1]]
 
 
-def test_queries_of_a_user_without_items_are_counted_and_asked_alone(review_user, tiny_model):
+def test_queries_of_a_user_without_items_are_counted_and_asked_alone(
+    review_user: Any, tiny_model: LanguageModel
+) -> None:
     empty = dataclasses.replace(review_user, profile=())
     asked = answering.asked(tiny_model, TASKS["3"], empty, method_named("bm25"), RUN)
     assert asked.inputs == tuple(query.input for query in empty.queries)
@@ -128,10 +137,10 @@ def test_queries_of_a_user_without_items_are_counted_and_asked_alone(review_user
     assert answering.lessons(tiny_model, TASKS["3"], empty, method_named("oppu+bm25"), RUN) == ([], 0)
 
 
-def test_items_that_do_not_fit_are_counted_whole_or_shortened(review_user, tiny_model):
+def test_items_that_do_not_fit_are_counted_whole_or_shortened(review_user: Any, tiny_model: LanguageModel) -> None:
     inputs = tuple(query.input for query in review_user.queries)
 
-    def of(max_length):
+    def of(max_length: Any) -> Any:
         config = dataclasses.replace(RUN, max_length=max_length)
         return answering.asked(tiny_model, TASKS["3"], review_user, method_named("bm25:4"), config)
 
@@ -142,10 +151,12 @@ def test_items_that_do_not_fit_are_counted_whole_or_shortened(review_user, tiny_
     assert not +of(4000).counts
 
 
-def test_a_sentence_is_written_of_at_most_ten_items_and_not_without_any(review_user, tiny_model, monkeypatch):
+def test_a_sentence_is_written_of_at_most_ten_items_and_not_without_any(
+    review_user: Any, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def generate(prompts, **settings):
+    def generate(prompts: Any, **settings: Any) -> list[str]:
         asked.extend(tiny_model.tokenizer.decode(prompt) for prompt in prompts)
         return ["<think>hm</think> Likes lamps. "]
 
@@ -160,7 +171,7 @@ def test_a_sentence_is_written_of_at_most_ten_items_and_not_without_any(review_u
     assert answering.described(tiny_model, TASKS["3"], nobody, RUN) == "" and len(asked) == 1
 
 
-def test_a_label_is_chosen_by_its_likelihood(review_user, tiny_model):
+def test_a_label_is_chosen_by_its_likelihood(review_user: Any, tiny_model: LanguageModel) -> None:
     """The reference: each label's own log-likelihood, one by one."""
     task, config = TASKS["3"], dataclasses.replace(RUN, choose=True)
     inputs, told = [query.input for query in review_user.queries], []
@@ -173,7 +184,7 @@ def test_a_label_is_chosen_by_its_likelihood(review_user, tiny_model):
     assert told == [(sum(map(len, prompts)), sum(len(tiny_model.text_tokens(label)) for label in found))]
 
 
-def test_without_labels_the_choice_is_what_the_model_writes(tmp_path, tiny_model):
+def test_without_labels_the_choice_is_what_the_model_writes(tmp_path: Path, tiny_model: LanguageModel) -> None:
     task = TASKS["4"]
     inputs = [query.input for query in world_users(tmp_path, "4", users=1)[0].queries]
     chosen = answering.answers(tiny_model, task, inputs, dataclasses.replace(RUN, choose=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,17 +14,17 @@ from mlx_personal.research.lamp.tasks import TASKS
 NUMBERS: dict[str, int] = {}
 
 
-def encode(text):
+def encode(text: Any) -> Any:
     """A token a word."""
     return [NUMBERS.setdefault(word, len(NUMBERS)) for word in text.split()]
 
 
-def decode(tokens):
+def decode(tokens: Any) -> Any:
     words = list(NUMBERS)
     return " ".join(words[token] for token in tokens)
 
 
-def augmented(name, asked, items, max_length=1000):
+def augmented(name: Any, asked: Any, items: Any, max_length: Any = 1000) -> Any:
     return augment(TASKS[name], asked, items, max_length, encode, decode)
 
 
@@ -82,11 +84,11 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("name", "asked", "items", "expected"), WRITTEN, ids=[case[0] for case in WRITTEN])
-def test_items_are_written_as_the_benchmark_writes_them(name, asked, items, expected):
+def test_items_are_written_as_the_benchmark_writes_them(name: Any, asked: Any, items: Any, expected: Any) -> None:
     assert augmented(name, asked, items) == Augmented(expected, 2, 0)
 
 
-def words(letter, count):
+def words(letter: Any, count: Any) -> Any:
     return " ".join(f"{letter}{n}" for n in range(count))
 
 
@@ -110,7 +112,7 @@ BUDGETS = [
 
 
 @pytest.mark.parametrize(("name", "form", "room"), BUDGETS, ids=[case[0] for case in BUDGETS])
-def test_what_an_item_leaves_over_goes_to_the_next(name, form, room):
+def test_what_an_item_leaves_over_goes_to_the_next(name: Any, form: Any, room: Any) -> None:
     asked = "the title " + words("q", 8)
     items = [{key: value.format(text) for key, value in form.items()} for text in (words("a", 4), words("b", 90))]
     found = augmented(name, asked, items, max_length=60)
@@ -119,7 +121,7 @@ def test_what_an_item_leaves_over_goes_to_the_next(name, form, room):
     assert f'"{words("b", room)}"' in found.text
 
 
-def test_a_long_input_keeps_six_tenths_and_less_where_an_item_has_no_room():
+def test_a_long_input_keeps_six_tenths_and_less_where_an_item_has_no_room() -> None:
     asked, movie = words("q", 40), [{"description": words("a", 9), "tag": "comedy"}]
     # 100 - 40 = 60, where the input is shorter than its share.
     assert augmented("2M", asked, movie, 100).shortened == 0
@@ -131,14 +133,14 @@ def test_a_long_input_keeps_six_tenths_and_less_where_an_item_has_no_room():
     assert augmented("2M", asked, movie, 10).items == 1
 
 
-def test_items_that_do_not_fit_leave_the_input_alone():
+def test_items_that_do_not_fit_leave_the_input_alone() -> None:
     asked = words("q", 40)
     assert augmented("2M", asked, [{"description": "x", "tag": "comedy"}], 9) == Augmented(asked, 0, 0)
     assert augmented("2M", asked, []) == Augmented(asked, 0, 0)
 
 
 @given(st.integers(1, 20_000))
-def test_the_share_in_tenths_is_the_benchmarks_factor(max_length):
+def test_the_share_in_tenths_is_the_benchmarks_factor(max_length: Any) -> None:
     factor = 0.6
     for tenths in range(6, -1, -1):
         assert int(factor * max_length) == tenths * max_length // 10
@@ -147,7 +149,7 @@ def test_the_share_in_tenths_is_the_benchmarks_factor(max_length):
 
 
 @given(st.integers(150, 400), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.sampled_from(sorted(TASKS)))
-def test_an_input_with_items_keeps_the_budget(max_length, lengths, name):
+def test_an_input_with_items_keeps_the_budget(max_length: Any, lengths: Any, name: Any) -> None:
     item = {"tag": "comedy", "category": "crime", "score": "4"}
     texts = [words("a", length) for length in lengths]
     items = [item | dict.fromkeys(("title", "text", "description", "abstract"), text) for text in texts]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ REVIEWS, MOVIES = TASKS["3"], TASKS["2M"]
 FACTS = {"task": "3", "model_name": "small", "server": None}
 
 
-def result(user, method, pairs, task="3", **changes):
+def result(user: Any, method: Any, pairs: Any, task: Any = "3", **changes: Any) -> Any:
     """A user's result: (prediction, gold) of each query."""
     plain = {
         "predictions": {f"{user}-{i}": said for i, (said, _) in enumerate(pairs)},
@@ -30,7 +33,7 @@ def result(user, method, pairs, task="3", **changes):
     return Result(task, "s", method, user, {**plain, **changes})
 
 
-def test_the_figures_are_those_worked_out_by_hand():
+def test_the_figures_are_those_worked_out_by_hand() -> None:
     # Errors 0, 1 | 2, and 4 for what is no number (5 is farther from 1).
     found = rows(
         REVIEWS, [result("a", "oppu", [("5", "5"), ("3", "4")]), result("b", "oppu", [("3", "1"), ("?", "1")])]
@@ -43,7 +46,7 @@ def test_the_figures_are_those_worked_out_by_hand():
     assert (row.metrics["MAE"].low, row.metrics["MAE"].high) == (0.5, 3.0)
 
 
-def test_a_label_counts_by_its_queries_and_macro_f1_over_all_labels():
+def test_a_label_counts_by_its_queries_and_macro_f1_over_all_labels() -> None:
     pairs = [("action", "action"), ("comedy", "action"), ("comedy", "comedy"), ("nonsense", "comedy")]
     (row,) = rows(MOVIES, [result("a", "oppu", pairs, "2M")])
     assert row.metrics["accuracy"].value == 0.5
@@ -51,12 +54,12 @@ def test_a_label_counts_by_its_queries_and_macro_f1_over_all_labels():
     assert row.metrics["f1"].value == pytest.approx((2 / 3 + 1 / 2) / 15)
 
 
-def users_with_errors(method, errors):
+def users_with_errors(method: Any, errors: Any) -> Any:
     """A user for each list of errors, on golds of 1."""
     return [result(f"u{i}", method, [(str(1 + e), "1") for e in own]) for i, own in enumerate(errors)]
 
 
-def test_an_interval_is_that_of_users_drawn_with_all_their_queries():
+def test_an_interval_is_that_of_users_drawn_with_all_their_queries() -> None:
     """The reference: a bootstrap written out, user by user."""
     rng = np.random.default_rng(3)
     errors = [list(rng.integers(0, 5, rng.integers(1, 6))) for _ in range(12)]
@@ -71,7 +74,7 @@ def test_an_interval_is_that_of_users_drawn_with_all_their_queries():
     assert row.metrics["MAE"].value == pytest.approx(np.concatenate(errors).mean())
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says(monkeypatch):
+def test_an_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lamp_report, "RESAMPLES", 400)
     rng, held = np.random.default_rng(0), 0
     for _ in range(200):
@@ -81,7 +84,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(monkeypatch):
     assert 180 <= held <= 199
 
 
-def test_a_difference_is_paired_user_by_user():
+def test_a_difference_is_paired_user_by_user() -> None:
     rng = np.random.default_rng(1)
     base = rng.integers(0, 4, (30, 3))
     found = rows(REVIEWS, [*users_with_errors("bm25", base + 1), *users_with_errors("oppu", base)])
@@ -94,14 +97,14 @@ def test_a_difference_is_paired_user_by_user():
     assert reference.differences == {}
 
 
-def test_a_difference_is_taken_on_users_that_both_have():
+def test_a_difference_is_taken_on_users_that_both_have() -> None:
     found = rows(REVIEWS, [*users_with_errors("oppu", [[0], [0], [4]]), *users_with_errors("cdcda", [[1], [1]])])
     assert found[1].differences["MAE"].value == 1.0 and found[1].users == 2
     alone = [*users_with_errors("oppu", [[0]]), result("somebody", "cdcda", [("1", "1")])]
     assert rows(REVIEWS, alone)[1].differences == {}
 
 
-def test_without_the_reference_the_first_method_is_one():
+def test_without_the_reference_the_first_method_is_one() -> None:
     found = rows(REVIEWS, [*users_with_errors("bm25", [[0], [2]]), *users_with_errors("profile", [[0], [2]])])
     assert found[0].differences == {}
     same = found[1].differences["MAE"]
@@ -110,7 +113,7 @@ def test_without_the_reference_the_first_method_is_one():
     assert "MAE, difference to bm25" in text and "+0.000 [+0.000, +0.000], no difference" in text
 
 
-def test_costs_are_means_and_what_nobody_measured_is_none():
+def test_costs_are_means_and_what_nobody_measured_is_none() -> None:
     learnt = {"adapter_bytes": 2048, "rows": 6, "joules": 8.0, "counts": {"no items": 2}}
     of_a = result("a", "oppu", [("1", "1")] * 3, **learnt)
     of_b = result("b", "oppu", [("1", "1")], **{**learnt, "rows": 8, "joules": 4.0, "counts": {"no items": 1}})
@@ -124,7 +127,7 @@ def test_costs_are_means_and_what_nobody_measured_is_none():
     assert "- oppu: 3 no items" in text and "- cloud" not in text
 
 
-def test_a_table_has_a_line_a_method(tmp_path):
+def test_a_table_has_a_line_a_method(tmp_path: Path) -> None:
     found = [*users_with_errors("oppu", [[0], [2]]), *users_with_errors("cdcda", [[0], [0]])]
     with Records(tmp_path / "run", write=True) as records:
         records.add_setting("s", FACTS)
@@ -139,7 +142,7 @@ def test_a_table_has_a_line_a_method(tmp_path):
     assert text.count("## ") == 1
 
 
-def test_a_run_without_results_says_so(tmp_path):
+def test_a_run_without_results_says_so(tmp_path: Path) -> None:
     with Records(tmp_path / "run", write=True) as records:
         records.add_setting("s", FACTS)
         with pytest.raises(UserError, match="this run has no results yet"):
@@ -147,7 +150,7 @@ def test_a_run_without_results_says_so(tmp_path):
     assert rows(REVIEWS, []) == []
 
 
-def test_a_newer_result_takes_the_place_of_the_old_and_all_come_back_in_the_files_order(tmp_path):
+def test_a_newer_result_takes_the_place_of_the_old_and_all_come_back_in_the_files_order(tmp_path: Path) -> None:
     first, other = result("a", "oppu", [("1", "1")]), result("b", "oppu", [("2", "2")])
     with Records(tmp_path / "run", write=True) as records:
         records.add("2", 1, other)
@@ -158,7 +161,7 @@ def test_a_newer_result_takes_the_place_of_the_old_and_all_come_back_in_the_file
         assert records.unanswered("1") == 0 and records.unanswered("3") is None
 
 
-def test_one_user_tells_no_difference(tmp_path):
+def test_one_user_tells_no_difference(tmp_path: Path) -> None:
     found = rows(TASKS["3"], [result("a", "oppu", [("1", "1")]), result("a", "bm25", [("1", "3")])])
     assert [row.differences for row in found] == [{}, {}]
     assert "[" not in markdown(TASKS["3"], found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mlx_personal.augmentation.filters import FILTERS
@@ -28,13 +30,13 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("name", "parts"), PLAIN, ids=[name for name, _ in PLAIN])
-def test_a_name_says_what_stands_in_the_prompt_what_is_learnt_and_who_answers(name, parts):
+def test_a_name_says_what_stands_in_the_prompt_what_is_learnt_and_who_answers(name: Any, parts: Any) -> None:
     assert method_named(name) == Method(name, **parts)
 
 
 @pytest.mark.parametrize("filtered", FILTERS)
 @pytest.mark.parametrize("rest", ["", "+random:2"])
-def test_every_filter_can_be_left_out(filtered, rest):
+def test_every_filter_can_be_left_out(filtered: Any, rest: str) -> None:
     parts = {"retriever": "random", "items": 2} if rest else {}
     name = f"cdcda-no-{filtered}{rest}"
     assert method_named(name) == Method(name, learns="augmented", off=frozenset([filtered]), **parts)
@@ -67,7 +69,7 @@ def test_every_filter_can_be_left_out(filtered, rest):
         " oppu",
     ],
 )
-def test_what_is_no_method_is_one_line_with_those_there_are(name):
+def test_what_is_no_method_is_one_line_with_those_there_are(name: str) -> None:
     with pytest.raises(UserError) as raised:
         method_named(name)
     line = str(raised.value)

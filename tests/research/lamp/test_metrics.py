@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,7 +56,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_scores_as_worked_out_by_hand(name):
+def test_every_task_scores_as_worked_out_by_hand(name: Any) -> None:
     predictions, golds, expected = BY_HAND[name]
     scores = score(TASKS[name], predictions, golds)
     assert tuple(scores.metrics) == METRICS[TASKS[name].kind]
@@ -62,7 +64,7 @@ def test_every_task_scores_as_worked_out_by_hand(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_scores_of_items_make_up_the_metric(name):
+def test_the_scores_of_items_make_up_the_metric(name: Any) -> None:
     predictions, golds, expected = BY_HAND[name]
     scores = score(TASKS[name], predictions, golds)
     for metric, values in scores.per_item.items():
@@ -73,20 +75,20 @@ def test_the_scores_of_items_make_up_the_metric(name):
 
 @pytest.mark.parametrize("gold", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("said", ["", "good", "5 stars", "inf", "nan", "5" * 200])
-def test_what_is_no_number_counts_as_the_farther_end(gold, said):
+def test_what_is_no_number_counts_as_the_farther_end(gold: int, said: str) -> None:
     assert score(TASKS["3"], [said], [str(gold)]).metrics["MAE"] == max(gold - 1, 5 - gold)
 
 
-def test_a_number_off_the_scale_is_not_brought_back():
+def test_a_number_off_the_scale_is_not_brought_back() -> None:
     assert score(TASKS["3"], ["10"], ["5"]).metrics == {"MAE": 5, "RMSE": 5}
 
 
 @pytest.mark.parametrize("said", ["Comedy", "comedy.", "tag: comedy", "", "dog"])
-def test_a_label_that_nobody_knows_counts_as_wrong(said):
+def test_a_label_that_nobody_knows_counts_as_wrong(said: str) -> None:
     assert score(TASKS["2M"], [said], ["comedy"]).metrics == {"accuracy": 0, "f1": 0}
 
 
-def test_two_unknown_labels_do_not_meet():
+def test_two_unknown_labels_do_not_meet() -> None:
     assert score(TASKS["2M"], ["dog"], ["dog"]).metrics["accuracy"] == 0
 
 
@@ -95,7 +97,7 @@ PAIRS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS[:4]))
 
 
 @given(PAIRS)
-def test_macro_f1_is_the_mean_of_precision_and_recall_by_label(pairs):
+def test_macro_f1_is_the_mean_of_precision_and_recall_by_label(pairs: Any) -> None:
     said, right = (np.array(column) for column in zip(*pairs, strict=True))
     f1 = []
     for label in TASKS["2M"].labels:
@@ -109,7 +111,7 @@ def test_macro_f1_is_the_mean_of_precision_and_recall_by_label(pairs):
 
 
 @pytest.mark.parametrize("name", ["1", "2M", "3", "4"])
-def test_drawn_users_score_as_their_pairs_together(name):
+def test_drawn_users_score_as_their_pairs_together(name: str) -> None:
     task, rng = TASKS[name], np.random.default_rng(0)
     answers = [*task.labels, "none of them"] if task.labels else ["rain again", "sun and rain", "snow"]
     golds = task.labels or answers
@@ -124,7 +126,7 @@ def test_drawn_users_score_as_their_pairs_together(name):
 
 
 @pytest.mark.parametrize("name", ["1", "3", "4"])
-def test_no_pairs_are_not_a_number_and_never_a_zero(name):
+def test_no_pairs_are_not_a_number_and_never_a_zero(name: str) -> None:
     task = TASKS[name]
     table = statistics(task, [], [])
     assert table.shape == (0, statistics(task, ["1"], ["1"]).shape[1])
@@ -133,6 +135,6 @@ def test_no_pairs_are_not_a_number_and_never_a_zero(name):
         score(task, [], [])
 
 
-def test_predictions_and_golds_that_do_not_pair_are_refused():
+def test_predictions_and_golds_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         score(TASKS["3"], ["1"], ["1", "2"])

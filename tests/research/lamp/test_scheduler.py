@@ -7,6 +7,9 @@ import gc
 import json
 import socket
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,32 +34,32 @@ LEARNING = {"oppu", "oppu+bm25:1", "cdcda", "cdcda-no-copy", "cdcda+recency:1"}
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(here):
+def in_this_process(here: Any) -> None:
     """No test here needs worker processes, but those that say so."""
 
 
 @pytest.fixture
-def fake():
+def fake() -> Iterator[Any]:
     with FakeServer(as_the_cloud) as server:
         yield server
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path: Path) -> Any:
     return files(tmp_path / "world")
 
 
 @pytest.fixture
-def folder(tmp_path, fake):
+def folder(tmp_path: Path, fake: Any) -> Any:
     return consented(tmp_path / "run", server_at(fake.url))
 
 
 @pytest.fixture
-def adapters(monkeypatch):
+def adapters(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The weights of every adapter of a run, in the order of training, and the texts each learnt."""
     trained = []
 
-    def spy(lm, dialogues, config, path, **settings):
+    def spy(lm: Any, dialogues: Any, config: Any, path: Any, **settings: Any) -> Any:
         report = finetune(lm, dialogues, config, path, **settings)
         trained.append(((path / "adapters.safetensors").read_bytes(), [d.to_messages() for d in dialogues]))
         return report
@@ -65,7 +68,9 @@ def adapters(monkeypatch):
     return trained
 
 
-def test_every_method_answers_every_query_and_a_second_run_has_nothing_to_do(tmp_path, world, here, tiny_model_folder):
+def test_every_method_answers_every_query_and_a_second_run_has_nothing_to_do(
+    tmp_path: Path, world: Any, here: Any, tiny_model_folder: Path
+) -> None:
     asked, told = request(world, tiny_model_folder, *WITHOUT_A_SERVER, users=2), []
     done = run_lamp(tmp_path / "run", asked, on_progress=told.append)
     assert (done.found, done.ran, done.unanswered, done.message) == (0, 20, 0, None) and not done.failed
@@ -87,7 +92,7 @@ def test_every_method_answers_every_query_and_a_second_run_has_nothing_to_do(tmp
     assert (again.found, again.ran, again.setting) == (20, 0, done.setting) and not here.done
 
 
-def test_predictions_are_in_the_benchmarks_form(tmp_path, world, tiny_model_folder):
+def test_predictions_are_in_the_benchmarks_form(tmp_path: Path, world: Any, tiny_model_folder: Path) -> None:
     asked = request(world, tiny_model_folder, "non-personalised", "bm25:1")
     found = ran(tmp_path / "run", asked)
     golds = read_outputs(TASKS["3"], asked.outputs)
@@ -99,13 +104,15 @@ def test_predictions_are_in_the_benchmarks_form(tmp_path, world, tiny_model_fold
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_runs(tmp_path, task, tiny_model_folder):
+def test_every_task_runs(tmp_path: Path, task: Any, tiny_model_folder: Path) -> None:
     world = files(tmp_path / "world", task, users=1, records=3, queries=1)
     found = ran(tmp_path / "run", request(world, tiny_model_folder, "bm25:1", "cdcda+bm25:1", task=task))
     assert [len(result["predictions"]) for result in found.values()] == [1, 1]
 
 
-def test_one_more_method_or_user_computes_that_alone(tmp_path, world, here, tiny_model_folder):
+def test_one_more_method_or_user_computes_that_alone(
+    tmp_path: Path, world: Any, here: Any, tiny_model_folder: Path
+) -> None:
     first = request(world, tiny_model_folder, "non-personalised", users=2)
     assert run_lamp(tmp_path / "run", first).ran == 2
     more = run_lamp(tmp_path / "run", dataclasses.replace(first, methods=["non-personalised", "bm25"]))
@@ -124,14 +131,14 @@ def test_one_more_method_or_user_computes_that_alone(tmp_path, world, here, tiny
         {"augment": dataclasses.replace(CONFIG, synthetic_weight=0.1)},
     ],
 )
-def test_another_setting_is_another_table(tmp_path, world, tiny_model_folder, change):
+def test_another_setting_is_another_table(tmp_path: Path, world: Any, tiny_model_folder: Path, change: Any) -> None:
     asked = request(world, tiny_model_folder, "non-personalised", users=1)
     first = run_lamp(tmp_path / "run", asked)
     other = run_lamp(tmp_path / "run", dataclasses.replace(asked, config=dataclasses.replace(RUN, **change)))
     assert first.ran == other.ran == 1 and first.setting != other.setting
 
 
-def test_users_of_another_file_are_in_another_table(tmp_path, world, tiny_model_folder):
+def test_users_of_another_file_are_in_another_table(tmp_path: Path, world: Any, tiny_model_folder: Path) -> None:
     """The same names with other records, and one name more."""
     other = files(tmp_path / "other", users=4, records=2)
     first, second = (request(folder, tiny_model_folder, "bm25:1") for folder in (world, other))
@@ -141,7 +148,7 @@ def test_users_of_another_file_are_in_another_table(tmp_path, world, tiny_model_
     assert ran(run, first) == found and predictions.read_text() == written and len(found) == 3
 
 
-def test_a_user_whose_job_fails_stops_no_other(tmp_path, world, here, tiny_model_folder):
+def test_a_user_whose_job_fails_stops_no_other(tmp_path: Path, world: Any, here: Any, tiny_model_folder: Path) -> None:
     asked = request(world, tiny_model_folder, "non-personalised", "oppu")
     here.fails = lambda function, job: "out of memory" if job.key == "1" else None
     done = run_lamp(tmp_path / "run", asked)
@@ -151,10 +158,10 @@ def test_a_user_whose_job_fails_stops_no_other(tmp_path, world, here, tiny_model
     assert (again.found, again.ran, again.failed) == (4, 2, [])
 
 
-def test_a_killed_run_goes_on(tmp_path, world, tiny_model_folder):
+def test_a_killed_run_goes_on(tmp_path: Path, world: Any, tiny_model_folder: Path) -> None:
     asked = request(world, tiny_model_folder, "non-personalised")
 
-    def killed(progress):
+    def killed(progress: Any) -> None:
         if progress.done == 1:
             raise KeyboardInterrupt
 
@@ -164,7 +171,9 @@ def test_a_killed_run_goes_on(tmp_path, world, tiny_model_folder):
     assert (again.found, again.ran) == (1, 2)
 
 
-def test_a_user_without_items_is_answered_by_the_base_and_counted(tmp_path, world, tiny_model_folder):
+def test_a_user_without_items_is_answered_by_the_base_and_counted(
+    tmp_path: Path, world: Any, tiny_model_folder: Path
+) -> None:
     for part in ("questions", "history"):
         path = world / f"LaMP_3_{part}.json"
         changed(path, lambda users: [{**user, "profile": []} for user in users])
@@ -179,7 +188,7 @@ def test_a_user_without_items_is_answered_by_the_base_and_counted(tmp_path, worl
         assert result["adapter_bytes"] is None and result["rows"] == 0
 
 
-def test_both_layouts_give_the_same_results(tmp_path, world, tiny_model_folder):
+def test_both_layouts_give_the_same_results(tmp_path: Path, world: Any, tiny_model_folder: Path) -> None:
     asked = request(world, tiny_model_folder, "bm25:1", "cdcda+recency:1", users=2)
     history = dataclasses.replace(asked, questions=world / "LaMP_3_history.json", outputs=None)
     assert ran(tmp_path / "official", asked) == ran(tmp_path / "oppu", history)
@@ -189,8 +198,8 @@ def test_both_layouts_give_the_same_results(tmp_path, world, tiny_model_folder):
 
 
 def test_a_users_adapter_and_answers_are_the_same_to_the_bit_alone_or_beside_others(
-    tmp_path, world, folder, fake, adapters, tiny_model_folder
-):
+    tmp_path: Path, world: Any, folder: Any, fake: Any, adapters: Any, tiny_model_folder: Path
+) -> None:
     asked = server_request(world, tiny_model_folder, fake, "oppu+bm25:1", "cdcda")
     found = ran(folder, asked)
     together = adapters.copy()
@@ -205,7 +214,9 @@ def test_a_users_adapter_and_answers_are_the_same_to_the_bit_alone_or_beside_oth
         assert adapters == together[2 * number : 2 * number + 2]
 
 
-def test_an_adapter_learns_texts_of_its_own_user_alone_and_no_query(tmp_path, world, adapters, tiny_model_folder):
+def test_an_adapter_learns_texts_of_its_own_user_alone_and_no_query(
+    tmp_path: Path, world: Any, adapters: Any, tiny_model_folder: Path
+) -> None:
     ran(tmp_path / "run", request(world, tiny_model_folder, "oppu+bm25:2"))
     users = json.loads((world / "LaMP_3_history.json").read_text())
     texts = [[item["text"] for item in user["profile"]] for user in users]
@@ -217,7 +228,9 @@ def test_an_adapter_learns_texts_of_its_own_user_alone_and_no_query(tmp_path, wo
 
 
 @pytest.mark.slow
-def test_worker_processes_find_what_this_one_finds(tmp_path, world, folder, fake, monkeypatch, tiny_model_folder):
+def test_worker_processes_find_what_this_one_finds(
+    tmp_path: Path, world: Any, folder: Any, fake: Any, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path
+) -> None:
     asked = server_request(world, tiny_model_folder, fake, "bm25:1", "oppu", "cdcda", "cloud:1")
     found, count = ran(folder, asked), len(fake.received)
     monkeypatch.undo()
@@ -228,12 +241,14 @@ def test_worker_processes_find_what_this_one_finds(tmp_path, world, folder, fake
 # A server
 
 
-def server_request(world, model, fake, *methods, **changes):
+def server_request(world: Any, model: Any, fake: Any, *methods: Any, **changes: Any) -> Any:
     names = methods or ("cdcda", "cdcda-no-copy", "cloud:1")
     return request(world, model, *names, server=server_at(fake.url), **changes)
 
 
-def test_a_servers_records_are_learnt_and_its_answers_are_kept(world, folder, fake, tiny_model_folder):
+def test_a_servers_records_are_learnt_and_its_answers_are_kept(
+    world: Any, folder: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     found = ran(folder, server_request(world, tiny_model_folder, fake))
     # Four records a user, which all methods share, and an answer a query.
     assert len(fake.received) == 3 * 4 + 6 and len(found) == 9
@@ -249,7 +264,9 @@ def test_a_servers_records_are_learnt_and_its_answers_are_kept(world, folder, fa
     assert sum(found[name, "cdcda"]["counts"].get("synthetic: kept", 0) for name in users) > 0
 
 
-def test_a_second_run_asks_and_opens_nothing(world, folder, fake, tiny_model_folder, monkeypatch):
+def test_a_second_run_asks_and_opens_nothing(
+    world: Any, folder: Any, fake: Any, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = server_request(world, tiny_model_folder, fake, "cdcda", "cloud:1", users=1)
     run_lamp(folder, asked)
     count = len(fake.received)
@@ -260,12 +277,16 @@ def test_a_second_run_asks_and_opens_nothing(world, folder, fake, tiny_model_fol
     assert len(fake.received) == count
 
 
-def test_a_method_that_asks_nothing_needs_no_consent(tmp_path, world, fake, tiny_model_folder):
+def test_a_method_that_asks_nothing_needs_no_consent(
+    tmp_path: Path, world: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     asked = server_request(world, tiny_model_folder, fake, "bm25:1", "oppu", users=1)
     assert run_lamp(tmp_path / "out", asked).ran == 2 and not fake.received
 
 
-def test_nothing_leaves_without_consent(tmp_path, world, fake, here, tiny_model_folder):
+def test_nothing_leaves_without_consent(
+    tmp_path: Path, world: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     out = tmp_path / "a run"
     with pytest.raises(UserError) as raised:
         run_lamp(out, server_request(world, tiny_model_folder, fake))
@@ -275,7 +296,9 @@ def test_nothing_leaves_without_consent(tmp_path, world, fake, here, tiny_model_
     assert not fake.received and not here.done
 
 
-def test_a_dead_server_leaves_its_results_for_later_and_nothing_is_asked_twice(world, folder, fake, tiny_model_folder):
+def test_a_dead_server_leaves_its_results_for_later_and_nothing_is_asked_twice(
+    world: Any, folder: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     fake.misbehave(*[None] * 6)
     fake.always = Fault(status=503)
     asked = server_request(world, tiny_model_folder, fake, "bm25:1", "cdcda", "cloud:1")
@@ -291,7 +314,7 @@ def test_a_dead_server_leaves_its_results_for_later_and_nothing_is_asked_twice(w
     assert Counter(fake.answered) == dict.fromkeys(fake.answered, 1) and len(fake.answered) == 18
 
 
-def test_a_spent_budget_learns_what_came(world, folder, fake, tiny_model_folder):
+def test_a_spent_budget_learns_what_came(world: Any, folder: Any, fake: Any, tiny_model_folder: Path) -> None:
     asked = server_request(world, tiny_model_folder, fake, "cdcda", users=1)
     asked = dataclasses.replace(asked, server=dataclasses.replace(asked.server, max_tokens=10))
     each = PROMPT_TOKENS + ANSWER_TOKENS
@@ -313,7 +336,9 @@ def test_a_spent_budget_learns_what_came(world, folder, fake, tiny_model_folder)
     assert run_lamp(other, dataclasses.replace(short, token_budget=None)).found == 1
 
 
-def test_a_query_that_the_budget_has_no_room_for_is_not_scored(world, folder, fake, tiny_model_folder):
+def test_a_query_that_the_budget_has_no_room_for_is_not_scored(
+    world: Any, folder: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     asked = server_request(world, tiny_model_folder, fake, "cloud:0", token_budget=1)
     cut = run_lamp(folder, asked)
     assert (cut.ran, cut.unanswered, cut.server_tokens) == (0, 3, 0) and "budget is used up" in cut.message
@@ -321,7 +346,9 @@ def test_a_query_that_the_budget_has_no_room_for_is_not_scored(world, folder, fa
     assert run_lamp(folder, dataclasses.replace(asked, token_budget=None)).ran == 3
 
 
-def test_a_server_that_refuses_is_one_error_and_the_answers_so_far_are_kept(world, folder, fake, tiny_model_folder):
+def test_a_server_that_refuses_is_one_error_and_the_answers_so_far_are_kept(
+    world: Any, folder: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     fake.misbehave(None, None)
     fake.always = Fault(status=401)
     with pytest.raises(UserError, match="wants a key"):
@@ -331,16 +358,20 @@ def test_a_server_that_refuses_is_one_error_and_the_answers_so_far_are_kept(worl
     assert Counter(fake.answered) == dict.fromkeys(fake.answered, 1)
 
 
-def test_a_user_whose_prompts_fail_is_named_and_the_others_go_on(world, folder, fake, here, tiny_model_folder):
+def test_a_user_whose_prompts_fail_is_named_and_the_others_go_on(
+    world: Any, folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     here.fails = lambda function, job: "out of breath" if (function, job.key) == (user_jobs.prompts, "1") else None
     done = run_lamp(folder, server_request(world, tiny_model_folder, fake, "bm25:1", "cdcda"))
     assert done.failed == [("user-1-1", "out of breath")] and (done.ran, done.unanswered) == (5, 1)
 
 
-def test_what_is_redacted_never_leaves_and_comes_back_in_the_answers(world, folder, fake, tiny_model_folder):
+def test_what_is_redacted_never_leaves_and_comes_back_in_the_answers(
+    world: Any, folder: Any, fake: Any, tiny_model_folder: Path
+) -> None:
     secrets = ["jo.doe@example.org", "Zebedee"]
 
-    def with_secrets(users):
+    def with_secrets(users: Any) -> None:
         for user in users:
             for item in user["profile"]:
                 item["text"] = f"Dear {secrets[0]}, {item['text']} Yours, {secrets[1]}"
@@ -359,7 +390,9 @@ def test_what_is_redacted_never_leaves_and_comes_back_in_the_answers(world, fold
     assert len(said) == 6 and all(text.endswith(f"Ask zebedee or {secrets[0]}") for text in said)
 
 
-def test_a_server_hears_of_one_user_at_a_time(world, folder, fake, here, tiny_model_folder):
+def test_a_server_hears_of_one_user_at_a_time(
+    world: Any, folder: Any, fake: Any, here: Any, tiny_model_folder: Path
+) -> None:
     here.fails = lambda function, job: "not needed" if function is user_jobs.perform else None
     run_lamp(folder, server_request(world, tiny_model_folder, fake))
     assert len(fake.received) == 3 * 4 + 6
@@ -372,7 +405,9 @@ def test_a_server_hears_of_one_user_at_a_time(world, folder, fake, here, tiny_mo
 # Two stages
 
 
-def test_a_task_adapter_of_others_is_trained_and_fused_once(tmp_path, world, tiny_model_folder, monkeypatch):
+def test_a_task_adapter_of_others_is_trained_and_fused_once(
+    tmp_path: Path, world: Any, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlx_personal.research.lamp import run_lamp as requesting
 
     fused = []
@@ -403,7 +438,7 @@ def test_a_task_adapter_of_others_is_trained_and_fused_once(tmp_path, world, tin
     assert ran(tmp_path / "by hand", plain) == found
 
 
-def test_a_user_among_the_others_and_the_runs_is_refused(tmp_path, world, tiny_model_folder):
+def test_a_user_among_the_others_and_the_runs_is_refused(tmp_path: Path, world: Any, tiny_model_folder: Path) -> None:
     asked = request(world, tiny_model_folder, "oppu", others=world / "LaMP_3_history.json", others_training=TRAINING)
     with pytest.raises(UserError, match="is among the other users and among those of the run"):
         run_lamp(tmp_path / "run", asked)
@@ -424,13 +459,17 @@ def test_a_user_among_the_others_and_the_runs_is_refused(tmp_path, world, tiny_m
         ({"model": "/nowhere/at/all"}, "no such model folder"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(tmp_path, world, tiny_model_folder, change, says):
+def test_what_makes_no_sense_is_one_line(
+    tmp_path: Path, world: Any, tiny_model_folder: Path, change: Any, says: str
+) -> None:
     asked = dataclasses.replace(request(world, tiny_model_folder, "oppu"), **change)
     with pytest.raises(UserError, match=says):
         run_lamp(tmp_path / "run", asked)
 
 
-def test_a_servers_thoughts_are_no_answer_and_an_empty_answer_is_counted(tmp_path, world, tiny_model_folder):
+def test_a_servers_thoughts_are_no_answer_and_an_empty_answer_is_counted(
+    tmp_path: Path, world: Any, tiny_model_folder: Path
+) -> None:
     for said, prediction, counts in (("<think>3?</think>\n4", "4", {}), ("", "", {"empty answers": 2})):
         with FakeServer(lambda prompt, said=said: said) as server:
             folder = consented(tmp_path / f"run {prediction}", server_at(server.url))
@@ -439,13 +478,15 @@ def test_a_servers_thoughts_are_no_answer_and_an_empty_answer_is_counted(tmp_pat
         assert set(result["predictions"].values()) == {prediction} and result["counts"] == counts
 
 
-def test_a_run_holds_the_users_whose_jobs_are_under_way_alone(tmp_path, fake, tiny_model_folder, monkeypatch):
-    def users_held():
+def test_a_run_holds_the_users_whose_jobs_are_under_way_alone(
+    tmp_path: Path, fake: Any, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def users_held() -> Any:
         return sum(isinstance(one, User) for one in gc.get_objects())
 
     held, before, add = [], users_held(), Records.add
 
-    def looking(self, key, *rest):
+    def looking(self: Any, key: Any, *rest: Any) -> Any:
         held.append(users_held() - before)
         return add(self, key, *rest)
 
@@ -456,7 +497,9 @@ def test_a_run_holds_the_users_whose_jobs_are_under_way_alone(tmp_path, fake, ti
     assert len(held) == 8 and max(held) <= 4
 
 
-def test_a_query_of_others_that_nothing_can_learn_is_one_line(tmp_path, world, tiny_model_folder):
+def test_a_query_of_others_that_nothing_can_learn_is_one_line(
+    tmp_path: Path, world: Any, tiny_model_folder: Path
+) -> None:
     files(tmp_path / "others", seed=2)
     others = tmp_path / "others" / "LaMP_3_history.json"
     changed(others, lambda users: users[0]["query"][0].update(input=users[0]["query"][0]["input"] + "\0"))

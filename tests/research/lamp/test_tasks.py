@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from mlx_personal import http_client
@@ -63,14 +66,14 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_asks_as_the_benchmark_does_and_finds_again_what_it_asked_about(name):
+def test_a_task_asks_as_the_benchmark_does_and_finds_again_what_it_asked_about(name: Any) -> None:
     asked, about, slots = INPUTS[name]
     assert TASKS[name].question.format(**slots) == asked
     assert TASKS[name].query_text(asked) == about
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_input_of_another_task_is_told_apart(name):
+def test_an_input_of_another_task_is_told_apart(name: Any) -> None:
     with pytest.raises(ValueError, match=f"none of LaMP-{name}"):
         TASKS[name].query_text("What is the capital of France?")
 
@@ -86,14 +89,14 @@ def test_an_input_of_another_task_is_told_apart(name):
         ("5", TASKS["5"].question, "We study leeks.", "On leeks"),
     ],
 )
-def test_what_an_adapter_learns_of_an_item(name, question, text, answer):
+def test_what_an_adapter_learns_of_an_item(name: str, question: Any, text: str, answer: str) -> None:
     task = TASKS[name]
     record = task.record(ITEMS[name])
     assert (record.text, record.answer) == (text, answer)
     assert task.collaboration_task([ITEMS[name]]).question == question
 
 
-def test_labels_are_known_to_the_learner_where_the_answers_are_labels():
+def test_labels_are_known_to_the_learner_where_the_answers_are_labels() -> None:
     labels = {name: task.collaboration_task([ITEMS[name]]).labels for name, task in TASKS.items()}
     assert {name: len(known) for name, known in labels.items()} == {
         "1": 0,
@@ -106,7 +109,7 @@ def test_labels_are_known_to_the_learner_where_the_answers_are_labels():
     }
 
 
-def test_a_paper_that_says_what_it_cites_teaches_that():
+def test_a_paper_that_says_what_it_cites_teaches_that() -> None:
     item = {**ITEMS["1"], "citation": "On onions"}
     record = TASKS["1"].record(item)
     assert (record.text, record.answer) == ("On leeks", "On onions")
@@ -114,7 +117,7 @@ def test_a_paper_that_says_what_it_cites_teaches_that():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_tweet_is_completed_after_its_first_words(seed):
+def test_a_tweet_is_completed_after_its_first_words(seed: Any) -> None:
     words = [f"w{i}" for i in range(40)]
     record = TASKS["7"].record({"text": " ".join(words)}, seed)
     given = len(record.text.split())
@@ -123,7 +126,7 @@ def test_a_tweet_is_completed_after_its_first_words(seed):
     assert record == TASKS["7"].record({"text": " ".join(words)}, seed)
 
 
-def test_the_seed_moves_where_a_tweet_is_cut_and_a_short_tweet_gives_one_word():
+def test_the_seed_moves_where_a_tweet_is_cut_and_a_short_tweet_gives_one_word() -> None:
     text = " ".join(f"w{i}" for i in range(100))
     assert len({TASKS["7"].record({"text": text}, seed).text for seed in range(10)}) > 1
     short = TASKS["7"].record({"text": "hello you"})
@@ -132,7 +135,7 @@ def test_the_seed_moves_where_a_tweet_is_cut_and_a_short_tweet_gives_one_word():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_item_that_lacks_a_field_is_no_record(name):
+def test_an_item_that_lacks_a_field_is_no_record(name: Any) -> None:
     task = TASKS[name]
     assert task.holds(ITEMS[name])
     for lost in {task.text, "abstract" if name == "1" else task.answer} - {None}:
@@ -143,21 +146,21 @@ def test_an_item_that_lacks_a_field_is_no_record(name):
     assert not task.holds("a string")
 
 
-def test_a_label_that_nobody_knows_is_no_answer():
+def test_a_label_that_nobody_knows_is_no_answer() -> None:
     assert TASKS["2M"].record({"description": "A dog.", "tag": "dogs"}) is None
     assert TASKS["3"].record({"text": "Fine.", "score": 6}) is None
     assert TASKS["3"].record({"text": "Fine.", "score": True}) is None
 
 
-def test_a_score_is_one_answer_however_it_is_written():
+def test_a_score_is_one_answer_however_it_is_written() -> None:
     assert {TASKS["3"].record({"text": "Fine.", "score": s}).answer for s in ("4", 4, 4.0, "4.0", " 4 ")} == {"4"}
 
 
-def test_a_text_that_no_dialogue_can_hold_is_no_record():
+def test_a_text_that_no_dialogue_can_hold_is_no_record() -> None:
     assert TASKS["3"].record({"text": "a\0b", "score": "1"}) is None
 
 
-def test_what_retrieval_compares():
+def test_what_retrieval_compares() -> None:
     corpus = {name: task.corpus_text(ITEMS[name]) for name, task in TASKS.items()}
     assert corpus == {
         "1": "On leeks We study leeks.",
@@ -171,17 +174,17 @@ def test_what_retrieval_compares():
 
 
 @pytest.mark.parametrize("written", ["2M", "2m", "LaMP_2M", "LaMP-2M", "lamp2M"])
-def test_a_task_goes_by_its_short_name_and_by_its_files(written):
+def test_a_task_goes_by_its_short_name_and_by_its_files(written: str) -> None:
     assert task_named(written) is TASKS["2M"]
 
 
 @pytest.mark.parametrize("unknown", ["6", "2", "LaMP_9", ""])
-def test_an_unknown_task_is_one_line_with_the_known_ones(unknown):
+def test_an_unknown_task_is_one_line_with_the_known_ones(unknown: str) -> None:
     with pytest.raises(UserError, match="take one of 1, 2N, 2M, 3, 4, 5, 7"):
         task_named(unknown)
 
 
-def test_where_the_files_are():
+def test_where_the_files_are() -> None:
     root = "https://ciir.cs.umass.edu/downloads/LaMP"
     assert url(TASKS["3"], "dev", "questions") == f"{root}/LaMP_3/dev/dev_questions.json"
     assert url(TASKS["2N"], "train", "outputs") == f"{root}/LaMP_2/train/train_outputs.json"
@@ -190,10 +193,10 @@ def test_where_the_files_are():
 
 
 @pytest.fixture
-def fetched(monkeypatch):
+def fetched(monkeypatch: pytest.MonkeyPatch) -> Any:
     asked = []
 
-    def fake(address, path, on_progress=None):
+    def fake(address: Any, path: Any, on_progress: Any = None) -> None:
         asked.append(address)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("[]" if "questions" in address else "{}")
@@ -202,7 +205,7 @@ def fetched(monkeypatch):
     return asked
 
 
-def test_a_file_that_is_there_is_not_fetched_again(fetched, tmp_path):
+def test_a_file_that_is_there_is_not_fetched_again(fetched: Any, tmp_path: Path) -> None:
     paths = download(TASKS["2M"], "dev", tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         "user/LaMP_2M/dev_questions.json",
@@ -213,7 +216,7 @@ def test_a_file_that_is_there_is_not_fetched_again(fetched, tmp_path):
     assert [address.rpartition("_")[2] for address in fetched] == ["questions.json", "outputs.json", "outputs.json"]
 
 
-def test_the_splits_do_not_meet_and_a_test_split_has_questions_alone(fetched, tmp_path):
+def test_the_splits_do_not_meet_and_a_test_split_has_questions_alone(fetched: Any, tmp_path: Path) -> None:
     by_user = download(TASKS["3"], "test", tmp_path)
     by_time = download(TASKS["3"], "test", tmp_path, by_time=True)
     assert [path.name for path in by_user + by_time] == ["test_questions.json"] * 2
@@ -221,13 +224,13 @@ def test_the_splits_do_not_meet_and_a_test_split_has_questions_alone(fetched, tm
     assert len(fetched) == 2
 
 
-def test_a_page_in_place_of_a_file_is_said_and_not_kept(monkeypatch, tmp_path):
+def test_a_page_in_place_of_a_file_is_said_and_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(downloading.http_client, "download", lambda address, path, _: _page(path))
     with pytest.raises(UserError, match="a page, not LaMP's data"):
         download(TASKS["3"], "dev", tmp_path)
     assert not list(tmp_path.rglob("*.json"))
 
 
-def _page(path):
+def _page(path: Any) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("<!DOCTYPE html><title>not found</title>")

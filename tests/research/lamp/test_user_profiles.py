@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,28 +23,28 @@ from mlx_personal.research.lamp.user_profiles import Counts, Query, official_use
 REVIEW = TASKS["3"].question
 
 
-def item(number, text="It works.", score="5"):
+def item(number: Any, text: Any = "It works.", score: Any = "5") -> Any:
     return {"id": str(number), "text": text, "score": score}
 
 
-def question(name, profile, text="Fine.", **more):
+def question(name: Any, profile: Any, text: Any = "Fine.", **more: Any) -> Any:
     return {"id": name, "input": REVIEW.format(text=text), "profile": profile, **more}
 
 
-def golds(pairs, task="LaMP_3"):
+def golds(pairs: Any, task: Any = "LaMP_3") -> Any:
     return {"task": task, "golds": [{"id": name, "output": output} for name, output in pairs]}
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Any:
     """Reads official files of what is given: strings as they are, anything else as JSON."""
 
-    def write(name, content):
+    def write(name: Any, content: Any) -> Any:
         path = tmp_path / name
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         return path
 
-    def users(questions, outputs, task="3", counts=None):
+    def users(questions: Any, outputs: Any, task: Any = "3", counts: Any = None) -> Any:
         found = read_outputs(TASKS[task], write("outputs.json", outputs))
         path = write("questions.json", questions)
         return list(official_users(TASKS[task], path, found, counts if counts is not None else Counts()))
@@ -51,7 +53,7 @@ def read(tmp_path):
     return users
 
 
-def test_every_question_is_a_user_of_its_own(read):
+def test_every_question_is_a_user_of_its_own(read: Any) -> None:
     counts = Counts()
     users = read(
         [question("10", [item(1), item(2, score="1")]), question("11", [item(3)])],
@@ -64,7 +66,7 @@ def test_every_question_is_a_user_of_its_own(read):
     assert counts == Counts(users=2, queries=2, items=3, single_items=1)
 
 
-def test_neighbours_of_one_user_and_one_profile_are_one_user(read):
+def test_neighbours_of_one_user_and_one_profile_are_one_user(read: Any) -> None:
     same, later = [item(1)], [item(1), item(2)]
     users = read(
         [
@@ -84,7 +86,7 @@ def test_neighbours_of_one_user_and_one_profile_are_one_user(read):
     ]
 
 
-def test_items_without_a_text_or_a_label_are_left_out_and_counted(read):
+def test_items_without_a_text_or_a_label_are_left_out_and_counted(read: Any) -> None:
     counts = Counts()
     bad = [{"id": "x", "text": "no score"}, {"id": "y", "score": "3"}, item(4, score="9"), item(5, text=" "), "z", None]
     users = read([question("1", [item(1), *bad, item(2)])], golds([("1", "1")]), counts=counts)
@@ -92,7 +94,7 @@ def test_items_without_a_text_or_a_label_are_left_out_and_counted(read):
     assert (counts.items, counts.skipped_items) == (2, 6)
 
 
-def test_an_empty_profile_and_one_item_are_users_and_counted(read):
+def test_an_empty_profile_and_one_item_are_users_and_counted(read: Any) -> None:
     counts = Counts()
     users = read(
         [question("1", []), question("2", [item(1)]), question("3", [{"text": "no score"}])],
@@ -103,20 +105,20 @@ def test_an_empty_profile_and_one_item_are_users_and_counted(read):
     assert (counts.empty_profiles, counts.single_items) == (2, 1)
 
 
-def test_outputs_without_a_question_are_counted(read):
+def test_outputs_without_a_question_are_counted(read: Any) -> None:
     counts = Counts()
     read([question("1", [])], golds([("1", "1"), ("2", "1"), ("3", "1")]), counts=counts)
     assert counts.unasked_outputs == 2
 
 
-def test_movies_are_read_under_the_name_that_their_files_have(read):
+def test_movies_are_read_under_the_name_that_their_files_have(read: Any) -> None:
     asked = {"id": "1", "input": TASKS["2M"].question.format(text="A dog."), "profile": []}
     assert read([asked], golds([("1", "comedy")], "LaMP_2"), task="2M")[0].queries[0].gold == "comedy"
     with pytest.raises(UserError, match="none of LaMP-2N"):
         read([asked], golds([("1", "comedy")], "LaMP_2"), task="2N")
 
 
-def test_papers_that_cite_leave_out_those_that_do_not(read):
+def test_papers_that_cite_leave_out_those_that_do_not(read: Any) -> None:
     slots = {"title": "T", "ref1": "A", "ref2": "B"}
     profile = [{"title": "t", "abstract": "a", "citation": "c"}, {"title": "t", "abstract": "a"}]
     counts = Counts()
@@ -158,7 +160,7 @@ GOLD = golds([("1", "1")])
         (ONE, {"task": "LaMP_3", "golds": [{"id": "1"}]}, "output 1 lacks its id or its text"),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_file(read, questions, outputs, said):
+def test_bad_input_is_one_line_that_names_the_file(read: Any, questions: Any, outputs: Any, said: str) -> None:
     with pytest.raises(UserError) as caught:
         read(questions, outputs)
     line = caught.value.line()
@@ -168,7 +170,7 @@ def test_bad_input_is_one_line_that_names_the_file(read, questions, outputs, sai
     assert "\n" not in line
 
 
-def test_a_file_that_is_not_there_or_not_text_is_one_line(tmp_path):
+def test_a_file_that_is_not_there_or_not_text_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_outputs(TASKS["3"], tmp_path / "nothing.json")
     (tmp_path / "latin.json").write_bytes(b'{"task": "LaMP_3", "golds": [{"id": "1", "output": "caf\xe9"}]}')
@@ -176,7 +178,7 @@ def test_a_file_that_is_not_there_or_not_text_is_one_line(tmp_path):
         read_outputs(TASKS["3"], tmp_path / "latin.json")
 
 
-def test_a_missing_extra_is_one_line(monkeypatch, tmp_path):
+def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ijson", None)
     with pytest.raises(UserError, match=r"pip install 'mlx-personal\[lamp\]'"):
         read_outputs(TASKS["3"], tmp_path / "outputs.json")
@@ -185,7 +187,7 @@ def test_a_missing_extra_is_one_line(monkeypatch, tmp_path):
         Retrieval(TASKS["3"], "bm25", [item(1)])
 
 
-def test_oppu_histories_are_users_with_several_questions(read):
+def test_oppu_histories_are_users_with_several_questions(read: Any) -> None:
     asks = [{"id": n, "input": REVIEW.format(text="Fine."), "gold": gold} for n, gold in ((1, "5"), (2, 4))]
     history = [
         {"user_id": 31, "profile": [item(1), {"text": "no score"}], "query": asks},
@@ -215,13 +217,13 @@ def test_oppu_histories_are_users_with_several_questions(read):
         ),
     ],
 )
-def test_a_bad_history_is_one_line(read, history, said):
+def test_a_bad_history_is_one_line(read: Any, history: Any, said: str) -> None:
     with pytest.raises(UserError) as caught:
         list(oppu_users(TASKS["3"], read.write("history.json", history), Counts()))
     assert said in caught.value.line()
 
 
-def test_a_large_file_is_read_in_the_memory_of_a_user(tmp_path):
+def test_a_large_file_is_read_in_the_memory_of_a_user(tmp_path: Path) -> None:
     path = tmp_path / "questions.json"
     with path.open("w") as file:
         for number in range(400):
@@ -243,7 +245,7 @@ def test_a_large_file_is_read_in_the_memory_of_a_user(tmp_path):
     assert peak < size / 20
 
 
-def test_predictions_come_back_as_they_were_written(tmp_path):
+def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "predictions.json"
     outputs = Outputs("LaMP_4", {"2": 'A "quoted" line\nand Привет', "1": ""})
     write_outputs(path, outputs)
@@ -261,7 +263,7 @@ WORDS = st.lists(st.sampled_from(["soup", "leek", "bread", "cat", "vet", "rain",
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(WORDS, min_size=1, max_size=30), query=WORDS, k=st.integers(1, 6), data=st.data())
-def test_bm25_ranks_as_the_library_does(texts, query, k, data):
+def test_bm25_ranks_as_the_library_does(texts: Any, query: Any, k: Any, data: Any) -> None:
     profile = [item(number, text) for number, text in enumerate(texts)]
     before = data.draw(st.sampled_from([None, *range(len(texts))]))
     pool = profile[:before]
@@ -277,27 +279,27 @@ def test_bm25_ranks_as_the_library_does(texts, query, k, data):
     assert places == sorted(places)
 
 
-def test_bm25_finds_what_the_library_finds():
+def test_bm25_finds_what_the_library_finds() -> None:
     texts = ["leek soup with bread", "the cat went out", "bread and bread", "rain all day", "a soup of leek and leek"]
     profile = [item(number, text) for number, text in enumerate(texts)]
     expected = BM25Okapi([text.split() for text in texts]).get_top_n(["leek", "soup"], profile, n=2)
     assert Retrieval(TASKS["3"], "bm25", profile).best("leek soup", 2) == expected
 
 
-def test_recency_takes_the_newest_first_and_undated_items_are_the_oldest():
+def test_recency_takes_the_newest_first_and_undated_items_are_the_oldest() -> None:
     dates = ["2014-05-12", None, "2014-11-02", "2013", "yesterday", "2014-05-12"]
     profile = [item(n) | ({"date": date} if date else {}) for n, date in enumerate(dates)]
     found = Retrieval(TASKS["3"], "recency", profile).best("", 10)
     assert [entry["id"] for entry in found] == ["2", "5", "0", "3", "4", "1"]
 
 
-def test_recency_without_dates_takes_the_last_of_the_file():
+def test_recency_without_dates_takes_the_last_of_the_file() -> None:
     found = Retrieval(TASKS["3"], "recency", [item(n) for n in range(5)]).best("", 2)
     assert [entry["id"] for entry in found] == ["4", "3"]
 
 
 @pytest.mark.parametrize("retriever", ["random", "recency", "bm25"])
-def test_history_before_an_item_has_only_older_ones(retriever):
+def test_history_before_an_item_has_only_older_ones(retriever: str) -> None:
     dates = [5, 1, 4, 2, 3]
     profile = [item(n, text=f"soup number {n}") | {"date": f"2014-01-{date:02}"} for n, date in enumerate(dates)]
     retrieval = Retrieval(TASKS["3"], retriever, profile)
@@ -306,7 +308,7 @@ def test_history_before_an_item_has_only_older_ones(retriever):
         assert sorted(dates[int(entry["id"])] for entry in found) == list(range(1, date))
 
 
-def test_random_is_drawn_by_its_seed_and_no_item_twice():
+def test_random_is_drawn_by_its_seed_and_no_item_twice() -> None:
     retrieval = Retrieval(TASKS["3"], "random", [item(n) for n in range(20)])
     draws = [tuple(entry["id"] for entry in retrieval.best("", 4, seed=f"user/{n}")) for n in range(10)]
     assert draws == [tuple(entry["id"] for entry in retrieval.best("", 4, seed=f"user/{n}")) for n in range(10)]
@@ -315,5 +317,5 @@ def test_random_is_drawn_by_its_seed_and_no_item_twice():
 
 
 @pytest.mark.parametrize("retriever", ["random", "recency", "bm25"])
-def test_an_empty_profile_gives_no_items(retriever):
+def test_an_empty_profile_gives_no_items(retriever: str) -> None:
     assert Retrieval(TASKS["3"], retriever, []).best("soup", 4) == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,12 +56,12 @@ BLOCKS = [
 class Here:
     """`cluster.run` in this process; counts the jobs by function, lets some fail, and has a clock of its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls = []
         self.fails = lambda job: None
         self.now, self.takes = 0.0, lambda job: 0.0
 
-    def __call__(self, function, work, workers=None, ray=None):
+    def __call__(self, function: Any, work: Any, workers: Any = None, ray: Any = None) -> Iterator[Any]:
         for job in work:
             self.calls.append(function.__name__)
             self.now += self.takes(job)
@@ -68,22 +70,22 @@ class Here:
 
 
 @pytest.fixture
-def here(monkeypatch):
+def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     here = Here()
     monkeypatch.setattr(jobs, "run", here)
     return here
 
 
 @pytest.fixture
-def records(tmp_path):
+def records(tmp_path: Path) -> Iterator[Any]:
     with Records(tmp_path / "study", write=True) as found:
         yield found
 
 
-def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
+def test_a_study_is_computed_once_and_goes_on_after_a_stop(here: Any, records: Any) -> None:
     stopped = []
 
-    def stop(progress):
+    def stop(progress: Any) -> None:
         if progress.stage == "cells" and progress.done == 2:
             stopped.append(progress)
             raise KeyboardInterrupt
@@ -118,12 +120,12 @@ def test_a_study_is_computed_once_and_goes_on_after_a_stop(here, records):
     assert plain["final"]["tokens"] == base["final"]["tokens"]
 
 
-def nothing(job):
+def nothing(job: Any) -> Any:
     """In place of a cell's training."""
     return {"checkpoints": []}
 
 
-def _is_whole(result, received, rows):
+def _is_whole(result: Any, received: Any, rows: Any) -> None:
     assert [c["received"] for c in result["checkpoints"]] == received
     assert [c["rows"] for c in result["checkpoints"]] == rows
     for checkpoint in result["checkpoints"]:
@@ -136,13 +138,13 @@ def _is_whole(result, received, rows):
     json.dumps(result, allow_nan=False)
 
 
-def test_scores_are_rouge_of_the_answers():
+def test_scores_are_rouge_of_the_answers() -> None:
     found = cell_jobs._scores([["Look after it"], ["No"]], [s.dialogue for s in SAMPLES[:2]])
     assert found["rouge1"] == [round(rouge1("Look after it", SAMPLES[0].dialogue.answer), 6), 0.0]
     assert found["answer_words"] == 2.0
 
 
-def test_the_one_answer_is_the_one_that_is_most_like_all_others_and_is_given_to_every_turn():
+def test_the_one_answer_is_the_one_that_is_most_like_all_others_and_is_given_to_every_turn() -> None:
     said = ["you should see a doctor", "see a doctor", "you should rest", "a cat", "you should see someone"]
     nearest = max(said, key=lambda a: np.mean([rouge1(a, b) for b in said if b != a]))
     assert one_answer(said, said) == nearest == "you should see a doctor"
@@ -167,19 +169,19 @@ class _Letters:
 
     tokenizer = property(lambda self: self)
 
-    def text_tokens(self, text):
+    def text_tokens(self, text: Any) -> Any:
         return list(text)
 
-    def decode(self, tokens):
+    def decode(self, tokens: Any) -> Any:
         return "".join(tokens)
 
 
-def _talk(*turns):
+def _talk(*turns: Any) -> Any:
     roles = ("user", "assistant") * (len(turns) // 2)
     return Dialogue.from_messages([{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)])
 
 
-def test_a_cell_that_fails_is_told_and_stops_no_other(here, records):
+def test_a_cell_that_fails_is_told_and_stops_no_other(here: Any, records: Any) -> None:
     here.fails = lambda job: "it broke" if job.key == CELL.key else None
     outcome = running.run(records, BLOCKS[:1], INPUTS)
     assert outcome.failed == [(CELL, "it broke")]
@@ -187,16 +189,18 @@ def test_a_cell_that_fails_is_told_and_stops_no_other(here, records):
     assert not records.has(CELL)
 
 
-def test_what_all_cells_need_must_not_fail(here, records):
+def test_what_all_cells_need_must_not_fail(here: Any, records: Any) -> None:
     here.fails = lambda job: "no memory" if isinstance(job.argument, cell_jobs.Embed) else None
     with pytest.raises(UserError, match=r"embedding failed: no memory"):
         running.run(records, BLOCKS, INPUTS)
 
 
-def test_what_is_written_does_not_hang_on_what_ran_before(here, tmp_path, monkeypatch):
+def test_what_is_written_does_not_hang_on_what_ran_before(
+    here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same cell has the same synthetic sets, alone, after others, and in one run with them."""
 
-    def learnt(job):
+    def learnt(job: Any) -> Any:
         return {"learnt": [[dialogue.key for dialogue in lesson.dialogues] for lesson in job.lessons]}
 
     monkeypatch.setattr(cell_jobs, "run", learnt)
@@ -212,7 +216,9 @@ def test_what_is_written_does_not_hang_on_what_ran_before(here, tmp_path, monkey
     assert max(len(lesson) for lesson in results[0][0]) > CELL.bins
 
 
-def test_a_budget_takes_whole_blocks_and_names_the_others(here, records, monkeypatch):
+def test_a_budget_takes_whole_blocks_and_names_the_others(
+    here: Any, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(running.time, "perf_counter", lambda: here.now)
     monkeypatch.setattr(cell_jobs, "run", nothing)
     here.takes = lambda job: 10.0
@@ -227,7 +233,7 @@ def test_a_budget_takes_whole_blocks_and_names_the_others(here, records, monkeyp
     assert running.run(records, blocks, INPUTS, budget=1.0).ran == 1
 
 
-def test_too_few_dialogues_are_an_error_before_anything_is_computed(here, records):
+def test_too_few_dialogues_are_an_error_before_anything_is_computed(here: Any, records: Any) -> None:
     with pytest.raises(UserError, match=r"alpaca: .* too few to stream 99"):
         running.run(records, [Block("big", (dataclasses.replace(CELL, received=99),))], INPUTS)
     assert here.calls == []
@@ -242,13 +248,15 @@ def stream(path: Path) -> Path:
     return path
 
 
-def request(tmp_path, **changes):
+def request(tmp_path: Path, **changes: Any) -> Any:
     sizes = {name: getattr(CELL, name) for name in ("received", "every", "evaluation", "answer_tokens", "bins")}
     given = {"data": {"alpaca": stream(tmp_path / "alpaca.jsonl")}, "experiments": ["entropy"], "seeds": 1}
     return Request(model="demo", sizes=sizes, **{**given, **changes})
 
 
-def test_a_request_becomes_cells_whose_key_knows_model_and_file(here, tmp_path, monkeypatch):
+def test_a_request_becomes_cells_whose_key_knows_model_and_file(
+    here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cell_jobs, "run", nothing)
     asked = request(tmp_path)
     assert run_study(tmp_path / "study", asked).ran == 7  # two policies, three estimators, and the base
@@ -273,31 +281,33 @@ def test_a_request_becomes_cells_whose_key_knows_model_and_file(here, tmp_path, 
         ({"general": Path("nowhere.jsonl")}, "nowhere.jsonl"),
     ],
 )
-def test_a_request_that_cannot_be_met_is_one_line(tmp_path, change, says):
+def test_a_request_that_cannot_be_met_is_one_line(tmp_path: Path, change: Any, says: str) -> None:
     with pytest.raises(UserError, match=says) as raised:
         run_study(tmp_path / "study", dataclasses.replace(request(tmp_path), **change))
     assert "\n" not in raised.value.line()
 
 
-def test_one_study_has_one_writer(records, tmp_path):
+def test_one_study_has_one_writer(records: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this study is in use by another process"):
         Records(tmp_path / "study", write=True)
 
 
-def test_a_folder_without_a_study_is_named(tmp_path):
+def test_a_folder_without_a_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no study here"):
         Records(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_study_through_worker_processes_gives_what_it_gives_here(tmp_path, here, monkeypatch):
+def test_a_study_through_worker_processes_gives_what_it_gives_here(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = request(tmp_path, experiments=["main"], synthetic=1)
     run_study(tmp_path / "here", asked)
     monkeypatch.undo()
     outcome = run_study(tmp_path / "workers", asked, workers=2)
     assert (outcome.ran, outcome.failed) == (9, [])
 
-    def scores(folder):
+    def scores(folder: Any) -> Any:
         with Records(folder) as found:
             return {c.key: r["final"]["nats"] for c, r in found.finished()}
 

@@ -7,6 +7,8 @@ import json
 import random
 import re
 import xml.etree.ElementTree
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from mlx_personal.research.study.report.statistics import NO_DIFFERENCE, TOO_FEW
 from tests.support.study_cells import DIALOGUES, cell, finished, grid, result
 
 
-def text_of(study):
+def text_of(study: Any) -> Any:
     found = measures.measure(study)
     return tables.main_tables(found)
 
@@ -29,7 +31,7 @@ def text_of(study):
 # Which cells belong together
 
 
-def test_cells_that_differ_in_the_seed_alone_are_a_group():
+def test_cells_that_differ_in_the_seed_alone_are_a_group() -> None:
     study = Study(grid())
     group = study.group("alpaca", "fifo", 0)
     assert list(group.results) == [0, 1, 2]
@@ -37,12 +39,12 @@ def test_cells_that_differ_in_the_seed_alone_are_a_group():
     assert len(study.groups) == 4 * 2 + 1
 
 
-def test_the_seed_of_a_training_says_nothing():
+def test_the_seed_of_a_training_says_nothing() -> None:
     study = Study(finished(cell(seed=0, training=LoRAConfig(seed=3)), cell(seed=1, training=LoRAConfig(seed=4))))
     assert len(study.groups) == 1
 
 
-def test_the_main_protocol_is_the_one_that_most_policies_share():
+def test_the_main_protocol_is_the_one_that_most_policies_share() -> None:
     sweeps = [cell(seed=seed, bins=bins) for bins in (64, 128) for seed in range(9)]
     tuning = [cell(policy, seed, part="first") for policy in ("quality", "weighted") for seed in range(9)]
     study = Study(finished(*sweeps, *tuning) + grid())
@@ -52,18 +54,18 @@ def test_the_main_protocol_is_the_one_that_most_policies_share():
     assert study.group("alpaca", "weighted", 0, "first") is not None
 
 
-def test_the_main_tables_have_the_number_of_synthetic_sets_that_most_cells_have():
+def test_the_main_tables_have_the_number_of_synthetic_sets_that_most_cells_have() -> None:
     sweep = [cell(synthetic=number) for number in range(10)]
     assert Study(finished(*sweep) + grid(synthetic=(0, 3))).settings() == [3, 0]
     assert Study(grid(synthetic=(0,))).settings() == [0]
 
 
-def test_of_two_writers_the_one_of_most_policies_is_compared():
+def test_of_two_writers_the_one_of_most_policies_is_compared() -> None:
     others = [cell(seed=seed, synthetic=2, writer="another") for seed in range(5)]
     assert Study(finished(*others) + grid()).group("alpaca", "quality", 2).cell.writer == ""
 
 
-def test_the_base_model_is_that_of_the_same_dialogues():
+def test_the_base_model_is_that_of_the_same_dialogues() -> None:
     other = finished(cell("base", answer_tokens=16), cell(answer_tokens=16), cell(answer_tokens=8))
     study = Study(grid() + other)
     groups = {group.cell.answer_tokens: group for group in study.groups.values() if group.cell.policy != "base"}
@@ -72,21 +74,21 @@ def test_the_base_model_is_that_of_the_same_dialogues():
     assert study.base(groups[8]) is None
 
 
-def test_a_sweep_is_of_cells_that_differ_in_nothing_else():
+def test_a_sweep_is_of_cells_that_differ_in_nothing_else() -> None:
     odd = cell(bins=512, answer_tokens=16)
     (sweep,) = Study(finished(cell(bins=128), odd, cell(bins=64), cell("random", bins=32))).sweeps("bins")
     assert list(sweep.points) == [64, 128]
     assert (sweep.data, sweep.policy, sweep.synthetic) == ("alpaca", "quality", 0)
 
 
-def test_with_and_without_synthetic_sets_is_no_sweep_of_them():
+def test_with_and_without_synthetic_sets_is_no_sweep_of_them() -> None:
     assert "synthetic" not in measures.measure(Study(grid())).sweeps
     found = measures.measure(Study(finished(*(cell(synthetic=n) for n in (0, 4, 9)))))
     (line,) = found.sweeps["synthetic"].lines
     assert {n: point.seconds_an_epoch for n, point in line.points.items()} == {0: 2.0, 4: 10.0, 9: 20.0}
 
 
-def test_orders_and_budgets_are_sorted_and_no_limit_is_last():
+def test_orders_and_budgets_are_sorted_and_no_limit_is_last() -> None:
     orders = [
         cell(order="correlated", strength=0.5),
         cell(order="shuffled"),
@@ -99,12 +101,12 @@ def test_orders_and_budgets_are_sorted_and_no_limit_is_last():
     assert list(sweep.points) == [8, 64, None]
 
 
-def test_models_are_apart_that_with_most_cells_first():
+def test_models_are_apart_that_with_most_cells_first() -> None:
     other = finished(cell(model="e" * 32, model_name="large"))
     assert [study.name for study in studies(other + grid())] == ["tiny", "large"]
 
 
-def test_seeds_of_other_lengths_are_told_in_one_line():
+def test_seeds_of_other_lengths_are_told_in_one_line() -> None:
     short = result(cell(seed=1))
     short["checkpoints"][-1]["rouge1"].pop()
     with pytest.raises(UserError, match=r"alpaca, quality: its seeds have 12, 11 values of rouge1"):
@@ -114,7 +116,7 @@ def test_seeds_of_other_lengths_are_told_in_one_line():
 # What they say
 
 
-def test_a_mean_is_over_seeds_and_dialogues_and_a_difference_over_shared_seeds():
+def test_a_mean_is_over_seeds_and_dialogues_and_a_difference_over_shared_seeds() -> None:
     cells = [item for item in grid() if (item[0].policy, item[0].seed) != ("random", 1)]
     study = Study(cells)
     comparison = measures.main(study)[-2]
@@ -129,14 +131,14 @@ def test_a_mean_is_over_seeds_and_dialogues_and_a_difference_over_shared_seeds()
     assert (entry.difference.seeds, entry.difference.dialogues) == (2, DIALOGUES)
 
 
-def test_a_family_is_corrected_over_its_own_comparisons():
+def test_a_family_is_corrected_over_its_own_comparisons() -> None:
     comparison = measures.main(Study(grid(data=("alpaca", "dolly"))))[0]
     assert comparison.family == 6
     found = [d for row in comparison.rows for d in row.differences]
     assert sorted(d.adjusted / d.p for d in found)[-1] == pytest.approx(6)
 
 
-def test_a_difference_whose_interval_covers_zero_is_printed_as_none():
+def test_a_difference_whose_interval_covers_zero_is_printed_as_none() -> None:
     (line,) = [x for x in text_of(Study(grid(synthetic=(0,)))).split("###")[1].splitlines() if "| difference |" in x]
     base, one, quality, random, fifo, center = (text.strip() for text in line.split("|")[3:-1])
     assert (base, one, quality) == ("-", "-", "-")
@@ -145,19 +147,19 @@ def test_a_difference_whose_interval_covers_zero_is_printed_as_none():
     assert re.fullmatch(r"\+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\]", center)
 
 
-def test_the_best_is_bold_only_where_it_differs_from_all_others():
+def test_the_best_is_bold_only_where_it_differs_from_all_others() -> None:
     assert text_of(Study(grid(synthetic=(0,)))).count("**") == 2 * 2  # K-center, in both scores
     alike = [item for item in grid(synthetic=(0,)) if item[0].policy in ("quality", "random", "base")]
     assert "**" not in text_of(Study(alike))
 
 
-def test_the_papers_figures_stand_under_ours_as_the_papers():
+def test_the_papers_figures_stand_under_ours_as_the_papers() -> None:
     text = text_of(Study(grid()))
     assert text.count("|  | paper | - | - | 0.3736 | 0.265 (digitised) | 0.233 (digitised) | 0.270 (digitised) |") == 2
     assert "paper" not in text_of(Study(grid(data=("my own",), synthetic=(0,))))
 
 
-def test_the_ablation_tells_the_authors_script_from_the_paper():
+def test_the_ablation_tells_the_authors_script_from_the_paper() -> None:
     cells = grid(("quality", "eoe", "eoe-script"), synthetic=(0,))
     text = tables.ablation_tables(measures.measure(Study(cells)))
     assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")] == [
@@ -173,7 +175,7 @@ def test_the_ablation_tells_the_authors_script_from_the_paper():
 
 
 @pytest.mark.parametrize(("sets", "said"), [(3, "It beats it"), (2, "Too few to say")])
-def test_the_own_policy_is_judged_on_the_second_halves(sets, said):
+def test_the_own_policy_is_judged_on_the_second_halves(sets: int, said: str) -> None:
     data = published.names()[:sets]
     cells = grid(("quality", "weighted"), data, synthetic=(0,), part="second")
     tuned = grid(("quality", "weighted"), data, synthetic=(0,), part="first")
@@ -185,13 +187,13 @@ def test_the_own_policy_is_judged_on_the_second_halves(sets, said):
     )
 
 
-def test_a_policy_that_loses_on_one_does_not_beat_the_papers():
+def test_a_policy_that_loses_on_one_does_not_beat_the_papers() -> None:
     cells = grid(("quality", "weighted"), published.names()[:4], synthetic=(0,), part="second")
     lost = [(c, result(c, gain=0.0) if (c.policy, c.data) == ("weighted", "dolly") else r) for c, r in cells]
     assert "It does not beat it" in weighted_tables.own_tables(measures.measure(Study(lost)))
 
 
-def test_beyond_rouge_a_policy_is_compared_with_the_untrained_model():
+def test_beyond_rouge_a_policy_is_compared_with_the_untrained_model() -> None:
     found = {b.policy: b for b in measures.measure(Study(grid(synthetic=(0,)))).beyond}
     assert found["quality"].win_rate.value == 1.0
     assert found["quality"].forgetting.value == pytest.approx(0.1)
@@ -201,14 +203,14 @@ def test_beyond_rouge_a_policy_is_compared_with_the_untrained_model():
     assert found["base"].answer_words == 7.5
 
 
-def test_without_the_untrained_model_there_is_no_win_rate_and_the_report_says_so():
+def test_without_the_untrained_model_there_is_no_win_rate_and_the_report_says_so() -> None:
     cells = [item for item in grid() if item[0].policy != "base"]
     found = measures.measure(Study(cells))
     assert all(b.win_rate is None and b.forgetting is None for b in found.beyond)
     assert any("the base model on ALPACA" in line for line in inventory.inventory(Study(cells)).missing)
 
 
-def test_a_training_that_went_astray_has_no_perplexity():
+def test_a_training_that_went_astray_has_no_perplexity() -> None:
     cells = grid(synthetic=(0,))
     for c, r in cells:
         if c.policy == "fifo":
@@ -219,7 +221,7 @@ def test_a_training_that_went_astray_has_no_perplexity():
     assert found["random"].perplexity is not None
 
 
-def test_what_is_missing_is_named():
+def test_what_is_missing_is_named() -> None:
     cells = [(c, r) for c, r in grid() if not (c.policy == "fifo" and c.seed == 2 and c.synthetic)]
     missing = inventory.inventory(Study(cells)).missing
     assert (
@@ -236,11 +238,11 @@ def test_what_is_missing_is_named():
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "can_draw", lambda: False)
 
 
-def everything():
+def everything() -> Any:
     policies = ("quality", "random", "fifo", "k-center", "eoe", "dss-script")
     swept = [cell(p, seed, bins=bins) for p in ("quality", "random") for seed in range(2) for bins in (32, 64, 128)]
     swept += [cell(synthetic=n) for n in range(4)] + [cell(entropy=e) for e in ("histogram", "spectral-whole")]
@@ -249,7 +251,7 @@ def everything():
     return grid(policies, ("alpaca", "my own")) + finished(*swept) + second
 
 
-def test_any_part_of_a_study_makes_a_report(tmp_path, undrawn):
+def test_any_part_of_a_study_makes_a_report(tmp_path: Path, undrawn: Any) -> None:
     cells = everything()
     rng = random.Random(0)
     for size in (1, 2, 5, 12, 30, len(cells)):
@@ -272,12 +274,12 @@ def test_any_part_of_a_study_makes_a_report(tmp_path, undrawn):
         assert re.search(f"^## .*{section}", text, re.MULTILINE), section
 
 
-def test_the_untrained_model_alone_makes_a_report(tmp_path, undrawn):
+def test_the_untrained_model_alone_makes_a_report(tmp_path: Path, undrawn: Any) -> None:
     page, _ = report.write_report(finished(cell("base")), tmp_path)
     assert "only the base model was run" in page.read_text()
 
 
-def test_the_numbers_are_there_for_machines(tmp_path, undrawn):
+def test_the_numbers_are_there_for_machines(tmp_path: Path, undrawn: Any) -> None:
     cells = everything()
     _, data = report.write_report(cells, tmp_path)
     read = json.loads(data.read_text())
@@ -290,7 +292,7 @@ def test_the_numbers_are_there_for_machines(tmp_path, undrawn):
     assert read["paper"]["source"] == "arXiv 2311.12275"
 
 
-def test_a_summary_is_short_and_json():
+def test_a_summary_is_short_and_json() -> None:
     found = report.summary(grid())
     assert json.loads(json.dumps(found)) == found
     (model,) = found["models"]
@@ -298,7 +300,7 @@ def test_a_summary_is_short_and_json():
     assert model["main"][0]["means"]["alpaca"]["k-center"] == pytest.approx(0.46, abs=0.03)
 
 
-def test_no_cells_and_no_folder_are_told_in_one_line(tmp_path, undrawn):
+def test_no_cells_and_no_folder_are_told_in_one_line(tmp_path: Path, undrawn: Any) -> None:
     with pytest.raises(UserError, match="no finished cell to report on; run the study first"):
         report.summary([])
     with pytest.raises(UserError, match="no finished cell"):
@@ -308,7 +310,7 @@ def test_no_cells_and_no_folder_are_told_in_one_line(tmp_path, undrawn):
         report.write_report(grid(), tmp_path / "file")
 
 
-def test_figures_of_all_there_is_are_pictures_that_do_not_change(tmp_path):
+def test_figures_of_all_there_is_are_pictures_that_do_not_change(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     cells = everything() + finished(cell(model="e" * 32, model_name="a $model_1/$"))
     written = report.write_report([(dataclasses.replace(c), r) for c, r in cells], tmp_path)

@@ -4,6 +4,8 @@ how little three seeds tell."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +31,12 @@ from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from tests.support.study_cells import DIALOGUES, cell, finished, grid, result
 
 
-def replaced(cells, when, **changes):
+def replaced(cells: Any, when: Any, **changes: Any) -> Any:
     """The cells, with other results for those that `when` holds of."""
     return [(c, result(c, **changes) if when(c) else r) for c, r in cells]
 
 
-def written(path, cells, monkeypatch):
+def written(path: Any, cells: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(page, "can_draw", lambda: False)
     text, data = report.write_report(cells, path)
     return text.read_text(), json.loads(data.read_text())
@@ -43,7 +45,7 @@ def written(path, cells, monkeypatch):
 # Synthetic sets
 
 
-def test_the_synthetic_sets_got_stand_under_the_scores_and_short_cells_are_named():
+def test_the_synthetic_sets_got_stand_under_the_scores_and_short_cells_are_named() -> None:
     cells = replaced(grid(), lambda c: c.policy == "fifo" and c.seed == 1, written=0.5)
     found = measures.measure(Study(cells))
     sets = found.main[0].rows[0].entries["fifo"].sets
@@ -58,21 +60,21 @@ def test_the_synthetic_sets_got_stand_under_the_scores_and_short_cells_are_named
     assert "| 6.7 of 8 |" in weighted_tables.beyond_tables(found.beyond)
 
 
-def test_a_checkpoint_that_was_short_is_named_though_the_last_one_was_not():
+def test_a_checkpoint_that_was_short_is_named_though_the_last_one_was_not() -> None:
     cells = finished(*(cell(seed=seed, synthetic=2) for seed in range(3)))
     cells[1][1]["checkpoints"][1]["synthetic"] = 7
     sets = Study(cells).group("alpaca", "quality", 2).sets
     assert (sets.got, sets.short) == (8, {1: (200, 7, 8)})
 
 
-def test_a_few_sets_less_are_not_named():
+def test_a_few_sets_less_are_not_named() -> None:
     cells = finished(*(cell(seed=seed, synthetic=5) for seed in range(3)))
     for _, r in cells:
         r["checkpoints"][-1]["synthetic"] = 19
     assert Study(cells).group("alpaca", "quality", 5).sets.short == {}
 
 
-def test_sets_of_which_none_passed_are_no_second_condition(tmp_path, monkeypatch):
+def test_sets_of_which_none_passed_are_no_second_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = replaced(grid(), lambda c: c.synthetic, written=0.0)
     text, data = written(tmp_path, cells, monkeypatch)
     said = "no synthetic set passed the checks"
@@ -85,7 +87,7 @@ def test_sets_of_which_none_passed_are_no_second_condition(tmp_path, monkeypatch
     assert len(model["findings"]["unwritten"]) == 4
 
 
-def test_a_policy_without_a_set_is_left_out_and_named():
+def test_a_policy_without_a_set_is_left_out_and_named() -> None:
     cells = replaced(grid(), lambda c: c.synthetic and c.policy == "random", written=0.0)
     study = Study(cells)
     found = measures.measure(study)
@@ -98,7 +100,7 @@ def test_a_policy_without_a_set_is_left_out_and_named():
     assert f"ALPACA, random, 2 synthetic sets for each kept one: {said}" in inventory.inventory(study).missing
 
 
-def test_the_sweep_of_synthetic_sets_shows_what_was_got():
+def test_the_sweep_of_synthetic_sets_shows_what_was_got() -> None:
     cells = [(c, result(c, written=0.7)) for c in (cell(synthetic=n) for n in (0, 5, 9))]
     found = measures.measure(Study(cells))
     text = tables.sweep_table("synthetic", found.sweeps["synthetic"])
@@ -116,7 +118,7 @@ def test_the_sweep_of_synthetic_sets_shows_what_was_got():
 # References
 
 
-def test_a_row_without_the_reference_has_no_differences_and_says_so():
+def test_a_row_without_the_reference_has_no_differences_and_says_so() -> None:
     cells = [(c, r) for c, r in grid(data=("alpaca", "dolly")) if (c.policy, c.data) != ("quality", "dolly")]
     comparison = measures.main(Study(cells))[-2]
     assert comparison.family == 3
@@ -125,7 +127,7 @@ def test_a_row_without_the_reference_has_no_differences_and_says_so():
     assert "No differences for DOLLY: quality is missing there." in tables.main_tables(measures.measure(Study(cells)))
 
 
-def test_without_the_reference_nothing_is_compared():
+def test_without_the_reference_nothing_is_compared() -> None:
     cells = grid(("random", "fifo"), synthetic=(0,))
     text = tables.main_tables(measures.measure(Study(cells)))
     assert "Nothing is compared here. No differences for ALPACA: quality is missing there." in text
@@ -134,7 +136,7 @@ def test_without_the_reference_nothing_is_compared():
     assert "to spectral." not in tables.sweep_table("entropy", found.sweeps["entropy"])
 
 
-def test_losses_of_other_tokens_are_not_compared():
+def test_losses_of_other_tokens_are_not_compared() -> None:
     cells = grid(synthetic=(0,))
     for c, r in cells:
         if c.policy == "fifo":
@@ -151,7 +153,7 @@ def test_losses_of_other_tokens_are_not_compared():
     assert "ALPACA, random: no perplexity to that of quality, for the two" in text
 
 
-def test_a_base_of_other_dialogues_is_told_in_one_line():
+def test_a_base_of_other_dialogues_is_told_in_one_line() -> None:
     cells = grid(synthetic=(0,))
     for checkpoint in cells[-1][1]["checkpoints"]:
         checkpoint["rouge1"] = checkpoint["rouge1"][:-1]
@@ -162,7 +164,7 @@ def test_a_base_of_other_dialogues_is_told_in_one_line():
 # Files that changed
 
 
-def test_of_two_sources_with_as_many_cells_the_last_one_is_shown():
+def test_of_two_sources_with_as_many_cells_the_last_one_is_shown() -> None:
     new, old = grid(synthetic=(0,), source="new" * 20), grid(synthetic=(0,), source="old" * 20)
     for first, last in ((old, new), (new, old)):
         study = Study(first + last)
@@ -173,14 +175,14 @@ def test_of_two_sources_with_as_many_cells_the_last_one_is_shown():
         assert "\n12 trained cells of other protocols or sources, not shown.\n" in inventory.inventory_text(ran)
 
 
-def test_a_source_with_more_policies_is_shown_though_it_is_older():
+def test_a_source_with_more_policies_is_shown_though_it_is_older() -> None:
     part = grid(("quality", "random"), synthetic=(0,), source="new")
     study = Study(grid(source="old") + part)
     assert study.group("alpaca", "quality", 0).cell.source == "old"
     assert inventory.inventory(study).hidden == 6
 
 
-def test_sweeps_and_halves_of_an_older_file_are_not_shown():
+def test_sweeps_and_halves_of_an_older_file_are_not_shown() -> None:
     swept = [cell(bins=bins, source="old") for bins in (64, 128, 256)]
     second = grid(("quality", "weighted"), part="second", source="old", synthetic=(0,))
     study = Study(finished(*swept) + second + grid())
@@ -189,7 +191,7 @@ def test_sweeps_and_halves_of_an_older_file_are_not_shown():
     assert inventory.inventory(study).hidden == 3 + 6
 
 
-def test_when_all_is_shown_nothing_is_said():
+def test_when_all_is_shown_nothing_is_said() -> None:
     assert inventory.inventory(Study(grid())).hidden == 0
     assert "not shown" not in inventory.inventory_text(inventory.inventory(Study(grid())))
 
@@ -197,7 +199,7 @@ def test_when_all_is_shown_nothing_is_said():
 # This project's policy
 
 
-def tuned(gains, data=("alpaca", "dolly"), seeds=3):
+def tuned(gains: Any, data: Any = ("alpaca", "dolly"), seeds: Any = 3) -> Any:
     """Cells of the first halves: the paper's policy at 0.1, each weight with its gain over the base."""
     half = {"part": "first", "received": 150, "every": 150}
     quality = finished(*(cell("quality", s, d, **half) for d in data for s in range(seeds)), noise=0)
@@ -209,7 +211,7 @@ def tuned(gains, data=("alpaca", "dolly"), seeds=3):
     return quality + own
 
 
-def test_the_tuning_shows_quality_and_the_rule_and_marks_the_winner():
+def test_the_tuning_shows_quality_and_the_rule_and_marks_the_winner() -> None:
     found = measures.tuning(Study(tuned({0.0: 0.1, 4.0: 0.11, 8.0: 0.13, 16.0: 0.12})))
     assert found.comparison.columns == ["quality", 0.0, 4.0, 8.0, 16.0]
     assert found.comparison.family == 8
@@ -224,7 +226,7 @@ def test_the_tuning_shows_quality_and_the_rule_and_marks_the_winner():
     assert "at least 3 seeds here. That is 8 (bold), the policy's weight." in text
 
 
-def test_the_rule_goes_by_the_seeds_that_all_weights_have():
+def test_the_rule_goes_by_the_seeds_that_all_weights_have() -> None:
     cells = [item for item in tuned({0.0: 0.1, 8.0: 0.2}) if (item[0].weight, item[0].seed) != (8.0, 2)]
     lucky = replaced(cells, lambda c: c.policy == "weighted" and c.seed == 2, gain=9.0)
     found = measures.tuning(Study(lucky))
@@ -232,12 +234,12 @@ def test_the_rule_goes_by_the_seeds_that_all_weights_have():
     assert found.gains[0.0] == pytest.approx(0)
 
 
-def test_a_weight_that_the_rule_would_not_choose_is_said_to_be_so():
+def test_a_weight_that_the_rule_would_not_choose_is_said_to_be_so() -> None:
     text = weighted_tables.tuning_table(measures.tuning(Study(tuned({0.0: 0.1, 4.0: 0.2, 8.0: 0.1}))))
     assert "By these cells that is 4 (bold), while the policy's weight is 8." in text
 
 
-def test_a_weight_that_ran_on_some_data_sets_only_is_not_chosen():
+def test_a_weight_that_ran_on_some_data_sets_only_is_not_chosen() -> None:
     found = measures.tuning(Study(tuned({0.0: 0.1}) + tuned({8.0: 0.2}, data=("alpaca",))))
     assert (found.gains[8.0], found.best) == (None, 0.0)
     alone = measures.tuning(Study([item for item in tuned({0.0: 0.1}) if item[0].policy == "weighted"]))
@@ -245,7 +247,7 @@ def test_a_weight_that_ran_on_some_data_sets_only_is_not_chosen():
     assert "Nothing to go by" in weighted_tables.tuning_table(alone)
 
 
-def test_one_comparison_is_primary_and_is_judged_alone():
+def test_one_comparison_is_primary_and_is_judged_alone() -> None:
     cells = grid(("quality", "weighted"), published.names()[:3], part="second")
     text = weighted_tables.own_tables(measures.measure(Study(cells)))
     headings = [line for line in text.splitlines() if line.startswith("### ROUGE")]
@@ -255,7 +257,7 @@ def test_one_comparison_is_primary_and_is_judged_alone():
     assert text.count("It beats it") == 1
 
 
-def test_without_the_primary_comparison_nothing_beats_anything():
+def test_without_the_primary_comparison_nothing_beats_anything() -> None:
     cells = grid(("quality", "weighted"), published.names()[:3], part="second", synthetic=(2,))
     text = weighted_tables.own_tables(measures.measure(Study(cells)))
     assert "The primary comparison was not run." in text
@@ -265,7 +267,9 @@ def test_without_the_primary_comparison_nothing_beats_anything():
 # Models as they are
 
 
-def test_all_models_stand_in_one_table_and_one_without_training_is_the_upper_reference(tmp_path, monkeypatch):
+def test_all_models_stand_in_one_table_and_one_without_training_is_the_upper_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tuned_model = {"model": "e" * 32, "model_name": "tuned"}
     data = ("alpaca", "dolly")
     cells = grid(data=data) + finished(*(cell("base", data=name, **tuned_model) for name in data))
@@ -296,7 +300,7 @@ def test_all_models_stand_in_one_table_and_one_without_training_is_the_upper_ref
     assert dolly == one
 
 
-def test_the_one_answer_of_any_model_is_shown():
+def test_the_one_answer_of_any_model_is_shown() -> None:
     other = finished(cell("base", model="e" * 32, model_name="tuned"))
     other[0][1]["checkpoints"][0]["one_answer"] = None
     lines = base_models.untrained_table(base_models.untrained(studies(grid() + other))).splitlines()
@@ -304,7 +308,7 @@ def test_the_one_answer_of_any_model_is_shown():
     assert names == ["`tiny`", "`tuned`", "one answer for all"]
 
 
-def test_a_base_without_the_one_answer_is_shown_without_it(tmp_path, monkeypatch):
+def test_a_base_without_the_one_answer_is_shown_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = grid()
     for _, old in cells:
         old["checkpoints"][0].pop("one_answer", None)
@@ -312,19 +316,19 @@ def test_a_base_without_the_one_answer_is_shown_without_it(tmp_path, monkeypatch
     assert "| one answer for all |" not in text and "| base | quality |" in text
 
 
-def test_bases_of_other_dialogues_do_not_stand_side_by_side():
+def test_bases_of_other_dialogues_do_not_stand_side_by_side() -> None:
     cells = grid() + finished(cell("base", model="e" * 32, model_name="tuned", evaluation=99))
     assert [u.model for u in base_models.untrained(studies(cells))] == ["tiny"]
 
 
-def test_of_bases_alone_the_last_source_is_shown():
+def test_of_bases_alone_the_last_source_is_shown() -> None:
     cells = finished(cell("base", source="new"), cell("base", source="old"))
     for order in (cells, cells[::-1]):
         (shown,) = base_models.untrained(studies(order))
         assert shown.rouge1.value == pytest.approx(np.mean(order[1][1]["checkpoints"][0]["rouge1"]))
 
 
-def test_models_of_other_tokens_have_perplexities_that_do_not_compare():
+def test_models_of_other_tokens_have_perplexities_that_do_not_compare() -> None:
     other = finished(cell("base", model="e" * 32, model_name="tuned"))
     assert "perplexities do not compare" not in base_models.untrained_table(
         base_models.untrained(studies(grid() + other))
@@ -336,7 +340,7 @@ def test_models_of_other_tokens_have_perplexities_that_do_not_compare():
 # What the numbers can tell
 
 
-def test_fewer_than_three_seeds_get_no_verdict():
+def test_fewer_than_three_seeds_get_no_verdict() -> None:
     cells = [item for item in grid(synthetic=(0,)) if item[0].seed < 2]
     found = measures.measure(Study(cells))
     comparison = found.main[0]
@@ -347,7 +351,7 @@ def test_fewer_than_three_seeds_get_no_verdict():
     assert "- FIFO against quality: higher on 0, lower on 0, no difference on 0 of 1, too few seeds on 1" in text
 
 
-def test_a_win_rate_about_one_half_and_no_forgetting_are_no_difference():
+def test_a_win_rate_about_one_half_and_no_forgetting_are_no_difference() -> None:
     cells = replaced(grid(("quality", "fifo"), synthetic=(0,)), lambda c: c.policy == "fifo", gain=0.0)
     for c, r in cells:
         if c.policy == "fifo":
@@ -360,13 +364,13 @@ def test_a_win_rate_about_one_half_and_no_forgetting_are_no_difference():
     assert "no difference" not in quality
 
 
-def test_the_report_says_what_three_seeds_can_tell():
+def test_the_report_says_what_three_seeds_can_tell() -> None:
     text = caveats.certainty([measures.measure(Study(grid()))])
     assert "7 %, 11 %, 20 % where the seeds' standard deviation is 1, 2 and 5 times" in text
     assert "In the 12 differences of the main table and the second halves of `tiny`" in text
 
 
-def test_departures_from_the_paper_are_the_cells_own():
+def test_departures_from_the_paper_are_the_cells_own() -> None:
     cells = [cell(p, s, training=LoRAConfig(epochs=7, num_layers=2)) for p in ("quality", "fifo") for s in range(3)]
     lines = caveats.departures(Study(finished(*cells)))
     text = "\n".join(lines)
@@ -392,7 +396,7 @@ def test_departures_from_the_paper_are_the_cells_own():
         (lambda r: r["checkpoints"][0].pop("annotated"), "no annotated"),
     ],
 )
-def test_a_cell_that_lacks_something_is_named_in_one_line(spoil, said):
+def test_a_cell_that_lacks_something_is_named_in_one_line(spoil: Any, said: str) -> None:
     cells = grid()
     chosen = next(i for i, (c, _) in enumerate(cells) if (c.policy, c.seed, c.synthetic) == ("fifo", 1, 2))
     spoil(cells[chosen][1])
@@ -402,7 +406,7 @@ def test_a_cell_that_lacks_something_is_named_in_one_line(spoil, said):
     assert "\n" not in error.value.line()
 
 
-def test_seeds_of_other_checkpoints_are_told_in_one_line():
+def test_seeds_of_other_checkpoints_are_told_in_one_line() -> None:
     cells = finished(cell(seed=0), cell(seed=1))
     cells[1][1]["checkpoints"].pop()
     with pytest.raises(UserError, match="alpaca, quality: its seeds have other checkpoints"):
