@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 from signal import Signals
 
 DISK_HINT = "free some space and run the same command again; nothing stored was lost"
@@ -25,19 +28,69 @@ def quoted(text: str) -> str:
     return quotation if len(text) <= 40 and len(quotation) <= 40 else f"{quotation[:37]}..."
 
 
-class UserError(Exception):
-    """A failure the user can act on: what happened, where, and what to do about it."""
+class Action(Enum):
+    """What the user can do about an error; the caller knows how: the command line names a command, an app a button."""
 
-    def __init__(self, what: str, where: object = None, hint: str | None = None):
+    CREATE_PROFILE = "create a profile"
+    SET_BASE_MODEL = "set the profile's base model"
+    CHOOSE_PROFILE = "use another profile"
+    CHOOSE_HOME = "use another home folder"
+    IMPORT_DIALOGUES = "import dialogues"
+    RUN_PENDING_STEPS = "run the pending steps"
+    ANNOTATE = "annotate some dialogues"
+    LIST_QUESTIONS = "list the open questions"
+    TRAIN = "train an adapter"
+    RESTART_TRAINING = "drop the interrupted training and start again"
+    LIST_ADAPTERS = "list the adapters"
+    GRANT_CONSENT = "consent to sending records to this server"
+    RUN_BENCHMARK = "run the benchmark"
+    RUN_STUDY = "run the study"
+    RUN_LAMP = "run the LaMP benchmark"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """An action with what it applies to.
+
+    Attributes:
+        action: What to do.
+        arguments: What to do it with, by name, such as `model` for `SET_BASE_MODEL`.
+    """
+
+    action: Action
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+
+class UserError(Exception):
+    """A failure that the user can act on.
+
+    Args:
+        what: What happened.
+        where: The file, folder or name it happened with.
+        hint: What to do about it, in words that hold for every caller.
+        remedy: What to do about it, where that depends on how the caller runs this package.
+    """
+
+    def __init__(
+        self, what: str, where: object = None, hint: str | None = None, *, remedy: Remedy | Action | None = None
+    ):
         self.what = what
         self.where = None if where is None else encodable(where)
         self.hint = hint
+        self.remedy = Remedy(remedy) if isinstance(remedy, Action) else remedy
         super().__init__(self.line())
 
-    def line(self) -> str:
-        """The whole message on one line: `where: what; hint`."""
+    def line(self, hint: str | None = None) -> str:
+        """Return the whole message on one line: `where: what; hint`.
+
+        Args:
+            hint: Replaces the error's own hint, for a caller that can name its own commands.
+        """
+        hint = hint if hint is not None else self.hint
+        if hint is None and self.remedy is not None:
+            hint = self.remedy.action.value
         text = self.what if self.where is None else f"{self.where}: {self.what}"
-        text = text if self.hint is None else f"{text}; {self.hint}"
+        text = text if hint is None else f"{text}; {hint}"
         return " ".join(text.split())
 
 
