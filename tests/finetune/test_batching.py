@@ -131,7 +131,7 @@ def test_padding_is_no_target() -> None:
     ]
     batch = collate(rows, [1, 0, 1], "padded")
     assert batch.inputs.tolist() == [[20, 21, 22] + [0] * 5, list(range(10, 18)), [20, 21, 22] + [0] * 5]
-    assert batch.places.tolist() == [0, 2, 11, 12, 14, 16, 18]
+    assert batch.target_positions.tolist() == [0, 2, 11, 12, 14, 16, 18]
     assert batch.targets.tolist() == [21, 23, 14, 15, 17, 21, 23]
     assert (batch.rows, batch.segments) == ((1, 0, 1), None)
 
@@ -145,7 +145,7 @@ def test_a_packed_batch_has_every_target_once_at_its_own_place(share: bool) -> N
     starts = np.cumsum([0, *map(len, batch.segments)])
     assert batch.inputs.shape[1] < sum(map(len, rows)) if share else batch.inputs.shape[1] == sum(map(len, rows))
     found = {int(row): [] for row in range(len(chosen))}
-    for place, target in zip(batch.places.tolist(), batch.targets.tolist(), strict=True):
+    for place, target in zip(batch.target_positions.tolist(), batch.targets.tolist(), strict=True):
         index = int(np.searchsorted(starts, place, "right")) - 1
         segment = batch.segments[index]
         position = segment.start + place - int(starts[index])
@@ -167,4 +167,4 @@ def test_what_is_learnt_is_never_shared() -> None:
     row = random_models.random_row(np.random.default_rng(0), 30, learnt=0.5)
     batch = collate([row, row], [0, 1], "packed", share=True)
     assert batch.inputs.shape[1] == 2 * 30 - row.prompt
-    assert len(batch.places) == 2 * int(row.is_target.sum())
+    assert len(batch.target_positions) == 2 * int(row.is_target.sum())

@@ -21,13 +21,13 @@ BatchShape = Literal["packed", "padded"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are computed at once, and the N places in them whose next token is learnt.
+    """Rows that are computed at once, and the N positions in them whose next token is learnt.
 
     Args:
         rows: their indices in the training set.
         inputs: int32 [1, T], the rows one behind the other, or [B, T], one beside the other and padded on the right.
         pieces: in the packed case what stands where; their `row` counts within `rows`.
-        places: int32 [N], indices into the flattened inputs.
+        target_positions: int32 [N], indices into the flattened inputs.
         targets: int32 [N], the token that follows each.
         weights: float32 [N], how much each counts.
     """
@@ -35,7 +35,7 @@ class Batch:
     rows: tuple[int, ...]
     inputs: np.ndarray
     segments: tuple[Segment, ...] | None
-    places: np.ndarray
+    target_positions: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
 
@@ -80,10 +80,10 @@ def collate(rows: Sequence[Sample], chosen: Sequence[int], shape: BatchShape, sh
         inputs = np.zeros((len(members), width), np.int32)
         for i, row in enumerate(members):
             inputs[i, : len(row)] = row.inputs
-        places = np.concatenate([i * width + np.flatnonzero(row.is_target) for i, row in enumerate(members)])
+        positions = np.concatenate([i * width + np.flatnonzero(row.is_target) for i, row in enumerate(members)])
         targets = np.concatenate([row.targets[row.is_target] for row in members])
         weights = _repeated(members, [int(row.is_target.sum()) for row in members])
-        return Batch(tuple(chosen), inputs, None, places.astype(np.int32), targets, weights)
+        return Batch(tuple(chosen), inputs, None, positions.astype(np.int32), targets, weights)
     segments = tuple(pack([row.inputs for row in members], [row.prompt if share else 0 for row in members]))
     at, found_places, found_targets = 0, [], []
     for segment in segments:

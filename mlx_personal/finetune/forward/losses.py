@@ -35,7 +35,7 @@ def split_loss(network: SplitModel, states_of: Callable[[Batch], mx.array] | Non
         states = None if states_of is None else states_of(batch)
         kind = (network.frozen_activations(layout_of(batch)) if states is None else states).dtype
         network.model.update(_used_as(weights, kind))
-        hidden = network.hidden_at_targets(mx.array(batch.inputs), states, batch.places)
+        hidden = network.hidden_at_targets(mx.array(batch.inputs), states, batch.target_positions)
         return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.weights))
 
     return loss
@@ -47,7 +47,7 @@ def reference_loss(model: nn.Module) -> Loss:
     def loss(weights: Weights, batch: Batch) -> mx.array:
         model.update(weights)
         logits = model(mx.array(batch.inputs)).astype(mx.float32)
-        at_places = logits.reshape(-1, logits.shape[-1])[mx.array(batch.places)]
+        at_places = logits.reshape(-1, logits.shape[-1])[mx.array(batch.target_positions)]
         return (nn.losses.cross_entropy(at_places, mx.array(batch.targets)) * mx.array(batch.weights)).sum()
 
     return loss
