@@ -6,9 +6,12 @@ import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
-from mlx_personal.models import LanguageModel
+
+if TYPE_CHECKING:
+    from mlx_personal.models import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Conversation:
         kept = self._messages
         while True:
             messages = [{"role": m.role, "content": m.content} for m in [*kept, asked]]
-            prompt = self._lm.prompt_tokens(messages)
+            prompt = self._lm.tokenize_prompt(messages)
             if not kept or len(prompt) + room <= self._lm.context_length:
                 return prompt, room
             kept = kept[2:]

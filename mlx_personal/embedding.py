@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mlx_personal.errors import UserError
-from mlx_personal.models import LanguageModel
-from mlx_personal.runtime.device import device_name
 
-# Tokens of one padded batch. On a GPU enough to keep it busy, little enough for any Mac's memory. On a CPU what its
-# caches hold: batches of 8192 took 2.5 times as long, longer than texts one by one.
-_BATCH_TOKENS = 512 if device_name() == "cpu" else 8192
+if TYPE_CHECKING:
+    from mlx_personal.models import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class HiddenStateEmbedder:
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
         """An `Embedding` for each text, computed in batches of similar length; UserError for a damaged model."""
-        rows = [self._lm.text_tokens(text)[: self._max_tokens] for text in texts]
+        rows = [self._lm.tokenize(text)[: self._max_tokens] for text in texts]
         model, found = self._lm.name or self._lm.path, dict[int, Embedding]()
         for batch in _similar_lengths([len(row) for row in rows]):
             states = self._lm.hidden_states([rows[i] for i in batch])
@@ -126,11 +123,21 @@ def unit_mean(states: np.ndarray) -> np.ndarray:
     return np.asarray(mean / norm if norm > 0 else mean, np.float32)
 
 
+def _batch_tokens() -> int:
+    """Return the tokens of one padded batch."""
+    from mlx_personal.runtime.device import device_name  # here, so that reading settings does not import MLX
+
+    # On a GPU enough to keep it busy, little enough for any Mac's memory. On a CPU what its caches hold: batches of 8192
+    # took 2.5 times as long, longer than texts one by one.
+    return 512 if device_name() == "cpu" else 8192
+
+
 def _similar_lengths(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of at most `_BATCH_TOKENS` padded tokens (or one row), longest first."""
+    """Indices in batches of at most `_batch_tokens()` padded tokens (or one row), longest first."""
+    budget = _batch_tokens()
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > _BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
             yield batch
             batch = []
         batch.append(i)

@@ -23,7 +23,7 @@ TEXTS = ["How long do eggs boil?", "tea", "", "Seven minutes from the moment the
 
 def test_vectors_are_unit_means_of_the_token_states(tiny_model: LanguageModel) -> None:
     for text, embedding in zip(TEXTS, HiddenStateEmbedder(tiny_model).embed(TEXTS), strict=True):
-        tokens = tiny_model.text_tokens(text)
+        tokens = tiny_model.tokenize(text)
         assert embedding.states.shape[0] == len(tokens)
         if tokens:
             mean = embedding.states.astype(np.float64).mean(axis=0)
@@ -112,14 +112,12 @@ def test_the_sentence_transformers_embedder_returns_token_states(monkeypatch: py
 def test_a_batch_holds_texts_of_like_length_within_its_budget(
     tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
-    monkeypatch.setattr(room, "_BATCH_TOKENS", budget)
+    monkeypatch.setattr(room, "_batch_tokens", lambda: budget)
     batches, real = [], tiny_model.hidden_states
     monkeypatch.setattr(tiny_model, "hidden_states", lambda rows: batches.append([*map(len, rows)]) or real(rows))
     texts = ["egg " * (1 + i * 7 % 40) for i in range(40)]
     together = HiddenStateEmbedder(tiny_model).embed(texts)
     assert all(max(batch) * len(batch) <= budget or len(batch) == 1 for batch in batches)
-    assert [length for batch in batches for length in batch] == sorted(map(len, map(tiny_model.text_tokens, texts)))[
-        ::-1
-    ]
+    assert [length for batch in batches for length in batch] == sorted(map(len, map(tiny_model.tokenize, texts)))[::-1]
     for text, found in zip(texts[:5], together, strict=False):
-        assert found.states.shape[0] == len(tiny_model.text_tokens(text))
+        assert found.states.shape[0] == len(tiny_model.tokenize(text))

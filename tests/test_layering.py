@@ -15,6 +15,7 @@ PACKAGE = Path(mlx_personal.__file__).parent
 # From the ground up: a room may import itself and those above it in this list.
 ROOMS = [
     "errors",
+    "lazy_imports",
     "reporting",
     "dialogue",
     "runtime",

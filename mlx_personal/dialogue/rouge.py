@@ -6,10 +6,12 @@ The package's own tokenizer keeps only a-z and 0-9, so a Cyrillic answer would s
 from __future__ import annotations
 
 import functools
-
-from rouge_score import rouge_scorer
+from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue.words import words
+
+if TYPE_CHECKING:
+    from rouge_score import rouge_scorer
 
 
 class _Words:
@@ -19,6 +21,8 @@ class _Words:
 
 @functools.cache
 def _scorer(name: str) -> rouge_scorer.RougeScorer:
+    from rouge_score import rouge_scorer  # here, as it imports NLTK, which is slow
+
     return rouge_scorer.RougeScorer([name], tokenizer=_Words())
 
 

@@ -10,24 +10,50 @@ From the ground up:
 - for callers: `trainer`, `assisting` (on other machines), `fusing`, `forecasting`, `report`, `plot`, `config`.
 """
 
-from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.samples import TrainingData
-from mlx_personal.finetune.fuse import fuse
-from mlx_personal.finetune.loop import DivergedError, InterruptedTrainingError, train
-from mlx_personal.finetune.planning.estimate import TrainingEstimate, estimate_training
-from mlx_personal.finetune.report import TrainingReport, TrainingStep
-from mlx_personal.finetune.trainer import finetune
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_personal.lazy_imports import lazy_exports
+
+if TYPE_CHECKING:
+    from mlx_personal.finetune.config import LoRAConfig
+    from mlx_personal.finetune.data.dataset import Example
+    from mlx_personal.finetune.data.samples import TrainingData
+    from mlx_personal.finetune.fuse import fuse
+    from mlx_personal.finetune.loop import DivergedError, InterruptedTrainingError, train
+    from mlx_personal.finetune.planning.estimate import TrainingEstimate, estimate_training
+    from mlx_personal.finetune.report import TrainingReport, TrainingStep
+    from mlx_personal.finetune.trainer import finetune
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "LoRAConfig": "config",
+            "Example": "data.dataset",
+            "TrainingData": "data.samples",
+            "fuse": "fuse",
+            "DivergedError": "loop",
+            "InterruptedTrainingError": "loop",
+            "train": "loop",
+            "TrainingEstimate": "planning.estimate",
+            "estimate_training": "planning.estimate",
+            "TrainingReport": "report",
+            "TrainingStep": "report",
+            "finetune": "trainer",
+        },
+    )
 
 __all__ = [
     "DivergedError",
-    "TrainingEstimate",
     "InterruptedTrainingError",
     "LoRAConfig",
-    "TrainingStep",
     "TrainingData",
+    "TrainingEstimate",
     "TrainingReport",
-    "finetune",
+    "TrainingStep",
     "estimate_training",
+    "finetune",
     "fuse",
     "train",
 ]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import mlx.core as mx
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 SCHEDULES: Final = ("cosine", "linear", "constant")
 
@@ -47,13 +48,17 @@ class LearningRateSchedule:
 
     @functools.cached_property
     def _table(self) -> mx.array:
-        # Only where an optimizer asks: who checks settings needs no device.
+        # Imported here, so that checking settings does not import MLX.
+        import mlx.core as mx
+
         return mx.array(self._rates, mx.float32)
 
     def at(self, step: int) -> float:
         return self._rates[min(step, len(self._rates) - 1)]
 
     def __call__(self, step: mx.array) -> mx.array:
+        import mlx.core as mx
+
         return self._table[mx.minimum(step, len(self._rates) - 1)]
 
 

@@ -1,7 +1,26 @@
 """The loop on one profile, joined from the rooms below."""
 
-from mlx_personal.personalizer.pending import PendingStep
-from mlx_personal.personalizer.personalizer import ObserveResult, Personalizer, SynthesisResult, TrainResult
-from mlx_personal.personalizer.promotion import PromotionResult
+from __future__ import annotations
 
-__all__ = ["PendingStep", "PromotionResult", "ObserveResult", "Personalizer", "SynthesisResult", "TrainResult"]
+from typing import TYPE_CHECKING
+
+from mlx_personal.lazy_imports import lazy_exports
+
+if TYPE_CHECKING:
+    from mlx_personal.personalizer.pending import PendingStep
+    from mlx_personal.personalizer.personalizer import ObserveResult, Personalizer, SynthesisResult, TrainResult
+    from mlx_personal.personalizer.promotion import PromotionResult
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "PendingStep": "pending",
+            "ObserveResult": "personalizer",
+            "Personalizer": "personalizer",
+            "SynthesisResult": "personalizer",
+            "TrainResult": "personalizer",
+            "PromotionResult": "promotion",
+        },
+    )
+
+__all__ = ["ObserveResult", "PendingStep", "Personalizer", "PromotionResult", "SynthesisResult", "TrainResult"]

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity, leave_one_out_dissimilarity
-from mlx_personal.scoring.entropy import ESTIMATORS, check_estimator, entropies_of_embedding, entropy_of_embedding
-from mlx_personal.scoring.lexicon import OTHER, DomainScore, Lexicons
-from mlx_personal.scoring.suggest import Suggestion, suggest_lexicons
+from mlx_personal.lazy_imports import lazy_exports
+
+if TYPE_CHECKING:
+    from mlx_personal.scoring.config import ScoringConfig
+    from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity, leave_one_out_dissimilarity
+    from mlx_personal.scoring.entropy import ESTIMATORS, entropies_of_embedding, entropy_of_embedding
+    from mlx_personal.scoring.lexicon import OTHER, DomainScore, Lexicons
+    from mlx_personal.scoring.suggest import Suggestion, suggest_lexicons
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "ScoringConfig": "config",
+            "in_domain_dissimilarity": "dissimilarity",
+            "leave_one_out_dissimilarity": "dissimilarity",
+            "ESTIMATORS": "entropy",
+            "entropies_of_embedding": "entropy",
+            "entropy_of_embedding": "entropy",
+            "OTHER": "lexicon",
+            "DomainScore": "lexicon",
+            "Lexicons": "lexicon",
+            "Suggestion": "suggest",
+            "suggest_lexicons": "suggest",
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -17,16 +39,6 @@ class Scores:
     eoe: float
     dss: float
     idd: float
-
-
-@dataclass(frozen=True)
-class ScoringConfig:
-    """`entropy`: the estimator of EOE, a name in `ESTIMATORS`."""
-
-    entropy: str = "spectral"
-
-    def __post_init__(self) -> None:
-        check_estimator(self.entropy)
 
 
 __all__ = [

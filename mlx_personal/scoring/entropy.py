@@ -7,7 +7,6 @@ text alone: boilerplate and word salad are for the other scores and for the refu
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -18,6 +17,7 @@ import numpy as np
 from mlx_personal.kernels import histogram_entropy, spectral_entropy
 from mlx_personal.kernels.histogram_entropy import BINS
 from mlx_personal.kernels.spectral_entropy import NO_VARIANCE, WINDOW, window_starts
+from mlx_personal.scoring.config import check_estimator
 
 
 def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> float:
@@ -42,13 +42,6 @@ def entropies_of_embedding(dialogues: Sequence[np.ndarray], estimator: str = "sp
     scores = [_by_kernel(_checked(states), estimator) for states in dialogues]
     mx.eval(scores)
     return [float(np.array(score)) for score in scores]
-
-
-def check_estimator(name: str) -> None:
-    """ValueError, with the nearest name, if no estimator is called this."""
-    if name not in ESTIMATORS:
-        nearest = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no entropy estimator is named {name!r}; the nearest is {nearest!r}")
 
 
 def spectral(states: np.ndarray) -> float:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, words
-from mlx_personal.models import LanguageModel
 from mlx_personal.progress import Progress, as_stage
 from mlx_personal.synthesis.prompts import (
     REWRITE_DIALOGUE,
@@ -22,6 +21,9 @@ from mlx_personal.synthesis.prompts import (
     parse_question,
     render_dialogue,
 )
+
+if TYPE_CHECKING:
+    from mlx_personal.models import LanguageModel
 
 Mode = Literal["question", "both"]
 Reason = Literal["kept", "too long", "unparsable", "held out", "duplicate", "too far", "too near"]
@@ -108,7 +110,7 @@ def synthesize(
     prompts: list[list[int]] = []
     limits: list[int] = []
     for messages, limit in itertools.chain.from_iterable(tasks):
-        prompts += [lm.prompt_tokens(messages)] * config.k
+        prompts += [lm.tokenize_prompt(messages)] * config.k
         limits += [limit] * config.k
     generated = lm.generate(
         prompts,
@@ -149,7 +151,7 @@ def rewrite_tasks(
         for context, _ in original.exchanges():
             question = context[-1]["content"]
             asked.append((context[:-1], REWRITE_QUESTION.format(question=question), question))
-    lengths = [len(lm.text_tokens(text)) for _, _, text in asked]
+    lengths = [len(lm.tokenize(text)) for _, _, text in asked]
     if max(lengths) > config.max_tokens:
         return []
     return [
