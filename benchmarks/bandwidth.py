@@ -11,7 +11,7 @@ import mlx.core as mx
 from benchmarks.scoring_baselines import Problem
 from benchmarks.timing import Effort, in_turn
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
-from mlx_personal.reporting import table
+from mlx_personal.reporting import markdown_table
 
 # Beyond any GPU's cache, where the bandwidth of its memory decides.
 LARGE = 256 << 20
@@ -42,7 +42,7 @@ def bandwidth_section(sizes: Iterable[Size], states: Iterable[Size], effort: Eff
         )
     columns = ["", "sizes", "GB/s", "of a copy's", "temporary KiB"]
     return (
-        f"## Bandwidth and memory\n\n{table(columns, lines)}\n{' '.join(notes)} Bytes are inputs and outputs, each "
+        f"## Bandwidth and memory\n\n{markdown_table(columns, lines)}\n{' '.join(notes)} Bytes are inputs and outputs, each "
         "counted once; all rows are of one domain, so that all are read. A copy is a negation, since MLX shares what "
         "it need not copy. Temporary memory is the peak beyond inputs and outputs.\n"
     )

@@ -34,7 +34,7 @@ from mlx_personal.config import Config
 from mlx_personal.demo.runner import CONFIG
 from mlx_personal.dialogue.readers import InvalidLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
-from mlx_personal.reporting import table
+from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
 
 LEAST_SPEEDUP = 3
@@ -211,7 +211,7 @@ def learn(me: Personalizer, lm: LanguageModel, done: Round) -> None:
     done.ours[TRAIN] = me.seconds["finetune"]
     done.ours[EVALUATE] -= done.ours[TRAIN]
     lm.detach_adapter()
-    lm.read()  # what our training has let go of, at nobody's cost
+    lm.reload_weights()  # what our training has let go of, at nobody's cost
     kept = [d for s in me.store.synthetic() if s.kept and (d := s.dialogue)]
     with timed(done.straight, TRAIN):
         rows = straight.train(lm, [*originals, *kept], me.config.finetune)
@@ -222,7 +222,7 @@ def learn(me: Personalizer, lm: LanguageModel, done: Round) -> None:
         "set aside": len(held_out),
         "kept rewrites": written.kept,
         "kept rewrites of the straight one": len(rewrites),
-        "rows": trained.report.rows,
+        "rows": trained.report.samples,
         "rows of the straight one": rows,
     }
     done.gains = {"ours": trained.evaluation.rouge1.gain if trained.evaluation else None, "straight": gain}
@@ -267,15 +267,15 @@ def report_of(options: argparse.Namespace, dialogues: int, config: Config, round
             f"{dialogues} dialogues, {config.selection.bins} bins, {config.synthesis.k} rewrites, "
             f"{config.finetune.epochs} epochs, adapters on {layers} blocks; model: {public_name(options.model)}. "
             f"Seconds are medians of {len(rounds)}.\n",
-            table(["room", "straight, s", "ours, s", "speedup"], rows),
+            markdown_table(["room", "straight, s", "ours, s", "speedup"], rows),
             "## What each side does\n",
             "".join(f"- {room}\n  - straight: {theirs}\n  - ours: {ours}\n" for room, (theirs, ours) in WORK.items()),
             "Both have the same model, settings, first adapter, optimizer and learning rates; the straight composition "
             "trains on the dialogues that ours selected and wrote. Loading the model and what the owner does are "
             "nobody's seconds.\n",
             "## What came of it\n",
-            table(["last round", ""], last.counts.items()),
-            table(["ROUGE-1 gain, last round", ""], gains),
+            markdown_table(["last round", ""], last.counts.items()),
+            markdown_table(["ROUGE-1 gain, last round", ""], gains),
             "## Against the target\n",
             f"- The straight composition takes {statistics.median(speedups):.1f} times as long as ours "
             f"(rounds: {min(speedups):.1f} to {max(speedups):.1f}; target at least {LEAST_SPEEDUP})\n",

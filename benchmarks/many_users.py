@@ -36,11 +36,11 @@ from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.mlx_lm_trainer import exact_loss, train_plain
 from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.demo.runner import CONFIG
-from mlx_personal.finetune import LoRAConfig, finetune
+from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.loop import optimizer_for
 from mlx_personal.models.language_model import resolve
-from mlx_personal.reporting import table
+from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
 
 LEAST_SPEEDUP = 3
@@ -153,8 +153,8 @@ def measure(options: argparse.Namespace, stream: Sequence[Dialogue], config: LoR
 
 def train_ours(lm: LanguageModel, records: Sequence[Dialogue], config: LoRAConfig, folder: Path) -> Trained:
     start = time.perf_counter()
-    report = finetune(lm, records, config, folder)
-    return Trained(time.perf_counter() - start, report.rows, report.steps, report.epoch_losses[-1])
+    report = finetune(lm, list(map(Example, records)), config, folder)
+    return Trained(time.perf_counter() - start, report.samples, report.steps, report.epoch_losses[-1])
 
 
 def train_mlx_lm(path: Path, records: Sequence[Dialogue], config: LoRAConfig, in_float32: bool) -> Trained:
@@ -165,11 +165,11 @@ def train_mlx_lm(path: Path, records: Sequence[Dialogue], config: LoRAConfig, in
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     lm = LanguageModel(model, tokenizer)
-    rows = make_samples(lm, records, min(config.max_tokens, lm.context_length)).rows
+    rows = make_samples(lm, records, min(config.max_seq_length, lm.context_length)).samples
     batch = min(config.batch_size, len(rows))
     steps = len(rows) // batch
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    optimizer, losses = optimizer_for(config.rates(config.epochs * steps)), list[float]()
+    optimizer, losses = optimizer_for(config.learning_rate_schedule(config.epochs * steps)), list[float]()
     train_plain(lm.model, optimizer, rows, batch, config.epochs, config.seed, exact_loss, losses.append)
     return Trained(time.perf_counter() - start, steps * batch, len(losses), statistics.fmean(losses[-steps:]))
 
@@ -217,7 +217,7 @@ def report_of(options: argparse.Namespace, config: LoRAConfig, measured: Measure
             f"{options.users} users of {options.records} records each, {config.epochs} epochs, {config.batch_size} "
             f"records a step, adapters of rank {config.rank} on {layers} blocks, dropout {config.dropout}; model: "
             f"{public_name(options.model)}. Seconds a user and losses are medians, rows and steps means.\n",
-            table(["side", "users", "all, s", "a user, s", "rows", "steps", "last loss", "speedup"], rows),
+            markdown_table(["side", "users", "all, s", "a user, s", "rows", "steps", "last loss", "speedup"], rows),
             "## What each side does\n",
             "".join(f"- {side}: {work}\n" for side, work in WORK.items()),
             "Users are trained by all sides in turn, after one more who is not counted. All have the same rows, first "

@@ -21,7 +21,7 @@ from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.benchmark.mlx_lm_trainer import stock_loss, train_plain
 from mlx_personal.dialogue import rouge1, strip_thoughts, words
 from mlx_personal.embedding import unit_mean
-from mlx_personal.evaluation import Evaluation, compare
+from mlx_personal.evaluation import Evaluation, compare_answers
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.loop import optimizer_for
@@ -56,8 +56,8 @@ class Kept:
 def embed(lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int) -> list[np.ndarray]:
     """The token states [T, D] of each dialogue, one at a time, after the same first token as ours."""
     first = [] if lm.tokenizer.bos_token_id is None else [lm.tokenizer.bos_token_id]
-    rows = ([*first, *lm.text_tokens(dialogue.text)[:max_tokens]] for dialogue in dialogues)
-    return [np.array(lm.body(mx.array([row]))[0, len(first) :].astype(mx.float32)) for row in rows]
+    rows = ([*first, *lm.tokenize(dialogue.text)[:max_tokens]] for dialogue in dialogues)
+    return [np.array(lm.backbone(mx.array([row]))[0, len(first) :].astype(mx.float32)) for row in rows]
 
 
 class Buffer:
@@ -123,7 +123,7 @@ def synthesize(lm: LanguageModel, dialogues: Iterable[Dialogue], config: Synthes
         original = dialogue.without_thoughts()
         tasks = rewrite_tasks(lm, original, config)
         for _ in range(config.k if tasks else 0):
-            texts = [text_after(lm, lm.prompt_tokens(ask), limit, sampler) for ask, limit in tasks]
+            texts = [text_after(lm, lm.tokenize_prompt(ask), limit, sampler) for ask, limit in tasks]
             try:
                 rewrite = original.with_turns("user", [parse_question(text) for text in texts])
             except ValueError:
@@ -136,10 +136,10 @@ def synthesize(lm: LanguageModel, dialogues: Iterable[Dialogue], config: Synthes
 
 def train(lm: LanguageModel, dialogues: Sequence[Dialogue], config: LoRAConfig) -> int:
     """Leaves a trained adapter on the model; how many rows an epoch had. mlx-lm leaves out the last partial batch."""
-    rows = make_samples(lm, dialogues, min(config.max_tokens, lm.context_length)).rows
+    rows = make_samples(lm, dialogues, min(config.max_seq_length, lm.context_length)).samples
     batch = min(config.batch_size, len(rows))
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    optimizer = optimizer_for(config.rates(config.epochs * (len(rows) // batch)))
+    optimizer = optimizer_for(config.learning_rate_schedule(config.epochs * (len(rows) // batch)))
     train_plain(lm.model, optimizer, rows, batch, config.epochs, config.seed, stock_loss, lambda _: None)
     lm.model.eval()
     return len(rows) // batch * batch
@@ -149,7 +149,7 @@ def answers(lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int) -
     """For each dialogue the greedy answer at every assistant turn, one by one."""
     return [
         [
-            strip_thoughts(text_after(lm, lm.prompt_tokens(context), max_tokens))
+            strip_thoughts(text_after(lm, lm.tokenize_prompt(context), max_tokens))
             for context, _ in dialogue.without_thoughts().exchanges()
         ]
         for dialogue in dialogues
@@ -160,4 +160,4 @@ def evaluate(lm: LanguageModel, held_out: Sequence[Dialogue], max_tokens: int) -
     """The adapter that is on the model against the base model, which is what is left on it."""
     after = answers(lm, held_out, max_tokens)
     lm.detach_adapter()
-    return compare(answers(lm, held_out, max_tokens), after, held_out)
+    return compare_answers(answers(lm, held_out, max_tokens), after, held_out)

@@ -29,7 +29,7 @@ from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
 from mlx_personal.kernels.in_domain_distance import in_domain_distance_ops
 from mlx_personal.kernels.nearest import nearest_ops
 from mlx_personal.kernels.spectral_entropy import spectral_entropy_ops
-from mlx_personal.reporting import table
+from mlx_personal.reporting import markdown_table
 from mlx_personal.runtime import device
 
 NUMPY, OPS, TORCH, OURS = "NumPy", "MLX ops", "torch cos_sim", "ours"
@@ -235,7 +235,7 @@ def evaluated(function: Callable[..., object], *arrays: mx.array) -> Method:
 
 def distance_section(cells: Sequence[Cell], skipped: Sequence[Size], torch: scoring_baselines.Torch | None) -> str:
     methods = [NUMPY, OPS, *([TORCH] if torch else []), OURS, SUM, LOOP]
-    lines = table(
+    lines = markdown_table(
         ["", "R", "D", "queries", "domains", *(f"{name}, ms" for name in methods), "ours to the best of the others"],
         ([c.what, *c.size, c.domains or "", *c.milliseconds(methods), c.verdict()] for c in cells),
     )
@@ -254,7 +254,7 @@ def distance_section(cells: Sequence[Cell], skipped: Sequence[Size], torch: scor
 
 def entropy_section(cells: Sequence[Cell]) -> str:
     methods = [NUMPY, OPS, OURS, ORDER2]
-    lines = table(
+    lines = markdown_table(
         ["B", "T", "D", *(f"{name}, ms" for name in methods), "ours to the best of the others", "ours to order 2"],
         ([*c.size, *c.milliseconds(methods), c.verdict(), f"{c.timings.ratio(OURS, ORDER2):.1f}x"] for c in cells),
     )

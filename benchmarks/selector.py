@@ -37,8 +37,8 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import Embedder
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.profile import Store
-from mlx_personal.reporting import table
-from mlx_personal.selection import Bin, Buffer, Candidate, QualityPolicy
+from mlx_personal.reporting import markdown_table
+from mlx_personal.selection import Bin, Buffer, SelectionCandidate, QualityPolicy
 from mlx_personal.storage.files import atomic_write
 
 DIM = 384
@@ -224,7 +224,7 @@ def resident_bytes() -> int:
 def stream_section(points: Sequence[Point]) -> str:
     rooms = list(points[0].batches[0][0].rooms)
     columns = ["received", *(f"{room}, µs" for room in rooms), "together, µs", "to young", "alone, µs", "to young"]
-    lines = table(
+    lines = markdown_table(
         [*columns, "memory, MiB", *ACTIONS],
         (
             [
@@ -272,7 +272,9 @@ def draw_points(points: Sequence[Point]) -> str:
 
 def comparison_section(sizes: Sequence[int]) -> str:
     """How long it takes to compare a dialogue with every bin."""
-    lines = table(["bins", "µs a dialogue"], ((size, f"{1e6 * comparison_seconds(size):.0f}") for size in sizes))
+    lines = markdown_table(
+        ["bins", "µs a dialogue"], ((size, f"{1e6 * comparison_seconds(size):.0f}") for size in sizes)
+    )
     return (
         f"## Which bins a dialogue dominates\n\n{lines}\n"
         "The policy's whole choice, with what explains it, on the CPU, where the scores are. A kernel for it would not "
@@ -287,11 +289,11 @@ def comparison_seconds(size: int) -> float:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = rng.random((size, 2)).tolist()
     bins = [
-        Bin(slot, slot, f"domain {slot % 8}", "", vectors[slot], eoe, dss, arrived_idd=1.0)
+        Bin(slot, slot, f"domain {slot % 8}", "", vectors[slot], eoe, dss, idd_on_arrival=1.0)
         for slot, (eoe, dss) in enumerate(scores)
     ]
     buffer, policy = Buffer(size, bins), QualityPolicy()
-    candidate = Candidate(size, size, "", vectors[size], 0.5, 0.5, "domain 0")
+    candidate = SelectionCandidate(size, size, "", vectors[size], 0.5, 0.5, "domain 0")
     timings = in_turn({"choose": lambda: policy.choose(candidate, buffer, rng)}, Effort(seconds=0.2))
     return timings.median("choose")
 

@@ -32,7 +32,7 @@ from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.workloads import SHAPES, model_folder, public_name
 from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.models import generation
-from mlx_personal.reporting import table
+from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import SynthesisConfig, rewrite_tasks, synthesize
 
@@ -144,7 +144,7 @@ def asks_of(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisC
     """What synthesis asks the model for, each once."""
     spoken = [dialogue.without_thoughts() for dialogue in dialogues]
     tasks = [task for dialogue in spoken for task in rewrite_tasks(lm, dialogue, config)]
-    return [Ask(lm.prompt_tokens(messages), limit) for messages, limit in tasks]
+    return [Ask(lm.tokenize_prompt(messages), limit) for messages, limit in tasks]
 
 
 def measure_speed(
@@ -163,7 +163,7 @@ def measure_speed(
 
     timings = in_turn({OURS: ours, LOOP: loop}, Effort(seconds=0, least=rounds, most=rounds))
     limits = config.k * sum(ask.limit for ask in asks_of(lm, dialogues, config))
-    counts = {name: sum(len(lm.text_tokens(text)) for text in texts) for name, texts in written.items()}
+    counts = {name: sum(len(lm.tokenize(text)) for text in texts) for name, texts in written.items()}
     return Speed(timings, counts if is_text else dict.fromkeys(written, limits))
 
 
@@ -230,7 +230,7 @@ def report_of(
             heading("Synthesis beside a loop of mlx_lm.generate", command(options)),
             f"{dialogues} dialogues, {config.k} rewrites of each at temperature {config.temperature}; "
             f"model: {options.shape or public_name(options.model)}.\n",
-            table(["", "seconds, median", "tokens, last round", "tokens/s, last round"], rows),
+            markdown_table(["", "seconds, median", "tokens, last round", "tokens/s, last round"], rows),
             "## Against the targets\n",
             f"- The loop takes {speed.speedup:.1f} times as long as ours (rounds: {low:.1f} to {high:.1f}; "
             f"target at least {LEAST_SPEEDUP})",

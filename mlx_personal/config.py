@@ -1,6 +1,7 @@
-"""A profile's settings: `config.toml`, one table a room. Every default is stated in the room it belongs to.
+"""The settings of a profile: `config.toml`, one table for each package that has settings.
 
-An unknown key, a wrong type or a value out of range is an error that names the file and, for a key, the nearest one.
+Defaults are stated by the config class of each package. An unknown key, a wrong type or a value out of range is an
+error that names the file and, for a key, the nearest known one. Keys of version 0.1 are still read, with a notice.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import logging
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.chat import ChatConfig
@@ -19,27 +22,52 @@ from mlx_personal.embedding import EmbeddingConfig
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.finetune.config import STORED_NAMES
 from mlx_personal.scoring import ScoringConfig
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
 
+logger = logging.getLogger(__name__)
+
+# Keys of version 0.1 and what they are called now, by table.
+RENAMED_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
+    "finetune": {old: new for new, old in STORED_NAMES.items()},
+    "evaluation": {"share": "holdout_ratio"},
+    "scoring": {"entropy": "entropy_estimator"},
+    "trigger": {"received": "min_received", "buffer_changed": "min_buffer_change"},
+}
+
 
 @dataclass(frozen=True)
 class TrainingTrigger:
-    """When fine-tuning is due: every so many received dialogues, or when this share of the buffer has changed."""
+    """When a training is due.
 
-    received: int = 800
-    buffer_changed: float = 0.5
+    Attributes:
+        min_received: Dialogues received since the last training.
+        min_buffer_change: Fraction of the buffer, above 0 and at most 1, that has changed since then.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    min_received: int = 800
+    min_buffer_change: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.received < 1 or not 0 < self.buffer_changed <= 1:
-            raise ValueError("received must be at least 1, buffer_changed above 0 and at most 1")
+        if self.min_received < 1 or not 0 < self.min_buffer_change <= 1:
+            raise ValueError("min_received must be at least 1, min_buffer_change above 0 and at most 1")
 
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """What a training is mixed of. `synthetic_weight`: how much a synthetic set counts in its loss, where an annotated
-    dialogue counts 1."""
+    """How annotated and synthetic dialogues are mixed in a training.
+
+    Attributes:
+        synthetic_weight: Weight of a synthetic dialogue in the loss, above 0, where an annotated dialogue weighs 1.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
 
     synthetic_weight: float = 1.0
 
@@ -50,7 +78,11 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a profile."""
+    """All settings of a profile: one attribute for each table of `config.toml`.
+
+    Attributes:
+        notices: Remarks for the user on the file that the settings were read from, at most one line per file.
+    """
 
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -62,10 +94,21 @@ class Config:
     trigger: TrainingTrigger = field(default_factory=TrainingTrigger)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def read(cls, path: Path) -> Config:
-        """The settings in a TOML file; what it does not name keeps its default, and so does a missing file."""
+        """Read the settings of a TOML file.
+
+        Args:
+            path: The file. A missing file gives the defaults, and so does a missing key.
+
+        Returns:
+            The settings.
+
+        Raises:
+            UserError: If the file cannot be read or holds something that is not a setting.
+        """
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
         except FileNotFoundError:
@@ -75,32 +118,41 @@ class Config:
         except UnicodeDecodeError as error:
             raise UserError("not UTF-8 text", path, "save it as UTF-8") from error
         except tomllib.TOMLDecodeError as error:
-            raise UserError(f"not TOML ({error})", path, "mend that line") from error
-        _only_known(tables, [f.name for f in dataclasses.fields(cls)], "table", path)
-        return cls(**{name: _section(_section_type(name), name, table, path) for name, table in tables.items()})
+            raise UserError(f"not TOML ({error})", path, "correct that line") from error
+        types = _section_types()
+        _check_known(tables, list(types), "table", path)
+        renamed: list[str] = []
+        sections = {name: _read_section(types[name], name, table, path, renamed) for name, table in tables.items()}
+        notices = [f"{path}: old names of settings: {', '.join(renamed)}; they are still read"] if renamed else []
+        for notice in notices:
+            logger.warning(notice)
+        return cls(**sections, notices=tuple(notices))
 
     def to_toml(self) -> str:
-        """A TOML file with every setting for a person to edit; those at their default are commented out."""
-        lines = ["# Settings of this profile. Take the # away from a line to change it."]
+        """Return a TOML file with every setting for a person to edit; those at their default are commented out."""
+        lines = ["# Settings of this profile. Remove the # from a line to change it."]
         default = Config()
-        for section in dataclasses.fields(self):
-            lines += ["", f"[{section.name}]"]
-            for key, value in dataclasses.asdict(getattr(self, section.name)).items():
-                unchanged = value == getattr(getattr(default, section.name), key)
-                lines.append(f"{'# ' if unchanged else ''}{key} = {_toml(value)}")
+        for section in _section_types():
+            lines += ["", f"[{section}]"]
+            for key, value in dataclasses.asdict(getattr(self, section)).items():
+                unchanged = value == getattr(getattr(default, section), key)
+                lines.append(f"{'# ' if unchanged else ''}{key} = {_to_toml_value(value)}")
         return "\n".join(lines) + "\n"
 
 
-def _section_type(name: str) -> type:
-    section: type = get_type_hints(Config)[name]
-    return section
+def _section_types() -> dict[str, type]:
+    """Return the config class of each table."""
+    hints = get_type_hints(Config)
+    return {f.name: hints[f.name] for f in dataclasses.fields(Config) if f.name != "notices"}
 
 
-def _section(section: type, name: str, table: Any, path: Path) -> Any:
+def _read_section(section: type, name: str, table: Any, path: Path, renamed: list[str]) -> Any:
+    """Return the settings of one table and add its old keys to `renamed`."""
     if not isinstance(table, dict):
         raise UserError(f"{name} must be a table", path, f"write [{name}] on a line of its own")
+    table = _with_present_keys(name, table, path, renamed)
     hints = get_type_hints(section)
-    _only_known(table, list(hints), f"key in [{name}]", path)
+    _check_known(table, list(hints), f"key in [{name}]", path)
     values = {key: _checked(value, hints[key], f"{name}.{key}", path) for key, value in table.items()}
     try:
         return section(**values)
@@ -108,7 +160,25 @@ def _section(section: type, name: str, table: Any, path: Path) -> Any:
         raise UserError(f"[{name}] {error}", path) from error
 
 
+def _with_present_keys(name: str, table: Mapping[str, Any], path: Path, renamed: list[str]) -> dict[str, Any]:
+    """Return the table with version 0.1's keys replaced by the present ones."""
+    present: dict[str, Any] = {}
+    for key, value in table.items():
+        new = RENAMED_KEYS.get(name, {}).get(key, key)
+        if new != key:
+            if new in table:
+                raise UserError(
+                    f"[{name}] has both {key} and {new}, which are the old and the new name of one setting",
+                    path,
+                    f"remove {key}",
+                )
+            renamed.append(f"{name}.{key} is now {new}")
+        present[new] = value
+    return present
+
+
 def _checked(value: Any, expected: Any, name: str, path: Path) -> Any:
+    """Return a value in the expected type."""
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if getattr(expected, "__origin__", None) is tuple:
@@ -121,17 +191,17 @@ def _checked(value: Any, expected: Any, name: str, path: Path) -> Any:
     return value
 
 
-def _only_known(table: dict[str, Any], known: list[str], what: str, path: Path) -> None:
+def _check_known(table: Mapping[str, Any], known: Sequence[str], what: str, path: Path) -> None:
     for key in table:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             raise UserError(f"unknown {what}: {key!r}", path, f"did you mean {nearest!r}?")
 
 
-def _toml(value: object) -> str:
+def _to_toml_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # JSON's escapes are TOML's too. Only a delete character, which JSON takes as it is, is none of TOML's.
+        # JSON's escapes are TOML's too, except that JSON leaves a delete character as it is and TOML does not allow it.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -20,7 +20,7 @@ from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config
 from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1
-from mlx_personal.evaluation import Evaluation, EvaluationConfig, Gain, answers, compare
+from mlx_personal.evaluation import Evaluation, EvaluationConfig, MetricChange, generate_answers, compare_answers
 from mlx_personal.evaluation.holdout import NEAR_DUPLICATE
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.personalizer import TrainResult
@@ -81,9 +81,9 @@ def personalize(stream: Path, model: str, config: Config, unselected: int) -> st
         print(f"{stream.name}: trained", flush=True)
         rest = never_selected(me, unselected)
         lengths = config.evaluation.max_tokens
-        before = answers(me.base(), rest, lengths)
-        after = answers(me.adapted(trained.adapter), rest, lengths)
-        on_rest = compare(before, after, rest)
+        before = generate_answers(me.base(), rest, lengths)
+        after = generate_answers(me.adapted(trained.adapter), rest, lengths)
+        on_rest = compare_answers(before, after, rest)
         seconds = {**me.seconds, "total": time.perf_counter() - start}
         dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(written.dropped.items())) or "none"
         synthesis = f"{written.kept} of {written.generated} rewrites kept (dropped: {dropped})"
@@ -133,14 +133,14 @@ def section(
     return (
         f"\n## {name}\n\n{read} dialogues read, {received} different ones.\n\n"
         f"| dialogues | {' | '.join(actions)} |\n|---|---|---|---|---|\n{rows}\n"
-        f"Synthesis: {synthesis}. Training: {report.rows} rows, {report.steps} steps, "
+        f"Synthesis: {synthesis}. Training: {report.samples} rows, {report.steps} steps, "
         f"mean loss by epoch {', '.join(f'{loss:.3f}' for loss in report.epoch_losses)}.\n\n"
         f"| dialogues | n | score | before | after | gain | 95 % interval |\n|---|---|---|---|---|---|---|\n{gains}\n"
         f"Seconds: {', '.join(f'{room} {s:.0f}' for room, s in seconds.items())}.\n"
     )
 
 
-def _gain(gain: Gain) -> str:
+def _gain(gain: MetricChange) -> str:
     return f"{gain.before:.4f} | {gain.after:.4f} | {gain.gain:+.4f} | {gain.low:+.4f} to {gain.high:+.4f}"
 
 

@@ -17,7 +17,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,8 +34,9 @@ from write_demo_corpus import corpus
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.dialogue import InvalidLine, read_dialogues, words
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.finetune import LoRAConfig, TrainingReport, TrainingStep, finetune
+from mlx_personal.finetune import Example, LoRAConfig, TrainingReport, TrainingStep, finetune
 from mlx_personal.models import load_language_model
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.storage.files import atomic_folder
 from mlx_personal.synthesis import REWRITE_QUESTION, SynthesisConfig, synthesize
 
@@ -100,7 +101,8 @@ def go_on(model: str, made: Sequence[Dialogue], config: LoRAConfig, before: Path
     lm.model.update_modules(tree_unflatten(fused))
     with tempfile.TemporaryDirectory() as folder:
         added = Path(folder, "added")
-        report = finetune(LanguageModel(lm.model, lm.tokenizer), made, config, added, progress(100))
+        examples = list(map(Example, made))
+        report = finetune(LanguageModel(lm.model, lm.tokenizer), examples, config, added, on_progress=progress(100))
         first, second = (_weights(path) for path in (before, added))
         settings = json.loads((before / "adapter_config.json").read_text(encoding="utf-8"))
     lora = settings["lora_parameters"]
@@ -164,11 +166,14 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-def progress(every: int) -> Callable[[TrainingStep], None]:
+def progress(every: int) -> Progress:
     """Prints the mean loss of every so many steps and the minutes so far."""
-    begun, recent = time.perf_counter(), []
+    begun, recent = time.perf_counter(), list[float]()
 
-    def show(step: TrainingStep) -> None:
+    def show(event: ProgressEvent, /) -> None:
+        step = event.detail
+        if not isinstance(step, TrainingStep):
+            return
         recent.append(step.loss)
         if step.number % every == 0 or step.number == step.steps:
             minutes = (time.perf_counter() - begun) / 60
@@ -209,14 +214,15 @@ def main() -> None:
             learning_rate=args.learning_rate,
             epochs=args.epochs,
             batch_size=args.batch_size,
-            max_tokens=320,
+            max_seq_length=320,
             seed=args.seed,
         )
         if args.after is None:
-            report = finetune(lm, made, config, args.out, progress(100), {"task": "rewrites"})
+            examples, metadata = list(map(Example, made)), {"task": "rewrites"}
+            report = finetune(lm, examples, config, args.out, metadata=metadata, on_progress=progress(100))
         else:
             report = go_on(args.model, made, config, args.after, args.out)
-        print(f"{report.rows} rows, {report.steps} steps, {report.seconds / 60:.1f} min", flush=True)
+        print(f"{report.samples} rows, {report.steps} steps, {report.elapsed_s / 60:.1f} min", flush=True)
     lm.attach_adapter(args.out)
     for path in args.measure:
         synthesis = SynthesisConfig(temperature=args.temperature)

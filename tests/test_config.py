@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlx_personal.config import Config
+from mlx_personal.config import RENAMED_KEYS, Config
 from mlx_personal.errors import UserError
 
 
@@ -38,11 +38,73 @@ def test_the_written_file_reads_back_as_it_was(tmp_path: Path) -> None:
     assert read(tmp_path, uncommented) == Config()
 
 
+OLD = """
+[finetune]
+rank = 2
+max_tokens = 200
+batch_tokens = 512
+schedule = "linear"
+warmup = 0.1
+validation = 0.2
+patience = 3
+general = "general.jsonl"
+replay = 0.1
+forgetting = 0.2
+dora = true
+[evaluation]
+share = 0.3
+[scoring]
+entropy = "histogram"
+[trigger]
+received = 5
+buffer_changed = 0.25
+"""
+NEW = """
+[finetune]
+rank = 2
+max_seq_length = 200
+micro_batch_tokens = 512
+lr_scheduler_type = "linear"
+warmup_ratio = 0.1
+validation_split = 0.2
+early_stopping_patience = 3
+general_data = "general.jsonl"
+replay_ratio = 0.1
+max_forgetting = 0.2
+use_dora = true
+[evaluation]
+holdout_ratio = 0.3
+[scoring]
+entropy_estimator = "histogram"
+[trigger]
+min_received = 5
+min_buffer_change = 0.25
+"""
+
+
+def test_old_keys_are_read_with_one_notice_and_written_as_new_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = read(tmp_path, OLD)
+    (notice,) = old.notices
+    assert [record.message for record in caplog.records] == [notice]
+    assert notice.startswith(f"{tmp_path / 'config.toml'}: ") and "\n" not in notice
+    for table, keys in RENAMED_KEYS.items():
+        for key, name in keys.items():
+            assert f"{table}.{key} is now {name}" in notice
+    new = read(tmp_path, NEW)
+    assert (old, new.notices) == (new, ())
+    assert {line for line in old.to_toml().splitlines() if not line.startswith("#")} == {"", *NEW.splitlines()} | {
+        line for line in Config().to_toml().splitlines() if line.startswith("[")
+    }
+    assert read(tmp_path, old.to_toml()) == old
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 @example('a"b\\c\n\t\r\x00\x7f\u2028é😀')
 def test_any_text_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, text: Any) -> None:
-    changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, general=text))
+    changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, general_data=text))
     assert read(tmp_path_factory.mktemp("settings"), changed.to_toml()) == changed
 
 
@@ -58,11 +120,17 @@ def test_any_text_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory,
         ("[finetune]\nrank = 0", "rank"),
         ("[selection]\nbins = 0", "bins"),
         ("[annotation]\nquestions_per_day = -1", "questions_per_day"),
-        ("[scoring]\nentropy = 'spectra'", "spectral"),
+        ("[scoring]\nentropy_estimator = 'spectra'", "spectral"),
         ("[synthesis]\nmode = 'answers'", "mode"),
         ("[synthesis]\nband = [0.3]", "list of 2"),
         ("[synthesis]\nband = 0.3", "list of 2"),
-        ("[trigger]\nbuffer_changed = 0.0", "buffer_changed"),
+        ("[trigger]\nmin_buffer_change = 0.0", "min_buffer_change"),
+        ("[finetune]\nmax_tokens = 1", "max_seq_length is 1"),
+        (
+            "[finetune]\nmax_tokens = 9\nmax_seq_length = 9",
+            "[finetune] has both max_tokens and max_seq_length, which are the old and the new name of one setting; "
+            "remove max_tokens",
+        ),
         ("[chat]\ntemperature = -1.0", "temperature"),
         ("[finetune", "not TOML"),
         (b"\xff\xfe", "not UTF-8"),

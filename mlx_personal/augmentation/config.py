@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_personal.augmentation.filters import FilterConfig
 from mlx_personal.augmentation.prompting import read_prompt
-from mlx_personal.augmentation.sampling import Budget
+from mlx_personal.augmentation.sampling import SampleBudget
 from mlx_personal.finetune import LoRAConfig
 
 
@@ -32,7 +32,7 @@ class AugmentConfig:
 
     k: int = 20
     demonstrations: int = 4
-    budget: Budget = field(default_factory=Budget)
+    budget: SampleBudget = field(default_factory=SampleBudget)
     prompt: str = field(default_factory=read_prompt)
     own_words: tuple[str, ...] = ()
     filters: FilterConfig = field(default_factory=FilterConfig)
@@ -51,7 +51,7 @@ class AugmentConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All settings, as JSON has them; equal settings give equal JSON."""
-        plain = dataclasses.asdict(self)
+        plain = {**dataclasses.asdict(self), "training": self.training.to_json()}
         plain["filters"]["off"] = sorted(self.filters.off)
         plain["own_words"] = sorted(self.own_words)
         return plain

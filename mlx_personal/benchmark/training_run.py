@@ -23,7 +23,7 @@ from mlx_personal.finetune.loop import TrainingData, optimizer_for, train
 from mlx_personal.finetune.planning.memory import plan_memory
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.runtime.energy import Energy, EnergyMeter
-from mlx_personal.runtime.machine import Heat, heat
+from mlx_personal.runtime.machine import ThermalState, thermal_state
 
 OURS, PLAIN, STOCK = "ours", "mlx-lm", "mlx-lm-stock"
 _LOSSES = {PLAIN: mlx_lm_trainer.exact_loss, STOCK: mlx_lm_trainer.stock_loss}
@@ -57,8 +57,8 @@ class Trained:
     processed_tokens: int
     peak_memory_bytes: int
     joules: Energy
-    before: Heat
-    after: Heat
+    before: ThermalState
+    after: ThermalState
     way: str | None
     fallback_reason: str | None
     model: dict[str, Any]
@@ -66,7 +66,7 @@ class Trained:
     @classmethod
     def of(cls, data: dict[str, Any]) -> Trained:
         """From what `dataclasses.asdict` made of one."""
-        parts = {"joules": Energy(**data["joules"]), "before": Heat(**data["before"]), "after": Heat(**data["after"])}
+        parts = {"joules": Energy(**data["joules"]), "before": ThermalState(**data["before"]), "after": ThermalState(**data["after"])}
         return cls(**{**data, **parts})
 
 
@@ -77,7 +77,7 @@ class _Watch:
         self._meter = meter
         self.losses: list[float] = []
         self.times: list[float] = []
-        self.before = self._hottest = heat()
+        self.before = self._hottest = thermal_state()
         self._joules = meter.read()
         self._start = self._looked = time.perf_counter()
 
@@ -87,28 +87,28 @@ class _Watch:
         self.times.append(now - self._start)
         if now - self._looked > _LOOK:
             self._meter.read()
-            self._hottest = hotter(self._hottest, heat())
+            self._hottest = hotter(self._hottest, thermal_state())
             self._looked = time.perf_counter()
 
     def on_progress(self, event: ProgressEvent, /) -> None:
         if isinstance(event.detail, TrainingStep):
             self.step(event.detail.loss)
 
-    def stop(self) -> tuple[float, Energy, Heat]:
+    def stop(self) -> tuple[float, Energy, ThermalState]:
         """Seconds, joules, and the worst of the heat; what it takes to look at the sensors is not in them."""
         seconds = time.perf_counter() - self._start
         joules = self._meter.read() - self._joules
-        return seconds, joules, hotter(self._hottest, heat())
+        return seconds, joules, hotter(self._hottest, thermal_state())
 
 
-def hotter(a: Heat, b: Heat) -> Heat:
+def hotter(a: ThermalState, b: ThermalState) -> ThermalState:
     """The worse of two readings, `b` the later: the higher temperature, and any slowing down seen or counted."""
-    known = [celsius for celsius in (a.celsius, b.celsius) if celsius is not None]
+    known = [celsius for celsius in (a.temperature_celsius, b.temperature_celsius) if celsius is not None]
     seen = [state for state in (a.throttled, b.throttled) if state is not None]
     if a.throttle_count is not None and b.throttle_count is not None:
         seen.append(b.throttle_count > a.throttle_count)
-    return Heat(
-        celsius=max(known, default=None),
+    return ThermalState(
+        temperature_celsius=max(known, default=None),
         throttled=any(seen) if seen else None,
         throttle_count=b.throttle_count,
         reasons=tuple(dict.fromkeys(a.reasons + b.reasons)),
@@ -177,7 +177,7 @@ def _ours(lm: LanguageModel, workload: Workload, rows: Sequence[Sample], watch: 
     return {
         "order": [step for epoch in order for step in epoch],
         "processed_tokens": report.processed_tokens * workload.epochs,
-        "way": report.way,
+        "way": report.forward_mode,
         "way_reason": report.fallback_reason or None,
     }
 
@@ -188,7 +188,7 @@ def _plain(
     config = config_of(workload)
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
     steps = workload.epochs * (workload.rows // workload.batch_size)
-    optimizer = optimizer_for(config.rates(steps))
+    optimizer = optimizer_for(config.learning_rate_schedule(steps))
     taken = mlx_lm_trainer.train_plain(
         lm.model, optimizer, rows, workload.batch_size, workload.epochs, workload.seed, loss, watch.step
     )

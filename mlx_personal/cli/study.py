@@ -104,7 +104,7 @@ def run(
 
     if sizes["strength"] is not None and sizes["order"] not in (None, "correlated"):
         raise click.UsageError(f"--strength is of `--order correlated`; the order here is {sizes['order']}")
-    training = {"epochs": epochs, "learning_rate": learning_rate, "max_tokens": max_tokens}
+    training = {"epochs": epochs, "learning_rate": learning_rate, "max_seq_length": max_tokens}
     request = Request(
         model=model,
         data=_named(data or _DATA),

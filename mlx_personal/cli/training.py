@@ -140,10 +140,10 @@ def _synthesize(cli: Cli, me: Personalizer, anew: bool) -> SynthesisResult:
 
 def _train(cli: Cli, me: Personalizer, restart: bool = False) -> TrainResult:
     from mlx_personal.runtime.energy import EnergyMeter
-    from mlx_personal.runtime.signals import TerminatedError, ending_at_once
+    from mlx_personal.runtime.signals import TerminatedError, terminate_immediately
 
     meter = EnergyMeter()
-    with ending_at_once(), contextlib.ExitStack() as shown:
+    with terminate_immediately(), contextlib.ExitStack() as shown:
         # One display at a time: each begins when there is something to show.
         current: dict[str, Progress] = {}
 
@@ -156,7 +156,7 @@ def _train(cli: Cli, me: Personalizer, restart: bool = False) -> TrainResult:
 
         def report(event: ProgressEvent, /) -> None:
             if event.stage == "training":
-                step = dataclasses.replace(cast("TrainingStep", event.detail), watts=meter.watts())
+                step = dataclasses.replace(cast("TrainingStep", event.detail), power_watts=meter.power_watts())
                 display("step", lambda: training_line(cli))(dataclasses.replace(event, detail=step))
             elif event.stage == "evaluation":
                 display("compare", lambda: cli.bar("Comparing"))(event)
@@ -201,10 +201,10 @@ def _plan_lines(found: TrainingEstimate) -> list[str]:
         blocks = (
             f"{found.frozen_blocks} of {found.blocks} blocks are computed once a row; what they give is kept {kept}."
         )
-    held_out = [f"{found.validation_rows} rows are held out to find the best epoch."] * bool(found.validation_rows)
-    held_out += [f"{found.general_rows} general rows measure what is forgotten."] * bool(found.general_rows)
+    held_out = [f"{found.validation_samples} rows are held out to find the best epoch."] * bool(found.validation_samples)
+    held_out += [f"{found.general_samples} general rows measure what is forgotten."] * bool(found.general_samples)
     return [
-        f"{found.rows} rows are learnt, {found.replayed_rows} of them general ones, in {found.epochs} epochs of "
+        f"{found.samples} rows are learnt, {found.replayed_samples} of them general ones, in {found.epochs} epochs of "
         f"{found.target_tokens:,} target tokens: {found.steps} steps.",
         *held_out,
         *_lost(found),
@@ -231,19 +231,19 @@ def _expected(report: TrainingReport) -> str:
 
 def _lost(told: TrainingReport | TrainingEstimate) -> list[str]:
     """A line on rows that are not learnt as they are, if there are any."""
-    lost = [f"{told.dropped_rows} rows have nothing to learn"] * bool(told.dropped_rows)
-    lost += [f"{told.truncated_rows} are too long and lose their beginning"] * bool(told.truncated_rows)
+    lost = [f"{told.dropped_samples} rows have nothing to learn"] * bool(told.dropped_samples)
+    lost += [f"{told.truncated_samples} are too long and lose their beginning"] * bool(told.truncated_samples)
     return [", ".join(lost) + "."] if lost else []
 
 
 def _trained_lines(done: TrainResult) -> list[str]:
     report = done.report
     here = (report.steps - report.resumed_from) / report.steps
-    speed = report.target_tokens * report.epochs * here / report.seconds
+    speed = report.target_tokens * report.epochs * here / report.elapsed_s
     lines = [
-        f"Adapter {done.adapter.id}: {report.rows} rows, {report.steps} steps, mean loss "
+        f"Adapter {done.adapter.id}: {report.samples} rows, {report.steps} steps, mean loss "
         f"{report.epoch_losses[0]:.3f} in the first epoch, {report.epoch_losses[-1]:.3f} in the last, "
-        f"{report.seconds:.1f} s, {speed:,.0f} target tokens/s, at most {report.peak_memory_bytes / 1e9:.2f} GB"
+        f"{report.elapsed_s:.1f} s, {speed:,.0f} target tokens/s, at most {report.peak_memory_bytes / 1e9:.2f} GB"
         + _expected(report)
     ]
     if report.resumed_from:
@@ -255,8 +255,8 @@ def _trained_lines(done: TrainResult) -> list[str]:
         if done.plot is None
         else f"Its losses: {done.plot}"
     )
-    if report.forgotten is not None:
-        lines.append(f"The loss on general dialogues changed by {report.forgotten:+.1%}.")
+    if report.forgetting is not None:
+        lines.append(f"The loss on general dialogues changed by {report.forgetting:+.1%}.")
     if done.evaluation is None:
         lines.append(
             "No annotated dialogue is set aside yet, so it was not compared and not promoted: "

@@ -61,7 +61,7 @@ class Figures:
         """Steps, loss a target, time left, target tokens a second, memory now and at most, watts; what is known."""
         self._steps.append(step)
         tokens = sum(s.target_tokens for s in self._steps)
-        seconds = sum(s.seconds for s in self._steps)
+        seconds = sum(s.elapsed_s for s in self._steps)
         loss = sum(s.loss * s.target_tokens for s in self._steps) / tokens
         shown = [
             f"{step.number}/{step.steps}",
@@ -69,7 +69,7 @@ class Figures:
             f"{_duration(seconds / len(self._steps) * (step.steps - step.number))} left",
             f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
             f"{bytes_text(step.memory_bytes)}, peak {bytes_text(peak_bytes)}",
-            f"{step.watts:.1f} W" if step.watts is not None else "",
+            f"{step.power_watts:.1f} W" if step.power_watts is not None else "",
         ]
         return [part for part in shown if part]
 

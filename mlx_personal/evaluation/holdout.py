@@ -22,7 +22,7 @@ from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
 from mlx_personal.evaluation.config import LARGEST_BLOCK, EvaluationConfig
 
 
-def place(
+def assign_split(
     dialogue: Dialogue, placed: Sequence[tuple[Dialogue, int, bool]], config: EvaluationConfig
 ) -> tuple[int, bool]:
     """(group, held out) of a newly annotated dialogue, given the earlier ones, each with its group and its side.
@@ -37,7 +37,7 @@ def place(
         held_out, _, group = max(near, key=lambda n: n[:2])
         return group, held_out
     group = max((group for _, group, _ in placed), default=-1) + 1
-    return group, is_held_out(group, config.seed, config.share)
+    return group, is_held_out(group, config.seed, config.holdout_ratio)
 
 
 def is_held_out(group: int, seed: int, share: float = 0.1) -> bool:

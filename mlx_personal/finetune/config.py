@@ -1,24 +1,45 @@
-"""The settings of fine-tuning.
+"""The settings of fine-tuning, under the names of mlx-lm, PEFT and trl where they mean the same.
 
-Rank, alpha, dropout and learning rate are the paper's (paper 1, 4.1). Batch size and epochs are not, nor is what is
-adapted: the paper's code takes the attention projections and rows of up to 512 tokens, here every linear layer of the
-blocks is adapted (mlx-lm's default) and rows reach 1,024 tokens.
+Rank, alpha, dropout and learning rate default to the values of [Qin24 §4.1]. Batch size and epochs do not. The authors'
+code adapts the attention projections and truncates samples at 512 tokens; here every linear layer of the blocks is
+adapted, as in mlx-lm, and samples have up to 1,024 tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from mlx_personal.finetune.schedule import LearningRateSchedule
 
-_RANGES = {
+# Fields that version 0.1 stored under other names. Stored forms (runs of a profile, cells of a study, digests of LaMP
+# settings, checkpoints) keep those names, so that old files can be read and digests stay valid.
+STORED_NAMES: Final[Mapping[str, str]] = {
+    "use_dora": "dora",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "warmup",
+    "micro_batch_tokens": "batch_tokens",
+    "max_seq_length": "max_tokens",
+    "validation_split": "validation",
+    "early_stopping_patience": "patience",
+    "general_data": "general",
+    "replay_ratio": "replay",
+    "max_forgetting": "forgetting",
+}
+# Fields that version 0.1 did not have: stored only where they differ from their default.
+_NEW_FIELDS: Final = ("scale", "gradient_accumulation_steps")
+
+_RANGES: Final = {
     "rank": (1, 1024),
     "epochs": (1, 1000),
     "batch_size": (1, 1024),
-    "batch_tokens": (0, 1_000_000),
-    "max_tokens": (2, 100_000),
-    "patience": (0, 1000),
+    "gradient_accumulation_steps": (1, 1024),
+    "micro_batch_tokens": (0, 1_000_000),
+    "max_seq_length": (2, 100_000),
+    "early_stopping_patience": (0, 1000),
     "save_every": (1, 1_000_000),
     "seed": (0, 2**63 - 1),
 }
@@ -26,48 +47,58 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What adapter to train and how; ValueError for a setting that makes no sense.
+    """The settings of an adapter and its training.
 
-    Args:
-        rank: of the two matrices of each adapted layer.
-        alpha: the adapter's output is multiplied by alpha / rank.
-        dropout: share of the adapter's inputs set to 0 in training. With 0, rows that share a prompt pay for it once.
-        dora: a DoRA adapter, which learns the magnitude of each output beside its direction.
-        learning_rate: of AdamW, at its peak.
-        schedule: how the rate falls after the peak: `cosine`, `linear` or `constant`.
-        warmup: share of the steps, 0..1, in which it rises first.
-        epochs: times every row is trained on.
-        batch_size: rows a step. The paper's 128 would be a handful of steps on a personal data set.
-        batch_tokens: tokens computed at once; a step of more adds up the gradients of its parts, which changes nothing
-            but memory and time. 0: as many as fit this machine.
-        max_tokens: longest row; a longer one loses its beginning.
-        num_layers: blocks adapted, counted from the last; -1 is all. Blocks below them are computed once a row.
-        validation: share of the dialogues, 0..1, set aside to find the epoch after which the adapter is best.
-        patience: epochs without a better validation loss after which training stops; 0 never stops early.
-        general: file of general dialogues (JSON Lines, as for import), to measure and curb forgetting; empty: none.
-        replay: share of the rows of an epoch, 0..1, that are general dialogues.
-        forgetting: an adapter that raises the loss on general dialogues by more than this share is not promoted.
-        save_every: steps after which a training's state is saved, so that it can go on after an interruption.
-        seed: of the adapter's first weights, the dropout and the order of the rows.
+    Attributes:
+        rank: Rank of the two matrices of each adapted layer.
+        alpha: The adapter's output is multiplied by `alpha / rank`.
+        scale: The factor itself, as in mlx-lm; used instead of `alpha / rank` unless it is 0.
+        dropout: Probability, 0 <= p < 1, of zeroing an input of the adapter in training. With 0, packed samples that
+            share a prompt compute it once.
+        use_dora: Train a DoRA adapter [Liu24], which also learns the magnitude of each output.
+        learning_rate: Peak learning rate of AdamW.
+        lr_scheduler_type: Decay after the peak: `cosine`, `linear` or `constant`.
+        warmup_ratio: Fraction of the steps, 0 to 1, in which the learning rate rises.
+        epochs: Passes over the training samples.
+        batch_size: Samples of an optimizer step. The 128 of [Qin24 §4.1] would leave a handful of steps on a personal
+            data set.
+        gradient_accumulation_steps: Batches whose gradients are accumulated for one optimizer step.
+        micro_batch_tokens: Tokens computed at once. The gradients of a step's micro-batches are accumulated, so this
+            affects memory and time only. 0: as many as fit into memory.
+        max_seq_length: Tokens of the longest sample; a longer one is truncated from the left.
+        num_layers: Blocks to adapt, counted from the last; -1 adapts all. The blocks below the adapted ones are
+            computed once per sample.
+        validation_split: Fraction of the examples' groups, 0 <= f < 1, held out to select the best epoch.
+        early_stopping_patience: Epochs without a better validation loss before training stops; 0 never stops early.
+        general_data: File of general dialogues (JSON Lines) to measure and limit forgetting; empty for none.
+        replay_ratio: Fraction of an epoch's samples, 0 <= f < 1, that are general dialogues.
+        max_forgetting: An adapter that raises the loss on general dialogues by more than this fraction is not promoted.
+        save_every: Steps between two checkpoints.
+        seed: Random seed of the adapter's initial weights, of dropout and of the order of the samples.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     rank: int = 8
     alpha: float = 16.0
+    scale: float = 0.0
     dropout: float = 0.05
-    dora: bool = False
+    use_dora: bool = False
     learning_rate: float = 3e-4
-    schedule: str = "cosine"
-    warmup: float = 0.05
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.05
     epochs: int = 3
     batch_size: int = 8
-    batch_tokens: int = 0
-    max_tokens: int = 1024
+    gradient_accumulation_steps: int = 1
+    micro_batch_tokens: int = 0
+    max_seq_length: int = 1024
     num_layers: int = -1
-    validation: float = 0.0
-    patience: int = 0
-    general: str = ""
-    replay: float = 0.0
-    forgetting: float = 0.1
+    validation_split: float = 0.0
+    early_stopping_patience: int = 0
+    general_data: str = ""
+    replay_ratio: float = 0.0
+    max_forgetting: float = 0.1
     save_every: int = 50
     seed: int = 0
 
@@ -78,24 +109,46 @@ class LoRAConfig:
         for name in ("alpha", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
-        for name in ("dropout", "validation", "replay"):
+        for name in ("dropout", "validation_split", "replay_ratio"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0..1, 1 left out")
-        if not 0 <= self.forgetting < math.inf:
-            raise ValueError(f"forgetting is {self.forgetting}; it must be 0 or more, and finite")
-        self.rates(1)  # the schedule knows what makes sense for it
-        if self.patience and not self.validation:
-            raise ValueError("patience needs dialogues set aside: set validation above 0")
-        if self.replay and not self.general:
-            raise ValueError("replay needs general dialogues: name a file of them under general")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name in ("scale", "max_forgetting"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+        self.learning_rate_schedule(1)  # the schedule checks its own settings
+        if self.early_stopping_patience and not self.validation_split:
+            raise ValueError("early_stopping_patience needs validation data: set validation_split above 0")
+        if self.replay_ratio and not self.general_data:
+            raise ValueError("replay_ratio needs general dialogues: set general_data to a file of them")
         if self.num_layers != -1 and not 1 <= self.num_layers <= 1000:
             raise ValueError(f"num_layers is {self.num_layers}; it must lie in 1..1,000, or be -1 for all")
 
-    def rates(self, steps: int) -> LearningRateSchedule:
-        """The learning rates of so many steps."""
-        return LearningRateSchedule(self.schedule, self.learning_rate, steps, self.warmup)
+    @property
+    def effective_batch_size(self) -> int:
+        """Samples of one optimizer step."""
+        return self.batch_size * self.gradient_accumulation_steps
 
     @property
     def lora_parameters(self) -> dict[str, float]:
-        """The adapter's settings under mlx-lm's names, whose `scale` is alpha / rank."""
-        return {"rank": self.rank, "scale": self.alpha / self.rank, "dropout": self.dropout}
+        """The adapter's settings under mlx-lm's names: `rank`, `scale` and `dropout`."""
+        return {"rank": self.rank, "scale": self.scale or self.alpha / self.rank, "dropout": self.dropout}
+
+    def learning_rate_schedule(self, steps: int) -> LearningRateSchedule:
+        """Return the learning rate schedule of a training of this many optimizer steps."""
+        return LearningRateSchedule(self.lr_scheduler_type, self.learning_rate, steps, self.warmup_ratio)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings under the names that version 0.1 stored; equal settings give equal JSON."""
+        default = LoRAConfig()
+        values = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _NEW_FIELDS or value != getattr(default, name)
+        }
+        return {STORED_NAMES.get(name, name): value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LoRAConfig:
+        """Return the settings that `to_json` gave; those left out keep their defaults."""
+        present = {stored: name for name, stored in STORED_NAMES.items()}
+        return cls(**{present.get(name, name): value for name, value in values.items()})

@@ -1,7 +1,7 @@
 """The training loop: steps of AdamW over an adapter's float32 weights, exact to resume.
 
     lm = load_language_model("demo")
-    report = train(lm, TrainingData(make_rows(lm, dialogues, 1024).rows), LoRAConfig())
+    report = train(lm, TrainingData(make_samples(lm, dialogues, 1024).samples), LoRAConfig())
     lm.detach_adapter()
 
 The loop is this package's: mlx-lm's own trains on padding, fails on rows without targets, drops the last batch, forgets
@@ -37,7 +37,7 @@ from mlx_personal.finetune.report import TrainingReport, TrainingStep
 from mlx_personal.finetune.schedule import EarlyStopping, LearningRateSchedule
 from mlx_personal.models import LanguageModel
 from mlx_personal.progress import Progress, ProgressEvent
-from mlx_personal.runtime.signals import stopping
+from mlx_personal.runtime.signals import stop_on_signal
 
 Order = Callable[[int], Sequence[Sequence[int]]]
 """From an epoch, counted from 0, to the rows of each of its steps."""
@@ -85,7 +85,7 @@ def train(
     that is undamaged, if the disk refuses; DivergedError for a training that gives none; InterruptedTrainingError when
     asked to stop.
     """
-    if not data.rows:
+    if not data.train:
         raise UserError("nothing to train on", hint="annotate some dialogues first")
     training = _Training(lm, data, config, plan or MemoryPlan(), order, resumable, group or ProcessGroup())
     try:
@@ -116,27 +116,27 @@ class _Training:
     ):
         self.lm, self.data, self.config, self.plan = lm, data, config, plan
         self.order, self.resumable, self.group = order or self._in_random_order, resumable, group
-        self.learnt = [*data.rows, *data.replay]
+        self.learnt = [*data.train, *data.replay]
         self.lengths = [len(row) for row in self.learnt]
         self.notes: list[str] = []
         self.losses: list[float] = []
         self.targets: list[int] = []
         self.validation_losses: list[tuple[int, float]] = []
         self.general_losses: list[tuple[int, float]] = []
-        self.patience = EarlyStopping(config.patience or None)
+        self.patience = EarlyStopping(config.early_stopping_patience or None)
         self.best: mx.array | None = None
         self.stopped_early = False
 
     def run(self, on_progress: Progress | None) -> TrainingReport:
         start, lm = time.perf_counter(), self.lm
         mx.reset_peak_memory()
-        lm.read()
-        if name := lm.damaged_weight():
+        lm.reload_weights()
+        if name := lm.find_nonfinite_weight():
             what = f"the base model is damaged: {name} holds something else than numbers"
             raise UserError(what, lm.name, hint="fetch it again")
         saved = self._saved()
         rows = [*self.learnt, *self.data.validation, *self.data.general]
-        lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.dora)
+        lm.attach_new_adapter(self.config.num_layers, self.config.lora_parameters, self.config.seed, self.config.use_dora)
         self.way, fallback_reason = self._agreed_way(select_mode_once(lm, self.config, rows))
         if saved is not None and saved.facts["way"] != self.way:
             what = f"cannot resume: this training was computed {saved.facts['way']}, and here {self.way} is exact"
@@ -145,7 +145,7 @@ class _Training:
         self.flattening = FlatParameters(lm.model.trainable_parameters())
         own = {"weights": self.flattening.flat(lm.model.trainable_parameters())}
         self.weights = self.group.arrays_from_first(own)["weights"]
-        self.schedule = self.config.rates(len(self.steps))
+        self.schedule = self.config.learning_rate_schedule(len(self.steps))
         self.optimizer = optimizer_for(self.schedule)
         self.optimizer.init({"weights": self.weights})
         if saved is not None:
@@ -171,12 +171,12 @@ class _Training:
         return way, reason
 
     def _train(self, computing: GradientComputer, on_progress: Progress | None) -> None:
-        with stopping() as stop:
+        with stop_on_signal() as stop_request:
             if not self.losses:
                 self._look(computing)
             while len(self.losses) < len(self.steps) and not self.stopped_early:
                 began, number = time.perf_counter(), len(self.losses) + 1
-                stop_asked = self._step(computing, number, stop.requested is not None)
+                stop_asked = self._step(computing, number, stop_request.signal is not None)
                 last_of_epoch = number == len(self.steps) or self.steps[number][0] != self.steps[number - 1][0]
                 if last_of_epoch:
                     self._look(computing)
@@ -187,7 +187,7 @@ class _Training:
                 if self.resumable is not None and not done and (stop_asked or number % self.config.save_every == 0):
                     self._save(self.resumable, computing)
                 if stop_asked and not done:
-                    raise self._interrupted(number, stop.requested or signal.SIGTERM)  # or another machine was asked
+                    raise self._interrupted(number, stop_request.signal or signal.SIGTERM)  # or another machine was asked
 
     def _step(self, computing: GradientComputer, number: int, stop_asked: bool) -> bool:
         """One optimizer step on all machines; whether one of them was asked to stop."""
@@ -240,8 +240,8 @@ class _Training:
 
     def _in_random_order(self, epoch: int) -> Sequence[Sequence[int]]:
         if self.way == "packed":
-            return batching.shuffled_steps(len(self.learnt), self.config.batch_size, self.config.seed, epoch)
-        return batching.bucketed_steps(self.lengths, self.config.batch_size, self.config.seed, epoch)
+            return batching.shuffled_steps(len(self.learnt), self.config.effective_batch_size, self.config.seed, epoch)
+        return batching.bucketed_steps(self.lengths, self.config.effective_batch_size, self.config.seed, epoch)
 
     # Saved states
 
@@ -307,7 +307,7 @@ class _Training:
             loss=self.losses[-1],
             learning_rate=self.schedule.at(number - 1),
             target_tokens=self.targets[-1],
-            seconds=seconds,
+            elapsed_s=seconds,
             memory_bytes=mx.get_active_memory(),
         )
 
@@ -325,10 +325,10 @@ class _Training:
             total = sum(self.losses[i] * weight for i, weight in zip(of_epoch, weights, strict=True))
             epoch_losses.append(total / sum(weights))
         return TrainingReport(
-            rows=len(self.learnt),
-            replayed_rows=len(self.data.replay),
-            dropped_rows=0,
-            truncated_rows=0,
+            samples=len(self.learnt),
+            replayed_samples=len(self.data.replay),
+            dropped_samples=0,
+            truncated_samples=0,
             target_tokens=target_tokens(self.learnt),
             processed_tokens=round(processed / (done - resumed_from) * len(self.order(0))),
             epochs=epochs,
@@ -339,14 +339,14 @@ class _Training:
             validation_losses=tuple(self.validation_losses),
             general_losses=tuple(self.general_losses),
             best_step=done if self.best is None or self.patience.best_step is None else self.patience.best_step,
-            way=self.way,
+            forward_mode=self.way,
             fallback_reason=fallback_reason,
-            kept_states=computing.kept_in,
-            kept_states_bytes=computing.kept_bytes,
+            activation_cache=computing.kept_in,
+            activation_cache_bytes=computing.kept_bytes,
             peak_memory_bytes=mx.get_peak_memory(),
             estimated_memory_bytes=self.plan.estimated_peak_bytes,
-            seconds=seconds,
-            prepare_seconds=prepared,
+            elapsed_s=seconds,
+            prepare_s=prepared,
             resumed_from=resumed_from,
             notes=tuple(self.notes),
         )

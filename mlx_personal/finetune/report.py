@@ -1,4 +1,4 @@
-"""What a training tells: each step while it runs, and the whole of it at its end."""
+"""The records of a training: one for each optimizer step, and the report at its end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 class TrainingStep:
     """One optimizer step.
 
-    Args:
-        number: from 1 to `steps`.
-        epoch: from 1.
-        loss: weighted mean cross entropy over the step's targets, before the step.
-        learning_rate: that it was done with.
-        target_tokens: how many targets it had.
-        seconds: it took.
-        memory_bytes: held by MLX after it.
-        watts: drawn during it, where a counter tells; `train` leaves it to its caller.
+    Attributes:
+        number: The step, from 1 to `steps`.
+        steps: Steps of the whole training.
+        epoch: The epoch, from 1.
+        loss: Weighted mean cross entropy of the step's targets in nats, before the update.
+        learning_rate: Learning rate of the update.
+        target_tokens: Targets of the step.
+        elapsed_s: Seconds the step took.
+        memory_bytes: Memory that MLX holds after the step.
+        power_watts: Power drawn during the step; None where nothing measures it. `train` leaves it to its caller.
     """
 
     number: int
@@ -27,36 +28,46 @@ class TrainingStep:
     loss: float
     learning_rate: float
     target_tokens: int
-    seconds: float
+    elapsed_s: float
     memory_bytes: int
-    watts: float | None = None
+    power_watts: float | None = None
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training did. Losses are mean cross entropies a target token, each counted by its row's weight.
+    """The results of a training. Losses are mean cross entropies per target token in nats, weighted by sample.
 
-    Args:
-        rows: trained on in each epoch, replayed general ones included; `replayed_rows` are those.
-        dropped_rows, truncated_rows: had nothing to learn; lost their beginning.
-        target_tokens, processed_tokens: learnt, and computed with padding, in one epoch.
-        epochs, steps: that were done; fewer than asked for where it stopped early.
-        losses, epoch_losses: of each step, and the means over each epoch's targets.
-        epoch_ends: the step that each epoch ended with.
-        validation_losses, general_losses: (step, loss) on rows held out of the training, and on held-out general ones.
-        best_step: after which the adapter is taken; the last one, unless there are held-out rows.
-        way, way_reason: how it computed (`exactness`), and why not in a faster way.
-        kept_states: where the frozen blocks' output was kept (`frozen`), and the bytes it took.
-        peak_memory_bytes, estimated_memory_bytes: most that MLX held, and what had been expected beforehand.
-        seconds, prepare_seconds: all of it, and what passed before the first step.
-        resumed_from: the step it went on from; 0 for one that ran through.
-        notes: what the owner should know, a line each.
+    Attributes:
+        samples: Samples trained on in each epoch, replayed general ones included.
+        replayed_samples: General samples among them.
+        dropped_samples: Samples left out because they have no target.
+        truncated_samples: Samples that lost their beginning.
+        target_tokens: Targets of one epoch.
+        processed_tokens: Tokens computed in one epoch, padding included.
+        epochs: Epochs that were completed; fewer than configured after early stopping.
+        steps: Optimizer steps that were completed.
+        losses: Loss of each step.
+        epoch_losses: Mean loss of each epoch.
+        epoch_ends: Last step of each epoch.
+        validation_losses: (step, loss) on held-out samples.
+        general_losses: (step, loss) on held-out general samples.
+        best_step: Step whose adapter was kept; the last one without validation data.
+        forward_mode: How the forward pass was computed, see `forward.equivalence`.
+        fallback_reason: Why a faster mode was not used; empty for the fastest.
+        activation_cache: Where the activations of the frozen blocks were cached: `memory`, `file` or `nowhere`.
+        activation_cache_bytes: Size of that cache.
+        peak_memory_bytes: The most that MLX held.
+        estimated_memory_bytes: Estimate of that before the training; None where there is none.
+        elapsed_s: Seconds of the whole training.
+        prepare_s: Seconds before the first step.
+        resumed_from: Step of the checkpoint that the training resumed from; 0 for none.
+        notes: Remarks for the user, one line each.
     """
 
-    rows: int
-    replayed_rows: int
-    dropped_rows: int
-    truncated_rows: int
+    samples: int
+    replayed_samples: int
+    dropped_samples: int
+    truncated_samples: int
     target_tokens: int
     processed_tokens: int
     epochs: int
@@ -67,24 +78,32 @@ class TrainingReport:
     validation_losses: tuple[tuple[int, float], ...]
     general_losses: tuple[tuple[int, float], ...]
     best_step: int
-    way: str
+    forward_mode: str
     fallback_reason: str
-    kept_states: str
-    kept_states_bytes: int
+    activation_cache: str
+    activation_cache_bytes: int
     peak_memory_bytes: int
     estimated_memory_bytes: int | None
-    seconds: float
-    prepare_seconds: float
+    elapsed_s: float
+    prepare_s: float
     resumed_from: int
     notes: tuple[str, ...]
 
     @property
-    def forgotten(self) -> float | None:
-        """How much the loss on general dialogues rose, in relation to what it was; None where none were given."""
-        return forgotten(self.general_losses, self.best_step)
+    def forgetting(self) -> float | None:
+        """Relative rise of the loss on general dialogues; None where it was not measured."""
+        return forgetting(self.general_losses, self.best_step)
 
 
-def forgotten(general_losses: Sequence[Sequence[float]], best_step: int) -> float | None:
-    """Of a report, or of what was stored of one."""
-    by_step = {step: loss for step, loss in general_losses}
-    return by_step[best_step] / by_step[0] - 1 if by_step else None
+def forgetting(general_losses: Sequence[Sequence[float]], best_step: int) -> float | None:
+    """Return how much the loss on general dialogues rose, relative to the loss before training.
+
+    Args:
+        general_losses: (step, loss) pairs of a report or of a stored run; step 0 is before training.
+        best_step: Step whose adapter was kept.
+
+    Returns:
+        The relative rise; None without general losses.
+    """
+    loss_by_step = {step: loss for step, loss in general_losses}
+    return loss_by_step[best_step] / loss_by_step[0] - 1 if loss_by_step else None

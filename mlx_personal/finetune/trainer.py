@@ -1,4 +1,4 @@
-"""From dialogues to an adapter on disk: makes the rows, plans the memory, trains, and writes what mlx-lm loads."""
+"""Fine-tune an adapter: from examples to the files that mlx-lm loads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.checkpoint import CheckpointIdentity, discard
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.dataset import Example, prepare_data
 from mlx_personal.finetune.data.samples import TrainingData
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.loop import CheckpointStore, DivergedError, train
@@ -34,46 +34,48 @@ from mlx_personal.storage.files import atomic_folder
 
 def finetune(
     lm: LanguageModel,
-    dialogues: Sequence[Dialogue],
+    examples: Sequence[Example],
     config: LoRAConfig,
-    folder: Path,
-    metadata: Mapping[str, object] | None = None,
+    adapter_dir: Path,
     *,
-    sources: Sequence[object] | None = None,
-    weights: Sequence[float] | None = None,
     general: Sequence[Dialogue] = (),
-    states: Path | None = None,
-    group: ProcessGroup | None = None,
+    metadata: Mapping[str, object] | None = None,
+    checkpoint_dir: Path | None = None,
+    process_group: ProcessGroup | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingReport:
-    """Trains a fresh adapter on every assistant turn of `dialogues` and writes it to `folder`, whole or not at all.
+    """Train a new adapter on every assistant turn of the examples and write it to a folder, completely or not at all.
+
+    The same arguments on the same machine give the same adapter, bit for bit, whether or not the training was
+    interrupted. The weights of `lm` are never changed, and afterwards it has no adapter, even after an error.
 
     Args:
-        folder: must not exist yet, or be empty.
-        metadata: goes into its `adapter_config.json` beside what mlx-lm reads.
-        sources: what each dialogue comes from: one set aside for validation takes those of its source with it.
-        weights: how much each dialogue's targets count in the loss, above 0, by default 1: a step's loss is their
-            weighted mean, so that written data can count less than real (this project's design). Dialogues that are
-            set aside for validation weigh 1, and so do general ones.
-        general: dialogues of no owner, half of them to measure forgetting by, the others to replay.
-        states: folder in which the state of the training is kept as it goes. If one of the same training is there, it
-            goes on from it; a finished training leaves none.
-        group: the processes that train together; each calls this with the same arguments, and rank 0 alone writes.
-        on_progress: As for `train`.
+        lm: The base model.
+        examples: The dialogues to train on, with their groups and weights.
+        config: Settings of the adapter and the training.
+        adapter_dir: Folder to write; it must not exist yet, or be empty.
+        general: Dialogues of no owner. Every second one measures forgetting, the others are replayed.
+        metadata: Entries for `adapter_config.json`, beside those that mlx-lm reads.
+        checkpoint_dir: Folder for checkpoints. A checkpoint of the same training that is found there is resumed; a
+            finished training leaves none.
+        process_group: The processes that train together. Each calls this with the same arguments; rank 0 writes.
+        on_progress: Receives the events of `train`.
 
-    `lm` answers with its base model afterwards, whether this succeeds or not; its weights are never changed. The same
-    arguments on the same machine give the same adapter, bit for bit, interrupted or not.
+    Returns:
+        The report of the training.
 
-    UserError if no dialogue has anything to learn, if the disk refuses, or if a state belongs to another training;
-    DivergedError, and no state is left, if the loss stops being a number; InterruptedTrainingError when asked to stop.
-    ValueError where weights make no sense, or there is not one for each dialogue.
+    Raises:
+        UserError: If no example has a target, the disk fails, or a checkpoint belongs to another training.
+        DivergedError: If the loss is not finite; no checkpoint is left.
+        InterruptedTrainingError: If a signal stopped the training.
+        ValueError: If a weight is not above 0 and finite.
     """
     lm.detach_adapter()
-    prepared = prepare_data(lm, dialogues, config, sources, general, weights)
-    data, group = prepared.data, group or ProcessGroup()
+    prepared = prepare_data(lm, examples, config, general)
+    data, group = prepared.data, process_group or ProcessGroup()
     plan = plan_memory(lm, data, config)
-    resumable = None if states is None else CheckpointStore(states, _identity(lm, data, config, group))
-    with atomic_folder(folder) if group.rank == 0 else contextlib.nullcontext(None) as written:
+    resumable = None if checkpoint_dir is None else CheckpointStore(checkpoint_dir, _identity(lm, data, config, group))
+    with atomic_folder(adapter_dir) if group.rank == 0 else contextlib.nullcontext(None) as written:
         try:
             report = train(lm, data, config, plan=plan, resumable=resumable, group=group, on_progress=on_progress)
         except DivergedError:
@@ -90,8 +92,8 @@ def finetune(
         discard(resumable.folder)
     return dataclasses.replace(
         report,
-        dropped_rows=prepared.dropped,
-        truncated_rows=prepared.truncated,
+        dropped_samples=prepared.dropped,
+        truncated_samples=prepared.truncated,
         notes=(*prepared.notes, *report.notes),
     )
 
@@ -99,7 +101,7 @@ def finetune(
 def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: ProcessGroup) -> CheckpointIdentity:
     """What decides the adapter, to the bit."""
     digest = hashlib.sha256()
-    for rows in (data.rows, data.replay, data.validation, data.general):
+    for rows in (data.train, data.replay, data.validation, data.general):
         digest.update(f"{len(rows)} rows".encode())
         for row in rows:
             digest.update(len(row).to_bytes(8, "little"))
@@ -107,12 +109,12 @@ def _identity(lm: LanguageModel, data: TrainingData, config: LoRAConfig, group: 
                 digest.update(np.ascontiguousarray(part).tobytes())
             digest.update(np.float64(row.weight).tobytes())
     without_effect = ("save_every", "forgetting", "general")
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without_effect}
+    settings = {k: v for k, v in config.to_json().items() if k not in without_effect}
     environment = {
         **{package: version(package) for package in ("mlx-personal", "mlx", "mlx-lm")},
         "device": device_name(),
         "chip": chip_name(),
-        "threads": blas.threads(),
+        "threads": blas.thread_count(),
         "machines": group.size,
     }
     base = _sampled(lm.model) if lm.path is None else fingerprint(lm.path)
@@ -135,7 +137,7 @@ def _write(model: nn.Module, folder: Path, config: LoRAConfig, metadata: Mapping
     with (folder / "adapters.safetensors").open("wb") as file:
         mx.save_safetensors(file, weights, {"format": "mlx"})
     read_by_mlx_lm = {
-        "fine_tune_type": "dora" if config.dora else "lora",
+        "fine_tune_type": "dora" if config.use_dora else "lora",
         "num_layers": config.num_layers,
         "lora_parameters": config.lora_parameters,
     }

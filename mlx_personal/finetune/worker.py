@@ -1,72 +1,98 @@
-"""Several machines and one owner: the first process has the profile, the others get all they need from it.
+"""Train on several machines: the first process has the profile and sends the others all they need.
 
-Under `mlx.launch` the same command runs everywhere, but dialogues and settings lie on one machine only. It invites the
-others, which load the same base model by its name, train along, and write nothing.
+Under `mlx.launch` the same command runs everywhere, but the dialogues and settings are on one machine only. It
+broadcasts the job to the others, which load the same base model by its name, train along and write nothing.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.data.dataset import Example
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.finetune.trainer import finetune
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.models.language_model import fingerprint
 
-# Never written to: a path that says so if it is.
-_NOWHERE = Path("nowhere")
+logger = logging.getLogger(__name__)
+
+# Workers write nothing; the name of this path would tell if one did.
+_UNUSED_PATH = Path("nowhere")
 
 
 def broadcast_job(
-    group: ProcessGroup,
+    process_group: ProcessGroup,
     lm: LanguageModel,
-    dialogues: Sequence[Dialogue],
+    examples: Sequence[Example],
     config: LoRAConfig,
-    sources: Sequence[object],
     general: Sequence[Dialogue],
-    weights: Sequence[float] | None = None,
 ) -> None:
-    """Called by rank 0 right before `finetune` with the same arguments; does nothing where it is alone."""
-    if group.size == 1:
+    """Send a training to the other processes of the group; do nothing in a group of one.
+
+    Rank 0 calls this right before `finetune` with the same arguments.
+
+    Args:
+        process_group: The processes that train together.
+        lm: The base model.
+        examples: The dialogues to train on.
+        config: Settings of the training.
+        general: General dialogues.
+
+    Raises:
+        UserError: If the base model was not loaded from a folder.
+    """
+    if process_group.size == 1:
         return
     if lm.path is None or lm.name is None:
         raise UserError("a model that was made in memory cannot be trained on several machines")
-    group.from_first(
+    # Groups may be anything hashable; which examples share one is all that matters.
+    numbers: dict[Hashable, int] = {}
+    groups = [None if e.group is None else numbers.setdefault(e.group, len(numbers)) for e in examples]
+    process_group.from_first(
         {
             "model": lm.name,
             "fingerprint": fingerprint(lm.path),
-            "dialogues": [d.to_messages() for d in dialogues],
-            "config": dataclasses.asdict(config),
-            "sources": list(sources),
-            "weights": None if weights is None else list(weights),
+            "dialogues": [e.dialogue.to_messages() for e in examples],
+            "groups": groups,
+            "weights": [e.weight for e in examples],
+            "config": config.to_json(),
             "general": [d.to_messages() for d in general],
         }
     )
 
 
-def run_worker(group: ProcessGroup) -> TrainingReport:
-    """Called by every other rank: waits to be invited, trains along, and returns the same report.
+def run_worker(process_group: ProcessGroup) -> TrainingReport:
+    """Wait for a training, take part in it and return its report. Every rank but 0 calls this.
 
-    UserError if this machine's base model is not the same.
+    Args:
+        process_group: The processes that train together.
+
+    Returns:
+        The report, as on rank 0.
+
+    Raises:
+        UserError: If the base model of this machine is not the same.
     """
-    invited = group.from_first(None)
-    lm = load_language_model(invited["model"])
-    if lm.path is None or fingerprint(lm.path) != invited["fingerprint"]:
-        raise UserError("the base model here is not the one that is trained", invited["model"], "copy it to here")
+    job = process_group.from_first(None)
+    lm = load_language_model(job["model"])
+    if lm.path is None or fingerprint(lm.path) != job["fingerprint"]:
+        raise UserError("the base model here is not the one that is trained", job["model"], "copy it to this machine")
+    logger.info("rank %d of %d joins a training", process_group.rank, process_group.size)
     return finetune(
         lm,
-        [Dialogue.from_messages(messages) for messages in invited["dialogues"]],
-        LoRAConfig(**invited["config"]),
-        _NOWHERE,
-        sources=invited["sources"],
-        weights=invited["weights"],
-        general=[Dialogue.from_messages(messages) for messages in invited["general"]],
-        states=_NOWHERE,
-        group=group,
+        [
+            Example(Dialogue.from_messages(messages), group, weight)
+            for messages, group, weight in zip(job["dialogues"], job["groups"], job["weights"], strict=True)
+        ],
+        LoRAConfig.from_json(job["config"]),
+        _UNUSED_PATH,
+        general=[Dialogue.from_messages(messages) for messages in job["general"]],
+        checkpoint_dir=_UNUSED_PATH,
+        process_group=process_group,
     )

@@ -14,7 +14,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.profile import DialogueRow, Store
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
-from mlx_personal.selection import Bin, Buffer, Candidate, Decision, Selector, policy_named
+from mlx_personal.selection import Bin, Buffer, SelectionCandidate, Decision, Selector, make_policy
 
 # Dialogues embedded together and committed together: what an interruption costs at most.
 _CHUNK = 64
@@ -65,11 +65,11 @@ class Observer:
                         vector=row.vector,
                         eoe=row.eoe,
                         dss=domain.dss,
-                        arrived_idd=row.idd,
+                        idd_on_arrival=row.idd,
                     )
                 )
             buffer = Buffer(settings.bins, bins, idd=settings.idd)
-            policy = policy_named(settings.policy, settings.seed, self._store.entropies)
+            policy = make_policy(settings.policy, settings.seed, self._store.entropies)
             self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
 
@@ -109,17 +109,17 @@ class Observer:
 
     def _signature(self, embedder: Embedder) -> str:
         """What the bins' vectors and entropies were made with: after a change of settings they are made anew."""
-        return f"{embedder.name}, {self._config.scoring.entropy}"
+        return f"{embedder.name}, {self._config.scoring.entropy_estimator}"
 
     def _entropies(self, embedded: list[Embedding]) -> list[float]:
-        return entropies_of_embedding([embedding.states for embedding in embedded], self._config.scoring.entropy)
+        return entropies_of_embedding([embedding.states for embedding in embedded], self._config.scoring.entropy_estimator)
 
     def _select(self, row: DialogueRow, embedding: Embedding, eoe: float) -> str:
         text = row.dialogue.text
         with self._timed("scoring"):
             domain = self.lexicons().domain_specific_score(text)
         with self._timed("selection"):
-            candidate = Candidate(
+            candidate = SelectionCandidate(
                 dialogue_id=row.id,
                 position=row.id,
                 text=text,

@@ -56,9 +56,9 @@ def _training_due(store: Store, config: Config, fingerprint: str, annotated: Seq
     if last is not None and not any(a.id > last.config["last_annotation"] for a in annotated):
         return None
     received = store.received() - (last.received if last else 0)
-    if received >= trigger.received:
+    if received >= trigger.min_received:
         return f"{received} dialogues received since the last training"
     changed = store.changed_bins(after=last.config["last_dialogue"] if last else 0) / config.selection.bins
-    if changed >= trigger.buffer_changed:
+    if changed >= trigger.min_buffer_change:
         return f"{changed:.0%} of the buffer changed since the last training"
     return None

@@ -28,7 +28,7 @@ from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import place
+from mlx_personal.evaluation import assign_split
 from mlx_personal.finetune import TrainingEstimate, TrainingReport, estimate_training, finetune
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
@@ -220,7 +220,7 @@ class Personalizer:
     # Annotate
 
     def _place(self, dialogue: Dialogue, judged: Sequence[tuple[Dialogue, int, bool]]) -> tuple[int, bool]:
-        return place(dialogue, judged, self.config.evaluation)
+        return assign_split(dialogue, judged, self.config.evaluation)
 
     # Synthesize, train, evaluate
 
@@ -262,7 +262,7 @@ class Personalizer:
         Args:
             on_done: called for each answer of the comparison.
         """
-        general = general_dialogues(self.config.finetune.general)
+        general = general_dialogues(self.config.finetune.general_data)
         # Whether it fits is known before the weights are read.
         lm, group = self.base(lazy=True), ProcessGroup()
         learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
@@ -271,20 +271,18 @@ class Personalizer:
         # A run that has not finished has no adapter: what lies there was written right before an interruption.
         shutil.rmtree(folder, ignore_errors=True)
         provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
-        weights = [1.0 if s is None else self.config.mixture.synthetic_weight for _, s in learnt.sources]
-        broadcast_job(group, lm, learnt.dialogues, self.config.finetune, learnt.annotations, general, weights)
+        examples = learnt.examples(self.config.mixture.synthetic_weight)
+        broadcast_job(group, lm, examples, self.config.finetune, general)
         with self._timed("finetune"):
             report = finetune(
                 lm,
-                learnt.dialogues,
+                examples,
                 self.config.finetune,
                 folder,
-                provenance,
-                sources=learnt.annotations,
-                weights=weights,
                 general=general,
-                states=states,
-                group=group,
+                metadata=provenance,
+                checkpoint_dir=states,
+                process_group=group,
                 on_progress=on_progress,
             )
         report = dataclasses.replace(report, notes=(*learnt.notes, *report.notes))
@@ -304,10 +302,11 @@ class Personalizer:
 
     def estimate_training(self, restart: bool = False) -> TrainingEstimate:
         """What `train` would do now, and how much memory it would take: no weights are read, and no run is begun."""
-        general = general_dialogues(self.config.finetune.general)
+        general = general_dialogues(self.config.finetune.general_data)
         learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
         lm = self.base(lazy=True)
-        found = estimate_training(lm, learnt.dialogues, self.config.finetune, learnt.annotations, general)
+        examples = learnt.examples(self.config.mixture.synthetic_weight)
+        found = estimate_training(lm, examples, self.config.finetune, general)
         goes_on = "an interrupted training goes on with these rows, in the parts that it began with"
         notes = [*learnt.notes, *([] if learnt.run is None else [goes_on]), *found.notes]
         return dataclasses.replace(found, notes=tuple(notes))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import Evaluation, answers, compare
-from mlx_personal.finetune.report import forgotten
+from mlx_personal.evaluation import Evaluation, answers, compare_answers
+from mlx_personal.finetune.report import forgetting
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.pending import never_compared
@@ -111,9 +111,9 @@ class Promoter:
         """Whether the training raised the loss on general dialogues by more than is allowed; False for none given."""
         run = self._store.run(adapter.run_id)
         result = {} if run is None or run.result is None else run.result
-        rise = forgotten(result.get("general_losses", ()), result.get("best_step", 0))
+        rise = forgetting(result.get("general_losses", ()), result.get("best_step", 0))
         # Not `>`: what is no number is no reason to trust an adapter.
-        return rise is not None and not rise <= self._config.finetune.forgetting
+        return rise is not None and not rise <= self._config.finetune.max_forgetting
 
     def _answers(
         self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
@@ -137,4 +137,4 @@ class Promoter:
     ) -> Evaluation:
         """The answers `after` of an adapter compared with those of another one, or of the base model."""
         before = self._answers(against, preferred, on_progress)
-        return compare(before, after, preferred, self._config.evaluation.seed)
+        return compare_answers(before, after, preferred, self._config.evaluation.seed)

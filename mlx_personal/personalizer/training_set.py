@@ -11,7 +11,7 @@ from pathlib import Path
 from mlx_personal.dialogue import Dialogue, are_near_duplicates
 from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
 from mlx_personal.errors import UserError
-from mlx_personal.finetune import LoRAConfig
+from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.profile import Store
 
 
@@ -33,10 +33,16 @@ class TrainingSet:
     dropped: int | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def annotations(self) -> list[int]:
-        """The annotation each dialogue goes back to."""
-        return [annotation for annotation, _ in self.sources]
+    def examples(self, synthetic_weight: float) -> list[Example]:
+        """Return the examples to train on, each in the group of its annotation.
+
+        Args:
+            synthetic_weight: Weight of a synthetic dialogue, where an annotated one weighs 1.
+        """
+        return [
+            Example(dialogue, annotation, 1.0 if synthetic is None else synthetic_weight)
+            for dialogue, (annotation, synthetic) in zip(self.dialogues, self.sources, strict=True)
+        ]
 
 
 def training_set(store: Store, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False) -> TrainingSet:
@@ -66,7 +72,7 @@ def begin_run(store: Store, config: LoRAConfig, fingerprint: str, learnt: Traini
     if learnt.dropped is not None:
         shutil.rmtree(states_folder(store, learnt.dropped), ignore_errors=True)
     with store.database.transaction():
-        run = store.begin_run("training", fingerprint, {**dataclasses.asdict(config), **store.last_ids()})
+        run = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids()})
         store.add_training_rows(run, learnt.sources)
     return run
 

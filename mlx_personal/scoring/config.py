@@ -15,13 +15,13 @@ class ScoringConfig:
     """Settings of the scoring.
 
     Attributes:
-        entropy: Estimator of EOE, a name in `ESTIMATORS`.
+        entropy_estimator: Estimator of EOE, a name in `ESTIMATORS`.
     """
 
-    entropy: str = "spectral"
+    entropy_estimator: str = "spectral"
 
     def __post_init__(self) -> None:
-        check_estimator(self.entropy)
+        check_estimator(self.entropy_estimator)
 
 
 def check_estimator(name: str) -> None:

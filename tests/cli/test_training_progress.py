@@ -30,9 +30,9 @@ class Step:
     loss: float = 2.0
     learning_rate: float = 1e-4
     target_tokens: int = 500
-    seconds: float = 0.5
+    elapsed_s: float = 0.5
     memory_bytes: int = 1_500_000_000
-    watts: float | None = None
+    power_watts: float | None = None
 
 
 def cli_of(width: int = 120, as_json: bool = False, is_terminal: bool = True) -> tuple[Cli, io.StringIO]:
@@ -55,13 +55,13 @@ def last_line(output: str) -> str:
 
 
 def test_the_line_shows_all_figures() -> None:
-    line = last_line(rendered([Step(number=20, watts=23.44)]))
+    line = last_line(rendered([Step(number=20, power_watts=23.44)]))
     assert line.rstrip().endswith("20/100  loss 2.000  0:40 left  1,000 tokens/s  1.5 GB, peak 2.0 GB  23.4 W")
 
 
 def test_unknown_watts_are_not_shown_as_zero() -> None:
     assert " W" not in last_line(rendered([Step()]))
-    assert "0.0 W" in last_line(rendered([Step(watts=0.0)]))
+    assert "0.0 W" in last_line(rendered([Step(power_watts=0.0)]))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_unknown_watts_are_not_shown_as_zero() -> None:
     ],
 )
 def test_a_narrow_terminal_has_the_most_wanted_figures(width: int, shown: str) -> None:
-    output = rendered([Step(number=20, watts=23.4)], width=width)
+    output = rendered([Step(number=20, power_watts=23.4)], width=width)
     assert len(last_line(output)) <= width
     assert last_line(output)[18:] == shown
     assert output.count("\n") == 1
@@ -98,10 +98,10 @@ def test_the_line_is_gone_afterwards() -> None:
 def test_the_figures_are_means_over_the_last_steps() -> None:
     figures = Figures()
     for number in range(1, 11):
-        figures.after(Step(number=number, loss=99.0, seconds=9.0), 0)
+        figures.after(Step(number=number, loss=99.0, elapsed_s=9.0), 0)
     for number in range(11, 30):
-        figures.after(Step(number=number, loss=1.0, target_tokens=10, seconds=1.0), 0)
-    text = figures.after(Step(number=30, steps=40, loss=3.0, target_tokens=30, seconds=2.0), 0)
+        figures.after(Step(number=number, loss=1.0, target_tokens=10, elapsed_s=1.0), 0)
+    text = figures.after(Step(number=30, steps=40, loss=3.0, target_tokens=30, elapsed_s=2.0), 0)
     loss = (19 * 10 * 1.0 + 30 * 3.0) / (19 * 10 + 30)
     assert text[:4] == ["30/40", f"loss {loss:.3f}", "0:10 left", f"{220 / 21:.0f} tokens/s"]
 
@@ -112,11 +112,11 @@ def test_little_memory_is_given_in_megabytes() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.004, "0:00"), (9.4, "0:09"), (754, "12:34"), (5025, "1:23:45")])
 def test_the_time_left_reads_like_a_clock(seconds: float, text: str) -> None:
-    assert f"{text} left" in Figures().after(Step(number=1, steps=2, seconds=seconds), 0)
+    assert f"{text} left" in Figures().after(Step(number=1, steps=2, elapsed_s=seconds), 0)
 
 
 def test_a_clock_that_did_not_move_divides_nothing() -> None:
-    assert Figures().after(Step(seconds=0.0), 2_000_000_000) == [
+    assert Figures().after(Step(elapsed_s=0.0), 2_000_000_000) == [
         "1/100",
         "loss 2.000",
         "0:00 left",

@@ -53,7 +53,7 @@ def test_the_states_are_those_of_each_row_alone(kind: str, packed: bool, budget:
     assert states.where == where
     assert states.bytes == sum(map(len, ROWS)) * 64 * (4 if kind == "float32" else 2)
     for number, row in enumerate(ROWS):
-        x = lm.body.embed_tokens(mx.array(row.inputs[None]))
+        x = lm.backbone.embed_tokens(mx.array(row.inputs[None]))
         for block in lm.model.layers[:2]:
             x = block(x, "causal", None)
         found = states.of(collate(ROWS, [number], "padded"))
@@ -77,7 +77,7 @@ def test_a_batch_finds_its_states_where_its_tokens_lie() -> None:
         assert batch.segments is not None
         found, at = np.array(states.of(batch))[0], 0
         for segment in batch.segments:
-            wanted = alone[chosen[segment.row]][segment.start : segment.stop]
+            wanted = alone[chosen[segment.sample]][segment.start : segment.stop]
             assert np.allclose(found[at : at + len(segment)], wanted, atol=1e-5)
             at += len(segment)
 

@@ -33,38 +33,38 @@ SEVERAL_TURNS = Dialogue.from_messages(
 
 
 def test_every_assistant_turn_is_a_target_and_thoughts_are_not(tiny_model: LanguageModel) -> None:
-    (row,) = make_samples(tiny_model, [SEVERAL_TURNS], 1024).rows
+    (row,) = make_samples(tiny_model, [SEVERAL_TURNS], 1024).samples
     learnt = tiny_model.tokenizer.decode(row.targets[row.is_target].tolist())
     assert learnt == "In May.<|end|>A hand.<|end|>"
     assert "hm" not in tiny_model.tokenizer.decode(row.inputs.tolist())
 
 
 def test_a_target_is_what_follows_its_input(tiny_model: LanguageModel) -> None:
-    rows = make_samples(tiny_model, [*DIALOGUES, SEVERAL_TURNS], 1024).rows
+    rows = make_samples(tiny_model, [*DIALOGUES, SEVERAL_TURNS], 1024).samples
     for row, dialogue in zip(rows, [*DIALOGUES, SEVERAL_TURNS], strict=True):
-        ((tokens, is_target),) = tiny_model.training_tokens(dialogue.without_thoughts())
+        ((tokens, is_target),) = tiny_model.tokenize_dialogue(dialogue.without_thoughts())
         assert row.inputs.tolist() == tokens[:-1]
         assert row.targets.tolist() == tokens[1:]
         assert row.is_target.tolist() == is_target[1:]
-        assert row.prompt == is_target.index(True) - 1
-        assert not row.is_target[: row.prompt].any() and row.is_target[row.prompt]
+        assert row.prompt_length == is_target.index(True) - 1
+        assert not row.is_target[: row.prompt_length].any() and row.is_target[row.prompt_length]
     assert target_tokens(rows) == sum(int(row.is_target.sum()) for row in rows)
 
 
 def test_a_long_row_keeps_its_end(tiny_model: LanguageModel) -> None:
     full, cut = make_samples(tiny_model, DIALOGUES[:1], 1024), make_samples(tiny_model, DIALOGUES[:1], 10)
     assert (full.truncated, cut.truncated) == (0, 1)
-    assert cut.rows[0].targets.tolist() == full.rows[0].targets[-9:].tolist()
-    assert cut.rows[0].is_target.tolist() == full.rows[0].is_target[-9:].tolist()
+    assert cut.samples[0].targets.tolist() == full.samples[0].targets[-9:].tolist()
+    assert cut.samples[0].is_target.tolist() == full.samples[0].is_target[-9:].tolist()
 
 
 def test_rows_without_a_target_are_dropped_and_counted(
     tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows_of_one = [([1, 2, 3], [True, False, False]), ([5], [True]), ([1, 2], [False, True])]
-    monkeypatch.setattr(tiny_model, "training_tokens", lambda dialogue: rows_of_one)
+    monkeypatch.setattr(tiny_model, "tokenize_dialogue", lambda dialogue: rows_of_one)
     rows = make_samples(tiny_model, [*DIALOGUES[:1], Dialogue.of("a", "<think>only</think>")], 1024)
-    assert (len(rows.rows), rows.dropped, rows.truncated) == (1, 3, 0)
+    assert (len(rows.samples), rows.dropped, rows.truncated) == (1, 3, 0)
     assert make_samples(tiny_model, [], 1024) == type(rows)([], 0, 0)
 
 
@@ -133,7 +133,7 @@ def test_padding_is_no_target() -> None:
     assert batch.inputs.tolist() == [[20, 21, 22] + [0] * 5, list(range(10, 18)), [20, 21, 22] + [0] * 5]
     assert batch.target_positions.tolist() == [0, 2, 11, 12, 14, 16, 18]
     assert batch.targets.tolist() == [21, 23, 14, 15, 17, 21, 23]
-    assert (batch.rows, batch.segments) == ((1, 0, 1), None)
+    assert (batch.indices, batch.segments) == ((1, 0, 1), None)
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -156,8 +156,8 @@ def test_a_packed_batch_has_every_target_once_at_its_own_place(share: bool) -> N
             for t in batch.inputs[0, starts[i] : starts[i + 1]].tolist()
         ]
         seen += batch.inputs[0, starts[index] : place + 1].tolist()
-        assert seen == rows[chosen[segment.row]].inputs[: position + 1].tolist()
-        found[segment.row].append((position, target))
+        assert seen == rows[chosen[segment.sample]].inputs[: position + 1].tolist()
+        found[segment.sample].append((position, target))
     for i, row in enumerate(rows[j] for j in chosen):
         places = np.flatnonzero(row.is_target).tolist()
         assert sorted(found[i]) == list(zip(places, row.targets[row.is_target].tolist(), strict=True))
@@ -165,6 +165,6 @@ def test_a_packed_batch_has_every_target_once_at_its_own_place(share: bool) -> N
 
 def test_what_is_learnt_is_never_shared() -> None:
     row = random_models.random_row(np.random.default_rng(0), 30, learnt=0.5)
-    batch = collate([row, row], [0, 1], "packed", share=True)
-    assert batch.inputs.shape[1] == 2 * 30 - row.prompt
+    batch = collate([row, row], [0, 1], "packed", share_prefixes=True)
+    assert batch.inputs.shape[1] == 2 * 30 - row.prompt_length
     assert len(batch.target_positions) == 2 * int(row.is_target.sum())

@@ -40,7 +40,7 @@ THOUGHT = Dialogue.of("a", "<think>only</think>")
 
 
 def ask(model: LanguageModel) -> list[str]:
-    prompts = [model.prompt_tokens([{"role": "user", "content": question}]) for question in QUESTIONS]
+    prompts = [model.tokenize_prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     return model.generate(prompts, max_tokens=12)
 
 
@@ -56,7 +56,7 @@ def test_the_first_loss_is_the_masked_cross_entropy_of_a_float64_reference(
 ) -> None:
     total, count = 0.0, 0
     for dialogue in DIALOGUES:
-        for tokens, is_target in tiny_model.training_tokens(dialogue.without_thoughts()):
+        for tokens, is_target in tiny_model.tokenize_dialogue(dialogue.without_thoughts()):
             predicted = np.array(tiny_model.model(mx.array([tokens])))[0].astype(np.float64)
             for position in range(1, len(tokens)):
                 if is_target[position]:
@@ -76,7 +76,7 @@ def test_training_learns_and_leaves_the_base_as_it_was(tiny_model: LanguageModel
         tiny_model, DIALOGUES, LoRAConfig(epochs=12, batch_size=4, learning_rate=1e-2), tmp_path / "a", steps.append
     )
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
-    assert (report.rows, report.steps, report.epochs, len(steps)) == (6, 24, 12, 24)
+    assert (report.samples, report.steps, report.epochs, len(steps)) == (6, 24, 12, 24)
     assert [step.number for step in steps] == list(range(1, 25))
     after = dict(tree_flatten(tiny_model.model.parameters()))
     assert before.keys() == after.keys()
@@ -89,39 +89,39 @@ def test_rows_without_a_target_are_dropped_and_long_ones_cut_and_both_are_told(
     tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
     long = Dialogue.of("soup " * 60, "Yes.")
-    config = LoRAConfig(epochs=1, max_tokens=40)
+    config = LoRAConfig(epochs=1, max_seq_length=40)
     report = finetune(tiny_model, [*DIALOGUES[:4], THOUGHT, long], config, tmp_path / "a")
-    assert (report.rows, report.dropped_rows, report.truncated_rows) == (5, 1, 1)
+    assert (report.samples, report.dropped_samples, report.truncated_samples) == (5, 1, 1)
 
 
 def test_a_row_longer_than_the_models_context_is_cut_to_it(tiny_model: LanguageModel, tmp_path: Path) -> None:
     report = finetune(tiny_model, [Dialogue.of("soup " * 300, "Yes.")], LoRAConfig(epochs=1), tmp_path / "a")
-    assert (report.rows, report.truncated_rows) == (1, 1)
+    assert (report.samples, report.truncated_samples) == (1, 1)
     assert math.isfinite(report.losses[0])
 
 
 def test_an_answer_that_fills_the_window_is_learnt_and_not_a_number_never_comes(
     tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
-    report = finetune(tiny_model, [Dialogue.of("soup", "bread " * 300)], LoRAConfig(epochs=1, max_tokens=16), tmp_path)
-    assert (report.rows, report.truncated_rows, report.target_tokens) == (1, 1, 15)
+    report = finetune(tiny_model, [Dialogue.of("soup", "bread " * 300)], LoRAConfig(epochs=1, max_seq_length=16), tmp_path)
+    assert (report.samples, report.truncated_samples, report.target_tokens) == (1, 1, 15)
 
 
 def test_prompts_that_fill_the_window_are_dropped(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn of the user's after the last answer, as long as the window."""
-    original = type(tiny_model).training_tokens
+    original = type(tiny_model).tokenize_dialogue
 
     def with_a_question_behind(lm: LanguageModel, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
         rows = original(lm, dialogue)
         extra = 50 if "cat" in dialogue.question else 0
         return [(tokens + [9] * extra, is_target + [False] * extra) for tokens, is_target in rows]
 
-    monkeypatch.setattr(type(tiny_model), "training_tokens", with_a_question_behind)
-    config = LoRAConfig(epochs=1, max_tokens=40)
+    monkeypatch.setattr(type(tiny_model), "tokenize_dialogue", with_a_question_behind)
+    config = LoRAConfig(epochs=1, max_seq_length=40)
     report = finetune(tiny_model, DIALOGUES, config, tmp_path / "a")
-    assert (report.rows, report.dropped_rows) == (5, 1)
+    assert (report.samples, report.dropped_samples) == (5, 1)
     assert math.isfinite(report.losses[0])
     with pytest.raises(UserError, match="1 rows have no target, or none that fits into 40 tokens"):
         finetune(tiny_model, DIALOGUES[1:2], config, tmp_path / "b")
@@ -141,12 +141,12 @@ def test_rows_of_one_source_are_held_out_together(
         "mlx_personal.finetune.data.dataset.make_samples",
         lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_samples(lm, chosen, *how),
     )
-    config = LoRAConfig(epochs=2, validation=0.25, learning_rate=1e-2)
+    config = LoRAConfig(epochs=2, validation_split=0.25, learning_rate=1e-2)
     report = finetune(tiny_model, several, config, tmp_path / "a", sources=sources)
     learnt, held_out = seen[:2]
     assert len(held_out) == 5 and len({dialogue.answer for dialogue in held_out}) == 1
     assert [d for d in several if d not in held_out] == learnt
-    assert report.rows == 15
+    assert report.samples == 15
     assert [step for step, _ in report.validation_losses] == [0, 2, 4]
 
 
@@ -154,20 +154,20 @@ def test_rows_of_one_source_are_held_out_together(
 def test_some_are_held_out_and_some_learnt_whatever_the_share(
     tiny_model: LanguageModel, tmp_path: Path, share: float, rows: int
 ) -> None:
-    report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1, validation=share), tmp_path / "a")
-    assert report.rows == rows
+    report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1, validation_split=share), tmp_path / "a")
+    assert report.samples == rows
     assert len(report.validation_losses) == 2
 
 
 def test_a_single_dialogue_is_learnt_and_none_held_out(tiny_model: LanguageModel, tmp_path: Path) -> None:
-    config = LoRAConfig(epochs=2, validation=0.5, patience=1)
+    config = LoRAConfig(epochs=2, validation_split=0.5, early_stopping_patience=1)
     report = finetune(tiny_model, DIALOGUES[:1], config, tmp_path / "a")
-    assert (report.rows, report.epochs, report.validation_losses) == (1, 2, ())
+    assert (report.samples, report.epochs, report.validation_losses) == (1, 2, ())
     assert "nothing was set aside for `validation`, since all dialogues come from one" in report.notes[0]
 
 
 def test_what_cannot_come_as_it_was_set_is_told(tiny_model: LanguageModel) -> None:
-    config = LoRAConfig(validation=0.1, general="given", replay=0.5)
+    config = LoRAConfig(validation_split=0.1, general_data="given", replay_ratio=0.5)
     assert prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL).notes == ()
     few = prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL[:4])
     assert (len(few.data.replay), few.notes) == (
@@ -184,13 +184,13 @@ def test_what_cannot_come_as_it_was_set_is_told(tiny_model: LanguageModel) -> No
 def test_the_replayed_share_of_an_epoch_is_general_and_the_rest_measures(
     tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
-    config = LoRAConfig(epochs=1, general="given", replay=0.25)
+    config = LoRAConfig(epochs=1, general_data="given", replay_ratio=0.25)
     report = finetune(tiny_model, DIALOGUES, config, tmp_path / "a", general=GENERAL)
-    assert (report.rows, report.replayed_rows) == (8, 2)
+    assert (report.samples, report.replayed_samples) == (8, 2)
     assert [step for step, _ in report.general_losses] == [0, 1]
-    assert report.forgotten == pytest.approx(report.general_losses[1][1] / report.general_losses[0][1] - 1)
+    assert report.forgetting == pytest.approx(report.general_losses[1][1] / report.general_losses[0][1] - 1)
     without = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "b")
-    assert (without.general_losses, without.forgotten, without.replayed_rows) == ((), None, 0)
+    assert (without.general_losses, without.forgetting, without.replayed_samples) == ((), None, 0)
 
 
 # The adapter on disk
@@ -202,7 +202,7 @@ def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
     tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path, num_layers: int, dora: bool, monkeypatch: Any
 ) -> None:
     folder, ended = tmp_path / "adapter", list[np.ndarray]()
-    config = LoRAConfig(epochs=6, batch_size=4, learning_rate=1e-2, num_layers=num_layers, dora=dora)
+    config = LoRAConfig(epochs=6, batch_size=4, learning_rate=1e-2, num_layers=num_layers, use_dora=dora)
     detach = LanguageModel.detach_adapter
 
     def remember(lm: LanguageModel) -> None:
@@ -224,7 +224,7 @@ def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
     model, tokenizer = mlx_lm.load(str(tiny_model_folder), adapter_path=str(folder))[:2]
     assert np.allclose(ours, ended[-1], atol=1e-5)
     assert np.allclose(logits(model), ended[-1], atol=1e-4)
-    prompts = [tiny_model.prompt_tokens([{"role": "user", "content": question}]) for question in QUESTIONS]
+    prompts = [tiny_model.tokenize_prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     theirs = [mlx_lm.generate(model, tokenizer, prompt, max_tokens=12) for prompt in prompts]
     assert [text.strip() for text in theirs] == answers
     written = json.loads((folder / "adapter_config.json").read_text())
@@ -244,7 +244,7 @@ def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, 
     """The held-out losses are planted: the second of four epochs is the best, and the second of two."""
     planted = iter([9.0, 5.0, 3.0, 4.0, 5.0, 9.0, 5.0, 3.0])
     monkeypatch.setattr(GradientComputer, "loss", lambda *_: next(planted))
-    config = LoRAConfig(epochs=4, batch_size=8, validation=0.2, schedule="constant", warmup=0.0, learning_rate=1e-2)
+    config = LoRAConfig(epochs=4, batch_size=8, validation_split=0.2, lr_scheduler_type="constant", warmup_ratio=0.0, learning_rate=1e-2)
     report = finetune(tiny_model, DIALOGUES, config, tmp_path / "best")
     assert (report.best_step, report.steps) == (2, 4)
     shorter = finetune(tiny_model, DIALOGUES, dataclasses.replace(config, epochs=2), tmp_path / "two")
@@ -356,6 +356,6 @@ def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list[Any]) 
 
 def test_settings_that_need_others_say_which() -> None:
     with pytest.raises(ValueError, match="patience needs dialogues set aside: set validation above 0"):
-        LoRAConfig(patience=2)
+        LoRAConfig(early_stopping_patience=2)
     with pytest.raises(ValueError, match="replay needs general dialogues"):
-        LoRAConfig(replay=0.1)
+        LoRAConfig(replay_ratio=0.1)

@@ -45,7 +45,7 @@ def test_the_fused_model_answers_as_base_and_adapter(
     dora: bool, layers: int, tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
     before = logits(tiny_model.model)
-    wanted = with_adapter(tiny_model, tmp_path / "adapter", dora=dora, num_layers=layers)
+    wanted = with_adapter(tiny_model, tmp_path / "adapter", use_dora=dora, num_layers=layers)
     folder = fuse(tiny_model, tmp_path / "adapter", tmp_path / "fused")
     assert folder == tmp_path / "fused"
     for model in (load_language_model(folder).model, mlx_lm.load(str(folder))[0]):
@@ -74,9 +74,9 @@ def test_tokenizer_and_chat_template_survive(tiny_model: LanguageModel, tmp_path
     base = load_language_model(tmp_path / "base")
     fused = load_language_model(fuse(base, tmp_path / "adapter", tmp_path / "fused"))
     assert fused.tokenizer.chat_template == base.tokenizer.chat_template
-    assert fused.prompt_tokens(MESSAGES) == base.prompt_tokens(MESSAGES)
+    assert fused.tokenize_prompt(MESSAGES) == base.tokenize_prompt(MESSAGES)
     text = "Привет, 今日は. <|end|> 12"
-    assert fused.text_tokens(text) == base.text_tokens(text)
+    assert fused.tokenize(text) == base.tokenize(text)
     assert fused.tokenizer.eos_token_ids == base.tokenizer.eos_token_ids
 
 
@@ -120,7 +120,7 @@ def test_a_quantized_base_stays_so_where_nothing_was_adapted(
     dora: bool, tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
     """As on a GPU, where a model is used in its own kind of numbers."""
-    with_adapter(tiny_model, tmp_path / "adapter", num_layers=1, dora=dora)
+    with_adapter(tiny_model, tmp_path / "adapter", num_layers=1, use_dora=dora)
     path = quantized_folder(tiny_model, tmp_path / "4-bit")
     model, tokenizer = mlx_lm.load(str(path))[:2]
     lm = LanguageModel(model, tokenizer, path)

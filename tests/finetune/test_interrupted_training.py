@@ -82,8 +82,8 @@ def test_it_goes_on_with_what_it_began_with_whatever_has_come_since(ready: Perso
     ready.store.add_synthetic(1, [(judged.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
     finished = ready.train()
     assert finished.report.resumed_from == 2
-    assert finished.report.rows == before
-    assert ready.train().report.rows == before + 1
+    assert finished.report.samples == before
+    assert ready.train().report.samples == before + 1
 
 
 def test_it_is_dropped_when_the_owner_has_taken_a_verdict_back(ready: Personalizer) -> None:
@@ -119,7 +119,7 @@ def test_other_settings_are_named_and_nothing_is_lost(ready: Personalizer) -> No
 def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
     ready: Personalizer, monkeypatch: pytest.MonkeyPatch, rise: float, promoted: bool
 ) -> None:
-    real_finetune, real_compare = room.finetune, promotion.compare
+    real_finetune, real_compare = room.finetune, promotion.compare_answers
 
     def forgetting(*args: Any, **kwargs: Any) -> Any:
         report = real_finetune(*args, **kwargs)
@@ -130,9 +130,9 @@ def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
         return dataclasses.replace(found, rouge1=dataclasses.replace(found.rouge1, gain=0.5))
 
     monkeypatch.setattr(room, "finetune", forgetting)
-    monkeypatch.setattr(promotion, "compare", always_better)
+    monkeypatch.setattr(promotion, "compare_answers", always_better)
     trained = ready.train()
-    assert trained.report.forgotten == pytest.approx(rise)
+    assert trained.report.forgetting == pytest.approx(rise)
     assert (trained.promoted, trained.exceeds_forgetting) == (promoted, not promoted)
     assert ready.judge.decide(trained.adapter).promoted is promoted, "not later either"
 
@@ -140,18 +140,18 @@ def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
 def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(8, start=500)))
-    settings = dataclasses.replace(TRAINING, general=str(general), replay=0.5)
+    settings = dataclasses.replace(TRAINING, general_data=str(general), replay_ratio=0.5)
     ready.config = dataclasses.replace(ready.config, finetune=settings)
     report = ready.train().report
     assert [step for step, _ in report.general_losses] == [0, *report.epoch_ends]
-    assert report.replayed_rows == 4
-    assert report.forgotten == pytest.approx(report.general_losses[-1][1] / report.general_losses[0][1] - 1)
+    assert report.replayed_samples == 4
+    assert report.forgetting == pytest.approx(report.general_losses[-1][1] / report.general_losses[0][1] - 1)
 
 
 def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text('{"messages": [{"role": "user", "content": "hi"}]}\nnonsense\n')
-    ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, general=str(general)))
+    ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, general_data=str(general)))
     with pytest.raises(UserError, match=r"general\.jsonl:1"):
         ready.train()
     general.unlink()
@@ -185,7 +185,7 @@ def test_a_training_that_diverged_leaves_nothing_and_other_settings_begin_anew(
 def test_a_forecast_is_what_then_happens(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(9, start=500)))
-    settings = dataclasses.replace(TRAINING, general=str(general), replay=0.3, validation=0.3, num_layers=1)
+    settings = dataclasses.replace(TRAINING, general_data=str(general), replay_ratio=0.3, validation_split=0.3, num_layers=1)
     ready.config = dataclasses.replace(ready.config, finetune=settings)
     found, report = ready.forecast(), ready.train().report
     told = ("rows", "replayed_rows", "dropped_rows", "truncated_rows", "target_tokens", "epochs", "steps", "notes")
@@ -204,7 +204,7 @@ def test_a_forecast_begins_nothing_and_knows_of_an_interrupted_training(ready: P
     (judged, *_) = ready.store.preferred(held_out=False)
     ready.store.add_synthetic(1, [(judged.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
     resumed, anew = ready.forecast(), ready.forecast(restart=True)
-    assert resumed.rows == before.rows == anew.rows - 1
+    assert resumed.samples == before.samples == anew.samples - 1
     assert "an interrupted training goes on" in resumed.notes[0] and "is dropped" in anew.notes[0]
     assert ready.train().report.resumed_from == 2
 

@@ -22,7 +22,7 @@ ROWS = random_models.a_family_of_rows()
 # The same inputs and other targets: who learns the ones by heart loses on the others.
 CONTRARY = [Sample(row.inputs, (row.targets + 40) % random_models.VOCABULARY, row.is_target) for row in ROWS]
 OTHERS = [random_models.random_row(np.random.default_rng(i), 20) for i in range(6)]
-CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=2, dropout=0.0, learning_rate=1e-2, schedule="linear")
+CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=2, dropout=0.0, learning_rate=1e-2, lr_scheduler_type="linear")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def by_hand(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_it_is_adamw_over_the_mean_loss_of_the_targets(lm: LanguageModel, dora: bool) -> None:
-    config = dataclasses.replace(CONFIG, dora=dora, warmup=0.3)
+    config = dataclasses.replace(CONFIG, use_dora=dora, warmup_ratio=0.3)
     order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
     steps: list[TrainingStep] = []
     report, weights = trained(lm, TrainingData(ROWS), config, order=lambda epoch: order[epoch], on_step=steps.append)
@@ -96,7 +96,7 @@ def test_an_epoch_s_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None
         total = sum(step.loss * step.target_tokens for step in own)
         assert loss == pytest.approx(total / target_tokens(ROWS), rel=1e-9)
         assert sum(step.target_tokens for step in own) == report.target_tokens == target_tokens(ROWS)
-    assert (report.rows, report.steps, report.epochs) == (13, 8, 2)
+    assert (report.samples, report.steps, report.epochs) == (13, 8, 2)
     assert report.best_step == 8
     assert report.processed_tokens < sum(map(len, ROWS))
 
@@ -114,7 +114,7 @@ def test_sets_smaller_than_a_batch_and_the_last_partial_batch_are_learnt(
     config = dataclasses.replace(CONFIG, batch_size=size, epochs=1)
     told: list[TrainingStep] = []
     report, _ = trained(lm, TrainingData(ROWS[:count]), config, on_step=told.append)
-    assert (report.rows, report.steps) == (count, steps)
+    assert (report.samples, report.steps) == (count, steps)
     assert sum(step.target_tokens for step in told) == target_tokens(ROWS[:count])
     assert report.epoch_losses[0] > 0
 
@@ -247,7 +247,7 @@ def test_held_out_losses_are_those_of_the_reference(lm: LanguageModel) -> None:
     assert [step for step, _ in report.validation_losses] == [step for step, _ in report.general_losses] == [0, 4]
     assert [loss for _, loss in report.validation_losses] == pytest.approx([before[0], after[0]], rel=1e-5)
     assert [loss for _, loss in report.general_losses] == pytest.approx([before[1], after[1]], rel=1e-5)
-    assert report.forgotten == pytest.approx(after[1] / before[1] - 1, abs=1e-5)
+    assert report.forgetting == pytest.approx(after[1] / before[1] - 1, abs=1e-5)
 
 
 def test_a_single_row_to_learn_beside_many_held_out_is_as_exact() -> None:
@@ -259,7 +259,7 @@ def test_a_single_row_to_learn_beside_many_held_out_is_as_exact() -> None:
 
 
 def test_the_best_adapter_is_the_one_attached(lm: LanguageModel) -> None:
-    config = dataclasses.replace(CONFIG, epochs=6, schedule="constant", validation=0.3)
+    config = dataclasses.replace(CONFIG, epochs=6, lr_scheduler_type="constant", validation_split=0.3)
     report = train(lm, TrainingData(ROWS, validation=CONTRARY), config)
     found = mean_loss(lm, CONTRARY)
     lm.detach_adapter()
@@ -270,7 +270,7 @@ def test_the_best_adapter_is_the_one_attached(lm: LanguageModel) -> None:
 
 
 def test_it_stops_after_as_many_worse_epochs_as_it_has_patience(lm: LanguageModel) -> None:
-    config = dataclasses.replace(CONFIG, epochs=40, schedule="constant", validation=0.3, patience=2)
+    config = dataclasses.replace(CONFIG, epochs=40, lr_scheduler_type="constant", validation_split=0.3, early_stopping_patience=2)
     report = train(lm, TrainingData(ROWS, validation=CONTRARY), config)
     lm.detach_adapter()
     losses = [loss for _, loss in report.validation_losses[1:]]
@@ -285,18 +285,18 @@ def test_replayed_rows_are_learnt_beside_the_owner_s(lm: LanguageModel) -> None:
     data = TrainingData(ROWS, replay=OTHERS, general=OTHERS)
     with_replay = trained(lm, data, dataclasses.replace(CONFIG, epochs=6))[0]
     without = trained(lm, TrainingData(ROWS, general=OTHERS), dataclasses.replace(CONFIG, epochs=6))[0]
-    assert (with_replay.rows, with_replay.replayed_rows, without.rows) == (19, 6, 13)
+    assert (with_replay.samples, with_replay.replayed_samples, without.samples) == (19, 6, 13)
     assert with_replay.target_tokens == target_tokens([*ROWS, *OTHERS])
-    assert with_replay.forgotten is not None and without.forgotten is not None
-    assert with_replay.forgotten < without.forgotten - 0.05
+    assert with_replay.forgetting is not None and without.forgetting is not None
+    assert with_replay.forgetting < without.forgetting - 0.05
 
 
 def test_forgetting_is_the_rise_of_the_general_loss_at_the_step_that_is_kept() -> None:
     fields = {field.name: () for field in dataclasses.fields(TrainingReport)}
     fields |= {"general_losses": ((0, 2.0), (3, 3.0), (6, 2.5), (9, 4.0)), "best_step": 6}
-    assert TrainingReport(**fields).forgotten == pytest.approx(0.25)  # type: ignore[arg-type]
-    assert TrainingReport(**fields | {"best_step": 3}).forgotten == pytest.approx(0.5)  # type: ignore[arg-type]
-    assert TrainingReport(**fields | {"general_losses": ()}).forgotten is None  # type: ignore[arg-type]
+    assert TrainingReport(**fields).forgetting == pytest.approx(0.25)  # type: ignore[arg-type]
+    assert TrainingReport(**fields | {"best_step": 3}).forgetting == pytest.approx(0.5)  # type: ignore[arg-type]
+    assert TrainingReport(**fields | {"general_losses": ()}).forgetting is None  # type: ignore[arg-type]
 
 
 # Failures
@@ -312,12 +312,12 @@ def test_a_training_that_gives_no_numbers_is_an_error(lm: LanguageModel, rate: f
     before = random_models.bits(lm.model.parameters())
     what = r"training failed, the (loss|gradient|adapter) became (nan|inf) at step \d of 8"
     with pytest.raises(UserError, match=what):
-        train(lm, TrainingData(ROWS), dataclasses.replace(CONFIG, learning_rate=rate, warmup=0.0))
+        train(lm, TrainingData(ROWS), dataclasses.replace(CONFIG, learning_rate=rate, warmup_ratio=0.0))
     assert random_models.bits(lm.model.parameters()) == before
 
 
 def test_numbers_lost_in_the_very_last_step_are_noticed(lm: LanguageModel) -> None:
-    config = dataclasses.replace(CONFIG, learning_rate=1e300, epochs=1, batch_size=100, warmup=0.0)
+    config = dataclasses.replace(CONFIG, learning_rate=1e300, epochs=1, batch_size=100, warmup_ratio=0.0)
     with pytest.raises(UserError, match="lower the learning rate"):
         train(lm, TrainingData(ROWS), config)
 
@@ -353,5 +353,5 @@ def test_an_adapter_that_a_model_does_not_take_is_one_line() -> None:
     """mlx-lm has no DoRA for the experts of a mixture."""
     lm = random_models.random_model("mixtral")
     with pytest.raises(UserError, match="this model takes no such adapter"):
-        train(lm, TrainingData(random_models.a_family_of_rows()), LoRAConfig(dora=True))
+        train(lm, TrainingData(random_models.a_family_of_rows()), LoRAConfig(use_dora=True))
     assert not lm.model.training

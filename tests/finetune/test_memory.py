@@ -24,7 +24,7 @@ from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.loop import train
 from mlx_personal.finetune.planning.memory import MemoryPlan, estimate_memory, fastest_plan, plan_memory
 from mlx_personal.finetune.planning.model_spec import spec_from_folder, spec_from_model
-from mlx_personal.runtime.memory import usable_memory
+from mlx_personal.runtime.memory import usable_memory_bytes
 from tests.support import random_models
 
 LENGTHS = [35, 70, 154, 119, 66, 43, 227, 91]
@@ -58,7 +58,7 @@ def expected_and_measured(
         plan = plan_memory(lm, data, config)
         expected = plan.estimated_peak_bytes
     else:
-        lengths, targets = [len(row) for row in data.rows], [int(row.is_target.sum()) for row in data.rows]
+        lengths, targets = [len(row) for row in data.train], [int(row.is_target.sum()) for row in data.train]
         expected = estimate_memory(spec_from_model(lm), lengths, targets, config, plan, plan.cache_bytes).peak
     report = train(lm, data, config, plan=plan)
     lm.detach_adapter()
@@ -271,7 +271,7 @@ def test_where_nothing_fits_the_error_says_what_is_needed_and_what_to_do(plans: 
 
 
 def test_the_chosen_batch_tokens_are_kept(plans: Any) -> None:
-    assert plans(None, batch_tokens=333).batch_tokens == 333
+    assert plans(None, micro_batch_tokens=333).batch_tokens == 333
 
 
 @settings(max_examples=40, deadline=None)
@@ -295,8 +295,8 @@ def test_a_plan_is_made_for_a_loaded_model_with_or_without_a_folder(demo_model: 
 def test_the_available_memory_is_what_the_system_says_less_a_margin(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
-    assert usable_memory(meminfo) == pytest.approx(mx.get_active_memory() + 0.9 * 1000 * 1024, abs=1)
+    assert usable_memory_bytes(meminfo) == pytest.approx(mx.get_active_memory() + 0.9 * 1000 * 1024, abs=1)
 
 
 def test_without_a_system_that_says_it_half_of_the_machine_counts(tmp_path: Path) -> None:
-    assert (usable_memory(tmp_path / "none") or 0) > mx.get_active_memory()
+    assert (usable_memory_bytes(tmp_path / "none") or 0) > mx.get_active_memory()

@@ -30,7 +30,7 @@ CONFIG = LoRAConfig(epochs=8, batch_size=4, learning_rate=1e-2)
 
 
 def ask(model: LanguageModel) -> list[str]:
-    prompts = [model.prompt_tokens([{"role": "user", "content": question}]) for question in QUESTIONS]
+    prompts = [model.tokenize_prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     return model.generate(prompts, max_tokens=12)
 
 
@@ -71,7 +71,7 @@ def test_a_trained_adapter_answers_and_is_the_same_when_loaded_again(
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
 def test_the_first_loss_is_that_of_rows_alone(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     model = build(tiny_model_folder, kind)
-    rows = make_samples(model, DIALOGUES, 1024).rows
+    rows = make_samples(model, DIALOGUES, 1024).samples
     alone = random_models.reference_loss(model, rows) / target_tokens(rows)
     report = finetune(model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
     assert report.way == "packed"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mlx_personal.finetune.forward.packed_attention import PackedAttention
 from mlx_personal.finetune.forward.permutation import Permutation
-from mlx_personal.runtime.cpu_ops import fast
+from mlx_personal.runtime.cpu_ops import fast_ops
 from tests.support import float64
 
 SCALE = 0.4
@@ -100,7 +100,7 @@ def row_by_row(lengths: list[int], arrays: list[np.ndarray], slope: np.ndarray) 
     for stop, length in zip(np.cumsum(lengths), lengths, strict=True):
         row = slice(stop - length, stop)
         q, k, v, own_slope = (a[:, :, row] for a in (*arrays, slope))
-        added = np.broadcast_to(float64.causal(length, length), (*q.shape[:3], length))
+        added = np.broadcast_to(float64.causal_bias(length, length), (*q.shape[:3], length))
         found.append(float64.attention(q, k, v, SCALE, added, own_slope)[:4])
     return [np.concatenate(parts, axis=2) for parts in zip(*found, strict=True)]
 
@@ -126,12 +126,12 @@ def test_attention_in_groups_is_that_of_each_row_alone(
     arrays, slope = packed(lengths, heads, shared, width, value_width)
     wanted = row_by_row(lengths, arrays, slope)
     if own:
-        with fast(nn.Module()):
+        with fast_ops(nn.Module()):
             found = grouped(lengths, arrays, slope)
     else:
         found = grouped(lengths, arrays, slope)
     for name, a, b in zip(("value", "q", "k", "v"), found, wanted, strict=True):
-        assert float64.off(a, b) < 3e-6, name
+        assert float64.relative_error(a, b) < 3e-6, name
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12))
@@ -164,7 +164,7 @@ def test_what_stands_in_one_row_changes_nothing_in_another(own: bool) -> None:
     changed = [a.copy() for a in arrays]
     for array in changed:
         array[:, :, :3] *= 1e3
-    with fast(nn.Module()) if own else mx.stream(mx.default_device()):
+    with fast_ops(nn.Module()) if own else mx.stream(mx.default_device()):
         before, after = grouped(lengths, arrays, slope), grouped(lengths, changed, slope)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_allclose(b[:, :, 3:], a[:, :, 3:], rtol=0, atol=1e-30 if own else 0)
@@ -177,7 +177,7 @@ def test_numbers_stay_of_their_kind() -> None:
     found = PackedAttention([5, 2, 4]).attend(plain, q, k, v)
     assert found.dtype == mx.bfloat16
     wanted = row_by_row([5, 2, 4], arrays, arrays[0])[0]
-    assert float64.off(found.astype(mx.float32), wanted) < 2e-2
+    assert float64.relative_error(found.astype(mx.float32), wanted) < 2e-2
 
 
 def test_blocks_with_other_heads_may_share_a_grouping() -> None:
@@ -186,7 +186,7 @@ def test_blocks_with_other_heads_may_share_a_grouping() -> None:
     for heads, shared in ((2, 2), (1, 1), (2, 2), (4, 1)):
         arrays, slope = packed([4, 9, 3], heads, shared, 4, 4)
         found = grouping.attend(plain, *map(mx.array, arrays))
-        assert float64.off(found, row_by_row([4, 9, 3], arrays, slope)[0]) < 3e-6
+        assert float64.relative_error(found, row_by_row([4, 9, 3], arrays, slope)[0]) < 3e-6
 
 
 def test_a_grouping_is_gone_with_its_batch() -> None:

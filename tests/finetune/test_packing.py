@@ -17,7 +17,7 @@ TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=30).map(lambda row: np
 def row_of(tokens: Sequence[np.ndarray], segments: Sequence[Segment], index: int) -> np.ndarray:
     """What stands in the pieces on the way to this one."""
     trail = [segments[i] for i in segment_path(segments, index)]
-    return np.concatenate([tokens[segment.row][segment.start : segment.stop] for segment in trail])
+    return np.concatenate([tokens[segment.sample][segment.start : segment.stop] for segment in trail])
 
 
 def arrays(*rows: str) -> list[np.ndarray]:
@@ -40,8 +40,8 @@ def test_every_row_is_read_off_its_last_piece(tokens: list[np.ndarray], data: st
     assert all(segment.parent < index for index, segment in enumerate(segments))
     last: dict[int, int] = {}
     for index, segment in enumerate(segments):
-        if segment.stop == len(tokens[segment.row]):
-            last[segment.row] = index
+        if segment.stop == len(tokens[segment.sample]):
+            last[segment.sample] = index
     assert sorted(last) == list(range(len(tokens)))
     for row, index in last.items():
         assert row_of(tokens, segments, index).tolist() == tokens[row].tolist()
@@ -55,9 +55,9 @@ def test_nothing_beyond_what_may_be_shared_is(tokens: list[np.ndarray], data: st
     shareable = [data.draw(st.integers(0, len(row))) for row in tokens]
     segments = pack(tokens, shareable)
     ends = {
-        segments[i].row: segment_path(segments, i)
+        segments[i].sample: segment_path(segments, i)
         for i in range(len(segments))
-        if segments[i].stop == len(tokens[segments[i].row])
+        if segments[i].stop == len(tokens[segments[i].sample])
     }
     for row, trail in ends.items():
         for other, other_trail in ends.items():

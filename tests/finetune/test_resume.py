@@ -34,12 +34,12 @@ CONFIG = LoRAConfig(
     batch_size=3,
     dropout=0.2,
     learning_rate=3e-2,
-    schedule="constant",
+    lr_scheduler_type="constant",
     num_layers=1,
-    validation=0.25,
-    patience=3,
-    general="given",
-    replay=0.2,
+    validation_split=0.25,
+    early_stopping_patience=3,
+    general_data="given",
+    replay_ratio=0.2,
     save_every=2,
 )
 
@@ -65,7 +65,7 @@ def result(report: TrainingReport, folder: Path) -> tuple[Any, ...]:
     """All that a training decides."""
     written = (folder / "adapter" / "adapters.safetensors").read_bytes()
     looks = report.validation_losses, report.general_losses, report.best_step, report.steps
-    return report.losses, report.epoch_losses, *looks, report.target_tokens, report.rows, written
+    return report.losses, report.epoch_losses, *looks, report.target_tokens, report.samples, written
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_this_training_has_all_that_a_resume_could_lose(base: LanguageModel, tmp
     assert result(report, tmp_path) == whole  # and twice the same is the same
     assert (report.resumed_from, report.notes) == (0, ())
     assert 2 < report.best_step < report.steps  # so the best adapter is another one than the last
-    assert report.replayed_rows > 0
+    assert report.replayed_samples > 0
     assert len(report.general_losses) == len(report.validation_losses) == report.epochs + 1
     assert report.kept_states == "memory"
     assert states(tmp_path) == []

@@ -65,7 +65,7 @@ def test_loss_and_gradient_are_those_of_weighted_rows(way: ForwardMode, layers: 
 
 @pytest.mark.parametrize("shape", ["packed", "padded"])
 def test_each_target_has_its_row_s_weight(shape: BatchShape) -> None:
-    batch = collate(ROWS, range(len(ROWS)), shape, share=True)
+    batch = collate(ROWS, range(len(ROWS)), shape, share_prefixes=True)
     found = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
     assert found == sorted((float(np.float32(r.weight)), int(t)) for r in ROWS for t in r.targets[r.is_target])
 
@@ -154,7 +154,7 @@ def test_weights_of_one_change_no_bit(tiny_model: LanguageModel, tmp_path: Path,
 
 def test_a_light_dialogue_is_learnt_less(tiny_model: LanguageModel, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, epochs=6, batch_size=8)
-    rows = make_samples(tiny_model, DIALOGUES[:1], 100).rows
+    rows = make_samples(tiny_model, DIALOGUES[:1], 100).samples
     losses = []
     for name, weight in (("light", 0.01), ("heavy", 10.0)):
         adapter(tiny_model, tmp_path / name, config, weights=[weight] + [1.0] * 5)
@@ -169,14 +169,14 @@ def test_every_row_of_a_dialogue_has_its_weight_and_a_dropped_one_takes_its_own_
 ) -> None:
     thought = Dialogue.of("a", "<think>only</think>")
     rows = make_samples(tiny_model, [DIALOGUES[0], thought, DIALOGUES[1]], 100, [0.5, 7.0, 2.0])
-    assert [row.weight for row in rows.rows] == [0.5, 2.0]
+    assert [row.weight for row in rows.samples] == [0.5, 2.0]
     assert rows.dropped == 1
 
 
 def test_rows_held_out_and_replayed_ones_weigh_one(tiny_model: LanguageModel) -> None:
-    config = dataclasses.replace(CONFIG, validation=0.4, general="general.jsonl", replay=0.4)
+    config = dataclasses.replace(CONFIG, validation_split=0.4, general_data="general.jsonl", replay_ratio=0.4)
     data = prepare_data(tiny_model, DIALOGUES, config, general=DIALOGUES, weights=[0.5] * 6).data
-    assert {row.weight for row in data.rows} == {0.5}
+    assert {row.weight for row in data.train} == {0.5}
     assert data.replay and data.validation and data.general
     assert {row.weight for row in [*data.replay, *data.validation, *data.general]} == {1.0}
 
@@ -206,5 +206,5 @@ def test_one_weight_is_needed_for_each_dialogue(count: int, tiny_model: Language
 @given(st.lists(st.floats(1e-3, 1e3), min_size=13, max_size=13))
 def test_the_weight_of_all_targets_is_what_the_batch_holds(weights: list[float]) -> None:
     rows = [dataclasses.replace(row, weight=weight) for row, weight in zip(ROWS, weights, strict=True)]
-    batch = collate(rows, range(len(rows)), "packed", share=True)
+    batch = collate(rows, range(len(rows)), "packed", share_prefixes=True)
     assert target_weight(rows) == pytest.approx(float(batch.weights.astype(np.float64).sum()), rel=1e-6)

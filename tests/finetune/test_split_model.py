@@ -31,12 +31,12 @@ def lm() -> LanguageModel:
 def packed(share: bool) -> BatchLayout:
     tokens = [row.inputs for row in ROWS]
     segments = pack(tokens, [len(row) - 1 if share else 0 for row in tokens])
-    return BatchLayout(mx.array(np.concatenate([tokens[p.row][p.start : p.stop] for p in segments])[None]), segments)
+    return BatchLayout(mx.array(np.concatenate([tokens[p.sample][p.start : p.stop] for p in segments])[None]), segments)
 
 
 def states_by_hand(lm: LanguageModel, inputs: np.ndarray, blocks: int) -> np.ndarray:
     """What these blocks give for one row: the embedding and the blocks, called one by one."""
-    x = lm.body.embed_tokens(mx.array(inputs[None]))
+    x = lm.backbone.embed_tokens(mx.array(inputs[None]))
     for block in lm.model.layers[:blocks]:
         x = block(x, nn.MultiHeadAttention.create_additive_causal_mask(len(inputs)), None)
     return np.array(x[0])
@@ -47,7 +47,7 @@ def places_of_rows(layout: BatchLayout) -> Iterator[tuple[int, int, int]]:
     at = 0
     for segment in layout.segments or ():
         for position in range(segment.start, segment.stop):
-            yield at, segment.row, position
+            yield at, segment.sample, position
             at += 1
 
 

@@ -15,7 +15,7 @@ from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import EvaluationConfig, compare
+from mlx_personal.evaluation import EvaluationConfig, compare_answers
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
@@ -25,7 +25,7 @@ CONFIG = Config(
     annotation=AnnotationConfig(questions_per_day=100),
     synthesis=SynthesisConfig(k=2, band=(0.0, 1.0), max_tokens=16),
     finetune=LoRAConfig(epochs=1),
-    evaluation=EvaluationConfig(max_tokens=8, share=0.5),
+    evaluation=EvaluationConfig(max_tokens=8, holdout_ratio=0.5),
 )
 
 
@@ -157,10 +157,10 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(me: Any, monkeyp
     from mlx_personal.personalizer import promotion
 
     def no_gain(*arguments: Any) -> Any:
-        evaluation = compare(*arguments)
+        evaluation = compare_answers(*arguments)
         return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.0))
 
-    monkeypatch.setattr(promotion, "compare", no_gain)
+    monkeypatch.setattr(promotion, "compare_answers", no_gain)
     trained = me.train()
     assert not trained.promoted
     assert me.adapters.promoted() is None
@@ -236,7 +236,7 @@ def test_training_falls_due_by_received_dialogues_and_by_change(me: Any, monkeyp
     me.synthesize()
     me.train()
     assert me.pending_steps() == []
-    patient = dataclasses.replace(me.config, trigger=TrainingTrigger(received=800, buffer_changed=1.0))
+    patient = dataclasses.replace(me.config, trigger=TrainingTrigger(min_received=800, min_buffer_change=1.0))
     monkeypatch.setattr(me, "config", patient)
     me.store.add_dialogues(stream(800, 1000), "file")
     assert [d.step for d in me.pending_steps()] == ["score"], "nothing new was annotated"
@@ -350,7 +350,7 @@ def test_multi_turn_dialogues_go_through_whole(me: Any) -> None:
     judge_all(me)
     me.synthesize()
     assert all(len(s.dialogue.user_turns) in (1, 2, 3) for s in me.store.synthetic() if s.dialogue)
-    assert me.train().report.rows > 0
+    assert me.train().report.samples > 0
 
 
 def test_a_buffer_can_grow_and_not_shrink(me: Any, tiny_model: LanguageModel) -> None:

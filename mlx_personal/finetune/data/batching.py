@@ -1,8 +1,8 @@
-"""Which rows make a step, in what order, and the arrays that are computed from them.
+"""The order of the samples, the micro-batches of a step, and the arrays of a batch.
 
-A step's rows are computed in parts of a limited number of tokens, whose gradients add up: memory follows the parts,
-what is learnt follows the step. Orders are functions of seed and epoch alone, so that a resumed training finds its
-place again.
+The samples of a step are computed in micro-batches of a limited number of tokens whose gradients are accumulated, so
+that memory depends on the micro-batch and the result on the step. The order is a function of seed and epoch alone,
+which lets a resumed training continue with the same steps.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ BatchShape = Literal["packed", "padded"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are computed at once, and the N positions in them whose next token is learnt.
+    """Samples that are computed at once, with N targets in all.
 
-    Args:
-        rows: their indices in the training set.
-        inputs: int32 [1, T], the rows one behind the other, or [B, T], one beside the other and padded on the right.
-        pieces: in the packed case what stands where; their `row` counts within `rows`.
-        target_positions: int32 [N], indices into the flattened inputs.
-        targets: int32 [N], the token that follows each.
-        weights: float32 [N], how much each counts.
+    Attributes:
+        indices: Their indices in the data set.
+        inputs: int32 [1, T], the samples packed into one sequence, or [B, T], padded on the right.
+        segments: Layout of the packed sequence, whose `sample` counts within `indices`; None for a padded batch.
+        target_positions: int32 [N], indices into the flattened inputs whose next token is a target.
+        targets: int32 [N], the target token of each position.
+        weights: float32 [N], the weight of each target in the loss.
     """
 
-    rows: tuple[int, ...]
+    indices: tuple[int, ...]
     inputs: np.ndarray
     segments: tuple[Segment, ...] | None
     target_positions: np.ndarray
@@ -41,68 +41,123 @@ class Batch:
 
 
 def shuffled_steps(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The steps of an epoch: every row once, in random order, the last step with what is left."""
+    """Return the samples of each step of an epoch, in random order.
+
+    Args:
+        count: Number of samples.
+        batch_size: Samples of a step; the last one has what is left.
+        seed: Random seed of the training.
+        epoch: The epoch, from 0.
+
+    Returns:
+        Indices of samples, each once.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(count).tolist()
     return [order[at : at + batch_size] for at in range(0, count, batch_size)]
 
 
 def bucketed_steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The steps of an epoch: every row once, beside rows of like length, the steps in random order."""
+    """Return the samples of each step of an epoch, samples of similar length together and the steps in random order.
+
+    Args:
+        lengths: Tokens of each sample.
+        batch_size: Samples of a step; one has what is left.
+        seed: Random seed of the training.
+        epoch: The epoch, from 0.
+
+    Returns:
+        Indices of samples, each once.
+    """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    # A stable sort of a shuffle: rows of one length meet other rows in every epoch.
+    # A stable sort of a shuffle: samples of one length meet different ones in every epoch.
     order = order[np.argsort(-np.array(lengths)[order], kind="stable")]
     steps = [order[at : at + batch_size].tolist() for at in range(0, len(order), batch_size)]
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def micro_batches(step: Sequence[int], lengths: Sequence[int], tokens: int, shape: BatchShape) -> Iterator[list[int]]:
-    """The step's rows in groups of at most `tokens` tokens, padding included; a longer row is a group of its own."""
-    part: list[int] = []
-    for row in step:
-        longer = [*part, row]
-        size = sum(lengths[i] for i in longer)
+def micro_batches(
+    step: Sequence[int], lengths: Sequence[int], max_tokens: int, shape: BatchShape
+) -> Iterator[list[int]]:
+    """Yield the samples of a step in micro-batches.
+
+    Args:
+        step: Indices of samples.
+        lengths: Tokens of each sample of the data set.
+        max_tokens: Tokens of the largest micro-batch, padding included; a longer sample is a micro-batch by itself.
+        shape: How the samples will be laid out.
+
+    Yields:
+        Indices of samples, in the order of the step.
+    """
+    micro_batch: list[int] = []
+    for index in step:
+        extended = [*micro_batch, index]
+        size = sum(lengths[i] for i in extended)
         if shape == "padded":
-            size = len(longer) * max(lengths[i] for i in longer)
-        if part and size > tokens:
-            yield part
-            longer = [row]
-        part = longer
-    if part:
-        yield part
+            size = len(extended) * max(lengths[i] for i in extended)
+        if micro_batch and size > max_tokens:
+            yield micro_batch
+            extended = [index]
+        micro_batch = extended
+    if micro_batch:
+        yield micro_batch
 
 
-def collate(rows: Sequence[Sample], chosen: Sequence[int], shape: BatchShape, share: bool = False) -> Batch:
-    """These rows of the training set as a batch; with `share`, packed rows pay for a common prompt once."""
-    members = [rows[i] for i in chosen]
-    if shape == "padded":
-        width = max(map(len, members))
-        inputs = np.zeros((len(members), width), np.int32)
-        for i, row in enumerate(members):
-            inputs[i, : len(row)] = row.inputs
-        positions = np.concatenate([i * width + np.flatnonzero(row.is_target) for i, row in enumerate(members)])
-        targets = np.concatenate([row.targets[row.is_target] for row in members])
-        weights = _repeated(members, [int(row.is_target.sum()) for row in members])
-        return Batch(tuple(chosen), inputs, None, positions.astype(np.int32), targets, weights)
-    segments = tuple(pack([row.inputs for row in members], [row.prompt if share else 0 for row in members]))
-    at, found_places, found_targets = 0, [], []
-    for segment in segments:
-        row = members[segment.row]
-        learnt = np.flatnonzero(row.is_target[segment.start : segment.stop])
-        found_places.append(at + learnt)
-        found_targets.append(row.targets[segment.start + learnt])
-        at += len(segment)
-    flat = np.concatenate([members[p.row].inputs[p.start : p.stop] for p in segments])
+def collate(samples: Sequence[Sample], indices: Sequence[int], shape: BatchShape, share_prefixes: bool = False) -> Batch:
+    """Make a batch of samples.
+
+    Args:
+        samples: The data set.
+        indices: Which of them.
+        shape: Pack them into one sequence, or pad them.
+        share_prefixes: Whether packed samples compute a common beginning of their prompts once.
+
+    Returns:
+        The batch.
+    """
+    members = [samples[i] for i in indices]
+    return _padded(members, indices) if shape == "padded" else _packed(members, indices, share_prefixes)
+
+
+def _padded(members: Sequence[Sample], indices: Sequence[int]) -> Batch:
+    width = max(map(len, members))
+    inputs = np.zeros((len(members), width), np.int32)
+    for i, sample in enumerate(members):
+        inputs[i, : len(sample)] = sample.inputs
+    positions = [i * width + np.flatnonzero(sample.is_target) for i, sample in enumerate(members)]
+    targets = [sample.targets[sample.is_target] for sample in members]
     return Batch(
-        tuple(chosen),
-        flat[None],
-        segments,
-        np.concatenate(found_places).astype(np.int32),
-        np.concatenate(found_targets),
-        _repeated([members[segment.row] for segment in segments], [len(found) for found in found_targets]),
+        indices=tuple(indices),
+        inputs=inputs,
+        segments=None,
+        target_positions=np.concatenate(positions).astype(np.int32),
+        targets=np.concatenate(targets),
+        weights=_repeat_weights(members, list(map(len, targets))),
     )
 
 
-def _repeated(rows: Sequence[Sample], counts: Sequence[int]) -> np.ndarray:
-    """Each row's weight, for so many of its targets."""
-    return np.repeat(np.array([row.weight for row in rows], np.float32), counts)
+def _packed(members: Sequence[Sample], indices: Sequence[int], share_prefixes: bool) -> Batch:
+    shareable = [sample.prompt_length if share_prefixes else 0 for sample in members]
+    segments = tuple(pack([sample.inputs for sample in members], shareable))
+    offset, positions, targets = 0, [], []
+    for segment in segments:
+        sample = members[segment.sample]
+        in_segment = np.flatnonzero(sample.is_target[segment.start : segment.stop])
+        positions.append(offset + in_segment)
+        targets.append(sample.targets[segment.start + in_segment])
+        offset += len(segment)
+    packed = np.concatenate([members[s.sample].inputs[s.start : s.stop] for s in segments])
+    return Batch(
+        indices=tuple(indices),
+        inputs=packed[None],
+        segments=segments,
+        target_positions=np.concatenate(positions).astype(np.int32),
+        targets=np.concatenate(targets),
+        weights=_repeat_weights([members[segment.sample] for segment in segments], list(map(len, targets))),
+    )
+
+
+def _repeat_weights(samples: Sequence[Sample], counts: Sequence[int]) -> np.ndarray:
+    """Repeat each sample's weight as often as it has targets."""
+    return np.repeat(np.array([sample.weight for sample in samples], np.float32), counts)

@@ -1,8 +1,8 @@
-"""From dialogues to what a training sees: which are learnt, which are held out, which general ones are replayed."""
+"""From examples to the samples of a training: the validation split, the general dialogues, and what was dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,31 @@ from mlx_personal.models import LanguageModel
 
 
 @dataclass(frozen=True)
+class Example:
+    """A dialogue to train on.
+
+    Attributes:
+        dialogue: Its assistant turns are the targets.
+        group: Examples of one group stay on one side of the validation split; None makes a group of its own.
+        weight: Weight of its targets in the mean loss of a step, above 0, so that synthetic data can count less than
+            real data (this project's design). Validation samples weigh 1.
+    """
+
+    dialogue: Dialogue
+    group: Hashable | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class PreparedData:
-    """What a training sees; how many of the owner's rows were dropped and cut; what did not come as it was set."""
+    """The samples of a training and how they came about.
+
+    Attributes:
+        data: The samples.
+        dropped: Number of samples of the examples that have no target.
+        truncated: Number of samples of the examples that lost their beginning.
+        notes: Settings that could not be followed, one line each.
+    """
 
     data: TrainingData
     dropped: int
@@ -25,53 +48,60 @@ class PreparedData:
 
 
 def prepare_data(
-    lm: LanguageModel,
-    dialogues: Sequence[Dialogue],
-    config: LoRAConfig,
-    sources: Sequence[object] | None = None,
-    general: Sequence[Dialogue] = (),
-    weights: Sequence[float] | None = None,
+    lm: LanguageModel, examples: Sequence[Example], config: LoRAConfig, general: Sequence[Dialogue] = ()
 ) -> PreparedData:
-    """Rows of the dialogues, as `finetune` takes them; UserError if there is nothing to learn."""
-    longest = min(config.max_tokens, lm.context_length)
-    origins = list(range(len(dialogues))) if sources is None else list(sources)
-    weights = [1.0] * len(dialogues) if weights is None else weights
-    chosen = _set_aside(origins, config)
-    given = list(zip(dialogues, origins, weights, strict=True))
-    kept = [(dialogue, weight) for dialogue, origin, weight in given if origin not in chosen]
-    learnt = make_samples(lm, [dialogue for dialogue, _ in kept], longest, [weight for _, weight in kept])
-    validation = make_samples(lm, [dialogue for dialogue, origin, _ in given if origin in chosen], longest)
-    if not learnt.rows:
+    """Make the samples of a training.
+
+    Args:
+        lm: The model whose tokenizer and chat template are used.
+        examples: The dialogues to train on.
+        config: Settings of the training.
+        general: Dialogues of no owner. Every second one measures forgetting, the others are replayed.
+
+    Returns:
+        The samples with the counts and notes of their preparation.
+
+    Raises:
+        UserError: If there is nothing to train on.
+    """
+    max_seq_length = min(config.max_seq_length, lm.context_length)
+    groups = [index if example.group is None else ("group", example.group) for index, example in enumerate(examples)]
+    held_out_groups = _validation_groups(groups, config)
+    training = [example for example, group in zip(examples, groups, strict=True) if group not in held_out_groups]
+    held_out = [example for example, group in zip(examples, groups, strict=True) if group in held_out_groups]
+    train = make_samples(lm, [e.dialogue for e in training], max_seq_length, [e.weight for e in training])
+    validation = make_samples(lm, [e.dialogue for e in held_out], max_seq_length)
+    if not train.samples:
         raise UserError(
-            f"nothing to train on: {learnt.dropped} rows have no target, or none that fits into {longest} tokens",
-            hint="annotate some dialogues first, or raise max_tokens",
+            f"nothing to train on: {train.dropped} samples have no target, or none that fits into {max_seq_length} "
+            "tokens",
+            hint="annotate some dialogues first, or raise max_seq_length",
         )
-    measured = make_samples(lm, general[::2], longest).rows
-    # As many as make up the share of an epoch, the same in each.
-    wanted = round(config.replay / (1 - config.replay) * len(learnt.rows))
-    replay = make_samples(lm, general[1::2], longest).rows
-    picked = np.random.default_rng([config.seed, 1]).permutation(len(replay))[:wanted]
+    measured = make_samples(lm, general[::2], max_seq_length).samples
+    replayable = make_samples(lm, general[1::2], max_seq_length).samples
+    replay_count = round(config.replay_ratio / (1 - config.replay_ratio) * len(train.samples))
+    # The same samples in each epoch.
+    order = np.random.default_rng([config.seed, 1]).permutation(len(replayable))[:replay_count]
+    data = TrainingData(train.samples, [replayable[i] for i in order], validation.samples, measured)
     notes = []
-    if config.validation and not validation.rows:
-        why = "all dialogues come from one" if not chosen else "those that were chosen have nothing to learn"
-        notes.append(f"nothing was set aside for `validation`, since {why}: the last epoch's adapter is taken")
-    if len(replay) < wanted:
-        notes.append(f"`replay` asks for {wanted} general rows, and half of those under `general` are {len(replay)}")
+    if config.validation_split and not validation.samples:
+        why = "all examples are of one group" if not held_out_groups else "the held-out examples have no target"
+        notes.append(f"validation_split has no effect, since {why}: the adapter of the last epoch is used")
+    if len(replayable) < replay_count:
+        notes.append(
+            f"replay_ratio asks for {replay_count} general samples, and half of those in general_data are "
+            f"{len(replayable)}"
+        )
     if general and not measured:
-        notes.append("the general dialogues have nothing to learn: what is forgotten cannot be measured")
-    return PreparedData(
-        TrainingData(learnt.rows, [replay[i] for i in picked], validation.rows, measured),
-        learnt.dropped + validation.dropped,
-        learnt.truncated + validation.truncated,
-        tuple(notes),
-    )
+        notes.append("the general dialogues have no target: forgetting cannot be measured")
+    return PreparedData(data, train.dropped + validation.dropped, train.truncated + validation.truncated, tuple(notes))
 
 
-def _set_aside(origins: Sequence[object], config: LoRAConfig) -> set[object]:
-    """The sources whose dialogues are validated on: the configured share of them, at least one, never all."""
-    different = list(dict.fromkeys(origins))
-    if not config.validation or len(different) < 2:
+def _validation_groups(groups: Sequence[Hashable], config: LoRAConfig) -> set[Hashable]:
+    """Draw the configured fraction of the groups, at least one but never all."""
+    distinct = list(dict.fromkeys(groups))
+    if not config.validation_split or len(distinct) < 2:
         return set()
-    count = min(max(1, round(config.validation * len(different))), len(different) - 1)
-    order = np.random.default_rng([config.seed, 2]).permutation(len(different))
-    return {different[i] for i in order[:count]}
+    count = min(max(1, round(config.validation_split * len(distinct))), len(distinct) - 1)
+    order = np.random.default_rng([config.seed, 2]).permutation(len(distinct))
+    return {distinct[i] for i in order[:count]}

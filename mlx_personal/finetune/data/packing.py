@@ -1,9 +1,9 @@
-"""Rows one behind the other in a single sequence, without padding; those that begin alike share their beginning.
+"""Pack samples into a single sequence without padding, and store a common beginning once [Krell21].
 
-A piece is a run of one row's tokens. A row is usually one piece. Where rows share their first tokens (the rewrites of
-one dialogue, a system prompt), these are a piece of their own, and each row goes on in another piece, which sees its
-own tokens and those it descends from. That is exact: what a causal model makes of a token follows from the tokens
-before it alone.
+A segment is a run of one sample's tokens. A sample is usually one segment. Where samples share their first tokens (the
+rewrites of one dialogue, a system prompt), these form a segment of their own, and each sample continues in another
+segment, which attends to its own tokens and to its ancestors. This is exact, since what a causal model computes for a
+token depends on the tokens before it alone.
 """
 
 from __future__ import annotations
@@ -15,15 +15,22 @@ from typing import Any
 
 import numpy as np
 
-# A shared beginning of fewer tokens costs more in bookkeeping than it saves.
-_LEAST_SHARED = 8
+# Sharing fewer tokens costs more in bookkeeping than it saves.
+_MIN_SHARED_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens `start` to `stop` of a row, which follow those of the piece `parent` of the same sequence (-1: none)."""
+    """A run of tokens of one sample in a packed sequence.
 
-    row: int
+    Attributes:
+        sample: Index of the sample.
+        start: First token of the sample in this segment.
+        stop: End of the tokens, excluded.
+        parent: Segment of the same sequence that holds the tokens before `start`; -1 for none.
+    """
+
+    sample: int
     start: int
     stop: int
     parent: int = -1
@@ -33,65 +40,84 @@ class Segment:
 
 
 def pack(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Segment]:
-    """A sequence of all these rows (int [T] each), parents before children.
+    """Return the layout of all samples in one sequence, parents before children.
 
-    Only the first `shareable[i]` tokens of row i may be shared with others; 0 keeps the rows apart.
+    Args:
+        tokens: Tokens of each sample, int [T].
+        shareable: How many first tokens of each sample may be shared with others; 0 keeps it apart.
+
+    Returns:
+        The segments in the order of the sequence.
     """
     segments: list[Segment] = []
 
-    def grow(rows: list[int], start: int, depth: int, parent: int) -> None:
-        """Adds rows that agree on `depth` tokens, of which those before `start` are in the sequence already."""
-        if len(rows) == 1:
-            segments.append(Segment(rows[0], start, len(tokens[rows[0]]), parent))
+    def add(samples: list[int], start: int, depth: int, parent: int) -> None:
+        """Add samples that agree on `depth` tokens, of which those before `start` are in the sequence already."""
+        if len(samples) == 1:
+            segments.append(Segment(samples[0], start, len(tokens[samples[0]]), parent))
             return
-        depth += _agreeing([tokens[row][depth : shareable[row]] for row in rows])
-        if depth - start >= _LEAST_SHARED:
-            segments.append(Segment(rows[0], start, depth, parent))
+        depth += _common_prefix_length([tokens[sample][depth : shareable[sample]] for sample in samples])
+        if depth - start >= _MIN_SHARED_TOKENS:
+            segments.append(Segment(samples[0], start, depth, parent))
             start, parent = depth, len(segments) - 1
-        following: dict[int, list[int]] = {}
-        for row in rows:
-            if depth < shareable[row]:
-                following.setdefault(int(tokens[row][depth]), []).append(row)
+        by_next_token: dict[int, list[int]] = {}
+        for sample in samples:
+            if depth < shareable[sample]:
+                by_next_token.setdefault(int(tokens[sample][depth]), []).append(sample)
             else:
-                grow([row], start, depth, parent)
-        for group in following.values():
-            grow(group, start, depth, parent)
+                add([sample], start, depth, parent)
+        for subset in by_next_token.values():
+            add(subset, start, depth, parent)
 
     if len(tokens):
-        grow(list(range(len(tokens))), 0, 0, -1)
+        add(list(range(len(tokens))), 0, 0, -1)
     return segments
 
 
-def max_packed_length(model_args: Any) -> int:
-    """How many tokens may stand one behind the other, by a model's settings.
+def segment_path(segments: Sequence[Segment], index: int) -> list[int]:
+    """Return the ancestors of a segment from the first one on, and the segment itself.
 
-    Distances are all that most models see of positions. Some (Llama 4, Mistral 3, LongRoPE) compute a token otherwise
-    beyond a place that their settings name, though it would be before it in a row of its own.
+    Args:
+        segments: The layout of a packed sequence.
+        index: The segment.
+
+    Returns:
+        Indices of segments that together hold the sample's tokens up to the segment's end.
     """
-    return min(_places(model_args), default=2**31)
+    path = [index]
+    while (parent := segments[path[0]].parent) != -1:
+        path.insert(0, parent)
+    return path
 
 
-def _places(settings: Any) -> Iterator[int]:
+def max_packed_length(model_args: Any) -> int:
+    """Return how many tokens a packed sequence may have.
+
+    Most models depend on the distance between positions only. Some (Llama 4, Mistral 3, LongRoPE) compute tokens
+    differently from a position on that their settings name, which a packed token may reach although it would be before
+    it in a sample by itself.
+
+    Args:
+        model_args: mlx-lm's settings of the model.
+
+    Returns:
+        The number of tokens.
+    """
+    return min(_position_limits(model_args), default=2**31)
+
+
+def _position_limits(settings: Any) -> Iterator[int]:
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         settings = vars(settings)
     for name, value in settings.items() if isinstance(settings, Mapping) else ():
         if name in ("original_max_position_embeddings", "floor_scale") and value:
             yield int(value)
-        yield from _places(value)
+        yield from _position_limits(value)
 
 
-def segment_path(segments: Sequence[Segment], index: int) -> list[int]:
-    """The pieces a row has gone through when it is in `index`: its ancestors, the first one first, and itself."""
-    trail = [index]
-    while (parent := segments[trail[0]].parent) != -1:
-        trail.insert(0, parent)
-    return trail
-
-
-def _agreeing(rows: Sequence[np.ndarray]) -> int:
-    """How many first tokens all these rows have in common."""
-    first = rows[0][: min(map(len, rows))]
-    for row in rows[1:]:
-        differing = np.flatnonzero(row[: len(first)] != first)
-        first = first[: differing[0]] if len(differing) else first
-    return len(first)
+def _common_prefix_length(sequences: Sequence[np.ndarray]) -> int:
+    prefix = sequences[0][: min(map(len, sequences))]
+    for sequence in sequences[1:]:
+        different = np.flatnonzero(sequence[: len(prefix)] != prefix)
+        prefix = prefix[: different[0]] if len(different) else prefix
+    return len(prefix)

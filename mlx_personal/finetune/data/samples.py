@@ -1,4 +1,4 @@
-"""Training rows: a dialogue's tokens, which of them are to be learnt, and how much each counts."""
+"""Training samples: the tokens of a dialogue, which of them are targets, and how much each counts in the loss."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from mlx_personal.models import LanguageModel
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sequence of T tokens: the T - 1 inputs, what follows each, and whether that is to be learnt.
+    """One training sequence of T + 1 tokens, as T inputs and the token that follows each.
 
-    `weight` is how much each of its targets counts in a step's mean loss, beside those of other rows. ValueError where
-    it is not above 0 and finite.
+    Attributes:
+        inputs: Tokens, int32 [T].
+        targets: The token after each input, int32 [T].
+        is_target: Whether that token counts in the loss, bool [T].
+        weight: Weight of each of its targets in the mean loss of a step, above 0.
+
+    Raises:
+        ValueError: If the weight is not above 0 and finite.
     """
 
     inputs: np.ndarray
@@ -27,75 +33,103 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"a row's weight is {self.weight}; it must be above 0 and finite")
+            raise ValueError(f"a sample's weight is {self.weight}; it must be above 0 and finite")
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     @property
-    def prompt(self) -> int:
-        """How many inputs come before the first one whose next token is learnt."""
+    def prompt_length(self) -> int:
+        """Number of inputs before the first one whose next token is a target."""
         return int(self.is_target.argmax())
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """The rows that have something to learn, and how many were dropped or cut to get them."""
+    """The samples made of some dialogues.
 
-    rows: list[Sample]
+    Attributes:
+        samples: Samples that have a target.
+        dropped: Number of samples left out because they have none.
+        truncated: Number of samples that lost their beginning.
+    """
+
+    samples: list[Sample]
     dropped: int
     truncated: int
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training sees.
+    """The samples of a training.
 
-    Args:
-        rows: to learn.
-        replay: general rows, learnt beside them so that the model keeps what it knew.
-        validation: the owner's rows that are not learnt: the adapter of the epoch that is best on them is taken.
-        general: general rows that are not learnt, to tell how much is forgotten.
+    Attributes:
+        train: Samples to train on.
+        replay: General samples to train on beside them, against forgetting.
+        validation: Held-out samples of the owner; the adapter of the epoch with the lowest loss on them is kept.
+        general: Held-out general samples, to measure forgetting.
     """
 
-    rows: Sequence[Sample]
+    train: Sequence[Sample]
     replay: Sequence[Sample] = ()
     validation: Sequence[Sample] = ()
     general: Sequence[Sample] = ()
 
+    @property
+    def trained(self) -> list[Sample]:
+        """The samples whose gradients are computed: `train`, then `replay`."""
+        return [*self.train, *self.replay]
+
+    @property
+    def all(self) -> list[Sample]:
+        """All samples: `train`, `replay`, `validation`, then `general`."""
+        return [*self.trained, *self.validation, *self.general]
+
 
 def make_samples(
-    lm: LanguageModel, dialogues: Iterable[Dialogue], max_tokens: int, weights: Iterable[float] | None = None
+    lm: LanguageModel, dialogues: Iterable[Dialogue], max_seq_length: int, weights: Iterable[float] | None = None
 ) -> SampleSet:
-    """Rows in which every assistant turn is a target; thoughts are taken out first.
+    """Make samples of dialogues in which every assistant turn is a target, without the thoughts.
 
-    Each dialogue's rows have its weight, by default 1. A row of over `max_tokens` tokens keeps its last ones. Rows
-    without a target are dropped: their mean loss is 0 / 0. ValueError where there is not one weight for each dialogue.
+    A sample longer than `max_seq_length` tokens keeps the last ones. Samples without a target are dropped: their mean
+    loss would be 0 / 0.
+
+    Args:
+        lm: The model whose tokenizer and chat template are used.
+        dialogues: The dialogues.
+        max_seq_length: Tokens of the longest sample.
+        weights: Weight of each dialogue's samples; 1 by default.
+
+    Returns:
+        The samples in the order of the dialogues.
+
+    Raises:
+        ValueError: If there is not one weight for each dialogue.
     """
-    rows, dropped, truncated = [], 0, 0
-    given = list(dialogues)
-    for dialogue, weight in zip(given, [1.0] * len(given) if weights is None else weights, strict=True):
+    samples, dropped, truncated = [], 0, 0
+    dialogues = list(dialogues)
+    for dialogue, weight in zip(dialogues, [1.0] * len(dialogues) if weights is None else weights, strict=True):
         try:
-            spoken = dialogue.without_thoughts()
+            without_thoughts = dialogue.without_thoughts()
         except ValueError:  # nothing but thoughts in a turn
             dropped += 1
             continue
-        for tokens, is_target in lm.training_tokens(spoken):
-            truncated += len(tokens) > max_tokens
-            kept = np.array(tokens[-max_tokens:], np.int32)
-            row = Sample(kept[:-1], kept[1:], np.array(is_target[-max_tokens:], bool)[1:], weight)
-            if row.is_target.any():
-                rows.append(row)
+        for tokens, is_target in lm.tokenize_dialogue(without_thoughts):
+            truncated += len(tokens) > max_seq_length
+            last = np.array(tokens[-max_seq_length:], np.int32)
+            sample = Sample(last[:-1], last[1:], np.array(is_target[-max_seq_length:], bool)[1:], weight)
+            if sample.is_target.any():
+                samples.append(sample)
             else:
                 dropped += 1
-    return SampleSet(rows, dropped, truncated)
+    return SampleSet(samples, dropped, truncated)
 
 
-def target_tokens(rows: Iterable[Sample]) -> int:
-    """Tokens that are learnt when each of these rows is seen once."""
-    return int(sum(row.is_target.sum() for row in rows))
+def target_tokens(samples: Iterable[Sample]) -> int:
+    """Return the number of targets of the samples."""
+    return int(sum(sample.is_target.sum() for sample in samples))
 
 
-def target_weight(rows: Iterable[Sample]) -> float:
-    """What a sum over all targets of these rows is divided by for their weighted mean: the sum of their weights."""
-    return float(sum(row.weight * int(row.is_target.sum()) for row in rows))
+def target_weight(samples: Iterable[Sample]) -> float:
+    """Return the sum of the weights of all targets, by which a summed loss is divided for the weighted mean."""
+    return float(sum(sample.weight * int(sample.is_target.sum()) for sample in samples))

@@ -73,28 +73,28 @@ class ActivationCache:
             layout = BatchLayout(mx.array(batch.inputs), batch.segments)
             return mx.stop_gradient(self._network.frozen_activations(layout))
         if batch.segments is not None:
-            found = [self._of_row(batch.rows[segment.row])[segment.start : segment.stop] for segment in batch.segments]
+            found = [self._of_row(batch.indices[segment.sample])[segment.start : segment.stop] for segment in batch.segments]
             return mx.concatenate(found)[None]
         width = batch.inputs.shape[1]
-        rows = [self._of_row(row) for row in batch.rows]
+        rows = [self._of_row(row) for row in batch.indices]
         return mx.stack([mx.pad(row, [(0, width - row.shape[0]), (0, 0)]) for row in rows])
 
     def _keep(self, group: Sequence[int]) -> None:
         """Computes and keeps the states of consecutive rows, those of a common beginning once."""
         tokens = [self._rows[row].inputs for row in group]
         # No further than the exactness check has looked.
-        segments = pack(tokens, [self._rows[row].prompt for row in group])
-        inputs = np.concatenate([tokens[p.row][p.start : p.stop] for p in segments])
+        segments = pack(tokens, [self._rows[row].prompt_length for row in group])
+        inputs = np.concatenate([tokens[p.sample][p.start : p.stop] for p in segments])
         states = self._network.frozen_activations(BatchLayout(mx.array(inputs[None]), segments))[0]
         ends = np.cumsum([0, *map(len, segments)])
         leaves = set(range(len(segments))) - {segment.parent for segment in segments}
-        for leaf in sorted(leaves, key=lambda i: segments[i].row):
+        for leaf in sorted(leaves, key=lambda i: segments[i].sample):
             trail = segment_path(segments, leaf)
             row = mx.concatenate([states[int(ends[i]) : int(ends[i + 1])] for i in trail])
             if self._file is None:
                 self._memory.append(row)
             else:
-                at = self._starts[group[segments[leaf].row]]
+                at = self._starts[group[segments[leaf].sample]]
                 self._file[at : at + len(row)] = np.array(row.view(mx.uint8))
         mx.eval(self._memory[-len(group) :])
 

@@ -26,7 +26,7 @@ from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.forward.losses import Weights, layout_of, reference_loss, split_loss
 from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.models import LanguageModel
-from mlx_personal.runtime.memory import usable_memory
+from mlx_personal.runtime.memory import usable_memory_bytes
 
 ForwardMode = Literal["packed", "padded", "plain"]
 FORWARD_MODES: Sequence[ForwardMode] = ("packed", "padded", "plain")  # the fastest first
@@ -146,11 +146,11 @@ def probe_samples(rows: Sequence[Sample]) -> list[int]:
     Positions are set only where rows share their beginning.
     """
     different = two_lengths([len(row) for row in rows])
-    in_order = sorted(range(len(rows)), key=lambda i: rows[i].inputs[: rows[i].prompt].tolist())
+    in_order = sorted(range(len(rows)), key=lambda i: rows[i].inputs[: rows[i].prompt_length].tolist())
     alike = [
         pair
         for pair in itertools.pairwise(in_order)
-        if len(pack([rows[i].inputs for i in pair], [rows[i].prompt for i in pair])) > 2
+        if len(pack([rows[i].inputs for i in pair], [rows[i].prompt_length for i in pair])) > 2
     ]
     if not alike:
         return different
@@ -191,7 +191,7 @@ def _fits_in_float32(model: nn.Module) -> bool:
     """Whether there is room for all weights as float32, beside those that are there."""
     packed = {id(m.weight): 32 // m.bits for m in model.modules() if hasattr(m, "bits") and "weight" in m}
     numbers = sum(weight.size * packed.get(id(weight), 1) for _, weight in tree_flatten(model.parameters()))
-    limit = usable_memory()
+    limit = usable_memory_bytes()
     return limit is None or mx.get_active_memory() + 4 * numbers <= limit
 
 

@@ -26,7 +26,7 @@ _FOUND: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, ModeSelection]] 
 
 def select_mode_once(lm: LanguageModel, config: LoRAConfig, rows: Sequence[Sample]) -> ModeSelection:
     """What `select_mode` finds, or found before, of `lm` with an adapter as `config` has it and rows of this kind."""
-    adapter = (config.num_layers, config.dora, *sorted(config.lora_parameters.items()))
+    adapter = (config.num_layers, config.use_dora, *sorted(config.lora_parameters.items()))
     found = _FOUND.setdefault(lm, {})
     asked = (adapter, _kind_of(rows))
     if asked in found:

@@ -20,7 +20,7 @@ from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.models import LanguageModel
 from mlx_personal.progress import Progress
-from mlx_personal.runtime.memory import freed_memory_kept, give_back
+from mlx_personal.runtime.memory import keep_freed_memory, release_freed_memory
 
 
 class GradientComputer:
@@ -59,7 +59,7 @@ class GradientComputer:
         network = self._network
         trained = network.blocks[network.first :]
         with contextlib.ExitStack() as open_:
-            open_.enter_context(freed_memory_kept())
+            open_.enter_context(keep_freed_memory())
             open_.enter_context(keyed_dropout(trained, self._keys))
             if self._plan.checkpoint:
                 open_.enter_context(gradient_checkpointing(trained, self._keys))
@@ -74,10 +74,10 @@ class GradientComputer:
                     self.kept_in, self.kept_bytes = states.where, states.bytes
                     self._loss = split_loss(network, states.of)
                     if states.where != "nowhere":
-                        self._lm.release(trained)
-                        give_back()
+                        self._lm.release_weights(trained)
+                        release_freed_memory()
             yield
-        self._lm.read()
+        self._lm.reload_weights()
 
     def gradient(self, weights: Weights, chosen: Sequence[int], seed: Sequence[int]) -> tuple[mx.array, Weights]:
         """The weighted sum of the cross entropies at these rows' targets, and its gradient by the adapter's weights.

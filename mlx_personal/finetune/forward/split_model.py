@@ -29,7 +29,7 @@ from mlx_personal.finetune.forward.packed_attention import PackedAttention
 from mlx_personal.finetune.forward.patching import patched
 from mlx_personal.finetune.forward.permutation import Permutation
 from mlx_personal.models import LanguageModel
-from mlx_personal.runtime.cpu_ops import fast
+from mlx_personal.runtime.cpu_ops import fast_ops
 
 
 class UnsuitableError(Exception):
@@ -57,7 +57,7 @@ class SplitModel:
     """
 
     def __init__(self, lm: LanguageModel):
-        self.model, self._body = lm.model, lm.body
+        self.model, self._body = lm.model, lm.backbone
         self.blocks: list[nn.Module] = list(lm.model.layers)
         self.first = next(i for i, b in enumerate(self.blocks) if tree_flatten(b.trainable_parameters()))
         self._placed = _Placed()
@@ -75,7 +75,7 @@ class SplitModel:
         changes += [(module, self._rotary_call) for module in rotary.values()]
         changes.append((self._body, self._body_call))
         changes += lora_patches(self.blocks[self.first :])
-        with patched(changes), fast(self.model, self._attention_call):
+        with patched(changes), fast_ops(self.model, self._attention_call):
             yield
 
     @contextlib.contextmanager

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.dataset import Example, prepare_data
 from mlx_personal.finetune.data.samples import target_tokens
 from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.models import LanguageModel
-from mlx_personal.runtime.memory import physical_memory, usable_memory
+from mlx_personal.runtime.memory import physical_memory_bytes, usable_memory_bytes
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class TrainingEstimate:
     """A training as it would begin now.
 
     Args:
-        rows: learnt in each epoch, replayed general ones included; `replayed_rows` are those.
-        validation_rows, general_rows: the owner's held-out rows, and general ones to measure what is forgotten.
-        dropped_rows, truncated_rows: have nothing to learn; lose their beginning.
+        samples: learnt in each epoch, replayed general ones included; `replayed_samples` are those.
+        validation_samples, general_samples: the owner's held-out rows, and general ones to measure what is forgotten.
+        dropped_samples, truncated_samples: have nothing to learn; lose their beginning.
         target_tokens: learnt in one epoch.
         steps: in all epochs, if it does not stop early.
         blocks, frozen_blocks: of the model; those below the first adapted one, which are computed once a row.
@@ -32,12 +32,12 @@ class TrainingEstimate:
         notes: what the owner should know, a line each.
     """
 
-    rows: int
-    replayed_rows: int
-    validation_rows: int
-    general_rows: int
-    dropped_rows: int
-    truncated_rows: int
+    samples: int
+    replayed_samples: int
+    validation_samples: int
+    general_samples: int
+    dropped_samples: int
+    truncated_samples: int
     target_tokens: int
     epochs: int
     steps: int
@@ -51,9 +51,8 @@ class TrainingEstimate:
 
 def estimate_training(
     lm: LanguageModel,
-    dialogues: Sequence[Dialogue],
+    examples: Sequence[Example],
     config: LoRAConfig,
-    sources: Sequence[object] | None = None,
     general: Sequence[Dialogue] = (),
 ) -> TrainingEstimate:
     """What `finetune` would do with the same arguments. The weights of a model that was loaded lazily stay unread.
@@ -61,24 +60,24 @@ def estimate_training(
     UserError where `finetune` would have it before it begins: nothing to learn, or not enough memory.
     """
     lm.detach_adapter()
-    prepared = prepare_data(lm, dialogues, config, sources, general)
+    prepared = prepare_data(lm, examples, config, general)
     data = prepared.data
-    learnt = [*data.rows, *data.replay]
+    learnt = [*data.train, *data.replay]
     blocks = len(lm.model.layers)
     return TrainingEstimate(
-        rows=len(learnt),
-        replayed_rows=len(data.replay),
-        validation_rows=len(data.validation),
-        general_rows=len(data.general),
-        dropped_rows=prepared.dropped,
-        truncated_rows=prepared.truncated,
+        samples=len(learnt),
+        replayed_samples=len(data.replay),
+        validation_samples=len(data.validation),
+        general_samples=len(data.general),
+        dropped_samples=prepared.dropped,
+        truncated_samples=prepared.truncated,
         target_tokens=target_tokens(learnt),
         epochs=config.epochs,
-        steps=math.ceil(len(learnt) / config.batch_size) * config.epochs,
+        steps=math.ceil(len(learnt) / config.effective_batch_size) * config.epochs,
         blocks=blocks,
         frozen_blocks=0 if config.num_layers == -1 else max(0, blocks - config.num_layers),
         plan=plan_memory(lm, data, config),
-        usable_memory_bytes=usable_memory(),
-        machine_memory_bytes=physical_memory(),
+        usable_memory_bytes=usable_memory_bytes(),
+        machine_memory_bytes=physical_memory_bytes(),
         notes=prepared.notes,
     )

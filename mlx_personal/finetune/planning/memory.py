@@ -22,7 +22,7 @@ from mlx_personal.finetune.forward.packed_attention import length_buckets
 from mlx_personal.finetune.planning.model_spec import Block, ModelSpec, spec_from_folder, spec_from_model
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.device import device_name
-from mlx_personal.runtime.memory import usable_memory
+from mlx_personal.runtime.memory import usable_memory_bytes
 
 # Numbers a token and block that stay for the gradient. They were counted in the code, and checked by evaluating the
 # loss alone and reading `mx.get_active_memory`: 1 to 6 % too few over 68 tiny Llamas with and without dropout and DoRA,
@@ -142,10 +142,10 @@ class _Part:
 def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
     """The fastest plan that fits this machine; UserError where none does."""
     anatomy = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
-    learnt = [*data.rows, *data.replay]
+    learnt = [*data.train, *data.replay]
     rows = [*learnt, *data.validation, *data.general]
     lengths, targets = [len(row) for row in rows], [int(row.is_target.sum()) for row in rows]
-    return fastest_plan(anatomy, lengths, targets, config, usable_memory(), len(learnt), probe_samples(rows))
+    return fastest_plan(anatomy, lengths, targets, config, usable_memory_bytes(), len(learnt), probe_samples(rows))
 
 
 def fastest_plan(
@@ -166,7 +166,7 @@ def fastest_plan(
     learnt = len(lengths) if learnt is None else learnt
     steps = _steps(learnt, config)
     whole = max(_LEAST_TOKENS, max(sum(lengths[row] for row in step) for step in steps))
-    sizes = [config.batch_tokens] if config.batch_tokens else list(_halved(whole))
+    sizes = [config.micro_batch_tokens] if config.micro_batch_tokens else list(_halved(whole))
     smallest = math.inf
     for checkpoint in (False, True):
         for tokens in sizes:
@@ -179,7 +179,7 @@ def fastest_plan(
     smaller = "" if device_name() == "cpu" else " or a quantized"
     raise UserError(
         f"this training needs at least {smallest / 1e9:.1f} GB of memory, and there are {(limit or 0) / 1e9:.1f} GB",
-        hint=f"lower num_layers or max_tokens, or take a smaller{smaller} model",
+        hint=f"lower num_layers or max_seq_length, or take a smaller{smaller} model",
     )
 
 
@@ -296,7 +296,7 @@ def _kept(anatomy: ModelSpec, block: Block, part: _Part, config: LoRAConfig, *, 
     if config.dropout:
         # Each linear layer has its own thinned input, and what it was multiplied by; the common ones are not needed.
         each += 2 * inputs - (2 * width + middle + block.queries)
-    if config.dora:
+    if config.use_dora:
         each += outputs  # before they are stretched to the learnt magnitudes
     return anatomy.number * (each * part.tokens + in_attention)
 
@@ -324,14 +324,14 @@ def _inputs(block: Block) -> int:
 
 
 def _adapter_numbers(block: Block, config: LoRAConfig) -> int:
-    magnitudes = sum(out for _, out, _ in block.linear) if config.dora else 0
+    magnitudes = sum(out for _, out, _ in block.linear) if config.use_dora else 0
     return sum(config.rank * (into + out) * copies for into, out, copies in block.linear) + magnitudes
 
 
 def _steps(count: int, config: LoRAConfig) -> list[list[int]]:
     """The rows of the steps to come; those of later epochs are like those of the first ones."""
     epochs = range(min(config.epochs, 8))
-    return [step for epoch in epochs for step in shuffled_steps(count, config.batch_size, config.seed, epoch)]
+    return [step for epoch in epochs for step in shuffled_steps(count, config.effective_batch_size, config.seed, epoch)]
 
 
 def _parts(
