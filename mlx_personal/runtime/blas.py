@@ -1,9 +1,10 @@
-"""Gives MLX on Linux CPU a tuned BLAS. On a Mac this module does nothing: Accelerate is already there.
+"""Load a tuned BLAS for MLX on Linux CPUs. On a Mac this module does nothing: MLX uses Accelerate there.
 
-MLX's CPU wheel for Linux carries the reference BLAS, which multiplies at about 5 GFLOP/s. libmlx calls three BLAS
-symbols; a tuned library that is loaded globally before `mlx.core` takes their place, at some 35 times the speed with
-the same results to rounding. Two sources are tried: the system's OpenBLAS, then the PyPI package scipy-openblas32,
-whose symbols carry a prefix that a shim of three functions, compiled once with the system's C compiler, takes away.
+MLX's CPU wheel for Linux contains the reference BLAS, which multiplies at about 5 GFLOP/s. libmlx calls three BLAS
+symbols; a tuned library that is loaded globally before `mlx.core` replaces them, at some 35 times the speed with the
+same results up to rounding. Two sources are tried: the system's OpenBLAS, then the PyPI package scipy-openblas32. The
+symbols of the latter carry a prefix, which a shim of three functions removes; it is compiled once with the system's C
+compiler.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -18,6 +20,8 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SYSTEM_LIBRARY = "libopenblas.so.0"
 
@@ -37,7 +41,13 @@ void cblas_cgemm(GEMM_ARGS(void, const void *)) { scipy_cblas_cgemm(PASS); }
 
 @dataclass(frozen=True)
 class Blas:
-    """What multiplies matrices: the library's name, whether it is a tuned one, and why not if it is not."""
+    """The library that multiplies matrices.
+
+    Attributes:
+        name: Name of the library.
+        tuned: Whether it is a tuned one.
+        reason: Why it is not a tuned one; empty if it is.
+    """
 
     name: str
     tuned: bool
@@ -45,10 +55,15 @@ class Blas:
 
 
 def preload() -> Blas:
-    """Loads a tuned BLAS into the process, once; has no effect after `mlx.core` has been imported."""
+    """Load a tuned BLAS into the process, once; this has no effect after `mlx.core` has been imported.
+
+    Returns:
+        The library in use.
+    """
     global _current
     if _current is None:
-        _current = _find()
+        _current = _load()
+        logger.debug("BLAS: %s %s", _current.name, _current.reason)
     return _current
 
 
@@ -56,30 +71,33 @@ _current: Blas | None = None
 _library: ctypes.CDLL | None = None
 
 
-def use_one_thread(one: bool) -> None:
-    """Lets OpenBLAS multiply with one thread, or with its own choice of them again; no effect on other libraries.
+def set_single_threaded(single: bool) -> None:
+    """Let OpenBLAS multiply with one thread, or with its own choice of threads again.
 
-    Its threads wait for each other at every product. Where another process holds a core, that wait is a time slice of
-    the system, so the small products of a small model ran 6 to 12 times slower on two threads than on one (2 cores).
-    A user's own OPENBLAS_NUM_THREADS is left alone.
+    OpenBLAS's threads wait for each other at every product. Where another process uses a core, that wait is a time
+    slice of the system: the small products of a small model ran 6 to 12 times slower on two threads than on one (2
+    cores). A user's own OPENBLAS_NUM_THREADS is left alone, and so are other libraries.
+
+    Args:
+        single: True for one thread, False for OpenBLAS's choice.
     """
     if _library is None or "OPENBLAS_NUM_THREADS" in os.environ:
         return
     for prefix in ("openblas", "scipy_openblas"):
         if hasattr(_library, f"{prefix}_set_num_threads"):
             processors = getattr(_library, f"{prefix}_get_num_procs")()
-            getattr(_library, f"{prefix}_set_num_threads")(1 if one else processors)
+            getattr(_library, f"{prefix}_set_num_threads")(1 if single else processors)
 
 
-def threads() -> int | None:
-    """How many threads OpenBLAS multiplies with now; None where another library does, or it does not tell."""
+def thread_count() -> int | None:
+    """Return the number of threads of OpenBLAS; None if another library multiplies or the number is not known."""
     for prefix in ("openblas", "scipy_openblas"):
         if _library is not None and hasattr(_library, f"{prefix}_get_num_threads"):
             return int(getattr(_library, f"{prefix}_get_num_threads")())
     return None
 
 
-def _find() -> Blas:
+def _load() -> Blas:
     if sys.platform != "linux":
         return Blas("Accelerate", True)
     if "mlx.core" in sys.modules:
@@ -98,16 +116,16 @@ def _find() -> Blas:
 
 
 class _UnavailableError(Exception):
-    """Why the PyPI library cannot serve; `doctor` prints it."""
+    """The PyPI library cannot be used; the message says why."""
 
 
 def _shim() -> Path:
-    """The compiled shim's path in the user's cache folder; compiles it where it is missing."""
+    """Return the path of the compiled shim in the user's cache folder, and compile it if it is missing."""
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or spec.origin is None:
         raise _UnavailableError("neither libopenblas nor the package scipy-openblas32 is installed")
     library = Path(spec.origin).parent / "lib" / "libscipy_openblas.so"
-    # The library's path is linked into the shim, so it is part of the shim's name: each venv has its own.
+    # The shim links to the library by its path, so the path is part of the shim's name: each environment has its own.
     name = hashlib.sha256(f"{_SHIM}{library}".encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-personal"
     shim = folder / f"blas-{name}.so"

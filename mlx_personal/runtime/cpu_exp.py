@@ -1,9 +1,9 @@
-"""The exponential function on a CPU, and the activation of most language models: ten times as fast as MLX's own there.
+"""Exponential, softmax and SwiGLU for CPUs, ten times as fast as MLX's own functions there.
 
-MLX's CPU wheel computes exp number by number, at some 15 ns each, which in a small model takes longer than the matrix
-products. Here it is a polynomial in operations that a processor does many at a time, after Cody and Waite: for
-x = k ln 2 + r, exp x = 2^k exp r. The largest relative error is 8e-8, a tenth of MLX's. float32 on a CPU only: a GPU's
-own functions are fast.
+MLX's CPU wheel computes exp one number at a time, at some 15 ns each, which takes longer than the matrix products of a
+small model. Here exp is a polynomial of vectorized operations, after Cody and Waite: for x = k ln 2 + r,
+exp x = 2^k exp r. The largest relative error is 8e-8, a tenth of MLX's. These functions are for float32 on a CPU only:
+the functions of a GPU are fast.
 """
 
 from __future__ import annotations
@@ -19,104 +19,121 @@ import mlx.nn as nn
 
 from mlx_personal.runtime.device import device_name
 
-# Adding this rounds a float32 to a whole number, which then stands in its lowest bits.
-_MAGIC = 1.5 * 2.0**23
-# ln 2 in two parts: the first has so few digits that its products with whole numbers are exact.
+# Adding this rounds a float32 to an integer, which is then in its lowest bits.
+_ROUNDING_SHIFT = 1.5 * 2.0**23
+# ln 2 in two parts: the first has so few digits that its products with integers are exact.
 _LN2_HIGH, _LN2_LOW = 0.693359375, math.log(2) - 0.693359375
-# Of a minimax polynomial for (exp r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], the highest power first.
+# Minimax polynomial for (exp r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], the highest power first.
 _POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-# Beyond these, exp is no normal float32 any more.
+# Beyond these limits exp is not a normal float32.
 _LOWEST, _HIGHEST = -87.0, 88.0
 
 
 def _exp(x: mx.array) -> mx.array:
     x = mx.minimum(mx.maximum(x, _LOWEST), _HIGHEST)
-    rounded = x * (1 / math.log(2)) + _MAGIC
-    whole = rounded - _MAGIC
-    rest = x - whole * _LN2_HIGH - whole * _LN2_LOW
+    shifted = x * (1 / math.log(2)) + _ROUNDING_SHIFT
+    k = shifted - _ROUNDING_SHIFT
+    r = x - k * _LN2_HIGH - k * _LN2_LOW
     value: Any = _POLYNOMIAL[0]
     for coefficient in _POLYNOMIAL[1:]:
-        value = value * rest + coefficient
-    value = value * (rest * rest) + rest + 1.0
-    exponent = mx.left_shift(mx.view(rounded, mx.int32), 23)
+        value = value * r + coefficient
+    value = value * (r * r) + r + 1.0
+    exponent = mx.left_shift(mx.view(shifted, mx.int32), 23)
     return mx.view(mx.view(value, mx.int32) + exponent, mx.float32)
 
 
 exp = mx.compile(_exp)
-"""exp of float32 numbers, which are taken as at least -87 and at most 88; NaN stays NaN. Not differentiable."""
+"""Return exp of float32 numbers clamped to [-87, 88]; NaN stays NaN. Not differentiable."""
 
-# A power this far below the largest is taken as 0. No float32 sum tells, but divided by that sum it may become so small
-# a number that each product with it takes a processor fifty times as long, as with all that an attention mask hides.
-_LEAST_SHARE = -80.0
+# Logits this far below the largest get the probability 0. That changes no float32 sum. Otherwise the division by the
+# sum gives denormal numbers, each product with which takes a processor fifty times as long: all that an attention mask
+# hides would be such numbers.
+_LOWEST_DIFFERENCE = -80.0
 
 
 @mx.compile
-def _exp_of_difference(x: mx.array, most: mx.array) -> mx.array:
-    difference = x - most
-    return mx.where(difference < _LEAST_SHARE, 0.0, _exp(difference))
+def _exp_of_difference(x: mx.array, largest: mx.array) -> mx.array:
+    difference = x - largest
+    return mx.where(difference < _LOWEST_DIFFERENCE, 0.0, _exp(difference))
 
 
 def softmax(x: mx.array) -> tuple[mx.array, mx.array]:
-    """Softmax of x [..., n] over its last axis, and the logarithm of the sum of its exponentials [...].
+    """Compute softmax and log-sum-exp over the last axis. Not differentiable.
 
-    Not to be differentiated.
+    Args:
+        x: Array of shape [..., n].
+
+    Returns:
+        The probabilities [..., n] and the logarithms of the sums of exponentials [...].
     """
     if x.dtype != mx.float32 or device_name() != "cpu":
         return mx.softmax(x, axis=-1), mx.logsumexp(x, axis=-1)
-    most = x.max(axis=-1, keepdims=True)
-    powers: Any = _exp_of_difference(x, most)
-    # A product, since MLX's own float32 sums on a CPU lose two digits over a vocabulary.
-    sums = powers @ mx.ones((x.shape[-1], 1))
-    return powers / sums, (most + mx.log(sums))[..., 0]
+    largest = x.max(axis=-1, keepdims=True)
+    exponentials: Any = _exp_of_difference(x, largest)
+    # A matrix product, because MLX's own float32 sums on a CPU lose two digits over a vocabulary.
+    sums = exponentials @ mx.ones((x.shape[-1], 1))
+    return exponentials / sums, (largest + mx.log(sums))[..., 0]
 
 
-# One result each: a compiler does not make use of wide registers where it has to expect that two overlap.
+# Each compiled function has one result: the compiler does not vectorize where two outputs might overlap.
 @mx.compile
 def _sigmoid(x: mx.array) -> mx.array:
     return 1.0 / (1.0 + _exp(-x))
 
 
 @mx.compile
-def _product(gate: mx.array, x: mx.array, share: mx.array) -> mx.array:
-    return gate * x * share
+def _product(gate: mx.array, x: mx.array, sigmoid: mx.array) -> mx.array:
+    return gate * x * sigmoid
 
 
 @mx.compile
-def _gate_slope(gate: mx.array, x: mx.array, share: mx.array, slope: mx.array) -> mx.array:
-    return slope * x * share * (1.0 + gate * (1.0 - share))
+def _gate_gradient(gate: mx.array, x: mx.array, sigmoid: mx.array, cotangent: mx.array) -> mx.array:
+    return cotangent * x * sigmoid * (1.0 + gate * (1.0 - sigmoid))
 
 
 @mx.custom_function
 def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
-    share: Any = _sigmoid(gate)
-    return _product(gate, x, share), share
+    sigmoid: Any = _sigmoid(gate)
+    return _product(gate, x, sigmoid), sigmoid
 
 
 @_swiglu.vjp
-def _swiglu_vjp(primals: Any, slopes: Any, outputs: Any) -> tuple[mx.array, mx.array]:
-    (gate, x), slope, share = primals, slopes[0], outputs[1]
-    return _gate_slope(gate, x, share, slope), _product(gate, slope, share)
+def _swiglu_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
+    (gate, x), cotangent, sigmoid = primals, cotangents[0], outputs[1]
+    return _gate_gradient(gate, x, sigmoid, cotangent), _product(gate, cotangent, sigmoid)
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    """`silu(gate) * x`, as mlx-lm's function of this name."""
+    """Return `silu(gate) * x`, like mlx-lm's function of this name.
+
+    Args:
+        gate: Gate projection, of the shape of `x`.
+        x: Up projection, any shape.
+    """
     if gate.dtype == x.dtype == mx.float32:
-        found: Any = _swiglu(gate, x)
-        product: mx.array = found[0]
+        outputs: Any = _swiglu(gate, x)
+        product: mx.array = outputs[0]
         return product
     return nn.silu(gate) * x
 
 
 @contextlib.contextmanager
 def fast_activations(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's own file uses the function above where it uses mlx-lm's; on a GPU nothing changes."""
-    file: Any = sys.modules[type(model).__module__]
-    original = getattr(file, "swiglu", None)
+    """Replace mlx-lm's `swiglu` in the model's own module by the one above, inside the `with` block; on a CPU only.
+
+    Args:
+        model: A model of mlx-lm.
+
+    Yields:
+        Nothing.
+    """
+    module: Any = sys.modules[type(model).__module__]
+    original = getattr(module, "swiglu", None)
     if original is None or device_name() != "cpu":
         yield
         return
-    file.swiglu = swiglu
+    module.swiglu = swiglu
     try:
         yield
     finally:
-        file.swiglu = original
+        module.swiglu = original

@@ -1,7 +1,7 @@
-"""What MLX has fused kernels for on a GPU, faster on a CPU: normalization, rotary embedding, attention, with gradients.
+"""Attention, RMSNorm and rotary embedding for CPUs, with gradients: MLX has fused kernels for them on GPUs only.
 
-On a CPU `mx.fast` is a sequence of ordinary operations, some dozens a call, and all of them are done again for the
-gradient. A small model's training is made of them more than of products.
+On a CPU a function of `mx.fast` is a sequence of some dozens of ordinary operations, and all of them are repeated for
+the gradient. They take more of a small model's training time than the matrix products.
 """
 
 from __future__ import annotations
@@ -19,30 +19,42 @@ from mlx_personal.runtime.cpu_exp import fast_activations, softmax
 from mlx_personal.runtime.device import device_name
 
 Attention = Callable[..., mx.array]
-"""As `mx.fast.scaled_dot_product_attention`: q [B, H, n, d], k and v [B, K, m, d], scale, mask; [B, H, n, d]."""
+"""A function like `mx.fast.scaled_dot_product_attention`.
+
+It takes q [B, H, n, d], k and v [B, K, m, d], scale and mask, and returns [B, H, n, d].
+"""
 
 
-def _as_it_is(attention: Attention) -> Attention:
+def _unchanged(attention: Attention) -> Attention:
     return attention
 
 
 @contextlib.contextmanager
-def fast(model: nn.Module, attention: Callable[[Attention], Attention] = _as_it_is) -> Iterator[None]:
-    """Inside, on a CPU, `model` computes with the functions of this file and the activation of `exponential`.
+def fast_ops(model: nn.Module, wrap_attention: Callable[[Attention], Attention] = _unchanged) -> Iterator[None]:
+    """Let a model use the functions of this module and `cpu_exp` on a CPU, inside the `with` block.
 
-    On any device it attends by what `attention` makes of the function it would use. All this holds for other models in
-    the same time, too, and in every thread: to be entered in one thread only.
+    The functions of `mx.fast` are replaced for the whole process, so for other models and in all threads too. Enter
+    the block in one thread only.
+
+    Args:
+        model: A model of mlx-lm.
+        wrap_attention: Called with the attention that would be used, on any device; returns the one to use.
+
+    Yields:
+        Nothing.
     """
     names = ("scaled_dot_product_attention", "rms_norm", "rope")
-    # mlx-lm's families all go through `mx.fast`, and look there at each call.
+    # All model families of mlx-lm look these functions up in `mx.fast` at each call.
     originals = {name: getattr(mx.fast, name) for name in names}
-    used: dict[str, Any] = dict(originals)
+    replacements: dict[str, Any] = dict(originals)
     if device_name() == "cpu":
-        own: Sequence[Callable[..., mx.array]] = (_attention, _rms_norm, _rope)
-        used = {name: functools.partial(function, originals[name]) for name, function in zip(names, own, strict=True)}
-    used[names[0]] = attention(used[names[0]])
+        functions: Sequence[Callable[..., mx.array]] = (_attention, _rms_norm, _rope)
+        replacements = {
+            name: functools.partial(function, originals[name]) for name, function in zip(names, functions, strict=True)
+        }
+    replacements[names[0]] = wrap_attention(replacements[names[0]])
     for name in names:
-        setattr(mx.fast, name, used[name])
+        setattr(mx.fast, name, replacements[name])
     try:
         with fast_activations(model):
             yield
@@ -62,65 +74,68 @@ def _attention(
     sinks: Any = None,
     **kwargs: Any,
 ) -> mx.array:
-    """Keeps each head's probabilities for the gradient."""
-    # What a family adds to its scores may itself have a gradient: DeepSeek's rotary part is such a mask.
-    own = mask is None or isinstance(mask, str) or (mask.dtype == mx.bool_ and mask.ndim in (2, 4))
-    if not own or sinks is not None or not q.dtype == k.dtype == v.dtype == mx.float32:
+    """Compute attention, and keep each head's probabilities for the gradient."""
+    # An additive mask may have a gradient itself: in DeepSeek's families it is the rotary part of the scores.
+    supported_mask = mask is None or isinstance(mask, str) or (mask.dtype == mx.bool_ and mask.ndim in (2, 4))
+    if not supported_mask or sinks is not None or not q.dtype == k.dtype == v.dtype == mx.float32:
         return original(q, k, v, scale=scale, mask=mask, sinks=sinks, **kwargs)
     batch, heads, queries, _ = q.shape
-    groups = heads // k.shape[1]
-    # The query heads that share a key head, one below the other: one product instead of `groups`.
-    stacked = (batch, k.shape[1], groups * queries)
-    grouped = (batch, k.shape[1], groups, queries, k.shape[2])
+    group_size = heads // k.shape[1]
+    # The query heads that share a key head are stacked: one product instead of `group_size`.
+    stacked = (batch, k.shape[1], group_size * queries)
+    grouped = (batch, k.shape[1], group_size, queries, k.shape[2])
     if isinstance(mask, str):
         mask = mx.tri(queries, k.shape[2], k.shape[2] - queries, dtype=mx.bool_)
     elif mask is not None and mask.ndim == 4:
-        by_heads = (k.shape[1], groups) if mask.shape[1] == heads else (1, 1)
+        by_heads = (k.shape[1], group_size) if mask.shape[1] == heads else (1, 1)
         mask = mask.reshape(mask.shape[0], *by_heads, *mask.shape[2:])
 
     @mx.custom_function
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         scores = (q * scale) @ k.swapaxes(-1, -2)
         if mask is not None:
-            # Not -inf: a query that sees nothing gets the mean of all values, as from MLX, and no NaN.
+            # Not -inf: a query without visible keys gets the mean of all values, as from MLX, instead of NaN.
             scores = mx.where(mask, scores.reshape(grouped), mx.finfo(mx.float32).min).reshape(*stacked, -1)
-        shares, _ = softmax(scores)
-        return shares @ v, shares
+        probabilities, _ = softmax(scores)
+        return probabilities @ v, probabilities
 
     @attend.vjp
-    def attend_vjp(primals: Any, slopes: Any, outputs: Any) -> tuple[mx.array, mx.array, mx.array]:
-        (q, k, v), slope, (attended, shares) = primals, slopes[0], outputs
-        of_shares = slope @ v.swapaxes(-1, -2)
-        of_scores = shares * (of_shares - _sums(slope * attended))
-        return (of_scores @ k) * scale, of_scores.swapaxes(-1, -2) @ (q * scale), shares.swapaxes(-1, -2) @ slope
+    def attend_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array, mx.array]:
+        (q, k, v), cotangent, (output, probabilities) = primals, cotangents[0], outputs
+        d_probabilities = cotangent @ v.swapaxes(-1, -2)
+        d_scores = probabilities * (d_probabilities - _row_sums(cotangent * output))
+        d_q = (d_scores @ k) * scale
+        d_k = d_scores.swapaxes(-1, -2) @ (q * scale)
+        d_v = probabilities.swapaxes(-1, -2) @ cotangent
+        return d_q, d_k, d_v
 
-    found: Any = attend(q.reshape(*stacked, -1), k, v)
-    attended: mx.array = found[0].reshape(batch, heads, queries, -1)
-    return attended
+    outputs: Any = attend(q.reshape(*stacked, -1), k, v)
+    output: mx.array = outputs[0].reshape(batch, heads, queries, -1)
+    return output
 
 
 def _rms_norm(original: Callable[..., mx.array], x: mx.array, weight: Any, eps: float, **kwargs: Any) -> mx.array:
-    """Keeps each token's factor for the gradient."""
+    """Compute RMSNorm, and keep each token's factor for the gradient."""
     if weight is None or not x.dtype == weight.dtype == mx.float32:
         return original(x, weight, eps, **kwargs)
     width = x.shape[-1]
 
     @mx.custom_function
     def norm(x: mx.array, weight: mx.array) -> tuple[mx.array, mx.array]:
-        factor = mx.rsqrt(_sums(x * x) / width + eps)
+        factor = mx.rsqrt(_row_sums(x * x) / width + eps)
         return x * factor * weight, factor
 
     @norm.vjp
-    def norm_vjp(primals: Any, slopes: Any, outputs: Any) -> tuple[mx.array, mx.array]:
-        (x, weight), slope, factor = primals, slopes[0], outputs[1]
-        weighted = slope * weight
-        along = _sums(weighted * x) * (factor * factor * factor) / width
-        of_weight = (slope * x * factor).reshape(-1, width).sum(axis=0)
-        return weighted * factor - x * along, of_weight
+    def norm_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
+        (x, weight), cotangent, factor = primals, cotangents[0], outputs[1]
+        weighted = cotangent * weight
+        radial = _row_sums(weighted * x) * (factor * factor * factor) / width
+        d_weight = (cotangent * x * factor).reshape(-1, width).sum(axis=0)
+        return weighted * factor - x * radial, d_weight
 
-    found: Any = norm(x, weight)
-    normed: mx.array = found[0]
-    return normed
+    outputs: Any = norm(x, weight)
+    normalized: mx.array = outputs[0]
+    return normalized
 
 
 def _rope(
@@ -135,40 +150,44 @@ def _rope(
     freqs: Any = None,
     **kwargs: Any,
 ) -> mx.array:
-    """Turns halves of whole heads from tables that all blocks share."""
+    """Compute rotary embeddings of whole heads from tables that all layers share.
+
+    References:
+        [Su24].
+    """
     if traditional or base is None or not isinstance(offset, int) or dims != x.shape[-1] or x.dtype != mx.float32:
         settings = {"traditional": traditional, "base": base, "scale": scale, "offset": offset, "freqs": freqs}
         return original(x, dims, **settings, **kwargs)
-    cosines, sines = _angles(x.shape[-2], dims, base, scale, offset)
+    cosines, sines = _rotary_tables(x.shape[-2], dims, base, scale, offset)
 
     @mx.custom_function
-    def turn(x: mx.array) -> mx.array:
-        return x * cosines + _swapped(x) * sines
+    def rotate(x: mx.array) -> mx.array:
+        return x * cosines + _swap_halves(x) * sines
 
-    @turn.vjp
-    def turn_vjp(_: Any, slope: mx.array, __: Any) -> mx.array:
-        return slope * cosines + _swapped(slope * sines)
+    @rotate.vjp
+    def rotate_vjp(_: Any, cotangent: mx.array, __: Any) -> mx.array:
+        return cotangent * cosines + _swap_halves(cotangent * sines)
 
-    turned: Any = turn(x)
-    return turned
+    rotated: Any = rotate(x)
+    return rotated
 
 
-# Of the last few batches.
+# Keeps the tables of the last few batches.
 @functools.lru_cache(maxsize=4)
-def _angles(tokens: int, dims: int, base: float, scale: float, offset: int) -> tuple[mx.array, mx.array]:
-    """Cosines, and sines with the sign of the half they go to, [T, d] each."""
+def _rotary_tables(tokens: int, dims: int, base: float, scale: float, offset: int) -> tuple[mx.array, mx.array]:
+    """Return cosines [T, d], and sines [T, d] with the sign of the half that they are added to."""
     frequencies = base ** (-np.arange(dims // 2) / (dims // 2))
     angles = scale * (offset + np.arange(tokens))[:, None] * frequencies
     cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     return mx.array(np.concatenate([cosines, cosines], 1)), mx.array(np.concatenate([-sines, sines], 1))
 
 
-def _swapped(x: mx.array) -> mx.array:
-    """The second half of each head, then the first."""
+def _swap_halves(x: mx.array) -> mx.array:
+    """Return the second half of each head, then the first."""
     first, second = mx.split(x, 2, axis=-1)
     return mx.concatenate([second, first], axis=-1)
 
 
-def _sums(x: mx.array) -> mx.array:
-    """[..., n] summed to [..., 1]: by a product, which on a CPU is faster than MLX's sum, and more exact."""
+def _row_sums(x: mx.array) -> mx.array:
+    """Sum [..., n] to [..., 1] by a product, which on a CPU is faster and more exact than MLX's sum."""
     return x @ mx.ones((x.shape[-1], 1))

@@ -1,4 +1,4 @@
-"""Which device and dtype this machine computes with, and how fast it really multiplies."""
+"""The device and dtype that this machine computes with, and how fast it multiplies."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mlx.utils import tree_flatten
 
 from mlx_personal.runtime import blas
 
-# Parameters below which a model's matrix products are too small to gain from a second thread.
+# Number of parameters below which a model's matrix products are too small to gain from a second thread.
 _SMALL_MODEL = 50_000_000
 
 
 def device_name() -> str:
-    """`metal`, `cuda` or `cpu`: where MLX computes by default."""
+    """Return where MLX computes by default: `metal`, `cuda` or `cpu`."""
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
 
 
 def chip_name() -> str:
-    """The chip as its maker calls it, as far as the machine tells."""
+    """Return the manufacturer's name of the chip, as far as the machine reports it."""
     if device_name() != "cpu":
         return str(mx.device_info().get("device_name", "unknown"))
     try:
@@ -36,41 +36,55 @@ def chip_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def prepare(model: nn.Module, lazy: bool = False) -> nn.Module:
-    """`model` in the dtype this device is fast in: float32, unquantized, on a CPU; its own elsewhere.
+def prepare_model(model: nn.Module, lazy: bool = False) -> nn.Module:
+    """Convert a model to the dtype that this device is fast in.
 
-    `lazy` leaves its weights unread until they are used.
+    On a CPU that is float32 without quantization: MLX's CPU matmul reaches a BLAS in float32 only, and bfloat16 and
+    4-bit products are some 20 times slower there. On a GPU the model keeps its own dtype.
 
-    MLX's CPU matmul reaches a BLAS in float32 only: bfloat16 and 4-bit are some 20 times slower there.
+    Args:
+        model: The model, which is changed in place.
+        lazy: Leave the weights unread until they are used.
+
+    Returns:
+        The same model.
     """
     if device_name() == "cpu":
-        # Here, because it imports transformers: a second that whoever only asks for the device need not pay.
+        # Imported here because it imports transformers, which takes a second.
         from mlx_lm.utils import dequantize_model
 
         model = dequantize_model(model)
         model.set_dtype(mx.float32)
-        size = sum(weight.size for _, weight in tree_flatten(model.parameters()))
-        blas.use_one_thread(size < _SMALL_MODEL)
+        parameter_count = sum(weight.size for _, weight in tree_flatten(model.parameters()))
+        blas.set_single_threaded(parameter_count < _SMALL_MODEL)
     if not lazy:
         mx.eval(model.parameters())
     return model
 
 
-def peak_memory() -> int:
-    """The most bytes this process has held, by MLX's count on a GPU and by the system's on a CPU."""
+def peak_memory_bytes() -> int:
+    """Return the most bytes this process has held, by MLX's count on a GPU and by the system's on a CPU."""
     if device_name() != "cpu":
         return mx.get_peak_memory()
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def measure_gflops(size: int = 1024, repeats: int = 5) -> float:
-    """Median GFLOP/s of a square float32 product, measured now."""
+    """Measure the speed of a square float32 matrix product.
+
+    Args:
+        size: Number of rows and columns.
+        repeats: Number of timed products.
+
+    Returns:
+        The median in GFLOP/s.
+    """
     a = mx.random.normal((size, size))
     mx.eval(a @ a)
-    seconds = []
+    times_s = []
     for _ in range(repeats):
         start = time.perf_counter()
         mx.eval(a @ a)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds) / 1e9
+        times_s.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times_s) / 1e9

@@ -1,125 +1,181 @@
-"""Energy counters, without administrator rights: what a stretch of work took, in joules by part of the machine.
+"""Read energy counters without administrator rights: the energy that work takes, by component of the machine.
 
-Three sources, each optional and only loaded where it is there: `zeus-apple-silicon` on Apple silicon and NVML for an
-NVIDIA GPU (both in the extra `energy`), RAPL on Linux where its files may be read. What no counter tells is None, never
-0, and `EnergyMeter.reason` says once why.
+There are three sources, each loaded only where it exists: `zeus-apple-silicon` on Apple silicon, NVML for an NVIDIA GPU
+(both in the extra `energy`), and RAPL on Linux where its files are readable. A component without a counter is None,
+never 0, and `EnergyMeter.reason` says why.
 
-Apple's figures are its own model's estimates, and all counters move in steps: a stretch under 10 ms is mostly noise.
+Apple's figures are estimates of Apple's own model, and all counters advance in steps: a measurement of less than 10 ms
+is mostly noise.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 
-# Seconds between two looks at the counters for a live display: a finer one would show the steps they move in.
-_LIVE = 0.5
+# Seconds between two readings for a live display: more frequent ones would show the steps of the counters.
+_LIVE_INTERVAL_S = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules by part of the machine; None where no counter tells. Divided by seconds, the same holds watts."""
+    """Energy by component of the machine; None where there is no counter.
 
-    cpu: float | None = None
-    gpu: float | None = None
-    dram: float | None = None
-    ane: float | None = None
+    Attributes:
+        cpu_joules: Energy of the processor.
+        gpu_joules: Energy of the GPU.
+        dram_joules: Energy of the memory.
+        ane_joules: Energy of the Apple Neural Engine.
+    """
+
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
+    dram_joules: float | None = None
+    ane_joules: float | None = None
 
     @property
-    def total(self) -> float | None:
-        """The sum over the parts that have a counter; None if none has."""
-        known = [part for part in self._parts() if part is not None]
-        return sum(known) if known else None
+    def total_joules(self) -> float | None:
+        """The sum over the components that have a counter; None if none has."""
+        return _total(self.by_component())
+
+    def by_component(self) -> dict[str, float | None]:
+        """Return the joules of each component: `cpu`, `gpu`, `dram` and `ane`."""
+        return {name.removesuffix("_joules"): joules for name, joules in asdict(self).items()}
+
+    def average_power(self, elapsed_s: float) -> Power:
+        """Return the mean power of a measurement that took this long."""
+        return Power(*(None if joules is None else joules / elapsed_s for joules in self.by_component().values()))
 
     def __sub__(self, other: Energy) -> Energy:
-        """Part by part. Nothing is known where `other` knows a part that this does not.
+        """Subtract component by component.
 
-        Its counter has failed in between, and what is left of the sum would pass for less energy.
+        If `other` knows a component that this does not, its counter has failed in between, and nothing is known: the
+        rest of the sum would pass for a lower energy.
         """
-        pairs = list(zip(self._parts(), other._parts(), strict=True))
+        pairs = list(zip(self.by_component().values(), other.by_component().values(), strict=True))
         if any(mine is None and theirs is not None for mine, theirs in pairs):
             return Energy()
         return Energy(*(None if a is None or b is None else a - b for a, b in pairs))
 
-    def times(self, factor: float) -> Energy:
-        """Every part so many times."""
-        return Energy(*(None if part is None else part * factor for part in self._parts()))
 
-    def _parts(self) -> list[float | None]:
-        return [getattr(self, field.name) for field in fields(self)]
+@dataclass(frozen=True)
+class Power:
+    """Power by component of the machine; None where there is no counter.
+
+    Attributes:
+        cpu_watts: Power of the processor.
+        gpu_watts: Power of the GPU.
+        dram_watts: Power of the memory.
+        ane_watts: Power of the Apple Neural Engine.
+    """
+
+    cpu_watts: float | None = None
+    gpu_watts: float | None = None
+    dram_watts: float | None = None
+    ane_watts: float | None = None
+
+    @property
+    def total_watts(self) -> float | None:
+        """The sum over the components that have a counter; None if none has."""
+        return _total(self.by_component())
+
+    def by_component(self) -> dict[str, float | None]:
+        """Return the watts of each component: `cpu`, `gpu`, `dram` and `ane`."""
+        return {name.removesuffix("_watts"): watts for name, watts in asdict(self).items()}
+
+    def energy(self, elapsed_s: float) -> Energy:
+        """Return the energy that this power takes in so many seconds."""
+        return Energy(*(None if watts is None else watts * elapsed_s for watts in self.by_component().values()))
+
+
+def _total(components: dict[str, float | None]) -> float | None:
+    known = [value for value in components.values() if value is not None]
+    return sum(known) if known else None
 
 
 class EnergyMeter:
-    """This machine's energy counters.
+    """The energy counters of this machine.
+
+    Args:
+        powercap: Folder of Linux's RAPL counters.
 
     Attributes:
-        sources: the names of the counters that were found.
-        reason: why a counter that this machine should have is missing, or has failed since; None if none is.
+        sources: Names of the counters that were found.
+        reason: Why a counter that this machine should have is missing or has failed; None if none is.
     """
 
     def __init__(self, powercap: Path = POWERCAP):
         self._sources: list[_Source] = []
         reasons = []
-        makers: list[tuple[bool, Callable[[], _Source]]] = [
+        candidates: list[tuple[bool, Callable[[], _Source]]] = [
             (sys.platform == "darwin", _Apple),
             (sys.platform == "linux", lambda: _Rapl(powercap)),
             (_computes_on_cuda(), _Nvidia),
         ]
-        # All are tried: a machine has counters that nobody expects. Only the absence of an expected one is said.
-        for expected, make in makers:
+        # All are tried, since a machine may have unexpected counters. Only a missing expected one is reported.
+        for expected, open_source in candidates:
             try:
-                source = make()
+                source = open_source()
                 source.read()
                 self._sources.append(source)
-            except Exception as error:  # drivers and their bindings raise what they like
+            except Exception as error:  # drivers and their bindings raise errors of any class
                 if expected:
                     reasons.append(str(error))
+                    logger.debug("no energy counter: %s", error)
         self.sources = tuple(source.name for source in self._sources)
         self.reason = "; ".join(reasons) or None
-        self._last: tuple[float, Energy] = (time.perf_counter(), self.read())
-        self._watts: float | None = None
+        self._last_reading: tuple[float, Energy] = (time.perf_counter(), self.read())
+        self._power_watts: float | None = None
 
     def read(self) -> Energy:
-        """Joules since a moment that is the same for every reading of this meter: subtract two of them.
+        """Return the energy since a moment that is the same for all readings of this meter: subtract two of them.
 
-        A counter that fails is None from then on. RAPL's run over after some ten minutes of hard work: read more often.
+        A counter that fails is None from then on. RAPL's counters wrap around after some ten minutes of heavy load and
+        have to be read more often than that.
         """
         joules: dict[str, float | None] = {}
         for source in list(self._sources):
             try:
-                found = source.read()
+                by_component = source.read()
             except Exception as error:  # as above
                 self._sources.remove(source)
-                failed = f"the counter {source.name} failed: {error}"
-                self.reason = failed if self.reason is None else f"{self.reason}; {failed}"
+                failure = f"the counter {source.name} failed: {error}"
+                logger.info("%s", failure)
+                self.reason = failure if self.reason is None else f"{self.reason}; {failure}"
                 continue
-            for part, amount in found.items():
+            for component, amount in by_component.items():
                 if amount is not None:
-                    joules[part] = (joules.get(part) or 0.0) + amount
-        return Energy(**joules)
+                    joules[component] = (joules.get(component) or 0.0) + amount
+        return Energy(**{f"{component}_joules": amount for component, amount in joules.items()})
 
-    def watts(self) -> float | None:
-        """The mean power of all parts since the last look, for a live display; None where no counter tells.
+    def power_watts(self) -> float | None:
+        """Return the mean power of all components since the last call, for a live display.
 
-        A look within half a second of the last repeats what that one found.
+        A call within half a second of the last one returns the same value again.
+
+        Returns:
+            Watts, or None where there is no counter.
         """
         now = time.perf_counter()
-        then, before = self._last
-        if now - then >= _LIVE:
+        then, before = self._last_reading
+        if now - then >= _LIVE_INTERVAL_S:
             energy = self.read()
-            used = (energy - before).total
-            self._watts = None if used is None else used / (now - then)
-            self._last = (now, energy)
-        return self._watts
+            used = (energy - before).total_joules
+            self._power_watts = None if used is None else used / (now - then)
+            self._last_reading = (now, energy)
+        return self._power_watts
 
 
 class _Source:
@@ -128,7 +184,7 @@ class _Source:
     name: str
 
     def read(self) -> dict[str, float | None]:
-        """Joules by the name of an `Energy` part, since the source's own beginning."""
+        """Return joules by component since the source was opened, or any other fixed moment."""
         raise NotImplementedError
 
 
@@ -137,18 +193,18 @@ class _Apple(_Source):
 
     def __init__(self) -> None:
         module = _import("zeus_apple_silicon", "zeus-apple-silicon")
-        # Tried in a process of its own: where the system has none of these channels, as on a virtual machine, the
-        # library reads through a null pointer and takes its process down.
+        # Tried in another process first: where the system lacks these channels, as on a virtual machine, the library
+        # reads through a null pointer and crashes.
         trial = "import zeus_apple_silicon as z; z.AppleEnergyMonitor().get_cumulative_energy()"
         done = subprocess.run([sys.executable, "-c", trial], capture_output=True, timeout=60)
         if done.returncode:
-            raise RuntimeError("this Mac does not tell its energy (it may be a virtual machine)")
+            raise RuntimeError("this Mac does not report its energy (it may be a virtual machine)")
         self._monitor = module.AppleEnergyMonitor()
 
     def read(self) -> dict[str, float | None]:
-        found = self._monitor.get_cumulative_energy()
-        parts = {"cpu": found.cpu_total_mj, "gpu": found.gpu_mj, "dram": found.dram_mj, "ane": found.ane_mj}
-        return {part: None if amount is None else amount / 1000 for part, amount in parts.items()}
+        total = self._monitor.get_cumulative_energy()
+        millijoules = {"cpu": total.cpu_total_mj, "gpu": total.gpu_mj, "dram": total.dram_mj, "ane": total.ane_mj}
+        return {component: None if amount is None else amount / 1000 for component, amount in millijoules.items()}
 
 
 class _Nvidia(_Source):
@@ -156,12 +212,12 @@ class _Nvidia(_Source):
 
     def __init__(self) -> None:
         self._nvml, self._handle = open_nvml()
-        self._start = self._joules()
+        self._start_joules = self._joules()
 
     def read(self) -> dict[str, float | None]:
         joules = self._joules()
-        if joules < self._start:
-            raise RuntimeError("it began anew; the driver was loaded again")
+        if joules < self._start_joules:
+            raise RuntimeError("it started again from zero because the driver was reloaded")
         return {"gpu": joules}
 
     def _joules(self) -> float:
@@ -169,10 +225,10 @@ class _Nvidia(_Source):
 
 
 class _Rapl(_Source):
-    """Intel's and AMD's counters of whole processor packages and, on some servers, of the memory beside them.
+    """Intel's and AMD's counters of whole processor packages and, on some servers, of the memory.
 
-    The domains `core` and `uncore` lie within a package, `psys` around it, and `intel-rapl-mmio` shows the packages a
-    second time: all of them would count energy twice.
+    The domains `core` and `uncore` are inside a package, `psys` contains it, and `intel-rapl-mmio` lists the packages a
+    second time: reading all of them would count energy twice.
     """
 
     name = "RAPL"
@@ -181,47 +237,54 @@ class _Rapl(_Source):
         self._domains = []
         for folder in sorted(powercap.glob("intel-rapl:*")):
             domain = (folder / "name").read_text().strip()
-            part = "cpu" if domain.startswith("package") else domain
-            if part in ("cpu", "dram"):
-                self._domains.append(_RaplDomain(part, folder))
+            component = "cpu" if domain.startswith("package") else domain
+            if component in ("cpu", "dram"):
+                self._domains.append(_RaplDomain(component, folder))
         if not self._domains:
             raise RuntimeError(f"no energy counter of the processor in {powercap}")
 
     def read(self) -> dict[str, float | None]:
         joules: dict[str, float | None] = {}
         for domain in self._domains:
-            joules[domain.part] = (joules.get(domain.part) or 0.0) + domain.joules()
+            joules[domain.component] = (joules.get(domain.component) or 0.0) + domain.joules()
         return joules
 
 
 class _RaplDomain:
-    """A counter of microjoules that begins at 0 again beyond its range."""
+    """A counter of microjoules that starts again from 0 beyond its range."""
 
-    def __init__(self, part: str, folder: Path):
-        self.part = part
+    def __init__(self, component: str, folder: Path):
+        self.component = component
         self._file = folder / "energy_uj"
-        self._range = int((folder / "max_energy_range_uj").read_text())
-        self._last = self._now()
-        self._sum = 0
+        self._range_uj = int((folder / "max_energy_range_uj").read_text())
+        self._last_uj = self._read_uj()
+        self._sum_uj = 0
 
     def joules(self) -> float:
-        now = self._now()
-        self._sum += now - self._last + (self._range if now < self._last else 0)
-        self._last = now
-        return self._sum / 1e6
+        now_uj = self._read_uj()
+        self._sum_uj += now_uj - self._last_uj + (self._range_uj if now_uj < self._last_uj else 0)
+        self._last_uj = now_uj
+        return self._sum_uj / 1e6
 
-    def _now(self) -> int:
+    def _read_uj(self) -> int:
         try:
             return int(self._file.read_text())
         except PermissionError:
-            raise RuntimeError(f"the processor's energy counter {self._file} may be read by its owner only") from None
+            raise RuntimeError(f"only its owner may read the processor's energy counter {self._file}") from None
 
 
 def open_nvml() -> tuple[Any, Any]:
-    """NVML's Python module and its handle of the GPU that MLX computes on; raises where there is none."""
+    """Open NVML for the GPU that MLX computes on.
+
+    Returns:
+        NVML's Python module and the GPU's handle.
+
+    Raises:
+        Exception: There is no such library, driver or GPU; NVML has an error class for each.
+    """
     nvml = _import("pynvml", "nvidia-ml-py")
     nvml.nvmlInit()
-    # NVML counts all the machine's GPUs, CUDA those that this variable names, by number or by UUID.
+    # NVML counts all GPUs of the machine, CUDA those that this variable names, by number or by UUID.
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if first.startswith("GPU-"):
         return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
@@ -236,6 +299,6 @@ def _import(module: str, package: str) -> Any:
 
 
 def _computes_on_cuda() -> bool:
-    from mlx_personal.runtime.device import device_name  # it imports MLX, which must come after `backend.blas`
+    from mlx_personal.runtime.device import device_name  # it imports MLX, which must come after `runtime.blas`
 
     return device_name() == "cuda"

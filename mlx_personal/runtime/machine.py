@@ -1,6 +1,6 @@
-"""What a measurement was made on: the machine's facts, and how hot it is.
+"""What a measurement was made on: the hardware, the installed versions and the thermal state.
 
-All without administrator rights; None where the machine does not tell.
+Everything is read without administrator rights. What the machine does not report is None.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from mlx_personal.runtime import blas, device
 from mlx_personal.runtime.energy import open_nvml
-from mlx_personal.runtime.memory import physical_memory
+from mlx_personal.runtime.memory import physical_memory_bytes
 
 SYS = Path("/sys")
 _PACKAGES = ("mlx-personal", "mlx", "mlx-lm", "numpy")
 
-# Bits of NVML's answer to why the clock is not higher that mean the GPU is held back; others say idle, or as asked.
-_NVML_REASONS = {
+# Bits of NVML's clock throttle reasons that mean the GPU is slowed down; the others mean idle or a user's setting.
+_NVML_THROTTLE_REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
     0x20: "thermal slowdown by the driver",
@@ -32,17 +32,20 @@ _NVML_REASONS = {
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A machine and what is installed on it.
+class MachineInfo:
+    """A machine and what is installed on it. The fields' names are keys of stored benchmark results.
 
-    Args:
+    Attributes:
+        chip: Manufacturer's name of the chip.
         device: `metal`, `cuda` or `cpu`.
-        cores: physical cores; the two kinds that a Mac has apart where it has them.
-        memory_bytes: of the whole machine; of a GPU with its own, that is not this.
-        os: system and version.
-        blas: the library that multiplies where the device is the CPU.
-        threads: what OPENBLAS_NUM_THREADS was set to; None if it was left alone.
-        versions: of Python and of the packages that take part.
+        cores: Number of physical cores.
+        performance_cores: Number of fast cores, on a Mac that has two kinds.
+        efficiency_cores: Number of economical cores, on a Mac that has two kinds.
+        memory_bytes: Memory of the whole machine, without a GPU's own.
+        os: Operating system and its version.
+        blas: Library that multiplies matrices where the device is the CPU.
+        threads: Value of OPENBLAS_NUM_THREADS; None if it is not set.
+        versions: Versions of Python and of the packages that take part.
     """
 
     chip: str
@@ -58,108 +61,115 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Heat:
-    """How hot the machine is now, and whether it holds itself back.
+class ThermalState:
+    """How hot the machine is, and whether it slows itself down.
 
-    Args:
-        celsius: of the hottest sensor that may be read.
-        throttled: whether it is slowed down now; None where nothing tells.
-        throttle_count: how often a core was slowed down since the start of the system (Linux).
-        reasons: what holds it back, in the system's words.
+    Attributes:
+        temperature_celsius: Temperature of the hottest readable sensor.
+        throttled: Whether the machine is slowed down now; None where it is not known.
+        throttle_count: How often a core has been slowed down since the system started (Linux).
+        reasons: What slows it down, in the system's words.
     """
 
-    celsius: float | None = None
+    temperature_celsius: float | None = None
     throttled: bool | None = None
     throttle_count: int | None = None
     reasons: tuple[str, ...] = ()
 
 
-def machine() -> Machine:
-    """This machine's facts."""
-    mac = sys.platform == "darwin"
+def machine_info() -> MachineInfo:
+    """Return the hardware and the versions of this machine."""
+    is_mac = sys.platform == "darwin"
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "")
-    return Machine(
+    return MachineInfo(
         chip=device.chip_name(),
         device=device.device_name(),
-        cores=_sysctl("hw.physicalcpu") if mac else linux_cores(Path("/proc/cpuinfo")),
-        performance_cores=_sysctl("hw.perflevel0.physicalcpu") if mac else None,
-        efficiency_cores=_sysctl("hw.perflevel1.physicalcpu") if mac else None,
-        memory_bytes=physical_memory(),
-        os=f"macOS {platform.mac_ver()[0]}" if mac else f"{platform.system()} {platform.release()}",
+        cores=_sysctl("hw.physicalcpu") if is_mac else linux_core_count(Path("/proc/cpuinfo")),
+        performance_cores=_sysctl("hw.perflevel0.physicalcpu") if is_mac else None,
+        efficiency_cores=_sysctl("hw.perflevel1.physicalcpu") if is_mac else None,
+        memory_bytes=physical_memory_bytes(),
+        os=f"macOS {platform.mac_ver()[0]}" if is_mac else f"{platform.system()} {platform.release()}",
         blas=blas.preload().name,
         threads=int(threads) if threads.isdigit() else None,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
     )
 
 
-def heat(root: Path = SYS) -> Heat:
-    """The state now: of the GPU where MLX computes on an NVIDIA one, else of the whole machine."""
+def thermal_state(sys_folder: Path = SYS) -> ThermalState:
+    """Return the thermal state now, of an NVIDIA GPU if MLX computes on one, else of the whole machine.
+
+    Args:
+        sys_folder: Root of Linux's sysfs.
+    """
     if device.device_name() == "cuda":
-        return _nvidia_heat()
-    return parse_therm(_output("pmset", "-g", "therm")) if sys.platform == "darwin" else _linux_heat(root)
+        return _nvidia_thermal_state()
+    if sys.platform == "darwin":
+        return parse_pmset_therm(_command_output("pmset", "-g", "therm"))
+    return _linux_thermal_state(sys_folder)
 
 
-def parse_therm(text: str) -> Heat:
-    """From what `pmset -g therm` prints. Its limits are percents, 100 when nothing is held back.
+def parse_pmset_therm(text: str) -> ThermalState:
+    """Parse the output of `pmset -g therm`, whose limits are percents: 100 means that nothing is slowed down.
 
-    Apple silicon often tells of no limit at all: that is not knowing, not coolness.
+    Apple silicon often reports no limit at all; `throttled` is None then.
     """
     limits = {name: int(value) for name, value in re.findall(r"(CPU_\w*Limit)\s*=\s*(\d+)", text)}
-    held = tuple(f"{name} {value} %" for name, value in sorted(limits.items()) if value < 100)
-    return Heat(throttled=bool(held) if limits else None, reasons=held)
+    reasons = tuple(f"{name} {value} %" for name, value in sorted(limits.items()) if value < 100)
+    return ThermalState(throttled=bool(reasons) if limits else None, reasons=reasons)
 
 
-def linux_cores(cpuinfo: Path) -> int | None:
-    """Different pairs of package and core in /proc/cpuinfo; where it has none, as on ARM, None."""
+def linux_core_count(cpuinfo: Path) -> int | None:
+    """Count the distinct pairs of package and core in /proc/cpuinfo; None where it has none, as on ARM."""
     try:
         text = cpuinfo.read_text()
     except OSError:
         return None
-    found = re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", text, re.MULTILINE | re.DOTALL)
-    return len(set(found)) or None
+    cores = re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", text, re.MULTILINE | re.DOTALL)
+    return len(set(cores)) or None
 
 
-def nvml_reasons(bits: int) -> tuple[str, ...]:
-    """What holds an NVIDIA GPU's clock back, out of NVML's reasons for its clock."""
-    return tuple(words for bit, words in _NVML_REASONS.items() if bits & bit)
+def nvml_throttle_reasons(bits: int) -> tuple[str, ...]:
+    """Return what slows an NVIDIA GPU down, given NVML's bits of clock throttle reasons."""
+    return tuple(reason for bit, reason in _NVML_THROTTLE_REASONS.items() if bits & bit)
 
 
-def _nvidia_heat() -> Heat:
+def _nvidia_thermal_state() -> ThermalState:
     try:
         nvml, handle = open_nvml()
         celsius = float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-        reasons = nvml_reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-    except Exception:  # no bindings, no driver, no right: NVML has a class of error for each
-        return Heat()
-    return Heat(celsius=celsius, throttled=bool(reasons), reasons=reasons)
+        reasons = nvml_throttle_reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    except Exception:  # without bindings, a driver or permission NVML raises errors of different classes
+        return ThermalState()
+    return ThermalState(temperature_celsius=celsius, throttled=bool(reasons), reasons=reasons)
 
 
-def _linux_heat(root: Path) -> Heat:
-    millidegrees = _numbers(root, "class/thermal/thermal_zone*/temp")
-    counts = _numbers(root, "devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    return Heat(
-        celsius=max(millidegrees) / 1000 if millidegrees else None, throttle_count=sum(counts) if counts else None
+def _linux_thermal_state(sys_folder: Path) -> ThermalState:
+    millidegrees = _read_integers(sys_folder, "class/thermal/thermal_zone*/temp")
+    counts = _read_integers(sys_folder, "devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    return ThermalState(
+        temperature_celsius=max(millidegrees) / 1000 if millidegrees else None,
+        throttle_count=sum(counts) if counts else None,
     )
 
 
-def _numbers(root: Path, pattern: str) -> list[int]:
-    """The whole numbers in the files that match; a sensor that is off answers with an error and is passed over."""
-    found = []
-    for file in root.glob(pattern):
+def _read_integers(folder: Path, pattern: str) -> list[int]:
+    """Read an integer from each matching file; a disabled sensor raises an error and is skipped."""
+    values = []
+    for file in folder.glob(pattern):
         try:
-            found.append(int(file.read_text()))
+            values.append(int(file.read_text()))
         except (OSError, ValueError):
             continue
-    return found
+    return values
 
 
 def _sysctl(name: str) -> int | None:
-    text = _output("sysctl", "-n", name).strip()
+    text = _command_output("sysctl", "-n", name).strip()
     return int(text) if text.isdigit() else None
 
 
-def _output(*command: str) -> str:
-    """What a command of the system prints; nothing where it fails or does not exist."""
+def _command_output(*command: str) -> str:
+    """Return what a system command prints, or nothing if it fails or does not exist."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):

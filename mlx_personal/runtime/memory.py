@@ -1,4 +1,4 @@
-"""How much memory this machine has for a model and what is computed with it."""
+"""How much memory this machine has for a model and its computations, and how freed memory is handled."""
 
 from __future__ import annotations
 
@@ -13,31 +13,39 @@ import mlx.core as mx
 
 from mlx_personal.runtime.device import device_name
 
-# Parameters of glibc's allocator, and what its own rule comes to in a process that frees large blocks.
+# Parameters of glibc's allocator, and the values in bytes that its own rule reaches in a process that frees large
+# blocks.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_USUAL = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20}
-_KEPT = 2**30
+_USUAL_THRESHOLDS = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20}
+_RAISED_THRESHOLD = 2**30
 
-# What MLX does not count: Python, the libraries, NumPy's own arrays, and the system's need to breathe.
+# Share left to what MLX does not count: Python, the libraries, NumPy's own arrays and the system.
 _MARGIN = 0.1
 
 
-def usable_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that MLX's arrays may take in all, those it holds now included; None where nothing tells.
+def usable_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Return how many bytes MLX's arrays may take in all, including those that it holds now.
 
-    On a Mac nine tenths of what Metal recommends as a working set, which leaves the system its share already. On an
-    NVIDIA GPU nine tenths of the GPU's own memory; on a CPU, of what the system says is available.
+    On a Mac that is nine tenths of Metal's recommended working set, which already leaves the system its share. On an
+    NVIDIA GPU it is nine tenths of the GPU's own memory, and on a CPU of the memory that the system reports as
+    available.
+
+    Args:
+        meminfo: Linux's file of memory figures.
+
+    Returns:
+        The number of bytes, or None where it is not known.
     """
     if device_name() != "cpu":
-        facts = mx.device_info()
-        found = facts.get("max_recommended_working_set_size") or facts.get("total_memory") or facts.get("memory_size")
-        return None if found is None else int((1 - _MARGIN) * int(found))
-    free = _available(meminfo)
-    return None if free is None else mx.get_active_memory() + int((1 - _MARGIN) * free)
+        info = mx.device_info()
+        total = info.get("max_recommended_working_set_size") or info.get("total_memory") or info.get("memory_size")
+        return None if total is None else int((1 - _MARGIN) * int(total))
+    available = _available_bytes(meminfo)
+    return None if available is None else mx.get_active_memory() + int((1 - _MARGIN) * available)
 
 
-def physical_memory() -> int | None:
-    """Bytes of the whole machine; of a GPU with its own memory, that is not this. None where nothing tells."""
+def physical_memory_bytes() -> int | None:
+    """Return the size of the whole machine's memory, without a GPU's own; None where it is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
@@ -45,46 +53,49 @@ def physical_memory() -> int | None:
 
 
 @contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Inside, what is freed stays with the process for what is allocated next; on Linux's CPUs alone.
+def keep_freed_memory() -> Iterator[None]:
+    """Keep freed memory in the process for later allocations, inside the `with` block; on Linux CPUs only.
 
-    There MLX frees each array to the system, which hands out pages anew and fills them with zeros first: a sixth of the
-    time in which a model of 135M parameters is trained. The process may hold as much as it ever did, then.
+    There MLX returns every freed array to the system, which hands its pages out again filled with zeros: a sixth of the
+    time of training a model of 135M parameters. Inside the block the process may hold as much as its peak.
+
+    Yields:
+        Nothing.
     """
-    library = _allocator()
+    library = _glibc()
     if library is None:
         yield
         return
-    for parameter, usual in _USUAL.items():
-        # Older versions of glibc take no more than the usual for one of them.
-        if not library.mallopt(parameter, _KEPT):
+    for parameter, usual in _USUAL_THRESHOLDS.items():
+        # Older versions of glibc accept no more than the usual value for one of them.
+        if not library.mallopt(parameter, _RAISED_THRESHOLD):
             library.mallopt(parameter, usual)
     try:
         yield
     finally:
-        for parameter, usual in _USUAL.items():
+        for parameter, usual in _USUAL_THRESHOLDS.items():
             library.mallopt(parameter, usual)
-        give_back()
+        release_freed_memory()
 
 
-def give_back() -> None:
-    """Returns to the system what was freed and stayed with the process."""
-    if (library := _allocator()) is not None:
+def release_freed_memory() -> None:
+    """Return freed memory that the process still holds to the system."""
+    if (library := _glibc()) is not None:
         library.malloc_trim(0)
 
 
-def _allocator() -> ctypes.CDLL | None:
-    """glibc, where arrays lie in memory that it allocates."""
+def _glibc() -> ctypes.CDLL | None:
+    """Return glibc where it allocates the memory of MLX's arrays."""
     library = ctypes.CDLL(None) if sys.platform == "linux" and device_name() == "cpu" else None
     return library if library is not None and hasattr(library, "mallopt") else None
 
 
-def _available(meminfo: Path) -> int | None:
+def _available_bytes(meminfo: Path) -> int | None:
     try:
         lines = meminfo.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError, IndexError):
         pass
-    # Not Linux: how much of it is free nobody tells without administrator's tools, so half counts as taken.
-    whole = physical_memory()
-    return None if whole is None else whole // 2
+    # Other systems report free memory to administrators only, so half of the memory counts as available.
+    total = physical_memory_bytes()
+    return None if total is None else total // 2

@@ -1,5 +1,7 @@
-"""Leaving a training in good order: SIGTERM and Ctrl-C become a flag that the loop reads between two steps, and
-exceptions before and after it."""
+"""Stop long work in an orderly way: turn SIGTERM and Ctrl-C into a flag or an exception.
+
+During training the two signals set a flag, which the loop reads between two steps. Before and after it they raise.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +12,72 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
-class Stop:
-    """Whether the training was asked to stop: `requested` is the signal, SIGTERM or SIGINT, or None."""
+class StopRequest:
+    """Whether somebody has asked the work to stop.
+
+    Attributes:
+        signal: The signal that asked for it, SIGTERM or SIGINT; None as long as there was none.
+    """
 
     def __init__(self) -> None:
-        self.requested: signal.Signals | None = None
+        self.signal: signal.Signals | None = None
+
+
+class TerminatedError(BaseException):
+    """SIGTERM was received.
+
+    A `BaseException`, like KeyboardInterrupt, so that no handler of ordinary errors catches it.
+    """
 
 
 @contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Inside the `with`, SIGTERM is a `TerminatedError` where it comes, as Ctrl-C is a KeyboardInterrupt."""
+def terminate_immediately() -> Iterator[None]:
+    """Raise `TerminatedError` at once on SIGTERM inside the `with` block, as Ctrl-C raises KeyboardInterrupt.
+
+    Yields:
+        Nothing.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise TerminatedError
 
-    with _handling(handle, signal.SIGTERM):
+    with _handle_signals(handle, signal.SIGTERM):
         yield
 
 
-class TerminatedError(BaseException):
-    """Asked to end by SIGTERM. Like KeyboardInterrupt nothing that handles errors on the way takes it for one."""
-
-
 @contextlib.contextmanager
-def stopping() -> Iterator[Stop]:
-    """Inside the `with`, SIGTERM and the first Ctrl-C only set the flag; Ctrl-C again is a KeyboardInterrupt at once.
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Record SIGTERM and the first Ctrl-C inside the `with` block instead of raising.
 
-    The handlers from before are back afterwards. A signal that was ignored stays ignored, as Ctrl-C is by what a shell
-    script runs in the background. Outside the main thread, where Python takes no handlers, the flag is never set.
+    A second Ctrl-C raises KeyboardInterrupt at once. The previous handlers are restored afterwards. A signal that was
+    ignored stays ignored, as Ctrl-C is in a background job of a shell script. Outside the main thread, where Python
+    accepts no handlers, nothing is ever recorded.
+
+    Yields:
+        The request, to be checked whenever the work may stop.
     """
-    stop = Stop()
+    request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and stop.requested is not None:
+        if number == signal.SIGINT and request.signal is not None:
             raise KeyboardInterrupt
-        stop.requested = signal.Signals(number)
+        request.signal = signal.Signals(number)
 
-    with _handling(handle, signal.SIGTERM, signal.SIGINT):
-        yield stop
+    with _handle_signals(handle, signal.SIGTERM, signal.SIGINT):
+        yield request
 
 
 @contextlib.contextmanager
-def _handling(handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Handles these signals inside the `with`, but for those that are ignored, and only in the main thread."""
-    before = {}
+def _handle_signals(handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Install a handler for these signals, except for ignored ones, and only in the main thread."""
+    previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
-            # None stands for a handler that is not Python's: it could not be put back.
+            # None stands for a handler that was not installed from Python and so could not be restored.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, handle)
+                previous_handlers[number] = signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Attention, normalization and rotary embedding of a CPU and their gradients, against float64; what stays MLX's."""
+"""Attention, RMSNorm and rotary embedding for CPUs and their gradients against float64, and what MLX computes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from mlx_lm.models import llama
 
 from mlx_personal import LanguageModel
-from mlx_personal.runtime import cpu_exp
-from mlx_personal.runtime import cpu_ops as fast_module
-from mlx_personal.runtime.cpu_ops import fast
+from mlx_personal.runtime import cpu_exp, cpu_ops
+from mlx_personal.runtime.cpu_ops import fast_ops
 from mlx_personal.runtime.device import device_name
 from tests.support import float64
 
@@ -31,29 +30,31 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
 
-def within(name: str, *args: Any, **kwargs: Any) -> mx.array:
-    """What MLX's function of this name gives inside the `with`."""
-    with fast(nn.Module()):
-        found: mx.array = getattr(mx.fast, name)(*args, **kwargs)
-        return found
+def fast_call(name: str, *args: Any, **kwargs: Any) -> mx.array:
+    """Call the function of `mlx.core.fast` inside `fast_ops`."""
+    with fast_ops(nn.Module()):
+        result: mx.array = getattr(mx.fast, name)(*args, **kwargs)
+        return result
 
 
-def slopes_within(name: str, arrays: list[mx.array], slope: mx.array, *args: Any, **kwargs: Any) -> list[mx.array]:
-    """The value, and its gradients by these arguments, times `slope`."""
-    values, gradients = mx.vjp(lambda *arrays: within(name, *arrays, *args, **kwargs), arrays, [slope])
+def value_and_gradients(
+    name: str, arrays: list[mx.array], cotangent: mx.array, *args: Any, **kwargs: Any
+) -> list[mx.array]:
+    """Return the output and the gradients of its product with `cotangent` with respect to the arrays."""
+    values, gradients = mx.vjp(lambda *arrays: fast_call(name, *arrays, *args, **kwargs), arrays, [cotangent])
     return [*values, *gradients]
 
 
 @pytest.fixture
-def passed_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which of MLX's own functions have been called."""
+def mlx_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of MLX's own functions that have been called."""
     called: list[str] = []
 
     def recording(name: str) -> Callable[..., mx.array]:
         def call(*args: Any, **kwargs: Any) -> mx.array:
             called.append(name)
-            found: mx.array = ORIGINALS[name](*args, **kwargs)
-            return found
+            result: mx.array = ORIGINALS[name](*args, **kwargs)
+            return result
 
         return call
 
@@ -65,35 +66,35 @@ def passed_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # Attention
 
 
-def test_the_references_gradient_is_its_slope() -> None:
+def test_the_gradient_of_the_attention_reference_is_its_numerical_gradient() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=shape) for shape in ((1, 2, 3, 4), (1, 1, 5, 4), (1, 1, 5, 3))]
 
-    def attended(arrays: list[np.ndarray]) -> float64.Attended:
+    def attend(arrays: list[np.ndarray]) -> float64.AttentionResult:
         q, k, v = arrays
-        return float64.attention(q, k, v, 0.7, added, slope)
+        return float64.attention(q, k, v, 0.7, bias, cotangent)
 
-    added = rng.normal(size=(1, 2, 3, 5)) + float64.causal(3, 5)
-    slope = rng.normal(size=(1, 2, 3, 3))
-    found = attended(arrays)
-    for i, gradient in enumerate((found.q, found.k, found.v)):
+    bias = rng.normal(size=(1, 2, 3, 5)) + float64.causal_bias(3, 5)
+    cotangent = rng.normal(size=(1, 2, 3, 3))
+    result = attend(arrays)
+    for i, gradient in enumerate((result.d_q, result.d_k, result.d_v)):
         at = tuple(rng.integers(0, size) for size in arrays[i].shape)
-        sums = []
+        products = []
         for step in (1e-5, -1e-5):
-            moved = [array.copy() for array in arrays]
-            moved[i][at] += step
-            sums.append((attended(moved).value * slope).sum())
-        assert gradient[at] == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-6)
+            changed = [array.copy() for array in arrays]
+            changed[i][at] += step
+            products.append((attend(changed).output * cotangent).sum())
+        assert gradient[at] == pytest.approx((products[0] - products[1]) / 2e-5, rel=1e-6)
 
 
-def check_attention(arrays: list[np.ndarray], mask: Any, added: np.ndarray, scale: float) -> None:
-    """Values and gradients with `mask`, of which `added` [B, H, n, m] is what the reference makes."""
+def check_attention(arrays: list[np.ndarray], mask: Any, bias: np.ndarray, scale: float) -> None:
+    """Compare output and gradients with `mask` to the reference with the equivalent `bias` [B, H, n, m]."""
     q, _, v = arrays
-    slope = normal(np.random.default_rng(1), *q.shape[:3], v.shape[3])
-    wanted = float64.attention(arrays[0], arrays[1], arrays[2], scale, added, slope)
-    found = slopes_within(NAMES[0], [mx.array(a) for a in arrays], mx.array(slope), scale=scale, mask=mask)
-    for name, own, reference in zip(("value", "q", "k", "v"), found, wanted, strict=False):
-        assert float64.off(own, reference) < 2e-6, name
+    cotangent = normal(np.random.default_rng(1), *q.shape[:3], v.shape[3])
+    expected = float64.attention(arrays[0], arrays[1], arrays[2], scale, bias, cotangent)
+    result = value_and_gradients(NAMES[0], [mx.array(a) for a in arrays], mx.array(cotangent), scale=scale, mask=mask)
+    for name, actual, reference in zip(("output", "q", "k", "v"), result, expected, strict=False):
+        assert float64.relative_error(actual, reference) < 2e-6, name
 
 
 sizes = st.integers(1, 3)
@@ -101,162 +102,164 @@ sizes = st.integers(1, 3)
 
 @given(
     st.tuples(sizes, sizes, sizes, st.integers(1, 7), st.integers(0, 6), st.integers(1, 9), st.integers(1, 9)),
-    st.sampled_from(["none", "causal", "bool", "added"]),
+    st.sampled_from(["none", "causal", "bool", "additive"]),
     st.integers(0, 15),
     st.integers(2, 4),
     st.integers(0, 999),
 )
 @settings(max_examples=60, deadline=None)
-def test_attention_and_its_gradients_are_those_of_float64(
+def test_attention_and_its_gradients_equal_float64(
     shape: tuple[int, ...], kind: str, single: int, dims: int, seed: int
 ) -> None:
-    """Query heads that share keys, more keys than queries, values of another width, masks that are spread out."""
+    """With query heads that share keys, more keys than queries, values of another width, and broadcast masks."""
     rng = np.random.default_rng(seed)
-    batch, keyed, shared, queries, more, width, value_width = shape
-    heads, keys = keyed * shared, queries + more
+    batch, kv_heads, group_size, queries, extra_keys, width, value_width = shape
+    heads, keys = kv_heads * group_size, queries + extra_keys
     arrays = [
         normal(rng, batch, heads, queries, width),
-        normal(rng, batch, keyed, keys, width),
-        normal(rng, batch, keyed, keys, value_width),
+        normal(rng, batch, kv_heads, keys, width),
+        normal(rng, batch, kv_heads, keys, value_width),
     ]
     full = (batch, heads, queries, keys)
     mask: Any = None
-    added = np.zeros(full)
+    bias = np.zeros(full)
     if kind == "causal":
-        mask, added = "causal", added + float64.causal(queries, keys)
+        mask, bias = "causal", bias + float64.causal_bias(queries, keys)
     elif kind != "none":
-        # Of fewer dimensions, and of one number in some of them.
-        own = [1 if single >> i & 1 else size for i, size in enumerate(full)][4 - dims :]
-        seen = rng.random(own) < 0.5
-        seen[..., rng.integers(own[-1])] = True  # each query sees something
-        numbers = normal(rng, *own)
-        mask = mx.array(seen if kind == "bool" else np.where(seen, numbers, -np.inf).astype(np.float32))
-        added = added + np.where(seen, 0 if kind == "bool" else numbers, -np.inf)
-    check_attention(arrays, mask, added, scale=0.5)
+        # With fewer dimensions, some of which have size 1.
+        mask_shape = [1 if single >> i & 1 else size for i, size in enumerate(full)][4 - dims :]
+        visible = rng.random(mask_shape) < 0.5
+        visible[..., rng.integers(mask_shape[-1])] = True  # each query sees a key
+        numbers = normal(rng, *mask_shape)
+        mask = mx.array(visible if kind == "bool" else np.where(visible, numbers, -np.inf).astype(np.float32))
+        bias = bias + np.where(visible, 0 if kind == "bool" else numbers, -np.inf)
+    check_attention(arrays, mask, bias, scale=0.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5), (1, 3, 5), (4, 1, 5)])
 def test_a_mask_of_three_dimensions_is_for_heads(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     arrays = [normal(rng, 2, 4, 3, 8), normal(rng, 2, 2, 5, 8), normal(rng, 2, 2, 5, 8)]
-    seen = rng.random(shape) < 0.6
-    seen[..., 2] = True
-    check_attention(arrays, mx.array(seen), np.broadcast_to(np.where(seen, 0, -np.inf), (2, 4, 3, 5)), 0.4)
+    visible = rng.random(shape) < 0.6
+    visible[..., 2] = True
+    check_attention(arrays, mx.array(visible), np.broadcast_to(np.where(visible, 0, -np.inf), (2, 4, 3, 5)), 0.4)
 
 
-def test_what_is_added_to_the_scores_has_its_gradient_too() -> None:
-    """DeepSeek's families add a part of their scores as a mask."""
+def test_an_additive_mask_has_a_gradient() -> None:
+    """DeepSeek's families pass the rotary part of their scores as an additive mask."""
     rng = np.random.default_rng(0)
     arrays = [normal(rng, 1, 4, 3, 8), normal(rng, 1, 2, 5, 8), normal(rng, 1, 2, 5, 8)]
-    added, slope = normal(rng, 1, 4, 3, 5), normal(rng, 1, 4, 3, 8)
-    wanted = float64.attention(arrays[0], arrays[1], arrays[2], 0.4, added, slope)
+    bias, cotangent = normal(rng, 1, 4, 3, 5), normal(rng, 1, 4, 3, 8)
+    expected = float64.attention(arrays[0], arrays[1], arrays[2], 0.4, bias, cotangent)
     q, k, v = (mx.array(a) for a in arrays)
 
-    def product(added: mx.array) -> mx.array:
-        return (within(NAMES[0], q, k, v, scale=0.4, mask=added) * mx.array(slope)).sum()
+    def product(bias: mx.array) -> mx.array:
+        return (fast_call(NAMES[0], q, k, v, scale=0.4, mask=bias) * mx.array(cotangent)).sum()
 
-    assert float64.off(mx.grad(product)(mx.array(added)), wanted.added) < 2e-6
+    assert float64.relative_error(mx.grad(product)(mx.array(bias)), expected.d_bias) < 2e-6
 
 
-def test_a_key_far_above_the_others_takes_all() -> None:
+def test_a_key_with_a_much_larger_score_gets_all_attention() -> None:
     rng = np.random.default_rng(0)
-    q, k, v, slope = 1e4 * normal(rng, 1, 2, 6, 8), *(normal(rng, 1, heads, 6, 8) for heads in (1, 1, 2))
-    wanted = float64.attention(q, k, v, 1.0, np.broadcast_to(float64.causal(6, 6), (1, 2, 6, 6)), slope)
-    found = slopes_within(NAMES[0], [mx.array(a) for a in (q, k, v)], mx.array(slope), scale=1.0, mask="causal")
-    # The gradient by k is a difference of numbers of q's size.
-    for own, gradient, size in zip(found, wanted, (1, 1, 1e4, 1), strict=False):
-        assert float64.off(np.array(own) / size, gradient / size) < 2e-6
+    q, k, v, cotangent = 1e4 * normal(rng, 1, 2, 6, 8), *(normal(rng, 1, heads, 6, 8) for heads in (1, 1, 2))
+    expected = float64.attention(q, k, v, 1.0, np.broadcast_to(float64.causal_bias(6, 6), (1, 2, 6, 6)), cotangent)
+    result = value_and_gradients(
+        NAMES[0], [mx.array(a) for a in (q, k, v)], mx.array(cotangent), scale=1.0, mask="causal"
+    )
+    # The gradient with respect to k is a difference of numbers of q's size.
+    for actual, gradient, size in zip(result, expected, (1, 1, 1e4, 1), strict=False):
+        assert float64.relative_error(np.array(actual) / size, gradient / size) < 2e-6
 
 
-def test_what_is_not_seen_may_be_as_large_as_it_likes_or_no_number() -> None:
-    """Scores of 1e30 at a masked key change no bit, nor does NaN there."""
+def test_masked_keys_may_be_huge_or_nan() -> None:
+    """Scores of 1e30 or NaN at a masked key change no bit of the result."""
     rng = np.random.default_rng(0)
     q, k, v = (mx.array(normal(rng, 1, 2, 5, 8)) for _ in range(3))
-    slope = mx.array(normal(rng, 1, 2, 5, 8))
-    slope[:, :, 4] = 0
-    seen = mx.array(np.where(np.arange(5) < 4, True, False)[None])
-    found = []
+    cotangent = mx.array(normal(rng, 1, 2, 5, 8))
+    cotangent[:, :, 4] = 0
+    visible = mx.array(np.where(np.arange(5) < 4, True, False)[None])
+    result = []
     for last in (0.0, 1e30, -1e30, float("nan")):
         keys = mx.array(k)
         keys[:, :, 4] = last
-        value, _, _, of_values = slopes_within(NAMES[0], [q, keys, v], slope, scale=1.0, mask=seen)
-        found.append((np.array(value), np.array(of_values)))
-    for others in found[1:]:
-        for a, b in zip(others, found[0], strict=True):
+        value, _, _, d_v = value_and_gradients(NAMES[0], [q, keys, v], cotangent, scale=1.0, mask=visible)
+        result.append((np.array(value), np.array(d_v)))
+    for others in result[1:]:
+        for a, b in zip(others, result[0], strict=True):
             np.testing.assert_array_equal(a, b)
-    assert np.isfinite(found[0][0]).all()
+    assert np.isfinite(result[0][0]).all()
 
 
 def test_later_tokens_change_no_bit_of_earlier_ones() -> None:
     rng = np.random.default_rng(0)
     q, k, v = (normal(rng, 1, 3, 9, 8) for _ in range(3))
-    before = np.array(within(NAMES[0], *map(mx.array, (q, k, v)), scale=0.3, mask="causal"))
+    before = np.array(fast_call(NAMES[0], *map(mx.array, (q, k, v)), scale=0.3, mask="causal"))
     for array in (q, k, v):
         array[:, :, 6:] = 100 * normal(rng, 1, 3, 3, 8)
-    after = np.array(within(NAMES[0], *map(mx.array, (q, k, v)), scale=0.3, mask="causal"))
+    after = np.array(fast_call(NAMES[0], *map(mx.array, (q, k, v)), scale=0.3, mask="causal"))
     np.testing.assert_array_equal(after[:, :, :6], before[:, :, :6])
     assert (after[:, :, 6:] != before[:, :, 6:]).any()
 
 
-def test_no_number_stays_none_for_the_query_that_sees_it() -> None:
+def test_nan_stays_in_its_query() -> None:
     rng = np.random.default_rng(0)
     q, k, v = (mx.array(normal(rng, 1, 1, 4, 8)) for _ in range(3))
     q[:, :, 1] = mx.nan
-    found = np.isnan(np.array(within(NAMES[0], q, k, v, scale=1.0, mask="causal")))[0, 0]
-    assert found.all(axis=1).tolist() == [False, True, False, False]
-    assert found.any(axis=1).tolist() == [False, True, False, False]
+    result = np.isnan(np.array(fast_call(NAMES[0], q, k, v, scale=1.0, mask="causal")))[0, 0]
+    assert result.all(axis=1).tolist() == [False, True, False, False]
+    assert result.any(axis=1).tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_attention_of_other_numbers_is_mlxs(dtype: mx.Dtype, passed_on: list[str]) -> None:
+def test_attention_of_other_dtypes_is_mlxs(dtype: mx.Dtype, mlx_calls: list[str]) -> None:
     rng = np.random.default_rng(0)
     q, k, v = (mx.array(normal(rng, 1, heads, 4, 8)).astype(dtype) for heads in (4, 2, 2))
-    found = within(NAMES[0], q, k, v, scale=0.3, mask="causal")
-    assert found.dtype == dtype
-    assert mx.array_equal(found, ORIGINALS[NAMES[0]](q, k, v, scale=0.3, mask="causal"))
-    assert passed_on == [NAMES[0]]
+    result = fast_call(NAMES[0], q, k, v, scale=0.3, mask="causal")
+    assert result.dtype == dtype
+    assert mx.array_equal(result, ORIGINALS[NAMES[0]](q, k, v, scale=0.3, mask="causal"))
+    assert mlx_calls == [NAMES[0]]
 
 
-def test_attention_with_sinks_is_mlxs(passed_on: list[str]) -> None:
+def test_attention_with_sinks_is_mlxs(mlx_calls: list[str]) -> None:
     rng = np.random.default_rng(0)
     q, k, v = (mx.array(normal(rng, 1, heads, 4, 8)) for heads in (4, 2, 2))
     sinks = mx.array(normal(rng, 4))
-    found = within(NAMES[0], q, k, v, scale=0.3, mask="causal", sinks=sinks)
-    assert mx.array_equal(found, ORIGINALS[NAMES[0]](q, k, v, scale=0.3, mask="causal", sinks=sinks))
-    assert not mx.array_equal(found, within(NAMES[0], q, k, v, scale=0.3, mask="causal"))
-    assert passed_on == [NAMES[0]]
+    result = fast_call(NAMES[0], q, k, v, scale=0.3, mask="causal", sinks=sinks)
+    assert mx.array_equal(result, ORIGINALS[NAMES[0]](q, k, v, scale=0.3, mask="causal", sinks=sinks))
+    assert not mx.array_equal(result, fast_call(NAMES[0], q, k, v, scale=0.3, mask="causal"))
+    assert mlx_calls == [NAMES[0]]
 
 
-def test_the_usual_calls_are_its_own(passed_on: list[str]) -> None:
-    x, seen = mx.ones((1, 2, 3, 4)), mx.ones((3, 3), mx.bool_)
-    for mask in (None, "causal", seen, seen[None, None]):
-        within(NAMES[0], x, x, x, scale=1.0, mask=mask)
-    within(NAMES[1], x, mx.ones(4), 1e-5)
-    within(NAMES[2], x, 4, **ROPE)
-    assert passed_on == []
+def test_common_calls_do_not_reach_mlx(mlx_calls: list[str]) -> None:
+    x, visible = mx.ones((1, 2, 3, 4)), mx.ones((3, 3), mx.bool_)
+    for mask in (None, "causal", visible, visible[None, None]):
+        fast_call(NAMES[0], x, x, x, scale=1.0, mask=mask)
+    fast_call(NAMES[1], x, mx.ones(4), 1e-5)
+    fast_call(NAMES[2], x, 4, **ROPE)
+    assert mlx_calls == []
 
 
-# Normalization
+# RMSNorm
 
 
-def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, slope: np.ndarray) -> list[np.ndarray]:
-    """In float64 the value, and the gradients by x and weight."""
-    x, weight, slope = (a.astype(np.float64) for a in (x, weight, slope))
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, cotangent: np.ndarray) -> list[np.ndarray]:
+    """Return the output and the gradients with respect to x and weight, in float64."""
+    x, weight, cotangent = (a.astype(np.float64) for a in (x, weight, cotangent))
     size = np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
-    along = (slope * weight * x).mean(axis=-1, keepdims=True)
-    of_weight = (slope * x / size).reshape(-1, x.shape[-1]).sum(axis=0)
-    return [x / size * weight, slope * weight / size - x * along / size**3, of_weight]
+    radial = (cotangent * weight * x).mean(axis=-1, keepdims=True)
+    d_weight = (cotangent * x / size).reshape(-1, x.shape[-1]).sum(axis=0)
+    return [x / size * weight, cotangent * weight / size - x * radial / size**3, d_weight]
 
 
-def test_the_references_norm_has_its_slope() -> None:
+def test_the_gradient_of_the_rms_norm_reference_is_its_numerical_gradient() -> None:
     rng = np.random.default_rng(0)
-    x, weight, slope = rng.normal(size=(2, 5)), rng.normal(size=5), rng.normal(size=(2, 5))
-    _, of_x, of_weight = rms_norm(x, weight, 0.1, slope)
+    x, weight, cotangent = rng.normal(size=(2, 5)), rng.normal(size=5), rng.normal(size=(2, 5))
+    _, d_x, d_weight = rms_norm(x, weight, 0.1, cotangent)
     step = 1e-5 * np.eye(5)[2]
-    by_x = [(rms_norm(x + s * step, weight, 0.1, slope)[0] * slope).sum() for s in (1, -1)]
-    by_weight = [(rms_norm(x, weight + s * step, 0.1, slope)[0] * slope).sum() for s in (1, -1)]
-    assert of_x[:, 2].sum() == pytest.approx((by_x[0] - by_x[1]) / 2e-5, rel=1e-6)
-    assert of_weight[2] == pytest.approx((by_weight[0] - by_weight[1]) / 2e-5, rel=1e-6)
+    by_x = [(rms_norm(x + s * step, weight, 0.1, cotangent)[0] * cotangent).sum() for s in (1, -1)]
+    by_weight = [(rms_norm(x, weight + s * step, 0.1, cotangent)[0] * cotangent).sum() for s in (1, -1)]
+    assert d_x[:, 2].sum() == pytest.approx((by_x[0] - by_x[1]) / 2e-5, rel=1e-6)
+    assert d_weight[2] == pytest.approx((by_weight[0] - by_weight[1]) / 2e-5, rel=1e-6)
 
 
 @given(
@@ -267,56 +270,56 @@ def test_the_references_norm_has_its_slope() -> None:
     st.integers(0, 999),
 )
 @settings(max_examples=50, deadline=None)
-def test_the_norm_and_its_gradients_are_those_of_float64(
+def test_rms_norm_and_its_gradients_equal_float64(
     shape: list[int], width: int, eps: float, size: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    x, weight, slope = size * normal(rng, *shape, width), normal(rng, width), normal(rng, *shape, width)
-    wanted = rms_norm(x, weight, eps, slope)
-    found = slopes_within(NAMES[1], [mx.array(x), mx.array(weight)], mx.array(slope), eps)
-    # The gradient by x is a difference of two numbers of this size.
-    of_x = max(1.0, float(np.abs(slope * weight).max()) / np.sqrt(np.square(x, dtype=np.float64).mean() + eps))
-    for own, reference, scale in zip(found, wanted, (1.0, of_x, 1.0), strict=True):
-        assert float64.off(np.array(own, np.float64) / scale, reference / scale) < 3e-6
+    x, weight, cotangent = size * normal(rng, *shape, width), normal(rng, width), normal(rng, *shape, width)
+    expected = rms_norm(x, weight, eps, cotangent)
+    result = value_and_gradients(NAMES[1], [mx.array(x), mx.array(weight)], mx.array(cotangent), eps)
+    # The gradient with respect to x is a difference of two numbers of this size.
+    d_x_size = max(1.0, float(np.abs(cotangent * weight).max()) / np.sqrt(np.square(x, dtype=np.float64).mean() + eps))
+    for actual, reference, scale in zip(result, expected, (1.0, d_x_size, 1.0), strict=True):
+        assert float64.relative_error(np.array(actual, np.float64) / scale, reference / scale) < 3e-6
 
 
-def test_a_token_of_zeros_stays_so_and_has_a_gradient() -> None:
-    found = slopes_within(NAMES[1], [mx.zeros((1, 4)), mx.full((4,), 3.0)], mx.ones((1, 4)), 1e-4)
-    np.testing.assert_array_equal(np.array(found[0]), 0)
-    np.testing.assert_allclose(np.array(found[1]), 300, rtol=1e-5)
-    np.testing.assert_array_equal(np.array(found[2]), 0)
+def test_a_token_of_zeros_stays_zero_and_has_a_gradient() -> None:
+    result = value_and_gradients(NAMES[1], [mx.zeros((1, 4)), mx.full((4,), 3.0)], mx.ones((1, 4)), 1e-4)
+    np.testing.assert_array_equal(np.array(result[0]), 0)
+    np.testing.assert_allclose(np.array(result[1]), 300, rtol=1e-5)
+    np.testing.assert_array_equal(np.array(result[2]), 0)
 
 
-def test_a_token_that_is_no_number_leaves_the_others_alone() -> None:
+def test_a_nan_token_does_not_affect_others() -> None:
     x = mx.ones((3, 4))
     x[1, 2] = mx.nan
-    found = np.isnan(np.array(within(NAMES[1], x, mx.ones(4), 1e-5)))
-    assert found.all(axis=1).tolist() == found.any(axis=1).tolist() == [False, True, False]
+    result = np.isnan(np.array(fast_call(NAMES[1], x, mx.ones(4), 1e-5)))
+    assert result.all(axis=1).tolist() == result.any(axis=1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(
     ("dtype", "weight_dtype"), [(mx.float32, None), (mx.bfloat16, mx.bfloat16), (mx.bfloat16, mx.float32)]
 )
-def test_other_norms_are_mlxs(dtype: mx.Dtype, weight_dtype: mx.Dtype | None, passed_on: list[str]) -> None:
+def test_other_norms_are_mlxs(dtype: mx.Dtype, weight_dtype: mx.Dtype | None, mlx_calls: list[str]) -> None:
     rng = np.random.default_rng(0)
     x, weight = mx.array(normal(rng, 3, 8)).astype(dtype), None
     if weight_dtype is not None:
         weight = mx.array(normal(rng, 8)).astype(weight_dtype)
-    found = within(NAMES[1], x, weight=weight, eps=1e-5)
-    wanted = ORIGINALS[NAMES[1]](x, weight, 1e-5)
-    assert found.dtype == wanted.dtype and mx.array_equal(found, wanted)
-    assert passed_on == [NAMES[1]]
+    result = fast_call(NAMES[1], x, weight=weight, eps=1e-5)
+    expected = ORIGINALS[NAMES[1]](x, weight, 1e-5)
+    assert result.dtype == expected.dtype and mx.array_equal(result, expected)
+    assert mlx_calls == [NAMES[1]]
 
 
 # Rotary embedding
 
 
 def rope(x: np.ndarray, base: float, scale: float, offset: int) -> np.ndarray:
-    """In float64: the halves of a head as the parts of complex numbers, turned."""
+    """Rotate heads in float64, with their halves as the parts of complex numbers."""
     half = x.shape[-1] // 2
     angles = scale * (offset + np.arange(x.shape[-2]))[:, None] * base ** (-np.arange(half) / half)
-    turned = (x[..., :half].astype(np.float64) + 1j * x[..., half:]) * np.exp(1j * angles)
-    return np.concatenate([turned.real, turned.imag], axis=-1)
+    rotated = (x[..., :half].astype(np.float64) + 1j * x[..., half:]) * np.exp(1j * angles)
+    return np.concatenate([rotated.real, rotated.imag], axis=-1)
 
 
 @given(
@@ -328,18 +331,18 @@ def rope(x: np.ndarray, base: float, scale: float, offset: int) -> np.ndarray:
     st.sampled_from([0, 1, 37, 100_000]),
 )
 @settings(max_examples=50, deadline=None)
-def test_heads_are_turned_as_in_float64_and_their_gradients_back(
+def test_rotary_embedding_and_its_gradient_equal_float64(
     shape: list[int], tokens: int, half: int, base: float, scale: float, offset: int
 ) -> None:
-    """Also far from the beginning, where MLX's own angles are off by a thousandth."""
+    """Also at large positions, where MLX's own angles are off by a thousandth."""
     rng = np.random.default_rng(0)
-    x, slope = normal(rng, *shape, tokens, 2 * half), normal(rng, *shape, tokens, 2 * half)
-    found = slopes_within(
-        NAMES[2], [mx.array(x)], mx.array(slope), 2 * half, traditional=False, base=base, scale=scale, offset=offset
+    x, cotangent = normal(rng, *shape, tokens, 2 * half), normal(rng, *shape, tokens, 2 * half)
+    result = value_and_gradients(
+        NAMES[2], [mx.array(x)], mx.array(cotangent), 2 * half, traditional=False, base=base, scale=scale, offset=offset
     )
-    assert float64.off(found[0], rope(x, base, scale, offset)) < 1e-6
-    # The gradient of a turn is the turn back.
-    assert float64.off(rope(np.array(found[1]), base, scale, offset), slope.astype(np.float64)) < 1e-6
+    assert float64.relative_error(result[0], rope(x, base, scale, offset)) < 1e-6
+    # The gradient of a rotation is the inverse rotation.
+    assert float64.relative_error(rope(np.array(result[1]), base, scale, offset), cotangent.astype(np.float64)) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -351,87 +354,87 @@ def test_heads_are_turned_as_in_float64_and_their_gradients_back(
         (8, {"offset": mx.array([3, 11])}),
     ],
 )
-def test_other_rotary_embeddings_are_mlxs(dims: int, changes: dict[str, Any], passed_on: list[str]) -> None:
+def test_other_rotary_embeddings_are_mlxs(dims: int, changes: dict[str, Any], mlx_calls: list[str]) -> None:
     x = mx.array(normal(np.random.default_rng(0), 2, 3, 5, 8))
     kwargs = {**ROPE, **changes}
-    assert mx.array_equal(within(NAMES[2], x, dims, **kwargs), ORIGINALS[NAMES[2]](x, dims, **kwargs))
-    assert passed_on == [NAMES[2]]
+    assert mx.array_equal(fast_call(NAMES[2], x, dims, **kwargs), ORIGINALS[NAMES[2]](x, dims, **kwargs))
+    assert mlx_calls == [NAMES[2]]
 
 
-def test_rotary_embeddings_of_other_numbers_are_mlxs(passed_on: list[str]) -> None:
+def test_rotary_embeddings_of_other_dtypes_are_mlxs(mlx_calls: list[str]) -> None:
     x = mx.array(normal(np.random.default_rng(0), 2, 3, 5, 8)).astype(mx.bfloat16)
-    found = within(NAMES[2], x, 8, **ROPE)
-    assert found.dtype == mx.bfloat16 and mx.array_equal(found, ORIGINALS[NAMES[2]](x, 8, **ROPE))
-    assert passed_on == [NAMES[2]]
+    result = fast_call(NAMES[2], x, 8, **ROPE)
+    assert result.dtype == mx.bfloat16 and mx.array_equal(result, ORIGINALS[NAMES[2]](x, 8, **ROPE))
+    assert mlx_calls == [NAMES[2]]
 
 
-def test_a_head_without_halves_is_refused() -> None:
-    for function in (ORIGINALS[NAMES[2]], lambda *args, **kwargs: within(NAMES[2], *args, **kwargs)):
+def test_an_odd_head_size_is_refused() -> None:
+    for function in (ORIGINALS[NAMES[2]], lambda *args, **kwargs: fast_call(NAMES[2], *args, **kwargs)):
         with pytest.raises(ValueError):
             function(mx.ones((1, 2, 3, 7)), 7, **ROPE)
 
 
-# The `with`
+# The `with` block
 
 
-def current() -> list[Any]:
+def current_functions() -> list[Any]:
     return [getattr(mx.fast, name) for name in NAMES]
 
 
 @pytest.fixture
-def unchanged() -> Iterator[None]:
-    before = current()
+def restored() -> Iterator[None]:
+    before = current_functions()
     yield
-    assert current() == before
+    assert current_functions() == before
 
 
-def test_mlx_is_as_before_after_an_error_and_within_another(tiny_model: LanguageModel, unchanged: None) -> None:
-    before, swiglu = current(), llama.swiglu
-    with pytest.raises(ZeroDivisionError), fast(tiny_model.model):
-        outer = current()
+def test_mlx_is_restored_after_an_error_and_after_a_nested_block(tiny_model: LanguageModel, restored: None) -> None:
+    before, swiglu = current_functions(), llama.swiglu
+    with pytest.raises(ZeroDivisionError), fast_ops(tiny_model.model):
+        outer = current_functions()
         assert all(a is not b for a, b in zip(outer, before, strict=True))
         assert llama.swiglu is not swiglu
-        with fast(tiny_model.model):
-            assert current() != outer
-        assert current() == outer
+        with fast_ops(tiny_model.model):
+            assert current_functions() != outer
+        assert current_functions() == outer
         raise ZeroDivisionError
     assert llama.swiglu is swiglu
 
 
-def test_mlx_is_as_before_if_the_block_never_begins(monkeypatch: pytest.MonkeyPatch, unchanged: None) -> None:
+def test_mlx_is_restored_if_entering_the_block_fails(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
     class Model(nn.Module):
-        __module__ = "of no file"
+        __module__ = "no module"
 
-    with pytest.raises(KeyError), fast(Model()):
+    with pytest.raises(KeyError), fast_ops(Model()):
         pass
 
     def failing(_: Any) -> Any:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), fast(nn.Module(), failing):
+    with pytest.raises(ZeroDivisionError), fast_ops(nn.Module(), failing):
         pass
 
 
 @pytest.mark.parametrize("device", ["cpu", "metal", "cuda"])
-def test_on_a_gpu_only_attention_is_what_was_asked_for(
+def test_on_a_gpu_only_the_attention_is_replaced(
     tiny_model: LanguageModel, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, swiglu, given = current(), llama.swiglu, []
+    before, swiglu, originals = current_functions(), llama.swiglu, []
 
-    def attention(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
-        given.append(own)
+    def wrap_attention(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        originals.append(original)
         return other
 
     def other(*args: Any, **kwargs: Any) -> mx.array:
         return mx.array(7.0)
 
-    for module in (fast_module, cpu_exp):
+    for module in (cpu_ops, cpu_exp):
         monkeypatch.setattr(module, "device_name", lambda: device)
-    with fast(tiny_model.model):
-        assert (current() == before) == (device != "cpu")
+    with fast_ops(tiny_model.model):
+        assert (current_functions() == before) == (device != "cpu")
         assert (llama.swiglu is swiglu) == (device != "cpu")
-    with fast(tiny_model.model, attention):
+    with fast_ops(tiny_model.model, wrap_attention):
         assert mx.fast.scaled_dot_product_attention is other
-        assert (current()[1:] == before[1:]) == (device != "cpu")
-    assert len(given) == 1 and (given[0] is before[0]) == (device != "cpu")
-    assert current() == before
+        assert (current_functions()[1:] == before[1:]) == (device != "cpu")
+    assert len(originals) == 1 and (originals[0] is before[0]) == (device != "cpu")
+    assert current_functions() == before

@@ -1,4 +1,4 @@
-"""Attention in float64, head by head, and its gradient by hand: the reference for what computes it otherwise."""
+"""Attention and its gradient in float64, head by head: the reference for faster implementations."""
 
 from __future__ import annotations
 
@@ -8,46 +8,64 @@ import mlx.core as mx
 import numpy as np
 
 
-class Attended(NamedTuple):
-    """[B, H, n, d], and the gradients of its product with a slope by q, k, v and what was added to the scores."""
+class AttentionResult(NamedTuple):
+    """Output of attention, and the gradients of its product with a cotangent.
 
-    value: np.ndarray
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    added: np.ndarray
+    Attributes:
+        output: [B, H, n, d].
+        d_q: Gradient with respect to q.
+        d_k: Gradient with respect to k.
+        d_v: Gradient with respect to v.
+        d_bias: Gradient with respect to the bias of the scores.
+    """
+
+    output: np.ndarray
+    d_q: np.ndarray
+    d_k: np.ndarray
+    d_v: np.ndarray
+    d_bias: np.ndarray
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, added: np.ndarray, slope: np.ndarray
-) -> Attended:
-    """Of q [B, H, n, d], k and v [B, K, m, d]; `added` [B, H, n, m] is -inf where nothing is to be seen."""
-    q, k, v, added, slope = (a.astype(np.float64) for a in (q, k, v, added, slope))
-    value, of_q, of_k, of_v, of_added = (np.zeros(a.shape) for a in (slope, q, k, v, added))
-    shared = q.shape[1] // k.shape[1]
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, bias: np.ndarray, cotangent: np.ndarray
+) -> AttentionResult:
+    """Compute attention of q [B, H, n, d] to k and v [B, K, m, d].
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        scale: Factor of the scores.
+        bias: [B, H, n, m], added to the scores; -inf where a key is not visible.
+        cotangent: [B, H, n, d], what the output is multiplied by for the gradients.
+    """
+    q, k, v, bias, cotangent = (a.astype(np.float64) for a in (q, k, v, bias, cotangent))
+    output, d_q, d_k, d_v, d_bias = (np.zeros(a.shape) for a in (cotangent, q, k, v, bias))
+    group_size = q.shape[1] // k.shape[1]
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
-            own, keys, values = q[b, h], k[b, h // shared], v[b, h // shared]
-            scores = scale * own @ keys.T + added[b, h]
-            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-            shares /= shares.sum(axis=1, keepdims=True)
-            value[b, h] = shares @ values
-            of_shares = slope[b, h] @ values.T
-            of_scores = shares * (of_shares - (shares * of_shares).sum(axis=1, keepdims=True))
-            of_added[b, h] = of_scores
-            of_q[b, h] = scale * of_scores @ keys
-            of_k[b, h // shared] += scale * of_scores.T @ own
-            of_v[b, h // shared] += shares.T @ slope[b, h]
-    return Attended(value, of_q, of_k, of_v, of_added)
+            kv_head = h // group_size
+            queries, keys, values = q[b, h], k[b, kv_head], v[b, kv_head]
+            scores = scale * queries @ keys.T + bias[b, h]
+            probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+            probabilities /= probabilities.sum(axis=1, keepdims=True)
+            output[b, h] = probabilities @ values
+            d_probabilities = cotangent[b, h] @ values.T
+            d_scores = probabilities * (d_probabilities - (probabilities * d_probabilities).sum(axis=1, keepdims=True))
+            d_bias[b, h] = d_scores
+            d_q[b, h] = scale * d_scores @ keys
+            d_k[b, kv_head] += scale * d_scores.T @ queries
+            d_v[b, kv_head] += probabilities.T @ cotangent[b, h]
+    return AttentionResult(output, d_q, d_k, d_v, d_bias)
 
 
-def causal(queries: int, keys: int) -> np.ndarray:
-    """[n, m]: the last query sees all keys, the one before it one less."""
+def causal_bias(queries: int, keys: int) -> np.ndarray:
+    """Return the bias [n, m] of causal attention: the last query sees all keys, the one before it one less."""
     return np.where(np.arange(keys) <= np.arange(queries)[:, None] + keys - queries, 0.0, -np.inf)
 
 
-def off(found: mx.array | np.ndarray, wanted: np.ndarray) -> float:
-    """Norm of the difference, in relation to the norm of what is wanted; to 1 where that is less."""
-    found = np.array(found, np.float64)
-    assert found.shape == wanted.shape
-    return float(np.linalg.norm(found - wanted) / max(1.0, float(np.linalg.norm(wanted))))
+def relative_error(result: mx.array | np.ndarray, expected: np.ndarray) -> float:
+    """Return the norm of the difference, relative to the norm of `expected` or to 1, whichever is larger."""
+    result = np.array(result, np.float64)
+    assert result.shape == expected.shape
+    return float(np.linalg.norm(result - expected) / max(1.0, float(np.linalg.norm(expected))))
