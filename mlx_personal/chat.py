@@ -1,4 +1,4 @@
-"""A conversation with the model: streamed answers, the context kept as far as it fits, what was said as a dialogue."""
+"""Conversations with the model: answers are streamed, and the oldest turns are dropped when the context is full."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """How `chat` answers: the sampling temperature, and the most tokens of one answer."""
+    """Settings of the answers in `chat`.
+
+    Attributes:
+        temperature: Sampling temperature; 0 is greedy.
+        max_tokens: Most tokens of one answer.
+    """
 
     temperature: float = 0.0
     max_tokens: int = 512
@@ -27,11 +32,11 @@ class ChatConfig:
 
 
 class Conversation:
-    """One conversation, turn by turn.
+    """A conversation, turn by turn.
 
     Args:
-        lm: the model that answers, with whatever adapter is attached to it.
-        config: temperature and length of the answers.
+        lm: The model that answers, with any adapter that is attached to it.
+        config: Settings of the answers.
     """
 
     def __init__(self, lm: LanguageModel, config: ChatConfig):
@@ -40,33 +45,40 @@ class Conversation:
         self._messages: list[Message] = []
 
     def ask(self, question: str) -> Iterator[str]:
-        """The answer, piece by piece; it joins the conversation when the last piece is out.
+        """Generate the answer to a question; the exchange joins the conversation once the answer is complete.
 
-        ValueError if the question is empty or cannot be a message.
+        Args:
+            question: The user's turn.
+
+        Yields:
+            The answer, piece by piece.
+
+        Raises:
+            ValueError: The question is empty or not a valid message.
         """
-        asked = Message("user", question)
-        prompt, room = self._prompt(asked)
+        message = Message("user", question)
+        prompt, max_tokens = self._prompt(message)
         pieces: list[str] = []
-        seed = secrets.randbits(31)  # asked twice, a question may get two answers
-        for piece in self._lm.stream(prompt, max_tokens=room, temperature=self._config.temperature, seed=seed):
+        seed = secrets.randbits(31)  # a repeated question may get a different answer
+        for piece in self._lm.stream(prompt, max_tokens=max_tokens, temperature=self._config.temperature, seed=seed):
             pieces.append(piece)
             yield piece
         answer = strip_thoughts("".join(pieces)).strip()
         if answer:
-            self._messages += [asked, Message("assistant", answer)]
+            self._messages += [message, Message("assistant", answer)]
 
     @property
     def dialogue(self) -> Dialogue | None:
-        """All that was asked and answered so far; None before the first answer."""
+        """The turns so far; None before the first answer."""
         return Dialogue(tuple(self._messages)) if self._messages else None
 
-    def _prompt(self, asked: Message) -> tuple[list[int], int]:
-        """The prompt's tokens and the most tokens of the answer; the oldest exchanges go where they do not fit."""
-        room = min(self._config.max_tokens, self._lm.context_length // 2)
-        kept = self._messages
+    def _prompt(self, message: Message) -> tuple[list[int], int]:
+        """Return the prompt's tokens and the most tokens of the answer, without the oldest exchanges if need be."""
+        max_tokens = min(self._config.max_tokens, self._lm.context_length // 2)
+        history = self._messages
         while True:
-            messages = [{"role": m.role, "content": m.content} for m in [*kept, asked]]
+            messages = [{"role": m.role, "content": m.content} for m in [*history, message]]
             prompt = self._lm.tokenize_prompt(messages)
-            if not kept or len(prompt) + room <= self._lm.context_length:
-                return prompt, room
-            kept = kept[2:]
+            if not history or len(prompt) + max_tokens <= self._lm.context_length:
+                return prompt, max_tokens
+            history = history[2:]

@@ -1,7 +1,7 @@
-"""Dialogues to vectors (paper 1, 3.1): the language model's own last hidden layer, so no second model is needed.
+"""Embeddings of dialogues [Qin24 §3.1], by default from the language model's own last hidden layer.
 
-A dialogue's vector is the mean of its token states, scaled to unit norm; the token states themselves go to the entropy
-score. The `sentence-transformers` extra gives another embedder of the same shape.
+A dialogue's vector is the mean of its token states, scaled to unit norm; the token states themselves are the input of
+the entropy score. The `sentence-transformers` extra provides another embedder with the same interface.
 """
 
 from __future__ import annotations
@@ -20,26 +20,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embedding:
-    """`vector`: float32 [D] of unit norm (zeros for a text without tokens); `states`: float32 [T, D], one a token."""
+    """The embedding of one text.
+
+    Attributes:
+        vector: float32 [D] of unit norm; zeros for a text without tokens.
+        states: float32 [T, D], the state of each token.
+    """
 
     vector: np.ndarray
     states: np.ndarray
 
     @classmethod
-    def of(cls, states: np.ndarray, model: object) -> Embedding:
-        """Of these token states; UserError that names the model if they are not finite."""
+    def from_states(cls, states: np.ndarray, model: object) -> Embedding:
+        """Return the embedding of a text from its token states.
+
+        Args:
+            states: float32 [T, D].
+            model: Name or path of the model, for the error message.
+
+        Raises:
+            UserError: The states are not finite.
+        """
         if not np.isfinite(states).all():
             raise UserError(
-                "this model gives states that are no numbers: its weights are damaged",
+                "this model computes states that are not finite: its weights are damaged",
                 model,
-                "fetch it again, or name another one",
+                "download it again, or name another one",
             )
         return cls(unit_mean(states), states)
 
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """`embedder`: `hidden-states`, or `sentence-transformers:MODEL`. `max_tokens`: where a longer dialogue is cut."""
+    """Settings of the embedding.
+
+    Attributes:
+        embedder: `hidden-states`, or `sentence-transformers:MODEL`.
+        max_tokens: Tokens after which a longer dialogue is truncated.
+    """
 
     embedder: str = "hidden-states"
     max_tokens: int = 2048
@@ -52,19 +70,25 @@ class EmbeddingConfig:
 
 
 class Embedder(Protocol):
-    """What the loop needs of an embedder. `name` changes whenever its vectors would."""
+    """Computes embeddings of texts.
+
+    Attributes:
+        name: Identifies the embedder and its settings; a different name means different vectors.
+    """
 
     name: str
 
-    def embed(self, texts: Sequence[str]) -> list[Embedding]: ...
+    def embed(self, texts: Sequence[str]) -> list[Embedding]:
+        """Return the embedding of each text."""
+        ...
 
 
 class HiddenStateEmbedder:
     """Embeds with the last hidden layer of a language model.
 
     Args:
-        lm: any loaded model, without an adapter: an adapter would change every vector.
-        max_tokens: longer texts are cut here; also never more than the model's context.
+        lm: A model without an adapter: an adapter would change every vector.
+        max_tokens: Tokens after which a longer text is truncated; the model's context length is a limit too.
     """
 
     def __init__(self, lm: LanguageModel, max_tokens: int = EmbeddingConfig.max_tokens):
@@ -73,20 +97,28 @@ class HiddenStateEmbedder:
         self.name = f"hidden-states of at most {self._max_tokens} tokens"
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
-        """An `Embedding` for each text, computed in batches of similar length; UserError for a damaged model."""
-        rows = [self._lm.tokenize(text)[: self._max_tokens] for text in texts]
-        model, found = self._lm.name or self._lm.path, dict[int, Embedding]()
-        for batch in _similar_lengths([len(row) for row in rows]):
-            states = self._lm.hidden_states([rows[i] for i in batch])
-            found.update((i, Embedding.of(s, model)) for i, s in zip(batch, states, strict=True))
-        return [found[i] for i in range(len(rows))]
+        """Return the embedding of each text, computed in batches of similar length.
+
+        Raises:
+            UserError: The model's weights are damaged.
+        """
+        tokens = [self._lm.tokenize(text)[: self._max_tokens] for text in texts]
+        model = self._lm.name or self._lm.path
+        embeddings: dict[int, Embedding] = {}
+        for batch in _length_batches([len(t) for t in tokens]):
+            states = self._lm.hidden_states([tokens[i] for i in batch])
+            embeddings.update((i, Embedding.from_states(s, model)) for i, s in zip(batch, states, strict=True))
+        return [embeddings[i] for i in range(len(tokens))]
 
 
 class SentenceTransformerEmbedder:
     """Embeds with a sentence-transformers model; needs the extra of that name.
 
     Args:
-        model: a name or folder that the `sentence-transformers` package can load.
+        model: Name or folder of a model that the `sentence-transformers` package can load.
+
+    Raises:
+        UserError: The package is not installed.
     """
 
     def __init__(self, model: str):
@@ -101,21 +133,40 @@ class SentenceTransformerEmbedder:
         self._model = SentenceTransformer(model)
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
-        """An `Embedding` for each text, from the model's token embeddings; UserError for a damaged model."""
+        """Return the embedding of each text from the model's token embeddings.
+
+        Raises:
+            UserError: The model's weights are damaged.
+        """
         states = self._model.encode(list(texts), output_value="token_embeddings", convert_to_numpy=False)
         arrays = [np.asarray(s.cpu().numpy(), np.float32) for s in states]
-        return [Embedding.of(array, self.name) for array in arrays]
+        return [Embedding.from_states(array, self.name) for array in arrays]
 
 
 def make_embedder(config: EmbeddingConfig, lm: LanguageModel) -> Embedder:
-    """The embedder that a configuration names."""
+    """Return the embedder that a configuration names.
+
+    Args:
+        config: Settings of the embedding.
+        lm: The base model, for `hidden-states`.
+
+    Raises:
+        UserError: The embedder's package is not installed.
+    """
     if config.embedder == "hidden-states":
         return HiddenStateEmbedder(lm, config.max_tokens)
     return SentenceTransformerEmbedder(config.embedder.partition(":")[2])
 
 
 def unit_mean(states: np.ndarray) -> np.ndarray:
-    """The mean [D] of token states [T, D], scaled to unit norm; zeros where there is no token or no direction."""
+    """Return the mean of token states, scaled to unit norm.
+
+    Args:
+        states: float32 [T, D].
+
+    Returns:
+        float32 [D]; zeros where there is no token or the mean is zero.
+    """
     if len(states) == 0:
         return np.zeros(states.shape[1], np.float32)
     mean = states.mean(axis=0, dtype=np.float64)
@@ -124,20 +175,20 @@ def unit_mean(states: np.ndarray) -> np.ndarray:
 
 
 def _batch_tokens() -> int:
-    """Return the tokens of one padded batch."""
+    """Return the most tokens of one padded batch."""
     from mlx_personal.runtime.device import device_name  # here, so that reading settings does not import MLX
 
-    # On a GPU enough to keep it busy, little enough for any Mac's memory. On a CPU what its caches hold: batches of 8192
-    # took 2.5 times as long, longer than texts one by one.
+    # On a GPU enough to keep it busy and little enough for any Mac's memory. On a CPU what fits its caches: batches of
+    # 8192 took 2.5 times as long, longer than texts one by one.
     return 512 if device_name() == "cpu" else 8192
 
 
-def _similar_lengths(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of at most `_batch_tokens()` padded tokens (or one row), longest first."""
-    budget = _batch_tokens()
+def _length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield indices in batches of at most `_batch_tokens()` padded tokens, or of one text, longest first."""
+    limit = _batch_tokens()
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > limit:
             yield batch
             batch = []
         batch.append(i)

@@ -1,8 +1,8 @@
-"""The one exception that a user is meant to read.
+"""Errors that users can fix, and what they can do about them.
 
-Whatever the owner can cause or mend (a broken file, a full disk, a missing model) is raised as `UserError`; the
-command line prints it as one line and leaves with status 2, or with 128 and a signal's number where that stopped the
-work, as shells count. Anything else that escapes is a defect of this package.
+Whatever a user can cause or fix (a broken file, a full disk, a missing model) is raised as `UserError`. The command
+line prints it as one line and exits with status 2, or with 128 plus the signal's number if a signal stopped the work.
+Any other exception that escapes is a defect of this package.
 """
 
 from __future__ import annotations
@@ -18,18 +18,26 @@ DISK_HINT = "free some space and run the same command again; nothing stored was 
 
 
 def encodable(text: object) -> str:
-    """`text`, mostly a path, as any UTF-8 file or terminal takes it: a name's bytes that are not UTF-8 are escaped."""
+    """Return text that any UTF-8 file or terminal accepts: bytes of a file name that are not UTF-8 are escaped.
+
+    Args:
+        text: A text or a path.
+    """
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def quoted(text: str) -> str:
-    """A value from outside as an error may quote it: on one line, encodable, at most 40 characters long."""
+    """Return a value from outside as an error quotes it: on one line, encodable, at most 40 characters long.
+
+    Args:
+        text: The value.
+    """
     quotation = repr(text[:40])
     return quotation if len(text) <= 40 and len(quotation) <= 40 else f"{quotation[:37]}..."
 
 
 class Action(Enum):
-    """What the user can do about an error; the caller knows how: the command line names a command, an app a button."""
+    """What the user can do about an error. The caller knows how: a command line names a command, an app a button."""
 
     CREATE_PROFILE = "create a profile"
     SET_BASE_MODEL = "set the profile's base model"
@@ -62,13 +70,19 @@ class Remedy:
 
 
 class UserError(Exception):
-    """A failure that the user can act on.
+    """A failure that the user can fix.
 
     Args:
         what: What happened.
         where: The file, folder or name it happened with.
-        hint: What to do about it, in words that hold for every caller.
+        hint: What to do about it, in words that suit every caller.
         remedy: What to do about it, where that depends on how the caller runs this package.
+
+    Attributes:
+        what: What happened.
+        where: Where it happened, or None.
+        hint: What to do about it, or None.
+        remedy: What to do about it, or None.
     """
 
     def __init__(
@@ -95,40 +109,61 @@ class UserError(Exception):
 
 
 class StoppedError(UserError):
-    """Somebody stopped the work by `signal`; nothing is wrong with the input."""
+    """The work was stopped by a signal; nothing is wrong with the input.
+
+    Args:
+        what: What was stopped.
+        signal: The signal.
+        hint: How to continue.
+
+    Attributes:
+        signal: The signal.
+    """
 
     def __init__(self, what: str, signal: Signals, hint: str | None = None):
         self.signal = signal
         super().__init__(what, hint=hint)
 
 
-_ELSEWHERE = "set MLX_PERSONAL_HOME elsewhere"
+_HOME_HINT = "set MLX_PERSONAL_HOME elsewhere"
 
 
-def from_os_error(error: OSError, where: object = None, elsewhere: str = _ELSEWHERE) -> UserError:
-    """The `UserError` that says what an `OSError` means for the owner of the files; `elsewhere`: what to do where they
-    cannot be written or read, besides giving permission."""
+def from_os_error(error: OSError, where: object = None, access_hint: str = _HOME_HINT) -> UserError:
+    """Return the `UserError` that explains an `OSError`.
+
+    Args:
+        error: The error.
+        where: The file or folder; None for the error's own file name.
+        access_hint: What to do besides changing permissions if the files cannot be written or read.
+    """
     where = where or error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("the disk is full", where, DISK_HINT)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError("cannot write or read here", where, f"check its permissions, or {elsewhere}")
+        return UserError("cannot write or read here", where, f"check its permissions, or {access_hint}")
     if error.errno == errno.ENOENT:
         return UserError("no such file or folder", where, "check the name")
     return UserError((error.strerror or str(error)).lower(), where)
 
 
 def from_sqlite_error(
-    error: sqlite3.Error, where: object = None, what: str = "profile", elsewhere: str = _ELSEWHERE
+    error: sqlite3.Error, where: object = None, kind: str = "profile", access_hint: str = _HOME_HINT
 ) -> UserError:
-    """The `UserError` that says what an SQLite failure means for the owner of the database, a profile's or another."""
+    """Return the `UserError` that explains an SQLite failure.
+
+    Args:
+        error: The error.
+        where: The database file.
+        kind: What the database is of, such as `profile`.
+        access_hint: What to do besides changing permissions if the database cannot be written or read.
+    """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
         return UserError("the disk is full or failing", where, DISK_HINT)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return UserError(f"the {what} is in use by another process", where, "wait for it to finish")
+        return UserError(f"the {kind} is in use by another process", where, "wait for it to finish")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return UserError(f"the {what} cannot be written or read", where, f"check its permissions, or {elsewhere}")
+        return UserError(f"the {kind} cannot be written or read", where, f"check its permissions, or {access_hint}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return UserError(f"the {what}'s database is damaged", where, f"restore it from a backup, or use another {what}")
-    return UserError(f"the {what}'s database failed ({error})", where)
+        return UserError(f"the {kind}'s database is damaged", where, f"restore it from a backup, or use another {kind}")
+    return UserError(f"the {kind}'s database failed ({error})", where)

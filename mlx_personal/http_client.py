@@ -1,9 +1,8 @@
-"""The one place of the package that opens a socket, the download of models aside: JSON to a server, a file from one.
+"""HTTP requests: the only module that opens sockets, except for the download of models.
 
-Plain http is for this machine only: whatever goes anywhere else goes by https, whose certificates are always checked.
-`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured for other hosts; for this
-machine no proxy ever is. Redirects are followed for downloads alone: what is sent reaches the host that was named, or
-none.
+Plain http is only allowed to this machine; everything else uses https, with certificates always verified.
+`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR` are honored for other hosts; for this machine
+no proxy is ever used. Redirects are followed only for downloads: a POST reaches the host that was named, or none.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import datetime
 import email.utils
 import ipaddress
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,15 +28,25 @@ from mlx_personal.storage.files import atomic_file
 if TYPE_CHECKING:
     import httpx2
 
-# Seconds to reach a host, and between two pieces of a download.
-_CONNECT: Final = 10.0
-_PIECE: Final = 60.0
-# The longest body of a reply that is read; an answer of a language model is a thousandth of it.
-_LONGEST: Final = 64 * 2**20
+logger = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S: Final = 10.0
+# Between two chunks of a download.
+_READ_TIMEOUT_S: Final = 60.0
+# An answer of a language model is a thousandth of this.
+_MAX_RESPONSE_BYTES: Final = 64 * 2**20
 
 
-class WebError(Exception):
-    """No reply came, or none that is whole. `sent`: whether the server may have got the body all the same."""
+class TransportError(Exception):
+    """A request got no response, or no complete one.
+
+    Args:
+        what: What happened.
+        sent: Whether the server may have received the body nevertheless.
+
+    Attributes:
+        sent: Whether the server may have received the body nevertheless.
+    """
 
     def __init__(self, what: str, sent: bool):
         self.sent = sent
@@ -44,56 +54,70 @@ class WebError(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a server said: `headers` by their names in lower case."""
+class HTTPResponse:
+    """A server's response.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers, by lower-case name.
+        body: The body.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body's JSON; ValueError where it is not whole, or nested beyond reason."""
+        """Return the parsed JSON of the body.
+
+        Raises:
+            ValueError: If it is not valid JSON, or nested too deeply.
+        """
         try:
             return json.loads(self.body)
         except RecursionError as error:
             raise ValueError("the JSON is nested too deep") from error
 
-    def retry_after(self) -> float:
-        """Seconds to wait before asking again, as the server says in seconds or as a date; 0 where it says nothing."""
+    def retry_after_s(self) -> float:
+        """Return the seconds to wait before a retry, from the Retry-After header; 0 if there is none."""
         value = self.headers.get("retry-after", "")
         try:
             return max(0.0, float(int(value)))
         except ValueError:
             pass
         try:
-            until = email.utils.parsedate_to_datetime(value)
-            return max(0.0, (until - datetime.datetime.now(datetime.UTC)).total_seconds())
-        except (TypeError, ValueError):  # no date, or one without a zone
+            retry_at = email.utils.parsedate_to_datetime(value)
+            return max(0.0, (retry_at - datetime.datetime.now(datetime.UTC)).total_seconds())
+        except (TypeError, ValueError):  # Not a date, or one without a time zone.
             return 0.0
 
 
 class Session:
-    """Requests to one URL over connections that are kept; `async with`.
-
-    UserError for a URL that `check_url` refuses, and for a proxy or a certificate in the environment that is no good.
+    """POST requests to one URL over persistent connections; use it with `async with`.
 
     Args:
-        url: where everything is posted.
-        timeout: seconds that a request may take from its first byte to the reply's last.
-        connections: how many there may be at once.
-        headers: of every request. They are in no error and no log.
+        url: The URL.
+        timeout_s: Seconds that a request may take from its first byte to the last byte of the response.
+        max_connections: Maximum number of simultaneous connections.
+        headers: Headers of every request. They appear in no error and no log.
+
+    Attributes:
+        url: The URL.
+
+    Raises:
+        UserError: If `check_url` refuses the URL, or a proxy or a certificate in the environment cannot be used.
     """
 
-    def __init__(self, url: str, timeout: float, connections: int, headers: Mapping[str, str] | None = None):
+    def __init__(self, url: str, timeout_s: float, max_connections: int, headers: Mapping[str, str] | None = None):
         check_url(url)
         self.url = url
-        self._timeout = timeout
-        client = _client_library()
-        self._client: httpx2.AsyncClient = _made(
-            client.AsyncClient,
+        self._timeout_s = timeout_s
+        httpx = _import_httpx()
+        self._client: httpx2.AsyncClient = _make_client(
+            httpx.AsyncClient,
             url,
-            limits=client.Limits(max_connections=connections, max_keepalive_connections=connections),
-            timeout=client.Timeout(None, connect=min(_CONNECT, timeout)),
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+            timeout=httpx.Timeout(None, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             headers={"Accept-Encoding": "identity", "Content-Type": "application/json", **(headers or {})},
         )
 
@@ -105,37 +129,52 @@ class Session:
 
     async def post(
         self, payload: object, headers: Mapping[str, str], before_sending: Callable[[str, bytes], None]
-    ) -> Reply:
-        """Sends `payload` as JSON; WebError where no whole reply comes back in time, whatever its status.
+    ) -> HTTPResponse:
+        """Send `payload` as JSON and return the response, whatever its status.
 
-        `before_sending(url, body)` sees the exact bytes before any of them leaves; what it raises keeps them here.
+        Args:
+            payload: The value to send.
+            headers: Headers of this request.
+            before_sending: Called with the URL and the exact body before any byte leaves; if it raises, nothing is
+                sent.
+
+        Raises:
+            TransportError: If no complete response arrives in time.
         """
-        errors = _client_library()
+        httpx = _import_httpx()
         body = json.dumps(payload, ensure_ascii=False).encode()
         before_sending(self.url, body)
         received = bytearray()
         try:
             async with (
-                asyncio.timeout(self._timeout),
+                asyncio.timeout(self._timeout_s),
                 self._client.stream("POST", self.url, content=body, headers=dict(headers)) as response,
             ):
-                async for piece in response.aiter_bytes():
-                    received += piece
-                    if len(received) > _LONGEST:
-                        raise WebError("the reply does not end", sent=True)
+                async for chunk in response.aiter_bytes():
+                    received += chunk
+                    if len(received) > _MAX_RESPONSE_BYTES:
+                        raise TransportError("the response does not end", sent=True)
         except TimeoutError:
-            raise WebError(f"no reply within {self._timeout:g} s", sent=True) from None
-        except errors.LocalProtocolError:
-            # Its text, which quotes a header, and the error itself go no further.
-            raise WebError("it cannot be sent as it is", sent=False) from None
-        except errors.HTTPError as error:
-            unsent = (errors.ConnectError, errors.ConnectTimeout, errors.ProxyError)
-            raise WebError(_reason(error), sent=not isinstance(error, unsent)) from error
-        return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, bytes(received))
+            raise TransportError(f"no response within {self._timeout_s:g} s", sent=True) from None
+        except httpx.LocalProtocolError:
+            # Neither the error nor its text, which quotes a header, may be passed on.
+            raise TransportError("the request cannot be sent as it is", sent=False) from None
+        except httpx.HTTPError as error:
+            not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+            raise TransportError(_reason(error), sent=not isinstance(error, not_sent)) from error
+        logger.debug("POST %s: HTTP %d, %d bytes", _without_query(self.url), response.status_code, len(received))
+        return HTTPResponse(response.status_code, {k.lower(): v for k, v in response.headers.items()}, bytes(received))
 
 
 def check_url(url: str) -> None:
-    """UserError for what is no http(s) URL, for plain http to another machine, and for a password in the URL."""
+    """Check that a URL may be used.
+
+    Args:
+        url: The URL.
+
+    Raises:
+        UserError: If it is not an http or https URL, uses plain http to another machine, or contains a password.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -146,58 +185,70 @@ def check_url(url: str) -> None:
         raise UserError(f"{quoted(url)} is no http or https address", hint="give one like https://example.org/v1")
     if parts.username is not None or parts.password is not None:
         raise UserError("there is a name or a password in the address", host, "take it out")
-    if parts.scheme == "http" and not _is_here(host):
+    if parts.scheme == "http" and not _is_this_machine(host):
         what = "personal text does not go over plain http to another machine"
         raise UserError(what, url, "use https, or a tunnel to localhost")
 
 
 def download(url: str, path: Path, on_progress: Progress | None = None) -> None:
-    """Puts what is at `url` at `path`, whole or not at all.
+    """Download a file atomically.
 
-    `on_progress(bytes so far, bytes in all)` is called for every piece, with None where the server does not say how
-    many there will be. UserError for a URL that `check_url` refuses (a redirect's too), where there is no network,
-    nothing at the URL or the file breaks off, and where the disk refuses.
+    Args:
+        url: The URL.
+        path: Where to write the file.
+        on_progress: Called with stage `download` for every chunk, with the bytes so far and in total; the total is
+            None if the server does not report it.
+
+    Raises:
+        UserError: If `check_url` refuses the URL or a redirect, the network or the server fails, the file is
+            incomplete, or it cannot be written.
     """
     check_url(url)
-    client = _client_library()
+    httpx = _import_httpx()
     options: dict[str, Any] = {
         "follow_redirects": True,
-        "timeout": client.Timeout(_PIECE, connect=_CONNECT),
+        "timeout": httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
         "headers": {"Accept-Encoding": "identity"},
         "event_hooks": {"request": [lambda request: check_url(str(request.url))]},
     }
     try:
-        with _made(client.Client, url, **options) as session, session.stream("GET", url) as response:
+        with _make_client(httpx.Client, url, **options) as client, client.stream("GET", url) as response:
+            logger.debug("GET %s: HTTP %d", _without_query(url), response.status_code)
             if response.status_code != 200:
                 raise UserError(f"the server has nothing here (HTTP {response.status_code})", url, "check the address")
             length = response.headers.get("content-length", "")
             total = int(length) if length.isdecimal() else None
             done = 0
             with atomic_file(path) as file:
-                for piece in response.iter_raw():
-                    file.write(piece)
-                    done += len(piece)
+                for chunk in response.iter_raw():
+                    file.write(chunk)
+                    done += len(chunk)
                     if on_progress is not None:
                         on_progress(ProgressEvent("download", done, total))
                 if total is not None and done != total:
                     raise UserError(f"only {done:,} of {total:,} bytes came", url, "run the same command again")
-    except client.HTTPError as error:
+    except httpx.HTTPError as error:
         hint = "check the network and run the same command again"
         raise UserError(f"the download failed ({_reason(error)})", url, hint) from error
 
 
-def _is_here(host: str) -> bool:
-    """Whether a host's name or number is this machine's own."""
+def _is_this_machine(host: str) -> bool:
+    """Return whether a host name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _made(kind: Callable[..., Any], url: str, **options: Any) -> Any:
-    """A client for `url`; UserError where it cannot be made by the environment's proxy or certificates."""
+def _without_query(url: str) -> str:
+    """Return a URL for a log line: its query may contain anything."""
+    return urlsplit(url)._replace(query="", fragment="").geturl()
+
+
+def _make_client(client_class: Callable[..., Any], url: str, **options: Any) -> Any:
+    """Return an HTTP client; raise UserError if the environment's proxy or certificates cannot be used."""
     try:
-        return kind(trust_env=not _is_here(urlsplit(url).hostname or ""), **options)
+        return client_class(trust_env=not _is_this_machine(urlsplit(url).hostname or ""), **options)
     except OSError as error:
         raise from_os_error(error, "SSL_CERT_FILE", "name another file") from error
     except (ValueError, ImportError) as error:
@@ -205,11 +256,11 @@ def _made(kind: Callable[..., Any], url: str, **options: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong with a connection, in a few words; some errors of the library have no text."""
+    """Return a connection error's text, or its type: some errors have no text."""
     return str(error) or type(error).__name__
 
 
-def _client_library() -> ModuleType:
+def _import_httpx() -> ModuleType:
     try:
         import httpx2
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""The one way in which long work reports how far it is.
+"""How long-running functions report progress.
 
-Every function that takes a while has a parameter `on_progress: Progress | None`. It calls it with a `ProgressEvent`
-whenever something is done, and the caller decides what to show: a bar, a line, or nothing.
+Every function that takes a while has a parameter `on_progress: Progress | None` and calls it with a `ProgressEvent`
+whenever a unit of work is done. The caller decides what to show: a bar, a line, or nothing.
 """
 
 from __future__ import annotations
@@ -34,22 +34,30 @@ class Progress(Protocol):
     """A callable that receives progress events."""
 
     def __call__(self, event: ProgressEvent, /) -> None:
-        """Take note of an event. What it raises ends the work."""
+        """Handle an event.
+
+        Args:
+            event: The event.
+
+        Raises:
+            BaseException: Whatever it raises ends the work.
+        """
 
 
 def ignore_progress(event: ProgressEvent, /) -> None:
-    """Do nothing with an event."""
+    """Ignore an event.
+
+    Args:
+        event: The event.
+    """
 
 
 def as_stage(stage: str, on_progress: Progress | None) -> Progress:
-    """Return a `Progress` that passes every event on under another stage's name.
+    """Return a `Progress` that forwards every event under another stage name.
 
     Args:
-        stage: Name of the stage, as the caller's caller knows it.
-        on_progress: Where the events go; None drops them.
-
-    Returns:
-        A callable to hand down to the function that does the work.
+        stage: Name of the stage.
+        on_progress: Receives the events; None drops them.
     """
     if on_progress is None:
         return ignore_progress

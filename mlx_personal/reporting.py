@@ -1,4 +1,4 @@
-"""What every report is made with: a Markdown table, and whether pictures can be drawn."""
+"""What all reports share: Markdown tables, and whether plots can be drawn."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 
 
-def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table; None is a dash. A `|` in a cell must be escaped."""
+def markdown_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table.
+
+    Args:
+        columns: The column titles.
+        rows: The cells of each row; None becomes a dash. A `|` in a cell must already be escaped.
+    """
 
     def line(cells: Iterable[object]) -> str:
         return f"| {' | '.join('-' if cell is None else str(cell) for cell in cells)} |\n"
@@ -15,6 +20,6 @@ def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     return line(columns) + "|---" * len(columns) + "|\n" + "".join(map(line, rows))
 
 
-def can_draw() -> bool:
-    """Whether matplotlib is there; it comes with the extra `plots`."""
+def can_plot() -> bool:
+    """Return whether matplotlib is installed; it comes with the extra `plots`."""
     return importlib.util.find_spec("matplotlib") is not None

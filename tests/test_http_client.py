@@ -1,4 +1,4 @@
-"""The one place that opens a socket: what it sends, what it refuses, and files that are there whole or not at all."""
+"""HTTP: what is sent, which URLs are refused, and atomic downloads."""
 
 from __future__ import annotations
 
@@ -9,128 +9,146 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import mlx_personal
 from mlx_personal import http_client
 from mlx_personal.errors import UserError
-from mlx_personal.http_client import Reply, Session, WebError, check_url, download
+from mlx_personal.http_client import HTTPResponse, Session, TransportError, check_url, download
+from mlx_personal.progress import ProgressEvent
 from tests.support.fake_server import FakeServer, Fault
+
+BeforeSending = Callable[[str, bytes], None]
+Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
 @pytest.fixture
-def fake() -> Iterator[Any]:
+def fake_server() -> Iterator[FakeServer]:
+    """A server that answers every prompt."""
     with FakeServer() as server:
         yield server
 
 
 def post(
-    url: Any, payload: Any, timeout: Any = 5.0, times: Any = 1, before: Any = lambda url, body: None, own: Any = "yes"
-) -> Any:
-    async def story() -> Any:
-        async with Session(url, timeout, 1, {"X-Own": own}) as session:
-            return [await session.post(payload, {"X-Once": "1"}, before) for _ in range(times)]
+    url: str,
+    payload: object,
+    timeout_s: float = 5.0,
+    times: int = 1,
+    before_sending: BeforeSending = lambda url, body: None,
+    session_header: str = "yes",
+) -> list[HTTPResponse]:
+    """Post the payload some times in one session."""
 
-    return asyncio.run(story())
+    async def post_all() -> list[HTTPResponse]:
+        async with Session(url, timeout_s, 1, {"X-Session": session_header}) as session:
+            return [await session.post(payload, {"X-Request": "1"}, before_sending) for _ in range(times)]
+
+    return asyncio.run(post_all())
 
 
-def chat(text: Any) -> Any:
+def chat(text: str) -> dict[str, list[dict[str, str]]]:
+    """A chat completion request."""
     return {"messages": [{"role": "user", "content": text}]}
 
 
 # Posting
 
 
-def test_the_exact_bytes_and_the_address_are_seen_before_they_leave(fake: Any) -> None:
-    seen = []
-    url = f"{fake.url}/chat/completions"
-    (reply,) = post(url, chat("Grüße"), before=lambda url, body: seen.append((url, body, len(fake.received))))
-    (received,) = fake.received
+def test_the_exact_bytes_and_the_address_are_seen_before_they_leave(fake_server: FakeServer) -> None:
+    seen: list[tuple[str, bytes, int]] = []
+
+    def record(url: str, body: bytes) -> None:
+        seen.append((url, body, len(fake_server.received)))
+
+    url = f"{fake_server.url}/chat/completions"
+    (response,) = post(url, chat("Grüße"), before_sending=record)
+    (received,) = fake_server.received
     assert seen == [(url, received.body, 0)]
     assert json.loads(received.body) == chat("Grüße")
-    assert (received.headers["x-own"], received.headers["x-once"]) == ("yes", "1")
-    assert reply.status == 200 and reply.headers["content-type"] == "application/json"
-    assert reply.json()["choices"][0]["message"]["content"] == "answer to Grüße"
+    assert (received.headers["x-session"], received.headers["x-request"]) == ("yes", "1")
+    assert response.status == 200 and response.headers["content-type"] == "application/json"
+    assert response.json()["choices"][0]["message"]["content"] == "answer to Grüße"
 
 
-def test_what_is_raised_before_sending_keeps_everything_here(fake: Any) -> None:
-    def refuse(url: Any, body: Any) -> None:
+def test_an_error_before_sending_prevents_sending(fake_server: FakeServer) -> None:
+    def refuse(url: str, body: bytes) -> None:
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="the disk is full"):
-        post(fake.url, chat("a"), before=refuse)
-    assert not fake.received
+        post(fake_server.url, chat("a"), before_sending=refuse)
+    assert not fake_server.received
 
 
-def test_a_connection_is_used_again(fake: Any) -> None:
-    post(f"{fake.url}/chat/completions", chat("a"), times=5)
-    assert len(fake.received) == 5
-    assert fake.connections == 1
+def test_connections_are_reused(fake_server: FakeServer) -> None:
+    post(f"{fake_server.url}/chat/completions", chat("a"), times=5)
+    assert len(fake_server.received) == 5
+    assert fake_server.connections == 1
 
 
-def test_every_status_is_a_reply(fake: Any) -> None:
-    fake.always = Fault(503, headers={"Retry-After": "7"})
-    (reply,) = post(f"{fake.url}/chat/completions", chat("a"))
-    assert (reply.status, reply.retry_after()) == (503, 7.0)
+def test_every_status_is_a_response(fake_server: FakeServer) -> None:
+    fake_server.always = Fault(503, headers={"Retry-After": "7"})
+    (response,) = post(f"{fake_server.url}/chat/completions", chat("a"))
+    assert (response.status, response.retry_after_s()) == (503, 7.0)
 
 
-def test_a_redirect_is_not_followed_with_what_was_sent(fake: Any) -> None:
+def test_a_redirect_is_not_followed_with_what_was_sent(fake_server: FakeServer) -> None:
     with FakeServer() as other:
-        fake.always = Fault(307, headers={"Location": f"{other.url}/chat/completions"})
-        (reply,) = post(f"{fake.url}/chat/completions", chat("a"))
-        assert reply.status == 307 and not other.received
+        fake_server.always = Fault(307, headers={"Location": f"{other.url}/chat/completions"})
+        (response,) = post(f"{fake_server.url}/chat/completions", chat("a"))
+        assert response.status == 307 and not other.received
 
 
 @pytest.mark.parametrize("fault", [Fault(delay=0.5), Fault(reset=True)], ids=["slow", "reset"])
-def test_a_reply_that_does_not_come_may_have_been_billed(fake: Any, fault: Any) -> None:
-    fake.always = fault
-    with pytest.raises(WebError) as error:
-        post(f"{fake.url}/chat/completions", chat("a"), timeout=0.1)
+def test_a_missing_response_may_have_been_billed(fake_server: FakeServer, fault: Fault) -> None:
+    fake_server.always = fault
+    with pytest.raises(TransportError) as error:
+        post(f"{fake_server.url}/chat/completions", chat("a"), timeout_s=0.1)
     assert error.value.sent and str(error.value)
 
 
-def test_a_server_that_never_ends_its_reply_is_left(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "_LONGEST", 1000)
-    fake.answer = lambda prompt: "a" * 2000
-    with pytest.raises(WebError, match="does not end"):
-        post(f"{fake.url}/chat/completions", chat("a"))
+def test_a_server_that_never_ends_its_response_is_abandoned(
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "_MAX_RESPONSE_BYTES", 1000)
+    fake_server.answer = lambda prompt: "a" * 2000
+    with pytest.raises(TransportError, match="does not end"):
+        post(f"{fake_server.url}/chat/completions", chat("a"))
 
 
-def test_where_nobody_listens_nothing_was_sent(fake: Any) -> None:
-    fake.kill()
-    with pytest.raises(WebError) as error:
-        post(fake.url, chat("a"))
+def test_nothing_was_sent_if_nobody_listens(fake_server: FakeServer) -> None:
+    fake_server.kill()
+    with pytest.raises(TransportError) as error:
+        post(fake_server.url, chat("a"))
     assert not error.value.sent and str(error.value)
 
 
-def test_no_proxy_sees_what_goes_to_this_machine(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_this_machine_use_no_proxy(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert post(f"{fake.url}/chat/completions", chat("a"))[0].status == 200
+    assert post(f"{fake_server.url}/chat/completions", chat("a"))[0].status == 200
 
 
-def test_a_proxy_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://proxy")
     with pytest.raises(UserError, match="check HTTPS_PROXY"):
         Session("https://example.org", 1.0, 1)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000], ids=["empty", "half", "no text", "deep"])
-def test_what_is_no_json_is_a_value_error(body: Any) -> None:
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000], ids=["empty", "half", "not text", "deep"])
+def test_invalid_json_is_a_value_error(body: bytes) -> None:
     with pytest.raises(ValueError):
-        Reply(200, {}, body).json()
+        HTTPResponse(200, {}, body).json()
 
 
-def test_a_header_that_cannot_be_sent_is_not_quoted(fake: Any) -> None:
-    with pytest.raises(WebError) as error:
-        post(f"{fake.url}/chat/completions", chat("hi"), own="Bearer sekret ")
+def test_a_header_that_cannot_be_sent_is_not_quoted(fake_server: FakeServer) -> None:
+    with pytest.raises(TransportError) as error:
+        post(f"{fake_server.url}/chat/completions", chat("hi"), session_header="Bearer sekret ")
     assert "sekret" not in str(error.value) and error.value.__cause__ is None and not error.value.sent
-    assert not fake.received
+    assert not fake_server.received
 
 
 # Addresses
@@ -181,7 +199,7 @@ def test_personal_text_does_not_go_over_plain_http_elsewhere(url: str) -> None:
         "https://a/\x01",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="no http or https address"):
         check_url(url)
 
@@ -210,14 +228,14 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 
 @contextlib.contextmanager
-def serving(respond: Any) -> Iterator[Any]:
-    """A web server on this machine whose GET requests are `respond(handler)`'s."""
+def serving(respond: Respond) -> Iterator[str]:
+    """Serve GET requests on this machine with `respond(handler)`; yield the URL of a file."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             respond(self)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -230,8 +248,10 @@ def serving(respond: Any) -> Iterator[Any]:
         server.server_close()
 
 
-def sending(content: Any, length: Any = None, status: Any = 200, **headers: Any) -> Any:
-    def respond(handler: Any) -> None:
+def sending(content: bytes, length: str | int | None = None, status: int = 200, **headers: str) -> Respond:
+    """Return a handler that sends this content, with any Content-Length or (`unknown`) none."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)
@@ -244,16 +264,18 @@ def sending(content: Any, length: Any = None, status: Any = 200, **headers: Any)
 
 
 @pytest.mark.parametrize("length", [None, "unknown"])
-def test_a_file_is_downloaded_whole(tmp_path: Path, length: str | None) -> None:
-    content, seen = os.urandom(300_000), []
+def test_a_file_is_downloaded_completely(tmp_path: Path, length: str | None) -> None:
+    content = os.urandom(300_000)
+    events: list[ProgressEvent] = []
     with serving(sending(content, length)) as url:
-        download(url, tmp_path / "new" / "file.json", lambda done, total: seen.append((done, total)))
+        download(url, tmp_path / "new" / "file.json", events.append)
     assert (tmp_path / "new" / "file.json").read_bytes() == content
-    assert seen[-1] == (300_000, 300_000 if length is None else None)
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert (events[-1].done, events[-1].total) == (300_000, 300_000 if length is None else None)
+    done = [event.done for event in events]
+    assert done == sorted(set(done))
 
 
-def test_a_download_that_breaks_off_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text("old")
     with serving(sending(b"half", 100)) as url, pytest.raises(UserError, match="run the same command again"):
@@ -261,13 +283,13 @@ def test_a_download_that_breaks_off_leaves_what_was_there(tmp_path: Path) -> Non
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_at_an_address_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with serving(sending(b"no", status=404)) as url, pytest.raises(UserError, match=r"nothing here \(HTTP 404\)"):
         download(url, tmp_path / "file.json")
     assert not list(tmp_path.iterdir())
 
 
-def test_no_network_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_network_is_a_user_error(tmp_path: Path) -> None:
     with serving(sending(b"")) as url:
         pass
     with pytest.raises(UserError, match=r"the download failed .*check the network"):
@@ -285,8 +307,8 @@ def test_a_redirect_is_followed_but_not_to_plain_http_elsewhere(tmp_path: Path) 
     assert (tmp_path / "file.json").read_bytes() == b"there"
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: Any) -> None:
+def test_a_full_disk_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)

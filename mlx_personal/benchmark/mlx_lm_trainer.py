@@ -6,9 +6,8 @@ dangerous is set aside: its screen, which takes time to draw, and its wired memo
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlx_lm.tuner import trainer
 from mlx_lm.tuner.datasets import CacheDataset
 
 from mlx_personal.finetune.data.samples import Sample
+from mlx_personal.models.mlx_lm_compat import plain_trainer
 
 # mlx-lm pads every batch to a multiple of this.
 _PAD_TO = 32
@@ -66,7 +66,7 @@ def train_plain(
     """
     steps = epochs * (len(rows) // batch_size)
     data = _Recorded(_Raw(rows))
-    with tempfile.TemporaryDirectory() as folder, _alone():
+    with tempfile.TemporaryDirectory() as folder, plain_trainer():
         args = trainer.TrainingArgs(
             batch_size=batch_size,
             iters=steps,
@@ -123,31 +123,3 @@ class _Reported(trainer.TrainingCallback):
 
     def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
         self._on_step(train_info["train_loss"])
-
-
-class _NoScreen:
-    """In place of mlx-lm's progress display; every method does nothing."""
-
-    def __init__(self, *_: Any, **__: Any): ...
-
-    def __enter__(self) -> _NoScreen:
-        return self
-
-    def __exit__(self, *_: Any) -> None: ...
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """mlx-lm's trainer without its display, and leaving the system's memory limits alone."""
-    replaced = {"TrainUI": _NoScreen, "maybe_set_recommended_wired_limit": lambda: None}
-    kept = {name: getattr(trainer, name) for name in replaced}
-    try:
-        for name, stand_in in replaced.items():
-            setattr(trainer, name, stand_in)
-        yield
-    finally:
-        for name, original in kept.items():
-            setattr(trainer, name, original)

@@ -1,4 +1,4 @@
-"""How many jobs fit this machine at a time, and how many threads each may multiply with."""
+"""How many jobs run at a time on this machine, and with how many BLAS threads each."""
 
 from __future__ import annotations
 
@@ -6,37 +6,42 @@ import os
 import sys
 from pathlib import Path
 
-_TOPOLOGY = Path("/sys/devices/system/cpu")
+_CPU_FOLDER = Path("/sys/devices/system/cpu")
 
 
 def default_workers() -> int:
-    """One worker where MLX has a GPU, since one training fills it; else one for each core."""
-    # Here, because it imports MLX, which a worker need not load before its first job.
+    """Return 1 if MLX has a GPU, since one training run fills it; otherwise the number of cores."""
+    # Imported here because it imports MLX, which a worker does not need before its first job.
     from mlx_personal.runtime.device import device_name
 
     return 1 if device_name() != "cpu" else cores()
 
 
 def cores() -> int:
-    """The cores that this process may compute on; two threads of one core count once, where the system tells."""
+    """Return how many physical cores this process may use; on Linux, hyperthreads of one core count once."""
     if sys.platform != "linux":
         return os.cpu_count() or 1
-    return len({_siblings(processor) for processor in os.sched_getaffinity(0)})
+    return len({_sibling_list(processor) for processor in os.sched_getaffinity(0)})
 
 
 def blas_threads(workers: int) -> int | None:
-    """How many threads each of `workers` processes multiplies with; None where nothing is to be set.
+    """Return how many BLAS threads each worker process gets.
 
-    A single worker's BLAS takes what it takes without us, and OPENBLAS_NUM_THREADS is the user's word.
+    Args:
+        workers: Number of worker processes.
+
+    Returns:
+        The number of threads, or None to leave BLAS alone: with a single worker, or if the user set
+        OPENBLAS_NUM_THREADS.
     """
     if workers == 1 or "OPENBLAS_NUM_THREADS" in os.environ:
         return None
     return max(1, cores() // workers)
 
 
-def _siblings(processor: int) -> str:
-    """Names the core of a processor: the list of the processors that share it."""
+def _sibling_list(processor: int) -> str:
+    """Return the list of processors that share this one's core, which identifies the core."""
     try:
-        return (_TOPOLOGY / f"cpu{processor}" / "topology" / "thread_siblings_list").read_text().strip()
+        return (_CPU_FOLDER / f"cpu{processor}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
         return str(processor)

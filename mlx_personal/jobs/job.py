@@ -1,4 +1,4 @@
-"""What a job is, what comes back of it, and how one is performed: the same in a worker process and on Ray."""
+"""A job, its result, and how a job is run: the same in a local worker process and on Ray."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mlx_personal.errors import StoppedError, UserError
 class Job:
     """One independent piece of work.
 
-    Args:
-        key: tells it apart from all others of a run.
-        argument: what the function is called with; it travels between processes, so it is made of dataclasses, numpy
+    Attributes:
+        key: Identifies the job within its run.
+        argument: What the function is called with. It is sent between processes, so it consists of dataclasses, numpy
             arrays and plain values.
     """
 
@@ -29,26 +29,31 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came back of a job.
+    """The result of a job.
 
-    Args:
-        key: the job's.
-        result: what the function returned; None where it failed.
-        error: why it failed, on one line; None where it did not.
-        seconds: what the function took; where its process died, what passed until then.
+    Attributes:
+        key: The job's key.
+        result: What the function returned; None if it failed.
+        error: Why it failed, on one line; None if it did not.
+        elapsed_s: How long the function took, or how long until its process died.
     """
 
     key: str
     result: Any
     error: str | None
-    seconds: float
+    elapsed_s: float
 
 
-def perform(function: Callable[[Any], Any], job: Job) -> JobResult:
-    """Calls the function and says what came of it. An error that is no `UserError` leaves its traceback on stderr.
+def run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
+    """Call the function with the job's argument and return the result or the error.
 
-    A function that was told by a signal to stop ends the process as that signal does: the process is what somebody
-    wanted to end, and who waits for the job learns it as of any process that died.
+    An error other than `UserError` is a defect, so its traceback is also written to stderr. If the function was
+    stopped by a signal, this process ends with the same signal: somebody wanted to end the process, and whoever waits
+    for the job then sees a process that died.
+
+    Args:
+        function: The function.
+        job: The job.
     """
     start = time.perf_counter()
     try:
@@ -60,11 +65,11 @@ def perform(function: Callable[[Any], Any], job: Job) -> JobResult:
     except UserError as error:
         return JobResult(job.key, None, error.line(), time.perf_counter() - start)
     except Exception as error:
-        # In one piece: other workers write there too.
+        # One write call, because other workers write to stderr too.
         sys.stderr.write(f"{job.key}: {traceback.format_exc()}")
-        return JobResult(job.key, None, one_line(error), time.perf_counter() - start)
+        return JobResult(job.key, None, describe_exception(error), time.perf_counter() - start)
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's type and message on one line."""
+def describe_exception(error: BaseException) -> str:
+    """Return an exception's type and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

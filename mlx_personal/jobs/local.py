@@ -1,12 +1,13 @@
-"""Jobs in worker processes of this machine.
+"""Run jobs in worker processes on this machine.
 
-A pool of our own, since the standard library's breaks as a whole where one of its processes dies. Each worker lives for
-many jobs, so what a module of it keeps (a loaded model) is there for the next one.
+The standard library's process pools break as a whole when one of their processes dies, so this module has its own pool.
+A worker runs many jobs, so whatever its modules cache (a loaded model) is available to the next job.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing.connection
 import signal
 import subprocess
@@ -18,168 +19,192 @@ from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.jobs.cores import blas_threads
-from mlx_personal.jobs.job import Job, JobResult, one_line
-from mlx_personal.jobs.worker import Worker
+from mlx_personal.jobs.job import Job, JobResult, describe_exception
+from mlx_personal.jobs.worker import WorkerProcess
 
-# How often a job is tried whose process dies, and how many workers in a row may die before they are ready.
-_TRIES = 2
-# Seconds that workers have to leave on their own when they are told to.
-_GRACE = 3.0
+logger = logging.getLogger(__name__)
+
+# How many processes may die of one job, and how many workers in a row may die before they are ready.
+_MAX_ATTEMPTS = 2
+# How long workers have to end after they are terminated, before they are killed.
+_TERMINATION_TIMEOUT_S = 3.0
 
 
 def run_locally(function: Callable[[Any], Any], jobs: Iterable[Job], workers: int) -> Generator[JobResult, None, None]:
-    """Performs the jobs in at most `workers` processes and yields each as it finishes; see `cluster.run`."""
-    pool = _Pool(function, iter(jobs), workers)
-    finished: list[JobResult] = []
+    """Run the jobs in at most `workers` processes and yield each as it finishes; see `run_jobs`.
+
+    Args:
+        function: What to call with each job's argument.
+        jobs: The jobs.
+        workers: Maximum number of processes.
+
+    Yields:
+        The result of each job.
+
+    Raises:
+        UserError: If workers cannot start.
+    """
+    pool = _WorkerPool(function, iter(jobs), workers)
+    results: list[JobResult] = []
     try:
         while True:
-            # First, so that workers compute while the caller is busy with what they have brought.
-            pool.fill()
-            yield from finished
-            finished = pool.wait()
-            if not finished:
+            # Before yielding, so that workers compute while the caller handles the results.
+            pool.start_jobs()
+            yield from results
+            results = pool.wait()
+            if not results:
                 return
     finally:
-        pool.end()
+        pool.shut_down()
 
 
 @dataclass
-class _Task:
-    """A job on its way, and how many processes have died of it or with it."""
+class _Attempt:
+    """A job and how many processes have died while running it."""
 
     job: Job
     deaths: int = 0
 
 
 @dataclass(eq=False)
-class _Seat:
-    """A worker, whether it can take jobs yet, the one it has, and since when."""
+class _WorkerSlot:
+    """A worker process, whether it is ready for jobs, its present job, and when that was sent."""
 
-    worker: Worker
+    worker: WorkerProcess
     ready: bool = False
-    task: _Task | None = None
-    since: float = 0.0
+    attempt: _Attempt | None = None
+    sent_at: float = 0.0
 
 
-class _Pool:
-    """The workers, the jobs that wait for one, and what has finished but was not taken yet."""
+class _WorkerPool:
+    """The workers, the jobs waiting for one, and results that have not been returned yet."""
 
     def __init__(self, function: Callable[[Any], Any], jobs: Iterator[Job], workers: int):
-        self._function, self._jobs, self._most = function, jobs, workers
+        self._function, self._jobs, self._max_workers = function, jobs, workers
         self._threads = blas_threads(workers)
-        self._again: deque[_Task] = deque()
-        self._seats: list[_Seat] = []
-        self._finished: list[JobResult] = []
+        self._retries: deque[_Attempt] = deque()
+        self._slots: list[_WorkerSlot] = []
+        self._results: list[JobResult] = []
         self._failed_starts = 0
 
-    def fill(self) -> None:
-        """Gives every idle worker a job, and starts workers, as far as there are jobs."""
+    def start_jobs(self) -> None:
+        """Give every idle worker a job, and start workers as long as there are jobs for them."""
         while True:
-            seat = next((seat for seat in self._seats if seat.task is None), None)
-            if seat is None and len(self._seats) >= self._most:
+            slot = next((slot for slot in self._slots if slot.attempt is None), None)
+            if slot is None and len(self._slots) >= self._max_workers:
                 return
-            task = self._next()
-            if task is None:
+            attempt = self._next_attempt()
+            if attempt is None:
                 return
-            if seat is None:
-                seat = self._start()
-            seat.task = task
-            if seat.ready:
-                self._send(seat, task)
+            if slot is None:
+                slot = self._start_worker()
+            slot.attempt = attempt
+            if slot.ready:
+                self._send(slot, attempt)
 
     def wait(self) -> list[JobResult]:
-        """Waits until jobs have finished and returns them; an empty list if none is left."""
-        while not self._finished:
-            busy = [seat for seat in self._seats if seat.task is not None]
+        """Wait until at least one job has finished; return an empty list if none is left."""
+        while not self._results:
+            busy = [slot for slot in self._slots if slot.attempt is not None]
             if not busy:
                 break
-            speaking = multiprocessing.connection.wait([seat.worker.connection for seat in busy])
-            for seat in busy:
-                if seat.worker.connection in speaking:
-                    self._receive(seat)
-            self.fill()
-        finished, self._finished = self._finished, []
-        return finished
+            readable = multiprocessing.connection.wait([slot.worker.connection for slot in busy])
+            for slot in busy:
+                if slot.worker.connection in readable:
+                    self._receive(slot)
+            self.start_jobs()
+        results, self._results = self._results, []
+        return results
 
-    def end(self) -> None:
-        """Ends every worker: idle ones leave as their connection closes, others are told to, or killed if they stay."""
-        for seat in self._seats:
-            seat.worker.connection.close()
-            if seat.task is not None:
-                seat.worker.process.terminate()
-        deadline = time.monotonic() + _GRACE
-        for seat in self._seats:
+    def shut_down(self) -> None:
+        """End all workers.
+
+        Idle workers exit when their connection closes, busy ones are terminated, and those that stay are killed.
+        """
+        for slot in self._slots:
+            slot.worker.connection.close()
+            if slot.attempt is not None:
+                slot.worker.process.terminate()
+        deadline = time.monotonic() + _TERMINATION_TIMEOUT_S
+        for slot in self._slots:
             try:
-                seat.worker.process.wait(max(0.0, deadline - time.monotonic()))
+                slot.worker.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                seat.worker.process.kill()
-        for seat in self._seats:
-            seat.worker.close()
+                slot.worker.process.kill()
+        for slot in self._slots:
+            slot.worker.close()
 
-    def _next(self) -> _Task | None:
-        if self._again:
-            return self._again.popleft()
+    def _next_attempt(self) -> _Attempt | None:
+        if self._retries:
+            return self._retries.popleft()
         job = next(self._jobs, None)
-        return None if job is None else _Task(job)
+        return None if job is None else _Attempt(job)
 
-    def _start(self) -> _Seat:
-        seat = _Seat(Worker(self._threads))
-        self._seats.append(seat)
-        # A dead worker is found out by `wait`, like any other.
+    def _start_worker(self) -> _WorkerSlot:
+        slot = _WorkerSlot(WorkerProcess(self._threads))
+        self._slots.append(slot)
+        # If the worker is dead already, `wait` notices.
         with contextlib.suppress(ConnectionError):
-            seat.worker.connection.send(self._function)
-        return seat
+            slot.worker.connection.send(self._function)
+        return slot
 
-    def _send(self, seat: _Seat, task: _Task) -> None:
-        seat.since = time.perf_counter()
+    def _send(self, slot: _WorkerSlot, attempt: _Attempt) -> None:
+        slot.sent_at = time.perf_counter()
         try:
-            seat.worker.connection.send(task.job)
+            slot.worker.connection.send(attempt.job)
         except ConnectionError:
-            pass  # as in starting
-        except Exception as error:  # whatever an object raises that cannot be written down
-            seat.task = None
-            self._finished.append(JobResult(task.job.key, None, f"its argument cannot be sent: {one_line(error)}", 0.0))
+            pass  # `wait` notices the dead worker.
+        except Exception as error:  # Pickling raises whatever the object raises.
+            slot.attempt = None
+            reason = f"its argument cannot be sent: {describe_exception(error)}"
+            self._results.append(JobResult(attempt.job.key, None, reason, 0.0))
 
-    def _receive(self, seat: _Seat) -> None:
-        """Takes what the worker says, or that it has died."""
-        task = seat.task
-        assert task is not None
+    def _receive(self, slot: _WorkerSlot) -> None:
+        """Handle a worker's message, or its death."""
+        attempt = slot.attempt
+        assert attempt is not None
         try:
-            said = seat.worker.connection.recv()
+            message = slot.worker.connection.recv()
         except (EOFError, OSError):
-            self._bury(seat, task)
+            self._handle_death(slot, attempt)
             return
-        if isinstance(said, JobResult):
-            seat.task = None
-            self._finished.append(said)
+        if isinstance(message, JobResult):
+            slot.attempt = None
+            self._results.append(message)
         else:
-            seat.ready, self._failed_starts = True, 0
-            self._send(seat, task)
+            slot.ready, self._failed_starts = True, 0
+            self._send(slot, attempt)
 
-    def _bury(self, seat: _Seat, task: _Task) -> None:
-        """The job of a worker that died goes to another one, or is over if that happened to it before."""
-        self._seats.remove(seat)
-        seat.worker.close()
-        end = _how_it_ended(seat.worker.process.returncode)
-        if not seat.ready:
+    def _handle_death(self, slot: _WorkerSlot, attempt: _Attempt) -> None:
+        """Retry the job of a worker that died, or report it as failed if a process had died of it before."""
+        self._slots.remove(slot)
+        slot.worker.close()
+        exit_reason = _exit_reason(slot.worker.process.returncode)
+        if not slot.ready:
+            logger.warning("a worker process %s before its first job", exit_reason)
             self._failed_starts += 1
-            if self._failed_starts >= _TRIES:
-                raise UserError(f"a worker process {end} before its first job", hint="what it wrote above may say why")
-            self._again.append(task)
+            if self._failed_starts >= _MAX_ATTEMPTS:
+                hint = "see what it wrote above"
+                raise UserError(f"a worker process {exit_reason} before its first job", hint=hint)
+            self._retries.append(attempt)
             return
-        task.deaths += 1
-        if task.deaths < _TRIES:
-            self._again.append(task)
+        attempt.deaths += 1
+        retry = attempt.deaths < _MAX_ATTEMPTS
+        logger.warning("the process of a job %s; %s", exit_reason, "retrying" if retry else "giving up")
+        if retry:
+            self._retries.append(attempt)
             return
-        hint = "most likely for want of memory: use fewer workers" if end.endswith("SIGKILL") else None
-        error = UserError(f"its process {end}, and so did the one before", hint=hint)
-        self._finished.append(JobResult(task.job.key, None, error.line(), time.perf_counter() - seat.since))
+        hint = "most likely out of memory: use fewer workers" if exit_reason.endswith("SIGKILL") else None
+        error = UserError(f"its process {exit_reason}, and so did the one before", hint=hint)
+        elapsed_s = time.perf_counter() - slot.sent_at
+        self._results.append(JobResult(attempt.job.key, None, error.line(), elapsed_s))
 
 
-def _how_it_ended(status: int) -> str:
+def _exit_reason(status: int) -> str:
+    """Return how a process ended, given its return code."""
     if status >= 0:
         return f"ended with status {status}"
     try:
         return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:  # a real-time signal has no name
+    except ValueError:  # Real-time signals have no name.
         return f"was killed by signal {-status}"

@@ -1,9 +1,10 @@
-"""Jobs on a Ray cluster, one task each: for what one machine would take days over. Needs the extra `cluster`."""
+"""Run jobs on a Ray cluster, one task per job. Needs the extra `cluster`."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -13,133 +14,155 @@ from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.jobs.cores import default_workers
-from mlx_personal.jobs.job import Job, JobResult, perform
+from mlx_personal.jobs.job import Job, JobResult, run_job
 
-_INSTALL = "pip install 'mlx-personal[cluster]'"
-# Seconds a cluster has to take us in; Ray itself tries for two minutes and may then end the whole process.
-_PATIENCE = 30.0
-# How often Ray starts a task anew whose process or machine has died.
-_RETRIES = 3
-# What a process of its own does to find out whether there is a cluster: just what we then do.
-_KNOCK = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+logger = logging.getLogger(__name__)
+
+_INSTALL_HINT = "pip install 'mlx-personal[cluster]'"
+# Ray itself tries to connect for two minutes and may then end the whole process.
+_CONNECT_TIMEOUT_S = 30.0
+# How often Ray restarts a task whose process or machine has died.
+_MAX_RETRIES = 3
+# Run in a process of its own to find out whether the cluster can be reached.
+_CONNECTION_TEST = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 
 def run_on_ray(
     function: Callable[[Any], Any], jobs: Iterator[Job], address: str, workers: int | None
 ) -> Generator[JobResult, None, None]:
-    """Performs the jobs on the cluster at `address` and yields each as it finishes; see `cluster.run`."""
-    ray = _ray()
+    """Run the jobs on the cluster at `address` and yield each as it finishes; see `run_jobs`.
+
+    Args:
+        function: What to call with each job's argument.
+        jobs: The jobs.
+        address: Address of the cluster, as `run_jobs` takes it.
+        workers: How many jobs may run at a time; None for all resources of the cluster.
+
+    Yields:
+        The result of each job.
+
+    Raises:
+        UserError: If Ray is not installed or the cluster cannot be reached.
+    """
+    ray = _import_ray()
     with _connected(ray, address, workers):
-        gpus = ray.cluster_resources().get("GPU", 0) >= 1
-        # A worker process with a GPU is otherwise ended after every task, and what it has loaded is lost.
-        options = {"num_cpus": 1, "num_gpus": int(gpus), "max_retries": _RETRIES, "max_calls": 0}
-        task = ray.remote(**options)(_perform)
-        sent: dict[Any, tuple[Job, float]] = {}
+        has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+        # By default Ray ends a process with a GPU after every task, and the model it has loaded is lost.
+        options = {"num_cpus": 1, "num_gpus": int(has_gpu), "max_retries": _MAX_RETRIES, "max_calls": 0}
+        task = ray.remote(**options)(_run_job)
+        pending: dict[Any, tuple[Job, float]] = {}
         try:
             while True:
-                # Not all at once: arguments lie in the cluster's memory until their task is done.
-                most = workers or _room(ray, "GPU" if gpus else "CPU")
-                while len(sent) < most and (job := next(jobs, None)) is not None:
-                    sent[task.remote(function, job)] = (job, time.perf_counter())
-                if not sent:
+                # Not all at once: arguments occupy the cluster's memory until their task is done.
+                max_pending = workers or _max_pending(ray, "GPU" if has_gpu else "CPU")
+                while len(pending) < max_pending and (job := next(jobs, None)) is not None:
+                    pending[task.remote(function, job)] = (job, time.perf_counter())
+                if not pending:
                     return
-                [reference], _ = ray.wait(list(sent), num_returns=1)
-                job, since = sent.pop(reference)
-                yield _outcome(ray, reference, job, since)
+                [reference], _ = ray.wait(list(pending), num_returns=1)
+                job, started_at = pending.pop(reference)
+                yield _result(ray, reference, job, started_at)
         finally:
-            for reference in sent:
+            for reference in pending:
                 ray.cancel(reference, force=True)
 
 
-def _perform(function: Callable[[Any], Any], job: Job) -> JobResult:
-    """One job in a process of Ray's, which has told BLAS by OMP_NUM_THREADS to use one thread for one core.
+def _run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
+    """Run one job in a Ray process, for which Ray has set OMP_NUM_THREADS to the job's one core.
 
-    Saying it by BLAS's own name too keeps it so for large models, which `blas.use_one_thread` gives all cores.
+    Setting the BLAS's own variable too keeps it so for large models, which `blas.use_one_thread` gives all cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return perform(function, job)
+    return run_job(function, job)
 
 
-def _outcome(ray: Any, reference: Any, job: Job, since: float) -> JobResult:
+def _result(ray: Any, reference: Any, job: Job, started_at: float) -> JobResult:
     try:
-        done: JobResult = ray.get(reference)
-        return done
+        result: JobResult = ray.get(reference)
+        return result
     except ray.exceptions.RayError as error:
-        seconds = time.perf_counter() - since
-        return JobResult(job.key, None, f"{type(error).__name__}: {_first_line(str(error))}", seconds)
+        logger.warning("Ray lost a job after its retries (%s)", type(error).__name__)
+        elapsed_s = time.perf_counter() - started_at
+        return JobResult(job.key, None, f"{type(error).__name__}: {_first_line(str(error))}", elapsed_s)
 
 
-def _room(ray: Any, kind: str) -> int:
-    """Twice what the cluster can compute at a time now, so that the next job is there when one ends."""
-    return max(2, 2 * int(ray.cluster_resources().get(kind, 0)))
+def _max_pending(ray: Any, resource: str) -> int:
+    """Return twice what the cluster can run at a time now, so that a next job is there when one ends."""
+    return max(2, 2 * int(ray.cluster_resources().get(resource, 0)))
 
 
-def _ray() -> Any:
-    with _no_telemetry():
+def _import_ray() -> Any:
+    with _without_telemetry():
         try:
             return importlib.import_module("ray")
         except ModuleNotFoundError as error:
             if error.name != "ray":
                 raise
-            raise UserError("Ray is not installed", hint=_INSTALL) from None
+            raise UserError("Ray is not installed", hint=_INSTALL_HINT) from None
 
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:
-    """Inside the `with`, this process is a driver of the cluster."""
+    """Make this process a driver of the cluster inside the `with` block."""
     if ray.is_initialized():
         yield
         return
-    settings: dict[str, Any] = {"address": address, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"address": address, "logging_level": "ERROR"}
     if address == "local":
-        settings |= {"num_cpus": workers or default_workers(), "include_dashboard": False}
+        options |= {"num_cpus": workers or default_workers(), "include_dashboard": False}
     else:
-        _knock(address)
-    with _no_telemetry():
+        _check_reachable(address)
+    with _without_telemetry():
         try:
-            ray.init(**settings)
-        except Exception as error:  # of many kinds, among them ValueError and RuntimeError
+            ray.init(**options)
+        except Exception as error:  # Ray raises many kinds, among them ValueError and RuntimeError.
             raise _unreachable(address, _first_line(str(error))) from error
+    logger.info("connected to a Ray cluster with %s", ray.cluster_resources())
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """UserError if no cluster takes us in within `_PATIENCE` seconds."""
-    command = [sys.executable, "-c", _KNOCK, address]
+def _check_reachable(address: str) -> None:
+    """Raise UserError if the cluster does not accept a driver within `_CONNECT_TIMEOUT_S`."""
+    command = [sys.executable, "-c", _CONNECTION_TEST, address]
     try:
-        with _no_telemetry():
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_PATIENCE
+        with _without_telemetry():
+            completed = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_CONNECT_TIMEOUT_S,
             )
     except subprocess.TimeoutExpired:
-        raise _unreachable(address, f"no answer within {_PATIENCE:.0f} seconds") from None
-    if done.returncode:
-        raise _unreachable(address, (done.stderr.strip().splitlines() or ["no message"])[-1])
+        raise _unreachable(address, f"no answer within {_CONNECT_TIMEOUT_S:.0f} seconds") from None
+    if completed.returncode:
+        raise _unreachable(address, (completed.stderr.strip().splitlines() or ["no message"])[-1])
 
 
-def _unreachable(address: str, why: str) -> UserError:
-    if "ray[client]" in why:
-        return UserError("Ray's client is not installed", address, _INSTALL)
+def _unreachable(address: str, reason: str) -> UserError:
+    if "ray[client]" in reason:
+        return UserError("Ray's client is not installed", address, _INSTALL_HINT)
     hint = "check the address and that the cluster is up (`ray status`), or use `local`"
-    return UserError(f"cannot join the Ray cluster: {why}", address, hint)
+    return UserError(f"cannot join the Ray cluster: {reason}", address, hint)
 
 
 @contextlib.contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """Inside the `with`, what Ray starts sends nothing to anyone about its use."""
+def _without_telemetry() -> Iterator[None]:
+    """Switch off Ray's usage reports for what is started inside the `with` block."""
     name = "RAY_USAGE_STATS_ENABLED"
-    before = os.environ.get(name)
+    previous = os.environ.get(name)
     os.environ[name] = "0"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[name]
         else:
-            os.environ[name] = before
+            os.environ[name] = previous
 
 
 def _first_line(text: str) -> str:

@@ -1,7 +1,7 @@
-"""A worker process: how one is started, and its life from the first job to the last.
+"""A worker process: how the parent starts it, and what it does.
 
-A fresh interpreter of our own making and not the standard library's: that one would first run the caller's script
-again, which costs time and has surprised many.
+Workers are fresh interpreters. The standard library's would first import the caller's script again, which costs time
+and runs whatever that script does when it is imported.
 """
 
 from __future__ import annotations
@@ -17,75 +17,85 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mlx_personal.jobs.job import Job, JobResult, one_line, perform
+from mlx_personal.jobs.job import Job, JobResult, describe_exception, run_job
 
-# What a worker says once it can take a job.
+# The message of a worker that can take jobs.
 READY = "ready"
 
 
-class Worker:
-    """One process, from the parent's side.
+class WorkerProcess:
+    """A worker process, seen from the parent.
+
+    Args:
+        threads: Number of BLAS threads of the process; None leaves BLAS alone.
 
     Attributes:
-        connection: the function and jobs go out here; `READY`, then a `JobResult` for each job come in. Its end is the
-            process's death.
-        process: the process.
+        connection: Sends the function and the jobs; receives `READY`, then a `JobResult` for each job. It closes when
+            the process dies.
+        process: The process.
     """
 
     def __init__(self, threads: int | None):
-        """Starts it; BLAS multiplies there with `threads` threads, None for its own choice."""
-        ours, theirs = socket.socketpair()
-        watched, self._watch = os.pipe()
-        # In the environment, since a BLAS reads that as it is loaded, before any code that one could send.
+        parent_socket, worker_socket = socket.socketpair()
+        parent_pipe, self._parent_pipe_end = os.pipe()
+        # Set in the environment because a BLAS reads it when it is loaded, before any code that could be sent runs.
         environment = os.environ | ({} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)})
-        code = f"import sys; sys.path[:] = {[*map(str, sys.path)]}; from mlx_personal.jobs.worker import live; live"
-        command = [sys.executable, "-c", f"{code}({theirs.fileno()}, {watched})"]
-        # Ctrl-C waits, here until the process is started, and there until it takes no notice of it.
+        code = (
+            f"import sys; sys.path[:] = {[*map(str, sys.path)]}; "
+            f"from mlx_personal.jobs.worker import worker_main; worker_main"
+        )
+        command = [sys.executable, "-c", f"{code}({worker_socket.fileno()}, {parent_pipe})"]
+        # Block Ctrl-C until the process has started here, and until the worker ignores it there.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), watched)
+                command, env=environment, stdin=subprocess.DEVNULL, pass_fds=(worker_socket.fileno(), parent_pipe)
             )
         finally:
-            theirs.close()
-            os.close(watched)
-            self.connection = Connection(ours.detach())
+            worker_socket.close()
+            os.close(parent_pipe)
+            self.connection = Connection(parent_socket.detach())
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def close(self) -> None:
-        """Forgets the process, which has ended."""
+        """Free the resources of the process, which has ended."""
         self.connection.close()
         self.process.wait()
-        os.close(self._watch)
+        os.close(self._parent_pipe_end)
 
 
-def live(connection_number: int, watched: int) -> None:
-    """What the process does: jobs come in and go out until the pipe closes. Takes the numbers of its open files.
+def worker_main(connection_descriptor: int, parent_pipe: int) -> None:
+    """Run jobs until the connection closes: the main function of a worker process.
 
-    Ctrl-C at a terminal reaches every process of it; here the parent alone decides who ends.
+    Ctrl-C in a terminal reaches all processes of a job; workers ignore it, as only the parent decides who ends.
+
+    Args:
+        connection_descriptor: File descriptor of the connection to the parent.
+        parent_pipe: File descriptor of a pipe that closes when the parent ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
-    with Connection(connection_number) as connection, contextlib.suppress(EOFError, ConnectionError):
+    threading.Thread(target=_exit_with_parent, args=(parent_pipe,), daemon=True).start()
+    with Connection(connection_descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         function = connection.recv()
         connection.send(READY)
         while True:
-            _do_one(function, connection)
+            _run_next(function, connection)
 
 
-def _do_one(function: Callable[[Any], Any], connection: Connection) -> None:
+def _run_next(function: Callable[[Any], Any], connection: Connection) -> None:
     job: Job = connection.recv()
-    done = perform(function, job)
+    result = run_job(function, job)
     try:
-        connection.send(done)
+        connection.send(result)
     except ConnectionError:
         raise
-    except Exception as error:  # whatever an object raises that cannot be written down
-        connection.send(JobResult(job.key, None, f"its result cannot be sent: {one_line(error)}", done.seconds))
+    except Exception as error:  # Pickling raises whatever the object raises.
+        reason = f"its result cannot be sent: {describe_exception(error)}"
+        connection.send(JobResult(job.key, None, reason, result.elapsed_s))
 
 
-def _end_with_parent(watched: int) -> None:
-    """Ends this process in the middle of its job when the parent is gone: nobody would take the result."""
-    os.read(watched, 1)
+def _exit_with_parent(parent_pipe: int) -> None:
+    """End this process, even during a job, when the parent is gone: nobody would take the result."""
+    os.read(parent_pipe, 1)
     os._exit(1)

@@ -1,18 +1,16 @@
-"""The only room that knows devices, dtypes and BLAS libraries, and the one place that loads a model."""
+"""Language models: load them, tokenize, generate, score answers, and attach adapters."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlx_personal.lazy_imports import lazy_exports
 
 if TYPE_CHECKING:
-    from mlx_personal.models.language_model import LanguageModel, load_language_model
+    from mlx_personal.models.language_model import LanguageModel
+    from mlx_personal.models.loading import load_language_model
+else:
+    # Lazy: `mlx_personal/__init__` has to load a BLAS before anything imports mlx.core.
+    __getattr__ = lazy_exports(__name__, {"LanguageModel": "language_model", "load_language_model": "loading"})
 
 __all__ = ["LanguageModel", "load_language_model"]
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy: `mlx_personal/__init__` imports `backend.blas` before mlx.core may be imported by anything.
-    if name in __all__:
-        return getattr(importlib.import_module("mlx_personal.models.language_model"), name)
-    raise AttributeError(f"module 'mlx_personal.models' has no attribute {name!r}")

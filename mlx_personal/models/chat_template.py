@@ -1,4 +1,4 @@
-"""How a conversation becomes tokens: the model's chat template for prompts, and training rows that match it exactly."""
+"""Convert conversations to token ids: prompts by the model's chat template, and training samples that match them."""
 
 from __future__ import annotations
 
@@ -7,44 +7,64 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal.dialogue import Dialogue
 
-Row = tuple[list[int], list[bool]]
-
 
 class ChatTemplate:
-    """The chat template of one tokenizer; models without a template get plain `User:` and `Assistant:` lines."""
+    """The chat template of a tokenizer; a model without one gets plain `User:` and `Assistant:` lines.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
 
     def __init__(self, tokenizer: TokenizerWrapper):
         self._tokenizer = tokenizer
-        self._end: int | None = None
+        self._end_token_id: int | None = None
 
-    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
-        """The tokens after which the model writes the next assistant turn; reasoning switched off where it can be."""
+    def tokenize_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the token ids after which the model generates the next assistant turn.
+
+        Thinking is switched off in templates that allow it.
+
+        Args:
+            messages: The conversation in chat format.
+        """
         return self._render(messages, add_generation_prompt=True)
 
-    def training_rows(self, dialogue: Dialogue) -> list[Row]:
-        """Rows of (tokens, is a target): the answers are tokens just as generation would write them after the prompt.
+    def tokenize_dialogue(self, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
+        """Return training sequences in which answers are tokenized exactly as generation produces them after a prompt.
 
-        One row, if each later prompt continues the row before it. Templates that render earlier turns differently
-        from the last one (those that drop old thoughts, say) give one row for each assistant turn.
+        The result is one sequence if each later prompt continues the sequence before it. Templates that render earlier
+        turns differently from the last one (for example those that drop old thoughts) give one sequence for each
+        assistant turn.
+
+        Args:
+            dialogue: The dialogue.
+
+        Returns:
+            Pairs of token ids and, for each token, whether it is a training target.
         """
-        rows: list[Row] = []
+        sequences: list[tuple[list[int], list[bool]]] = []
         for context, answer in dialogue.exchanges():
-            prompt = self.prompt_tokens(context)
-            target = [*self._tokenizer.encode(answer, add_special_tokens=False), self.end_token()]
-            tokens, is_target = rows.pop() if rows and prompt[: len(rows[-1][0])] == rows[-1][0] else ([], [])
-            is_target = is_target + [False] * (len(prompt) - len(tokens)) + [True] * len(target)
-            rows.append((prompt + target, is_target))
-        return rows
+            prompt = self.tokenize_prompt(context)
+            answer_ids = [*self._tokenizer.encode(answer, add_special_tokens=False), self.end_token_id()]
+            continues = sequences and prompt[: len(sequences[-1][0])] == sequences[-1][0]
+            token_ids, is_target = sequences.pop() if continues else ([], [])
+            is_target = is_target + [False] * (len(prompt) - len(token_ids)) + [True] * len(answer_ids)
+            sequences.append((prompt + answer_ids, is_target))
+        return sequences
 
-    def end_token(self) -> int:
-        """The token that ends an assistant turn: what the template writes there, which need not be the tokenizer's."""
-        if self._end is None:
-            ends, question = self._tokenizer.eos_token_ids, [{"role": "user", "content": "a"}]
+    def end_token_id(self) -> int:
+        """Return the token that ends an assistant turn in the template, which may differ from the tokenizer's.
+
+        Raises:
+            ValueError: If the tokenizer has no end-of-text token.
+        """
+        if self._end_token_id is None:
+            eos_token_ids, question = self._tokenizer.eos_token_ids, [{"role": "user", "content": "a"}]
             tail = self._render([*question, {"role": "assistant", "content": "b"}])[len(self._render(question)) :]
-            self._end = next((t for t in reversed(tail) if t in ends), self._tokenizer.eos_token_id)
-            if self._end is None:
+            self._end_token_id = next((t for t in reversed(tail) if t in eos_token_ids), self._tokenizer.eos_token_id)
+            if self._end_token_id is None:
                 raise ValueError("this tokenizer has no end-of-text token")
-        return self._end
+        return self._end_token_id
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
         if not self._tokenizer.has_chat_template:
@@ -55,7 +75,7 @@ class ChatTemplate:
         except TemplateError:
             if messages[0]["role"] != "system" or len(messages) == 1:
                 raise
-            # Some templates refuse system turns; what the system says then heads the first question.
+            # Some templates refuse system turns; the system's text then starts the first question.
             system, first, *rest = messages
             merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
             return list(self._apply([merged, *rest], add_generation_prompt))

@@ -1,10 +1,10 @@
-"""Generation on mlx-lm's layers and caches: many prompts in one continuous batch, or one prompt as a stream.
+"""Generate answers with mlx-lm's layers and caches: many prompts in one continuous batch, or one prompt as a stream.
 
-What all prompts begin with is computed once, and so is a prompt that is asked for several times: its copies start from
-one cache. Rows that are finished leave the batch, waiting ones take their place, as many as memory has room for.
+The prefix that all prompts share is computed once, and so is a prompt that occurs several times: its copies start from
+one cache. Finished sequences leave the batch and waiting ones take their place, as far as memory allows.
 
-mlx-lm's own BatchGenerator is not used. It computes every copy of a prompt anew, hands each row's log-probabilities to
-Python at every token, and changes the wired memory limit, which has brought whole Macs down.
+mlx-lm's own BatchGenerator is not used. It recomputes every copy of a prompt, passes each sequence's log-probabilities
+to Python at every token, and changes the wired memory limit, which has crashed whole Macs.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_personal.models.mlx_lm_compat import cache_bytes, repeat_cache, supports_padding
 from mlx_personal.progress import Progress, ProgressEvent
-from mlx_personal.runtime.cpu_ops import fast
+from mlx_personal.runtime.cpu_ops import fast_ops
 
-# What bounds a batch: the bytes of its caches, the numbers of a step's logits (64 MB), and that more rows than these
-# gain nothing, since all are padded to the longest (of the demo's rewrites, 512 took 1.4 times as long on a CPU).
-_CACHE_BYTES = 1 << 31
-_LOGITS = 1 << 24
-_MOST_ROWS = 96
-# The first rows tell what a row takes; only then are more of them computed together.
-_FIRST_ROWS, _FIRST_TOKENS = 32, 16384
-# Padded tokens that go through the model at once while prompts are read.
+# Limits of a batch: the bytes of its caches, the number of a step's logits (64 MB), and its size, since more gains
+# nothing when all sequences are padded to the longest (of the demo's rewrites, 512 took 1.4 times as long on a CPU).
+_MAX_CACHE_BYTES = 1 << 31
+_MAX_LOGITS = 1 << 24
+_MAX_BATCH_SIZE = 96
+# The first sequences show how much memory one takes; only then are more of them computed together.
+_FIRST_BATCH_SIZE, _FIRST_BATCH_TOKENS = 32, 16384
+# Padded prompt tokens that are processed at once.
 _PREFILL_TOKENS = 2048
 # Tokens by which a cache grows; mlx-lm's 256 are several times what a rewrite needs.
-_CACHE_STEP = 32
-# Share of a batch's rows that may be finished, or missing, before it is made anew: doing so copies its caches.
-_SLACK = 4
+_CACHE_GROWTH_TOKENS = 32
+# A batch is rebuilt, which copies its caches, once a quarter of its sequences are finished or missing.
+_REBUILD_FRACTION = 4
 
-_DRAWS = 1 << 23
+_DRAW_LEVELS = 1 << 23
 
 
 def generate(
@@ -49,26 +50,54 @@ def generate(
     seed: int,
     on_progress: Progress | None = None,
 ) -> list[list[int]]:
-    """The tokens of each answer, its end token left out; else as `LanguageModel.generate`, with a limit a prompt."""
+    """Return the token ids of an answer to each prompt, without its end token.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, for the end tokens.
+        prompts: Token ids of the prompts.
+        max_tokens: Limit of each answer.
+        temperature: 0 for greedy decoding, otherwise the softmax temperature.
+        seed: Seed of the sampling; each prompt has its own stream of random numbers.
+        on_progress: Called with stage `generation` each time an answer is finished.
+
+    Returns:
+        The answers, in the order of the prompts.
+
+    Raises:
+        ValueError: If a prompt has no tokens, or a limit is below 1.
+    """
     answers: list[list[int]] = [[] for _ in prompts]
-    done = 0
-    for index, token, finished in _tokens(model, tokenizer, prompts, max_tokens, temperature, seed):
+    finished_count = 0
+    for index, token, finished in _generate_tokens(model, tokenizer, prompts, max_tokens, temperature, seed):
         if token is not None:
             answers[index].append(token)
         if finished:
-            done += 1
+            finished_count += 1
             if on_progress is not None:
-                on_progress(ProgressEvent("generation", done, len(prompts)))
+                on_progress(ProgressEvent("generation", finished_count, len(prompts)))
     return answers
 
 
 def stream(
     model: nn.Module, tokenizer: TokenizerWrapper, prompt: list[int], max_tokens: int, temperature: float, seed: int
 ) -> Iterator[str]:
-    """See `LanguageModel.stream`."""
+    """Yield the answer to one prompt in pieces of text.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        prompt: Token ids of the prompt.
+        max_tokens: Limit of the answer.
+        temperature: As in `generate`.
+        seed: As in `generate`.
+
+    Yields:
+        A piece of the answer.
+    """
     detokenizer = tokenizer.detokenizer
     detokenizer.reset()
-    for _, token, _ in _tokens(model, tokenizer, [prompt], [max_tokens], temperature, seed):
+    for _, token, _ in _generate_tokens(model, tokenizer, [prompt], [max_tokens], temperature, seed):
         if token is not None:
             detokenizer.add_token(token)
             yield detokenizer.last_segment
@@ -76,102 +105,50 @@ def stream(
     yield detokenizer.last_segment
 
 
-@dataclass
-class _Row:
-    """One prompt on its way: its place among the prompts, its draws from [0, 1), one a token, and how many are used."""
+class SharedPrefix:
+    """Prompt caches of the prefix that all prompts share, from which the rest of each prompt is processed.
 
-    index: int
-    prompt: list[int]
-    limit: int
-    draws: np.ndarray
-    drawn: int = 0
-    read: int = 0
-    finished: bool = False
-
-    def draw(self) -> float:
-        self.drawn += 1
-        # A batch computes one token more than it reads: nobody sees what is drawn for it.
-        return float(self.draws[min(self.drawn, len(self.draws)) - 1])
-
-
-def _tokens(
-    model: nn.Module,
-    tokenizer: TokenizerWrapper,
-    prompts: Sequence[list[int]],
-    max_tokens: Sequence[int],
-    temperature: float,
-    seed: int,
-) -> Iterator[tuple[int, int | None, bool]]:
-    """(prompt's index, token or None for the end token, whether this prompt is finished), as they come."""
-    if not prompts:
-        return
-    if not all(prompts) or min(max_tokens) < 1:
-        raise ValueError("a prompt without tokens, or a limit below one")
-    ends = set(tokenizer.eos_token_ids)
-    # The longest first, so that they do not end alone; equal prompts side by side.
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - max_tokens[i], prompts[i], i))
-    waiting = [_Row(i, list(prompts[i]), max_tokens[i], _draws(seed, i, max_tokens[i], temperature)) for i in order]
-    prefix = Prefix(model, prompts)
-    batch = _Batch(model, temperature)
-    most = max(1, min(_FIRST_ROWS, _FIRST_TOKENS // (len(waiting[0].prompt) + waiting[0].limit)))
-    while waiting or batch.rows:
-        room = most - len(batch.rows)
-        if waiting and room * _SLACK >= most:
-            rows, waiting = waiting[:room], waiting[room:]
-            caches, places = prefix.read([row.prompt for row in rows])
-            batch.extend(caches, [rows[place] for place in places])
-            most = batch.most_rows()
-            if not waiting:
-                prefix.forget()
-        for row, token in batch.step():
-            row.read += 1
-            row.finished = token in ends or row.read >= row.limit
-            yield row.index, None if token in ends else token, row.finished
-        unfinished = sum(not row.finished for row in batch.rows)
-        if unfinished * _SLACK <= len(batch.rows) * (_SLACK - 1):
-            batch.drop_finished()
-
-
-def _draws(seed: int, index: int, count: int, temperature: float) -> np.ndarray:
-    """A prompt's own draws: they depend on no other prompt, nor on when it is computed."""
-    if temperature == 0:
-        return np.zeros(1, np.float32)
-    return (np.random.default_rng([index, seed]).integers(_DRAWS, size=count) / _DRAWS).astype(np.float32)
-
-
-class Prefix:
-    """The caches of what all prompts begin with, their last tokens left out, from which each of them is read."""
+    Args:
+        model: The model.
+        prompts: Token ids of all prompts.
+    """
 
     def __init__(self, model: nn.Module, prompts: Sequence[list[int]]):
         self._model = model
-        first, last = min(prompts), max(prompts)  # what these two share, all between them share
+        first, last = min(prompts), max(prompts)  # What these two share, all prompts between them share.
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
         self._length = min(shared, min(map(len, prompts)) - 1)
         self._caches = make_prompt_cache(model)
-        # mlx-lm's recurrent layers do not all pass over padding.
-        self._pads = all(type(cache) in (KVCache, RotatingKVCache) for cache in self._caches)
-        _read(model, mx.array([first[: self._length]]), self._caches)
+        self._supports_padding = all(map(supports_padding, self._caches))
+        _fill_caches(model, mx.array([first[: self._length]]), self._caches)
 
-    def forget(self) -> None:
-        """Frees the memory; nothing can be read any more."""
+    def release(self) -> None:
+        """Free the memory; `prefill` cannot be called any more."""
         self._caches = []
 
-    def read(self, prompts: Sequence[list[int]]) -> tuple[list[Any], list[int]]:
-        """Caches of some of the prompts but for the last token of each; their places here, in the caches' order."""
-        asked: dict[tuple[int, ...], list[int]] = {}
-        for number, prompt in enumerate(prompts):
-            asked.setdefault(tuple(prompt), []).append(number)
-        distinct = sorted(asked, key=len, reverse=True)
-        found: list[Any] = []
-        for group in _groups([len(prompt) - 1 - self._length for prompt in distinct], self._pads):
-            read = self._read([list(distinct[i][self._length : -1]) for i in group])
-            for cache in read:
-                cache.filter([place for place, i in enumerate(group) for _ in asked[distinct[i]]])
-            found = _joined(found, read)
-        return found, [number for prompt in distinct for number in asked[prompt]]
+    def prefill(self, prompts: Sequence[list[int]]) -> tuple[list[Any], list[int]]:
+        """Process some of the prompts except for the last token of each.
 
-    def _read(self, suffixes: Sequence[list[int]]) -> list[Any]:
-        caches = [_copies(cache, len(suffixes)) for cache in self._caches]
+        Args:
+            prompts: Token ids of the prompts.
+
+        Returns:
+            The batch caches, one for each layer, and for each of their rows the index of its prompt.
+        """
+        indices: dict[tuple[int, ...], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            indices.setdefault(tuple(prompt), []).append(index)
+        distinct = sorted(indices, key=len, reverse=True)
+        caches: list[Any] = []
+        for group in _prefill_groups([len(prompt) - 1 - self._length for prompt in distinct], self._supports_padding):
+            group_caches = self._prefill_suffixes([list(distinct[i][self._length : -1]) for i in group])
+            for cache in group_caches:
+                cache.filter([row for row, i in enumerate(group) for _ in indices[distinct[i]]])
+            caches = _concatenate_caches(caches, group_caches)
+        return caches, [index for prompt in distinct for index in indices[prompt]]
+
+    def _prefill_suffixes(self, suffixes: Sequence[list[int]]) -> list[Any]:
+        caches = [repeat_cache(cache, len(suffixes), _CACHE_GROWTH_TOKENS) for cache in self._caches]
         longest = max(map(len, suffixes))
         padding = [longest - len(suffix) for suffix in suffixes]
         if longest == 0:
@@ -179,56 +156,136 @@ class Prefix:
         if any(padding):
             for cache in caches:
                 cache.prepare(lengths=[len(suffix) for suffix in suffixes], right_padding=padding)
-        _read(self._model, mx.array([s + [0] * pad for s, pad in zip(suffixes, padding, strict=True)]), caches)
+        tokens = mx.array([s + [0] * pad for s, pad in zip(suffixes, padding, strict=True)])
+        _fill_caches(self._model, tokens, caches)
         if any(padding):
             for cache in caches:
                 cache.finalize()
         return caches
 
 
+@dataclass
+class _Sequence:
+    """A prompt and the state of its answer.
+
+    Attributes:
+        index: Index of the prompt.
+        prompt: Token ids of the prompt.
+        limit: Maximum number of new tokens.
+        draws: Random numbers in [0, 1), one for each token.
+        drawn: How many of them are used.
+        generated: How many tokens have been generated.
+        finished: Whether the answer is complete.
+    """
+
+    index: int
+    prompt: list[int]
+    limit: int
+    draws: np.ndarray
+    drawn: int = 0
+    generated: int = 0
+    finished: bool = False
+
+    def draw(self) -> float:
+        self.drawn += 1
+        # A batch computes one token more than it returns; what is drawn for it is never used.
+        return float(self.draws[min(self.drawn, len(self.draws)) - 1])
+
+
+def _generate_tokens(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[list[int]],
+    max_tokens: Sequence[int],
+    temperature: float,
+    seed: int,
+) -> Iterator[tuple[int, int | None, bool]]:
+    """Yield (prompt index, token or None for the end token, whether the answer is finished) as tokens are generated."""
+    if not prompts:
+        return
+    if not all(prompts) or min(max_tokens) < 1:
+        raise ValueError("a prompt without tokens, or a limit below one")
+    end_token_ids = set(tokenizer.eos_token_ids)
+    # The longest first, so that they do not end alone; equal prompts side by side.
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - max_tokens[i], prompts[i], i))
+    waiting = [
+        _Sequence(i, list(prompts[i]), max_tokens[i], _random_draws(seed, i, max_tokens[i], temperature)) for i in order
+    ]
+    prefix = SharedPrefix(model, prompts)
+    batch = _Batch(model, temperature)
+    first_tokens = len(waiting[0].prompt) + waiting[0].limit
+    max_batch_size = max(1, min(_FIRST_BATCH_SIZE, _FIRST_BATCH_TOKENS // first_tokens))
+    while waiting or batch.sequences:
+        free = max_batch_size - len(batch.sequences)
+        if waiting and free * _REBUILD_FRACTION >= max_batch_size:
+            sequences, waiting = waiting[:free], waiting[free:]
+            caches, indices = prefix.prefill([sequence.prompt for sequence in sequences])
+            batch.extend(caches, [sequences[index] for index in indices])
+            max_batch_size = batch.max_size()
+            if not waiting:
+                prefix.release()
+        for sequence, token in batch.step():
+            sequence.generated += 1
+            sequence.finished = token in end_token_ids or sequence.generated >= sequence.limit
+            yield sequence.index, None if token in end_token_ids else token, sequence.finished
+        unfinished = sum(not sequence.finished for sequence in batch.sequences)
+        if unfinished * _REBUILD_FRACTION <= len(batch.sequences) * (_REBUILD_FRACTION - 1):
+            batch.drop_finished()
+
+
+def _random_draws(seed: int, index: int, count: int, temperature: float) -> np.ndarray:
+    """Return a prompt's random numbers, which depend on no other prompt and not on when it is computed."""
+    if temperature == 0:
+        return np.zeros(1, np.float32)
+    return (np.random.default_rng([index, seed]).integers(_DRAW_LEVELS, size=count) / _DRAW_LEVELS).astype(np.float32)
+
+
 class _Batch:
-    """Rows that are decoded together. While Python reads one step's tokens, the next ones are already computed."""
+    """Sequences that are decoded together; while Python handles one step's tokens, the next are being computed."""
 
     def __init__(self, model: nn.Module, temperature: float):
-        self.rows: list[_Row] = []
+        self.sequences: list[_Sequence] = []
         self._model = model
         self._temperature = temperature
         self._caches: list[Any] = []
-        self._tokens = mx.array([], mx.uint32)  # the rows' latest ones, not read yet
-        self._vocabulary = 1
-        self._row_bytes = 0.0
+        self._tokens = mx.array([], mx.uint32)  # The latest token of each sequence, not yet returned by `step`.
+        self._vocabulary_size = 1
+        self._sequence_bytes = 0.0
 
-    def extend(self, caches: list[Any], rows: Sequence[_Row]) -> None:
-        """Takes in rows whose prompts but for the last token are in `caches`."""
+    def extend(self, caches: list[Any], sequences: Sequence[_Sequence]) -> None:
+        """Add sequences whose prompts, except for the last tokens, are in `caches`."""
         self.drop_finished()
-        if not self._row_bytes:
-            # The first rows are the longest ones.
-            longest = max(len(row.prompt) + row.limit for row in rows)
-            self._row_bytes = sum(_bytes_at(cache, longest) for cache in caches) / len(rows)
-        tokens = self._next(mx.array([row.prompt[-1] for row in rows], mx.uint32), caches, rows)
-        self._caches = _joined(self._caches, caches)
+        if not self._sequence_bytes:
+            # The first sequences are the longest ones.
+            longest = max(len(sequence.prompt) + sequence.limit for sequence in sequences)
+            self._sequence_bytes = sum(cache_bytes(cache, longest) for cache in caches) / len(sequences)
+        last_tokens = mx.array([sequence.prompt[-1] for sequence in sequences], mx.uint32)
+        tokens = self._next_tokens(last_tokens, caches, sequences)
+        self._caches = _concatenate_caches(self._caches, caches)
         self._tokens = mx.concatenate([self._tokens, tokens])
-        self.rows += rows
+        self.sequences += sequences
         mx.eval(self._tokens)
         mx.clear_cache()
 
-    def most_rows(self) -> int:
-        """How many rows memory has room for."""
-        return int(max(1, min(_MOST_ROWS, _LOGITS // self._vocabulary, _CACHE_BYTES // max(self._row_bytes, 1))))
+    def max_size(self) -> int:
+        """Return how many sequences fit in memory."""
+        by_memory = _MAX_CACHE_BYTES // max(self._sequence_bytes, 1)
+        return int(max(1, min(_MAX_BATCH_SIZE, _MAX_LOGITS // self._vocabulary_size, by_memory)))
 
-    def step(self) -> list[tuple[_Row, int]]:
-        """The next token of each row that is not finished."""
-        following = self._next(self._tokens, self._caches, self.rows)
-        mx.async_eval(following)
+    def step(self) -> list[tuple[_Sequence, int]]:
+        """Return the next token of each sequence that is not finished."""
+        next_tokens = self._next_tokens(self._tokens, self._caches, self.sequences)
+        mx.async_eval(next_tokens)
         tokens: Any = self._tokens.tolist()
-        self._tokens = following
-        return [(row, token) for row, token in zip(self.rows, tokens, strict=True) if not row.finished]
+        self._tokens = next_tokens
+        return [(seq, token) for seq, token in zip(self.sequences, tokens, strict=True) if not seq.finished]
 
     def drop_finished(self) -> None:
-        keep = [place for place, row in enumerate(self.rows) if not row.finished]
-        if len(keep) == len(self.rows):
+        """Remove the finished sequences and their rows of the caches."""
+        keep = [row for row, sequence in enumerate(self.sequences) if not sequence.finished]
+        if len(keep) == len(self.sequences):
             return
-        self.rows = [self.rows[place] for place in keep]
+        self.sequences = [self.sequences[row] for row in keep]
         self._tokens = self._tokens[mx.array(keep, mx.int32)]
         if keep:
             for cache in self._caches:
@@ -236,63 +293,49 @@ class _Batch:
         else:
             self._caches = []
 
-    def _next(self, tokens: mx.array, caches: list[Any], rows: Sequence[_Row]) -> mx.array:
-        with fast(self._model):
+    def _next_tokens(self, tokens: mx.array, caches: list[Any], sequences: Sequence[_Sequence]) -> mx.array:
+        with fast_ops(self._model):
             logits = self._model(tokens[:, None], cache=caches)[:, -1]
-        self._vocabulary = logits.shape[-1]
+        self._vocabulary_size = logits.shape[-1]
         if self._temperature == 0:
             return mx.argmax(logits, axis=-1)
-        return _sampled(logits, self._temperature, mx.array([row.draw() for row in rows]))
+        return _sample(logits, self._temperature, mx.array([sequence.draw() for sequence in sequences]))
 
 
-def _sampled(logits: mx.array, temperature: float, draws: mx.array) -> mx.array:
-    """For each row of logits [N, V] the token at which the probabilities, added up, first exceed its draw [N]."""
-    reached = mx.cumsum(mx.softmax(logits.astype(mx.float32) / temperature, axis=-1), axis=-1)
-    # A draw is at most 1 - 2^-23, so that even rounded the product stays below the last sum.
-    return mx.argmax(reached > draws[:, None] * reached[:, -1:], axis=-1)
+def _sample(logits: mx.array, temperature: float, draws: mx.array) -> mx.array:
+    """Return for each row of logits [N, V] the first token whose cumulative probability exceeds its draw [N]."""
+    cumulative = mx.cumsum(mx.softmax(logits.astype(mx.float32) / temperature, axis=-1), axis=-1)
+    # A draw is at most 1 - 2^-23, so that even when rounded the product stays below the last sum.
+    return mx.argmax(cumulative > draws[:, None] * cumulative[:, -1:], axis=-1)
 
 
-def _groups(lengths: Sequence[int], pads: bool) -> Iterator[list[int]]:
-    """Places of falling lengths in groups of at most `_PREFILL_TOKENS` padded tokens, or of one.
+def _prefill_groups(lengths: Sequence[int], supports_padding: bool) -> Iterator[list[int]]:
+    """Yield indices of descending lengths in groups of at most `_PREFILL_TOKENS` padded tokens, or of one.
 
-    A group is of one length unless it `pads`, and never holds nothing beside something.
+    All lengths of a group are equal if padding is not supported, and length 0 is never grouped with others.
     """
     group: list[int] = []
-    for place, length in enumerate(lengths):
+    for index, length in enumerate(lengths):
         differs = bool(group) and length < lengths[group[0]]
-        if group and ((len(group) + 1) * lengths[group[0]] > _PREFILL_TOKENS or (differs and not (pads and length))):
+        is_full = (len(group) + 1) * lengths[group[0]] > _PREFILL_TOKENS if group else False
+        if group and (is_full or (differs and not (supports_padding and length))):
             yield group
             group = []
-        group.append(place)
+        group.append(index)
     yield group
 
 
-def _read(model: nn.Module, tokens: mx.array, caches: list[Any]) -> None:
-    """Puts tokens [N, T] into caches; logits are never computed, since nobody asks for them."""
+def _fill_caches(model: nn.Module, tokens: mx.array, caches: list[Any]) -> None:
+    """Process tokens [N, T] into caches; their logits are never evaluated."""
     for start in range(0, tokens.shape[1], _PREFILL_TOKENS):
-        with fast(model):
+        with fast_ops(model):
             model(tokens[:, start : start + _PREFILL_TOKENS], cache=caches)
         mx.eval([cache.state for cache in caches])
         mx.clear_cache()
 
 
-def _copies(cache: Any, count: int) -> Any:
-    """A cache of `count` equal rows, from one for a single prompt."""
-    copied = cache.merge([cache])
-    copied.filter([0] * count)
-    if hasattr(copied, "step"):
-        copied.step = _CACHE_STEP
-    return copied
-
-
-def _bytes_at(cache: Any, tokens: int) -> float:
-    """What a cache takes once its rows are this long; the state of a recurrent layer does not grow."""
-    keys = getattr(cache, "keys", None)
-    return cache.nbytes if keys is None else cache.nbytes * tokens / keys.shape[2]
-
-
-def _joined(caches: list[Any], more: list[Any]) -> list[Any]:
-    """The rows of both, in the first one's caches."""
-    for cache, other in zip(caches, more, strict=False):
+def _concatenate_caches(caches: list[Any], others: list[Any]) -> list[Any]:
+    """Return the rows of both, in the first one's caches."""
+    for cache, other in zip(caches, others, strict=False):
         cache.extend(other)
-    return caches or more
+    return caches or others

@@ -1,10 +1,11 @@
-"""One SQLite file in a folder: WAL, migrations, one writer at a time, and failures as one-line errors."""
+"""A SQLite database in a folder: WAL mode, migrations, one writer at a time, and failures as `UserError`."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -12,16 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mlx_personal.errors import UserError, from_os_error, from_sqlite_error
+from mlx_personal.errors import Action, Remedy, UserError, from_os_error, from_sqlite_error
+
+logger = logging.getLogger(__name__)
 
 
-def now() -> str:
-    """The time as stored: UTC, ISO 8601, to the second."""
+def utc_now() -> str:
+    """Return the present time as it is stored: UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
 
 
-def peek(path: Path, query: str) -> sqlite3.Row | None:
-    """The first row of a query on a database of any version, or None; takes no lock and migrates nothing."""
+def read_one_row(path: Path, query: str) -> sqlite3.Row | None:
+    """Return the first row of a query on a database of any version, without a lock or migrations.
+
+    Args:
+        path: The database file.
+        query: The query.
+
+    Returns:
+        The row, or None if there is none.
+
+    Raises:
+        UserError: If the database cannot be read.
+    """
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             row: sqlite3.Row | None = connection.execute(query).fetchone()
@@ -32,51 +46,74 @@ def peek(path: Path, query: str) -> sqlite3.Row | None:
 
 @dataclass(frozen=True)
 class DatabaseSchema:
-    """What a database holds: `what` it is, as errors call it; its `file`; its `migrations`, of which `PRAGMA
-    user_version` counts those applied; `instead`: what its user can do while another process has it; `elsewhere`: and
-    where the folder cannot be written or read."""
+    """What a kind of database contains, and how errors speak of it.
 
-    what: str
-    file: str
+    Attributes:
+        kind: What the folder is, as errors call it.
+        file_name: Name of the database file in the folder.
+        migrations: SQL scripts; `PRAGMA user_version` counts those that have been applied.
+        busy_hint: What a user can do while another process uses the folder.
+        access_hint: What a user can do if the folder cannot be written or read.
+    """
+
+    kind: str
+    file_name: str
     migrations: tuple[str, ...]
-    instead: str
-    elsewhere: str
+    busy_hint: str
+    access_hint: str
 
 
-def check_folder(folder: Path, schema: DatabaseSchema, write: bool, hint: str) -> None:
-    """UserError where a file is in the folder's place, or nobody wrote here and the folder is only to be read.
+def check_database_folder(folder: Path, schema: DatabaseSchema, write: bool, remedy: Remedy | Action | str) -> None:
+    """Check that a folder can be opened as a database.
 
-    `hint`: how to come by what is missing.
+    Args:
+        folder: The folder.
+        schema: What it contains.
+        write: Whether it is to be written, and made if it does not exist.
+        remedy: How to create it, as a remedy or in words.
+
+    Raises:
+        UserError: If the path is a file, or if the folder is only to be read and contains no database.
     """
     try:
-        there, is_file = (folder / schema.file).exists(), folder.is_file()
+        exists, is_file = (folder / schema.file_name).exists(), folder.is_file()
     except OSError as error:
-        raise from_os_error(error, folder, schema.elsewhere) from error
+        raise from_os_error(error, folder, schema.access_hint) from error
     if is_file:
-        raise UserError(f"is a file; a {schema.what} is a folder", folder, "name a folder")
-    if not write and not there:
-        raise UserError(f"there is no {schema.what} here", folder, hint)
+        raise UserError(f"is a file; a {schema.kind} is a folder", folder, "name a folder")
+    if not write and not exists:
+        what = f"there is no {schema.kind} here"
+        if isinstance(remedy, str):
+            raise UserError(what, folder, remedy)
+        raise UserError(what, folder, remedy=remedy)
 
 
 class Database:
     """The database of a folder.
 
     Args:
-        folder: made where it is missing, for its owner's eyes only.
-        write: take the folder's lock, so that a second process that wants to write is told so at once.
-        schema: what it holds.
+        folder: The folder; created, accessible only to its owner, if it does not exist.
+        write: Open for writing and take the folder's lock, so that a second writer fails at once.
+        schema: What the database contains.
+
+    Attributes:
+        path: The database file.
+
+    Raises:
+        UserError: If the folder cannot be read or written, another process is writing to it, or it was written by a
+            newer version.
     """
 
     def __init__(self, folder: Path, write: bool, schema: DatabaseSchema):
-        self.path = folder / schema.file
+        self.path = folder / schema.file_name
         self._schema = schema
         self._lock: IO[str] | None = None
         try:
             if write:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._lock = _locked(folder / "lock", schema)
+                self._lock = _acquire_lock(folder / "lock", schema)
             with self.errors():
-                self._connection = self._connected(write)
+                self._connection = self._connect(write)
                 self._connection.row_factory = sqlite3.Row
                 self._connection.execute("PRAGMA foreign_keys = ON")
                 self._connection.execute("PRAGMA busy_timeout = 5000")
@@ -85,9 +122,10 @@ class Database:
                     self._connection.execute("PRAGMA journal_mode = WAL")
                 self._migrate(write)
         except OSError as error:
-            raise from_os_error(error, folder, schema.elsewhere) from error
+            raise from_os_error(error, folder, schema.access_hint) from error
 
     def close(self) -> None:
+        """Close the connection and release the lock."""
         self._connection.close()
         if self._lock is not None:
             self._lock.close()
@@ -95,9 +133,16 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block's changes, or none of them."""
+        """Apply all changes of the `with` block, or none of them if it raises; blocks may be nested.
+
+        Yields:
+            The connection.
+
+        Raises:
+            UserError: If SQLite fails.
+        """
         with self.errors():
-            if self._connection.in_transaction:  # an inner block is part of the outer one
+            if self._connection.in_transaction:  # An inner block belongs to the outer transaction.
                 yield self._connection
                 return
             self._connection.execute("BEGIN IMMEDIATE")
@@ -105,40 +150,71 @@ class Database:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                # A full disk may have rolled back by itself.
+                # SQLite may already have rolled back, for example when the disk is full.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+    def fetch_all(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """Return all rows of a query.
+
+        Args:
+            query: The query, with a `?` for each value.
+            *values: The values.
+
+        Raises:
+            UserError: If SQLite fails.
+        """
         with self.errors():
             return self._connection.execute(query, values).fetchall()
 
-    def row(self, query: str, *values: object) -> sqlite3.Row | None:
-        found = self.rows(query, *values)
-        return found[0] if found else None
+    def fetch_one(self, query: str, *values: object) -> sqlite3.Row | None:
+        """Return the first row of a query, or None if there is none.
 
-    def scalar(self, query: str, *values: object) -> int:
-        row = self.row(query, *values)
+        Args:
+            query: The query, with a `?` for each value.
+            *values: The values.
+
+        Raises:
+            UserError: If SQLite fails.
+        """
+        rows = self.fetch_all(query, *values)
+        return rows[0] if rows else None
+
+    def fetch_int(self, query: str, *values: object) -> int:
+        """Return the first column of the first row as a number; 0 if there is no row or it is NULL.
+
+        Args:
+            query: The query, with a `?` for each value.
+            *values: The values.
+
+        Raises:
+            UserError: If SQLite fails.
+        """
+        row = self.fetch_one(query, *values)
         return int(row[0]) if row is not None and row[0] is not None else 0
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """SQLite's failures inside the block become errors that the owner can read."""
+        """Convert SQLite's failures inside the `with` block.
+
+        Raises:
+            UserError: If SQLite fails.
+        """
         try:
             yield
         except sqlite3.Error as error:
-            raise from_sqlite_error(error, self.path, self._schema.what, self._schema.elsewhere) from error
+            raise from_sqlite_error(error, self.path, self._schema.kind, self._schema.access_hint) from error
 
-    def _connected(self, write: bool) -> sqlite3.Connection:
+    def _connect(self, write: bool) -> sqlite3.Connection:
         # isolation_level None: transactions begin where `transaction` says, not where sqlite3 guesses.
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("SELECT 1 FROM sqlite_master")
         except sqlite3.OperationalError as error:
             connection.close()
-            # A reader makes files beside a WAL database, which a read-only folder refuses. It can do without them where
-            # no log is left: nobody writes, and nothing is missing from the database's own file.
+            # A reader of a WAL database creates files beside it, which a read-only folder refuses. It does not need
+            # them if there is no write-ahead log: then nobody is writing, and the database file is complete.
             refused = error.sqlite_errorcode in (sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_CANTOPEN)
             if write or not refused or self.path.with_name(f"{self.path.name}-wal").exists():
                 raise
@@ -147,20 +223,22 @@ class Database:
         return connection
 
     def _migrate(self, write: bool) -> None:
-        what, migrations = self._schema.what, self._schema.migrations
-        version = self.scalar("PRAGMA user_version")
+        """Apply the migrations that the database lacks, each in its own transaction."""
+        kind, migrations = self._schema.kind, self._schema.migrations
+        version = self.fetch_int("PRAGMA user_version")
         if version > len(migrations):
-            raise UserError(f"this {what} was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
+            raise UserError(f"this {kind} was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
         if version < len(migrations) and not write:
             raise UserError(
-                f"this {what} was made by an older version", self.path, "run it once, to bring it up to date"
+                f"this {kind} was made by an older version", self.path, "run it once, to bring it up to date"
             )
         for number, statements in enumerate(migrations[version:], start=version + 1):
+            logger.debug("migrating a %s to version %d", kind, number)
             self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")
 
 
-def _locked(path: Path, schema: DatabaseSchema) -> IO[str]:
-    """The folder's lock file, held until it is closed or the process ends."""
+def _acquire_lock(path: Path, schema: DatabaseSchema) -> IO[str]:
+    """Return the folder's lock file, locked until it is closed or the process ends."""
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,9 +247,9 @@ def _locked(path: Path, schema: DatabaseSchema) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise UserError(
-            f"this {schema.what} is in use by another process ({holder})",
+            f"this {schema.kind} is in use by another process ({holder})",
             path.parent,
-            f"wait for it, or {schema.instead}",
+            f"wait for it, or {schema.busy_hint}",
         ) from None
     file.truncate(0)
     file.write(f"pid {os.getpid()}")

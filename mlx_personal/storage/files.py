@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all: written beside their place, forced to the disk, then renamed.
+"""Write files and folders atomically: beside their destination, synced to disk, then renamed.
 
-Adapters and exports go through here, so that a full disk, a crash or a pulled plug leaves what was there before.
+A full disk, a crash or a power failure leaves what was there before.
 """
 
 from __future__ import annotations
@@ -17,21 +17,36 @@ from mlx_personal.errors import UserError, from_os_error
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Puts `content` (text as UTF-8) at `path`, replacing what is there; UserError if the disk refuses."""
+    """Write a file, replacing an existing one.
+
+    Args:
+        path: The file.
+        content: Its content; text is encoded as UTF-8.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which replaces what is at `path` when the block ends and vanishes when it raises.
+    """Open a temporary file that replaces `path` when the `with` block ends and is removed if it raises.
 
-    UserError if the disk refuses.
+    Args:
+        path: The file to write.
+
+    Yields:
+        The temporary file.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        descriptor, temporary = _temporary_file(path)
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -47,45 +62,61 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: Path) -> None:
-    """UserError where no file can be written at `path`: to be asked before hours of work, not after them."""
+    """Check that a file can be written at `path`, before hours of work and not after them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
     try:
         if path.exists() and not path.is_file():
             raise UserError("is a folder or a device", path, "name a file")
-        # As `atomic_file` begins; permissions alone would not tell of a system that is mounted read-only.
-        descriptor, tried = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        # Permissions alone would not reveal a file system that is mounted read-only.
+        descriptor, temporary = _temporary_file(path)
         os.close(descriptor)
-        os.unlink(tried)
+        os.unlink(temporary)
     except OSError as error:
         raise from_os_error(error, path) from error
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """A new folder to fill, which becomes `path` when the block ends and vanishes when it raises.
+    """Create a temporary folder that becomes `path` when the `with` block ends and is removed if it raises.
 
-    UserError if something is at `path` already (an empty folder aside) and it may not `replace` it, or if the disk
-    refuses. What it replaces stays until the new one is whole.
+    A folder that is replaced stays until the new one is complete.
+
+    Args:
+        path: The folder to create.
+        replace: Whether it may replace an existing folder.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        UserError: If `path` exists, is not an empty folder and may not be replaced, or if it cannot be written.
     """
     temporary: Path | None = None
     try:
         if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError("exists already", path, "name a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        temporary = _temporary_folder(path)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _sync(file)
+                _sync_file(file)
         _sync_folder(temporary)
         temporary.chmod(0o755)
-        # A folder that is not empty cannot be renamed over: for a moment neither is there.
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)) if replace else None
-        if old is not None and path.exists():
-            os.replace(path, old)
+        # A folder that is not empty cannot be renamed over, so for a moment neither is at `path`.
+        replaced = _temporary_folder(path) if replace else None
+        if replaced is not None and path.exists():
+            os.replace(path, replaced)
         os.replace(temporary, path)
         _sync_folder(path.parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
     except BaseException as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -95,7 +126,13 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what a killed process left half written in `folder`; only for whoever holds the profile's lock."""
+    """Remove the temporary files and folders that a killed process left in a folder.
+
+    Only the process that holds the folder's lock may call this.
+
+    Args:
+        folder: The folder.
+    """
     for partial in folder.glob(".*.partial"):
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
@@ -103,13 +140,21 @@ def remove_partials(folder: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _sync(file: Path) -> None:
+def _temporary_file(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+
+
+def _temporary_folder(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+
+
+def _sync_file(file: Path) -> None:
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the names in a folder as durable as the files; a rename is not, until its folder is synced."""
+    """Sync the names in a folder: a rename is not durable until its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

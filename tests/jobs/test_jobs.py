@@ -20,23 +20,23 @@ import numpy as np
 import pytest
 
 from mlx_personal.errors import UserError
-from mlx_personal.jobs import Job, cores, default_workers, ray_cluster, run
+from mlx_personal.jobs import Job, cores, default_workers, ray_cluster, run_jobs
 from tests.support.paths import ROOT
 from tests.support.worker_functions import (
-    Request,
-    behave,
-    blas_in_use,
+    NamedArray,
+    call_or_raise,
+    describe_blas,
+    describe_process,
     die_the_first_time,
     double,
-    end_as,
-    leave,
-    process_and_threads,
-    return_what_cannot_travel,
-    slow_mark,
-    stop_as_told,
-    total,
-    wait_for,
-    wait_stubbornly,
+    exit_with,
+    ignore_sigterm,
+    kill_own_process,
+    mark_start,
+    raise_stopped,
+    return_unpicklable,
+    sum_columns,
+    wait_for_file,
 )
 
 
@@ -81,14 +81,14 @@ def marked_processes(folder: Any, count: Any) -> Any:
 
 
 def test_every_job_comes_back_once_with_what_the_function_made_of_it() -> None:
-    answers = by_key(run(double, jobs_of(*range(20)), workers=2))
+    answers = by_key(run_jobs(double, jobs_of(*range(20)), workers=2))
     assert {key: one.result for key, one in answers.items()} == {f"job {n}": 2 * n for n in range(20)}
-    assert all(one.error is None and 0 <= one.seconds < 10 for one in answers.values())
+    assert all(one.error is None and 0 <= one.elapsed_s < 10 for one in answers.values())
 
 
 def test_dataclasses_and_arrays_travel_both_ways_whatever_their_size() -> None:
     rows = np.arange(1_000_000, dtype=np.float64).reshape(-1, 1000)
-    [done] = run(total, [Job("a", Request("rows", rows))], workers=1)
+    [done] = run_jobs(sum_columns, [Job("a", NamedArray("rows", rows))], workers=1)
     assert done.result[0] == "rows"
     np.testing.assert_array_equal(done.result[1], rows.sum(axis=0))
 
@@ -101,7 +101,7 @@ def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room
             taken.append(file)
             yield Job(str(len(taken)), file)
 
-    done = run(wait_for, offered(), workers=2)
+    done = run_jobs(wait_for_file, offered(), workers=2)
     assert taken == []
     assert next(done).key == "2"
     assert len(taken) == 3
@@ -111,13 +111,15 @@ def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room
 
 
 def test_no_jobs_need_no_process() -> None:
-    assert list(run(double, [], workers=3)) == []
+    assert list(run_jobs(double, [], workers=3)) == []
 
 
 def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd: pytest.CaptureFixture[str]) -> None:
-    stop = functools.partial(leave, 3)
-    jobs = jobs_of("user", "defect", 7, return_what_cannot_travel, stop, functools.partial(end_as, signal.SIGKILL), 8)
-    errors = {key: (one.result, one.error) for key, one in by_key(run(behave, jobs, workers=2)).items()}
+    stop = functools.partial(exit_with, 3)
+    jobs = jobs_of(
+        "user", "defect", 7, return_unpicklable, stop, functools.partial(kill_own_process, signal.SIGKILL), 8
+    )
+    errors = {key: (one.result, one.error) for key, one in by_key(run_jobs(call_or_raise, jobs, workers=2)).items()}
     assert errors == {
         "job 0": (None, "here: no such data; look there"),
         "job 1": (None, r"KeyError: 'two\nlines'"),
@@ -127,34 +129,34 @@ def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd: pytest
         "job 5": (
             None,
             "its process was killed by SIGKILL, and so did the one before; "
-            "most likely for want of memory: use fewer workers",
+            "most likely out of memory: use fewer workers",
         ),
         "job 6": (8, None),
     }
     written = capfd.readouterr().err
-    assert "job 1: Traceback" in written and "in behave" in written and "UserError:" not in written
+    assert "job 1: Traceback" in written and "in call_or_raise" in written and "UserError:" not in written
 
 
 def test_an_argument_that_cannot_travel_is_that_jobs_error_alone() -> None:
-    answers = by_key(run(double, jobs_of(1, threading.Lock(), 3), workers=1))
+    answers = by_key(run_jobs(double, jobs_of(1, threading.Lock(), 3), workers=1))
     assert [answers[f"job {n}"].result for n in range(3)] == [2, None, 6]
     assert answers["job 1"].error.startswith("its argument cannot be sent: TypeError")
 
 
 def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path: Path) -> None:
-    [done] = run(die_the_first_time, [Job("a", str(tmp_path))], workers=1)
+    [done] = run_jobs(die_the_first_time, [Job("a", str(tmp_path))], workers=1)
     assert done.error is None and done.result != os.getpid()
 
 
 def test_a_job_told_by_a_signal_to_stop_counts_as_killed_by_it() -> None:
-    [done] = run(behave, [Job("a", stop_as_told)], workers=1)
+    [done] = run_jobs(call_or_raise, [Job("a", raise_stopped)], workers=1)
     assert done.error == "its process was killed by SIGTERM, and so did the one before"
 
 
 def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 7)
-    answers = [done.result for done in run(process_and_threads, jobs_of(*range(8)), workers=2)]
+    answers = [done.result for done in run_jobs(describe_process, jobs_of(*range(8)), workers=2)]
     assert len({process for process, _, _ in answers} - {os.getpid()}) <= 2
     assert {answer[1:] for answer in answers} == {("3", False)}
     assert "OPENBLAS_NUM_THREADS" not in os.environ
@@ -162,7 +164,7 @@ def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkey
 
 def test_the_users_own_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
-    [done] = run(process_and_threads, jobs_of(0), workers=2)
+    [done] = run_jobs(describe_process, jobs_of(0), workers=2)
     assert done.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
 
 
@@ -171,7 +173,7 @@ def test_who_leaves_early_ends_all_workers(how: str) -> None:
     processes = []
 
     def loop() -> None:
-        for done in run(process_and_threads, jobs_of(*range(1000)), workers=2):
+        for done in run_jobs(describe_process, jobs_of(*range(1000)), workers=2):
             processes.append(done.result[0])
             if how == "leave":
                 break
@@ -180,7 +182,7 @@ def test_who_leaves_early_ends_all_workers(how: str) -> None:
 
     start = time.monotonic()
     if how == "close":
-        done = run(process_and_threads, jobs_of(*range(1000)), workers=2)
+        done = run_jobs(describe_process, jobs_of(*range(1000)), workers=2)
         processes.append(next(done).result[0])
         done.close()
     else:
@@ -191,7 +193,7 @@ def test_who_leaves_early_ends_all_workers(how: str) -> None:
 
 
 def test_workers_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.jobs.local._GRACE", 0.1)
+    monkeypatch.setattr("mlx_personal.jobs.local._TERMINATION_TIMEOUT_S", 0.1)
     ended = []
 
     def interrupt() -> None:
@@ -201,7 +203,7 @@ def test_workers_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch: pyte
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        list(run(wait_stubbornly, jobs_of(str(tmp_path), str(tmp_path)), workers=2))
+        list(run_jobs(ignore_sigterm, jobs_of(str(tmp_path), str(tmp_path)), workers=2))
     thread.join()
     assert len(ended) == 2 and not any(alive(process) for process in ended)
 
@@ -209,10 +211,10 @@ def test_workers_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch: pyte
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from mlx_personal.jobs import Job, local, run
-from tests.support.worker_functions import wait_stubbornly
-local._GRACE = 0.1
-list(run(wait_stubbornly, [Job("a", {folder!r}), Job("b", {folder!r})], workers=2))
+from mlx_personal.jobs import Job, local, run_jobs
+from tests.support.worker_functions import ignore_sigterm
+local._TERMINATION_TIMEOUT_S = 0.1
+list(run_jobs(ignore_sigterm, [Job("a", {folder!r}), Job("b", {folder!r})], workers=2))
 """
 
 
@@ -247,25 +249,25 @@ def test_workers_that_cannot_start_are_an_error(
     with monkeypatch.context() as found:
         found.syspath_prepend(tmp_path)
         double = importlib.import_module("found_here_alone").double
-    with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; what it wrote"):
-        list(run(double, jobs_of(1), workers=1))
+    with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; see what it wrote"):
+        list(run_jobs(double, jobs_of(1), workers=1))
     assert "No module named 'found_here_alone'" in capfd.readouterr().err
 
 
 def test_a_function_that_other_processes_cannot_find_is_refused() -> None:
-    script = "from mlx_personal.jobs import run\ndef f(x): pass\nrun(f, [])"
+    script = "from mlx_personal.jobs import run_jobs\ndef f(x): pass\nrun_jobs(f, [])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "is in the script that runs; other processes find only what is in a module" in done.stderr
+    assert "is defined in a script; other processes can only import functions of modules" in done.stderr
 
 
 def test_two_jobs_of_one_key_are_refused() -> None:
     with pytest.raises(ValueError, match="two jobs have the key 'a'"):
-        list(run(double, [Job("a", 1), Job("a", 2)], workers=1))
+        list(run_jobs(double, [Job("a", 1), Job("a", 2)], workers=1))
 
 
 def test_fewer_than_one_worker_is_refused() -> None:
     with pytest.raises(UserError, match="0 workers"):
-        run(double, [], workers=0)
+        run_jobs(double, [], workers=0)
 
 
 # How many.
@@ -287,7 +289,7 @@ def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(
         folder = tmp_path / f"cpu{processor}" / "topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(f"{siblings}\n")
-    monkeypatch.setattr("mlx_personal.jobs.cores._TOPOLOGY", tmp_path)
+    monkeypatch.setattr("mlx_personal.jobs.cores._CPU_FOLDER", tmp_path)
     for allowed, expected in [({0, 1, 2, 3}, 2), ({0, 2}, 1), ({0, 3}, 2), ({7, 8, 9}, 3)]:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, allowed=allowed: allowed)
         assert cores.cores() == expected
@@ -299,7 +301,7 @@ def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(
 def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed; pip install 'mlx-personal\[cluster\]'"):
-        list(run(double, jobs_of(1), ray="auto"))
+        list(run_jobs(double, jobs_of(1), ray_address="auto"))
 
 
 @pytest.fixture
@@ -316,7 +318,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
 def two_nodes(ray: Any) -> Iterator[Any]:
     """A cluster of two machines, as far as Ray can tell: one core here, two on the other."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
-    with ray_cluster._no_telemetry():
+    with ray_cluster._without_telemetry():
         cluster = cluster_utils.Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
         )
@@ -331,7 +333,7 @@ def test_every_job_finishes_once_though_a_machine_dies(two_nodes: Any, tmp_path:
     cluster, other = two_nodes
     jobs = [Job(str(number), (str(tmp_path), number)) for number in range(14)]
     found = []
-    for done in run(slow_mark, jobs, ray=cluster.address):
+    for done in run_jobs(mark_start, jobs, ray_address=cluster.address):
         found.append(done)
         if len(found) == 3:
             cluster.remove_node(other, allow_graceful=False)
@@ -344,8 +346,8 @@ def test_every_job_finishes_once_though_a_machine_dies(two_nodes: Any, tmp_path:
 
 @pytest.mark.slow
 def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread(ray: Any) -> None:
-    jobs = [Job("blas", functools.partial(blas_in_use, 0)), *jobs_of("user", 7, functools.partial(leave, 3))]
-    answers = by_key(run(behave, jobs, workers=2, ray="local"))
+    jobs = [Job("blas", functools.partial(describe_blas, 0)), *jobs_of("user", 7, functools.partial(exit_with, 3))]
+    answers = by_key(run_jobs(call_or_raise, jobs, workers=2, ray_address="local"))
     threads, variable, telemetry = answers["blas"].result
     assert threads in (1, None) and variable == "1" and telemetry == "0"
     assert answers["job 0"].error == "here: no such data; look there"
@@ -356,7 +358,7 @@ def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread
 
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_an_error_in_bounded_time(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_cluster, "_PATIENCE", 4.0)
+    monkeypatch.setattr(ray_cluster, "_CONNECT_TIMEOUT_S", 4.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -367,5 +369,5 @@ def test_a_cluster_that_does_not_answer_is_an_error_in_bounded_time(ray: Any, mo
         for address, why in addresses.items():
             start = time.monotonic()
             with pytest.raises(UserError, match=f"^{address}: cannot join the Ray cluster: .*{why}"):
-                list(run(double, jobs_of(1), ray=address))
+                list(run_jobs(double, jobs_of(1), ray_address=address))
             assert time.monotonic() - start < 25

@@ -82,8 +82,8 @@ def at_most(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets how many rows a batch has at most."""
 
     def change(rows: int) -> None:
-        monkeypatch.setattr(generation, "_FIRST_ROWS", rows)
-        monkeypatch.setattr(generation, "_MOST_ROWS", rows)
+        monkeypatch.setattr(generation, "_FIRST_BATCH_SIZE", rows)
+        monkeypatch.setattr(generation, "_MAX_BATCH_SIZE", rows)
 
     return change
 
@@ -140,7 +140,7 @@ def test_a_token_that_cannot_follow_is_never_drawn() -> None:
     impossible = -float("inf")
     logits = mx.array([[impossible, 0.0, impossible, 1.0, impossible]] * 3)
     draws = mx.array([0.0, 0.25, 1 - 2**-23])
-    assert generation._sampled(logits, 1.0, draws).tolist() == [1, 1, 3]
+    assert generation._sample(logits, 1.0, draws).tolist() == [1, 1, 3]
 
 
 class Counting(nn.Module):
@@ -171,10 +171,10 @@ def test_what_prompts_share_and_repeat_is_computed_once() -> None:
 
 def test_memory_bounds_the_rows_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Counting(make("llama"))
-    monkeypatch.setattr(generation, "_FIRST_ROWS", 2)
+    monkeypatch.setattr(generation, "_FIRST_BATCH_SIZE", 2)
     token_bytes = 4 * 2 * 2 * 8 * 4  # layers, keys and values, heads, dimensions, bytes
     longest = max(len(prompt) + limit for prompt, limit in zip(PROMPTS, LIMITS, strict=True))
-    monkeypatch.setattr(generation, "_CACHE_BYTES", 5 * token_bytes * longest)
+    monkeypatch.setattr(generation, "_MAX_CACHE_BYTES", 5 * token_bytes * longest)
     bounded = write(model, PROMPTS, LIMITS)
     assert max(shape[0] for shape in model.seen if shape[1] == 1) == 5
     monkeypatch.undo()

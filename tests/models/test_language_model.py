@@ -1,4 +1,4 @@
-"""The language model: states, chat formats, generation, adapters, and folders that are no models."""
+"""The language model: hidden states, chat templates, generation, adapters, and invalid model folders."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm
 import numpy as np
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.models import language_model
-from mlx_personal.models.language_model import fingerprint
+from mlx_personal.models import loading
+from mlx_personal.models.loading import fingerprint
+from mlx_personal.progress import ProgressEvent
 from mlx_personal.runtime import blas
-from mlx_personal.runtime.device import chip_name, device_name, measure_gflops, peak_memory, prepare
+from mlx_personal.runtime.device import chip_name, device_name, measure_gflops, peak_memory_bytes, prepare_model
 
 WithTemplate = Callable[[str | None], LanguageModel]
 TEXTS = ["My cat does not eat.", "Hi", "What shall I cook tonight? Try a soup of leeks and potatoes, with bread."]
-ASKED = [[{"role": "user", "content": text}] for text in TEXTS]
+CONVERSATIONS = [[{"role": "user", "content": text}] for text in TEXTS]
 TWO_TURNS = Dialogue.from_messages(
     [
         {"role": "system", "content": "Be brief."},
@@ -57,20 +59,20 @@ def write_adapter(model: LanguageModel, folder: Path, rank: int = 4) -> Path:
     return folder
 
 
-def ask(model: LanguageModel) -> list[str]:
-    return model.generate([model.prompt_tokens(messages) for messages in ASKED], max_tokens=12)
+def generate_answers(model: LanguageModel) -> list[str]:
+    return model.generate([model.tokenize_prompt(messages) for messages in CONVERSATIONS], max_tokens=12)
 
 
 # Hidden states
 
 
 def test_hidden_states_do_not_depend_on_padding_or_batch_mates(tiny_model: LanguageModel) -> None:
-    rows = [tiny_model.text_tokens(text) for text in TEXTS]
-    together = tiny_model.hidden_states([*rows, []])
-    for row, states in zip(rows, together, strict=False):
-        assert states.shape == (len(row), 32)
+    sequences = [tiny_model.tokenize(text) for text in TEXTS]
+    together = tiny_model.hidden_states([*sequences, []])
+    for sequence, states in zip(sequences, together, strict=False):
+        assert states.shape == (len(sequence), 32)
         assert states.dtype == np.float32
-        alone = np.array(tiny_model.model.model(mx.array([[1, *row]])))[0, 1:]
+        alone = np.array(tiny_model.model.model(mx.array([[1, *sequence]])))[0, 1:]
         # Values are some 1 to 9. Products of another shape round otherwise, and where a state of the random model is
         # nearly zero before its norm, that is 5e-4 on some processors; a mask that let padding in would be far off.
         np.testing.assert_allclose(states, alone, atol=5e-3)
@@ -85,27 +87,27 @@ def test_no_rows_have_no_states(tiny_model: LanguageModel) -> None:
 
 
 def test_prompts_are_those_of_the_chat_template(tiny_model: LanguageModel) -> None:
-    prompt = tiny_model.prompt_tokens(TWO_TURNS.to_messages()[:2])
+    prompt = tiny_model.tokenize_prompt(TWO_TURNS.to_messages()[:2])
     text = "<|bos|><|system|>\nBe brief.<|end|>\n<|user|>\nTomatoes?<|end|>\n<|assistant|>\n"
     assert tiny_model.tokenizer.decode(prompt) == text
     assert prompt[:2] == [1, 3]
 
 
-def learnt(model: LanguageModel, row: tuple[list[int], list[bool]]) -> str:
-    tokens, is_target = row
+def target_text(model: LanguageModel, sequence: tuple[list[int], list[bool]]) -> str:
+    tokens, is_target = sequence
     assert len(tokens) == len(is_target)
-    return model.tokenizer.decode([token for token, target in zip(*row, strict=True) if target])
+    return model.tokenizer.decode([token for token, target in zip(*sequence, strict=True) if target])
 
 
-def test_a_dialogue_is_one_row_with_every_answer_and_its_end_as_target(tiny_model: LanguageModel) -> None:
-    (row,) = tiny_model.training_tokens(TWO_TURNS)
-    assert learnt(tiny_model, row) == "In May.<|end|>A hand.<|end|>"
+def test_a_dialogue_is_one_sequence_with_every_answer_and_its_end_as_target(tiny_model: LanguageModel) -> None:
+    (sequence,) = tiny_model.tokenize_dialogue(TWO_TURNS)
+    assert target_text(tiny_model, sequence) == "In May.<|end|>A hand.<|end|>"
     rendered = tiny_model.tokenizer.apply_chat_template(TWO_TURNS.to_messages())
-    assert row[0] == rendered[: len(row[0])]
-    assert tiny_model.tokenizer.decode(rendered[len(row[0]) :]) == "\n"
+    assert sequence[0] == rendered[: len(sequence[0])]
+    assert tiny_model.tokenizer.decode(rendered[len(sequence[0]) :]) == "\n"
 
 
-def test_a_template_that_renders_earlier_turns_differently_gives_a_row_for_each_answer(
+def test_a_template_that_renders_earlier_turns_differently_gives_a_sequence_for_each_answer(
     with_template: WithTemplate,
 ) -> None:
     model = with_template(
@@ -113,8 +115,8 @@ def test_a_template_that_renders_earlier_turns_differently_gives_a_row_for_each_
         "{{ m['role'] + ': ' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
-    rows = model.training_tokens(TWO_TURNS)
-    assert [learnt(model, row) for row in rows] == ["In May.<|end|>", "A hand.<|end|>"]
+    sequences = model.tokenize_dialogue(TWO_TURNS)
+    assert [target_text(model, sequence) for sequence in sequences] == ["In May.<|end|>", "A hand.<|end|>"]
 
 
 def test_what_the_system_says_heads_the_question_where_a_template_refuses_it(with_template: WithTemplate) -> None:
@@ -123,17 +125,21 @@ def test_what_the_system_says_heads_the_question_where_a_template_refuses_it(wit
         "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     )
-    prompt = model.prompt_tokens(TWO_TURNS.to_messages()[:2])
+    prompt = model.tokenize_prompt(TWO_TURNS.to_messages()[:2])
     assert model.tokenizer.decode(prompt) == "<|user|>Be brief.\n\nTomatoes?<|end|><|assistant|>"
-    assert [learnt(model, row) for row in model.training_tokens(TWO_TURNS)] == ["In May.<|end|>A hand.<|end|>"]
+    assert [target_text(model, sequence) for sequence in model.tokenize_dialogue(TWO_TURNS)] == [
+        "In May.<|end|>A hand.<|end|>"
+    ]
 
 
 def test_a_model_without_a_template_gets_plain_lines(with_template: WithTemplate) -> None:
     model = with_template(None)
-    prompt = model.prompt_tokens(TWO_TURNS.to_messages()[1:4])
+    prompt = model.tokenize_prompt(TWO_TURNS.to_messages()[1:4])
     assert model.tokenizer.decode(prompt) == "User: Tomatoes?\nAssistant: In May.\nUser: How deep?\nAssistant:"
-    rows = model.training_tokens(TWO_TURNS)
-    assert "".join(learnt(model, row) for row in rows).replace(" ", "") == "InMay.<|end|>Ahand.<|end|>"
+    sequences = model.tokenize_dialogue(TWO_TURNS)
+    assert (
+        "".join(target_text(model, sequence) for sequence in sequences).replace(" ", "") == "InMay.<|end|>Ahand.<|end|>"
+    )
     assert len(model.generate([prompt], max_tokens=4)) == 1
 
 
@@ -142,14 +148,14 @@ def test_reasoning_is_switched_off_where_the_template_can(with_template: WithTem
         "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
         "{% if enable_thinking is defined and enable_thinking is false %}{{ 'no' }}{% endif %}"
     )
-    assert model.tokenizer.decode(model.prompt_tokens(ASKED[1])) == "Hi<|end|>no"
+    assert model.tokenizer.decode(model.tokenize_prompt(CONVERSATIONS[1])) == "Hi<|end|>no"
 
 
 # Generation
 
 
 def test_a_batch_a_single_prompt_and_a_stream_give_the_same_greedy_text(tiny_model: LanguageModel) -> None:
-    prompts = [tiny_model.prompt_tokens(messages) for messages in ASKED]
+    prompts = [tiny_model.tokenize_prompt(messages) for messages in CONVERSATIONS]
     batch = tiny_model.generate(prompts, max_tokens=12)
     assert len(set(batch)) == len(prompts)
     for prompt, text in zip(prompts, batch, strict=True):
@@ -158,7 +164,7 @@ def test_a_batch_a_single_prompt_and_a_stream_give_the_same_greedy_text(tiny_mod
 
 
 def test_greedy_text_is_that_of_taking_the_likeliest_token(tiny_model: LanguageModel) -> None:
-    tokens = tiny_model.prompt_tokens(ASKED[0])
+    tokens = tiny_model.tokenize_prompt(CONVERSATIONS[0])
     start = len(tokens)
     while len(tokens) < start + 12 and tokens[-1] != 2:
         tokens = [*tokens, int(mx.argmax(tiny_model.model(mx.array([tokens]))[0, -1]).item())]
@@ -166,8 +172,8 @@ def test_greedy_text_is_that_of_taking_the_likeliest_token(tiny_model: LanguageM
 
 
 def test_sampling_is_seeded_and_each_prompt_has_its_own_limit(tiny_model: LanguageModel) -> None:
-    prompts = [tiny_model.prompt_tokens(ASKED[0])] * 40
-    done: list[tuple[int, int]] = []
+    prompts = [tiny_model.tokenize_prompt(CONVERSATIONS[0])] * 40
+    events: list[ProgressEvent] = []
 
     def sample(seed: int) -> list[str]:
         return tiny_model.generate(prompts, max_tokens=[1, 6] * 20, temperature=1.0, seed=seed)
@@ -175,10 +181,10 @@ def test_sampling_is_seeded_and_each_prompt_has_its_own_limit(tiny_model: Langua
     first = sample(0)
     assert first == sample(0) != sample(1)
     assert len(set(first)) > 10
-    lengths = [len(tiny_model.text_tokens(text)) for text in first]
+    lengths = [len(tiny_model.tokenize(text)) for text in first]
     assert max(lengths[::2]) <= 3 < max(lengths[1::2])
-    tiny_model.generate(prompts[:3], max_tokens=2, on_progress=lambda *counts: done.append(counts))
-    assert done == [(1, 3), (2, 3), (3, 3)]
+    tiny_model.generate(prompts[:3], max_tokens=2, on_progress=events.append)
+    assert [(event.done, event.total) for event in events] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_prompt_longer_than_the_context_loses_its_beginning(tiny_model: LanguageModel) -> None:
@@ -201,8 +207,8 @@ def test_the_wired_memory_limit_is_left_alone(
     monkeypatch.setattr(mx, "set_wired_limit", refuse)
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)  # mlx-lm asks this before it changes the limit
     tiny_model.attach_adapter(adapter)
-    ask(tiny_model)
-    list(tiny_model.stream(tiny_model.prompt_tokens(ASKED[0]), max_tokens=4))
+    generate_answers(tiny_model)
+    list(tiny_model.stream(tiny_model.tokenize_prompt(CONVERSATIONS[0]), max_tokens=4))
     tiny_model.detach_adapter()
 
 
@@ -212,34 +218,34 @@ def test_the_wired_memory_limit_is_left_alone(
 def test_an_adapter_changes_the_answers_and_detaching_restores_them_exactly(
     tiny_model: LanguageModel, adapter: Path
 ) -> None:
-    tokens = mx.array([tiny_model.prompt_tokens(ASKED[2])])
-    answers, logits = ask(tiny_model), np.array(tiny_model.model(tokens))
+    tokens = mx.array([tiny_model.tokenize_prompt(CONVERSATIONS[2])])
+    answers, logits = generate_answers(tiny_model), np.array(tiny_model.model(tokens))
     names = [name for name, _ in tree_flatten(tiny_model.model.parameters())]
     tiny_model.attach_adapter(adapter)
-    adapted = ask(tiny_model)
+    adapted = generate_answers(tiny_model)
     tiny_model.attach_adapter(adapter)  # takes the place of the first, and is not put on top
-    again = ask(tiny_model)
+    again = generate_answers(tiny_model)
     tiny_model.detach_adapter()
     tiny_model.detach_adapter()
     assert adapted == again != answers
-    assert ask(tiny_model) == answers
+    assert generate_answers(tiny_model) == answers
     assert np.array_equal(np.array(tiny_model.model(tokens)), logits)
     assert [name for name, _ in tree_flatten(tiny_model.model.parameters())] == names
 
 
 def test_a_model_is_loaded_with_its_adapter(tiny_model: LanguageModel, tiny_model_folder: Path, adapter: Path) -> None:
     tiny_model.attach_adapter(adapter)
-    expected = ask(tiny_model)
+    expected = generate_answers(tiny_model)
     tiny_model.detach_adapter()
-    assert ask(load_language_model(tiny_model_folder, adapter)) == expected
+    assert generate_answers(load_language_model(tiny_model_folder, adapter)) == expected
 
 
 def test_a_new_adapter_changes_nothing_and_alone_is_trainable(tiny_model: LanguageModel) -> None:
-    answers = ask(tiny_model)
+    answers = generate_answers(tiny_model)
     tiny_model.attach_new_adapter(-1, {"rank": 4, "scale": 2.0, "dropout": 0.0}, seed=0)
     names = {name.rsplit(".", 1)[1] for name, _ in tree_flatten(tiny_model.model.trainable_parameters())}
     assert tiny_model.model.training
-    assert ask(tiny_model) == answers
+    assert generate_answers(tiny_model) == answers
     tiny_model.detach_adapter()
     assert names == {"lora_a", "lora_b"}
     assert not tiny_model.model.training
@@ -268,22 +274,22 @@ def damage_all(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_shape, damage_weights, damage_config, damage_keys, damage_all])
-def test_an_adapter_that_does_not_fit_is_the_users_to_mend(
+def test_an_adapter_that_does_not_fit_is_an_error_the_user_can_fix(
     tiny_model: LanguageModel, adapter: Path, damage: Callable[[Path], None]
 ) -> None:
-    answers = ask(tiny_model)
+    answers = generate_answers(tiny_model)
     damage(adapter)
     with pytest.raises(UserError) as raised:
         tiny_model.attach_adapter(adapter)
     assert str(adapter) in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert ask(tiny_model) == answers
+    assert generate_answers(tiny_model) == answers
 
 
 # Folders
 
 
-def test_a_folder_that_is_no_model_is_the_users_to_mend(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_an_error_the_user_can_fix(tiny_model_folder: Path, tmp_path: Path) -> None:
     def copy_without(*names: str) -> Path:
         folder = tmp_path / "-".join(names)
         shutil.copytree(tiny_model_folder, folder, ignore=shutil.ignore_patterns(*names))
@@ -323,7 +329,7 @@ def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: 
 def test_models_compute_in_float32_on_a_cpu(tiny_model_folder: Path) -> None:
     model = load_language_model(tiny_model_folder).model
     model.set_dtype(mx.bfloat16)
-    dtypes = {value.dtype for _, value in tree_flatten(prepare(model).parameters())}
+    dtypes = {value.dtype for _, value in tree_flatten(prepare_model(model).parameters())}
     assert dtypes == ({mx.float32} if device_name() == "cpu" else {mx.bfloat16})
 
 
@@ -331,7 +337,7 @@ def test_the_machine_is_described() -> None:
     assert device_name() in ("cpu", "metal", "cuda")
     assert chip_name()
     assert measure_gflops(size=64, repeats=2) > 0
-    assert peak_memory() > 1_000_000
+    assert peak_memory_bytes() > 1_000_000
 
 
 def test_the_blas_in_use_is_reported() -> None:
@@ -356,7 +362,7 @@ def test_a_missing_compiler_is_the_reason_given(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delitem(sys.modules, "mlx.core")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = blas._find()
+    found = blas._load()
     assert not found.tuned
     assert "no C compiler" in found.reason
 
@@ -368,7 +374,7 @@ def test_a_small_model_multiplies_with_one_thread_unless_the_user_says_otherwise
 ) -> None:
     code = f"""
 import ctypes, os, mlx_personal
-from mlx_personal.models import language_model
+from mlx_personal.models import loading
 from mlx_personal.runtime import blas
 found = blas.preload()
 prefix = "scipy_openblas" if "scipy" in found.name else "openblas"
@@ -376,7 +382,7 @@ count = getattr(blas._library, prefix + "_get_num_threads") if found.tuned else 
 before = count() if count else 0
 mlx_personal.load_language_model({str(tiny_model_folder)!r})
 small = count() if count else 0
-blas.use_one_thread(False)
+blas.set_single_threaded(False)
 print(before, small, count() if count else 0)
 """
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
@@ -397,30 +403,30 @@ def test_a_model_that_was_downloaded_once_needs_no_network(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(repo: str) -> Path:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
-    monkeypatch.setattr(language_model, "_download", no_network)
-    monkeypatch.setattr(language_model, "hf_repo_to_path", lambda repo: tiny_model_folder)
-    assert language_model.resolve("someone/some-model") == tiny_model_folder
+    monkeypatch.setattr(mlx_lm.utils, "_download", no_network)
+    monkeypatch.setattr(mlx_lm.utils, "hf_repo_to_path", lambda repo: tiny_model_folder)
+    assert loading.resolve_model("someone/some-model") == tiny_model_folder
 
 
 def test_a_model_that_is_not_there_yet_is_downloaded(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_cached(repo: str) -> Path:
         raise LocalEntryNotFoundError("not in the cache")
 
-    monkeypatch.setattr(language_model, "hf_repo_to_path", not_cached)
-    monkeypatch.setattr(language_model, "_download", lambda repo: tiny_model_folder)
-    assert language_model.resolve("someone/some-model") == tiny_model_folder
+    monkeypatch.setattr(mlx_lm.utils, "hf_repo_to_path", not_cached)
+    monkeypatch.setattr(mlx_lm.utils, "_download", lambda repo: tiny_model_folder)
+    assert loading.resolve_model("someone/some-model") == tiny_model_folder
 
 
 def test_without_a_network_a_hub_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(repo: str) -> Path:
         raise LocalEntryNotFoundError("cannot connect")
 
-    monkeypatch.setattr(language_model, "hf_repo_to_path", unreachable)
-    monkeypatch.setattr(language_model, "_download", unreachable)
+    monkeypatch.setattr(mlx_lm.utils, "hf_repo_to_path", unreachable)
+    monkeypatch.setattr(mlx_lm.utils, "_download", unreachable)
     with pytest.raises(UserError, match="check the network"):
-        language_model.resolve("someone/some-model")
+        loading.resolve_model("someone/some-model")
 
 
 def test_a_folder_that_is_called_demo_does_not_take_the_embedded_models_place(
@@ -428,8 +434,8 @@ def test_a_folder_that_is_called_demo_does_not_take_the_embedded_models_place(
 ) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert language_model.canonical_name("demo") == "demo"
-    assert (language_model.resolve("demo") / "model.safetensors").exists()
+    assert loading.canonical_name("demo") == "demo"
+    assert (loading.resolve_model("demo") / "model.safetensors").exists()
 
 
 def test_a_family_without_a_known_body_is_refused_at_once(tiny_model: LanguageModel) -> None:

@@ -53,7 +53,7 @@ def test_likelihoods_are_those_of_a_plain_forward(family: str, monkeypatch: pyte
     expected = reference(model, PROMPTS, ANSWERS)
     assert np.ptp(expected, axis=0).max() > 0.1  # the prompts do count
     np.testing.assert_allclose(likelihood.log_likelihoods(model, PROMPTS, ANSWERS), expected, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(likelihood, "_ANSWER_TOKENS", 45)  # a batch ends amid a prompt's answers
+    monkeypatch.setattr(likelihood, "_MAX_ANSWER_TOKENS", 45)  # a batch ends amid a prompt's answers
     np.testing.assert_allclose(likelihood.log_likelihoods(model, PROMPTS, ANSWERS), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -107,18 +107,18 @@ def test_nothing_is_neither_a_prompt_nor_an_answer(prompts: list[list[int]], ans
 
 
 def test_no_prompts_and_no_options_give_no_numbers(tiny_model: LanguageModel) -> None:
-    assert tiny_model.log_likelihoods_of_each([], ["a"]).shape == (0, 1)
-    assert tiny_model.log_likelihoods([5], []).shape == (0,)
+    assert tiny_model.log_likelihoods([], ["a"]).shape == (0, 1)
+    assert tiny_model.log_likelihoods([[5]], []).shape == (1, 0)
 
 
 OPTIONS = ["cook", "cook a soup", "vet", "Спасибо", "cook"]
 
 
 def test_an_option_is_its_tokens_and_the_token_that_ends_an_answer(tiny_model: LanguageModel) -> None:
-    prompt = tiny_model.prompt_tokens([{"role": "user", "content": "What shall I cook tonight?"}])
+    prompt = tiny_model.tokenize_prompt([{"role": "user", "content": "What shall I cook tonight?"}])
     end = tiny_model.tokenizer.convert_tokens_to_ids("<|end|>")
     answers = [[*tiny_model.tokenizer.encode(option, add_special_tokens=False), end] for option in OPTIONS]
-    found = tiny_model.log_likelihoods(prompt, OPTIONS)
+    found = tiny_model.log_likelihoods([prompt], OPTIONS)[0]
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, reference(tiny_model.model, [prompt], answers)[0], rtol=1e-4)
     assert found[0] == pytest.approx(found[4], rel=1e-6)
@@ -127,13 +127,13 @@ def test_an_option_is_its_tokens_and_the_token_that_ends_an_answer(tiny_model: L
 @pytest.mark.parametrize("empty", ["", " \n"])
 def test_an_empty_option_is_refused(tiny_model: LanguageModel, empty: str) -> None:
     with pytest.raises(ValueError, match="empty option"):
-        tiny_model.log_likelihoods([5], ["vet", empty])
+        tiny_model.log_likelihoods([[5]], ["vet", empty])
 
 
 def test_a_prompt_that_leaves_no_room_loses_its_oldest_tokens(tiny_model: LanguageModel) -> None:
     long = np.random.default_rng(1).integers(6, 300, 400).tolist()
-    longest = max(len(tiny_model.text_tokens(option)) for option in OPTIONS) + 1
+    longest = max(len(tiny_model.tokenize(option)) for option in OPTIONS) + 1
     kept = long[-(tiny_model.context_length - longest) :]
-    found = tiny_model.log_likelihoods(long, OPTIONS)
-    np.testing.assert_array_equal(found, tiny_model.log_likelihoods(kept, OPTIONS))
-    assert np.abs(found - tiny_model.log_likelihoods(kept[100:], OPTIONS)).max() > 1e-4
+    found = tiny_model.log_likelihoods([long], OPTIONS)
+    np.testing.assert_array_equal(found, tiny_model.log_likelihoods([kept], OPTIONS))
+    assert np.abs(found - tiny_model.log_likelihoods([kept[100:]], OPTIONS)).max() > 1e-4

@@ -1,4 +1,4 @@
-"""Where the checkout's folders are, for tests at any depth."""
+"""Paths of the checkout, for tests in any folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the worker processes of test_cluster.py do. Without pytest and MLX, so that they start at once."""
+"""Functions that the worker processes of test_jobs.py run. Without pytest and MLX, so that they start quickly."""
 
 from __future__ import annotations
 
@@ -9,86 +9,89 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
 
 from mlx_personal.errors import StoppedError, UserError
 
 
-def double(number: Any) -> Any:
+def double(number: int) -> int:
     return 2 * number
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class NamedArray:
     name: str
-    rows: Any
+    array: np.ndarray
 
 
-def total(request: Any) -> Any:
-    return request.name, request.rows.sum(axis=0)
+def sum_columns(named: NamedArray) -> tuple[str, np.ndarray]:
+    return named.name, named.array.sum(axis=0)
 
 
-def behave(what: Any) -> Any:
-    """Does what it is told, mostly harm."""
-    if callable(what):
-        return what()
-    if isinstance(what, str):
-        raise {"user": UserError("no such data", "here", "look there"), "defect": KeyError("two\nlines")}[what]
-    return what
+def call_or_raise(argument: Any) -> Any:
+    """Call a callable, raise the error that a string names, and return anything else."""
+    if callable(argument):
+        return argument()
+    if isinstance(argument, str):
+        raise {"user": UserError("no such data", "here", "look there"), "defect": KeyError("two\nlines")}[argument]
+    return argument
 
 
-def end_as(number: Any) -> None:
-    os.kill(os.getpid(), number)
+def kill_own_process(signal_number: int) -> None:
+    os.kill(os.getpid(), signal_number)
     time.sleep(60)
 
 
-def leave(status: Any) -> None:
+def exit_with(status: int) -> NoReturn:
     os._exit(status)
 
 
-def stop_as_told() -> None:
+def raise_stopped() -> NoReturn:
     raise StoppedError("stopped", signal.SIGTERM)
 
 
-def return_what_cannot_travel() -> Any:
+def return_unpicklable() -> object:
     return threading.Lock()
 
 
-def die_the_first_time(folder: Any) -> Any:
-    """Leaves a mark, and is killed if there was none."""
+def die_the_first_time(folder: str) -> int:
+    """Leave a mark in the folder; be killed if there was none before."""
     mark = Path(folder, "mark")
-    before = mark.exists()
+    is_retry = mark.exists()
     mark.write_text("")
-    if not before:
-        end_as(signal.SIGKILL)
+    if not is_retry:
+        kill_own_process(signal.SIGKILL)
     return os.getpid()
 
 
-def wait_for(file: Any) -> None:
+def wait_for_file(file: Path | None) -> None:
     while file is not None and not file.exists():
         time.sleep(0.01)
 
 
-def wait_stubbornly(folder: Any) -> None:
-    """Marks that it is there, and takes no notice of SIGTERM, as a training in the middle of a step."""
+def ignore_sigterm(folder: str) -> None:
+    """Leave a mark in the folder and ignore SIGTERM, like training in the middle of a step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Path(folder, str(os.getpid())).write_text("")
     time.sleep(60)
 
 
-def process_and_threads(_: Any) -> Any:
+def describe_process(_: object) -> tuple[int, str | None, bool]:
+    """Return the process id, the number of BLAS threads in the environment, and whether MLX is loaded."""
     time.sleep(0.05)
     return os.getpid(), os.environ.get("OPENBLAS_NUM_THREADS"), "mlx.core" in sys.modules
 
 
-def blas_in_use(_: Any) -> Any:
+def describe_blas(_: object) -> tuple[int | None, str, str | None]:
     import mlx_personal.runtime.blas as blas
 
     return blas.threads(), os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("RAY_USAGE_STATS_ENABLED")
 
 
-def slow_mark(argument: Any) -> Any:
-    """Says that it was begun by a line in a file, takes a while, and returns its number."""
+def mark_start(argument: tuple[str, int]) -> int:
+    """Append a line to the file of this number, take a while, and return the number."""
     folder, number = argument
     with open(Path(folder, f"{number}"), "a") as marks:
         marks.write(f"{os.getpid()}\n")

@@ -1,0 +1,142 @@
+"""Load language models: the demo model, folders, and repositories of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+
+import mlx_lm
+from huggingface_hub import errors as hub_errors
+
+from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.models.language_model import LanguageModel
+from mlx_personal.models.mlx_lm_compat import cached_model_folder, download_model, silence_length_warnings
+from mlx_personal.runtime.device import prepare_model
+
+logger = logging.getLogger(__name__)
+
+DEMO_MODEL = "demo"
+_DEMO_MODEL_FOLDER = Path(__file__).parent.parent / "demo" / "model"
+
+silence_length_warnings()
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
+
+
+def load_language_model(
+    name_or_path: str | Path, adapter_path: Path | None = None, lazy: bool = False
+) -> LanguageModel:
+    """Load a model with its tokenizer.
+
+    Args:
+        name_or_path: `demo` for the model of this package, a folder, or a repository of the Hugging Face hub.
+        adapter_path: Folder of a LoRA adapter to attach.
+        lazy: Leave the weights unread until `LanguageModel.reload_weights` is called or they are used.
+
+    Raises:
+        UserError: If there is no such model, it lacks a tokenizer, or it needs code of its own to run.
+    """
+    path, start = resolve_model(name_or_path), time.perf_counter()
+    try:
+        model, tokenizer = mlx_lm.load(str(path), lazy=lazy)[:2]
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    except Exception as error:  # Loaders raise anything from KeyError to SafetensorError on a damaged folder.
+        reason = f"the model cannot be loaded ({error})"
+        raise UserError(reason, path, "check the folder or name another model") from error
+    lm = LanguageModel(prepare_model(model, lazy), tokenizer, path, canonical_name(name_or_path))
+    if adapter_path is not None:
+        lm.attach_adapter(adapter_path)
+    logger.info("loaded the model %s in %.1f s", lm.name, time.perf_counter() - start)
+    return lm
+
+
+@functools.lru_cache(maxsize=1)
+def cached_model(path: str) -> LanguageModel:
+    """Return the model of a folder, which stays loaded until another one is requested.
+
+    The jobs of a process share it: a caller that attaches an adapter has to detach it.
+
+    Args:
+        path: The model's folder.
+
+    Raises:
+        UserError: As `load_language_model`.
+    """
+    return load_language_model(path)
+
+
+def canonical_name(name_or_path: str | Path) -> str:
+    """Return the name under which a profile stores a model: an absolute path for a folder.
+
+    Args:
+        name_or_path: As `load_language_model` takes it.
+    """
+    if str(name_or_path) != DEMO_MODEL and Path(name_or_path).expanduser().exists():
+        return str(Path(name_or_path).expanduser().resolve())
+    return str(name_or_path)
+
+
+def resolve_model(name_or_path: str | Path) -> Path:
+    """Return the folder of a model; download a hub repository that is not in the cache yet.
+
+    Args:
+        name_or_path: As `load_language_model` takes it.
+
+    Raises:
+        UserError: If there is no such model, or its folder lacks weights or a tokenizer.
+    """
+    name = canonical_name(name_or_path)
+    path = _DEMO_MODEL_FOLDER if name == DEMO_MODEL else Path(name)
+    if not path.exists():
+        path = _fetch(name)
+    if not path.is_dir():
+        raise UserError("is not a model folder", path, "name a folder with config.json and .safetensors files")
+    if not (path / "config.json").exists() or not any(path.glob("*.safetensors")):
+        raise UserError("no config.json or .safetensors weights in this folder", path, "name another model folder")
+    if not any((path / name).exists() for name in _TOKENIZER_FILES):
+        raise UserError("a model folder without a tokenizer", path, "add its tokenizer.json and tokenizer_config.json")
+    return path
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of a model folder's config and of the size and a sample of the bytes of its weight files.
+
+    Only a sample, because hashing gigabytes at every start would take longer than generating an answer.
+
+    Args:
+        folder: The model's folder.
+    """
+    digest = hashlib.sha256(json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as data:
+            for part in range(8):
+                data.seek(size * part // 8)
+                digest.update(data.read(65536))
+    return digest.hexdigest()[:16]
+
+
+def _fetch(repo: str) -> Path:
+    """Return the folder of a hub repository, from the cache or downloaded."""
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+        raise UserError("no such model folder", repo, "name a folder, a hub repository like owner/name, or `demo`")
+    # A cached model is used as it is: no network, and no new revision underneath existing adapters.
+    cached = cached_model_folder(repo)
+    if cached is not None:
+        return cached
+    try:
+        logger.info("downloading the model %s", repo)
+        return download_model(repo)
+    except hub_errors.RepositoryNotFoundError as error:
+        raise UserError("no such repository on the hub", repo, "check its name, or log in if it is gated") from error
+    except OSError as error:
+        if error.errno:
+            raise from_os_error(error, repo) from error
+        raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error
+    except Exception as error:  # Without a network the hub's client raises its HTTP library's own errors.
+        raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error

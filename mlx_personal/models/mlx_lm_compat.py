@@ -1,0 +1,151 @@
+"""Every use of a private, patched or undocumented name of mlx-lm, MLX, transformers and huggingface_hub.
+
+Other modules call the functions here. tests/models/test_mlx_lm_compat.py checks each of them, so an upstream change
+shows up there, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub import errors as hub_errors
+from mlx_lm import utils as mlx_lm_utils
+
+
+def download_model(repo: str) -> Path:
+    """Download a repository of the Hugging Face hub and return its folder.
+
+    Args:
+        repo: Name of the repository, `owner/name`.
+
+    Raises:
+        Exception: Whatever the hub's client and its HTTP library raise.
+    """
+    return Path(mlx_lm_utils._download(repo))
+
+
+def cached_model_folder(repo: str) -> Path | None:
+    """Return the folder of a repository that is in the hub's cache with its weights, or None.
+
+    Args:
+        repo: Name of the repository, `owner/name`.
+    """
+    try:
+        folder = Path(mlx_lm_utils.hf_repo_to_path(repo))
+        # An interrupted download may have left only the small files.
+        return folder if any(folder.glob("*.safetensors")) else None
+    except (OSError, hub_errors.HfHubHTTPError, ValueError):
+        return None
+
+
+def silence_length_warnings() -> None:
+    """Silence transformers' warning about texts beyond the context length: they are truncated before the model."""
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed MLX's global random generator inside the `with` block and restore its state afterwards.
+
+    mlx-lm initializes LoRA layers from the global generator and takes no key.
+
+    Args:
+        seed: The seed.
+    """
+    state: Any = mx.random.state
+    high, low = state[0].tolist()
+    mx.random.seed(seed)
+    try:
+        yield
+    finally:
+        mx.random.seed(high << 32 | low)
+
+
+def dropout_keep_probability(dropout: nn.Dropout) -> float:
+    """Return the probability with which a dropout layer keeps a value.
+
+    Args:
+        dropout: The layer.
+    """
+    return float(dropout._p_1)
+
+
+def supports_padding(cache: Any) -> bool:
+    """Return whether a prompt cache handles right-padded prompts; mlx-lm's recurrent layers do not all.
+
+    Args:
+        cache: A cache as `make_prompt_cache` makes it, for one prompt.
+    """
+    from mlx_lm.models.cache import KVCache, RotatingKVCache
+
+    return type(cache) in (KVCache, RotatingKVCache)
+
+
+def repeat_cache(cache: Any, batch_size: int, growth_tokens: int) -> Any:
+    """Return a batch cache with copies of a single prompt's cache.
+
+    Args:
+        cache: A cache that holds one prompt.
+        batch_size: Number of copies.
+        growth_tokens: By how many tokens the cache grows when it is full.
+
+    Returns:
+        A cache with `prepare`, `finalize`, `filter`, `extend` and `state`.
+    """
+    repeated = cache.merge([cache])
+    repeated.filter([0] * batch_size)
+    if hasattr(repeated, "step"):
+        repeated.step = growth_tokens
+    return repeated
+
+
+def cache_bytes(cache: Any, length: int) -> float:
+    """Return the bytes that a cache takes once its sequences are `length` tokens long.
+
+    The state of a recurrent layer does not grow.
+
+    Args:
+        cache: A cache that holds at least one token.
+        length: Tokens of a sequence.
+    """
+    keys = getattr(cache, "keys", None)
+    return cache.nbytes if keys is None else cache.nbytes * length / keys.shape[2]
+
+
+@contextlib.contextmanager
+def plain_trainer() -> Iterator[None]:
+    """Run mlx-lm's trainer inside the `with` block without its progress display and memory limit.
+
+    The display takes time to draw, and the wired memory limit that the trainer sets has crashed whole Macs.
+    """
+    from mlx_lm.tuner import trainer
+
+    replacements: dict[str, Any] = {"TrainUI": _NoDisplay, "maybe_set_recommended_wired_limit": lambda: None}
+    originals = {name: getattr(trainer, name) for name in replacements}
+    try:
+        for name, replacement in replacements.items():
+            setattr(trainer, name, replacement)
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(trainer, name, original)
+
+
+class _NoDisplay:
+    """Replaces mlx-lm's progress display; every method does nothing."""
+
+    def __init__(self, *_: Any, **__: Any): ...
+
+    def __enter__(self) -> _NoDisplay:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
