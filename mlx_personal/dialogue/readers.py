@@ -1,7 +1,7 @@
-"""Reads dialogues from files. A bad line is a value, not an exception, so that the good ones around it still go in.
+"""Read dialogues from JSON Lines files. An invalid line is a value, not an exception, so the valid ones are still read.
 
-Formats: JSON Lines where a line is `{"messages": [...]}` (mlx-lm's chat data, OpenAI's fine-tune files), a bare list of
-messages, or `{"prompt": ..., "completion": ...}`.
+A line is `{"messages": [...]}` (mlx-lm's chat data, OpenAI's fine-tuning files), a list of messages, or
+`{"prompt": ..., "completion": ...}`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,28 @@ MAX_LINE_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class InvalidLine:
-    """A line that holds no dialogue: where (file and line number) and why."""
+    """A line that contains no dialogue.
+
+    Attributes:
+        where: File and line number.
+        reason: Why it contains no dialogue, on one line.
+    """
 
     where: str
     reason: str
 
 
 def read_dialogues(path: Path | str) -> Iterator[Dialogue | InvalidLine]:
-    """Each line of a JSONL file as a `Dialogue` or a `InvalidLine`; blank lines are passed over.
+    """Yield each line of a JSON Lines file as a dialogue; blank lines are skipped.
 
-    UserError if the file cannot be opened or is a folder.
+    Args:
+        path: The file.
+
+    Yields:
+        The dialogue of a line, or why it contains none.
+
+    Raises:
+        UserError: If the file cannot be opened or is a folder.
     """
     for line in read_json_lines(path):
         if isinstance(line, InvalidLine):
@@ -43,11 +55,40 @@ def read_dialogues(path: Path | str) -> Iterator[Dialogue | InvalidLine]:
             yield InvalidLine(where, str(error))
 
 
-def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | InvalidLine]:
-    """Each line of a JSONL file as (where, value) or a `InvalidLine`; blank lines are passed over. Lines end with \\n only:
-    U+2028 and its like may stand in JSON texts.
+def load_dialogues(path: Path | str, min_count: int = 1) -> list[Dialogue]:
+    """Return all dialogues of a file in which every line must be valid.
 
-    UserError if the file cannot be opened or is a folder.
+    Args:
+        path: The file; `~` is expanded.
+        min_count: Minimum number of dialogues.
+
+    Raises:
+        UserError: If the file cannot be read, a line is invalid, or there are too few dialogues.
+    """
+    dialogues = []
+    for line in read_dialogues(Path(path).expanduser()):
+        if isinstance(line, InvalidLine):
+            raise UserError(f"no dialogue ({line.reason})", line.where, "fix that line, or name another file")
+        dialogues.append(line)
+    if len(dialogues) < min_count:
+        what = f"{len(dialogues)} dialogues; at least {min_count} are needed"
+        raise UserError(what, path, "name a file with more")
+    return dialogues
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | InvalidLine]:
+    r"""Yield the JSON value of each line of a file; blank lines are skipped.
+
+    Lines end with `\n` only: U+2028 and similar characters may stand in JSON texts.
+
+    Args:
+        path: The file.
+
+    Yields:
+        File and line number with the value, or why the line is invalid.
+
+    Raises:
+        UserError: If the file cannot be opened or is a folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,26 +104,20 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | InvalidLine]
                         line = file.readline(MAX_LINE_BYTES)
                     yield InvalidLine(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB")
                 elif line.strip():
-                    yield _parsed(line, where)
+                    yield _parse(line, where)
     except OSError as error:
         raise from_os_error(error, path) from error
 
 
-def _parsed(line: bytes, where: str) -> tuple[str, Any] | InvalidLine:
-    try:
-        return where, json.loads(line.decode("utf-8-sig").rstrip())
-    except UnicodeDecodeError as error:
-        return InvalidLine(where, f"not UTF-8 text (byte {error.start + 1})")
-    except json.JSONDecodeError as error:
-        return InvalidLine(where, f"not JSON ({error.msg.lower()} at column {error.colno})")
-    except RecursionError:
-        return InvalidLine(where, "JSON nested too deeply")
-    except ValueError:  # Python reads no whole number of more than 4300 digits
-        return InvalidLine(where, "a number of too many digits")
-
-
 def dialogue_from_json(value: Any) -> Dialogue:
-    """The dialogue that one parsed line holds; ValueError says in one line why it holds none."""
+    """Return the dialogue that a parsed line contains.
+
+    Args:
+        value: The parsed JSON of the line.
+
+    Raises:
+        ValueError: If it contains none; the message says in one line why.
+    """
     if isinstance(value, dict):
         if "messages" in value:
             value = value["messages"]
@@ -93,3 +128,16 @@ def dialogue_from_json(value: Any) -> Dialogue:
     if not isinstance(value, list):
         raise ValueError("the messages are not a list")
     return Dialogue.from_messages(value)
+
+
+def _parse(line: bytes, where: str) -> tuple[str, Any] | InvalidLine:
+    try:
+        return where, json.loads(line.decode("utf-8-sig").rstrip())
+    except UnicodeDecodeError as error:
+        return InvalidLine(where, f"not UTF-8 text (byte {error.start + 1})")
+    except json.JSONDecodeError as error:
+        return InvalidLine(where, f"not JSON ({error.msg.lower()} at column {error.colno})")
+    except RecursionError:
+        return InvalidLine(where, "JSON nested too deeply")
+    except ValueError:  # Python reads no integer of more than 4300 digits.
+        return InvalidLine(where, "a number of too many digits")

@@ -1,4 +1,4 @@
-"""The dialogue set: a question and its answer, or several turns. Valid by construction, immutable, hashed."""
+"""Dialogues: a question and its answer, or several turns. They are validated when constructed, and immutable."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from typing import Any, Final
 from mlx_personal.errors import quoted
 
 ROLES: Final = ("system", "user", "assistant")
-# A longer message is a pasted file, not something said; it would also cost one quadratic attention per scoring.
+# A longer message is a pasted file, not conversation, and scoring it would cost one quadratic attention.
 MAX_MESSAGE_CHARS = 100_000
 
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
 
 def strip_thoughts(text: str) -> str:
-    """`text` without the `<think>` parts that reasoning models write; an unclosed one ends with the text.
+    """Return text without the `<think>` parts that reasoning models write.
 
-    A `</think>` whose opening tag stood in the prompt closes a part that began with the text.
+    An unclosed part ends with the text. A `</think>` whose opening tag was part of the prompt closes a part that begins
+    with the text.
+
+    Args:
+        text: An assistant turn.
     """
     head, closing, rest = text.partition("</think>")
     if closing and "<think>" not in head:
@@ -33,7 +37,15 @@ def strip_thoughts(text: str) -> str:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: who said it (`system`, `user` or `assistant`) and what was said. ValueError if it cannot be a turn."""
+    """One turn of a dialogue.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        content: The text.
+
+    Raises:
+        ValueError: If the role is unknown, or the content is empty, too long or not valid Unicode text.
+    """
 
     role: str
     content: str
@@ -54,53 +66,74 @@ class Message:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A dialogue set (paper 1, Fig. 1): an optional system turn, then user and assistant in turn, the assistant last.
+    """A dialogue: an optional system turn, then user and assistant turns alternately, an assistant turn last.
 
-    ValueError, in one line, for any other order and for one-sided dialogues.
+    Attributes:
+        messages: The turns.
+
+    Raises:
+        ValueError: If the roles have another order, or only one side speaks; the message is one line.
+
+    References:
+        The dialogue set of [Qin24 §3.1].
     """
 
     messages: tuple[Message, ...]
 
     def __post_init__(self) -> None:
-        spoken = [m.role for m in self.messages]
-        if spoken and spoken[0] == "system":
-            spoken = spoken[1:]
-        if not spoken:
+        roles = [m.role for m in self.messages]
+        if roles and roles[0] == "system":
+            roles = roles[1:]
+        if not roles:
             raise ValueError("an empty dialogue")
-        if len(set(spoken)) == 1:
-            raise ValueError(f"a one-sided dialogue: only the {spoken[0]} speaks")
-        for position, role in enumerate(spoken):
+        if len(set(roles)) == 1:
+            raise ValueError(f"a one-sided dialogue: only the {roles[0]} speaks")
+        for position, role in enumerate(roles):
             expected = ("user", "assistant")[position % 2]
             if role != expected:
                 raise ValueError(f"a wrong role order: turn {position + 1} is {role}, expected {expected}")
-        if spoken[-1] != "assistant":
+        if roles[-1] != "assistant":
             raise ValueError("the last question has no answer")
 
     @classmethod
     def of(cls, question: str, answer: str) -> Dialogue:
-        """The single-turn dialogue of one question and its answer."""
+        """Return the single-turn dialogue of a question and its answer.
+
+        Args:
+            question: The user's turn.
+            answer: The assistant's turn.
+        """
         return cls((Message("user", question), Message("assistant", answer)))
 
     @classmethod
     def from_messages(cls, messages: Iterable[Mapping[str, Any]]) -> Dialogue:
-        """From the chat format, `[{"role": ..., "content": ...}, ...]`; content may be a list of text parts."""
-        return cls(tuple(_message(m) for m in messages))
+        """Return the dialogue of messages in chat format, `[{"role": ..., "content": ...}, ...]`.
+
+        Args:
+            messages: The messages; a content may be a list of text parts.
+
+        Raises:
+            ValueError: If they are not a dialogue.
+        """
+        return cls(tuple(_parse_message(m) for m in messages))
 
     def to_messages(self) -> list[dict[str, str]]:
-        """The chat format, as chat templates and JSON take it."""
+        """Return the messages in chat format, for chat templates and JSON."""
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
     @functools.cached_property
     def key(self) -> str:
-        """The content's SHA-256 in hex: equal for equal dialogues, whatever file they came from."""
+        """The SHA-256 of the content in hex: equal for equal dialogues, whatever file they came from."""
         return hashlib.sha256(json.dumps(self.to_messages(), ensure_ascii=True).encode()).hexdigest()
 
     @property
     def user_turns(self) -> tuple[str, ...]:
+        """The contents of the user turns."""
         return tuple(m.content for m in self.messages if m.role == "user")
 
     @property
     def assistant_turns(self) -> tuple[str, ...]:
+        """The contents of the assistant turns."""
         return tuple(m.content for m in self.messages if m.role == "assistant")
 
     @property
@@ -115,38 +148,49 @@ class Dialogue:
 
     @property
     def text(self) -> str:
-        """What is embedded and scored: all user turns, and all assistant turns without their thoughts, a line each
-        (paper 1, 3.1)."""
-        spoken = [m for m in self.messages if m.role != "system"]
-        return "\n".join(strip_thoughts(m.content) if m.role == "assistant" else m.content for m in spoken)
+        """The text that is embedded and scored [Qin24 §3.1]: user turns and, without thoughts, assistant turns."""
+        turns = [m for m in self.messages if m.role != "system"]
+        return "\n".join(strip_thoughts(m.content) if m.role == "assistant" else m.content for m in turns)
 
     def exchanges(self) -> list[tuple[list[dict[str, str]], str]]:
-        """For every assistant turn, the messages before it and its content."""
+        """Return for every assistant turn the messages before it, in chat format, and its content."""
         messages = self.to_messages()
         return [(messages[:i], m["content"]) for i, m in enumerate(messages) if m["role"] == "assistant"]
 
     def with_turns(self, role: str, contents: Iterable[str]) -> Dialogue:
-        """This dialogue with all turns of one role replaced, in order; ValueError if their number differs."""
-        new, replaced = list(contents), [i for i, m in enumerate(self.messages) if m.role == role]
-        if len(new) != len(replaced):
-            raise ValueError(f"{len(new)} {role} turns given for a dialogue of {len(replaced)}")
-        turns = dict(zip(replaced, new, strict=True))
+        """Return this dialogue with all turns of one role replaced.
+
+        Args:
+            role: The role.
+            contents: The new contents, in order.
+
+        Raises:
+            ValueError: If their number differs from that of the turns, or a content is not valid.
+        """
+        replacements, indices = list(contents), [i for i, m in enumerate(self.messages) if m.role == role]
+        if len(replacements) != len(indices):
+            raise ValueError(f"{len(replacements)} {role} turns given for a dialogue of {len(indices)}")
+        turns = dict(zip(indices, replacements, strict=True))
         return Dialogue(tuple(Message(m.role, turns.get(i, m.content)) for i, m in enumerate(self.messages)))
 
     def without_thoughts(self) -> Dialogue:
-        """This dialogue with the thoughts taken out of the assistant's turns; ValueError if nothing else was said."""
+        """Return this dialogue without the thoughts in its assistant turns.
+
+        Raises:
+            ValueError: If an assistant turn consists of nothing else.
+        """
         return self.with_turns("assistant", [strip_thoughts(turn) for turn in self.assistant_turns])
 
 
-def _message(raw: Mapping[str, Any]) -> Message:
+def _parse_message(raw: Mapping[str, Any]) -> Message:
     if not isinstance(raw, Mapping):
         raise ValueError("a message is not an object with role and content")
     role, content = raw.get("role"), raw.get("content")
     if not isinstance(role, str):
         raise ValueError("a message without a role")
-    _check_role(role)  # before it is quoted below
+    _check_role(role)  # Before the messages below quote it.
     if isinstance(content, list):
-        content = "\n".join(_part(part) for part in content)
+        content = "\n".join(_text_of_part(part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"a {role} message whose content is not text")
     return Message(role, content)
@@ -157,8 +201,8 @@ def _check_role(role: str) -> None:
         raise ValueError(f"the role {quoted(role)} is none of {', '.join(ROLES)}")
 
 
-def _part(part: Any) -> str:
-    """The text of one content part of the chat format; images and audio cannot be learnt from."""
+def _text_of_part(part: Any) -> str:
+    """Return the text of a content part of the chat format; images and audio are not supported."""
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):

@@ -25,7 +25,7 @@ from typing import Any
 from mlx_personal.annotation import AnnotationQueue
 from mlx_personal.chat import Conversation
 from mlx_personal.config import Config
-from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue import Dialogue, load_dialogues
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import assign_split
@@ -34,12 +34,12 @@ from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
 from mlx_personal.finetune.worker import broadcast_job
 from mlx_personal.models import LanguageModel, load_language_model
-from mlx_personal.models.language_model import canonical_name, fingerprint, resolve
+from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
-from mlx_personal.personalizer.training_set import begin_run, general_dialogues, states_folder, training_set
+from mlx_personal.personalizer.training_set import begin_run, states_folder, training_set
 from mlx_personal.profile import AdapterRow, Store, holds_profile
 from mlx_personal.progress import Progress
 from mlx_personal.storage.files import atomic_write
@@ -156,7 +156,7 @@ class Personalizer:
         try:
             if self._lm is None:
                 self._lm = load_language_model(self.model_name, lazy=lazy)
-            changed = not self._base_checked and fingerprint(resolve(self.model_name)) != self.fingerprint
+            changed = not self._base_checked and fingerprint(resolve_model(self.model_name)) != self.fingerprint
         except UserError as error:
             hint = "if the model has moved, name its new place with `mlx-personal init --model`"
             raise UserError(error.what, error.where, hint) from error
@@ -262,7 +262,7 @@ class Personalizer:
         Args:
             on_done: called for each answer of the comparison.
         """
-        general = general_dialogues(self.config.finetune.general_data)
+        general = _load_general_dialogues(self.config.finetune.general_data)
         # Whether it fits is known before the weights are read.
         lm, group = self.base(lazy=True), ProcessGroup()
         learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
@@ -302,7 +302,7 @@ class Personalizer:
 
     def estimate_training(self, restart: bool = False) -> TrainingEstimate:
         """What `train` would do now, and how much memory it would take: no weights are read, and no run is begun."""
-        general = general_dialogues(self.config.finetune.general_data)
+        general = _load_general_dialogues(self.config.finetune.general_data)
         learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
         lm = self.base(lazy=True)
         examples = learnt.examples(self.config.mixture.synthetic_weight)
@@ -357,6 +357,11 @@ class Personalizer:
         }
 
 
+def _load_general_dialogues(path: str) -> list[Dialogue]:
+    """Return the dialogues of the setting `general_data`; none if it is empty."""
+    return load_dialogues(path, min_count=2) if path else []
+
+
 def _remember_model(store: Store, model: str | Path) -> None:
-    store.set_meta("fingerprint", fingerprint(resolve(model)))
+    store.set_meta("fingerprint", fingerprint(resolve_model(model)))
     store.set_meta("model", canonical_name(model))

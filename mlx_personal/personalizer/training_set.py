@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates
-from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.profile import Store
@@ -105,17 +104,3 @@ def _present_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
     sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
     sources += [(annotation, rewrite) for annotation, rewrite, _ in synthetic]
     return TrainingSet(sources, [*originals.values(), *(dialogue for _, _, dialogue in synthetic)])
-
-
-def general_dialogues(path: str) -> list[Dialogue]:
-    """The general dialogues of a file, none for no path; UserError that names the first bad line."""
-    if not path:
-        return []
-    found = []
-    for line in read_dialogues(Path(path).expanduser()):
-        if isinstance(line, InvalidLine):
-            raise UserError(f"no dialogue ({line.reason})", line.where, "mend that line, or name another file")
-        found.append(line)
-    if len(found) < 2:
-        raise UserError("fewer than two general dialogues", path, "name a file with more")
-    return found

@@ -1,4 +1,4 @@
-"""Dialogue sets, their words, their thoughts, ROUGE, and reading them from files of any quality."""
+"""Dialogues, words, thoughts, ROUGE, and reading files of any quality."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import os
 import re
 import string
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer, tokenizers
 
 from mlx_personal import Dialogue, Message, UserError
-from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1, rougeL, strip_thoughts, words
+from mlx_personal.dialogue import InvalidLine, load_dialogues, read_dialogues, rouge1, rougeL, strip_thoughts, words
 from mlx_personal.dialogue.readers import read_json_lines
 from mlx_personal.dialogue.types import MAX_MESSAGE_CHARS
 
@@ -31,10 +34,10 @@ def test_words_of_ascii_text_are_those_of_rouge_score(text: str) -> None:
 
 @given(st.text(max_size=100))
 def test_words_do_not_depend_on_the_normal_form_or_the_case(text: str) -> None:
-    found = words(text)
-    assert all(found)
-    assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text)) == found
-    assert words(text.casefold()) == found
+    result = words(text)
+    assert all(result)
+    assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text)) == result
+    assert words(text.casefold()) == result
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_rouge_of_ascii_text_is_that_of_rouge_score(candidate: str, reference: s
     assert rougeL(candidate, reference) == pytest.approx(expected["rougeL"].fmeasure)
 
 
-def test_rouge_sees_scripts_that_the_package_alone_scores_zero() -> None:
+def test_rouge_scores_scripts_that_the_package_alone_scores_zero() -> None:
     assert rouge1("кошка спит дома", "кошка спит") == pytest.approx(2 * (2 / 3) / (2 / 3 + 1))
     assert rougeL("спит кошка", "кошка спит") == pytest.approx(0.5)
     assert rouge1("", "кошка") == rouge1("!", "?") == 0
@@ -102,9 +105,9 @@ def test_a_dialogue_loses_the_thoughts_of_its_assistant_only() -> None:
         Dialogue.of("a", "<think>only</think>").without_thoughts()
 
 
-def test_what_the_owner_writes_in_thought_tags_is_text() -> None:
-    dialogue = Dialogue.of("Mend <think>this</think> HTML", "<think>a tag</think>Done.")
-    assert dialogue.text == "Mend <think>this</think> HTML\nDone."
+def test_thought_tags_of_the_user_are_text() -> None:
+    dialogue = Dialogue.of("Fix <think>this</think> HTML", "<think>a tag</think>Done.")
+    assert dialogue.text == "Fix <think>this</think> HTML\nDone."
 
 
 # Validity
@@ -136,14 +139,14 @@ def test_what_the_owner_writes_in_thought_tags_is_text() -> None:
         ([USER, {"role": "assistant", "content": "x" * (MAX_MESSAGE_CHARS + 1)}], "at most 100,000"),
     ],
 )
-def test_what_is_no_dialogue_is_refused_in_one_line(messages: list, reason: str) -> None:
+def test_an_invalid_dialogue_is_refused_in_one_line(messages: list[Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as raised:
         Dialogue.from_messages(messages)
     assert len(str(raised.value).encode().splitlines()) == 1
     assert len(str(raised.value)) < 120
 
 
-def test_the_parts_of_a_dialogue() -> None:
+def test_the_properties_of_a_dialogue() -> None:
     messages = [SYSTEM, *({"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, "abcd", strict=True))]
     dialogue = Dialogue.from_messages(messages)
     assert dialogue.to_messages() == messages
@@ -160,7 +163,7 @@ def test_text_parts_of_a_message_are_joined() -> None:
     assert Dialogue.from_messages([{"role": "user", "content": parts}, ASSISTANT]).question == "a\nb"
 
 
-def test_keys_tell_contents_apart_and_nothing_else() -> None:
+def test_keys_depend_on_the_content_only() -> None:
     same = [Dialogue.of("a", "b"), Dialogue((Message("user", "a"), Message("assistant", "b")))]
     other = [Dialogue.of("a", "c"), Dialogue.of("ab", "c"), Dialogue.from_messages([SYSTEM, USER, ASSISTANT])]
     assert len({d.key for d in same}) == 1
@@ -169,7 +172,7 @@ def test_keys_tell_contents_apart_and_nothing_else() -> None:
 
 # Files
 
-GOOD = json.dumps({"messages": [USER, ASSISTANT]}).encode()
+VALID_LINE = json.dumps({"messages": [USER, ASSISTANT]}).encode()
 
 
 @pytest.mark.parametrize(
@@ -190,47 +193,47 @@ GOOD = json.dumps({"messages": [USER, ASSISTANT]}).encode()
         (rb'[{"role": "user", "content": "a\u0000b"}, {"role": "assistant", "content": "x"}]', "NUL"),
         (b'[{"role": "user", "content": "a\x00b"}]', "not JSON"),
         (b'[{"role": "user", "content": "caf\xe9"}]', r"not UTF-8 text \(byte 34\)"),
-        (GOOD.decode().encode("utf-16"), "not UTF-8"),
+        (VALID_LINE.decode().encode("utf-16"), "not UTF-8"),
         (b'{"prompt": ' + b"9" * 5000 + b"}", "too many digits"),
         (b'[{"role": "user\\nx", "content": "a"}]', "none of"),
         (b'{"prompt": "a", "completion": 3}', 'no "messages"'),
         (b'[{"role": "user", "content": 1e999}]', "not text"),
     ],
 )
-def test_a_bad_line_is_named_and_the_good_ones_around_it_go_in(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_an_invalid_line_is_reported_and_the_others_are_read(tmp_path: Path, line: bytes, reason: str) -> None:
     file = tmp_path / "chats.jsonl"
-    file.write_bytes(GOOD + b"\n" + line.replace(b"\n", b"") + b"\n\n" + GOOD)
-    first, bad, last = read_dialogues(file)
+    file.write_bytes(VALID_LINE + b"\n" + line.replace(b"\n", b"") + b"\n\n" + VALID_LINE)
+    first, invalid, last = read_dialogues(file)
     assert first == last == Dialogue.of("x", "x")
-    assert isinstance(bad, InvalidLine)
-    assert bad.where == f"{file}:2"
-    assert re.search(reason, bad.reason), bad.reason
-    assert "\n" not in bad.reason
+    assert isinstance(invalid, InvalidLine)
+    assert invalid.where == f"{file}:2"
+    assert re.search(reason, invalid.reason), invalid.reason
+    assert "\n" not in invalid.reason
 
 
-def test_all_three_shapes_of_a_line_are_read(tmp_path: Path) -> None:
+def test_all_three_formats_of_a_line_are_read(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     lines = [{"messages": [USER, ASSISTANT]}, [USER, ASSISTANT], {"prompt": "x", "completion": "x"}]
     file.write_text("\r\n".join(json.dumps(line) for line in lines))
     assert list(read_dialogues(str(file))) == [Dialogue.of("x", "x")] * 3
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + GOOD)
+    file.write_bytes(b"\xef\xbb\xbf" + VALID_LINE)
     assert list(read_dialogues(file)) == [Dialogue.of("x", "x")]
 
 
 def test_an_endless_line_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_personal.dialogue.readers.MAX_LINE_BYTES", 1_000_000)
     file = tmp_path / "chats.jsonl"
-    file.write_bytes(b"x" * 2_500_000 + b"\n" + GOOD)
-    bad, good = read_dialogues(file)
-    assert bad == InvalidLine(f"{file}:1", "a line of over 1 MB")
-    assert good == Dialogue.of("x", "x")
+    file.write_bytes(b"x" * 2_500_000 + b"\n" + VALID_LINE)
+    invalid, valid = read_dialogues(file)
+    assert invalid == InvalidLine(f"{file}:1", "a line of over 1 MB")
+    assert valid == Dialogue.of("x", "x")
 
 
-def test_lines_end_where_json_lines_end(tmp_path: Path) -> None:
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_bytes('"a\u2028b\u0085c"\r\n\n{\n'.encode())
     assert list(read_json_lines(file)) == [
@@ -245,22 +248,39 @@ def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
         file.write_bytes(b"{\n")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    (bad,) = read_dialogues(file)
-    assert isinstance(bad, InvalidLine)
-    assert bad.where.encode().endswith(rb"caf\udce9.jsonl:1")
+    (invalid,) = read_dialogues(file)
+    assert isinstance(invalid, InvalidLine)
+    assert invalid.where.encode().endswith(rb"caf\udce9.jsonl:1")
     file.unlink()
     with pytest.raises(UserError) as raised:
         list(read_dialogues(file))
     assert raised.value.line().encode().endswith(b"no such file or folder; check the name")
 
 
-def test_an_empty_file_holds_no_dialogue(tmp_path: Path) -> None:
+def test_an_empty_file_contains_no_dialogue(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     assert list(read_dialogues(tmp_path / "empty.jsonl")) == []
 
 
-def test_a_folder_or_a_missing_file_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_folder_or_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder, not a file"):
         list(read_dialogues(tmp_path))
     with pytest.raises(UserError, match="no such file"):
         list(read_dialogues(tmp_path / "none.jsonl"))
+
+
+def test_a_file_in_which_every_line_must_be_valid(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_bytes(VALID_LINE + b"\n" + VALID_LINE)
+    assert load_dialogues(file, min_count=2) == [Dialogue.of("x", "x")] * 2
+    with pytest.raises(UserError, match="2 dialogues; at least 3 are needed; name a file with more"):
+        load_dialogues(file, min_count=3)
+    file.write_bytes(VALID_LINE + b"\nhello")
+    with pytest.raises(UserError, match=r"chats\.jsonl:2: no dialogue \(not JSON .*; fix that line"):
+        load_dialogues(file)
+
+
+def test_rouge_score_is_imported_when_rouge_is_computed() -> None:
+    code = "import sys, mlx_personal.dialogue as d; assert 'rouge_score' not in sys.modules; print(d.rouge1('a', 'a'))"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "1.0\n"

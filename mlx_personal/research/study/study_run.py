@@ -1,104 +1,125 @@
-"""What somebody asks a study to do, and how it becomes cells: data sets are loaded, the model is found."""
+"""Run a study from its specification: load the data sets and the model, and compute the missing cells."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlx_personal.dialogue import load_dialogues
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.models.language_model import canonical_name, fingerprint, resolve
-from mlx_personal.personalizer.training_set import general_dialogues
+from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
 from mlx_personal.progress import Progress, ignore_progress
-from mlx_personal.research.study import datasets
 from mlx_personal.research.study.cell import BASE, Cell, digest
-from mlx_personal.research.study.grid import EXPERIMENTS, plan
-from mlx_personal.research.study.scheduler import Inputs, Outcome, run
-from mlx_personal.research.study.study_database import Records
+from mlx_personal.research.study.datasets import load_dataset
+from mlx_personal.research.study.grid import EXPERIMENTS, experiment_blocks
+from mlx_personal.research.study.study_database import StudyDatabase
+from mlx_personal.research.study.study_scheduler import StudyInputs, StudyResult, run_blocks
 from mlx_personal.synthesis import SynthesisConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
-    """A study's settings.
+class StudySpec:
+    """The specification of a study.
 
-    Args:
-        model: the base: a folder, or a repository of the Hugging Face hub.
-        data: a file, or None for the hub, for each data set named; see `datasets.DATASETS`.
-        experiments: names in `grid.EXPERIMENTS`.
-        seeds: how many; 0, 1, ... are taken.
-        synthetic: synthetic sets for each kept one, in the setting that has some.
-        writer: folder of an adapter that writes synthetic sets; None: the base writes them.
-        general: JSON Lines of general dialogues, to measure forgetting on; None: it is not measured.
-        sizes: fields of `Cell` that differ from their defaults, which are the paper's.
-        training, synthesis: the same of `LoRAConfig` and of `SynthesisConfig`.
+    Attributes:
+        model: The base model: a folder, or a repository of the Hugging Face hub.
+        data: For each data set of `datasets.DATASETS` to use, a local file; None for the hub.
+        experiments: Names in `grid.EXPERIMENTS`.
+        num_seeds: Number of seeds; they are 0, 1, ...
+        synthetic: Synthetic dialogues per selected one, for the cells that use them.
+        writer: Folder of an adapter that generates synthetic dialogues; None for the base model.
+        general: JSON Lines file of general dialogues to measure forgetting on; None to skip that.
+        cell_settings: Fields of `Cell` that differ from their defaults, which are those of [Qin24 §4.1].
+        training_settings: Fields of `LoRAConfig` that differ from their defaults.
+        synthesis_settings: Fields of `SynthesisConfig` that differ from their defaults.
     """
 
     model: str
     data: Mapping[str, Path | None]
     experiments: Sequence[str] = ("main", "ablation")
-    seeds: int = 3
+    num_seeds: int = 3
     synthetic: int = 3
     writer: Path | None = None
     general: Path | None = None
-    sizes: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    synthesis: Mapping[str, Any] = field(default_factory=dict)
+    cell_settings: Mapping[str, Any] = field(default_factory=dict)
+    training_settings: Mapping[str, Any] = field(default_factory=dict)
+    synthesis_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_study(
     folder: Path,
-    request: Request,
+    spec: StudySpec,
     workers: int | None = None,
     ray: str | None = None,
-    budget: float | None = None,
+    time_limit_s: float | None = None,
     on_progress: Progress = ignore_progress,
-) -> Outcome:
-    """Runs what the study in `folder` lacks of what is asked; see `run.run` for the other arguments.
+) -> StudyResult:
+    """Compute the cells of a specification that the study in `folder` lacks.
 
-    UserError for settings that make no sense, data that cannot be had, or a model that cannot be loaded.
+    Args:
+        folder: Folder of the study; created if it is missing.
+        spec: What to compute.
+        workers: Worker processes on this machine; by default as in `jobs`.
+        ray: Address of a Ray cluster to use instead of this machine.
+        time_limit_s: Seconds for the whole run, see `study_scheduler.run_blocks`.
+        on_progress: Receives the progress, see `study_scheduler.run_blocks`.
+
+    Raises:
+        UserError: If a setting is invalid, or a data set or the model cannot be loaded.
     """
-    unknown = [name for name in request.experiments if name not in EXPERIMENTS]
+    unknown = [name for name in spec.experiments if name not in EXPERIMENTS]
     if unknown:
-        raise UserError(f"there is no experiment {unknown[0]!r}", hint=f"take some of {', '.join(EXPERIMENTS)}")
-    with Records(folder, write=True) as records:
-        path = resolve(request.model)
-        general = general_dialogues("" if request.general is None else str(request.general))
-        template = _template(request, path, digest([d.key for d in general]) if general else "")
-        loaded = {name: datasets.load(name, file) for name, file in request.data.items()}
-        sources = {name: found.source for name, found in loaded.items()}
-        blocks = plan(template, sources, request.seeds, request.synthetic, request.experiments)
-        samples = {name: found.samples for name, found in loaded.items()}
-        writer = None if request.writer is None else str(request.writer.resolve())
-        inputs = Inputs(str(path), writer, samples, general)
-        return run(records, blocks, inputs, workers=workers, ray=ray, budget=budget, on_progress=on_progress)
+        raise UserError(f"there is no experiment {unknown[0]!r}", hint=f"choose from {', '.join(EXPERIMENTS)}")
+    with StudyDatabase(folder, write=True) as database:
+        model_folder = resolve_model(spec.model)
+        general = [] if spec.general is None else load_dialogues(spec.general, min_count=2)
+        template = _template(spec, model_folder, digest([d.key for d in general]) if general else "")
+        datasets = {name: load_dataset(name, file) for name, file in spec.data.items()}
+        for name, dataset in datasets.items():
+            logger.debug("%s: %d dialogues, %d invalid lines", name, len(dataset.samples), len(dataset.invalid_lines))
+        sources = {name: dataset.source for name, dataset in datasets.items()}
+        blocks = experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments)
+        inputs = StudyInputs(
+            model=str(model_folder),
+            writer=None if spec.writer is None else str(spec.writer.resolve()),
+            samples={name: dataset.samples for name, dataset in datasets.items()},
+            general=general,
+        )
+        return run_blocks(
+            database, blocks, inputs, workers=workers, ray=ray, time_limit_s=time_limit_s, on_progress=on_progress
+        )
 
 
-def _template(request: Request, path: Path, general: str) -> Cell:
-    name = canonical_name(request.model)
+def _template(spec: StudySpec, model_folder: Path, general: str) -> Cell:
+    """Return the settings that all cells share."""
+    name = canonical_name(spec.model)
     try:
         return Cell(
             data="",
             source="",
             model_name=Path(name).name if Path(name).exists() else name,
-            model=digest([fingerprint(path), *_hashes(path, "tokenizer*", "chat_template*")])[:16],
+            model=digest([fingerprint(model_folder), *_file_hashes(model_folder, "tokenizer*", "chat_template*")])[:16],
             seed=0,
             policy=BASE,
-            writer="" if request.writer is None else digest(_hashes(request.writer, "adapter*"))[:16],
+            writer="" if spec.writer is None else digest(_file_hashes(spec.writer, "adapter*"))[:16],
             general=general,
-            training=LoRAConfig(**request.training),
-            synthesis=SynthesisConfig(**request.synthesis),
-            **request.sizes,
+            training=LoRAConfig(**spec.training_settings),
+            synthesis=SynthesisConfig(**spec.synthesis_settings),
+            **spec.cell_settings,
         )
     except ValueError as error:
         raise UserError(str(error), hint="change that setting") from error
 
 
-def _hashes(folder: Path, *patterns: str) -> list[list[str]]:
-    """Name and hash of each file of these names; UserError if there is none, or one cannot be read."""
+def _file_hashes(folder: Path, *patterns: str) -> list[list[str]]:
+    """Return the name and the hash of each matching file; raise a UserError if there is none."""
     try:
         files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
         hashes = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]

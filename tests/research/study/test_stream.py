@@ -1,4 +1,4 @@
-"""What is streamed and what evaluates: apart from each other, the same for all seeds, in bursts as long as stated."""
+"""The split into stream and evaluation dialogues, and the order of the stream."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ from hypothesis import strategies as st
 
 from mlx_personal import Dialogue, Message, UserError
 from mlx_personal.dialogue import are_near_duplicates
-from mlx_personal.research.study.schemas import Sample
-from mlx_personal.research.study.stream import ORDERS, OTHERS, PARTS, StreamConfig, bursts, like_any, split
-from mlx_personal.research.study.topics import clustered, topics_of
+from mlx_personal.dialogue.similarity import flag_near_duplicates
+from mlx_personal.research.study.schemas import LabeledDialogue
+from mlx_personal.research.study.stream import (
+    MAX_REFERENCE_ANSWERS,
+    ORDERS,
+    PARTS,
+    StreamConfig,
+    order_in_bursts,
+    split_stream,
+)
+from mlx_personal.research.study.topics import assign_topics, cluster_texts
 
 BASE = StreamConfig(part="all", order="shuffled", strength=0.9, received=20, evaluation=10, seed=0)
 
 
-def sample(number: int, topic: str | None = None) -> Sample:
-    """A question of six words, five of them its own."""
-    return Sample(Dialogue.of(" ".join(f"w{number}x{i}" for i in range(5)) + " please", f"answer {number}"), topic)
+def sample(number: int, topic: str | None = None) -> LabeledDialogue:
+    """Return a dialogue whose question has six words, five of them unique."""
+    return LabeledDialogue(
+        Dialogue.of(" ".join(f"w{number}x{i}" for i in range(5)) + " please", f"answer {number}"), topic
+    )
 
 
 SAMPLES = [sample(i, "abc"[i % 3]) for i in range(61)]
@@ -33,11 +43,11 @@ def config(**changes: object) -> StreamConfig:
     return dataclasses.replace(BASE, **changes)  # type: ignore[arg-type]
 
 
-def lengths(topics: list[str]) -> list[int]:
+def run_lengths(topics: list[str]) -> list[int]:
     return [len(list(run)) for _, run in itertools.groupby(topics)]
 
 
-# Which
+# The split
 
 
 @given(
@@ -49,132 +59,138 @@ def lengths(topics: list[str]) -> list[int]:
     st.integers(0, 2**40),
 )
 @settings(max_examples=50)
-def test_stream_and_evaluation_are_apart_and_as_long_as_asked(
+def test_stream_and_evaluation_are_disjoint_and_have_the_requested_sizes(
     part: str, order: str, strength: float, received: int, evaluation: int, seed: int
 ) -> None:
-    stream = split(SAMPLES, TOPICS, StreamConfig(part, order, strength, received, evaluation, seed))
-    of_part = {"all": range(61), "first": range(30), "second": range(30, 61)}[part]
-    both = stream.received + stream.evaluation
-    assert (len(stream.received), len(stream.evaluation)) == (received, evaluation)
-    assert len(set(both)) == len(both)
-    assert set(both) <= set(of_part)
-    assert all(type(place) is int for place in both)
+    split = split_stream(SAMPLES, TOPICS, StreamConfig(part, order, strength, received, evaluation, seed))
+    part_indices = {"all": range(61), "first": range(30), "second": range(30, 61)}[part]
+    indices = split.streamed + split.evaluation
+    assert (len(split.streamed), len(split.evaluation)) == (received, evaluation)
+    assert len(set(indices)) == len(indices)
+    assert set(indices) <= set(part_indices)
+    assert all(type(index) is int for index in indices)
 
 
 @given(st.sampled_from(PARTS), st.sampled_from(ORDERS), st.integers(1, 15), st.integers(0, 2**31))
 @settings(max_examples=30)
-def test_the_evaluation_dialogues_are_the_same_for_every_seed_order_and_length(
+def test_the_evaluation_dialogues_do_not_depend_on_seed_order_and_length(
     part: str, order: str, received: int, seed: int
 ) -> None:
-    expected = split(SAMPLES, TOPICS, config(part=part)).evaluation
+    expected = split_stream(SAMPLES, TOPICS, config(part=part)).evaluation
     changed = config(part=part, order=order, received=received, seed=seed)
-    assert split(SAMPLES, TOPICS, changed).evaluation == expected
-    others = split(SAMPLES, TOPICS, config(part=part)).others
-    assert split(SAMPLES, TOPICS, changed).others == others
-    assert len(set(others)) == len(others) > 0 and not set(others) & set(expected)
-    assert split(SAMPLES, TOPICS, dataclasses.replace(changed, evaluation=4)).evaluation == expected[:4]
+    assert split_stream(SAMPLES, TOPICS, changed).evaluation == expected
+    reference = split_stream(SAMPLES, TOPICS, config(part=part)).reference
+    assert split_stream(SAMPLES, TOPICS, changed).reference == reference
+    assert len(set(reference)) == len(reference) > 0 and not set(reference) & set(expected)
+    assert split_stream(SAMPLES, TOPICS, dataclasses.replace(changed, evaluation=4)).evaluation == expected[:4]
 
 
-def test_another_part_has_other_evaluation_dialogues_and_all_its_dialogues_may_be_drawn() -> None:
-    first, second = (split(SAMPLES, TOPICS, config(part=part)) for part in ("first", "second"))
+def test_each_half_has_its_own_evaluation_dialogues_drawn_from_all_of_it() -> None:
+    first, second = (split_stream(SAMPLES, TOPICS, config(part=part)) for part in ("first", "second"))
     assert not set(first.evaluation) & set(second.evaluation)
-    # Drawn over all of a half, not taken from one end of it.
+    # Drawn from all of the half, not from one end of it.
     assert min(first.evaluation) < 10 and max(first.evaluation) >= 20
-    assert max(first.others) < 30 <= min(second.others)
+    assert max(first.reference) < 30 <= min(second.reference)
 
 
-def test_in_order_takes_the_first_that_do_not_evaluate() -> None:
-    stream = split(SAMPLES, TOPICS, config(order="in-order", part="second"))
-    assert stream.received == [i for i in range(30, 61) if i not in stream.evaluation][:20]
+def test_in_order_streams_the_first_dialogues_outside_the_evaluation() -> None:
+    split = split_stream(SAMPLES, TOPICS, config(order="in-order", part="second"))
+    assert split.streamed == [i for i in range(30, 61) if i not in split.evaluation][:20]
 
 
-def test_a_seed_gives_the_same_shuffle_again_and_another_seed_another() -> None:
-    one, again, other = (split(SAMPLES, TOPICS, config(seed=seed)).received for seed in (1, 1, 2))
-    assert one == again
-    assert one != other
-    # Other dialogues too, where not all are streamed.
-    assert set(one) != set(other)
-    assert one != sorted(one)
+def test_the_shuffle_depends_on_the_seed_only() -> None:
+    first, repeated, other = (split_stream(SAMPLES, TOPICS, config(seed=seed)).streamed for seed in (1, 1, 2))
+    assert first == repeated
+    assert first != other
+    # The dialogues differ too, because not all are streamed.
+    assert set(first) != set(other)
+    assert first != sorted(first)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_a_correlated_stream_has_the_dialogues_of_the_shuffled_one(seed: int) -> None:
-    shuffled = split(SAMPLES, TOPICS, config(seed=seed))
-    correlated = split(SAMPLES, TOPICS, config(seed=seed, order="correlated", strength=1.0))
-    assert sorted(correlated.received) == sorted(shuffled.received)
-    assert len(lengths([TOPICS[i] for i in correlated.received])) == 3
+    shuffled = split_stream(SAMPLES, TOPICS, config(seed=seed))
+    correlated = split_stream(SAMPLES, TOPICS, config(seed=seed, order="correlated", strength=1.0))
+    assert sorted(correlated.streamed) == sorted(shuffled.streamed)
+    assert len(run_lengths([TOPICS[i] for i in correlated.streamed])) == 3
 
 
 # Bursts
 
 
-def test_full_strength_gives_one_topic_after_the_other() -> None:
-    ordered = bursts(range(90), [str(i % 4) for i in range(90)], 1.0, seed=3)
+def test_strength_one_gives_one_topic_after_the_other() -> None:
+    ordered = order_in_bursts(range(90), [str(i % 4) for i in range(90)], 1.0, seed=3)
     assert sorted(ordered) == list(range(90))
-    assert sorted(lengths([str(i % 4) for i in ordered])) == [22, 22, 23, 23]
+    assert sorted(run_lengths([str(i % 4) for i in ordered])) == [22, 22, 23, 23]
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 0.8, 0.9])
-def test_bursts_are_as_long_as_stated(strength: float) -> None:
+def test_bursts_have_the_documented_mean_length(strength: float) -> None:
     topics = [str(i % 10) for i in range(20_000)]
-    # The first half, in which no topic runs out and all keep about a tenth of what is left.
-    found = lengths([topics[i] for i in bursts(range(20_000), topics, strength, seed=0)[:10_000]])
+    # In the first half no topic runs out, and each keeps about a tenth of the remaining dialogues.
+    lengths = run_lengths([topics[i] for i in order_in_bursts(range(20_000), topics, strength, seed=0)[:10_000]])
     expected = 1 / ((1 - strength) * (1 - 0.1))
-    # A burst's length is geometric: its standard deviation is below its mean.
-    assert statistics.mean(found) == pytest.approx(expected, abs=4 * expected / len(found) ** 0.5)
+    # The length is geometrically distributed: its standard deviation is below its mean.
+    assert statistics.mean(lengths) == pytest.approx(expected, abs=4 * expected / len(lengths) ** 0.5)
 
 
-def test_no_strength_is_a_shuffle() -> None:
-    """All 6 orders of a, a, b, b by topic come equally often, as chi-squared (5 degrees of freedom) sees it."""
-    counts = Counter("".join("aabb"[i] for i in bursts(range(4), "aabb", 0.0, seed)) for seed in range(3000))
+def test_strength_zero_is_a_shuffle() -> None:
+    """All 6 orders of the topics a, a, b, b are equally frequent by a chi-squared test with 5 degrees of freedom."""
+    counts = Counter("".join("aabb"[i] for i in order_in_bursts(range(4), "aabb", 0.0, seed)) for seed in range(3000))
     assert len(counts) == 6
-    assert sum((n - 500) ** 2 / 500 for n in counts.values()) < 20.5  # passed by chance but once in a thousand
+    assert sum((n - 500) ** 2 / 500 for n in counts.values()) < 20.5  # exceeded by chance once in a thousand
 
 
-def test_within_a_topic_the_shuffled_order_is_kept() -> None:
-    ordered = bursts([5, 3, 9, 1, 7, 2], "aabbab", 0.5, seed=1)
+def test_dialogues_of_one_topic_keep_the_shuffled_order() -> None:
+    ordered = order_in_bursts([5, 3, 9, 1, 7, 2], "aabbab", 0.5, seed=1)
     assert [i for i in ordered if i in (5, 3, 7)] == [5, 3, 7]
     assert [i for i in ordered if i in (9, 1, 2)] == [9, 1, 2]
 
 
-def test_a_topic_is_the_data_sets_label_or_else_a_cluster_of_like_texts() -> None:
-    # Sixteen subjects with four words of their own each; a text takes three of its subject's.
+def test_a_topic_is_the_data_sets_label_or_a_cluster_of_similar_texts() -> None:
+    # Sixteen subjects with four unique words each; a text has three words of its subject.
     subjects = [[f"{stem}{end}" for end in ("a", "b", "c", "d")] for stem in "bcdfghjklmnpqrst"]
     texts = [" ".join(subjects[i % 16][:k] + subjects[i % 16][k + 1 :]) for k in range(4) for i in range(16)]
-    samples = [Sample(Dialogue.of(text, "Yes."), None) for text in texts]
-    labelled = [Sample(sample.dialogue, "proud") for sample in samples[:2]]
-    found = topics_of([*samples, *labelled])
-    assert found[64:] == ["proud", "proud"]
-    # What is drawn first decides: a subject may get two clusters, and then two others share one.
-    assert sum(len(set(found[i:64:16])) == 1 for i in range(16)) >= 13
-    assert len(set(found[:16])) >= 13
-    assert topics_of([*samples, *labelled]) == found
+    samples = [LabeledDialogue(Dialogue.of(text, "Yes."), None) for text in texts]
+    labeled = [LabeledDialogue(sample.dialogue, "proud") for sample in samples[:2]]
+    assigned = assign_topics([*samples, *labeled])
+    assert assigned[64:] == ["proud", "proud"]
+    # The first centers are random: a subject may get two clusters, and then two others share one.
+    assert sum(len(set(assigned[i:64:16])) == 1 for i in range(16)) >= 13
+    assert len(set(assigned[:16])) >= 13
+    assert assign_topics([*samples, *labeled]) == assigned
 
 
-def test_texts_without_words_have_a_topic_too() -> None:
-    assert clustered([]) == []
-    assert clustered(["!", "?"]) == [0, 0]
+def test_texts_without_words_are_clustered_too() -> None:
+    assert cluster_texts([]) == []
+    assert cluster_texts(["!", "?"]) == [0, 0]
 
 
-def test_the_answers_that_one_is_taken_from_are_not_more_than_can_be_compared() -> None:
-    many = [sample(i) for i in range(OTHERS + 30)]
-    assert len(split(many, ["x"] * len(many), config(evaluation=5)).others) == OTHERS
+def test_the_number_of_reference_dialogues_is_limited() -> None:
+    many = [sample(i) for i in range(MAX_REFERENCE_ANSWERS + 30)]
+    assert len(split_stream(many, ["x"] * len(many), config(evaluation=5)).reference) == MAX_REFERENCE_ANSWERS
 
 
 # Near-duplicates
 
 
-def test_nothing_that_asks_what_an_evaluation_dialogue_asks_is_streamed() -> None:
-    # Every question again, in nearly the same words.
-    twins = [Sample(Dialogue.of(s.dialogue.question + " now", "another answer"), s.topic) for s in SAMPLES]
-    samples = [*SAMPLES, *twins]
-    stream = split(samples, TOPICS * 2, config(evaluation=5, received=100))
-    held = [samples[place].dialogue for place in stream.evaluation]
-    assert not any(are_near_duplicates(samples[place].dialogue, other) for place in stream.received for other in held)
-    twins_of_held = {(place + len(SAMPLES)) % len(samples) for place in stream.evaluation} - set(stream.evaluation)
-    assert stream.like_evaluation == len(twins_of_held) > 0
-    assert not twins_of_held & (set(stream.received) | set(stream.others))
-    assert split(SAMPLES, TOPICS, BASE).like_evaluation == 0
+def test_near_duplicates_of_evaluation_dialogues_are_not_streamed() -> None:
+    # Every question a second time, in nearly the same words.
+    duplicates = [
+        LabeledDialogue(Dialogue.of(s.dialogue.question + " now", "another answer"), s.topic) for s in SAMPLES
+    ]
+    samples = [*SAMPLES, *duplicates]
+    split = split_stream(samples, TOPICS * 2, config(evaluation=5, received=100))
+    evaluation = [samples[index].dialogue for index in split.evaluation]
+    assert not any(
+        are_near_duplicates(samples[index].dialogue, other) for index in split.streamed for other in evaluation
+    )
+    duplicates_of_evaluation = {(index + len(SAMPLES)) % len(samples) for index in split.evaluation} - set(
+        split.evaluation
+    )
+    assert split.num_near_duplicates == len(duplicates_of_evaluation) > 0
+    assert not duplicates_of_evaluation & (set(split.streamed) | set(split.reference))
+    assert split_stream(SAMPLES, TOPICS, BASE).num_near_duplicates == 0
 
 
 WORD = st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "with", "dog", "!", "7"])
@@ -186,50 +202,58 @@ DIALOGUE = st.lists(TURN, min_size=1, max_size=3).map(
 
 @given(st.lists(DIALOGUE, max_size=8), st.lists(DIALOGUE, max_size=8))
 @settings(max_examples=80)
-def test_the_search_for_near_duplicates_is_that_of_all_pairs(asked: list[Dialogue], held: list[Dialogue]) -> None:
-    expected = [any(are_near_duplicates(one, other) for other in held) for one in asked]
-    assert like_any(asked, held) == expected
+def test_the_search_for_near_duplicates_equals_a_comparison_of_all_pairs(
+    dialogues: list[Dialogue], references: list[Dialogue]
+) -> None:
+    expected = [any(are_near_duplicates(one, other) for other in references) for one in dialogues]
+    assert flag_near_duplicates(dialogues, references) == expected
 
 
-def test_questions_without_words_are_alike_only_if_they_are_the_same() -> None:
-    assert like_any([Dialogue.of("?", "x"), Dialogue.of("!", "x")], [Dialogue.of("?", "y")]) == [True, False]
+def test_questions_without_words_are_duplicates_only_if_they_are_equal() -> None:
+    assert flag_near_duplicates([Dialogue.of("?", "x"), Dialogue.of("!", "x")], [Dialogue.of("?", "y")]) == [
+        True,
+        False,
+    ]
 
 
 # Bad input
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "message"),
     [
-        ({"received": 52}, "61 dialogues are too few to stream 52 and evaluate on 10; stream at most 51 .--received."),
+        (
+            {"received": 52},
+            "61 dialogues are too few to stream 52 and evaluate on 10; stream at most 51, evaluate on fewer",
+        ),
         (
             {"received": 22, "part": "second"},
-            "31 dialogues in the second half .*; stream at most 21 .half of --received.",
+            "31 dialogues in the second half .*; stream at most 21 .half of the requested number",
         ),
-        ({"evaluation": 61}, "evaluate on 61; evaluate on fewer .--evaluation., or name more data"),
+        ({"evaluation": 61}, "evaluate on 61; evaluate on fewer, or name more data"),
         ({"evaluation": 900}, "61 dialogues are too few to stream 20 and evaluate on 900; evaluate on fewer"),
     ],
 )
-def test_too_few_dialogues_are_one_line_with_what_to_lower(changes: dict[str, object], what: str) -> None:
-    with pytest.raises(UserError, match=what):
-        split(SAMPLES, TOPICS, config(**changes))
+def test_too_few_dialogues_give_a_one_line_error_with_what_to_change(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split_stream(SAMPLES, TOPICS, config(**changes))
 
 
-def test_too_few_says_how_many_ask_what_an_evaluation_dialogue_asks() -> None:
-    same = [Sample(Dialogue.of("What shall I cook tonight?", f"answer {i}"), None) for i in range(9)]
-    with pytest.raises(UserError, match="9 dialogues, of which 8 ask what an evaluation dialogue asks, are too few"):
-        split(same, ["x"] * 9, config(received=3, evaluation=1))
+def test_the_error_counts_the_near_duplicates() -> None:
+    same = [LabeledDialogue(Dialogue.of("What shall I cook tonight?", f"answer {i}"), None) for i in range(9)]
+    with pytest.raises(UserError, match="9 dialogues, of which 8 repeat an evaluation question, are too few"):
+        split_stream(same, ["x"] * 9, config(received=3, evaluation=1))
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"part": "third"}, {"order": "sorted"}, {"strength": 1.1}, {"received": 0}, {"evaluation": 0}, {"seed": -1}],
 )
-def test_a_setting_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must|is one of"):
+def test_invalid_settings_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"must"):
         config(**changes)
 
 
-def test_topics_are_one_for_each_sample() -> None:
+def test_there_must_be_one_topic_per_sample() -> None:
     with pytest.raises(ValueError, match="60 topics for 61 samples"):
-        split(SAMPLES, TOPICS[1:], BASE)
+        split_stream(SAMPLES, TOPICS[1:], BASE)
