@@ -1,4 +1,4 @@
-"""The command line: parses, calls one room, prints. No rule of the loop is decided here."""
+"""The command line: it parses arguments, calls the library and prints results."""
 
 from mlx_personal.cli.main import main
 

@@ -1,81 +1,93 @@
-"""`adapters`: list, show, promote, roll back."""
+"""`adapters`: list the trained adapters, show, promote and roll back."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from mlx_personal.cli.context import ID, Answer, Cli, answers, printable
-from mlx_personal.cli.training import evaluation_line
+from mlx_personal.cli.context import ID, CommandContext
+from mlx_personal.cli.evaluate import evaluation_text
+from mlx_personal.cli.output import CommandResult, json_option, print_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.group()
 def adapters() -> None:
-    """Look at the trained adapters and choose which one answers."""
+    """List the trained adapters and choose the one in use."""
 
 
 @adapters.command("list")
-@answers
-def list_(cli: Cli) -> Answer:
+@json_option
+def list_(cli: CommandContext) -> CommandResult:
     """List the adapters with their gain over the base model."""
-    with cli.open(write=False) as me:
-        rows = me.store.adapters()
+    with cli.open_profile(write=False) as personalizer:
+        rows = personalizer.store.adapters()
 
     def show(console: Console) -> None:
-        table = Table("adapter", "trained", "ROUGE-1 before", "after", "answers")
-        for row in rows:
-            rouge = None if row.evaluation is None else row.evaluation["rouge1"]
-            figures = ("-", "-") if rouge is None else (f"{rouge['before']:.3f}", f"{rouge['after']:.3f}")
-            table.add_row(str(row.id), row.created_at, *figures, "yes" if row.promoted else "")
-        console.print(table if rows else "No adapter yet: mlx-personal train")
+        from rich.table import Table
 
-    return Answer([dataclasses.asdict(row) for row in rows], show)
+        if not rows:
+            print_lines(console, f"No adapter yet: {cli.command('train')}")
+            return
+        table = Table("adapter", "trained", "ROUGE-1 before", "after", "in use")
+        for row in rows:
+            rouge1 = None if row.evaluation is None else row.evaluation["rouge1"]
+            scores = ("-", "-") if rouge1 is None else (f"{rouge1['before']:.3f}", f"{rouge1['after']:.3f}")
+            table.add_row(str(row.id), row.created_at, *scores, "yes" if row.promoted else "")
+        console.print(table)
+
+    return CommandResult([dataclasses.asdict(row) for row in rows], show)
 
 
 @adapters.command("show")
 @click.argument("adapter_id", type=ID)
-@answers
-def show(cli: Cli, adapter_id: int) -> Answer:
-    """Show an adapter: where it is, what it was trained on, how it did."""
-    with cli.open(write=False) as me:
-        row = me.adapters.get(adapter_id)
-        path = me.folder / row.folder
-        sources = me.store.training_sources(row.run_id)
-    dialogues = sorted({s["dialogue_id"] for s in sources})
-    synthetic = sum(s["synthetic_id"] is not None for s in sources)
+@json_option
+def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
+    """Show an adapter: its folder, its training data and its evaluation."""
+    with cli.open_profile(write=False) as personalizer:
+        row = personalizer.adapters.get(adapter_id)
+        path = personalizer.folder / row.folder
+        sources = personalizer.store.training_sources(row.run_id)
+    dialogues = sorted({source.dialogue_id for source in sources})
+    synthetic = sum(source.synthetic_id is not None for source in sources)
     data = {**dataclasses.asdict(row), "path": str(path), "rows": len(sources), "synthetic": synthetic}
     data["dialogues"] = dialogues
 
-    def show_adapter(console: Console) -> None:
-        console.print(f"adapter {row.id}, trained {row.created_at}{', answers now' if row.promoted else ''}")
-        console.print(printable(str(path)), soft_wrap=True)
-        console.print(f"{len(sources)} rows, {synthetic} of them synthetic, from {len(dialogues)} annotated dialogues")
+    def show(console: Console) -> None:
+        print_lines(
+            console,
+            f"adapter {row.id}, trained {row.created_at}{', in use' if row.promoted else ''}",
+            str(path),
+            f"{len(sources)} samples, {synthetic} of them synthetic, from {len(dialogues)} annotated dialogues",
+        )
         if row.evaluation is not None:
-            console.print(evaluation_line(row.evaluation))
+            print_lines(console, evaluation_text(row.evaluation))
 
-    return Answer(data, show_adapter)
+    return CommandResult(data, show)
 
 
 @adapters.command()
 @click.argument("adapter_id", type=ID)
-@answers
-def promote(cli: Cli, adapter_id: int) -> Answer:
-    """Let this adapter answer from now on."""
-    with cli.open() as me:
-        row = me.adapters.promote(adapter_id)
-    return Answer({"promoted": row.id}, lambda console: console.print(f"Adapter {row.id} answers from now on."))
+@json_option
+def promote(cli: CommandContext, adapter_id: int) -> CommandResult:
+    """Use this adapter to answer from now on."""
+    with cli.open_profile() as personalizer:
+        row = personalizer.adapters.promote(adapter_id)
+    return CommandResult(
+        {"promoted": row.id}, lambda console: print_lines(console, f"Adapter {row.id} answers from now on.")
+    )
 
 
 @adapters.command()
-@answers
-def rollback(cli: Cli) -> Answer:
-    """Back to what answered before the present adapter."""
-    with cli.open() as me:
-        row = me.adapters.rollback()
-    who = "The base model" if row is None else f"Adapter {row.id}"
-    return Answer(
-        {"promoted": None if row is None else row.id}, lambda console: console.print(f"{who} answers from now on.")
-    )
+@json_option
+def rollback(cli: CommandContext) -> CommandResult:
+    """Use the adapter or base model again that answered before the present adapter."""
+    with cli.open_profile() as personalizer:
+        row = personalizer.adapters.rollback()
+    in_use = "The base model" if row is None else f"Adapter {row.id}"
+    data = {"promoted": None if row is None else row.id}
+    return CommandResult(data, lambda console: print_lines(console, f"{in_use} answers from now on."))

@@ -1,301 +1,329 @@
-"""`augment`: have a server enlarge scarce personal records, with the owner's consent and a ledger of what left."""
+"""`augment`: have a server's model write synthetic records, with the user's consent and a ledger of all sent data."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
 
-from mlx_personal.cli.context import Answer, Cli, answers, printable, styled
-from mlx_personal.cli.profile import MAC_MODEL
-from mlx_personal.cli.server_options import server_named
+from mlx_personal.cli.context import MAC_MODEL, CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
+from mlx_personal.cli.progress import progress_bar
+from mlx_personal.cli.server_options import make_server
 
 if TYPE_CHECKING:
-    from mlx_personal.augmentation.augment_profile import Augmented
-    from mlx_personal.augmentation.augment_users import Body, Outcome
-    from mlx_personal.augmentation.client import Asked
+    from rich.console import Console
+
+    from mlx_personal.augmentation.augment_profile import ProfileAugmentationResult
+    from mlx_personal.augmentation.augment_users import AugmentationResult, RequestBody
+    from mlx_personal.augmentation.client import RequestSummary
     from mlx_personal.augmentation.config import AugmentConfig
     from mlx_personal.augmentation.server import Server
-    from mlx_personal.augmentation.user_files import Users
-    from mlx_personal.augmentation.user_results import Result
+    from mlx_personal.augmentation.user_files import UserFolder
+    from mlx_personal.augmentation.user_results import UserResult
 
-# Those of the room that filters, which loads the model libraries: `--help` does not wait for them.
+# The names of `augmentation.filters`, which imports MLX.
 _FILTERS: Final = ("copy", "balance", "label", "style", "perplexity")
-_PATH = click.Path(path_type=Path)
-# Options that only `--users` has a use for: a profile has its own base and its own settings of the training.
-_OF_USERS: Final = ("out", "model", "synthetic_weight", "epochs", "learning_rate", "rank", "workers", "ray")
-_MEANING: Final = """\
-Parts of your records will be sent to {server}, for its model {model}, which sees them as they are
-but for e-mail addresses, phone numbers, keys, card and account numbers, and the words that you name by --own-word.
-Names and facts that have no such form are sent. Every byte that leaves is written to {ledger}.
-`mlx-personal augment ... --dry-run` shows it before. What has left cannot be called back."""
+_PATH: Final = click.Path(path_type=Path)
+# Options that have an effect with --users only: a profile has its own base model and its own training settings.
+_USERS_ONLY: Final = ("out", "model", "synthetic_weight", "epochs", "learning_rate", "rank", "workers", "ray")
+_CONSENT_NOTICE: Final = """\
+Parts of your records will be sent to {server}, for its model {model}. It receives them as they are, except for e-mail
+addresses, phone numbers, keys, card and account numbers, and the words that you name with --redact. Names and facts of
+other forms are sent. Everything that is sent is written to {ledger}.
+`mlx-personal augment ... --dry-run` shows it beforehand. What has been sent cannot be taken back."""
 
 
 @click.group(invoke_without_command=True)
-@click.option("--server", "url", metavar="URL", help="Of an OpenAI-compatible endpoint, mostly ending in /v1.")
-@click.option("--server-model", metavar="NAME", help="The model's name there.")
-@click.option("--users", type=_PATH, metavar="DIR", help="A file of dialogues for each user.  [default: the profile]")
-@click.option("--out", type=_PATH, metavar="FOLDER", help="With --users: the folder that gets the adapters.")
-@click.option("--model", metavar="NAME_OR_PATH", help=f"With --users: this device's model.  [default: {MAC_MODEL}]")
-@click.option("--k", type=click.IntRange(1), help="Synthetic records to ask for, a user.")
-@click.option("--demonstrations", type=click.IntRange(1), help="Own records that each request shows.")
-@click.option("--records", type=click.IntRange(1), help="The most records of a user that are sent.")
-@click.option("--tokens", type=click.IntRange(1), help="The most tokens of these.")
-@click.option("--prompt", type=_PATH, metavar="FILE", help="Another prompt than the bundled one.")
-@click.option("--own-word", "own_words", multiple=True, metavar="WORD", help="A name or word that never leaves.")
-@click.option("--token-budget", type=click.IntRange(1), help="The most tokens that the server may bill, for all users.")
-@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Requests at a time.")
-@click.option("--key-env", metavar="VARIABLE", help="The environment variable that holds the server's key.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Of the server's sampling.")
-@click.option("--off", multiple=True, type=click.Choice(_FILTERS), help="A filter that is not asked.")
-@click.option("--synthetic-weight", type=click.FloatRange(0, 1, min_open=True), help="With --users: in the loss.")
-@click.option("--epochs", type=click.IntRange(1), help="With --users: of each training.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="With --users: of each training.")
-@click.option("--rank", type=click.IntRange(1), help="With --users: of each adapter.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all that is drawn.")
-@click.option("--workers", type=click.IntRange(1), help="With --users: processes here.  [default: one a core]")
+@click.option("--server", "url", metavar="URL", help="URL of an OpenAI-compatible endpoint; most end in /v1.")
+@click.option("--server-model", metavar="NAME", help="Name of the server's model.")
+@click.option("--users", type=_PATH, metavar="DIR", help="Folder with a file of dialogues for each user.")
+@click.option("--out", type=_PATH, metavar="FOLDER", help="With --users: output folder of the adapters.")
+@click.option("--model", metavar="NAME_OR_PATH", help=f"With --users: base model.  [default: {MAC_MODEL}]")
+@click.option("--k", type=click.IntRange(1), help="Number of synthetic records to request for each user.")
+@click.option("--demonstrations", type=click.IntRange(1), help="Number of the user's records in each request.")
+@click.option("--records", type=click.IntRange(1), help="Maximum number of a user's records that are sent.")
+@click.option("--tokens", type=click.IntRange(1), help="Maximum number of tokens of a user's records that are sent.")
+@click.option("--prompt", type=_PATH, metavar="FILE", help="Prompt template.  [default: the bundled one]")
+@click.option("--redact", multiple=True, metavar="WORD", help="Word that is never sent; can be given more than once.")
+@click.option("--token-budget", type=click.IntRange(1), help="Maximum number of tokens that the server may bill.")
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Concurrent requests.")
+@click.option("--key-env", metavar="VARIABLE", help="Environment variable with the server's key.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature of the server.")
+@click.option("--off", multiple=True, type=click.Choice(_FILTERS), help="Filter to turn off.")
+@click.option(
+    "--synthetic-weight",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="With --users: weight of a synthetic record in the loss.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="With --users: number of epochs.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="With --users: learning rate.")
+@click.option("--rank", type=click.IntRange(1), help="With --users: LoRA rank.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Random seed.")
+@click.option("--workers", type=click.IntRange(1), help="With --users: worker processes.  [default: one per core]")
 @click.option("--ray", metavar="ADDRESS", help="With --users: run on this Ray cluster (extra `cluster`).")
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what would be sent, byte by byte.")
-@answers
+@json_option
 def augment(
-    cli: Cli, url: str | None, server_model: str | None, users: Path | None, dry_run: bool, **options: Any
-) -> Answer | None:
-    """Let a server's model write more records like yours; this device learns them and then answers alone.
+    cli: CommandContext, url: str | None, server_model: str | None, users: Path | None, dry_run: bool, **options: Any
+) -> CommandResult | None:
+    """Have a server's model write more dialogues like yours.
 
-    Without --users: of the profile's annotated dialogues, for `train`. With it: an adapter for each user.
+    This device filters what comes back, trains on it, and answers without the server. Without --users, the annotated
+    dialogues of the profile are augmented for `train`; with it, an adapter is trained for each user.
     """
     if click.get_current_context().invoked_subcommand is not None:
         return None
     if url is None or server_model is None:
         raise click.UsageError("name the --server and its --server-model")
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    server = server_named(url, server_model, given.get("key_env"), given.get("temperature"))
-    config = _config(given)
+    options = {name: value for name, value in options.items() if value not in (None, ())}
+    server = make_server(url, server_model, options.get("key_env"), options.get("temperature"))
+    config = _make_config(options)
     if users is None:
-        for name in _OF_USERS:
-            if name in given:
-                raise click.UsageError(f"--{name.replace('_', '-')} is for --users; a profile has its own settings")
-        return _profile(cli, server, config, given, dry_run)
-    if "out" not in given:
-        raise click.UsageError("with --users, name the folder that gets the adapters: --out")
-    # Its ledger and its consent would be read as two more users.
-    if given["out"].resolve() == users.resolve():
+        for name in _USERS_ONLY:
+            if name in options:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --users; a profile has its own settings")
+        return _augment_profile(cli, server, config, options, dry_run)
+    if "out" not in options:
+        raise click.UsageError("--users needs --out, the output folder of the adapters")
+    # The ledger and the consent in it would be read as two more users.
+    if options["out"].resolve() == users.resolve():
         raise click.UsageError("--out is the folder of the users; name another one for the adapters")
-    return _users(cli, users, server, config, given, dry_run)
+    return _augment_users(cli, users, server, config, options, dry_run)
 
 
 @augment.command()
-@click.option("--server", "url", required=True, metavar="URL", help="The server.")
-@click.option("--server-model", required=True, metavar="NAME", help="The model's name there.")
-@click.option("--out", type=_PATH, metavar="FOLDER", help="For the users of this folder.  [default: the profile]")
-@click.option("--withdraw", is_flag=True, help="From now on nothing may be sent.")
-@click.option("--yes", is_flag=True, help="Consent without being asked.")
-@answers
-def consent(cli: Cli, url: str, server_model: str, out: Path | None, withdraw: bool, yes: bool) -> Answer:
-    """Say yes, or no any more, to sending records to a model of a server."""
+@click.option("--server", "url", required=True, metavar="URL", help="URL of the server.")
+@click.option("--server-model", required=True, metavar="NAME", help="Name of the server's model.")
+@click.option("--out", type=_PATH, metavar="FOLDER", help="Output folder of the users.  [default: the profile]")
+@click.option("--withdraw", is_flag=True, help="Withdraw the consent: nothing may be sent from now on.")
+@click.option("--yes", is_flag=True, help="Consent without a question.")
+@json_option
+def consent(
+    cli: CommandContext, url: str, server_model: str, out: Path | None, withdraw: bool, yes: bool
+) -> CommandResult:
+    """Give or withdraw your consent to sending records to a server's model."""
     from mlx_personal.augmentation.consent import Consent
 
-    folder = _folder(cli, out)
-    server = server_named(url, server_model)
+    folder = _augmentation_folder(cli, out)
+    server = make_server(url, server_model)
     record = Consent(folder)
     granted = not withdraw
     if granted and not yes:
         if cli.as_json or not sys.stdin.isatty():
-            raise click.UsageError("nobody is here to be asked: say --yes if you consent")
-        click.echo(printable(_MEANING.format(server=server.url, model=server.model, ledger=folder / "ledger.jsonl")))
+            raise click.UsageError("there is no terminal to ask for your consent; use --yes if you consent")
+        ledger_file = folder / "ledger.jsonl"
+        click.echo(printable(_CONSENT_NOTICE.format(server=server.url, model=server.model, ledger=ledger_file)))
         granted = click.confirm("Do you consent?")
     if granted:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what it will hold is for its owner's eyes only
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold personal records
         record.grant(server.url, server.model)
     elif withdraw:
         record.withdraw(server.url, server.model)
 
     def show(console: Console) -> None:
         what = "Consent is given" if granted else "Consent is withdrawn" if withdraw else "No consent was given"
-        console.print(printable(f"{what}: {server.model} at {server.url}; see {record.path}"), soft_wrap=True)
+        print_lines(console, f"{what}: {server.model} at {server.url}; see {record.path}")
 
     data = {"server": server.url, "model": server.model, "granted": granted, "record": str(record.path)}
-    return Answer(data, show, 0 if granted or withdraw else 1)
+    return CommandResult(data, show, exit_code=0 if granted or withdraw else 1)
 
 
 @augment.command()
-@click.option("--out", type=_PATH, metavar="FOLDER", help="Of the users of this folder.  [default: the profile]")
-@answers
-def ledger(cli: Cli, out: Path | None) -> Answer:
-    """Tell how much has left, and where every byte of it is on record."""
+@click.option("--out", type=_PATH, metavar="FOLDER", help="Output folder of the users.  [default: the profile]")
+@json_option
+def ledger(cli: CommandContext, out: Path | None) -> CommandResult:
+    """Show how much has been sent, and the file that has every byte of it."""
     from mlx_personal.augmentation.ledger import Ledger
 
-    record = Ledger(_folder(cli, out))
+    record = Ledger(_augmentation_folder(cli, out))
     totals = record.totals()
 
     def show(console: Console) -> None:
         if not totals.attempts:
-            console.print("Nothing has left.")
+            print_lines(console, "Nothing has been sent.")
             return
-        console.print(f"{totals.bytes:,} bytes have left, or were about to, in {totals.attempts} attempts.")
+        print_lines(console, f"{totals.bytes:,} bytes were sent, or about to be sent, in {totals.attempts} attempts.")
         if totals.unanswered:
-            console.print(f"{totals.unanswered} of these have no reply, and may not have arrived.")
-        console.print(printable(f"Every one is in {record.path}"), soft_wrap=True)
+            print_lines(console, f"{totals.unanswered} of them have no response and may not have arrived.")
+        print_lines(console, f"All of them are in {record.path}")
 
-    return Answer({**dataclasses.asdict(totals), "record": str(record.path)}, show)
+    return CommandResult({**dataclasses.asdict(totals), "record": str(record.path)}, show)
 
 
-def _profile(cli: Cli, server: Server, config: AugmentConfig, given: dict[str, Any], dry_run: bool) -> Answer:
+def _augment_profile(
+    cli: CommandContext, server: Server, config: AugmentConfig, options: Mapping[str, Any], dry_run: bool
+) -> CommandResult:
     from mlx_personal.augmentation.augment_profile import augment_profile, preview_profile
 
-    with cli.open(write=not dry_run) as me:
+    with cli.open_profile(write=not dry_run) as personalizer:
         if dry_run:
-            return _previewed(preview_profile(me, server, config))
-        with cli.bar("asking") as progress:
-            done = augment_profile(me, server, config, on_progress=progress, **_asking(given))
-    data = {**dataclasses.asdict(done), "asked": _counts(done.asked)}
-    return Answer(data, lambda console: _show_profile(console, done), 1 if done.left else 0)
-
-
-def _users(
-    cli: Cli, folder: Path, server: Server, config: AugmentConfig, given: dict[str, Any], dry_run: bool
-) -> Answer:
-    from mlx_personal.augmentation.augment_users import augment as augment_users
-    from mlx_personal.augmentation.augment_users import preview
-    from mlx_personal.augmentation.consent import Consent
-    from mlx_personal.augmentation.user_files import read_users
-    from mlx_personal.augmentation.user_jobs import User
-    from mlx_personal.models.language_model import resolve
-
-    out: Path = given["out"]
-    read = read_users(folder)
-    if not dry_run:
-        # Before a model is looked for, which may be far away.
-        Consent(out).require(server.url, server.model, out)
-    base = str(resolve(given.get("model", MAC_MODEL)))
-    all_users = [User(name, read.task, of.records, base, config, of.skipped) for name, of in read.users.items()]
-    where: dict[str, Any] = {"workers": given.get("workers"), "ray": given.get("ray")}
-    with cli.bar("preparing", by_stage=True) as on_progress:
-        if dry_run:
-            return _previewed(preview(out, all_users, server, **where, on_progress=on_progress))
-        done = augment_users(out, all_users, server, **where, **_asking(given), on_progress=on_progress)
-    data = {
-        "found": {name: dataclasses.asdict(result) for name, result in done.found.items()},
-        "learnt": {name: dataclasses.asdict(result) for name, result in done.learnt.items()},
-        "failed": done.failed,
-        "left": done.left,
-        "left_out": read.left_out,
-        "bad_lines": [{"where": line.where, "reason": line.reason} for line in read.bad],
-        "asked": None if done.asked is None else _counts(done.asked),
-    }
-    return Answer(data, lambda console: _show_users(console, read, done, out), 1 if done.failed or done.left else 0)
-
-
-def _config(given: dict[str, Any]) -> AugmentConfig:
-    """The settings that were named; the others keep the rooms' defaults."""
-    from mlx_personal.augmentation.config import AugmentConfig
-    from mlx_personal.augmentation.filters import FilterConfig
-    from mlx_personal.augmentation.prompting import read_prompt
-    from mlx_personal.augmentation.sampling import Budget
-    from mlx_personal.finetune import LoRAConfig
-
-    def of(*names: str) -> dict[str, Any]:
-        return {name: given[name] for name in names if name in given}
-
-    return _sensible(
-        lambda: AugmentConfig(
-            **of("k", "demonstrations", "own_words", "synthetic_weight", "seed"),
-            budget=Budget(**of("records", "tokens")),
-            filters=FilterConfig(off=frozenset(given.get("off", ()))),
-            prompt=read_prompt(given["prompt"]) if "prompt" in given else read_prompt(),
-            training=LoRAConfig(**of("epochs", "learning_rate", "rank", "seed")),
-        )
+            return _preview_result(preview_profile(personalizer, server, config))
+        with progress_bar(cli, "Sending requests") as on_progress:
+            result = augment_profile(personalizer, server, config, on_progress=on_progress, **_request_options(options))
+    return CommandResult(
+        _profile_data(result),
+        lambda console: _show_profile_result(console, cli, result),
+        exit_code=1 if result.left else 0,
     )
 
 
-def _sensible(make: Callable[[], Any]) -> Any:
+def _augment_users(
+    cli: CommandContext,
+    folder: Path,
+    server: Server,
+    config: AugmentConfig,
+    options: Mapping[str, Any],
+    dry_run: bool,
+) -> CommandResult:
+    from mlx_personal.augmentation.augment_users import augment as augment_users
+    from mlx_personal.augmentation.augment_users import preview_users
+    from mlx_personal.augmentation.consent import Consent
+    from mlx_personal.augmentation.user_files import read_users
+    from mlx_personal.augmentation.user_jobs import User
+    from mlx_personal.models.loading import resolve_model
+
+    out: Path = options["out"]
+    user_folder = read_users(folder)
+    if not dry_run:
+        # Checked before the model is resolved, which may download it.
+        Consent(out).require(server.url, server.model, out)
+    base = str(resolve_model(options.get("model", MAC_MODEL)))
+    users = [
+        User(name, user_folder.task, user.records, base, config, user.skipped)
+        for name, user in user_folder.users.items()
+    ]
+    workers: dict[str, Any] = {"workers": options.get("workers"), "ray": options.get("ray")}
+    with progress_bar(cli) as on_progress:
+        if dry_run:
+            return _preview_result(preview_users(out, users, server, **workers, on_progress=on_progress))
+        result = augment_users(out, users, server, **workers, **_request_options(options), on_progress=on_progress)
+    data = {
+        "found": {name: user.to_json() for name, user in result.found.items()},
+        "learnt": {name: user.to_json() for name, user in result.learnt.items()},
+        "failed": result.failed,
+        "left": result.left,
+        "left_out": user_folder.excluded,
+        "bad_lines": [{"where": line.where, "reason": line.reason} for line in user_folder.invalid_lines],
+        "asked": None if result.asked is None else result.asked.to_json(),
+    }
+    return CommandResult(
+        data,
+        lambda console: _show_users_result(console, user_folder, result, out),
+        exit_code=1 if result.failed or result.left else 0,
+    )
+
+
+def _make_config(options: Mapping[str, Any]) -> AugmentConfig:
+    """Return the settings that were given as options, and the defaults for the others."""
+    from mlx_personal.augmentation.config import AugmentConfig
+    from mlx_personal.augmentation.filters import FilterConfig
+    from mlx_personal.augmentation.prompting import read_prompt
+    from mlx_personal.augmentation.sampling import SampleBudget
+    from mlx_personal.finetune import LoRAConfig
+
+    def given(**fields: str) -> dict[str, Any]:
+        return {field: options[option] for field, option in fields.items() if option in options}
+
     try:
-        return make()
+        return AugmentConfig(
+            **given(
+                num_synthetic="k",
+                num_demonstrations="demonstrations",
+                redacted_words="redact",
+                synthetic_weight="synthetic_weight",
+                seed="seed",
+            ),
+            sample_budget=SampleBudget(**given(max_records="records", max_tokens="tokens")),
+            filters=FilterConfig(disabled=frozenset(options.get("off", ()))),
+            prompt=read_prompt(options["prompt"]) if "prompt" in options else read_prompt(),
+            training=LoRAConfig(**given(epochs="epochs", learning_rate="learning_rate", rank="rank", seed="seed")),
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-def _asking(given: dict[str, Any]) -> dict[str, Any]:
-    return {"concurrency": given["concurrency"], "token_budget": given.get("token_budget")}
+def _request_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"concurrency": options["concurrency"], "token_budget": options.get("token_budget")}
 
 
-def _folder(cli: Cli, out: Path | None) -> Path:
-    """Where consent and ledger are."""
+def _augmentation_folder(cli: CommandContext, out: Path | None) -> Path:
+    """Return the folder of the consent and the ledger."""
     from mlx_personal.augmentation.augment_profile import FOLDER
 
-    return cli.folder / FOLDER if out is None else out
+    return cli.profile_folder / FOLDER if out is None else out
 
 
-def _previewed(found: Sequence[Body]) -> Answer:
-    size = sum(len(body.text.encode()) for body in found)
+def _preview_result(bodies: Sequence[RequestBody]) -> CommandResult:
+    size = sum(len(body.text.encode()) for body in bodies)
 
     def show(console: Console) -> None:
-        for body in found:
-            console.print(styled(f"{body.user}:", "bold", f" {body.text}"), soft_wrap=True)
-        console.print(f"{len(found)} requests, {size:,} bytes; nothing was sent.")
+        for body in bodies:
+            print_styled(console, f"{body.user}:", "bold", f" {body.text}")
+        print_lines(console, f"{len(bodies)} requests, {size:,} bytes; nothing was sent.")
 
-    requests = [{"user": body.user, "body": body.text} for body in found]
-    return Answer({"requests": requests, "bytes": size}, show)
+    requests = [{"user": body.user, "body": body.text} for body in bodies]
+    return CommandResult({"requests": requests, "bytes": size}, show)
 
 
-def _show_profile(console: Console, done: Augmented) -> None:
-    _show_asked(console, done.asked)
-    if done.left:
-        console.print("No synthetic set was made: the same command goes on.", soft_wrap=True)
+def _profile_data(result: ProfileAugmentationResult) -> dict[str, Any]:
+    return {**dataclasses.asdict(result), "asked": result.asked.to_json()}
+
+
+def _show_profile_result(console: Console, cli: CommandContext, result: ProfileAugmentationResult) -> None:
+    _show_requests(console, result.asked)
+    if result.left:
+        print_lines(console, "No synthetic dialogues were made yet: the same command continues.")
         return
-    there = "were there already" if done.found else "are kept"
-    console.print(f"{done.kept} synthetic sets {there} ({_counted(done.counts)}): mlx-personal train", soft_wrap=True)
-    too_long = {"too long": done.too_long} if done.too_long else {}
-    for reason, count in (done.skipped | too_long).items():
-        console.print(f"{count} annotated dialogues were not sent: {reason}.", soft_wrap=True)
+    kept = "were there already" if result.found else "were kept"
+    print_lines(
+        console, f"{result.kept} synthetic dialogues {kept} ({_counts_text(result.counts)}): {cli.command('train')}"
+    )
+    too_long = {"too long": result.too_long} if result.too_long else {}
+    for reason, count in (result.skipped | too_long).items():
+        print_lines(console, f"{count} annotated dialogues were not sent: {reason}.")
 
 
-def _show_users(console: Console, read: Users, done: Outcome, out: Path) -> None:
-    for line in read.bad:
-        console.print(styled("skipped", "yellow", f" {line.where}: {line.reason}"), soft_wrap=True)
-    for name, why in read.left_out.items():
-        console.print(styled("left out", "yellow", f" {name}: {why}"), soft_wrap=True)
-    if done.asked is not None:
-        _show_asked(console, done.asked)
-    for name, result in done.learnt.items():
-        console.print(styled(name, "bold", f": {_line(result)}"), soft_wrap=True)
-    for name, why in done.failed.items():
-        console.print(styled("failed", "red", f" {name}: {why}"), soft_wrap=True)
-    for name in done.left:
-        console.print(styled("left", "yellow", f" {name}: some answers are missing; run it again"), soft_wrap=True)
-    console.print(
-        printable(f"{len(done.learnt)} adapters are new in {out / 'adapters'}, {len(done.found)} were there already."),
-        soft_wrap=True,
+def _show_users_result(console: Console, user_folder: UserFolder, result: AugmentationResult, out: Path) -> None:
+    for line in user_folder.invalid_lines:
+        print_styled(console, "skipped", "yellow", f" {line.where}: {line.reason}")
+    for name, reason in user_folder.excluded.items():
+        print_styled(console, "left out", "yellow", f" {name}: {reason}")
+    if result.asked is not None:
+        _show_requests(console, result.asked)
+    for name, user in result.learnt.items():
+        print_styled(console, name, "bold", f": {_user_text(user)}")
+    for name, reason in result.failed.items():
+        print_styled(console, "failed", "red", f" {name}: {reason}")
+    for name in result.left:
+        print_styled(console, "incomplete", "yellow", f" {name}: some responses are missing; run it again")
+    print_lines(
+        console,
+        f"{len(result.learnt)} new adapters in {out / 'adapters'}, {len(result.found)} were there already.",
     )
 
 
-def _counts(asked: Asked) -> dict[str, Any]:
-    """Without the answers themselves."""
-    return {name: value for name, value in dataclasses.asdict(asked).items() if name != "answers"}
-
-
-def _show_asked(console: Console, asked: Asked) -> None:
-    console.print(
-        f"{asked.new} answers are new, {asked.known} were there already, {asked.tokens:,} tokens in all.",
-        soft_wrap=True,
+def _show_requests(console: Console, requests: RequestSummary) -> None:
+    print_lines(
+        console,
+        f"{requests.new} new responses, {requests.cached} were there already, {requests.tokens:,} tokens in all.",
     )
-    if asked.message is not None:
-        console.print(printable(asked.message), soft_wrap=True)
+    if requests.message is not None:
+        print_lines(console, requests.message)
 
 
-def _line(result: Result) -> str:
-    skipped = f"; skipped: {_counted(result.skipped)}" if result.skipped else ""
-    too_long = f" ({result.too_long} too long)" if result.too_long else ""
+def _user_text(user: UserResult) -> str:
+    skipped = f"; skipped: {_counts_text(user.skipped)}" if user.skipped else ""
+    too_long = f" ({user.too_long} too long)" if user.too_long else ""
     return (
-        f"{result.records} records{skipped}, {result.sent} sent{too_long}, {result.kept} synthetic ones kept of "
-        f"{result.asked} ({_counted(result.counts)}), loss {result.loss:.3f}, {result.seconds:.1f} s"
+        f"{user.records} records{skipped}, {user.sent} sent{too_long}, {user.kept} synthetic ones kept of "
+        f"{user.requested} ({_counts_text(user.outcome_counts)}), loss {user.loss:.3f}, {user.elapsed_s:.1f} s"
     )
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "none"

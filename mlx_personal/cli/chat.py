@@ -1,4 +1,4 @@
-"""`chat`: talk to the model; what is said goes back into the stream."""
+"""`chat`: chat with the model; the conversation is added to the stream."""
 
 from __future__ import annotations
 
@@ -7,41 +7,46 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
-from mlx_personal.cli.context import Answer, Cli, answers, printable, terminal
+from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, make_console, printable
+from mlx_personal.cli.progress import show_status
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mlx_personal.chat import Conversation
 
 
 @click.command()
 @click.argument("question", required=False)
-@answers
-def chat(cli: Cli, question: str | None) -> Answer:
-    """Talk to the model with the promoted adapter; one QUESTION gets one answer.
+@json_option
+def chat(cli: CommandContext, question: str | None) -> CommandResult:
+    """Chat with the model and its promoted adapter.
 
-    What is said joins the stream and may be asked about later. An empty line or Ctrl-D ends the conversation.
+    A QUESTION gets one answer; without it, an empty line or Ctrl-D ends the conversation. The conversation joins your
+    dialogues, and you may be asked about it later.
     """
     if cli.as_json and question is None:
         raise click.UsageError("--json needs a QUESTION")
-    with cli.open() as me:
-        with cli.progress.status(f"Loading {me.model_name}"):
-            conversation, promoted = me.conversation(), me.adapters.promoted()
-        with me.remembered(conversation):
+    with cli.open_profile() as personalizer:
+        with show_status(cli, f"Loading {personalizer.model_name}"):
+            conversation, promoted = personalizer.conversation(), personalizer.adapters.promoted()
+        with personalizer.remembered(conversation):
             if question is not None:
-                answer = _ask_once(conversation, question, terminal(quiet=cli.as_json))
+                answer = _answer_once(conversation, question, make_console(quiet=cli.as_json))
             else:
-                who = "the base model" if promoted is None else f"adapter {promoted.id}"
-                click.echo(printable(f"{me.model_name}, {who}; an empty line ends the conversation."), err=True)
+                adapter = "the base model" if promoted is None else f"adapter {promoted.id}"
+                notice = f"{personalizer.model_name}, {adapter}; an empty line ends the conversation."
+                click.echo(printable(notice), err=True)
                 answer = None
-                _converse(conversation, terminal())
+                _converse(conversation, make_console())
     data = {"question": question, "answer": answer, "adapter": None if promoted is None else promoted.id}
-    return Answer(data, lambda console: None)
+    return CommandResult(data, lambda console: None)
 
 
-def _ask_once(conversation: Conversation, question: str, console: Console) -> str:
+def _answer_once(conversation: Conversation, question: str, console: Console) -> str:
     try:
         _print_pieces(conversation.ask(question), console)
     except ValueError as error:
@@ -52,15 +57,15 @@ def _ask_once(conversation: Conversation, question: str, console: Console) -> st
 
 
 def _converse(conversation: Conversation, console: Console) -> None:
-    while question := _next_question():
+    while question := _read_question():
         try:
             _print_pieces(conversation.ask(question), console)
         except ValueError as error:
             click.echo(f"{error}", err=True)
 
 
-def _next_question() -> str:
-    """The next line the owner types; empty at the end of input. UserError if it is not text."""
+def _read_question() -> str:
+    """Return the next line of standard input, empty at its end; UserError if it is not text."""
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
     try:

@@ -1,4 +1,4 @@
-"""`demo`: the whole loop on the embedded model and a bundled stream, without a network."""
+"""`demo`: run the whole loop on the embedded model and bundled dialogues, offline."""
 
 from __future__ import annotations
 
@@ -6,52 +6,58 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from mlx_personal.cli.context import Answer, Cli, answers, printable, terminal
+from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, printable
+from mlx_personal.cli.progress import show_status
+from mlx_personal.cli.remedies import ProfileOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mlx_personal.demo import DemoResult
 
-PROFILE = "demo"
+_PROFILE = "demo"
 
 
 @click.command()
-@answers
-def demo(cli: Cli) -> Answer:
-    """Run the whole loop on a bundled stream, offline, and show what was learnt.
+@json_option
+def demo(cli: CommandContext) -> CommandResult:
+    """Run the whole loop on bundled dialogues, offline.
 
-    It makes a profile named `demo` anew; afterwards `mlx-personal --profile demo chat` talks to it.
+    Creates the profile `demo`, in place of one of an earlier run. Afterwards you can chat with the personalized model:
+    mlx-personal --profile demo chat
     """
-    console = terminal()
-    with cli.progress.status("Loading the embedded model") as status:
+    console = make_console()
+    with show_status(cli, "Loading the embedded model") as status:
 
-        def say(line: str) -> None:
+        def on_line(line: str) -> None:
             if not cli.as_json:
                 console.print(line, soft_wrap=True)
             status.update("Working")
 
         from mlx_personal.demo import run_demo
 
-        result = run_demo(cli.home.profile(PROFILE), say)
+        result = run_demo(cli.home.profile(_PROFILE), on_line)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
-    return Answer(data, lambda console: _show(console, result))
+    chat = ProfileOptions(_PROFILE, cli.profile_options.home_folder).command("chat")
+    return CommandResult(data, lambda console: _show_result(console, result, chat))
 
 
-def _show(console: Console, result: DemoResult) -> None:
+def _show_result(console: Console, result: DemoResult, chat: str) -> None:
+    from rich.table import Table
+
     table = Table("question", "before", "after", show_lines=True, title="The same questions, before and after")
     for row in result.asked_again:
         table.add_row(*(printable(text) for text in row))
     console.print(table)
     low, high = result.rouge1_gain_ci
-    console.print(
-        f"ROUGE-1 on dialogues never trained on: {result.rouge1_before:.3f} -> {result.rouge1_after:.3f}, gain "
-        f"{result.rouge1_after - result.rouge1_before:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    print_lines(
+        console,
+        f"ROUGE-1 on held-out dialogues: {result.rouge1_before:.3f} -> {result.rouge1_after:.3f}, gain "
+        f"{result.rouge1_after - result.rouge1_before:+.3f} (95 % interval {low:+.3f} to {high:+.3f})",
+        ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()),
+        f"Peak memory {result.peak_memory_bytes / 1e6:.0f} MB. The adapter: {result.adapter_path}",
+        f"Next: {chat}",
     )
-    console.print(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()), soft_wrap=True)
-    console.print(
-        f"Peak memory {result.peak_memory_bytes / 1e6:.0f} MB. The adapter: {result.adapter_path}", soft_wrap=True
-    )
-    console.print("Go on: mlx-personal --profile demo chat")

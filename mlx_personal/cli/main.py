@@ -1,8 +1,8 @@
-"""The `mlx-personal` command: its options, its subcommands, and the exit statuses.
+"""The `mlx-personal` command: its options, its subcommands and its exit codes.
 
-Status 0: done. 1: it ran, and the answer is no (a check of `doctor` failed, there is nothing to compare). 2: the
-command or its input is wrong; one line on standard error says what, where and what to do. 130 and 143: Ctrl-C or
-SIGTERM stopped it; 128 and the signal's number, as shells count.
+Exit code 0: done. 1: it ran, and the answer is no (a check of `doctor` failed, there is nothing to compare). 2: the
+command or its input is wrong; one line on standard error says what, where and what to do. 128 plus the number of a
+signal, as shells count, where Ctrl-C (130) or SIGTERM (143) stopped it.
 """
 
 from __future__ import annotations
@@ -12,81 +12,69 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import click
+from click.core import ParameterSource
 
 import mlx_personal
-from mlx_personal.cli import (
-    adapters,
-    augment,
-    benchmark,
-    chat,
-    demo,
-    doctor,
-    lamp,
-    profile,
-    review,
-    stream,
-    study,
-    training,
-)
-from mlx_personal.cli.context import Cli
+from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.lazy_group import LazyGroup
+from mlx_personal.cli.remedies import DEFAULT_PROFILE, ProfileOptions, error_line
 from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
-from mlx_personal.profile.home import Home
 
-_COMMANDS = (
-    profile.init,
-    stream.import_,
-    profile.status,
-    stream.buffer,
-    stream.lexicon,
-    review.review,
-    training.synthesize,
-    augment.augment,
-    training.train,
-    training.evaluate,
-    chat.chat,
-    training.run,
-    adapters.adapters,
-    demo.demo,
-    benchmark.benchmark,
-    study.study,
-    lamp.lamp,
-    doctor.doctor,
-)
+_PACKAGE = "mlx_personal.cli"
+# In the order of the loop: the module and the help of each command, which `--help` shows without importing it.
+COMMANDS: Final = {
+    "init": (f"{_PACKAGE}.profile:init", "Create a profile, or change its base model."),
+    "import": (f"{_PACKAGE}.import_:import_", "Import dialogues from JSONL FILES, then score and select them."),
+    "status": (f"{_PACKAGE}.profile:status", "Show the state of the profile and its pending steps."),
+    "buffer": (f"{_PACKAGE}.buffer:buffer", "Show the selected dialogues and why they were selected."),
+    "lexicon": (f"{_PACKAGE}.lexicon:lexicon", "Show the domains, and suggest new ones."),
+    "review": (f"{_PACKAGE}.review:review", "Annotate the answers of selected dialogues."),
+    "synthesize": (f"{_PACKAGE}.synthesize:synthesize", "Generate synthetic dialogues from the annotated ones."),
+    "augment": (f"{_PACKAGE}.augment:augment", "Have a server's model write more dialogues like yours."),
+    "train": (f"{_PACKAGE}.train:train", "Train an adapter on the annotated and synthetic dialogues."),
+    "evaluate": (f"{_PACKAGE}.evaluate:evaluate", "Compare an adapter with the base model on held-out dialogues."),
+    "chat": (f"{_PACKAGE}.chat:chat", "Chat with the model and its promoted adapter."),
+    "run": (f"{_PACKAGE}.run:run", "Run all pending steps: score, synthesize, train, evaluate."),
+    "adapters": (f"{_PACKAGE}.adapters:adapters", "List the trained adapters and choose the one in use."),
+    "demo": (f"{_PACKAGE}.demo:demo", "Run the whole loop on bundled dialogues, offline."),
+    "benchmark": (f"{_PACKAGE}.benchmark:benchmark", "Measure the fine-tuning speed of this machine."),
+    "study": (f"{_PACKAGE}.study:study", "Reproduce the data selection experiments of Qin et al. 2024."),
+    "lamp": (f"{_PACKAGE}.lamp:lamp", "Run the LaMP benchmark with one adapter for each user."),
+    "doctor": (f"{_PACKAGE}.doctor:doctor", "Check the machine, the installation and the profile."),
+}
 
 
-class _InOrder(click.Group):
-    """Lists the commands in the order of the loop, and turns the failures a user can mend into one line."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [str(command.name) for command in _COMMANDS]
+class _MainGroup(LazyGroup):
+    """Prints the failures that the user can act on as one line, and sets the exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Only the innermost command knows its --json, and an error may come before that one is reached.
+        # Only the innermost command knows its --json, and an error may come before that command is reached.
         ctx.meta["as_json"] = "--json" in args
-        with _one_line(ctx):
+        with _errors_on_one_line(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        with _one_line(ctx):
+        with _errors_on_one_line(ctx):
             return super().invoke(ctx)
 
 
 @contextlib.contextmanager
-def _one_line(ctx: click.Context) -> Iterator[None]:
-    """What the user can mend or has stopped becomes one line on standard error, with --json an object too."""
-    status = 2
+def _errors_on_one_line(ctx: click.Context) -> Iterator[None]:
+    """Print an error that the user can act on as a line on standard error, with `--json` as an object too."""
+    exit_code = 2
     try:
         yield
         return
     except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
-        raise  # click prints its help, and ends quietly where the reader of our output has left
+        raise  # click prints its help; it exits quietly where the reader of our output is gone
     except KeyboardInterrupt:
-        line, status = "interrupted", 128 + signal.SIGINT
+        line, exit_code = "interrupted", 128 + signal.SIGINT
     except UserError as error:
-        line = error.line()
-        status = 128 + error.signal if isinstance(error, StoppedError) else status
+        line = error_line(error, _profile_options(ctx))
+        exit_code = 128 + error.signal if isinstance(error, StoppedError) else exit_code
     except click.ClickException as error:
         line = error.format_message() + (" (see --help)" if isinstance(error, click.UsageError) else "")
     except OSError as error:
@@ -95,23 +83,39 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
     if ctx.meta["as_json"]:
         click.echo(json.dumps({"error": line}))
     click.echo(f"mlx-personal: {line}", err=True)
-    ctx.exit(status)
+    ctx.exit(exit_code)
 
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+def _profile_options(ctx: click.Context) -> ProfileOptions:
+    """Return the options that were given on the command line to name the profile."""
+    home_folder = ctx.params.get("home") if ctx.get_parameter_source("home") is ParameterSource.COMMANDLINE else None
+    return ProfileOptions(ctx.params.get("name", DEFAULT_PROFILE), home_folder)
+
+
+@click.group(cls=_MainGroup, lazy_commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mlx_personal.__version__, prog_name="mlx-personal")
-@click.option("--profile", "name", default="default", metavar="NAME", help="The profile to use.", show_default=True)
+@click.option("--profile", "name", default=DEFAULT_PROFILE, metavar="NAME", help="Profile to use.", show_default=True)
 @click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="MLX_PERSONAL_HOME",
-    help="The folder of all profiles.  [default: the system's application folder]",
+    help="Folder of all profiles.  [default: the system's application folder]",
+)
+@click.option("-v", "--verbose", count=True, help="Print log lines on standard error; -vv prints more of them.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Append log lines to this file; they never contain your texts.",
 )
 @click.pass_context
-def main(ctx: click.Context, name: str, home: Path | None) -> None:
-    """Learns from your own conversations, privately, on MLX."""
-    ctx.obj = Cli(Home(home) if home else Home.default(), name)
+def main(ctx: click.Context, name: str, home: Path | None, verbose: int, log_file: Path | None) -> None:
+    """Personalize a language model with your own conversations, privately, on MLX."""
+    ctx.obj = CommandContext(home, name, _profile_options(ctx))
+    if verbose or log_file is not None:
+        import logging
 
+        from mlx_personal.cli.logs import configure_logging
 
-for _command in _COMMANDS:
-    main.add_command(_command)
+        ctx.call_on_close(configure_logging(verbose, log_file))
+        logging.getLogger(__name__).info("mlx-personal %s: %s", mlx_personal.__version__, ctx.invoked_subcommand)

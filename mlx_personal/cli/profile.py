@@ -1,33 +1,37 @@
-"""`init` and `status`: a profile's beginning, and where it stands."""
+"""`init` and `status`: create a profile and show its state."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from mlx_personal.cli.context import Answer, Cli, answers, printable
+from mlx_personal.cli.context import MAC_MODEL, CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
+from mlx_personal.cli.progress import show_status
 
-MAC_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command()
 @click.option(
     "--model",
     metavar="REPO_OR_PATH",
-    help=f"A hub repository, a model folder, or `demo`, the embedded model.  [default: {MAC_MODEL} on a Mac]",
+    help=f"Hub repository, model folder, or `demo` for the embedded model.  [default: {MAC_MODEL} on a Mac]",
 )
-@answers
-def init(cli: Cli, model: str | None) -> Answer:
-    """Make a profile, or move one to another base model."""
+@json_option
+def init(cli: CommandContext, model: str | None) -> CommandResult:
+    """Create a profile, or change its base model.
+
+    After a change of the base model the buffer is embedded again; annotations are kept.
+    """
     from mlx_personal.personalizer import Personalizer
     from mlx_personal.profile import holds_profile
 
-    exists = holds_profile(cli.folder)
+    exists = holds_profile(cli.profile_folder)
     if model is None:
         if exists:
             raise click.UsageError("this profile exists; name a --model to change its base model")
@@ -35,56 +39,68 @@ def init(cli: Cli, model: str | None) -> Answer:
             raise click.UsageError("name a --model: a folder, a hub repository, or `demo`")
         model = MAC_MODEL
     if exists:
-        with Personalizer(cli.folder) as me:
-            bins = len(me.store.bins())
-            annotated = sum(a.preferred is not None for a in me.store.annotations())
-            with cli.progress.status(Text(printable(f"Loading {model} and embedding the buffer"))):
-                me.change_model(model)
+        with Personalizer(cli.profile_folder) as personalizer:
+            bins = len(personalizer.store.bins())
+            annotated = sum(a.preferred is not None for a in personalizer.store.annotations())
+            with show_status(cli, f"Loading {model} and embedding the buffer"):
+                personalizer.change_model(model)
     else:
         bins = annotated = 0
-        with cli.progress.status(Text(printable(f"Loading {model}"))):
-            Personalizer.create(cli.folder, model).close()
-    data = {"folder": str(cli.folder), "model": model, "changed": exists, "re_embedded": bins, "annotated": annotated}
+        with show_status(cli, f"Loading {model}"):
+            Personalizer.create(cli.profile_folder, model).close()
+    data = {
+        "folder": str(cli.profile_folder),
+        "model": model,
+        "changed": exists,
+        "re_embedded": bins,
+        "annotated": annotated,
+    }
 
     def show(console: Console) -> None:
         if not exists:
-            made = printable(f"A new profile in {cli.folder}, on {model}.")
-            console.print(f"{made}\nNext: mlx-personal import FILE...", soft_wrap=True)
+            print_lines(
+                console,
+                f"Created a profile in {cli.profile_folder} with the base model {model}.",
+                f"Next: {cli.command('import', 'FILE')}",
+            )
             return
-        console.print(printable(f"The profile is on {model} now; {bins} bins were embedded anew."), soft_wrap=True)
+        print_lines(console, f"The base model is now {model}; {bins} dialogues of the buffer were embedded again.")
         if annotated:
-            console.print(
-                f"Your {annotated} annotated dialogues are kept: mlx-personal train makes a new adapter of them."
+            print_lines(
+                console,
+                f"Your {annotated} annotated dialogues are kept: train a new adapter with {cli.command('train')}",
             )
 
-    return Answer(data, show)
+    return CommandResult(data, show)
 
 
 @click.command()
-@answers
-def status(cli: Cli) -> Answer:
-    """Show where the profile stands and what is due."""
-    with cli.open(write=False) as me:
-        data = me.status()
-    return Answer(data, lambda console: _show_status(console, data))
+@json_option
+def status(cli: CommandContext) -> CommandResult:
+    """Show the state of the profile and its pending steps."""
+    with cli.open_profile(write=False) as personalizer:
+        data = personalizer.status()
+    return CommandResult(data, lambda console: _show_status(console, data))
 
 
-def _show_status(console: Console, data: dict[str, Any]) -> None:
+def _show_status(console: Console, data: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
     decisions, questions = data["decisions"], data["questions"]
     table = Table.grid(padding=(0, 2))
     table.add_row("profile", printable(data["folder"]))
     table.add_row("base model", printable(data["model"]))
-    table.add_row("dialogues received", f"{data['received']} ({data['unscored']} wait to be scored)")
+    table.add_row("dialogues", f"{data['received']} received, {data['unscored']} not scored yet")
     table.add_row(
         "buffer",
-        f"{data['bins']['filled']} of {data['bins']['capacity']} bins; {decisions.get('replaced', 0)} replaced, "
-        f"{decisions.get('kept-out', 0)} kept out, {decisions.get('duplicate', 0)} near-duplicates refused",
+        f"{data['bins']['filled']} of {data['bins']['capacity']} bins filled; {decisions.get('replaced', 0)} replaced, "
+        f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected",
     )
-    table.add_row("questions", f"{questions['open']} open, {questions['left_today']} left for today")
-    table.add_row("annotated", f"{data['annotated']}, of which {data['held_out']} set aside; {data['skipped']} skipped")
+    table.add_row("questions", f"{questions['open']} open, {questions['left_today']} more can be asked today")
+    table.add_row("annotated", f"{data['annotated']}, {data['held_out']} of them held out; {data['skipped']} skipped")
     table.add_row("synthetic", f"{data['synthetic']['kept']} kept of {data['synthetic']['written']}")
-    answering = "the base model" if data["promoted"] is None else f"adapter {data['promoted']}"
-    table.add_row("adapters", f"{data['adapters']}; {answering} answers")
-    for due in data["due"] or [{"step": "nothing", "reason": "all is up to date"}]:
-        table.add_row("due", f"{due['step']}: {due['reason']}")
+    in_use = "the base model" if data["promoted"] is None else f"adapter {data['promoted']}"
+    table.add_row("adapters", f"{data['adapters']}; {in_use} is in use")
+    for pending in data["due"] or [{"step": "nothing", "reason": "all is up to date"}]:
+        table.add_row("pending", f"{pending['step']}: {pending['reason']}")
     console.print(table)

@@ -1,4 +1,4 @@
-"""The server that `augment` and `lamp` name, from their options."""
+"""The server that `augment` and `lamp` name by their options."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ if TYPE_CHECKING:
     from mlx_personal.augmentation.server import Server
 
 
-def server_named(url: str, model: str, key_variable: str | None = None, temperature: float | None = None) -> Server:
-    """The server at `url`. Its key is in the environment variable that is named, and never in another: a key of one
-    server must not reach the next."""
+def make_server(url: str, model: str, key_variable: str | None = None, temperature: float | None = None) -> Server:
+    """Return the server at a URL.
+
+    Args:
+        url: URL of an OpenAI-compatible endpoint.
+        model: Name of the model on that server.
+        key_variable: Environment variable with the server's key; None for a server that needs none. No variable is
+            read that was not named, as the key of one server must not reach another.
+        temperature: Sampling temperature; None for the default.
+    """
     from mlx_personal.augmentation.server import Server
 
     key = None if key_variable is None else os.environ.get(key_variable)
     if key_variable is not None and not key:
-        raise UserError("this environment variable is empty or not set", key_variable, "put the server's key into it")
+        raise UserError("this environment variable is empty or not set", key_variable, "set it to the server's key")
     settings: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     try:
         return Server(url, model, key, **settings)

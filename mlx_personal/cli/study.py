@@ -1,43 +1,45 @@
-"""`study`: run the selection paper's comparisons, see how far they are, and turn them into tables and figures."""
+"""`study`: run the data selection experiments of Qin et al. 2024, show their state, and report the results."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
 
-from mlx_personal.cli.context import Answer, Cli, answers, printable
-from mlx_personal.cli.profile import MAC_MODEL
-from mlx_personal.cli.study_progress import progress_of_cells, progress_table
+from mlx_personal.cli.context import MAC_MODEL, CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.remedies import ProfileOptions
+from mlx_personal.cli.study_progress import cell_table, study_progress
 
 if TYPE_CHECKING:
-    from mlx_personal.research.study import Cell, Outcome
+    from rich.console import Console
 
-# Those of the study's rooms, which load the model libraries: `--help` does not wait for them.
-_EXPERIMENTS = ("main", "ablation", "own", "tuning", "base", "scripts")
-_SWEEPS = ("synthesis", "buffer", "entropy", "annotations", "order")
-_DATA = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
-_ORDERS = ("in-order", "shuffled", "correlated")
-_PATH = click.Path(path_type=Path)
+    from mlx_personal.research.study import Cell, StudyResult
+
+# The names of `research.study`, which imports MLX.
+_EXPERIMENTS: Final = ("main", "ablation", "own", "tuning", "base", "scripts")
+_SWEEPS: Final = ("synthesis", "buffer", "entropy", "annotations", "order")
+_DATA: Final = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
+_ORDERS: Final = ("in-order", "shuffled", "correlated")
+_PATH: Final = click.Path(path_type=Path)
 
 
 @click.group()
 def study() -> None:
-    """Reproduce the selection paper's experiments."""
+    """Reproduce the data selection experiments of Qin et al. 2024."""
 
 
 @study.command()
 @click.argument("folder", type=_PATH)
-@click.option("--model", default=MAC_MODEL, show_default=True, metavar="NAME_OR_PATH", help="The base model.")
+@click.option("--model", default=MAC_MODEL, show_default=True, metavar="NAME_OR_PATH", help="Base model.")
 @click.option(
     "--data",
     multiple=True,
     metavar="NAME[=FILE]",
-    help=f"A data set, from the Hugging Face hub or from a file: {', '.join(_DATA)}.  [default: all six]",
+    help=f"Data set, from the Hugging Face hub or from a file: {', '.join(_DATA)}.  [default: all six]",
 )
 @click.option(
     "--experiment",
@@ -46,40 +48,50 @@ def study() -> None:
     multiple=True,
     default=("main", "ablation"),
     show_default=True,
-    help="What to compare; may be given more than once.",
+    help="Experiment; can be given more than once.",
 )
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each cell.")
-@click.option("--order", type=click.Choice(_ORDERS), help="Of the stream; `order` has all.  [default: correlated]")
-@click.option("--strength", type=click.FloatRange(0, 1), help="Of `--order correlated`, 0 to 1; `order` has several.")
-@click.option("--received", type=click.IntRange(1), help="Dialogue sets in the stream; `own` and `tuning` take half.")
-@click.option("--every", type=click.IntRange(1), help="Sets between two trainings; `own` and `tuning` train once.")
-@click.option("--evaluation", type=click.IntRange(1), help="Dialogues that are answered after each training.")
-@click.option("--answer-tokens", type=click.IntRange(1), help="The longest answer.")
-@click.option("--bins", type=click.IntRange(1), help="Of the buffer; `buffer` has 32 to 512 whatever is given.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Number of seeds per cell.")
+@click.option(
+    "--order",
+    type=click.Choice(_ORDERS),
+    help="Order of the stream; the experiment `order` runs all.  [default: correlated]",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1),
+    help="Strength of `--order correlated`, 0 to 1; the experiment `order` runs several.",
+)
+@click.option(
+    "--received", type=click.IntRange(1), help="Dialogues in the stream; `own` and `tuning` use half of them."
+)
+@click.option("--every", type=click.IntRange(1), help="Dialogues between trainings; `own` and `tuning` train once.")
+@click.option("--evaluation", type=click.IntRange(1), help="Evaluation dialogues after each training.")
+@click.option("--answer-tokens", type=click.IntRange(1), help="Maximum tokens of an answer.")
+@click.option("--bins", type=click.IntRange(1), help="Bins of the buffer; the experiment `buffer` runs 32 to 512.")
 @click.option(
     "--synthetic",
     type=click.IntRange(0, 9),
     default=3,
     show_default=True,
-    help="Synthetic sets a kept one, in `main`, `ablation`, `own` and `scripts`, which run with them and without; "
-    "`synthesis` has 0 to 9, the others none.",
+    help="Synthetic dialogues per selected one, in `main`, `ablation`, `own` and `scripts`, which run with and without "
+    "them; `synthesis` runs 0 to 9, the other experiments none.",
 )
-@click.option("--writer", type=_PATH, help="Folder of an adapter that writes the synthetic sets.")
-@click.option("--general", type=_PATH, help="General dialogues (JSON Lines), to measure forgetting on.")
-@click.option("--epochs", type=click.IntRange(1), help="Of each training.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Of each training.")
-@click.option("--max-tokens", type=click.IntRange(2), help="The longest training row.")
-@click.option("--workers", type=click.IntRange(1), help="Processes on this machine.  [default: one a core]")
-@click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster instead (extra `cluster`).")
+@click.option("--writer", type=_PATH, help="Folder of an adapter that writes the synthetic dialogues.")
+@click.option("--general", type=_PATH, help="General dialogues (JSON Lines) to measure forgetting on.")
+@click.option("--epochs", type=click.IntRange(1), help="Number of epochs of each training.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate.")
+@click.option("--max-seq-length", type=click.IntRange(2), help="Maximum tokens of a training sample.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per core]")
+@click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster (extra `cluster`).")
 @click.option(
     "--budget",
     type=click.FloatRange(0, min_open=True),
     metavar="MINUTES",
-    help="Cut the grid to what fits, and say what not.",
+    help="Run only as many cells as fit into this time, and list the others.",
 )
-@answers
+@json_option
 def run(
-    cli: Cli,
+    cli: CommandContext,
     folder: Path,
     model: str,
     data: tuple[str, ...],
@@ -90,137 +102,153 @@ def run(
     general: Path | None,
     epochs: int | None,
     learning_rate: float | None,
-    max_tokens: int | None,
+    max_seq_length: int | None,
     workers: int | None,
     ray: str | None,
     budget: float | None,
-    **sizes: Any,
-) -> Answer:
-    """Run what FOLDER lacks of the experiments; the same command goes on after an interruption.
+    **cell_settings: Any,
+) -> CommandResult:
+    """Run the cells of the experiments that FOLDER lacks.
 
-    Without options these are the paper's sizes: 4,600 sets, a training every 800, 128 bins.
+    The same command resumes an interrupted study. The defaults are the paper's sizes: 4,600 dialogues, a training every
+    800, 128 bins.
     """
-    from mlx_personal.research.study import Request, run_study
+    from mlx_personal.research.study import StudySpec, run_study
 
-    if sizes["strength"] is not None and sizes["order"] not in (None, "correlated"):
-        raise click.UsageError(f"--strength is of `--order correlated`; the order here is {sizes['order']}")
-    training = {"epochs": epochs, "learning_rate": learning_rate, "max_seq_length": max_tokens}
-    request = Request(
+    if cell_settings["strength"] is not None and cell_settings["order"] not in (None, "correlated"):
+        raise click.UsageError(f"--strength needs `--order correlated`; the order here is {cell_settings['order']}")
+    training = {"epochs": epochs, "learning_rate": learning_rate, "max_seq_length": max_seq_length}
+    spec = StudySpec(
         model=model,
-        data=_named(data or _DATA),
+        data=_parse_data(data or _DATA),
         experiments=experiments,
-        seeds=seeds,
+        num_seeds=seeds,
         synthetic=synthetic,
         writer=writer,
         general=general,
-        sizes={name: value for name, value in sizes.items() if value is not None},
-        training={name: value for name, value in training.items() if value is not None},
+        cell_settings={name: value for name, value in cell_settings.items() if value is not None},
+        training_settings={name: value for name, value in training.items() if value is not None},
     )
-    with progress_of_cells(cli) as on_progress:
-        outcome = run_study(folder, request, workers, ray, None if budget is None else 60 * budget, on_progress)
-    data_ = {
-        "found": outcome.found,
-        "ran": outcome.ran,
-        "failed": [{"cell": cell.to_json(), "error": error} for cell, error in outcome.failed],
-        "left_out": [block.name for block in outcome.left_out],
+    time_limit_s = None if budget is None else 60 * budget
+    with study_progress(cli) as on_progress:
+        result = run_study(folder, spec, workers, ray, time_limit_s, on_progress)
+    json_data = {
+        "found": result.num_present,
+        "ran": result.num_computed,
+        "failed": [{"cell": cell.to_json(), "error": error} for cell, error in result.failed],
+        "left_out": [block.name for block in result.skipped],
     }
-    return Answer(data_, lambda console: _show(console, outcome, folder), 1 if outcome.failed else 0)
+    return CommandResult(
+        json_data, lambda console: _show_result(console, result, folder), exit_code=1 if result.failed else 0
+    )
 
 
 @study.command()
 @click.argument("folder", type=_PATH)
-@answers
-def status(cli: Cli, folder: Path) -> Answer:
-    """Tell which cells of the study in FOLDER have been run."""
-    from mlx_personal.research.study import Records
+@json_option
+def status(cli: CommandContext, folder: Path) -> CommandResult:
+    """Show which cells of the study in FOLDER are finished."""
+    from mlx_personal.research.study import StudyDatabase
 
-    with Records(folder) as records:
-        cells = [cell for cell, _ in records.finished()]
-        outdated = records.count() - len(cells)
-        reasons = records.synthesis_reasons()
-    names = list(dict.fromkeys(cell.data for cell in cells))
-    policies = {name: dict(Counter(cell.policy for cell in cells if cell.data == name)) for name in names}
-    sources = {name: dict(Counter(cell.source for cell in cells if cell.data == name)) for name in names}
-    models = {name: dict(Counter(_model(cell) for cell in cells if cell.data == name)) for name in names}
+    with StudyDatabase(folder) as database:
+        cells = [cell for cell, _ in database.finished_cells()]
+        outdated = database.count_cells() - len(cells)
+        reasons = database.count_synthesis_reasons()
+    policies = _count_by_data(cells, lambda cell: cell.policy)
+    sources = _count_by_data(cells, lambda cell: cell.source)
+    models = _count_by_data(cells, lambda cell: f"{cell.model_name} {cell.model[:8]}")
 
     def show(console: Console) -> None:
         if cells:
-            console.print(progress_table({(d, p): (n, n) for d, own in policies.items() for p, n in own.items()}))
-        for what, counts in (("sources", sources), ("models", models)):
-            for name, own in counts.items():
-                if len(own) > 1:
-                    line = f"{name} has {len(own)} {what}, which are not compared with each other: {_counted(own)}"
-                    console.print(printable(line), soft_wrap=True)
-        console.print(f"{len(cells)} cells; synthetic sets: {_counted(reasons) or 'none written'}", soft_wrap=True)
+            counts = {(data, policy): (n, n) for data, by_policy in policies.items() for policy, n in by_policy.items()}
+            console.print(cell_table(counts))
+        for what, by_data in (("sources", sources), ("models", models)):
+            for data, by_name in by_data.items():
+                if len(by_name) > 1:
+                    print_lines(
+                        console,
+                        f"{data} has {len(by_name)} {what}, which are not compared with each other: "
+                        f"{_counts_text(by_name)}",
+                    )
+        print_lines(console, f"{len(cells)} cells; synthetic dialogues: {_counts_text(reasons) or 'none generated'}")
         if not cells:
-            console.print("No cell has finished: `mlx-personal study run` goes on.", soft_wrap=True)
+            command = ProfileOptions().command("study", "run", str(folder))
+            print_lines(console, f"No cell is finished: {command} resumes the study.")
         if outdated:
-            console.print(_outdated(outdated), soft_wrap=True)
+            print_lines(console, _outdated_text(outdated))
 
-    found = {"cells": len(cells), "by_policy": policies, "by_source": sources, "by_model": models}
-    return Answer({**found, "outdated": outdated, "synthetic": reasons}, show)
+    data = {"cells": len(cells), "by_policy": policies, "by_source": sources, "by_model": models}
+    return CommandResult({**data, "outdated": outdated, "synthetic": reasons}, show)
 
 
 @study.command()
 @click.argument("folder", type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="The folder that gets report.md, report.json and the figures.")
-@answers
-def report(cli: Cli, folder: Path, out: Path) -> Answer:
-    """Make tables and figures of the study in FOLDER, with the paper's numbers beside."""
-    from mlx_personal.research.study import Records
+@click.option("--out", type=_PATH, required=True, help="Output folder of report.md, report.json and the figures.")
+@json_option
+def report(cli: CommandContext, folder: Path, out: Path) -> CommandResult:
+    """Make tables and figures of the study in FOLDER, with the paper's numbers beside them."""
+    from mlx_personal.research.study import StudyDatabase
     from mlx_personal.research.study.report import summary, write_report
 
-    with Records(folder) as records:
-        cells = records.finished()
-        outdated = records.count() - len(cells)
-    written = write_report(cells, out)
+    with StudyDatabase(folder) as database:
+        cells = database.finished_cells()
+        outdated = database.count_cells() - len(cells)
+    files = [str(path) for path in write_report(cells, out)]
 
     def show(console: Console) -> None:
-        for path in written:
-            console.print(printable(str(path)), soft_wrap=True)
+        print_lines(console, *files)
         if outdated:
-            console.print(_outdated(outdated), soft_wrap=True)
+            print_lines(console, _outdated_text(outdated))
 
-    return Answer({"files": [str(path) for path in written], "outdated": outdated, **summary(cells)}, show)
+    return CommandResult({"files": files, "outdated": outdated, **summary(cells)}, show)
 
 
-def _named(texts: Sequence[str]) -> dict[str, Path | None]:
-    """Of each `alpaca` or `alpaca=FILE` the file."""
+def _parse_data(texts: Sequence[str]) -> dict[str, Path | None]:
+    """Return the file of each data set; `alpaca` has none, `alpaca=FILE` has one."""
     files: dict[str, Path | None] = {}
     for text in texts:
-        name, given, file = text.partition("=")
-        if given and not file:
+        name, equals, file = text.partition("=")
+        if equals and not file:
             raise click.BadParameter(
                 f"`{text}` names no file; leave the `=` out to take it from the hub", param_hint="--data"
             )
         if name in files:
             raise click.BadParameter(
-                f"`{name}` is named twice; a second file of it takes a study of its own", param_hint="--data"
+                f"`{name}` is named twice; use a second study for another file of it", param_hint="--data"
             )
-        files[name] = Path(file) if given else None
+        files[name] = Path(file) if equals else None
     return files
 
 
-def _model(cell: Cell) -> str:
-    return f"{cell.model_name} {cell.model[:8]}"
+def _count_by_data(cells: Sequence[Cell], value: Callable[[Cell], str]) -> dict[str, dict[str, int]]:
+    """Return for each data set how many cells have each value."""
+    counts: dict[str, Counter[str]] = {}
+    for cell in cells:
+        counts.setdefault(cell.data, Counter())[value(cell)] += 1
+    return {data: dict(counter) for data, counter in counts.items()}
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
-def _outdated(count: int) -> str:
+def _outdated_text(count: int) -> str:
     cells = "cell is" if count == 1 else "cells are"
-    return f"{count} more {cells} of another version of mlx-personal, which computes in another way."
+    return f"{count} more {cells} of another version of mlx-personal, which computes differently."
 
 
-def _show(console: Console, outcome: Outcome, folder: Path) -> None:
-    console.print(f"{outcome.ran} cells run, {outcome.found} were there already.", soft_wrap=True)
-    for cell, error in outcome.failed:
-        console.print(printable(f"failed: {cell.policy} on {cell.data}, seed {cell.seed}: {error}"), soft_wrap=True)
-    if outcome.left_out:
-        count = sum(len(block.cells) for block in outcome.left_out)
-        console.print(f"Left out for the budget: {count} cells.", soft_wrap=True)
-        for block in outcome.left_out:
-            console.print(printable(f"  {block.name}: {len(block.cells)} cells"), soft_wrap=True)
-    console.print(printable(f"Tables and figures: mlx-personal study report {folder} --out FOLDER"), soft_wrap=True)
+def _show_result(console: Console, result: StudyResult, folder: Path) -> None:
+    print_lines(
+        console,
+        f"{result.num_computed} cells run, {result.num_present} were there already.",
+        *(f"failed: {cell.policy} on {cell.data}, seed {cell.seed}: {error}" for cell, error in result.failed),
+    )
+    if result.skipped:
+        count = sum(len(block.cells) for block in result.skipped)
+        print_lines(
+            console,
+            f"Skipped to keep to the budget: {count} cells.",
+            *(f"  {block.name}: {len(block.cells)} cells" for block in result.skipped),
+        )
+    report_command = ProfileOptions().command("study", "report", str(folder), "--out", "FOLDER")
+    print_lines(console, f"Tables and figures: {report_command}")

@@ -1,100 +1,100 @@
-"""A running study on standard error: a table of data sets and policies that fills, and the time that is left."""
+"""Progress of a study: a table of data sets and policies on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
-import click
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from mlx_personal.cli.context import Cli
+from mlx_personal.cli.progress import ProgressLines, progress_text
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlx_personal.cli.context import CommandContext
     from mlx_personal.research.study import Cell
 
 
-# Between two lines about one stage.
-_SECONDS: Final = 10
+@contextlib.contextmanager
+def study_progress(cli: CommandContext) -> Iterator[Progress]:
+    """Show a table that fills on a terminal, lines elsewhere, and nothing with `--json`.
+
+    Args:
+        cli: The command's context.
+
+    Yields:
+        The callable that receives the progress events.
+    """
+    if cli.as_json:
+        yield ignore_progress
+    elif not cli.shows_progress:
+        yield _CellLines()
+    else:
+        with _live_table(cli) as on_progress:
+            yield on_progress
 
 
 @contextlib.contextmanager
-def progress_of_cells(cli: Cli) -> Iterator[Progress]:
-    """Yields what takes the progress: a table on a terminal, lines elsewhere, nothing with --json."""
+def _live_table(cli: CommandContext) -> Iterator[Progress]:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    # Finished and planned cells by data set and policy.
     counts: dict[tuple[str, str], tuple[int, int]] = {}
+    with Live(console=cli.progress_console, transient=True, auto_refresh=False) as live:
 
-    def count(cell: Cell) -> None:
-        done, total = counts.get((cell.data, cell.policy), (0, 0))
-        counts[cell.data, cell.policy] = (done + 1, max(total, done + 1))
+        def on_progress(event: ProgressEvent, /) -> None:
+            for cell in _planned_cells(event):
+                done, total = counts.get((cell.data, cell.policy), (0, 0))
+                counts[cell.data, cell.policy] = (done, total + 1)
+            if (finished := _finished_cell(event)) is not None:
+                done, total = counts.get((finished.data, finished.policy), (0, 0))
+                counts[finished.data, finished.policy] = (done + 1, max(total, done + 1))
+            live.update(Group(cell_table(counts), Text(progress_text(event))), refresh=True)
 
-    if cli.as_json:
-        yield ignore_progress
-    elif not cli.progress.is_terminal:
-        yield _Lines()
-    else:
-        with Live(console=cli.progress, transient=True, auto_refresh=False) as live:
-
-            def table(progress: ProgressEvent) -> None:
-                for cell in _planned(progress):
-                    done, total = counts.get((cell.data, cell.policy), (0, 0))
-                    counts[cell.data, cell.policy] = (done, total + 1)
-                if (finished := _finished(progress)) is not None:
-                    count(finished)
-                live.update(Group(progress_table(counts), Text(_head(progress))), refresh=True)
-
-            yield table
+        yield on_progress
 
 
-class _Lines:
-    """A line where a stage begins and ends, for each cell, and now and then in between."""
+class _CellLines(ProgressLines):
+    """Progress lines in which each finished cell has a line."""
 
-    def __init__(self) -> None:
-        self._stage, self._last = "", 0.0
-
-    def __call__(self, progress: ProgressEvent) -> None:
-        begins, ends = progress.stage != self._stage, progress.done == progress.total
-        cell = _finished(progress)
-        if not (begins or ends or cell or time.monotonic() - self._last >= _SECONDS):
-            return
-        self._stage, self._last = progress.stage, time.monotonic()
-        which = ""
-        if cell is not None:
-            which = f": {cell.policy} on {cell.data}, {cell.synthetic} synthetic, seed {cell.seed}"
-        click.echo(f"mlx-personal: {_head(progress)}{which}", err=True)
+    def detail(self, event: ProgressEvent) -> str:
+        cell = _finished_cell(event)
+        if cell is None:
+            return ""
+        return f": {cell.policy} on {cell.data}, {cell.synthetic} synthetic, seed {cell.seed}"
 
 
-def progress_table(counts: Mapping[tuple[str, str], tuple[int, int]]) -> Table:
-    """A row a data set, a column a policy: cells done of those planned, by (data set, policy)."""
+def cell_table(counts: Mapping[tuple[str, str], tuple[int, int]]) -> Table:
+    """Return a table with a row for each data set and a column for each policy.
+
+    Args:
+        counts: Finished and planned cells by data set and policy.
+    """
+    from rich.table import Table
+
     names = list(dict.fromkeys(data for data, _ in counts))
     policies = list(dict.fromkeys(policy for _, policy in counts))
     table = Table("", *policies)
     for name in names:
-        of = [counts.get((name, policy)) for policy in policies]
-        table.add_row(name, *("" if c is None else str(c[0]) if c[0] == c[1] else f"{c[0]} of {c[1]}" for c in of))
+        table.add_row(name, *(_count_text(counts.get((name, policy))) for policy in policies))
     return table
 
 
-def _planned(event: ProgressEvent) -> tuple[Cell, ...]:
-    """The cells that a run is about to compute, which its first event names."""
+def _count_text(count: tuple[int, int] | None) -> str:
+    if count is None:
+        return ""
+    done, total = count
+    return str(done) if done == total else f"{done} of {total}"
+
+
+def _planned_cells(event: ProgressEvent) -> tuple[Cell, ...]:
+    """Return the cells that a run is about to compute, which its first event names."""
     return event.detail if isinstance(event.detail, tuple) else ()
 
 
-def _finished(event: ProgressEvent) -> Cell | None:
-    """The cell that has just been computed."""
+def _finished_cell(event: ProgressEvent) -> Cell | None:
+    """Return the cell that has just been computed, if any."""
     return None if isinstance(event.detail, tuple) else cast("Cell | None", event.detail)
-
-
-def _head(progress: ProgressEvent) -> str:
-    left = "" if progress.remaining_s is None else f", {_time(progress.remaining_s)} left"
-    return f"{progress.stage} {progress.done}/{progress.total}{left}"
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"

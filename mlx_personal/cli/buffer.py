@@ -1,0 +1,116 @@
+"""`buffer`: show the selected dialogues and why they were selected."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from mlx_personal.cli.context import ID, CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
+from mlx_personal.errors import Action, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Columns that the scores take of a line of `buffer list`, and the least that is left for the text.
+_SCORE_COLUMNS, _MIN_TEXT_COLUMNS = 58, 20
+
+
+@click.group()
+def buffer() -> None:
+    """Show the selected dialogues and why they were selected."""
+
+
+@buffer.command("list")
+@json_option
+def list_(cli: CommandContext) -> CommandResult:
+    """List the bins with their scores."""
+    with cli.open_profile(write=False) as personalizer:
+        buffer = personalizer.observer.selector().buffer
+        data = [
+            {
+                "slot": bin_.slot,
+                "dialogue": bin_.dialogue_id,
+                "domain": bin_.domain,
+                "eoe": bin_.eoe,
+                "dss": bin_.dss,
+                "idd": float(idd),
+                "text": bin_.text,
+            }
+            for bin_, idd in zip(buffer.bins, buffer.fresh_idd(), strict=True)
+        ]
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        if not data:
+            print_lines(console, f"The buffer is empty: {cli.command('import', 'FILE')}")
+            return
+        table = Table("bin", "dialogue", "domain", "EOE", "DSS", "IDD", "text")
+        text_columns = max(console.width - _SCORE_COLUMNS, _MIN_TEXT_COLUMNS)
+        for row in data:
+            text = printable(" ".join(str(row["text"]).split())[:text_columns])
+            scores = (f"{row['eoe']:.3f}", f"{row['dss']:.4f}", f"{row['idd']:.3f}")
+            table.add_row(str(row["slot"]), str(row["dialogue"]), printable(str(row["domain"])), *scores, text)
+        console.print(table)
+
+    return CommandResult(data, show)
+
+
+@buffer.command("show")
+@click.argument("dialogue_id", type=ID)
+@json_option
+def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
+    """Print a dialogue, and your annotation of it if there is one."""
+    with cli.open_profile(write=False) as personalizer:
+        row = personalizer.store.dialogue(dialogue_id)
+        if row is None:
+            hint = f"{cli.command('buffer', 'list')} lists the selected ones"
+            raise UserError(f"there is no dialogue {dialogue_id}", hint=hint)
+        annotations = personalizer.store.annotations()
+    annotation = next((a for a in annotations if a.dialogue_id == dialogue_id), None)
+    messages = row.dialogue.to_messages()
+    preferred = None if annotation is None or annotation.preferred is None else annotation.preferred.to_messages()
+    data = {
+        "dialogue": row.id,
+        "source": row.source,
+        "adapter": row.adapter_id,
+        "received_at": row.received_at,
+        "messages": messages,
+        "verdict": None if annotation is None else annotation.verdict,
+        "preferred": preferred,
+    }
+
+    def show(console: Console) -> None:
+        print_lines(console, f"dialogue {row.id}, from {row.source}, {row.received_at}")
+        _print_messages(console, messages)
+        if annotation is not None:
+            print_lines(console, f"verdict: {annotation.verdict}")
+        if preferred is not None and preferred != messages:
+            _print_messages(console, preferred)
+
+    return CommandResult(data, show)
+
+
+@buffer.command("why")
+@click.argument("dialogue_id", type=ID)
+@json_option
+def why(cli: CommandContext, dialogue_id: int) -> CommandResult:
+    """Explain why a dialogue was selected or rejected."""
+    from mlx_personal.selection import Decision, explain
+
+    with cli.open_profile(write=False) as personalizer:
+        row = personalizer.store.decision(dialogue_id)
+    if row is None:
+        raise UserError(f"dialogue {dialogue_id} does not exist or was not scored yet", remedy=Action.RUN_PENDING_STEPS)
+    data = dataclasses.asdict(row)
+    explanation = explain(Decision.from_row(data))
+    return CommandResult(data, lambda console: print_lines(console, explanation))
+
+
+def _print_messages(console: Console, messages: Iterable[Mapping[str, str]]) -> None:
+    for message in messages:
+        print_styled(console, message["role"], "bold", f" {message['content']}")

@@ -1,0 +1,54 @@
+"""`run`: run all pending steps that need nobody at the keyboard."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.progress import progress_bar
+from mlx_personal.cli.synthesize import run_synthesis, synthesis_text
+from mlx_personal.cli.train import run_training, training_lines
+
+
+@click.command()
+@json_option
+def run(cli: CommandContext) -> CommandResult:
+    """Run all pending steps: score, synthesize, train, evaluate.
+
+    An adapter that answers better than the one in use is promoted. Questions stay open for `review`.
+    """
+    done: dict[str, Any] = {}
+    lines: list[str] = []
+    with cli.open_profile() as personalizer:
+
+        def is_pending(step: str) -> bool:
+            return any(pending.step == step for pending in personalizer.pending_steps())
+
+        if unscored := personalizer.store.unscored_count():
+            with progress_bar(cli, "Scoring") as on_progress:
+                done["score"] = personalizer.score(on_progress)
+            lines.append(f"{unscored} dialogues scored.")
+        if is_pending("synthesize"):
+            synthesis = run_synthesis(cli, personalizer)
+            done["synthesize"] = dataclasses.asdict(synthesis)
+            lines.append(synthesis_text(synthesis))
+        if is_pending("train"):
+            training = run_training(cli, personalizer)
+            done["train"] = dataclasses.asdict(training)
+            lines += training_lines(cli, training)
+        if is_pending("evaluate"):
+            with progress_bar(cli, "Comparing") as on_progress:
+                adapter, promotion = personalizer.judge.promote_pending(on_progress)
+            done["evaluate"] = {"adapter": adapter.id, "promoted": promotion.promoted}
+            outcome = "and promoted: it answers from now on" if promotion.promoted else "and not promoted"
+            lines.append(f"Adapter {adapter.id} was compared {outcome}.")
+        open_questions = len(personalizer.annotations.open_questions())
+    if not done:
+        lines.append("No step is pending.")
+    if open_questions:
+        lines.append(f"{open_questions} questions are open: {cli.command('review')}")
+    return CommandResult({"done": done, "open_questions": open_questions}, lambda console: print_lines(console, *lines))

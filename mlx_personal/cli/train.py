@@ -1,0 +1,197 @@
+"""`train`: train an adapter, or show what a training would take."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+
+import click
+
+from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.evaluate import evaluation_text
+from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.progress import bytes_text, progress_bar
+from mlx_personal.cli.training_progress import training_progress
+from mlx_personal.errors import StoppedError
+from mlx_personal.progress import Progress, ProgressEvent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mlx_personal.finetune import TrainingEstimate, TrainingReport, TrainingStep
+    from mlx_personal.personalizer import Personalizer, TrainResult
+
+# What to say when Ctrl-C or SIGTERM stops a training, by what is displayed: what happened, and what to do.
+_INTERRUPTED: Final = {
+    "prepare": ("the training was interrupted before its first step", "the same command starts it again"),
+    "train": ("the training was interrupted", "the same command resumes it from its last checkpoint"),
+    "evaluate": ("the comparison was interrupted; the new adapter is kept", "{run} compares it"),
+}
+# Size in characters of the plot of the losses.
+_PLOT_WIDTH, _PLOT_HEIGHT = 100, 14
+
+
+@click.command()
+@click.option("--restart", is_flag=True, help="Discard an interrupted training and start again.")
+@click.option(
+    "--dry-run", is_flag=True, help="Train nothing: show the samples, the steps and the memory it would take."
+)
+@json_option
+def train(cli: CommandContext, restart: bool, dry_run: bool) -> CommandResult | None:
+    """Train an adapter on the annotated and synthetic dialogues.
+
+    An interrupted training is resumed. Under `mlx.launch`, several machines train together.
+    """
+    if dry_run:
+        with cli.open_profile(write=False) as personalizer:
+            estimate = personalizer.estimate_training(restart)
+        return CommandResult(
+            dataclasses.asdict(estimate), lambda console: print_lines(console, *_estimate_lines(estimate))
+        )
+    from mlx_personal.finetune.distributed import ProcessGroup
+    from mlx_personal.finetune.worker import run_worker
+
+    if (group := ProcessGroup()).rank > 0:
+        run_worker(group)
+        return None  # the first machine prints the result
+    with cli.open_profile() as personalizer:
+        result = run_training(cli, personalizer, restart)
+    return CommandResult(dataclasses.asdict(result), lambda console: _show_result(console, cli, result))
+
+
+def run_training(cli: CommandContext, personalizer: Personalizer, restart: bool = False) -> TrainResult:
+    """Train with progress on standard error; a signal stops the training in an orderly way."""
+    from mlx_personal.runtime.energy import EnergyMeter
+    from mlx_personal.runtime.signals import TerminatedError, terminate_immediately
+
+    meter = EnergyMeter()
+    with terminate_immediately(), contextlib.ExitStack() as stack:
+        # One display at a time, each from the first event that it shows.
+        current: dict[str, Progress] = {}
+
+        def display(phase: str, make: Callable[[], contextlib.AbstractContextManager[Progress]]) -> Progress:
+            if phase not in current:
+                stack.close()
+                current.clear()
+                current[phase] = stack.enter_context(make())
+            return current[phase]
+
+        def on_progress(event: ProgressEvent, /) -> None:
+            if event.stage == "training":
+                step = dataclasses.replace(cast("TrainingStep", event.detail), power_watts=meter.power_watts())
+                display("train", lambda: training_progress(cli))(dataclasses.replace(event, detail=step))
+            elif event.stage == "evaluation":
+                display("evaluate", lambda: progress_bar(cli, "Comparing"))(event)
+            else:
+                display("prepare", lambda: progress_bar(cli, "Preparing"))(event)
+
+        try:
+            return personalizer.train(on_progress, restart)
+        except (KeyboardInterrupt, TerminatedError) as error:
+            # Outside the steps, or by a second Ctrl-C: the training itself handles the first one between two steps.
+            what, hint = _INTERRUPTED[next(iter(current), "prepare")]
+            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+            raise StoppedError(what, number, hint.format(run=cli.command("run"))) from None
+
+
+def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
+    """Return sentences about a training and its evaluation."""
+    report = result.report
+    computed_share = (report.steps - report.resumed_from) / report.steps
+    tokens_per_second = report.target_tokens * report.epochs * computed_share / report.elapsed_s
+    lines = [
+        f"Adapter {result.adapter.id}: {report.samples} samples, {report.steps} steps, mean loss "
+        f"{report.epoch_losses[0]:.3f} in the first epoch, {report.epoch_losses[-1]:.3f} in the last, "
+        f"{report.elapsed_s:.1f} s, {tokens_per_second:,.0f} target tokens/s, "
+        f"peak memory {report.peak_memory_bytes / 1e9:.2f} GB{_estimate_text(report)}."
+    ]
+    if report.resumed_from:
+        lines.append(f"Resumed from step {report.resumed_from}, where it had been interrupted.")
+    lines += _excluded_lines(report)
+    lines += [f"Note: {note}" for note in report.notes]
+    lines.append(
+        "No plot of the losses without matplotlib: pip install 'mlx-personal[plots]'"
+        if result.plot is None
+        else f"Plot of the losses: {result.plot}"
+    )
+    if report.forgetting is not None:
+        lines.append(f"The loss on general dialogues changed by {report.forgetting:+.1%}.")
+    if result.evaluation is None:
+        promote = cli.command("adapters", "promote", str(result.adapter.id))
+        lines.append(
+            "No annotated dialogue is held out yet, so the adapter was not compared with the base model and not "
+            f"promoted; to use it: {promote}"
+        )
+        return lines
+    lines.append(f"{evaluation_text(dataclasses.asdict(result.evaluation))}.")
+    if result.promoted:
+        lines.append("The adapter is promoted: it answers from now on.")
+    elif result.exceeds_forgetting:
+        lines.append("The adapter exceeds `max_forgetting` of the settings: it is kept and not promoted.")
+    else:
+        lines.append("The adapter is not better than the one in use: it is kept and not promoted.")
+    return lines
+
+
+def _show_result(console: Console, cli: CommandContext, result: TrainResult) -> None:
+    from mlx_personal.finetune.plot import curves_of, loss_plot_text
+
+    if result.report.steps > 1:
+        console.print(loss_plot_text(curves_of(result.report), min(console.width, _PLOT_WIDTH), _PLOT_HEIGHT))
+    print_lines(console, *training_lines(cli, result))
+
+
+def _estimate_lines(estimate: TrainingEstimate) -> list[str]:
+    """Return what `train --dry-run` prints."""
+    plan = estimate.plan
+    cache = f"in memory ({bytes_text(plan.cache_bytes)})" if plan.cache_bytes else "in a temporary file"
+    blocks = f"All {estimate.blocks} blocks are adapted; none is frozen."
+    if estimate.frozen_blocks:
+        blocks = (
+            f"{estimate.frozen_blocks} of {estimate.blocks} blocks are frozen and computed once a sample; "
+            f"their output is cached {cache}."
+        )
+    lines = [
+        f"{estimate.samples} samples, {estimate.replayed_samples} of them general ones, in {estimate.epochs} epochs of "
+        f"{estimate.target_tokens:,} target tokens: {estimate.steps} steps."
+    ]
+    if estimate.validation_samples:
+        lines.append(f"{estimate.validation_samples} samples are held out to find the best epoch.")
+    if estimate.general_samples:
+        lines.append(f"{estimate.general_samples} general samples are held out to measure forgetting.")
+    recomputed = ", each block twice, to keep less of it in memory" if plan.checkpoint else ""
+    return [
+        *lines,
+        *_excluded_lines(estimate),
+        f"At most {plan.batch_tokens:,} tokens are computed at once{recomputed}.",
+        blocks,
+        f"Estimated peak memory: {_bytes_or_unknown(plan.estimated_peak_bytes)}, of "
+        f"{_bytes_or_unknown(estimate.usable_memory_bytes)} usable and "
+        f"{_bytes_or_unknown(estimate.machine_memory_bytes)} in the machine.",
+        *(f"Note: {note}" for note in estimate.notes),
+    ]
+
+
+def _bytes_or_unknown(count: int | None) -> str:
+    return "unknown" if count is None else bytes_text(count)
+
+
+def _estimate_text(report: TrainingReport) -> str:
+    """Return how far the peak memory was from its estimate."""
+    estimate = report.estimated_memory_bytes
+    if estimate is None:
+        return ""
+    return f" ({estimate / 1e9:.2f} GB estimated, {estimate / report.peak_memory_bytes - 1:+.0%})"
+
+
+def _excluded_lines(training: TrainingReport | TrainingEstimate) -> list[str]:
+    """Return a line about samples that are dropped or truncated, if there are any."""
+    parts = []
+    if training.dropped_samples:
+        parts.append(f"{training.dropped_samples} samples have no target and are dropped")
+    if training.truncated_samples:
+        parts.append(f"{training.truncated_samples} samples are too long and lose their beginning")
+    return [", ".join(parts) + "."] if parts else []
