@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 
 
 def lazy_exports(package: str, exports: Mapping[str, str]) -> Callable[[str], object]:
@@ -27,3 +28,21 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> Callable[[str], ob
         return value
 
     return get_attribute
+
+
+def make_callable(package: str, function: str) -> None:
+    """Let a package be called like one of its functions, for a package and a function of the same name.
+
+    `from mlx_personal import finetune` then gives something that can be called, whether or not the package
+    `mlx_personal.finetune` has been imported before.
+
+    Args:
+        package: The package's `__name__`.
+        function: Name of the function, which may be a lazy export.
+    """
+
+    class CallablePackage(ModuleType):
+        def __call__(self, *args: object, **kwargs: object) -> object:
+            return getattr(self, function)(*args, **kwargs)
+
+    sys.modules[package].__class__ = CallablePackage

@@ -1,4 +1,4 @@
-"""What every test starts from: a home folder of its own, and a tiny language model that is made here."""
+"""Fixtures for all tests: a home folder for each test, and a tiny language model with random weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-# Two threads that wait for each other are far slower than one where other processes run, as on a busy CI machine.
+# On a busy machine two threads that wait for each other are far slower than one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import mlx_personal  # noqa: I001 - before mlx.core, so that its BLAS comes first
+import mlx_personal  # noqa: F401, I001 - before mlx.core, so that its BLAS is loaded first
 
 import mlx.core as mx
 import pytest
@@ -23,6 +23,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlx_personal import LanguageModel, load_language_model
+
+if TYPE_CHECKING:
+    from tests.support.augmentation import InProcessJobs
+    from tests.support.fake_server import FakeServer
 
 SENTENCES = [
     "What shall I cook tonight? Try a soup of leeks and potatoes, with bread.",
@@ -40,7 +44,7 @@ SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder for this test alone, so that none touches the real one."""
+    """A home folder for each test, so that no test touches the real one."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("MLX_PERSONAL_HOME", str(folder))
     return folder
@@ -48,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder as one downloads it: a random 2-layer Llama, its tokenizer, its chat template."""
+    """A model folder as it is downloaded: a random 2-layer Llama with its tokenizer and chat template."""
     folder = tmp_path_factory.mktemp("tiny-model")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -80,7 +84,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(0)
     model = llama.Model(llama.ModelArgs.from_dict(config))
-    # Larger than at birth, so that the answers depend on the question.
+    # Larger than the usual initial weights, so that the answers depend on the question.
     weights = {name: 3 * value for name, value in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
     return folder
@@ -88,13 +92,13 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_folder: Path) -> LanguageModel:
-    """That folder, loaded. Shared by all tests: whoever attaches an adapter detaches it."""
+    """The model of `tiny_model_folder`. All tests share it: a test that attaches an adapter detaches it."""
     return load_language_model(tiny_model_folder)
 
 
 @pytest.fixture(scope="session")
 def other_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second base model: the same shapes and tokenizer, other weights."""
+    """A second base model with the same shapes and tokenizer, but different weights."""
     folder = tmp_path_factory.mktemp("other-model") / "model"
     shutil.copytree(tiny_model_folder, folder)
     mx.random.seed(1)
@@ -105,7 +109,7 @@ def other_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def with_template(tiny_model: LanguageModel) -> Callable[[str | None], LanguageModel]:
-    """The tiny model under another chat template, or without any."""
+    """Makes the tiny model with another chat template, or without one."""
 
     def make(template: str | None) -> LanguageModel:
         tokenizer = copy.deepcopy(tiny_model.tokenizer._tokenizer)
@@ -117,31 +121,28 @@ def with_template(tiny_model: LanguageModel) -> Callable[[str | None], LanguageM
 
 @pytest.fixture(scope="session")
 def demo_model() -> LanguageModel:
-    """The embedded model."""
+    """The demo model of the package."""
     return load_language_model("demo")
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Jobs in this process, where a model is loaded once for all tests, and a random one does not write on and on."""
+def in_process_jobs(monkeypatch: pytest.MonkeyPatch) -> InProcessJobs:
+    """Runs jobs in this process, where a model is loaded once for all tests and generates only short records."""
     from mlx_personal import jobs
-    from mlx_personal.research.lamp import user_jobs
-    from tests.support.augmentation import JobsHere
+    from mlx_personal.research.lamp import lamp_jobs
+    from tests.support.augmentation import InProcessJobs
 
-    monkeypatch.setattr(user_jobs, "_LONGEST", 8)
-    jobs_here = JobsHere()
-    monkeypatch.setattr(jobs, "run", jobs_here)
-    return jobs_here
+    monkeypatch.setattr(lamp_jobs, "_MAX_RECORD_TOKENS", 8)
+    run_jobs = InProcessJobs()
+    monkeypatch.setattr(jobs, "run_jobs", run_jobs)
+    return run_jobs
 
 
 @pytest.fixture
-def fake() -> Iterator[Any]:
-    """A server on this machine that writes one more record like those it is shown."""
-    from tests.support.augmentation import new_record
+def fake_server() -> Iterator[FakeServer]:
+    """A server on this machine that answers with a record similar to those in the prompt."""
+    from tests.support.augmentation import similar_record
     from tests.support.fake_server import FakeServer
 
-    with FakeServer(new_record) as server:
+    with FakeServer(similar_record) as server:
         yield server
-
-
-assert mlx_personal  # its import is what loads the BLAS

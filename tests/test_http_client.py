@@ -86,25 +86,25 @@ def test_an_error_before_sending_prevents_sending(fake_server: FakeServer) -> No
 def test_connections_are_reused(fake_server: FakeServer) -> None:
     post(f"{fake_server.url}/chat/completions", chat("a"), times=5)
     assert len(fake_server.received) == 5
-    assert fake_server.connections == 1
+    assert fake_server.num_connections == 1
 
 
 def test_every_status_is_a_response(fake_server: FakeServer) -> None:
-    fake_server.always = Fault(503, headers={"Retry-After": "7"})
+    fake_server.default_fault = Fault(503, headers={"Retry-After": "7"})
     (response,) = post(f"{fake_server.url}/chat/completions", chat("a"))
     assert (response.status, response.retry_after_s()) == (503, 7.0)
 
 
 def test_a_redirect_is_not_followed_with_what_was_sent(fake_server: FakeServer) -> None:
     with FakeServer() as other:
-        fake_server.always = Fault(307, headers={"Location": f"{other.url}/chat/completions"})
+        fake_server.default_fault = Fault(307, headers={"Location": f"{other.url}/chat/completions"})
         (response,) = post(f"{fake_server.url}/chat/completions", chat("a"))
         assert response.status == 307 and not other.received
 
 
 @pytest.mark.parametrize("fault", [Fault(delay=0.5), Fault(reset=True)], ids=["slow", "reset"])
 def test_a_missing_response_may_have_been_billed(fake_server: FakeServer, fault: Fault) -> None:
-    fake_server.always = fault
+    fake_server.default_fault = fault
     with pytest.raises(TransportError) as error:
         post(f"{fake_server.url}/chat/completions", chat("a"), timeout_s=0.1)
     assert error.value.sent and str(error.value)

@@ -1,6 +1,6 @@
 """A language model with its tokenizer and an optional LoRA adapter, as the rest of the package uses it.
 
-Layers, caches and adapters are mlx-lm's; `LanguageModel(*mlx_lm.load(...))` works as well as `load_language_model`.
+Layers, caches and adapters are mlx-lm's; a `LanguageModel` can also be made of what mlx-lm's own loader returns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server as hosted models have it, on 127.0.0.1 in a thread, that misbehaves on request."""
+"""A server with the API of hosted models, on 127.0.0.1 in a thread, that fails on request."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 PROMPT_TOKENS, ANSWER_TOKENS = 10, 5
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one request: it waits `delay` s, then gets `status`, or half a body, or a connection that breaks.
+    """What happens to one request.
 
-    `body`: sent with status 200 in place of an answer.
+    Attributes:
+        status: HTTP status of the response.
+        delay: Seconds before the response.
+        headers: Headers of an error response.
+        body: Sent with status 200 in place of an answer.
+        truncated: Whether half of the answer's body is sent.
+        reset: Whether the connection is reset without a response.
     """
 
     status: int = 200
     delay: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
-    half: bool = False
+    truncated: bool = False
     reset: bool = False
 
 
 @dataclass(frozen=True)
-class Received:
-    """One request as the server got it."""
+class ReceivedRequest:
+    """A request as the server received it."""
 
     path: str
     headers: dict[str, str]
@@ -40,51 +47,68 @@ class Received:
 
     @property
     def prompt(self) -> str:
-        return json.loads(self.body)["messages"][0]["content"]
+        """The content of the first message."""
+        return str(json.loads(self.body)["messages"][0]["content"])
 
 
 class FakeServer:
-    """Answers `answer(prompt)` to every chat completion that no fault of `faults`, first come, first served, is for.
+    """Answers chat completions, except those for which a fault is queued, first come, first served.
 
-    `received` is every request whose body arrived whole, `most_at_once` how many were in work together, `connections`
-    how many there have been, `tokens` what the answers that it has sent cost. `key`: what it wants as the bearer's
-    token. `look`: called before a request is worked on.
+    Args:
+        answer: Returns the answer to a prompt.
+        port: The port; 0 for a free one.
+
+    Attributes:
+        answer: Returns the answer to a prompt.
+        port: The port.
+        default_fault: What happens to requests without a queued fault; None for an answer.
+        api_key: The bearer token that requests need; None for none.
+        on_request: Called before a request is handled.
+        reports_usage: Whether answers come with their number of tokens.
+        received: Every request whose body arrived completely.
+        answered_prompts: The prompts of all answers that were sent.
+        max_concurrent: The most requests that were handled at the same time.
+        num_connections: The number of connections so far.
+        billed_tokens: The tokens of all answers that were sent.
     """
 
     def __init__(self, answer: Callable[[str], str] = lambda prompt: f"answer to {prompt}", port: int = 0) -> None:
         self.answer, self.port = answer, port
-        self.faults: Iterator[Fault | None] = iter(())
-        self.always: Fault | None = None
-        self.key: str | None = None
-        self.look: Callable[[Received], None] = lambda received: None
-        self.usage = True
-        self.received: list[Received] = []
-        self.answered: list[str] = []
-        self.most_at_once = self._at_once = self.tokens = self.connections = 0
+        self.default_fault: Fault | None = None
+        self.api_key: str | None = None
+        self.on_request: Callable[[ReceivedRequest], None] = lambda request: None
+        self.reports_usage = True
+        self.received: list[ReceivedRequest] = []
+        self.answered_prompts: list[str] = []
+        self.max_concurrent = self.num_connections = self.billed_tokens = 0
         self.lock = threading.Lock()
+        self._concurrent = 0
+        self._faults: Iterator[Fault | None] = iter(())
         self._connections: set[socket.socket] = set()
         self._http: ThreadingHTTPServer | None = None
 
     @property
     def url(self) -> str:
+        """The URL up to and including `/v1`."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def misbehave(self, *faults: Fault | None) -> None:
-        """The next requests get these, None for a good answer; later ones are answered."""
-        self.faults = iter(faults)
+    def queue_faults(self, *faults: Fault | None) -> None:
+        """Let these happen to the next requests, None for an answer."""
+        self._faults = iter(faults)
 
     def start(self) -> FakeServer:
-        fake = self
+        """Start listening."""
+        fake_server = self
 
         class Handler(_Handler):
-            server_of_test = fake
+            server_of_test = fake_server
 
         class Http(ThreadingHTTPServer):
             daemon_threads, allow_reuse_address = True, True
             request_queue_size = 64
 
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # broken connections are what is tested
+                pass  # Broken connections are part of the tests.
 
         self._http = Http(("127.0.0.1", self.port), Handler)
         self.port = self._http.server_address[1]
@@ -92,14 +116,14 @@ class FakeServer:
         return self
 
     def kill(self) -> None:
-        """As a process dies: nobody listens any more, and every connection breaks."""
+        """Stop like a process that dies: nobody listens any more, and every connection breaks."""
         assert self._http is not None
         self._http.socket.close()
         threading.Thread(target=self._http.shutdown, daemon=True).start()
         with self.lock:
             connections, self._connections = self._connections, set()
         for connection in connections:
-            broken(connection)
+            reset(connection)
 
     def __enter__(self) -> FakeServer:
         return self.start()
@@ -107,24 +131,32 @@ class FakeServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def fault(self) -> Fault:
+    def next_fault(self) -> Fault:
+        """Return what happens to the next request."""
         with self.lock:
-            return next(self.faults, self.always) or Fault()
+            return next(self._faults, self.default_fault) or Fault()
+
+    def add_connection(self, connection: socket.socket) -> None:
+        """Register a new connection."""
+        with self.lock:
+            self._connections.add(connection)
+            self.num_connections += 1
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
+    def count_concurrent(self) -> Iterator[None]:
+        """Count a request as being handled inside the `with` block."""
         with self.lock:
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             yield
         finally:
             with self.lock:
-                self._at_once -= 1
+                self._concurrent -= 1
 
 
-def broken(connection: socket.socket) -> None:
-    """Resets a connection instead of closing it."""
+def reset(connection: socket.socket) -> None:
+    """Reset a connection instead of closing it."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
@@ -139,28 +171,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        with self.server_of_test.lock:
-            self.server_of_test._connections.add(self.connection)
-            self.server_of_test.connections += 1
+        self.server_of_test.add_connection(self.connection)
 
     def log_message(self, *_: object) -> None:
         pass
 
     def do_POST(self) -> None:
-        fake, body = self.server_of_test, self.rfile.read(int(self.headers["Content-Length"]))
-        received = Received(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
-        with fake.at_work():
-            with fake.lock:
-                fake.received.append(received)
-            fake.look(received)
-            fault = fake.fault()
+        fake_server, body = self.server_of_test, self.rfile.read(int(self.headers["Content-Length"]))
+        request = ReceivedRequest(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+        with fake_server.count_concurrent():
+            with fake_server.lock:
+                fake_server.received.append(request)
+            fake_server.on_request(request)
+            fault = fake_server.next_fault()
             time.sleep(fault.delay)
         if fault.reset:
             self.close_connection = True
-            broken(self.connection)
+            reset(self.connection)
             return
         status = fault.status
-        if fake.key is not None and received.headers.get("authorization") != f"Bearer {fake.key}":
+        expected_token = f"Bearer {fake_server.api_key}"
+        if fake_server.api_key is not None and request.headers.get("authorization") != expected_token:
             status = 401
         if self.path != "/v1/chat/completions":
             status = 404
@@ -170,19 +201,19 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.body is not None:
             self.send_bytes([fault.body])
             return
-        answer = {"choices": [{"message": {"role": "assistant", "content": fake.answer(received.prompt)}}]}
-        answer["choices"][0]["finish_reason"] = "stop"  # type: ignore[assignment]
-        if fake.usage:
-            answer["usage"] = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": ANSWER_TOKENS}  # type: ignore[assignment]
-        with fake.lock:
-            fake.tokens += PROMPT_TOKENS + ANSWER_TOKENS
-        whole = json.dumps(answer).encode()
-        if fault.half:
-            self.send_bytes([whole[: len(whole) // 2]])
+        message = {"role": "assistant", "content": fake_server.answer(request.prompt)}
+        response: dict[str, Any] = {"choices": [{"message": message, "finish_reason": "stop"}]}
+        if fake_server.reports_usage:
+            response["usage"] = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": ANSWER_TOKENS}
+        with fake_server.lock:
+            fake_server.billed_tokens += PROMPT_TOKENS + ANSWER_TOKENS
+        content = json.dumps(response).encode()
+        if fault.truncated:
+            self.send_bytes([content[: len(content) // 2]])
             return
-        self.send_bytes([whole])
-        with fake.lock:
-            fake.answered.append(received.prompt)
+        self.send_bytes([content])
+        with fake_server.lock:
+            fake_server.answered_prompts.append(request.prompt)
 
     def send(self, content: object, status: int, headers: dict[str, str]) -> None:
         self.send_bytes([json.dumps(content).encode()], status, headers)
