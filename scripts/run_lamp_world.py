@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import shutil
 import socket
@@ -34,14 +33,15 @@ from mlx_personal.augmentation.config import AugmentConfig
 from mlx_personal.augmentation.consent import Consent
 from mlx_personal.augmentation.server import Server
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.research.lamp import Progress, Request, run_lamp
-from mlx_personal.research.lamp.lamp_database import Records
-from mlx_personal.research.lamp.lamp_report import Row, markdown, rows
+from mlx_personal.progress import ProgressEvent
+from mlx_personal.research.lamp import LampSpec, run_lamp
+from mlx_personal.research.lamp.lamp_config import LampConfig
+from mlx_personal.research.lamp.lamp_database import LampDatabase
+from mlx_personal.research.lamp.lamp_report import MethodRow, method_rows, method_tables
 from mlx_personal.research.lamp.metrics import METRICS
-from mlx_personal.research.lamp.run_config import RunConfig
 from mlx_personal.research.lamp.tasks import TASKS
 
-METHODS = "non-personalised,bm25,oppu,cdcda,cloud"
+METHODS = "non-personalized,bm25,oppu,cdcda,cloud"
 # A model of under a million parameters learns little at OPPU's 1e-4. Chosen on users of another seed.
 TRAINING = LoRAConfig(learning_rate=3e-3, epochs=8, batch_size=8)
 SERVER_MODEL = "teacher"
@@ -68,35 +68,36 @@ def main() -> None:
             for records in args.records:
                 folder = args.work / f"LaMP-{task}-{records}-records-seed-{args.seed}"
                 write_users(folder, task, args.users, records, args.queries, args.seed)
-                found = run(folder, task, url, args)
-                tables.append(f"## LaMP-{task}, {records} records a user\n\n{markdown(TASKS[task], found)}")
-                curves += [{"task": task, "records": records, **dataclasses.asdict(row)} for row in found]
+                rows = run(folder, task, url, args)
+                tables.append(f"## LaMP-{task}, {records} records a user\n\n{method_tables(TASKS[task], rows)}")
+                curves += [{"task": task, "records": records, **row.to_json()} for row in rows]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "curve.json").write_text(json.dumps(curves, indent=1) + "\n")
     (args.out / "report.md").write_text("\n".join(tables))
     draw(curves, args.out / "curve.svg")
 
 
-def run(folder: Path, task: str, url: str, args: argparse.Namespace) -> list[Row]:
+def run(folder: Path, task: str, url: str, args: argparse.Namespace) -> list[MethodRow]:
     """All methods on the users in a folder."""
     server = Server(url, SERVER_MODEL, max_tokens=96)
     where = folder / "run"
     Consent(where).grant(url, SERVER_MODEL)
-    name = TASKS[task].files[0]
-    augment = AugmentConfig(k=args.synthetic, synthetic_weight=0.5, training=TRAINING)
-    request = Request(
+    name = TASKS[task].file_names[0]
+    augment = AugmentConfig(num_synthetic=args.synthetic, synthetic_weight=0.5, training=TRAINING)
+    spec = LampSpec(
         task=task,
         methods=args.methods.split(","),
         model=str(args.student),
         questions=folder / f"{name}_questions.json",
         outputs=folder / f"{name}_outputs.json",
         server=server,
-        config=RunConfig(answer_tokens=48, augment=augment),
+        config=LampConfig(answer_tokens=48, augment=augment),
     )
-    done = run_lamp(where, request, on_progress=on_progress)
-    print(f"LaMP-{task}, {folder.name}: {done.ran} made, {done.found} there, {done.failed or done.message or 'whole'}")
-    with Records(where) as records:
-        return rows(TASKS[task], records.results(done.setting))
+    result = run_lamp(where, spec, on_progress=on_progress)
+    problem = result.failed or result.message or "complete"
+    print(f"LaMP-{task}, {folder.name}: {result.num_computed} computed, {result.num_stored} stored, {problem}")
+    with LampDatabase(where) as database:
+        return method_rows(TASKS[task], database.results(result.setting))
 
 
 @contextlib.contextmanager
@@ -165,9 +166,9 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def on_progress(progress: Progress) -> None:
-    if progress.done == progress.total or progress.done % 100 == 0:
-        print(f"{progress.stage} {progress.done}/{progress.total}", flush=True)
+def on_progress(event: ProgressEvent, /) -> None:
+    if event.done == event.total or event.done % 100 == 0:
+        print(f"{event.stage} {event.done}/{event.total}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,13 @@ def write_users(out: Path, task: str, users: int, records: int, queries: int, se
         own = []
         for i in range(queries):
             thing = draw(task, taste, asked)
-            query = {"id": f"{user}-q{i}", "input": TASKS[task].question.format(**thing.slots)}
+            query = {"id": f"{user}-q{i}", "input": TASKS[task].input_template.format(**thing.slots)}
             questions.append({**query, "user_id": user, "profile": profile})
             golds.append({"id": query["id"], "output": thing.gold})
             own.append({**query, "gold": thing.gold})
         histories.append({"user_id": user, "profile": profile, "query": own})
     out.mkdir(parents=True, exist_ok=True)
-    name = TASKS[task].files[0]
+    name = TASKS[task].file_names[0]
     for part, content in (
         ("questions", questions),
         ("outputs", {"task": name, "golds": golds}),

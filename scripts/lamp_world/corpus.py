@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 from lamp_world.tastes import draw_taste
 from lamp_world.things import Thing, draw
-from mlx_personal.augmentation.prompting import fill, read_prompt, record_line
+from mlx_personal.augmentation.prompting import fill_prompt, read_prompt, format_record
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.research.lamp.answering import profile_prompt
-from mlx_personal.research.lamp.lamp_prompts import augment
+from mlx_personal.research.lamp.answering import summary_prompt
+from mlx_personal.research.lamp.lamp_prompts import build_retrieval_prompt
 from mlx_personal.research.lamp.tasks import TASKS
 
 Row = dict[str, list[dict[str, str]]]
@@ -37,20 +37,21 @@ def draw_row(rng: Random, role: Role) -> Row:
     taste = draw_taste(rng)
     kind = rng.choices(list(SHARES[role]), weights=list(SHARES[role].values()))[0]
     wanted = draw(task, taste, rng)
-    asked = TASKS[task].question.format(**wanted.slots)
+    asked = TASKS[task].input_template.format(**wanted.slots)
     if kind == "plain":
         return _row(asked, wanted.gold)
     if kind == "context":
         items = [draw(task, taste, rng).item for _ in range(rng.choice((1, 2, 4, 4)))]
-        return _row(augment(TASKS[task], asked, items, 10**6, str.split, " ".join).text, wanted.gold)  # type: ignore[arg-type]
+        prompt = build_retrieval_prompt(TASKS[task], asked, items, 10**6, str.split, " ".join)
+        return _row(prompt.text, wanted.gold)
     if kind == "profile":
         return _row(f"{taste.stated(task)}\n{asked}", wanted.gold)
     count = rng.choice((1, 2, 3, 4, 6, 6) if kind == "augment" else (2, 4, 6))
     records = [_record(draw(task, taste, rng)) for _ in range(count)]
     if kind == "describe":
-        return _row(profile_prompt(records), taste.stated(task))
-    prompt = fill(read_prompt(), Task(labels=TASKS[task].labels), records)
-    return _row(prompt, record_line(_record(wanted)))
+        return _row(summary_prompt(records), taste.stated(task))
+    request = fill_prompt(read_prompt(), Task(labels=TASKS[task].labels), records)
+    return _row(request, format_record(_record(wanted)))
 
 
 def _record(thing: Thing) -> Record:

@@ -13,14 +13,14 @@ import pytest
 
 from mlx_personal import http_client
 from mlx_personal.cli import lamp as commands
-from mlx_personal.research.lamp import user_jobs
+from mlx_personal.research.lamp import lamp_jobs
 from mlx_personal.research.lamp.download import SPLITS
 from mlx_personal.research.lamp.predictions import read_outputs
 from mlx_personal.research.lamp.tasks import TASKS
-from tests.cli.test_cli import as_json, refused, run
-from tests.support.augmentation import consented, server_at
+from tests.support.augmentation import grant_consent, make_server
+from tests.support.cli import error_line, run_cli, run_json
 from tests.support.fake_server import FakeServer
-from tests.support.lamp_users import as_the_cloud, changed, files
+from tests.support.lamp_users import cloud_reply, edit_json, write_lamp_files
 from tests.support.paths import ROOT
 from tests.test_offline import ANSWERING, DEMO, cloud, without_network
 
@@ -29,7 +29,7 @@ SHORT = ["--answer-tokens", "3", "--synthetic", "2", "--epochs", "1"]
 
 @pytest.fixture
 def world(tmp_path: Path) -> Any:
-    return files(tmp_path / "world")
+    return write_lamp_files(tmp_path / "world")
 
 
 @pytest.fixture
@@ -40,15 +40,17 @@ def official(world: Any) -> Any:
 
 
 @pytest.fixture
-def command(official: Any, tiny_model_folder: Path, tmp_path: Path, here: Any) -> Any:
+def command(official: Any, tiny_model_folder: Path, tmp_path: Path, in_process_jobs: Any) -> Any:
     """A run that takes little time."""
-    return [*official, "--model", tiny_model_folder, "--out", tmp_path / "run", "--method", "non-personalised", *SHORT]
+    return [*official, "--model", tiny_model_folder, "--out", tmp_path / "run", "--method", "non-personalized", *SHORT]
 
 
-def test_official_files_are_run_as_they_are(official: Any, here: Any, home: Path, tiny_model_folder: Path) -> None:
-    methods = "non-personalised,bm25,oppu,cdcda"
+def test_official_files_are_run_unchanged(
+    official: Any, in_process_jobs: Any, home: Path, tiny_model_folder: Path
+) -> None:
+    methods = "non-personalized,bm25,oppu,cdcda"
     arguments = [*official, "--method", methods, "--model", tiny_model_folder, "--users", "3", *SHORT]
-    found = as_json(*arguments)
+    found = run_json(*arguments)
     assert (found["ran"], found["found"], found["failed"], found["unanswered"]) == (12, 0, [], 0)
     assert (found["files"]["users"], found["files"]["queries"]) == (3, 6)
     assert [row["method"] for row in found["methods"]] == methods.split(",")
@@ -58,50 +60,53 @@ def test_official_files_are_run_as_they_are(official: Any, here: Any, home: Path
     assert found["folder"] == str(home / "lamp")
     written = read_outputs(TASKS["3"], home / "lamp" / "predictions" / "oppu.json")
     assert written.by_id.keys() == read_outputs(TASKS["3"], official[-1]).by_id.keys()
-    assert as_json(*arguments)["found"] == 12
-    report = as_json("lamp", "report", "--out", home / "tables.md")["markdown"]
+    assert run_json(*arguments)["found"] == 12
+    report = run_json("lamp", "report", "--out", home / "tables.md")["markdown"]
     assert all(f"\n| {name} " in report for name in methods.split(","))
     assert (home / "tables.md").read_text() == report
 
 
-def test_what_was_done_is_told_in_words(command: Any, tmp_path: Path) -> None:
-    shown = run(*command)
+def test_result_is_shown_as_text(command: Any, tmp_path: Path) -> None:
+    shown = run_cli(*command)
     assert shown.exit_code == 0
     assert "3 users, 6 queries, 12 items.\n3 results made, 0 were there already.\n" in shown.stdout
     assert "MAE" in shown.stdout and f"Predictions in LaMP's form: {tmp_path / 'run' / 'predictions'}" in shown.stdout
     assert "mlx-personal: users 3/3, 0 s left" in shown.stderr
 
 
-def test_oppus_history_has_its_answers_in_it(command: Any, world: Any) -> None:
+def test_oppu_history_needs_no_outputs(command: Any, world: Any) -> None:
     history = command.copy()
     history[history.index("--questions") + 1] = world / "LaMP_3_history.json"
     place = history.index("--outputs")
-    assert as_json(*history[:place], *history[place + 2 :])["ran"] == 3
+    assert run_json(*history[:place], *history[place + 2 :])["ran"] == 3
 
 
-def test_labels_are_chosen_where_that_is_asked_for(command: Any, tmp_path: Path) -> None:
-    as_json(*command, "--choose")
-    written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalised.json")
+def test_choose_answers_with_labels_only(command: Any, tmp_path: Path) -> None:
+    run_json(*command, "--choose")
+    written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalized.json")
     assert set(written.by_id.values()) <= set(TASKS["3"].labels)
 
 
-def test_a_failed_user_makes_the_answer_no(command: Any, here: Any) -> None:
-    here.fails = lambda function, job: "out of breath" if job.key == "1" else None
-    shown = run(*command)
+def test_failed_user_sets_the_exit_code(command: Any, in_process_jobs: Any) -> None:
+    in_process_jobs.fails = lambda function, job: "out of breath" if job.key == "1" else None
+    shown = run_cli(*command)
     assert shown.exit_code == 1
     assert "failed: user-1-1: out of breath" in shown.stdout
 
 
-def test_a_server_is_asked_with_consent_and_a_dead_one_makes_the_answer_no(command: Any, tmp_path: Path) -> None:
-    with FakeServer(as_the_cloud) as fake:
-        command += ["--server", fake.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]
-        line = refused(*command)
-        assert f"mlx-personal augment consent --server {fake.url} --server-model cloud --out {tmp_path / 'run'}" in line
-        assert not fake.received
-        consented(tmp_path / "run", server_at(fake.url))
-        found = as_json(*command)
-        assert (found["ran"], len(fake.received)) == (6, 6 + 6) and found["server_tokens"] == 12 * 15
-        cut = run(*command, "--method", "cloud:1", "--token-budget", "1")
+def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: Any, tmp_path: Path) -> None:
+    with FakeServer(cloud_reply) as fake_server:
+        command += ["--server", fake_server.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]
+        line = error_line(*command)
+        assert (
+            f"mlx-personal augment consent --server {fake_server.url} --server-model cloud --out {tmp_path / 'run'}"
+            in line
+        )
+        assert not fake_server.received
+        grant_consent(tmp_path / "run", make_server(fake_server.url))
+        found = run_json(*command)
+        assert (found["ran"], len(fake_server.received)) == (6, 6 + 6) and found["server_tokens"] == 12 * 15
+        cut = run_cli(*command, "--method", "cloud:1", "--token-budget", "1")
         assert cut.exit_code == 1
         assert "the token budget is used up" in cut.stdout and "3 results wait for answers" in cut.stdout
 
@@ -110,11 +115,11 @@ def test_a_server_is_asked_with_consent_and_a_dead_one_makes_the_answer_no(comma
 
 
 def counted(command: Any, world: Any, change: Any) -> Any:
-    changed(world / "LaMP_3_questions.json", change)
-    return as_json(*command), run(*command).stdout
+    edit_json(world / "LaMP_3_questions.json", change)
+    return run_json(*command), run_cli(*command).stdout
 
 
-def test_items_without_the_label_are_left_out_and_counted(command: Any, world: Any) -> None:
+def test_items_without_a_label_are_skipped_and_counted(command: Any, world: Any) -> None:
     def unlabelled(questions: Any) -> None:
         for question in questions[:2]:  # the first user's two
             del question["profile"][0]["score"]
@@ -124,7 +129,7 @@ def test_items_without_the_label_are_left_out_and_counted(command: Any, world: A
     assert "1 items were left out, as they lack a text or an answer." in shown
 
 
-def test_a_user_with_one_item_and_one_without_any_are_answered_and_counted(command: Any, world: Any) -> None:
+def test_users_with_few_items_are_answered_and_counted(command: Any, world: Any) -> None:
     def few(questions: Any) -> None:
         for question in questions[:2]:
             question["profile"] = []
@@ -141,17 +146,17 @@ def test_a_user_with_one_item_and_one_without_any_are_answered_and_counted(comma
     assert all(row["queries"] == 6 for row in found["methods"])
 
 
-def test_a_history_that_does_not_fit_is_counted(command: Any) -> None:
+def test_items_beyond_the_maximum_length_are_counted(command: Any) -> None:
     command += ["--method", "bm25", "--max-length", "20"]
-    (row,) = as_json(*command)["methods"]
+    (row,) = run_json(*command)["methods"]
     assert row["counts"] == {"items left out": 6} and row["queries"] == 6
-    assert "- bm25: 6 items left out" in run(*command).stdout
+    assert "- bm25: 6 items left out" in run_cli(*command).stdout
 
 
 def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> None:
     extra = {"id": "more", "output": "5"}
-    changed(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"].append(extra))
-    assert as_json(*command)["files"]["unasked_outputs"] == 1
+    edit_json(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"].append(extra))
+    assert run_json(*command)["files"]["unasked_outputs"] == 1
 
 
 # One line and status 2
@@ -162,7 +167,7 @@ def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> Non
     [
         (["--task", "6"], "there is no LaMP task '6'; take one of 1, 2N, 2M, 3, 4, 5, 7"),
         (["--task", "4"], "these are outputs of 'LaMP_3', not of LaMP_4"),
-        (["--method", "magic"], "there is no method 'magic'; take some of non-personalised, random"),
+        (["--method", "magic"], "there is no method 'magic'; take some of non-personalized, random"),
         (["--method", "cdcda-no-luck"], "there is no method 'cdcda-no-luck'"),
         (["--method", ","], "no method is named"),
         (["--method", "cloud"], "the method cloud needs a server"),
@@ -178,47 +183,47 @@ def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> Non
         (["--workers", "0"], "--workers"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(command: Any, change: list[str], says: str) -> None:
-    assert says in refused(*command, *change)
+def test_wrong_input_is_reported_on_one_line(command: Any, change: list[str], says: str) -> None:
+    assert says in error_line(*command, *change)
 
 
 @pytest.mark.parametrize(
     ("part", "change", "says"),
     [
-        ("questions", lambda q: q.append(q[0]), "the question 'user-1-0-q0' is there twice"),
+        ("questions", lambda q: q.append(q[0]), "the question 'user-1-0-q0' occurs twice"),
         ("questions", lambda q: q.append({**q[0], "id": "new"}), "the question 'new' has no output"),
         ("questions", lambda q: q[0].pop("profile") and None, "question 1 has no list 'profile'"),
-        ("questions", lambda q: q[0].update(input="What?"), "none of LaMP-3"),
+        ("questions", lambda q: q[0].update(input="What?"), "not an input of LaMP-3"),
         ("questions", lambda q: {"id": "1"}, "no questions in this file"),
-        ("outputs", lambda o: o["golds"].append(o["golds"][0]), "the id 'user-1-0-q0' is there twice"),
-        ("outputs", lambda o: o["golds"][0].update(output="fine"), "is no answer of LaMP-3"),
+        ("outputs", lambda o: o["golds"].append(o["golds"][0]), "the id 'user-1-0-q0' occurs twice"),
+        ("outputs", lambda o: o["golds"][0].update(output="fine"), "is not an answer of LaMP-3"),
         ("outputs", lambda o: {"task": "LaMP_3", "golds": []}, "no outputs of a LaMP task"),
     ],
 )
-def test_a_file_that_is_not_right_is_one_line_and_computes_nothing(
-    command: Any, world: Any, here: Any, part: str, change: Any, says: str
+def test_invalid_file_is_reported_before_anything_is_computed(
+    command: Any, world: Any, in_process_jobs: Any, part: str, change: Any, says: str
 ) -> None:
-    changed(world / f"LaMP_3_{part}.json", change)
-    assert says in refused(*command)
-    assert not here.done
+    edit_json(world / f"LaMP_3_{part}.json", change)
+    assert says in error_line(*command)
+    assert not in_process_jobs.done
 
 
-def test_questions_without_outputs_are_one_line(command: Any) -> None:
+def test_questions_without_outputs_are_refused(command: Any) -> None:
     place = command.index("--outputs")
-    assert "name their outputs as well" in refused(*command[:place], *command[place + 2 :])
+    assert "name their outputs as well" in error_line(*command[:place], *command[place + 2 :])
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "there is no LaMP run here; run `mlx-personal lamp run` first" in refused("lamp", "report", tmp_path)
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    assert "there is no LaMP run here; run the LaMP benchmark first, or name its folder" in error_line("lamp", "report", tmp_path)
     file = tmp_path / "file"
     file.write_text("")
-    assert "is a file; a LaMP run is a folder; name a folder" in refused("lamp", "report", file)
+    assert "is a file; a LaMP run is a folder; name a folder" in error_line("lamp", "report", file)
 
 
 # Download, and what is offered
 
 
-def test_a_download_names_its_files_and_fetches_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_lists_its_files_and_downloads_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fetch(address: Any, path: Any, on_progress: Any = None) -> None:
@@ -228,23 +233,23 @@ def test_a_download_names_its_files_and_fetches_none_twice(tmp_path: Path, monke
 
     monkeypatch.setattr(http_client, "download", fetch)
     arguments = ["lamp", "download", tmp_path, "--task", "3", "--task", "2M", "--split", "test", "--by-time"]
-    found = as_json(*arguments)["files"]
+    found = run_json(*arguments)["files"]
     assert [Path(f).relative_to(tmp_path).as_posix() for f in found] == [
         "time/LaMP_3/test_questions.json",
         "time/LaMP_2M/test_questions.json",
     ]
     assert len(asked) == 2
-    assert run(*arguments).stdout.splitlines() == found and len(asked) == 2
-    assert "there is no LaMP task '9'" in refused("lamp", "download", tmp_path, "--task", "9")
+    assert run_cli(*arguments).stdout.splitlines() == found and len(asked) == 2
+    assert "there is no LaMP task '9'" in error_line("lamp", "download", tmp_path, "--task", "9")
 
 
-def test_what_the_command_offers_is_what_the_library_has() -> None:
+def test_choices_are_those_of_the_library() -> None:
     # Written down twice, since --help does not wait for the library.
     assert tuple(TASKS) == commands._TASKS
     assert commands._SPLITS == SPLITS
 
 
-def test_help_does_not_wait_for_the_model_libraries() -> None:
+def test_help_imports_no_model_library() -> None:
     code = "import sys; from mlx_personal.cli import main; main(['lamp', 'run', '--help'], standalone_mode=False)"
     code += "; assert not {'mlx.core', 'transformers', 'mlx_lm', 'ijson'} & set(sys.modules), 'heavy imports'"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -260,9 +265,9 @@ ALONE = (
     ANSWERING.partition("from mlx_personal")[0]
     + f"""
 sys.path.insert(0, {str(ROOT)!r})
-from tests.support.augmentation import JobsHere
+from tests.support.augmentation import InProcessJobs
 from mlx_personal import jobs
-jobs.run = JobsHere()
+jobs.run = InProcessJobs()
 from mlx_personal.cli import main
 main(sys.argv[2:])
 """
@@ -270,23 +275,23 @@ main(sys.argv[2:])
 
 
 @pytest.mark.slow
-def test_a_real_servers_records_are_learnt_and_queries_answered_without_a_network(
-    tmp_path: Path, cloud: Any, here: Any
-) -> None:
+def test_records_of_a_real_server_are_trained_on_offline(tmp_path: Path, cloud: Any, in_process_jobs: Any) -> None:
     """Of the plumbing only: the embedded model as "the cloud" is no teacher."""
     url, process = cloud
-    world, folder = files(tmp_path / "world", queries=1), tmp_path / "run"
+    world, folder = write_lamp_files(tmp_path / "world", queries=1), tmp_path / "run"
     command = ["lamp", "run", "--task", "3", "--questions", world / "LaMP_3_questions.json"]
     command += ["--outputs", world / "LaMP_3_outputs.json", "--model", DEMO, "--users", "3", "--method", "oppu,cdcda"]
     command += [*SHORT, "--server", url, "--server-model", DEMO, "--json"]
-    assert run("augment", "consent", "--server", url, "--server-model", DEMO, "--out", folder, "--yes").exit_code == 0
+    assert (
+        run_cli("augment", "consent", "--server", url, "--server-model", DEMO, "--out", folder, "--yes").exit_code == 0
+    )
     # First only what the server has a part in.
-    here.fails = lambda function, job: "not yet" if function is user_jobs.perform else None
-    asked = json.loads(run(*command, "--out", folder).stdout)
+    in_process_jobs.fails = lambda function, job: "not yet" if function is lamp_jobs.run_methods else None
+    asked = json.loads(run_cli(*command, "--out", folder).stdout)
     assert (asked["ran"], len(asked["failed"])) == (0, 3) and asked["server_tokens"] > 0
     shutil.copytree(folder, tmp_path / "online")
-    here.fails = lambda function, job: None
-    online = as_json(*command[:-1], "--out", tmp_path / "online")
+    in_process_jobs.fails = lambda function, job: None
+    online = run_json(*command[:-1], "--out", tmp_path / "online")
     assert online["ran"] == 6
     counts = online["methods"][1]["counts"]
     assert sum(count for reason, count in counts.items() if reason.startswith("synthetic: ")) == 6

@@ -12,24 +12,24 @@ from typing import Any
 import pytest
 
 from mlx_personal import LanguageModel, load_language_model
-from mlx_personal.augmentation.prompting import parse, requests
+from mlx_personal.augmentation.prompting import parse_record, build_requests
 from mlx_personal.augmentation.task import Task
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.research.lamp import answering
-from mlx_personal.research.lamp.lamp_prompts import augment
-from mlx_personal.research.lamp.methods import method_named
-from mlx_personal.research.lamp.run_config import RunConfig
+from mlx_personal.research.lamp.lamp_config import LampConfig
+from mlx_personal.research.lamp.lamp_prompts import build_retrieval_prompt
+from mlx_personal.research.lamp.lamp_users import LampUser, Query
+from mlx_personal.research.lamp.methods import parse_method
 from mlx_personal.research.lamp.tasks import TASKS
-from mlx_personal.research.lamp.user_profiles import Query, User
-from tests.support.lamp_users import files, script
+from tests.support.lamp_users import import_script, write_lamp_files
 
-words = script("lamp_world.words")
+words = import_script("lamp_world.words")
 PARTS = ("questions", "outputs", "history", "tastes")
 
 
 def read(folder: Any, task: Any) -> Any:
     """The four files of a task."""
-    return {part: json.loads((folder / f"{TASKS[task].files[0]}_{part}.json").read_text()) for part in PARTS}
+    return {part: json.loads((folder / f"{TASKS[task].file_names[0]}_{part}.json").read_text()) for part in PARTS}
 
 
 def pairs(folder: Any, task: Any) -> Iterator[Any]:
@@ -38,10 +38,10 @@ def pairs(folder: Any, task: Any) -> Iterator[Any]:
     for user in found["history"]:
         taste = found["tastes"][user["user_id"]]
         for query in user["query"]:
-            yield taste, query["input"].replace(TASKS[task].question.partition("{")[0], ""), query["gold"]
+            yield taste, query["input"].replace(TASKS[task].input_template.partition("{")[0], ""), query["gold"]
         for item in user["profile"]:
             if task not in ("1", "7"):
-                yield taste, item[TASKS[task].text], item[TASKS[task].answer]
+                yield taste, item[TASKS[task].text_field], item[TASKS[task].answer_field]
 
 
 def of_a_clause(kinds: Any, kind: Any, text: Any) -> Any:
@@ -55,7 +55,7 @@ def test_a_tag_and_a_category_are_those_of_the_clause_that_the_user_goes_by(
     tmp_path: Path, task: str, kinds: Any
 ) -> None:
     seen = set()
-    for taste, text, label in pairs(files(tmp_path, task, users=12), task):
+    for taste, text, label in pairs(write_lamp_files(tmp_path, task, users=12), task):
         kind = re.fullmatch(r"This person (?:tags movies|files news) by the (\w+)\.", taste)[1]
         assert label == of_a_clause(kinds, kind, text) and label in TASKS[task].labels
         seen.add(kind)
@@ -63,7 +63,7 @@ def test_a_tag_and_a_category_are_those_of_the_clause_that_the_user_goes_by(
 
 
 def test_a_score_is_the_verdict_on_one_aspect_and_a_mood(tmp_path: Path) -> None:
-    for taste, text, score in pairs(files(tmp_path, "3", users=20), "3"):
+    for taste, text, score in pairs(write_lamp_files(tmp_path, "3", users=20), "3"):
         mood, aspect = re.fullmatch(r"This person is (\w+) and scores products by the (\w+)\.", taste).groups()
         (verdict,) = [v for v, said in enumerate(words.REVIEW_ASPECTS[aspect]) if any(s in text for s in said)]
         points = [1, 3, 5][verdict] + {"strict": -1, "fair": 0, "generous": 1}[mood]
@@ -76,13 +76,13 @@ def test_headlines_and_titles_have_the_users_frame(tmp_path: Path) -> None:
         return re.fullmatch(pattern, title, re.IGNORECASE)
 
     for task, start in (("4", "This person writes headlines like "), ("5", "This person writes titles like ")):
-        for taste, text, title in pairs(files(tmp_path, task, users=8), task):
+        for taste, text, title in pairs(write_lamp_files(tmp_path, task, users=8), task):
             found = matches(taste.removeprefix(start), title)
             assert found and all(part.lower() in text.lower() for part in found.groups())
 
 
 def test_a_tweet_begins_and_ends_as_the_user_does(tmp_path: Path) -> None:
-    found = read(files(tmp_path, "7", users=8), "7")
+    found = read(write_lamp_files(tmp_path, "7", users=8), "7")
     for user in found["history"]:
         taste = found["tastes"][user["user_id"]]
         opener, closer = taste.removeprefix("This person writes tweets like ").split(" ... ", 1)
@@ -93,7 +93,7 @@ def test_a_tweet_begins_and_ends_as_the_user_does(tmp_path: Path) -> None:
 
 
 def test_an_author_cites_papers_that_share_the_method_or_the_topic(tmp_path: Path) -> None:
-    found, kinds = read(files(tmp_path, "1", users=8), "1"), set()
+    found, kinds = read(write_lamp_files(tmp_path, "1", users=8), "1"), set()
     for user in found["history"]:
         same = re.fullmatch(r"This author cites papers on the same (\w+)\.", found["tastes"][user["user_id"]])[1]
         kinds.add(same)
@@ -118,10 +118,10 @@ def test_the_same_arguments_give_the_same_files_and_fewer_records_are_the_first_
     tmp_path: Path, task: Any
 ) -> None:
     few, again, many = (
-        read(files(tmp_path / name, task, records=count), task) for name, count in (("a", 2), ("b", 2), ("c", 5))
+        read(write_lamp_files(tmp_path / name, task, records=count), task) for name, count in (("a", 2), ("b", 2), ("c", 5))
     )
     assert few == again
-    other = read(files(tmp_path / "d", task, records=2, seed=2), task)
+    other = read(write_lamp_files(tmp_path / "d", task, records=2, seed=2), task)
     assert not set(few["tastes"]) & set(other["tastes"]) and few["outputs"] != other["outputs"]
     for less, more in zip(few["history"], many["history"], strict=True):
         assert less["profile"] == more["profile"][:2] and len(more["profile"]) == 5
@@ -130,7 +130,7 @@ def test_the_same_arguments_give_the_same_files_and_fewer_records_are_the_first_
 
 
 def test_both_layouts_tell_of_the_same_users(tmp_path: Path) -> None:
-    found = read(files(tmp_path, "3"), "3")
+    found = read(write_lamp_files(tmp_path, "3"), "3")
     golds = {gold["id"]: gold["output"] for gold in found["outputs"]["golds"]}
     flat = [
         {"id": q["id"], "input": q["input"], "user_id": user["user_id"], "profile": user["profile"]}
@@ -145,14 +145,14 @@ def test_both_layouts_tell_of_the_same_users(tmp_path: Path) -> None:
 
 
 def rows_of(role: Any, count: Any = 400) -> Any:
-    draw_row = script("lamp_world.corpus").draw_row
+    draw_row = import_script("lamp_world.corpus").draw_row
     rng = Random(5)
     return [[message["content"] for message in draw_row(rng, role)["messages"]] for _ in range(count)]
 
 
 def told(asked: Any) -> Any:
     """The records that a prompt shows."""
-    return [parse(line, Task()) for line in asked.splitlines() if line.startswith('{"text"')]
+    return [parse_record(line, Task()) for line in asked.splitlines() if line.startswith('{"text"')]
 
 
 def test_a_teacher_is_asked_for_records_in_the_products_own_words() -> None:
@@ -163,20 +163,20 @@ def test_a_teacher_is_asked_for_records_in_the_products_own_words() -> None:
         seen += 1
         (labels,) = {task.labels for task in TASKS.values() if f"one of: {', '.join(task.labels)}.\n" in asked} or {()}
         task, shown = Task(labels=labels), told(asked)
-        prompts = [r.prompt for r in requests("someone", task, shown, 1, len(shown), 0)]
+        prompts = [r.prompt for r in build_requests("someone", task, shown, 1, len(shown), 0)]
         # The same but for the order of what is shown.
         assert sorted(prompts[0].splitlines()) == sorted(asked.splitlines())
-        record = parse(said, task)
+        record = parse_record(said, task)
         assert record.text and (not labels or record.answer in labels)
     assert seen > 150
 
 
 def test_inputs_and_descriptions_are_those_of_a_run(tiny_model: LanguageModel) -> None:
     about = plain = context = 0
-    starts = {task.question.partition("{")[0]: task for task in TASKS.values()}
+    starts = {task.input_template.partition("{")[0]: task for task in TASKS.values()}
     for asked, _ in rows_of("student"):
         if told(asked):
-            assert asked == answering.profile_prompt(told(asked))
+            assert asked == answering.summary_prompt(told(asked))
             about += 1
             continue
         (start,) = [start for start in starts if start in asked]
@@ -185,13 +185,13 @@ def test_inputs_and_descriptions_are_those_of_a_run(tiny_model: LanguageModel) -
         assert task.query_text(query.input)
         if not before:
             plain += 1
-            user = User("u", (), (query,))
-            run_asks = answering.asked(tiny_model, task, user, method_named("non-personalised"), RunConfig())
+            user = LampUser("u", (), (query,))
+            run_asks = answering.build_inputs(tiny_model, task, user, parse_method("non-personalized"), LampConfig())
             assert run_asks.inputs == (asked,)
         elif before.endswith(". "):
             items = [item_of(task, text) for text in before[:-2].split(", and ")]
             if all(items):
-                assert augment(task, query.input, items, 10**6, str.split, " ".join).text == asked
+                assert build_retrieval_prompt(task, query.input, items, 10**6, str.split, " ".join).text == asked
                 context += 1
     assert about > 30 and plain > 100 and context > 50
 
@@ -209,7 +209,7 @@ def item_of(task: Any, written: Any) -> Any:
 
 @pytest.mark.slow
 def test_a_model_trained_on_the_world_loads_and_answers(tmp_path: Path) -> None:
-    pretraining, corpus = script("pretraining"), script("lamp_world.corpus")
+    pretraining, corpus = import_script("pretraining"), import_script("lamp_world.corpus")
     rng = Random(1)
     rows = [corpus.draw_row(rng, "student") for _ in range(60)]
     shape = pretraining.Shape(width=32, layers=1, mlp=48, heads=4, vocabulary=320, longest=400, batch_tokens=2000)
@@ -217,4 +217,4 @@ def test_a_model_trained_on_the_world_loads_and_answers(tmp_path: Path) -> None:
     assert 0 < facts["rows"] <= 60 and facts["steps"] > 0
     lm = load_language_model(tmp_path)
     question = Dialogue.of(rows[0]["messages"][0]["content"], "x").to_messages()[:1]
-    assert len(lm.generate([lm.prompt_tokens(question)], max_tokens=4)) == 1
+    assert len(lm.generate([lm.tokenize_prompt(question)], max_tokens=4)) == 1

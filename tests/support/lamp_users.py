@@ -1,30 +1,33 @@
-"""Users of the LaMP world for the tests: written by the project's script, read as any file of LaMP's, run on a tiny
-model."""
+"""Users of the LaMP world: written by the project's script, read like any LaMP file, and run on a tiny model."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from mlx_personal.research.lamp import Outcome, Request, run_lamp
-from mlx_personal.research.lamp.lamp_database import Records
+from mlx_personal.research.lamp import LampResult, LampSpec, run_lamp
+from mlx_personal.research.lamp.lamp_config import LampConfig
+from mlx_personal.research.lamp.lamp_database import LampDatabase
+from mlx_personal.research.lamp.lamp_results import MethodResult
+from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_lamp_users
 from mlx_personal.research.lamp.predictions import read_outputs
-from mlx_personal.research.lamp.run_config import RunConfig
 from mlx_personal.research.lamp.tasks import TASKS
-from mlx_personal.research.lamp.user_profiles import Counts, User, official_users
-from tests.support.augmentation import CONFIG, new_record
+from tests.support.augmentation import CONFIG, similar_record
 from tests.support.paths import SCRIPTS
 
-RUN = RunConfig(answer_tokens=3, augment=CONFIG)
-# What a clock says, or a counter of energy.
-MEASURED = ("seconds", "joules")
+SHORT_RUN = LampConfig(answer_tokens=3, augment=CONFIG)
+
+ResultsByUserAndMethod = dict[tuple[str, str], MethodResult]
 
 
-def script(name: str) -> ModuleType:
-    """A module of scripts/; they import one another as a script's own folder lets them."""
+def import_script(name: str) -> ModuleType:
+    """Import a module of scripts/, whose modules import one another from that folder."""
     folder = str(SCRIPTS)
     sys.path.insert(0, folder)
     try:
@@ -33,53 +36,57 @@ def script(name: str) -> ModuleType:
         sys.path.remove(folder)
 
 
-def files(folder: Path, task: str = "3", users: int = 3, records: int = 4, queries: int = 2, seed: int = 1) -> Path:
-    """The folder, with the files of so many users in it."""
-    script("write_lamp_world").write_users(folder, task, users, records, queries, seed)
+def write_lamp_files(
+    folder: Path, task: str = "3", users: int = 3, records: int = 4, queries: int = 2, seed: int = 1
+) -> Path:
+    """Write the files of some users into a folder and return it."""
+    import_script("write_lamp_world").write_users(folder, task, users, records, queries, seed)
     return folder
 
 
-def world_users(folder: Path, task: str, **sizes: int) -> list[User]:
-    """Users as they are read from their files."""
-    name = TASKS[task].files[0]
-    outputs = read_outputs(TASKS[task], files(folder, task, **sizes) / f"{name}_outputs.json")
-    return list(official_users(TASKS[task], folder / f"{name}_questions.json", outputs, Counts()))
+def read_world_users(folder: Path, task: str, **sizes: int) -> list[LampUser]:
+    """Write the files of some users and read them again."""
+    name = TASKS[task].file_names[0]
+    outputs = read_outputs(TASKS[task], write_lamp_files(folder, task, **sizes) / f"{name}_outputs.json")
+    return list(read_lamp_users(TASKS[task], folder / f"{name}_questions.json", outputs, FileCounts()))
 
 
-def request(folder: Path, model: Path, *methods: str, task: str = "3", **changes: object) -> Request:
-    """A run on the users in a folder."""
-    name = TASKS[task].files[0]
-    asked = {
+def lamp_spec(folder: Path, model: Path, *methods: str, task: str = "3", **changes: Any) -> LampSpec:
+    """Return a short run on the users in a folder."""
+    name = TASKS[task].file_names[0]
+    settings = {
         "questions": folder / f"{name}_questions.json",
         "outputs": folder / f"{name}_outputs.json",
-        "config": RUN,
+        "config": SHORT_RUN,
         **changes,
     }
-    return Request(task, methods, str(model), **asked)  # type: ignore[arg-type]
+    return LampSpec(task, methods, str(model), **settings)
 
 
-def results(folder: Path, done: Outcome) -> dict[tuple[str, str], dict[str, object]]:
-    """What came of each user and method, but for what is measured."""
-    with Records(folder) as records:
+def read_results(folder: Path, result: LampResult) -> ResultsByUserAndMethod:
+    """Return the results of a run, without times and energy."""
+    with LampDatabase(folder) as database:
         return {
-            (found.user, found.method): {k: v for k, v in found.result.items() if k not in MEASURED}
-            for found in records.results(done.setting)
+            (stored.user, stored.method): dataclasses.replace(
+                stored.result, train_s=0.0, answer_s=None, energy_joules=None
+            )
+            for stored in database.results(result.setting)
         }
 
 
-def ran(folder: Path, asked: Request, **settings: object) -> dict[tuple[str, str], dict[str, object]]:
-    """The same of a run that must succeed."""
-    done = run_lamp(folder, asked, **settings)  # type: ignore[arg-type]
-    assert not done.failed and not done.unanswered, (done.failed, done.message)
-    return results(folder, done)
+def run_and_read(folder: Path, spec: LampSpec, **settings: Any) -> ResultsByUserAndMethod:
+    """Return the results of a run that must succeed."""
+    result = run_lamp(folder, spec, **settings)
+    assert not result.failed and not result.num_unanswered, (result.failed, result.message)
+    return read_results(folder, result)
 
 
-def as_the_cloud(prompt: str) -> str:
-    """A server's answer: a record where one is asked for, else the prompt's end."""
-    return new_record(prompt) if '\n{"text"' in prompt else prompt[-40:]
+def cloud_reply(prompt: str) -> str:
+    """Return a server's reply: a record if one is asked for, else the end of the prompt."""
+    return similar_record(prompt) if '\n{"text"' in prompt else prompt[-40:]
 
 
-def changed(path: Path, change: object) -> None:
-    """Rewrites a JSON file by a function of its content."""
+def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
+    """Rewrite a JSON file with a function of its content, which may also change it in place."""
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(change(content) or content))  # type: ignore[operator]
+    path.write_text(json.dumps(change(content) or content))

@@ -1,13 +1,18 @@
-"""The LaMP benchmark: one adapter a user, beside prompts with the user's items, and CDCDA-PLM (papers.md of LaMP, OPPU;
-paper 2).
+"""The LaMP benchmark [Salemi24]: an adapter for each user, compared with prompts that contain the user's items.
 
-From the ground up: `tasks`, `streaming`, `predictions` and `reading` know the files; `retrieval` and `prompting` the
-official inputs; `metrics` the official figures; `methods` says what is compared. `answering` does one user's part on
-the device, `jobs` wraps it for worker processes, `records` keeps what came of it, `run` drives all users, and `report`
-turns it into tables. `download` gets the files. A guest: it uses the product's rooms and none uses it.
+`run_lamp` runs methods on the users of LaMP's own files, or of OPPU's [Tan24]: retrieval-augmented prompts, adapters on
+the user's items, and CDCDA-PLM [Zhong25].
+
+- `tasks`, `lamp_users`, `predictions`, `json_stream` and `download` know the tasks and their files.
+- `retrieval` and `lamp_prompts` make the official inputs, and `metrics` computes the official metrics.
+- `methods` names what is compared, and `lamp_config` holds the settings.
+- `answering` trains and answers for one user, and `lamp_jobs` does so in worker processes.
+- `lamp_run` checks what to run, `task_adapter` makes OPPU's base model, `server_replies` asks a server, and
+  `lamp_scheduler` runs all users.
+- `lamp_database` stores the `lamp_results`, and `lamp_report` makes tables of them.
 """
 
-from mlx_personal.research.lamp.lamp_run import Request, run_lamp
-from mlx_personal.research.lamp.scheduler import Outcome
+from mlx_personal.research.lamp.lamp_run import LampSpec, run_lamp
+from mlx_personal.research.lamp.lamp_scheduler import LampResult
 
-__all__ = ["Outcome", "Request", "run_lamp"]
+__all__ = ["LampResult", "LampSpec", "run_lamp"]

@@ -1,160 +1,187 @@
-"""One user's part on the device: what is asked, what an adapter learns, and the answers.
+"""One user on the device: the inputs of the queries, the training data of the adapter, and the answers.
 
-Nothing here sees a second user: whatever is learnt comes from the user that is given.
+Every function here sees one user only, so no data of another user can reach an adapter or a prompt.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Final
 
-from mlx_personal.augmentation.prompting import record_line
+from mlx_personal.augmentation.prompting import format_record
 from mlx_personal.augmentation.task import Record
 from mlx_personal.dialogue import Dialogue, strip_thoughts
 from mlx_personal.models import LanguageModel
-from mlx_personal.research.lamp.lamp_prompts import augment
+from mlx_personal.research.lamp.lamp_config import LampConfig
+from mlx_personal.research.lamp.lamp_prompts import build_retrieval_prompt
+from mlx_personal.research.lamp.lamp_results import Count
+from mlx_personal.research.lamp.lamp_users import LampUser
 from mlx_personal.research.lamp.methods import Method
-from mlx_personal.research.lamp.retrieval import Retrieval
-from mlx_personal.research.lamp.run_config import RunConfig
-from mlx_personal.research.lamp.tasks import Item, LampTask, field
-from mlx_personal.research.lamp.user_profiles import User
+from mlx_personal.research.lamp.retrieval import ProfileRetriever
+from mlx_personal.research.lamp.tasks import Item, LampTask, field_text
 
-_PROFILE_PROMPT: Final = Path(__file__).with_name("prompts") / "profile.txt"
-# Items that a sentence about a user is written of (OPPU), and the longest sentence.
-_DESCRIBED: Final = 10
-_SENTENCE: Final = 96
+_SUMMARY_PROMPT: Final = Path(__file__).with_name("prompts") / "profile.txt"
+# Items that the summary of a user is written from, as in OPPU, and its maximum length.
+_SUMMARY_ITEMS: Final = 10
+_SUMMARY_TOKENS: Final = 96
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A user's queries as one method puts them to a model, and what had to be left out, by what it was."""
+class QueryInputs:
+    """The inputs of a user's queries for one method.
+
+    Attributes:
+        inputs: One input for each query.
+        counts: What had to be left out, by `Count`.
+    """
 
     inputs: tuple[str, ...]
     counts: Counter[str]
 
 
-def asked(lm: LanguageModel, task: LampTask, user: User, method: Method, config: RunConfig, about: str = "") -> Asked:
-    """The input of each query, with the user's items before it or, if there is one, the sentence `about` the user.
+@dataclass(frozen=True)
+class TrainingDialogues:
+    """The training data of one adapter.
 
-    `lm` counts the tokens. Counted are `no items`: queries of a user whose profile is empty, asked by a method that
-    wants items; `no sentence`: queries asked without the one that `method` wants; `items left out`: queries whose items
-    do not fit; `items shortened`.
+    Attributes:
+        dialogues: First those of the user's own items, then those of the synthetic records.
+        num_real: How many are of the user's own items.
+    """
+
+    dialogues: list[Dialogue]
+    num_real: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to some inputs.
+
+    Attributes:
+        texts: One answer for each input.
+        tokens_read: Tokens of all prompts.
+        tokens_written: Tokens of all answers.
+    """
+
+    texts: list[str]
+    tokens_read: int
+    tokens_written: int
+
+
+def build_inputs(
+    lm: LanguageModel, task: LampTask, user: LampUser, method: Method, config: LampConfig, summary: str = ""
+) -> QueryInputs:
+    """Return the input of each query, after the summary of the user if there is one, else after items of the user.
+
+    Args:
+        lm: Model whose tokenizer counts the tokens.
+        task: Task of the queries.
+        user: User who asks.
+        method: Method that decides which items are added.
+        config: Settings of the run.
+        summary: Summary of the user; empty for none.
     """
     counts: Counter[str] = Counter()
-    if about:
-        return Asked(tuple(f"{about}\n{query.input}" for query in user.queries), counts)
-    if method.profile:
-        counts["no sentence"] = len(user.queries)
-    if not method.items:
-        return Asked(tuple(query.input for query in user.queries), counts)
+    if summary:
+        return QueryInputs(tuple(f"{summary}\n{query.input}" for query in user.queries), counts)
+    if method.with_summary:
+        counts[Count.NO_SUMMARY] = len(user.queries)
+    if not method.num_items:
+        return QueryInputs(tuple(query.input for query in user.queries), counts)
     if not user.profile:
-        counts["no items"] = len(user.queries)
-    retrieval = Retrieval(task, method.retriever, user.profile)
+        counts[Count.NO_ITEMS] = len(user.queries)
+    retriever = ProfileRetriever(task, method.retriever, user.profile)
     inputs = []
     for query in user.queries:
-        text, seed = task.query_text(query.input), f"{config.seed} {user.id} {query.id}"
-        inputs.append(_with_items(lm, task, query.input, retrieval.best(text, method.items, seed=seed), config, counts))
-    return Asked(tuple(inputs), counts)
+        seed = f"{config.seed} {user.id} {query.id}"
+        items = retriever.retrieve(task.query_text(query.input), method.num_items, seed=seed)
+        inputs.append(_add_items(lm, task, query.input, items, config, counts))
+    return QueryInputs(tuple(inputs), counts)
 
 
-def records(task: LampTask, user: User, config: RunConfig) -> dict[int, Record]:
-    """What there is to learn of a user's items, by their place in the profile."""
-    found = ((place, task.record(item, config.seed)) for place, item in enumerate(user.profile))
-    return {place: record for place, record in found if record is not None}
+def training_records(task: LampTask, user: LampUser, config: LampConfig) -> dict[int, Record]:
+    """Return the training records of a user's items, by the item's index in the profile."""
+    records = ((index, task.training_record(item, config.seed)) for index, item in enumerate(user.profile))
+    return {index: record for index, record in records if record is not None}
 
 
-def described(lm: LanguageModel, task: LampTask, user: User, config: RunConfig) -> str:
-    """A sentence about the user, which the model writes of at most 10 of the user's items; empty for a user without."""
-    known = list(records(task, user, config).values())
-    if not known:
+def summarize_user(lm: LanguageModel, task: LampTask, user: LampUser, config: LampConfig) -> str:
+    """Return a sentence about the user that the model writes from at most 10 items; empty without items."""
+    records = list(training_records(task, user, config).values())
+    if not records:
         return ""
-    chosen = Random(f"{config.seed} {user.id}").sample(known, min(_DESCRIBED, len(known)))
-    written = lm.generate([lm.prompt_tokens(_question(profile_prompt(chosen)))], max_tokens=_SENTENCE)[0]
-    return strip_thoughts(written).strip()
+    sample = Random(f"{config.seed} {user.id}").sample(records, min(_SUMMARY_ITEMS, len(records)))
+    prompt = lm.tokenize_prompt(_user_message(summary_prompt(sample)))
+    return strip_thoughts(lm.generate([prompt], max_tokens=_SUMMARY_TOKENS)[0]).strip()
 
 
-def profile_prompt(records: Sequence[Record]) -> str:
-    """What asks for a sentence about the person whose records these are."""
-    lines = "\n".join(map(record_line, records))
-    return _PROFILE_PROMPT.read_text(encoding="utf-8").strip("\n").replace("{records}", lines)
+def summary_prompt(records: Sequence[Record]) -> str:
+    """Return the prompt that asks for a summary of the user with these records."""
+    lines = "\n".join(map(format_record, records))
+    return _SUMMARY_PROMPT.read_text(encoding="utf-8").strip("\n").replace("{records}", lines)
 
 
-def lessons(
+def training_dialogues(
     lm: LanguageModel,
     task: LampTask,
-    user: User,
+    user: LampUser,
     method: Method,
-    config: RunConfig,
+    config: LampConfig,
     synthetic: Sequence[Record] = (),
-) -> tuple[list[Dialogue], int]:
-    """What an adapter of this user learns: first the user's own items, then the synthetic ones; and how many are own.
+) -> TrainingDialogues:
+    """Return what the adapter of a user is trained on.
 
-    With a method that puts items before an input, an own item is learnt behind items that are older than itself (OPPU),
-    a synthetic one behind any. Inputs that are no inputs of the task (LaMP-1's and LaMP-7's, see `LampTask.record`) are
-    learnt as they are.
+    With a method that puts items before an input, a record of the user's own items comes after older items [Tan24], a
+    synthetic record after any items. The training inputs of LaMP-1 and LaMP-7, which differ from the official inputs
+    (see `LampTask.training_record`), stand alone.
+
+    Args:
+        lm: Model whose tokenizer counts the tokens.
+        task: Task of the user.
+        user: User whose adapter is trained.
+        method: Method that decides which items are added.
+        config: Settings of the run.
+        synthetic: Synthetic records.
     """
-    wording, own = task.collaboration_task(user.profile), records(task, user, config)
-    behind = method.items > 0 and task.name not in ("1", "7")
-    retrieval = Retrieval(task, method.retriever, user.profile) if behind else None
-    learnt = [*own.items(), *((None, record) for record in synthetic)]
-    found = [
-        _lesson(lm, task, record, wording.ask(record.text), retrieval, method, config, place)
-        for place, record in learnt
-    ]
-    return found, len(own)
+    template = task.augmentation_task(user.profile)
+    real = training_records(task, user, config)
+    with_items = method.num_items > 0 and task.name not in ("1", "7")
+    retriever = ProfileRetriever(task, method.retriever, user.profile) if with_items else None
+    records: list[tuple[int | None, Record]] = [*real.items(), *((None, record) for record in synthetic)]
+    dialogues = []
+    for index, record in records:
+        text = template.format_question(record.text)
+        if retriever is not None:
+            query = record.text if index is None else field_text(user.profile[index], task.text_field)
+            seed = f"{config.seed} {query}"
+            items = retriever.retrieve(query, method.num_items, seed=seed, older_than=index)
+            text = _add_items(lm, task, text, items, config, Counter())
+        dialogues.append(Dialogue.of(text, record.answer))
+    return TrainingDialogues(dialogues, len(real))
 
 
-def answers(
-    lm: LanguageModel,
-    task: LampTask,
-    inputs: Sequence[str],
-    config: RunConfig,
-    on_tokens: Callable[[int, int], None] = lambda read, written: None,
-) -> list[str]:
-    """An answer to each input: what the model writes, or the label that it finds likeliest.
-
-    `on_tokens(read, written)` is told the tokens of the prompts, and of the answers.
-    """
-    prompts = [lm.prompt_tokens(_question(text)) for text in inputs]
-    if config.choose and task.labels:
-        likelihoods = lm.log_likelihoods_of_each(prompts, task.labels)
-        found = [task.labels[i] for i in likelihoods.argmax(axis=1)]
+def answer_inputs(lm: LanguageModel, task: LampTask, inputs: Sequence[str], config: LampConfig) -> Answers:
+    """Answer each input with generated text, or with the most likely label where the settings say so."""
+    prompts = [lm.tokenize_prompt(_user_message(text)) for text in inputs]
+    if config.choose_label and task.labels:
+        likelihoods = lm.log_likelihoods(prompts, task.labels)
+        texts = [task.labels[i] for i in likelihoods.argmax(axis=1)]
     else:
-        written = lm.generate(prompts, max_tokens=config.answer_tokens)
-        found = [strip_thoughts(text).strip() for text in written]
-    on_tokens(sum(map(len, prompts)), sum(len(lm.text_tokens(text)) for text in found))
-    return found
+        texts = [strip_thoughts(text).strip() for text in lm.generate(prompts, max_tokens=config.answer_tokens)]
+    return Answers(texts, sum(map(len, prompts)), sum(len(lm.tokenize(text)) for text in texts))
 
 
-def _lesson(
-    lm: LanguageModel,
-    task: LampTask,
-    record: Record,
-    question: str,
-    retrieval: Retrieval | None,
-    method: Method,
-    config: RunConfig,
-    place: int | None,
-) -> Dialogue:
-    if retrieval is not None:
-        query = record.text if place is None else field(retrieval.profile[place], task.text)
-        items = retrieval.best(query, method.items, seed=f"{config.seed} {query}", before=place)
-        question = _with_items(lm, task, question, items, config, Counter())
-    return Dialogue.of(question, record.answer)
-
-
-def _with_items(
-    lm: LanguageModel, task: LampTask, text: str, items: Sequence[Item], config: RunConfig, counts: Counter[str]
+def _add_items(
+    lm: LanguageModel, task: LampTask, text: str, items: Sequence[Item], config: LampConfig, counts: Counter[str]
 ) -> str:
-    found = augment(task, text, items, config.max_length, lm.text_tokens, lm.tokenizer.decode)
-    counts["items left out"] += bool(items) and not found.items
-    counts["items shortened"] += found.shortened
-    return found.text
+    prompt = build_retrieval_prompt(task, text, items, config.max_length, lm.tokenize, lm.tokenizer.decode)
+    counts[Count.ITEMS_LEFT_OUT] += bool(items) and not prompt.num_items
+    counts[Count.ITEMS_SHORTENED] += prompt.num_shortened
+    return prompt.text
 
 
-def _question(text: str) -> list[dict[str, str]]:
+def _user_message(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]

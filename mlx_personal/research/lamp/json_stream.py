@@ -1,4 +1,4 @@
-"""Opens a JSON file to be read piece by piece, whatever its size; what is wrong with it is one line."""
+"""Open a JSON file of any size for reading piece by piece."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from mlx_personal.errors import UserError, from_os_error
 
 
 @contextlib.contextmanager
-def json_stream(path: Path) -> Iterator[tuple[ModuleType, BinaryIO]]:
-    """The module `ijson` and the open file, for a block that hands one to the other.
+def open_json_stream(path: Path) -> Iterator[tuple[ModuleType, BinaryIO]]:
+    """Open a JSON file for the streaming parser ijson.
 
-    UserError where ijson is not installed, the file cannot be read, or the block meets what is not JSON.
+    Args:
+        path: File to read.
+
+    Yields:
+        The module `ijson`, and the open file to pass to one of its parsers within the block.
+
+    Raises:
+        UserError: ijson is not installed, the file cannot be read, or the block meets text that is not JSON.
     """
     try:
         import ijson
@@ -30,11 +37,11 @@ def json_stream(path: Path) -> Iterator[tuple[ModuleType, BinaryIO]]:
     except OSError as error:
         raise from_os_error(error, path) from error
     except ijson.IncompleteJSONError as error:
-        # ijson's C parser says so of any error in the text, not only of one that is cut off.
-        raise UserError(f"not JSON, or cut off ({_first_line(error)})", path, "download it again") from error
+        # The C parser of ijson raises this for any error in the text, not only for a truncated one.
+        raise UserError(f"not JSON, or truncated ({_first_line(error)})", path, "download it again") from error
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise UserError(f"not JSON ({_first_line(error)})", path, "name a file of LaMP's") from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["nothing more is known"])[0].strip()
+    return (str(error).splitlines() or ["no details"])[0].strip()

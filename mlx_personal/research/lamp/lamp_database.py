@@ -1,14 +1,17 @@
-"""A run's folder: every user's result by every method is one row, so a killed run goes on and a second one has nothing
-to do. One process writes to it."""
+"""The database of a run's folder: one row for every user and method.
+
+A run that was killed continues from here, and a finished one has nothing to do. One process writes at a time.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mlx_personal.storage.database import Database, DatabaseSchema, check_folder, now
+from mlx_personal.research.lamp.lamp_results import Count, MethodResult, StoredResult
+from mlx_personal.research.lamp.methods import current_name, stored_name
+from mlx_personal.storage.database import Database, DatabaseSchema, check_database_folder, utc_now
 
 _MIGRATIONS: Final = (
     """
@@ -31,30 +34,20 @@ _MIGRATIONS: Final = (
 )
 SCHEMA: Final = DatabaseSchema("LaMP run", "lamp.db", _MIGRATIONS, "name another folder", "name another folder")
 
-# A count of a result: requests for synthetic records that a server had no budget left for.
-UNANSWERED: Final = "synthetic: unanswered"
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a user's queries came to by a method; `result` is that of `jobs.perform`."""
-
-    task: str
-    setting: str
-    method: str
-    user: str
-    result: dict[str, Any]
-
-
-class Records:
-    """The results in `folder`; UserError where it is another process's turn, or the disk refuses.
+class LampDatabase:
+    """The database of a LaMP run.
 
     Args:
-        folder: made where it is missing and `write` is asked for; UserError if it holds no run otherwise.
+        folder: Folder of the run; created if it is missing and `write` is set.
+        write: Open for writing and take the folder's lock.
+
+    Raises:
+        UserError: The folder holds no run, another process writes to it, or it cannot be read or written.
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        check_folder(folder, SCHEMA, write, "run `mlx-personal lamp run` first")
+        check_database_folder(folder, SCHEMA, write, "run the LaMP benchmark first, or name its folder")
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 
@@ -64,32 +57,44 @@ class Records:
     def __exit__(self, *_: object) -> None:
         self.database.close()
 
-    def unanswered(self, key: str) -> int | None:
-        """How many synthetic records this result had to do without, for want of a server's budget; None where it is not
-        there."""
-        row = self.database.row("SELECT result FROM results WHERE key = ?", key)
-        return None if row is None else int(json.loads(row["result"])["counts"].get(UNANSWERED, 0))
+    def num_unanswered(self, key: str) -> int | None:
+        """Return how many synthetic records a result lacks because a server did not answer; None for no result."""
+        row = self.database.fetch_one("SELECT result FROM results WHERE key = ?", key)
+        return None if row is None else int(json.loads(row["result"])["counts"].get(Count.UNANSWERED, 0))
 
-    def add(self, key: str, place: int, found: Result) -> None:
-        """Keeps a result, in place of one that is there already."""
-        row = (key, found.task, found.setting, found.method, found.user, place, json.dumps(found.result), now())
+    def save_result(self, key: str, index: int, stored: StoredResult) -> None:
+        """Store a result, replacing an earlier one.
+
+        Args:
+            key: Hash of everything that decides the result.
+            index: Index of the user in the file.
+            stored: The result.
+        """
+        data = json.dumps(stored.result.to_json())
+        row = (key, stored.task, stored.setting, stored_name(stored.method), stored.user, index, data, utc_now())
         with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def add_setting(self, setting: str, facts: dict[str, Any]) -> None:
-        """Keeps what a setting's hash stands for."""
+    def save_setting(self, setting: str, metadata: dict[str, Any]) -> None:
+        """Store what the hash of a setting stands for."""
         with self.database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (setting, json.dumps(facts)))
+            connection.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (setting, json.dumps(metadata)))
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """All settings by their hash, in the order in which they came."""
-        rows = self.database.rows("SELECT setting, facts FROM settings ORDER BY rowid")
+        """Return the metadata of all settings by their hash, the oldest first."""
+        rows = self.database.fetch_all("SELECT setting, facts FROM settings ORDER BY rowid")
         return {row["setting"]: json.loads(row["facts"]) for row in rows}
 
-    def results(self, setting: str) -> list[Result]:
-        """All results of a setting, as the users stand in the file, each one's methods as they ran."""
+    def results(self, setting: str) -> list[StoredResult]:
+        """Return all results of a setting, in the order of the users in the file and of the methods in the run."""
         query = "SELECT * FROM results WHERE setting = ? ORDER BY place, rowid"
         return [
-            Result(row["task"], row["setting"], row["method"], row["user"], json.loads(row["result"]))
-            for row in self.database.rows(query, setting)
+            StoredResult(
+                row["task"],
+                row["setting"],
+                current_name(row["method"]),
+                row["user"],
+                MethodResult.from_json(json.loads(row["result"])),
+            )
+            for row in self.database.fetch_all(query, setting)
         ]

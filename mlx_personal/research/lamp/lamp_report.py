@@ -1,34 +1,41 @@
-"""What a run says: for every method the official metrics with intervals over users, and what it costs.
+"""Tables of a run: for every method the official metrics with confidence intervals, and the costs.
 
-Users are resampled, not queries: the queries of one user hang together. Two methods see the same draws, so a difference
-is paired.
+The bootstrap resamples users, not queries, because the queries of one user are not independent [Efron93]. All methods
+use the same resamples, so that a difference between two of them is paired.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mlx_personal.errors import UserError
-from mlx_personal.reporting import table
-from mlx_personal.research.lamp.lamp_database import Records, Result
-from mlx_personal.research.lamp.metrics import METRICS, metrics_of, statistics
+from mlx_personal.errors import Action, UserError
+from mlx_personal.reporting import markdown_table
+from mlx_personal.research.lamp.lamp_database import LampDatabase
+from mlx_personal.research.lamp.lamp_results import DISPLAY_NAMES, MethodResult, StoredResult
+from mlx_personal.research.lamp.metrics import METRICS, compute_metrics, pair_statistics
 from mlx_personal.research.lamp.tasks import TASKS, LampTask
 from mlx_personal.storage.files import atomic_write
 
-RESAMPLES: Final = 10_000
-# What a difference is taken to: the adapter on a user's real records alone.
-REFERENCE: Final = "oppu"
+NUM_RESAMPLES: Final = 10_000
+# Differences are relative to the adapter that is trained on the user's real records alone.
+REFERENCE_METHOD: Final = "oppu"
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure and the 95 % percentile interval of its resamples."""
+class IntervalEstimate:
+    """A value with its 95 % percentile interval over the resamples.
+
+    Attributes:
+        value: Value over all users.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
+    """
 
     value: float
     low: float
@@ -36,193 +43,252 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """-1 or 1 where the interval leaves 0 out, else 0."""
+        """-1 or 1 where the interval excludes 0, else 0."""
         return int(self.low > 0) - int(self.high < 0)
+
+    def to_json(self) -> dict[str, float]:
+        """Return the numbers under the keys of the command line's JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method.
+class MethodRow:
+    """The figures of one method. Costs are None where they are not known.
 
-    Args:
-        users, queries: that were answered.
-        metrics: under LaMP's names.
-        differences: of the metrics to the reference method's, on the users that both have; empty for itself.
-        train_seconds: a user; answer_seconds: a query, those of a server with several at once; None where unknown.
-        tokens_read, tokens_written: on the device, a query; None where it does not answer.
-        joules: a user, training and answers; None where no counter tells.
-        adapter_kb, rows: of a user's adapter, and learnt for it; None and 0 without one.
-        counts: what was left out or dropped, in all.
+    Attributes:
+        method: Name of the method.
+        num_users: Users that were answered.
+        num_queries: Queries that were answered.
+        metrics: The metrics, under LaMP's names.
+        differences: The metrics minus those of the reference method, on the users that both have; empty for the
+            reference itself.
+        train_s: Seconds of training a user's adapter.
+        answer_s: Seconds of answering a query; those of a server with several requests at once.
+        tokens_read: Tokens of a query's prompt on the device.
+        tokens_written: Tokens of a query's answer on the device.
+        energy_joules: Energy of training and answering a user.
+        adapter_kb: Size of a user's adapter in KiB.
+        training_samples: Samples that a user's adapter was trained on; 0 without one.
+        counts: What was left out or dropped, by `lamp_results.Count`, over all users.
     """
 
     method: str
-    users: int
-    queries: int
-    metrics: Mapping[str, Estimate]
-    differences: Mapping[str, Estimate]
-    train_seconds: float
-    answer_seconds: float | None
+    num_users: int
+    num_queries: int
+    metrics: Mapping[str, IntervalEstimate]
+    differences: Mapping[str, IntervalEstimate]
+    train_s: float
+    answer_s: float | None
     tokens_read: float | None
     tokens_written: float | None
-    joules: float | None
+    energy_joules: float | None
     adapter_kb: float | None
-    rows: float
+    training_samples: float
     counts: Mapping[str, int]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures under the keys of the command line's JSON, which version 0.1 had."""
+        return {
+            "method": self.method,
+            "users": self.num_users,
+            "queries": self.num_queries,
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+            "differences": {name: estimate.to_json() for name, estimate in self.differences.items()},
+            "train_seconds": self.train_s,
+            "answer_seconds": self.answer_s,
+            "tokens_read": self.tokens_read,
+            "tokens_written": self.tokens_written,
+            "joules": self.energy_joules,
+            "adapter_kb": self.adapter_kb,
+            "rows": self.training_samples,
+            "counts": dict(self.counts),
+        }
 
-def rows(task: LampTask, results: Sequence[Result], reference: str = REFERENCE, seed: int = 0) -> list[Row]:
-    """A row for every method among the results of one setting, in their order; differences to `reference`, or to the
-    first method where there is none of that name."""
-    by_method: dict[str, dict[str, Result]] = {}
-    for found in results:
-        by_method.setdefault(found.method, {})[found.user] = found
+
+def method_rows(
+    task: LampTask, results: Sequence[StoredResult], reference: str = REFERENCE_METHOD, seed: int = 0
+) -> list[MethodRow]:
+    """Return a row for every method among the results of one setting, in their order.
+
+    Args:
+        task: Task of the results.
+        results: Results of one setting.
+        reference: Method that differences are relative to; the first method where there is none of this name.
+        seed: Random seed of the bootstrap.
+    """
+    by_method: dict[str, dict[str, MethodResult]] = {}
+    for stored in results:
+        by_method.setdefault(stored.method, {})[stored.user] = stored.result
     if not by_method:
         return []
-    known = by_method.get(reference) or next(iter(by_method.values()))
-    return [_row(task, method, of, {} if of is known else known, seed) for method, of in by_method.items()]
+    reference_results = by_method.get(reference) or next(iter(by_method.values()))
+    return [
+        _method_row(task, method, by_user, {} if by_user is reference_results else reference_results, seed)
+        for method, by_user in by_method.items()
+    ]
 
 
-def markdown(task: LampTask, found: Sequence[Row], reference: str = REFERENCE) -> str:
-    """Two tables: quality with its intervals, and costs. The seconds are of one worker beside the others."""
+def method_tables(task: LampTask, rows: Sequence[MethodRow], reference: str = REFERENCE_METHOD) -> str:
+    """Return two Markdown tables, of the metrics and of the costs, and a list of what was left out.
+
+    Args:
+        task: Task of the rows.
+        rows: Rows of `method_rows`, at least one.
+        reference: Reference method that the rows were made with.
+    """
     first, second = METRICS[task.kind]
-    against = reference if any(row.method == reference for row in found) else found[0].method
-    quality = table(
-        ["method", "users", "queries", first, second, f"{first}, difference to {against}"],
+    reference = reference if any(row.method == reference for row in rows) else rows[0].method
+    quality = markdown_table(
+        ["method", "users", "queries", first, second, f"{first}, difference to {reference}"],
         (
             [
                 row.method,
-                row.users,
-                row.queries,
-                *(_estimate(row.metrics[m], row.users) for m in (first, second)),
-                _against(row, first),
+                row.num_users,
+                row.num_queries,
+                *(_format_estimate(row.metrics[metric], row.num_users) for metric in (first, second)),
+                _format_difference(row.differences.get(first)),
             ]
-            for row in found
+            for row in rows
         ),
     )
     columns = ["method", "training, s a user", "answer, s a query", "tokens read", "tokens written"]
-    costs = table(
-        [*columns, "joules a user", "adapter, KB", "rows learnt"],
+    costs = markdown_table(
+        [*columns, "joules a user", "adapter, KB", "training samples"],
         (
             [
                 row.method,
-                *(_number(value) for value in (row.train_seconds, row.answer_seconds, row.tokens_read)),
-                *(_number(value) for value in (row.tokens_written, row.joules, row.adapter_kb)),
-                _number(row.rows),
+                *(_format_number(value) for value in (row.train_s, row.answer_s, row.tokens_read)),
+                *(_format_number(value) for value in (row.tokens_written, row.energy_joules, row.adapter_kb)),
+                _format_number(row.training_samples),
             ]
-            for row in found
+            for row in rows
         ),
     )
-    if any(row.joules is not None for row in found):
-        costs += (
-            "\nJoules are the whole machine's while a user's job ran: compare those of one worker (`--workers 1`).\n"
-        )
-    notes = [f"- {row.method}: {_counted(row.counts)}\n" for row in found if row.counts]
-    left = "\nLeft out, shortened or dropped:\n\n" + "".join(notes) if notes else ""
-    return f"{quality}\n{costs}{left}"
+    if any(row.energy_joules is not None for row in rows):
+        costs += "\nJoules are those of the whole machine while a user's job ran: compare runs with one worker only.\n"
+    notes = [f"- {row.method}: {_format_counts(row.counts)}\n" for row in rows if row.counts]
+    left_out = "\nLeft out, shortened or dropped:\n\n" + "".join(notes) if notes else ""
+    return f"{quality}\n{costs}{left_out}"
 
 
-def write_report(records: Records, out: Path | None = None) -> str:
-    """The tables of all settings of a run, as Markdown; also written to `out`. UserError for a run without results."""
-    parts = []
-    for setting, facts in records.settings().items():
-        task = TASKS[facts["task"]]
-        if found := rows(task, records.results(setting)):
-            server = "the model itself" if facts["server"] is None else facts["server"]["model"]
-            head = f"## LaMP-{task.name}, {facts['model_name']}; synthetic records by {server}\n\n"
-            parts.append(head + markdown(task, found))
-    if not parts:
-        raise UserError("this run has no results yet", records.folder, "run `mlx-personal lamp run` again")
-    text = "\n".join(parts)
+def write_report(database: LampDatabase, out: Path | None = None) -> str:
+    """Return the tables of all settings of a run as Markdown.
+
+    Args:
+        database: Database of the run.
+        out: File to write the tables to as well; None for none.
+
+    Raises:
+        UserError: The run has no results.
+    """
+    sections = []
+    for setting, metadata in database.settings().items():
+        task = TASKS[metadata["task"]]
+        if rows := method_rows(task, database.results(setting)):
+            server = "the model itself" if metadata["server"] is None else metadata["server"]["model"]
+            heading = f"## LaMP-{task.name}, {metadata['model_name']}; synthetic records by {server}\n\n"
+            sections.append(heading + method_tables(task, rows))
+    if not sections:
+        raise UserError("this run has no results yet", database.folder, remedy=Action.RUN_LAMP)
+    text = "\n".join(sections)
     if out is not None:
         atomic_write(out, text)
     return text
 
 
-def _row(task: LampTask, method: str, of: Mapping[str, Result], reference: Mapping[str, Result], seed: int) -> Row:
-    sums = _sums(task, of.values())
-    draws = _draws(len(of), seed)
-    values, resampled = metrics_of(task, sums.sum(axis=0)), metrics_of(task, draws @ sums)
-    plain = [found.result for found in of.values()]
-    queries = sum(len(result["predictions"]) for result in plain)
-    timed = [result for result in plain if result["seconds"]["answer"] is not None]
-    device = [result for result in plain if result["tokens"]]
-    joules = [result["joules"] for result in plain if result["joules"] is not None]
-    sizes = [result["adapter_bytes"] / 1024 for result in plain if result["adapter_bytes"] is not None]
+def _method_row(
+    task: LampTask, method: str, by_user: Mapping[str, MethodResult], reference: Mapping[str, MethodResult], seed: int
+) -> MethodRow:
+    results = list(by_user.values())
+    num_queries = sum(len(result.predictions) for result in results)
+    timed = [(result.answer_s, len(result.predictions)) for result in results if result.answer_s is not None]
+    read = [result.tokens_read for result in results if result.tokens_read is not None]
+    written = [result.tokens_written for result in results if result.tokens_written is not None]
+    joules = [result.energy_joules for result in results if result.energy_joules is not None]
+    sizes = [result.adapter_bytes / 1024 for result in results if result.adapter_bytes is not None]
     counts: Counter[str] = Counter()
-    for result in plain:
-        counts.update(result["counts"])
-    return Row(
+    for result in results:
+        counts.update(result.counts)
+    return MethodRow(
         method=method,
-        users=len(of),
-        queries=queries,
-        metrics={name: _estimated(values[name], resampled[name]) for name in values},
-        differences=_differences(task, of, reference, seed),
-        train_seconds=sum(result["seconds"]["train"] for result in plain) / len(plain),
-        answer_seconds=sum(r["seconds"]["answer"] for r in timed) / sum(len(r["predictions"]) for r in timed)
-        if timed
-        else None,
-        tokens_read=sum(r["tokens"]["read"] for r in device) / queries if device else None,
-        tokens_written=sum(r["tokens"]["written"] for r in device) / queries if device else None,
-        joules=sum(joules) / len(joules) if joules else None,
+        num_users=len(results),
+        num_queries=num_queries,
+        metrics=_estimate_metrics(task, results, seed),
+        differences=_estimate_differences(task, by_user, reference, seed),
+        train_s=sum(result.train_s for result in results) / len(results),
+        answer_s=sum(answer_s for answer_s, _ in timed) / sum(number for _, number in timed) if timed else None,
+        tokens_read=sum(read) / num_queries if read else None,
+        tokens_written=sum(written) / num_queries if written else None,
+        energy_joules=sum(joules) / len(joules) if joules else None,
         adapter_kb=sum(sizes) / len(sizes) if sizes else None,
-        rows=sum(result["rows"] for result in plain) / len(plain),
+        training_samples=sum(result.training_samples for result in results) / len(results),
         counts=dict(counts),
     )
 
 
-def _differences(
-    task: LampTask, of: Mapping[str, Result], reference: Mapping[str, Result], seed: int
-) -> dict[str, Estimate]:
-    """Of each metric, paired, on the users that both have; none for fewer than two, of whom nothing can be said."""
-    shared = [user for user in of if user in reference]
+def _estimate_metrics(task: LampTask, results: Sequence[MethodResult], seed: int) -> dict[str, IntervalEstimate]:
+    sums = _user_sums(task, results)
+    values = compute_metrics(task, sums.sum(axis=0))
+    resampled = compute_metrics(task, _draw_users(len(results), seed) @ sums)
+    return {name: _interval(values[name], resampled[name]) for name in values}
+
+
+def _estimate_differences(
+    task: LampTask, by_user: Mapping[str, MethodResult], reference: Mapping[str, MethodResult], seed: int
+) -> dict[str, IntervalEstimate]:
+    """Return the paired difference of each metric on the shared users; empty for fewer than two of them."""
+    shared = [user for user in by_user if user in reference]
     if len(shared) < 2:
         return {}
-    draws = _draws(len(shared), seed)
-    mine, theirs = (_sums(task, [found[user] for user in shared]) for found in (of, reference))
-    value, other = (metrics_of(task, sums.sum(axis=0)) for sums in (mine, theirs))
-    resampled, others = (metrics_of(task, draws @ sums) for sums in (mine, theirs))
-    return {name: _estimated(value[name] - other[name], resampled[name] - others[name]) for name in value}
+    draws = _draw_users(len(shared), seed)
+    ours, theirs = (_user_sums(task, [results[user] for user in shared]) for results in (by_user, reference))
+    our_values, their_values = (compute_metrics(task, sums.sum(axis=0)) for sums in (ours, theirs))
+    our_resampled, their_resampled = (compute_metrics(task, draws @ sums) for sums in (ours, theirs))
+    return {
+        name: _interval(our_values[name] - their_values[name], our_resampled[name] - their_resampled[name])
+        for name in our_values
+    }
 
 
-def _sums(task: LampTask, results: Any) -> np.ndarray:
-    """float64 [users, S]: the sums that a task's metrics are made of."""
+def _user_sums(task: LampTask, results: Iterable[MethodResult]) -> np.ndarray:
+    """Return each user's sums of the pair statistics, float64 [users, S]."""
     return np.stack(
         [
-            statistics(
-                task, [r.result["predictions"][key] for key in r.result["golds"]], list(r.result["golds"].values())
-            ).sum(axis=0)
-            for r in results
+            pair_statistics(task, [result.predictions[key] for key in result.golds], list(result.golds.values())).sum(
+                axis=0
+            )
+            for result in results
         ]
     )
 
 
-def _draws(users: int, seed: int) -> np.ndarray:
-    """int [RESAMPLES, users]: how often each user is drawn; equal for an equal number of users."""
-    return np.random.default_rng([seed, users]).multinomial(users, np.full(users, 1 / users), size=RESAMPLES)
+def _draw_users(num_users: int, seed: int) -> np.ndarray:
+    """Return how often each user is drawn in each resample, int [resamples, users]; the same for the same numbers."""
+    rng = np.random.default_rng([seed, num_users])
+    return rng.multinomial(num_users, np.full(num_users, 1 / num_users), size=NUM_RESAMPLES)
 
 
-def _estimated(value: Any, resampled: np.ndarray) -> Estimate:
+def _interval(value: np.ndarray, resampled: np.ndarray) -> IntervalEstimate:
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high))
+    return IntervalEstimate(float(value), float(low), float(high))
 
 
-def _estimate(found: Estimate, users: int) -> str:
-    if users < 2:
-        return f"{found.value:.3f}"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _format_estimate(estimate: IntervalEstimate, num_users: int) -> str:
+    if num_users < 2:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _against(row: Row, metric: str) -> str | None:
-    if metric not in row.differences:
+def _format_difference(estimate: IntervalEstimate | None) -> str | None:
+    if estimate is None:
         return None
-    found = row.differences[metric]
-    verdict = "" if found.sign else ", no difference"
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{verdict}"
+    verdict = "" if estimate.sign else ", no difference"
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]{verdict}"
 
 
-def _number(value: float | None) -> str | None:
+def _format_number(value: float | None) -> str | None:
     return None if value is None else f"{value:.3g}"
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+def _format_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {DISPLAY_NAMES.get(name, name)}" for name, count in counts.items())

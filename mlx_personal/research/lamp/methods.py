@@ -1,13 +1,13 @@
-"""The methods of a LaMP run, by name: what stands in the prompt, which adapter answers, and whose model it is.
+"""The methods of a LaMP run, by name.
 
-non-personalised    the device's model, with the task's input alone
+non-personalized    the device's model with the official input alone
 random, recency, bm25
-                    with 4 of the user's items before the input; `bm25:1` has one (LaMP's retrieval)
-profile             with a sentence about the user, which the model wrote of the user's items (OPPU's PAG)
-oppu                an adapter trained on the user's own items (OPPU); `oppu+bm25` learns and answers with items
-                    before each input, and in training only with items that are older
-cdcda               the same on real and synthetic items (paper 2); `cdcda-no-copy` without that filter
-cloud               the server's model alone, with the user's items before the input; `cloud:0` without any
+                    4 items of the user before the input; `bm25:1` adds one (LaMP's retrieval [Salemi24])
+profile             a summary of the user before the input, which the model wrote from the user's items (OPPU's PAG)
+oppu                an adapter trained on the user's own items [Tan24]; `oppu+bm25` trains and answers with items before
+                    each input, in training only with older ones
+cdcda               the same with real and synthetic items [Zhong25]; `cdcda-no-copy` turns off the filter `copy`
+cloud               the server's model alone, with items of the user before the input; `cloud:0` without any
 """
 
 from __future__ import annotations
@@ -21,69 +21,96 @@ from mlx_personal.augmentation.filters import FILTERS
 from mlx_personal.errors import UserError
 from mlx_personal.research.lamp.retrieval import RETRIEVERS
 
-# Items in a prompt where a method's name has no number.
-ITEMS: Final = 4
-_ITEMS_OF: Final = rf"(?P<retriever>{'|'.join(RETRIEVERS)})(:(?P<items>\d+))?"
-# The three forms of a name that say more than themselves.
-_PROMPTED: Final = re.compile(_ITEMS_OF)
-_CLOUD: Final = re.compile(r"cloud(:(?P<items>\d+))?")
-_ADAPTED: Final = re.compile(rf"(oppu|(?P<cdcda>cdcda)(-no-(?P<off>{'|'.join(FILTERS)}))?)(\+{_ITEMS_OF})?")
+NON_PERSONALIZED: Final = "non-personalized"
+# Names of version 0.1 for the same methods: still accepted, and kept in the keys of stored results.
+_NAMES_IN_0_1: Final = {NON_PERSONALIZED: "non-personalised"}
+_CURRENT_NAMES: Final = {old: new for new, old in _NAMES_IN_0_1.items()}
+
+# Number of items in a prompt where the name has no number.
+DEFAULT_NUM_ITEMS: Final = 4
+_RETRIEVAL: Final = rf"(?P<retriever>{'|'.join(RETRIEVERS)})(:(?P<num_items>\d+))?"
+_RETRIEVAL_NAME: Final = re.compile(_RETRIEVAL)
+_CLOUD_NAME: Final = re.compile(r"cloud(:(?P<num_items>\d+))?")
+_ADAPTER_NAME: Final = re.compile(
+    rf"(oppu|(?P<cdcda>cdcda)(-no-(?P<disabled_filter>{'|'.join(FILTERS)}))?)(\+{_RETRIEVAL})?"
+)
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to answer a user's queries.
 
-    Args:
-        name: as results are kept under it.
-        retriever, items: which of the user's items stand before an input, and how many; none for 0.
-        profile: whether a sentence about the user does.
-        learns: what an adapter is trained on: `nothing`, the user's `real` items, or `augmented`, synthetic ones too.
-        off: the filters that synthetic items do not pass.
-        cloud: the server's model answers, not the device's.
+    Attributes:
+        name: Name of the method.
+        retriever: One of `RETRIEVERS`; it selects the items before an input.
+        num_items: Maximum number of items before an input.
+        with_summary: Whether a summary of the user is put before an input.
+        training_data: Data of the user's adapter: none, the user's `real` items, or `augmented` with synthetic ones.
+        disabled_filters: Filters that are not applied to the synthetic items.
+        on_server: Whether the server's model answers instead of the device's.
     """
 
     name: str
     retriever: str = "bm25"
-    items: int = 0
-    profile: bool = False
-    learns: Literal["nothing", "real", "augmented"] = "nothing"
-    off: frozenset[str] = frozenset()
-    cloud: bool = False
+    num_items: int = 0
+    with_summary: bool = False
+    training_data: Literal["none", "real", "augmented"] = "none"
+    disabled_filters: frozenset[str] = frozenset()
+    on_server: bool = False
+
+    @property
+    def needs_server_replies(self) -> bool:
+        """Whether a server that is configured is asked for this method."""
+        return self.on_server or self.training_data == "augmented"
 
 
-def method_named(name: str) -> Method:
-    """The method of a name; UserError, which lists the names, for none."""
-    found = _method(name)
-    if found is None:
+def parse_method(name: str) -> Method:
+    """Return the method with a name; names of version 0.1 are accepted.
+
+    Raises:
+        UserError: No method has this name; the message lists the names.
+    """
+    method = _parse(current_name(name))
+    if method is None:
         filters = ", ".join(FILTERS)
         raise UserError(
             f"there is no method {name!r}",
-            hint=f"take some of non-personalised, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, "
+            hint=f"take some of {NON_PERSONALIZED}, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, "
             f"cdcda+bm25, cdcda-no-FILTER ({filters}), cloud; a number of items may follow: bm25:1",
         )
-    return found
+    return method
 
 
-def _method(name: str) -> Method | None:
-    if name in ("non-personalised", "profile"):
-        return Method(name, profile=name == "profile")
-    if match := _CLOUD.fullmatch(name):
-        return Method(name, items=_items(match), cloud=True)
-    match = _PROMPTED.fullmatch(name) or _ADAPTED.fullmatch(name)
+def current_name(name: str) -> str:
+    """Return today's name of a method for a name that version 0.1 may have used."""
+    return _CURRENT_NAMES.get(name, name)
+
+
+def stored_name(name: str) -> str:
+    """Return the name of a method in the keys and rows of stored results, which is the name in version 0.1."""
+    return _NAMES_IN_0_1.get(name, name)
+
+
+def _parse(name: str) -> Method | None:
+    if name in (NON_PERSONALIZED, "profile"):
+        return Method(name, with_summary=name == "profile")
+    if match := _CLOUD_NAME.fullmatch(name):
+        return Method(name, num_items=_num_items(match), on_server=True)
+    match = _RETRIEVAL_NAME.fullmatch(name) or _ADAPTER_NAME.fullmatch(name)
     if match is None:
         return None
-    parts = match.groupdict()
-    # An adapter may go without items; who names a retriever wants some.
-    items = 0 if parts["retriever"] is None else _items(match)
-    if parts["retriever"] is not None and not items:
+    groups = match.groupdict()
+    # An adapter may do without items, but a retriever that is named must add some.
+    num_items = 0 if groups["retriever"] is None else _num_items(match)
+    if groups["retriever"] is not None and not num_items:
         return None
-    method = Method(name, parts["retriever"] or Method.retriever, items)
-    if "cdcda" not in parts:
+    method = Method(name, groups["retriever"] or Method.retriever, num_items)
+    if "cdcda" not in groups:
         return method
-    off = frozenset([parts["off"]] if parts["off"] else [])
-    return dataclasses.replace(method, learns="augmented" if parts["cdcda"] else "real", off=off)
+    disabled = frozenset([groups["disabled_filter"]] if groups["disabled_filter"] else [])
+    training_data: Literal["real", "augmented"] = "augmented" if groups["cdcda"] else "real"
+    return dataclasses.replace(method, training_data=training_data, disabled_filters=disabled)
 
 
-def _items(match: re.Match[str]) -> int:
-    return ITEMS if match["items"] is None else int(match["items"])
+def _num_items(match: re.Match[str]) -> int:
+    return DEFAULT_NUM_ITEMS if match["num_items"] is None else int(match["num_items"])

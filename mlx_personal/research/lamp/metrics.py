@@ -1,14 +1,14 @@
-"""LaMP's metrics: accuracy and macro-F1, MAE and RMSE, ROUGE-1 and ROUGE-L, under the names of its own script.
+"""LaMP's metrics: accuracy and macro-F1, MAE and RMSE, ROUGE-1 and ROUGE-L, with the names of LaMP's own script.
 
-Every metric here is a function of sums over pairs of prediction and gold (`statistics`, `metrics_of`), so that a
-bootstrap over users draws sums of users and never looks at a text again:
+Every metric is a function of sums over pairs of a prediction and a gold answer. A bootstrap over users therefore draws
+sums of users and reads no text again:
 
-    sums = np.stack([statistics(task, predictions, golds).sum(axis=0) for each user])   # [users, S]
-    metrics_of(task, draws @ sums)      # draws [B, users]: how often each user was drawn; each metric [B]
+    sums = np.stack([pair_statistics(task, predictions, golds).sum(axis=0) for each user])   # [users, S]
+    compute_metrics(task, draws @ sums)      # draws [B, users]: how often each user was drawn; each metric [B]
 
-Differences from LaMP's script: a gold that is no label never counts as met; `nan`, `inf` and what is too large to be
-squared count as unparsable; and where that script gives the median of 1,000 random resamples of ROUGE (as `evaluate`
-does), this gives the mean itself.
+This differs from LaMP's script [Salemi24] in three points. A gold answer that is not a label never counts as correct.
+`nan`, `inf` and numbers too large to be squared count as unparsable. ROUGE is the mean itself, while the script reports
+the median of 1,000 random resamples, as the `evaluate` library does.
 """
 
 from __future__ import annotations
@@ -30,90 +30,115 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "generation": ("rouge-1", "rouge-L"),
 }
 LOWER_IS_BETTER: Final = frozenset({"MAE", "RMSE"})
-_WORST_RATINGS: Final = (1.0, 5.0)
+_EXTREME_RATINGS: Final = (1.0, 5.0)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A task's metrics over N pairs, and those that a pair has of its own, float64 [N]: macro-F1 and RMSE have none."""
+    """The metrics of N pairs.
+
+    Attributes:
+        metrics: Value of each metric.
+        per_pair: float64 [N], value of each metric for single pairs; macro-F1 and RMSE have none.
+    """
 
     metrics: Mapping[str, float]
-    per_item: Mapping[str, np.ndarray]
+    per_pair: Mapping[str, np.ndarray]
 
 
 def score(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> Scores:
-    """All metrics of a task; ValueError for no pairs, and for numbers of predictions and golds that differ."""
+    """Return the metrics of a task over pairs of a prediction and a gold answer.
+
+    Raises:
+        ValueError: There are no pairs, or the numbers of predictions and golds differ.
+    """
     if not golds:
         raise ValueError("nothing to score")
-    table = statistics(task, predictions, golds)
+    statistics = pair_statistics(task, predictions, golds)
     first, second = METRICS[task.kind]
-    per_item = {first: table[:, 1]}
+    per_pair = {first: statistics[:, 1]}
     if task.kind == "generation":
-        per_item[second] = table[:, 2]
-    return Scores({name: float(value) for name, value in metrics_of(task, table.sum(axis=0)).items()}, per_item)
+        per_pair[second] = statistics[:, 2]
+    return Scores(
+        {name: float(value) for name, value in compute_metrics(task, statistics.sum(axis=0)).items()}, per_pair
+    )
 
 
-def statistics(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> np.ndarray:
-    """What the metrics are sums of, float64 [N, S]: a 1, and then by the task's kind
+def pair_statistics(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> np.ndarray:
+    """Return the statistics of each pair, whose sums determine the metrics.
 
-    - classification: whether met; then for each of L labels whether met, whether predicted, whether gold;
-    - rating: the absolute error, and its square;
-    - generation: the F-measures of ROUGE-1 and ROUGE-L.
+    The first column is 1. The others depend on the kind of the task:
 
-    ValueError for numbers of predictions and golds that differ, and for a rating's gold that is no number.
+    - classification: whether the prediction is correct; then for each of L labels whether it is a correct prediction,
+      whether it is predicted, and whether it is the gold answer;
+    - rating: the absolute error and its square;
+    - generation: the F-measures of ROUGE-1 and ROUGE-L [Lin04].
+
+    Returns:
+        float64 [N, S].
+
+    Raises:
+        ValueError: The numbers of predictions and golds differ, or the gold answer of a rating is not a number.
     """
-    row = {"classification": _labels, "rating": _errors, "generation": _rouges}[task.kind]
-    rows = [row(task, prediction, gold) for prediction, gold in zip(predictions, golds, strict=True)]
-    return np.array(rows, np.float64).reshape(len(rows), -1) if rows else np.zeros((0, _width(task)))
+    function = {"classification": _label_statistics, "rating": _rating_statistics, "generation": _rouge_statistics}
+    compute = function[task.kind]
+    rows = [compute(task, prediction, gold) for prediction, gold in zip(predictions, golds, strict=True)]
+    return np.array(rows, np.float64).reshape(len(rows), -1) if rows else np.zeros((0, _num_statistics(task)))
 
 
-def metrics_of(task: LampTask, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The metrics of sums of `statistics`, [..., S]: each [...]; NaN where no pair was summed.
+def compute_metrics(task: LampTask, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics for sums of `pair_statistics`.
 
-    Macro-F1 is the mean over all labels of the task: one that is neither predicted nor gold has an F1 of 0.
+    Macro-F1 is the mean over all labels of the task. A label that is neither predicted nor gold has an F1 of 0.
+
+    Args:
+        task: Task of the pairs.
+        sums: float64 [..., S].
+
+    Returns:
+        Each metric, float64 [...]; NaN where no pair was summed.
     """
     first, second = METRICS[task.kind]
     with np.errstate(invalid="ignore"):
         means = sums[..., 1:3] / sums[..., :1]
     if task.kind == "classification":
-        met, predicted, gold = np.split(sums[..., 2:], 3, axis=-1)
-        f1 = np.mean(2 * met / np.maximum(predicted + gold, 1), axis=-1)
+        correct, predicted, gold = np.split(sums[..., 2:], 3, axis=-1)
+        f1 = np.mean(2 * correct / np.maximum(predicted + gold, 1), axis=-1)
         return {first: means[..., 0], second: np.where(sums[..., 0] > 0, f1, np.nan)}
     if task.kind == "rating":
         return {first: means[..., 0], second: np.sqrt(means[..., 1])}
     return {first: means[..., 0], second: means[..., 1]}
 
 
-def _width(task: LampTask) -> int:
+def _num_statistics(task: LampTask) -> int:
     return 2 + 3 * len(task.labels) if task.kind == "classification" else 3
 
 
-def _labels(task: LampTask, prediction: str, gold: str) -> list[bool]:
-    """A label is met exactly, outer spaces aside; anything else is an answer that no label has."""
-    said, right = prediction.strip(), gold.strip()
-    predicted, true = ([label == text for label in task.labels] for text in (said, right))
-    met = [a and b for a, b in zip(predicted, true, strict=True)]
-    return [True, any(met), *met, *predicted, *true]
+def _label_statistics(task: LampTask, prediction: str, gold: str) -> list[bool]:
+    """Compare a prediction with each label, without outer spaces; any other text matches no label."""
+    predicted, true = ([label == text.strip() for label in task.labels] for text in (prediction, gold))
+    correct = [a and b for a, b in zip(predicted, true, strict=True)]
+    return [True, any(correct), *correct, *predicted, *true]
 
 
-def _errors(_: LampTask, prediction: str, gold: str) -> list[float]:
-    """What is no number counts as the rating that is farther from the gold: 1 or 5."""
-    right = float(gold)
+def _rating_statistics(_: LampTask, prediction: str, gold: str) -> list[float]:
+    """Return the errors of a rating; a prediction that is not a number counts as 1 or 5, whichever is farther."""
+    target = float(gold)
     try:
-        said = float(prediction)
+        rating = float(prediction)
     except ValueError:
-        said = math.nan
-    if not math.isfinite(said * said):  # a model may write digits on and on
-        said = max(_WORST_RATINGS, key=lambda worst: abs(worst - right))
-    return [1.0, abs(said - right), (said - right) ** 2]
+        rating = math.nan
+    if not math.isfinite(rating * rating):  # a model may write a number of any length
+        rating = max(_EXTREME_RATINGS, key=lambda extreme: abs(extreme - target))
+    return [1.0, abs(rating - target), (rating - target) ** 2]
 
 
-def _rouges(_: LampTask, prediction: str, gold: str) -> list[float]:
-    scores = _scorer().score(gold.strip(), prediction.strip())
+def _rouge_statistics(_: LampTask, prediction: str, gold: str) -> list[float]:
+    scores = _rouge_scorer().score(gold.strip(), prediction.strip())
     return [1.0, scores["rouge1"].fmeasure, scores["rougeL"].fmeasure]
 
 
 @functools.cache
-def _scorer() -> rouge_scorer.RougeScorer:
-    # With the package's own tokenizer, which knows a-z and 0-9 alone, as the benchmark's numbers do.
+def _rouge_scorer() -> rouge_scorer.RougeScorer:
+    # The default tokenizer of rouge-score knows only a-z and 0-9, and the published numbers were made with it.
     return rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=False)

@@ -1,7 +1,8 @@
-"""Which of a user's items stand before an input: LaMP's BM25, recency and random.
+"""Retrieve items of a user's profile for an input: LaMP's BM25, recency and random retrieval.
 
-BM25 is `rank_bm25.BM25Okapi` on words between spaces, as in LaMP's scripts; among equal scores the later item of the
-file comes first. Random draws no item twice, where LaMP's script may. LaMP's Contriever is left out: it is a model.
+BM25 [Robertson09] is `rank_bm25.BM25Okapi` on words separated by spaces, as in LaMP's scripts; among equal scores, the
+later item of the file comes first. Random retrieval draws no item twice, while LaMP's script may. LaMP's Contriever is
+left out because it needs a model.
 """
 
 from __future__ import annotations
@@ -18,48 +19,56 @@ from mlx_personal.research.lamp.tasks import Item, LampTask
 RETRIEVERS: Final = ("random", "recency", "bm25")
 
 
-class Retrieval:
-    """One user's profile, to be asked for items; UserError where BM25 is asked for and rank-bm25 not installed.
+class ProfileRetriever:
+    """Retrieves items of one user's profile.
 
     Args:
-        retriever: one of `RETRIEVERS`; ValueError for another.
-        profile: items that the task holds (`LampTask.holds`).
+        task: Task of the items.
+        retriever: One of `RETRIEVERS`.
+        profile: Usable items of the user (`LampTask.is_usable`).
+
+    Raises:
+        ValueError: The retriever is not one of `RETRIEVERS`.
+        UserError: The retriever is BM25 and rank-bm25 is not installed.
     """
 
     def __init__(self, task: LampTask, retriever: str, profile: Sequence[Item]):
         if retriever not in RETRIEVERS:
             raise ValueError(f"there is no retriever {retriever!r}")
         self.task, self.retriever, self.profile = task, retriever, profile
-        # Oldest first; those without a date before all others, in the file's order.
-        self._order = sorted(range(len(profile)), key=lambda i: _date(profile[i]))
-        self._words = [task.corpus_text(item).split() for item in profile] if retriever == "bm25" else []
-        self._whole: Any = _bm25(self._words) if self._words else None
+        # Oldest first. Items without a date come before all others, in the order of the file.
+        self._oldest_first = sorted(range(len(profile)), key=lambda i: _date(profile[i]))
+        self._words = [task.retrieval_text(item).split() for item in profile] if retriever == "bm25" else []
+        self._whole_index: Any = _bm25_index(self._words) if self._words else None
 
-    def best(self, query: str, items: int, *, seed: str = "", before: int | None = None) -> list[Item]:
-        """At most `items` items for a query, the best first.
+    def retrieve(self, query: str, count: int, *, seed: str = "", older_than: int | None = None) -> list[Item]:
+        """Return the best items for a query, the best first.
 
         Args:
-            query: `LampTask.query_text` of an input, or the text of an item that is learnt.
-            seed: of the random draw: the user's and the query's ids, say.
-            before: only items that are older than the one at this place of the profile, as OPPU learns; by date where
-                both have one, else by the order of the file.
+            query: `LampTask.query_text` of an input, or the text of an item that an adapter is trained on.
+            count: Maximum number of items.
+            seed: Seed of random retrieval, such as the identifiers of the user and the query.
+            older_than: Index in the profile; only older items are retrieved, as in OPPU's training [Tan24]. Items are
+                compared by date where both have one, else by the order of the file.
         """
-        pool = sorted(self._order if before is None else self._order[: self._order.index(before)])
-        if not pool or items < 1:
+        order = self._oldest_first
+        candidates = sorted(order if older_than is None else order[: order.index(older_than)])
+        if not candidates or count < 1:
             return []
         if self.retriever == "random":
-            chosen = Random(seed).sample(pool, min(items, len(pool)))
+            selected = Random(seed).sample(candidates, min(count, len(candidates)))
         elif self.retriever == "recency":
-            allowed = set(pool)
-            chosen = [i for i in reversed(self._order) if i in allowed][:items]
+            allowed = set(candidates)
+            selected = [i for i in reversed(order) if i in allowed][:count]
         else:
-            index = self._whole if len(pool) == len(self.profile) else _bm25([self._words[i] for i in pool])
+            is_whole = len(candidates) == len(self.profile)
+            index = self._whole_index if is_whole else _bm25_index([self._words[i] for i in candidates])
             ranked = np.argsort(index.get_scores(query.split()), kind="stable")[::-1]
-            chosen = [pool[i] for i in ranked[:items]]
-        return [self.profile[i] for i in chosen]
+            selected = [candidates[i] for i in ranked[:count]]
+        return [self.profile[i] for i in selected]
 
 
-def _bm25(corpus: list[list[str]]) -> Any:
+def _bm25_index(corpus: list[list[str]]) -> Any:
     try:
         from rank_bm25 import BM25Okapi
     except ImportError as error:
@@ -69,7 +78,7 @@ def _bm25(corpus: list[list[str]]) -> Any:
 
 
 def _date(item: Item) -> tuple[int, ...]:
-    """A date like 2014-05-12, or a year alone, to compare; empty where there is none."""
+    """Return a date such as 2014-05-12, or a year alone, for comparison; empty where there is none."""
     try:
         return tuple(int(part) for part in str(item["date"]).split("-"))
     except (KeyError, ValueError):

@@ -1,7 +1,7 @@
-"""LaMP's tasks: how each is asked, which fields a user's items have, and what an adapter learns of an item.
+"""The tasks of LaMP: input formats, profile fields, labels, and the training record of a profile item.
 
-A profile is what LaMP calls a user's items, dicts with the task's fields; an item is never changed. LaMP-6 is left out:
-its e-mails are under a licence of their own.
+LaMP calls the past items of a user a profile. An item is a JSON object with the fields of its task, and is never
+changed here. LaMP-6 is left out because its emails have a license of their own.
 """
 
 from __future__ import annotations
@@ -19,60 +19,68 @@ Item = Mapping[str, Any]
 
 _TEXT: Final = "{text}"
 _REFERENCES: Final = re.compile(r'\[1\]: "(.*)" \[2\]: "(.*)"', re.DOTALL)
-# What an adapter learns of a paper: whom its author cites, where the data say so (OPPU's do), else its abstract.
-_CITING: Final = f"paper title: {_TEXT} reference:"
-_ABSTRACT: Final = f"Write an abstract for this title: {_TEXT}"
-_TWEET: Final = f"Complete the following tweet: {_TEXT}"
-# The share of a tweet's words that is given, the rest being learnt.
-_GIVEN: Final = (0.10, 0.25)
+# The training inputs of LaMP-1: predict the cited paper where the data name it, as OPPU's files do, else the abstract.
+_CITATION_INPUT: Final = f"paper title: {_TEXT} reference:"
+_ABSTRACT_INPUT: Final = f"Write an abstract for this title: {_TEXT}"
+_TWEET_INPUT: Final = f"Complete the following tweet: {_TEXT}"
+# Range of the share of a tweet's words that is the input; the rest is the target.
+_TWEET_INPUT_SHARE: Final = (0.10, 0.25)
 
 
 @dataclass(frozen=True)
 class LampTask:
     """One task of LaMP.
 
-    Args:
-        name: short; `files`: the names that LaMP's and OPPU's files give it, first the one that tells it apart.
-        kind: which metrics judge it.
-        question: the official input, whose places are `{text}` or, for LaMP-1, `{title}`, `{ref1}` and `{ref2}`.
-        text, answer: the fields of an item that hold what stood there, and what the user made of it. LaMP-7's items
-            have no answer; of LaMP-1's, `record` says what it is.
-        corpus: the fields that retrieval compares with a query.
-        labels: all answers there are, in the order of the official input; none where the answer is free text.
+    Attributes:
+        name: Short name, such as `2M`.
+        file_names: Names of the task in the files of LaMP and OPPU; the first one is unique among the tasks.
+        kind: Kind of answer, which decides the metrics.
+        input_template: Official input, with the placeholder `{text}`; for LaMP-1 `{title}`, `{ref1}` and `{ref2}`.
+        text_field: Field of an item that holds the text of its input.
+        answer_field: Field of an item that holds the user's answer; None for LaMP-1 and LaMP-7, see `training_record`.
+        retrieval_fields: Fields of an item that retrieval compares with a query.
+        labels: All possible answers, in the order of the official input; empty for free text.
     """
 
     name: str
-    files: tuple[str, ...]
+    file_names: tuple[str, ...]
     kind: Literal["classification", "rating", "generation"]
-    question: str
-    text: str
-    answer: str | None
-    corpus: tuple[str, ...]
+    input_template: str
+    text_field: str
+    answer_field: str | None
+    retrieval_fields: tuple[str, ...]
     labels: tuple[str, ...] = ()
 
-    def query_text(self, asked: str) -> str:
-        """What an official input asks about: what stands in place of `{text}`; of LaMP-1 both references.
+    def query_text(self, query_input: str) -> str:
+        """Return the part of an official input that retrieval searches for.
 
-        ValueError for an input of another task.
+        Args:
+            query_input: Input of a query, as in LaMP's files.
+
+        Returns:
+            The text in place of `{text}`; for LaMP-1 both references.
+
+        Raises:
+            ValueError: The input is not of this task.
         """
         if self.name == "1":
-            match = _REFERENCES.search(asked)
+            match = _REFERENCES.search(query_input)
             if match is None:
-                raise ValueError(f"an input without two references, which is none of LaMP-{self.name}")
+                raise ValueError(f"an input without two references, so it is not an input of LaMP-{self.name}")
             return f"{match[1]} {match[2]}"
-        marker = self.question.removesuffix(_TEXT).split()[-1]
-        _, found, text = asked.partition(marker)
-        if not found:
-            raise ValueError(f"an input without {marker!r}, which is none of LaMP-{self.name}")
+        marker = self.input_template.removesuffix(_TEXT).split()[-1]
+        _, separator, text = query_input.partition(marker)
+        if not separator:
+            raise ValueError(f"an input without {marker!r}, so it is not an input of LaMP-{self.name}")
         return text.strip()
 
-    def corpus_text(self, item: Item) -> str:
-        """What retrieval compares of an item."""
-        return " ".join(field(item, name) for name in self.corpus)
+    def retrieval_text(self, item: Item) -> str:
+        """Return the text of an item that retrieval compares with a query."""
+        return " ".join(field_text(item, name) for name in self.retrieval_fields)
 
-    def valid_answer(self, value: object) -> str | None:
-        """An answer as the task writes it; None where it is empty, or none of the labels."""
-        text = _plain(value)
+    def normalize_answer(self, value: object) -> str | None:
+        """Return an answer as the task writes it, or None where it is empty or not one of the labels."""
+        text = _as_text(value)
         if self.kind == "rating":
             try:
                 text = f"{float(text):g}"
@@ -83,59 +91,74 @@ class LampTask:
             return text if text in self.labels else None
         return text if text.strip() else None
 
-    def holds(self, item: object) -> bool:
-        """Whether a profile's item has what the task needs: a text, and an answer that is one."""
-        if not isinstance(item, Mapping) or not field(item, self.text).strip():
+    def is_usable(self, item: object) -> bool:
+        """Return whether a profile item has a text and a valid answer."""
+        if not isinstance(item, Mapping) or not field_text(item, self.text_field).strip():
             return False
         if self.name == "1":
-            return any(field(item, name).strip() for name in ("citation", "abstract"))
-        return self.answer is None or self.valid_answer(item.get(self.answer)) is not None
+            return any(field_text(item, name).strip() for name in ("citation", "abstract"))
+        return self.answer_field is None or self.normalize_answer(item.get(self.answer_field)) is not None
 
-    def collaboration_task(self, profile: Sequence[Item] = ()) -> Task:
-        """How the device's model is asked while it learns this user's items; LaMP-1 depends on whether they cite."""
-        if self.name == "1":
-            return Task(_CITING if cites(profile) else _ABSTRACT)
-        return Task(_TWEET) if self.name == "7" else Task(self.question, self.labels)
+    def augmentation_task(self, profile: Sequence[Item] = ()) -> Task:
+        """Return the input template and labels of the training records of a profile.
 
-    def record(self, item: Item, seed: int = 0) -> Record | None:
-        """What an adapter learns of an item; None where there is nothing to learn or no dialogue can hold it.
-
-        LaMP-2 to LaMP-5: the task's own input and the item's answer. LaMP-1: of a title the paper it cites, where the
-        item has `citation`, else its abstract. LaMP-7: the rest of a tweet after the first 10 to 25 % of its words, but
-        at least one (the official script gives none of a short tweet); the share depends on the seed and the tweet.
+        Args:
+            profile: Items of one user; the template of LaMP-1 depends on whether they name the papers they cite.
         """
-        if not self.holds(item):
-            return None
-        text = field(item, self.text)
         if self.name == "1":
-            answer = field(item, "citation")
-            answer = answer if answer.strip() else field(item, "abstract")
-        elif self.answer is None:
+            return Task(_CITATION_INPUT if has_citations(profile) else _ABSTRACT_INPUT)
+        return Task(_TWEET_INPUT) if self.name == "7" else Task(self.input_template, self.labels)
+
+    def training_record(self, item: Item, seed: int = 0) -> Record | None:
+        """Return what an adapter is trained on for one item.
+
+        For LaMP-2 to LaMP-5 this is the text and the answer of the item. For LaMP-1 it is the title and the cited
+        paper, or the abstract where the item has no `citation`. For LaMP-7 the first 10 to 25 % of the words, but at
+        least one, are the text and the rest is the answer; the official script gives no word of a short tweet.
+
+        Args:
+            item: Item of a profile.
+            seed: Random seed; together with the tweet it decides the share of LaMP-7.
+
+        Returns:
+            The record; None where the item is not usable or a dialogue cannot hold it.
+        """
+        if not self.is_usable(item):
+            return None
+        text = field_text(item, self.text_field)
+        if self.name == "1":
+            answer = field_text(item, "citation")
+            answer = answer if answer.strip() else field_text(item, "abstract")
+        elif self.answer_field is None:
             words = text.split()
-            given = max(1, int(len(words) * Random(f"{seed} {text}").uniform(*_GIVEN)))
-            text, answer = " ".join(words[:given]), " ".join(words[given:])
+            split = max(1, int(len(words) * Random(f"{seed} {text}").uniform(*_TWEET_INPUT_SHARE)))
+            text, answer = " ".join(words[:split]), " ".join(words[split:])
         else:
-            answer = self.valid_answer(item[self.answer]) or ""
+            answer = self.normalize_answer(item[self.answer_field]) or ""
         try:
             record = Record(text, answer)
-            self.collaboration_task([item]).dialogue(record)
+            self.augmentation_task([item]).to_dialogue(record)
         except ValueError:
             return None
         return record
 
 
-def field(item: Item, name: str) -> str:
-    """A field of an item as text; empty where the item has none."""
-    return _plain(item.get(name))
+def field_text(item: Item, name: str) -> str:
+    """Return a field of an item as text; empty where the item has none."""
+    return _as_text(item.get(name))
 
 
-def cites(profile: Sequence[Item]) -> bool:
-    """Whether a LaMP-1 profile says which papers its author cites."""
-    return any(field(item, "citation").strip() for item in profile)
+def has_citations(profile: Sequence[Item]) -> bool:
+    """Return whether any item of a LaMP-1 profile names the paper it cites."""
+    return any(field_text(item, "citation").strip() for item in profile)
 
 
-def task_named(name: str) -> LampTask:
-    """The task of a short name or a file's; UserError, which lists the names, for none."""
+def get_task(name: str) -> LampTask:
+    """Return the task with a name such as `2M` or `LaMP_2M`.
+
+    Raises:
+        UserError: No task has this name; the message lists the names.
+    """
     short = re.sub(r"^lamp[_-]?", "", name.strip(), flags=re.IGNORECASE).upper()
     if short not in TASKS:
         known = f"take one of {', '.join(TASKS)}; 2N has news, 2M movies"
@@ -143,7 +166,7 @@ def task_named(name: str) -> LampTask:
     return TASKS[short]
 
 
-def _plain(value: object) -> str:
+def _as_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
@@ -191,9 +214,9 @@ TASKS: Final[Mapping[str, LampTask]] = {
             "classification",
             'For an author who has written the paper with the title "{title}", which reference is related? Just answer '
             'with [1] or [2] without explanation. [1]: "{ref1}" [2]: "{ref2}"',
-            text="title",
-            answer=None,
-            corpus=("title", "abstract"),
+            text_field="title",
+            answer_field=None,
+            retrieval_fields=("title", "abstract"),
             labels=("[1]", "[2]"),
         ),
         LampTask(
@@ -202,9 +225,9 @@ TASKS: Final[Mapping[str, LampTask]] = {
             "classification",
             "Which category does this article relate to among the following categories? Just answer with the category "
             f"name without further explanation. categories: [{', '.join(_CATEGORIES)}] article: {_TEXT}",
-            text="text",
-            answer="category",
-            corpus=("title", "text"),
+            text_field="text",
+            answer_field="category",
+            retrieval_fields=("title", "text"),
             labels=_CATEGORIES,
         ),
         LampTask(
@@ -213,9 +236,9 @@ TASKS: Final[Mapping[str, LampTask]] = {
             "classification",
             "Which tag does this movie relate to among the following tags? Just answer with the tag name without "
             f"further explanation. tags: [{', '.join(_TAGS)}] description: {_TEXT}",
-            text="description",
-            answer="tag",
-            corpus=("description",),
+            text_field="description",
+            answer_field="tag",
+            retrieval_fields=("description",),
             labels=_TAGS,
         ),
         LampTask(
@@ -224,9 +247,9 @@ TASKS: Final[Mapping[str, LampTask]] = {
             "rating",
             "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 without "
             f"further explanation. review: {_TEXT}",
-            text="text",
-            answer="score",
-            corpus=("text",),
+            text_field="text",
+            answer_field="score",
+            retrieval_fields=("text",),
             labels=("1", "2", "3", "4", "5"),
         ),
         LampTask(
@@ -234,27 +257,27 @@ TASKS: Final[Mapping[str, LampTask]] = {
             ("LaMP_4",),
             "generation",
             f"Generate a headline for the following article: {_TEXT}",
-            text="text",
-            answer="title",
-            corpus=("title", "text"),
+            text_field="text",
+            answer_field="title",
+            retrieval_fields=("title", "text"),
         ),
         LampTask(
             "5",
             ("LaMP_5",),
             "generation",
             f"Generate a title for the following abstract of a paper: {_TEXT}",
-            text="abstract",
-            answer="title",
-            corpus=("title", "abstract"),
+            text_field="abstract",
+            answer_field="title",
+            retrieval_fields=("title", "abstract"),
         ),
         LampTask(
             "7",
             ("LaMP_7",),
             "generation",
             f"Paraphrase the following tweet without any explanation before or after it: {_TEXT}",
-            text="text",
-            answer=None,
-            corpus=("text",),
+            text_field="text",
+            answer_field=None,
+            retrieval_fields=("text",),
         ),
     )
 }

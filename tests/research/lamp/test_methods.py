@@ -1,4 +1,4 @@
-"""The names of a run's methods: each stands for one, and what stands for none is one line."""
+"""The names of methods: each valid name is one method, and any other name is a user error."""
 
 from __future__ import annotations
 
@@ -8,38 +8,51 @@ import pytest
 
 from mlx_personal.augmentation.filters import FILTERS
 from mlx_personal.errors import UserError
-from mlx_personal.research.lamp.methods import Method, method_named
+from mlx_personal.research.lamp.methods import Method, current_name, parse_method, stored_name
 
-PLAIN = [
-    ("non-personalised", {}),
-    ("random", {"retriever": "random", "items": 4}),
-    ("recency", {"retriever": "recency", "items": 4}),
-    ("bm25", {"retriever": "bm25", "items": 4}),
-    ("bm25:1", {"retriever": "bm25", "items": 1}),
-    ("random:2", {"retriever": "random", "items": 2}),
-    ("recency:12", {"retriever": "recency", "items": 12}),
-    ("profile", {"profile": True}),
-    ("oppu", {"learns": "real"}),
-    ("oppu+bm25", {"learns": "real", "items": 4}),
-    ("oppu+recency:2", {"learns": "real", "retriever": "recency", "items": 2}),
-    ("cdcda", {"learns": "augmented"}),
-    ("cdcda+bm25:1", {"learns": "augmented", "items": 1}),
-    ("cloud", {"cloud": True, "items": 4}),
-    ("cloud:0", {"cloud": True, "items": 0}),
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("non-personalized", {}),
+    ("random", {"retriever": "random", "num_items": 4}),
+    ("recency", {"retriever": "recency", "num_items": 4}),
+    ("bm25", {"retriever": "bm25", "num_items": 4}),
+    ("bm25:1", {"retriever": "bm25", "num_items": 1}),
+    ("random:2", {"retriever": "random", "num_items": 2}),
+    ("recency:12", {"retriever": "recency", "num_items": 12}),
+    ("profile", {"with_summary": True}),
+    ("oppu", {"training_data": "real"}),
+    ("oppu+bm25", {"training_data": "real", "num_items": 4}),
+    ("oppu+recency:2", {"training_data": "real", "retriever": "recency", "num_items": 2}),
+    ("cdcda", {"training_data": "augmented"}),
+    ("cdcda+bm25:1", {"training_data": "augmented", "num_items": 1}),
+    ("cloud", {"on_server": True, "num_items": 4}),
+    ("cloud:0", {"on_server": True, "num_items": 0}),
 ]
 
 
-@pytest.mark.parametrize(("name", "parts"), PLAIN, ids=[name for name, _ in PLAIN])
-def test_a_name_says_what_stands_in_the_prompt_what_is_learnt_and_who_answers(name: Any, parts: Any) -> None:
-    assert method_named(name) == Method(name, **parts)
+@pytest.mark.parametrize(("name", "fields"), METHODS, ids=[name for name, _ in METHODS])
+def test_a_name_decides_the_prompt_the_training_data_and_the_model(name: str, fields: dict[str, Any]) -> None:
+    assert parse_method(name) == Method(name, **fields)
 
 
-@pytest.mark.parametrize("filtered", FILTERS)
-@pytest.mark.parametrize("rest", ["", "+random:2"])
-def test_every_filter_can_be_left_out(filtered: Any, rest: str) -> None:
-    parts = {"retriever": "random", "items": 2} if rest else {}
-    name = f"cdcda-no-{filtered}{rest}"
-    assert method_named(name) == Method(name, learns="augmented", off=frozenset([filtered]), **parts)
+def test_names_of_version_0_1_are_accepted_and_kept_in_storage() -> None:
+    assert parse_method("non-personalised") == parse_method("non-personalized") == Method("non-personalized")
+    assert stored_name("non-personalized") == "non-personalised"
+    assert current_name("non-personalised") == "non-personalized"
+    assert stored_name("oppu+bm25") == current_name("oppu+bm25") == "oppu+bm25"
+
+
+@pytest.mark.parametrize("disabled", FILTERS)
+@pytest.mark.parametrize(("suffix", "num_items"), [("", 0), ("+random:2", 2)])
+def test_every_filter_can_be_disabled(disabled: str, suffix: str, num_items: int) -> None:
+    name = f"cdcda-no-{disabled}{suffix}"
+    expected = Method(
+        name,
+        retriever="random" if suffix else "bm25",
+        num_items=num_items,
+        training_data="augmented",
+        disabled_filters=frozenset([disabled]),
+    )
+    assert parse_method(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,7 +66,7 @@ def test_every_filter_can_be_left_out(filtered: Any, rest: str) -> None:
         "bm25:-1",
         "bm25:two",
         "bm25:1:2",
-        "non-personalised:2",
+        "non-personalized:2",
         "profile:2",
         "oppu:4",
         "oppu+",
@@ -69,9 +82,9 @@ def test_every_filter_can_be_left_out(filtered: Any, rest: str) -> None:
         " oppu",
     ],
 )
-def test_what_is_no_method_is_one_line_with_those_there_are(name: str) -> None:
+def test_an_unknown_name_is_one_line_that_lists_the_known_names(name: str) -> None:
     with pytest.raises(UserError) as raised:
-        method_named(name)
+        parse_method(name)
     line = str(raised.value)
     assert f"there is no method {name!r}" in line and "\n" not in line
-    assert all(known in line for known in ("non-personalised", "random", "recency", "bm25", "oppu", "cloud", *FILTERS))
+    assert all(known in line for known in ("non-personalized", "random", "recency", "bm25", "oppu", "cloud", *FILTERS))

@@ -1,26 +1,24 @@
-"""LaMP's metrics: an example by hand for every task, NumPy as a second opinion, and sums that a bootstrap draws."""
+"""LaMP's metrics: an example by hand for every task, a comparison with NumPy, and the sums of a bootstrap."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_personal.research.lamp.metrics import METRICS, metrics_of, score, statistics
+from mlx_personal.research.lamp.metrics import METRICS, compute_metrics, pair_statistics, score
 from mlx_personal.research.lamp.tasks import TASKS
 
-# (predictions, golds, the metrics worked out by hand)
-BY_HAND = {
-    # [1]: 1 met, 1 predicted, 2 gold: 2/3. [2]: 1 met, 2 predicted, 2 gold: 1/2. The fourth is no label.
+# (predictions, golds, metrics computed by hand)
+EXAMPLES = {
+    # [1]: 1 correct, 1 predicted, 2 gold: 2/3. [2]: 1 correct, 2 predicted, 2 gold: 1/2. The fourth is not a label.
     "1": (
         ["[1]", "[2]", " [2] ", "the first"],
         ["[1]", "[1]", "[2]", "[2]"],
         {"accuracy": 2 / 4, "f1": (2 / 3 + 2 / 4) / 2},
     ),
-    # sports: 1 met, 2 predicted, 1 gold: 2/3. travel: none met. 13 labels are not there at all.
+    # sports: 1 correct, 2 predicted, 1 gold: 2/3. travel: none correct. 13 labels do not occur.
     "2N": (
         ["sports", "sports", "Politics"],
         ["sports", "travel", "politics"],
@@ -32,7 +30,7 @@ BY_HAND = {
         ["comedy", "classic", "sci-fi"],
         {"accuracy": 2 / 3, "f1": (1 + 2 / 3) / 15},
     ),
-    # Errors 0, 2 and 0.5; what is no number is 5 for a 2, and 1 for a 4.
+    # Errors 0, 2 and 0.5; text that is not a number counts as 5 for a 2, and 1 for a 4.
     "3": (
         ["5", "1", "3.5", "two", "nan"],
         ["5", "3", "4", "2", "4"],
@@ -44,7 +42,7 @@ BY_HAND = {
         ["mayor of town speaks!", "Sun"],
         {"rouge-1": 4 / 7 / 2, "rouge-L": 4 / 7 / 2},
     ),
-    # a b c / c b a: all words are there, the longest sequence has 1: F = 1/3.
+    # a b c / c b a: all words match, the longest common sequence has 1: F = 1/3.
     "5": (["alpha beta gamma"], ["gamma beta alpha"], {"rouge-1": 1.0, "rouge-L": 1 / 3}),
     # so so cold / so cold: 2 * 2 / (3 + 2); an empty prediction and a text without a-z and 0-9 score nothing.
     "7": (
@@ -56,39 +54,39 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_scores_as_worked_out_by_hand(name: Any) -> None:
-    predictions, golds, expected = BY_HAND[name]
+def test_the_metrics_are_those_computed_by_hand(name: str) -> None:
+    predictions, golds, expected = EXAMPLES[name]
     scores = score(TASKS[name], predictions, golds)
     assert tuple(scores.metrics) == METRICS[TASKS[name].kind]
     assert scores.metrics == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_scores_of_items_make_up_the_metric(name: Any) -> None:
-    predictions, golds, expected = BY_HAND[name]
+def test_the_metric_is_the_mean_over_pairs(name: str) -> None:
+    predictions, golds, expected = EXAMPLES[name]
     scores = score(TASKS[name], predictions, golds)
-    for metric, values in scores.per_item.items():
+    for metric, values in scores.per_pair.items():
         assert values.shape == (len(golds),)
         assert values.mean() == pytest.approx(expected[metric], rel=1e-12)
-    assert {"f1", "RMSE"}.isdisjoint(scores.per_item)
+    assert {"f1", "RMSE"}.isdisjoint(scores.per_pair)
 
 
 @pytest.mark.parametrize("gold", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("said", ["", "good", "5 stars", "inf", "nan", "5" * 200])
-def test_what_is_no_number_counts_as_the_farther_end(gold: int, said: str) -> None:
-    assert score(TASKS["3"], [said], [str(gold)]).metrics["MAE"] == max(gold - 1, 5 - gold)
+@pytest.mark.parametrize("prediction", ["", "good", "5 stars", "inf", "nan", "5" * 200])
+def test_a_rating_that_is_not_a_number_counts_as_the_farther_end(gold: int, prediction: str) -> None:
+    assert score(TASKS["3"], [prediction], [str(gold)]).metrics["MAE"] == max(gold - 1, 5 - gold)
 
 
-def test_a_number_off_the_scale_is_not_brought_back() -> None:
+def test_a_rating_off_the_scale_is_not_clipped() -> None:
     assert score(TASKS["3"], ["10"], ["5"]).metrics == {"MAE": 5, "RMSE": 5}
 
 
-@pytest.mark.parametrize("said", ["Comedy", "comedy.", "tag: comedy", "", "dog"])
-def test_a_label_that_nobody_knows_counts_as_wrong(said: str) -> None:
-    assert score(TASKS["2M"], [said], ["comedy"]).metrics == {"accuracy": 0, "f1": 0}
+@pytest.mark.parametrize("prediction", ["Comedy", "comedy.", "tag: comedy", "", "dog"])
+def test_an_unknown_label_is_wrong(prediction: str) -> None:
+    assert score(TASKS["2M"], [prediction], ["comedy"]).metrics == {"accuracy": 0, "f1": 0}
 
 
-def test_two_unknown_labels_do_not_meet() -> None:
+def test_two_equal_unknown_labels_are_wrong() -> None:
     assert score(TASKS["2M"], ["dog"], ["dog"]).metrics["accuracy"] == 0
 
 
@@ -97,44 +95,44 @@ PAIRS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS[:4]))
 
 
 @given(PAIRS)
-def test_macro_f1_is_the_mean_of_precision_and_recall_by_label(pairs: Any) -> None:
-    said, right = (np.array(column) for column in zip(*pairs, strict=True))
+def test_macro_f1_is_the_mean_of_precision_and_recall_by_label(pairs: list[tuple[str, str]]) -> None:
+    predicted, gold = (np.array(column) for column in zip(*pairs, strict=True))
     f1 = []
     for label in TASKS["2M"].labels:
-        met = np.sum((said == label) & (right == label))
-        precision = met / max(np.sum(said == label), 1)
-        recall = met / max(np.sum(right == label), 1)
-        f1.append(2 * precision * recall / (precision + recall) if met else 0.0)
-    metrics = score(TASKS["2M"], list(said), list(right)).metrics
+        correct = np.sum((predicted == label) & (gold == label))
+        precision = correct / max(np.sum(predicted == label), 1)
+        recall = correct / max(np.sum(gold == label), 1)
+        f1.append(2 * precision * recall / (precision + recall) if correct else 0.0)
+    metrics = score(TASKS["2M"], list(predicted), list(gold)).metrics
     assert metrics["f1"] == pytest.approx(np.mean(f1), abs=1e-12)
-    assert metrics["accuracy"] == pytest.approx(np.mean(said == right), abs=1e-12)
+    assert metrics["accuracy"] == pytest.approx(np.mean(predicted == gold), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["1", "2M", "3", "4"])
-def test_drawn_users_score_as_their_pairs_together(name: str) -> None:
+def test_resampled_sums_give_the_metrics_of_the_resampled_pairs(name: str) -> None:
     task, rng = TASKS[name], np.random.default_rng(0)
-    answers = [*task.labels, "none of them"] if task.labels else ["rain again", "sun and rain", "snow"]
+    answers = [*task.labels, "not a label"] if task.labels else ["rain again", "sun and rain", "snow"]
     golds = task.labels or answers
     users = [[(str(rng.choice(answers)), str(rng.choice(golds))) for _ in range(rng.integers(1, 6))] for _ in range(8)]
-    sums = np.stack([statistics(task, *map(list, zip(*user, strict=True))).sum(axis=0) for user in users])
+    sums = np.stack([pair_statistics(task, *map(list, zip(*user, strict=True))).sum(axis=0) for user in users])
     draws = rng.multinomial(8, np.full(8, 1 / 8), size=50)
-    found = metrics_of(task, draws @ sums)
+    metrics = compute_metrics(task, draws @ sums)
     for number, draw in enumerate(draws):
         pairs = [pair for user, times in zip(users, draw, strict=True) for pair in user * times]
         expected = score(task, *map(list, zip(*pairs, strict=True))).metrics
-        assert {metric: values[number] for metric, values in found.items()} == pytest.approx(expected, rel=1e-12)
+        assert {metric: values[number] for metric, values in metrics.items()} == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["1", "3", "4"])
-def test_no_pairs_are_not_a_number_and_never_a_zero(name: str) -> None:
+def test_the_metrics_of_no_pairs_are_nan(name: str) -> None:
     task = TASKS[name]
-    table = statistics(task, [], [])
-    assert table.shape == (0, statistics(task, ["1"], ["1"]).shape[1])
-    assert all(np.isnan(value) for value in metrics_of(task, table.sum(axis=0)).values())
+    statistics = pair_statistics(task, [], [])
+    assert statistics.shape == (0, pair_statistics(task, ["1"], ["1"]).shape[1])
+    assert all(np.isnan(value) for value in compute_metrics(task, statistics.sum(axis=0)).values())
     with pytest.raises(ValueError, match="nothing to score"):
         score(task, [], [])
 
 
-def test_predictions_and_golds_that_do_not_pair_are_refused() -> None:
+def test_different_numbers_of_predictions_and_golds_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         score(TASKS["3"], ["1"], ["1", "2"])

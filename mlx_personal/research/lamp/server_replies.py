@@ -1,0 +1,130 @@
+"""Ask a server what the users' methods need: synthetic records, and answers to queries."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlx_personal.augmentation.client import RequestSummary, fetch_responses
+from mlx_personal.augmentation.database import open_database
+from mlx_personal.augmentation.ledger import Ledger
+from mlx_personal.augmentation.prompting import PromptRequest
+from mlx_personal.augmentation.response_cache import ResponseCache
+from mlx_personal.augmentation.server import Server
+from mlx_personal.progress import Progress, as_stage
+from mlx_personal.research.lamp.lamp_jobs import JobReplies, ServerPrompts
+from mlx_personal.research.lamp.methods import Method
+
+
+@dataclass
+class ServerReplies:
+    """What a server was asked for one user, and its replies; None stands for a missing reply.
+
+    Attributes:
+        prompts: What was asked.
+        synthetic: Replies to the requests for synthetic records.
+        answers: Replies to the queries, by the name of the method.
+        seconds_per_answer: Seconds that each new answer of a method took; None where none is new.
+        may_get_more: Whether another run may bring the synthetic records that are missing now.
+    """
+
+    prompts: ServerPrompts
+    synthetic: list[str | None] = field(default_factory=list)
+    answers: dict[str, list[str | None]] = field(default_factory=dict)
+    seconds_per_answer: dict[str, float | None] = field(default_factory=dict)
+    may_get_more: bool = False
+
+    @property
+    def synthetic_requests(self) -> Sequence[PromptRequest]:
+        """Requests for synthetic records."""
+        return () if self.prompts.prepared is None else self.prompts.prepared.requests
+
+    @property
+    def num_unanswered(self) -> int:
+        """Number of requests for synthetic records without a reply."""
+        return self.synthetic.count(None)
+
+    def are_complete_for(self, method: Method) -> bool:
+        """Return whether a method has an answer to each query, or all synthetic records that the budget allows."""
+        if method.on_server:
+            return None not in self.answers.get(method.name, [])
+        return not self.may_get_more or None not in self.synthetic
+
+    def for_job(self) -> JobReplies:
+        """Return the replies for a job, whose methods they are complete for."""
+        answers = {name: [text or "" for text in texts] for name, texts in self.answers.items()}
+        return JobReplies(self.prompts.prepared, self.synthetic, answers, self.seconds_per_answer)
+
+
+@dataclass(frozen=True)
+class FetchSummary:
+    """The outcome of asking a server.
+
+    Attributes:
+        tokens: Tokens that all requests of the run's folder have cost until now.
+        message: Why not all requests are answered, on one line; None where all are.
+    """
+
+    tokens: int
+    message: str | None
+
+
+def fetch_replies(
+    replies: Mapping[int, ServerReplies],
+    server: Server,
+    folder: Path,
+    *,
+    answer_tokens: int,
+    token_budget: int | None,
+    on_progress: Progress,
+) -> FetchSummary:
+    """Ask a server for everything that `replies` need, and add its replies.
+
+    Replies are cached in the folder of the run and not asked for twice.
+
+    Args:
+        replies: The users' prompts by the user's index; their replies are filled in.
+        server: Server to ask, with the sampling settings for synthetic records.
+        folder: Folder of the run.
+        answer_tokens: Maximum tokens of an answer to a query.
+        token_budget: Maximum tokens that all requests of the folder may cost; None for no limit.
+        on_progress: Called with the progress.
+
+    Raises:
+        UserError: The server refuses a request.
+    """
+    # Queries are answered greedily, and with no longer answers than on the device.
+    greedy_server = dataclasses.replace(server, temperature=0.0, max_tokens=answer_tokens)
+    with contextlib.ExitStack() as stack:
+        # In a folder of its own, since a folder has one lock.
+        cache = ResponseCache(stack.enter_context(open_database(folder / "answers")))
+        ledger = stack.enter_context(Ledger(folder))
+
+        def fetch(stage: str, server: Server, requests: Sequence[PromptRequest]) -> RequestSummary:
+            progress = as_stage(stage, on_progress)
+            return fetch_responses(requests, server, cache, ledger, token_budget=token_budget, on_progress=progress)
+
+        synthetic = [(index, request) for index in sorted(replies) for request in replies[index].synthetic_requests]
+        summary = fetch("synthetic records", server, [request for _, request in synthetic])
+        message = summary.message
+        for (index, _), text in zip(synthetic, summary.responses, strict=True):
+            replies[index].synthetic.append(text)
+            replies[index].may_get_more = bool(summary.failed or summary.remaining)
+
+        queries = [
+            (index, method, request)
+            for index in sorted(replies)
+            for method, requests in replies[index].prompts.queries.items()
+            for request in requests
+        ]
+        start = time.perf_counter()
+        summary = fetch("cloud answers", greedy_server, [request for *_, request in queries])
+        each_s = (time.perf_counter() - start) / summary.new if summary.new else None
+        for (index, method, _), text in zip(queries, summary.responses, strict=True):
+            replies[index].answers.setdefault(method, []).append(text)
+            replies[index].seconds_per_answer[method] = each_s
+        return FetchSummary(cache.total_tokens(), message or summary.message)
