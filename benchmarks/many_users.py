@@ -38,8 +38,8 @@ from mlx_personal.benchmark.workloads import public_name
 from mlx_personal.demo.runner import CONFIG
 from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.data.samples import make_samples
-from mlx_personal.finetune.loop import optimizer_for
-from mlx_personal.models.language_model import resolve
+from mlx_personal.finetune.trainer_state import make_optimizer
+from mlx_personal.models.loading import resolve_model
 from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
 
@@ -132,7 +132,7 @@ def config_of(options: argparse.Namespace) -> LoRAConfig:
 
 def measure(options: argparse.Namespace, stream: Sequence[Dialogue], config: LoRAConfig) -> Measured:
     """All sides, user by user in turn; one more user is trained before, who is not counted."""
-    path, start = resolve(options.model), time.perf_counter()
+    path, start = resolve_model(options.model), time.perf_counter()
     lm = load_language_model(options.model)
     measured = Measured({side: [] for side in SIDES}, time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def train_mlx_lm(path: Path, records: Sequence[Dialogue], config: LoRAConfig, in
     batch = min(config.batch_size, len(rows))
     steps = len(rows) // batch
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    optimizer, losses = optimizer_for(config.learning_rate_schedule(config.epochs * steps)), list[float]()
+    optimizer, losses = make_optimizer(config.learning_rate_schedule(config.epochs * steps)), list[float]()
     train_plain(lm.model, optimizer, rows, batch, config.epochs, config.seed, exact_loss, losses.append)
     return Trained(time.perf_counter() - start, steps * batch, len(losses), statistics.fmean(losses[-steps:]))
 

@@ -24,10 +24,10 @@ from mlx_personal.embedding import unit_mean
 from mlx_personal.evaluation import Evaluation, compare_answers
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.data.samples import make_samples
-from mlx_personal.finetune.loop import optimizer_for
+from mlx_personal.finetune.trainer_state import make_optimizer
 from mlx_personal.scoring import entropy_of_embedding
 from mlx_personal.selection import SelectionConfig
-from mlx_personal.synthesis import SynthesisConfig, parse_question, rewrite_tasks
+from mlx_personal.synthesis import SynthesisConfig, parse_question, rewrite_prompts
 
 Sampler = Callable[[mx.array], mx.array]
 
@@ -121,9 +121,9 @@ def synthesize(lm: LanguageModel, dialogues: Iterable[Dialogue], config: Synthes
     made = []
     for dialogue in dialogues:
         original = dialogue.without_thoughts()
-        tasks = rewrite_tasks(lm, original, config)
-        for _ in range(config.k if tasks else 0):
-            texts = [text_after(lm, lm.tokenize_prompt(ask), limit, sampler) for ask, limit in tasks]
+        prompts = rewrite_prompts(lm, original, config)
+        for _ in range(config.k if prompts else 0):
+            texts = [text_after(lm, lm.tokenize_prompt(p.messages), p.max_tokens, sampler) for p in prompts]
             try:
                 rewrite = original.with_turns("user", [parse_question(text) for text in texts])
             except ValueError:
@@ -139,7 +139,7 @@ def train(lm: LanguageModel, dialogues: Sequence[Dialogue], config: LoRAConfig) 
     rows = make_samples(lm, dialogues, min(config.max_seq_length, lm.context_length)).samples
     batch = min(config.batch_size, len(rows))
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    optimizer = optimizer_for(config.learning_rate_schedule(config.epochs * (len(rows) // batch)))
+    optimizer = make_optimizer(config.learning_rate_schedule(config.epochs * (len(rows) // batch)))
     train_plain(lm.model, optimizer, rows, batch, config.epochs, config.seed, stock_loss, lambda _: None)
     lm.model.eval()
     return len(rows) // batch * batch

@@ -13,15 +13,17 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_personal.benchmark import mlx_lm_trainer
-from mlx_personal.finetune.report import TrainingStep
-from mlx_personal.progress import ProgressEvent
 from mlx_personal.benchmark.workloads import Workload, make_rows, mlx_lm_order, vocabulary_of
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.finetune.data.samples import Sample
-from mlx_personal.finetune.loop import TrainingData, optimizer_for, train
+from mlx_personal.finetune.data.samples import Sample, TrainingData
+from mlx_personal.finetune.loop import train
+from mlx_personal.finetune.plan import plan_training
 from mlx_personal.finetune.planning.memory import plan_memory
+from mlx_personal.finetune.report import TrainingStep
+from mlx_personal.finetune.trainer_state import make_optimizer
 from mlx_personal.models import LanguageModel, load_language_model
+from mlx_personal.progress import ProgressEvent
 from mlx_personal.runtime.energy import Energy, EnergyMeter
 from mlx_personal.runtime.machine import ThermalState, thermal_state
 
@@ -66,7 +68,11 @@ class Trained:
     @classmethod
     def of(cls, data: dict[str, Any]) -> Trained:
         """From what `dataclasses.asdict` made of one."""
-        parts = {"joules": Energy(**data["joules"]), "before": ThermalState(**data["before"]), "after": ThermalState(**data["after"])}
+        parts = {
+            "joules": Energy(**data["joules"]),
+            "before": ThermalState(**data["before"]),
+            "after": ThermalState(**data["after"]),
+        }
         return cls(**{**data, **parts})
 
 
@@ -166,14 +172,8 @@ def _facts(lm: LanguageModel) -> dict[str, Any]:
 def _ours(lm: LanguageModel, workload: Workload, rows: Sequence[Sample], watch: _Watch) -> dict[str, Any]:
     order = mlx_lm_order(workload)
     data, config = TrainingData(rows), config_of(workload)
-    report = train(
-        lm,
-        data,
-        config,
-        plan=plan_memory(lm, data, config),
-        order=order.__getitem__,
-        on_progress=watch.on_progress,
-    )
+    plan = plan_training(data, config, plan_memory(lm, data, config), order.__getitem__)
+    report = train(lm, plan, on_progress=watch.on_progress)
     return {
         "order": [step for epoch in order for step in epoch],
         "processed_tokens": report.processed_tokens * workload.epochs,
@@ -188,7 +188,7 @@ def _plain(
     config = config_of(workload)
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
     steps = workload.epochs * (workload.rows // workload.batch_size)
-    optimizer = optimizer_for(config.learning_rate_schedule(steps))
+    optimizer = make_optimizer(config.learning_rate_schedule(steps))
     taken = mlx_lm_trainer.train_plain(
         lm.model, optimizer, rows, workload.batch_size, workload.epochs, workload.seed, loss, watch.step
     )

@@ -1,22 +1,27 @@
-"""The settings of evaluation."""
+"""Settings of the evaluation, importable without MLX."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-# The share is kept exactly in every block of at most this many groups; it is the inverse of the smallest share.
-LARGEST_BLOCK = 20
+# The fraction is exact in every block of at most this many groups; it is the inverse of the smallest fraction.
+LARGEST_BLOCK: Final = 20
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is set aside and how answers are compared; ValueError for a setting that makes no sense.
+    """Settings of the held-out split and of the comparison.
 
-    Args:
-        holdout_ratio: of the groups of like dialogues that is set aside, 0.05 to 0.5; it is taken as the nearest fraction
-            with a denominator of at most 20.
-        max_tokens: the longest generated answer.
-        seed: of the split and of the bootstrap. Changing it, or the share, changes the side of no known group.
+    Attributes:
+        holdout_ratio: Fraction of the groups of near-duplicates that is held out, 0.05 to 0.5; it is rounded to the
+            nearest fraction with a denominator of at most 20.
+        max_tokens: Most tokens of a generated answer.
+        seed: Random seed of the split and of the bootstrap. Changing it, or holdout_ratio, leaves known groups where
+            they are.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     holdout_ratio: float = 0.1

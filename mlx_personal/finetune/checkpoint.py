@@ -1,7 +1,8 @@
-"""The state of an unfinished training on disk: whole or not at all, and exact to the bit.
+"""Checkpoints of an unfinished training on disk: written completely or not at all, and exact to the bit.
 
-One safetensors file a state, the newest two kept, so that a damaged file costs the steps since the one before. MLX
-reads a file with flipped bits without a word; a checksum over names, types, shapes, bytes and facts notices them.
+A checkpoint is one safetensors file. The newest two are kept, so that a damaged file costs the steps since the one
+before. MLX reads a file with flipped bits without an error; a checksum over names, types, shapes, bytes and metadata
+detects them. File names, keys and layout are those of version 0.1, whose checkpoints can still be resumed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,80 +19,104 @@ from typing import Any, Final
 
 import mlx.core as mx
 
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import Action, UserError, from_os_error
 from mlx_personal.storage.files import atomic_file, remove_partials
 
-RESTART_HINT: Final = "to drop that training and begin anew: mlx-personal train --restart, with the same --profile"
+logger = logging.getLogger(__name__)
 
-_KEPT: Final = 2
-# What arrays and facts a training saves; to be raised with every change of them.
+_MAX_CHECKPOINTS: Final = 2
+# Version of what a training saves; to be raised with every change of the arrays or the metadata.
 _LAYOUT: Final = 3
-_NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
-# What MLX and the standard library raise over bytes that are not a state; MLX reports bad JSON and bad offsets so.
-_DAMAGE: Final = (RuntimeError, ValueError, KeyError, TypeError)
+_FILE_NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
+_METADATA_KEY: Final = "facts"
+# What MLX and the standard library raise for bytes that are not a checkpoint, such as bad JSON or bad offsets.
+_DAMAGE_ERRORS: Final = (RuntimeError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that the rest of a training depends on.
+    """Everything that the rest of a training depends on.
 
-    Args:
-        arrays: by name; of any type and shape.
-        facts: what JSON can hold, `step` among it, the optimizer steps done; tuples come back as lists.
+    Attributes:
+        arrays: Arrays of any type and shape, by name.
+        metadata: JSON values, among them `step`, the number of completed steps. Tuples come back as lists.
     """
 
     arrays: Mapping[str, mx.array]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def step(self) -> int:
-        return int(self.facts["step"])
+        """Number of completed optimizer steps."""
+        return int(self.metadata["step"])
 
 
-def save(folder: Path, state: Checkpoint) -> Path:
-    """Writes `state-<step>.safetensors` and returns its path; then removes what is no longer of use.
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and remove those that are no longer needed.
 
-    That is all but the newest two, and states of later steps, which a damaged or abandoned training left. UserError if
-    the disk refuses; what was saved before stays then.
+    All but the newest two are removed, and so are those of later steps, which a damaged or abandoned training left.
+
+    Args:
+        folder: Folder of the training's checkpoints.
+        checkpoint: What to save.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: If the disk fails; earlier checkpoints are unchanged then.
     """
-    path = folder / f"state-{state.step:07d}.safetensors"
-    facts = json.dumps({**state.facts, "layout": _LAYOUT})
-    metadata = {"format": "mlx", "facts": facts, "checksum": _checksum(state.arrays, facts)}
+    path = folder / f"state-{checkpoint.step:07d}.safetensors"
+    metadata = json.dumps({**checkpoint.metadata, "layout": _LAYOUT})
+    header = {"format": "mlx", _METADATA_KEY: metadata, "checksum": _checksum(checkpoint.arrays, metadata)}
     with atomic_file(path) as file:
-        # Through a file of Python's: MLX's own writing by path does not notice a full disk.
-        mx.save_safetensors(file, dict(state.arrays), metadata)
-    saved = _steps(folder)
-    earlier = sorted(step for step in saved if step <= state.step)
-    for step in saved.keys() - set(earlier[-_KEPT:]):
+        # Through a Python file, since MLX's own writing by path does not notice a full disk.
+        mx.save_safetensors(file, dict(checkpoint.arrays), header)
+    saved = _paths_by_step(folder)
+    earlier = sorted(step for step in saved if step <= checkpoint.step)
+    for step in saved.keys() - set(earlier[-_MAX_CHECKPOINTS:]):
         saved[step].unlink(missing_ok=True)
     remove_partials(folder)
+    logger.debug("saved the checkpoint of step %d", checkpoint.step)
     return path
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, str | None]:
-    """The newest state that is undamaged, if any was saved, and a note on damaged ones that were passed over.
+    """Read the newest undamaged checkpoint.
 
-    UserError if there are states and all are damaged, or if one cannot be read or is of another version of the package.
+    Args:
+        folder: Folder of the training's checkpoints.
+
+    Returns:
+        The checkpoint, None if there is none, and a note on damaged ones that were skipped.
+
+    Raises:
+        UserError: If all checkpoints are damaged, or if one cannot be read or has another layout.
     """
     damaged: list[str] = []
-    for _, path in sorted(_steps(folder).items(), reverse=True):
+    for _, path in sorted(_paths_by_step(folder).items(), reverse=True):
         try:
-            state = _load(path)
+            checkpoint = _load(path)
         except OSError as error:
             raise from_os_error(error, path) from error
-        except _DAMAGE:
+        except _DAMAGE_ERRORS:
             damaged.append(path.name)
             continue
-        note = f"{' and '.join(damaged)} damaged: going on from step {state.step}" if damaged else None
-        return state, note
+        note = f"{' and '.join(damaged)} damaged: resuming from step {checkpoint.step}" if damaged else None
+        return checkpoint, note
     if damaged:
-        raise UserError(f"damaged: {' and '.join(damaged)}, and there is no other state", folder, RESTART_HINT)
+        what = f"damaged: {' and '.join(damaged)}, and there is no other checkpoint"
+        raise UserError(what, folder, remedy=Action.RESTART_TRAINING)
     return None, None
 
 
 def discard(folder: Path) -> None:
-    """Removes all states in `folder`, as after a training has ended, and the folder if it holds nothing else."""
-    for path in _steps(folder).values():
+    """Remove all checkpoints of a folder, and the folder if nothing else is in it.
+
+    Args:
+        folder: Folder of the training's checkpoints.
+    """
+    for path in _paths_by_step(folder).values():
         path.unlink(missing_ok=True)
     remove_partials(folder)
     with contextlib.suppress(OSError):
@@ -100,69 +126,29 @@ def discard(folder: Path) -> None:
 def _load(path: Path) -> Checkpoint:
     with path.open("rb") as file:
         loaded: Any = mx.load(file, format="safetensors", return_metadata=True)
-        arrays, metadata = loaded
-        # Now, as MLX reads when it computes: the file may be replaced or removed by then.
+        arrays, header = loaded
+        # MLX reads the file when it evaluates; by then it may have been replaced or removed.
         mx.eval(arrays)
-    if metadata["checksum"] != _checksum(arrays, metadata["facts"]):
+    if header["checksum"] != _checksum(arrays, header[_METADATA_KEY]):
         raise ValueError("checksum differs")
-    facts = json.loads(metadata["facts"])
-    if facts.pop("layout", None) != _LAYOUT:
-        raise UserError("cannot resume: another version of mlx-personal began this training", path, RESTART_HINT)
-    return Checkpoint(arrays, facts)
+    metadata = json.loads(header[_METADATA_KEY])
+    if metadata.pop("layout", None) != _LAYOUT:
+        what = "cannot resume: another version of mlx-personal started this training"
+        raise UserError(what, path, remedy=Action.RESTART_TRAINING)
+    return Checkpoint(arrays, metadata)
 
 
-def _checksum(arrays: Mapping[str, mx.array], facts: str) -> str:
+def _checksum(arrays: Mapping[str, mx.array], metadata: str) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-        # As bytes: the buffer protocol has no bfloat16.
+        # As bytes, since the buffer protocol has no bfloat16.
         as_bytes: Any = array.reshape(-1).view(mx.uint8)
         digest.update(memoryview(as_bytes))
-    digest.update(facts.encode())
+    digest.update(metadata.encode())
     return digest.hexdigest()
 
 
-def _steps(folder: Path) -> dict[int, Path]:
-    """The states in a folder, by step."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("state-*.safetensors"))
-    return {int(match[1]): path for match, path in found if match}
-
-
-@dataclass(frozen=True)
-class CheckpointIdentity:
-    """What a resumed training must share with the one that was interrupted.
-
-    Args:
-        base: the base model's fingerprint.
-        rows: a hash of the training rows and their weights, in order.
-        settings: those that decide the result, by name.
-        environment: what only the last bits depend on: versions, thread count, device.
-    """
-
-    base: str
-    rows: str
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
-
-
-def check_identity(saved: Mapping[str, Any], present: CheckpointIdentity) -> str | None:
-    """Compares with `dataclasses.asdict(Identity)` as the facts of a state hold it.
-
-    None, or a note if the rest of the training will not be bit-identical. UserError naming what differs.
-    """
-    if saved["base"] != present.base:
-        raise UserError("cannot resume: the base model is another one than when this training began", hint=RESTART_HINT)
-    if different := _different(saved["settings"], present.settings):
-        raise UserError(f"cannot resume: changed settings: {different}", hint=RESTART_HINT)
-    if saved["rows"] != present.rows:
-        raise UserError("cannot resume: the training rows have changed since it began", hint=RESTART_HINT)
-    if different := _different(saved["environment"], present.environment):
-        return f"resumed under other conditions ({different}): the result will not be bit-identical"
-    return None
-
-
-def _different(saved: Mapping[str, Any], present: Mapping[str, Any]) -> str:
-    """Which entries differ and how, as `name was 1, is 2`; empty if none does."""
-    now = json.loads(json.dumps(dict(present)))
-    names = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
-    return ", ".join(f"{name} was {saved.get(name)}, is {now.get(name)}" for name in names)
+def _paths_by_step(folder: Path) -> dict[int, Path]:
+    matches = ((_FILE_NAME.fullmatch(path.name), path) for path in folder.glob("state-*.safetensors"))
+    return {int(match[1]): path for match, path in matches if match}

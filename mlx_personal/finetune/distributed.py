@@ -1,7 +1,7 @@
-"""One training over several machines: each takes a share of every step's rows, and their gradients are added up.
+"""Data-parallel training on several machines: each computes a shard of every step, and the gradients are summed.
 
-Under `mlx.launch -n N` (or with a host file) every process runs the same training; without it there is a group of one.
-Gradients travel as one buffer: on Metal each transfer crosses from the GPU to the CPU and back.
+Under `mlx.launch -n N` (or with a host file) every process runs the same training; without it the group has one
+process. Gradients travel as one array, since on Metal each transfer goes from the GPU to the CPU and back.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ from mlx_personal.errors import UserError
 
 
 class ProcessGroup:
-    """The processes that train together. `rank` counts from 0; only rank 0 writes anything."""
+    """The processes that train together.
+
+    Attributes:
+        rank: Number of this process, from 0. Only rank 0 writes files.
+        size: Number of processes.
+
+    Raises:
+        UserError: If `MLX_RANK` is set, as `mlx.launch` does, but there is no group.
+    """
 
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
-        # mlx.launch sets it. Asking MLX right away would load its MPI library in every single-machine training.
+        # Without this check MLX would load its MPI library in every training on a single machine.
         if "MLX_RANK" in os.environ:
             try:
                 self._group = mx.distributed.init(strict=True)
@@ -31,30 +39,67 @@ class ProcessGroup:
                 raise UserError(what, hint="start them with mlx.launch, or unset MLX_RANK") from error
             self.rank, self.size = self._group.rank(), self._group.size()
 
-    def share(self, step: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """This process's rows of a step: every process gets about as many tokens, and the same for the same step."""
-        loads = [0] * self.size
-        mine = []
-        for row in sorted(step, key=lambda row: -lengths[row]):
-            lightest = loads.index(min(loads))
-            loads[lightest] += lengths[row]
-            if lightest == self.rank:
-                mine.append(row)
-        return sorted(mine, key=list(step).index)
+    def shard(self, step: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """Return this process's samples of a step. Each process gets about the same number of tokens.
 
-    def sum(self, array: mx.array) -> mx.array:
-        """The sum over all processes of a float32 array, the same in each process."""
+        Args:
+            step: Indices of the step's samples.
+            lengths: Tokens of each sample of the data set.
+
+        Returns:
+            Indices of samples, in the order of the step; the same for the same arguments.
+        """
+        loads = [0] * self.size
+        own = []
+        for index in sorted(step, key=lambda index: -lengths[index]):
+            lightest = loads.index(min(loads))
+            loads[lightest] += lengths[index]
+            if lightest == self.rank:
+                own.append(index)
+        return sorted(own, key=list(step).index)
+
+    def all_sum(self, array: mx.array) -> mx.array:
+        """Return the sum of a float32 array over all processes, the same in each.
+
+        Args:
+            array: This process's array.
+        """
         return array if self.size == 1 else self._all_sum(array)
 
-    def gather(self, value: Any) -> list[Any]:
-        """What JSON can hold, as each process gives it, in order of rank."""
-        return [self._from(value, rank) for rank in range(self.size)]
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, in order of rank.
 
-    def from_first(self, value: Any) -> Any:
-        """What JSON can hold, as rank 0 gives it; the other processes' own value does not matter."""
-        return self._from(value, 0)
+        Args:
+            value: This process's JSON value.
+        """
+        return [self._broadcast_from(value, rank) for rank in range(self.size)]
 
-    def _from(self, value: Any, rank: int) -> Any:
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0.
+
+        Args:
+            value: A JSON value; only that of rank 0 matters.
+        """
+        return self._broadcast_from(value, 0)
+
+    def broadcast_arrays(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Return the arrays of rank 0, bit for bit.
+
+        Args:
+            arrays: Arrays of any type and shape; only those of rank 0 matter.
+        """
+        if self.size == 1:
+            return arrays
+        layouts = self.broadcast({name: [list(a.shape), str(a.dtype).split(".")[-1]] for name, a in arrays.items()})
+        received = {}
+        for name, (shape, dtype_name) in layouts.items():
+            dtype = getattr(mx, dtype_name)
+            own = arrays[name] if self.rank == 0 else mx.zeros(shape, dtype)
+            as_bytes = own.reshape(-1).view(mx.uint8).astype(mx.int32)
+            received[name] = self._all_sum(as_bytes).astype(mx.uint8).view(dtype).reshape(shape)
+        return received
+
+    def _broadcast_from(self, value: Any, rank: int) -> Any:
         if self.size == 1:
             return value
         own = json.dumps(value).encode() if self.rank == rank else b""
@@ -64,25 +109,11 @@ class ProcessGroup:
         received = np.array(self._all_sum(mx.array(sent)), copy=False).astype(np.uint8)
         return json.loads(received.tobytes())
 
-    def arrays_from_first(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Arrays of rank 0, bit for bit, in every process."""
-        if self.size == 1:
-            return arrays
-        shapes = self.from_first({name: [list(a.shape), str(a.dtype).split(".")[-1]] for name, a in arrays.items()})
-        received = {}
-        for name, (shape, dtype) in shapes.items():
-            kind = getattr(mx, dtype)
-            own = arrays[name] if self.rank == 0 else mx.zeros(shape, kind)
-            as_bytes = own.reshape(-1).view(mx.uint8).astype(mx.int32)
-            received[name] = self._all_sum(as_bytes).astype(mx.uint8).view(kind).reshape(shape)
-        return received
-
     def _all_sum(self, array: mx.array) -> mx.array:
         summed = mx.distributed.all_sum(array, group=self._group, stream=mx.cpu)
         try:
             mx.eval(summed)
         except RuntimeError as error:
-            raise UserError(
-                "another machine of this training left it", hint="its own message says why; then run the same again"
-            ) from error
+            what = "another machine has left this training"
+            raise UserError(what, hint="see its error message, then start the same training again") from error
         return summed

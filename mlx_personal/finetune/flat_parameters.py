@@ -1,6 +1,6 @@
-"""An adapter's weights in one array: its norm, its sum over machines and a step of AdamW are one operation each.
+"""The weights of an adapter in one array, so that their norm, their sum over machines and AdamW are one operation each.
 
-An adapter is some hundred small matrices, and each operation on each of them costs more than its numbers do.
+An adapter has some hundred small matrices, and each operation on each of them costs more than its numbers do.
 """
 
 from __future__ import annotations
@@ -15,20 +15,33 @@ from mlx_personal.finetune.forward.losses import Weights
 
 
 class FlatParameters:
-    """How weights like these lie in one float32 array [P]."""
+    """The layout of weights in one float32 array [P].
+
+    Args:
+        weights: Weights with these names and shapes, nested as in the model.
+    """
 
     def __init__(self, weights: Weights):
         self._shapes = {name: weight.shape for name, weight in tree_flatten(weights)}
-        self._cuts = np.cumsum([math.prod(shape) for shape in self._shapes.values()]).tolist()[:-1]
+        self._offsets = np.cumsum([math.prod(shape) for shape in self._shapes.values()]).tolist()[:-1]
 
-    def flat(self, weights: Weights) -> mx.array:
-        found = dict(tree_flatten(weights))
-        return mx.concatenate([found[name].reshape(-1) for name in self._shapes])
+    def flatten(self, weights: Weights) -> mx.array:
+        """Return the weights as one array [P].
 
-    def nested(self, flat: mx.array) -> Weights:
-        """The weights as the model names them; they share the array's memory."""
-        parts = mx.split(flat, self._cuts)
-        found: Weights = tree_unflatten(
-            [(name, part.reshape(shape)) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)]
+        Args:
+            weights: Weights of this layout, nested as in the model.
+        """
+        by_name = dict(tree_flatten(weights))
+        return mx.concatenate([by_name[name].reshape(-1) for name in self._shapes])
+
+    def unflatten(self, flat: mx.array) -> Weights:
+        """Return the weights nested as in the model; they share the array's memory.
+
+        Args:
+            flat: Array [P] of this layout.
+        """
+        arrays = mx.split(flat, self._offsets)
+        weights: Weights = tree_unflatten(
+            [(name, array.reshape(shape)) for (name, shape), array in zip(self._shapes.items(), arrays, strict=True)]
         )
-        return found
+        return weights

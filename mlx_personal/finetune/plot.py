@@ -1,6 +1,6 @@
-"""The losses of one training as a picture: a PNG by matplotlib, and lines of text for a terminal.
+"""Plot the losses of a training: as a PNG with matplotlib, and as text for a terminal.
 
-The text is drawn here, in braille characters of 2 x 4 dots, and needs no library.
+The text plot uses braille characters of 2 x 4 dots and needs no library.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.storage.files import atomic_write
 
-# Told apart by anyone's eyes, in print too: of Okabe and Ito's palette.
+# Okabe and Ito's palette, which people with color blindness can tell apart.
 _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#999999"
-# The bits of a braille character's dots, by row and column.
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-# Characters that the text's labels take on the left.
+# Bits of the dots of a braille character, by row and column.
+_DOT_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+# Characters of the labels on the left of a text plot.
 _MARGIN = 10
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What there is to show of a training. Losses are mean cross entropies a target token; steps count from 1.
+    """The losses of a training: mean cross entropies per target token. Steps count from 1.
 
-    Args:
-        losses: of every step; one that is not finite leaves a gap.
-        epoch_ends: the step that each epoch ended with.
-        validation: (step, loss) on dialogues held out; step 0 is before training.
-        general: (step, loss) on general dialogues, which shows what is forgotten.
+    Attributes:
+        losses: Loss of every step; one that is not finite leaves a gap.
+        epoch_ends: Last step of each epoch.
+        validation: (step, loss) on held-out samples; step 0 is before training.
+        general: (step, loss) on held-out general samples.
     """
 
     losses: Sequence[float]
@@ -44,12 +44,12 @@ class Curves:
 
     @property
     def boundaries(self) -> list[int]:
-        """The epochs' ends that more steps follow."""
+        """Last steps of all epochs but the last."""
         return [end for end in self.epoch_ends if end < len(self.losses)]
 
 
 def curves_of(report: TrainingReport) -> Curves:
-    """What a training's report has to show."""
+    """Return the losses of a report."""
     return Curves(
         losses=report.losses,
         epoch_ends=report.epoch_ends,
@@ -59,10 +59,16 @@ def curves_of(report: TrainingReport) -> Curves:
 
 
 def smoothed(losses: Sequence[float]) -> tuple[np.ndarray, int]:
-    """The mean over a window around every step, and the window's length: odd, about a twentieth of the steps.
+    """Return the moving average of losses.
 
-    The window narrows towards the first steps, where losses fall fast, and is cut off at the last. Losses that are not
-    finite are left out.
+    The window narrows towards the first steps, where losses fall fast, and is cut off at the last one. Losses that are
+    not finite are left out.
+
+    Args:
+        losses: Loss of every step.
+
+    Returns:
+        The averages, float64 [steps], and the length of the window: odd, about a twentieth of the steps.
     """
     width = max(5, len(losses) // 20) | 1
     values = np.array(losses, np.float64)
@@ -77,9 +83,17 @@ def smoothed(losses: Sequence[float]) -> tuple[np.ndarray, int]:
 
 
 def loss_plot_png(path: Path, curves: Curves) -> None:
-    """Writes the picture, 1500 x 1050 pixels; UserError if matplotlib is not installed or the disk refuses."""
+    """Write a PNG of 1500 x 1050 pixels.
+
+    Args:
+        path: File to write.
+        curves: The losses.
+
+    Raises:
+        UserError: If matplotlib is not installed or the disk fails.
+    """
     try:
-        # Not pyplot, which keeps figures and chooses a window system for the whole process.
+        # Not pyplot, which keeps figures and selects a window system for the whole process.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -100,16 +114,16 @@ def loss_plot_png(path: Path, curves: Curves) -> None:
     steps = max(len(curves.losses), 1)
     axes.set_xlim(-0.02 * steps, 1.02 * steps)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    atomic_write(path, picture.getvalue())
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    atomic_write(path, png.getvalue())
 
 
 def _draw_losses(axes: Any, curves: Curves) -> None:
     steps = np.arange(1, len(curves.losses) + 1)
     values = np.where(np.isfinite(curves.losses), curves.losses, np.nan)
     means, width = smoothed(curves.losses)
-    # Few steps are marked: a single one between two gaps is no line.
+    # Mark the steps where there are few, since a single one between two gaps has no line.
     marker = "." if len(steps) < 60 else ""
     axes.plot(steps, values, color=_BLUE, alpha=0.35, linewidth=0.8, marker=marker, label="training, each step")
     if len(steps) > width:
@@ -123,9 +137,15 @@ def _draw_losses(axes: Any, curves: Curves) -> None:
 
 
 def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:
-    """The picture as `height` lines of at most `width` characters, 40 x 8 at least, without colors.
+    """Return a text plot: dots for the smoothed training loss, `o` for held-out samples, `x` for general ones.
 
-    A line of dots for the smoothed training loss, `o` for held-out dialogues, `x` for general ones.
+    Args:
+        curves: The losses.
+        width: Characters of the longest line, at least 40.
+        height: Lines, at least 8.
+
+    Returns:
+        The lines, without colors.
     """
     columns, rows = max(width, 40) - _MARGIN, max(height, 8) - 3
     means, _ = smoothed(curves.losses)
@@ -137,21 +157,21 @@ def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:
     last = max(len(curves.losses), *(step for step, _ in points), 1)
     first = min([step for step, _ in points], default=1)
 
-    def place(step: float, loss: float, across: int, down: int) -> tuple[int, int]:
-        """The column and row in a raster of this size."""
-        x = (step - first) / max(last - first, 1) * (across - 1)
-        return round(x), round((high - loss) / (high - low) * (down - 1))
+    def to_cell(step: float, loss: float, grid_width: int, grid_height: int) -> tuple[int, int]:
+        """Return the column and row in a grid of this size."""
+        x = (step - first) / max(last - first, 1) * (grid_width - 1)
+        return round(x), round((high - loss) / (high - low) * (grid_height - 1))
 
     cells = [[" "] * columns for _ in range(rows)]
     for end in curves.boundaries:
         for line in cells:
-            line[place(end, low, columns, rows)[0]] = "┊"
-    for (x, y), dots in _dots(means, lambda step, loss: place(step, loss, 2 * columns, 4 * rows)).items():
+            line[to_cell(end, low, columns, rows)[0]] = "┊"
+    for (x, y), dots in _draw_line(means, lambda step, loss: to_cell(step, loss, 2 * columns, 4 * rows)).items():
         cells[y][x] = chr(0x2800 + dots)
-    for marker, marked in (("o", curves.validation), ("x", curves.general)):
-        for step, loss in marked:
+    for marker, pairs in (("o", curves.validation), ("x", curves.general)):
+        for step, loss in pairs:
             if math.isfinite(loss):
-                x, y = place(step, loss, columns, rows)
+                x, y = to_cell(step, loss, columns, rows)
                 cells[y][x] = marker
     labels = {0: high, rows // 2: high - (high - low) * (rows // 2) / (rows - 1), rows - 1: low}
     lines = [
@@ -167,20 +187,23 @@ def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _dots(losses: np.ndarray, place: Callable[[float, float], tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """The dots of a line through the losses of steps 1, 2, ..., by character; dots and characters count from 0."""
+def _draw_line(losses: np.ndarray, to_dot: Callable[[float, float], tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Return the dots of a line through the losses of steps 1, 2, ... as the bits of each character.
+
+    `to_dot` returns the column and row of a dot; dots and characters count from 0.
+    """
     cells: dict[tuple[int, int], int] = {}
-    before: tuple[int, int] | None = None
+    previous: tuple[int, int] | None = None
     for step, loss in enumerate(losses.tolist(), 1):
         if not math.isfinite(loss):
-            before = None
+            previous = None
             continue
-        x, y = place(step, loss)
-        from_x, from_y = before or (x, y)
+        x, y = to_dot(step, loss)
+        from_x, from_y = previous or (x, y)
         length = max(abs(x - from_x), abs(y - from_y), 1)
         for i in range(length + 1):
             dot_x, dot_y = from_x + round((x - from_x) * i / length), from_y + round((y - from_y) * i / length)
             cell = (dot_x // 2, dot_y // 4)
-            cells[cell] = cells.get(cell, 0) | _DOTS[dot_y % 4][dot_x % 2]
-        before = (x, y)
+            cells[cell] = cells.get(cell, 0) | _DOT_BITS[dot_y % 4][dot_x % 2]
+        previous = (x, y)
     return cells

@@ -1,7 +1,7 @@
-"""Learning rates as a function of the step alone, so that a resumed training has the same; and when to stop early.
+"""Learning rates as a function of the step, so that a resumed training has the same ones, and early stopping.
 
-All rates are computed beforehand, in float64 and by Python: MLX's cosine is a float32 one, which near the end of the
-decay has few digits left, and another one on every device.
+All rates are computed beforehand by Python in float64: MLX's cosine is in float32, which has few digits left near the
+end of the decay, and it differs between devices.
 """
 
 from __future__ import annotations
@@ -14,37 +14,39 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import mlx.core as mx
 
-SCHEDULES: Final = ("cosine", "linear", "constant")
+LR_SCHEDULER_TYPES: Final = ("cosine", "linear", "constant")
 
 
 class LearningRateSchedule:
-    """The learning rate of every step of a training, counted from 0: a linear rise, then the rest by its kind.
+    """The learning rate of every step of a training: a linear warmup, then a decay.
 
-    An optimizer of MLX takes it as `learning_rate`; `at` is the same rate as a Python float. After the last step it
-    stays what it was there.
+    An MLX optimizer takes it as `learning_rate`; `at` returns the same rate as a Python float. After the last step the
+    rate stays what it was there.
 
     Args:
-        kind: how it goes on from the peak: `cosine` and `linear` fall towards 0, which the step after the last would
-            have; `constant` stays.
-        peak: the highest rate.
-        steps: optimizer steps of the whole training.
-        warmup: share of the steps, 0..1, in which it rises; from a part of the peak, never from 0.
+        lr_scheduler_type: Decay after the peak: `cosine` and `linear` fall towards 0, which the step after the last one
+            would have; `constant` stays.
+        learning_rate: The peak.
+        steps: Optimizer steps of the whole training.
+        warmup_ratio: Fraction of the steps, 0 to 1, in which the rate rises, starting above 0.
 
-    ValueError for anything else.
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
-    def __init__(self, kind: str, peak: float, steps: int, warmup: float):
-        if kind not in SCHEDULES:
-            raise ValueError(f"schedule is {kind!r}; it must be one of {', '.join(SCHEDULES)}")
-        if not 0 < peak < math.inf:
-            raise ValueError(f"learning_rate is {peak}; it must be above 0 and finite")
+    def __init__(self, lr_scheduler_type: str, learning_rate: float, steps: int, warmup_ratio: float):
+        if lr_scheduler_type not in LR_SCHEDULER_TYPES:
+            known = ", ".join(LR_SCHEDULER_TYPES)
+            raise ValueError(f"lr_scheduler_type is {lr_scheduler_type!r}; it must be one of {known}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {learning_rate}; it must be above 0 and finite")
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup is {warmup}; it must lie in 0..1")
-        # Rounded first: 7 % of 100 steps are 7.000000000000001 in floating point, and no eighth step.
-        rise = math.ceil(round(warmup * steps, 6))
-        self._rates = [peak * _share(kind, step, rise, steps) for step in range(steps)]
+        if not 0 <= warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio is {warmup_ratio}; it must lie in 0..1")
+        # Rounded first, since 7 % of 100 steps are 7.000000000000001 in floating point.
+        warmup_steps = math.ceil(round(warmup_ratio * steps, 6))
+        self._rates = [learning_rate * _fraction(lr_scheduler_type, s, warmup_steps, steps) for s in range(steps)]
 
     @functools.cached_property
     def _table(self) -> mx.array:
@@ -54,29 +56,36 @@ class LearningRateSchedule:
         return mx.array(self._rates, mx.float32)
 
     def at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
         return self._rates[min(step, len(self._rates) - 1)]
 
     def __call__(self, step: mx.array) -> mx.array:
+        """Return the learning rate of a step, counted from 0, as MLX's optimizers ask for it."""
         import mlx.core as mx
 
         return self._table[mx.minimum(step, len(self._rates) - 1)]
 
 
-def _share(kind: str, step: int, rise: int, steps: int) -> float:
-    """Of the peak."""
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    left = (steps - step) / (steps - rise)
-    return {"cosine": math.sin(math.pi / 2 * left) ** 2, "linear": left, "constant": 1.0}[kind]
+def _fraction(lr_scheduler_type: str, step: int, warmup_steps: int, steps: int) -> float:
+    """Return the learning rate of a step as a fraction of the peak."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    remaining = (steps - step) / (steps - warmup_steps)
+    return {"cosine": math.sin(math.pi / 2 * remaining) ** 2, "linear": remaining, "constant": 1.0}[lr_scheduler_type]
 
 
 class EarlyStopping:
-    """Remembers the best loss, and says stop after so many losses in a row that are not below it.
+    """Track the best loss, and stop after a number of losses in a row that are not better.
 
     Args:
-        patience: losses in a row, at least 1; None never stops. ValueError for less.
+        patience: Losses in a row, at least 1; None never stops.
 
-    `best` and `best_step` are None until there was a finite loss: what is not a number is never the best.
+    Attributes:
+        best: The lowest finite loss; None before there was one.
+        best_step: The step of that loss.
+
+    Raises:
+        ValueError: If the patience is below 1.
     """
 
     def __init__(self, patience: int | None):
@@ -88,16 +97,25 @@ class EarlyStopping:
         self._worse = 0
 
     def update(self, loss: float, step: int) -> bool:
-        """Takes the loss found after `step`; whether to stop. It is a new best if `best_step` is `step` then."""
+        """Take the loss after a step, which is a new best if `best_step` is that step afterwards.
+
+        Args:
+            loss: The loss; one that is not finite is never the best.
+            step: The step.
+
+        Returns:
+            Whether to stop.
+        """
         if math.isfinite(loss) and (self.best is None or loss < self.best):
             self.best, self.best_step, self._worse = loss, step, 0
         else:
             self._worse += 1
         return self._patience is not None and self._worse >= self._patience
 
-    def facts(self) -> dict[str, Any]:
-        """What `restore` takes; for JSON."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as JSON values, for `load_state_dict`."""
         return {"best": self.best, "best_step": self.best_step, "worse": self._worse}
 
-    def restore(self, facts: Mapping[str, Any]) -> None:
-        self.best, self.best_step, self._worse = facts["best"], facts["best_step"], facts["worse"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the state to what `state_dict` returned."""
+        self.best, self.best_step, self._worse = state["best"], state["best_step"], state["worse"]

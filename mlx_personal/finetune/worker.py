@@ -18,7 +18,7 @@ from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.finetune.trainer import finetune
 from mlx_personal.models import LanguageModel, load_language_model
-from mlx_personal.models.language_model import fingerprint
+from mlx_personal.models.loading import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def broadcast_job(
     # Groups may be anything hashable; which examples share one is all that matters.
     numbers: dict[Hashable, int] = {}
     groups = [None if e.group is None else numbers.setdefault(e.group, len(numbers)) for e in examples]
-    process_group.from_first(
+    process_group.broadcast(
         {
             "model": lm.name,
             "fingerprint": fingerprint(lm.path),
@@ -79,7 +79,7 @@ def run_worker(process_group: ProcessGroup) -> TrainingReport:
     Raises:
         UserError: If the base model of this machine is not the same.
     """
-    job = process_group.from_first(None)
+    job = process_group.broadcast(None)
     lm = load_language_model(job["model"])
     if lm.path is None or fingerprint(lm.path) != job["fingerprint"]:
         raise UserError("the base model here is not the one that is trained", job["model"], "copy it to this machine")

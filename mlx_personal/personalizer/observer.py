@@ -1,132 +1,149 @@
-"""The first half of the loop: what waits in the stream is embedded, scored and offered to the buffer, chunk by chunk.
+"""The first half of the loop: unscored dialogues of the stream are embedded, scored and offered to the buffer.
 
-A chunk is committed whole, so an interruption at any point leaves a buffer that goes on as if nothing had happened.
+They are processed in chunks, each committed as a whole, so an interruption at any point leaves a buffer that continues
+as if nothing had happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Final
 
 from mlx_personal.config import Config
 from mlx_personal.embedding import Embedder, Embedding
-from mlx_personal.errors import UserError
+from mlx_personal.personalizer.status import check_buffer_size
 from mlx_personal.profile import DialogueRow, Store
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
-from mlx_personal.selection import Bin, Buffer, SelectionCandidate, Decision, Selector, make_policy
+from mlx_personal.selection import Bin, Buffer, Decision, SelectionCandidate, Selector, make_policy
 
-# Dialogues embedded together and committed together: what an interruption costs at most.
-_CHUNK = 64
+# Dialogues that are embedded and committed together, which an interruption costs at most.
+_CHUNK: Final = 64
 
 
 class Observer:
-    """Scores and selects one profile's stream.
+    """Scores and selects the stream of one profile.
 
     Args:
-        store: the profile's store.
-        config: its settings.
-        timed: `timed(room)` measures the block that it opens.
+        store: The profile's store.
+        config: Its settings.
+        measure: Returns a context manager that measures the time of the stage with this name.
     """
 
-    def __init__(self, store: Store, config: Config, timed: Callable[[str], AbstractContextManager[None]]):
+    def __init__(self, store: Store, config: Config, measure: Callable[[str], AbstractContextManager[None]]):
         self._store = store
         self._config = config
-        self._timed = timed
+        self._measure = measure
         self._selector: Selector | None = None
         self._lexicons: Lexicons | None = None
 
     def lexicons(self) -> Lexicons:
-        """The domains in force: the built-in ones, and the profile's own files over them."""
+        """Return the lexicons in use: the built-in ones, and the profile's own files in their place or beside them."""
         if self._lexicons is None:
             self._lexicons = Lexicons.load(self._store.folder / "lexicons")
         return self._lexicons
 
     def selector(self) -> Selector:
-        """The buffer with its policy, as stored; domains and DSS follow the lexicons in force."""
+        """Return the stored buffer with its policy; domains and DSS are computed with the lexicons in use.
+
+        Raises:
+            UserError: The configured buffer is smaller than the stored one.
+        """
         if self._selector is None:
             settings = self._config.selection
-            rows = self._store.bins()
-            if rows and rows[-1].slot >= settings.bins:
-                raise UserError(
-                    f"selection.bins is {settings.bins}, but bin {rows[-1].slot} is in use",
-                    self._store.folder / "config.toml",
-                    "a buffer can grow, not shrink",
-                )
-            bins = []
-            for row in rows:
-                domain = self.lexicons().domain_specific_score(row.dialogue.text)
-                bins.append(
-                    Bin(
-                        slot=row.slot,
-                        dialogue_id=row.dialogue_id,
-                        text=row.dialogue.text,
-                        domain=domain.domain,
-                        vector=row.vector,
-                        eoe=row.eoe,
-                        dss=domain.dss,
-                        idd_on_arrival=row.idd,
-                    )
-                )
-            buffer = Buffer(settings.bins, bins, idd=settings.idd)
+            check_buffer_size(self._store, self._config)
+            buffer = Buffer(settings.bins, self._stored_bins(), idd=settings.idd)
             policy = make_policy(settings.policy, settings.seed, self._store.entropies)
             self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
 
     def score(self, embedder: Embedder, on_progress: Progress | None = None) -> dict[str, int]:
-        """Scores and selects all dialogues that wait for it; how many met each decision."""
-        if self._store.meta("embedded_by") != self._signature(embedder):
+        """Score and select all unscored dialogues.
+
+        Args:
+            embedder: Computes the embeddings.
+            on_progress: Receives an event of stage `scoring` after each chunk.
+
+        Returns:
+            How many dialogues met each decision.
+        """
+        if self._store.embedding_signature() != self._signature(embedder):
             self.reembed(embedder)
         counts: dict[str, int] = {}
         total = self._store.unscored_count()
         while rows := self._store.unscored(_CHUNK):
-            with self._timed("embedding"):
-                embedded = embedder.embed([row.dialogue.text for row in rows])
-            with self._timed("scoring"):
-                entropies = self._entropies(embedded)
+            with self._measure("embedding"):
+                embeddings = embedder.embed([row.dialogue.text for row in rows])
+            with self._measure("scoring"):
+                entropies = self._entropies(embeddings)
             try:
-                with self._store.database.transaction():
-                    for row, embedding, eoe in zip(rows, embedded, entropies, strict=True):
+                with self._store.transaction():
+                    for row, embedding, eoe in zip(rows, embeddings, entropies, strict=True):
                         action = self._select(row, embedding, eoe)
                         counts[action] = counts.get(action, 0) + 1
             except BaseException:
-                self._selector = None  # the buffer in memory is ahead of the one on disk
+                self._selector = None  # the buffer in memory is ahead of the stored one
                 raise
             if on_progress is not None:
                 on_progress(ProgressEvent("scoring", sum(counts.values()), total))
         return counts
 
     def reembed(self, embedder: Embedder) -> int:
-        """Embeds every bin with another embedder, whose entropies replace the old ones; returns how many bins."""
+        """Compute the vectors and entropies of all bins again with another embedder.
+
+        Returns:
+            The number of bins.
+        """
         bins = self._store.bins()
-        embedded = embedder.embed([b.dialogue.text for b in bins])
-        with self._store.database.transaction():
-            for old, new, eoe in zip(bins, embedded, self._entropies(embedded), strict=True):
-                self._store.put_bin(old.slot, old.dialogue_id, new.vector, eoe, old.idd)
-            self._store.set_meta("embedded_by", self._signature(embedder))
+        embeddings = embedder.embed([b.dialogue.text for b in bins])
+        with self._store.transaction():
+            for bin_, embedding, eoe in zip(bins, embeddings, self._entropies(embeddings), strict=True):
+                self._store.put_bin(bin_.slot, bin_.dialogue_id, embedding.vector, eoe, bin_.idd)
+            self._store.set_embedding_signature(self._signature(embedder))
         self._selector = None
         return len(bins)
 
+    def _stored_bins(self) -> list[Bin]:
+        bins = []
+        for row in self._store.bins():
+            score = self.lexicons().domain_specific_score(row.dialogue.text)
+            bins.append(
+                Bin(
+                    slot=row.slot,
+                    dialogue_id=row.dialogue_id,
+                    text=row.dialogue.text,
+                    domain=score.domain,
+                    vector=row.vector,
+                    eoe=row.eoe,
+                    dss=score.dss,
+                    idd_on_arrival=row.idd,
+                )
+            )
+        return bins
+
     def _signature(self, embedder: Embedder) -> str:
-        """What the bins' vectors and entropies were made with: after a change of settings they are made anew."""
+        """Return what the stored vectors and entropies depend on; when it changes they are computed again."""
         return f"{embedder.name}, {self._config.scoring.entropy_estimator}"
 
-    def _entropies(self, embedded: list[Embedding]) -> list[float]:
-        return entropies_of_embedding([embedding.states for embedding in embedded], self._config.scoring.entropy_estimator)
+    def _entropies(self, embeddings: list[Embedding]) -> list[float]:
+        return entropies_of_embedding(
+            [embedding.states for embedding in embeddings], self._config.scoring.entropy_estimator
+        )
 
     def _select(self, row: DialogueRow, embedding: Embedding, eoe: float) -> str:
         text = row.dialogue.text
-        with self._timed("scoring"):
-            domain = self.lexicons().domain_specific_score(text)
-        with self._timed("selection"):
+        with self._measure("scoring"):
+            score = self.lexicons().domain_specific_score(text)
+        with self._measure("selection"):
             candidate = SelectionCandidate(
                 dialogue_id=row.id,
                 position=row.id,
                 text=text,
                 vector=embedding.vector,
                 eoe=eoe,
-                dss=domain.dss,
-                domain=domain.domain,
+                dss=score.dss,
+                domain=score.domain,
             )
             decision = self.selector().offer(candidate)
             self._record(decision, embedding)

@@ -1,64 +1,83 @@
-"""Which steps of the loop are due, and why. It only looks; `Personalizer` does."""
+"""The steps of the loop that are pending, and why. This module only reads; `Personalizer` carries them out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_personal.config import Config
-from mlx_personal.personalizer.training_set import interrupted_run
-from mlx_personal.profile import AdapterRow, AnnotationRow, Store
+from mlx_personal.profile import AdapterRow, Store
 
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step of the loop whose time has come, and why."""
+    """A pending step of the loop.
+
+    Attributes:
+        step: `score`, `synthesize`, `train` or `evaluate`.
+        reason: Why it is pending.
+    """
 
     step: str
     reason: str
 
 
 def pending_steps(store: Store, config: Config, fingerprint: str) -> list[PendingStep]:
-    """The steps whose time has come, in order; `fingerprint` is the present base model's."""
+    """Return the pending steps in order.
+
+    Args:
+        store: The profile's store.
+        config: The profile's settings.
+        fingerprint: Fingerprint of the current base model.
+    """
     steps = []
-    if waiting := store.unscored_count():
-        steps.append(PendingStep("score", f"{waiting} dialogues wait to be scored"))
-    covered = {s.annotation_id for s in store.synthetic()}
-    annotated = store.preferred(held_out=False)
-    interrupted = interrupted_run(store, fingerprint) is not None
-    if fresh := sum(a.id not in covered for a in annotated):
-        steps.append(PendingStep("synthesize", f"{fresh} annotated dialogues have no synthetic set"))
-    if annotated and interrupted:
+    if unscored := store.unscored_count():
+        steps.append(PendingStep("score", f"{unscored} dialogues wait to be scored"))
+    if unsynthesized := store.unsynthesized_count():
+        steps.append(PendingStep("synthesize", f"{unsynthesized} annotated dialogues have no synthetic set"))
+    last_annotation = store.last_preferred_id()
+    if last_annotation and interrupted_training(store, fingerprint) is not None:
         steps.append(PendingStep("train", "a training was interrupted"))
-    elif annotated and (reason := _training_due(store, config, fingerprint, annotated)):
+    elif last_annotation and (reason := _training_reason(store, config, fingerprint, last_annotation)):
         steps.append(PendingStep("train", reason))
-    elif (adapter := never_compared(store, fingerprint)) is not None:
+    elif (adapter := uncompared_adapter(store, fingerprint)) is not None:
         steps.append(PendingStep("evaluate", f"adapter {adapter.id} has not been compared yet"))
     return steps
 
 
-def never_compared(store: Store, fingerprint: str) -> AdapterRow | None:
-    """The newest adapter, if it fits the base, there are dialogues set aside, and it was never compared on them.
+def interrupted_training(store: Store, fingerprint: str) -> int | None:
+    """Return the latest training on a base model, if it has not finished and left a checkpoint to resume from."""
+    run = store.unfinished_run("training", fingerprint)
+    return run.id if run is not None and store.checkpoint_folder(run.id).exists() else None
 
-    That is what an interruption after training leaves, and an adapter that was trained before any was set aside.
+
+def uncompared_adapter(store: Store, fingerprint: str) -> AdapterRow | None:
+    """Return the newest adapter if it has not been compared yet but could be; else None.
+
+    This happens after an interruption between training and comparison, and to an adapter that was trained before any
+    dialogue was held out. It can be compared if it fits the base model and there are held-out dialogues.
     """
     newest = store.adapters()[-1:]
-    if newest and newest[0].evaluation is None and newest[0].model == fingerprint and store.preferred(held_out=True):
+    if (
+        newest
+        and newest[0].evaluation is None
+        and newest[0].model == fingerprint
+        and store.annotation_counts().held_out
+    ):
         return newest[0]
     return None
 
 
-def _training_due(store: Store, config: Config, fingerprint: str, annotated: Sequence[AnnotationRow]) -> str | None:
-    """Why training is due, or None. Without a new annotation it would only give the same adapter again."""
-    trigger, last = config.trigger, store.last_run("training", fingerprint)
-    if last is None and store.last_run("training") is not None:
+def _training_reason(store: Store, config: Config, fingerprint: str, last_annotation: int) -> str | None:
+    """Return why training is pending, or None; without a new annotation it would give the same adapter again."""
+    trigger, last_run = config.trigger, store.last_run("training", fingerprint)
+    if last_run is None and store.last_run("training") is not None:
         return "the base model was changed, and nothing was trained on the new one"
-    if last is not None and not any(a.id > last.config["last_annotation"] for a in annotated):
+    if last_run is not None and last_annotation <= last_run.config["last_annotation"]:
         return None
-    received = store.received() - (last.received if last else 0)
+    received = store.dialogue_count() - (last_run.received if last_run else 0)
     if received >= trigger.min_received:
         return f"{received} dialogues received since the last training"
-    changed = store.changed_bins(after=last.config["last_dialogue"] if last else 0) / config.selection.bins
+    changed = store.changed_bins(after=last_run.config["last_dialogue"] if last_run else 0) / config.selection.bins
     if changed >= trigger.min_buffer_change:
         return f"{changed:.0%} of the buffer changed since the last training"
     return None

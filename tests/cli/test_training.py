@@ -16,16 +16,14 @@ import pytest
 
 from mlx_personal.cli import training
 from mlx_personal.finetune import TrainingStep
-from tests.cli.test_cli import as_json, chats, profile, refused, run
-
-assert chats and profile  # the fixtures
+from tests.support.cli import error_line, run_cli, run_json
 
 
 @pytest.fixture
 def ready(profile: Path, chats: Path) -> Path:
     """A profile with annotated dialogues, whose next training has several steps and is saved after each."""
-    run("import", chats)
-    run("review", stdin="a\n" * 8)
+    run_cli("import", chats)
+    run_cli("review", stdin="a\n" * 8)
     settings = (profile / "config.toml").read_text().replace("epochs = 1", "epochs = 4\nbatch_size = 2\nsave_every = 1")
     (profile / "config.toml").write_text(settings)
     return profile
@@ -50,22 +48,22 @@ def press_ctrl_c(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["train", "run"])
-def test_a_training_that_is_asked_to_stop_leaves_with_the_shells_status_for_that(
+def test_signal_stops_a_training_with_its_exit_code(
     ready: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: int
 ) -> None:
     with monkeypatch.context() as asked:
         in_step(lambda: os.kill(os.getpid(), number), asked)
-        stopped = run(command)
+        stopped = run_cli(command)
     assert stopped.exit_code == 128 + number
     (line,) = stopped.stderr.splitlines()
     assert line.startswith("mlx-personal: training was stopped after step 3 of ")
     assert line.endswith(" and saved; the same command goes on from there")
-    assert as_json("train")["report"]["resumed_from"] == 3
+    assert run_json("train")["report"]["resumed_from"] == 3
 
 
-def test_stopped_with_json_it_says_so_as_an_object_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_training_is_reported_as_json_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_step(lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
-    stopped = run("train", "--json")
+    stopped = run_cli("train", "--json")
     assert stopped.exit_code == 143
     assert "and saved" in json.loads(stopped.stdout)["error"]
 
@@ -81,75 +79,77 @@ def test_stopped_with_json_it_says_so_as_an_object_too(ready: Path, monkeypatch:
         ("trainer._write", "the training was broken off; the same command goes on from where it was saved last"),
     ],
 )
-def test_ctrl_c_elsewhere_in_a_training_is_one_clear_line(
+def test_ctrl_c_outside_the_steps_is_reported_on_one_line(
     ready: Path, monkeypatch: pytest.MonkeyPatch, where: str, says: str
 ) -> None:
     settings = ready / "config.toml"
     settings.write_text(settings.read_text().replace("epochs = 4", "epochs = 4\nnum_layers = 1"))
     monkeypatch.setattr(f"mlx_personal.finetune.{where}", press_ctrl_c)
-    stopped = run("train")
+    stopped = run_cli("train")
     assert stopped.exit_code == 130
     (line,) = stopped.stderr.splitlines()
     assert says in line
 
 
-def test_sigterm_before_the_first_step_is_one_clear_line_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    stopped = run("train")
+def test_sigterm_before_the_first_step_is_reported_on_one_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = run_cli("train")
     assert stopped.exit_code == 143
     (line,) = stopped.stderr.splitlines()
     assert "interrupted before it had done a step; the same command starts it again" in line
     assert list((ready / "adapters").glob(".*")) == []
 
 
-def test_ctrl_c_in_the_comparison_keeps_the_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_the_comparison_keeps_the_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as asked:
         asked.setattr("mlx_personal.personalizer.promotion.answers", press_ctrl_c)
-        stopped = run("train")
+        stopped = run_cli("train")
     assert stopped.exit_code == 130
     assert "the new adapter is kept; `mlx-personal run` compares it" in stopped.stderr
-    assert as_json("run")["done"]["evaluate"]["adapter"] == 1
+    assert run_json("run")["done"]["evaluate"]["adapter"] == 1
 
 
-def test_ctrl_c_in_any_command_is_one_line(profile: Path, chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_any_command_is_reported_on_one_line(
+    profile: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mlx_personal.personalizer.observer.Observer.score", press_ctrl_c)
-    stopped = run("import", chats)
+    stopped = run_cli("import", chats)
     assert (stopped.exit_code, stopped.stderr) == (130, "mlx-personal: interrupted\n")
 
 
 # Told beforehand
 
 
-def test_a_plan_is_told_without_training(ready: Path) -> None:
-    shown = run("train", "--plan")
+def test_dry_run_estimates_without_training(ready: Path) -> None:
+    shown = run_cli("train", "--dry-run")
     assert shown.exit_code == 0
-    found = as_json("train", "--plan")
+    found = run_json("train", "--dry-run")
     assert f"{found['rows']} rows are learnt" in shown.stdout
     assert f": {found['steps']} steps." in shown.stdout
     assert "All 2 blocks are adapted" in shown.stdout
     assert f"at most {found['plan']['estimate'] / 1e6:.0f} MB of memory" in shown.stdout
-    assert as_json("adapters", "list") == []
-    assert as_json("train")["report"]["estimated_memory_bytes"] == found["plan"]["estimate"]
+    assert run_json("adapters", "list") == []
+    assert run_json("train")["report"]["estimated_memory_bytes"] == found["plan"]["estimate"]
 
 
-def test_a_plan_tells_what_is_kept_and_what_did_not_come_as_it_was_set(ready: Path, tmp_path: Path) -> None:
+def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp_path: Path) -> None:
     general = tmp_path / 'ge"ne\\ral.jsonl'
     messages = [{"role": "user", "content": "Even?"}, {"role": "assistant", "content": "Yes."}]
     general.write_text((json.dumps({"messages": messages}) + "\n") * 2)
     settings = ready / "config.toml"
     more = f"epochs = 4\nnum_layers = 1\nvalidation = 0.2\nreplay = 0.5\ngeneral = {json.dumps(str(general))}"
     settings.write_text(settings.read_text().replace("epochs = 4", more))
-    shown = run("train", "--plan").stdout
+    shown = run_cli("train", "--dry-run").stdout
     assert "1 of 2 blocks are computed once a row; what they give is kept in memory" in shown
     assert "1 rows are held out to find the best epoch.\n1 general rows measure what is forgotten.\n" in shown
     assert "Note: `replay` asks for" in shown
 
 
-def test_a_plan_that_does_not_fit_is_refused_as_the_training_would_be(
+def test_dry_run_without_enough_memory_fails_as_the_training_would(
     ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.planning.memory.usable_memory", lambda: 1000)
-    assert refused("train", "--plan") == refused("train")
+    monkeypatch.setattr("mlx_personal.finetune.planning.memory.usable_memory_bytes", lambda: 1000)
+    assert error_line("train", "--dry-run") == error_line("train")
 
 
 # A damaged model
@@ -168,17 +168,17 @@ def damaged(tiny_model_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_damaged_model_is_one_line_and_nothing_is_lost(chats: Path, damaged: Path, tiny_model_folder: Path) -> None:
-    run("init", "--model", damaged)
-    assert f"{damaged}: this model gives states that are no numbers" in refused("import", chats)
-    assert as_json("status")["unscored"] == 30
-    assert run("init", "--model", tiny_model_folder).exit_code == 0
-    assert sum(as_json("run")["done"]["score"].values()) == 30
+def test_damaged_model_is_reported_and_loses_nothing(chats: Path, damaged: Path, tiny_model_folder: Path) -> None:
+    run_cli("init", "--model", damaged)
+    assert f"{damaged}: this model gives states that are no numbers" in error_line("import", chats)
+    assert run_json("status")["unscored"] == 30
+    assert run_cli("init", "--model", tiny_model_folder).exit_code == 0
+    assert sum(run_json("run")["done"]["score"].values()) == 30
 
 
-def test_a_profile_does_not_move_to_a_damaged_model(profile: Path, chats: Path, damaged: Path) -> None:
-    run("import", chats)
-    before = as_json("status")
-    assert f"{damaged}: this model gives states that are no numbers" in refused("init", "--model", damaged)
-    assert as_json("status") == before
-    assert as_json("run")["done"] == {}
+def test_profile_does_not_change_to_a_damaged_model(profile: Path, chats: Path, damaged: Path) -> None:
+    run_cli("import", chats)
+    before = run_json("status")
+    assert f"{damaged}: this model gives states that are no numbers" in error_line("init", "--model", damaged)
+    assert run_json("status") == before
+    assert run_json("run")["done"] == {}

@@ -11,11 +11,11 @@ from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.dialogue import dialogue_similarity, rouge1, rougeL
 from mlx_personal.evaluation import (
     EvaluationConfig,
-    answers,
+    generate_answers,
     bootstrap_interval,
-    compare,
+    compare_answers,
     is_held_out,
-    place,
+    assign_split,
 )
 
 TWO_TURNS = Dialogue.from_messages(
@@ -34,19 +34,19 @@ SOUP = Dialogue.of("What shall I cook?", "A soup of leeks.")
 
 def test_every_assistant_turn_is_answered_after_what_was_really_said(tiny_model: LanguageModel) -> None:
     done: list[tuple[int, int]] = []
-    given = answers(tiny_model, [TWO_TURNS, SOUP], 8, lambda n, total: done.append((n, total)))
+    given = generate_answers(tiny_model, [TWO_TURNS, SOUP], 8, lambda n, total: done.append((n, total)))
     assert [len(turns) for turns in given] == [2, 1]
     assert given[0][0] != given[0][1] != ""
     assert done == [(1, 3), (2, 3), (3, 3)]
     context = [{**m, "content": m["content"].removeprefix("<think>hm</think>")} for m in TWO_TURNS.to_messages()[:4]]
-    alone = "".join(tiny_model.stream(tiny_model.prompt_tokens(context), max_tokens=8))
+    alone = "".join(tiny_model.stream(tiny_model.tokenize_prompt(context), max_tokens=8))
     assert given[0][1] == alone.strip()
-    assert answers(tiny_model, [TWO_TURNS, SOUP], 8) == given
+    assert generate_answers(tiny_model, [TWO_TURNS, SOUP], 8) == given
 
 
 def test_thoughts_are_no_part_of_an_answer(tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_model, "generate", lambda prompts, **_: ["<think>hm</think> Soup."] * len(prompts))
-    assert answers(tiny_model, [SOUP]) == [["Soup."]]
+    assert generate_answers(tiny_model, [SOUP]) == [["Soup."]]
 
 
 # Comparison
@@ -54,7 +54,7 @@ def test_thoughts_are_no_part_of_an_answer(tiny_model: LanguageModel, monkeypatc
 
 def test_scores_are_means_over_turns_then_over_dialogues() -> None:
     before, after = [["In June.", "hand"], ["Pasta."]], [["In May.", "A hand deep."], ["Soup of leeks"]]
-    found = compare(before, after, [TWO_TURNS, SOUP])
+    found = compare_answers(before, after, [TWO_TURNS, SOUP])
     turns = [("In June.", "In May."), ("hand", "A hand deep.")]
     first = sum(rouge1(a, b) for a, b in turns) / 2
     assert first == pytest.approx((0.5 + 0.5) / 2)
@@ -73,17 +73,17 @@ def test_scores_are_means_over_turns_then_over_dialogues() -> None:
 
 
 def test_one_dialogue_gives_its_gain_as_the_interval() -> None:
-    gain = compare([["Pasta."]], [["A soup of leeks."]], [SOUP]).rouge1
+    gain = compare_answers([["Pasta."]], [["A soup of leeks."]], [SOUP]).rouge1
     assert (gain.before, gain.after, gain.gain, gain.low, gain.high) == (0, 1, 1, 1, 1)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match="no dialogue"):
-        compare([], [], [])
+        compare_answers([], [], [])
     with pytest.raises(ValueError, match="argument"):
-        compare([["a"]], [["a", "b"]], [SOUP])
+        compare_answers([["a"]], [["a", "b"]], [SOUP])
     with pytest.raises(ValueError, match="argument"):
-        compare([["a"]], [], [SOUP])
+        compare_answers([["a"]], [], [SOUP])
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([])
 
@@ -155,7 +155,7 @@ COOK, PLANT = "What shall I cook tonight?", "How do I plant tomatoes in my garde
 
 def group_of(dialogue: Dialogue, *earlier: Dialogue) -> int:
     placed = [(other, group, False) for group, other in enumerate(earlier)]
-    return place(dialogue, placed, EvaluationConfig())[0]
+    return assign_split(dialogue, placed, EvaluationConfig())[0]
 
 
 @pytest.mark.parametrize(
@@ -196,24 +196,24 @@ def test_a_dialogue_between_both_sides_joins_the_held_out_one() -> None:
     both = conversation(COOK, PLANT)
     for sides in ((True, False), (False, True)):
         placed = [(conversation(COOK), 0, sides[0]), (conversation(PLANT), 1, sides[1])]
-        assert place(both, placed, EvaluationConfig()) == (sides.index(True), True)
+        assert assign_split(both, placed, EvaluationConfig()) == (sides.index(True), True)
     near, nearer = conversation("a b c d e f g h i x"), conversation("a b c d e f g h i j")
-    assert place(nearer, [(near, 4, True), (nearer, 7, False)], EvaluationConfig()) == (4, True)
+    assert assign_split(nearer, [(near, 4, True), (nearer, 7, False)], EvaluationConfig()) == (4, True)
 
 
 @pytest.mark.parametrize("side", [True, False])
 def test_a_known_group_keeps_its_side_when_share_and_seed_are_edited(side: bool) -> None:
     placed = [(conversation(COOK), 5, side)]
     drawn = {
-        place(conversation(COOK), placed, EvaluationConfig(share, seed=s)) for share in (0.1, 0.5) for s in range(20)
+        assign_split(conversation(COOK), placed, EvaluationConfig(share, seed=s)) for share in (0.1, 0.5) for s in range(20)
     }
     assert drawn == {(5, side)}
-    fresh = {place(conversation(PLANT), placed, EvaluationConfig(0.5, seed=s)) for s in range(20)}
+    fresh = {assign_split(conversation(PLANT), placed, EvaluationConfig(0.5, seed=s)) for s in range(20)}
     assert fresh == {(6, True), (6, False)}
 
 
 def test_near_duplicates_are_never_on_both_sides() -> None:
-    config = EvaluationConfig(share=0.2)
+    config = EvaluationConfig(holdout_ratio=0.2)
     placed: list[tuple[Dialogue, int, bool]] = []
     sides: dict[str, set[bool]] = {}
     for number in range(60):
@@ -221,7 +221,7 @@ def test_near_duplicates_are_never_on_both_sides() -> None:
         dialogue = conversation(
             f"{topic} extra{number}", *([f"tell{number} me more{number} please"] if number > 30 else [])
         )
-        group, held_out = place(dialogue, placed, config)
+        group, held_out = assign_split(dialogue, placed, config)
         placed.append((dialogue, group, held_out))
         sides.setdefault(topic, set()).add(held_out)
     assert len({group for _, group, _ in placed}) == 30
@@ -244,7 +244,7 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("share", [0.0, 0.04, 0.6, NAN, -0.1]),
+        ("holdout_ratio", [0.0, 0.04, 0.6, NAN, -0.1]),
         ("max_tokens", [0, 10**6, NAN]),
         ("seed", [-1, 2**63, 1e26, NAN]),
     ],

@@ -32,14 +32,14 @@ SEVERAL_TURNS = Dialogue.from_messages(
 # Rows
 
 
-def test_every_assistant_turn_is_a_target_and_thoughts_are_not(tiny_model: LanguageModel) -> None:
+def test_every_assistant_turn_without_thoughts_is_a_target(tiny_model: LanguageModel) -> None:
     (row,) = make_samples(tiny_model, [SEVERAL_TURNS], 1024).samples
     learnt = tiny_model.tokenizer.decode(row.targets[row.is_target].tolist())
     assert learnt == "In May.<|end|>A hand.<|end|>"
     assert "hm" not in tiny_model.tokenizer.decode(row.inputs.tolist())
 
 
-def test_a_target_is_what_follows_its_input(tiny_model: LanguageModel) -> None:
+def test_a_target_is_the_token_after_its_input(tiny_model: LanguageModel) -> None:
     rows = make_samples(tiny_model, [*DIALOGUES, SEVERAL_TURNS], 1024).samples
     for row, dialogue in zip(rows, [*DIALOGUES, SEVERAL_TURNS], strict=True):
         ((tokens, is_target),) = tiny_model.tokenize_dialogue(dialogue.without_thoughts())
@@ -51,14 +51,14 @@ def test_a_target_is_what_follows_its_input(tiny_model: LanguageModel) -> None:
     assert target_tokens(rows) == sum(int(row.is_target.sum()) for row in rows)
 
 
-def test_a_long_row_keeps_its_end(tiny_model: LanguageModel) -> None:
+def test_a_long_sample_keeps_its_end(tiny_model: LanguageModel) -> None:
     full, cut = make_samples(tiny_model, DIALOGUES[:1], 1024), make_samples(tiny_model, DIALOGUES[:1], 10)
     assert (full.truncated, cut.truncated) == (0, 1)
     assert cut.samples[0].targets.tolist() == full.samples[0].targets[-9:].tolist()
     assert cut.samples[0].is_target.tolist() == full.samples[0].is_target[-9:].tolist()
 
 
-def test_rows_without_a_target_are_dropped_and_counted(
+def test_samples_without_a_target_are_dropped_and_counted(
     tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows_of_one = [([1, 2, 3], [True, False, False]), ([5], [True]), ([1, 2], [False, True])]
@@ -72,7 +72,7 @@ def test_rows_without_a_target_are_dropped_and_counted(
 
 
 @given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
-def test_an_epoch_has_every_row_once_and_its_last_batch_what_is_left(
+def test_an_epoch_has_every_sample_once_and_its_last_step_the_rest(
     count: int, size: int, seed: int, epoch: int
 ) -> None:
     lengths = np.random.default_rng(seed).integers(1, 50, count).tolist()
@@ -81,7 +81,7 @@ def test_an_epoch_has_every_row_once_and_its_last_batch_what_is_left(
         assert sorted(map(len, steps)) == sorted([size] * (count // size) + ([count % size] if count % size else []))
 
 
-def test_orders_follow_from_seed_and_epoch_alone() -> None:
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     lengths = np.random.default_rng(0).integers(1, 20, 40).tolist()
     for order in (lambda *at: shuffled_steps(40, 8, *at), lambda *at: bucketed_steps(lengths, 8, *at)):
         several = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
@@ -90,7 +90,7 @@ def test_orders_follow_from_seed_and_epoch_alone() -> None:
         assert len({str(steps) for steps in several}) == 9
 
 
-def test_rows_of_like_length_meet_and_their_batches_are_mixed() -> None:
+def test_buckets_have_samples_of_similar_length_in_random_order() -> None:
     lengths = np.random.default_rng(0).integers(1, 200, 101).tolist()
     steps = bucketed_steps(lengths, 8, 0, 0)
     longest = [max(lengths[row] for row in step) for step in steps]
@@ -106,7 +106,9 @@ def test_rows_of_like_length_meet_and_their_batches_are_mixed() -> None:
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120), st.sampled_from(["packed", "padded"]))
-def test_parts_are_the_step_and_fit(lengths: list[int], tokens: int, shape: Literal["packed", "padded"]) -> None:
+def test_micro_batches_cover_the_step_and_fit(
+    lengths: list[int], tokens: int, shape: Literal["packed", "padded"]
+) -> None:
     step = np.random.default_rng(0).permutation(len(lengths)).tolist()
     found = list(micro_batches(step, lengths, tokens, shape))
     assert [row for part in found for row in part] == step
@@ -124,7 +126,7 @@ def test_parts_are_the_step_and_fit(lengths: list[int], tokens: int, shape: Lite
 # Batches
 
 
-def test_padding_is_no_target() -> None:
+def test_padding_is_not_a_target() -> None:
     rows = [
         Sample(np.arange(10, 18), np.arange(11, 19), np.array([0, 0, 0, 1, 1, 0, 1, 0], bool)),
         Sample(np.arange(20, 23), np.arange(21, 24), np.array([1, 0, 1], bool)),
@@ -137,7 +139,7 @@ def test_padding_is_no_target() -> None:
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_a_packed_batch_has_every_target_once_at_its_own_place(share: bool) -> None:
+def test_a_packed_batch_has_every_target_once_at_its_position(share: bool) -> None:
     rows = random_models.a_family_of_rows()
     chosen = np.random.default_rng(1).permutation(len(rows)).tolist()
     batch = collate(rows, chosen, "packed", share)
@@ -163,7 +165,7 @@ def test_a_packed_batch_has_every_target_once_at_its_own_place(share: bool) -> N
         assert sorted(found[i]) == list(zip(places, row.targets[row.is_target].tolist(), strict=True))
 
 
-def test_what_is_learnt_is_never_shared() -> None:
+def test_targets_are_never_shared() -> None:
     row = random_models.random_row(np.random.default_rng(0), 30, learnt=0.5)
     batch = collate([row, row], [0, 1], "packed", share_prefixes=True)
     assert batch.inputs.shape[1] == 2 * 30 - row.prompt_length

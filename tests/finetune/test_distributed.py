@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from mlx_personal import LanguageModel, UserError
 from mlx_personal.finetune.distributed import ProcessGroup
+from tests.support.paths import ROOT
 
-# What every process does; `main` is given its group's rank and returns what JSON can hold.
+# What every process runs first.
 PROGRAM = """
 import json, sys
 import mlx_personal  # before mlx.core: its BLAS has to come first
@@ -28,12 +29,16 @@ import mlx.core as mx
 import numpy as np
 from pathlib import Path
 from mlx_personal import Dialogue, UserError, load_language_model
-from mlx_personal.finetune import LoRAConfig, finetune
-from mlx_personal.finetune.distributed import Group
+from mlx_personal.finetune import Example, LoRAConfig, finetune
+from mlx_personal.finetune.distributed import ProcessGroup
+from tests.support.training_steps import on_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "How do I plant tomatoes in May?", "Hm"]
 DIALOGUES = [Dialogue.of(f"{QUESTIONS[i % 5]} {i}", f"Try a soup, number {i}.") for i in range(9)]
-CONFIG = LoRAConfig(epochs=3, batch_size=4, dropout=0.0, learning_rate=1e-2, num_layers=1, validation=0.3, save_every=1)
+EXAMPLES = list(map(Example, DIALOGUES))
+CONFIG = LoRAConfig(
+    epochs=3, batch_size=4, dropout=0.0, learning_rate=1e-2, num_layers=1, validation_split=0.3, save_every=1
+)
 model, folder = Path(sys.argv[1]), Path(sys.argv[2])
 """
 
@@ -48,17 +53,18 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def together(program: str, model: Path, folder: Path, size: int = 2) -> list[Any]:
+def run_processes(program: str, model: Path, folder: Path, size: int = 2) -> list[Any]:
     """Runs it in so many processes of one ring, as `mlx.launch` starts them; the last line that each one prints."""
     folder.mkdir(exist_ok=True)
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
     command = [sys.executable, "-c", PROGRAM + program, str(model), str(folder)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     running = []
     for rank in range(size):
         ring = {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)} if size > 1 else {}
-        running.append(subprocess.Popen(command, env=os.environ | ring, **pipes))
+        running.append(subprocess.Popen(command, env=os.environ | path | ring, **pipes))
     try:
         printed = [process.communicate(timeout=180) for process in running]
     finally:
@@ -71,34 +77,34 @@ def together(program: str, model: Path, folder: Path, size: int = 2) -> list[Any
 # Two processes
 
 COLLECTIVES = """
-group = Group()
+group = ProcessGroup()
 rank = group.rank
 rng = np.random.default_rng(rank)
-summed = group.sum(mx.array(rng.normal(size=15).astype(np.float32)))
+summed = group.all_sum(mx.array(rng.normal(size=15).astype(np.float32)))
 value = {"text": "ünïcode", "number": 0.1, "none": None, "list": [1, [2]]} if rank == 0 else "what nobody wants"
 arrays = {
     "half": mx.array(rng.normal(size=(7,))).astype(mx.bfloat16),
     "scalar": mx.array(rank + 5, mx.uint64),
     "f": mx.array(rng.normal(size=(2, 3)).astype(np.float32)) * mx.array([float("nan"), 1.0, float("inf")]),
 }
-received = group.arrays_from_first(arrays if rank == 0 else {})
+received = group.broadcast_arrays(arrays if rank == 0 else {})
 print(json.dumps({
     "rank": rank,
     "size": group.size,
     "sum": summed.tolist(),
-    "gathered": group.gather({"rank": rank}),
-    "value": group.from_first(value),
-    "nothing": group.from_first(None if rank == 0 else 1),
+    "gathered": group.all_gather({"rank": rank}),
+    "value": group.broadcast(value),
+    "nothing": group.broadcast(None if rank == 0 else 1),
     "arrays": {name: [str(a.dtype), a.shape, np.array(a.reshape(-1).view(mx.uint8)).tolist()]
                for name, a in received.items()},
-    "none": group.arrays_from_first({} if rank == 0 else {}) == {},
-    "share": group.share([5, 3, 8, 1], [1] * 9),
+    "none": group.broadcast_arrays({} if rank == 0 else {}) == {},
+    "share": group.shard([5, 3, 8, 1], [1] * 9),
 }))
 """
 
 
-def test_sums_values_and_arrays_travel_exactly(tiny_model_folder: Path, tmp_path: Path) -> None:
-    first, second = together(COLLECTIVES, tiny_model_folder, tmp_path)
+def test_collectives_are_exact(tiny_model_folder: Path, tmp_path: Path) -> None:
+    first, second = run_processes(COLLECTIVES, tiny_model_folder, tmp_path)
     assert [(r["rank"], r["size"]) for r in (first, second)] == [(0, 2), (1, 2)]
     each = [np.random.default_rng(rank).normal(size=15).astype(np.float32) for rank in range(2)]
     for result in (first, second):
@@ -118,15 +124,17 @@ def test_sums_values_and_arrays_travel_exactly(tiny_model_folder: Path, tmp_path
 
 
 TRAINING = """
-group = Group()
-report = finetune(load_language_model(model), DIALOGUES, CONFIG, folder / f"adapter{group.rank}", states=folder / "s")
+group = ProcessGroup()
+report = finetune(
+    load_language_model(model), EXAMPLES, CONFIG, folder / f"adapter{group.rank}", checkpoint_dir=folder / "s"
+)
 print(json.dumps([group.rank, report.losses, report.validation_losses, report.best_step]))
 """
 
 
-def test_two_processes_train_as_one_does(tiny_model_folder: Path, tmp_path: Path) -> None:
-    results = together(TRAINING, tiny_model_folder, tmp_path / "two")
-    ((_, alone, validation, best),) = together(TRAINING, tiny_model_folder, tmp_path / "one", 1)
+def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    results = run_processes(TRAINING, tiny_model_folder, tmp_path / "two")
+    ((_, alone, validation, best),) = run_processes(TRAINING, tiny_model_folder, tmp_path / "one", 1)
     assert [rank for rank, *_ in results] == [0, 1]
     assert results[0][1:4] == results[1][1:4]
     assert results[0][1] == pytest.approx(alone, abs=1e-5, rel=1e-5)
@@ -144,35 +152,37 @@ def test_two_processes_train_as_one_does(tiny_model_folder: Path, tmp_path: Path
 WEIGHTS = """
 import hashlib
 from mlx.utils import tree_flatten
-from mlx_personal.finetune import TrainingData, train
-from mlx_personal.finetune.data.samples import make_rows
+from mlx_personal.finetune import TrainingData, plan_training, train
+from mlx_personal.finetune.data.samples import make_samples
 lm = load_language_model(model)
 # More rows than one step's, and a step of a single row: the other process has nothing to do in it.
 order = lambda epoch: [[0, 1, 2], [3], [4, 5, 6, 7, 8]]
 config = LoRAConfig(epochs=2, learning_rate=1e-2, dropout=0.1)
-report = train(lm, TrainingData(make_rows(lm, DIALOGUES, 256).rows), config, order=order)
+report = train(lm, plan_training(TrainingData(make_samples(lm, DIALOGUES, 256).samples), config, order=order))
 weights = b"".join(np.array(w).tobytes() for _, w in sorted(tree_flatten(lm.model.trainable_parameters())))
 print(json.dumps([hashlib.sha256(weights).hexdigest(), report.losses]))
 """
 
 
 @pytest.mark.slow
-def test_both_processes_hold_the_same_weights_to_the_bit(tiny_model_folder: Path, tmp_path: Path) -> None:
-    first, second = together(WEIGHTS, tiny_model_folder, tmp_path)
+def test_both_processes_have_bit_identical_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
+    first, second = run_processes(WEIGHTS, tiny_model_folder, tmp_path)
     assert first == second
     assert len(first[1]) == 6
 
 
 RESUMED = """
 import os
-group = Group()
+group = ProcessGroup()
 def stop(step):
     # Only one of them is asked to stop.
     if step.number == 2 and group.rank == 1 and "stopping" in os.environ:
         os.kill(os.getpid(), 15)
-config = LoRAConfig(epochs=3, batch_size=4, dropout=0.2, learning_rate=1e-2, validation=0.3)
+config = LoRAConfig(epochs=3, batch_size=4, dropout=0.2, learning_rate=1e-2, validation_split=0.3)
 def run():
-    return finetune(load_language_model(model), DIALOGUES, config, folder / "adapter", stop, states=folder / "s")
+    adapter, checkpoints = folder / "adapter", folder / "s"
+    lm = load_language_model(model)
+    return finetune(lm, EXAMPLES, config, adapter, checkpoint_dir=checkpoints, on_progress=on_step(stop))
 os.environ["stopping"] = "1"
 message = None
 try:
@@ -186,9 +196,9 @@ print(json.dumps([group.rank, message, report.resumed_from, report.losses, list(
 
 
 @pytest.mark.slow
-def test_one_is_asked_to_stop_and_all_stop_save_and_go_on_alike(tiny_model_folder: Path, tmp_path: Path) -> None:
-    results = together(RESUMED, tiny_model_folder, tmp_path / "stopped")
-    whole = together(RESUMED.replace("== 1 and", "== 9 and"), tiny_model_folder, tmp_path / "whole")
+def test_a_signal_to_one_process_stops_all_and_they_resume(tiny_model_folder: Path, tmp_path: Path) -> None:
+    results = run_processes(RESUMED, tiny_model_folder, tmp_path / "stopped")
+    whole = run_processes(RESUMED.replace("== 1 and", "== 9 and"), tiny_model_folder, tmp_path / "whole")
     assert whole[0][1:3] == [None, 0]
     for rank, (own, message, resumed_from, losses, notes) in enumerate(results):
         assert own == rank
@@ -227,39 +237,39 @@ except SystemExit as left:
 """
 
 
-def test_the_command_trains_on_both_machines_and_one_of_them_tells(tiny_model_folder: Path, tmp_path: Path) -> None:
-    first, second = together(COMMAND, tiny_model_folder, tmp_path)
-    assert [told["report"]["rows"] for told in first[2]] == [6]
+def test_the_train_command_runs_on_both_machines_and_rank_0_reports(tiny_model_folder: Path, tmp_path: Path) -> None:
+    first, second = run_processes(COMMAND, tiny_model_folder, tmp_path)
+    assert [told["report"]["samples"] for told in first[2]] == [6]
     assert second[2] == []
     assert first[:2] == [0, 0] and second[:2] == [1, 0]
     assert first[3] == ["home0/profiles/default/adapters/0001/adapters.safetensors"]
 
 
 LEFT = """
-group = Group()
+group = ProcessGroup()
 if group.rank == 0:
     def full(*_):
         raise OSError(28, "No space left on device")
     mx.save_safetensors = full
 try:
-    finetune(load_language_model(model), DIALOGUES, CONFIG, folder / "adapter", states=folder / "s")
+    finetune(load_language_model(model), EXAMPLES, CONFIG, folder / "adapter", checkpoint_dir=folder / "s")
 except UserError as error:
     print(json.dumps(str(error)))
 """
 
 
 @pytest.mark.slow
-def test_when_the_first_one_fails_the_others_say_so_in_one_line(tiny_model_folder: Path, tmp_path: Path) -> None:
-    first, second = together(LEFT, tiny_model_folder, tmp_path)
+def test_a_failure_of_rank_0_is_reported_by_the_others(tiny_model_folder: Path, tmp_path: Path) -> None:
+    first, second = run_processes(LEFT, tiny_model_folder, tmp_path)
     assert "the disk is full" in first
-    assert "left it" in second and "\n" not in second
+    assert "another machine has left this training" in second and "\n" not in second
     assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.slow
-def test_three_processes_train_as_one_does(tiny_model_folder: Path, tmp_path: Path) -> None:
-    results = together(TRAINING, tiny_model_folder, tmp_path / "three", 3)
-    alone = together(TRAINING, tiny_model_folder, tmp_path / "one", 1)[0]
+def test_three_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    results = run_processes(TRAINING, tiny_model_folder, tmp_path / "three", 3)
+    alone = run_processes(TRAINING, tiny_model_folder, tmp_path / "one", 1)[0]
     assert results[0][1:4] == results[1][1:4] == results[2][1:4]
     assert results[0][1] == pytest.approx(alone[1], abs=1e-5, rel=1e-5)
 
@@ -267,7 +277,7 @@ def test_three_processes_train_as_one_does(tiny_model_folder: Path, tmp_path: Pa
 # Alone
 
 
-def test_without_a_host_file_there_is_a_group_of_one_that_asks_nobody(
+def test_without_mlx_launch_the_group_has_one_process(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLX_RANK", raising=False)
@@ -275,14 +285,14 @@ def test_without_a_host_file_there_is_a_group_of_one_that_asks_nobody(
     group = ProcessGroup()
     assert (group.rank, group.size) == (0, 1)
     array, value = mx.ones((2,)), object()
-    assert group.sum(array) is array
-    assert group.gather(value) == [value]
-    assert group.from_first(value) is value
-    assert (arrays := {"a": array}) == group.arrays_from_first(arrays)
-    assert group.share([3, 1, 2], [5] * 4) == [3, 1, 2]
+    assert group.all_sum(array) is array
+    assert group.all_gather(value) == [value]
+    assert group.broadcast(value) is value
+    assert (arrays := {"a": array}) == group.broadcast_arrays(arrays)
+    assert group.shard([3, 1, 2], [5] * 4) == [3, 1, 2]
 
 
-def test_a_rank_without_a_group_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_without_a_group_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_RANK", "1")
     for name in ("MLX_HOSTFILE", "MLX_HOSTS"):
         monkeypatch.delenv(name, raising=False)
@@ -296,13 +306,13 @@ def test_a_rank_without_a_group_is_refused_in_one_line(monkeypatch: pytest.Monke
 
 @settings(max_examples=200, deadline=None)
 @given(lengths=st.lists(st.integers(1, 1000), min_size=1, max_size=40), size=st.integers(1, 6), seed=st.integers(0, 99))
-def test_a_step_is_shared_completely_and_evenly(lengths: list[int], size: int, seed: int) -> None:
+def test_a_step_is_sharded_completely_and_evenly(lengths: list[int], size: int, seed: int) -> None:
     step = np.random.default_rng(seed).permutation(len(lengths)).tolist()
     shares = []
     for rank in range(size):
         group = ProcessGroup()
         group.rank, group.size = rank, size
-        shares.append(group.share(step, lengths))
+        shares.append(group.shard(step, lengths))
     assert Counter(row for share in shares for row in share) == Counter(step)
     for share in shares:
         assert share == [row for row in step if row in share]

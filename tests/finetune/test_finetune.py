@@ -16,10 +16,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_personal import Dialogue, LanguageModel, UserError
-from mlx_personal.finetune import LoRAConfig, TrainingStep, finetune
+from mlx_personal.finetune import Example, LoRAConfig, TrainingStep, finetune
 from mlx_personal.finetune.data.dataset import prepare_data
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.forward.gradients import GradientComputer
+from tests.support.training_steps import on_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
 DIALOGUES = [Dialogue.of(question, f"Try a soup, number {i}.") for i, question in enumerate(QUESTIONS)]
@@ -34,12 +35,13 @@ DIALOGUES.append(
         ]
     )
 )
+EXAMPLES = list(map(Example, DIALOGUES))
 GENERAL = [Dialogue.of(f"Is {i} even?", "Yes." if i % 2 == 0 else "No.") for i in range(9)]
 QUICK = LoRAConfig(epochs=2, batch_size=4, learning_rate=1e-2)
 THOUGHT = Dialogue.of("a", "<think>only</think>")
 
 
-def ask(model: LanguageModel) -> list[str]:
+def generate_answers(model: LanguageModel) -> list[str]:
     prompts = [model.tokenize_prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     return model.generate(prompts, max_tokens=12)
 
@@ -51,9 +53,7 @@ def logits(model: Any) -> np.ndarray:
 # What it trains on
 
 
-def test_the_first_loss_is_the_masked_cross_entropy_of_a_float64_reference(
-    tiny_model: LanguageModel, tmp_path: Path
-) -> None:
+def test_first_loss_matches_a_float64_masked_cross_entropy(tiny_model: LanguageModel, tmp_path: Path) -> None:
     total, count = 0.0, 0
     for dialogue in DIALOGUES:
         for tokens, is_target in tiny_model.tokenize_dialogue(dialogue.without_thoughts()):
@@ -63,18 +63,19 @@ def test_the_first_loss_is_the_masked_cross_entropy_of_a_float64_reference(
                     shifted = predicted[position - 1] - predicted[position - 1].max()
                     total += math.log(np.exp(shifted).sum()) - shifted[tokens[position]]
                     count += 1
-    report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
+    report = finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=1), tmp_path / "a")
     assert (report.steps, report.target_tokens) == (1, count)
     assert report.losses == pytest.approx([total / count], rel=1e-5)
     assert report.epoch_losses == pytest.approx(report.losses)
 
 
-def test_training_learns_and_leaves_the_base_as_it_was(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_leaves_the_base_model_unchanged(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
     before = {name: np.array(value) for name, value in tree_flatten(tiny_model.model.parameters())}
-    answers, steps = ask(tiny_model), list[TrainingStep]()
-    report = finetune(
-        tiny_model, DIALOGUES, LoRAConfig(epochs=12, batch_size=4, learning_rate=1e-2), tmp_path / "a", steps.append
-    )
+    answers, steps = generate_answers(tiny_model), list[TrainingStep]()
+    config = LoRAConfig(epochs=12, batch_size=4, learning_rate=1e-2)
+    report = finetune(tiny_model, EXAMPLES, config, tmp_path / "a", on_progress=on_step(steps.append))
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
     assert (report.samples, report.steps, report.epochs, len(steps)) == (6, 24, 12, 24)
     assert [step.number for step in steps] == list(range(1, 25))
@@ -82,32 +83,29 @@ def test_training_learns_and_leaves_the_base_as_it_was(tiny_model: LanguageModel
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], np.array(after[name])) for name in before)
     assert not tiny_model.model.training
-    assert ask(tiny_model) == answers
+    assert generate_answers(tiny_model) == answers
 
 
-def test_rows_without_a_target_are_dropped_and_long_ones_cut_and_both_are_told(
-    tiny_model: LanguageModel, tmp_path: Path
-) -> None:
+def test_dropped_and_truncated_samples_are_reported(tiny_model: LanguageModel, tmp_path: Path) -> None:
     long = Dialogue.of("soup " * 60, "Yes.")
     config = LoRAConfig(epochs=1, max_seq_length=40)
-    report = finetune(tiny_model, [*DIALOGUES[:4], THOUGHT, long], config, tmp_path / "a")
+    report = finetune(tiny_model, [*EXAMPLES[:4], Example(THOUGHT), Example(long)], config, tmp_path / "a")
     assert (report.samples, report.dropped_samples, report.truncated_samples) == (5, 1, 1)
 
 
-def test_a_row_longer_than_the_models_context_is_cut_to_it(tiny_model: LanguageModel, tmp_path: Path) -> None:
-    report = finetune(tiny_model, [Dialogue.of("soup " * 300, "Yes.")], LoRAConfig(epochs=1), tmp_path / "a")
+def test_samples_are_truncated_to_the_models_context(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    report = finetune(tiny_model, [Example(Dialogue.of("soup " * 300, "Yes."))], LoRAConfig(epochs=1), tmp_path / "a")
     assert (report.samples, report.truncated_samples) == (1, 1)
     assert math.isfinite(report.losses[0])
 
 
-def test_an_answer_that_fills_the_window_is_learnt_and_not_a_number_never_comes(
-    tiny_model: LanguageModel, tmp_path: Path
-) -> None:
-    report = finetune(tiny_model, [Dialogue.of("soup", "bread " * 300)], LoRAConfig(epochs=1, max_seq_length=16), tmp_path)
+def test_an_answer_as_long_as_max_seq_length_is_trained_on(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    examples = [Example(Dialogue.of("soup", "bread " * 300))]
+    report = finetune(tiny_model, examples, LoRAConfig(epochs=1, max_seq_length=16), tmp_path)
     assert (report.samples, report.truncated_samples, report.target_tokens) == (1, 1, 15)
 
 
-def test_prompts_that_fill_the_window_are_dropped(
+def test_samples_whose_targets_are_truncated_are_dropped(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn of the user's after the last answer, as long as the window."""
@@ -120,18 +118,18 @@ def test_prompts_that_fill_the_window_are_dropped(
 
     monkeypatch.setattr(type(tiny_model), "tokenize_dialogue", with_a_question_behind)
     config = LoRAConfig(epochs=1, max_seq_length=40)
-    report = finetune(tiny_model, DIALOGUES, config, tmp_path / "a")
+    report = finetune(tiny_model, EXAMPLES, config, tmp_path / "a")
     assert (report.samples, report.dropped_samples) == (5, 1)
     assert math.isfinite(report.losses[0])
-    with pytest.raises(UserError, match="1 rows have no target, or none that fits into 40 tokens"):
-        finetune(tiny_model, DIALOGUES[1:2], config, tmp_path / "b")
+    with pytest.raises(UserError, match="1 samples have no target, or none that fits into 40 tokens"):
+        finetune(tiny_model, EXAMPLES[1:2], config, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
 # Rows held out, and general ones
 
 
-def test_rows_of_one_source_are_held_out_together(
+def test_examples_of_one_group_are_held_out_together(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several = [Dialogue.of(f"{question} {i}", f"Soup {i}.") for i in range(4) for question in QUESTIONS]
@@ -142,7 +140,7 @@ def test_rows_of_one_source_are_held_out_together(
         lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_samples(lm, chosen, *how),
     )
     config = LoRAConfig(epochs=2, validation_split=0.25, learning_rate=1e-2)
-    report = finetune(tiny_model, several, config, tmp_path / "a", sources=sources)
+    report = finetune(tiny_model, list(map(Example, several, sources)), config, tmp_path / "a")
     learnt, held_out = seen[:2]
     assert len(held_out) == 5 and len({dialogue.answer for dialogue in held_out}) == 1
     assert [d for d in several if d not in held_out] == learnt
@@ -151,45 +149,45 @@ def test_rows_of_one_source_are_held_out_together(
 
 
 @pytest.mark.parametrize(("share", "rows"), [(0.01, 5), (0.5, 3), (0.99, 1)])
-def test_some_are_held_out_and_some_learnt_whatever_the_share(
+def test_any_validation_split_leaves_samples_on_both_sides(
     tiny_model: LanguageModel, tmp_path: Path, share: float, rows: int
 ) -> None:
-    report = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1, validation_split=share), tmp_path / "a")
+    report = finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=1, validation_split=share), tmp_path / "a")
     assert report.samples == rows
     assert len(report.validation_losses) == 2
 
 
-def test_a_single_dialogue_is_learnt_and_none_held_out(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_a_single_example_is_trained_on_and_none_held_out(tiny_model: LanguageModel, tmp_path: Path) -> None:
     config = LoRAConfig(epochs=2, validation_split=0.5, early_stopping_patience=1)
-    report = finetune(tiny_model, DIALOGUES[:1], config, tmp_path / "a")
+    report = finetune(tiny_model, EXAMPLES[:1], config, tmp_path / "a")
     assert (report.samples, report.epochs, report.validation_losses) == (1, 2, ())
-    assert "nothing was set aside for `validation`, since all dialogues come from one" in report.notes[0]
+    assert "validation_split has no effect, since all examples are of one group" in report.notes[0]
 
 
-def test_what_cannot_come_as_it_was_set_is_told(tiny_model: LanguageModel) -> None:
+def test_settings_that_cannot_be_followed_are_noted(tiny_model: LanguageModel) -> None:
     config = LoRAConfig(validation_split=0.1, general_data="given", replay_ratio=0.5)
-    assert prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL).notes == ()
-    few = prepare_data(tiny_model, DIALOGUES[:5], config, general=GENERAL[:4])
+    assert prepare_data(tiny_model, EXAMPLES[:5], config, general=GENERAL).notes == ()
+    few = prepare_data(tiny_model, EXAMPLES[:5], config, general=GENERAL[:4])
     assert (len(few.data.replay), few.notes) == (
         2,
-        ("`replay` asks for 4 general rows, and half of those under `general` are 2",),
+        ("replay_ratio asks for 4 general samples, and half of those in general_data are 2",),
     )
-    none = prepare_data(tiny_model, [THOUGHT, DIALOGUES[0]], config, general=[THOUGHT, *GENERAL[:1]])
+    none = prepare_data(tiny_model, [Example(THOUGHT), EXAMPLES[0]], config, general=[THOUGHT, *GENERAL[:1]])
     assert [note.split(":")[0] for note in none.notes] == [
-        "nothing was set aside for `validation`, since those that were chosen have nothing to learn",
-        "the general dialogues have nothing to learn",
+        "validation_split has no effect, since the held-out examples have no target",
+        "the general dialogues have no target",
     ]
 
 
-def test_the_replayed_share_of_an_epoch_is_general_and_the_rest_measures(
+def test_half_of_the_general_dialogues_is_replayed_and_half_measures_forgetting(
     tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
     config = LoRAConfig(epochs=1, general_data="given", replay_ratio=0.25)
-    report = finetune(tiny_model, DIALOGUES, config, tmp_path / "a", general=GENERAL)
+    report = finetune(tiny_model, EXAMPLES, config, tmp_path / "a", general=GENERAL)
     assert (report.samples, report.replayed_samples) == (8, 2)
     assert [step for step, _ in report.general_losses] == [0, 1]
     assert report.forgetting == pytest.approx(report.general_losses[1][1] / report.general_losses[0][1] - 1)
-    without = finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "b")
+    without = finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=1), tmp_path / "b")
     assert (without.general_losses, without.forgetting, without.replayed_samples) == ((), None, 0)
 
 
@@ -198,7 +196,7 @@ def test_the_replayed_share_of_an_epoch_is_general_and_the_rest_measures(
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("num_layers", [-1, 1])
-def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
+def test_mlx_lm_loads_the_adapter_and_computes_the_same_logits(
     tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path, num_layers: int, dora: bool, monkeypatch: Any
 ) -> None:
     folder, ended = tmp_path / "adapter", list[np.ndarray]()
@@ -212,14 +210,15 @@ def test_mlx_lm_loads_the_adapter_and_computes_what_the_training_ended_with(
         detach(lm)
 
     monkeypatch.setattr(LanguageModel, "detach_adapter", remember)
+    seen = on_step(lambda _: folder.with_name("seen").touch())
     told = {"base_fingerprint": "abc", "num_layers": 99}
-    report = finetune(tiny_model, DIALOGUES, config, folder, lambda _: folder.with_name("seen").touch(), told)
+    report = finetune(tiny_model, EXAMPLES, config, folder, metadata=told, on_progress=seen)
     monkeypatch.undo()
-    assert report.way == "packed"
+    assert report.forward_mode == "packed"
     base = logits(tiny_model.model)
     assert np.abs(ended[-1] - base).max() > 0.1
     tiny_model.attach_adapter(folder)
-    ours, answers = logits(tiny_model.model), ask(tiny_model)
+    ours, answers = logits(tiny_model.model), generate_answers(tiny_model)
     tiny_model.detach_adapter()
     model, tokenizer = mlx_lm.load(str(tiny_model_folder), adapter_path=str(folder))[:2]
     assert np.allclose(ours, ended[-1], atol=1e-5)
@@ -244,27 +243,27 @@ def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, 
     """The held-out losses are planted: the second of four epochs is the best, and the second of two."""
     planted = iter([9.0, 5.0, 3.0, 4.0, 5.0, 9.0, 5.0, 3.0])
     monkeypatch.setattr(GradientComputer, "loss", lambda *_: next(planted))
-    config = LoRAConfig(epochs=4, batch_size=8, validation_split=0.2, lr_scheduler_type="constant", warmup_ratio=0.0, learning_rate=1e-2)
-    report = finetune(tiny_model, DIALOGUES, config, tmp_path / "best")
+    config = LoRAConfig(
+        epochs=4, batch_size=8, validation_split=0.2, lr_scheduler_type="constant", warmup_ratio=0.0, learning_rate=1e-2
+    )
+    report = finetune(tiny_model, EXAMPLES, config, tmp_path / "best")
     assert (report.best_step, report.steps) == (2, 4)
-    shorter = finetune(tiny_model, DIALOGUES, dataclasses.replace(config, epochs=2), tmp_path / "two")
+    shorter = finetune(tiny_model, EXAMPLES, dataclasses.replace(config, epochs=2), tmp_path / "two")
     assert shorter.losses == report.losses[:2]
     best, two = (mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("best", "two"))
     assert all(np.array_equal(np.array(best[name]), np.array(two[name])) for name in two)
 
 
-def test_an_adapter_in_use_is_set_aside_and_does_not_leak_into_training(
-    tiny_model: LanguageModel, tmp_path: Path
-) -> None:
-    finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "a")
+def test_an_attached_adapter_does_not_affect_a_training(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    finetune(tiny_model, EXAMPLES, QUICK, tmp_path / "a")
     tiny_model.attach_adapter(tmp_path / "a")
-    finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "b")
+    finetune(tiny_model, EXAMPLES, QUICK, tmp_path / "b")
     assert (tmp_path / "a/adapters.safetensors").read_bytes() == (tmp_path / "b/adapters.safetensors").read_bytes()
 
 
 def test_the_same_seed_gives_the_same_adapter_bit_for_bit(tiny_model: LanguageModel, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=1, batch_size=4, seed=seed), tmp_path / name)
+        finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=1, batch_size=4, seed=seed), tmp_path / name)
         mx.random.seed(7)
     a, b, c = ((tmp_path / name / "adapters.safetensors").read_bytes() for name in "abc")
     assert a == b != c
@@ -273,51 +272,51 @@ def test_the_same_seed_gives_the_same_adapter_bit_for_bit(tiny_model: LanguageMo
 # Failures
 
 
-def test_no_dialogues_are_the_users_to_mend(tiny_model: LanguageModel, tmp_path: Path) -> None:
-    for dialogues in ([], [THOUGHT]):
+def test_examples_without_targets_are_a_user_error(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    for examples in ([], [Example(THOUGHT)]):
         with pytest.raises(UserError, match="nothing to train on") as raised:
-            finetune(tiny_model, dialogues, QUICK, tmp_path / "a")
+            finetune(tiny_model, examples, QUICK, tmp_path / "a")
         assert "\n" not in raised.value.line()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_saves_nothing(tiny_model: LanguageModel, tmp_path: Path) -> None:
-    answers = ask(tiny_model)
+def test_a_loss_that_is_not_finite_writes_no_adapter(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    answers = generate_answers(tiny_model)
     with pytest.raises(UserError, match="lower the learning rate"):
-        finetune(tiny_model, DIALOGUES, LoRAConfig(learning_rate=1e30, batch_size=1), tmp_path / "a")
+        finetune(tiny_model, EXAMPLES, LoRAConfig(learning_rate=1e30, batch_size=1), tmp_path / "a")
     with pytest.raises(UserError, match="lower the learning rate"):  # seen in the weights alone: no second loss
-        finetune(tiny_model, DIALOGUES[:1], LoRAConfig(learning_rate=1e300, epochs=1), tmp_path / "a")
+        finetune(tiny_model, EXAMPLES[:1], LoRAConfig(learning_rate=1e300, epochs=1), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
-    assert ask(tiny_model) == answers
+    assert generate_answers(tiny_model) == answers
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_full_disk_or_an_interrupt_leaves_no_adapter_and_the_base_model(
+def test_a_full_disk_or_an_interrupt_leaves_no_adapter_and_the_base_model_unchanged(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     def fail(*_: object) -> None:
         raise failure
 
-    answers = ask(tiny_model)
+    answers = generate_answers(tiny_model)
     monkeypatch.setattr(mx, "save_safetensors", fail)
     with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt) as raised:
-        finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "a")
+        finetune(tiny_model, EXAMPLES, QUICK, tmp_path / "a")
     assert ("the disk is full" in str(raised.value)) == isinstance(failure, OSError)
     assert list(tmp_path.iterdir()) == []
-    assert ask(tiny_model) == answers
+    assert generate_answers(tiny_model) == answers
 
 
 def test_an_adapter_is_never_overwritten(tiny_model: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "keep").write_text("me")
     with pytest.raises(UserError, match="exists already"):
-        finetune(tiny_model, DIALOGUES, QUICK, tmp_path)
+        finetune(tiny_model, EXAMPLES, QUICK, tmp_path)
     assert (tmp_path / "keep").read_text() == "me"
 
 
-def test_an_adapter_for_other_layers_is_refused(
+def test_an_adapter_for_other_layers_is_rejected(
     tiny_model: LanguageModel, demo_model: LanguageModel, tmp_path: Path
 ) -> None:
-    finetune(tiny_model, DIALOGUES, QUICK, tmp_path / "a")
+    finetune(tiny_model, EXAMPLES, QUICK, tmp_path / "a")
     with pytest.raises(UserError, match="damaged or made for another model") as raised:
         demo_model.attach_adapter(tmp_path / "a")
     assert "\n" not in raised.value.line()
@@ -330,32 +329,80 @@ NAN = float("nan")
     ("name", "values"),
     [
         ("rank", [0, 1025, 1e8, NAN]),
+        ("scale", [-1, float("inf"), NAN]),
+        ("gradient_accumulation_steps", [0, 10**6, NAN]),
         ("alpha", [0, -1, float("inf"), NAN]),
         ("dropout", [-0.1, 1, NAN]),
         ("learning_rate", [0, float("inf"), NAN]),
-        ("warmup", [-0.1, 1.1, NAN]),
+        ("warmup_ratio", [-0.1, 1.1, NAN]),
         ("epochs", [0, 10**6, NAN]),
         ("batch_size", [0, 10**6, NAN]),
-        ("batch_tokens", [-1, 10**9, NAN]),
-        ("max_tokens", [1, 10**6, NAN]),
+        ("micro_batch_tokens", [-1, 10**9, NAN]),
+        ("max_seq_length", [1, 10**6, NAN]),
         ("num_layers", [0, -2, 10**6, NAN]),
-        ("validation", [-0.1, 1, NAN]),
-        ("patience", [-1, 10**6, NAN]),
-        ("replay", [-0.1, 1, NAN]),
-        ("forgetting", [-0.1, float("inf"), NAN]),
+        ("validation_split", [-0.1, 1, NAN]),
+        ("early_stopping_patience", [-1, 10**6, NAN]),
+        ("replay_ratio", [-0.1, 1, NAN]),
+        ("max_forgetting", [-0.1, float("inf"), NAN]),
         ("save_every", [0, NAN]),
         ("seed", [-1, 2**63, 1e26, NAN]),
-        ("schedule", ["", "Cosine", "step"]),
+        ("lr_scheduler_type", ["", "Cosine", "step"]),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list[Any]) -> None:
+def test_settings_out_of_range_are_rejected(name: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(ValueError, match=f"{name} is .*; it must"):
             LoRAConfig(**{name: value})
 
 
-def test_settings_that_need_others_say_which() -> None:
-    with pytest.raises(ValueError, match="patience needs dialogues set aside: set validation above 0"):
+def test_settings_that_depend_on_others_name_them() -> None:
+    with pytest.raises(ValueError, match="early_stopping_patience needs validation data: set validation_split above 0"):
         LoRAConfig(early_stopping_patience=2)
-    with pytest.raises(ValueError, match="replay needs general dialogues"):
+    with pytest.raises(ValueError, match="replay_ratio needs general dialogues"):
         LoRAConfig(replay_ratio=0.1)
+
+
+# Settings
+
+
+def test_scale_replaces_alpha() -> None:
+    assert LoRAConfig(rank=4, alpha=2.0).lora_parameters == {"rank": 4, "scale": 0.5, "dropout": 0.05}
+    assert LoRAConfig(rank=4, alpha=2.0, scale=20.0).lora_parameters["scale"] == 20.0
+
+
+def test_gradient_accumulation_gives_the_steps_of_a_larger_batch(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    larger = finetune(tiny_model, EXAMPLES, dataclasses.replace(QUICK, batch_size=4), tmp_path / "larger")
+    accumulated = dataclasses.replace(QUICK, batch_size=2, gradient_accumulation_steps=2)
+    report = finetune(tiny_model, EXAMPLES, accumulated, tmp_path / "accumulated")
+    assert report.losses == larger.losses
+    weights = [(tmp_path / name / "adapters.safetensors").read_bytes() for name in ("larger", "accumulated")]
+    assert weights[0] == weights[1]
+
+
+def test_settings_are_stored_under_the_names_of_version_0_1() -> None:
+    assert list(LoRAConfig().to_json().items()) == [
+        ("rank", 8),
+        ("alpha", 16.0),
+        ("dropout", 0.05),
+        ("dora", False),
+        ("learning_rate", 3e-4),
+        ("schedule", "cosine"),
+        ("warmup", 0.05),
+        ("epochs", 3),
+        ("batch_size", 8),
+        ("batch_tokens", 0),
+        ("max_tokens", 1024),
+        ("num_layers", -1),
+        ("validation", 0.0),
+        ("patience", 0),
+        ("general", ""),
+        ("replay", 0.0),
+        ("forgetting", 0.1),
+        ("save_every", 50),
+        ("seed", 0),
+    ]
+    changed = LoRAConfig(scale=3.0, gradient_accumulation_steps=2, max_seq_length=9, use_dora=True)
+    stored = changed.to_json()
+    assert (stored["scale"], stored["gradient_accumulation_steps"], stored["max_tokens"]) == (3.0, 2, 9)
+    assert LoRAConfig.from_json(json.loads(json.dumps(stored))) == changed
+    assert LoRAConfig.from_json({"max_tokens": 9}) == LoRAConfig(max_seq_length=9)

@@ -22,47 +22,47 @@ from tests.support import random_models
 
 
 @pytest.mark.parametrize(("family", "dora"), [("llama", False), ("llama", True), ("mixtral", False)])
-def test_nested_weights_come_back_bit_for_bit(family: str, dora: bool) -> None:
+def test_unflatten_restores_weights_bit_for_bit(family: str, dora: bool) -> None:
     weights = random_models.with_adapter(random_models.random_model(family), num_layers=2, dora=dora)
     assert any(name.endswith(".m") for name, _ in tree_flatten(weights)) == dora
     flattening = FlatParameters(weights)
-    flat = flattening.flat(weights)
+    flat = flattening.flatten(weights)
     assert flat.shape == (sum(weight.size for _, weight in tree_flatten(weights)),)
-    assert random_models.bits(flattening.nested(flat)) == random_models.bits(weights)
+    assert random_models.bits(flattening.unflatten(flat)) == random_models.bits(weights)
 
 
-def test_a_model_takes_them_as_its_own() -> None:
+def test_a_model_accepts_unflattened_weights() -> None:
     """Blocks without an adapter before the first with one are no hindrance."""
     lm = random_models.random_model("llama")
     flattening = FlatParameters(random_models.with_adapter(lm, num_layers=1))
     own = lm.model.trainable_parameters()
-    doubled = flattening.nested(2 * flattening.flat(own))
+    doubled = flattening.unflatten(2 * flattening.flatten(own))
     lm.model.update(doubled)
     assert random_models.bits(lm.model.trainable_parameters()) == random_models.bits(tree_map(lambda w: 2 * w, own))
 
 
-def test_each_matrix_is_a_run_of_the_array_in_the_order_of_the_first() -> None:
+def test_flatten_uses_the_order_of_the_layout() -> None:
     weights = {"b": mx.arange(6).reshape(2, 3), "a": [{"x": mx.array([7, 8])}, {}, {"x": mx.array(9)}]}
     flattening = FlatParameters(weights)
-    assert flattening.flat(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert flattening.flatten(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     # Others may come in another order, as a gradient may.
     others = tree_unflatten([(name, -weight) for name, weight in reversed(tree_flatten(weights))])
-    assert flattening.flat(others).tolist() == [0, -1, -2, -3, -4, -5, -7, -8, -9]
-    assert random_models.bits(flattening.nested(flattening.flat(others))) == random_models.bits(others)
+    assert flattening.flatten(others).tolist() == [0, -1, -2, -3, -4, -5, -7, -8, -9]
+    assert random_models.bits(flattening.unflatten(flattening.flatten(others))) == random_models.bits(others)
 
 
-def test_a_single_matrix_is_enough() -> None:
+def test_a_single_matrix_can_be_flattened() -> None:
     weights = {"a": mx.arange(6.0).reshape(2, 3)}
     flattening = FlatParameters(weights)
-    assert random_models.bits(flattening.nested(flattening.flat(weights))) == random_models.bits(weights)
+    assert random_models.bits(flattening.unflatten(flattening.flatten(weights))) == random_models.bits(weights)
 
 
-def test_weights_that_lack_one_are_refused() -> None:
+def test_missing_weights_are_rejected() -> None:
     with pytest.raises(KeyError, match="b"):
-        FlatParameters({"a": mx.ones(2), "b": mx.ones(3)}).flat({"a": mx.ones(2)})
+        FlatParameters({"a": mx.ones(2), "b": mx.ones(3)}).flatten({"a": mx.ones(2)})
 
 
-def test_a_gradient_lies_as_its_weights_do() -> None:
+def test_gradients_have_the_layout_of_the_weights() -> None:
     """Taken by the nested weights and flattened, it is the gradient by the array."""
     rng = np.random.default_rng(0)
     weights = {
@@ -76,8 +76,8 @@ def test_a_gradient_lies_as_its_weights_do() -> None:
         pairs = zip(tree_flatten(nested), tree_flatten(slopes), strict=True)
         return sum(((w * w * s).sum() for (_, w), (_, s) in pairs), start=mx.array(0.0))
 
-    by_nested = flattening.flat(mx.grad(loss)(weights))
-    by_flat = mx.grad(lambda flat: loss(flattening.nested(flat)))(flattening.flat(weights))
+    by_nested = flattening.flatten(mx.grad(loss)(weights))
+    by_flat = mx.grad(lambda flat: loss(flattening.unflatten(flat)))(flattening.flatten(weights))
     wanted = (
         2
         * random_models.flat({n: w for n, w in tree_flatten(weights)})
@@ -87,10 +87,10 @@ def test_a_gradient_lies_as_its_weights_do() -> None:
     np.testing.assert_allclose(np.sort(np.array(by_flat)), np.sort(wanted), rtol=1e-5)
 
 
-def test_one_step_on_the_array_is_a_step_on_each_matrix() -> None:
+def test_a_step_on_the_array_is_a_step_on_each_matrix() -> None:
     weights = random_models.with_adapter(random_models.random_model("llama"))
     flattening = FlatParameters(weights)
-    stepped = flattening.nested(flattening.flat(weights) - 0.1 * mx.sign(flattening.flat(weights)))
+    stepped = flattening.unflatten(flattening.flatten(weights) - 0.1 * mx.sign(flattening.flatten(weights)))
     assert random_models.bits(stepped) == random_models.bits(tree_map(lambda w: w - 0.1 * mx.sign(w), weights))
 
 
@@ -132,7 +132,7 @@ def computed(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.arra
 @pytest.mark.parametrize(("kind", "bound"), [("float32", 2e-6), ("4-bit", 2e-6), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("bias", [False, True])
-def test_an_adapted_layer_gives_what_mlx_lms_gives(
+def test_a_lora_layer_matches_mlx_lm(
     shape: tuple[int, ...], kind: str, bound: float, dropout: float, bias: bool
 ) -> None:
     module = layer(kind, dropout, bias)
@@ -145,7 +145,7 @@ def test_an_adapted_layer_gives_what_mlx_lms_gives(
         assert random_models.distance(computed(module, x, True, seed=1)[0], wanted[0]) > 1e-2
 
 
-def test_its_value_and_gradients_are_those_of_float64() -> None:
+def test_value_and_gradients_match_float64() -> None:
     module = layer("float32")
     x = mx.random.normal((7, 64), key=mx.random.key(1))
     found = computed(module, x, True)
@@ -169,7 +169,7 @@ def test_its_value_and_gradients_are_those_of_float64() -> None:
         assert np.linalg.norm(np.array(own, np.float64) - reference) < 1e-6 * np.linalg.norm(reference)
 
 
-def test_out_of_training_nothing_is_dropped() -> None:
+def test_no_dropout_in_evaluation() -> None:
     module = layer("float32", dropout=0.5)
     x = mx.random.normal((7, 64), key=mx.random.key(1))
     module.eval()
@@ -178,7 +178,7 @@ def test_out_of_training_nothing_is_dropped() -> None:
         np.testing.assert_allclose(np.array(module(x)), np.array(wanted), rtol=1e-5, atol=1e-5)
 
 
-def test_other_layers_and_adapters_stay_as_they_are() -> None:
+def test_other_layers_and_adapters_are_unchanged() -> None:
     class Own(LoRALinear):
         """Somebody's own kind, which may compute anything."""
 

@@ -17,7 +17,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import quantize_model, save_config, save_model
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import LoRAConfig, finetune, fuse
+from mlx_personal.finetune import Example, LoRAConfig, finetune
+from mlx_personal.finetune.fuse import fuse
 from tests.support import random_models
 
 DIALOGUES = [Dialogue.of(f"How do I plant {i} tomatoes?", f"In May, {i} of them.") for i in range(5)]
@@ -32,7 +33,7 @@ def logits(model: Any) -> np.ndarray:
 def with_adapter(lm: LanguageModel, folder: Path, **changes: Any) -> np.ndarray:
     """Writes an adapter that changes much, and gives the logits of base and adapter."""
     config = LoRAConfig(**{"epochs": 8, "learning_rate": 3e-2, "batch_size": 4} | changes)
-    finetune(lm, DIALOGUES, config, folder)
+    finetune(lm, list(map(Example, DIALOGUES)), config, folder)
     lm.attach_adapter(folder)
     found = logits(lm.model)
     lm.detach_adapter()
@@ -41,7 +42,7 @@ def with_adapter(lm: LanguageModel, folder: Path, **changes: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("layers", [-1, 1])
-def test_the_fused_model_answers_as_base_and_adapter(
+def test_the_fused_model_computes_like_base_and_adapter(
     dora: bool, layers: int, tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
     before = logits(tiny_model.model)
@@ -55,7 +56,7 @@ def test_the_fused_model_answers_as_base_and_adapter(
     assert not [name for name, _ in tree_flatten(model.parameters()) if "lora" in name]
 
 
-def test_it_is_what_mlx_lm_fuses(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_fused_weights_match_mlx_lm(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with_adapter(tiny_model, tmp_path / "adapter")
     fuse(tiny_model, tmp_path / "adapter", tmp_path / "fused")
     model = mlx_lm.load(str(tiny_model.path), adapter_path=str(tmp_path / "adapter"))[0]
@@ -65,7 +66,7 @@ def test_it_is_what_mlx_lm_fuses(tiny_model: LanguageModel, tmp_path: Path) -> N
             assert np.array_equal(np.array(stored[f"{name}.weight"]), np.array(module.fuse().weight)), name
 
 
-def test_tokenizer_and_chat_template_survive(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_tokenizer_and_chat_template_are_copied(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with_adapter(tiny_model, tmp_path / "adapter")
     (tmp_path / "base").mkdir()
     assert tiny_model.path is not None
@@ -80,7 +81,7 @@ def test_tokenizer_and_chat_template_survive(tiny_model: LanguageModel, tmp_path
     assert fused.tokenizer.eos_token_ids == base.tokenizer.eos_token_ids
 
 
-def test_a_fused_model_is_a_base_for_adapters(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_a_fused_model_can_be_the_base_of_adapters(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with_adapter(tiny_model, tmp_path / "task")
     base = load_language_model(fuse(tiny_model, tmp_path / "task", tmp_path / "base"))
     wanted = with_adapter(base, tmp_path / "user", seed=1)
@@ -89,7 +90,7 @@ def test_a_fused_model_is_a_base_for_adapters(tiny_model: LanguageModel, tmp_pat
     assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
-def test_the_base_answers_as_before_and_its_folder_is_untouched(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_the_base_model_and_its_folder_are_unchanged(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with_adapter(tiny_model, tmp_path / "adapter")
     assert tiny_model.path is not None
     files = {path.name: path.read_bytes() for path in tiny_model.path.iterdir()}
@@ -116,9 +117,7 @@ def quantized_folder(base: LanguageModel, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_a_quantized_base_stays_so_where_nothing_was_adapted(
-    dora: bool, tiny_model: LanguageModel, tmp_path: Path
-) -> None:
+def test_layers_without_an_adapter_stay_quantized(dora: bool, tiny_model: LanguageModel, tmp_path: Path) -> None:
     """As on a GPU, where a model is used in its own kind of numbers."""
     with_adapter(tiny_model, tmp_path / "adapter", num_layers=1, use_dora=dora)
     path = quantized_folder(tiny_model, tmp_path / "4-bit")
@@ -149,7 +148,7 @@ def test_a_quantized_base_on_a_cpu_is_written_in_float32(tiny_model: LanguageMod
 # What goes wrong
 
 
-def test_a_folder_that_is_there_is_not_written_over(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with_adapter(tiny_model, tmp_path / "adapter")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
@@ -160,7 +159,7 @@ def test_a_folder_that_is_there_is_not_written_over(tiny_model: LanguageModel, t
     assert np.array_equal(logits(tiny_model.model), before)
 
 
-def test_a_disk_that_refuses_leaves_nothing(
+def test_a_failing_disk_leaves_nothing(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_adapter(tiny_model, tmp_path / "adapter")
@@ -174,12 +173,12 @@ def test_a_disk_that_refuses_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_an_adapter_that_does_not_fit_is_refused(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_rejected(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         fuse(tiny_model, tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_a_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="made in memory"):
         fuse(random_models.random_model("llama"), tmp_path / "adapter", tmp_path / "out")

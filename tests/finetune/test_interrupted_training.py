@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,12 @@ from mlx_personal import Personalizer
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig, TrainingStep
 from mlx_personal.finetune.forward.gradients import GradientComputer
-from mlx_personal.personalizer import personalizer as room
+from mlx_personal.personalizer import personalizer as personalizer_module
 from mlx_personal.personalizer import promotion
+from mlx_personal.profile import NewSynthetic
+from mlx_personal.progress import Progress
 from tests.personalizer.test_personalizer import CONFIG, judge_all, me, stream
+from tests.support.training_steps import on_step
 
 assert me  # the fixture
 
@@ -34,22 +36,22 @@ def ready(me: Personalizer) -> Personalizer:
     return me
 
 
-def interrupting(at: int) -> Callable[[TrainingStep], None]:
-    def on_step(step: TrainingStep) -> None:
-        if step.number == at:
+def interrupt_at(number: int) -> Progress:
+    def interrupt(step: TrainingStep) -> None:
+        if step.number == number:
             raise KeyboardInterrupt
 
-    return on_step
+    return on_step(interrupt)
 
 
 def weights_of(me: Personalizer, folder: str) -> bytes:
     return (me.folder / folder / "adapters.safetensors").read_bytes()
 
 
-def test_it_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(ready: Personalizer) -> None:
+def test_an_interrupted_training_is_resumed_bit_identically(ready: Personalizer) -> None:
     whole = ready.train()
     with pytest.raises(KeyboardInterrupt):
-        ready.train(interrupting(3))
+        ready.train(interrupt_at(3))
     assert [d.step for d in ready.pending_steps() if d.reason == "a training was interrupted"] == ["train"]
     finished = ready.train()
     # The step that was being reported had not been saved yet.
@@ -60,7 +62,7 @@ def test_it_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(ready: Pers
     assert ready.train().report.resumed_from == 0
 
 
-def test_an_interruption_between_the_files_and_the_database_is_made_up_for(
+def test_an_adapter_that_was_not_recorded_is_trained_again(
     ready: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -74,40 +76,40 @@ def test_an_interruption_between_the_files_and_the_database_is_made_up_for(
     assert (ready.folder / trained.adapter.folder / "adapters.safetensors").exists()
 
 
-def test_it_goes_on_with_what_it_began_with_whatever_has_come_since(ready: Personalizer) -> None:
+def test_an_interrupted_training_keeps_its_examples(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ready.train(interrupting(3))
-    before = len(ready.store.preferred(held_out=False))
-    (judged, *_) = ready.store.preferred(held_out=False)
-    ready.store.add_synthetic(1, [(judged.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
+        ready.train(interrupt_at(3))
+    before = len(ready.store.preferred_annotations(held_out=False))
+    (annotation, *_) = ready.store.preferred_annotations(held_out=False)
+    ready.store.add_synthetic(1, [NewSynthetic(annotation.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
     finished = ready.train()
     assert finished.report.resumed_from == 2
     assert finished.report.samples == before
     assert ready.train().report.samples == before + 1
 
 
-def test_it_is_dropped_when_the_owner_has_taken_a_verdict_back(ready: Personalizer) -> None:
+def test_an_interrupted_training_is_dropped_if_one_of_its_annotations_is_undone(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ready.train(interrupting(3))
+        ready.train(interrupt_at(3))
     while ready.store.annotations()[-1].held_out:
         ready.store.undo_annotation()
     ready.store.undo_annotation()
     report = ready.train().report
     assert report.resumed_from == 0
-    assert report.notes == ("an interrupted training is dropped: it learnt from what may not be learnt any more",)
+    assert report.notes == ("an interrupted training is dropped: it used dialogues that may no longer be trained on",)
     assert ready.train().report.notes == ()
 
 
-def test_restart_drops_it(ready: Personalizer) -> None:
+def test_restart_drops_an_interrupted_training(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ready.train(interrupting(3))
+        ready.train(interrupt_at(3))
     report = ready.train(restart=True).report
     assert (report.resumed_from, report.notes) == (0, ("an interrupted training is dropped",))
 
 
-def test_other_settings_are_named_and_nothing_is_lost(ready: Personalizer) -> None:
+def test_changed_settings_are_named_and_checkpoints_stay(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ready.train(interrupting(3))
+        ready.train(interrupt_at(3))
     ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, learning_rate=1e-3))
     with pytest.raises(UserError, match=r"learning_rate was 0\.01, is 0\.001"):
         ready.train()
@@ -116,10 +118,10 @@ def test_other_settings_are_named_and_nothing_is_lost(ready: Personalizer) -> No
 
 
 @pytest.mark.parametrize(("rise", "promoted"), [(0.09, True), (0.11, False)])
-def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
+def test_an_adapter_above_max_forgetting_is_not_promoted(
     ready: Personalizer, monkeypatch: pytest.MonkeyPatch, rise: float, promoted: bool
 ) -> None:
-    real_finetune, real_compare = room.finetune, promotion.compare_answers
+    real_finetune, real_compare = personalizer_module.finetune, promotion.compare_answers
 
     def forgetting(*args: Any, **kwargs: Any) -> Any:
         report = real_finetune(*args, **kwargs)
@@ -129,15 +131,15 @@ def test_an_adapter_that_forgets_more_than_is_allowed_is_not_promoted(
         found = real_compare(*args, **kwargs)
         return dataclasses.replace(found, rouge1=dataclasses.replace(found.rouge1, gain=0.5))
 
-    monkeypatch.setattr(room, "finetune", forgetting)
+    monkeypatch.setattr(personalizer_module, "finetune", forgetting)
     monkeypatch.setattr(promotion, "compare_answers", always_better)
     trained = ready.train()
     assert trained.report.forgetting == pytest.approx(rise)
     assert (trained.promoted, trained.exceeds_forgetting) == (promoted, not promoted)
-    assert ready.judge.decide(trained.adapter).promoted is promoted, "not later either"
+    assert ready._promoter.promote_if_better(trained.adapter).promoted is promoted, "not later either"
 
 
-def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer, tmp_path: Path) -> None:
+def test_forgetting_is_measured_on_general_dialogues(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(8, start=500)))
     settings = dataclasses.replace(TRAINING, general_data=str(general), replay_ratio=0.5)
@@ -148,7 +150,7 @@ def test_what_is_forgotten_is_measured_on_general_dialogues(ready: Personalizer,
     assert report.forgetting == pytest.approx(report.general_losses[-1][1] / report.general_losses[0][1] - 1)
 
 
-def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tmp_path: Path) -> None:
+def test_an_invalid_line_of_general_data_is_named(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text('{"messages": [{"role": "user", "content": "hi"}]}\nnonsense\n')
     ready.config = dataclasses.replace(ready.config, finetune=dataclasses.replace(TRAINING, general_data=str(general)))
@@ -160,9 +162,7 @@ def test_a_bad_line_among_the_general_dialogues_is_named(ready: Personalizer, tm
     assert ready.store.unfinished_run("training", ready.fingerprint) is None, "none was begun"
 
 
-def test_a_training_that_diverged_leaves_nothing_and_other_settings_begin_anew(
-    ready: Personalizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_diverged_training_leaves_no_checkpoints(ready: Personalizer, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = GradientComputer.gradient, []
 
     def diverging(computing: GradientComputer, *arguments: Any) -> Any:
@@ -182,36 +182,47 @@ def test_a_training_that_diverged_leaves_nothing_and_other_settings_begin_anew(
 # What a training would take
 
 
-def test_a_forecast_is_what_then_happens(ready: Personalizer, tmp_path: Path) -> None:
+def test_an_estimate_matches_the_training(ready: Personalizer, tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text("".join(json.dumps({"messages": d.to_messages()}) + "\n" for d in stream(9, start=500)))
-    settings = dataclasses.replace(TRAINING, general_data=str(general), replay_ratio=0.3, validation_split=0.3, num_layers=1)
+    settings = dataclasses.replace(
+        TRAINING, general_data=str(general), replay_ratio=0.3, validation_split=0.3, num_layers=1
+    )
     ready.config = dataclasses.replace(ready.config, finetune=settings)
-    found, report = ready.forecast(), ready.train().report
-    told = ("rows", "replayed_rows", "dropped_rows", "truncated_rows", "target_tokens", "epochs", "steps", "notes")
+    found, report = ready.estimate_training(), ready.train().report
+    told = (
+        "samples",
+        "replayed_samples",
+        "dropped_samples",
+        "truncated_samples",
+        "target_tokens",
+        "epochs",
+        "steps",
+        "notes",
+    )
     assert {name: getattr(found, name) for name in told} == {name: getattr(report, name) for name in told}
-    assert (found.general_rows, found.validation_rows > 0) == (5, True)
-    assert (found.blocks, found.frozen_blocks) == (2, 1)
+    assert (found.general_samples, found.validation_samples > 0) == (5, True)
+    assert (found.layers, found.frozen_layers) == (2, 1)
     assert found.plan.estimated_peak_bytes == report.estimated_memory_bytes
-    assert found.plan.cache_bytes >= report.kept_states_bytes > 0
+    assert found.plan.cache_bytes >= report.activation_cache_bytes > 0
 
 
-def test_a_forecast_begins_nothing_and_knows_of_an_interrupted_training(ready: Personalizer) -> None:
-    before = ready.forecast()
+def test_an_estimate_starts_nothing_and_notes_an_interrupted_training(ready: Personalizer) -> None:
+    before = ready.estimate_training()
     assert (before.notes, ready.store.unfinished_run("training", ready.fingerprint)) == ((), None)
     with pytest.raises(KeyboardInterrupt):
-        ready.train(interrupting(3))
-    (judged, *_) = ready.store.preferred(held_out=False)
-    ready.store.add_synthetic(1, [(judged.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
-    resumed, anew = ready.forecast(), ready.forecast(restart=True)
-    assert resumed.samples == before.samples == anew.samples - 1
-    assert "an interrupted training goes on" in resumed.notes[0] and "is dropped" in anew.notes[0]
+        ready.train(interrupt_at(3))
+    (annotation, *_) = ready.store.preferred_annotations(held_out=False)
+    ready.store.add_synthetic(1, [NewSynthetic(annotation.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
+    resumed, restarted = ready.estimate_training(), ready.estimate_training(restart=True)
+    assert resumed.samples == before.samples == restarted.samples - 1
+    assert "an interrupted training is resumed" in resumed.notes[0] and "is dropped" in restarted.notes[0]
     assert ready.train().report.resumed_from == 2
 
 
-def test_a_forecast_reads_no_weights(ready: Personalizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_reads_no_weights(ready: Personalizer, monkeypatch: pytest.MonkeyPatch) -> None:
     ready.close()
     with Personalizer(ready.folder) as me:
         held = mx.get_active_memory()
-        me.forecast()
+        me.estimate_training()
         assert mx.get_active_memory() - held < 10_000 < me.base().model.model.embed_tokens.weight.nbytes

@@ -12,11 +12,15 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_personal import LanguageModel, UserError
-from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingReport, TrainingStep, train
+from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingReport, TrainingStep, plan_training, train
 from mlx_personal.finetune.data.samples import Sample, target_tokens
+from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ModeSelection
 from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.plan import Order
 from mlx_personal.finetune.planning.memory import MemoryPlan
+from mlx_personal.progress import Progress
 from tests.support import random_models
+from tests.support.training_steps import on_step
 
 ROWS = random_models.a_family_of_rows()
 # The same inputs and other targets: who learns the ones by heart loses on the others.
@@ -30,22 +34,29 @@ def lm() -> LanguageModel:
     return random_models.random_model("llama")
 
 
-def trained(lm: LanguageModel, data: TrainingData, config: LoRAConfig, **how: Any) -> tuple[TrainingReport, Any]:
-    """The report, and the adapter's weights by name; the adapter is taken off again."""
-    report = train(lm, data, config, **how)
+def trained(
+    lm: LanguageModel,
+    data: TrainingData,
+    config: LoRAConfig,
+    memory: MemoryPlan | None = None,
+    order: Order | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[TrainingReport, Any]:
+    """Return the report and the adapter's weights by name; the adapter is detached again."""
+    report = train(lm, plan_training(data, config, memory, order), on_progress=on_progress)
     weights = dict(tree_flatten(lm.model.trainable_parameters()))
     lm.detach_adapter()
     return report, weights
 
 
-def by_hand(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]]) -> tuple[list[float], Any]:
+def train_in_numpy(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]]) -> tuple[list[float], Any]:
     """AdamW in float64 NumPy over the reference's gradients: losses of the steps, and the weights in the end."""
-    lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed, config.dora)
+    lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed, config.use_dora)
     start = tree_flatten(lm.model.trainable_parameters())
     values = {name: np.array(weight, np.float64) for name, weight in start}
     first = {name: np.zeros_like(value) for name, value in values.items()}
     second = {name: np.zeros_like(value) for name, value in values.items()}
-    losses, rise = [], int(np.ceil(round(config.warmup * len(steps), 6)))
+    losses, rise = [], int(np.ceil(round(config.warmup_ratio * len(steps), 6)))
     for number, step in enumerate(steps):
         rows = [ROWS[i] for i in step]
         nested = tree_unflatten([(name, mx.array(v.astype(np.float32))) for name, v in values.items()])
@@ -69,12 +80,14 @@ def by_hand(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_it_is_adamw_over_the_mean_loss_of_the_targets(lm: LanguageModel, dora: bool) -> None:
+def test_training_is_adamw_on_the_mean_loss_of_the_targets(lm: LanguageModel, dora: bool) -> None:
     config = dataclasses.replace(CONFIG, use_dora=dora, warmup_ratio=0.3)
     order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
     steps: list[TrainingStep] = []
-    report, weights = trained(lm, TrainingData(ROWS), config, order=lambda epoch: order[epoch], on_step=steps.append)
-    losses, wanted = by_hand(lm, config, [*order[0], *order[1]])
+    report, weights = trained(
+        lm, TrainingData(ROWS), config, order=lambda epoch: order[epoch], on_progress=on_step(steps.append)
+    )
+    losses, wanted = train_in_numpy(lm, config, [*order[0], *order[1]])
     assert report.losses == pytest.approx(losses, rel=1e-5)
     for name, value in wanted.items():
         # Adam's first step is the sign of the gradient: where that is rounding, so is the step.
@@ -88,9 +101,9 @@ def test_it_is_adamw_over_the_mean_loss_of_the_targets(lm: LanguageModel, dora: 
     assert [step.learning_rate / 1e-2 for step in steps] == pytest.approx([1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4])
 
 
-def test_an_epoch_s_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
+def test_epoch_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
     steps: list[TrainingStep] = []
-    report, _ = trained(lm, TrainingData(ROWS), CONFIG, on_step=steps.append)
+    report, _ = trained(lm, TrainingData(ROWS), CONFIG, on_progress=on_step(steps.append))
     for epoch, loss in enumerate(report.epoch_losses, 1):
         own = [step for step in steps if step.epoch == epoch]
         total = sum(step.loss * step.target_tokens for step in own)
@@ -101,19 +114,19 @@ def test_an_epoch_s_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None
     assert report.processed_tokens < sum(map(len, ROWS))
 
 
-def test_it_learns(lm: LanguageModel) -> None:
+def test_training_lowers_the_loss(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, epochs=30, learning_rate=3e-2)
     report, _ = trained(lm, TrainingData(ROWS[:4]), config)
     assert report.epoch_losses[-1] < 0.3 * report.epoch_losses[0]
 
 
 @pytest.mark.parametrize(("count", "size", "steps"), [(1, 8, 1), (3, 8, 1), (9, 4, 3)])
-def test_sets_smaller_than_a_batch_and_the_last_partial_batch_are_learnt(
+def test_small_data_sets_and_partial_batches_are_trained_on(
     lm: LanguageModel, count: int, size: int, steps: int
 ) -> None:
     config = dataclasses.replace(CONFIG, batch_size=size, epochs=1)
     told: list[TrainingStep] = []
-    report, _ = trained(lm, TrainingData(ROWS[:count]), config, on_step=told.append)
+    report, _ = trained(lm, TrainingData(ROWS[:count]), config, on_progress=on_step(told.append))
     assert (report.samples, report.steps) == (count, steps)
     assert sum(step.target_tokens for step in told) == target_tokens(ROWS[:count])
     assert report.epoch_losses[0] > 0
@@ -122,31 +135,31 @@ def test_sets_smaller_than_a_batch_and_the_last_partial_batch_are_learnt(
 # What changes nothing
 
 
-@pytest.mark.parametrize("way", ["packed", "padded"])
-def test_parts_of_any_size_are_the_same_training(way: str) -> None:
-    lm = random_models.random_model("llama" if way == "packed" else "gemma2")
+@pytest.mark.parametrize("mode", ["packed", "padded"])
+def test_losses_do_not_depend_on_the_micro_batch_size(mode: str) -> None:
+    lm = random_models.random_model("llama" if mode == "packed" else "gemma2")
     config = dataclasses.replace(CONFIG, batch_size=7)
-    one = trained(lm, TrainingData(ROWS), config, plan=MemoryPlan(batch_tokens=10_000))[0]
-    assert one.way == way
+    one = trained(lm, TrainingData(ROWS), config, memory=MemoryPlan(micro_batch_tokens=10_000))[0]
+    assert one.forward_mode == mode
     for tokens in (1, 45, 100):
-        report = trained(lm, TrainingData(ROWS), config, plan=MemoryPlan(batch_tokens=tokens))[0]
+        report = trained(lm, TrainingData(ROWS), config, memory=MemoryPlan(micro_batch_tokens=tokens))[0]
         assert report.losses == pytest.approx(one.losses, abs=1e-5)
 
 
-def test_the_way_changes_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_do_not_depend_on_the_forward_mode(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     order = [range(5), range(5, 13)]
-    found = []
-    for way in ("packed", "padded", "plain"):
-        choice = type("choice", (), {"way": way, "reason": ""})
-        monkeypatch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_, choice=choice: choice)
+    losses = {}
+    for mode in FORWARD_MODES:
+        selection = ModeSelection(mode, ())
+        monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_, selection=selection: selection)
         report, _ = trained(lm, TrainingData(ROWS), CONFIG, order=lambda epoch: order)
-        assert report.way == way
-        found.append(report.losses)
-    assert found[0] == pytest.approx(found[2], abs=1e-5)
-    assert found[1] == pytest.approx(found[2], abs=1e-5)
+        assert report.forward_mode == mode
+        losses[mode] = report.losses
+    assert losses["packed"] == pytest.approx(losses["plain"], abs=1e-5)
+    assert losses["padded"] == pytest.approx(losses["plain"], abs=1e-5)
 
 
-def test_twice_the_same_is_the_same_to_the_bit_and_another_seed_is_not(lm: LanguageModel) -> None:
+def test_training_is_reproducible_and_depends_on_the_seed(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, dropout=0.3)
     first = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), config)
     mx.random.seed(99)
@@ -157,7 +170,7 @@ def test_twice_the_same_is_the_same_to_the_bit_and_another_seed_is_not(lm: Langu
     assert random_models.bits(first[1]) == random_models.bits(second[1])
 
 
-def test_the_random_numbers_of_others_go_on_as_if_nothing_had_been(lm: LanguageModel) -> None:
+def test_global_random_state_is_unchanged(lm: LanguageModel) -> None:
     def drawn(between: bool) -> tuple[list[float], float]:
         mx.random.seed(5)
         np.random.seed(5)
@@ -168,7 +181,7 @@ def test_the_random_numbers_of_others_go_on_as_if_nothing_had_been(lm: LanguageM
     assert drawn(True) == drawn(False)
 
 
-def test_dropout_matters_but_not_where_a_loss_is_measured(lm: LanguageModel) -> None:
+def test_dropout_affects_training_but_not_evaluation(lm: LanguageModel) -> None:
     data = TrainingData(ROWS, validation=OTHERS)
     without = trained(lm, data, CONFIG)[0]
     report = trained(lm, data, dataclasses.replace(CONFIG, dropout=0.5))[0]
@@ -178,7 +191,7 @@ def test_dropout_matters_but_not_where_a_loss_is_measured(lm: LanguageModel) -> 
     assert report.validation_losses[0][1] == pytest.approx(without.validation_losses[0][1], rel=1e-6)
 
 
-def test_with_dropout_rows_that_share_a_prompt_drop_their_own(lm: LanguageModel) -> None:
+def test_with_dropout_samples_do_not_share_a_prompt(lm: LanguageModel) -> None:
     """One row four times: what is dropped in one is not in the others, so no token is computed for two."""
     report, _ = trained(lm, TrainingData([ROWS[0]] * 4), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
     assert report.processed_tokens == 4 * len(ROWS[0])
@@ -188,7 +201,7 @@ def test_with_dropout_rows_that_share_a_prompt_drop_their_own(lm: LanguageModel)
 # Kinds of numbers
 
 
-def test_a_bfloat16_model_keeps_float32_weights_and_uses_them_in_bfloat16() -> None:
+def test_float32_adapter_weights_are_used_in_bfloat16() -> None:
     lm = random_models.random_model("llama", "bfloat16", num_hidden_layers=2)
     used: set[mx.Dtype] = set()
     forward = type(lm.model.layers[1].mlp).__call__
@@ -203,7 +216,7 @@ def test_a_bfloat16_model_keeps_float32_weights_and_uses_them_in_bfloat16() -> N
     start = dict(tree_flatten(lm.model.trainable_parameters()))
     tiny_changes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_: CHOSEN)
+        patch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: ModeSelection("packed", ()))
         patch.setattr(type(lm.model.layers[1].mlp), "__call__", watch)
         _, weights = trained(lm, TrainingData(ROWS), config)
     assert used == {mx.bfloat16}
@@ -215,16 +228,13 @@ def test_a_bfloat16_model_keeps_float32_weights_and_uses_them_in_bfloat16() -> N
     assert {w.dtype for _, w in tree_flatten(lm.model.parameters())} == {mx.bfloat16}
 
 
-CHOSEN = type("choice", (), {"way": "packed", "reason": ""})
-
-
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
-def test_models_as_they_are_downloaded_learn(kind: str) -> None:
+def test_bfloat16_and_quantized_models_can_be_trained(kind: str) -> None:
     lm = random_models.random_model("llama", kind, num_hidden_layers=2)
     before = random_models.bits(lm.model.parameters())
     config = dataclasses.replace(CONFIG, num_layers=1, epochs=6, learning_rate=5e-2)
     report, _ = trained(lm, TrainingData(sorted(ROWS, key=len)[:3]), config)
-    assert report.way == "packed"
+    assert report.forward_mode == "packed"
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
     assert random_models.bits(lm.model.parameters()) == before
 
@@ -237,11 +247,11 @@ def mean_loss(lm: LanguageModel, rows: Sequence[Sample]) -> float:
     return random_models.reference_loss(lm, rows) / target_tokens(rows)
 
 
-def test_held_out_losses_are_those_of_the_reference(lm: LanguageModel) -> None:
+def test_held_out_losses_match_the_reference(lm: LanguageModel) -> None:
     data = TrainingData(ROWS, validation=OTHERS[:3], general=OTHERS[3:])
     config = dataclasses.replace(CONFIG, dropout=0.2, epochs=1)
     before = mean_loss(lm, OTHERS[:3]), mean_loss(lm, OTHERS[3:])
-    report = train(lm, data, config)
+    report = train(lm, plan_training(data, config))
     after = mean_loss(lm, OTHERS[:3]), mean_loss(lm, OTHERS[3:])
     lm.detach_adapter()
     assert [step for step, _ in report.validation_losses] == [step for step, _ in report.general_losses] == [0, 4]
@@ -250,7 +260,7 @@ def test_held_out_losses_are_those_of_the_reference(lm: LanguageModel) -> None:
     assert report.forgetting == pytest.approx(after[1] / before[1] - 1, abs=1e-5)
 
 
-def test_a_single_row_to_learn_beside_many_held_out_is_as_exact() -> None:
+def test_a_single_training_sample_beside_held_out_ones_is_exact() -> None:
     """Alone it fits every way of computing; the family cannot be packed, which only two rows show."""
     lm = random_models.random_model("gpt2")
     wanted = mean_loss(lm, OTHERS)
@@ -258,9 +268,9 @@ def test_a_single_row_to_learn_beside_many_held_out_is_as_exact() -> None:
     assert report.validation_losses[0][1] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_best_adapter_is_the_one_attached(lm: LanguageModel) -> None:
+def test_the_best_adapter_is_attached_afterwards(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, epochs=6, lr_scheduler_type="constant", validation_split=0.3)
-    report = train(lm, TrainingData(ROWS, validation=CONTRARY), config)
+    report = train(lm, plan_training(TrainingData(ROWS, validation=CONTRARY), config))
     found = mean_loss(lm, CONTRARY)
     lm.detach_adapter()
     after = dict(report.validation_losses[1:])
@@ -269,9 +279,11 @@ def test_the_best_adapter_is_the_one_attached(lm: LanguageModel) -> None:
     assert found < after[report.steps] - 0.1
 
 
-def test_it_stops_after_as_many_worse_epochs_as_it_has_patience(lm: LanguageModel) -> None:
-    config = dataclasses.replace(CONFIG, epochs=40, lr_scheduler_type="constant", validation_split=0.3, early_stopping_patience=2)
-    report = train(lm, TrainingData(ROWS, validation=CONTRARY), config)
+def test_early_stopping_after_patience_epochs(lm: LanguageModel) -> None:
+    config = dataclasses.replace(
+        CONFIG, epochs=40, lr_scheduler_type="constant", validation_split=0.3, early_stopping_patience=2
+    )
+    report = train(lm, plan_training(TrainingData(ROWS, validation=CONTRARY), config))
     lm.detach_adapter()
     losses = [loss for _, loss in report.validation_losses[1:]]
     assert report.epochs == len(losses) < 40
@@ -281,7 +293,7 @@ def test_it_stops_after_as_many_worse_epochs_as_it_has_patience(lm: LanguageMode
     assert len(report.epoch_losses) == report.epochs
 
 
-def test_replayed_rows_are_learnt_beside_the_owner_s(lm: LanguageModel) -> None:
+def test_replayed_samples_reduce_forgetting(lm: LanguageModel) -> None:
     data = TrainingData(ROWS, replay=OTHERS, general=OTHERS)
     with_replay = trained(lm, data, dataclasses.replace(CONFIG, epochs=6))[0]
     without = trained(lm, TrainingData(ROWS, general=OTHERS), dataclasses.replace(CONFIG, epochs=6))[0]
@@ -291,7 +303,7 @@ def test_replayed_rows_are_learnt_beside_the_owner_s(lm: LanguageModel) -> None:
     assert with_replay.forgetting < without.forgetting - 0.05
 
 
-def test_forgetting_is_the_rise_of_the_general_loss_at_the_step_that_is_kept() -> None:
+def test_forgetting_is_the_rise_of_the_general_loss_at_the_best_step() -> None:
     fields = {field.name: () for field in dataclasses.fields(TrainingReport)}
     fields |= {"general_losses": ((0, 2.0), (3, 3.0), (6, 2.5), (9, 4.0)), "best_step": 6}
     assert TrainingReport(**fields).forgetting == pytest.approx(0.25)  # type: ignore[arg-type]
@@ -302,35 +314,35 @@ def test_forgetting_is_the_rise_of_the_general_loss_at_the_step_that_is_kept() -
 # Failures
 
 
-def test_no_rows_are_the_users_to_mend(lm: LanguageModel) -> None:
+def test_no_samples_are_a_user_error(lm: LanguageModel) -> None:
     with pytest.raises(UserError, match="nothing to train on"):
-        train(lm, TrainingData([]), CONFIG)
+        train(lm, plan_training(TrainingData([]), CONFIG))
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e300])
-def test_a_training_that_gives_no_numbers_is_an_error(lm: LanguageModel, rate: float) -> None:
+def test_a_diverging_training_is_an_error(lm: LanguageModel, rate: float) -> None:
     before = random_models.bits(lm.model.parameters())
     what = r"training failed, the (loss|gradient|adapter) became (nan|inf) at step \d of 8"
     with pytest.raises(UserError, match=what):
-        train(lm, TrainingData(ROWS), dataclasses.replace(CONFIG, learning_rate=rate, warmup_ratio=0.0))
+        train(lm, plan_training(TrainingData(ROWS), dataclasses.replace(CONFIG, learning_rate=rate, warmup_ratio=0.0)))
     assert random_models.bits(lm.model.parameters()) == before
 
 
-def test_numbers_lost_in_the_very_last_step_are_noticed(lm: LanguageModel) -> None:
+def test_divergence_in_the_last_step_is_detected(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, learning_rate=1e300, epochs=1, batch_size=100, warmup_ratio=0.0)
     with pytest.raises(UserError, match="lower the learning rate"):
-        train(lm, TrainingData(ROWS), config)
+        train(lm, plan_training(TrainingData(ROWS), config))
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
-def test_an_error_leaves_the_base_model(lm: LanguageModel, error: BaseException) -> None:
+def test_an_error_leaves_the_base_model_unchanged(lm: LanguageModel, error: BaseException) -> None:
     before, kinds = random_models.bits(lm.model.parameters()), [type(m) for _, m in lm.model.named_modules()]
 
     def fail(step: TrainingStep) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        train(lm, TrainingData(ROWS), CONFIG, on_step=fail)
+        train(lm, plan_training(TrainingData(ROWS), CONFIG), on_progress=on_step(fail))
     assert random_models.bits(lm.model.parameters()) == before
     assert [type(m) for _, m in lm.model.named_modules()] == kinds
     assert not lm.model.training
@@ -343,15 +355,15 @@ def test_no_wired_limit_is_set(lm: LanguageModel, monkeypatch: pytest.MonkeyPatc
 
 def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
     weights = random_models.with_adapter(lm)
-    computing = GradientComputer(lm, ROWS, "padded", MemoryPlan(), share=True)
-    with computing.opened():
+    computing = GradientComputer(lm, ROWS, "padded", MemoryPlan(), share_prefixes=True)
+    with computing.prepared():
         computing.gradient(weights, [0, 1, 2], (0,))
-    assert computing.processed == 3 * max(len(ROWS[i]) for i in range(3))
+    assert computing.processed_tokens == 3 * max(len(ROWS[i]) for i in range(3))
 
 
-def test_an_adapter_that_a_model_does_not_take_is_one_line() -> None:
+def test_an_unsupported_adapter_is_a_user_error() -> None:
     """mlx-lm has no DoRA for the experts of a mixture."""
     lm = random_models.random_model("mixtral")
     with pytest.raises(UserError, match="this model takes no such adapter"):
-        train(lm, TrainingData(random_models.a_family_of_rows()), LoRAConfig(use_dora=True))
+        train(lm, plan_training(TrainingData(random_models.a_family_of_rows()), LoRAConfig(use_dora=True)))
     assert not lm.model.training

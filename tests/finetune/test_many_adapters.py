@@ -15,19 +15,22 @@ import mlx.core as mx
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingStep, finetune, train
+from mlx_personal.finetune import Example, LoRAConfig, TrainingData, TrainingStep, finetune, plan_training, train
 from mlx_personal.finetune.data.samples import Sample
-from mlx_personal.finetune.forward import equivalence_cache
-from mlx_personal.finetune.forward.equivalence import Comparison, ModeSelection, select_mode
+from mlx_personal.finetune.forward import equivalence
+from mlx_personal.finetune.forward.equivalence import EquivalenceCheck, ModeSelection, select_mode
 from tests.support import random_models
 from tests.support.paths import ROOT
+from tests.support.training_steps import on_step
 
 CONFIG = LoRAConfig(epochs=2, batch_size=4, learning_rate=1e-2)
-USERS = [[Dialogue.of(f"What does user {u} cook on day {d}?", f"Soup {u * d}.") for d in range(6)] for u in range(8)]
+USERS = [
+    [Example(Dialogue.of(f"What does user {u} cook on day {d}?", f"Soup {u * d}.")) for d in range(6)] for u in range(8)
+]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def check_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each comparison that was made."""
     made: list[int] = []
 
@@ -35,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(rows))
         return select_mode(lm, rows)
 
-    monkeypatch.setattr(equivalence_cache, "select_mode", counted)
+    monkeypatch.setattr(equivalence, "select_mode", counted)
     return made
 
 
@@ -49,7 +52,7 @@ def adapter(lm: LanguageModel, user: int, folder: Path, config: LoRAConfig = CON
 
 
 @pytest.mark.parametrize(("dropout", "layers"), [(0.0, -1), (0.3, 1)])
-def test_the_seventh_of_many_is_the_same_to_the_bit_as_if_it_were_alone(
+def test_the_seventh_adapter_equals_one_trained_alone(
     dropout: float, layers: int, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(CONFIG, dropout=dropout, num_layers=layers)
@@ -59,19 +62,19 @@ def test_the_seventh_of_many_is_the_same_to_the_bit_as_if_it_were_alone(
     assert len(set(found)) == 8
 
 
-def test_other_users_rows_change_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_other_users_data_has_no_effect(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Whoever came before, and after a training of theirs that failed."""
     lm = load_language_model(tiny_model_folder)
     wanted = adapter(lm, 3, tmp_path / "first")
     adapter(lm, 5, tmp_path / "another")
     with pytest.raises(UserError):
-        finetune(lm, [Dialogue.of("a", "<think>only</think>")], CONFIG, tmp_path / "none")
+        finetune(lm, [Example(Dialogue.of("a", "<think>only</think>"))], CONFIG, tmp_path / "none")
     with pytest.raises(RuntimeError, match="after step 1"):
-        finetune(lm, USERS[1], CONFIG, tmp_path / "broken", interrupt)
+        finetune(lm, USERS[1], CONFIG, tmp_path / "broken", on_progress=on_step(interrupt))
     assert adapter(lm, 3, tmp_path / "again") == wanted
 
 
-def test_the_base_is_the_same_after_many(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_the_base_is_unchanged_after_many_adapters(tiny_model_folder: Path, tmp_path: Path) -> None:
     lm = load_language_model(tiny_model_folder)
     before = random_models.bits(lm.model.parameters())
     for user in range(3):
@@ -79,30 +82,30 @@ def test_the_base_is_the_same_after_many(tiny_model_folder: Path, tmp_path: Path
     assert random_models.bits(lm.model.parameters()) == before
 
 
-def test_a_base_is_asked_once_for_all_users(asked: list[int], tmp_path: Path) -> None:
+def test_a_base_is_checked_once_for_all_users(check_sizes: list[int], tmp_path: Path) -> None:
     lm = load_language_model("demo")
     for user in range(2, 6):
         adapter(lm, user, tmp_path / f"{user}")
-    assert asked == [6]
+    assert check_sizes == [6]
     adapter(load_language_model("demo"), 0, tmp_path / "loaded again")
-    assert asked == [6, 6]
+    assert check_sizes == [6, 6]
 
 
 @pytest.mark.parametrize(
     ("difference", "times"), [(0.9e-5, 1), (1.1e-5, 2), (0.9e-4, 2), (1.1e-4, 2), (0.9e-3, 2), (1.1e-3, 1)]
 )
-def test_what_is_near_the_bound_is_compared_for_each_user(
+def test_a_difference_near_the_tolerance_is_checked_for_each_user(
     difference: float, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, calls = random_models.random_model("llama"), []
 
     def choose(lm: LanguageModel, rows: list[Sample]) -> ModeSelection:
         calls.append(rows)
-        return ModeSelection("packed", (Comparison("packed", mx.float32, 0.0, difference),))
+        return ModeSelection("packed", (EquivalenceCheck("packed", mx.float32, 0.0, difference),))
 
-    monkeypatch.setattr("mlx_personal.finetune.forward.equivalence_cache.select_mode", choose)
+    monkeypatch.setattr("mlx_personal.finetune.forward.equivalence.select_mode", choose)
     for _ in range(2):
-        equivalence_cache.select_mode_once(lm, CONFIG, APART)
+        equivalence.select_mode_once(lm, CONFIG, APART)
     assert len(calls) == times
 
 
@@ -119,65 +122,65 @@ ALIKE = [dataclasses.replace(APART[0]), dataclasses.replace(APART[0], targets=AP
         ({}, APART[:1]),
         ({}, [dataclasses.replace(APART[0], weight=0.5), *APART[1:]]),
         ({"num_layers": 1}, APART),
-        ({"dora": True}, APART),
+        ({"use_dora": True}, APART),
         ({"rank": 4}, APART),
         ({"alpha": 4.0}, APART),
     ],
 )
-def test_another_kind_of_rows_or_adapter_is_compared_anew(
-    changes: dict[str, Any], rows: list[Sample], asked: list[int]
+def test_other_samples_or_adapters_are_checked_again(
+    changes: dict[str, Any], rows: list[Sample], check_sizes: list[int]
 ) -> None:
     lm = random_models.random_model("llama")
     config = LoRAConfig(epochs=1, dropout=0.0, num_layers=2)
     for _ in range(2):
-        train(lm, TrainingData(APART), config)
-    assert asked == [len(APART)]
+        train(lm, plan_training(TrainingData(APART), config))
+    assert check_sizes == [len(APART)]
     for _ in range(2):
-        train(lm, TrainingData(rows), dataclasses.replace(config, **changes))
-    assert asked == [len(APART), len(rows)]
+        train(lm, plan_training(TrainingData(rows), dataclasses.replace(config, **changes)))
+    assert check_sizes == [len(APART), len(rows)]
     lm.detach_adapter()
 
 
-def test_settings_that_only_the_training_has_are_not_asked_about(asked: list[int]) -> None:
+def test_settings_without_effect_on_the_forward_pass_are_not_checked_again(check_sizes: list[int]) -> None:
     lm = random_models.random_model("llama")
     for changes in ({}, {"epochs": 2}, {"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 2}):
-        train(lm, TrainingData(APART), LoRAConfig(**{"epochs": 1, "dropout": 0.0} | changes))
+        train(lm, plan_training(TrainingData(APART), LoRAConfig(**{"epochs": 1, "dropout": 0.0} | changes)))
     lm.detach_adapter()
-    assert len(asked) == 1
+    assert len(check_sizes) == 1
 
 
-def test_a_slower_way_is_remembered_with_its_reason(asked: list[int]) -> None:
+def test_a_slower_mode_is_cached_with_its_reason(check_sizes: list[int]) -> None:
     lm = random_models.random_model("gpt2")
-    reports = [train(lm, TrainingData(ROWS), LoRAConfig(epochs=1)) for _ in range(2)]
+    reports = [train(lm, plan_training(TrainingData(ROWS), LoRAConfig(epochs=1))) for _ in range(2)]
     lm.detach_adapter()
-    assert len(asked) == 1
-    assert reports[0].way == reports[1].way != "packed"
+    assert len(check_sizes) == 1
+    assert reports[0].forward_mode == reports[1].forward_mode != "packed"
     assert reports[0].notes == reports[1].notes != ()
 
 
-def test_a_comparison_that_failed_is_made_again(asked: list[int]) -> None:
+def test_a_failed_check_is_repeated(check_sizes: list[int]) -> None:
     lm = random_models.random_model("llama", num_hidden_layers=2)
     lm.attach_new_adapter(-1, CONFIG.lora_parameters, 0)
     sound = lm.model.model.norm.weight
     lm.model.model.norm.weight = mx.full(sound.shape, mx.nan)
     for _ in range(2):
         with pytest.raises(UserError, match="not a number"):
-            equivalence_cache.select_mode_once(lm, CONFIG, APART)
+            equivalence.select_mode_once(lm, CONFIG, APART)
     lm.model.model.norm.weight = sound
-    assert equivalence_cache.select_mode_once(lm, CONFIG, APART).way == "packed"
-    assert len(asked) == 3
+    assert equivalence.select_mode_once(lm, CONFIG, APART).mode == "packed"
+    assert len(check_sizes) == 3
     lm.detach_adapter()
 
 
-def test_a_base_that_is_gone_is_forgotten() -> None:
+def test_an_unreferenced_base_leaves_the_cache() -> None:
     gc.collect()
-    before = len(equivalence_cache._FOUND)
+    before = len(equivalence._SELECTIONS)
     lm = random_models.random_model("llama")
-    train(lm, TrainingData(APART), LoRAConfig(epochs=1))
-    assert len(equivalence_cache._FOUND) == before + 1
+    train(lm, plan_training(TrainingData(APART), LoRAConfig(epochs=1)))
+    assert len(equivalence._SELECTIONS) == before + 1
     del lm
     gc.collect()
-    assert len(equivalence_cache._FOUND) == before
+    assert len(equivalence._SELECTIONS) == before
 
 
 @pytest.mark.slow

@@ -16,20 +16,22 @@ from mlx_lm.models import llama
 from mlx_lm.utils import quantize_model
 
 from mlx_personal import Dialogue, LanguageModel, load_language_model
-from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingStep, finetune, train
+from mlx_personal.finetune import Example, LoRAConfig, TrainingData, TrainingStep, finetune, plan_training, train
 from mlx_personal.finetune.data.samples import make_samples, target_tokens
 from mlx_personal.finetune.forward.equivalence import TOLERANCES, select_mode
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
+from tests.support.training_steps import on_step
 
 pytestmark = [pytest.mark.metal, pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal")]
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "How do I plant tomatoes in May?"]
 DIALOGUES = [Dialogue.of(question, f"Try a soup, number {i}.") for i, question in enumerate(QUESTIONS)]
+EXAMPLES = list(map(Example, DIALOGUES))
 CONFIG = LoRAConfig(epochs=8, batch_size=4, learning_rate=1e-2)
 
 
-def ask(model: LanguageModel) -> list[str]:
+def generate_answers(model: LanguageModel) -> list[str]:
     prompts = [model.tokenize_prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     return model.generate(prompts, max_tokens=12)
 
@@ -50,53 +52,58 @@ def build(tiny_model_folder: Path, kind: str) -> LanguageModel:
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
-def test_a_trained_adapter_answers_and_is_the_same_when_loaded_again(
+def test_a_trained_adapter_answers_the_same_when_loaded_again(
     tiny_model_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     model = build(tiny_model_folder, kind)
     before = random_models.bits(model.model.parameters())
-    base = ask(model)
-    report = finetune(model, DIALOGUES, CONFIG, tmp_path / "a")
+    base = generate_answers(model)
+    report = finetune(model, EXAMPLES, CONFIG, tmp_path / "a")
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
     assert random_models.bits(model.model.parameters()) == before
-    assert ask(model) == base
+    assert generate_answers(model) == base
     model.attach_adapter(tmp_path / "a")
-    adapted = ask(model)
+    adapted = generate_answers(model)
     assert adapted != base
     again = build(tiny_model_folder, kind)
     again.attach_adapter(tmp_path / "a")
-    assert ask(again) == adapted
+    assert generate_answers(again) == adapted
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
-def test_the_first_loss_is_that_of_rows_alone(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+def test_the_first_loss_matches_single_samples(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     model = build(tiny_model_folder, kind)
     rows = make_samples(model, DIALOGUES, 1024).samples
     alone = random_models.reference_loss(model, rows) / target_tokens(rows)
-    report = finetune(model, DIALOGUES, LoRAConfig(epochs=1), tmp_path / "a")
-    assert report.way == "packed"
+    report = finetune(model, EXAMPLES, LoRAConfig(epochs=1), tmp_path / "a")
+    assert report.forward_mode == "packed"
     assert report.losses[0] == pytest.approx(alone, rel=2e-2)  # bfloat16 has 8 bits
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "4-bit"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi", "phi3", "mixtral", "ministral3"])
-def test_the_fast_way_is_taken_and_within_its_bound(family: str, kind: str) -> None:
+def test_the_packed_mode_is_within_tolerance(family: str, kind: str) -> None:
     lm = random_models.random_model(family, kind)
     random_models.with_adapter(lm)
     choice = select_mode(lm, random_models.a_family_of_rows())
-    assert choice.way == "packed", choice.reason
-    (found,) = choice.comparisons
+    assert choice.mode == "packed", choice.fallback_reason
+    (found,) = choice.checks
     assert found.kind is not None
     assert max(found.loss, found.gradient) <= TOLERANCES[found.kind]
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_checkpointing_changes_no_loss(kind: str) -> None:
+def test_gradient_checkpointing_changes_no_loss(kind: str) -> None:
     lm, losses = random_models.random_model("llama", kind), []
     for checkpoint in (False, True):
         config = dataclasses.replace(CONFIG, dropout=0.0, epochs=3)
         report = train(
-            lm, TrainingData(random_models.a_family_of_rows()), config, plan=MemoryPlan(checkpoint=checkpoint)
+            lm,
+            plan_training(
+                TrainingData(random_models.a_family_of_rows()),
+                config,
+                memory=MemoryPlan(gradient_checkpointing=checkpoint),
+            ),
         )
         lm.detach_adapter()
         losses.append(report.losses)
@@ -105,23 +112,25 @@ def test_checkpointing_changes_no_loss(kind: str) -> None:
 
 def test_training_twice_gives_the_same_adapter(tiny_model: LanguageModel, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        finetune(tiny_model, DIALOGUES, LoRAConfig(epochs=2), tmp_path / name)
+        finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=2), tmp_path / name)
     a, b = (mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("a", "b"))
     assert a.keys() == b.keys()
     assert all(np.allclose(np.array(a[name]), np.array(b[name]), rtol=1e-3, atol=1e-5) for name in a)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
-def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+def test_a_killed_training_resumes_bit_identically(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     model, config = build(tiny_model_folder, kind), dataclasses.replace(CONFIG, save_every=2, dropout=0.1)
-    whole = finetune(model, DIALOGUES, config, tmp_path / "whole")
+    whole = finetune(model, EXAMPLES, config, tmp_path / "whole")
 
     def die(step: TrainingStep) -> None:
         if step.number == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(model, DIALOGUES, config, tmp_path / "resumed", die, states=tmp_path / "states")
-    report = finetune(model, DIALOGUES, config, tmp_path / "resumed", states=tmp_path / "states")
+        finetune(
+            model, EXAMPLES, config, tmp_path / "resumed", checkpoint_dir=tmp_path / "states", on_progress=on_step(die)
+        )
+    report = finetune(model, EXAMPLES, config, tmp_path / "resumed", checkpoint_dir=tmp_path / "states")
     assert report.resumed_from == 4
     assert report.losses == pytest.approx(whole.losses, rel=1e-3)

@@ -14,7 +14,7 @@ from mlx_personal.finetune.data.packing import Segment, pack, segment_path
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=30).map(lambda row: np.array([0] * 8 + row, np.int32))
 
 
-def row_of(tokens: Sequence[np.ndarray], segments: Sequence[Segment], index: int) -> np.ndarray:
+def tokens_on_path(tokens: Sequence[np.ndarray], segments: Sequence[Segment], index: int) -> np.ndarray:
     """What stands in the pieces on the way to this one."""
     trail = [segments[i] for i in segment_path(segments, index)]
     return np.concatenate([tokens[segment.sample][segment.start : segment.stop] for segment in trail])
@@ -34,7 +34,7 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 @given(st.lists(TOKENS, max_size=8), st.data())
-def test_every_row_is_read_off_its_last_piece(tokens: list[np.ndarray], data: st.DataObject) -> None:
+def test_segment_paths_restore_every_sample(tokens: list[np.ndarray], data: st.DataObject) -> None:
     shareable = [data.draw(st.integers(0, len(row))) for row in tokens]
     segments = pack(tokens, shareable)
     assert all(segment.parent < index for index, segment in enumerate(segments))
@@ -44,14 +44,14 @@ def test_every_row_is_read_off_its_last_piece(tokens: list[np.ndarray], data: st
             last[segment.sample] = index
     assert sorted(last) == list(range(len(tokens)))
     for row, index in last.items():
-        assert row_of(tokens, segments, index).tolist() == tokens[row].tolist()
+        assert tokens_on_path(tokens, segments, index).tolist() == tokens[row].tolist()
         # A row's places follow one another, from 0.
         trail = [segments[i] for i in segment_path(segments, index)]
         assert [segment.start for segment in trail] == [0, *(segment.stop for segment in trail[:-1])]
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=8), st.data())
-def test_nothing_beyond_what_may_be_shared_is(tokens: list[np.ndarray], data: st.DataObject) -> None:
+def test_only_shareable_tokens_are_shared(tokens: list[np.ndarray], data: st.DataObject) -> None:
     shareable = [data.draw(st.integers(0, len(row))) for row in tokens]
     segments = pack(tokens, shareable)
     ends = {
@@ -69,12 +69,12 @@ def test_nothing_beyond_what_may_be_shared_is(tokens: list[np.ndarray], data: st
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=8))
-def test_apart_they_stand_in_order(tokens: list[np.ndarray]) -> None:
+def test_samples_that_share_nothing_are_packed_in_order(tokens: list[np.ndarray]) -> None:
     assert pack(tokens, [0] * len(tokens)) == [Segment(i, 0, len(row)) for i, row in enumerate(tokens)]
 
 
 @given(st.lists(TOKENS, min_size=2, max_size=2))
-def test_two_rows_pay_once_for_all_they_share(tokens: list[np.ndarray]) -> None:
+def test_two_samples_store_their_common_prefix_once(tokens: list[np.ndarray]) -> None:
     shareable = [len(row) - 1 for row in tokens]
     shared = min(common(*tokens), *shareable)
     saved = shared if shared >= 8 else 0
@@ -94,10 +94,10 @@ def test_a_tree_of_several_levels() -> None:
     ]
 
 
-def test_the_same_row_twice_shares_all_that_it_may() -> None:
+def test_equal_samples_share_all_shareable_tokens() -> None:
     (row,) = arrays("the same row")
     assert pack([row, row], [10, 10]) == [Segment(0, 0, 10), Segment(0, 10, 12, 0), Segment(1, 10, 12, 0)]
 
 
-def test_no_rows_are_no_pieces() -> None:
+def test_no_samples_give_no_segments() -> None:
     assert pack([], []) == []

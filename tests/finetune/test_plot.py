@@ -26,7 +26,7 @@ LOSSES = st.lists(st.floats(-5, 50) | st.sampled_from([math.nan, math.inf]), max
 # Smoothing
 
 
-def test_the_mean_is_that_of_the_window() -> None:
+def test_smoothed_is_the_mean_of_the_window() -> None:
     losses = np.random.default_rng(0).normal(2, 1, 207)
     means, width = smoothed(losses.tolist())
     assert width == 11
@@ -34,12 +34,12 @@ def test_the_mean_is_that_of_the_window() -> None:
     np.testing.assert_allclose(means, expected, rtol=1e-12)
 
 
-def test_a_line_stays_itself_but_at_its_end() -> None:
+def test_a_line_is_unchanged_except_at_its_end() -> None:
     losses = [float(i) for i in range(40)]
     np.testing.assert_allclose(smoothed(losses)[0][:38], losses[:38])
 
 
-def test_what_is_not_finite_is_left_out() -> None:
+def test_losses_that_are_not_finite_are_left_out() -> None:
     means, _ = smoothed([1.0, math.nan, math.inf, 3.0, 5.0] + [7.0] * 9 + [math.nan] * 9)
     assert means[3] == pytest.approx((3 + 5 + 7) / 3)
     assert np.isnan(means[-3:]).all() and np.isfinite(means[:16]).all()
@@ -56,7 +56,7 @@ def dots(text: str) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def test_the_text_shows_a_falling_loss_from_corner_to_corner() -> None:
+def test_text_plot_of_a_falling_loss_goes_from_corner_to_corner() -> None:
     text = loss_plot_text(Curves([float(i) for i in range(99, -1, -1)]), 60, 15)
     found = dots(text)
     assert found[0] == (10, 0) and found[-1] == (59, 11)
@@ -66,7 +66,7 @@ def test_the_text_shows_a_falling_loss_from_corner_to_corner() -> None:
     assert text.splitlines()[0].startswith("  99.000 ┤") and text.splitlines()[11].startswith("   1.000 ┤")
 
 
-def test_the_text_marks_other_losses_and_epochs() -> None:
+def test_text_plot_marks_held_out_losses_and_epochs() -> None:
     lines = loss_plot_text(FALLING, 80, 20).splitlines()
     assert lines[0].startswith("   3.200 ┤o")
     assert [line[10] for line in lines[:17]].count("x") == 1
@@ -77,7 +77,7 @@ def test_the_text_marks_other_losses_and_epochs() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(LOSSES, st.integers(-5, 200), st.integers(-5, 60))
-def test_the_text_keeps_to_its_size(losses: list[float], width: int, height: int) -> None:
+def test_text_plot_has_the_requested_size(losses: list[float], width: int, height: int) -> None:
     curves = Curves(losses, [10, 20, 1000], [(0, 1.0), (7, math.nan)] if len(losses) % 2 else [])
     lines = loss_plot_text(curves, width, height).splitlines()
     assert len(lines) == max(height, 8)
@@ -87,7 +87,7 @@ def test_the_text_keeps_to_its_size(losses: list[float], width: int, height: int
 # Picture
 
 
-def picture(path: Path) -> np.ndarray:
+def write_png(path: Path) -> np.ndarray:
     image = pytest.importorskip("matplotlib.image")
     return np.round(image.imread(io.BytesIO(path.read_bytes())) * 255).astype(int)
 
@@ -103,34 +103,34 @@ def picture(path: Path) -> np.ndarray:
     ],
     ids=["all", "none", "one", "gaps", "flat"],
 )
-def test_a_picture_is_written_without_a_warning(curves: Curves, tmp_path: Path) -> None:
+def test_a_png_is_written_without_warnings(curves: Curves, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss_plot_png(tmp_path / "loss.png", curves)
-    assert picture(tmp_path / "loss.png").shape == (1050, 1500, 4)
+    assert write_png(tmp_path / "loss.png").shape == (1050, 1500, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
 
 
-def test_the_picture_has_every_curve_in_its_color(tmp_path: Path) -> None:
+def test_the_png_has_every_curve_in_its_color(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     colors = {"held-out": (0xD5, 0x5E, 0x00), "general": (0x00, 0x9E, 0x73), "training": (0x00, 0x72, 0xB2)}
     loss_plot_png(tmp_path / "all.png", FALLING)
     loss_plot_png(tmp_path / "bare.png", Curves(FALLING.losses))
     for name, color in colors.items():
-        counts = [(picture(tmp_path / f"{file}.png")[..., :3] == color).all(-1).sum() for file in ("all", "bare")]
+        counts = [(write_png(tmp_path / f"{file}.png")[..., :3] == color).all(-1).sum() for file in ("all", "bare")]
         assert counts[0] > 500
         assert (counts[1] == 0) == (name != "training")
 
 
-def test_the_same_training_gives_the_same_picture(tmp_path: Path) -> None:
+def test_the_png_is_reproducible(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("a.png", "b.png"):
         loss_plot_png(tmp_path / name, FALLING)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_pyplot_and_the_plots_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_pyplot_and_its_figures_are_untouched(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     program = """
 import sys
@@ -146,7 +146,7 @@ assert "matplotlib.pyplot" not in sys.modules
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.png")], check=True, timeout=60)
 
 
-def test_without_matplotlib_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.ticker"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"needs matplotlib.*pip install 'mlx-personal\[plots\]'"):

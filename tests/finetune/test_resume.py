@@ -19,15 +19,26 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.finetune import InterruptedTrainingError, LoRAConfig, TrainingReport, TrainingStep, finetune, trainer
+from mlx_personal.finetune import (
+    Example,
+    InterruptedTrainingError,
+    LoRAConfig,
+    TrainingReport,
+    TrainingStep,
+    finetune,
+    identity,
+)
+from mlx_personal.finetune.checkpoint import load_latest
 from mlx_personal.finetune.forward.equivalence import ModeSelection
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support.paths import ROOT
+from tests.support.training_steps import on_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
 # Each answer's letters are its own, so that learning some by heart soon harms the others.
 LETTERS = np.random.default_rng(0).permuted(np.tile(list("abcdefghijklmnopqrstuvwxyz"), (13, 1)), axis=1)
 DIALOGUES = [Dialogue.of(f"{QUESTIONS[i % 5]} {i}", "".join(LETTERS[i, :7])) for i in range(13)]
+EXAMPLES = list(map(Example, DIALOGUES))
 GENERAL = [Dialogue.of(f"Is {i} even?", "Yes." if i % 2 == 0 else "No.") for i in range(8)]
 CONFIG = LoRAConfig(
     epochs=4,
@@ -48,20 +59,27 @@ class Killed(BaseException):
     """Ends a training from within, as nothing in it can catch."""
 
 
-def after(number: int, do: Callable[[], object]) -> Callable[[TrainingStep], None]:
+def after_step(number: int, do: Callable[[], object]) -> Callable[[TrainingStep], None]:
     return lambda step: do() if step.number == number else None  # type: ignore[return-value]
 
 
-def die() -> None:
+def kill() -> None:
     raise Killed
 
 
-def run(lm: LanguageModel, folder: Path, on_step: Callable[[TrainingStep], None] | None = None, **changes: Any) -> Any:
-    config = dataclasses.replace(CONFIG, **changes)
-    return finetune(lm, DIALOGUES, config, folder / "adapter", on_step, general=GENERAL, states=folder / "states")
+def run(lm: LanguageModel, folder: Path, do: Callable[[TrainingStep], object] | None = None, **changes: Any) -> Any:
+    return finetune(
+        lm,
+        EXAMPLES,
+        dataclasses.replace(CONFIG, **changes),
+        folder / "adapter",
+        general=GENERAL,
+        checkpoint_dir=folder / "states",
+        on_progress=None if do is None else on_step(do),
+    )
 
 
-def result(report: TrainingReport, folder: Path) -> tuple[Any, ...]:
+def outcome(report: TrainingReport, folder: Path) -> tuple[Any, ...]:
     """All that a training decides."""
     written = (folder / "adapter" / "adapters.safetensors").read_bytes()
     looks = report.validation_losses, report.general_losses, report.best_step, report.steps
@@ -83,122 +101,126 @@ def base(base_folder: Path) -> LanguageModel:
 def whole(base: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """What comes out when nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    return result(run(base, folder), folder)
+    return outcome(run(base, folder), folder)
 
 
-def states(folder: Path) -> list[str]:
+def checkpoint_names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "states").iterdir()) if (folder / "states").exists() else []
 
 
 # Killed
 
 
-def test_this_training_has_all_that_a_resume_could_lose(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_this_training_covers_everything_a_checkpoint_holds(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
     report = run(base, tmp_path)
-    assert result(report, tmp_path) == whole  # and twice the same is the same
+    assert outcome(report, tmp_path) == whole  # and twice the same is the same
     assert (report.resumed_from, report.notes) == (0, ())
     assert 2 < report.best_step < report.steps  # so the best adapter is another one than the last
     assert report.replayed_samples > 0
     assert len(report.general_losses) == len(report.validation_losses) == report.epochs + 1
-    assert report.kept_states == "memory"
-    assert states(tmp_path) == []
+    assert report.activation_cache == "memory"
+    assert checkpoint_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n % 4 else n for n in range(1, 16)])
-def test_killed_after_any_step_it_goes_on_to_the_same_bits(
+def test_a_training_killed_after_any_step_resumes_bit_identically(
     base: LanguageModel, tmp_path: Path, whole: Any, number: int
 ) -> None:
     assert number < len(whole[0]) == 16
     with pytest.raises(Killed):
-        run(base, tmp_path, after(number, die))
+        run(base, tmp_path, after_step(number, kill))
     assert not (tmp_path / "adapter").exists()
     seen: list[TrainingStep] = []
     report = run(base, tmp_path, seen.append)
     # What was saved last: `on_step` is called before the state of its step is.
     assert report.resumed_from == (number - 1) // 2 * 2
     assert seen[0].number == report.resumed_from + 1
-    assert result(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == whole
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_a_training_killed_repeatedly_ends_bit_identically(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
     for number in (3, 4, 7, 9, 10):
         with pytest.raises(Killed):
-            run(base, tmp_path, after(number, die))
+            run(base, tmp_path, after_step(number, kill))
     report = run(base, tmp_path)
     assert report.resumed_from == 8
-    assert result(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == whole
 
 
-def test_what_could_not_be_kept_is_not_kept_after_a_resume_either(
+def test_uncached_activations_stay_uncached_after_a_resume(
     base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """States that are computed anew for each batch differ in their last bits from those of fixed groups."""
     with monkeypatch.context() as full:
-        full.setattr("mlx_personal.finetune.forward.activation_cache._file_of", lambda _: None)
+        full.setattr("mlx_personal.finetune.forward.activation_cache._create_file", lambda _: None)
         full.setattr(
-            "mlx_personal.finetune.trainer.plan_for", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
+            "mlx_personal.finetune.plan.plan_memory", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
         )
-        wanted = result(report := run(base, tmp_path / "whole"), tmp_path / "whole")
-        assert report.kept_states == "nowhere"
+        wanted = outcome(report := run(base, tmp_path / "whole"), tmp_path / "whole")
+        assert report.activation_cache == "nowhere"
         with pytest.raises(Killed):
-            run(base, tmp_path, after(5, die))
+            run(base, tmp_path, after_step(5, kill))
     report = run(base, tmp_path)
-    assert (report.resumed_from, report.kept_states, report.notes) == (4, "nowhere", ())
-    assert result(report, tmp_path) == wanted
+    assert (report.resumed_from, report.activation_cache, report.notes) == (4, "nowhere", ())
+    assert outcome(report, tmp_path) == wanted
 
 
-def test_what_cannot_be_kept_any_more_is_told(
+def test_a_cache_that_no_longer_fits_is_noted(
     base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "mlx_personal.finetune.trainer.plan_for", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
+        "mlx_personal.finetune.plan.plan_memory", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
     )
     with pytest.raises(Killed):
-        run(base, tmp_path, after(5, die))
-    monkeypatch.setattr("mlx_personal.finetune.forward.activation_cache._file_of", lambda _: None)
+        run(base, tmp_path, after_step(5, kill))
+    monkeypatch.setattr("mlx_personal.finetune.forward.activation_cache._create_file", lambda _: None)
     report = run(base, tmp_path)
     assert report.resumed_from == 4
-    assert report.notes == ("no room for what was kept before: the result will not be bit-identical",)
+    assert report.notes == (
+        "no space for the activations that were cached before: the result will not be bit-identical",
+    )
 
 
-def test_a_training_that_was_computed_another_way_is_refused(
-    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_forward_mode_is_rejected(base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its order of rows was another one."""
     with pytest.raises(Killed):
-        run(base, tmp_path, after(5, die))
-    kept = states(tmp_path)
-    monkeypatch.setattr("mlx_personal.finetune.loop.select_mode_once", lambda *_: ModeSelection("padded", ()))
-    with pytest.raises(UserError, match="was computed packed, and here padded is exact; to drop"):
+        run(base, tmp_path, after_step(5, kill))
+    kept = checkpoint_names(tmp_path)
+    monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: ModeSelection("padded", ()))
+    with pytest.raises(
+        UserError, match="the forward mode of this training was packed, and only padded is exact here; drop"
+    ):
         run(base, tmp_path)
-    assert states(tmp_path) == kept
+    assert checkpoint_names(tmp_path) == kept
 
 
-def test_how_often_it_is_saved_changes_nothing(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_save_every_does_not_affect_the_result(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
     with pytest.raises(Killed):
-        run(base, tmp_path, after(6, die), save_every=1)
+        run(base, tmp_path, after_step(6, kill), save_every=1)
     report = run(base, tmp_path, save_every=1000)
     assert report.resumed_from == 5
-    assert result(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == whole
 
 
-@pytest.mark.parametrize("changes", [{"num_layers": -1}, {"dora": True, "validation": 0.0, "patience": 0}])
-def test_other_trainings_resume_as_exactly(base: LanguageModel, tmp_path: Path, changes: dict[str, Any]) -> None:
-    wanted = result(run(base, tmp_path / "whole", **changes), tmp_path / "whole")
+@pytest.mark.parametrize(
+    "changes", [{"num_layers": -1}, {"use_dora": True, "validation_split": 0.0, "early_stopping_patience": 0}]
+)
+def test_other_settings_resume_bit_identically(base: LanguageModel, tmp_path: Path, changes: dict[str, Any]) -> None:
+    wanted = outcome(run(base, tmp_path / "whole", **changes), tmp_path / "whole")
     with pytest.raises(Killed):
-        run(base, tmp_path, after(5, die), **changes)
-    assert result(run(base, tmp_path, **changes), tmp_path) == wanted
+        run(base, tmp_path, after_step(5, kill), **changes)
+    assert outcome(run(base, tmp_path, **changes), tmp_path) == wanted
 
 
-def test_a_training_that_stops_early_does_so_after_a_resume(base: LanguageModel, tmp_path: Path) -> None:
-    changes = {"epochs": 12, "patience": 1, "learning_rate": 3e-1}
+def test_early_stopping_works_after_a_resume(base: LanguageModel, tmp_path: Path) -> None:
+    changes = {"epochs": 12, "early_stopping_patience": 1, "learning_rate": 3e-1}
     whole = run(base, tmp_path / "whole", **changes)
     assert whole.epochs < 12
     with pytest.raises(Killed):
-        run(base, tmp_path, after(whole.steps - 1, die), **changes)
+        run(base, tmp_path, after_step(whole.steps - 1, kill), **changes)
     report = run(base, tmp_path, **changes)
     assert report.resumed_from > 0
-    assert result(report, tmp_path) == result(whole, tmp_path / "whole")
+    assert outcome(report, tmp_path) == outcome(whole, tmp_path / "whole")
 
 
 # Real processes
@@ -253,27 +275,27 @@ def check_process(done: subprocess.CompletedProcess[str], folder: Path, whole: A
     return int(resumed_from)
 
 
-def test_a_process_killed_by_sigkill_goes_on_in_another_one(base_folder: Path, tmp_path: Path, whole: Any) -> None:
+def test_a_process_killed_by_sigkill_is_resumed_by_another(base_folder: Path, tmp_path: Path, whole: Any) -> None:
     assert process(base_folder, tmp_path, 7).returncode == -signal.SIGKILL
-    assert states(tmp_path) == ["state-0000004.safetensors", "state-0000006.safetensors"]
+    assert checkpoint_names(tmp_path) == ["state-0000004.safetensors", "state-0000006.safetensors"]
     assert check_process(process(base_folder, tmp_path), tmp_path, whole) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_process_killed_in_the_middle_of_a_save_goes_on(
+def test_a_process_killed_during_a_save_is_resumed(
     base_folder: Path, tmp_path: Path, whole: Any, number: int, where: str
 ) -> None:
     assert process(base_folder, tmp_path, number, where).returncode == -signal.SIGKILL
-    assert any(name.endswith(".partial") for name in states(tmp_path))
+    assert any(name.endswith(".partial") for name in checkpoint_names(tmp_path))
     check_process(process(base_folder, tmp_path), tmp_path, whole)
-    assert states(tmp_path) == []
+    assert checkpoint_names(tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_a_process_killed_twice_at_random_steps_goes_on(
+def test_a_process_killed_twice_at_random_steps_is_resumed(
     base_folder: Path, tmp_path: Path, whole: Any, seed: int
 ) -> None:
     first, second = np.sort(np.random.default_rng(seed).integers(1, len(whole[0]), 2)).tolist()
@@ -283,13 +305,13 @@ def test_a_process_killed_twice_at_random_steps_goes_on(
 
 
 @pytest.mark.slow
-def test_a_process_killed_from_outside_at_any_moment_goes_on(base_folder: Path, tmp_path: Path, whole: Any) -> None:
+def test_a_process_killed_at_any_moment_is_resumed(base_folder: Path, tmp_path: Path, whole: Any) -> None:
     command = [sys.executable, "-c", PROGRAM, str(ROOT), str(base_folder), str(tmp_path), "0"]
     rng = np.random.default_rng(0)
     for _ in range(3):
-        before = states(tmp_path)
+        before = checkpoint_names(tmp_path)
         with subprocess.Popen([*command, "SIGKILL"], stdout=subprocess.DEVNULL) as running:
-            while states(tmp_path) == before and running.poll() is None:
+            while checkpoint_names(tmp_path) == before and running.poll() is None:
                 threading.Event().wait(0.001)
             threading.Event().wait(rng.uniform(0, 0.05))
             running.kill()
@@ -301,14 +323,12 @@ def test_a_process_killed_from_outside_at_any_moment_goes_on(base_folder: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_process_that_is_asked_to_stop_saves_and_says_so(
-    base_folder: Path, tmp_path: Path, whole: Any, name: str
-) -> None:
+def test_a_signal_stops_a_process_after_saving(base_folder: Path, tmp_path: Path, whole: Any, name: str) -> None:
     done = process(base_folder, tmp_path, 5, name)
     assert done.returncode == 2, done.stderr
     # Asked within the report of step 5, it finishes step 6 and leaves.
     assert done.stdout == (
-        f"training was stopped after step 6 of {len(whole[0])} and saved; the same command goes on from there\n"
+        f"training was stopped after step 6 of {len(whole[0])} and saved; start the same training again to resume it\n"
     )
     assert check_process(process(base_folder, tmp_path), tmp_path, whole) == 6
 
@@ -317,35 +337,34 @@ def test_a_process_that_is_asked_to_stop_saves_and_says_so(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_and_the_next_one_goes_on(
+def test_a_signal_saves_a_checkpoint_that_is_resumed(
     base: LanguageModel, tmp_path: Path, whole: Any, number: int
 ) -> None:
-    match = "stopped after step 4 of 16 and saved; the same command"
+    match = "stopped after step 4 of 16 and saved; start the same training again"
     with pytest.raises(InterruptedTrainingError, match=match) as stopped:
-        run(base, tmp_path, after(3, lambda: os.kill(os.getpid(), number)), save_every=100)
+        run(base, tmp_path, after_step(3, lambda: os.kill(os.getpid(), number)), save_every=100)
     assert stopped.value.signal == number
-    assert states(tmp_path) == ["state-0000004.safetensors"]
+    assert checkpoint_names(tmp_path) == ["state-0000004.safetensors"]
     assert not list(tmp_path.glob("*adapter*"))
     report = run(base, tmp_path)
     assert report.resumed_from == 4
-    assert result(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == whole
 
 
-def test_asked_to_stop_without_a_place_for_states_it_says_only_that_it_stopped(
-    base: LanguageModel, tmp_path: Path
-) -> None:
+def test_a_signal_without_a_checkpoint_dir_only_stops(base: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(InterruptedTrainingError) as raised:
-        finetune(base, DIALOGUES, CONFIG, tmp_path / "a", after(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        stop = on_step(after_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        finetune(base, EXAMPLES, CONFIG, tmp_path / "a", on_progress=stop)
     assert raised.value.line().startswith("training was stopped after step 2 of ")
     assert "saved" not in raised.value.line()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_asked_to_stop_in_the_last_step_it_is_done(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_a_signal_in_the_last_step_does_not_interrupt(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
     last = len(whole[0])
-    report = run(base, tmp_path, after(last - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert result(report, tmp_path) == whole
-    assert states(tmp_path) == []
+    report = run(base, tmp_path, after_step(last - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert outcome(report, tmp_path) == whole
+    assert checkpoint_names(tmp_path) == []
 
 
 # Another training
@@ -354,28 +373,28 @@ def test_asked_to_stop_in_the_last_step_it_is_done(base: LanguageModel, tmp_path
 def interrupted(lm: LanguageModel, folder: Path) -> dict[str, bytes]:
     """The states it leaves, by name."""
     with pytest.raises(Killed):
-        run(lm, folder, after(5, die))
+        run(lm, folder, after_step(5, kill))
     return {path.name: path.read_bytes() for path in (folder / "states").iterdir()}
 
 
-def test_a_changed_base_model_is_named_and_the_states_stay(
+def test_a_changed_base_model_is_rejected_and_checkpoints_stay(
     base: LanguageModel, tiny_model: LanguageModel, tmp_path: Path, whole: Any
 ) -> None:
     left = interrupted(base, tmp_path)
-    with pytest.raises(UserError, match="cannot resume: the base model is another one"):
+    with pytest.raises(UserError, match="cannot resume: the base model is not the one"):
         run(tiny_model, tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
-    assert result(run(base, tmp_path), tmp_path) == whole
+    assert outcome(run(base, tmp_path), tmp_path) == whole
 
 
-def test_a_changed_model_that_came_from_no_folder_is_named(base: LanguageModel, tmp_path: Path) -> None:
+def test_changed_weights_of_a_model_in_memory_are_rejected(base: LanguageModel, tmp_path: Path) -> None:
     lm = LanguageModel(base.model, base.tokenizer)
     interrupted(lm, tmp_path)
     norm = base.model.model.norm
     before = norm.weight
     try:
         norm.weight = before * 1.5
-        with pytest.raises(UserError, match="cannot resume: the base model is another one"):
+        with pytest.raises(UserError, match="cannot resume: the base model is not the one"):
             run(lm, tmp_path)
     finally:
         norm.weight = before
@@ -385,11 +404,11 @@ CHANGES = [
     ("rank", 4, "rank was 8, is 4"),
     ("dropout", 0.1, "dropout was 0.2, is 0.1"),
     ("seed", 1, "seed was 0, is 1"),
-    ("dora", True, "dora was False, is True"),
+    ("use_dora", True, "use_dora was False, is True"),
     ("batch_size", 5, "batch_size was 3, is 5"),
     ("epochs", 9, "epochs was 4, is 9"),
     ("num_layers", 2, "num_layers was 1, is 2"),
-    ("schedule", "linear", "schedule was constant, is linear"),
+    ("lr_scheduler_type", "linear", "lr_scheduler_type was constant, is linear"),
 ]
 
 
@@ -401,54 +420,70 @@ def test_a_changed_setting_is_named(base: LanguageModel, tmp_path: Path) -> None
     assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
 
 
-def test_another_chip_or_version_is_told_and_it_goes_on(
-    base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_chip_or_version_is_noted(base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(base, tmp_path)
-    monkeypatch.setattr(trainer, "chip_name", lambda: "Apple M9")
-    monkeypatch.setattr(trainer, "version", lambda package: f"1 of {package}")
+    monkeypatch.setattr(identity, "chip_name", lambda: "Apple M9")
+    monkeypatch.setattr(identity, "version", lambda package: f"1 of {package}")
     report = run(base, tmp_path)
     assert report.resumed_from == 4
     for words in ("chip was ", "is Apple M9", "is 1 of mlx-lm", "the result will not be bit-identical"):
         assert words in report.notes[0]
 
 
-def test_changed_rows_are_named(base: LanguageModel, tmp_path: Path) -> None:
+def test_changed_samples_are_rejected(base: LanguageModel, tmp_path: Path) -> None:
     interrupted(base, tmp_path)
-    with pytest.raises(UserError, match="cannot resume: the training rows have changed"):
-        finetune(base, DIALOGUES[1:], CONFIG, tmp_path / "adapter", general=GENERAL, states=tmp_path / "states")
-    with pytest.raises(UserError, match="cannot resume: the training rows have changed"):
-        finetune(base, DIALOGUES, CONFIG, tmp_path / "adapter", general=GENERAL[1:], states=tmp_path / "states")
+    adapter = tmp_path / "adapter"
+    with pytest.raises(UserError, match="cannot resume: the training samples have changed"):
+        finetune(base, EXAMPLES[1:], CONFIG, adapter, general=GENERAL, checkpoint_dir=tmp_path / "states")
+    with pytest.raises(UserError, match="cannot resume: the training samples have changed"):
+        finetune(base, EXAMPLES, CONFIG, adapter, general=GENERAL[1:], checkpoint_dir=tmp_path / "states")
+
+
+def test_checkpoints_have_the_metadata_of_version_0_1(base: LanguageModel, tmp_path: Path) -> None:
+    interrupted(base, tmp_path)
+    latest, _ = load_latest(tmp_path / "states")
+    assert latest is not None
+    metadata = latest.metadata
+    assert metadata.keys() == {
+        *("step", "losses", "targets", "validation_losses", "general_losses"),
+        *("patience", "plans", "way", "kept_states", "identity"),
+    }
+    assert metadata["patience"].keys() == {"best", "best_step", "worse"}
+    assert metadata["identity"].keys() == {"base", "rows", "settings", "environment"}
+    assert metadata["identity"]["settings"].keys() == CONFIG.to_json().keys() - {"save_every", "forgetting", "general"}
+    (plan,) = metadata["plans"]
+    assert plan.keys() == {"batch_tokens", "checkpoint", "cache_bytes", "estimate"}
+    assert {name.split(".")[0] for name in latest.arrays} == {"weights", "optimizer", "best"}
 
 
 # Damage
 
 
-def cut(file: Path) -> None:
+def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def test_a_state_cut_in_half_costs_the_steps_since_the_one_before(
+def test_a_truncated_checkpoint_costs_the_steps_since_the_previous_one(
     base: LanguageModel, tmp_path: Path, whole: Any
 ) -> None:
     interrupted(base, tmp_path)
-    cut(tmp_path / "states" / "state-0000004.safetensors")
+    truncate(tmp_path / "states" / "state-0000004.safetensors")
     report = run(base, tmp_path)
     assert report.resumed_from == 2
-    assert report.notes == ("state-0000004.safetensors damaged: going on from step 2",)
-    assert result(report, tmp_path) == whole
+    assert report.notes == ("state-0000004.safetensors damaged: resuming from step 2",)
+    assert outcome(report, tmp_path) == whole
 
 
-def test_only_damaged_states_are_an_error_that_says_what_to_do(base: LanguageModel, tmp_path: Path) -> None:
+def test_only_damaged_checkpoints_are_an_error(base: LanguageModel, tmp_path: Path) -> None:
     for name in interrupted(base, tmp_path):
-        cut(tmp_path / "states" / name)
+        truncate(tmp_path / "states" / name)
     with pytest.raises(UserError, match=r"damaged: state-0000004.safetensors and state-0000002.safetensors, and"):
         run(base, tmp_path)
-    assert len(states(tmp_path)) == 2
+    assert len(checkpoint_names(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "write"])
-def test_a_disk_that_is_full_in_mid_save_leaves_the_last_good_state(
+def test_a_full_disk_during_a_save_leaves_the_last_checkpoint(
     base: LanguageModel, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*_: object) -> None:
@@ -464,13 +499,13 @@ def test_a_disk_that_is_full_in_mid_save_leaves_the_last_good_state(
         run(base, tmp_path, fill)
     monkeypatch.undo()
     assert "\n" not in raised.value.line()
-    assert states(tmp_path) == ["state-0000002.safetensors", "state-0000004.safetensors"]
+    assert checkpoint_names(tmp_path) == ["state-0000002.safetensors", "state-0000004.safetensors"]
     report = run(base, tmp_path)
     assert (report.resumed_from, report.notes) == (4, ())
-    assert result(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == whole
 
 
-def test_a_disk_that_is_full_at_the_end_costs_no_training(
+def test_a_full_disk_at_the_end_loses_no_training(
     base: LanguageModel, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -478,8 +513,8 @@ def test_a_disk_that_is_full_at_the_end_costs_no_training(
 
     last = len(whole[0])
     with pytest.raises(UserError, match="the disk is full"):
-        run(base, tmp_path, after(last, lambda: monkeypatch.setattr(mx, "save_safetensors", full)))
+        run(base, tmp_path, after_step(last, lambda: monkeypatch.setattr(mx, "save_safetensors", full)))
     monkeypatch.undo()
     report = run(base, tmp_path)
     assert report.resumed_from == (last - 1) // 2 * 2
-    assert result(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from hypothesis import strategies as st
 from mlx.utils import tree_map
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.finetune import LoRAConfig, TrainingData, finetune, train
+from mlx_personal.finetune import Example, LoRAConfig, TrainingData, finetune, plan_training, train
 from mlx_personal.finetune.data.batching import BatchShape, collate
 from mlx_personal.finetune.data.dataset import prepare_data
 from mlx_personal.finetune.data.samples import Sample, make_samples, target_weight
-from mlx_personal.finetune.forward.cross_entropy import summed_cross_entropy
+from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.forward.equivalence import ForwardMode, select_mode
 from mlx_personal.finetune.forward.gradients import GradientComputer
+from mlx_personal.finetune.forward.losses import summed_cross_entropy
+from mlx_personal.finetune.identity import training_identity
 from mlx_personal.finetune.planning.memory import MemoryPlan
-from mlx_personal.finetune.trainer import _identity
 from tests.support import random_models
 
 ROWS = [
@@ -49,13 +51,13 @@ def reference(lm: LanguageModel, weights: Any, rows: list[Sample]) -> tuple[floa
 @pytest.mark.parametrize("way", ["packed", "padded", "plain"])
 @pytest.mark.parametrize("layers", [1, -1])
 @pytest.mark.parametrize("share", [True, False])
-def test_loss_and_gradient_are_those_of_weighted_rows(way: ForwardMode, layers: int, share: bool) -> None:
+def test_loss_and_gradient_match_weighted_samples(way: ForwardMode, layers: int, share: bool) -> None:
     """Rows of other weights share their beginnings here."""
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm, layers)
     wanted = reference(lm, weights, ROWS)
-    computing = GradientComputer(lm, ROWS, way, MemoryPlan(batch_tokens=150), share)
-    with computing.opened():
+    computing = GradientComputer(lm, ROWS, way, MemoryPlan(micro_batch_tokens=150), share)
+    with computing.prepared():
         loss, gradient = computing.gradient(weights, range(len(ROWS)), (0,))
         mean = computing.loss(weights, range(len(ROWS)))
     assert float(loss) == pytest.approx(wanted[0], rel=1e-5)
@@ -64,15 +66,15 @@ def test_loss_and_gradient_are_those_of_weighted_rows(way: ForwardMode, layers: 
 
 
 @pytest.mark.parametrize("shape", ["packed", "padded"])
-def test_each_target_has_its_row_s_weight(shape: BatchShape) -> None:
+def test_each_target_has_its_samples_weight(shape: BatchShape) -> None:
     batch = collate(ROWS, range(len(ROWS)), shape, share_prefixes=True)
     found = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
     assert found == sorted((float(np.float32(r.weight)), int(t)) for r in ROWS for t in r.targets[r.is_target])
 
 
 @pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16])
-def test_weights_of_single_targets_against_float64(kind: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.forward.cross_entropy.CHUNK_BYTES", 0)  # 16 targets a chunk
+def test_weighted_cross_entropy_matches_float64(kind: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_personal.finetune.forward.losses.CHUNK_BYTES", 0)  # 16 targets a chunk
     rng = np.random.default_rng(0)
     hidden, head = (mx.array(rng.normal(size=s).astype(np.float32)).astype(kind) for s in ((1, 37, 24), (40, 24)))
     targets, weights = rng.integers(0, 40, 37), rng.uniform(0.1, 5, 37)
@@ -93,13 +95,13 @@ def test_weights_of_single_targets_against_float64(kind: mx.Dtype, monkeypatch: 
 
 
 def trained(lm: LanguageModel, rows: list[Sample], config: LoRAConfig) -> tuple[Any, Any]:
-    report = train(lm, TrainingData(rows), config)
+    report = train(lm, plan_training(TrainingData(rows), config))
     weights = lm.model.trainable_parameters()
     lm.detach_adapter()
     return report, weights
 
 
-def test_a_weight_of_two_is_the_row_twice() -> None:
+def test_a_weight_of_two_equals_the_sample_twice() -> None:
     """Up to rounding, in steps of the whole set."""
     lm, config = (
         random_models.random_model("llama"),
@@ -114,14 +116,14 @@ def test_a_weight_of_two_is_the_row_twice() -> None:
     assert random_models.distance(first, second) < 1e-3
 
 
-def test_all_weights_alike_are_no_weights() -> None:
+def test_equal_weights_have_no_effect() -> None:
     lm = random_models.random_model("llama")
     rows = random_models.a_family_of_rows()
     plain, tenfold = (trained(lm, [dataclasses.replace(r, weight=w) for r in rows], CONFIG)[0] for w in (1.0, 10.0))
     assert tenfold.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
-def test_the_losses_told_are_weighted_means() -> None:
+def test_reported_losses_are_weighted_means() -> None:
     lm = random_models.random_model("llama")
     report, _ = trained(lm, ROWS, LoRAConfig(epochs=1, batch_size=64, dropout=0.0))
     wanted = sum(row.weight * random_models.reference_loss(lm, [row]) for row in ROWS) / target_weight(ROWS)
@@ -130,17 +132,23 @@ def test_the_losses_told_are_weighted_means() -> None:
     assert report.target_tokens == sum(int(row.is_target.sum()) for row in ROWS)
 
 
-def test_the_fast_way_is_still_found_exact() -> None:
+def test_weighted_samples_can_be_packed() -> None:
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm)
-    assert select_mode(lm, ROWS).way == "packed"
+    assert select_mode(lm, ROWS).mode == "packed"
 
 
 # From dialogues
 
 
-def adapter(lm: LanguageModel, folder: Path, config: LoRAConfig = CONFIG, **how: Any) -> bytes:
-    finetune(lm, DIALOGUES, config, folder, **how)
+def weighted(weights: Sequence[float]) -> list[Example]:
+    return [Example(dialogue, weight=weight) for dialogue, weight in zip(DIALOGUES, weights, strict=True)]
+
+
+def adapter(
+    lm: LanguageModel, folder: Path, config: LoRAConfig = CONFIG, weights: Sequence[float] | None = None
+) -> bytes:
+    finetune(lm, list(map(Example, DIALOGUES)) if weights is None else weighted(weights), config, folder)
     return (folder / "adapters.safetensors").read_bytes()
 
 
@@ -152,7 +160,7 @@ def test_weights_of_one_change_no_bit(tiny_model: LanguageModel, tmp_path: Path,
     assert adapter(tiny_model, tmp_path / "c", config, weights=WEIGHTS) != without
 
 
-def test_a_light_dialogue_is_learnt_less(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_a_light_example_is_learned_less(tiny_model: LanguageModel, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, epochs=6, batch_size=8)
     rows = make_samples(tiny_model, DIALOGUES[:1], 100).samples
     losses = []
@@ -164,7 +172,7 @@ def test_a_light_dialogue_is_learnt_less(tiny_model: LanguageModel, tmp_path: Pa
     assert losses[1] < losses[0]
 
 
-def test_every_row_of_a_dialogue_has_its_weight_and_a_dropped_one_takes_its_own_with_it(
+def test_samples_have_the_weight_of_their_dialogue(
     tiny_model: LanguageModel,
 ) -> None:
     thought = Dialogue.of("a", "<think>only</think>")
@@ -173,38 +181,39 @@ def test_every_row_of_a_dialogue_has_its_weight_and_a_dropped_one_takes_its_own_
     assert rows.dropped == 1
 
 
-def test_rows_held_out_and_replayed_ones_weigh_one(tiny_model: LanguageModel) -> None:
+def test_held_out_and_replayed_samples_weigh_one(tiny_model: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, validation_split=0.4, general_data="general.jsonl", replay_ratio=0.4)
-    data = prepare_data(tiny_model, DIALOGUES, config, general=DIALOGUES, weights=[0.5] * 6).data
+    data = prepare_data(tiny_model, weighted([0.5] * 6), config, general=DIALOGUES).data
     assert {row.weight for row in data.train} == {0.5}
     assert data.replay and data.validation and data.general
     assert {row.weight for row in [*data.replay, *data.validation, *data.general]} == {1.0}
 
 
-def test_a_training_of_other_weights_is_another_training(tiny_model: LanguageModel) -> None:
+def test_weights_are_part_of_the_identity(tiny_model: LanguageModel) -> None:
     def identity(weights: list[float] | None) -> Any:
-        data = prepare_data(tiny_model, DIALOGUES, CONFIG, weights=weights).data
-        return _identity(tiny_model, data, CONFIG, type("group", (), {"size": 1}))  # type: ignore[arg-type]
+        examples = list(map(Example, DIALOGUES)) if weights is None else weighted(weights)
+        data = prepare_data(tiny_model, examples, CONFIG).data
+        return training_identity(tiny_model, data, CONFIG, ProcessGroup())
 
     assert identity(None) == identity([1.0] * 6)
     assert identity(WEIGHTS) != identity(None)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
-def test_a_weight_that_makes_no_sense_is_refused(weight: float, tiny_model: LanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^a row's weight is .*; it must be above 0 and finite$"):
+def test_invalid_weights_are_rejected(weight: float, tiny_model: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^a sample's weight is .*; it must be above 0 and finite$"):
         adapter(tiny_model, tmp_path / "a", weights=[1.0] * 5 + [weight])
     assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("count", [0, 5, 7])
-def test_one_weight_is_needed_for_each_dialogue(count: int, tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_one_weight_is_needed_for_each_dialogue(count: int, tiny_model: LanguageModel) -> None:
     with pytest.raises(ValueError):
-        adapter(tiny_model, tmp_path / "a", weights=[1.0] * count)
+        make_samples(tiny_model, DIALOGUES, 100, [1.0] * count)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=13, max_size=13))
-def test_the_weight_of_all_targets_is_what_the_batch_holds(weights: list[float]) -> None:
+def test_target_weight_is_the_sum_of_the_batchs_weights(weights: list[float]) -> None:
     rows = [dataclasses.replace(row, weight=weight) for row, weight in zip(ROWS, weights, strict=True)]
     batch = collate(rows, range(len(rows)), "packed", share_prefixes=True)
     assert target_weight(rows) == pytest.approx(float(batch.weights.astype(np.float64).sum()), rel=1e-6)

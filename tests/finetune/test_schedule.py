@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal.finetune.schedule import SCHEDULES, EarlyStopping, LearningRateSchedule
+from mlx_personal.finetune.schedule import LR_SCHEDULER_TYPES, EarlyStopping, LearningRateSchedule
 
 
 def reference(kind: str, peak: float, steps: int, rise: int) -> np.ndarray:
@@ -28,11 +28,11 @@ def reference(kind: str, peak: float, steps: int, rise: int) -> np.ndarray:
     return np.concatenate([np.linspace(0, peak, rise + 2)[1:-1], after])
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("kind", LR_SCHEDULER_TYPES)
 @pytest.mark.parametrize(
     ("steps", "warmup", "rise"), [(1, 0, 0), (1, 0.05, 1), (7, 0.5, 4), (100, 0.07, 7), (1000, 0.05, 50), (9, 1, 9)]
 )
-def test_every_rate_is_the_reference_s(kind: str, steps: int, warmup: float, rise: int) -> None:
+def test_learning_rates_match_the_reference(kind: str, steps: int, warmup: float, rise: int) -> None:
     schedule = LearningRateSchedule(kind, 3e-4, steps, warmup)
     expected = reference(kind, 3e-4, steps, rise)
     np.testing.assert_allclose([schedule.at(step) for step in range(steps)], expected, rtol=1e-9)
@@ -40,8 +40,8 @@ def test_every_rate_is_the_reference_s(kind: str, steps: int, warmup: float, ris
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(SCHEDULES), st.floats(1e-8, 10), st.integers(1, 3000), st.floats(0, 1))
-def test_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: int, warmup: float) -> None:
+@given(st.sampled_from(LR_SCHEDULER_TYPES), st.floats(1e-8, 10), st.integers(1, 3000), st.floats(0, 1))
+def test_learning_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: int, warmup: float) -> None:
     schedule = LearningRateSchedule(kind, peak, steps, warmup)
     rates = np.array([schedule.at(step) for step in range(steps)])
     assert (rates > 0).all() and rates.max() <= peak
@@ -49,7 +49,7 @@ def test_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: i
     assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) <= 0).all()
 
 
-def test_it_is_what_mlx_makes_of_the_same_words() -> None:
+def test_learning_rates_match_mlx_schedules() -> None:
     rise = optim.linear_schedule(1e-3 / 6, 1e-3, 5)
     theirs = optim.join_schedules([rise, optim.cosine_decay(1e-3, 95)], [5])
     ours = LearningRateSchedule("cosine", 1e-3, 100, 0.05)
@@ -57,12 +57,12 @@ def test_it_is_what_mlx_makes_of_the_same_words() -> None:
         assert ours.at(step) == pytest.approx(theirs(mx.array(step)).item(), rel=1e-4)
 
 
-def test_after_the_last_step_the_rate_stays() -> None:
+def test_the_rate_stays_after_the_last_step() -> None:
     schedule = LearningRateSchedule("linear", 1.0, 4, 0)
     assert schedule.at(9) == schedule(mx.array(9, mx.uint64)).item() == schedule.at(3) == 0.25
 
 
-def test_optimizers_take_it_compiled_and_uncompiled() -> None:
+def test_optimizers_accept_the_schedule_compiled_and_uncompiled() -> None:
     schedule = LearningRateSchedule("cosine", 0.1, 6, 0.34)
     weights = []
     for compiled in (True, False):
@@ -83,20 +83,20 @@ def test_optimizers_take_it_compiled_and_uncompiled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "peak", "steps", "warmup", "word"),
+    ("kind", "peak", "steps", "warmup", "name"),
     [
-        ("cosin", 1e-3, 10, 0.1, "schedule"),
+        ("cosin", 1e-3, 10, 0.1, "lr_scheduler_type"),
         ("cosine", 0.0, 10, 0.1, "learning_rate"),
         ("cosine", math.nan, 10, 0.1, "learning_rate"),
         ("cosine", math.inf, 10, 0.1, "learning_rate"),
         ("cosine", 1e-3, 0, 0.1, "steps"),
-        ("cosine", 1e-3, 10, -0.1, "warmup"),
-        ("cosine", 1e-3, 10, 1.1, "warmup"),
-        ("cosine", 1e-3, 10, math.nan, "warmup"),
+        ("cosine", 1e-3, 10, -0.1, "warmup_ratio"),
+        ("cosine", 1e-3, 10, 1.1, "warmup_ratio"),
+        ("cosine", 1e-3, 10, math.nan, "warmup_ratio"),
     ],
 )
-def test_nonsense_is_refused_by_name(kind: str, peak: float, steps: int, warmup: float, word: str) -> None:
-    with pytest.raises(ValueError, match=f"^{word} is "):
+def test_invalid_arguments_are_named(kind: str, peak: float, steps: int, warmup: float, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is "):
         LearningRateSchedule(kind, peak, steps, warmup)
 
 
@@ -107,20 +107,20 @@ def stops(patience: EarlyStopping, losses: list[float], first: int = 1) -> list[
     return [patience.update(loss, step) for step, loss in enumerate(losses, first)]
 
 
-def test_so_many_losses_in_a_row_without_a_new_best_stop() -> None:
+def test_patience_losses_in_a_row_without_a_new_best_stop() -> None:
     patience = EarlyStopping(2)
     assert stops(patience, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6]) == [False, False, False, False, False, True]
     assert (patience.best, patience.best_step) == (1.5, 4)
 
 
-def test_none_never_stops_but_remembers() -> None:
+def test_no_patience_never_stops_but_tracks_the_best() -> None:
     patience = EarlyStopping(None)
     assert not any(stops(patience, [1.0] + [2.0] * 50))
     assert patience.best_step == 1
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_what_is_not_a_number_is_never_the_best(loss: float) -> None:
+def test_losses_that_are_not_finite_are_never_the_best(loss: float) -> None:
     patience = EarlyStopping(2)
     assert stops(patience, [loss]) == [False]
     assert patience.best is None and patience.best_step is None
@@ -128,17 +128,17 @@ def test_what_is_not_a_number_is_never_the_best(loss: float) -> None:
     assert (patience.best, patience.best_step) == (1.0, 2)
 
 
-def test_a_resumed_one_goes_on_where_it_was() -> None:
+def test_early_stopping_is_restored() -> None:
     losses = [3.0, 2.0, math.nan, 2.5, 1.0, 1.1, 1.2, 1.3]
     for cut in range(len(losses) + 1):
         whole, before, after = EarlyStopping(3), EarlyStopping(3), EarlyStopping(3)
         expected = stops(whole, losses)
         first = stops(before, losses[:cut])
-        after.restore(json.loads(json.dumps(before.facts())))
+        after.load_state_dict(json.loads(json.dumps(before.state_dict())))
         assert first + stops(after, losses[cut:], cut + 1) == expected
-        assert after.facts() == whole.facts()
+        assert after.state_dict() == whole.state_dict()
 
 
-def test_a_patience_of_none_at_all_is_refused() -> None:
+def test_a_patience_below_one_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         EarlyStopping(0)

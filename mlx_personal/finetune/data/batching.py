@@ -104,7 +104,9 @@ def micro_batches(
         yield micro_batch
 
 
-def collate(samples: Sequence[Sample], indices: Sequence[int], shape: BatchShape, share_prefixes: bool = False) -> Batch:
+def collate(
+    samples: Sequence[Sample], indices: Sequence[int], shape: BatchShape, share_prefixes: bool = False
+) -> Batch:
     """Make a batch of samples.
 
     Args:

@@ -1,0 +1,193 @@
+"""The plan of a training: all that its settings and samples decide, computed once before the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.data.batching import bucketed_steps, shuffled_steps
+from mlx_personal.finetune.data.samples import Sample, TrainingData, target_tokens, target_weight
+from mlx_personal.finetune.distributed import ProcessGroup
+from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, select_mode_once
+from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
+from mlx_personal.finetune.schedule import LearningRateSchedule
+from mlx_personal.models import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+Order = Callable[[int], Sequence[Sequence[int]]]
+"""A function from an epoch, counted from 0, to the indices of the samples of each of its steps."""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One optimizer step.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        indices: Indices of its samples.
+        target_tokens: Number of their targets.
+        target_weight: Sum of the weights of their targets.
+    """
+
+    epoch: int
+    indices: tuple[int, ...]
+    target_tokens: int
+    target_weight: float
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything a training needs beside the model.
+
+    Attributes:
+        data: The samples.
+        config: The settings; read here, not in the loop.
+        memory: How memory is used: tokens of a micro-batch, gradient checkpointing, size of the activation cache.
+        order: The samples of each step; None for a random order that depends on the forward mode.
+        forward_mode: How the forward pass is computed: the fastest mode until `verify` has checked it.
+        fallback_reason: Why a faster mode is not used; empty for the fastest.
+    """
+
+    data: TrainingData
+    config: LoRAConfig
+    memory: MemoryPlan
+    order: Order | None = None
+    forward_mode: ForwardMode = FORWARD_MODES[0]
+    fallback_reason: str = ""
+
+    @functools.cached_property
+    def trained(self) -> list[Sample]:
+        """Samples whose gradients are computed; `PlannedStep.indices` count within them."""
+        return self.data.trained
+
+    @functools.cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each of these samples."""
+        return [len(sample) for sample in self.trained]
+
+    @functools.cached_property
+    def steps(self) -> list[PlannedStep]:
+        """The optimizer steps of all epochs."""
+        order = self.order or self._random_order
+        steps = []
+        for epoch in range(self.config.epochs):
+            for indices in order(epoch):
+                samples = [self.trained[i] for i in indices]
+                steps.append(PlannedStep(epoch, tuple(indices), target_tokens(samples), target_weight(samples)))
+        return steps
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of the first epoch."""
+        return sum(step.epoch == 0 for step in self.steps)
+
+    @functools.cached_property
+    def learning_rates(self) -> LearningRateSchedule:
+        """Learning rate of each step."""
+        return self.config.learning_rate_schedule(len(self.steps))
+
+    @property
+    def share_prefixes(self) -> bool:
+        """Whether packed samples compute a common beginning of their prompts once."""
+        # With dropout they would also share what it draws there.
+        return self.config.dropout == 0
+
+    @property
+    def save_every(self) -> int:
+        """Steps between two checkpoints."""
+        return self.config.save_every
+
+    @property
+    def patience(self) -> int | None:
+        """Epochs without a better validation loss before training stops; None never stops early."""
+        return self.config.early_stopping_patience or None
+
+    @property
+    def seed(self) -> int:
+        """Random seed of the training."""
+        return self.config.seed
+
+    def is_last_of_epoch(self, number: int) -> bool:
+        """Return whether an epoch ends with step `number`, counted from 1."""
+        return number == len(self.steps) or self.steps[number].epoch != self.steps[number - 1].epoch
+
+    def attach_adapter(self, lm: LanguageModel) -> None:
+        """Attach a new adapter to a model.
+
+        Args:
+            lm: The base model.
+
+        Raises:
+            UserError: If the model does not take such an adapter.
+        """
+        config = self.config
+        lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed, config.use_dora)
+
+    def _random_order(self, epoch: int) -> list[list[int]]:
+        batch_size, seed = self.config.effective_batch_size, self.config.seed
+        if self.forward_mode == "packed":
+            return shuffled_steps(len(self.trained), batch_size, seed, epoch)
+        return bucketed_steps(self.lengths, batch_size, seed, epoch)
+
+
+def plan_training(
+    data: TrainingData, config: LoRAConfig, memory: MemoryPlan | None = None, order: Order | None = None
+) -> TrainingPlan:
+    """Plan a training without looking at the model.
+
+    Args:
+        data: The samples.
+        config: The settings.
+        memory: How memory is used; `plan_memory` makes one that fits the machine.
+        order: The samples of each step; by default every sample once per epoch, in random order.
+
+    Returns:
+        The plan.
+    """
+    return TrainingPlan(data, config, memory or MemoryPlan(), order)
+
+
+def plan_for_model(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> TrainingPlan:
+    """Plan a training of a model within the memory of this machine. Weights of a lazily loaded model are not read.
+
+    Args:
+        lm: The base model.
+        data: The samples.
+        config: The settings.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: If the training does not fit into memory.
+    """
+    return plan_training(data, config, plan_memory(lm, data, config))
+
+
+def verify(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -> TrainingPlan:
+    """Choose the fastest forward mode that agrees with mlx-lm's forward pass on every machine.
+
+    Args:
+        lm: The model with the adapter to train.
+        plan: The plan.
+        process_group: The processes that train together.
+
+    Returns:
+        The plan with the forward mode.
+
+    Raises:
+        UserError: If the base model's loss is not finite.
+    """
+    selection = select_mode_once(lm, plan.config, plan.data.all)
+    mode, reason = max(
+        process_group.all_gather([selection.mode, selection.fallback_reason]),
+        key=lambda chosen: FORWARD_MODES.index(chosen[0]),
+    )
+    if reason:
+        logger.info("forward mode %s: %s", mode, reason)
+    return dataclasses.replace(plan, forward_mode=mode, fallback_reason=reason)

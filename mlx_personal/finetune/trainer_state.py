@@ -1,0 +1,110 @@
+"""The state of a running training: what changes from step to step, and what a checkpoint must hold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_personal.finetune.checkpoint import Checkpoint
+from mlx_personal.finetune.schedule import EarlyStopping, LearningRateSchedule
+
+
+@dataclass
+class TrainerState:
+    """The state after a number of optimizer steps.
+
+    Attributes:
+        weights: The adapter's weights in one float32 array [P].
+        optimizer: AdamW with its moments.
+        early_stopping: The best validation loss so far.
+        best_weights: The weights with that loss; None without validation data.
+        losses: Loss of each completed step.
+        target_tokens: Number of targets of each completed step.
+        validation_losses: (step, loss) on held-out samples.
+        general_losses: (step, loss) on held-out general samples.
+        stopped_early: Whether early stopping has ended the training.
+    """
+
+    weights: mx.array
+    optimizer: optim.Optimizer
+    early_stopping: EarlyStopping
+    best_weights: mx.array | None = None
+    losses: list[float] = field(default_factory=list)
+    target_tokens: list[int] = field(default_factory=list)
+    validation_losses: list[tuple[int, float]] = field(default_factory=list)
+    general_losses: list[tuple[int, float]] = field(default_factory=list)
+    stopped_early: bool = False
+
+    @property
+    def step(self) -> int:
+        """Number of completed steps."""
+        return len(self.losses)
+
+    @property
+    def best_step(self) -> int:
+        """Step whose weights are kept: the one with the best validation loss, else the last one."""
+        if self.best_weights is None or self.early_stopping.best_step is None:
+            return self.step
+        return self.early_stopping.best_step
+
+    def to_checkpoint(self, metadata: Mapping[str, Any]) -> Checkpoint:
+        """Return a checkpoint of this state. The key names are those of version 0.1.
+
+        Args:
+            metadata: Further entries of its metadata.
+        """
+        trees = {"weights": self.weights, "optimizer": self.optimizer.state}
+        trees |= {} if self.best_weights is None else {"best": self.best_weights}
+        own = {
+            "step": self.step,
+            "losses": self.losses,
+            "targets": self.target_tokens,
+            "validation_losses": self.validation_losses,
+            "general_losses": self.general_losses,
+            "patience": self.early_stopping.state_dict(),
+        }
+        return Checkpoint(dict(tree_flatten(trees)), {**own, **metadata})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Set this state to that of a checkpoint.
+
+        Args:
+            checkpoint: What `to_checkpoint` returned.
+        """
+        trees = tree_unflatten(list(checkpoint.arrays.items()))
+        self.weights, self.optimizer.state = trees["weights"], trees["optimizer"]
+        self.best_weights = trees.get("best")
+        metadata = checkpoint.metadata
+        self.losses, self.target_tokens = list(metadata["losses"]), list(metadata["targets"])
+        self.validation_losses = [(step, loss) for step, loss in metadata["validation_losses"]]
+        self.general_losses = [(step, loss) for step, loss in metadata["general_losses"]]
+        self.early_stopping.load_state_dict(metadata["patience"])
+
+
+def initial_state(weights: mx.array, learning_rates: LearningRateSchedule, patience: int | None) -> TrainerState:
+    """Return the state before the first step.
+
+    Args:
+        weights: The adapter's weights in one float32 array [P].
+        learning_rates: Learning rate of each step.
+        patience: Epochs without a better validation loss before training stops; None never stops early.
+    """
+    optimizer = make_optimizer(learning_rates)
+    optimizer.init({"weights": weights})
+    return TrainerState(weights, optimizer, EarlyStopping(patience))
+
+
+def make_optimizer(learning_rates: LearningRateSchedule) -> optim.Optimizer:
+    """Return the AdamW of every training [Loshchilov19].
+
+    Args:
+        learning_rates: Learning rate of each step.
+    """
+    # With bias correction, which MLX turns off by default: without it the first steps are three times as long as the
+    # learning rate.
+    return optim.AdamW(learning_rate=learning_rates, bias_correction=True)
