@@ -1,11 +1,15 @@
-"""A server's help for scarce personal data, after which the device answers alone (CDCDA-PLM; paper 2).
+"""Augmentation of scarce personal data by a server model [Zhong25]; the trained device answers alone.
 
-Only the paper's outline is public: a server model enlarges a user's few records, an adapter is trained on real and
-synthetic ones together, and the device answers with it offline. Everything below that outline is this project's design.
+A server model writes records similar to a user's few, an adapter is trained on real and synthetic records together, and
+the device answers with it offline. Only this outline is public; everything below it is this project's own design.
 
-`task` says what a record is. On the device: `picking` chooses what to send, `redaction` takes out what must not leave,
-`prompting` makes the prompts; `filtering` judges what came back, and an adapter is trained (`device`). Between them,
-in the one process that drives: `consent` is asked for, `ledger` keeps every byte that leaves, `asking` talks to the
-server, `answers` keeps what it said. `augment` joins all that for many users, whom `users` reads from a folder and
-whose adapters `results` keeps, and `profile` for the owner of a profile.
+- `task` defines records and tasks, `config` the settings.
+- On the device, `sampling` selects the records to send, `redaction` removes private values, `prompting` builds the
+  prompts and parses responses, and `filters` decide which synthetic records are kept. `on_device` combines these steps
+  with the training of the adapter.
+- Between device and server, in the process that drives a run: `consent` is required first, `ledger` records every byte
+  that leaves, `client` sends the requests to the `server`, and `response_cache` stores the responses.
+- `augment_users` drives all of it for many users: `user_files` reads them from a folder, `user_jobs` runs in worker
+  processes, `user_results` stores the adapters, and `database` has the tables. `augment_profile` does the same for the
+  owner of a profile.
 """

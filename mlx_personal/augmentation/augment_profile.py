@@ -1,7 +1,7 @@
-"""A profile's owner as the one user: a server writes synthetic sets of the annotated dialogues, `train` learns them.
+"""Augment the annotated dialogues of a profile; the profile's next training uses the synthetic ones.
 
-A guest on the profile: it reads the annotations and adds a synthesis to the store, which takes the place of older ones
-of the same annotations, as any synthesis does. Consent, ledger and answers lie in the profile's folder `augment`.
+The annotations are read from the profile's store, and the synthetic dialogues are stored there as a synthesis, which
+replaces older ones of the same annotations. Consent, ledger and responses are in the profile's folder `augment`.
 """
 
 from __future__ import annotations
@@ -11,141 +11,181 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from mlx_personal.augmentation import device
-from mlx_personal.augmentation.augment_users import Body, bodies
-from mlx_personal.augmentation.client import Asked, ask
+from mlx_personal.augmentation import on_device
+from mlx_personal.augmentation.augment_users import RequestBody, unanswered_bodies
+from mlx_personal.augmentation.client import RequestSummary, fetch_responses
 from mlx_personal.augmentation.config import AugmentConfig
 from mlx_personal.augmentation.consent import Consent
+from mlx_personal.augmentation.database import open_database
 from mlx_personal.augmentation.ledger import Ledger
-from mlx_personal.augmentation.response_cache import Answers, opened
+from mlx_personal.augmentation.response_cache import ResponseCache
 from mlx_personal.augmentation.server import Server
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.augmentation.user_files import record_of
+from mlx_personal.augmentation.user_files import record_from_dialogue
 from mlx_personal.dialogue import rouge1
-from mlx_personal.errors import UserError
+from mlx_personal.errors import Action, UserError
 from mlx_personal.personalizer import Personalizer
+from mlx_personal.profile.records import NewSynthetic
 from mlx_personal.progress import Progress
 
 FOLDER: Final = "augment"
-# Samples the demonstrations; a folder of one's own has no other user.
-_OWNER: Final = "owner"
+# Part of the random seed of the demonstrations; a profile has only one user.
+_USER: Final = "owner"
 _TASK: Final = Task()
 
 
 @dataclass(frozen=True)
-class Augmented:
-    """What came of it.
+class ProfileAugmentationResult:
+    """The result of `augment_profile`.
 
-    Args:
-        records: of the annotated dialogues; skipped: those that are no records, by reason; sent: those shown to the
-            server; too_long: those over the budget of tokens alone.
-        counts: how many of the requests met which fate; kept: synthetic sets that came of them.
-        found: nothing was new since the last time, so nothing was stored.
-        left: some answers are missing after a failure, so nothing was judged: the next run goes on.
-        asked: what the asking came to.
+    Attributes:
+        records: Records made of the annotated dialogues.
+        skipped: Annotated dialogues that are no records, by reason.
+        sent: Records that the server saw.
+        too_long: Records that exceed the token budget alone.
+        outcome_counts: Requests by outcome, see `SyntheticRecords`.
+        kept: Synthetic dialogues that were kept.
+        up_to_date: Whether nothing had changed since the last run, so that nothing was stored.
+        incomplete: Whether responses are missing after a failure, so that nothing was filtered; the next run continues.
+        request_summary: Result of the requests.
     """
 
     records: int
     skipped: dict[str, int]
     sent: int
     too_long: int
-    counts: dict[str, int]
+    outcome_counts: dict[str, int]
     kept: int
-    found: bool
-    left: bool
-    asked: Asked
+    up_to_date: bool
+    incomplete: bool
+    request_summary: RequestSummary
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the responses, under the keys of version 0.1."""
+        return {
+            "records": self.records,
+            "skipped": self.skipped,
+            "sent": self.sent,
+            "too_long": self.too_long,
+            "counts": self.outcome_counts,
+            "kept": self.kept,
+            "found": self.up_to_date,
+            "left": self.incomplete,
+            "asked": self.request_summary.to_json(),
+        }
 
 
 def augment_profile(
-    me: Personalizer,
+    personalizer: Personalizer,
     server: Server,
     config: AugmentConfig,
     *,
     concurrency: int = 8,
     token_budget: int | None = None,
     on_progress: Progress | None = None,
-) -> Augmented:
-    """Has the server write synthetic sets of the annotated dialogues that are not set aside, and keeps the good ones.
+) -> ProfileAugmentationResult:
+    """Let the server write dialogues similar to the annotated ones that are not held out, and store the good ones.
 
-    Of `config` the training and its weight have no effect: the profile's own settings say how `train` learns. UserError
-    where no dialogue is annotated, no consent is given, the server refuses, or the disk does; StoppedError for SIGTERM
-    and Ctrl-C while the server was asked.
+    Args:
+        personalizer: The profile, open for writing.
+        server: The server. Consent for it must be recorded in the profile's folder `augment`.
+        config: The settings. `training` and `synthetic_weight` have no effect: the profile has its own.
+        concurrency: See `fetch_responses`.
+        token_budget: See `fetch_responses`.
+        on_progress: See `fetch_responses`.
+
+    Returns:
+        What was sent and what was kept.
+
+    Raises:
+        UserError: If no dialogue is annotated, consent is missing, the server refuses, or the disk does.
+        StoppedError: On SIGTERM or Ctrl-C while requests are sent.
     """
-    folder = me.folder / FOLDER
+    folder = personalizer.folder / FOLDER
     Consent(folder).require(server.url, server.model)
-    own = _own(me)
-    lm = me.base()
-    prepared = device.prepare(lm, _OWNER, _TASK, own.records, config)
-    with opened(folder) as database, Ledger(folder) as ledger:
-        asked = ask(
+    annotated = _annotated_records(personalizer)
+    lm = personalizer.base()
+    prepared = on_device.prepare_requests(lm, _USER, _TASK, annotated.records, config)
+    with open_database(folder) as database, Ledger(folder) as ledger:
+        summary = fetch_responses(
             prepared.requests,
             server,
-            Answers(database),
+            ResponseCache(database),
             ledger,
             concurrency=concurrency,
             token_budget=token_budget,
             on_progress=on_progress,
         )
-    done = Augmented(len(own.records), own.skipped, len(prepared.sent), prepared.too_long, {}, 0, False, False, asked)
-    if asked.failed or asked.left:
-        return dataclasses.replace(done, left=True)
-    forbidden = [turn for dialogue in me.judge.held_out() for turn in dialogue.user_turns]
+    result = ProfileAugmentationResult(
+        records=len(annotated.records),
+        skipped=annotated.skipped,
+        sent=len(prepared.sent),
+        too_long=prepared.too_long,
+        outcome_counts={},
+        kept=0,
+        up_to_date=False,
+        incomplete=False,
+        request_summary=summary,
+    )
+    if summary.failed or summary.remaining:
+        return dataclasses.replace(result, incomplete=True)
+    forbidden = [turn for dialogue in personalizer.held_out_dialogues() for turn in dialogue.user_turns]
     settings = {"augment": config.to_json(), "model": server.model, "temperature": server.temperature}
-    decisive = [own.annotations, [dataclasses.astuple(r) for r in own.records], forbidden, settings, asked.answers]
-    key = hashlib.sha256(json.dumps([me.fingerprint, *decisive], sort_keys=True).encode()).hexdigest()
-    last = me.store.last_run("synthesis", me.fingerprint)
+    records = [(record.text, record.answer) for record in annotated.records]
+    identity = [personalizer.fingerprint, annotated.annotation_ids, records, forbidden, settings, summary.responses]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    last = personalizer.last_synthesis()
     if last is not None and last.config.get("key") == key and last.result is not None:
-        return dataclasses.replace(done, counts=last.result["counts"], kept=last.result["kept"], found=True)
-    made = device.synthetic(lm, _TASK, own.records, prepared, asked.answers, config, forbidden)
-    done = dataclasses.replace(done, counts=made.counts, kept=len(made.records))
-    run = me.store.begin_run("synthesis", me.fingerprint, {"key": key, **settings})
-    rows = [
-        (
-            own.annotations[source],
-            _TASK.dialogue(record),
-            asked.answers[number] or "",
-            rouge1(record.text, own.records[source].text),
-            True,
-            "kept",
+        counts, kept = last.result["counts"], last.result["kept"]
+        return dataclasses.replace(result, outcome_counts=counts, kept=kept, up_to_date=True)
+    synthetic = on_device.filter_responses(lm, _TASK, annotated.records, prepared, summary.responses, config, forbidden)
+    texts = [
+        NewSynthetic(
+            annotation_id=annotated.annotation_ids[source],
+            dialogue=_TASK.to_dialogue(record),
+            raw_text=summary.responses[request] or "",
+            rouge1=rouge1(record.text, annotated.records[source].text),
+            kept=True,
+            reason="kept",
         )
-        for record, source, number in zip(made.records, made.sources, made.requests, strict=True)
+        for record, source, request in zip(synthetic.records, synthetic.sources, synthetic.requests, strict=True)
     ]
-    with me.store.database.transaction():
-        me.store.add_synthetic(run, rows)
-        me.store.finish_run(run, {"counts": made.counts, "kept": len(rows)})
-    return done
+    outcome = {"counts": synthetic.outcome_counts, "kept": len(texts)}
+    personalizer.record_synthesis({"key": key, **settings}, texts, outcome)
+    return dataclasses.replace(result, outcome_counts=synthetic.outcome_counts, kept=len(texts))
 
 
-def preview_profile(me: Personalizer, server: Server, config: AugmentConfig) -> list[Body]:
-    """The bodies that `augment_profile` would send, as `augment.preview` has them."""
-    prepared = device.prepare(me.base(), _OWNER, _TASK, _own(me).records, config)
-    return bodies(me.folder / FOLDER, prepared.requests, server)
+def preview_profile(personalizer: Personalizer, server: Server, config: AugmentConfig) -> list[RequestBody]:
+    """Return the bodies that `augment_profile` would send with the same arguments; see `preview_users`."""
+    records = _annotated_records(personalizer).records
+    prepared = on_device.prepare_requests(personalizer.base(), _USER, _TASK, records, config)
+    return unanswered_bodies(personalizer.folder / FOLDER, prepared.requests, server)
 
 
 @dataclass(frozen=True)
-class _Own:
-    """The owner's records, the annotation that each is, and how many annotations are no record for which reason."""
+class _AnnotatedRecords:
+    """The records of a profile, the id of each one's annotation, and the skipped annotations by reason."""
 
     records: tuple[Record, ...]
-    annotations: tuple[int, ...]
+    annotation_ids: tuple[int, ...]
     skipped: dict[str, int]
 
 
-def _own(me: Personalizer) -> _Own:
+def _annotated_records(personalizer: Personalizer) -> _AnnotatedRecords:
     records: list[Record] = []
-    annotations: list[int] = []
+    annotation_ids: list[int] = []
     skipped: Counter[str] = Counter()
-    for annotation in me.store.preferred(held_out=False):
+    for annotation in personalizer.training_annotations():
         assert annotation.preferred is not None
         try:
-            records.append(record_of(annotation.preferred, _TASK))
+            records.append(record_from_dialogue(annotation.preferred, _TASK))
         except ValueError as error:
             skipped[str(error)] += 1
         else:
-            annotations.append(annotation.id)
+            annotation_ids.append(annotation.id)
     if not records:
-        why = "no annotated dialogue to send" + "".join(f", {n} skipped: {reason}" for reason, n in skipped.items())
-        raise UserError(why, me.folder, "run `mlx-personal review` first")
-    return _Own(tuple(records), tuple(annotations), dict(skipped))
+        reasons = "".join(f", {count} skipped: {reason}" for reason, count in skipped.items())
+        raise UserError(f"no annotated dialogue to send{reasons}", personalizer.folder, remedy=Action.ANNOTATE)
+    return _AnnotatedRecords(tuple(records), tuple(annotation_ids), dict(skipped))

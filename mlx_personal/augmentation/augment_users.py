@@ -1,16 +1,15 @@
-"""Many users at once: what a server is asked for each, and an adapter for each, in one folder that only this process
-writes to.
+"""Augment many users at once: requests to the server and an adapter for each user, in one folder.
 
-The folder has `adapters/NAME` and `synthetic/NAME.jsonl` for every user that is done, `augment.db` with the server's
-answers and what came of each user, `ledger.jsonl` and `consent.jsonl`. A run that was killed goes on from there:
-nothing that was answered is asked again, and no user that is done is learnt again.
+Only this process writes to the folder. It contains `adapters/NAME` and `synthetic/NAME.jsonl` for each finished user,
+`augment.db` with the server's responses and the users' results, `ledger.jsonl` and `consent.jsonl`. An interrupted run
+resumes from there: no answered request is sent again, and no finished user is trained again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,184 +17,217 @@ from typing import Any, Final
 
 from mlx_personal import jobs
 from mlx_personal.augmentation import user_jobs
-from mlx_personal.augmentation.client import Asked, ask
+from mlx_personal.augmentation.client import RequestSummary, fetch_responses
 from mlx_personal.augmentation.consent import Consent
-from mlx_personal.augmentation.device import Prepared
+from mlx_personal.augmentation.database import SCHEMA, open_database
 from mlx_personal.augmentation.ledger import Ledger
-from mlx_personal.augmentation.prompting import Request
-from mlx_personal.augmentation.response_cache import SCHEMA, Answers, opened
+from mlx_personal.augmentation.on_device import PreparedRequests
+from mlx_personal.augmentation.prompting import PromptRequest
+from mlx_personal.augmentation.response_cache import ResponseCache
 from mlx_personal.augmentation.server import Server
-from mlx_personal.augmentation.user_results import Result, Results
+from mlx_personal.augmentation.user_jobs import TrainingJob, User
+from mlx_personal.augmentation.user_results import UserResult, UserResultStore
 from mlx_personal.errors import UserError, quoted
-from mlx_personal.models.language_model import fingerprint
+from mlx_personal.models.loading import fingerprint
 from mlx_personal.progress import Progress, ProgressEvent, as_stage, ignore_progress
 
-# To be raised whenever the same settings come to mean another adapter: other prompts, filters, training.
+logger = logging.getLogger(__name__)
+
+# Increase it whenever the same settings come to mean another adapter, such as with other prompts, filters or training.
 PROTOCOL: Final = 1
 
 
 @dataclass
-class Outcome:
-    """What a run did.
+class AugmentationResult:
+    """The result of a run.
 
-    Args:
-        found: users that were done already; learnt: those done now. By name.
-        failed: users whose jobs failed, and why.
-        left: users that wait for answers that did not come.
-        asked: what the asking came to; None where nothing was to be asked.
+    Attributes:
+        existing: Results of the users that were finished before, by name.
+        trained: Results of the users that were trained now, by name.
+        failed: Users whose jobs failed, with the reason.
+        incomplete: Users with missing responses, who wait for the next run.
+        request_summary: Result of the requests; None if none was needed.
     """
 
-    found: dict[str, Result] = field(default_factory=dict)
-    learnt: dict[str, Result] = field(default_factory=dict)
+    existing: dict[str, UserResult] = field(default_factory=dict)
+    trained: dict[str, UserResult] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-    asked: Asked | None = None
+    incomplete: list[str] = field(default_factory=list)
+    request_summary: RequestSummary | None = None
 
 
 @dataclass(frozen=True)
-class Body:
-    """One request as it would leave: whose it is, and its body's text, to the byte."""
+class RequestBody:
+    """The body of a request as it would be sent.
+
+    Attributes:
+        user: Name of the user whose records it shows.
+        text: The exact text.
+    """
 
     user: str
     text: str
 
 
-def augment(
+def augment_users(
     folder: Path,
-    users: Sequence[user_jobs.User],
+    users: Sequence[User],
     server: Server,
     *,
     workers: int | None = None,
-    ray: str | None = None,
+    ray_address: str | None = None,
     concurrency: int = 8,
     token_budget: int | None = None,
     on_progress: Progress = ignore_progress,
-) -> Outcome:
-    """Enlarges every user's records with the server's help and trains their adapters, each on that user's alone.
+) -> AugmentationResult:
+    """Augment every user's records with the server's help and train an adapter for each on that user's records alone.
 
-    All users share one bound on concurrency and one budget. A user's adapter is learnt with what the budget left it,
-    and anew once a later run has more; where a request failed, or was not sent because others did, all users without
-    some of their answers wait for the next run. A user whose job fails does not stop the others.
+    All users share the limit on concurrent requests and the token budget. A user is trained on what the budget allowed,
+    and again once a later run allows more. If requests failed, or were not sent because others failed, users with
+    missing responses wait for the next run. A user whose job fails does not stop the others.
 
     Args:
-        folder: made where it is missing; consent for the server must be on record in it.
-        workers, ray: as `cluster.run` takes them.
-        concurrency, token_budget: as `ask` takes them.
-        tell: called with the progress.
+        folder: Folder of the run, created if it is missing. Consent for the server must be recorded in it.
+        users: The users, each with a name of its own.
+        server: The server.
+        workers: See `jobs.run_jobs`.
+        ray_address: See `jobs.run_jobs`.
+        concurrency: See `fetch_responses`.
+        token_budget: See `fetch_responses`.
+        on_progress: Called with the stages `preparing`, `requests` and `training`.
+
+    Returns:
+        What happened to each user.
 
     Raises:
-        UserError: no consent is given, a user's name is no file's name or, but for its case, another's, the server
-            refuses, or the disk does.
-        StoppedError: SIGTERM or Ctrl-C while the server was asked.
+        UserError: If consent is missing, a user's name cannot be a folder's or equals another except for its case, the
+            server refuses, or the disk does.
+        StoppedError: On SIGTERM or Ctrl-C while requests are sent.
     """
     _check_names(users)
     Consent(folder).require(server.url, server.model, folder)
-    with opened(folder) as database, Ledger(folder) as ledger:
-        outcome, results = Outcome(), Results(database, folder)
-        results.remove_partials()
-        waiting: dict[str, tuple[user_jobs.User, str]] = {}
+    with open_database(folder) as database, Ledger(folder) as ledger:
+        result, store = AugmentationResult(), UserResultStore(database, folder)
+        store.remove_partials()
+        unfinished: dict[str, tuple[User, str]] = {}
         for user in users:
-            key = _key(user, server)
-            if (result := results.found(user.name, key, unanswered=0)) is not None:
-                outcome.found[user.name] = result
+            key = _result_key(user, server)
+            if (stored := store.get(user.name, key, max_unanswered=0)) is not None:
+                result.existing[user.name] = stored
             else:
-                waiting[user.name] = (user, key)
-        prepared, failed = _prepared([user for user, _ in waiting.values()], workers, ray, on_progress)
-        outcome.failed |= failed
+                unfinished[user.name] = (user, key)
+        prepared, failed = _prepare([user for user, _ in unfinished.values()], workers, ray_address, on_progress)
+        result.failed |= failed
         if not prepared:
-            return outcome
-        outcome.asked = asked = ask(
-            [request for one in prepared.values() for request in one.requests],
+            return result
+        result.request_summary = summary = fetch_responses(
+            [request for user_requests in prepared.values() for request in user_requests.requests],
             server,
-            Answers(database),
+            ResponseCache(database),
             ledger,
             concurrency=concurrency,
             token_budget=token_budget,
-            on_progress=as_stage("asking", on_progress),
+            on_progress=as_stage("requests", on_progress),
         )
-        texts = iter(asked.answers)
-        lessons: dict[str, user_jobs.Lesson] = {}
-        for name, one in prepared.items():
-            answers = [next(texts) for _ in one.requests]
-            user, key = waiting[name]
-            if None in answers and asked.failed + asked.left:
-                outcome.left.append(name)
-            # A user of an earlier, smaller budget, for whom this one brought nothing either.
-            elif (result := results.found(name, key, answers.count(None))) is not None:
-                outcome.found[name] = result
+        texts = iter(summary.responses)
+        training_jobs: dict[str, TrainingJob] = {}
+        for name, user_requests in prepared.items():
+            responses = [next(texts) for _ in user_requests.requests]
+            user, key = unfinished[name]
+            if None in responses and summary.failed + summary.remaining:
+                result.incomplete.append(name)
+            # The user was trained within an earlier budget, and this one brought no further response.
+            elif (stored := store.get(name, key, max_unanswered=responses.count(None))) is not None:
+                result.existing[name] = stored
             else:
-                lessons[name] = user_jobs.Lesson(user, one, answers)
-        work = [jobs.Job(name, lesson) for name, lesson in lessons.items()]
-        for number, done in enumerate(_run(user_jobs.learn, work, "learning", workers, ray, on_progress), 1):
+                training_jobs[name] = TrainingJob(user, user_requests, responses)
+        work = [jobs.Job(name, job) for name, job in training_jobs.items()]
+        for number, done in enumerate(_run(user_jobs.train, work, "training", workers, ray_address, on_progress), 1):
             if done.error is not None:
-                outcome.failed[done.key] = done.error
+                logger.info("a training failed: %s", done.error)
+                result.failed[done.key] = done.error
             else:
-                outcome.learnt[done.key] = results.add(lessons[done.key], waiting[done.key][1], done.result)
-            on_progress(ProgressEvent("learning", number, len(work)))
-        return outcome
+                result.trained[done.key] = store.add(training_jobs[done.key], unfinished[done.key][1], done.result)
+            on_progress(ProgressEvent("training", number, len(work)))
+        return result
 
 
-def preview(
+def preview_users(
     folder: Path,
-    users: Sequence[user_jobs.User],
+    users: Sequence[User],
     server: Server,
     *,
     workers: int | None = None,
-    ray: str | None = None,
+    ray_address: str | None = None,
     on_progress: Progress = ignore_progress,
-) -> list[Body]:
-    """The bodies that `augment` with the same arguments would send, but for the order, a budget, and what it would
-    send again after a failure. Nothing leaves and nothing is written, so it takes no consent."""
+) -> list[RequestBody]:
+    """Return the bodies that `augment_users` would send with the same arguments.
+
+    Their order may differ, and neither a token budget nor repeated attempts are considered. Nothing is sent or written,
+    so no consent is needed.
+
+    Args:
+        folder: Folder of the run, which need not exist.
+        users: The users, each with a name of its own.
+        server: The server.
+        workers: See `jobs.run_jobs`.
+        ray_address: See `jobs.run_jobs`.
+        on_progress: Called with the stage `preparing`.
+
+    Raises:
+        UserError: If a user's name is invalid or a user's job fails.
+    """
     _check_names(users)
-    todo = list(users)
-    if (folder / SCHEMA.file).exists():
-        with opened(folder, write=False) as database:
-            results = Results(database, folder)
-            todo = [user for user in users if results.found(user.name, _key(user, server), unanswered=0) is None]
-    prepared, failed = _prepared(todo, workers, ray, on_progress)
+    unfinished = list(users)
+    if (folder / SCHEMA.file_name).exists():
+        with open_database(folder, write=False) as database:
+            store = UserResultStore(database, folder)
+            unfinished = [user for user in users if store.get(user.name, _result_key(user, server), 0) is None]
+    prepared, failed = _prepare(unfinished, workers, ray_address, on_progress)
     for name, error in failed.items():
         raise UserError(error, name)
-    return bodies(folder, [request for one in prepared.values() for request in one.requests], server)
+    requests = [request for user_requests in prepared.values() for request in user_requests.requests]
+    return unanswered_bodies(folder, requests, server)
 
 
-def bodies(folder: Path, requests: Sequence[Request], server: Server) -> list[Body]:
-    """What would leave for those of the requests that have no answer in `folder` yet."""
-    different = {server.key(request): request for request in requests}
-    if (folder / SCHEMA.file).exists():
-        with opened(folder, write=False) as database:
-            answers = Answers(database)
-            different = {key: request for key, request in different.items() if answers.get(key) is None}
-    # As `web.Session.post` writes them.
-    return [Body(r.user, json.dumps(server.payload(r), ensure_ascii=False)) for r in different.values()]
+def unanswered_bodies(folder: Path, requests: Sequence[PromptRequest], server: Server) -> list[RequestBody]:
+    """Return the bodies of the requests that have no response in `folder` yet."""
+    unanswered = {server.request_key(request): request for request in requests}
+    if (folder / SCHEMA.file_name).exists():
+        with open_database(folder, write=False) as database:
+            cache = ResponseCache(database)
+            unanswered = {key: request for key, request in unanswered.items() if cache.get(key) is None}
+    # Encoded as `http_client.Session.post` does it.
+    return [RequestBody(r.user, json.dumps(server.payload(r), ensure_ascii=False)) for r in unanswered.values()]
 
 
-def _key(user: user_jobs.User, server: Server) -> str:
-    """Of all that decides a user's adapter, but for what the server happens to answer."""
-    decisive = {
+def _result_key(user: User, server: Server) -> str:
+    """Return a digest of everything that determines a user's adapter except the server's responses."""
+    identity = {
         "protocol": PROTOCOL,
         "user": user.name,
-        "task": dataclasses.asdict(user.task),
-        "records": [dataclasses.astuple(record) for record in user.records],
+        "task": {"question": user.task.question, "labels": user.task.labels},
+        "records": [(record.text, record.answer) for record in user.records],
         "model": fingerprint(Path(user.model)),
         "config": user.config.to_json(),
         "server": [server.model, server.temperature, server.max_tokens],
     }
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _prepared(
-    users: Sequence[user_jobs.User], workers: int | None, ray: str | None, on_progress: Progress
-) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """What is asked for each user, in the users' order whatever order they finish in, and whose job failed with why."""
+def _prepare(
+    users: Sequence[User], workers: int | None, ray_address: str | None, on_progress: Progress
+) -> tuple[dict[str, PreparedRequests], dict[str, str]]:
+    """Return each user's requests, in the order of the users, and the errors of those whose job failed."""
     work = [jobs.Job(user.name, user) for user in users]
     done = {}
-    for number, one in enumerate(_run(user_jobs.prepare, work, "preparing", workers, ray, on_progress), 1):
-        done[one.key] = one
+    for number, job in enumerate(_run(user_jobs.prepare, work, "preparing", workers, ray_address, on_progress), 1):
+        done[job.key] = job
         on_progress(ProgressEvent("preparing", number, len(work)))
     ordered = [done[user.name] for user in users]
     return (
-        {one.key: one.result for one in ordered if one.error is None},
-        {one.key: one.error for one in ordered if one.error is not None},
+        {job.key: job.result for job in ordered if job.error is None},
+        {job.key: job.error for job in ordered if job.error is not None},
     )
 
 
@@ -204,21 +236,21 @@ def _run(
     work: Sequence[jobs.Job],
     stage: str,
     workers: int | None,
-    ray: str | None,
+    ray_address: str | None,
     on_progress: Progress,
 ) -> Iterator[jobs.JobResult]:
-    if work:  # else no worker and no cluster is needed
+    if work:  # otherwise no worker and no cluster is needed
         on_progress(ProgressEvent(stage, 0, len(work)))
-        yield from jobs.run(function, work, workers, ray)
+        yield from jobs.run_jobs(function, work, workers, ray_address)
 
 
-def _check_names(users: Sequence[user_jobs.User]) -> None:
-    """UserError for a name that a folder cannot have, and for one that two users have."""
+def _check_names(users: Sequence[User]) -> None:
+    """Raise UserError for a name that a folder cannot have, and for one that two users have."""
     seen: set[str] = set()
     for name in (user.name for user in users):
         if not name or not name.isprintable() or name.startswith(".") or Path(name).name != name:
-            raise UserError(f"{quoted(name)} is no name for a user", hint="a folder gets that name; choose another")
-        # Where a file system does not tell upper case from lower, one's adapter would take the other's place.
+            raise UserError(f"{quoted(name)} cannot be a user's name", hint="a folder gets that name; choose another")
+        # On a file system that ignores case one adapter would replace the other.
         if name.casefold() in seen:
-            raise UserError(f"two users are named {quoted(name)}, but for its case", hint="rename one of them")
+            raise UserError(f"two users are named {quoted(name)}, except for its case", hint="rename one of them")
         seen.add(name.casefold())

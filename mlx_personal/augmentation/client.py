@@ -1,295 +1,352 @@
-"""Asks a server all that has no answer yet: several requests at once, each until it is answered or its tries are over.
+"""The client: sends all requests without a cached response, several at once, and repeats failed attempts.
 
-What was answered is kept the moment it comes, so a run may end at any point, by a budget, a dead server, Ctrl-C or a
-power cut, and the same call goes on from there.
+A response is stored as soon as it arrives. Whatever ends a run (a used-up budget, a dead server, Ctrl-C, a power cut),
+the same call resumes from there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_personal.augmentation.ledger import Ledger
-from mlx_personal.augmentation.prompting import Request
-from mlx_personal.augmentation.response_cache import Answers
-from mlx_personal.augmentation.server import AgainError, Server
+from mlx_personal.augmentation.prompting import PromptRequest
+from mlx_personal.augmentation.response_cache import ResponseCache
+from mlx_personal.augmentation.server import RetryableError, Server
 from mlx_personal.errors import StoppedError, UserError
-from mlx_personal.http_client import Session, WebError
+from mlx_personal.http_client import Session, TransportError
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
-from mlx_personal.runtime.signals import Stop, stopping
+from mlx_personal.runtime.signals import StopRequest, stop_on_signal
 
 if TYPE_CHECKING:
     import tenacity
 
-# So many requests in a row whose tries were all in vain: the server is dead, and the rest would only wait for nothing.
-_DEAD: Final = 3
-# The longest wait between two attempts, in seconds: of the back-off, and of what a server may ask for.
-_LONGEST_BACKOFF: Final = 60.0
-_LONGEST_WAIT: Final = 300.0
-# Seconds between two looks at whether the run was asked to stop.
-_LOOK: Final = 0.05
-_GO_ON: Final = "run the same command again to go on"
+logger = logging.getLogger(__name__)
+
+# The server counts as dead after so many requests in a row that failed in all their attempts.
+_MAX_FAILURES_IN_A_ROW: Final = 3
+# Longest wait between two attempts: by the exponential backoff, and on demand of the server.
+_MAX_BACKOFF_S: Final = 60.0
+_MAX_RETRY_AFTER_S: Final = 300.0
+# Interval between two checks for a stop request.
+_STOP_CHECK_INTERVAL_S: Final = 0.05
+_RESUME_HINT: Final = "run it again to continue"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What came of it. Requests that are alike to the server (`Server.key`) count as one.
+class RequestSummary:
+    """The result of `fetch_responses`. Requests with equal keys (`Server.request_key`) count as one.
 
-    Args:
-        answers: the answers' texts in the requests' order, None for a request without one.
-        known: had been answered before; new: are since.
-        failed: used up their tries; unaffordable: might have cost more than the budget had left; left: were not asked,
-            or not to the end.
-        tokens: that all of the requests have cost until now, in earlier calls too; where the server did not count, and
-            for attempts that it may bill although no answer came, the most that it may be.
-        message: one line on why not all are answered, None where all are.
+    Attributes:
+        responses: Texts of the responses in the order of the requests; None for a request without one.
+        cached: Requests that had a response before.
+        new: Requests that were answered now.
+        failed: Requests whose attempts all failed.
+        unaffordable: Requests that might have cost more than was left of the budget.
+        remaining: Requests that were not sent, or whose attempts were cut short.
+        tokens: Tokens that all of these requests have cost so far, in earlier calls too. The upper bound counts where
+            the server reports no usage, and for attempts that it may bill although no response came.
+        message: One line on why responses are missing; None if none is.
     """
 
-    answers: tuple[str | None, ...]
-    known: int
+    responses: tuple[str | None, ...]
+    cached: int
     new: int
     failed: int
     unaffordable: int
-    left: int
+    remaining: int
     tokens: int
     message: str | None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the responses, under the keys of version 0.1."""
+        return {
+            "known": self.cached,
+            "new": self.new,
+            "failed": self.failed,
+            "unaffordable": self.unaffordable,
+            "left": self.remaining,
+            "tokens": self.tokens,
+            "message": self.message,
+        }
 
-def ask(
-    requests: Sequence[Request],
+
+def fetch_responses(
+    requests: Sequence[PromptRequest],
     server: Server,
-    answers: Answers,
+    cache: ResponseCache,
     ledger: Ledger,
     *,
     concurrency: int = 8,
     token_budget: int | None = None,
     on_progress: Progress | None = None,
-) -> Asked:
-    """Asks what `answers` does not hold yet, and keeps it there; a dead server or a used-up budget is no error.
+) -> RequestSummary:
+    """Send the requests that `cache` has no response to, and store the responses there.
 
-    UserError where the server refuses (a wrong key, address, model or setting) or the disk does; StoppedError for
-    SIGTERM and Ctrl-C, after the answers that were on their way have come. A second Ctrl-C does not wait for them.
+    A dead server and a used-up budget are no errors: the summary tells what is missing.
 
     Args:
-        concurrency: the most requests that are on their way at once.
-        token_budget: the most tokens that all that `answers` keeps may cost, with what it has cost in earlier calls.
-            Before one is sent the most that it can cost is set aside, so that many at once cannot overspend.
-        on_progress: called with (answered, all) after each answer, and first with what is known.
+        requests: The requests.
+        server: Where and how to send them.
+        cache: Responses of earlier calls; receives the new ones.
+        ledger: Receives every body before it is sent.
+        concurrency: Requests in progress at once, at most.
+        token_budget: Tokens that everything in `cache` may cost at most, earlier calls included; None for no limit. An
+            upper bound of a request's cost is reserved before it is sent, so concurrent requests cannot overspend.
+        on_progress: Called with the stage `requests`, first with the cached responses and then after each new one.
+
+    Returns:
+        The responses, and a count of what happened to the requests.
+
+    Raises:
+        UserError: If the server refuses (a wrong key, address, model or setting), or the disk does.
+        StoppedError: On SIGTERM and Ctrl-C, after the responses in progress have arrived. A second Ctrl-C does not
+            wait for them.
+        ValueError: If the concurrency is below 1.
     """
     if concurrency < 1:
         raise ValueError(f"the concurrency is {concurrency}; it must be at least 1")
-    by_key = {server.key(request): request for request in requests}
-    missing = {key: request for key, request in by_key.items() if answers.get(key) is None}
-    known = len(by_key) - len(missing)
+    by_key = {server.request_key(request): request for request in requests}
+    missing = {key: request for key, request in by_key.items() if cache.get(key) is None}
+    cached = len(by_key) - len(missing)
     report = on_progress or ignore_progress
-    report(ProgressEvent("requests", known, len(by_key)))
-    budget = Budget(token_budget, answers.total())
+    report(ProgressEvent("requests", cached, len(by_key)))
     run = _Run(
         missing,
         server,
-        answers,
+        cache,
         ledger,
-        budget,
-        lambda new: report(ProgressEvent("requests", known + new, len(by_key))),
+        TokenBudget(token_budget, cache.total_tokens()),
+        lambda new: report(ProgressEvent("requests", cached + new, len(by_key))),
     )
     if missing:
-        with stopping() as stop:
-            asyncio.run(run.all(concurrency, stop))
-        if run.refused is not None:
-            raise run.refused
-        if stop.requested is not None:
-            what = f"stopped; {known + run.new} of {len(by_key)} answers are kept"
-            raise StoppedError(what, stop.requested, _GO_ON)
-    found = {key: answers.get(key) for key in by_key}
-    texts = tuple(None if (answer := found[server.key(r)]) is None else answer.text for r in requests)
-    left = len(missing) - run.new - run.failed - run.unaffordable
-    message = None if run.new == len(missing) else run.message(known, left)
-    return Asked(texts, known, run.new, run.failed, run.unaffordable, left, answers.charged(by_key), message)
+        logger.info("sending %d requests, %d responses are cached", len(missing), cached)
+        with stop_on_signal() as stop:
+            asyncio.run(run.send_all(concurrency, stop))
+        if run.refusal is not None:
+            raise run.refusal
+        if stop.signal is not None:
+            what = f"stopped; {cached + run.new} of {len(by_key)} responses are stored"
+            raise StoppedError(what, stop.signal, _RESUME_HINT)
+    responses = {key: cache.get(key) for key in by_key}
+    texts = tuple(
+        None if (response := responses[server.request_key(request)]) is None else response.text for request in requests
+    )
+    remaining = len(missing) - run.new - run.failed - run.unaffordable
+    return RequestSummary(
+        responses=texts,
+        cached=cached,
+        new=run.new,
+        failed=run.failed,
+        unaffordable=run.unaffordable,
+        remaining=remaining,
+        tokens=cache.tokens_of(by_key),
+        message=None if run.new == len(missing) else run.message(cached, remaining),
+    )
 
 
-class Budget:
-    """Tokens that may be spent, for requests of one event loop: spent, set aside, and free. None: no end of them."""
+class TokenBudget:
+    """A number of tokens that concurrent requests of one event loop may spend.
+
+    Args:
+        tokens: The limit; None for no limit.
+        spent: Tokens of it that are spent already.
+    """
 
     def __init__(self, tokens: int | None, spent: int = 0):
         self._tokens = tokens
         self._spent = spent
-        self._aside = 0
+        self._reserved = 0
         self._settled = asyncio.Event()
 
-    async def set_aside(self, tokens: int) -> bool:
-        """Whether there was room for so many: where there is none yet, once others have settled."""
-        while self._tokens is not None and self._spent + self._aside + tokens > self._tokens:
-            if self._aside == 0:
+    async def reserve(self, tokens: int) -> bool:
+        """Reserve tokens, if necessary after other reservations have been settled.
+
+        Returns:
+            Whether the budget had that many tokens left.
+        """
+        while self._tokens is not None and self._spent + self._reserved + tokens > self._tokens:
+            if self._reserved == 0:
                 return False
             self._settled.clear()
             await self._settled.wait()
-        self._aside += tokens
+        self._reserved += tokens
         return True
 
-    def settle(self, aside: int, spent: int) -> None:
-        """What was set aside is over, and cost so many."""
-        self._aside -= aside
+    def settle(self, reserved: int, spent: int) -> None:
+        """End a reservation.
+
+        Args:
+            reserved: Tokens that were reserved.
+            spent: Tokens of them that were spent.
+        """
+        self._reserved -= reserved
         self._spent += spent
         self._settled.set()
 
 
 class _UnaffordableError(Exception):
-    """The budget has no room for a request."""
+    """The budget has too few tokens left for a request."""
 
 
-class _OverError(Exception):
-    """The run ends, so no further attempt is made."""
+class _RunEndedError(Exception):
+    """The run is ending, so no further attempt is made."""
 
 
 class _Run:
-    """One call of `ask`, inside its event loop."""
+    """One call of `fetch_responses`, inside its event loop."""
 
     def __init__(
         self,
-        missing: dict[str, Request],
+        missing: dict[str, PromptRequest],
         server: Server,
-        answers: Answers,
+        cache: ResponseCache,
         ledger: Ledger,
-        budget: Budget,
-        on_answer: Callable[[int], None],
+        budget: TokenBudget,
+        on_response: Callable[[int], None],
     ):
         self._queue = deque(missing.items())
-        self._server, self._answers, self._ledger, self._budget = server, answers, ledger, budget
-        self._on_answer = on_answer
+        self._server, self._cache, self._ledger, self._budget = server, cache, ledger, budget
+        self._on_response = on_response
         self._retrying = _retrying(server, self._sleep)
-        self._over = asyncio.Event()
-        self._in_a_row = 0
+        self._ending = asyncio.Event()
+        self._failures_in_a_row = 0
         self._last_failure = ""
         self.new = self.failed = self.unaffordable = 0
-        self.refused: UserError | None = None
+        self.refusal: UserError | None = None
 
-    async def all(self, concurrency: int, stop: Stop) -> None:
-        """Asks everything, or until it is over: then what is on its way is waited for, and nothing else is begun."""
+    async def send_all(self, concurrency: int, stop: StopRequest) -> None:
+        """Send all requests; when the run has to end, wait for those in progress and start no other."""
         server = self._server
-        async with Session(server.endpoint, server.timeout, concurrency, server.headers) as session:
-            watching = asyncio.create_task(self._watch(stop))
+        async with Session(server.endpoint, server.timeout_s, concurrency, server.headers) as session:
+            watcher = asyncio.create_task(self._watch(stop))
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(concurrency, len(self._queue))):
                         group.create_task(self._work(session))
             finally:
-                watching.cancel()
+                watcher.cancel()
 
-    def message(self, known: int, left: int) -> str:
-        """One line on what is missing and why."""
-        counts = [f"{known + self.new} answered"]
-        counts += [f"{n} {word}" for n, word in ((self.failed, "failed"), (left, "left")) if n]
+    def message(self, cached: int, remaining: int) -> str:
+        """Return one line on which responses are missing and why."""
+        counts = [f"{cached + self.new} answered"]
+        counts += [f"{n} {word}" for n, word in ((self.failed, "failed"), (remaining, "remaining")) if n]
         if self.unaffordable:
             counts.append(f"{self.unaffordable} over the token budget")
-        why, hint = "the token budget is used up", "raise it to go on"
+        reason, hint = "the token budget is used up", "raise it to continue"
         if self.failed:
-            gone = self._in_a_row >= _DEAD
-            why = f"the server at {self._server.url} {'does not answer' if gone else 'did not answer all'}"
-            why, hint = f"{why} ({self._last_failure})", _GO_ON
-        return f"{why}: {', '.join(counts)}; {hint}"
+            is_dead = self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW
+            problem = "does not respond" if is_dead else "did not answer all requests"
+            reason = f"the server at {self._server.url} {problem} ({self._last_failure})"
+            hint = _RESUME_HINT
+        return f"{reason}: {', '.join(counts)}; {hint}"
 
-    async def _watch(self, stop: Stop) -> None:
-        while stop.requested is None:
-            await asyncio.sleep(_LOOK)
-        self._over.set()
+    async def _watch(self, stop: StopRequest) -> None:
+        while stop.signal is None:
+            await asyncio.sleep(_STOP_CHECK_INTERVAL_S)
+        self._ending.set()
 
     async def _work(self, session: Session) -> None:
-        """One of those that ask side by side, each one request at a time."""
-        while self._queue and not self._over.is_set():
+        """Send one request of the queue after the other, concurrently with other such tasks."""
+        while self._queue and not self._ending.is_set():
             key, request = self._queue.popleft()
             try:
                 await self._retrying.copy()(self._attempt, session, key, request)
-            except _OverError:
+            except _RunEndedError:
                 return
             except _UnaffordableError:
                 self.unaffordable += 1
-            except AgainError as error:
+            except RetryableError as error:
+                logger.info("a request failed in all its attempts: %s", error)
                 self.failed += 1
-                self._in_a_row += 1
+                self._failures_in_a_row += 1
                 self._last_failure = str(error)
-                if self._in_a_row >= _DEAD:
-                    self._over.set()
+                if self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
+                    self._ending.set()
             except UserError as error:
-                self.refused = self.refused or error
-                self._over.set()
+                self.refusal = self.refusal or error
+                self._ending.set()
 
-    async def _attempt(self, session: Session, key: str, request: Request) -> None:
-        """Sends a request once and keeps its answer; AgainError where it brought none."""
-        most = self._server.most_tokens(request)
-        affordable = await self._budget.set_aside(most)
+    async def _attempt(self, session: Session, key: str, request: PromptRequest) -> None:
+        """Send a request once within the budget; RetryableError if no response came."""
+        max_tokens = self._server.max_request_tokens(request)
+        affordable = await self._budget.reserve(max_tokens)
         spent = 0
         try:
-            if self._over.is_set():
-                raise _OverError
+            if self._ending.is_set():
+                raise _RunEndedError
             if not affordable:
                 raise _UnaffordableError
             spent = await self._send(session, key, request)
-        except AgainError as error:
-            spent = most if error.billed else 0
+        except RetryableError as error:
+            spent = max_tokens if error.billed else 0
             raise
         finally:
-            self._budget.settle(most if affordable else 0, spent)
+            self._budget.settle(max_tokens if affordable else 0, spent)
         self.new += 1
-        self._in_a_row = 0
-        self._on_answer(self.new)
+        self._failures_in_a_row = 0
+        self._on_response(self.new)
 
-    async def _send(self, session: Session, key: str, request: Request) -> int:
-        """Sends a request, between its two lines in the ledger, keeps the answer and returns the tokens it cost."""
-        attempt = charge = 0
+    async def _send(self, session: Session, key: str, request: PromptRequest) -> int:
+        """Send a request, recorded in ledger and cache, store the response and return the tokens it cost."""
+        ledger_attempt = cache_attempt = 0
 
         def before_sending(url: str, body: bytes) -> None:
-            nonlocal attempt, charge
-            attempt = self._ledger.sending(request.user, url, body)
-            # Now, and not when it has failed: a process that is killed while it waits may be billed too.
-            charge = self._answers.begin(key, self._server.most_tokens(request))
+            nonlocal ledger_attempt, cache_attempt
+            ledger_attempt = self._ledger.begin_attempt(request.user, url, body)
+            # Charged before sending, because a process that is killed while it waits may be billed too.
+            cache_attempt = self._cache.begin_attempt(key, self._server.max_request_tokens(request))
 
         try:
-            # A server that knows this header does not bill a repeated request twice.
-            reply = await session.post(self._server.payload(request), {"Idempotency-Key": key}, before_sending)
-        except WebError as error:
-            self._ledger.ended(attempt, None, 0, failure=str(error))
+            # A server that supports this header does not bill a repeated request twice.
+            http_response = await session.post(self._server.payload(request), {"Idempotency-Key": key}, before_sending)
+        except TransportError as error:
+            self._ledger.end_attempt(ledger_attempt, None, 0, failure=str(error))
             if not error.sent:
-                self._answers.not_billed(charge)
-            raise AgainError(str(error), billed=error.sent) from error
+                self._cache.discard_attempt(cache_attempt)
+            raise RetryableError(str(error), billed=error.sent) from error
+        status, received = http_response.status, len(http_response.body)
         try:
-            answer = self._server.read(reply)
-        except (AgainError, UserError) as error:
-            self._ledger.ended(attempt, reply.status, len(reply.body), failure=str(error))
+            response = self._server.parse_response(http_response)
+        except (RetryableError, UserError) as error:
+            self._ledger.end_attempt(ledger_attempt, status, received, failure=str(error))
             if isinstance(error, UserError) or not error.billed:
-                self._answers.not_billed(charge)
+                self._cache.discard_attempt(cache_attempt)
             raise
-        spent = self._server.charged(request, answer)
-        self._answers.add(charge, key, answer, spent)
-        self._ledger.ended(attempt, reply.status, len(reply.body), spent)
+        spent = self._server.response_tokens(request, response)
+        self._cache.store(cache_attempt, key, response, spent)
+        self._ledger.end_attempt(ledger_attempt, status, received, spent)
         return spent
 
-    async def _sleep(self, seconds: float) -> None:
-        """Waits between two attempts, but not beyond the end of the run."""
+    async def _sleep(self, delay_s: float) -> None:
+        """Wait between two attempts, but not beyond the end of the run."""
+        logger.debug("waiting %.1f s before the next attempt", delay_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), seconds)
+            await asyncio.wait_for(self._ending.wait(), delay_s)
 
 
 def _retrying(server: Server, sleep: Callable[[float], Awaitable[None]]) -> tenacity.AsyncRetrying:
-    """Attempts until one brings an answer or all tries are over, whose last error is raised."""
+    """Return tenacity's loop over attempts, which raises the error of the last one."""
     try:
         import tenacity
     except ImportError as error:
         raise UserError("tenacity is not installed", hint="pip install 'mlx-personal[augment]'") from error
-    backoff = tenacity.wait_exponential_jitter(multiplier=server.backoff, max=_LONGEST_BACKOFF, jitter=server.backoff)
+    backoff = tenacity.wait_exponential_jitter(multiplier=server.backoff_s, max=_MAX_BACKOFF_S, jitter=server.backoff_s)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
-        asked_for = error.wait if isinstance(error, AgainError) else 0.0
-        return max(backoff(state), min(asked_for, _LONGEST_WAIT))
+        retry_after_s = error.wait_s if isinstance(error, RetryableError) else 0.0
+        return max(backoff(state), min(retry_after_s, _MAX_RETRY_AFTER_S))
 
     return tenacity.AsyncRetrying(
         sleep=sleep,
-        stop=tenacity.stop_after_attempt(server.tries),
+        stop=tenacity.stop_after_attempt(server.max_attempts),
         wait=wait,
-        retry=tenacity.retry_if_exception_type(AgainError),
+        retry=tenacity.retry_if_exception_type(RetryableError),
         reraise=True,
     )

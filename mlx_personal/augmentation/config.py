@@ -1,8 +1,7 @@
-"""What a collaboration asks for, keeps and learns, but for the server: its settings, with every default."""
+"""The settings of an augmentation, except those of the server."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,44 +13,57 @@ from mlx_personal.finetune import LoRAConfig
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How a user's records are enlarged and learnt; ValueError for a setting that makes no sense.
+    """How a user's records are augmented and trained on.
 
-    Nothing of this is public of the paper (2.2); the defaults are this project's choice.
+    The settings of [Zhong25] are not public; the defaults are this project's choice.
 
-    Args:
-        k: synthetic records that are asked for, a user.
-        demonstrations: the user's own records in each prompt, drawn anew for each.
-        budget: most records of a user that are sent, and their tokens.
-        prompt: the text that `prompting.read_prompt` gives.
-        own_words: names and words that do not leave the device, whatever their case.
-        filters: what is kept of what comes back.
-        synthetic_weight: how much a synthetic record counts in the training's loss, where a real one counts 1.
-        training: of the adapter.
-        seed: of the demonstrations and the server's sampling; `training` has one of its own.
+    Attributes:
+        num_synthetic: Synthetic records to request for each user.
+        num_demonstrations: The user's own records in each prompt, sampled separately for each.
+        sample_budget: Limits of the records of a user that are sent.
+        prompt: Template as returned by `prompting.read_prompt`.
+        redacted_words: Names and other words that never leave the device, in any case.
+        filters: Settings of the filters.
+        synthetic_weight: Weight of a synthetic record in the training loss; a real one weighs 1.
+        training: Settings of the adapter and its training.
+        seed: Random seed of the demonstrations and of the server's sampling; `training` has its own.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
-    k: int = 20
-    demonstrations: int = 4
-    budget: SampleBudget = field(default_factory=SampleBudget)
+    num_synthetic: int = 20
+    num_demonstrations: int = 4
+    sample_budget: SampleBudget = field(default_factory=SampleBudget)
     prompt: str = field(default_factory=read_prompt)
-    own_words: tuple[str, ...] = ()
+    redacted_words: tuple[str, ...] = ()
     filters: FilterConfig = field(default_factory=FilterConfig)
     synthetic_weight: float = 0.5
     training: LoRAConfig = field(default_factory=LoRAConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, most in (("k", 10_000), ("demonstrations", 100)):
+        for name, most in (("num_synthetic", 10_000), ("num_demonstrations", 100)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 1..{most:,}")
         if not 0 < self.synthetic_weight <= 1:
             raise ValueError(f"synthetic_weight is {self.synthetic_weight}; it must be above 0 and at most 1")
         if not 0 <= self.seed < 2**31:
-            raise ValueError(f"the seed is {self.seed}; it must lie in 0..2^31, the end left out")
+            raise ValueError(f"the seed is {self.seed}; it must be at least 0 and below 2^31")
 
     def to_json(self) -> dict[str, Any]:
-        """All settings, as JSON has them; equal settings give equal JSON."""
-        plain = {**dataclasses.asdict(self), "training": self.training.to_json()}
-        plain["filters"]["off"] = sorted(self.filters.off)
-        plain["own_words"] = sorted(self.own_words)
-        return plain
+        """Return all settings under the keys of version 0.1, which digests of stored results depend on.
+
+        Equal settings give equal JSON.
+        """
+        return {
+            "k": self.num_synthetic,
+            "demonstrations": self.num_demonstrations,
+            "budget": {"records": self.sample_budget.max_records, "tokens": self.sample_budget.max_tokens},
+            "prompt": self.prompt,
+            "own_words": sorted(self.redacted_words),
+            "filters": self.filters.to_json(),
+            "synthetic_weight": self.synthetic_weight,
+            "training": self.training.to_json(),
+            "seed": self.seed,
+        }

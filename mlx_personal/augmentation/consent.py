@@ -1,65 +1,83 @@
-"""The owner's consent, on record: for which server and model, given or withdrawn, and when.
+"""The user's consent to sending records: recorded per server and model, with the time it was given or withdrawn.
 
-`consent.jsonl` in a folder has a line for each time; the newest for a server and model counts. Nothing is ever taken
-out. Who needs it asks `require` and knows no more, so that more than one yes may be asked for some day.
+`consent.jsonl` in a folder has one line for each decision; the newest one for a server and model counts, and no line is
+ever removed.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
-from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.storage.database import now
+from mlx_personal.errors import Action, Remedy, UserError, from_os_error
+from mlx_personal.storage.database import utc_now
 from mlx_personal.storage.files import atomic_write
 
 
 class Consent:
-    """What is on record in `folder`, whose file is made with the first word that is given."""
+    """The consent recorded in a folder.
+
+    Args:
+        folder: Folder of `consent.jsonl`, which is created with the first decision.
+    """
 
     def __init__(self, folder: Path):
         self.path = folder / "consent.jsonl"
 
     def grant(self, server: str, model: str) -> None:
-        """From now on, text may be sent to this model of this server (its URL)."""
+        """Record that text may be sent to a model of a server from now on.
+
+        Args:
+            server: The server's URL.
+            model: The model's name on that server.
+        """
         self._record(server, model, True)
 
     def withdraw(self, server: str, model: str) -> None:
-        """From now on nothing may be sent there; what has left before is in the ledger."""
+        """Record that nothing may be sent to a model of a server from now on."""
         self._record(server, model, False)
 
-    def granted(self, server: str, model: str) -> bool:
-        """Whether the last word was yes; UserError for a damaged file, whose last word nobody knows."""
-        last = False
-        for number, line in enumerate(self._text().splitlines(), start=1):
+    def is_granted(self, server: str, model: str) -> bool:
+        """Check whether the newest decision for a server and model is consent.
+
+        Raises:
+            UserError: If the file is damaged, so that the newest decision is unknown.
+        """
+        is_granted = False
+        for number, line in enumerate(self._read().splitlines(), start=1):
             try:
-                word = json.loads(line)
-                of, granted = (word["server"], word["model"]), word["granted"]
+                decision = json.loads(line)
+                target, granted = (decision["server"], decision["model"]), decision["granted"]
                 if not isinstance(granted, bool):
-                    raise ValueError("neither yes nor no")
+                    raise ValueError("neither true nor false")
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"line {number} is damaged", self.path, "mend or delete that line") from error
-            if of == (_plain(server), model):
-                last = granted
-        return last
+                raise UserError(f"line {number} is damaged", self.path, "repair or delete that line") from error
+            if target == (_normalize_url(server), model):
+                is_granted = granted
+        return is_granted
 
     def require(self, server: str, model: str, out: Path | None = None) -> None:
-        """UserError that names the command to run, where the owner has not consented; `out`: the folder that the
-        command must name, where it is not the profile's."""
-        if not self.granted(server, model):
-            where = [] if out is None else ["--out", str(out)]
-            command = shlex.join(
-                ["mlx-personal", "augment", "consent", "--server", server, "--server-model", model, *where]
-            )
-            raise UserError(f"nothing is sent to {server} without your consent", hint=f"give it by `{command}`")
+        """Check that the user has consented.
+
+        Args:
+            server: The server's URL.
+            model: The model's name on that server.
+            out: Output folder that consent has to be given for, where the records are not a profile's.
+
+        Raises:
+            UserError: If consent is missing.
+        """
+        if not self.is_granted(server, model):
+            arguments = {"server": server, "model": model, **({} if out is None else {"out": str(out)})}
+            remedy = Remedy(Action.GRANT_CONSENT, arguments)
+            raise UserError(f"nothing is sent to {server} without your consent", remedy=remedy)
 
     def _record(self, server: str, model: str, granted: bool) -> None:
-        self.granted(server, model)  # a damaged file is mended first
-        line = json.dumps({"time": now(), "granted": granted, "server": _plain(server), "model": model})
-        atomic_write(self.path, "".join(f"{kept}\n" for kept in (*self._text().splitlines(), line)))
+        self.is_granted(server, model)  # refuses to add to a damaged file
+        line = json.dumps({"time": utc_now(), "granted": granted, "server": _normalize_url(server), "model": model})
+        atomic_write(self.path, "".join(f"{text}\n" for text in (*self._read().splitlines(), line)))
 
-    def _text(self) -> str:
+    def _read(self) -> str:
         try:
             return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -70,6 +88,6 @@ class Consent:
             raise UserError("is not UTF-8 text", self.path, "restore it from a backup") from error
 
 
-def _plain(server: str) -> str:
-    """A server's URL, the same with and without a slash at its end."""
+def _normalize_url(server: str) -> str:
+    """Return a server's URL without the slash at its end."""
     return server.rstrip("/")

@@ -1,7 +1,11 @@
-"""What has left this machine, byte by byte: `ledger.jsonl`, for its owner's eyes.
+"""The ledger: a record of every byte that leaves this machine, in `ledger.jsonl`, for the user to inspect.
 
-A line is on the disk before an attempt to send begins: time, user, URL, the body's length, its SHA-256 and the body
-itself. When the attempt is over another line says how it ended. Headers, and with them the key, are never written.
+Before an attempt to send, a line with time, user, URL and body is written and flushed to the disk. After the attempt a
+second line records how it ended. Headers, and with them the API key, are never written.
+
+The keys of a line are part of the file format: `attempt`, `time`, `user`, `url`, `bytes`, `sha256` and `body` when an
+attempt starts; `ended` (the attempt's number), `time`, `status`, `received` (bytes), `tokens` and `failure` when it
+ends.
 """
 
 from __future__ import annotations
@@ -16,13 +20,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlx_personal.errors import UserError, encodable, from_os_error
-from mlx_personal.storage.database import now
+from mlx_personal.storage.database import utc_now
 from mlx_personal.storage.files import atomic_write
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Attempts to send, the bytes of their bodies, and how many never got a reply (of which some still may)."""
+class LedgerTotals:
+    """Totals over a whole ledger.
+
+    Attributes:
+        attempts: Attempts to send.
+        bytes: Bytes of their bodies.
+        unanswered: Attempts without a complete response, including those still in progress.
+    """
 
     attempts: int
     bytes: int
@@ -30,9 +40,12 @@ class Totals:
 
 
 class Ledger:
-    """The ledger in `folder`, to be written by one process at a time; UserError where the disk refuses.
+    """The ledger in a folder, a context manager. Only one process at a time may write to it.
 
-    A line that a crash has torn stands for nothing that was sent; the next line takes its place.
+    An incomplete last line, as a crash leaves it, belongs to nothing that was sent; the next line replaces it.
+
+    Args:
+        folder: Folder of `ledger.jsonl`, which is created with the first attempt.
     """
 
     def __init__(self, folder: Path):
@@ -47,34 +60,60 @@ class Ledger:
             self._file.close()
             self._file = None
 
-    def sending(self, user: str, url: str, body: bytes) -> int:
-        """Puts on record what is about to leave; returns the attempt's number. The line is on the disk afterwards."""
+    def begin_attempt(self, user: str, url: str, body: bytes) -> int:
+        """Record what is about to be sent. The line is on the disk when this returns.
+
+        Args:
+            user: Whose records the body shows.
+            url: Where it is sent.
+            body: The exact bytes.
+
+        Returns:
+            The number of the attempt.
+
+        Raises:
+            UserError: If the file is damaged or cannot be written.
+        """
         self._open()
         self._attempts += 1
-        line = {"attempt": self._attempts, "time": now(), "user": encodable(user), "url": url, "bytes": len(body)}
+        line = {"attempt": self._attempts, "time": utc_now(), "user": encodable(user), "url": url, "bytes": len(body)}
         self._append(line | {"sha256": hashlib.sha256(body).hexdigest(), "body": body.decode()})
         return self._attempts
 
-    def ended(
+    def end_attempt(
         self, attempt: int, status: int | None, received: int, tokens: int | None = None, failure: str | None = None
     ) -> None:
-        """Puts on record how an attempt ended: its HTTP status (None where no whole reply came), the bytes of the
-        reply's body, the tokens it counts, and what was wrong with it."""
-        line = {"ended": attempt, "time": now(), "status": status, "received": received, "tokens": tokens}
+        """Record how an attempt ended.
+
+        Args:
+            attempt: Number of the attempt.
+            status: HTTP status; None if no complete response came.
+            received: Bytes of the response's body.
+            tokens: Tokens charged for it; None if it failed.
+            failure: What went wrong; None if nothing did.
+
+        Raises:
+            UserError: If the file cannot be written.
+        """
+        line = {"ended": attempt, "time": utc_now(), "status": status, "received": received, "tokens": tokens}
         self._append(line | ({} if failure is None else {"failure": encodable(failure)}))
 
-    def totals(self) -> Totals:
-        """What has been sent in all; UserError for a damaged line before the last."""
-        attempts = left = answered = 0
+    def totals(self) -> LedgerTotals:
+        """Return the totals over all attempts.
+
+        Raises:
+            UserError: If a line other than the last is damaged.
+        """
+        attempts = sent_bytes = answered = 0
         for line, _ in self._lines():
             if "attempt" in line:
-                attempts, left = attempts + 1, left + line["bytes"]
+                attempts, sent_bytes = attempts + 1, sent_bytes + line["bytes"]
             elif line["status"] is not None:
                 answered += 1
-        return Totals(attempts, left, attempts - answered)
+        return LedgerTotals(attempts, sent_bytes, attempts - answered)
 
     def _open(self) -> None:
-        """Finds the end of what is whole and the last attempt's number."""
+        """Open the file for writing, and find the end of its last complete line and the number of the last attempt."""
         if self._file is not None:
             return
         self._attempts = self._end = 0
@@ -83,8 +122,8 @@ class Ledger:
         try:
             if not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                atomic_write(self.path, b"")  # so that its name is on the disk as well
-            # Unbuffered: what a full disk refuses must not come out later.
+                atomic_write(self.path, b"")  # makes the directory entry durable too
+            # Unbuffered, so that bytes a full disk refuses are not written later.
             self._file = FileIO(self.path, "r+")
             os.fchmod(self._file.fileno(), 0o600)
         except OSError as error:
@@ -95,7 +134,7 @@ class Ledger:
         rest = memoryview(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         length = len(rest)
         try:
-            self._file.truncate(self._end)  # of what was torn, by a crash or by a full disk
+            self._file.truncate(self._end)  # removes an incomplete line, left by a crash or a full disk
             self._file.seek(self._end)
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -105,7 +144,7 @@ class Ledger:
         self._end += length
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Every whole line and where it ends."""
+        """Yield every complete line with the offset of its end."""
         try:
             with self.path.open("rb") as file:
                 for number, text in enumerate(file, start=1):
@@ -113,10 +152,10 @@ class Ledger:
                         return
                     try:
                         line = json.loads(text)
-                        if not all(isinstance(line[name], int) for name in _numbers(line)):
-                            raise ValueError("no number where one belongs")
+                        if not all(isinstance(line[key], int) for key in _number_keys(line)):
+                            raise ValueError("not a number where one is expected")
                     except (KeyError, TypeError, ValueError) as error:
-                        hint = "restore it from a backup, or put it aside"
+                        hint = "restore it from a backup, or move it away"
                         raise UserError(f"line {number} is damaged", self.path, hint) from error
                     yield line, file.tell()
         except FileNotFoundError:
@@ -125,8 +164,8 @@ class Ledger:
             raise from_os_error(error, self.path) from error
 
 
-def _numbers(line: dict[str, Any]) -> tuple[str, ...]:
-    """The fields that are read again, which are all numbers; KeyError for what is no line of a ledger."""
+def _number_keys(line: dict[str, Any]) -> tuple[str, ...]:
+    """Return the keys of a line that are read back, all of them numbers; KeyError for what is not a ledger line."""
     if "attempt" in line:
         return ("attempt", "bytes")
     return ("ended",) if line["status"] is None else ("ended", "status")

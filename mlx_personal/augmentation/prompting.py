@@ -1,7 +1,8 @@
-"""The prompts that ask a server for records like a user's, and the reading of what it answers.
+"""The prompts that ask a server for records similar to a user's, and the parsing of its responses.
 
-The prompt is a file, `prompts/augment.txt` unless another is named. Each synthetic record has a prompt of its own, with
-its own sample of the user's records, so that k of them differ (this project's design; paper 2 has no public prompt).
+The template is a file, `prompts/augment.txt` by default. Every synthetic record has a prompt of its own, which shows
+its own sample of the user's records, so that the synthetic records differ from each other. Template and sampling are
+this project's own design: the prompts of [Zhong25] are not public.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.dialogue import strip_thoughts
 from mlx_personal.errors import UserError, from_os_error
 
-BUNDLED: Final = Path(__file__).with_name("prompts") / "augment.txt"
+DEFAULT_PROMPT: Final = Path(__file__).with_name("prompts") / "augment.txt"
 _SLOTS: Final = ("{labels}", "{records}")
 
 
 @dataclass(frozen=True)
-class Request:
-    """One prompt for one synthetic record.
+class PromptRequest:
+    """One prompt that asks for one synthetic record.
 
-    Args:
-        user: whose records it shows; number: which of the user's k it is, from 0.
-        seed: of the server's sampling, another for each.
-        demonstrations: indices of the records it shows, in the prompt's order.
+    Attributes:
+        user: Name of the user whose records the prompt shows.
+        number: Which of the user's requests it is, from 0.
+        prompt: The text to send.
+        seed: Seed of the server's sampling, a different one for each request.
+        demonstrations: Indices of the records that the prompt shows, in its order.
     """
 
     user: str
@@ -40,112 +43,153 @@ class Request:
     demonstrations: tuple[int, ...]
 
 
-def read_prompt(path: Path = BUNDLED) -> str:
-    """A prompt's file; UserError where it cannot be read or lacks a slot."""
+def read_prompt(path: Path = DEFAULT_PROMPT) -> str:
+    """Read a prompt template.
+
+    Args:
+        path: A text file with the slots `{labels}` and `{records}`.
+
+    Returns:
+        The template, without line breaks at its start and end.
+
+    Raises:
+        UserError: If the file cannot be read or lacks a slot.
+    """
     try:
         text = path.read_text(encoding="utf-8").strip("\n")
     except OSError as error:
-        raise from_os_error(error, path, "name another file") from error
+        raise from_os_error(error, path, "choose another file") from error
     except UnicodeDecodeError as error:
-        raise UserError("is not UTF-8 text", path, "name another file") from error
+        raise UserError("is not UTF-8 text", path, "choose another file") from error
     for slot in _SLOTS:
         if slot not in text:
-            raise UserError(f"this prompt has no {slot}", path, "write it where that belongs")
+            raise UserError(f"this prompt has no {slot}", path, f"add {slot} where it belongs")
     return text
 
 
-def requests(
+def build_requests(
     user: str,
     task: Task,
     records: Sequence[Record],
-    k: int,
-    demonstrations: int,
+    num_requests: int,
+    num_demonstrations: int,
     seed: int,
     prompt: str | None = None,
-) -> list[Request]:
-    """k requests, each with its own `demonstrations` of the records (all, where there are fewer) in random order.
+) -> list[PromptRequest]:
+    """Build the requests for a user, each with its own sample of the records in random order.
 
-    No two show the same records in the same order while there is another choice. The first of many are those of few: a
-    larger k asks for what is new alone. `prompt` is what `read_prompt` gives, by default the bundled one's. ValueError
-    for a user without records.
+    No two requests show the same records in the same order as long as another sample exists. The first requests of a
+    larger number are those of a smaller one, so raising the number only adds new requests.
+
+    Args:
+        user: The user's name, part of the random seed.
+        task: The task of the records.
+        records: The records that may be shown.
+        num_requests: Number of requests.
+        num_demonstrations: Records in each prompt; all of them if there are fewer.
+        seed: Random seed.
+        prompt: Template as returned by `read_prompt`; None for the default one.
+
+    Returns:
+        The requests, numbered from 0.
+
+    Raises:
+        ValueError: If there are no records.
     """
     if not records:
         raise ValueError("a user without records has nothing to show")
     template = read_prompt() if prompt is None else prompt
-    # A text as the seed of Random is hashed by SHA-512: the same on every machine.
+    # `Random` hashes a text seed with SHA-512, so it is the same on every machine.
     random = Random(f"{seed} {user}")
-    shown = min(demonstrations, len(records))
-    choices = math.perm(len(records), shown)
+    shown = min(num_demonstrations, len(records))
+    num_samples = math.perm(len(records), shown)
     seen: set[tuple[int, ...]] = set()
-    found = []
-    for number in range(k):
+    requests = []
+    for number in range(num_requests):
         sample = tuple(random.sample(range(len(records)), shown))
-        while sample in seen and len(seen) < choices:
+        while sample in seen and len(seen) < num_samples:
             sample = tuple(random.sample(range(len(records)), shown))
         seen.add(sample)
-        text = fill(template, task, [records[i] for i in sample])
-        found.append(Request(user, number, text, random.randrange(2**31), sample))
-    return found
+        text = fill_prompt(template, task, [records[i] for i in sample])
+        requests.append(PromptRequest(user, number, text, random.randrange(2**31), sample))
+    return requests
 
 
-def record_line(record: Record) -> str:
-    """A record as a prompt shows it, and as an answer should be."""
+def format_record(record: Record) -> str:
+    """Return a record as one line of JSON, the form that prompts show and responses should have."""
     return json.dumps({"text": record.text, "answer": record.answer}, ensure_ascii=False)
 
 
-def parse(answer: str, task: Task) -> Record:
-    """The one record of an answer; ValueError says why there is none.
+def fill_prompt(template: str, task: Task, records: Sequence[Record]) -> str:
+    """Return the prompt that shows these records, one per line.
 
-    There may be thoughts, chatter and a code fence around the JSON object, and other fields beside `text` and
-    `answer`, but these two are texts; an answer may be a number. An answer that is a label but for its case becomes
-    that label; one that is none is left for the filters.
+    Args:
+        template: Template as returned by `read_prompt`.
+        task: The task, whose labels are listed if it has any.
+        records: The records to show.
     """
-    objects = _objects(strip_thoughts(answer))
-    if len(objects) != 1:
-        raise ValueError(f"{len(objects)} JSON objects instead of one")
-    text, said = objects[0].get("text"), objects[0].get("answer")
-    if isinstance(said, int | float) and not isinstance(said, bool):
-        said = str(said)  # a score, which most models write as a number
-    if not isinstance(text, str) or not isinstance(said, str):
-        raise ValueError("no text, or no answer that is a text")
-    try:
-        (text + said).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("half a character") from error
-    return Record(text.strip(), _as_label(said.strip(), task))
-
-
-def fill(template: str, task: Task, records: Sequence[Record]) -> str:
-    """The prompt that shows these records."""
     labels = f"The answer is one of: {', '.join(task.labels)}.\n" if task.labels else ""
-    values = {"{labels}": labels, "{records}": "\n".join(map(record_line, records))}
-    # In one go: what is put into a slot may itself look like one.
+    values = {"{labels}": labels, "{records}": "\n".join(map(format_record, records))}
+    # In one pass, because an inserted record may itself contain a slot.
     filled = re.sub("|".join(map(re.escape, _SLOTS)), lambda slot: values[slot.group()], template)
-    # Half a character, as JSON may hold it, can be neither sent nor kept.
+    # A lone surrogate, which JSON may hold, can be neither sent nor stored.
     return filled.encode("utf-8", "replace").decode()
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
-    """All JSON objects in a text that are inside no other, in order."""
-    decoder = json.JSONDecoder(strict=False)  # models break lines inside a string
-    found: list[dict[str, Any]] = []
+def parse_record(response: str, task: Task) -> Record:
+    """Parse the record in a response.
+
+    The JSON object may be surrounded by thoughts, chatter and a code fence, and may have other fields. Its answer may
+    be a number. An answer that equals a label except for its case becomes that label; any other answer is left for the
+    filters to judge.
+
+    Args:
+        response: The text that the server generated.
+        task: The task of the records.
+
+    Returns:
+        The record, with surrounding white space removed.
+
+    Raises:
+        ValueError: If there is not exactly one JSON object with a text and an answer. The message gives the reason.
+    """
+    objects = _json_objects(strip_thoughts(response))
+    if len(objects) != 1:
+        raise ValueError(f"{len(objects)} JSON objects instead of one")
+    text, answer = objects[0].get("text"), objects[0].get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)  # most models write a score as a number
+    if not isinstance(text, str) or not isinstance(answer, str):
+        raise ValueError("the text or the answer is missing or not a string")
+    try:
+        (text + answer).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("a lone surrogate") from error
+    return Record(text.strip(), _match_label(answer.strip(), task))
+
+
+def _json_objects(text: str) -> list[dict[str, Any]]:
+    """Return all outermost JSON objects in a text, in order."""
+    decoder = json.JSONDecoder(strict=False)  # models write line breaks inside strings
+    objects: list[dict[str, Any]] = []
     start = text.find("{")
     while start >= 0:
         end = start + 1
         try:
             value, end = decoder.raw_decode(text, start)
-            found.append(value)
+            objects.append(value)
         except RecursionError as error:
-            raise ValueError("the JSON is nested too deep") from error
+            raise ValueError("the JSON is nested too deeply") from error
         except json.JSONDecodeError:
             pass
         start = text.find("{", end)
-    return found
+    return objects
 
 
-def _as_label(said: str, task: Task) -> str:
-    for same in (str, str.casefold):
-        labels = [label for label in task.labels if same(label.strip()) == same(said)]
+def _match_label(answer: str, task: Task) -> str:
+    """Return the only label that equals the answer, exactly or except for its case, or else the answer itself."""
+    for normalize in (str, str.casefold):
+        labels = [label for label in task.labels if normalize(label.strip()) == normalize(answer)]
         if len(labels) == 1:
             return labels[0]
-    return said
+    return answer

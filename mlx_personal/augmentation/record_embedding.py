@@ -1,4 +1,4 @@
-"""A record's vector: what picking and filtering mean by near and far."""
+"""Embeddings of records, which define similarity for sampling and for the filters."""
 
 from __future__ import annotations
 
@@ -11,19 +11,32 @@ from mlx_personal.embedding import Embedding, HiddenStateEmbedder
 from mlx_personal.models import LanguageModel
 
 
-def said(record: Record) -> str:
-    """What is embedded and scored of a record: its text and its answer, a line each.
+def record_text(record: Record) -> str:
+    """Return the text that is embedded and scored: the record's text and its answer, one line each.
 
-    Not the task's question around the text: what all records share would make them look alike.
+    The task's question is left out: it is the same for all records and would make them look alike.
     """
     return f"{record.text}\n{record.answer}"
 
 
-def embed(lm: LanguageModel, records: Sequence[Record]) -> list[Embedding]:
-    """Each record's embedding by the device model's own last hidden layer; `lm` is without an adapter."""
-    return HiddenStateEmbedder(lm).embed([said(record) for record in records])
+def embed_records(lm: LanguageModel, records: Sequence[Record]) -> list[Embedding]:
+    """Return each record's embedding from the last hidden layer of the device model.
+
+    Args:
+        lm: The device model without an adapter.
+        records: The records to embed.
+    """
+    return HiddenStateEmbedder(lm).embed([record_text(record) for record in records])
 
 
-def vectors(lm: LanguageModel, records: Sequence[Record]) -> np.ndarray:
-    """Each record's vector, float64 [N, D] of unit norm; N is at least 1."""
-    return np.stack([embedding.vector for embedding in embed(lm, records)]).astype(np.float64)
+def record_vectors(lm: LanguageModel, records: Sequence[Record]) -> np.ndarray:
+    """Return each record's embedding vector.
+
+    Args:
+        lm: The device model without an adapter.
+        records: N records, at least one.
+
+    Returns:
+        Vectors of unit norm, float64 [N, D].
+    """
+    return np.stack([embedding.vector for embedding in embed_records(lm, records)]).astype(np.float64)

@@ -1,8 +1,9 @@
-"""What must not leave is replaced by placeholders like `[EMAIL_1]`, and put back on the device.
+"""Redaction: private values are replaced by placeholders such as `[EMAIL_1]` and restored on the device.
 
-The same value has the same placeholder in all texts of a user, numbered as they first appear. Which is which follows
-from the texts alone, so the map need not be kept: it never leaves the process that made it. What the rules find is in
-`patterns`. They miss what has no form of its own, such as a name that is not among the user's own words.
+A value has the same placeholder in all texts of a user. Placeholders are numbered in order of appearance, so the
+mapping follows from the texts alone, is not stored, and never leaves the process that made it. `redaction_patterns`
+defines what is found. Values without a recognizable form, such as a name that is not among the redacted words, are not
+found.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
-from mlx_personal.augmentation.redaction_patterns import KINDS, own_word_pattern, plain
+from mlx_personal.augmentation.redaction_patterns import FINDERS, compile_words, normalize_characters
 
 _PLACEHOLDER: Final = re.compile(r"\[[A-Z]+_[1-9][0-9]*\]")
-# What a text already holds that looks like a placeholder is one more kind of value: it too comes back as it was.
-_LOOKS_LIKE_ONE: Final = "MARK"
-_OWN_WORD: Final = "WORD"
+# Kind of a value that looks like a placeholder in the original text. It is redacted too, so that it can be restored.
+_LITERAL_KIND: Final = "MARK"
+_WORD_KIND: Final = "WORD"
 
 
 class Placeholders:
-    """What each placeholder stands for. It can be neither printed nor serialised: it must not leave the process."""
+    """The values behind the placeholders. They can be neither printed nor serialized, so they stay in the process.
+
+    Args:
+        values: The value of each placeholder, by the placeholder with its brackets.
+    """
 
     __slots__ = ("_values",)
 
@@ -29,75 +34,77 @@ class Placeholders:
         self._values = dict(values)
 
     def restore(self, text: str) -> str:
-        """`text` with the values in place of the placeholders; one that stands for nothing stays as it is."""
-        return _PLACEHOLDER.sub(lambda found: self._values.get(found.group(), found.group()), text)
+        """Return `text` with known placeholders replaced by their values; unknown ones are left as they are."""
+        return _PLACEHOLDER.sub(lambda match: self._values.get(match.group(), match.group()), text)
 
-    def made_up(self, text: str) -> bool:
-        """Whether there is a placeholder in `text` that stands for nothing."""
+    def has_unknown(self, text: str) -> bool:
+        """Check whether `text` contains a placeholder that has no value."""
         return any(name not in self._values for name in _PLACEHOLDER.findall(text))
 
     def counts(self) -> dict[str, int]:
-        """How many different values of each kind there are, such as {"EMAIL": 2}."""
+        """Return the number of distinct values by kind, such as {"EMAIL": 2}."""
         return dict(sorted(Counter(name[1:].rpartition("_")[0] for name in self._values).items()))
 
     def __repr__(self) -> str:
         return f"Placeholders({self.counts()})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("what placeholders stand for does not leave the process")
+        raise TypeError("the values of placeholders must not leave the process")
 
 
 class Redactor(Protocol):
-    """Anything that takes out what must not leave."""
+    """Anything that replaces private values by placeholders."""
 
     def redact(self, texts: Sequence[str]) -> tuple[list[str], Placeholders]:
-        """All texts of one user, redacted, and what puts every one of them back exactly."""
+        """Return all texts of one user redacted, and the placeholders that restore each of them exactly."""
         ...
 
 
 class PatternRedactor:
-    """A `Redactor` by patterns: e-mail addresses, phone numbers, keys, payment cards, IBANs and the user's own words.
+    """A `Redactor` by patterns: e-mail addresses, phone numbers, keys, payment cards, IBANs and given words.
 
     Args:
-        own_words: names, places and the like, found as whole words whatever their case. Blank ones are passed over.
+        redacted_words: Names, places and other words to redact, matched as whole words in any case. Blank ones are
+            ignored.
     """
 
-    def __init__(self, own_words: Sequence[str] = ()):
-        self._own_words = own_word_pattern(own_words)
+    def __init__(self, redacted_words: Sequence[str] = ()):
+        self._word_pattern = compile_words(redacted_words)
 
     def redact(self, texts: Sequence[str]) -> tuple[list[str], Placeholders]:
-        names: dict[str, str] = {}  # a value's placeholder
+        """Return all texts of one user redacted, and the placeholders that restore each of them exactly."""
+        placeholders: dict[str, str] = {}  # by value
         numbers: Counter[str] = Counter()
         redacted = []
         for text in texts:
             pieces, end = [], 0
-            for kind, start, stop in _joined(self._found(text)):
+            for kind, start, stop in _merge_overlapping(self._find(text)):
                 value = text[start:stop]
-                if value not in names:
+                if value not in placeholders:
                     numbers[kind] += 1
-                    names[value] = f"[{kind}_{numbers[kind]}]"
-                pieces += [text[end:start], names[value]]
+                    placeholders[value] = f"[{kind}_{numbers[kind]}]"
+                pieces += [text[end:start], placeholders[value]]
                 end = stop
             redacted.append("".join([*pieces, text[end:]]))
-        return redacted, Placeholders({name: value for value, name in names.items()})
+        return redacted, Placeholders({placeholder: value for value, placeholder in placeholders.items()})
 
-    def _found(self, text: str) -> Iterable[tuple[str, int, int]]:
-        """(kind, start, end) of everything, the kinds in the order in which one gives an overlap its name."""
-        for kind, find in KINDS.items():
-            yield from ((kind, start, end) for start, end in find(plain(text)))
-        if self._own_words is not None:
-            yield from ((_OWN_WORD, *found.span()) for found in self._own_words.finditer(text))
-        yield from ((_LOOKS_LIKE_ONE, *found.span()) for found in _PLACEHOLDER.finditer(text))
+    def _find(self, text: str) -> Iterable[tuple[str, int, int]]:
+        """Yield (kind, start, end) of every match; of two overlapping matches the earlier one decides the kind."""
+        for kind, find in FINDERS.items():
+            yield from ((kind, start, end) for start, end in find(normalize_characters(text)))
+        if self._word_pattern is not None:
+            yield from ((_WORD_KIND, *match.span()) for match in self._word_pattern.finditer(text))
+        yield from ((_LITERAL_KIND, *match.span()) for match in _PLACEHOLDER.finditer(text))
 
 
-def _joined(found: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Spans that overlap become one, of the kind that was named first: to drop one would let a part of it leave."""
-    joined: list[tuple[str, int, int, int]] = []
-    ranked = [(start, rank, end, kind) for rank, (kind, start, end) in enumerate(found)]
+def _merge_overlapping(matches: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Merge overlapping spans into one, of the kind that came first: dropping one would let a part of it leave."""
+    merged: list[tuple[str, int, int, int]] = []
+    ranked = [(start, rank, end, kind) for rank, (kind, start, end) in enumerate(matches)]
     for start, rank, end, kind in sorted(ranked):
-        if joined and start < joined[-1][2]:
-            before_kind, before_start, before_end, before_rank = joined.pop()
-            kind, rank = min((kind, rank), (before_kind, before_rank), key=lambda named: named[1])
-            start, end = before_start, max(end, before_end)
-        joined.append((kind, start, end, rank))
-    return [(kind, start, end) for kind, start, end, _ in joined]
+        if merged and start < merged[-1][2]:
+            previous_kind, previous_start, previous_end, previous_rank = merged.pop()
+            kind, rank = min((kind, rank), (previous_kind, previous_rank), key=lambda kind_and_rank: kind_and_rank[1])
+            start, end = previous_start, max(end, previous_end)
+        merged.append((kind, start, end, rank))
+    return [(kind, start, end) for kind, start, end, _ in merged]

@@ -1,66 +1,23 @@
-"""What a server has answered, in a run's folder: nothing is asked twice, and a run that was stopped goes on from here.
-
-`augment.db` holds more than answers: what becomes of each user is kept by `results` in a table of its own, whose
-statements are appended to `_MIGRATIONS`.
-"""
+"""The cache of a server's responses: no request is sent again after it was answered, and a stopped run can resume."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
-from mlx_personal.storage.database import Database, DatabaseSchema, now
-
-_MIGRATIONS: Final = (
-    """
-    CREATE TABLE answers (
-        key TEXT PRIMARY KEY,       -- Server.key of the request
-        text TEXT NOT NULL,         -- "" where the server refused to say anything
-        finish_reason TEXT,         -- as the server calls it; NULL where it gave none
-        prompt_tokens INTEGER,      -- as the server counts; NULL where it did not
-        completion_tokens INTEGER,
-        charged INTEGER NOT NULL,   -- tokens that a budget is charged with
-        received_at TEXT NOT NULL
-    );
-
-    -- Attempts that the server may bill although no answer came, with the most tokens that may be. A key may be in it
-    -- often, and be answered after all.
-    CREATE TABLE lost (
-        key TEXT NOT NULL,
-        charged INTEGER NOT NULL
-    );
-    CREATE INDEX lost_by_key ON lost (key);
-    """,
-    """
-    -- What a user's adapter, which lies in the folder, came of.
-    CREATE TABLE learnt (
-        user TEXT PRIMARY KEY,
-        key TEXT NOT NULL,             -- of all that decides it but the answers
-        unanswered INTEGER NOT NULL,   -- requests
-        result TEXT NOT NULL,          -- results.Result
-        finished_at TEXT NOT NULL
-    );
-    """,
-)
-SCHEMA: Final = DatabaseSchema("augmentation", "augment.db", _MIGRATIONS, "name another folder", "name another folder")
-
-
-@contextlib.contextmanager
-def opened(folder: Path, write: bool = True) -> Iterator[Database]:
-    """The folder's `augment.db`, closed at the end of the block."""
-    database = Database(folder, write, SCHEMA)
-    try:
-        yield database
-    finally:
-        database.close()
+from mlx_personal.storage.database import Database, utc_now
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer as it came; the tokens are the server's count, None where it gave none."""
+class Response:
+    """A server's response to one request.
+
+    Attributes:
+        text: The generated text; empty if the server withheld it.
+        finish_reason: Why the generation ended, as the server reports it; None if it does not.
+        prompt_tokens: Tokens of the prompt, as the server counts; None without a count.
+        completion_tokens: Tokens of the text, as the server counts; None without a count.
+    """
 
     text: str
     finish_reason: str | None = None
@@ -68,48 +25,74 @@ class Answer:
     completion_tokens: int | None = None
 
 
-class Answers:
-    """The answers in a database of `SCHEMA`, which whoever opened it closes."""
+class ResponseCache:
+    """The responses in a database, and the tokens that they and unanswered attempts have cost.
+
+    Args:
+        database: A database of `augmentation.database.SCHEMA`; its owner closes it.
+    """
 
     def __init__(self, database: Database):
         self._database = database
 
-    def get(self, key: str) -> Answer | None:
-        """The answer to a request, if it has come."""
-        row = self._database.row("SELECT * FROM answers WHERE key = ?", key)
+    def get(self, key: str) -> Response | None:
+        """Return the cached response to the request with this key; None without one."""
+        row = self._database.fetch_one("SELECT * FROM answers WHERE key = ?", key)
         if row is None:
             return None
-        return Answer(row["text"], row["finish_reason"], row["prompt_tokens"], row["completion_tokens"])
+        return Response(row["text"], row["finish_reason"], row["prompt_tokens"], row["completion_tokens"])
 
-    def begin(self, key: str, charged: int) -> int:
-        """Before an attempt: it counts as lost until another word comes, which the process may not live to say. Returns
-        its number."""
+    def begin_attempt(self, key: str, max_tokens: int) -> int:
+        """Charge an attempt before it is made, because this process may not live to see its end.
+
+        Args:
+            key: Key of the request.
+            max_tokens: The most tokens that the attempt can cost.
+
+        Returns:
+            The number of the attempt, for `store` or `discard_attempt`.
+        """
         with self._database.transaction() as connection:
-            attempt = connection.execute("INSERT INTO lost VALUES (?, ?)", (key, charged)).lastrowid
+            attempt = connection.execute("INSERT INTO lost VALUES (?, ?)", (key, max_tokens)).lastrowid
         assert attempt is not None
         return attempt
 
-    def add(self, attempt: int, key: str, answer: Answer, charged: int) -> None:
-        """Keeps the answer that an attempt brought and what it costs in tokens; one that is there already stays."""
-        row = (key, answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, charged, now())
+    def store(self, attempt: int, key: str, response: Response, tokens: int) -> None:
+        """Store the response of an attempt and replace the attempt's charge; an existing response stays.
+
+        Args:
+            attempt: Number of the attempt.
+            key: Key of the request.
+            response: The response.
+            tokens: Tokens that it cost.
+        """
+        row = (
+            key,
+            response.text,
+            response.finish_reason,
+            response.prompt_tokens,
+            response.completion_tokens,
+            tokens,
+            utc_now(),
+        )
         with self._database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             connection.execute("DELETE FROM lost WHERE rowid = ?", (attempt,))
 
-    def not_billed(self, attempt: int) -> None:
-        """An attempt brought no answer and costs nothing."""
+    def discard_attempt(self, attempt: int) -> None:
+        """Remove the charge of an attempt that brought no response and is not billed."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM lost WHERE rowid = ?", (attempt,))
 
-    def total(self) -> int:
-        """The tokens that all requests of this folder have cost, lost attempts included."""
+    def total_tokens(self) -> int:
+        """Return the tokens that all requests in this database have cost, unanswered attempts included."""
         query = "SELECT (SELECT COALESCE(SUM(charged), 0) FROM answers) + (SELECT COALESCE(SUM(charged), 0) FROM lost)"
-        return self._database.scalar(query)
+        return self._database.fetch_int(query)
 
-    def charged(self, keys: Iterable[str]) -> int:
-        """The tokens that these requests have cost, lost attempts included."""
+    def tokens_of(self, keys: Iterable[str]) -> int:
+        """Return the tokens that the requests with these keys have cost, unanswered attempts included."""
         query = (
             "SELECT (SELECT COALESCE(SUM(charged), 0) FROM answers WHERE key = ?)"
             " + (SELECT COALESCE(SUM(charged), 0) FROM lost WHERE key = ?)"
         )
-        return sum(self._database.scalar(query, key, key) for key in keys)
+        return sum(self._database.fetch_int(query, key, key) for key in keys)

@@ -1,6 +1,6 @@
-"""Which of a user's records are sent: those that selection (paper 1, 3.2) would keep, within a budget.
+"""Sampling of the records that the server sees: those that the selector of [Qin24 §3.2] keeps, within a budget.
 
-Paper 2 says no more in public than that few records are there to begin with; the rule is this project's design.
+[Zhong25] only says that a user has few records to begin with. This rule is the project's own design.
 """
 
 from __future__ import annotations
@@ -10,68 +10,82 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_personal.augmentation.prompting import record_line
-from mlx_personal.augmentation.record_embedding import embed, said
+from mlx_personal.augmentation.prompting import format_record
+from mlx_personal.augmentation.record_embedding import embed_records, record_text
 from mlx_personal.augmentation.task import Record
 from mlx_personal.models import LanguageModel
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
-from mlx_personal.selection import Buffer, Candidate, QualityPolicy, Selector
+from mlx_personal.selection import Buffer, QualityPolicy, SelectionCandidate, Selector
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The most that is sent of one user: `records`, and `tokens` of their JSON lines by the device's tokenizer."""
+class SampleBudget:
+    """Limits of what is sent of one user.
 
-    records: int = 32
-    tokens: int = 4096
+    Attributes:
+        max_records: Records of the user that are sent at most.
+        max_tokens: Tokens of their JSON lines, counted by the device model's tokenizer.
+
+    Raises:
+        ValueError: If a limit is below 1.
+    """
+
+    max_records: int = 32
+    max_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("records", "tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"a budget of {getattr(self, name)} {name}; at least 1 is needed")
+        for name, limit in (("records", self.max_records), ("tokens", self.max_tokens)):
+            if limit < 1:
+                raise ValueError(f"a budget of {limit} {name}; at least 1 is needed")
 
 
-def pick(lm: LanguageModel, records: Sequence[Record], budget: Budget) -> list[int]:
-    """Indices of the records to send, rising. The same arguments give the same ones.
+def sample_records(lm: LanguageModel, records: Sequence[Record], budget: SampleBudget) -> list[int]:
+    """Select the records to send.
 
-    All records that fit into the budget of tokens alone are offered, in their order, to the product's own selector with
-    as many bins as the budget has records. So where there are fewer records than bins all of them are kept, except that
-    no near-duplicate of one is. Then the token budget is filled: the kept records are taken by the mean of their ranks
-    in EOE, DSS and IDD, the best first, and among equals the oldest; one that does not fit any more is passed over.
+    Records that fit into the token budget alone are offered, in their order, to the package's selector with as many
+    bins as the budget has records. With fewer records than bins it keeps all but near-duplicates. The selected records
+    then fill the token budget in the order of their mean rank in EOE, DSS and IDD, best first, ties by age. A record
+    that no longer fits is skipped.
 
-    `lm` is the device model without an adapter.
+    Args:
+        lm: The device model without an adapter.
+        records: All of the user's records, oldest first.
+        budget: Limits on records and tokens.
+
+    Returns:
+        Increasing indices into `records`. The same arguments give the same indices.
     """
-    lengths = _lengths(lm, records)
-    offered = [i for i, length in enumerate(lengths) if length <= budget.tokens]
+    lengths = _token_counts(lm, records)
+    offered = [i for i, length in enumerate(lengths) if length <= budget.max_tokens]
     if not offered:
         return []
-    buffer, lexicons = Buffer(budget.records), Lexicons.load()
+    buffer, lexicons = Buffer(budget.max_records), Lexicons.load()
     selector = Selector(buffer, QualityPolicy())
-    embeddings = embed(lm, [records[i] for i in offered])
+    embeddings = embed_records(lm, [records[i] for i in offered])
     entropies = entropies_of_embedding([embedding.states for embedding in embeddings])
     for position, (i, embedding, eoe) in enumerate(zip(offered, embeddings, entropies, strict=True)):
-        text = said(records[i])
+        text = record_text(records[i])
         domain = lexicons.domain_specific_score(text)
-        selector.offer(Candidate(i, position, text, embedding.vector, eoe, domain.dss, domain.domain))
+        selector.offer(SelectionCandidate(i, position, text, embedding.vector, eoe, domain.dss, domain.domain))
     ranked = sorted(zip(_mean_ranks(buffer.scores()), (b.dialogue_id for b in buffer.bins), strict=True))
-    picked: list[int] = []
-    room = budget.tokens
+    sampled: list[int] = []
+    tokens_left = budget.max_tokens
     for _, i in ranked:
-        if lengths[i] <= room:
-            picked.append(i)
-            room -= lengths[i]
-    return sorted(picked)
+        if lengths[i] <= tokens_left:
+            sampled.append(i)
+            tokens_left -= lengths[i]
+    return sorted(sampled)
 
 
-def too_long(lm: LanguageModel, records: Sequence[Record], budget: Budget) -> int:
-    """How many records are over the budget of tokens alone, so that `pick` never takes them."""
-    return sum(length > budget.tokens for length in _lengths(lm, records))
+def count_too_long(lm: LanguageModel, records: Sequence[Record], budget: SampleBudget) -> int:
+    """Return how many records exceed the token budget alone, so that `sample_records` never selects them."""
+    return sum(length > budget.max_tokens for length in _token_counts(lm, records))
 
 
-def _lengths(lm: LanguageModel, records: Sequence[Record]) -> list[int]:
-    return [len(lm.text_tokens(record_line(record))) for record in records]
+def _token_counts(lm: LanguageModel, records: Sequence[Record]) -> list[int]:
+    return [len(lm.tokenize(format_record(record))) for record in records]
 
 
 def _mean_ranks(scores: np.ndarray) -> list[float]:
-    """For each row of scores [n, 3], the mean over the columns of how many rows are higher there."""
+    """Return for each row of scores [N, 3] the mean over the columns of how many rows score higher there."""
     return [float(rank) for rank in (scores[None] > scores[:, None]).sum(axis=1).mean(axis=1)]

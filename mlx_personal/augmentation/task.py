@@ -1,4 +1,4 @@
-"""What a collaboration is about: one user's records of one task, and how the device model is asked for an answer."""
+"""Records and tasks: the data that augmentation works on, and how the device model is asked about it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import Final
 
 from mlx_personal.dialogue import Dialogue
 
-# Where a record's text stands in a task's question.
-TEXT: Final = "{text}"
+# Stands for a record's text in a task's question.
+TEXT_SLOT: Final = "{text}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One thing of one user: what stood there, and what the user made of it. ValueError where either is empty."""
+    """A text and the answer that a user gave to it.
+
+    Attributes:
+        text: The input, such as a review.
+        answer: The user's output, such as the score of that review.
+
+    Raises:
+        ValueError: If one of them is blank.
+    """
 
     text: str
     answer: str
@@ -26,29 +34,30 @@ class Record:
 
 @dataclass(frozen=True)
 class Task:
-    """What all records of a user have in common.
+    """The properties that all records of a user share.
 
-    ValueError for a question without a place for the text, and for labels that are empty or not different.
+    Attributes:
+        question: How the device model is asked; `{text}` stands for the record's text.
+        labels: All possible answers; empty where the answer is free text.
 
-    Args:
-        question: how the device model is asked; `{text}` stands for the record's text.
-        labels: all answers there are; none where the answer is free text.
+    Raises:
+        ValueError: If the question has no `{text}`, or a label is blank or repeated.
     """
 
-    question: str = TEXT
+    question: str = TEXT_SLOT
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if TEXT not in self.question:
-            raise ValueError(f"the question has no {TEXT}")
+        if TEXT_SLOT not in self.question:
+            raise ValueError(f"the question has no {TEXT_SLOT}")
         if len(set(self.labels)) < len(self.labels) or not all(label.strip() for label in self.labels):
-            raise ValueError("the labels are not different, or one is empty")
+            raise ValueError("a label is empty, or there twice")
 
-    def dialogue(self, record: Record) -> Dialogue:
-        """The record as the device model learns it."""
-        return Dialogue.of(self.ask(record.text), record.answer)
+    def to_dialogue(self, record: Record) -> Dialogue:
+        """Return the record as the dialogue that the device model is trained on."""
+        return Dialogue.of(self.format_question(record.text), record.answer)
 
-    def ask(self, text: str) -> str:
-        """The question about a text."""
-        # Not `format`: texts are full of braces.
-        return self.question.replace(TEXT, text)
+    def format_question(self, text: str) -> str:
+        """Return the question about a text."""
+        # Not `str.format`, because texts may contain braces.
+        return self.question.replace(TEXT_SLOT, text)

@@ -1,8 +1,9 @@
-"""A folder of users: one JSON Lines file of dialogues for each, as `import` takes them, and what they have in common.
+"""A folder of users: one JSON Lines file of dialogues for each user, and the task they share.
 
-A single-turn dialogue becomes a record: its question the text, its answer the answer. A file `task.json` says how the
-device model is asked and which answers there are, as in `{"question": "What genre is it? {text}", "labels": ["comedy",
-"drama"]}`; without it a record's text is itself the question, and the answer is free text.
+The files have the format of imported dialogues. A single-turn dialogue becomes a record: its question is the text, its
+answer the answer. An optional file `task.json` says how the device model is asked and which answers exist, as in
+`{"question": "What genre is it? {text}", "labels": ["comedy", "drama"]}`. Without it a record's text is the question,
+and the answer is free text.
 """
 
 from __future__ import annotations
@@ -19,100 +20,122 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
 from mlx_personal.errors import UserError, encodable, from_os_error
 
-TASK: Final = "task.json"
+TASK_FILE: Final = "task.json"
 _KEYS: Final = ("question", "labels")
-# A prompt shows what one record has in common with another, and a filter measures a candidate by the others.
-_FEWEST: Final = 2
+# A prompt shows what several records have in common, and a filter compares a candidate with the other records.
+_MIN_RECORDS: Final = 2
 
 
 @dataclass(frozen=True)
-class Of:
-    """What a user's file holds: the `records`, and how many of its dialogues and lines were `skipped` for which
-    reason."""
+class UserRecords:
+    """The contents of a user's file.
+
+    Attributes:
+        records: The records, without repeated ones.
+        skipped: Number of dialogues and lines that are no records, by reason.
+    """
 
     records: tuple[Record, ...]
     skipped: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Users:
-    """A folder, read.
+class UserFolder:
+    """The contents of a folder of users.
 
-    Args:
-        task: of all of them.
-        users: by name, sorted: those with records enough.
-        left_out: the others, and why.
-        bad: lines that hold no dialogue, in all files.
+    Attributes:
+        task: The task of all users.
+        users: Records of the users with enough of them, sorted by name.
+        excluded: The other users, with the reason.
+        invalid_lines: Lines of all files that contain no dialogue.
     """
 
     task: Task
-    users: dict[str, Of]
-    left_out: dict[str, str]
-    bad: tuple[InvalidLine, ...]
+    users: dict[str, UserRecords]
+    excluded: dict[str, str]
+    invalid_lines: tuple[InvalidLine, ...]
 
 
-def read_users(folder: Path) -> Users:
-    """Reads `folder/*.jsonl`, each file's name without its ending being the user's.
+def read_users(folder: Path) -> UserFolder:
+    """Read the users of a folder.
 
-    A line that is no dialogue, a dialogue that is no record and a user with fewer than 2 records are passed over and
-    counted. UserError for no folder, one without a user to go on with, and a `task.json` that is none.
+    Lines without a dialogue, dialogues that are no records and users with fewer than 2 records are skipped and counted.
+
+    Args:
+        folder: Folder with a file `NAME.jsonl` for each user.
+
+    Raises:
+        UserError: If the folder does not exist or has no user with enough records, or `task.json` is invalid.
     """
     try:
-        # Hidden files are editors' and file systems' own.
+        # Hidden files belong to editors and file systems.
         files = sorted(file for file in folder.iterdir() if file.suffix == ".jsonl" and not file.name.startswith("."))
     except OSError as error:
-        raise from_os_error(error, folder, "name another folder") from error
+        raise from_os_error(error, folder, "choose another folder") from error
     if not files:
-        raise UserError("no user in this folder", folder, "it needs a file NAME.jsonl for each")
-    task = _read_task(folder / TASK)
-    users: dict[str, Of] = {}
-    left_out: dict[str, str] = {}
-    bad: list[InvalidLine] = []
+        raise UserError("no user in this folder", folder, "it needs a file NAME.jsonl for each user")
+    task = _read_task(folder / TASK_FILE)
+    users: dict[str, UserRecords] = {}
+    excluded: dict[str, str] = {}
+    invalid_lines: list[InvalidLine] = []
     for file in files:
         name = encodable(file.stem)
-        records, counts = [], Counter[str]()
-        for line in read_dialogues(file):
-            if isinstance(line, InvalidLine):
-                bad.append(line)
-                counts["a bad line"] += 1
-                continue
-            try:
-                record = record_of(line, task)
-            except ValueError as error:
-                counts[str(error)] += 1
-                continue
-            if record in records:
-                counts["there already"] += 1
-            else:
-                records.append(record)
-        if len(records) < _FEWEST:
-            left_out[name] = ", ".join([_number(len(records)), *(f"{n} skipped: {why}" for why, n in counts.items())])
+        user, invalid = _read_user(file, task)
+        invalid_lines += invalid
+        if len(user.records) < _MIN_RECORDS:
+            count = "one record" if len(user.records) == 1 else "no record"
+            excluded[name] = ", ".join([count, *(f"{n} skipped: {reason}" for reason, n in user.skipped.items())])
         else:
-            users[name] = Of(tuple(records), dict(counts))
+            users[name] = user
     if not users:
-        name, why = next(iter(left_out.items()))
-        raise UserError(f"no user has {_FEWEST} records or more ({name} has {why})", folder, "add dialogues")
-    return Users(task, users, left_out, tuple(bad))
+        name, reason = next(iter(excluded.items()))
+        raise UserError(f"no user has {_MIN_RECORDS} records or more ({name} has {reason})", folder, "add dialogues")
+    return UserFolder(task, users, excluded, tuple(invalid_lines))
 
 
-def record_of(dialogue: Dialogue, task: Task) -> Record:
-    """A dialogue as a record; ValueError names why it is none, in words that can be counted."""
+def record_from_dialogue(dialogue: Dialogue, task: Task) -> Record:
+    """Return a dialogue as a record.
+
+    Args:
+        dialogue: The dialogue, whose thoughts are removed.
+        task: The task, whose labels the answer must be among, if it has any.
+
+    Raises:
+        ValueError: If the dialogue is no record. The message is a short reason that can be counted.
+    """
     try:
         messages = dialogue.without_thoughts().messages
     except ValueError as error:
         raise ValueError("nothing but thoughts") from error
     if messages[0].role == "system":
-        raise ValueError("a system turn")
+        raise ValueError("has a system message")
     if len(messages) > 2:
-        raise ValueError("several turns")
+        raise ValueError("has several turns")
     record = Record(messages[0].content, messages[1].content)
     if task.labels and record.answer not in task.labels:
-        raise ValueError("an answer that is no label")
+        raise ValueError("the answer is not a label")
     return record
 
 
-def _number(records: int) -> str:
-    return "one record" if records == 1 else "no record"
+def _read_user(file: Path, task: Task) -> tuple[UserRecords, list[InvalidLine]]:
+    records: list[Record] = []
+    skipped: Counter[str] = Counter()
+    invalid_lines: list[InvalidLine] = []
+    for line in read_dialogues(file):
+        if isinstance(line, InvalidLine):
+            invalid_lines.append(line)
+            skipped["invalid line"] += 1
+            continue
+        try:
+            record = record_from_dialogue(line, task)
+        except ValueError as error:
+            skipped[str(error)] += 1
+            continue
+        if record in records:
+            skipped["duplicate"] += 1
+        else:
+            records.append(record)
+    return UserRecords(tuple(records), dict(skipped)), invalid_lines
 
 
 def _read_task(path: Path) -> Task:
@@ -125,22 +148,21 @@ def _read_task(path: Path) -> Task:
     except UnicodeDecodeError as error:
         raise UserError("not UTF-8 text", path, "save it as UTF-8") from error
     try:
-        given: Any = json.loads(text)
-        if not isinstance(given, dict):
+        values: Any = json.loads(text)
+        if not isinstance(values, dict):
             raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"not a JSON object ({error})", path, 'it is like {"question": "{text}", "labels": []}'
-        ) from error
-    for key in given:
+        hint = 'it should look like {"question": "{text}", "labels": []}'
+        raise UserError(f"not a JSON object ({error})", path, hint) from error
+    for key in values:
         if key not in _KEYS:
             [nearest] = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0)
             raise UserError(f"unknown key {key!r}", path, f"did you mean {nearest!r}?")
-    question, labels = given.get("question", Task().question), given.get("labels", [])
+    question, labels = values.get("question", Task().question), values.get("labels", [])
     if not isinstance(question, str):
-        raise UserError("the question is not a text", path)
+        raise UserError("the question is not a string", path)
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError("the labels are not a list of texts", path)
+        raise UserError("the labels are not a list of strings", path)
     try:
         return Task(question, tuple(labels))
     except ValueError as error:

@@ -1,8 +1,7 @@
-"""The two jobs of each user, in a worker process that keeps its model from one to the next: before the server's part
-and after it.
+"""The two jobs of each user, run in worker processes: one prepares the requests, one filters the responses and trains.
 
-A job gets all it needs in its argument and gives back all that came of it: it writes no file that outlives it, so it
-may run on any machine that has the package and sees the model's folder.
+A job receives everything in its argument and returns everything it made. It leaves no file behind, so it can run on any
+machine that has the package and sees the model's folder. A worker process keeps its model from job to job.
 """
 
 from __future__ import annotations
@@ -14,16 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_personal.augmentation import device
+from mlx_personal.augmentation import on_device
 from mlx_personal.augmentation.config import AugmentConfig
-from mlx_personal.augmentation.device import Prepared, Synthetic
+from mlx_personal.augmentation.on_device import PreparedRequests, SyntheticRecords
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.models.cached_model import cached_model
+from mlx_personal.models.loading import cached_model
 
 
 @dataclass(frozen=True)
 class User:
-    """One user's records; `model`: folder of the base; `skipped`: how many were left out for which reason."""
+    """A user to augment.
+
+    Attributes:
+        name: The user's name, also of the adapter's folder.
+        task: The task of the records.
+        records: The user's records, oldest first.
+        model: Folder of the base model.
+        config: The settings.
+        skipped: Number of the user's dialogues that are no records, by reason.
+    """
 
     name: str
     task: Task
@@ -33,46 +41,61 @@ class User:
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def prepare(user: User) -> Prepared:
-    """What is asked for this user."""
-    return device.prepare(cached_model(user.model), user.name, user.task, user.records, user.config)
-
-
 @dataclass(frozen=True)
-class Lesson:
-    """A user, what was asked, and the answers to it, None for a request without one."""
+class TrainingJob:
+    """A user whose adapter is to be trained.
+
+    Attributes:
+        user: The user.
+        prepared: The requests.
+        responses: The response to each request; None for a missing one.
+    """
 
     user: User
-    prepared: Prepared
-    answers: Sequence[str | None]
+    prepared: PreparedRequests
+    responses: Sequence[str | None]
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """A user's adapter, by file name, and how it came about.
+class TrainedUser:
+    """A user's adapter and how it was made.
 
-    Args:
-        made: the synthetic records that were kept, and the fate of all.
-        loss: of the last epoch; rows: that were learnt, truncated: of them those that lost their beginning.
-        seconds: of judging and training.
+    Attributes:
+        files: Contents of the adapter's files, by file name.
+        synthetic: The synthetic records that were trained on, and the outcomes of all requests.
+        loss: Mean loss of the last epoch.
+        samples: Samples trained on in each epoch.
+        truncated_samples: Samples that lost their beginning.
+        elapsed_s: Seconds of filtering and training.
     """
 
     files: dict[str, bytes]
-    made: Synthetic
+    synthetic: SyntheticRecords
     loss: float
-    rows: int
-    truncated: int
-    seconds: float
+    samples: int
+    truncated_samples: int
+    elapsed_s: float
 
 
-def learn(lesson: Lesson) -> Learnt:
-    """Judges the answers and trains the user's adapter."""
-    start, user = time.perf_counter(), lesson.user
+def prepare(user: User) -> PreparedRequests:
+    """Prepare the requests for a user."""
+    return on_device.prepare_requests(cached_model(user.model), user.name, user.task, user.records, user.config)
+
+
+def train(job: TrainingJob) -> TrainedUser:
+    """Filter the responses for a user and train the user's adapter."""
+    start, user = time.perf_counter(), job.user
     lm = cached_model(user.model)
-    made = device.synthetic(lm, user.task, user.records, lesson.prepared, lesson.answers, user.config)
+    synthetic = on_device.filter_responses(lm, user.task, user.records, job.prepared, job.responses, user.config)
     with tempfile.TemporaryDirectory() as folder:
-        adapter = Path(folder, "adapter")
-        report = device.learn(lm, user.task, user.records, made, user.config, adapter)
-        files = {file.name: file.read_bytes() for file in sorted(adapter.iterdir())}
-    seconds = time.perf_counter() - start
-    return Learnt(files, made, report.epoch_losses[-1], report.rows, report.truncated_rows, seconds)
+        adapter_dir = Path(folder, "adapter")
+        report = on_device.train_adapter(lm, user.task, user.records, synthetic, user.config, adapter_dir)
+        files = {file.name: file.read_bytes() for file in sorted(adapter_dir.iterdir())}
+    return TrainedUser(
+        files=files,
+        synthetic=synthetic,
+        loss=report.epoch_losses[-1],
+        samples=report.samples,
+        truncated_samples=report.truncated_samples,
+        elapsed_s=time.perf_counter() - start,
+    )

@@ -1,95 +1,146 @@
-"""What became of each user, in a run's folder: an adapter, the synthetic records it learnt, and a row that says so.
+"""The results of a run: for each user an adapter, the synthetic records it was trained on, and a database row.
 
-The row is written last and removed first: where it says that an adapter is there, it is there whole.
+The row is written last and deleted first, so an adapter with a row is complete.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from mlx_personal.augmentation.task import Record
-from mlx_personal.augmentation.user_jobs import Learnt, Lesson
-from mlx_personal.storage.database import Database, now
+from mlx_personal.augmentation.user_jobs import TrainedUser, TrainingJob
+from mlx_personal.storage.database import Database, utc_now
 from mlx_personal.storage.files import atomic_folder, atomic_write, remove_partials
+
+# The key under which version 0.1 stored each field.
+_STORED_NAMES: Final = {
+    "records": "records",
+    "skipped": "skipped",
+    "sent": "sent",
+    "too_long": "too_long",
+    "requested": "asked",
+    "outcome_counts": "counts",
+    "kept": "kept",
+    "loss": "loss",
+    "samples": "rows",
+    "truncated_samples": "truncated",
+    "elapsed_s": "seconds",
+}
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a user's adapter came about.
+class UserResult:
+    """How a user's adapter was made.
 
-    Args:
-        records: of the user; skipped: those left out before, by reason; sent: those shown to the server; too_long:
-            those over the budget of tokens alone.
-        asked: synthetic records asked for; counts: how many met which fate, see `device.Synthetic`; kept: were learnt.
-        loss: of the last epoch; rows: learnt, truncated: of them those that lost their beginning.
-        seconds: of judging and training.
+    Attributes:
+        records: The user's records.
+        skipped: The user's dialogues that are no records, by reason.
+        sent: Records that the server saw.
+        too_long: Records that exceed the token budget alone.
+        requested: Synthetic records that were requested.
+        outcome_counts: Requests by outcome, see `SyntheticRecords`.
+        kept: Synthetic records that were trained on.
+        loss: Mean loss of the last epoch.
+        samples: Samples trained on in each epoch.
+        truncated_samples: Samples that lost their beginning.
+        elapsed_s: Seconds of filtering and training.
     """
 
     records: int
     skipped: dict[str, int]
     sent: int
     too_long: int
-    asked: int
-    counts: dict[str, int]
+    requested: int
+    outcome_counts: dict[str, int]
     kept: int
     loss: float
-    rows: int
-    truncated: int
-    seconds: float
+    samples: int
+    truncated_samples: int
+    elapsed_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields under the keys of version 0.1."""
+        return {stored: getattr(self, name) for name, stored in _STORED_NAMES.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> UserResult:
+        """Return the result that `to_json` gave."""
+        return cls(**{name: values[stored] for name, stored in _STORED_NAMES.items()})
 
 
-class Results:
-    """What is done in `folder`, whose database somebody else opened and closes."""
+class UserResultStore:
+    """The results in a run's folder.
+
+    Args:
+        database: The folder's database; its owner closes it.
+        folder: The run's folder.
+    """
 
     def __init__(self, database: Database, folder: Path):
         self._database, self._folder = database, folder
 
-    def found(self, user: str, key: str, unanswered: int) -> Result | None:
-        """A user's result, if it is of this key and had no more requests without an answer."""
-        row = self._database.row("SELECT * FROM learnt WHERE user = ? AND key = ?", user, key)
-        if row is None or row["unanswered"] > unanswered or not self._adapter(user).exists():
-            return None
-        return Result(**json.loads(row["result"]))
+    def get(self, user: str, key: str, max_unanswered: int) -> UserResult | None:
+        """Return a user's stored result.
 
-    def add(self, lesson: Lesson, key: str, learnt: Learnt) -> Result:
-        """Puts a user's adapter and synthetic records in their places, and only then the row that says so."""
-        user, made = lesson.user, learnt.made
+        Args:
+            user: The user's name.
+            key: Digest of everything that determines the adapter except the responses.
+            max_unanswered: Missing responses that the result may have.
+
+        Returns:
+            The result; None if there is none with this key, it misses more responses, or its adapter is gone.
+        """
+        row = self._database.fetch_one("SELECT * FROM learnt WHERE user = ? AND key = ?", user, key)
+        if row is None or row["unanswered"] > max_unanswered or not self._adapter_dir(user).exists():
+            return None
+        return UserResult.from_json(json.loads(row["result"]))
+
+    def add(self, job: TrainingJob, key: str, trained: TrainedUser) -> UserResult:
+        """Write a user's adapter and synthetic records, and then the row that makes them valid.
+
+        Args:
+            job: The job that trained the adapter.
+            key: Digest of everything that determines the adapter except the responses.
+            trained: The result of the job.
+        """
+        user, synthetic = job.user, trained.synthetic
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM learnt WHERE user = ?", (user.name,))
-        with atomic_folder(self._adapter(user.name), replace=True) as written:
-            for name, content in learnt.files.items():
+        with atomic_folder(self._adapter_dir(user.name), replace=True) as written:
+            for name, content in trained.files.items():
                 (written / name).write_bytes(content)
-        atomic_write(self._folder / "synthetic" / f"{user.name}.jsonl", "".join(map(_line, made.records)))
-        result = Result(
+        atomic_write(self._folder / "synthetic" / f"{user.name}.jsonl", "".join(map(_json_line, synthetic.records)))
+        result = UserResult(
             records=len(user.records),
             skipped=user.skipped,
-            sent=len(lesson.prepared.sent),
-            too_long=lesson.prepared.too_long,
-            asked=len(lesson.prepared.requests),
-            counts=made.counts,
-            kept=len(made.records),
-            loss=learnt.loss,
-            rows=learnt.rows,
-            truncated=learnt.truncated,
-            seconds=learnt.seconds,
+            sent=len(job.prepared.sent),
+            too_long=job.prepared.too_long,
+            requested=len(job.prepared.requests),
+            outcome_counts=synthetic.outcome_counts,
+            kept=len(synthetic.records),
+            loss=trained.loss,
+            samples=trained.samples,
+            truncated_samples=trained.truncated_samples,
+            elapsed_s=trained.elapsed_s,
         )
-        unanswered = sum(answer is None for answer in lesson.answers)
-        row = (user.name, key, unanswered, json.dumps(dataclasses.asdict(result)), now())
+        unanswered = sum(response is None for response in job.responses)
+        row = (user.name, key, unanswered, json.dumps(result.to_json()), utc_now())
         with self._database.transaction() as connection:
             connection.execute("INSERT INTO learnt VALUES (?, ?, ?, ?, ?)", row)
         return result
 
     def remove_partials(self) -> None:
-        """Removes what a killed process left half written; only for whoever writes."""
-        for files in ("adapters", "synthetic"):
-            remove_partials(self._folder / files)
+        """Remove the incomplete files of a killed process. Only the process that holds the lock may do this."""
+        for name in ("adapters", "synthetic"):
+            remove_partials(self._folder / name)
 
-    def _adapter(self, user: str) -> Path:
+    def _adapter_dir(self, user: str) -> Path:
         return self._folder / "adapters" / user
 
 
-def _line(record: Record) -> str:
+def _json_line(record: Record) -> str:
     return json.dumps({"text": record.text, "answer": record.answer}, ensure_ascii=False) + "\n"

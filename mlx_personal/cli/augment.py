@@ -166,9 +166,9 @@ def _augment_profile(
         with progress_bar(cli, "Sending requests") as on_progress:
             result = augment_profile(personalizer, server, config, on_progress=on_progress, **_request_options(options))
     return CommandResult(
-        _profile_data(result),
+        result.to_json(),
         lambda console: _show_profile_result(console, cli, result),
-        exit_code=1 if result.left else 0,
+        exit_code=1 if result.incomplete else 0,
     )
 
 
@@ -180,8 +180,7 @@ def _augment_users(
     options: Mapping[str, Any],
     dry_run: bool,
 ) -> CommandResult:
-    from mlx_personal.augmentation.augment_users import augment as augment_users
-    from mlx_personal.augmentation.augment_users import preview_users
+    from mlx_personal.augmentation.augment_users import augment_users, preview_users
     from mlx_personal.augmentation.consent import Consent
     from mlx_personal.augmentation.user_files import read_users
     from mlx_personal.augmentation.user_jobs import User
@@ -197,24 +196,24 @@ def _augment_users(
         User(name, user_folder.task, user.records, base, config, user.skipped)
         for name, user in user_folder.users.items()
     ]
-    workers: dict[str, Any] = {"workers": options.get("workers"), "ray": options.get("ray")}
+    workers: dict[str, Any] = {"workers": options.get("workers"), "ray_address": options.get("ray")}
     with progress_bar(cli) as on_progress:
         if dry_run:
             return _preview_result(preview_users(out, users, server, **workers, on_progress=on_progress))
         result = augment_users(out, users, server, **workers, **_request_options(options), on_progress=on_progress)
     data = {
-        "found": {name: user.to_json() for name, user in result.found.items()},
-        "learnt": {name: user.to_json() for name, user in result.learnt.items()},
+        "found": {name: user.to_json() for name, user in result.existing.items()},
+        "learnt": {name: user.to_json() for name, user in result.trained.items()},
         "failed": result.failed,
-        "left": result.left,
+        "left": result.incomplete,
         "left_out": user_folder.excluded,
         "bad_lines": [{"where": line.where, "reason": line.reason} for line in user_folder.invalid_lines],
-        "asked": None if result.asked is None else result.asked.to_json(),
+        "asked": None if result.request_summary is None else result.request_summary.to_json(),
     }
     return CommandResult(
         data,
         lambda console: _show_users_result(console, user_folder, result, out),
-        exit_code=1 if result.failed or result.left else 0,
+        exit_code=1 if result.failed or result.incomplete else 0,
     )
 
 
@@ -270,18 +269,15 @@ def _preview_result(bodies: Sequence[RequestBody]) -> CommandResult:
     return CommandResult({"requests": requests, "bytes": size}, show)
 
 
-def _profile_data(result: ProfileAugmentationResult) -> dict[str, Any]:
-    return {**dataclasses.asdict(result), "asked": result.asked.to_json()}
-
-
 def _show_profile_result(console: Console, cli: CommandContext, result: ProfileAugmentationResult) -> None:
-    _show_requests(console, result.asked)
-    if result.left:
+    _show_requests(console, result.request_summary)
+    if result.incomplete:
         print_lines(console, "No synthetic dialogues were made yet: the same command continues.")
         return
-    kept = "were there already" if result.found else "were kept"
+    kept = "were there already" if result.up_to_date else "were kept"
     print_lines(
-        console, f"{result.kept} synthetic dialogues {kept} ({_counts_text(result.counts)}): {cli.command('train')}"
+        console,
+        f"{result.kept} synthetic dialogues {kept} ({_counts_text(result.outcome_counts)}): {cli.command('train')}",
     )
     too_long = {"too long": result.too_long} if result.too_long else {}
     for reason, count in (result.skipped | too_long).items():
@@ -293,17 +289,17 @@ def _show_users_result(console: Console, user_folder: UserFolder, result: Augmen
         print_styled(console, "skipped", "yellow", f" {line.where}: {line.reason}")
     for name, reason in user_folder.excluded.items():
         print_styled(console, "left out", "yellow", f" {name}: {reason}")
-    if result.asked is not None:
-        _show_requests(console, result.asked)
-    for name, user in result.learnt.items():
+    if result.request_summary is not None:
+        _show_requests(console, result.request_summary)
+    for name, user in result.trained.items():
         print_styled(console, name, "bold", f": {_user_text(user)}")
     for name, reason in result.failed.items():
         print_styled(console, "failed", "red", f" {name}: {reason}")
-    for name in result.left:
+    for name in result.incomplete:
         print_styled(console, "incomplete", "yellow", f" {name}: some responses are missing; run it again")
     print_lines(
         console,
-        f"{len(result.learnt)} new adapters in {out / 'adapters'}, {len(result.found)} were there already.",
+        f"{len(result.trained)} new adapters in {out / 'adapters'}, {len(result.existing)} were there already.",
     )
 
 

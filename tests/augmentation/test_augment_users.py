@@ -1,254 +1,416 @@
-"""A folder of users as it is read, and the owner of a profile as the one user."""
+"""Many users: nothing is sent without consent, no request or training is repeated, users never influence each other."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import socket
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlx_personal import Dialogue, LanguageModel, Personalizer
-from mlx_personal.annotation import AnnotationConfig
-from mlx_personal.augmentation.augment_profile import FOLDER, augment_profile, preview_profile
+from mlx_personal import LanguageModel, jobs, load_language_model
+from mlx_personal.augmentation import on_device, user_jobs
+from mlx_personal.augmentation.augment_users import augment_users, preview_users
+from mlx_personal.augmentation.on_device import PreparedRequests
+from mlx_personal.augmentation.prompting import PromptRequest
+from mlx_personal.augmentation.sampling import SampleBudget
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.augmentation.user_files import Of, read_users, record_of
-from mlx_personal.config import Config, MixtureConfig
-from mlx_personal.dialogue import rouge1
-from mlx_personal.errors import UserError
-from mlx_personal.evaluation import EvaluationConfig
-from mlx_personal.selection import SelectionConfig
-from tests.support.augmentation import CONFIG, NOUNS, TRAINING, consented, server_at
-from tests.support.fake_server import Fault
-
-
-def write(file: Path, *lines: object) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-
-
-def pair(prompt: str, completion: str) -> dict[str, str]:
-    return {"prompt": prompt, "completion": completion}
+from mlx_personal.errors import Action, Remedy, UserError
+from mlx_personal.progress import ProgressEvent
+from tests.jobs.test_jobs import ray, two_nodes
+from tests.support.augmentation import (
+    CONFIG,
+    InProcessJobs,
+    grant_consent,
+    make_records,
+    make_server,
+    make_users,
+    requests_for,
+)
+from tests.support.fake_server import ANSWER_TOKENS, PROMPT_TOKENS, FakeServer, Fault
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Any:
-    write(tmp_path / "users" / "bob.jsonl", pair("one", "comedy"), pair("two", "drama"))
-    return tmp_path / "users"
+def folder(tmp_path: Path, fake_server: FakeServer) -> Path:
+    return grant_consent(tmp_path / "out", make_server(fake_server.url))
 
 
-def test_every_file_is_a_user_and_every_single_turn_dialogue_a_record(folder: Any) -> None:
-    write(folder / "ann.jsonl", pair("a", "b"), {"messages": Dialogue.of("c", "<think>hm</think>d").to_messages()})
-    write(folder / ".hidden.jsonl", pair("e", "f"))
-    (folder / "notes.txt").write_text("no user")
-    read = read_users(folder)
-    assert read.task == Task() and not read.bad and not read.left_out
-    assert read.users == {
-        "ann": Of((Record("a", "b"), Record("c", "d")), {}),
-        "bob": Of((Record("one", "comedy"), Record("two", "drama")), {}),
+def adapters(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Return the contents of every user's adapter files."""
+    return {
+        user.name: {file.name: file.read_bytes() for file in user.iterdir()}
+        for user in sorted((folder / "adapters").iterdir())
     }
 
 
-def test_what_is_no_record_is_counted_by_reason_and_bad_lines_are_named(folder: Any) -> None:
-    (folder / "task.json").write_text('{"question": "Which? {text}", "labels": ["comedy", "drama"]}')
-    turns = Dialogue.of("one", "comedy").to_messages()
-    several = [turns[0], {"role": "assistant", "content": "well"}, *turns]
-    system = [{"role": "system", "content": "Be brief."}, *turns]
-    thoughts = [turns[0], {"role": "assistant", "content": "<think>comedy</think>"}]
-    lines = [
-        pair("one", "comedy"),
-        pair("one", "comedy"),
-        "{",
-        pair("two", "farce"),
-        several,
-        system,
-        thoughts,
-        several,
-    ]
-    write(folder / "ann.jsonl", *lines, pair("two", "comedy"))
-    read = read_users(folder)
-    assert read.users["ann"].records == (Record("one", "comedy"), Record("two", "comedy"))
-    assert read.users["ann"].skipped == {
-        "there already": 1,
-        "a bad line": 1,
-        "an answer that is no label": 1,
-        "several turns": 2,
-        "a system turn": 1,
-        "nothing but thoughts": 1,
-    }
-    [bad] = read.bad
-    assert bad.where.endswith("ann.jsonl:3") and bad.reason.startswith("not JSON")
-    assert read.task == Task("Which? {text}", ("comedy", "drama"))
+def kept_records(folder: Path, user: str) -> list[Record]:
+    """Return the synthetic records of a user that were kept."""
+    lines = (folder / "synthetic" / f"{user}.jsonl").read_text().splitlines()
+    return [Record(**json.loads(line)) for line in lines]
 
 
-def test_a_user_with_one_record_or_none_is_left_out_and_said_to_be(folder: Any) -> None:
-    write(folder / "one.jsonl", pair("a", "b"), "no JSON")
-    write(folder / "none.jsonl", "no JSON")
-    write(folder / "empty.jsonl")
-    read = read_users(folder)
-    assert list(read.users) == ["bob"]
-    assert read.left_out == {
-        "empty": "no record",
-        "none": "no record, 1 skipped: a bad line",
-        "one": "one record, 1 skipped: a bad line",
-    }
+def test_every_user_gets_an_adapter_and_a_second_run_has_nothing_to_do(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    users, server = make_users(tiny_model_folder, "ann", "bob", "cyd"), make_server(fake_server.url)
+    events: list[ProgressEvent] = []
+    first = augment_users(folder, users, server, on_progress=events.append)
+    assert list(first.trained) == ["ann", "bob", "cyd"] and not (first.existing or first.failed or first.incomplete)
+    assert first.request_summary is not None and first.request_summary.message is None
+    assert first.request_summary.new == len(fake_server.received) == 12
+    before = adapters(folder)
+    assert list(before) == ["ann", "bob", "cyd"]
+    assert all(set(files) == {"adapters.safetensors", "adapter_config.json"} for files in before.values())
+    for name, result in first.trained.items():
+        assert result.kept == result.outcome_counts["kept"] == len(kept_records(folder, name)) > 0
+        assert sum(result.outcome_counts.values()) == result.requested == 4
+        assert (result.records, result.sent, result.samples) == (5, 5, 5 + result.kept)
+    assert events[0] == ProgressEvent("preparing", 0, 3) and events[-1] == ProgressEvent("training", 3, 3)
+    assert ProgressEvent("requests", 12, 12) in events
+    in_process_jobs.done.clear()
+    again = augment_users(folder, users, server)
+    assert again.existing == first.trained and again.request_summary is None
+    assert not (again.trained or again.failed or again.incomplete)
+    assert len(fake_server.received) == 12 and not in_process_jobs.done and adapters(folder) == before
 
 
-@pytest.mark.parametrize(
-    ("task", "says"),
-    [
-        ('{"lables": []}', "task.json: unknown key 'lables'; did you mean 'labels'?"),
-        ('{"question": "Which?"}', "task.json: the question has no {text}"),
-        ('{"question": 1}', "task.json: the question is not a text"),
-        ('{"labels": "comedy"}', "task.json: the labels are not a list of texts"),
-        ('{"labels": ["comedy", 2]}', "task.json: the labels are not a list of texts"),
-        ('{"labels": ["comedy", "comedy"]}', "task.json: the labels are not different"),
-        ("[]", "task.json: not a JSON object"),
-        ('{"labels": ', "task.json: not a JSON object"),
-    ],
-)
-def test_a_bad_task_is_one_line(task: str, says: str, folder: Any) -> None:
-    (folder / "task.json").write_text(task)
-    with pytest.raises(UserError) as error:
-        read_users(folder)
-    assert says in error.value.line()
+def test_the_adapter_is_trained_on_the_real_and_the_kept_records(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Compare with `finetune` on the real records and those in the file."""
+    from mlx_personal.finetune import Example, finetune
+
+    [user] = make_users(tiny_model_folder, "ann")
+    augment_users(folder, [user], make_server(fake_server.url))
+    synthetic = kept_records(folder, "ann")
+    examples = [Example(Task().to_dialogue(record)) for record in user.records]
+    examples += [Example(Task().to_dialogue(record), weight=0.5) for record in synthetic]
+    assert len(user.records) == 5
+    finetune(load_language_model(tiny_model_folder), examples, CONFIG.training, tmp_path / "own")
+    assert adapters(folder)["ann"] == {file.name: file.read_bytes() for file in (tmp_path / "own").iterdir()}
 
 
-def test_a_folder_without_a_user_to_go_on_with_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file or folder"):
-        read_users(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no user in this folder"):
-        read_users(tmp_path)
-    write(tmp_path / "ann.jsonl", pair("a", "b"))
-    with pytest.raises(UserError, match=r"no user has 2 records or more \(ann has one record\)"):
-        read_users(tmp_path)
-
-
-def test_a_label_counts_only_as_the_task_writes_it() -> None:
-    task = Task(labels=("US", "us"))
-    assert record_of(Dialogue.of("a", "us"), task) == Record("a", "us")
-    with pytest.raises(ValueError, match="no label"):
-        record_of(Dialogue.of("a", "Us"), task)
-
-
-# The owner of a profile.
-
-PROFILE = Config(
-    selection=SelectionConfig(bins=16),
-    annotation=AnnotationConfig(questions_per_day=99),
-    evaluation=EvaluationConfig(share=0.3, max_tokens=8),
-    finetune=TRAINING,
-)
-
-
-def profile(folder: Any, model_folder: Any, model: Any, config: Any = PROFILE) -> Any:
-    """A profile whose owner has accepted what was selected of 20 dialogues."""
-    me = Personalizer.create(folder, model_folder, config, model)
-    me.observe(
-        Dialogue.of(f"What about {NOUNS[i % 10]} and {NOUNS[i * 7 % 9]} {i}?", f"Take the {NOUNS[i % 10]} of {i}.")
-        for i in range(20)
-    )
-    for question in me.annotations.questions():
-        me.annotations.record(question.dialogue_id, "accept")
-    return me
-
-
-@pytest.fixture
-def me(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Iterator[Any]:
-    with profile(tmp_path / "profile", tiny_model_folder, tiny_model) as me:
-        yield me
-
-
-def test_the_owners_dialogues_are_enlarged_and_learnt_by_the_next_training(me: Any, fake: Any) -> None:
-    server = server_at(fake.url)
-    consented(me.folder / FOLDER, server)
-    done = augment_profile(me, server, CONFIG)
-    assert done.kept == done.counts["kept"] > 0 and not (done.left or done.found)
-    own = {a.id: a.preferred for a in me.store.preferred(held_out=False)}
-    held_out = [dialogue.question for dialogue in me.judge.held_out()]
-    assert held_out and done.records == len(own)
-    bodies = b"\n".join(received.body for received in fake.received).decode()
-    assert not any(question in bodies for question in held_out)
-    rows = me.store.synthetic()
-    assert len(rows) == done.kept and all(row.kept and row.reason == "kept" for row in rows)
-    for row in rows:
-        # The server's answers begin with the first demonstration's text.
-        original = own[row.annotation_id]
-        assert row.dialogue.question.startswith(original.question)
-        assert row.rouge1 == pytest.approx(rouge1(row.dialogue.question, original.question))
-    trained = me.train()
-    sources = me.store.training_sources(trained.adapter.run_id)
-    assert sum(source["synthetic_id"] is not None for source in sources) == done.kept
-    # The device itself rewrites only what has no synthetic set yet.
-    assert me.synthesize().dialogues == len(own) - len({row.annotation_id for row in rows})
-
-
-def test_nothing_is_asked_or_stored_twice_for_the_owner(me: Any, fake: Any) -> None:
-    server = server_at(fake.url)
-    consented(me.folder / FOLDER, server)
-    shown = preview_profile(me, server, CONFIG)
-    first = augment_profile(me, server, CONFIG)
-    assert sorted(body.text.encode() for body in shown) == sorted(received.body for received in fake.received)
-    rows = me.store.synthetic()
-    second = augment_profile(me, server, CONFIG)
-    assert second.found and (second.kept, second.counts) == (first.kept, first.counts)
-    assert me.store.synthetic() == rows and len(fake.received) == 4
-    assert preview_profile(me, server, CONFIG) == []
-
-
-def test_the_owners_run_goes_on_after_a_dead_server(me: Any, fake: Any) -> None:
-    server = server_at(fake.url)
-    consented(me.folder / FOLDER, server)
-    fake.misbehave(None)
-    fake.always = Fault(status=503)
-    first = augment_profile(me, dataclasses.replace(server, tries=1), CONFIG, concurrency=1)
-    assert first.left and not me.store.synthetic()
-    fake.always = None
-    assert augment_profile(me, server, CONFIG).kept > 0
-    assert len(fake.answered) == len(set(fake.answered)) == 4
-
-
-def test_the_owner_is_asked_before_anything_leaves(me: Any, fake: Any) -> None:
+def test_nothing_is_sent_without_consent(
+    tmp_path: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    server = make_server(fake_server.url)
+    with pytest.raises(UserError, match="without your consent") as error:
+        augment_users(tmp_path / "out", make_users(tiny_model_folder, "ann"), server)
+    arguments = {"server": server.url, "model": "cloud", "out": str(tmp_path / "out")}
+    assert error.value.remedy == Remedy(Action.GRANT_CONSENT, arguments)
+    grant_consent(tmp_path / "out", dataclasses.replace(server, model="another"))
     with pytest.raises(UserError, match="without your consent"):
-        augment_profile(me, server_at(fake.url), CONFIG)
-    assert not fake.received
+        augment_users(tmp_path / "out", make_users(tiny_model_folder, "ann"), server)
+    assert not fake_server.received and not in_process_jobs.done and not (tmp_path / "out" / "ledger.jsonl").exists()
 
 
-def test_a_profile_without_annotations_has_nothing_to_send(
-    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, fake: Any
+def test_a_preview_shows_what_is_sent_and_opens_no_socket(
+    folder: Path,
+    fake_server: FakeServer,
+    in_process_jobs: InProcessJobs,
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = server_at(fake.url)
-    with Personalizer.create(tmp_path / "profile", tiny_model_folder, PROFILE, tiny_model) as me:
-        consented(me.folder / FOLDER, server)
-        with pytest.raises(UserError, match="no annotated dialogue to send"):
-            augment_profile(me, server, CONFIG)
+    users, server = make_users(tiny_model_folder, "ann", "bob"), make_server(fake_server.url)
+    with monkeypatch.context() as no_sockets:
+        no_sockets.setattr(socket, "socket", None)
+        bodies = preview_users(folder, users, server)
+    assert not fake_server.received and len(bodies) == 8
+    augment_users(folder, users[:1], server)
+    # Answered requests would not be sent again.
+    assert preview_users(folder, users, server) == [body for body in bodies if body.user == "bob"]
+    augment_users(folder, users, server)
+    assert Counter(body.text.encode() for body in bodies) == Counter(received.body for received in fake_server.received)
+    assert preview_users(folder, users, server) == []
 
 
-def test_the_weight_of_synthetic_sets_decides_the_adapter_and_1_changes_nothing(
-    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, fake: Any
+def test_a_preview_writes_nothing(tmp_path: Path, in_process_jobs: InProcessJobs, tiny_model_folder: Path) -> None:
+    server = make_server("http://127.0.0.1:1/v1")
+    assert len(preview_users(tmp_path / "out", make_users(tiny_model_folder, "ann"), server)) == 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_resumes_after_the_server_died_and_repeats_no_answered_request(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
 ) -> None:
-    """The reference: `finetune` without weights, which is the plain mean over all targets."""
-    from mlx_personal.finetune import finetune
+    users, server = make_users(tiny_model_folder, "ann", "bob", "cyd"), make_server(fake_server.url)
+    fake_server.queue_faults(*[None] * 6)
+    fake_server.default_fault = Fault(status=503)
+    first = augment_users(folder, users, server, concurrency=1)
+    # Only ann has all responses; no adapter is trained on a part of them.
+    assert list(first.trained) == ["ann"] and first.incomplete == ["bob", "cyd"]
+    assert first.request_summary is not None and first.request_summary.message is not None
+    assert "does not respond" in first.request_summary.message and "6 answered" in first.request_summary.message
+    answered, fake_server.default_fault = set(fake_server.answered_prompts), None
+    second = augment_users(folder, users, server)
+    assert list(second.existing) == ["ann"] and list(second.trained) == ["bob", "cyd"] and not second.incomplete
+    assert (
+        Counter(fake_server.answered_prompts) == dict.fromkeys(fake_server.answered_prompts, 1)
+        and len(fake_server.answered_prompts) == 12
+    )
+    assert answered < set(fake_server.answered_prompts)
 
-    server, found = server_at(fake.url), {}
-    for weight in (1.0, 0.25):
-        config = dataclasses.replace(PROFILE, mixture=MixtureConfig(weight))
-        with profile(tmp_path / str(weight), tiny_model_folder, tiny_model, config) as me:
-            consented(me.folder / FOLDER, server)
-            augment_profile(me, server, CONFIG)
-            folder = me.folder / me.train().adapter.folder
-            found[weight] = (folder / "adapters.safetensors").read_bytes()
-            originals = {a.id: a.preferred for a in me.store.preferred(held_out=False)}
-            rows = [s for s in me.store.synthetic() if s.kept]
-    dialogues = [*originals.values(), *(row.dialogue for row in rows)]
-    sources = [*originals, *(row.annotation_id for row in rows)]
-    finetune(tiny_model, dialogues, PROFILE.finetune, tmp_path / "plain", sources=sources)
-    assert found[1.0] == (tmp_path / "plain" / "adapters.safetensors").read_bytes() != found[0.25]
+
+def test_a_run_that_was_killed_while_training_resumes(
+    folder: Path,
+    fake_server: FakeServer,
+    in_process_jobs: InProcessJobs,
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    users, server = make_users(tiny_model_folder, "ann", "bob"), make_server(fake_server.url)
+
+    def kill(event: ProgressEvent) -> None:
+        if event == ProgressEvent("training", 1, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        augment_users(folder, users, server, on_progress=kill)
+    # What a kill in the middle of a write leaves: an adapter without its row, and an incomplete folder.
+    (folder / "adapters" / "bob").mkdir()
+    (folder / "adapters" / "bob" / "adapters.safetensors").write_bytes(b"half")
+    (folder / "adapters" / ".cyd.x.partial").mkdir()
+    second = augment_users(folder, users, server)
+    assert list(second.existing) == ["ann"] and list(second.trained) == ["bob"]
+    assert len(fake_server.received) == 8
+    assert sorted(path.name for path in (folder / "adapters").iterdir()) == ["ann", "bob"]
+    assert len(adapters(folder)["bob"]["adapters.safetensors"]) > 1000
 
 
-@pytest.mark.parametrize("weight", [0, -1, 1.5, float("nan")])
-def test_a_weight_that_makes_no_sense_is_refused(weight: Any) -> None:
-    with pytest.raises(ValueError, match="synthetic_weight"):
-        MixtureConfig(weight)
+def test_a_user_is_trained_within_the_budget_and_again_with_a_larger_one(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    [user] = make_users(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, num_synthetic=3))
+    server = dataclasses.replace(make_server(fake_server.url), max_tokens=10)
+    # Enough for the first request and, once that has cost 15 tokens, for the second.
+    max_cost = max(server.max_request_tokens(request) for request in requests_for(user))
+    budget = max_cost + PROMPT_TOKENS + ANSWER_TOKENS
+    first = augment_users(folder, [user], server, token_budget=budget, concurrency=1)
+    assert not first.incomplete and first.request_summary is not None
+    assert first.trained["ann"].outcome_counts["unanswered"] == first.request_summary.unaffordable == 1
+    before = adapters(folder)
+    # The same budget brings no new response, so nothing is trained.
+    second = augment_users(folder, [user], server, token_budget=budget, concurrency=1)
+    assert second.existing == first.trained and not second.trained and len(fake_server.received) == 2
+    third = augment_users(folder, [user], server)
+    assert third.trained["ann"].outcome_counts.get("unanswered", 0) == 0 and len(fake_server.received) == 3
+    assert adapters(folder) != before
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"synthetic_weight": 0.25}])
+def test_another_setting_replaces_the_adapter(
+    change: dict[str, Any],
+    folder: Path,
+    fake_server: FakeServer,
+    in_process_jobs: InProcessJobs,
+    tiny_model_folder: Path,
+) -> None:
+    server = make_server(fake_server.url)
+    augment_users(folder, make_users(tiny_model_folder, "ann"), server)
+    other = make_users(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, **change))
+    assert list(augment_users(folder, other, server).trained) == ["ann"]
+    assert list(augment_users(folder, other, server).existing) == ["ann"]
+    assert list(augment_users(folder, make_users(tiny_model_folder, "ann"), server).trained) == ["ann"]
+
+
+def test_an_adapter_does_not_depend_on_other_users(
+    tmp_path: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    """Bob's adapter is the same, bit for bit, without ann, with ann, and with other records of hers."""
+    server = make_server(fake_server.url)
+    of_bob = []
+    ann, bob, eve = make_users(tiny_model_folder, "ann", "bob", "eve")
+    changed = dataclasses.replace(ann, records=tuple(Record(r.text[::-1], r.answer) for r in ann.records))
+    for number, users in enumerate([[bob], [ann, bob], [eve, changed, bob]]):
+        folder = grant_consent(tmp_path / str(number), server)
+        augment_users(folder, users, server)
+        of_bob.append((adapters(folder)["bob"], kept_records(folder, "bob")))
+    assert of_bob[0] == of_bob[1] == of_bob[2]
+    for received in fake_server.received:
+        assert sum(name in received.prompt for name in ("ann wants", "bob wants", "eve wants")) <= 1
+
+
+SECRETS = ["jo.doe@example.org", "+44 20 7946 0958", "Zebedee"]
+
+
+def test_redacted_values_are_not_sent_and_are_restored_in_kept_records(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    records = tuple(
+        Record(f"Write to {SECRETS[i % 3]} about the {noun} of {i} days", f"Dear {SECRETS[i % 3]}, take the {noun}.")
+        for i, noun in enumerate(["soup", "bus", "dog", "rent", "lamp", "song"])
+    )
+    config = dataclasses.replace(CONFIG, num_synthetic=6, redacted_words=("zebedee",))
+    [user] = make_users(tiny_model_folder, "ann", config=config)
+    result = augment_users(folder, [dataclasses.replace(user, records=records)], make_server(fake_server.url))
+    assert result.trained["ann"].kept > 0
+    bodies = b"\n".join(received.body for received in fake_server.received)
+    assert not any(secret.encode() in bodies for secret in SECRETS)
+    assert b"[EMAIL_1]" in bodies and b"[WORD_1]" in bodies
+    synthetic = kept_records(folder, "ann")
+    assert all(any(secret in record.text and secret in record.answer for secret in SECRETS) for record in synthetic)
+    assert "[" not in "".join(record.text for record in synthetic)
+    ledger = (folder / "ledger.jsonl").read_text()
+    assert not any(secret in ledger for secret in SECRETS)
+
+
+def test_a_label_that_looks_like_a_placeholder_is_kept(tiny_model: LanguageModel) -> None:
+    records = [Record("Write to jo@example.org today", "no"), Record("Buy bread today", "no")]
+    response = json.dumps({"text": "Write to [EMAIL_1] on Monday about the rent", "answer": "[EMAIL_1]"})
+    prepared = PreparedRequests((PromptRequest("ann", 0, "prompt", 0, (0,)),), (0,))
+    synthetic = on_device.filter_responses(
+        tiny_model, Task(labels=("no", "[EMAIL_1]")), records, prepared, [response], CONFIG
+    )
+    assert synthetic.records == (Record("Write to jo@example.org on Monday about the rent", "[EMAIL_1]"),)
+
+
+def test_records_with_an_invented_placeholder_are_dropped_and_counted(tiny_model: LanguageModel) -> None:
+    records = [Record("Write to jo@example.org today", "I have."), *make_records("ann", 3)]
+    requests = tuple(PromptRequest("ann", i, "prompt", i, (0,)) for i in range(5))
+    written = [
+        {"text": "Write to [EMAIL_1] on Monday about the rent", "answer": "Done."},
+        {"text": "Write to [EMAIL_9] on Tuesday about the lamp", "answer": "Done."},
+        {"text": "Send a long letter to the king of Spain", "answer": "To [PHONE_1]?"},
+        {"text": "What is [this] and [THAT_0] in the soup", "answer": "Salt."},
+    ]
+    responses = [*map(json.dumps, written), "no record"]
+    synthetic = on_device.filter_responses(
+        tiny_model, Task(), records, PreparedRequests(requests, (0, 1)), responses, CONFIG
+    )
+    assert synthetic.outcome_counts == {"kept": 2, "placeholder": 2, "unparsable": 1}
+    assert [record.text for record in synthetic.records] == [
+        "Write to jo@example.org on Monday about the rent",
+        written[3]["text"],
+    ]
+    assert synthetic.requests == (0, 3) and synthetic.sources == (0, 0)
+
+
+def test_records_that_are_too_long_to_send_are_counted(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    [user] = make_users(
+        tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, sample_budget=SampleBudget(max_tokens=150))
+    )
+    long = Record("soup " * 200, "Yes.")
+    result = augment_users(
+        folder, [dataclasses.replace(user, records=(*user.records, long))], make_server(fake_server.url)
+    ).trained["ann"]
+    assert result.too_long == 1 and 0 < result.sent < 6 and result.records == 6
+
+
+def test_a_user_without_sent_records_is_trained_on_the_real_ones_alone(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    [user] = make_users(
+        tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, sample_budget=SampleBudget(max_tokens=1))
+    )
+    result = augment_users(folder, [user], make_server(fake_server.url)).trained["ann"]
+    assert (result.sent, result.requested, result.kept, result.samples, result.too_long) == (0, 0, 0, 5, 5)
+    assert not fake_server.received and kept_records(folder, "ann") == []
+
+
+def test_a_user_whose_job_fails_does_not_stop_the_others(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    users = make_users(tiny_model_folder, "ann", "bob", "cyd", "dan")
+    in_process_jobs.fails = lambda function, job: {
+        (user_jobs.prepare, "bob"): "out of disk",
+        (user_jobs.train, "cyd"): "out of memory",
+    }.get((function, job.key))
+    server = make_server(fake_server.url)
+    result = augment_users(folder, users, server)
+    assert result.failed == {"bob": "out of disk", "cyd": "out of memory"} and list(result.trained) == ["ann", "dan"]
+    in_process_jobs.fails = lambda function, job: None
+    assert list(augment_users(folder, users, server).trained) == ["bob", "cyd"] and len(fake_server.received) == 16
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a\nb", "a\udcff"])
+def test_a_name_that_no_folder_can_have_is_refused(
+    name: str, folder: Path, fake_server: FakeServer, tiny_model_folder: Path
+) -> None:
+    with pytest.raises(UserError, match="cannot be a user's name"):
+        augment_users(folder, make_users(tiny_model_folder, name), make_server(fake_server.url))
+
+
+def test_names_that_differ_only_in_case_are_refused(
+    folder: Path, fake_server: FakeServer, tiny_model_folder: Path
+) -> None:
+    with pytest.raises(UserError, match="two users are named 'ann', except for its case; rename one"):
+        augment_users(folder, make_users(tiny_model_folder, "Ann", "ann"), make_server(fake_server.url))
+
+
+def test_a_refused_key_is_an_error_and_loses_nothing(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    users = make_users(tiny_model_folder, "ann")
+    fake_server.queue_faults(None, None)
+    fake_server.default_fault = Fault(status=401)
+    with pytest.raises(UserError, match="requires a key"):
+        augment_users(folder, users, make_server(fake_server.url), concurrency=1)
+    fake_server.default_fault = None
+    assert list(augment_users(folder, users, make_server(fake_server.url)).trained) == ["ann"]
+    assert Counter(fake_server.answered_prompts) == dict.fromkeys(fake_server.answered_prompts, 1)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    started, refused = threading.Event(), []
+    users, server = make_users(tiny_model_folder, "ann"), make_server(fake_server.url)
+
+    def start_second_run(event: ProgressEvent) -> None:
+        if event.stage == "requests" and not started.is_set():
+            started.set()
+            with pytest.raises(UserError, match="in use by another process"):
+                augment_users(folder, users, server)
+            refused.append(True)
+
+    augment_users(folder, users, server, on_progress=start_second_run)
+    assert refused
+
+
+@pytest.mark.slow
+def test_worker_processes_train_the_same_adapters_as_this_process(
+    tmp_path: Path, fake_server: FakeServer, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, server = make_users(tiny_model_folder, "ann", "bob", "cyd"), make_server(fake_server.url)
+    folder = grant_consent(tmp_path / "workers", server)
+    assert len(augment_users(folder, users, server, workers=2).trained) == 3
+    monkeypatch.setattr(jobs, "run_jobs", InProcessJobs())
+    other = grant_consent(tmp_path / "here", server)
+    augment_users(other, users, server)
+    assert adapters(folder) == adapters(other)
+
+
+@pytest.mark.slow
+def test_all_users_finish_although_a_machine_dies(
+    two_nodes: Any, tmp_path: Path, fake_server: FakeServer, tiny_model_folder: Path
+) -> None:
+    machines, other = two_nodes
+    names = ["ann", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
+    # Long enough that the others are still training when the first is done.
+    longer = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, epochs=60))
+    users, server = make_users(tiny_model_folder, *names, config=longer), make_server(fake_server.url)
+    removed: list[str] = []
+
+    def remove_machine(event: ProgressEvent) -> None:
+        if event == ProgressEvent("training", 1, len(names)):
+            machines.remove_node(other, allow_graceful=False)
+            removed.append(other)
+
+    folder = grant_consent(tmp_path / "out", server)
+    result = augment_users(folder, users, server, ray_address=machines.address, on_progress=remove_machine)
+    assert removed and sorted(result.trained) == names and not (result.failed or result.incomplete)
+    assert sorted(adapters(folder)) == names
+    assert Counter(received.prompt for received in fake_server.received) == dict.fromkeys(
+        fake_server.answered_prompts, 1
+    )
+    assert len(fake_server.received) == 4 * len(names)
+    assert result.request_summary is not None and result.request_summary.new == 4 * len(names)
+
+
+assert ray and two_nodes  # fixtures

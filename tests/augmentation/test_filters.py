@@ -1,4 +1,4 @@
-"""What the device keeps of synthetic records: each filter alone, all in order, and what no setting lets through."""
+"""The filters: each alone, all in order, and the candidates that no setting lets pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_personal import LanguageModel
-from mlx_personal.augmentation.filters import FILTERS, REASONS, FilterConfig, Judged, judge
-from mlx_personal.augmentation.filters.balance import most_of_each
-from mlx_personal.augmentation.filters.copies import overlap
-from mlx_personal.augmentation.filters.labels import by_model, by_vote
-from mlx_personal.augmentation.filters.style import own_band
+from mlx_personal.augmentation.filters import FILTERS, OUTCOMES, FilterConfig, FilteredRecord, apply_filters
+from mlx_personal.augmentation.filters.balance import label_limits
+from mlx_personal.augmentation.filters.copies import text_overlap
+from mlx_personal.augmentation.filters.labels import label_confidences, winning_labels
+from mlx_personal.augmentation.filters.style import distance_band
 from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.dialogue import rouge1
 
@@ -47,106 +47,106 @@ OWN_SORTED = [
 
 
 def only(*names: str, **settings: Any) -> FilterConfig:
-    return FilterConfig(off=frozenset(FILTERS) - set(names), **settings)
+    return FilterConfig(disabled=frozenset(FILTERS) - set(names), **settings)
 
 
 def without(*names: str) -> FilterConfig:
-    return FilterConfig(off=frozenset(names))
+    return FilterConfig(disabled=frozenset(names))
 
 
-def reasons(judged: list[Judged]) -> list[str]:
-    return [one.reason for one in judged]
+def outcomes(filtered: list[FilteredRecord]) -> list[str]:
+    return [candidate.outcome for candidate in filtered]
 
 
 # ---- all filters together
 
 
-def test_good_records_are_kept_and_each_bad_one_has_its_reason(demo_model: LanguageModel) -> None:
+def test_keeps_good_records_and_names_the_filter_that_rejects_a_bad_one(demo_model: LanguageModel) -> None:
     candidates = [GOOD, COPY, CODE, NOISE, KNOWN, GOOD]
-    judged = judge(demo_model, FREE, OWN, candidates, 6)
-    assert reasons(judged) == ["kept", "copy", "style", "perplexity", "perplexity", "copy"]
-    assert [one.record for one in judged] == candidates
-    assert [one.kept for one in judged] == [True] + [False] * 5
-    assert Counter(reasons(judged)) == {"kept": 1, "copy": 2, "style": 1, "perplexity": 2}
-    assert set(reasons(judged)) <= set(REASONS)
-    assert judge(demo_model, FREE, OWN, candidates, 6) == judged
+    filtered = apply_filters(demo_model, FREE, OWN, candidates, 6)
+    assert outcomes(filtered) == ["kept", "copy", "style", "perplexity", "perplexity", "copy"]
+    assert [candidate.record for candidate in filtered] == candidates
+    assert [candidate.kept for candidate in filtered] == [True] + [False] * 5
+    assert Counter(outcomes(filtered)) == {"kept": 1, "copy": 2, "style": 1, "perplexity": 2}
+    assert set(outcomes(filtered)) <= set(OUTCOMES)
+    assert apply_filters(demo_model, FREE, OWN, candidates, 6) == filtered
 
 
 @pytest.mark.parametrize(("name", "record"), [("copy", COPY), ("style", CODE), ("perplexity", NOISE)])
-def test_a_filter_drops_what_it_should_and_off_it_does_not(
-    demo_model: LanguageModel, name: str, record: Record
-) -> None:
-    assert reasons(judge(demo_model, FREE, OWN, [record], 1, config=only(name))) == [name]
-    others_off = only()
-    assert reasons(judge(demo_model, FREE, OWN, [record], 1, config=others_off)) == ["kept"]
-    assert name not in reasons(judge(demo_model, FREE, OWN, [record], 1, config=without(name)))
+def test_a_filter_rejects_only_while_it_is_enabled(demo_model: LanguageModel, name: str, record: Record) -> None:
+    assert outcomes(apply_filters(demo_model, FREE, OWN, [record], 1, config=only(name))) == [name]
+    all_disabled = only()
+    assert outcomes(apply_filters(demo_model, FREE, OWN, [record], 1, config=all_disabled)) == ["kept"]
+    assert name not in outcomes(apply_filters(demo_model, FREE, OWN, [record], 1, config=without(name)))
 
 
-def test_a_filter_that_is_off_measures_nothing(demo_model: LanguageModel) -> None:
-    figures = {"copy": {"overlap"}, "style": {"distance"}, "perplexity": {"nats"}}
+def test_a_disabled_filter_measures_nothing(demo_model: LanguageModel) -> None:
+    measurements = {"copy": {"overlap"}, "style": {"distance"}, "perplexity": {"nats"}}
     for name in FILTERS:
-        (found,) = judge(demo_model, FREE, OWN, [GOOD], 1, config=only(name))
-        assert set(found.figures) == figures.get(name, set())
+        (candidate,) = apply_filters(demo_model, FREE, OWN, [GOOD], 1, config=only(name))
+        assert set(candidate.measurements) == measurements.get(name, set())
 
 
-def test_the_first_filter_in_order_is_the_reason(demo_model: LanguageModel) -> None:
+def test_the_first_filter_in_order_is_the_outcome(demo_model: LanguageModel) -> None:
     absurd = Record(COPY.text, NOISE.answer)
-    assert reasons(judge(demo_model, FREE, OWN, [absurd], 1)) == ["copy"]
-    assert reasons(judge(demo_model, FREE, OWN, [absurd], 1, config=without("copy", "style"))) == ["perplexity"]
+    assert outcomes(apply_filters(demo_model, FREE, OWN, [absurd], 1)) == ["copy"]
+    assert outcomes(apply_filters(demo_model, FREE, OWN, [absurd], 1, config=without("copy", "style"))) == [
+        "perplexity"
+    ]
 
 
-def test_no_candidates_need_neither_records_nor_a_model() -> None:
-    nothing: Any = None
-    assert judge(nothing, FREE, [], [], 3) == []
+def test_without_candidates_neither_records_nor_a_model_are_needed() -> None:
+    no_model: Any = None
+    assert apply_filters(no_model, FREE, [], [], 3) == []
 
 
-def test_a_user_without_records_cannot_judge(demo_model: LanguageModel) -> None:
+def test_a_user_without_records_is_refused(demo_model: LanguageModel) -> None:
     with pytest.raises(ValueError, match="without records"):
-        judge(demo_model, FREE, [], [GOOD], 1)
+        apply_filters(demo_model, FREE, [], [GOOD], 1)
 
 
-def test_a_user_with_one_record_still_drops_copies_and_noise(demo_model: LanguageModel) -> None:
-    judged = judge(demo_model, FREE, OWN[:1], [GOOD, COPY, NOISE], 3)
-    assert reasons(judged) == ["kept", "copy", "perplexity"]
+def test_one_record_is_enough_to_reject_copies_and_noise(demo_model: LanguageModel) -> None:
+    filtered = apply_filters(demo_model, FREE, OWN[:1], [GOOD, COPY, NOISE], 3)
+    assert outcomes(filtered) == ["kept", "copy", "perplexity"]
 
 
-def test_each_candidate_is_measured_as_if_it_were_alone(demo_model: LanguageModel) -> None:
-    together = judge(demo_model, FREE, OWN, [GOOD, CODE, NOISE], 3)
-    for one in together:
-        (alone,) = judge(demo_model, FREE, OWN, [one.record], 3)
-        assert alone.reason == one.reason
+def test_measurements_do_not_depend_on_the_other_candidates(demo_model: LanguageModel) -> None:
+    together = apply_filters(demo_model, FREE, OWN, [GOOD, CODE, NOISE], 3)
+    for candidate in together:
+        (alone,) = apply_filters(demo_model, FREE, OWN, [candidate.record], 3)
+        assert alone.outcome == candidate.outcome
         for name in ("distance", "nats"):
-            assert alone.figures[name] == pytest.approx(one.figures[name], rel=1e-3)
+            assert alone.measurements[name] == pytest.approx(candidate.measurements[name], rel=1e-3)
 
 
-# ---- what no setting lets through
+# ---- excluded whatever the settings
 
 
-@pytest.mark.parametrize("off", [frozenset(), frozenset(FILTERS)])
-def test_a_text_of_the_test_is_never_kept(demo_model: LanguageModel, off: frozenset[str]) -> None:
+@pytest.mark.parametrize("disabled", [frozenset(), frozenset(FILTERS)])
+def test_texts_of_the_test_set_are_never_kept(demo_model: LanguageModel, disabled: frozenset[str]) -> None:
     queries = ["Which bowl suits an old cat?", "When should I feed my kitten and my cat?", "Good?"]
-    asked = [Record(text.upper(), "Yes.") for text in queries]
+    repeated = [Record(text.upper(), "Yes.") for text in queries]
     near = Record("Which bowl suits my old cat?", "A flat one.")
-    judged = judge(demo_model, FREE, OWN, [*asked, near], 4, queries, FilterConfig(off=off))
-    assert reasons(judged) == ["forbidden"] * 4
+    filtered = apply_filters(demo_model, FREE, OWN, [*repeated, near], 4, queries, FilterConfig(disabled=disabled))
+    assert outcomes(filtered) == ["forbidden"] * 4
 
 
 @pytest.mark.parametrize("text", ["a\0b", "half a \ud800 character", "long " * 30_000])
-def test_what_cannot_be_a_dialogue_is_unusable(demo_model: LanguageModel, text: str) -> None:
-    judged = judge(demo_model, FREE, OWN, [Record(text, "Yes."), Record("Why?", text)], 2, config=only())
-    assert reasons(judged) == ["unusable"] * 2
+def test_texts_that_no_dialogue_can_have_are_unusable(demo_model: LanguageModel, text: str) -> None:
+    filtered = apply_filters(demo_model, FREE, OWN, [Record(text, "Yes."), Record("Why?", text)], 2, config=only())
+    assert outcomes(filtered) == ["unusable"] * 2
 
 
-def test_an_answer_of_thoughts_alone_is_unusable(demo_model: LanguageModel) -> None:
-    assert reasons(judge(demo_model, FREE, OWN, [Record("Why?", "<think>hm</think>")], 1)) == ["unusable"]
+def test_an_answer_of_nothing_but_thoughts_is_unusable(demo_model: LanguageModel) -> None:
+    assert outcomes(apply_filters(demo_model, FREE, OWN, [Record("Why?", "<think>hm</think>")], 1)) == ["unusable"]
 
 
 # ---- copy
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=4), st.lists(st.sampled_from("abcdefg"), min_size=4))
-def test_longer_texts_overlap_by_rouge_1(a: list[str], b: list[str]) -> None:
-    assert overlap(" ".join(a), " ".join(b)) == pytest.approx(rouge1(" ".join(a), " ".join(b)))
+def test_overlap_of_longer_texts_is_rouge_1(a: list[str], b: list[str]) -> None:
+    assert text_overlap(" ".join(a), " ".join(b)) == pytest.approx(rouge1(" ".join(a), " ".join(b)))
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,14 @@ def test_longer_texts_overlap_by_rouge_1(a: list[str], b: list[str]) -> None:
         ("🙂", "🙁", 0.0),
     ],
 )
-def test_short_texts_repeat_each_other_only_if_equal(a: str, b: str, expected: float) -> None:
-    assert overlap(a, b) == overlap(b, a) == expected
+def test_short_texts_overlap_only_if_they_are_equal(a: str, b: str, expected: float) -> None:
+    assert text_overlap(a, b) == text_overlap(b, a) == expected
 
 
-def test_what_is_dropped_may_be_said_by_a_later_candidate(demo_model: LanguageModel) -> None:
+def test_a_rejected_text_may_be_kept_in_a_later_candidate(demo_model: LanguageModel) -> None:
     absurd = Record(GOOD.text, NOISE.answer)
-    judged = judge(demo_model, FREE, OWN, [absurd, GOOD, GOOD], 3)
-    assert reasons(judged) == ["perplexity", "kept", "copy"]
+    filtered = apply_filters(demo_model, FREE, OWN, [absurd, GOOD, GOOD], 3)
+    assert outcomes(filtered) == ["perplexity", "kept", "copy"]
 
 
 # ---- balance
@@ -177,116 +177,123 @@ def test_what_is_dropped_may_be_said_by_a_later_candidate(demo_model: LanguageMo
     st.integers(1, 200),
     st.sampled_from([("a",), ("a", "b"), ("a", "b", "c")]),
 )
-def test_ceilings_are_two_deviations_above_the_smoothed_shares(
-    own: list[str], wanted: int, labels: tuple[str, ...]
+def test_limits_are_two_deviations_above_the_smoothed_shares(
+    own_labels: list[str], num_requested: int, labels: tuple[str, ...]
 ) -> None:
-    known = [label for label in own if label in labels]
-    most = most_of_each(labels, own, wanted)
+    known = [label for label in own_labels if label in labels]
+    limits = label_limits(labels, own_labels, num_requested)
     for label in labels:
         p = (known.count(label) + 1) / (len(known) + len(labels))
-        deviation = float(np.sqrt(wanted * p * (1 - p)))
-        assert most[label] - 1 < wanted * p + 2 * deviation + 1e-9
-        assert wanted * p + 2 * deviation - 1e-9 <= most[label]
-    assert sum(most.values()) >= wanted
+        deviation = float(np.sqrt(num_requested * p * (1 - p)))
+        assert limits[label] - 1 < num_requested * p + 2 * deviation + 1e-9
+        assert num_requested * p + 2 * deviation - 1e-9 <= limits[label]
+    assert sum(limits.values()) >= num_requested
 
 
-def test_labels_are_kept_in_the_users_shares_in_order(demo_model: LanguageModel) -> None:
+def test_keeps_labels_in_the_users_proportions(demo_model: LanguageModel) -> None:
     # Of 4, 2 and 1 own records the shares are 5, 3 and 2 of 10; two deviations above them, of 8: 6.8, 4.99 and 3.9.
     candidates = [Record(f"text {i} {i} {i}", label) for i in range(6) for label in LABELS]
-    judged = judge(demo_model, SORT, OWN_SORTED, candidates, 8, config=only("balance"))
-    assert [one.record for one in judged if one.kept and one.record.answer == "home"] == candidates[2:12:3]
-    kept = [one.record.answer for one in judged if one.kept]
+    filtered = apply_filters(demo_model, SORT, OWN_SORTED, candidates, 8, config=only("balance"))
+    assert [
+        candidate.record for candidate in filtered if candidate.kept and candidate.record.answer == "home"
+    ] == candidates[2:12:3]
+    kept = [candidate.record.answer for candidate in filtered if candidate.kept]
     assert [kept.count(label) for label in LABELS] == [6, 5, 4]
-    assert set(reasons(judged)) == {"kept", "balance"}
-    assert reasons(judge(demo_model, SORT, OWN_SORTED, candidates, 8, config=only())) == ["kept"] * 18
+    assert set(outcomes(filtered)) == {"kept", "balance"}
+    assert outcomes(apply_filters(demo_model, SORT, OWN_SORTED, candidates, 8, config=only())) == ["kept"] * 18
 
 
-def test_a_dropped_candidate_takes_no_room(demo_model: LanguageModel) -> None:
+def test_rejected_candidates_do_not_count_towards_the_limits(demo_model: LanguageModel) -> None:
     copies = [Record(OWN_SORTED[0].text, "home")] * 4
     candidates = [*copies, Record("Sweep the stairs and the hall.", "home")]
-    judged = judge(demo_model, SORT, OWN_SORTED, candidates, 1, config=only("balance", "copy"))
-    assert reasons(judged) == ["copy"] * 4 + ["kept"]
+    filtered = apply_filters(demo_model, SORT, OWN_SORTED, candidates, 1, config=only("balance", "copy"))
+    assert outcomes(filtered) == ["copy"] * 4 + ["kept"]
 
 
 # ---- label
 
 
-def test_the_nearest_records_vote_and_equals_win_together() -> None:
-    own = ["a", "b", "a", "c", "c", "a", "b", "b", "b"]
+def test_the_nearest_records_vote_and_ties_share_the_win() -> None:
+    own_labels = ["a", "b", "a", "c", "c", "a", "b", "b", "b"]
     cosines = np.array([[0.9, 0.8, 0.7, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.5, 0.0, 0.9, 0.0, 0.0, 0.0]])
-    assert by_vote(cosines, own, 5) == [{"a"}, {"a", "b", "c"}]  # 3 of 9 vote
-    assert by_vote(cosines, own, 1) == [{"a"}, {"a"}]
-    assert by_vote(cosines[:, :1], own[:1], 5) == [{"a"}, {"a"}]
+    assert winning_labels(cosines, own_labels, 5) == [{"a"}, {"a", "b", "c"}]  # 3 of 9 vote
+    assert winning_labels(cosines, own_labels, 1) == [{"a"}, {"a"}]
+    assert winning_labels(cosines[:, :1], own_labels[:1], 5) == [{"a"}, {"a"}]
 
 
-def test_the_model_is_asked_in_relation_to_what_it_usually_says() -> None:
+def test_confidence_is_relative_to_the_average_of_the_label() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.9, 0.05, 0.05], [0.7, 0.2, 0.1]])
-    # Of whole answers, so that they sum to less than 1.
+    # Likelihoods of whole answers sum to less than 1.
     lm: Any = SimpleNamespace(
-        prompt_tokens=lambda messages: messages,
-        log_likelihoods_of_each=lambda prompts, labels: np.log(probabilities / 1000)[: len(prompts)],
+        tokenize_prompt=lambda messages: messages,
+        log_likelihoods=lambda prompts, labels: np.log(probabilities / 1000)[: len(prompts)],
     )
-    found = by_model(lm, SORT, OWN_SORTED[:2], [Record("x", "pets"), Record("y", "cooking")])
-    np.testing.assert_allclose(found, [0.9 / 0.7, 0.2 / 0.2])
-    assert len(by_model(lm, SORT, OWN_SORTED, [])) == 0
+    confidences = label_confidences(lm, SORT, OWN_SORTED[:2], [Record("x", "pets"), Record("y", "cooking")])
+    np.testing.assert_allclose(confidences, [0.9 / 0.7, 0.2 / 0.2])
+    assert len(label_confidences(lm, SORT, OWN_SORTED, [])) == 0
 
 
-def test_an_answer_that_is_no_label_is_dropped(demo_model: LanguageModel) -> None:
-    judged = judge(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "cars")], 1, config=only("label"))
-    assert reasons(judged) == ["label"]
-    judged = judge(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "cars")], 1, config=only())
-    assert reasons(judged) == ["kept"]
+def test_an_answer_that_is_no_label_is_rejected(demo_model: LanguageModel) -> None:
+    filtered = apply_filters(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "cars")], 1, config=only("label"))
+    assert outcomes(filtered) == ["label"]
+    filtered = apply_filters(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "cars")], 1, config=only())
+    assert outcomes(filtered) == ["kept"]
 
 
 @pytest.mark.parametrize(
-    ("vote", "probable", "reason"), [("pets", 0.0, "kept"), ("home", 0.6, "kept"), ("home", 0.4, "label")]
+    ("vote", "confidence", "outcome"), [("pets", 0.0, "kept"), ("home", 0.6, "kept"), ("home", 0.4, "label")]
 )
 def test_a_vote_or_the_model_confirms_a_label(
-    demo_model: LanguageModel, monkeypatch: pytest.MonkeyPatch, vote: str, probable: float, reason: str
+    demo_model: LanguageModel, monkeypatch: pytest.MonkeyPatch, vote: str, confidence: float, outcome: str
 ) -> None:
-    where = "mlx_personal.augmentation.filters.pipeline"
-    monkeypatch.setattr(f"{where}.by_vote", lambda cosines, own, neighbours: [{vote}] * len(cosines))
-    monkeypatch.setattr(f"{where}.by_model", lambda lm, task, own, unsure: np.full(len(unsure), probable))
-    (judged,) = judge(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "pets")], 1, config=only("label"))
-    assert judged.reason == reason
-    assert judged.figures == ({} if vote == "pets" else {"confidence": probable})
+    pipeline = "mlx_personal.augmentation.filters.pipeline"
+    monkeypatch.setattr(f"{pipeline}.winning_labels", lambda cosines, labels, neighbors: [{vote}] * len(cosines))
+    monkeypatch.setattr(
+        f"{pipeline}.label_confidences", lambda lm, task, own, candidates: np.full(len(candidates), confidence)
+    )
+    (candidate,) = apply_filters(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "pets")], 1, config=only("label"))
+    assert candidate.outcome == outcome
+    assert candidate.measurements == ({} if vote == "pets" else {"confidence": confidence})
 
 
-def test_what_lies_among_records_of_a_label_has_that_label(demo_model: LanguageModel) -> None:
-    judged = judge(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "pets")], 1, config=only("label"))
-    assert (judged[0].reason, dict(judged[0].figures)) == ("kept", {})
+def test_a_label_of_the_nearest_records_is_kept_without_the_model(demo_model: LanguageModel) -> None:
+    filtered = apply_filters(demo_model, SORT, OWN_SORTED, [Record(GOOD.text, "pets")], 1, config=only("label"))
+    assert (filtered[0].outcome, dict(filtered[0].measurements)) == ("kept", {})
 
 
-def test_free_answers_have_no_labels_to_confirm_or_to_balance(demo_model: LanguageModel) -> None:
-    assert reasons(judge(demo_model, FREE, OWN, [GOOD, NOISE], 1, config=only("label", "balance"))) == ["kept"] * 2
+def test_label_and_balance_ignore_free_answers(demo_model: LanguageModel) -> None:
+    assert (
+        outcomes(apply_filters(demo_model, FREE, OWN, [GOOD, NOISE], 1, config=only("label", "balance")))
+        == ["kept"] * 2
+    )
 
 
 # ---- style and perplexity
 
 
-def test_the_band_is_that_of_the_users_own_neighbours() -> None:
+def test_band_is_relative_to_distances_of_the_users_nearest_neighbors() -> None:
     angles = np.array([0.0, 0.1, 0.3, 0.6])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     nearest = 1 - np.cos([0.1, 0.1, 0.2, 0.3])
-    low, high = own_band(vectors, (0.1, 1.5))
+    low, high = distance_band(vectors, (0.1, 1.5))
     assert low == pytest.approx(0.1 * np.median(nearest), abs=2e-6)
     assert high == pytest.approx(1.5 * nearest.max(), abs=2e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_two_records_tell_no_distance(count: int) -> None:
-    assert own_band(np.eye(2)[:count], (0.1, 1.5)) == (-np.inf, np.inf)
+def test_band_is_infinite_for_fewer_than_three_records(count: int) -> None:
+    assert distance_band(np.eye(2)[:count], (0.1, 1.5)) == (-np.inf, np.inf)
 
 
-def test_what_says_an_own_record_again_is_too_near(demo_model: LanguageModel) -> None:
-    assert reasons(judge(demo_model, FREE, OWN, OWN, 5, config=only("style"))) == ["style"] * 5
+def test_an_own_record_is_too_near(demo_model: LanguageModel) -> None:
+    assert outcomes(apply_filters(demo_model, FREE, OWN, OWN, 5, config=only("style"))) == ["style"] * 5
 
 
-def test_what_the_model_says_anyway_teaches_nothing(demo_model: LanguageModel) -> None:
-    (judged,) = judge(demo_model, FREE, OWN, [KNOWN], 1, config=only("perplexity"))
-    assert judged.reason == "perplexity"
-    (noise,) = judge(demo_model, FREE, OWN, [NOISE], 1, config=only("perplexity"))
-    assert judged.figures["nats"] < 0.2 < 3 < noise.figures["nats"]
+def test_rejects_answers_that_the_model_gives_anyway_and_noise(demo_model: LanguageModel) -> None:
+    (candidate,) = apply_filters(demo_model, FREE, OWN, [KNOWN], 1, config=only("perplexity"))
+    assert candidate.outcome == "perplexity"
+    (noise,) = apply_filters(demo_model, FREE, OWN, [NOISE], 1, config=only("perplexity"))
+    assert candidate.measurements["nats"] < 0.2 < 3 < noise.measurements["nats"]
 
 
 # ---- settings
@@ -295,14 +302,14 @@ def test_what_the_model_says_anyway_teaches_nothing(demo_model: LanguageModel) -
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"off": frozenset({"copies"})}, "no filter is named 'copies'"),
-        ({"copy": 0.0}, "copy"),
-        ({"neighbours": 0}, "neighbours"),
-        ({"label": -0.1}, "label"),
-        ({"style": (1.0, 1.5)}, "style"),
-        ({"perplexity": (0.2, 0.9)}, "perplexity"),
+        ({"disabled": frozenset({"copies"})}, "no filter is named 'copies'"),
+        ({"max_copy_overlap": 0.0}, "copy"),
+        ({"label_neighbors": 0}, "label_neighbors"),
+        ({"min_label_confidence": -0.1}, "label"),
+        ({"style_band": (1.0, 1.5)}, "style"),
+        ({"perplexity_band": (0.2, 0.9)}, "perplexity"),
     ],
 )
-def test_senseless_settings_are_refused(settings: dict[str, Any], match: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         FilterConfig(**settings)

@@ -1,4 +1,4 @@
-"""Redaction: what must not leave is found, what is no such thing is not, and every text comes back exactly."""
+"""Redaction: private values are found, ordinary text is not, and every text is restored exactly."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import random
 import string
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ KEYS = [
 ]
 IBANS = ["DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "NO93 8601 1117 947", "FR1420041010050500013M02606"]
 CARDS = ["4111 1111 1111 1111", "5500-0000-0000-0004", "340000000000009", "6011000000000004"]
-# Full-width forms, as East Asian keyboards have them.
+# Full-width forms, as East Asian keyboards produce them.
 WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 TYPOGRAPHIC = [
     ("PHONE", "+49\u00a030\u00a01234567"),
@@ -73,48 +74,48 @@ Donaudampfschifffahrtsgesellschaftskapitän|12345678901234567890123456789012|550
 FOUND = [("EMAIL", EMAILS), ("PHONE", PHONES), ("KEY", KEYS), ("IBAN", IBANS), ("CARD", CARDS)]
 
 
-def redact(*texts: Any, own_words: Any = ()) -> Any:
-    return PatternRedactor(own_words).redact(texts)
+def redact(*texts: str, redacted_words: Sequence[str] = ()) -> tuple[list[str], Placeholders]:
+    return PatternRedactor(redacted_words).redact(texts)
 
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in FOUND for value in values])
 @pytest.mark.parametrize("frame", ["{}", "call {} now", "({}), or", "это {}.", "«{}»"])
-def test_it_is_found_whole(kind: Any, value: Any, frame: str) -> None:
+def test_a_value_is_redacted_as_a_whole(kind: str, value: str, frame: str) -> None:
     redacted, placeholders = redact(frame.replace("{}", value))
     assert redacted == [frame.replace("{}", f"[{kind}_1]")]
     assert placeholders.restore(redacted[0]) == frame.replace("{}", value)
 
 
 @pytest.mark.parametrize(("kind", "value"), TYPOGRAPHIC)
-def test_it_is_found_however_it_is_set(kind: Any, value: Any) -> None:
+def test_full_width_and_typographic_forms_are_redacted(kind: str, value: str) -> None:
     redacted, placeholders = redact(f"call {value}, then")
     assert redacted == [f"call [{kind}_1], then"]
     assert placeholders.restore(redacted[0]) == f"call {value}, then"
 
 
 @pytest.mark.parametrize("before", ["card-", "Nr.", "no,", "x "])
-def test_a_card_is_found_behind_any_word(before: str) -> None:
+def test_a_card_is_redacted_after_any_word(before: str) -> None:
     assert redact(f"{before}4111111111111111")[0] == [f"{before}[CARD_1]"]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 @pytest.mark.parametrize("frame", ["{}", "it is {} now", "({})."])
-def test_it_is_left_alone(text: Any, frame: str) -> None:
+def test_ordinary_text_is_left_unchanged(text: str, frame: str) -> None:
     assert redact(frame.replace("{}", text))[0] == [frame.replace("{}", text)]
 
 
-def test_a_key_block_that_is_cut_off_is_taken_out_to_the_end() -> None:
+def test_a_truncated_key_block_is_redacted_to_the_end() -> None:
     assert redact("my key: " + BLOCK[:50])[0] == ["my key: [KEY_1]"]
 
 
-def test_nearly_every_drawn_token_is_found() -> None:
+def test_nearly_all_random_tokens_are_redacted() -> None:
     rng = random.Random(0)
     tokens = ["".join(rng.choices(string.ascii_letters + string.digits, k=k)) for k in (24, 32, 40) for _ in range(300)]
     assert sum(redact(token)[0] == ["[KEY_1]"] for token in tokens) > 0.98 * len(tokens)
 
 
 @pytest.mark.parametrize(
-    ("word", "text", "wanted"),
+    ("word", "text", "expected"),
     [
         ("Ann", "Ann, ANN and Anna's ann_x", "[WORD_1], [WORD_2] and Anna's [WORD_3]_x"),
         ("New York", "to New\n York, newyork", "to [WORD_1], newyork"),
@@ -124,47 +125,47 @@ def test_nearly_every_drawn_token_is_found() -> None:
         ("мария", "Мария, Марияна", "[WORD_1], Марияна"),
     ],
 )
-def test_own_words_are_whole_words_whatever_their_case(word: str, text: str, wanted: str) -> None:
-    redacted, placeholders = redact(text, own_words=[word, " ", ""])
-    assert redacted == [wanted]
-    assert placeholders.restore(wanted) == text
+def test_redacted_words_match_whole_words_in_any_case(word: str, text: str, expected: str) -> None:
+    redacted, placeholders = redact(text, redacted_words=[word, " ", ""])
+    assert redacted == [expected]
+    assert placeholders.restore(expected) == text
 
 
-def test_the_longer_of_two_own_words_is_taken() -> None:
-    assert redact("Ann Lee and Ann", own_words=["Ann", "Ann Lee"])[0] == ["[WORD_1] and [WORD_2]"]
+def test_the_longest_redacted_word_matches() -> None:
+    assert redact("Ann Lee and Ann", redacted_words=["Ann", "Ann Lee"])[0] == ["[WORD_1] and [WORD_2]"]
 
 
-def test_one_value_has_one_placeholder_in_all_texts() -> None:
+def test_a_value_has_the_same_placeholder_in_all_texts() -> None:
     redacted, placeholders = redact("a@b.de to c@d.de", "c@d.de, a@b.de", "+49 30 1234567")
     assert redacted == ["[EMAIL_1] to [EMAIL_2]", "[EMAIL_2], [EMAIL_1]", "[PHONE_1]"]
     assert placeholders.counts() == {"EMAIL": 2, "PHONE": 1}
 
 
-def test_what_overlaps_leaves_as_a_whole_or_not_at_all() -> None:
-    assert redact("Ann Lee+49 30 1234567@x.de", own_words=["Ann Lee"])[0] == ["[WORD_1]+49 30 [EMAIL_1]"]
-    assert redact("ann.lee@x.de", own_words=["Ann", "x"])[0] == ["[EMAIL_1]"]
-    assert redact("Lee ann@x.de", own_words=["lee ann"])[0] == ["[EMAIL_1]"]
+def test_overlapping_values_are_redacted_together() -> None:
+    assert redact("Ann Lee+49 30 1234567@x.de", redacted_words=["Ann Lee"])[0] == ["[WORD_1]+49 30 [EMAIL_1]"]
+    assert redact("ann.lee@x.de", redacted_words=["Ann", "x"])[0] == ["[EMAIL_1]"]
+    assert redact("Lee ann@x.de", redacted_words=["lee ann"])[0] == ["[EMAIL_1]"]
 
 
-def test_the_texts_alone_say_which_placeholder_is_which() -> None:
+def test_placeholders_follow_from_the_texts_alone() -> None:
     texts = ["Ann: a@b.de", "+49 30 1234567 Lee"]
-    first, second = (redact(*texts, own_words=words) for words in (["Ann", "Lee"], ["Lee", "Ann"]))
+    first, second = (redact(*texts, redacted_words=words) for words in (["Ann", "Lee"], ["Lee", "Ann"]))
     assert first[0] == second[0]
     assert first[1].restore("[WORD_2] [EMAIL_1]") == second[1].restore("[WORD_2] [EMAIL_1]") == "Lee a@b.de"
 
 
-def test_a_placeholder_that_stands_for_nothing_stays() -> None:
+def test_unknown_placeholders_are_not_restored() -> None:
     _, placeholders = redact("a@b.de")
     assert placeholders.restore("[EMAIL_1] [EMAIL_2] [X_1] [EMAIL_01]") == "a@b.de [EMAIL_2] [X_1] [EMAIL_01]"
 
 
-def test_only_what_stands_for_nothing_is_made_up() -> None:
+def test_detects_placeholders_without_a_value() -> None:
     _, placeholders = redact("[MARK_1] is a@b.de")
-    assert not placeholders.made_up("[MARK_1] and [EMAIL_1] and [EMAIL_01]")
-    assert placeholders.made_up("[EMAIL_1] [EMAIL_2]")
+    assert not placeholders.has_unknown("[MARK_1] and [EMAIL_1] and [EMAIL_01]")
+    assert placeholders.has_unknown("[EMAIL_1] [EMAIL_2]")
 
 
-def test_a_text_that_looks_redacted_comes_back() -> None:
+def test_a_text_that_contains_placeholders_is_restored() -> None:
     texts = ["[EMAIL_1] is a@b.de", "[MARK_1] [[EMAIL_1]]"]
     redacted, placeholders = redact(*texts)
     assert redacted == ["[MARK_1] is [EMAIL_1]", "[MARK_2] [[MARK_1]]"]
@@ -178,39 +179,40 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.one_of(st.text(), st.lists(PIECES).map("".join)), max_size=5))
-def test_every_text_survives_the_round_trip(texts: Any) -> None:
-    redacted, placeholders = redact(*texts, own_words=["Ann", "EMAIL"])
+def test_every_text_is_restored(texts: list[str]) -> None:
+    redacted, placeholders = redact(*texts, redacted_words=["Ann", "EMAIL"])
     assert [placeholders.restore(text) for text in redacted] == texts
-    assert redact(*texts, own_words=["Ann", "EMAIL"])[0] == redacted
+    assert redact(*texts, redacted_words=["Ann", "EMAIL"])[0] == redacted
 
 
 @given(st.lists(st.sampled_from([v for k, values in FOUND if k in ("EMAIL", "KEY") for v in values]), max_size=8))
-def test_no_value_is_left_however_many_there_are(values: Any) -> None:
+def test_any_number_of_values_is_redacted(values: list[str]) -> None:
     (text,), _ = redact(" and ".join(values))
     assert not [value for value in values if value in text]
 
 
-def test_what_placeholders_stand_for_is_neither_printed_nor_pickled() -> None:
+def test_values_of_placeholders_are_neither_printed_nor_serialized() -> None:
     _, placeholders = redact("a@b.de")
     assert repr(placeholders) == str(placeholders) == f"{placeholders}" == "Placeholders({'EMAIL': 1})"
-    for refused in (pickle.dumps, copy.copy, copy.deepcopy, json.dumps):
+    serializers: list[Callable[[Any], object]] = [pickle.dumps, copy.copy, copy.deepcopy, json.dumps]
+    for serialize in serializers:
         with pytest.raises(TypeError):
-            refused(placeholders)
+            serialize(placeholders)
 
 
-def test_another_redactor_needs_no_more_than_one_method() -> None:
-    class Nothing:
-        def redact(self, texts: Any) -> Any:
+def test_a_redactor_needs_only_one_method() -> None:
+    class NoRedactor:
+        def redact(self, texts: Sequence[str]) -> tuple[list[str], Placeholders]:
             return list(texts), Placeholders({})
 
-    redactors: list[Redactor] = [Nothing(), PatternRedactor()]
+    redactors: list[Redactor] = [NoRedactor(), PatternRedactor()]
     assert [r.redact(["a"])[0] for r in redactors] == [["a"], ["a"]]
 
 
 @pytest.mark.parametrize(
     "piece", ["a", "a.", "a@", "1", "0171 ", "(0171)", "+1 ", "AB12 ", "eyJa.", "[A_1", "a-", "AB12CD"]
 )
-def test_no_text_takes_forever(piece: str) -> None:
+def test_long_texts_take_linear_time(piece: str) -> None:
     start = time.perf_counter()
     redact(piece * (30_000 // len(piece)))
     assert time.perf_counter() - start < 2

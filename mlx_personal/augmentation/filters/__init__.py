@@ -1,10 +1,10 @@
-"""Which synthetic records are learnt: the device judges each by the user's own records and by its own model.
+"""The filters: which synthetic records the device keeps, judged by the user's own records and by the device model.
 
-This project's design: of paper 2 only the outline is public. `config` says what is asked of a candidate, `judging` asks
-it; each filter is a file: `copies`, `balance`, `labels`, `style`, `perplexity`.
+The filters are this project's own design; those of [Zhong25] are not public. `config` has their settings, `pipeline`
+applies all of them, and each has a module: `copies`, `balance`, `labels`, `style`, `perplexity`.
 """
 
-from mlx_personal.augmentation.filters.config import FILTERS, REASONS, FilterConfig
-from mlx_personal.augmentation.filters.pipeline import Judged, judge
+from mlx_personal.augmentation.filters.config import FILTERS, OUTCOMES, FilterConfig
+from mlx_personal.augmentation.filters.pipeline import FilteredRecord, apply_filters
 
-__all__ = ["FILTERS", "REASONS", "FilterConfig", "Judged", "judge"]
+__all__ = ["FILTERS", "OUTCOMES", "FilterConfig", "FilteredRecord", "apply_filters"]

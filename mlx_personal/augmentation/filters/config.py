@@ -1,60 +1,77 @@
-"""The filters' names and settings. What a model measures is bounded by the user's own records, so any model will do."""
+"""The settings of the filters.
+
+Values that a model measures are compared with those of the user's own records, so the settings hold for any model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 FILTERS: Final = ("copy", "balance", "label", "style", "perplexity")
-"""In the order in which they are asked: those that need no model first. The first that says no is the reason."""
+"""Names of the filters in the order in which they apply, those without a model first. The first to reject counts."""
 
-REASONS: Final = ("kept", "unusable", "forbidden", *FILTERS)
-"""All that may become of a candidate. What is unusable or forbidden is never learnt, whichever filters are off."""
+OUTCOMES: Final = ("kept", "unusable", "forbidden", *FILTERS)
+"""All outcomes of a candidate. Unusable and forbidden candidates are never kept, whichever filters are disabled."""
 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """What is asked of a candidate; ValueError for a setting that makes no sense.
+    """The settings of the filters.
 
-    Args:
-        off: names in `FILTERS` of those that are not asked.
-        copy: the ROUGE-1 (0..1) from which a text repeats another.
-        neighbours: how many of the user's records vote on a label at most.
-        label: how probable the model must find a label, as a share of how probable it finds it on average.
-        style: the lowest and highest distance to the user's nearest record, as shares of the median and of the largest
-            distance between neighbours among the user's own.
-        perplexity: the lowest and highest loss of an answer, as shares of the mean of the user's own answers.
+    Attributes:
+        disabled: Names in `FILTERS` of the filters that do not apply.
+        max_copy_overlap: ROUGE-1, 0..1, from which a text counts as a copy of another.
+        label_neighbors: Records of the user that vote on a label, at most.
+        min_label_confidence: Probability that the model must give to a label, as a fraction of the label's average.
+        style_band: Lowest and highest distance to the user's nearest record, as fractions of the median and of the
+            largest distance between nearest neighbors among the user's own records.
+        perplexity_band: Lowest and highest loss of an answer, as fractions of the mean loss of the user's own answers.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
-    off: frozenset[str] = frozenset()
-    # One word in ten or less is new above it; the upper bound of `SynthesisConfig.band`.
-    copy: float = 0.9
-    neighbours: int = 5
-    # Half: a model that cannot tell finds every label about as probable as on average and stops none; one that can
-    # finds most wrong ones several times less probable.
-    label: float = 0.5
-    # What is written after demonstrations lies nearer to them than the user's records to each other, so only what
-    # restates one (a tenth) is too near; what lies a tenth beyond the user's own outlier is somebody else's.
-    style: tuple[float, float] = (0.1, 1.1)
+    disabled: frozenset[str] = frozenset()
+    # Above it at most one word in ten is new; the upper bound of `SynthesisConfig.band`.
+    max_copy_overlap: float = 0.9
+    label_neighbors: int = 5
+    # A model that cannot tell gives every label about its average probability and rejects none; a model that can gives
+    # most wrong labels several times less.
+    min_label_confidence: float = 0.5
+    # Text written after demonstrations lies nearer to them than the user's records lie to each other, so only
+    # restatements (a tenth) are too near. A tenth beyond the user's own outlier is another person's style.
+    style_band: tuple[float, float] = (0.1, 1.1)
     # Of 150 of the demo's dialogues 5 % lie below a quarter of their mean. Of 300 headlines that a teacher of the LaMP
     # world got wrong three in four lie above 1.7 times the user's mean, of 320 right tags three in four below 1.5.
-    perplexity: tuple[float, float] = (0.25, 1.5)
+    perplexity_band: tuple[float, float] = (0.25, 1.5)
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.off - set(FILTERS))
+        unknown = sorted(self.disabled - set(FILTERS))
         if unknown:
             raise ValueError(f"no filter is named {unknown[0]!r}; there are {', '.join(FILTERS)}")
-        if not 0 < self.copy <= 1:
-            raise ValueError(f"copy is {self.copy}; it must be above 0 and at most 1")
-        if self.neighbours < 1:
-            raise ValueError(f"neighbours is {self.neighbours}; it must be at least 1")
-        if not 0 <= self.label <= 1:
-            raise ValueError(f"label is {self.label}; it must lie in 0..1")
-        for name in ("style", "perplexity"):
+        if not 0 < self.max_copy_overlap <= 1:
+            raise ValueError(f"max_copy_overlap is {self.max_copy_overlap}; it must be above 0 and at most 1")
+        if self.label_neighbors < 1:
+            raise ValueError(f"label_neighbors is {self.label_neighbors}; it must be at least 1")
+        if not 0 <= self.min_label_confidence <= 1:
+            raise ValueError(f"min_label_confidence is {self.min_label_confidence}; it must lie in 0..1")
+        for name in ("style_band", "perplexity_band"):
             low, high = getattr(self, name)
             if not 0 <= low < 1 <= high:
-                raise ValueError(f"{name} is {low}..{high}; it must begin in 0..1, 1 left out, and end at 1 or above")
+                raise ValueError(f"{name} is {low}..{high}; it must start in 0..1, 1 excluded, and end at 1 or above")
 
-    def asks(self, name: str) -> bool:
-        """Whether this filter is on."""
-        return name not in self.off
+    def is_enabled(self, name: str) -> bool:
+        """Check whether the filter of this name applies."""
+        return name not in self.disabled
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings under the keys of version 0.1, which digests of stored results depend on."""
+        return {
+            "off": sorted(self.disabled),
+            "copy": self.max_copy_overlap,
+            "neighbours": self.label_neighbors,
+            "label": self.min_label_confidence,
+            "style": self.style_band,
+            "perplexity": self.perplexity_band,
+        }

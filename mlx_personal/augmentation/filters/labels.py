@@ -1,6 +1,7 @@
-"""`label`: the answer is one of the task's, and the user's nearest records or the device model confirm it.
+"""The `label` filter: the answer is one of the task's labels, confirmed by the nearest records or by the device model.
 
-Either is enough: few records know little of a new text, and a model without an adapter knows nothing of the user.
+Either confirmation is enough: a few records say little about a new text, and a model without an adapter knows nothing
+about the user.
 """
 
 from __future__ import annotations
@@ -15,34 +16,54 @@ from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.models import LanguageModel
 
 
-def by_vote(cosines: np.ndarray, own: Sequence[str], neighbours: int) -> list[set[str]]:
-    """The winning labels for each of N candidates: those most frequent among its nearest own records.
+def winning_labels(cosines: np.ndarray, own_labels: Sequence[str], max_neighbors: int) -> list[set[str]]:
+    """Return the most frequent labels among the own records nearest to each candidate.
 
     Args:
-        cosines: to the own records, [N, M]; of equal ones the earlier counts as nearer.
-        own: their M labels.
-        neighbours: how many vote at most. Of few records fewer do, the square root of M, rounded up: if all voted, the
-            text would not count.
+        cosines: Cosine similarities of N candidates to M own records, [N, M]. Of equal ones the earlier counts as
+            nearer.
+        own_labels: Labels of the M own records.
+        max_neighbors: Records that vote at most. At most ceil(sqrt(M)) vote: if all of a few records did, the candidate
+            would not matter.
+
+    Returns:
+        For each candidate the labels with the most votes.
     """
     winners = []
-    voters = min(neighbours, math.ceil(math.sqrt(len(own))))
-    for nearest in np.argsort(-cosines, axis=1, kind="stable")[:, :voters]:
-        votes = Counter(own[i] for i in nearest)
+    num_voters = min(max_neighbors, math.ceil(math.sqrt(len(own_labels))))
+    for nearest in np.argsort(-cosines, axis=1, kind="stable")[:, :num_voters]:
+        votes = Counter(own_labels[i] for i in nearest)
         winners.append({label for label, count in votes.items() if count == max(votes.values())})
     return winners
 
 
-def by_model(lm: LanguageModel, task: Task, own: Sequence[Record], candidates: Sequence[Record]) -> np.ndarray:
-    """How probable the model finds each of N candidates' labels, in relation to that label's average: float64 [N].
+def label_confidences(
+    lm: LanguageModel, task: Task, own_records: Sequence[Record], candidates: Sequence[Record]
+) -> np.ndarray:
+    """Return how probable the model finds the label of each candidate, relative to that label's average.
 
-    A probability is among the labels alone. The average is over the user's own texts: a model prefers some labels
-    whatever the text, and without it those would always be confirmed and others never.
+    Probabilities are normalized over the task's labels. The average is taken over the user's own texts: a model prefers
+    some labels whatever the text, and without it those would always be confirmed and others never.
+
+    Args:
+        lm: The device model without an adapter.
+        task: A task with labels.
+        own_records: The user's own records.
+        candidates: N records whose answers are labels.
+
+    Returns:
+        Ratios to the average, float64 [N].
     """
     if not candidates:
         return np.zeros(0)
-    prompts = [lm.prompt_tokens([{"role": "user", "content": task.ask(r.text)}]) for r in (*own, *candidates)]
-    likelihoods = lm.log_likelihoods_of_each(prompts, task.labels)
-    logs = likelihoods - np.logaddexp.reduce(likelihoods, axis=1, keepdims=True)
-    average = np.logaddexp.reduce(logs[: len(own)], axis=0) - np.log(len(own))
-    chosen = [task.labels.index(record.answer) for record in candidates]
-    return np.asarray(np.exp(logs[len(own) :][np.arange(len(chosen)), chosen] - average[chosen]))
+    prompts = [
+        lm.tokenize_prompt([{"role": "user", "content": task.format_question(record.text)}])
+        for record in (*own_records, *candidates)
+    ]
+    likelihoods = lm.log_likelihoods(prompts, task.labels)
+    log_probabilities = likelihoods - np.logaddexp.reduce(likelihoods, axis=1, keepdims=True)
+    num_own = len(own_records)
+    average = np.logaddexp.reduce(log_probabilities[:num_own], axis=0) - np.log(num_own)
+    label_indices = [task.labels.index(record.answer) for record in candidates]
+    chosen = log_probabilities[num_own:][np.arange(len(label_indices)), label_indices]
+    return np.asarray(np.exp(chosen - average[label_indices]))

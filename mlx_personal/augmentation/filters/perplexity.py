@@ -1,4 +1,4 @@
-"""`perplexity`: an answer that the device model would give anyway teaches nothing, and one it finds absurd is noise."""
+"""The `perplexity` filter: answers that the device model gives anyway add nothing, absurd answers are noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from mlx_personal.evaluation import answer_losses
 from mlx_personal.models import LanguageModel
 
 
-def nats_per_token(lm: LanguageModel, task: Task, records: Sequence[Record]) -> np.ndarray:
-    """The loss of each record's answer after its question, float64 [N], in nats per token, the end token with them."""
-    losses = answer_losses(lm, [task.dialogue(record) for record in records])
+def answer_nats_per_token(lm: LanguageModel, task: Task, records: Sequence[Record]) -> np.ndarray:
+    """Return the loss of each record's answer after its question.
+
+    Args:
+        lm: The device model without an adapter.
+        task: The task of the records.
+        records: N records.
+
+    Returns:
+        Losses in nats per token, the end token included, float64 [N].
+    """
+    losses = answer_losses(lm, [task.to_dialogue(record) for record in records])
     return np.array([loss.nats / max(loss.tokens, 1) for loss in losses])
