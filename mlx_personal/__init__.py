@@ -31,8 +31,8 @@ if TYPE_CHECKING:
         TrainingStep,
         estimate_training,
         finetune,
-        fuse,
     )
+    from mlx_personal.finetune.fuse import fuse
     from mlx_personal.models import LanguageModel, load_language_model
     from mlx_personal.personalizer import Personalizer
     from mlx_personal.progress import Progress, ProgressEvent

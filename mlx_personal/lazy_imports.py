@@ -1,7 +1,7 @@
 """Lazy exports of a package (PEP 562): a name is imported when it is first used.
 
 `from mlx_personal.finetune import LoRAConfig` then imports `finetune.config` and not MLX. A package whose submodule and
-export share a name cannot use this, as importing the submodule sets the attribute.
+export share a name cannot use this for it, as importing the submodule sets the attribute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> Callable[[str], ob
 
     Args:
         package: The package's `__name__`.
-        exports: Maps each exported name to the submodule that defines it, such as `{"fuse": "merging"}`.
+        exports: Maps each exported name to the submodule that defines it, such as `{"LoRAConfig": "config"}`.
     """
 
     def get_attribute(name: str) -> object:

@@ -184,8 +184,8 @@ class _WorkerPool:
             logger.warning("a worker process %s before its first job", exit_reason)
             self._failed_starts += 1
             if self._failed_starts >= _MAX_ATTEMPTS:
-                hint = "see what it wrote above"
-                raise UserError(f"a worker process {exit_reason} before its first job", hint=hint)
+                what = f"a worker process {exit_reason} before its first job"
+                raise UserError(what, hint="see what it wrote above")
             self._retries.append(attempt)
             return
         attempt.deaths += 1

@@ -70,7 +70,7 @@ def run_on_ray(
 def _run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
     """Run one job in a Ray process, for which Ray has set OMP_NUM_THREADS to the job's one core.
 
-    Setting the BLAS's own variable too keeps it so for large models, which `blas.use_one_thread` gives all cores.
+    The BLAS's own variable keeps it so for large models, which `blas.set_single_threaded` would give all cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return run_job(function, job)

@@ -10,7 +10,7 @@ to Python at every token, and changes the wired memory limit, which has crashed 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,9 @@ _CACHE_GROWTH_TOKENS = 32
 _REBUILD_FRACTION = 4
 
 _DRAW_LEVELS = 1 << 23
+
+# MLX's stubs give this function no types.
+_async_eval: Callable[..., None] = mx.async_eval
 
 
 def generate(
@@ -275,7 +278,7 @@ class _Batch:
     def step(self) -> list[tuple[_Sequence, int]]:
         """Return the next token of each sequence that is not finished."""
         next_tokens = self._next_tokens(self._tokens, self._caches, self.sequences)
-        mx.async_eval(next_tokens)
+        _async_eval(next_tokens)
         tokens: Any = self._tokens.tolist()
         self._tokens = next_tokens
         return [(seq, token) for seq, token in zip(self.sequences, tokens, strict=True) if not seq.finished]

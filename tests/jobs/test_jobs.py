@@ -1,4 +1,4 @@
-"""The room that runs jobs: in worker processes, some of which die, and on a Ray cluster that loses a machine."""
+"""Jobs: in worker processes, some of which die, and on a Ray cluster that loses a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mlx_personal.errors import UserError
-from mlx_personal.jobs import Job, cores, default_workers, ray_cluster, run_jobs
+from mlx_personal.jobs import Job, JobResult, cores, default_workers, ray_cluster, run_jobs
 from tests.support.paths import ROOT
 from tests.support.worker_functions import (
     NamedArray,
@@ -40,18 +40,19 @@ from tests.support.worker_functions import (
 )
 
 
-def jobs_of(*arguments: Any) -> Any:
+def jobs_of(*arguments: object) -> list[Job]:
     return [Job(f"job {number}", argument) for number, argument in enumerate(arguments)]
 
 
-def by_key(done: Any) -> Any:
-    found = list(done)
-    assert len({one.key for one in found}) == len(found)
-    return {one.key: one for one in found}
+def by_key(results: Iterable[JobResult]) -> dict[str, JobResult]:
+    """Return the results by key; each key occurs once."""
+    listed = list(results)
+    assert len({result.key for result in listed}) == len(listed)
+    return {result.key: result for result in listed}
 
 
-def alive(process: Any) -> Any:
-    """Whether it runs; one that has ended and waits for its parent to notice does not."""
+def is_running(process: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
@@ -63,8 +64,9 @@ def alive(process: Any) -> Any:
     return False
 
 
-def eventually(condition: Any, seconds: Any = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
+def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+    """Wait until the condition holds; return whether it does."""
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -72,7 +74,8 @@ def eventually(condition: Any, seconds: Any = 30.0) -> bool:
     return False
 
 
-def marked_processes(folder: Any, count: Any) -> Any:
+def marked_processes(folder: Path, count: int) -> list[int]:
+    """Wait for this number of marks in a folder and return the ids of the processes that left them."""
     assert eventually(lambda: len(list(folder.iterdir())) == count)
     return [int(mark.name) for mark in folder.iterdir()]
 
@@ -80,23 +83,23 @@ def marked_processes(folder: Any, count: Any) -> Any:
 # Worker processes.
 
 
-def test_every_job_comes_back_once_with_what_the_function_made_of_it() -> None:
+def test_every_job_is_yielded_once_with_its_result() -> None:
     answers = by_key(run_jobs(double, jobs_of(*range(20)), workers=2))
     assert {key: one.result for key, one in answers.items()} == {f"job {n}": 2 * n for n in range(20)}
     assert all(one.error is None and 0 <= one.elapsed_s < 10 for one in answers.values())
 
 
-def test_dataclasses_and_arrays_travel_both_ways_whatever_their_size() -> None:
+def test_dataclasses_and_large_arrays_are_sent_both_ways() -> None:
     rows = np.arange(1_000_000, dtype=np.float64).reshape(-1, 1000)
     [done] = run_jobs(sum_columns, [Job("a", NamedArray("rows", rows))], workers=1)
     assert done.result[0] == "rows"
     np.testing.assert_array_equal(done.result[1], rows.sum(axis=0))
 
 
-def test_jobs_come_in_the_order_of_finishing_and_are_taken_only_as_there_is_room(tmp_path: Path) -> None:
+def test_jobs_are_yielded_as_they_finish_and_taken_as_they_can_start(tmp_path: Path) -> None:
     taken = []
 
-    def offered() -> Iterator[Any]:
+    def offered() -> Iterator[Job]:
         for file in (tmp_path / "mark", None, None, None):
             taken.append(file)
             yield Job(str(len(taken)), file)
@@ -114,7 +117,7 @@ def test_no_jobs_need_no_process() -> None:
     assert list(run_jobs(double, [], workers=3)) == []
 
 
-def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_on_one_line_and_stop_no_other_job(capfd: pytest.CaptureFixture[str]) -> None:
     stop = functools.partial(exit_with, 3)
     jobs = jobs_of(
         "user", "defect", 7, return_unpicklable, stop, functools.partial(kill_own_process, signal.SIGKILL), 8
@@ -137,10 +140,10 @@ def test_errors_come_back_on_one_line_and_other_jobs_are_untouched(capfd: pytest
     assert "job 1: Traceback" in written and "in call_or_raise" in written and "UserError:" not in written
 
 
-def test_an_argument_that_cannot_travel_is_that_jobs_error_alone() -> None:
+def test_an_unpicklable_argument_is_the_error_of_its_job_only() -> None:
     answers = by_key(run_jobs(double, jobs_of(1, threading.Lock(), 3), workers=1))
     assert [answers[f"job {n}"].result for n in range(3)] == [2, None, 6]
-    assert answers["job 1"].error.startswith("its argument cannot be sent: TypeError")
+    assert (answers["job 1"].error or "").startswith("its argument cannot be sent: TypeError")
 
 
 def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path: Path) -> None:
@@ -148,12 +151,12 @@ def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path: Pat
     assert done.error is None and done.result != os.getpid()
 
 
-def test_a_job_told_by_a_signal_to_stop_counts_as_killed_by_it() -> None:
+def test_a_job_stopped_by_a_signal_counts_as_killed_by_it() -> None:
     [done] = run_jobs(call_or_raise, [Job("a", raise_stopped)], workers=1)
     assert done.error == "its process was killed by SIGTERM, and so did the one before"
 
 
-def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_run_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 7)
     answers = [done.result for done in run_jobs(describe_process, jobs_of(*range(8)), workers=2)]
@@ -162,14 +165,14 @@ def test_workers_live_for_many_jobs_share_the_cores_and_start_without_mlx(monkey
     assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
-def test_the_users_own_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
     [done] = run_jobs(describe_process, jobs_of(0), workers=2)
     assert done.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize("how", ["close", "leave", "raise"])
-def test_who_leaves_early_ends_all_workers(how: str) -> None:
+def test_leaving_early_ends_all_workers(how: str) -> None:
     processes = []
 
     def loop() -> None:
@@ -188,24 +191,26 @@ def test_who_leaves_early_ends_all_workers(how: str) -> None:
     else:
         with contextlib.suppress(OSError):
             loop()
-    assert processes and not any(alive(process) for process in processes)
+    assert processes and not any(is_running(process) for process in processes)
     assert time.monotonic() - start < 15
 
 
-def test_workers_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_ignore_termination_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_personal.jobs.local._TERMINATION_TIMEOUT_S", 0.1)
     ended = []
 
     def interrupt() -> None:
         ended.extend(marked_processes(tmp_path, 2))
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        signal.pthread_kill(main_thread, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         list(run_jobs(ignore_sigterm, jobs_of(str(tmp_path), str(tmp_path)), workers=2))
     thread.join()
-    assert len(ended) == 2 and not any(alive(process) for process in ended)
+    assert len(ended) == 2 and not any(is_running(process) for process in ended)
 
 
 SCRIPT = """
@@ -218,7 +223,8 @@ list(run_jobs(ignore_sigterm, [Job("a", {folder!r}), Job("b", {folder!r})], work
 """
 
 
-def started_script(tmp_path: Path) -> Any:
+def start_script(tmp_path: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """Start a script that runs two jobs; return the folder of their marks and its process."""
     folder = tmp_path / "marks"
     folder.mkdir()
     script = tmp_path / "script.py"
@@ -228,33 +234,33 @@ def started_script(tmp_path: Path) -> Any:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_a_parent_that_is_killed_and_with_ctrl_c(number: Any, tmp_path: Path) -> None:
-    folder, parent = started_script(tmp_path)
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_a_killed_parent_and_with_ctrl_c(signal_number: signal.Signals, tmp_path: Path) -> None:
+    folder, parent = start_script(tmp_path)
     workers = marked_processes(folder, 2)
-    if number == signal.SIGKILL:
+    if signal_number == signal.SIGKILL:
         parent.kill()
     else:
         # As a terminal does: to every process of the job. The workers take no notice of that, nor of SIGTERM.
         os.killpg(parent.pid, signal.SIGINT)
-    assert eventually(lambda: not any(alive(worker) for worker in workers))
+    assert eventually(lambda: not any(is_running(worker) for worker in workers))
     _, errors = parent.communicate(timeout=30)
-    assert errors.count("Traceback") == (number == signal.SIGINT)
+    assert errors.count("Traceback") == (signal_number == signal.SIGINT)
 
 
 def test_workers_that_cannot_start_are_an_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "found_here_alone.py").write_text("def double(number):\n    return 2 * number\n")
-    with monkeypatch.context() as found:
-        found.syspath_prepend(tmp_path)
-        double = importlib.import_module("found_here_alone").double
+    (tmp_path / "only_in_the_parent.py").write_text("def double(number):\n    return 2 * number\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        double = importlib.import_module("only_in_the_parent").double
     with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; see what it wrote"):
         list(run_jobs(double, jobs_of(1), workers=1))
-    assert "No module named 'found_here_alone'" in capfd.readouterr().err
+    assert "No module named 'only_in_the_parent'" in capfd.readouterr().err
 
 
-def test_a_function_that_other_processes_cannot_find_is_refused() -> None:
+def test_a_function_of_a_script_is_refused() -> None:
     script = "from mlx_personal.jobs import run_jobs\ndef f(x): pass\nrun_jobs(f, [])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "is defined in a script; other processes can only import functions of modules" in done.stderr
@@ -273,7 +279,7 @@ def test_fewer_than_one_worker_is_refused() -> None:
 # How many.
 
 
-def test_a_gpu_has_one_worker_and_a_cpu_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_has_one_worker_and_a_cpu_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 12)
     monkeypatch.setattr("mlx_personal.runtime.device.device_name", lambda: "cpu")
     assert default_workers() == 12
@@ -281,8 +287,8 @@ def test_a_gpu_has_one_worker_and_a_cpu_one_for_each_core(monkeypatch: pytest.Mo
     assert default_workers() == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells its topology in files")
-def test_cores_are_those_this_process_may_use_and_two_threads_of_one_count_once(
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux describes its topology in files.")
+def test_cores_are_those_this_process_may_use_and_hyperthreads_count_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for processor, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
@@ -306,7 +312,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Ray, whose processes find what these tests have them do."""
+    """Ray, whose processes can import the functions of these tests."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
@@ -340,19 +346,19 @@ def test_every_job_finishes_once_though_a_machine_dies(two_nodes: Any, tmp_path:
     assert [one.error for one in found] == [None] * 14
     assert sorted(one.result for one in found) == list(range(14))
     begun = [len(mark.read_text().splitlines()) for mark in tmp_path.iterdir()]
-    # Something was lost with the machine and was begun again, or this test shows nothing.
+    # Unless something was lost with the machine and started again, this test shows nothing.
     assert max(begun) > 1
 
 
 @pytest.mark.slow
-def test_a_new_cluster_on_this_machine_tells_errors_and_computes_with_one_thread(ray: Any) -> None:
+def test_a_local_cluster_reports_errors_and_uses_one_thread(ray: Any) -> None:
     jobs = [Job("blas", functools.partial(describe_blas, 0)), *jobs_of("user", 7, functools.partial(exit_with, 3))]
     answers = by_key(run_jobs(call_or_raise, jobs, workers=2, ray_address="local"))
     threads, variable, telemetry = answers["blas"].result
     assert threads in (1, None) and variable == "1" and telemetry == "0"
     assert answers["job 0"].error == "here: no such data; look there"
     assert answers["job 1"].result == 7
-    assert answers["job 2"].error.startswith("WorkerCrashedError: ")
+    assert (answers["job 2"].error or "").startswith("WorkerCrashedError: ")
     assert not ray.is_initialized() and "RAY_USAGE_STATS_ENABLED" not in os.environ
 
 

@@ -1,4 +1,4 @@
-"""Batched generation: the tokens of the model itself, whatever is computed together, on every kind of cache."""
+"""Batched generation: the same tokens as without batching and caches, on every kind of cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
-# Caches that grow, caches that rotate in a window shorter than the prompts, recurrent states, and both in turn.
+# Growing caches, rotating caches whose window is shorter than the prompts, recurrent states, and alternating ones.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama sliding": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
@@ -55,9 +55,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 _RNG = np.random.default_rng(0)
-COMMON = _RNG.integers(10, 290, 21).tolist()
-# One more token than they share, up to several windows of them; each three times, not side by side.
-PROMPTS = [COMMON + _RNG.integers(10, 290, count).tolist() for count in (1, 3, 7, 40, 2, 7, 13)] * 3
+SHARED_PREFIX = _RNG.integers(10, 290, 21).tolist()
+# One more token than the prefix, up to several windows; each prompt three times, not side by side.
+PROMPTS = [SHARED_PREFIX + _RNG.integers(10, 290, count).tolist() for count in (1, 3, 7, 40, 2, 7, 13)] * 3
 LIMITS = [3 + number % 6 for number in range(len(PROMPTS))]
 
 
@@ -66,122 +66,125 @@ def make(family: str) -> nn.Module:
     module = importlib.import_module(f"mlx_lm.models.{kind}")
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict({**SIZES, "model_type": kind, **FAMILIES[family]}))
-    # Larger than at birth, so that the answers depend on the prompts.
+    # Larger than the usual initial weights, so that the answers depend on the prompts.
     model.update(tree_map(lambda weight: 3 * weight if weight.ndim > 1 else weight, model.parameters()))
     return model.eval()
 
 
-def write(
+def generate(
     model: nn.Module, prompts: Sequence[list[int]], limits: Sequence[int], temperature: float = 0.0, seed: int = 0
 ) -> list[list[int]]:
     return generation.generate(model, SimpleNamespace(eos_token_ids={END}), prompts, limits, temperature, seed)
 
 
 @pytest.fixture
-def at_most(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many rows a batch has at most."""
+def limit_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the maximum batch size."""
 
-    def change(rows: int) -> None:
-        monkeypatch.setattr(generation, "_FIRST_BATCH_SIZE", rows)
-        monkeypatch.setattr(generation, "_MAX_BATCH_SIZE", rows)
+    def set_limit(max_size: int) -> None:
+        monkeypatch.setattr(generation, "_FIRST_BATCH_SIZE", max_size)
+        monkeypatch.setattr(generation, "_MAX_BATCH_SIZE", max_size)
 
-    return change
+    return set_limit
 
 
-def expected(model: nn.Module, prompt: list[int], limit: int) -> list[int]:
-    """The likeliest token after all before it, again and again, without any cache."""
+def generate_greedily(model: nn.Module, prompt: list[int], limit: int) -> list[int]:
+    """Return the likeliest token after all previous ones, repeatedly, without a cache."""
     tokens = list(prompt)
     for _ in range(limit):
-        logits = model(mx.array([tokens]))[0, -1]
-        second, first = mx.sort(logits)[-2:].tolist()
+        logits = np.array(model(mx.array([tokens]))[0, -1])
+        second, first = np.sort(logits)[-2:]
         assert first - second > 1e-3, "choose other weights: rounding may decide here"
-        tokens.append(int(mx.argmax(logits).item()))
+        tokens.append(int(np.argmax(logits)))
         if tokens[-1] == END:
             return tokens[len(prompt) : -1]
     return tokens[len(prompt) :]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_are_those_of_each_prompt_alone(family: str, at_most: Callable[[int], None]) -> None:
+def test_greedy_tokens_are_those_of_each_prompt_alone(family: str, limit_batch: Callable[[int], None]) -> None:
     model = make(family)
-    alone = [expected(model, prompt, limit) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
-    assert write(model, PROMPTS, LIMITS) == alone
-    at_most(4)  # rows wait, and join rows that are longer than they are
-    assert write(model, PROMPTS, LIMITS) == alone
+    alone = [generate_greedily(model, prompt, limit) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    assert generate(model, PROMPTS, LIMITS) == alone
+    limit_batch(4)  # prompts wait, and join sequences that are longer
+    assert generate(model, PROMPTS, LIMITS) == alone
 
 
-def test_prompts_need_not_share_anything(at_most: Callable[[int], None]) -> None:
+def test_prompts_need_not_share_anything(limit_batch: Callable[[int], None]) -> None:
     model, prompts = make("llama sliding"), [[7], [8, 9], [7, 9, 10], [11] * 30]
-    at_most(2)
-    assert write(model, prompts, [4] * 4) == [expected(model, prompt, 4) for prompt in prompts]
+    limit_batch(2)
+    assert generate(model, prompts, [4] * 4) == [generate_greedily(model, prompt, 4) for prompt in prompts]
 
 
-def test_what_is_drawn_for_a_prompt_depends_on_no_other(at_most: Callable[[int], None]) -> None:
+def test_random_numbers_of_a_prompt_depend_on_no_other(limit_batch: Callable[[int], None]) -> None:
     model = make("llama")
-    together = write(model, PROMPTS, LIMITS, temperature=1.0)
+    together = generate(model, PROMPTS, LIMITS, temperature=1.0)
     assert len({tuple(tokens) for tokens in together}) > len(set(map(tuple, PROMPTS)))
-    at_most(3)
-    assert write(model, PROMPTS, LIMITS, temperature=1.0) == together
-    assert write(model, PROMPTS[:5], LIMITS[:5], temperature=1.0) == together[:5]
-    assert write(model, PROMPTS, LIMITS, temperature=1.0, seed=1) != together
+    limit_batch(3)
+    assert generate(model, PROMPTS, LIMITS, temperature=1.0) == together
+    assert generate(model, PROMPTS[:5], LIMITS[:5], temperature=1.0) == together[:5]
+    assert generate(model, PROMPTS, LIMITS, temperature=1.0, seed=1) != together
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+def test_tokens_are_sampled_with_their_probabilities() -> None:
     model, count, temperature = make("llama"), 4000, 0.7
-    written = write(model, [COMMON] * count, [1] * count, temperature)
-    # The end token is not written.
-    found = np.bincount([tokens[0] if tokens else END for tokens in written], minlength=300) / count
-    likely = np.array(mx.softmax(model(mx.array([COMMON]))[0, -1] / temperature))
-    assert np.abs(found - likely).max() < 4 * np.sqrt(0.25 / count)
-    assert np.abs(found - likely).sum() < np.sqrt(2 / np.pi * likely / count).sum() * 2
+    written = generate(model, [SHARED_PREFIX] * count, [1] * count, temperature)
+    # The end token is not returned.
+    frequencies = np.bincount([tokens[0] if tokens else END for tokens in written], minlength=300) / count
+    probabilities = np.array(mx.softmax(model(mx.array([SHARED_PREFIX]))[0, -1] / temperature))
+    assert np.abs(frequencies - probabilities).max() < 4 * np.sqrt(0.25 / count)
+    assert np.abs(frequencies - probabilities).sum() < np.sqrt(2 / np.pi * probabilities / count).sum() * 2
 
 
-def test_a_token_that_cannot_follow_is_never_drawn() -> None:
+def test_an_impossible_token_is_never_sampled() -> None:
     impossible = -float("inf")
     logits = mx.array([[impossible, 0.0, impossible, 1.0, impossible]] * 3)
     draws = mx.array([0.0, 0.25, 1 - 2**-23])
     assert generation._sample(logits, 1.0, draws).tolist() == [1, 1, 3]
 
 
-class Counting(nn.Module):
-    """A model that counts the tokens that pass it."""
+class CountingModel(nn.Module):
+    """A model that records the shapes of its inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.layers = model.layers
-        self.seen: list[tuple[int, ...]] = []
+        self.input_shapes: list[tuple[int, ...]] = []
 
     def make_cache(self) -> Any:
         return self.model.make_cache()
 
     def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
-        self.seen.append(tokens.shape)
+        self.input_shapes.append(tokens.shape)
         return self.model(tokens, cache=cache)
 
 
-def test_what_prompts_share_and_repeat_is_computed_once() -> None:
-    model = Counting(make("llama"))
-    prompts = [[*COMMON, 30, 31, 32]] * 5 + [[*COMMON, 40, 41, 42]] * 5
-    write(model, prompts, [1] * 10)
-    reading, begun = [shape for shape in model.seen if shape[1] > 1], [shape for shape in model.seen if shape[1] == 1]
-    assert reading == [(1, len(COMMON)), (2, 2)]  # the last token of each prompt begins its answer
-    assert begun[0] == (10, 1)
+def test_shared_prefixes_and_repeated_prompts_are_computed_once() -> None:
+    model = CountingModel(make("llama"))
+    prompts = [[*SHARED_PREFIX, 30, 31, 32]] * 5 + [[*SHARED_PREFIX, 40, 41, 42]] * 5
+    generate(model, prompts, [1] * 10)
+    prefill, decode = (
+        [shape for shape in model.input_shapes if shape[1] > 1],
+        [shape for shape in model.input_shapes if shape[1] == 1],
+    )
+    assert prefill == [(1, len(SHARED_PREFIX)), (2, 2)]  # the last token of each prompt starts its answer
+    assert decode[0] == (10, 1)
 
 
-def test_memory_bounds_the_rows_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Counting(make("llama"))
+def test_memory_limits_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CountingModel(make("llama"))
     monkeypatch.setattr(generation, "_FIRST_BATCH_SIZE", 2)
     token_bytes = 4 * 2 * 2 * 8 * 4  # layers, keys and values, heads, dimensions, bytes
     longest = max(len(prompt) + limit for prompt, limit in zip(PROMPTS, LIMITS, strict=True))
     monkeypatch.setattr(generation, "_MAX_CACHE_BYTES", 5 * token_bytes * longest)
-    bounded = write(model, PROMPTS, LIMITS)
-    assert max(shape[0] for shape in model.seen if shape[1] == 1) == 5
+    bounded = generate(model, PROMPTS, LIMITS)
+    assert max(shape[0] for shape in model.input_shapes if shape[1] == 1) == 5
     monkeypatch.undo()
-    assert bounded == write(model, PROMPTS, LIMITS)
+    assert bounded == generate(model, PROMPTS, LIMITS)
 
 
 @pytest.mark.parametrize(("prompts", "limits"), [([[1], []], [1, 1]), ([[1]], [0])])
-def test_nothing_to_go_on_or_to_write_is_refused(prompts: list[list[int]], limits: list[int]) -> None:
+def test_an_empty_prompt_or_limit_is_refused(prompts: list[list[int]], limits: list[int]) -> None:
     with pytest.raises(ValueError, match="without tokens, or a limit below one"):
-        write(make("llama"), prompts, limits)
+        generate(make("llama"), prompts, limits)

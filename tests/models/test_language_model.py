@@ -163,11 +163,11 @@ def test_a_batch_a_single_prompt_and_a_stream_give_the_same_greedy_text(tiny_mod
         assert "".join(tiny_model.stream(prompt, max_tokens=12)).strip() == text
 
 
-def test_greedy_text_is_that_of_taking_the_likeliest_token(tiny_model: LanguageModel) -> None:
+def test_greedy_text_takes_the_likeliest_token_each_time(tiny_model: LanguageModel) -> None:
     tokens = tiny_model.tokenize_prompt(CONVERSATIONS[0])
     start = len(tokens)
     while len(tokens) < start + 12 and tokens[-1] != 2:
-        tokens = [*tokens, int(mx.argmax(tiny_model.model(mx.array([tokens]))[0, -1]).item())]
+        tokens = [*tokens, int(np.argmax(tiny_model.model(mx.array([tokens]))[0, -1]))]
     assert tiny_model.generate([tokens[:start]], max_tokens=12) == [tiny_model.tokenizer.decode(tokens[start:]).strip()]
 
 

@@ -87,7 +87,7 @@ def describe_process(_: object) -> tuple[int, str | None, bool]:
 def describe_blas(_: object) -> tuple[int | None, str, str | None]:
     import mlx_personal.runtime.blas as blas
 
-    return blas.threads(), os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("RAY_USAGE_STATS_ENABLED")
+    return blas.thread_count(), os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("RAY_USAGE_STATS_ENABLED")
 
 
 def mark_start(argument: tuple[str, int]) -> int:
