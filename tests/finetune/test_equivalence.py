@@ -1,4 +1,4 @@
-"""The fast way is mlx-lm's plain one: loss and gradient, for every family, and a way that is not is never taken."""
+"""Every forward mode gives mlx-lm's loss and gradient, for every family, and an inexact mode is never selected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_personal import LanguageModel, UserError
-from mlx_personal.finetune import LoRAConfig, TrainingData, train
+from mlx_personal.finetune import LoRAConfig, TrainingData, plan_training, train
 from mlx_personal.finetune.data.packing import max_packed_length
 from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.forward import equivalence, losses, split_model
@@ -23,9 +23,9 @@ from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
-ROWS = random_models.a_family_of_rows()
-# Of the slow kinds of numbers; with rows that share and rows that do not.
-FEW = sorted(ROWS, key=len)[:6]
+SAMPLES = random_models.a_family_of_rows()
+# For slow dtypes; some of them share a prefix.
+FEW_SAMPLES = sorted(SAMPLES, key=len)[:6]
 PACKED = [
     *("llama", "llama-untied", "llama-sliding", "qwen2", "qwen3", "qwen3-moe", "gemma", "gemma3", "phi", "phi3"),
     *("mixtral", "ministral3", "granite"),
@@ -33,183 +33,191 @@ PACKED = [
 PADDED = ["gemma2", "gpt2", "mamba"]
 
 
-def computed(
-    lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Sample], way: ForwardMode, share: bool = True
+def compute(
+    lm: LanguageModel,
+    weights: dict[str, Any],
+    samples: Sequence[Sample],
+    mode: ForwardMode,
+    share_prefixes: bool = True,
 ) -> tuple[float, dict[str, Any], int]:
-    """Summed loss, gradient and tokens of these rows in this way, in parts of at most 120 tokens."""
-    computing = GradientComputer(lm, rows, way, MemoryPlan(batch_tokens=120), share)
-    with computing.opened():
-        loss, gradient = computing.gradient(weights, range(len(rows)), (0,))
-    return float(loss), gradient, computing.processed
+    """Return the summed loss, the gradient and the processed tokens, in micro-batches of at most 120 tokens."""
+    computer = GradientComputer(lm, samples, mode, MemoryPlan(micro_batch_tokens=120), share_prefixes)
+    with computer.prepared():
+        loss, gradient = computer.gradient(weights, range(len(samples)), (0,))
+    return float(loss), gradient, computer.processed_tokens
 
 
-def check(lm: LanguageModel, rows: Sequence[Sample], ways: Sequence[ForwardMode], bound: float, **adapter: Any) -> None:
+def check(
+    lm: LanguageModel, samples: Sequence[Sample], modes: Sequence[ForwardMode], tolerance: float, **adapter: Any
+) -> None:
     weights = random_models.with_adapter(lm, **adapter)
-    wanted = random_models.reference_loss(lm, rows), random_models.reference_gradient(lm, weights, rows)
-    for way in ways:
-        loss, gradient, _ = computed(lm, weights, rows, way)
-        assert loss == pytest.approx(wanted[0], rel=min(bound, 1e-3)), way
-        assert random_models.distance(gradient, wanted[1]) < bound, way
+    expected = random_models.reference_loss(lm, samples), random_models.reference_gradient(lm, weights, samples)
+    for mode in modes:
+        loss, gradient, _ = compute(lm, weights, samples, mode)
+        assert loss == pytest.approx(expected[0], rel=min(tolerance, 1e-3)), mode
+        assert random_models.distance(gradient, expected[1]) < tolerance, mode
 
 
-# Every family, against each row alone through mlx-lm's forward
+# Every family, against each sample alone through mlx-lm's forward pass
 
 
 @pytest.mark.parametrize("family", PACKED)
-def test_packed_and_padded_give_the_loss_and_gradient_of_rows_alone(family: str) -> None:
+def test_all_modes_give_the_loss_and_gradient_of_each_sample_alone(family: str) -> None:
     lm = random_models.random_model(family)
-    check(lm, ROWS, ["packed", "padded", "plain"], 1e-5)
-    choice = select_mode(lm, ROWS)
-    assert (choice.way, choice.reason) == ("packed", "")
+    check(lm, SAMPLES, ["packed", "padded", "plain"], 1e-5)
+    selection = select_mode(lm, SAMPLES)
+    assert (selection.mode, selection.fallback_reason) == ("packed", "")
 
 
 @pytest.mark.parametrize("family", PADDED)
-def test_what_cannot_be_packed_is_padded_and_says_why(family: str) -> None:
+def test_a_family_that_cannot_be_packed_is_padded_with_a_reason(family: str) -> None:
     lm = random_models.random_model(family)
-    check(lm, ROWS[:7], ["padded", "plain"], 1e-5)
-    choice = select_mode(lm, ROWS)
-    assert choice.way == "padded"
-    assert choice.reason.startswith("packed: in float32 loss off by ")
-    assert choice.reason.endswith("bound 1e-04")
+    check(lm, SAMPLES[:7], ["padded", "plain"], 1e-5)
+    selection = select_mode(lm, SAMPLES)
+    assert selection.mode == "padded"
+    assert selection.fallback_reason.startswith("packed: in float32 the loss differs by ")
+    assert selection.fallback_reason.endswith("(tolerance 1e-04)")
 
 
 @pytest.mark.parametrize("num_layers", [1, -1])
 @pytest.mark.parametrize("dora", [False, True])
-def test_any_number_of_layers_and_dora_are_as_exact(num_layers: int, dora: bool) -> None:
-    check(random_models.random_model("gemma3"), ROWS[:9], ["packed", "padded"], 1e-5, num_layers=num_layers, dora=dora)
+def test_dora_and_any_number_of_layers_are_exact(num_layers: int, dora: bool) -> None:
+    check(
+        random_models.random_model("gemma3"), SAMPLES[:9], ["packed", "padded"], 1e-5, num_layers=num_layers, dora=dora
+    )
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma3", "phi3", "phi"))]
 )
-def test_half_precision_stays_within_its_bound(family: str, kind: str) -> None:
+def test_half_precision_is_within_its_tolerance(family: str, kind: str) -> None:
     lm = random_models.random_model(family, kind, num_hidden_layers=2)
-    check(lm, FEW, ["packed", "padded"], TOLERANCES[getattr(mx, kind)] / 2, num_layers=1)
-    assert select_mode(lm, FEW).way == "packed"
+    check(lm, FEW_SAMPLES, ["packed", "padded"], TOLERANCES[getattr(mx, kind)] / 2, num_layers=1)
+    assert select_mode(lm, FEW_SAMPLES).mode == "packed"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi", "phi3", "ministral3"])
-def test_4_bit_models_stay_within_the_bound_of_their_floats(family: str) -> None:
+def test_4_bit_families_are_within_the_tolerance_of_their_dtype(family: str) -> None:
     lm = random_models.random_model(family, "4-bit")
-    check(lm, ROWS[:8], ["packed", "padded"], TOLERANCES[mx.float16] / 2)
-    assert select_mode(lm, ROWS).way == "packed"
+    check(lm, SAMPLES[:8], ["packed", "padded"], TOLERANCES[mx.float16] / 2)
+    assert select_mode(lm, SAMPLES).mode == "packed"
 
 
-def test_a_4_bit_model_stays_within_the_bound_of_its_floats() -> None:
+def test_a_4_bit_model_is_within_the_tolerance_of_its_dtype() -> None:
     lm = random_models.random_model("llama", "4-bit", num_hidden_layers=2)
-    check(lm, FEW, ["packed"], TOLERANCES[mx.float16] / 2, num_layers=1)
-    assert select_mode(lm, FEW).way == "packed"
+    check(lm, FEW_SAMPLES, ["packed"], TOLERANCES[mx.float16] / 2, num_layers=1)
+    assert select_mode(lm, FEW_SAMPLES).mode == "packed"
 
 
-def test_a_gemma2_in_bfloat16_and_its_float32_are_both_compared() -> None:
+def test_gemma2_in_bfloat16_is_checked_in_float32_too() -> None:
     lm = random_models.random_model("gemma2", "bfloat16", num_hidden_layers=2)
     random_models.with_adapter(lm)
     before = random_models.bits(lm.model.parameters())
-    choice = select_mode(lm, ROWS)
-    assert choice.way == "padded"
-    assert [c.kind for c in choice.comparisons] == [mx.bfloat16, mx.float32, mx.bfloat16]
+    selection = select_mode(lm, SAMPLES)
+    assert selection.mode == "padded"
+    assert [c.dtype for c in selection.checks] == [mx.bfloat16, mx.float32, mx.bfloat16]
     assert random_models.bits(lm.model.parameters()) == before
 
 
-def test_a_4_bit_model_is_whole_again_after_a_comparison_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_4_bit_model_is_restored_after_a_check_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama", "4-bit", num_hidden_layers=2)
     random_models.with_adapter(lm)
     before = random_models.bits(lm.model.parameters())
-    monkeypatch.setitem(TOLERANCES, mx.float16, 0.0)  # nothing is that exact
-    choice = select_mode(lm, ROWS)
-    assert choice.way == "packed"
-    assert [(c.way, c.kind, c.agrees) for c in choice.comparisons] == [
+    monkeypatch.setitem(TOLERANCES, mx.float16, 0.0)  # no mode is that exact
+    selection = select_mode(lm, SAMPLES)
+    assert selection.mode == "packed"
+    assert [(c.mode, c.dtype, c.agrees) for c in selection.checks] == [
         ("packed", mx.float16, False),
         ("packed", mx.float32, True),
     ]
     assert random_models.bits(lm.model.parameters()) == before
 
 
-# Sharing pays once, and only for what is the same
+# Shared prefixes
 
 
-def test_rows_that_share_a_beginning_pay_for_it_once() -> None:
+def test_a_shared_prefix_is_computed_once() -> None:
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm)
-    whole = sum(map(len, ROWS))
-    shared = computed(lm, weights, ROWS, "packed")[2]
-    assert computed(lm, weights, ROWS, "packed", share=False)[2] == whole
-    assert shared < 0.75 * whole
+    total_tokens = sum(map(len, SAMPLES))
+    shared_tokens = compute(lm, weights, SAMPLES, "packed")[2]
+    assert compute(lm, weights, SAMPLES, "packed", share_prefixes=False)[2] == total_tokens
+    assert shared_tokens < 0.75 * total_tokens
 
 
-def test_without_sharing_it_is_as_exact() -> None:
+def test_packing_without_shared_prefixes_is_exact() -> None:
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm)
-    loss, gradient, _ = computed(lm, weights, ROWS, "packed", share=False)
-    assert loss == pytest.approx(random_models.reference_loss(lm, ROWS), rel=1e-6)
-    assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, ROWS)) < 1e-5
+    loss, gradient, _ = compute(lm, weights, SAMPLES, "packed", share_prefixes=False)
+    assert loss == pytest.approx(random_models.reference_loss(lm, SAMPLES), rel=1e-6)
+    assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, SAMPLES)) < 1e-5
 
 
-def test_a_family_whose_mask_has_a_gradient_is_computed_with_it() -> None:
-    """DeepSeek 3 adds its rotary part to the scores as a mask."""
+def test_a_family_whose_mask_has_a_gradient_is_exact() -> None:
+    """DeepSeek 3 adds the rotary part of its scores as a mask."""
     lm = random_models.random_model("deepseek3")
     random_models.with_adapter(lm)
-    assert select_mode(lm, ROWS).way == "padded"
+    assert select_mode(lm, SAMPLES).mode == "padded"
 
 
 @pytest.mark.parametrize("family", ["nanochat", "deepseek2", "deepseek3"])
-def test_a_family_with_its_own_rotation_is_never_packed_inexactly(family: str) -> None:
-    """Its positions cannot be set, which only rows that share a beginning notice; the shortest two share none."""
+def test_a_family_with_its_own_rotary_embedding_is_never_packed_inexactly(family: str) -> None:
+    """Its positions cannot be set, which matters only where samples share a prefix; the shortest two share none."""
     lm = random_models.random_model(family)
     weights = random_models.with_adapter(lm)
-    loss, gradient, _ = computed(lm, weights, ROWS, select_mode(lm, ROWS).way)
-    assert loss == pytest.approx(random_models.reference_loss(lm, ROWS), rel=1e-4)
-    assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, ROWS)) < 1e-4
+    loss, gradient, _ = compute(lm, weights, SAMPLES, select_mode(lm, SAMPLES).mode)
+    assert loss == pytest.approx(random_models.reference_loss(lm, SAMPLES), rel=1e-4)
+    assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, SAMPLES)) < 1e-4
 
 
-# Planted faults
+# Injected faults
 
-Plant = Callable[[pytest.MonkeyPatch], None]
-
-
-def rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SplitModel, "_attention_call", lambda self, attention: attention)
+Fault = Callable[[pytest.MonkeyPatch], None]
 
 
-def the_row_before_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed = split_model._placed
-
-    def wrong(segments: Any) -> Any:
-        found = placed(segments)
-        if len(found.trails) == 1:
-            return found
-        trails = [found.trails[0], [found.trails[0][-1], *found.trails[1]], *found.trails[2:]]
-        return dataclasses.replace(found, trails=trails, grouping=None)
-
-    monkeypatch.setattr(split_model, "_placed", wrong)
+def samples_attend_to_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SplitModel, "_wrap_attention", lambda self, attention: attention)
 
 
-def positions_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed = split_model._placed
+def attention_to_the_previous_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    from_segments = split_model._Packing.from_segments
 
     def wrong(segments: Any) -> Any:
-        found = placed(segments)
-        if len(found.trails) == 1:
-            return found
-        return dataclasses.replace(found, positions=mx.arange(sum(map(len, segments))) * 2)
+        packing = from_segments(segments)
+        if len(packing.paths) == 1:
+            return packing
+        paths = [packing.paths[0], [packing.paths[0][-1], *packing.paths[1]], *packing.paths[2:]]
+        return dataclasses.replace(packing, paths=paths, attention=None)
 
-    monkeypatch.setattr(split_model, "_placed", wrong)
+    monkeypatch.setattr(split_model._Packing, "from_segments", wrong)
 
 
-def the_head_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+def wrong_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    from_segments = split_model._Packing.from_segments
+
+    def wrong(segments: Any) -> Any:
+        packing = from_segments(segments)
+        if len(packing.paths) == 1:
+            return packing
+        return dataclasses.replace(packing, positions=mx.arange(sum(map(len, segments))) * 2)
+
+    monkeypatch.setattr(split_model._Packing, "from_segments", wrong)
+
+
+def scaled_head(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = SplitModel.logits
     monkeypatch.setattr(SplitModel, "logits", lambda self, hidden: 1.3 * logits(self, hidden))
 
 
-def the_loss_is_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+def halved_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     total = losses.summed_cross_entropy
-    monkeypatch.setattr(losses, "summed_cross_entropy", lambda *given: total(*given) / 2)
+    monkeypatch.setattr(losses, "summed_cross_entropy", lambda *args: total(*args) / 2)
 
 
-def rows_of_a_group_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where no rows share: what rows that share go through is right."""
+def samples_of_a_bucket_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only without shared prefixes; samples with shared prefixes take another code path."""
     attend = PackedAttention.attend
 
     def wrong(self: PackedAttention, attention: Any, *qkv: mx.array) -> mx.array:
@@ -218,21 +226,21 @@ def rows_of_a_group_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedAttention, "attend", wrong)
 
 
-def places_are_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def target_positions_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden_at_targets = SplitModel.hidden_at_targets
     monkeypatch.setattr(
         SplitModel,
         "hidden_at_targets",
-        lambda self, inputs, states, places: hidden_at_targets(self, inputs, states, places - 1),
+        lambda self, inputs, activations, positions: hidden_at_targets(self, inputs, activations, positions - 1),
     )
 
 
-def the_gradient_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is right."""
+def truncated_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss stays correct."""
     hidden_at_targets = SplitModel.hidden_at_targets
 
-    def wrong(self: SplitModel, inputs: mx.array, states: mx.array | None, places: mx.array) -> mx.array:
-        hidden = hidden_at_targets(self, inputs, states, places)
+    def wrong(self: SplitModel, inputs: mx.array, activations: mx.array | None, target_positions: mx.array) -> mx.array:
+        hidden = hidden_at_targets(self, inputs, activations, target_positions)
         return mx.concatenate([hidden[:, :-1], mx.stop_gradient(hidden[:, -1:])], axis=1)
 
     monkeypatch.setattr(SplitModel, "hidden_at_targets", wrong)
@@ -240,89 +248,92 @@ def the_gradient_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("plant", "way"),
+    ("inject", "mode"),
     [
-        (rows_see_each_other, "padded"),
-        (the_row_before_is_seen, "padded"),
-        (positions_are_wrong, "padded"),
-        (rows_of_a_group_are_mixed, "padded"),
-        (the_head_is_scaled, "plain"),
-        (the_loss_is_a_mean, "plain"),
-        (places_are_off_by_one, "plain"),
-        (the_gradient_is_cut, "plain"),
+        (samples_attend_to_each_other, "padded"),
+        (attention_to_the_previous_sample, "padded"),
+        (wrong_positions, "padded"),
+        (samples_of_a_bucket_are_mixed, "padded"),
+        (scaled_head, "plain"),
+        (halved_loss, "plain"),
+        (target_positions_off_by_one, "plain"),
+        (truncated_gradient, "plain"),
     ],
 )
-def test_a_planted_fault_is_noticed(plant: Plant, way: ForwardMode, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_injected_fault_is_detected(
+    inject: Fault, mode: ForwardMode, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = random_models.random_model("llama", kind, num_hidden_layers=2)
     weights = random_models.with_adapter(lm, num_layers=1)
-    wanted = random_models.reference_loss(lm, FEW)
-    plant(monkeypatch)
-    choice = select_mode(lm, ROWS)
-    assert choice.way == way
-    assert f"packed: in {kind} loss off by " in choice.reason
-    assert computed(lm, weights, FEW, choice.way)[0] == pytest.approx(wanted, rel=1e-3)
+    expected = random_models.reference_loss(lm, FEW_SAMPLES)
+    inject(monkeypatch)
+    selection = select_mode(lm, SAMPLES)
+    assert selection.mode == mode
+    assert f"packed: in {kind} the loss differs by " in selection.fallback_reason
+    assert compute(lm, weights, FEW_SAMPLES, selection.mode)[0] == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_training_says_that_it_fell_back_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_reports_that_it_fell_back_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama")
     config = LoRAConfig(epochs=2, batch_size=4, dropout=0.0, num_layers=1)
-    data = TrainingData(ROWS)
-    order = lambda epoch: [range(4), range(4, 9), range(9, len(ROWS))]  # noqa: E731
-    wanted = train(lm, data, config, order=order)
-    the_head_is_scaled(monkeypatch)
-    report = train(random_models.random_model("llama"), data, config, order=order)
-    assert (wanted.way, wanted.fallback_reason, wanted.notes) == ("packed", "", ())
-    assert report.way == "plain"
-    assert "padded: in float32 loss off by" in report.fallback_reason
+    data = TrainingData(SAMPLES)
+    order = lambda epoch: [range(4), range(4, 9), range(9, len(SAMPLES))]  # noqa: E731
+    expected = train(lm, plan_training(data, config, order=order))
+    scaled_head(monkeypatch)
+    report = train(random_models.random_model("llama"), plan_training(data, config, order=order))
+    assert (expected.forward_mode, expected.fallback_reason, expected.notes) == ("packed", "", ())
+    assert report.forward_mode == "plain"
+    assert "padded: in float32 the loss differs by" in report.fallback_reason
     (note,) = report.notes
-    assert note.startswith("computed in a slower way, plain, since the fast one is not exact: packed: in float32")
-    assert report.losses == pytest.approx(wanted.losses, rel=1e-4)
+    assert note.startswith("computed in a slower mode, plain, since the fastest is not exact: packed: in float32")
+    assert report.losses == pytest.approx(expected.losses, rel=1e-4)
 
 
-def test_a_model_that_cannot_be_taken_apart_is_computed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_split_uses_the_reference_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm)
 
     def refuse(*_: object) -> None:
-        raise KeyError("built otherwise\nby far")
+        raise KeyError("another structure\nentirely")
 
     monkeypatch.setattr(SplitModel, "frozen_activations", refuse)
-    choice = select_mode(lm, ROWS)
-    assert choice.way == "plain"
-    assert choice.reason == "packed: KeyError: 'built otherwise\\nby far'; padded: KeyError: 'built otherwise\\nby far'"
-    assert computed(lm, weights, ROWS, "plain")[0] == pytest.approx(random_models.reference_loss(lm, ROWS), rel=1e-6)
+    selection = select_mode(lm, SAMPLES)
+    assert selection.mode == "plain"
+    failure = r"KeyError: 'another structure\nentirely'"
+    assert selection.fallback_reason == f"packed: {failure}; padded: {failure}"
+    assert compute(lm, weights, SAMPLES, "plain")[0] == pytest.approx(
+        random_models.reference_loss(lm, SAMPLES), rel=1e-6
+    )
 
 
-def test_a_comparison_changes_neither_weights_nor_classes_nor_attention() -> None:
+def test_a_check_changes_neither_weights_nor_classes_nor_attention() -> None:
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm, dropout=0.3)
     before, attention = random_models.bits(lm.model.parameters()), mx.fast.scaled_dot_product_attention
-    kinds = [type(module) for _, module in lm.model.named_modules()]
-    select_mode(lm, ROWS)
+    classes = [type(module) for _, module in lm.model.named_modules()]
+    select_mode(lm, SAMPLES)
     assert random_models.bits(lm.model.parameters()) == before
-    assert [type(module) for _, module in lm.model.named_modules()] == kinds
+    assert [type(module) for _, module in lm.model.named_modules()] == classes
     assert mx.fast.scaled_dot_product_attention is attention
     assert lm.model.training
 
 
-def test_the_figure_is_the_norm_relative_difference() -> None:
+def test_the_error_is_the_relative_difference_of_norms() -> None:
     rng = np.random.default_rng(0)
-    wanted, found = ({"a": {"b": rng.normal(size=(4, 3))}, "c": rng.normal(size=7)} for _ in range(2))
-    expected = np.sqrt(
-        (((found["a"]["b"] - wanted["a"]["b"]) ** 2).sum() + ((found["c"] - wanted["c"]) ** 2).sum())
-        / ((wanted["a"]["b"] ** 2).sum() + (wanted["c"] ** 2).sum())
-    )
-    as_arrays = [tree_map(lambda a: mx.array(a.astype(np.float32)), tree) for tree in (wanted, found)]
-    assert equivalence._difference(*as_arrays) == pytest.approx(expected, rel=1e-6)
-    assert equivalence._difference(as_arrays[0], tree_map(lambda a: a * mx.nan, as_arrays[1])) == np.inf
+    reference, result = ({"a": {"b": rng.normal(size=(4, 3))}, "c": rng.normal(size=7)} for _ in range(2))
+    difference = ((result["a"]["b"] - reference["a"]["b"]) ** 2).sum() + ((result["c"] - reference["c"]) ** 2).sum()
+    size = (reference["a"]["b"] ** 2).sum() + (reference["c"] ** 2).sum()
+    arrays = [tree_map(lambda a: mx.array(a.astype(np.float32)), tree) for tree in (reference, result)]
+    assert equivalence._relative_difference(*arrays) == pytest.approx(np.sqrt(difference / size), rel=1e-6)
+    assert equivalence._relative_difference(arrays[0], tree_map(lambda a: a * mx.nan, arrays[1])) == np.inf
 
 
-def test_the_comparison_reports_what_the_reference_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_reports_the_relative_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm)
-    the_loss_is_a_mean(monkeypatch)
-    found = compare_with_reference(SplitModel(lm), ROWS[:3], "packed")
-    assert (found.loss, found.gradient) == pytest.approx((0.5, 0.5), rel=1e-4)
+    halved_loss(monkeypatch)
+    result = compare_with_reference(SplitModel(lm), SAMPLES[:3], "packed")
+    assert (result.loss_error, result.gradient_error) == pytest.approx((0.5, 0.5), rel=1e-4)
 
 
 # Broken models
@@ -331,43 +342,43 @@ def test_the_comparison_reports_what_the_reference_finds(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "4-bit"])
 def test_a_damaged_weight_is_refused_in_one_line(value: float, kind: str) -> None:
-    """Whether or not a row meets it."""
+    """Whether or not a sample contains its token."""
     lm = random_models.random_model("llama", kind, num_hidden_layers=2)
     table = lm.model.model.embed_tokens
     table.update(
         {"scales": table.scales.at[-1].add(value)} if kind == "4-bit" else {"weight": table.weight.at[-1].add(value)}
     )
     with pytest.raises(UserError, match=r"^the base model is damaged: model\.embed_tokens\.") as raised:
-        train(lm, TrainingData(ROWS), LoRAConfig())
+        train(lm, plan_training(TrainingData(SAMPLES), LoRAConfig()))
     assert "\n" not in raised.value.line()
     assert not [name for name, _ in tree_flatten(lm.model.parameters()) if "lora" in name]
 
 
-def test_a_comparison_without_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_loss_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama", num_hidden_layers=2)
     random_models.with_adapter(lm)
     lm.model.model.norm.weight[3] = np.nan
     with pytest.raises(UserError, match=r"^the base model's loss is not a number"):
-        select_mode(lm, ROWS)
+        select_mode(lm, SAMPLES)
 
 
 # Positions
 
 
-def test_a_sequence_ends_where_a_model_computes_a_place_otherwise() -> None:
+def test_a_packed_sequence_ends_where_a_model_computes_positions_differently() -> None:
     lm = random_models.random_model(
         "ministral3", rope_parameters=random_models.YARN | {"llama_4_scaling_beta": 1.0}, num_hidden_layers=3
     )
     assert max_packed_length(lm.model.args) == random_models.YARN["original_max_position_embeddings"]
     weights = random_models.with_adapter(lm)
     rng = np.random.default_rng(3)
-    rows = [random_models.random_row(rng, length) for length in (50, 47, 46, 90, 3, 1, 20, 61)]
-    loss, gradient, _ = computed(lm, weights, rows, "packed")
-    assert loss == pytest.approx(random_models.reference_loss(lm, rows), rel=1e-5)
-    assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, rows)) < 1e-5
+    samples = [random_models.random_row(rng, length) for length in (50, 47, 46, 90, 3, 1, 20, 61)]
+    loss, gradient, _ = compute(lm, weights, samples, "packed")
+    assert loss == pytest.approx(random_models.reference_loss(lm, samples), rel=1e-5)
+    assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, samples)) < 1e-5
 
 
-def test_the_settings_are_looked_through_for_such_places() -> None:
+def test_position_limits_are_found_in_nested_settings() -> None:
     nested = {"text_config": {"floor_scale": 8192, "rope_scaling": {"original_max_position_embeddings": 512}}}
     assert max_packed_length(nested) == 512
     assert max_packed_length({"floor_scale": None, "max_position_embeddings": 64}) > 10**9

@@ -22,23 +22,31 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.loop import train
-from mlx_personal.finetune.planning.memory import MemoryPlan, estimate_memory, fastest_plan, plan_memory
+from mlx_personal.finetune.plan import plan_training
+from mlx_personal.finetune.planning.memory import (
+    MemoryPlan,
+    SampleSizes,
+    estimate_memory,
+    fastest_plan,
+    plan_memory,
+)
 from mlx_personal.finetune.planning.model_spec import spec_from_folder, spec_from_model
 from mlx_personal.runtime.memory import usable_memory_bytes
 from tests.support import random_models
 
 LENGTHS = [35, 70, 154, 119, 66, 43, 227, 91]
 TARGETS = [round(0.6 * length) for length in LENGTHS]
+SIZES = SampleSizes(LENGTHS, TARGETS)
 
 
-def rows(lengths: Sequence[int], vocabulary: int) -> list[Sample]:
-    """Random tokens, of which the last six tenths are learnt."""
+def random_samples(lengths: Sequence[int], vocab_size: int) -> list[Sample]:
+    """Return samples of random tokens, of which the last six tenths are targets."""
     rng = np.random.default_rng(0)
-    made = []
+    samples = []
     for length in lengths:
-        tokens = rng.integers(0, vocabulary, length + 1, dtype=np.int32)
-        made.append(Sample(tokens[:-1], tokens[1:], np.arange(length) >= length - round(0.6 * length)))
-    return made
+        tokens = rng.integers(0, vocab_size, length + 1, dtype=np.int32)
+        samples.append(Sample(tokens[:-1], tokens[1:], np.arange(length) >= length - round(0.6 * length)))
+    return samples
 
 
 def settings_of(**changes: Any) -> LoRAConfig:
@@ -48,8 +56,8 @@ def settings_of(**changes: Any) -> LoRAConfig:
 def expected_and_measured(
     lm: LanguageModel, data: TrainingData, config: LoRAConfig, plan: MemoryPlan | None = None
 ) -> tuple[int, int]:
-    """Peaks of a training, in bytes, without what other tests left; by default with the plan that is made for it."""
-    # A base of its own: the exactness check, which is counted, is made once for each.
+    """Return the expected and the measured peak of a training in bytes; by default with the plan made for it."""
+    # A new object, because the equivalence check is part of what is measured and made once for each model.
     lm = LanguageModel(lm.model, lm.tokenizer, lm.path)
     gc.collect()
     before = mx.get_active_memory() - sum(weight.nbytes for _, weight in tree_flatten(lm.model.parameters()))
@@ -58,9 +66,9 @@ def expected_and_measured(
         plan = plan_memory(lm, data, config)
         expected = plan.estimated_peak_bytes
     else:
-        lengths, targets = [len(row) for row in data.train], [int(row.is_target.sum()) for row in data.train]
-        expected = estimate_memory(spec_from_model(lm), lengths, targets, config, plan, plan.cache_bytes).peak
-    report = train(lm, data, config, plan=plan)
+        samples = SampleSizes.from_data(data)
+        expected = estimate_memory(spec_from_model(lm), samples, config, plan, plan.cache_bytes).peak_bytes
+    report = train(lm, plan_training(data, config, memory=plan))
     lm.detach_adapter()
     assert expected is not None
     return expected, report.peak_memory_bytes - before
@@ -71,54 +79,60 @@ def expected_and_measured(
     [
         ({}, MemoryPlan()),
         ({"dropout": 0.05}, MemoryPlan()),
-        ({"dora": True}, MemoryPlan()),
+        ({"use_dora": True}, MemoryPlan()),
         ({"num_layers": 2}, MemoryPlan()),
         ({"num_layers": 2, "dropout": 0.05}, MemoryPlan()),
-        ({"num_layers": 2, "dora": True}, MemoryPlan()),
+        ({"num_layers": 2, "use_dora": True}, MemoryPlan()),
         ({"num_layers": 4, "dropout": 0.1}, MemoryPlan()),
-        ({"num_layers": 1}, MemoryPlan(batch_tokens=1)),
+        ({"num_layers": 1}, MemoryPlan(micro_batch_tokens=1)),
         ({"rank": 128, "epochs": 3}, MemoryPlan()),
-        ({"batch_size": 8}, MemoryPlan(batch_tokens=256)),
-        ({}, MemoryPlan(checkpoint=True)),
-        ({"dropout": 0.1}, MemoryPlan(checkpoint=True)),
-        ({"num_layers": 3, "batch_size": 8}, MemoryPlan(checkpoint=True, cache_bytes=0)),
+        ({"batch_size": 8}, MemoryPlan(micro_batch_tokens=256)),
+        ({}, MemoryPlan(gradient_checkpointing=True)),
+        ({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True)),
+        ({"num_layers": 3, "batch_size": 8}, MemoryPlan(gradient_checkpointing=True, cache_bytes=0)),
     ],
 )
 def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[str, Any], plan: MemoryPlan) -> None:
     lm = load_language_model("demo")
-    expected, measured = expected_and_measured(lm, TrainingData(rows(LENGTHS, 2048)), settings_of(**changes), plan)
+    expected, measured = expected_and_measured(
+        lm, TrainingData(random_samples(LENGTHS, 2048)), settings_of(**changes), plan
+    )
     assert expected == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize(
-    ("width", "middle", "heads", "key_heads", "vocabulary", "lengths"),
+    ("hidden_size", "mlp_width", "heads", "kv_heads", "vocab_size", "lengths"),
     [
-        (384, 1536, 4, 2, 512, [150, 160, 70]),  # most of it in the middle
-        (64, 96, 8, 2, 128, [200, 190, 300]),  # in attention
-        (128, 256, 4, 4, 8192, [60, 90, 120]),  # in the head
+        (384, 1536, 4, 2, 512, [150, 160, 70]),  # dominated by the MLP
+        (64, 96, 8, 2, 128, [200, 190, 300]),  # by attention
+        (128, 256, 4, 4, 8192, [60, 90, 120]),  # by the output head
     ],
 )
-def test_models_of_other_sizes_are_estimated_as_well(
-    width: int, middle: int, heads: int, key_heads: int, vocabulary: int, lengths: list[int]
+def test_models_of_other_sizes_are_estimated_within_20_percent(
+    hidden_size: int, mlp_width: int, heads: int, kv_heads: int, vocab_size: int, lengths: list[int]
 ) -> None:
-    sizes: Any = {"hidden_size": width, "intermediate_size": middle, "vocab_size": vocabulary}
-    lm = random_models.random_model("llama", **sizes, num_attention_heads=heads, num_key_value_heads=key_heads)
-    expected, measured = expected_and_measured(lm, TrainingData(rows(lengths, vocabulary)), settings_of(), MemoryPlan())
+    sizes: Any = {"hidden_size": hidden_size, "intermediate_size": mlp_width, "vocab_size": vocab_size}
+    lm = random_models.random_model("llama", **sizes, num_attention_heads=heads, num_key_value_heads=kv_heads)
+    expected, measured = expected_and_measured(
+        lm, TrainingData(random_samples(lengths, vocab_size)), settings_of(), MemoryPlan()
+    )
     assert expected == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma3", "phi", "mixtral", "gemma2", "mamba"])
 def test_other_families_are_estimated_within_a_third(family: str) -> None:
-    """Without a look at how each of them is built: some compute in steps that nothing in their files tells of."""
+    """Without knowledge of their structure: some compute in steps that nothing in their files shows."""
     lm = random_models.random_model(
         family, hidden_size=192, intermediate_size=448, num_attention_heads=6, vocab_size=2048
     )
-    expected, measured = expected_and_measured(lm, TrainingData(rows(LENGTHS, 2048)), settings_of(), MemoryPlan())
+    expected, measured = expected_and_measured(
+        lm, TrainingData(random_samples(LENGTHS, 2048)), settings_of(), MemoryPlan()
+    )
     assert expected == pytest.approx(measured, rel=1 / 3)
 
 
-def test_rows_of_every_kind_are_counted(demo_model: LanguageModel) -> None:
-    short, long = rows([30, 40, 50, 60], 2048), rows([200, 220, 300], 2048)
+def test_replayed_and_held_out_samples_are_counted(demo_model: LanguageModel) -> None:
+    short, long = random_samples([30, 40, 50, 60], 2048), random_samples([200, 220, 300], 2048)
     for data in (
         TrainingData(short, replay=long),
         TrainingData(short, validation=long),
@@ -128,36 +142,36 @@ def test_rows_of_every_kind_are_counted(demo_model: LanguageModel) -> None:
         assert expected == pytest.approx(measured, rel=0.2)
 
 
-def test_long_rows_that_begin_alike_are_expected_in_the_exactness_check(demo_model: LanguageModel) -> None:
-    short, long = rows([20, 30, 25, 40], 2048), rows([400, 380], 2048)
+def test_long_samples_with_a_common_prefix_are_counted_in_the_equivalence_check(demo_model: LanguageModel) -> None:
+    short, long = random_samples([20, 30, 25, 40], 2048), random_samples([400, 380], 2048)
     long[1].inputs[:100] = long[0].inputs[:100]
     config = settings_of(num_layers=1, batch_size=1)
-    # It takes the two that begin alike and the shortest of all.
+    # It takes the two with a common prefix and the shortest of all.
     expected, measured = expected_and_measured(demo_model, TrainingData([*short, *long]), config)
     assert expected == pytest.approx(measured, rel=0.2)
-    lengths = [len(row) for row in [*short, *long]]
+    lengths = [len(sample) for sample in [*short, *long]]
     targets = [round(0.6 * length) for length in lengths]
     of_two, of_three = (
         estimate_memory(
-            spec_from_model(demo_model), lengths, targets, config, MemoryPlan(), None, probe=probe
-        ).exactness
+            spec_from_model(demo_model), SampleSizes(lengths, targets, probe=probe), config, MemoryPlan(), None
+        ).verification_bytes
         for probe in (None, [4, 5, 0])
     )
     assert of_three > 2 * of_two
 
 
-def test_weights_that_cannot_be_read_again_are_not_expected_to_be_let_go(demo_model: LanguageModel) -> None:
+def test_weights_that_cannot_be_read_again_are_not_expected_to_be_released(demo_model: LanguageModel) -> None:
     without_folder = LanguageModel(demo_model.model, demo_model.tokenizer)
     peaks = [
-        estimate_memory(spec_from_model(lm), LENGTHS, TARGETS, settings_of(num_layers=1), MemoryPlan(), None).training
+        estimate_memory(spec_from_model(lm), SIZES, settings_of(num_layers=1), MemoryPlan(), None).training_bytes
         for lm in (demo_model, without_folder)
     ]
-    anatomy = spec_from_model(demo_model)
-    assert peaks[1] - peaks[0] == sum(block.bytes for block in anatomy.blocks[:-1])
+    spec = spec_from_model(demo_model)
+    assert peaks[1] - peaks[0] == sum(layer.bytes for layer in spec.layers[:-1])
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
-def test_the_weights_are_counted_as_they_will_lie_in_memory(
+def test_weights_are_counted_with_their_dtype_in_memory(
     dtype: mx.Dtype, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     """float32 on a CPU, whatever the file holds."""
@@ -168,12 +182,12 @@ def test_the_weights_are_counted_as_they_will_lie_in_memory(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text((tiny_model_folder / name).read_text())
     loaded = load_language_model(tmp_path)
-    held = sum(weight.nbytes for _, weight in tree_flatten(loaded.model.parameters()))
-    assert spec_from_folder(tmp_path).bytes == held
+    loaded_bytes = sum(weight.nbytes for _, weight in tree_flatten(loaded.model.parameters()))
+    assert spec_from_folder(tmp_path).bytes == loaded_bytes
 
 
-def test_a_quantized_model_is_told_as_it_is_computed(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """On a CPU that is unquantized: the same as the model it was made from."""
+def test_a_quantized_model_is_counted_with_its_dtype_in_memory(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """On a CPU that is unquantized: the same as the model it was samples from."""
     weights: Any = mx.load(str(tiny_model_folder / "model.safetensors"))
     stored: dict[str, mx.array] = {}
     for name, weight in weights.items():
@@ -188,22 +202,22 @@ def test_a_quantized_model_is_told_as_it_is_computed(tiny_model_folder: Path, tm
     assert spec_from_folder(tmp_path) == spec_from_folder(tiny_model_folder)
 
 
-def test_a_folder_and_its_loaded_model_have_one_anatomy(demo_model: LanguageModel) -> None:
+def test_a_folder_and_its_loaded_model_have_the_same_spec(demo_model: LanguageModel) -> None:
     assert demo_model.path is not None
     assert spec_from_model(demo_model) == spec_from_folder(demo_model.path)
 
 
-def test_a_block_is_told_by_its_weights(demo_model: LanguageModel) -> None:
-    anatomy = spec_from_model(demo_model)
-    block = anatomy.blocks[0]
-    assert (anatomy.width, anatomy.vocabulary, anatomy.heads, len(anatomy.blocks)) == (192, 2048, 4, 5)
-    assert (block.queries, block.keys, block.hidden, block.gated, block.norms) == (192, 96, 448, True, 2)
-    assert sorted(block.linear) == sorted(
+def test_a_layer_is_recognized_by_its_weights(demo_model: LanguageModel) -> None:
+    spec = spec_from_model(demo_model)
+    layer = spec.layers[0]
+    assert (spec.hidden_size, spec.vocab_size, spec.heads, len(spec.layers)) == (192, 2048, 4, 5)
+    assert (layer.query_width, layer.key_width, layer.mlp_width, layer.is_gated, layer.norms) == (192, 96, 448, True, 2)
+    assert sorted(layer.linear) == sorted(
         [(192, 192, 1), (192, 96, 1), (192, 96, 1), (192, 192, 1), (192, 448, 1), (192, 448, 1), (448, 192, 1)]
     )
 
 
-def test_an_unknown_family_is_counted_from_its_shapes(tmp_path: Path) -> None:
+def test_an_unknown_family_is_counted_by_its_shapes(tmp_path: Path) -> None:
     names = {"embed.weight": (64, 8), "norm.weight": (8,)}
     for i in range(3):
         names |= {
@@ -211,23 +225,25 @@ def test_an_unknown_family_is_counted_from_its_shapes(tmp_path: Path) -> None:
             f"backbone.layers.{i}.mixer.mix_out.weight": (8, 16),
         }
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {name: mx.zeros(shape) for name, shape in names.items()})
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "never heard of"}))
-    found = estimate_memory(spec_from_folder(tmp_path), [10, 20], [5, 5], settings_of(), MemoryPlan(), None)
-    assert found.training > found.loading == 4 * (64 * 8 + 8 + 3 * (32 * 8 + 8 * 16))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "unknown"}))
+    estimate = estimate_memory(
+        spec_from_folder(tmp_path), SampleSizes([10, 20], [5, 5]), settings_of(), MemoryPlan(), None
+    )
+    assert estimate.training_bytes > estimate.loading_bytes == 4 * (64 * 8 + 8 + 3 * (32 * 8 + 8 * 16))
 
 
 @pytest.mark.parametrize(
     "damage",
     [b"", struct.pack("<Q", 10**12) + b"{}", struct.pack("<Q", 4) + b"not json", struct.pack("<Q", 2) + b"[]"],
 )
-def test_a_damaged_weights_file_is_one_clear_line(damage: bytes, tmp_path: Path) -> None:
+def test_a_damaged_weights_file_is_a_user_error(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(damage)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError):
         spec_from_folder(tmp_path)
 
 
-def test_a_folder_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         spec_from_folder(tmp_path)
 
@@ -237,31 +253,33 @@ def test_a_folder_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plans(demo_model: LanguageModel) -> Any:
-    anatomy = spec_from_model(demo_model)
+    spec = spec_from_model(demo_model)
 
     def plan(limit: int | None, **changes: Any) -> MemoryPlan:
-        return fastest_plan(anatomy, LENGTHS, TARGETS, settings_of(batch_size=8, **changes), limit)
+        return fastest_plan(spec, SIZES, settings_of(batch_size=8, **changes), limit)
 
     return plan
 
 
-def test_with_enough_memory_a_whole_step_is_computed_at_once_and_nothing_twice(plans: Any) -> None:
+def test_with_enough_memory_a_whole_step_is_computed_at_once_without_checkpointing(plans: Any) -> None:
     plan = plans(None, num_layers=2)
-    assert plan.batch_tokens >= sum(LENGTHS)
-    assert not plan.checkpoint
+    assert plan.micro_batch_tokens >= sum(LENGTHS)
+    assert not plan.gradient_checkpointing
     assert plan.cache_bytes == sum(LENGTHS) * 192 * 4
 
 
-def test_with_less_memory_parts_become_smaller_before_blocks_are_computed_twice(plans: Any) -> None:
+def test_with_less_memory_micro_batches_shrink_before_layers_are_checkpointed(plans: Any) -> None:
     whole = plans(None).estimated_peak_bytes
-    found = [plans(int(whole * share)) for share in (0.95, 0.75, 0.6, 0.4)]
-    assert [plan.checkpoint for plan in found] == sorted(plan.checkpoint for plan in found)
-    assert found[0].batch_tokens < sum(LENGTHS)
-    assert not found[0].checkpoint
-    assert found[-1].checkpoint
+    found_plans = [plans(int(whole * ratio)) for ratio in (0.95, 0.75, 0.6, 0.4)]
+    assert [plan.gradient_checkpointing for plan in found_plans] == sorted(
+        plan.gradient_checkpointing for plan in found_plans
+    )
+    assert found_plans[0].micro_batch_tokens < sum(LENGTHS)
+    assert not found_plans[0].gradient_checkpointing
+    assert found_plans[-1].gradient_checkpointing
 
 
-def test_where_nothing_fits_the_error_says_what_is_needed_and_what_to_do(plans: Any) -> None:
+def test_if_no_plan_fits_the_error_says_what_is_needed_and_what_to_do(plans: Any) -> None:
     with pytest.raises(UserError) as caught:
         plans(1_000_000)
     line = caught.value.line()
@@ -270,13 +288,13 @@ def test_where_nothing_fits_the_error_says_what_is_needed_and_what_to_do(plans: 
     assert "\n" not in line
 
 
-def test_the_chosen_batch_tokens_are_kept(plans: Any) -> None:
-    assert plans(None, micro_batch_tokens=333).batch_tokens == 333
+def test_configured_micro_batch_tokens_are_kept(plans: Any) -> None:
+    assert plans(None, micro_batch_tokens=333).micro_batch_tokens == 333
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20_000_000, 400_000_000), st.sampled_from([1, 3, -1]))
-def test_no_plan_is_expected_to_take_more_than_there_is(plans: Any, limit: int, layers: int) -> None:
+def test_no_plan_is_expected_to_exceed_the_limit(plans: Any, limit: int, layers: int) -> None:
     try:
         plan = plans(limit, num_layers=layers)
     except UserError:
@@ -284,19 +302,19 @@ def test_no_plan_is_expected_to_take_more_than_there_is(plans: Any, limit: int, 
     assert plan.estimated_peak_bytes <= limit
 
 
-def test_a_plan_is_made_for_a_loaded_model_with_or_without_a_folder(demo_model: LanguageModel) -> None:
-    data = TrainingData(rows(LENGTHS, 2048))
+def test_a_model_without_a_folder_gets_the_same_plan(demo_model: LanguageModel) -> None:
+    data = TrainingData(random_samples(LENGTHS, 2048))
     plan = plan_memory(demo_model, data, settings_of())
     assert plan == plan_memory(LanguageModel(demo_model.model, demo_model.tokenizer), data, settings_of())
     assert plan.estimated_peak_bytes
     json.dumps(dataclasses.asdict(plan))
 
 
-def test_the_available_memory_is_what_the_system_says_less_a_margin(tmp_path: Path) -> None:
+def test_usable_memory_is_what_the_system_reports_less_a_margin(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
     assert usable_memory_bytes(meminfo) == pytest.approx(mx.get_active_memory() + 0.9 * 1000 * 1024, abs=1)
 
 
-def test_without_a_system_that_says_it_half_of_the_machine_counts(tmp_path: Path) -> None:
+def test_without_a_report_of_the_system_half_of_the_memory_is_usable(tmp_path: Path) -> None:
     assert (usable_memory_bytes(tmp_path / "none") or 0) > mx.get_active_memory()

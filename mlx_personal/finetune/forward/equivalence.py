@@ -1,16 +1,23 @@
-"""Before a training starts: does the fast way compute what mlx-lm's plain forward does, on this very model?
+"""Check a fast forward pass against the reference before training: does it compute what mlx-lm computes on this model?
 
-Two rows go both ways, with an adapter that already does something (a fresh one has no gradient for half of its
-weights). The difference of the losses and that of all gradients, each in relation to the plain one's size, must stay
-below a bound. The fastest way that agrees is taken: rows packed, else padded, else the plain forward itself.
+Two samples are computed both ways, with an adapter that already has an effect (a fresh one has no gradient for half of
+its weights). The relative differences of the losses and of all gradients must stay below a tolerance. The fastest mode
+that agrees is selected: packed samples, else padded samples, else the reference forward itself.
+
+Whether a mode is exact follows from how a model is built, its dtype and the layout of the adapter, not from the user's
+samples or from an adapter's weights. So the selection is cached for each loaded model: hundreds of users of one base
+model share it, and each gets the same bits as if trained alone. Samples of another kind and adapters of another layout
+are checked again, because they are computed differently; so is everything on a model that barely agrees or disagrees.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +27,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import dequantize_model
 
 from mlx_personal.errors import UserError
+from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import Batch, collate
 from mlx_personal.finetune.data.packing import pack
 from mlx_personal.finetune.data.samples import Sample
@@ -28,180 +36,275 @@ from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.memory import usable_memory_bytes
 
+logger = logging.getLogger(__name__)
+
 ForwardMode = Literal["packed", "padded", "plain"]
 FORWARD_MODES: Sequence[ForwardMode] = ("packed", "padded", "plain")  # the fastest first
 
-# Largest difference between the two ways that is rounding, by the kind of number the model computes with; a 4-bit model
-# computes with one of these. Over tiny random models of 16 families the largest gradients' differences were 1.0e-6,
-# 3.1e-3 and 2.6e-2 (the last two of 4-bit models), and 0.6 where rows saw each other.
+# Largest relative difference that is explained by rounding, by the dtype the model computes with; a 4-bit model
+# computes with one of these. Over tiny random models of 16 families the largest differences of the gradients were
+# 1.0e-6, 3.1e-3 and 2.6e-2 (the last two of 4-bit models), and 0.6 where samples attended to each other.
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 6e-2}
 
-# Size of the adapter's second matrix in the comparison; the first one's is about 1 / sqrt(D).
-_DISTURBANCE = 0.02
+# Standard deviation of the noise added to the adapter's B matrices for the check; that of A is about 1 / sqrt(D).
+_NOISE = 0.02
+
+# A check is clear if its difference is this factor away from the tolerance, on either side, so that no other samples
+# change its outcome: in float32 the differences of an exact mode are a hundredth of the tolerance. Those of 16-bit
+# models are close to theirs, and these models are checked each time.
+_CLEAR_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How far the fast way is from the plain one, each norm-relative, in numbers of one kind.
+class EquivalenceCheck:
+    """How far a fast forward mode is from the reference.
 
-    `failure` is why there is no figure.
+    Attributes:
+        mode: The mode.
+        dtype: The dtype that was computed with; None if the mode failed.
+        loss_error: Largest relative difference of the losses.
+        gradient_error: Largest relative difference of the gradients.
+        failure: Why the mode could not be computed; empty if it could.
     """
 
-    way: ForwardMode
-    kind: mx.Dtype | None = None
-    loss: float = math.inf
-    gradient: float = math.inf
+    mode: ForwardMode
+    dtype: mx.Dtype | None = None
+    loss_error: float = math.inf
+    gradient_error: float = math.inf
     failure: str = ""
 
     @property
     def agrees(self) -> bool:
-        return self.kind is not None and max(self.loss, self.gradient) <= TOLERANCES[self.kind]
+        """Whether the differences are within the tolerance of the dtype."""
+        return self.dtype is not None and self.error <= TOLERANCES[self.dtype]
+
+    @property
+    def error(self) -> float:
+        """The larger of the two differences."""
+        return max(self.loss_error, self.gradient_error)
 
     def __str__(self) -> str:
-        if self.kind is None:
-            return f"{self.way}: {self.failure}"
-        kind = str(self.kind).split(".")[-1]
-        bound = TOLERANCES[self.kind]
-        return f"{self.way}: in {kind} loss off by {self.loss:.1e}, gradient by {self.gradient:.1e}, bound {bound:.0e}"
+        if self.dtype is None:
+            return f"{self.mode}: {self.failure}"
+        dtype = str(self.dtype).split(".")[-1]
+        return (
+            f"{self.mode}: in {dtype} the loss differs by {self.loss_error:.1e}, the gradient by "
+            f"{self.gradient_error:.1e} (tolerance {TOLERANCES[self.dtype]:.0e})"
+        )
 
 
 @dataclass(frozen=True)
 class ModeSelection:
-    """The way a training computes, and the comparisons that led to it."""
+    """The forward mode of a training.
 
-    way: ForwardMode
-    comparisons: tuple[Comparison, ...]
+    Attributes:
+        mode: The selected mode.
+        checks: The checks that led to it, in the order in which they were made.
+    """
+
+    mode: ForwardMode
+    checks: tuple[EquivalenceCheck, ...]
 
     @property
-    def reason(self) -> str:
-        """Why not a faster way; empty for the fastest."""
-        return "; ".join(str(c) for c in self.comparisons if not c.agrees)
+    def fallback_reason(self) -> str:
+        """Why a faster mode was not selected; empty for the fastest."""
+        return "; ".join(str(check) for check in self.checks if not check.agrees)
 
 
-def select_mode(lm: LanguageModel, rows: Sequence[Sample]) -> ModeSelection:
-    """The fastest way that agrees with the plain forward of `lm`, which has an adapter, on two of these rows."""
+# A model that is loaded again is another key, and a model that is no longer referenced drops its selections.
+_SELECTIONS: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, ModeSelection]] = weakref.WeakKeyDictionary()
+
+
+def select_mode_once(lm: LanguageModel, config: LoRAConfig, samples: Sequence[Sample]) -> ModeSelection:
+    """Return the result of `select_mode`, from the cache if it is known for this model and this kind of training.
+
+    Args:
+        lm: The model, with an adapter of this configuration attached.
+        config: The configuration of the training.
+        samples: Samples of the training.
+
+    Returns:
+        The selected mode.
+    """
+    adapter_layout = (config.num_layers, config.use_dora, *sorted(config.lora_parameters.items()))
+    selections = _SELECTIONS.setdefault(lm, {})
+    key = (adapter_layout, _kind_of(samples))
+    if key in selections:
+        return selections[key]
+    selection = select_mode(lm, samples)
+    if all(map(_is_clear, selection.checks)):
+        selections[key] = selection
+    return selection
+
+
+def select_mode(lm: LanguageModel, samples: Sequence[Sample]) -> ModeSelection:
+    """Select the fastest forward mode that agrees with the reference forward of this model.
+
+    Args:
+        lm: The model, with an adapter attached.
+        samples: Samples of the training; two or three of them are computed.
+
+    Returns:
+        The selected mode.
+
+    Raises:
+        UserError: If the model's loss is not finite.
+    """
     network = SplitModel(lm)
-    probe = [rows[i] for i in probe_samples(rows)]
-    comparisons: list[Comparison] = []
-    lm.model.eval()  # dropout would draw other numbers in each way
+    probe = [samples[i] for i in probe_samples(samples)]
+    checks: list[EquivalenceCheck] = []
+    lm.model.eval()  # dropout would draw different masks in each mode
     try:
-        for way in ("packed", "padded"):
-            found = compare_with_reference(network, probe, way)
-            comparisons.append(found)
-            if not found.agrees and found.kind is not None and found.kind != mx.float32 and _fits_in_float32(lm.model):
+        for mode in ("packed", "padded"):
+            check = compare_with_reference(network, probe, mode)
+            checks.append(check)
+            inexact = check.dtype is not None and check.dtype != mx.float32
+            if not check.agrees and inexact and _fits_in_float32(lm.model):
                 with _in_float32(lm.model):
-                    found = compare_with_reference(network, probe, way)
-                comparisons.append(found)
-            if found.agrees:
-                return ModeSelection(way, tuple(comparisons))
-        return ModeSelection("plain", tuple(comparisons))
+                    check = compare_with_reference(network, probe, mode)
+                checks.append(check)
+            if check.agrees:
+                return ModeSelection(mode, tuple(checks))
+            logger.info("forward mode %s is not used: %s", mode, check)
+        return ModeSelection("plain", tuple(checks))
     finally:
         lm.model.train()
 
 
-def compare_with_reference(network: SplitModel, rows: Sequence[Sample], way: Literal["packed", "padded"]) -> Comparison:
-    """Loss and gradient of these rows, both ways, dropout off.
+def compare_with_reference(
+    network: SplitModel, samples: Sequence[Sample], mode: Literal["packed", "padded"]
+) -> EquivalenceCheck:
+    """Compare the loss and gradient of a forward mode with those of the reference forward, without dropout.
 
-    UserError if the plain way gives no numbers: then the model is broken, and no other way is better.
+    Args:
+        network: The model, not patched.
+        samples: Samples to compute.
+        mode: The mode to check.
+
+    Returns:
+        The differences, or why the mode failed.
+
+    Raises:
+        UserError: If the reference loss is not finite: then the model is damaged, and no mode is better.
     """
-    model, chosen = network.model, range(len(rows))
-    own: Weights = model.trainable_parameters()
-    weights = _disturbed(own)
+    model, indices = network.model, range(len(samples))
+    original: Weights = model.trainable_parameters()
+    weights = _add_noise(original)
     try:
-        wanted = mx.value_and_grad(reference_loss(model))(weights, collate(rows, chosen, "padded"))
-        mx.eval(wanted)
-        if not math.isfinite(float(wanted[0])):
+        reference = mx.value_and_grad(reference_loss(model))(weights, collate(samples, indices, "padded"))
+        mx.eval(reference)
+        if not math.isfinite(float(reference[0])):
             raise UserError("the base model's loss is not a number: its weights are damaged", hint="download it again")
-        with network.opened():
-            batch, apart = (collate(rows, chosen, way, share) for share in (True, False))
-            # Rows that share are computed otherwise than those that do not; a training does both.
-            batches = [batch] if batch.segments == apart.segments else [batch, apart]
-            found = [_computed(network, weights, batch) for batch in batches]
+        with network.patched():
+            shared, separate = (collate(samples, indices, mode, share_prefixes) for share_prefixes in (True, False))
+            # Samples that share a prefix are computed differently from those that do not; a training does both.
+            batches = [shared] if shared.segments == separate.segments else [shared, separate]
+            results = [_compute(network, weights, batch) for batch in batches]
     except UserError:
         raise
-    except Exception as error:  # a model that is built otherwise fails in whatever way it happens to
-        return Comparison(way, failure=f"{type(error).__name__}: {error}".splitlines()[0])
+    except Exception as error:  # a model of another structure may fail in any way
+        return EquivalenceCheck(mode, failure=f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
-        model.update(own)
-    kind, *_ = found[0]
-    if kind not in TOLERANCES:
-        return Comparison(way, failure=f"it computes with {kind}")
-    loss = max(_difference(wanted[0], loss) for _, loss, _ in found)
-    return Comparison(way, kind, loss, max(_difference(wanted[1], gradient) for *_, gradient in found))
+        model.update(original)
+    dtype, *_ = results[0]
+    if dtype not in TOLERANCES:
+        return EquivalenceCheck(mode, failure=f"it computes with {dtype}")
+    loss_error = max(_relative_difference(reference[0], loss) for _, loss, _ in results)
+    gradient_error = max(_relative_difference(reference[1], gradient) for *_, gradient in results)
+    return EquivalenceCheck(mode, dtype, loss_error, gradient_error)
 
 
-def _computed(network: SplitModel, weights: Weights, batch: Batch) -> tuple[mx.Dtype, mx.array, Weights]:
-    """The kind of number the frozen blocks give; and loss and gradient of a batch, the fast way."""
-    states = network.frozen_activations(layout_of(batch))
-    loss = split_loss(network, (lambda _: states) if network.first else None)
-    with network.rows(layout_of(batch)):
-        found = mx.value_and_grad(loss)(weights, batch)
-    mx.eval(found)
-    return states.dtype, *found
+def probe_samples(samples: Sequence[Sample]) -> list[int]:
+    """Select the samples for the check, the shortest that serve, because each costs a reference forward.
 
+    Args:
+        samples: Samples of the training.
 
-def probe_samples(rows: Sequence[Sample]) -> list[int]:
-    """Two rows of different lengths that begin alike if any do, the shortest such, since each costs a plain forward.
-
-    Positions are set only where rows share their beginning.
+    Returns:
+        Indices of two samples of different lengths; if some share a prefix, of two of those and of the shortest of all,
+        because positions are set only where samples share a prefix.
     """
-    different = two_lengths([len(row) for row in rows])
-    in_order = sorted(range(len(rows)), key=lambda i: rows[i].inputs[: rows[i].prompt_length].tolist())
-    alike = [
+    different_lengths = two_lengths([len(sample) for sample in samples])
+    sorted_by_prompt = sorted(range(len(samples)), key=lambda i: samples[i].inputs[: samples[i].prompt_length].tolist())
+    sharing = [
         pair
-        for pair in itertools.pairwise(in_order)
-        if len(pack([rows[i].inputs for i in pair], [rows[i].prompt_length for i in pair])) > 2
+        for pair in itertools.pairwise(sorted_by_prompt)
+        if len(pack([samples[i].inputs for i in pair], [samples[i].prompt_length for i in pair])) > 2
     ]
-    if not alike:
-        return different
-    return [*min(alike, key=lambda pair: sum(len(rows[i]) for i in pair)), different[0]]
+    if not sharing:
+        return different_lengths
+    return [*min(sharing, key=lambda pair: sum(len(samples[i]) for i in pair)), different_lengths[0]]
 
 
 def two_lengths(lengths: Sequence[int]) -> list[int]:
-    """The shortest row and the shortest of those that are longer; where all are alike, any two."""
+    """Return the shortest sample and the shortest of those that are longer; any two if all have the same length."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    longer = [row for row in order if lengths[row] > lengths[order[0]]]
+    longer = [i for i in order if lengths[i] > lengths[order[0]]]
     return [order[0], *(longer or order[1:])[:1]]
 
 
-def _disturbed(weights: Weights) -> Weights:
-    """The weights with a second matrix that is not zero, the same at every call."""
+def _is_clear(check: EquivalenceCheck) -> bool:
+    """Return whether other samples would give the same outcome; a mode that fails on a model always fails."""
+    if check.dtype is None:
+        return True
+    ratio = check.error / TOLERANCES[check.dtype]
+    return ratio <= 1 / _CLEAR_FACTOR or ratio >= _CLEAR_FACTOR
+
+
+def _kind_of(samples: Sequence[Sample]) -> Hashable:
+    """Return what a check depends on: the number of samples it takes, and whether lengths and weights differ."""
+    lengths, weights = {len(sample) for sample in samples}, {sample.weight for sample in samples}
+    return len(probe_samples(samples)), len(lengths) > 1, len(weights) > 1
+
+
+def _compute(network: SplitModel, weights: Weights, batch: Batch) -> tuple[mx.Dtype, mx.array, Weights]:
+    """Return the dtype of the frozen activations, and the loss and gradient of a batch in the fast mode."""
+    activations = network.frozen_activations(layout_of(batch))
+    loss = split_loss(network, (lambda _: activations) if network.first_trained else None)
+    with network.use_layout(layout_of(batch)):
+        loss_and_gradient = mx.value_and_grad(loss)(weights, batch)
+    mx.eval(loss_and_gradient)
+    return activations.dtype, *loss_and_gradient
+
+
+def _add_noise(weights: Weights) -> Weights:
+    """Return the weights with B matrices that are not zero, the same at every call."""
     keys = iter(mx.random.split(mx.random.key(0), len(tree_flatten(weights))))
 
-    def disturb(path: str, weight: mx.array) -> mx.array:
+    def add_noise(path: str, weight: mx.array) -> mx.array:
         key = next(keys)
-        return weight + _DISTURBANCE * mx.random.normal(weight.shape, key=key) if path.endswith("lora_b") else weight
+        return weight + _NOISE * mx.random.normal(weight.shape, key=key) if path.endswith("lora_b") else weight
 
-    disturbed: Weights = tree_map_with_path(disturb, weights)
-    return disturbed
+    noisy: Weights = tree_map_with_path(add_noise, weights)
+    return noisy
 
 
-def _difference(wanted: Any, found: Any) -> float:
-    """Norm of the difference over all arrays, in relation to that of what is wanted; inf where that is no number."""
-    pairs = zip((a for _, a in tree_flatten(wanted)), (a for _, a in tree_flatten(found)), strict=True)
-    off = size = 0.0
+def _relative_difference(expected: Any, actual: Any) -> float:
+    """Return the norm of the difference over all arrays, relative to that of `expected`; inf instead of NaN."""
+    pairs = zip((a for _, a in tree_flatten(expected)), (a for _, a in tree_flatten(actual)), strict=True)
+    difference = size = 0.0
     for a, b in pairs:
-        off += float(mx.square(a.astype(mx.float32) - b.astype(mx.float32)).sum())
+        difference += float(mx.square(a.astype(mx.float32) - b.astype(mx.float32)).sum())
         size += float(mx.square(a.astype(mx.float32)).sum())
-    relative = math.sqrt(off / size) if size > 0 else math.inf
+    relative = math.sqrt(difference / size) if size > 0 else math.inf
     return math.inf if math.isnan(relative) else relative
 
 
 def _fits_in_float32(model: nn.Module) -> bool:
-    """Whether there is room for all weights as float32, beside those that are there."""
+    """Return whether a float32 copy of all weights fits into memory beside the present ones."""
     packed = {id(m.weight): 32 // m.bits for m in model.modules() if hasattr(m, "bits") and "weight" in m}
-    numbers = sum(weight.size * packed.get(id(weight), 1) for _, weight in tree_flatten(model.parameters()))
+    count = sum(weight.size * packed.get(id(weight), 1) for _, weight in tree_flatten(model.parameters()))
     limit = usable_memory_bytes()
-    return limit is None or mx.get_active_memory() + 4 * numbers <= limit
+    return limit is None or mx.get_active_memory() + 4 * count <= limit
 
 
 @contextlib.contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
-    """The model in float32 and unquantized, for as long as the block lasts; rounding is out of the way then."""
+    """Convert the model to float32 without quantization inside the `with` block, which removes most rounding."""
     layers, weights = model.leaf_modules(), model.parameters()
     try:
         dequantize_model(model)
-        # The layers that it made are trainable.
+        # Dequantized layers are trainable until they are frozen.
         for layer in tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module):
             layer[1].freeze()
         model.set_dtype(mx.float32)

@@ -1,8 +1,11 @@
-"""Gradient checkpointing: blocks keep their inputs only and are computed again in the backward pass.
+"""Gradient checkpointing: layers keep only their inputs and are computed again in the backward pass.
 
-Activations shrink from some dozens of arrays a block to one, for about a third more time. mlx-lm's own changes the
-blocks' class for the whole process; this changes single blocks and is undone. And a block's dropout is the same in both
-passes, without which the gradient would be that of another loss.
+The activations of a layer shrink from some dozens of arrays to one, for about a third more time. mlx-lm's own function
+changes the layers' class for the whole process; this one patches individual layers for a while. It also gives a layer
+the same dropout mask in both passes; without that, the gradient would belong to another loss.
+
+References:
+    [Chen16].
 """
 
 from __future__ import annotations
@@ -15,31 +18,39 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_personal.finetune.forward.dropout import RandomKeys
-from mlx_personal.finetune.forward.patching import patched
+from mlx_personal.finetune.forward.patching import Patch, patched
 
 
 @contextlib.contextmanager
-def gradient_checkpointing(blocks: Sequence[nn.Module], keys: RandomKeys) -> Iterator[None]:
-    """These blocks are checkpointed inside the `with`; their dropout must draw from `keys`."""
-    # Some models use one block in several places.
-    different = {id(block): block for block in blocks}
-    with patched([(block, _checkpointing(block, keys)) for block in different.values()]):
+def gradient_checkpointing(layers: Sequence[nn.Module], keys: RandomKeys) -> Iterator[None]:
+    """Checkpoint layers inside the `with` block.
+
+    Args:
+        layers: Transformer layers of the model.
+        keys: The random keys that their dropout draws from.
+
+    Yields:
+        Nothing.
+    """
+    # Some models use one layer at several depths.
+    distinct = {id(layer): layer for layer in layers}
+    with patched([(layer, _checkpoint_patch(layer, keys)) for layer in distinct.values()]):
         yield
 
 
-def _checkpointing(block: nn.Module, keys: RandomKeys) -> Callable[..., Any]:
-    def call(block_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        start = keys.next()
+def _checkpoint_patch(layer: nn.Module, keys: RandomKeys) -> Patch:
+    def call(layer_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        start_key = keys.next()
 
         def compute(parameters: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            block.update(parameters)
-            going_on = keys.state
-            keys.seed(*start)
+            layer.update(parameters)
+            later_state = keys.state
+            keys.reseed(*start_key)
             try:
-                return block_call(*args, **kwargs)
+                return layer_call(*args, **kwargs)
             finally:
-                keys.state = going_on
+                keys.state = later_state
 
-        return mx.checkpoint(compute)(block.trainable_parameters(), *args, **kwargs)
+        return mx.checkpoint(compute)(layer.trainable_parameters(), *args, **kwargs)
 
     return call

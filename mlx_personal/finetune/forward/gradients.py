@@ -1,4 +1,4 @@
-"""Losses and gradients of any rows of a training set, in the way `exactness` chose and within a memory plan."""
+"""Compute losses and gradients of any samples of a training, in the selected forward mode and within a memory plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlx.utils import tree_map
 from mlx_personal.finetune.data.batching import Batch, BatchShape, collate, micro_batches
 from mlx_personal.finetune.data.packing import max_packed_length
 from mlx_personal.finetune.data.samples import Sample, target_weight
-from mlx_personal.finetune.forward.activation_cache import ActivationCache
+from mlx_personal.finetune.forward.activation_cache import ActivationCache, CacheLocation
 from mlx_personal.finetune.forward.dropout import RandomKeys, keyed_dropout
 from mlx_personal.finetune.forward.equivalence import ForwardMode
 from mlx_personal.finetune.forward.gradient_checkpointing import gradient_checkpointing
@@ -24,89 +24,128 @@ from mlx_personal.runtime.memory import keep_freed_memory, release_freed_memory
 
 
 class GradientComputer:
-    """A model with an adapter, ready to be trained on `rows`; `kept_in` and `kept_bytes` are those of `ActivationCache`.
-
-    `processed` counts the tokens that gradients were computed of, padding included.
+    """Losses and gradients of a model with an adapter. Compute them inside `prepared`.
 
     Args:
-        share: rows pay for a common prompt once.
-        keep: what the frozen blocks give may be kept.
+        lm: The model, with an adapter attached.
+        samples: All samples that are computed, for training and validation.
+        mode: The forward mode.
+        plan: Micro-batches, gradient checkpointing and the size of the activation cache.
+        share_prefixes: Compute a prompt once that several samples of a micro-batch have in common. Such samples would
+            also share its dropout mask, so it must be False with dropout.
+        use_cache: Whether the outputs of the frozen layers may be cached.
+
+    Attributes:
+        cache_location: Where the outputs of the frozen layers are cached: `memory`, `file` or `nowhere`.
+        cache_bytes: Their size.
+        processed_tokens: Tokens that gradients have been computed for, padding included.
     """
 
     def __init__(
         self,
         lm: LanguageModel,
-        rows: Sequence[Sample],
-        way: ForwardMode,
+        samples: Sequence[Sample],
+        mode: ForwardMode,
         plan: MemoryPlan,
-        share: bool,
-        keep: bool = True,
+        share_prefixes: bool,
+        use_cache: bool = True,
     ):
-        self._lm, self._rows, self._way, self._plan = lm, rows, way, plan
-        self._shape: BatchShape = "packed" if way == "packed" else "padded"
-        # Rows that share a prompt would share what dropout does to it, too.
-        self._share, self._keep = share, keep
-        self._longest = max_packed_length(getattr(lm.model, "args", None)) if way == "packed" else plan.batch_tokens
-        self._lengths = [len(row) for row in rows]
+        self._lm, self._samples, self._mode, self._plan = lm, samples, mode, plan
+        self._shape: BatchShape = "packed" if mode == "packed" else "padded"
+        self._share_prefixes, self._use_cache = share_prefixes, use_cache
+        packed_limit = max_packed_length(getattr(lm.model, "args", None))
+        self._max_tokens = packed_limit if mode == "packed" else plan.micro_batch_tokens
+        self._lengths = [len(sample) for sample in samples]
         self._network = SplitModel(lm)
         self._keys = RandomKeys()
         self._loss: Loss = reference_loss(lm.model)
-        self.kept_in, self.kept_bytes, self.processed = "nowhere", 0, 0
+        self.cache_location: CacheLocation = "nowhere"
+        self.cache_bytes = self.processed_tokens = 0
 
     @contextlib.contextmanager
-    def opened(self, on_progress: Progress | None = None) -> Iterator[None]:
-        """Computes the frozen blocks once, and lets their weights go until the block ends."""
+    def prepared(self, on_progress: Progress | None = None) -> Iterator[None]:
+        """Patch the model, and compute the outputs of the frozen layers, inside the `with` block.
+
+        The frozen layers' weights are released until the block ends, if their outputs are cached.
+
+        Args:
+            on_progress: Called with the stage `caching activations`.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            UserError: At the end of the block, if the released weights cannot be read again.
+        """
         network = self._network
-        trained = network.blocks[network.first :]
-        with contextlib.ExitStack() as open_:
-            open_.enter_context(keep_freed_memory())
-            open_.enter_context(keyed_dropout(trained, self._keys))
-            if self._plan.checkpoint:
-                open_.enter_context(gradient_checkpointing(trained, self._keys))
-            if self._way != "plain":
-                open_.enter_context(network.opened())
+        trained_layers = network.layers[network.first_trained :]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(keep_freed_memory())
+            stack.enter_context(keyed_dropout(trained_layers, self._keys))
+            if self._plan.gradient_checkpointing:
+                stack.enter_context(gradient_checkpointing(trained_layers, self._keys))
+            if self._mode != "plain":
+                stack.enter_context(network.patched())
                 self._loss = split_loss(network, None)
-                if network.first > 0:
-                    tokens = self._longest if self._shape == "packed" else 1
-                    states = ActivationCache(
-                        network, self._rows, tokens, self._plan.cache_bytes, self._keep, on_progress
-                    )
-                    self.kept_in, self.kept_bytes = states.where, states.bytes
-                    self._loss = split_loss(network, states.of)
-                    if states.where != "nowhere":
-                        self._lm.release_weights(trained)
+                if network.first_trained > 0:
+                    self._cache_activations(on_progress)
+                    if self.cache_location != "nowhere":
+                        self._lm.release_weights(trained_layers)
                         release_freed_memory()
             yield
         self._lm.reload_weights()
 
-    def gradient(self, weights: Weights, chosen: Sequence[int], seed: Sequence[int]) -> tuple[mx.array, Weights]:
-        """The weighted sum of the cross entropies at these rows' targets, and its gradient by the adapter's weights.
+    def gradient(self, weights: Weights, indices: Sequence[int], seed: Sequence[int]) -> tuple[mx.array, Weights]:
+        """Compute the loss of some samples and its gradient, accumulated over micro-batches.
 
-        The same `seed`, the same dropout.
+        Args:
+            weights: The adapter's weights.
+            indices: Indices of the samples; may be empty.
+            seed: Seed of the dropout masks.
+
+        Returns:
+            The weighted sum of the cross entropies at the targets, and its gradient with respect to the weights.
         """
-        found: tuple[mx.array, Weights] | None = None
-        for number, batch in enumerate(self._batches(chosen, self._share)):
-            self._keys.seed(*seed, number)
-            with self._network.rows(layout_of(batch)):
-                of_part = mx.value_and_grad(self._loss)(weights, batch)
-            found = of_part if found is None else tree_map(mx.add, found, of_part)
-            mx.eval(found)
-            self.processed += batch.inputs.size
-        # A machine may have no row of a step.
-        return found or (mx.array(0.0), tree_map(mx.zeros_like, weights))
+        total: tuple[mx.array, Weights] | None = None
+        for number, batch in enumerate(self._batches(indices, self._share_prefixes)):
+            self._keys.reseed(*seed, number)
+            with self._network.use_layout(layout_of(batch)):
+                loss_and_gradient = mx.value_and_grad(self._loss)(weights, batch)
+            total = loss_and_gradient if total is None else tree_map(mx.add, total, loss_and_gradient)
+            mx.eval(total)
+            self.processed_tokens += batch.inputs.size
+        # In a distributed training a process may get no sample of a step.
+        return total or (mx.array(0.0), tree_map(mx.zeros_like, weights))
 
-    def loss(self, weights: Weights, chosen: Sequence[int]) -> float:
-        """The weighted mean of the cross entropies at the targets of these rows, without dropout."""
+    def loss(self, weights: Weights, indices: Sequence[int]) -> float:
+        """Compute the loss of some samples without dropout.
+
+        Args:
+            weights: The adapter's weights.
+            indices: Indices of the samples.
+
+        Returns:
+            The weighted mean of the cross entropies at their targets.
+        """
         total = 0.0
         self._lm.model.eval()
         try:
-            for batch in self._batches(chosen, share=True):
-                with self._network.rows(layout_of(batch)):
+            for batch in self._batches(indices, share_prefixes=True):
+                with self._network.use_layout(layout_of(batch)):
                     total += float(self._loss(weights, batch))
         finally:
             self._lm.model.train()
-        return total / target_weight(self._rows[row] for row in chosen)
+        return total / target_weight(self._samples[index] for index in indices)
 
-    def _batches(self, chosen: Sequence[int], share: bool) -> Iterator[Batch]:
-        for part in micro_batches(chosen, self._lengths, min(self._plan.batch_tokens, self._longest), self._shape):
-            yield collate(self._rows, part, self._shape, share)
+    def _cache_activations(self, on_progress: Progress | None) -> None:
+        max_tokens = self._max_tokens if self._shape == "packed" else 1
+        cache = ActivationCache(
+            self._network, self._samples, max_tokens, self._plan.cache_bytes, self._use_cache, on_progress
+        )
+        self.cache_location, self.cache_bytes = cache.location, cache.bytes
+        self._loss = split_loss(self._network, cache.get)
+
+    def _batches(self, indices: Sequence[int], share_prefixes: bool) -> Iterator[Batch]:
+        max_tokens = min(self._plan.micro_batch_tokens, self._max_tokens)
+        for micro_batch in micro_batches(indices, self._lengths, max_tokens, self._shape):
+            yield collate(self._samples, micro_batch, self._shape, share_prefixes)

@@ -1,7 +1,7 @@
-"""What an adapted layer computes, in fewer operations than mlx-lm's own takes.
+"""Compute LoRA layers in fewer operations than mlx-lm.
 
-mlx-lm multiplies the adapter's output, as wide as the layer's, by its scale and then adds it. Here the scale goes to
-the narrow matrix, and adding is a part of the product.
+mlx-lm multiplies the adapter's output, which is as wide as the layer's, by the scale and then adds it. Here the scale
+multiplies the small matrix A, and the addition is part of the product with B.
 """
 
 from __future__ import annotations
@@ -13,17 +13,28 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tuner.lora import LoRALinear
 
-
-def lora_patches(blocks: Sequence[nn.Module]) -> list[tuple[nn.Module, Callable[..., Any]]]:
-    """The changes, for `calling`; other kinds of adapters stay as they are."""
-    modules = {id(m): m for block in blocks for m in block.modules() if type(m) is LoRALinear}
-    return [(module, _call(module)) for module in modules.values()]
+from mlx_personal.finetune.forward.patching import Patch
 
 
-def _call(module: Any) -> Callable[..., Any]:
+def lora_patches(layers: Sequence[nn.Module]) -> list[tuple[nn.Module, Patch]]:
+    """Return the patches of all LoRA linear layers in these layers, for `patched`.
+
+    Other kinds of adapters are left as they are.
+
+    Args:
+        layers: Transformer layers of the model.
+
+    References:
+        [Hu22].
+    """
+    modules = {id(m): m for layer in layers for m in layer.modules() if type(m) is LoRALinear}
+    return [(module, _lora_patch(module)) for module in modules.values()]
+
+
+def _lora_patch(module: Any) -> Patch:
     def call(_: Callable[..., Any], x: mx.array) -> mx.array:
-        adapted: mx.array = module.linear(x)
-        narrow = module.dropout(x) @ (module.scale * module.lora_a)
-        return mx.addmm(adapted, narrow.astype(adapted.dtype), module.lora_b.astype(adapted.dtype))
+        base_output: mx.array = module.linear(x)
+        low_rank = module.dropout(x) @ (module.scale * module.lora_a)
+        return mx.addmm(base_output, low_rank.astype(base_output.dtype), module.lora_b.astype(base_output.dtype))
 
     return call

@@ -1,7 +1,11 @@
-"""The loss of a batch and its gradient by the adapter's weights: the fast way, and mlx-lm's plain one beside it.
+"""The loss of a batch: of a model run in parts, and the reference loss of mlx-lm.
 
-The adapter's own weights are float32 and stay so: a step of 1e-4 would vanish in bfloat16. They are used in the kind of
-number the model computes with, else every product with them would lift its activations to float32.
+The adapter's master weights are float32 and stay so: a step of 1e-4 would vanish in bfloat16. For the computation they
+are cast to the model's dtype; otherwise every product with them would promote the activations to float32.
+
+Cross entropy is computed in chunks at the target positions only, so that the logits of a whole batch never exist. For
+a vocabulary of 128k and 2,000 targets they would take 1 GB of float32, and as much again for each step of the gradient.
+The output head is frozen, so each chunk's gradient is computed together with its logits, and nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -14,53 +18,131 @@ import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
 from mlx_personal.finetune.data.batching import Batch
-from mlx_personal.finetune.forward.cross_entropy import summed_cross_entropy
 from mlx_personal.finetune.forward.split_model import BatchLayout, SplitModel
+from mlx_personal.runtime.cpu_exp import softmax
 
 Weights = dict[str, Any]
 """The adapter's float32 weights, nested as in the model."""
 
 Loss = Callable[[Weights, Batch], mx.array]
+"""Returns the weighted sum of the cross entropies at the targets of a batch."""
+
+# Bytes of the logits of one chunk: 32 targets with a vocabulary of 128k. With fewer targets a chunk would spend more
+# time reading the output head's weights, which every chunk reads again, than multiplying by them.
+CHUNK_BYTES = 16 * 2**20
 
 
-def split_loss(network: SplitModel, states_of: Callable[[Batch], mx.array] | None) -> Loss:
-    """The weighted sum of the cross entropies at a batch's targets, from `states_of` the batch on.
+def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array] | None) -> Loss:
+    """Return the loss of a model run in parts.
 
-    None instead of `states_of` computes all blocks.
+    Call the loss inside `network.patched()`, and compute its gradient inside `network.use_layout(layout_of(batch))`.
 
-    `network` must be opened, and the batch's `layout_of` be set with `network.rows` around the gradient.
+    Args:
+        network: The model.
+        get_activations: Returns the output of the frozen layers for a batch, [B, T, D]; None computes these layers too.
+
+    Returns:
+        The loss function.
     """
 
     def loss(weights: Weights, batch: Batch) -> mx.array:
-        states = None if states_of is None else states_of(batch)
-        kind = (network.frozen_activations(layout_of(batch)) if states is None else states).dtype
-        network.model.update(_used_as(weights, kind))
-        hidden = network.hidden_at_targets(mx.array(batch.inputs), states, batch.target_positions)
+        activations = None if get_activations is None else get_activations(batch)
+        dtype = (network.frozen_activations(layout_of(batch)) if activations is None else activations).dtype
+        network.model.update(_cast(weights, dtype))
+        hidden = network.hidden_at_targets(mx.array(batch.inputs), activations, batch.target_positions)
         return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.weights))
 
     return loss
 
 
 def reference_loss(model: nn.Module) -> Loss:
-    """The same of a padded batch, as mlx-lm computes it: all blocks, all logits."""
+    """Return the same loss of padded batches, computed as mlx-lm does: all layers, all logits.
+
+    Args:
+        model: The model of mlx-lm, with an adapter.
+
+    Returns:
+        The loss function.
+    """
 
     def loss(weights: Weights, batch: Batch) -> mx.array:
         model.update(weights)
         logits = model(mx.array(batch.inputs)).astype(mx.float32)
-        at_places = logits.reshape(-1, logits.shape[-1])[mx.array(batch.target_positions)]
-        return (nn.losses.cross_entropy(at_places, mx.array(batch.targets)) * mx.array(batch.weights)).sum()
+        target_logits = logits.reshape(-1, logits.shape[-1])[mx.array(batch.target_positions)]
+        return (nn.losses.cross_entropy(target_logits, mx.array(batch.targets)) * mx.array(batch.weights)).sum()
 
     return loss
 
 
 def layout_of(batch: Batch) -> BatchLayout:
-    """Where the rows of a batch lie."""
+    """Return the layout of a batch for `SplitModel`."""
     return BatchLayout(mx.array(batch.inputs), batch.segments)
 
 
-def _used_as(weights: Weights, dtype: mx.Dtype) -> Weights:
-    """The weights as the model uses them; DoRA's magnitudes `m` are applied to float32 norms and stay."""
-    used: Weights = tree_map_with_path(
+def summed_cross_entropy(
+    logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array, weights: mx.array
+) -> mx.array:
+    """Compute the weighted sum of the cross entropies at N targets, chunk by chunk.
+
+    Args:
+        logits: Maps [1, n, D] to [1, n, V], each position on its own; without trainable parameters.
+        hidden: [1, N, D], hidden states after the final norm.
+        targets: int [N], target tokens.
+        weights: float32 [N], weight of each target.
+
+    Returns:
+        A float32 scalar.
+    """
+    # Only the shape is used, so nothing is computed.
+    chunk_size = max(16, CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
+
+    def chunk_loss(hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        chunk_logits = logits(hidden).squeeze(0).astype(mx.float32)
+        losses, gradient = _losses_and_gradient(chunk_logits, targets)
+        # The gradient of this product with respect to the logits is `gradient`; its value is never computed.
+        return (chunk_logits * mx.stop_gradient(gradient)).sum(), losses
+
+    @mx.custom_function
+    def total(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        losses: list[mx.array] = []
+        gradients: list[mx.array] = []
+        for start in range(0, hidden.shape[1], chunk_size):
+            chunk = slice(start, start + chunk_size)
+            chunk_hidden = hidden[:, chunk]
+            if gradients:
+                # Force one chunk after the other: MLX would compute them side by side and hold all of them.
+                chunk_hidden = mx.depends(chunk_hidden, [gradients[-1], losses[-1]])
+            (_, target_losses), gradient = mx.value_and_grad(chunk_loss)(chunk_hidden, targets[chunk])
+            losses.append((target_losses * weights[chunk]).sum())
+            # A target's weight scales its gradient as it scales its loss; the hidden states are narrower than logits.
+            gradients.append((gradient * weights[chunk, None]).astype(gradient.dtype))
+        return mx.stack(losses).sum(), mx.concatenate(gradients, axis=1)
+
+    @total.vjp
+    def total_vjp(primals: object, cotangents: Any, outputs: Any) -> mx.array:
+        gradient: mx.array = (cotangents[0] * outputs[1]).astype(outputs[1].dtype)
+        return gradient
+
+    outputs: Any = total(hidden)
+    loss: mx.array = outputs[0]
+    return loss
+
+
+def _losses_and_gradient(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the cross entropies [n] of float32 logits [n, V], and the gradient of their sum.
+
+    The gradient with respect to the logits is the softmax, minus 1 at the target.
+    """
+    target_columns = targets[:, None]
+    probabilities, log_sum = softmax(logits)
+    losses = log_sum - mx.take_along_axis(logits, target_columns, axis=-1)[:, 0]
+    at_target = mx.take_along_axis(probabilities, target_columns, axis=-1)
+    return losses, mx.put_along_axis(probabilities, target_columns, at_target - 1, axis=-1)
+
+
+def _cast(weights: Weights, dtype: mx.Dtype) -> Weights:
+    """Cast the weights to the model's dtype, except DoRA's magnitudes `m`, which are applied to float32 norms."""
+    cast: Weights = tree_map_with_path(
         lambda path, weight: weight if path.endswith(".m") else weight.astype(dtype), weights
     )
-    return used
+    return cast

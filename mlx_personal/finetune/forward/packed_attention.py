@@ -1,8 +1,11 @@
-"""Attention over packed rows: rows of like length side by side, a few large calls instead of one for each row.
+"""Attention over a packed sequence: a few large calls for buckets of sequences of similar length.
 
-A batch's rows are short and of many lengths. One by one, each of them costs a model's every block some dozens of tiny
-operations; padded to the longest of all, most of the attention would be to padding. So rows of like length are
-attended to together. They are padded on the right, where causal attention does not look.
+The sequences of a batch are short and differ in length. One call for each of them costs every layer some dozens of tiny
+operations, and with all of them padded to the longest, most of the attention would be to padding. So sequences of
+similar length are attended to together, padded on the right, where causal attention does not look.
+
+References:
+    [Krell21].
 """
 
 from __future__ import annotations
@@ -16,61 +19,84 @@ from mlx_personal.finetune.forward.permutation import Permutation
 
 
 class PackedAttention:
-    """Rows of these lengths, one behind the other, in groups."""
+    """Causal attention of each sequence of a packed batch to itself.
+
+    Args:
+        lengths: Lengths of the sequences, in the order in which they are packed; T is their sum.
+    """
 
     def __init__(self, lengths: Sequence[int]):
         self._tokens = sum(lengths)
-        self._orders_of: dict[int, tuple[Permutation, Permutation]] = {}
+        self._permutations_by_heads: dict[int, tuple[Permutation, Permutation]] = {}
         starts = np.cumsum([0, *lengths])
-        self._groups: list[np.ndarray] = []
-        for rows in length_buckets(lengths):
-            within = np.arange(lengths[rows[0]])
-            own = np.array([lengths[row] for row in rows])[:, None]
-            # Where each token of each row stands in the sequence; -1 for padding.
-            self._groups.append(np.where(within < own, starts[rows][:, None] + within, -1))
+        self._buckets: list[np.ndarray] = []
+        for sequences in length_buckets(lengths):
+            within = np.arange(lengths[sequences[0]])
+            bucket_lengths = np.array([lengths[i] for i in sequences])[:, None]
+            # Position of each token of each sequence in the packed sequence; -1 for padding.
+            self._buckets.append(np.where(within < bucket_lengths, starts[sequences][:, None] + within, -1))
 
     def attend(self, attention: Callable[..., mx.array], q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """Causal `attention` of q [1, H, T, d] to k and v [1, K, T, d], each row to itself alone: [1, H, T, d]."""
-        parts = [attention(*rows) for rows in zip(*map(self._spread, (q, k, v)), strict=True)]
-        width = parts[0].shape[-1]
-        _, back = self._orders(q.shape[1])
-        return back(mx.concatenate([part.reshape(-1, width) for part in parts])).reshape(1, -1, self._tokens, width)
+        """Compute attention.
 
-    def _spread(self, x: mx.array) -> list[mx.array]:
-        """[1, H, T, d] as [R, H, n, d] for each group of R rows, padded to n."""
+        Args:
+            attention: A causal attention, called with q [R, H, n, d], k and v [R, K, n, d] of each bucket.
+            q: Queries [1, H, T, d].
+            k: Keys [1, K, T, d].
+            v: Values [1, K, T, d].
+
+        Returns:
+            [1, H, T, d].
+        """
+        outputs = [attention(*arrays) for arrays in zip(*map(self._to_buckets, (q, k, v)), strict=True)]
+        width = outputs[0].shape[-1]
+        _, to_packed = self._permutations(q.shape[1])
+        packed = to_packed(mx.concatenate([output.reshape(-1, width) for output in outputs]))
+        return packed.reshape(1, -1, self._tokens, width)
+
+    def _to_buckets(self, x: mx.array) -> list[mx.array]:
+        """Turn [1, H, T, d] into [R, H, n, d] for each bucket of R sequences, padded to n."""
         _, heads, _, width = x.shape
-        spread, _ = self._orders(heads)
-        sizes = [group.size * heads for group in self._groups]
-        parts = mx.split(spread(x.reshape(-1, width)), np.cumsum(sizes)[:-1].tolist())
+        to_buckets, _ = self._permutations(heads)
+        sizes = [bucket.size * heads for bucket in self._buckets]
+        arrays = mx.split(to_buckets(x.reshape(-1, width)), np.cumsum(sizes)[:-1].tolist())
         return [
-            part.reshape(group.shape[0], heads, group.shape[1], width)
-            for part, group in zip(parts, self._groups, strict=True)
+            array.reshape(bucket.shape[0], heads, bucket.shape[1], width)
+            for array, bucket in zip(arrays, self._buckets, strict=True)
         ]
 
-    def _orders(self, heads: int) -> tuple[Permutation, Permutation]:
-        """From the sequence of `heads` times T to the groups, and back; every block asks for the same."""
-        if heads not in self._orders_of:
-            self._orders_of[heads] = self._new_orders(heads)
-        return self._orders_of[heads]
+    def _permutations(self, heads: int) -> tuple[Permutation, Permutation]:
+        """Return the permutations of `heads` times T rows to the buckets and back; all layers use the same ones."""
+        if heads not in self._permutations_by_heads:
+            self._permutations_by_heads[heads] = self._new_permutations(heads)
+        return self._permutations_by_heads[heads]
 
-    def _new_orders(self, heads: int) -> tuple[Permutation, Permutation]:
+    def _new_permutations(self, heads: int) -> tuple[Permutation, Permutation]:
         count = heads * self._tokens
-        found = []
-        for group in self._groups:
-            of_heads = np.arange(heads)[None, :, None] * self._tokens + group[:, None]
-            found.append(np.where(group[:, None] < 0, -1, of_heads).reshape(-1))
-        in_groups = np.concatenate(found)
-        in_sequence = np.empty(count, np.int64)
-        in_sequence[in_groups[in_groups >= 0]] = np.flatnonzero(in_groups >= 0)
-        return Permutation(in_groups, count), Permutation(in_sequence, len(in_groups))
+        origins = []
+        for bucket in self._buckets:
+            by_head = np.arange(heads)[None, :, None] * self._tokens + bucket[:, None]
+            origins.append(np.where(bucket[:, None] < 0, -1, by_head).reshape(-1))
+        to_buckets = np.concatenate(origins)
+        to_packed = np.empty(count, np.int64)
+        to_packed[to_buckets[to_buckets >= 0]] = np.flatnonzero(to_buckets >= 0)
+        return Permutation(to_buckets, count), Permutation(to_packed, len(to_buckets))
 
 
 def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups, the longest first, in which none is shorter than two thirds of the first."""
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if groups and 3 * lengths[row] >= 2 * lengths[groups[-1][0]]:
-            groups[-1].append(row)
+    """Group sequences of similar length.
+
+    Args:
+        lengths: Lengths of the sequences.
+
+    Returns:
+        Buckets of indices, the longest sequences first. No sequence is shorter than two thirds of the first in its
+        bucket.
+    """
+    buckets: list[list[int]] = []
+    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if buckets and 3 * lengths[sequence] >= 2 * lengths[buckets[-1][0]]:
+            buckets[-1].append(sequence)
         else:
-            groups.append([row])
-    return groups
+            buckets.append([sequence])
+    return buckets

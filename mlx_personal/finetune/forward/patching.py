@@ -1,7 +1,7 @@
-"""Changes what calling single modules does, for a while: how this room reaches into mlx-lm's models.
+"""Temporarily patch the `__call__` of individual modules of a model.
 
-Python looks `__call__` up on classes, never on instances, so a changed module becomes an instance of a subclass of its
-own class. Parameters, their names and every other model stay as they are.
+Python looks `__call__` up on the class, so a patched module becomes an instance of a subclass of its own class. Its
+parameters, their names, and all other modules of that class stay as they are.
 """
 
 from __future__ import annotations
@@ -12,26 +12,36 @@ from typing import Any
 
 import mlx.nn as nn
 
+Patch = Callable[..., Any]
+"""What replaces a module's `__call__`: it is called with the original `__call__` and then the arguments."""
+
 
 @contextlib.contextmanager
-def patched(changes: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Inside the `with`, `module(...)` is `change(call, ...)`, where `call` is what the module did before."""
+def patched(patches: Sequence[tuple[nn.Module, Patch]]) -> Iterator[None]:
+    """Patch modules inside the `with` block: `module(...)` becomes `patch(original_call, ...)`.
+
+    Args:
+        patches: Modules with their patches. Several patches of one module are nested, the last one outermost.
+
+    Yields:
+        Nothing.
+    """
     with contextlib.ExitStack() as undo:
-        for module, change in changes:
-            kind = type(module)
-            undo.callback(set_class, module, kind)
-            set_class(module, _changed(kind, change))
+        for module, patch in patches:
+            original_class = type(module)
+            undo.callback(set_class, module, original_class)
+            set_class(module, _subclass(original_class, patch))
         yield
 
 
-def set_class(module: nn.Module, kind: Any) -> None:
-    """Makes `module` an instance of `kind`."""
-    # Not `module.__class__ =`: a module takes what is assigned to it for a parameter.
-    object.__setattr__(module, "__class__", kind)
+def set_class(module: nn.Module, new_class: Any) -> None:
+    """Make `module` an instance of `new_class`."""
+    # `module.__class__ = ...` does not work: a module stores attributes that are assigned to it as parameters.
+    object.__setattr__(module, "__class__", new_class)
 
 
-def _changed(kind: Any, change: Callable[..., Any]) -> Any:
+def _subclass(original_class: Any, patch: Patch) -> Any:
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return change(lambda *a, **k: kind.__call__(module, *a, **k), *args, **kwargs)
+        return patch(lambda *a, **k: original_class.__call__(module, *a, **k), *args, **kwargs)
 
-    return type(kind.__name__, (kind,), {"__call__": call})
+    return type(original_class.__name__, (original_class,), {"__call__": call})

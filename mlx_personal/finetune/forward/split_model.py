@@ -1,12 +1,13 @@
-"""A model of mlx-lm taken apart where training needs it: frozen blocks, trained blocks, vocabulary projection.
+"""A model of mlx-lm run in parts: frozen layers, trained layers, and the output head on target positions.
 
-Nothing here knows a model family. The model's own forward runs, with some of its modules called otherwise (`calls`):
-blocks below the first adapted one are passed over, that one is fed the states which the frozen ones gave once, and the
-last hands on the places whose next token is learnt, so that the final norm and the projection see nothing else. Rows
-stand one behind the other without padding; attention alone, MLX's one function for it, is asked for each row, or for
-rows of like length at once (`grouping`). What a family does between and after its blocks (scaled embeddings, sliding
-windows, capped logits, tied embeddings) happens as it always does. Whether a family really is "blocks one after the
-other, then a norm, then a projection" is not looked up but tried: `exactness`.
+Nothing here depends on a model family. The model's own forward runs, with some of its modules patched: the frozen
+layers below the first adapted one are skipped, that one is fed activations that were computed once, and the last layer
+passes on only the positions whose next token is a target, so that the final norm and the output head compute nothing
+else. The samples of a batch are packed into one sequence without padding. Only MLX's attention function has to know
+about that: it is called for each sample, or for samples of similar length at once (`packed_attention`). What a family
+computes between and after its layers (scaled embeddings, sliding windows, capped logits, tied embeddings) is left
+unchanged. Whether a model really consists of layers in sequence, a norm and an output head is not looked up but tested
+(`equivalence`).
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ from mlx.utils import tree_flatten
 from mlx_personal.finetune.data.packing import Segment, segment_path
 from mlx_personal.finetune.forward.lora_forward import lora_patches
 from mlx_personal.finetune.forward.packed_attention import PackedAttention
-from mlx_personal.finetune.forward.patching import patched
+from mlx_personal.finetune.forward.patching import Patch, patched
 from mlx_personal.finetune.forward.permutation import Permutation
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.cpu_ops import fast_ops
 
 
-class UnsuitableError(Exception):
-    """This model cannot be computed in parts; the message says why."""
+class UnsupportedModelError(Exception):
+    """This model cannot be run in parts; the message says why."""
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Where the rows of a batch lie.
+    """The inputs of a batch and how its samples are arranged.
 
-    Args:
+    Attributes:
         inputs: int32 [B, T].
-        pieces: what stands one behind the other in the single sequence of a batch [1, T]. None: each of the B
-            sequences is one row, padded on the right, and the model computes as it always does.
+        segments: Segments of the packed sequence of a batch [1, T]. None: each of the B sequences is one sample, padded
+            on the right, and the model computes as usual.
     """
 
     inputs: mx.array
@@ -51,166 +52,200 @@ class BatchLayout:
 
 
 class SplitModel:
-    """The parts of a model that has an adapter; for use inside `opened`.
+    """A model with an adapter, run in parts. Use it inside `patched`.
 
-    `first` is the first block with something to train: what those below it give never changes.
+    Args:
+        lm: The model, with an adapter attached.
+
+    Attributes:
+        model: The model of mlx-lm.
+        layers: Its transformer layers.
+        first_trained: Index of the first layer with trainable parameters. The outputs of the layers below it never
+            change.
     """
 
     def __init__(self, lm: LanguageModel):
         self.model, self._body = lm.model, lm.backbone
-        self.blocks: list[nn.Module] = list(lm.model.layers)
-        self.first = next(i for i, b in enumerate(self.blocks) if tree_flatten(b.trainable_parameters()))
-        self._placed = _Placed()
-        self._states: mx.array | None = None
-        self._places: Permutation | None = None
-        self._hidden: mx.array | None = None
-        self._until_part: str | None = None
+        self.layers: list[nn.Module] = list(lm.model.layers)
+        self.first_trained = next(
+            i for i, layer in enumerate(self.layers) if tree_flatten(layer.trainable_parameters())
+        )
+        # What the patches do at the moment, set for the duration of one call.
+        self._packing = _Packing()
+        self._activations: mx.array | None = None
+        self._target_permutation: Permutation | None = None
+        self._head_input: mx.array | None = None
+        self._stop_at: Literal["first trained layer", "final norm"] | None = None
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """The model's modules, and MLX's attention, are called as described above where `rows` and the rest ask so."""
-        changes: list[tuple[nn.Module, Callable[..., Any]]]
-        changes = [(block, self._block_call(i)) for i, block in enumerate(self.blocks)]
-        rotary = {id(m): m for block in self.blocks for m in block.modules() if _is_rotary(m)}
-        changes += [(module, self._rotary_call) for module in rotary.values()]
-        changes.append((self._body, self._body_call))
-        changes += lora_patches(self.blocks[self.first :])
-        with patched(changes), fast_ops(self.model, self._attention_call):
+    def patched(self) -> Iterator[None]:
+        """Patch the model's modules and MLX's attention inside the `with` block.
+
+        Yields:
+            Nothing.
+        """
+        patches: list[tuple[nn.Module, Patch]]
+        patches = [(layer, self._layer_patch(i)) for i, layer in enumerate(self.layers)]
+        rotary = {id(m): m for layer in self.layers for m in layer.modules() if _is_rotary(m)}
+        patches += [(module, self._rotary_patch) for module in rotary.values()]
+        patches.append((self._body, self._body_patch))
+        patches += lora_patches(self.layers[self.first_trained :])
+        with patched(patches), fast_ops(self.model, self._wrap_attention):
             yield
 
     @contextlib.contextmanager
-    def rows(self, layout: BatchLayout) -> Iterator[BatchLayout]:
-        """Rows lie as `layout` says. Gradients are to be taken inside, since checkpointed blocks are computed again."""
-        with self._set("_placed", _Placed() if layout.segments is None else _placed(layout.segments)):
+    def use_layout(self, layout: BatchLayout) -> Iterator[BatchLayout]:
+        """Arrange samples as in `layout`, inside the `with` block.
+
+        Compute gradients inside the block, because checkpointed layers are computed again in the backward pass.
+
+        Args:
+            layout: The layout of the batch.
+
+        Yields:
+            The same layout.
+        """
+        packing = _Packing() if layout.segments is None else _Packing.from_segments(layout.segments)
+        with self._set("_packing", packing):
             yield layout
 
     def frozen_activations(self, layout: BatchLayout) -> mx.array:
-        """What the first trained block is given: [B, T, D]."""
-        with self.rows(layout):
-            return self._until("block", layout.inputs)
+        """Return the input of the first trained layer, [B, T, D]."""
+        with self.use_layout(layout):
+            return self._run_until("first trained layer", layout.inputs)
 
-    def hidden_at_targets(self, inputs: mx.array, states: mx.array | None, places: np.ndarray) -> mx.array:
-        """The last hidden layer after the final norm at `places` (int [N], in B * T): [1, N, D]. Inside `rows`.
+    def hidden_at_targets(
+        self, inputs: mx.array, activations: mx.array | None, target_positions: np.ndarray
+    ) -> mx.array:
+        """Return the hidden states after the final norm at the target positions. Call it inside `use_layout`.
 
-        `states` are those of `frozen_activations`; None computes the frozen blocks too.
+        Args:
+            inputs: int32 [B, T].
+            activations: Result of `frozen_activations`; None computes the frozen layers too.
+            target_positions: int [N], indices into B * T.
+
+        Returns:
+            [1, N, D].
         """
-        with self._set("_states", states), self._set("_places", Permutation(places, inputs.size)):
-            return self._until("norm", inputs)
+        permutation = Permutation(target_positions, inputs.size)
+        with self._set("_activations", activations), self._set("_target_permutation", permutation):
+            return self._run_until("final norm", inputs)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """[1, N, D] to [1, N, V], by the model's own projection and whatever it does to its logits."""
-        with self._set("_hidden", hidden):
+        """Return the logits [1, N, V] of hidden states [1, N, D], with the model's own output head."""
+        with self._set("_head_input", hidden):
             return self.model(mx.zeros(hidden.shape[:2], mx.int32))
 
-    def _until(self, part: Literal["block", "norm"], inputs: mx.array) -> mx.array:
-        """What the model has come to at the first trained block, or after the final norm."""
+    def _run_until(self, stop_at: Literal["first trained layer", "final norm"], inputs: mx.array) -> mx.array:
+        """Run the model up to a point and return its hidden states there."""
         try:
-            with self._set("_until_part", part):
+            with self._set("_stop_at", stop_at):
                 self.model(inputs)
-        except _ReachedError as reached:
-            return reached.states
-        raise UnsuitableError("its blocks are not called one after the other")
+        except _StopForwardError as stop:
+            return stop.hidden
+        raise UnsupportedModelError("its layers are not called one after the other")
 
     @contextlib.contextmanager
     def _set(self, name: str, value: Any) -> Iterator[None]:
-        before = getattr(self, name)
+        previous = getattr(self, name)
         setattr(self, name, value)
         try:
             yield
         finally:
-            setattr(self, name, before)
+            setattr(self, name, previous)
 
-    def _block_call(self, index: int) -> Callable[..., Any]:
-        def call(block_call: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._until_part == "block" and index == self.first:
-                raise _ReachedError(x)
-            if self._states is not None:
-                if index < self.first:
+    def _layer_patch(self, index: int) -> Patch:
+        def call(layer_call: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._stop_at == "first trained layer" and index == self.first_trained:
+                raise _StopForwardError(x)
+            if self._activations is not None:
+                if index < self.first_trained:
                     return x
-                x = self._states if index == self.first else x
-            x = block_call(x, *args, **kwargs)
-            if self._places is not None and index == len(self.blocks) - 1:
-                x = self._places(x.reshape(-1, x.shape[-1]))[None]
+                x = self._activations if index == self.first_trained else x
+            x = layer_call(x, *args, **kwargs)
+            if self._target_permutation is not None and index == len(self.layers) - 1:
+                x = self._target_permutation(x.reshape(-1, x.shape[-1]))[None]
             return x
 
         return call
 
-    def _attention_call(self, attention: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def _wrap_attention(self, attention: Callable[..., mx.array]) -> Callable[..., mx.array]:
         def call(q: mx.array, k: mx.array, v: mx.array, *, mask: Any = None, **kwargs: Any) -> mx.array:
-            placed = self._placed
-            if placed.trails is None:
+            packing = self._packing
+            if packing.paths is None:
                 return attention(q, k, v, mask=mask, **kwargs)
-            if placed.grouping is not None and isinstance(mask, str):
-                return placed.grouping.attend(functools.partial(attention, mask=mask, **kwargs), q, k, v)
-            parts: Any = [mx.split(x, placed.cuts, axis=2) for x in (q, k, v)]
-            own, keys, values = parts
-            attended = []
-            for trail in placed.trails:
-                queries, seen = own[trail[-1]], _joined(keys, trail)
-                length = seen.shape[2]
-                # The corner of the model's own mask is the mask of a row that stands alone. "causal" counts from the
-                # end, so it serves a piece whose ancestors' keys stand in front of its own.
+            if packing.attention is not None and isinstance(mask, str):
+                return packing.attention.attend(functools.partial(attention, mask=mask, **kwargs), q, k, v)
+            by_segment: Any = [mx.split(x, packing.ends, axis=2) for x in (q, k, v)]
+            all_queries, all_keys, all_values = by_segment
+            outputs = []
+            for path in packing.paths:
+                queries, keys = all_queries[path[-1]], _concatenate_path(all_keys, path)
+                length = keys.shape[2]
+                # The corner of the model's own mask is the mask of a sample on its own. "causal" is aligned to the end
+                # of the keys, which is right for a segment behind the keys of its ancestors.
                 corner = mask[..., length - queries.shape[2] : length, :length] if isinstance(mask, mx.array) else mask
-                attended.append(attention(queries, seen, _joined(values, trail), mask=corner, **kwargs))
-            return mx.concatenate(attended, axis=2)
+                outputs.append(attention(queries, keys, _concatenate_path(all_values, path), mask=corner, **kwargs))
+            return mx.concatenate(outputs, axis=2)
 
         return call
 
-    def _rotary_call(self, rotary_call: Callable[..., Any], x: mx.array, *args: Any, **kwargs: Any) -> Any:
-        # Rotary embeddings know distances only: a row may begin anywhere in the sequence, unless it shares tokens.
-        if self._placed.positions is None:
+    def _rotary_patch(self, rotary_call: Callable[..., Any], x: mx.array, *args: Any, **kwargs: Any) -> Any:
+        # Rotary embeddings encode only distances, so a sample may start anywhere in the sequence, unless it shares
+        # tokens with others.
+        if self._packing.positions is None:
             return rotary_call(x, *args, **kwargs)
-        lanes, heads, tokens, width = x.shape
-        # A batch of single tokens, since a rotary embedding takes one offset for each member of a batch.
-        each = x.transpose(0, 2, 1, 3).reshape(lanes * tokens, heads, 1, width)
-        turned = rotary_call(each, offset=self._placed.positions)
-        return turned.reshape(lanes, tokens, heads, width).transpose(0, 2, 1, 3)
+        batch, heads, tokens, width = x.shape
+        # As a batch of single tokens, because a rotary embedding takes one offset for each member of a batch.
+        single_tokens = x.transpose(0, 2, 1, 3).reshape(batch * tokens, heads, 1, width)
+        rotated = rotary_call(single_tokens, offset=self._packing.positions)
+        return rotated.reshape(batch, tokens, heads, width).transpose(0, 2, 1, 3)
 
-    def _body_call(self, body_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._hidden is not None:
-            return self._hidden
+    def _body_patch(self, body_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._head_input is not None:
+            return self._head_input
         hidden = body_call(*args, **kwargs)
-        if self._until_part == "norm":
-            raise _ReachedError(hidden)
+        if self._stop_at == "final norm":
+            raise _StopForwardError(hidden)
         return hidden
 
 
-class _ReachedError(Exception):
-    """Ends a forward where nothing more of it is wanted."""
+class _StopForwardError(Exception):
+    """Ends a forward pass where the rest of it is not needed."""
 
-    def __init__(self, states: mx.array):
-        self.states = states
+    def __init__(self, hidden: mx.array):
+        self.hidden = hidden
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """How the pieces of a packed sequence lie, and see each other.
+class _Packing:
+    """How the segments of a packed sequence are arranged, and which of them each attends to.
 
-    Args:
-        cuts: where one piece ends and the next begins.
-        trails: of each piece its ancestors and itself; None: nothing is packed.
-        grouping: of pieces that have no ancestors.
-        positions: each token's place in its row, where some do.
+    Attributes:
+        ends: Position after each segment but the last.
+        paths: For each segment its ancestors and itself; None if nothing is packed.
+        attention: Attention of segments without ancestors; None if some have ancestors.
+        positions: Position of each token in its sample; None if no segment has ancestors.
     """
 
-    cuts: Sequence[int] = ()
-    trails: Sequence[Sequence[int]] | None = None
-    grouping: PackedAttention | None = None
+    ends: Sequence[int] = ()
+    paths: Sequence[Sequence[int]] | None = None
+    attention: PackedAttention | None = None
     positions: mx.array | None = None
 
-
-def _placed(segments: Sequence[Segment]) -> _Placed:
-    cuts = list(itertools.accumulate(map(len, segments)))[:-1]
-    trails = [segment_path(segments, index) for index in range(len(segments))]
-    if all(len(trail) == 1 for trail in trails):
-        return _Placed(cuts, trails, grouping=PackedAttention([len(segment) for segment in segments]))
-    return _Placed(cuts, trails, positions=mx.concatenate([mx.arange(p.start, p.stop) for p in segments]))
+    @classmethod
+    def from_segments(cls, segments: Sequence[Segment]) -> _Packing:
+        ends = list(itertools.accumulate(map(len, segments)))[:-1]
+        paths = [segment_path(segments, index) for index in range(len(segments))]
+        if all(len(path) == 1 for path in paths):
+            return cls(ends, paths, attention=PackedAttention([len(segment) for segment in segments]))
+        return cls(ends, paths, positions=mx.concatenate([mx.arange(s.start, s.stop) for s in segments]))
 
 
 def _is_rotary(module: nn.Module) -> bool:
     return isinstance(module, nn.RoPE) or type(module).__name__.endswith("RoPE")
 
 
-def _joined(parts: Sequence[mx.array], trail: Sequence[int]) -> mx.array:
-    """The tokens of these pieces, one behind the other: [1, H, n, d]."""
-    return parts[trail[0]] if len(trail) == 1 else mx.concatenate([parts[index] for index in trail], axis=2)
+def _concatenate_path(by_segment: Sequence[mx.array], path: Sequence[int]) -> mx.array:
+    """Concatenate the tokens of the segments of a path: [1, H, n, d]."""
+    return by_segment[path[0]] if len(path) == 1 else mx.concatenate([by_segment[index] for index in path], axis=2)

@@ -1,4 +1,4 @@
-"""What a training will do and take, told without doing it."""
+"""Estimate a training run without running it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ from mlx_personal.runtime.memory import physical_memory_bytes, usable_memory_byt
 
 @dataclass(frozen=True)
 class TrainingEstimate:
-    """A training as it would begin now.
+    """A training run as it would start now.
 
-    Args:
-        samples: learnt in each epoch, replayed general ones included; `replayed_samples` are those.
-        validation_samples, general_samples: the owner's held-out rows, and general ones to measure what is forgotten.
-        dropped_samples, truncated_samples: have nothing to learn; lose their beginning.
-        target_tokens: learnt in one epoch.
-        steps: in all epochs, if it does not stop early.
-        blocks, frozen_blocks: of the model; those below the first adapted one, which are computed once a row.
-        plan: how it will use memory, and the most it is expected to hold.
-        usable_memory_bytes: that MLX may take here; None where nothing tells.
-        machine_memory_bytes: of the whole machine; of a GPU with its own, that is not this.
-        notes: what the owner should know, a line each.
+    Attributes:
+        samples: Samples of each epoch, including replayed ones.
+        replayed_samples: General samples that are replayed.
+        validation_samples: The user's held-out samples.
+        general_samples: General samples on which forgetting is measured.
+        dropped_samples: Samples without a target, which are left out.
+        truncated_samples: Samples that lose their beginning.
+        target_tokens: Target tokens of one epoch.
+        epochs: Number of epochs.
+        steps: Steps of all epochs, if training does not stop early.
+        layers: Layers of the model.
+        frozen_layers: Layers below the first adapted one, which are computed once for each sample.
+        plan: How memory will be used, and its expected peak.
+        usable_memory_bytes: Memory that MLX may take; None if it is not known.
+        machine_memory_bytes: Memory of the whole machine, without a GPU's own; None if it is not known.
+        notes: What the user should know, one sentence each.
     """
 
     samples: int
@@ -41,8 +46,8 @@ class TrainingEstimate:
     target_tokens: int
     epochs: int
     steps: int
-    blocks: int
-    frozen_blocks: int
+    layers: int
+    frozen_layers: int
     plan: MemoryPlan
     usable_memory_bytes: int | None
     machine_memory_bytes: int | None
@@ -55,27 +60,39 @@ def estimate_training(
     config: LoRAConfig,
     general: Sequence[Dialogue] = (),
 ) -> TrainingEstimate:
-    """What `finetune` would do with the same arguments. The weights of a model that was loaded lazily stay unread.
+    """Estimate what `finetune` would do with the same arguments.
 
-    UserError where `finetune` would have it before it begins: nothing to learn, or not enough memory.
+    The weights of a lazily loaded model are not read.
+
+    Args:
+        lm: The base model; an attached adapter is detached.
+        examples: The training examples.
+        config: The settings.
+        general: General dialogues, for replay and for measuring forgetting.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        UserError: If `finetune` would raise it before training: there are no samples, or not enough memory.
     """
     lm.detach_adapter()
     prepared = prepare_data(lm, examples, config, general)
     data = prepared.data
-    learnt = [*data.train, *data.replay]
-    blocks = len(lm.model.layers)
+    trained = data.trained
+    layers = len(lm.model.layers)
     return TrainingEstimate(
-        samples=len(learnt),
+        samples=len(trained),
         replayed_samples=len(data.replay),
         validation_samples=len(data.validation),
         general_samples=len(data.general),
         dropped_samples=prepared.dropped,
         truncated_samples=prepared.truncated,
-        target_tokens=target_tokens(learnt),
+        target_tokens=target_tokens(trained),
         epochs=config.epochs,
-        steps=math.ceil(len(learnt) / config.effective_batch_size) * config.epochs,
-        blocks=blocks,
-        frozen_blocks=0 if config.num_layers == -1 else max(0, blocks - config.num_layers),
+        steps=math.ceil(len(trained) / config.effective_batch_size) * config.epochs,
+        layers=layers,
+        frozen_layers=0 if config.num_layers == -1 else max(0, layers - config.num_layers),
         plan=plan_memory(lm, data, config),
         usable_memory_bytes=usable_memory_bytes(),
         machine_memory_bytes=physical_memory_bytes(),

@@ -1,7 +1,6 @@
-"""How much memory a training will take, told before anything is loaded, and the fastest plan that fits the machine.
+"""Estimate the memory of a training before the model is loaded, and plan the fastest use of it that fits the machine.
 
-The estimate is of what `mx.get_peak_memory` will say, weights included: the largest of what each phase holds. It counts
-the arrays that MLX keeps for the gradient, as listed beside the coefficients.
+The estimate is of the final value of `mx.get_peak_memory`, weights included: the largest memory of any phase.
 """
 
 from __future__ import annotations
@@ -14,341 +13,265 @@ from dataclasses import dataclass
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import micro_batches, shuffled_steps
-from mlx_personal.finetune.data.samples import TrainingData
+from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.forward.activation_cache import CACHE_BATCH_TOKENS
-from mlx_personal.finetune.forward.cross_entropy import CHUNK_BYTES
 from mlx_personal.finetune.forward.equivalence import probe_samples, two_lengths
-from mlx_personal.finetune.forward.packed_attention import length_buckets
-from mlx_personal.finetune.planning.model_spec import Block, ModelSpec, spec_from_folder, spec_from_model
+from mlx_personal.finetune.planning.layer_memory import (
+    MicroBatchSize,
+    adapter_parameters,
+    forward_bytes,
+    gradient_bytes,
+    head_bytes,
+    reference_gradient_bytes,
+)
+from mlx_personal.finetune.planning.model_spec import LayerSpec, ModelSpec, spec_from_folder, spec_from_model
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.device import device_name
 from mlx_personal.runtime.memory import usable_memory_bytes
 
-# Numbers a token and block that stay for the gradient. They were counted in the code, and checked by evaluating the
-# loss alone and reading `mx.get_active_memory`: 1 to 6 % too few over 68 tiny Llamas with and without dropout and DoRA,
-# by what the adapter's own small arrays take. Each of the first two norms keeps its input and its output, further ones
-# one of them.
-_NORM, _FURTHER_NORM = 2, 1
-# A perceptron's middle: gate, its sigmoid, their product, the other factor, and the product of both; more for the
-# polynomial and the tanh of a GELU; input, bend and output where nothing is gated.
-_GATED_SILU, _GATED_GELU, _GELU, _UNGATED = 5, 7, 5, 3
-# Queries as they are multiplied with keys; keys and values; what attention gives to the next layer.
-_QUERIES, _KEYS, _ATTENDED = 1, 2, 1
-# On a CPU our own functions keep what attention gave beside what is made of it, and no product of gate and sigmoid.
-_FAST_QUERIES, _FAST_GATED_SILU = 2, 4
-# A head's attention to each token before: its softmax; with capped scores (Gemma 2) each step on the way to it.
-_SCORES, _CAPPED_SCORES = 1, 8
-# Linear layers whose input is the block's own, normalized: of queries, keys and values.
-_FROM_INPUT = 3
-# Of a block of unknown make, what goes into its linear layers and comes out, this often: what a small Mamba takes.
-_UNKNOWN = 6
+# Float32 arrays of the adapter's size. Counted: weights, two moments, and the accumulated gradient. At the end of a
+# step, when MLX runs ahead through all of AdamW, and in the equivalence check: measured on 5 and on 59 models.
+_ADAPTER_COPIES, _ADAPTER_COPIES_IN_UPDATE = 4, 15
+_ADAPTER_COPIES_IN_CHECK = 4
 
-# What there is beside that is what MLX computes ahead, ten operations on a CPU: measured there, on tiny Llamas of
-# different sizes, as arrays of the size of a perceptron's middle, a block's width, a head's attention and the queries.
-# In the backward pass of one block, which is in its middle, or in its attention when the middle's kept arrays are gone:
-# over 90, all within 21 %.
-_BACK_MIDDLE, _BACK_WIDTH = 4.4, 12.5
-_BACK_SCORES, _BACK_QUERIES = 7.8, 3
-# Attention in mlx-lm's own way, in the exactness check of 125; with what follows for its logits, one in 20 is off by
-# more than 15 %.
-_PLAIN_BACK_SCORES = 5.5
-# More where a block is computed again; over 36, most within 20 %.
-_AGAIN_SCORES = 1.2
-# In a forward pass without gradient; over 61, most within 20 %.
-_FORWARD_MIDDLE, _FORWARD_SCORES, _FORWARD_QUERIES = 6.4, 5.9, 5.1
+# Micro-batches of fewer tokens use the device inefficiently.
+_MIN_TOKENS = 256
 
-# Arrays of one chunk's logits and of the next one's: on a CPU, where the exponential is many steps, over 13 sizes,
-# within 12 %; with an exponential in one step, as a GPU has it.
-_HEAD_ARRAYS, _HEAD_NEXT = 11, 4
-_HEAD_ARRAYS_FUSED, _HEAD_NEXT_FUSED = 5, 8
-# Of the width, at each target: the final norm's input and output, and the gradient; counted.
-_HEAD_WIDTH = 3
-# Arrays of full logits in mlx-lm's plain loss, which the exactness check computes: of all tokens, and of targets.
-_PLAIN_LOGITS, _PLAIN_TARGETS = 2.4, 5.3
-
-# Arrays of the adapter's size, float32. Counted: weights, two moments, and the gradient of the part before. At the end
-# of a step, when MLX runs ahead through all of AdamW, and in the exactness check: measured on 5 and on 59 models.
-_MASTERS, _MASTERS_IN_STEP = 4, 15
-_MASTERS_IN_CHECK = 4
-
-# Fewer tokens at once than this use the device badly.
-_LEAST_TOKENS = 256
+# Epochs whose steps are looked at: those of later epochs are similar.
+_MAX_EPOCHS = 8
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a training uses memory.
 
-    Args:
-        batch_tokens: computed at once.
-        checkpoint: blocks keep their inputs only and are computed again for the gradient.
-        cache_bytes: the frozen blocks' output may take in memory.
-        estimate: bytes the training is expected to hold at most; None where nothing was estimated.
+    Attributes:
+        micro_batch_tokens: Tokens computed at once.
+        gradient_checkpointing: Whether layers keep only their inputs and are computed again for the gradient.
+        cache_bytes: Memory that the cached outputs of the frozen layers may take.
+        estimated_peak_bytes: Most memory that the training is expected to take; None if it was not estimated.
     """
 
-    batch_tokens: int = 2048
-    checkpoint: bool = False
+    micro_batch_tokens: int = 2048
+    gradient_checkpointing: bool = False
     cache_bytes: int = 2**30
     estimated_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that each phase is expected to hold at most, and of them those of the frozen blocks' kept output."""
+    """Most memory that each phase of a training is expected to take.
 
-    loading: int
-    exactness: int
-    frozen: int
-    training: int
-    reading_again: int
-    kept_states: int
+    Attributes:
+        loading_bytes: Loading the model.
+        verification_bytes: Checking the forward mode against the reference.
+        caching_bytes: Computing the outputs of the frozen layers.
+        training_bytes: Training steps and validation.
+        reloading_bytes: Reading the frozen layers' weights again at the end.
+        cache_bytes: The cached outputs of the frozen layers in memory, included in the others.
+    """
+
+    loading_bytes: int
+    verification_bytes: int
+    caching_bytes: int
+    training_bytes: int
+    reloading_bytes: int
+    cache_bytes: int
 
     @property
-    def peak(self) -> int:
-        return max(self.loading, self.exactness, self.frozen, self.training, self.reading_again)
+    def peak_bytes(self) -> int:
+        """The largest of all phases."""
+        return max(
+            self.loading_bytes,
+            self.verification_bytes,
+            self.caching_bytes,
+            self.training_bytes,
+            self.reloading_bytes,
+        )
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Rows that are computed at once.
+class SampleSizes:
+    """What an estimate has to know about the samples of a training.
 
-    Args:
-        tokens: of all of them.
-        attended: the same where rows of like length are side by side in groups, padded to the group's longest.
-        squares: sum of the rows' squared lengths there; `largest` is that of one group.
-        targets: of all of them.
+    Attributes:
+        lengths: Number of inputs of each sample.
+        targets: Number of targets of each sample.
+        trained: How many of the samples are trained on, the first ones; None for all of them. The others are held out.
+        probe: Samples of the equivalence check; None for those that it takes if no samples share a prefix.
     """
 
-    tokens: int
-    attended: int
-    squares: int
-    largest: int
-    targets: int
+    lengths: Sequence[int]
+    targets: Sequence[int]
+    trained: int | None = None
+    probe: Sequence[int] | None = None
 
     @classmethod
-    def packed(cls, lengths: Sequence[int], targets: Sequence[int]) -> _Part:
-        groups = [(len(group), lengths[group[0]]) for group in length_buckets(lengths)]
-        attended = sum(count * longest for count, longest in groups)
-        squares = [count * longest**2 for count, longest in groups]
-        return cls(sum(lengths), attended, sum(squares), max(squares), sum(targets))
+    def from_data(cls, data: TrainingData) -> SampleSizes:
+        """Return the sizes of the samples of a training."""
+        samples: list[Sample] = data.all
+        lengths, targets = [len(s) for s in samples], [int(s.is_target.sum()) for s in samples]
+        return cls(lengths, targets, len(data.trained), probe_samples(samples))
 
-    @classmethod
-    def padded(cls, lengths: Sequence[int], targets: Sequence[int]) -> _Part:
-        tokens = len(lengths) * max(lengths)
-        squares = tokens * max(lengths)
-        return cls(tokens, tokens, squares, squares, sum(targets))
+    @property
+    def trained_count(self) -> int:
+        """Number of samples that are trained on."""
+        return len(self.lengths) if self.trained is None else self.trained
+
+    def packed(self, indices: Sequence[int]) -> MicroBatchSize:
+        """Return the size of some samples as a packed micro-batch."""
+        return MicroBatchSize.packed(*self._select(indices))
+
+    def padded(self, indices: Sequence[int]) -> MicroBatchSize:
+        """Return the size of some samples as a padded micro-batch."""
+        return MicroBatchSize.padded(*self._select(indices))
+
+    def _select(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
+        return [self.lengths[i] for i in indices], [self.targets[i] for i in indices]
 
 
 def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
-    """The fastest plan that fits this machine; UserError where none does."""
-    anatomy = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
-    learnt = [*data.train, *data.replay]
-    rows = [*learnt, *data.validation, *data.general]
-    lengths, targets = [len(row) for row in rows], [int(row.is_target.sum()) for row in rows]
-    return fastest_plan(anatomy, lengths, targets, config, usable_memory_bytes(), len(learnt), probe_samples(rows))
+    """Plan the memory of a training on this machine.
 
+    Args:
+        lm: The base model, without an adapter.
+        data: The samples.
+        config: The settings.
 
-def fastest_plan(
-    anatomy: ModelSpec,
-    lengths: Sequence[int],
-    targets: Sequence[int],
-    config: LoRAConfig,
-    limit: int | None,
-    learnt: int | None = None,
-    probe: Sequence[int] | None = None,
-) -> MemoryPlan:
-    """The fastest plan for a model and rows that stays below `limit` bytes, if there is a limit.
+    Returns:
+        The fastest plan that fits.
 
-    Smaller parts cost next to nothing, checkpointing a third more time, reading states from a file somewhere between:
-    so all of a step at once, then less, then checkpointing. `learnt` and `probe` are those of `estimate_memory`. UserError if
-    nothing fits.
+    Raises:
+        UserError: If no plan fits.
     """
-    learnt = len(lengths) if learnt is None else learnt
-    steps = _steps(learnt, config)
-    whole = max(_LEAST_TOKENS, max(sum(lengths[row] for row in step) for step in steps))
-    sizes = [config.micro_batch_tokens] if config.micro_batch_tokens else list(_halved(whole))
-    smallest = math.inf
-    for checkpoint in (False, True):
-        for tokens in sizes:
-            plan = MemoryPlan(tokens, checkpoint)
-            for cache in (None, 0):
-                found = estimate_memory(anatomy, lengths, targets, config, plan, cache, learnt, probe)
-                smallest = min(smallest, found.peak)
-                if limit is None or found.peak <= limit:
-                    return dataclasses.replace(plan, cache_bytes=found.kept_states, estimated_peak_bytes=found.peak)
-    smaller = "" if device_name() == "cpu" else " or a quantized"
+    spec = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
+    return fastest_plan(spec, SampleSizes.from_data(data), config, usable_memory_bytes())
+
+
+def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limit_bytes: int | None) -> MemoryPlan:
+    """Return the fastest plan within a memory limit.
+
+    Smaller micro-batches cost almost nothing, gradient checkpointing a third more time, and reading activations from a
+    file something in between. So a whole step at once is tried first, then smaller micro-batches, then checkpointing.
+
+    Args:
+        spec: The model.
+        samples: The samples.
+        config: The settings; a `micro_batch_tokens` other than 0 is kept.
+        limit_bytes: The limit; None for no limit.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: If no plan fits.
+    """
+    smallest_peak = math.inf
+    for checkpointing in (False, True):
+        for tokens in _micro_batch_sizes(samples, config):
+            plan = MemoryPlan(tokens, checkpointing)
+            for cache_limit in (None, 0):
+                estimate = estimate_memory(spec, samples, config, plan, cache_limit)
+                smallest_peak = min(smallest_peak, estimate.peak_bytes)
+                if limit_bytes is None or estimate.peak_bytes <= limit_bytes:
+                    return dataclasses.replace(
+                        plan, cache_bytes=estimate.cache_bytes, estimated_peak_bytes=estimate.peak_bytes
+                    )
+    needed, available = smallest_peak / 1e9, (limit_bytes or 0) / 1e9
+    alternative = "" if device_name() == "cpu" else " or a quantized"
     raise UserError(
-        f"this training needs at least {smallest / 1e9:.1f} GB of memory, and there are {(limit or 0) / 1e9:.1f} GB",
-        hint=f"lower num_layers or max_seq_length, or take a smaller{smaller} model",
+        f"this training needs at least {needed:.1f} GB of memory, and {available:.1f} GB are available",
+        hint=f"lower num_layers or max_seq_length, or use a smaller{alternative} model",
     )
 
 
 def estimate_memory(
-    anatomy: ModelSpec,
-    lengths: Sequence[int],
-    targets: Sequence[int],
-    config: LoRAConfig,
-    plan: MemoryPlan,
-    cache_bytes: int | None,
-    learnt: int | None = None,
-    probe: Sequence[int] | None = None,
+    spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, plan: MemoryPlan, cache_limit_bytes: int | None
 ) -> MemoryEstimate:
-    """What a training by this plan takes.
+    """Estimate the memory of a training that follows a plan.
 
     Args:
-        lengths, targets: of each row, how many inputs it has and how many of them are learnt from.
-        cache_bytes: that the frozen blocks' output may take in memory; None is no limit.
-        learnt: how many of the rows are trained on, the first ones; by default all.
-        probe: the rows that the exactness check takes; by default those it takes where no two rows begin alike.
+        spec: The model.
+        samples: The samples.
+        config: The settings.
+        plan: The plan; its `cache_bytes` are not used.
+        cache_limit_bytes: Memory that the outputs of the frozen layers may take; None for no limit.
+
+    Returns:
+        The memory of each phase.
     """
-    learnt = len(lengths) if learnt is None else learnt
-    count = len(anatomy.blocks)
-    first = 0 if config.num_layers == -1 else max(0, count - config.num_layers)
-    trained, block = anatomy.blocks[first:], anatomy.blocks[-1]
-    adapter = 4 * sum(_adapter_numbers(block, config) for block in trained)
-    states = sum(lengths) * anatomy.width * anatomy.number if first else 0
-    in_memory = states if cache_bytes is None or states <= cache_bytes else 0
-    let_go = anatomy.readable and first > 0
-    held = anatomy.rest + sum(block.bytes for block in trained) if let_go else anatomy.bytes
+    lengths = samples.lengths
+    first = 0 if config.num_layers == -1 else max(0, len(spec.layers) - config.num_layers)
+    trained = spec.layers[first:]
+    adapter = 4 * sum(adapter_parameters(layer, config) for layer in trained)
+    activations = sum(lengths) * spec.hidden_size * spec.dtype_bytes if first else 0
+    cached = activations if cache_limit_bytes is None or activations <= cache_limit_bytes else 0
+    releases_frozen = spec.is_reloadable and first > 0
+    weights = spec.other_bytes + sum(layer.bytes for layer in trained) if releases_frozen else spec.bytes
 
-    probe = two_lengths(lengths) if probe is None else probe
-    undropped = dataclasses.replace(config, dropout=0.0)
-    both = _Part.padded([lengths[row] for row in probe], [targets[row] for row in probe])
-    logits = int(4 * anatomy.vocabulary * (_PLAIN_LOGITS * both.tokens + _PLAIN_TARGETS * both.targets))
-    kept = sum(_kept(anatomy, block, both, undropped, fast=False) for block in trained)
-    plain = kept + max(logits, _back(anatomy, block, both, fast=False))
-    fast = _gradient(anatomy, trained, _part_of(probe, lengths, targets), undropped, checkpoint=False)
-
-    step = _MASTERS_IN_STEP * adapter
-    for part in _parts(range(learnt), lengths, targets, config, plan):
-        step = max(step, _MASTERS * adapter + _gradient(anatomy, trained, part, config, plan.checkpoint))
-    held_out = range(learnt, len(lengths))
-    for rows in micro_batches(held_out, lengths, plan.batch_tokens, "packed"):
-        part = _part_of(rows, lengths, targets)
-        step = max(step, _MASTERS * adapter + max(_forward(anatomy, block, part), _head(anatomy, part)))
-
-    frozen = anatomy.bytes + adapter
+    step = _training_step_bytes(spec, trained, samples, config, plan, adapter)
+    caching = spec.bytes + adapter
     if first:
         groups = micro_batches(range(len(lengths)), lengths, CACHE_BATCH_TOKENS, "packed")
-        frozen += in_memory + max(_forward(anatomy, block, _part_of(group, lengths, targets)) for group in groups)
+        caching += cached + max(forward_bytes(spec, spec.layers[-1], samples.packed(group)) for group in groups)
     return MemoryEstimate(
-        loading=anatomy.bytes,
-        exactness=anatomy.bytes + _MASTERS_IN_CHECK * adapter + max(plain, fast),
-        frozen=frozen,
-        training=held + in_memory + step,
-        reading_again=anatomy.bytes + in_memory + _MASTERS * adapter,
-        kept_states=in_memory,
+        loading_bytes=spec.bytes,
+        verification_bytes=spec.bytes + _verification_bytes(spec, trained, samples, config, adapter),
+        caching_bytes=caching,
+        training_bytes=weights + cached + step,
+        reloading_bytes=spec.bytes + cached + _ADAPTER_COPIES * adapter,
+        cache_bytes=cached,
     )
 
 
-def _gradient(anatomy: ModelSpec, trained: Sequence[Block], part: _Part, config: LoRAConfig, checkpoint: bool) -> int:
-    """Bytes that the loss and gradient of one part take, beside all weights."""
-    head = _head(anatomy, part)
-    kept = [_kept(anatomy, block, part, config, fast=True) for block in trained]
-    states = anatomy.number * anatomy.width * part.tokens
-    if not checkpoint:
-        # No gradient goes below the first block: its input is not kept, nor what dropout multiplied it by.
-        unneeded = states * (1 + (_FROM_INPUT if config.dropout else 0))
-        return sum(kept) - unneeded + max(head, *(_back(anatomy, block, part, fast=True) for block in trained))
-    # On a CPU dropout's factors are drawn when the graph is made: those of all blocks, for both passes.
-    drawn = [0] * len(trained)
-    if config.dropout and device_name() == "cpu":
-        drawn = [anatomy.number * _inputs(block) * part.tokens for block in trained]
-    again = max(
-        own - factors + _back(anatomy, block, part, fast=True, again=True)
-        for own, factors, block in zip(kept, drawn, trained, strict=True)
-    )
-    forward = sum(drawn) + _forward(anatomy, trained[-1], part)
-    return len(trained) * states + sum(drawn) + max(forward, head, again)
+def _verification_bytes(
+    spec: ModelSpec, trained: Sequence[LayerSpec], samples: SampleSizes, config: LoRAConfig, adapter: int
+) -> int:
+    """Return the memory of the equivalence check without the model's weights."""
+    probe = two_lengths(samples.lengths) if samples.probe is None else samples.probe
+    without_dropout = dataclasses.replace(config, dropout=0.0)
+    reference = reference_gradient_bytes(spec, trained, samples.padded(probe), without_dropout)
+    fast = gradient_bytes(spec, trained, samples.packed(probe), without_dropout, checkpointing=False)
+    return _ADAPTER_COPIES_IN_CHECK * adapter + max(reference, fast)
 
 
-def _head(anatomy: ModelSpec, part: _Part) -> int:
-    """Bytes of the final norm, the logits, and the gradient by what they are made of."""
-    rows = max(16, CHUNK_BYTES // (4 * anatomy.vocabulary))
-    here, ahead = (_HEAD_ARRAYS, _HEAD_NEXT) if device_name() == "cpu" else (_HEAD_ARRAYS_FUSED, _HEAD_NEXT_FUSED)
-    following = min(max(part.targets - rows, 0), rows)
-    logits = 4 * anatomy.vocabulary * (here * min(part.targets, rows) + ahead * following)
-    return logits + 4 * _HEAD_WIDTH * anatomy.width * part.targets
-
-
-def _kept(anatomy: ModelSpec, block: Block, part: _Part, config: LoRAConfig, *, fast: bool) -> int:
-    """Bytes that stay of one trained block's forward pass until its gradient is taken.
-
-    `fast` is this package's way, else mlx-lm's own.
-    """
-    fast = fast and device_name() == "cpu"
-    inputs, outputs = _inputs(block), sum(out for _, out, _ in block.linear)
-    width, middle, in_attention = anatomy.width, block.hidden, 0
-    each = config.rank * len(block.linear)
-    if block.queries:
-        scores = _CAPPED_SCORES if anatomy.capped else _SCORES
-        queries = (_FAST_QUERIES if fast else _QUERIES) + block.normed_heads
-        padded = queries * block.queries + (_KEYS + block.normed_heads) * block.keys
-        in_attention = padded * part.attended + scores * anatomy.heads * part.squares
-        each += _ATTENDED * block.queries
-    else:
-        each += _UNKNOWN * (inputs + outputs)
-    each += width * (_NORM * min(block.norms, 2) + _FURTHER_NORM * max(block.norms - 2, 0))
-    if block.gated:
-        each += middle * (_GATED_GELU if anatomy.gelu else _FAST_GATED_SILU if fast else _GATED_SILU)
-    else:
-        each += middle * (_GELU if anatomy.gelu else _UNGATED)
-    if config.dropout:
-        # Each linear layer has its own thinned input, and what it was multiplied by; the common ones are not needed.
-        each += 2 * inputs - (2 * width + middle + block.queries)
-    if config.use_dora:
-        each += outputs  # before they are stretched to the learnt magnitudes
-    return anatomy.number * (each * part.tokens + in_attention)
-
-
-def _back(anatomy: ModelSpec, block: Block, part: _Part, *, fast: bool, again: bool = False) -> int:
-    """Bytes beside what was kept while the gradient passes one block, in its middle or in its attention."""
-    width, middle = anatomy.width, block.hidden or 4 * anatomy.width
-    in_middle = (_BACK_MIDDLE * middle + _BACK_WIDTH * width) * part.tokens
-    freed = (_FAST_GATED_SILU if fast else _GATED_SILU) * middle + _NORM * width
-    scores = (_BACK_SCORES if fast else _PLAIN_BACK_SCORES) * anatomy.heads * part.largest
-    in_attention = _BACK_QUERIES * block.queries * part.attended + scores - freed * part.tokens
-    more = _AGAIN_SCORES * anatomy.heads * part.largest if again else 0
-    return int(anatomy.number * (max(in_middle, in_attention) + more))
-
-
-def _forward(anatomy: ModelSpec, block: Block, part: _Part) -> int:
-    """Bytes that a forward pass without gradient takes."""
-    middle, scores = block.hidden or 4 * anatomy.width, anatomy.heads * part.largest
-    in_attention = _FORWARD_QUERIES * block.queries * part.attended + _FORWARD_SCORES * scores
-    return int(anatomy.number * (_FORWARD_MIDDLE * middle * part.tokens + in_attention))
-
-
-def _inputs(block: Block) -> int:
-    return sum(into for into, _, _ in block.linear)
-
-
-def _adapter_numbers(block: Block, config: LoRAConfig) -> int:
-    magnitudes = sum(out for _, out, _ in block.linear) if config.use_dora else 0
-    return sum(config.rank * (into + out) * copies for into, out, copies in block.linear) + magnitudes
+def _training_step_bytes(
+    spec: ModelSpec,
+    trained: Sequence[LayerSpec],
+    samples: SampleSizes,
+    config: LoRAConfig,
+    plan: MemoryPlan,
+    adapter: int,
+) -> int:
+    """Return the memory of the largest step or validation without the model's weights."""
+    lengths, count = samples.lengths, samples.trained_count
+    peaks = [_ADAPTER_COPIES_IN_UPDATE * adapter]
+    for step in _steps(count, config):
+        for micro_batch in micro_batches(step, lengths, plan.micro_batch_tokens, "packed"):
+            size = samples.packed(micro_batch)
+            gradient = gradient_bytes(spec, trained, size, config, plan.gradient_checkpointing)
+            peaks.append(_ADAPTER_COPIES * adapter + gradient)
+    for micro_batch in micro_batches(range(count, len(lengths)), lengths, plan.micro_batch_tokens, "packed"):
+        size = samples.packed(micro_batch)
+        forward = max(forward_bytes(spec, spec.layers[-1], size), head_bytes(spec, size))
+        peaks.append(_ADAPTER_COPIES * adapter + forward)
+    return max(peaks)
 
 
 def _steps(count: int, config: LoRAConfig) -> list[list[int]]:
-    """The rows of the steps to come; those of later epochs are like those of the first ones."""
-    epochs = range(min(config.epochs, 8))
-    return [step for epoch in epochs for step in shuffled_steps(count, config.effective_batch_size, config.seed, epoch)]
+    """Return the samples of the steps of the first epochs."""
+    epochs = range(min(config.epochs, _MAX_EPOCHS))
+    batch_size = config.effective_batch_size
+    return [step for epoch in epochs for step in shuffled_steps(count, batch_size, config.seed, epoch)]
 
 
-def _parts(
-    rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int], config: LoRAConfig, plan: MemoryPlan
-) -> Iterator[_Part]:
-    """What is computed at once in the steps to come."""
-    for step in _steps(len(rows), config):
-        for part in micro_batches(step, lengths, plan.batch_tokens, "packed"):
-            yield _part_of(part, lengths, targets)
-
-
-def _part_of(rows: Sequence[int], lengths: Sequence[int], targets: Sequence[int]) -> _Part:
-    return _Part.packed([lengths[row] for row in rows], [targets[row] for row in rows])
-
-
-def _halved(most: int) -> Iterator[int]:
-    """`most`, and half of it again and again."""
-    while most >= _LEAST_TOKENS:
-        yield most
-        most //= 2
+def _micro_batch_sizes(samples: SampleSizes, config: LoRAConfig) -> Iterator[int]:
+    """Yield the sizes in tokens to try: the chosen one, or a whole step and then half of it again and again."""
+    if config.micro_batch_tokens:
+        yield config.micro_batch_tokens
+        return
+    steps = _steps(samples.trained_count, config)
+    tokens = max(_MIN_TOKENS, max(sum(samples.lengths[i] for i in step) for step in steps))
+    while tokens >= _MIN_TOKENS:
+        yield tokens
+        tokens //= 2

@@ -1,7 +1,7 @@
-"""The sizes of a model's parts, read from its folder without loading it: what an estimate of memory counts with.
+"""The sizes of a model's layers, read from its folder without loading it, for the estimate of memory.
 
-Parts are told by the names that mlx-lm's families give to their weights. What none of the names fits is counted from
-its weights' shapes, so a new family gives a rougher count and never an error.
+Weights are recognized by the names that mlx-lm's model families give them. Weights with other names are counted by
+their shapes, so a new family gives a rougher estimate and never an error.
 """
 
 from __future__ import annotations
@@ -20,84 +20,103 @@ from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.device import device_name
 
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 _OTHER_TOWERS = ("vision", "visual", "audio")
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U32": 4, "U16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 _QUERY = ("q_proj", "wq", "query", "q_b_proj", "c_q")
 _KEY = ("k_proj", "wk", "key", "c_k")
+_FUSED_QKV = ("qkv_proj", "Wqkv", "query_key_value", "c_attn")
 _DOWN = ("down_proj", "fc2", "w2", "dense_4h_to_h", "fc_out", "mlp.c_proj")
-_GATED = ("gate_proj", "gate_up_proj", "w3")
+_GATE = ("gate_proj", "gate_up_proj", "w3")
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A weight as it will lie in memory: its shape, unpacked where it is quantized, and the bytes it takes."""
+class TensorSpec:
+    """A weight as it will be in memory.
+
+    Attributes:
+        shape: Its shape, unpacked if it is quantized.
+        bytes: Its size.
+    """
 
     shape: tuple[int, ...]
     bytes: int
 
 
 @dataclass(frozen=True)
-class Block:
-    """One block: widths are numbers a token has there.
+class LayerSpec:
+    """One transformer layer. Widths are numbers per token.
 
-    Args:
-        bytes: of its weights.
+    Attributes:
+        bytes: Size of its weights.
         linear: (inputs, outputs, copies) of each linear layer; the copies are a mixture's experts.
-        norms: layers that normalize the whole width.
-        queries, keys: width of all heads' queries, and of their keys; 0 where no such layer is known.
-        normed_heads: queries and keys are normalized, too.
-        hidden: width of the perceptron's middle, of all the experts a token goes through; 0 where it is not known.
-        gated: that middle is a product of two.
+        norms: Number of norms over the hidden size.
+        query_width: Width of the queries of all heads; 0 if no such layer is known.
+        key_width: Width of the keys of all heads; 0 if no such layer is known.
+        has_qk_norm: Whether queries and keys are normalized too.
+        mlp_width: Width of the MLP's intermediate activations, over all experts that a token is routed to; 0 if not
+            known.
+        is_gated: Whether these activations are a product with a gate.
     """
 
     bytes: int
     linear: tuple[tuple[int, int, int], ...]
     norms: int
-    queries: int
-    keys: int
-    normed_heads: bool
-    hidden: int
-    gated: bool
+    query_width: int
+    key_width: int
+    has_qk_norm: bool
+    mlp_width: int
+    is_gated: bool
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model's parts.
+    """The sizes of a model.
 
-    Args:
-        width: of the states between blocks.
-        vocabulary: tokens it knows.
-        heads: of its attention.
-        gelu: its perceptrons bend with a GELU, whose gradient takes more arrays than a SiLU's.
-        capped: its attention's scores are capped, by steps of their own.
-        number: bytes of one number it computes with.
-        blocks: from the first to the last.
-        rest: bytes of all weights outside of the blocks.
-        readable: from a folder: weights can be let go and read again.
+    Attributes:
+        hidden_size: Width of the hidden states between layers.
+        vocab_size: Number of tokens in the vocabulary.
+        heads: Number of attention heads.
+        uses_gelu: Whether its MLPs use a GELU, whose gradient takes more arrays than that of a SiLU.
+        caps_scores: Whether its attention caps the scores, in additional operations.
+        dtype_bytes: Bytes of one number it computes with.
+        layers: The layers, from the first to the last.
+        other_bytes: Size of all weights outside the layers.
+        is_reloadable: Whether it comes from a folder, so that its weights can be released and read again.
     """
 
-    width: int
-    vocabulary: int
+    hidden_size: int
+    vocab_size: int
     heads: int
-    gelu: bool
-    capped: bool
-    number: int
-    blocks: tuple[Block, ...]
-    rest: int
-    readable: bool
+    uses_gelu: bool
+    caps_scores: bool
+    dtype_bytes: int
+    layers: tuple[LayerSpec, ...]
+    other_bytes: int
+    is_reloadable: bool
 
     @property
     def bytes(self) -> int:
-        return self.rest + sum(block.bytes for block in self.blocks)
+        """Size of all weights."""
+        return self.other_bytes + sum(layer.bytes for layer in self.layers)
 
 
 def spec_from_folder(folder: Path) -> ModelSpec:
-    """Of the model in a folder as `load_language_model` would hold it on this machine; UserError if it is no model."""
+    """Read the sizes of a model as `load_language_model` would hold it on this machine.
+
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        UserError: If the folder contains no readable model.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        files = sorted(folder.glob("model*.safetensors"))  # what mlx-lm reads
-        stored = {name: entry for file in files for name, entry in _header(file).items()}
+        files = sorted(folder.glob("model*.safetensors"))  # the files that mlx-lm reads
+        stored = {name: entry for file in files for name, entry in _safetensors_header(file).items()}
     except OSError as error:
         raise from_os_error(error, folder) from error
     except (ValueError, AttributeError) as error:
@@ -105,32 +124,36 @@ def spec_from_folder(folder: Path) -> ModelSpec:
     config = {**config, **(config.get("text_config") or {})}
     in_float32 = device_name() == "cpu"
     quantization = config.get("quantization") or config.get("quantization_config") or {}
-    weights, number = {}, 4
+    weights, dtype_bytes = {}, 4
     for name, entry in stored.items():
-        kind, shape = entry["dtype"], tuple(entry["shape"])
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
         if any(tower in name for tower in _OTHER_TOWERS):
             continue
         if name.startswith("lm_head") and config.get("tie_word_embeddings"):
-            continue  # thrown away when it is loaded
-        layer, _, part = name.rpartition(".")
-        packed = f"{layer}.scales" in stored
-        size = math.prod(shape) * _BYTES.get(kind, 4)
-        if packed and part == "weight" and kind == "U32":
-            own = quantization.get(layer)
-            bits = (own if isinstance(own, dict) else quantization).get("bits", 4)
+            continue  # dropped when the model is loaded
+        layer, _, parameter = name.rpartition(".")
+        is_quantized = f"{layer}.scales" in stored
+        size = math.prod(shape) * _BYTES.get(dtype, 4)
+        if is_quantized and parameter == "weight" and dtype == "U32":
+            of_layer = quantization.get(layer)
+            bits = (of_layer if isinstance(of_layer, dict) else quantization).get("bits", 4)
             shape = (*shape[:-1], shape[-1] * 32 // bits)
-        elif packed and in_float32 and part in ("scales", "biases"):
+        elif is_quantized and in_float32 and parameter in ("scales", "biases"):
             continue
-        elif not in_float32 and kind in ("F16", "BF16"):
-            number = 2
-        weights[name] = Tensor(shape, 4 * math.prod(shape) if in_float32 else size)
-    return _anatomy(weights, config, number, folder)
+        elif not in_float32 and dtype in ("F16", "BF16"):
+            dtype_bytes = 2
+        weights[name] = TensorSpec(shape, 4 * math.prod(shape) if in_float32 else size)
+    return _model_spec(weights, config, dtype_bytes, folder)
 
 
 def spec_from_model(lm: LanguageModel) -> ModelSpec:
-    """The same of a model that is loaded, without an adapter."""
+    """Return the sizes of a loaded model.
+
+    Args:
+        lm: The model, without an adapter.
+    """
     weights = {}
-    number = 4
+    dtype_bytes = 4
     modules = dict(lm.model.named_modules())
     for name, weight in tree_flatten(lm.model.parameters()):
         shape = tuple(weight.shape)
@@ -138,77 +161,81 @@ def spec_from_model(lm: LanguageModel) -> ModelSpec:
         if bits and name.endswith(".weight"):
             shape = (*shape[:-1], shape[-1] * 32 // bits)
         elif weight.dtype.size == 2:
-            number = 2
-        weights[name] = Tensor(shape, weight.nbytes)
+            dtype_bytes = 2
+        weights[name] = TensorSpec(shape, weight.nbytes)
     args = getattr(lm.model, "args", None)
     config: dict[str, Any] = dict(vars(args)) if args is not None else {}
-    inner = config.get("text_config")
-    return _anatomy(weights, {**config, **(inner if isinstance(inner, dict) else {})}, number, lm.path)
+    text_config = config.get("text_config")
+    merged = {**config, **(text_config if isinstance(text_config, dict) else {})}
+    return _model_spec(weights, merged, dtype_bytes, lm.path)
 
 
-def _header(file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors: 8 bytes of length, then JSON."""
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    """Read the entries of a safetensors file's header: 8 bytes of length, then JSON."""
     with file.open("rb") as data:
         length = int.from_bytes(data.read(8), "little")
         if length > file.stat().st_size:
-            raise ValueError("cut off")
+            raise ValueError("the file is truncated")
         entries: dict[str, Any] = json.loads(data.read(length))
     return {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
 
-def _anatomy(weights: Mapping[str, Tensor], config: Mapping[str, Any], number: int, where: Path | None) -> ModelSpec:
-    parts: dict[int, dict[str, Tensor]] = {}
-    rest: dict[str, Tensor] = {}
+def _model_spec(
+    weights: Mapping[str, TensorSpec], config: Mapping[str, Any], dtype_bytes: int, folder: Path | None
+) -> ModelSpec:
+    by_layer: dict[int, dict[str, TensorSpec]] = {}
+    others: dict[str, TensorSpec] = {}
     for name, tensor in weights.items():
-        if found := _BLOCK.search(name):
-            parts.setdefault(int(found[1]), {})[found[2]] = tensor
+        if match := _LAYER.search(name):
+            by_layer.setdefault(int(match[1]), {})[match[2]] = tensor
         else:
-            rest[name] = tensor
-    tables = [t.shape for name, t in rest.items() if len(t.shape) == 2 and name.endswith(".weight")]
-    if not parts or not tables:
-        raise UserError("this model's weights cannot be told apart", where, "name another model")
-    vocabulary, width = max(tables, key=math.prod)
-    width = int(config.get("hidden_size") or config.get("n_embd") or width)
-    heads = int(config.get("num_attention_heads") or config.get("n_head") or max(1, width // 64))
-    bend = str(config.get("hidden_activation") or config.get("hidden_act") or config.get("model_type", ""))
+            others[name] = tensor
+    matrices = [t.shape for name, t in others.items() if len(t.shape) == 2 and name.endswith(".weight")]
+    if not by_layer or not matrices:
+        raise UserError("the layers of this model cannot be recognized", folder, "choose another model")
+    vocab_size, width = max(matrices, key=math.prod)
+    hidden_size = int(config.get("hidden_size") or config.get("n_embd") or width)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or max(1, hidden_size // 64))
+    activation = str(config.get("hidden_activation") or config.get("hidden_act") or config.get("model_type", ""))
     experts = int(config.get("num_experts_per_tok") or 1)
     return ModelSpec(
-        width=width,
-        vocabulary=vocabulary,
+        hidden_size=hidden_size,
+        vocab_size=vocab_size,
         heads=heads,
-        gelu=any(name in bend for name in ("gelu", "gemma", "gpt")) or bend == "phi",
-        capped=bool(config.get("attn_logit_softcapping")) or config.get("model_type") == "gemma2",
-        number=number,
-        blocks=tuple(_block(parts[index], width, heads, experts, config) for index in sorted(parts)),
-        rest=sum(tensor.bytes for tensor in rest.values()),
-        readable=where is not None,
+        uses_gelu=any(name in activation for name in ("gelu", "gemma", "gpt")) or activation == "phi",
+        caps_scores=bool(config.get("attn_logit_softcapping")) or config.get("model_type") == "gemma2",
+        dtype_bytes=dtype_bytes,
+        layers=tuple(_layer_spec(by_layer[index], hidden_size, heads, experts, config) for index in sorted(by_layer)),
+        other_bytes=sum(tensor.bytes for tensor in others.values()),
+        is_reloadable=folder is not None,
     )
 
 
-def _block(tensors: Mapping[str, Tensor], width: int, heads: int, experts: int, config: Mapping[str, Any]) -> Block:
+def _layer_spec(
+    tensors: Mapping[str, TensorSpec], hidden_size: int, heads: int, experts: int, config: Mapping[str, Any]
+) -> LayerSpec:
     matrices = {name.removesuffix(".weight"): t.shape for name, t in tensors.items() if len(t.shape) in (2, 3)}
     matrices = {name: s for name, s in matrices.items() if not name.endswith((".scales", ".biases", "conv1d"))}
 
     def named(names: tuple[str, ...]) -> list[tuple[int, ...]]:
         return [shape for name, shape in matrices.items() if f".{name}".endswith(tuple(f".{n}" for n in names))]
 
-    downs = named(_DOWN)
-    queries, keys = (max((shape[-2] for shape in named(names)), default=0) for names in (_QUERY, _KEY))
-    fused = named(("qkv_proj", "Wqkv", "query_key_value", "c_attn"))
-    if not queries and fused:
-        # One matrix for queries, keys and values: the config tells the shares.
-        groups = int(config.get("num_key_value_heads") or heads)
-        one = fused[0][-2] // (heads + 2 * groups)
-        queries, keys = heads * one, groups * one
-    return Block(
+    query_width, key_width = (max((shape[-2] for shape in named(names)), default=0) for names in (_QUERY, _KEY))
+    fused = named(_FUSED_QKV)
+    if not query_width and fused:
+        # One matrix for queries, keys and values: the config gives their proportions.
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        head_width = fused[0][-2] // (heads + 2 * kv_heads)
+        query_width, key_width = heads * head_width, kv_heads * head_width
+    return LayerSpec(
         bytes=sum(tensor.bytes for tensor in tensors.values()),
         linear=tuple(sorted((s[-1], s[-2], s[0] if len(s) == 3 else 1) for s in matrices.values())),
         norms=sum(
-            1 for name, t in tensors.items() if t.shape == (width,) and re.search(r"(norm|ln_\w+)\.weight$", name)
+            1 for name, t in tensors.items() if t.shape == (hidden_size,) and re.search(r"(norm|ln_\w+)\.weight$", name)
         ),
-        queries=queries,
-        keys=keys,
-        normed_heads=any("q_norm" in name or "q_layernorm" in name for name in tensors),
-        hidden=sum(s[-1] * (experts if len(s) == 3 else 1) for s in downs),
-        gated=bool(named(_GATED)),
+        query_width=query_width,
+        key_width=key_width,
+        has_qk_norm=any("q_norm" in name or "q_layernorm" in name for name in tensors),
+        mlp_width=sum(s[-1] * (experts if len(s) == 3 else 1) for s in named(_DOWN)),
+        is_gated=bool(named(_GATE)),
     )
