@@ -25,7 +25,7 @@ def adapters() -> None:
 def list_(cli: CommandContext) -> CommandResult:
     """List the adapters with their gain over the base model."""
     with cli.open_profile(write=False) as personalizer:
-        rows = personalizer.store.adapters()
+        rows = personalizer.adapters.all()
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -51,7 +51,7 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
     with cli.open_profile(write=False) as personalizer:
         row = personalizer.adapters.get(adapter_id)
         path = personalizer.folder / row.folder
-        sources = personalizer.store.training_sources(row.run_id)
+        sources = personalizer.adapters.training_sources(row)
     dialogues = sorted({source.dialogue_id for source in sources})
     synthetic = sum(source.synthetic_id is not None for source in sources)
     data = {**dataclasses.asdict(row), "path": str(path), "rows": len(sources), "synthetic": synthetic}

@@ -29,7 +29,7 @@ def buffer() -> None:
 def list_(cli: CommandContext) -> CommandResult:
     """List the bins with their scores."""
     with cli.open_profile(write=False) as personalizer:
-        buffer = personalizer.observer.selector().buffer
+        buffer = personalizer.buffer()
         data = [
             {
                 "slot": bin_.slot,
@@ -66,12 +66,11 @@ def list_(cli: CommandContext) -> CommandResult:
 def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
     """Print a dialogue, and your annotation of it if there is one."""
     with cli.open_profile(write=False) as personalizer:
-        row = personalizer.store.dialogue(dialogue_id)
+        row = personalizer.dialogue(dialogue_id)
         if row is None:
             hint = f"{cli.command('buffer', 'list')} lists the selected ones"
             raise UserError(f"there is no dialogue {dialogue_id}", hint=hint)
-        annotations = personalizer.store.annotations()
-    annotation = next((a for a in annotations if a.dialogue_id == dialogue_id), None)
+        annotation = personalizer.annotation_of(dialogue_id)
     messages = row.dialogue.to_messages()
     preferred = None if annotation is None or annotation.preferred is None else annotation.preferred.to_messages()
     data = {
@@ -103,7 +102,7 @@ def why(cli: CommandContext, dialogue_id: int) -> CommandResult:
     from mlx_personal.selection import Decision, explain
 
     with cli.open_profile(write=False) as personalizer:
-        row = personalizer.store.decision(dialogue_id)
+        row = personalizer.decision(dialogue_id)
     if row is None:
         raise UserError(f"dialogue {dialogue_id} does not exist or was not scored yet", remedy=Action.RUN_PENDING_STEPS)
     data = dataclasses.asdict(row)

@@ -33,7 +33,7 @@ def chat(cli: CommandContext, question: str | None) -> CommandResult:
     with cli.open_profile() as personalizer:
         with show_status(cli, f"Loading {personalizer.model_name}"):
             conversation, promoted = personalizer.conversation(), personalizer.adapters.promoted()
-        with personalizer.remembered(conversation):
+        with personalizer.recorded_conversation(conversation):
             if question is not None:
                 answer = _answer_once(conversation, question, make_console(quiet=cli.as_json))
             else:

@@ -36,7 +36,7 @@ class CommandContext:
         as_json: Whether the command prints JSON; progress is not shown then.
     """
 
-    home_folder: Path | None
+    home_folder: Path | None = None
     profile_name: str = DEFAULT_PROFILE
     profile_options: ProfileOptions = field(default_factory=ProfileOptions)
     as_json: bool = False

@@ -11,6 +11,7 @@ from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, printable
 from mlx_personal.cli.progress import show_status
 from mlx_personal.cli.remedies import ProfileOptions
+from mlx_personal.progress import ProgressEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,14 +32,14 @@ def demo(cli: CommandContext) -> CommandResult:
     console = make_console()
     with show_status(cli, "Loading the embedded model") as status:
 
-        def on_line(line: str) -> None:
+        def on_progress(event: ProgressEvent, /) -> None:
             if not cli.as_json:
-                console.print(line, soft_wrap=True)
+                print_lines(console, str(event.detail))
             status.update("Working")
 
         from mlx_personal.demo import run_demo
 
-        result = run_demo(cli.home.profile(_PROFILE), on_line)
+        result = run_demo(cli.home.profile(_PROFILE), on_progress)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
     chat = ProfileOptions(_PROFILE, cli.profile_options.home_folder).command("chat")

@@ -104,6 +104,6 @@ def _check_profile(cli: CommandContext) -> _Check:
             # A hub repository is not resolved: that could download it.
             if model == DEMO_MODEL or Path(model).is_absolute():
                 resolve_model(model)
-            return _Check("profile", True, f"{personalizer.store.received()} dialogues, on {model}")
+            return _Check("profile", True, f"{personalizer.dialogue_count()} dialogues, on {model}")
     except UserError as error:
         return _Check("profile", False, error_line(error, cli.profile_options))

@@ -31,7 +31,7 @@ def evaluate(cli: CommandContext, adapter_id: int | None) -> CommandResult:
         if adapter is None:
             raise UserError("no adapter is promoted", personalizer.folder, "name one", remedy=Action.LIST_ADAPTERS)
         with progress_bar(cli, "Comparing") as on_progress:
-            result = personalizer.judge.evaluate(adapter, on_progress)
+            result = personalizer.evaluate(adapter, on_progress)
     evaluation = None if result is None else dataclasses.asdict(result)
 
     def show(console: Console) -> None:

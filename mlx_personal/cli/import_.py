@@ -37,7 +37,7 @@ def import_(cli: CommandContext, files: tuple[Path, ...]) -> CommandResult:
             dialogues = [line for line in lines if not isinstance(line, InvalidLine)]
             invalid += [line for line in lines if isinstance(line, InvalidLine)]
             read += len(dialogues)
-            new += personalizer.store.add_dialogues(dialogues, f"import:{encodable(file.name)}")
+            new += personalizer.add_dialogues(dialogues, f"import:{encodable(file.name)}")
         if not read:
             raise UserError(
                 f"no dialogue could be read ({invalid[0].reason})" if invalid else "no dialogue in this file",

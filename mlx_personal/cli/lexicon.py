@@ -30,8 +30,8 @@ def lexicon() -> None:
 def list_(cli: CommandContext) -> CommandResult:
     """List the domains, with the number of selected dialogues in each."""
     with cli.open_profile(write=False) as personalizer:
-        domains = [bin_.domain for bin_ in personalizer.observer.selector().buffer.bins]
-        lexicons = personalizer.observer.lexicons()
+        domains = [bin_.domain for bin_ in personalizer.buffer().bins]
+        lexicons = personalizer.lexicons()
         data = [{"domain": d, "words": len(words), "bins": domains.count(d)} for d, words in lexicons.items()]
         data.append({"domain": "other", "words": 0, "bins": domains.count("other")})
 
@@ -57,11 +57,11 @@ def suggest(cli: CommandContext, domains: int, write: bool) -> CommandResult:
     from mlx_personal.storage.files import atomic_write
 
     with cli.open_profile(write=write) as personalizer:
-        lexicons = personalizer.observer.lexicons()
+        lexicons = personalizer.lexicons()
         # A file with a name in use would replace what the owner has edited, or a built-in lexicon.
         used_names = [*lexicons, OTHER]
         suggestions = []
-        texts = [row.dialogue.text for row in personalizer.store.dialogues()]
+        texts = [row.dialogue.text for row in personalizer.dialogues()]
         for suggestion in suggest_lexicons(texts, domains=domains):
             if any(set(suggestion.words) <= words for words in lexicons.values()):
                 continue  # written before

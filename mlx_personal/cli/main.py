@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,11 @@ from click.core import ParameterSource
 import mlx_personal
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.lazy_group import LazyGroup
+from mlx_personal.cli.logs import configure_logging
 from mlx_personal.cli.remedies import DEFAULT_PROFILE, ProfileOptions, error_line
 from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
+
+logger = logging.getLogger(__name__)
 
 _PACKAGE = "mlx_personal.cli"
 # In the order of the loop: the module and the help of each command, which `--help` shows without importing it.
@@ -41,7 +45,7 @@ COMMANDS: Final = {
     "adapters": (f"{_PACKAGE}.adapters:adapters", "List the trained adapters and choose the one in use."),
     "demo": (f"{_PACKAGE}.demo:demo", "Run the whole loop on bundled dialogues, offline."),
     "benchmark": (f"{_PACKAGE}.benchmark:benchmark", "Measure the fine-tuning speed of this machine."),
-    "study": (f"{_PACKAGE}.study:study", "Reproduce the data selection experiments of Qin et al. 2024."),
+    "study": (f"{_PACKAGE}.study:study", "Reproduce the data selection experiments of Qin et al., 2024."),
     "lamp": (f"{_PACKAGE}.lamp:lamp", "Run the LaMP benchmark with one adapter for each user."),
     "doctor": (f"{_PACKAGE}.doctor:doctor", "Check the machine, the installation and the profile."),
 }
@@ -101,7 +105,7 @@ def _profile_options(ctx: click.Context) -> ProfileOptions:
     envvar="MLX_PERSONAL_HOME",
     help="Folder of all profiles.  [default: the system's application folder]",
 )
-@click.option("-v", "--verbose", count=True, help="Print log lines on standard error; -vv prints more of them.")
+@click.option("-v", "--verbose", count=True, help="Print log lines on standard error; -vv prints more.")
 @click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -112,10 +116,5 @@ def _profile_options(ctx: click.Context) -> ProfileOptions:
 def main(ctx: click.Context, name: str, home: Path | None, verbose: int, log_file: Path | None) -> None:
     """Personalize a language model with your own conversations, privately, on MLX."""
     ctx.obj = CommandContext(home, name, _profile_options(ctx))
-    if verbose or log_file is not None:
-        import logging
-
-        from mlx_personal.cli.logs import configure_logging
-
-        ctx.call_on_close(configure_logging(verbose, log_file))
-        logging.getLogger(__name__).info("mlx-personal %s: %s", mlx_personal.__version__, ctx.invoked_subcommand)
+    ctx.call_on_close(configure_logging(verbose, log_file))
+    logger.info("mlx-personal %s: %s", mlx_personal.__version__, ctx.invoked_subcommand)

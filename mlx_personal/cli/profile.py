@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +13,8 @@ from mlx_personal.cli.progress import show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mlx_personal.personalizer import ProfileStatus
 
 
 @click.command()
@@ -40,10 +41,9 @@ def init(cli: CommandContext, model: str | None) -> CommandResult:
         model = MAC_MODEL
     if exists:
         with Personalizer(cli.profile_folder) as personalizer:
-            bins = len(personalizer.store.bins())
-            annotated = sum(a.preferred is not None for a in personalizer.store.annotations())
+            annotated = len(personalizer.annotated_dialogues())
             with show_status(cli, f"Loading {model} and embedding the buffer"):
-                personalizer.change_model(model)
+                bins = personalizer.change_model(model)
     else:
         bins = annotated = 0
         with show_status(cli, f"Loading {model}"):
@@ -78,29 +78,32 @@ def init(cli: CommandContext, model: str | None) -> CommandResult:
 @json_option
 def status(cli: CommandContext) -> CommandResult:
     """Show the state of the profile and its pending steps."""
-    with cli.open_profile(write=False) as personalizer:
-        data = personalizer.status()
-    return CommandResult(data, lambda console: _show_status(console, data))
+    from mlx_personal.personalizer import read_status
+
+    result = read_status(cli.profile_folder)
+    return CommandResult(result.to_json(), lambda console: _show_status(console, result))
 
 
-def _show_status(console: Console, data: Mapping[str, Any]) -> None:
+def _show_status(console: Console, status: ProfileStatus) -> None:
     from rich.table import Table
 
-    decisions, questions = data["decisions"], data["questions"]
+    decisions = status.decisions
+    in_use = "the base model" if status.promoted is None else f"adapter {status.promoted}"
     table = Table.grid(padding=(0, 2))
-    table.add_row("profile", printable(data["folder"]))
-    table.add_row("base model", printable(data["model"]))
-    table.add_row("dialogues", f"{data['received']} received, {data['unscored']} not scored yet")
+    table.add_row("profile", printable(status.folder))
+    table.add_row("base model", printable(status.model))
+    table.add_row("dialogues", f"{status.received} received, {status.unscored} not scored yet")
     table.add_row(
         "buffer",
-        f"{data['bins']['filled']} of {data['bins']['capacity']} bins filled; {decisions.get('replaced', 0)} replaced, "
+        f"{status.filled_bins} of {status.bin_capacity} bins filled; {decisions.get('replaced', 0)} replaced, "
         f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected",
     )
-    table.add_row("questions", f"{questions['open']} open, {questions['left_today']} more can be asked today")
-    table.add_row("annotated", f"{data['annotated']}, {data['held_out']} of them held out; {data['skipped']} skipped")
-    table.add_row("synthetic", f"{data['synthetic']['kept']} kept of {data['synthetic']['written']}")
-    in_use = "the base model" if data["promoted"] is None else f"adapter {data['promoted']}"
-    table.add_row("adapters", f"{data['adapters']}; {in_use} is in use")
-    for pending in data["due"] or [{"step": "nothing", "reason": "all is up to date"}]:
-        table.add_row("pending", f"{pending['step']}: {pending['reason']}")
+    table.add_row("questions", f"{status.open_questions} open, {status.questions_left_today} more can be asked today")
+    table.add_row("annotated", f"{status.annotated}, {status.held_out} of them held out; {status.skipped} skipped")
+    table.add_row("synthetic", f"{status.synthetic_kept} kept of {status.synthetic_generated}")
+    table.add_row("adapters", f"{status.adapters}; {in_use} is in use")
+    for pending in status.pending:
+        table.add_row("pending", f"{pending.step}: {pending.reason}")
+    if not status.pending:
+        table.add_row("pending", "nothing; all is up to date")
     console.print(table)

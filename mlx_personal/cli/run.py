@@ -28,7 +28,7 @@ def run(cli: CommandContext) -> CommandResult:
         def is_pending(step: str) -> bool:
             return any(pending.step == step for pending in personalizer.pending_steps())
 
-        if unscored := personalizer.store.unscored_count():
+        if unscored := personalizer.unscored_count():
             with progress_bar(cli, "Scoring") as on_progress:
                 done["score"] = personalizer.score(on_progress)
             lines.append(f"{unscored} dialogues scored.")
@@ -42,7 +42,7 @@ def run(cli: CommandContext) -> CommandResult:
             lines += training_lines(cli, training)
         if is_pending("evaluate"):
             with progress_bar(cli, "Comparing") as on_progress:
-                adapter, promotion = personalizer.judge.promote_pending(on_progress)
+                adapter, promotion = personalizer.promote_pending(on_progress)
             done["evaluate"] = {"adapter": adapter.id, "promoted": promotion.promoted}
             outcome = "and promoted: it answers from now on" if promotion.promoted else "and not promoted"
             lines.append(f"Adapter {adapter.id} was compared {outcome}.")

@@ -1,4 +1,4 @@
-"""`study`: run the data selection experiments of Qin et al. 2024, show their state, and report the results."""
+"""`study`: run the data selection experiments of Qin et al., 2024, show their state, and report the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PATH: Final = click.Path(path_type=Path)
 
 @click.group()
 def study() -> None:
-    """Reproduce the data selection experiments of Qin et al. 2024."""
+    """Reproduce the data selection experiments of Qin et al., 2024."""
 
 
 @study.command()

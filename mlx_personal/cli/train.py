@@ -148,10 +148,10 @@ def _estimate_lines(estimate: TrainingEstimate) -> list[str]:
     """Return what `train --dry-run` prints."""
     plan = estimate.plan
     cache = f"in memory ({bytes_text(plan.cache_bytes)})" if plan.cache_bytes else "in a temporary file"
-    blocks = f"All {estimate.blocks} blocks are adapted; none is frozen."
-    if estimate.frozen_blocks:
-        blocks = (
-            f"{estimate.frozen_blocks} of {estimate.blocks} blocks are frozen and computed once a sample; "
+    layers = f"All {estimate.layers} layers are adapted; none is frozen."
+    if estimate.frozen_layers:
+        layers = (
+            f"{estimate.frozen_layers} of {estimate.layers} layers are frozen and computed once a sample; "
             f"their output is cached {cache}."
         )
     lines = [
@@ -162,12 +162,12 @@ def _estimate_lines(estimate: TrainingEstimate) -> list[str]:
         lines.append(f"{estimate.validation_samples} samples are held out to find the best epoch.")
     if estimate.general_samples:
         lines.append(f"{estimate.general_samples} general samples are held out to measure forgetting.")
-    recomputed = ", each block twice, to keep less of it in memory" if plan.checkpoint else ""
+    recomputed = ", each layer twice, to keep less of it in memory" if plan.gradient_checkpointing else ""
     return [
         *lines,
         *_excluded_lines(estimate),
-        f"At most {plan.batch_tokens:,} tokens are computed at once{recomputed}.",
-        blocks,
+        f"At most {plan.micro_batch_tokens:,} tokens are computed at once{recomputed}.",
+        layers,
         f"Estimated peak memory: {_bytes_or_unknown(plan.estimated_peak_bytes)}, of "
         f"{_bytes_or_unknown(estimate.usable_memory_bytes)} usable and "
         f"{_bytes_or_unknown(estimate.machine_memory_bytes)} in the machine.",

@@ -1,4 +1,4 @@
-"""The command `lamp` as its users meet it: run, go on, report, download, and what it says to wrong input."""
+"""`lamp`: run, resume, report, download, and wrong input."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from tests.support.cli import error_line, run_cli, run_json
 from tests.support.fake_server import FakeServer
 from tests.support.lamp_users import cloud_reply, edit_json, write_lamp_files
 from tests.support.paths import ROOT
-from tests.test_offline import ANSWERING, DEMO, cloud, without_network
+from tests.test_offline import ANSWER_SCRIPT, DEMO_MODEL_FOLDER, cloud, offline_command_prefixes
 
 SHORT = ["--answer-tokens", "3", "--synthetic", "2", "--epochs", "1"]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Any:
+def world(tmp_path: Path) -> Path:
+    """A folder with LaMP's files."""
     return write_lamp_files(tmp_path / "world")
 
 
 @pytest.fixture
-def official(world: Any) -> Any:
-    """The command, on LaMP's files."""
+def official(world: Path) -> list[Any]:
+    """The arguments of a run on LaMP's files."""
     questions, outputs = world / "LaMP_3_questions.json", world / "LaMP_3_outputs.json"
     return ["lamp", "run", "--task", "3", "--questions", questions, "--outputs", outputs]
 
 
 @pytest.fixture
-def command(official: Any, tiny_model_folder: Path, tmp_path: Path, in_process_jobs: Any) -> Any:
-    """A run that takes little time."""
+def command(official: list[Any], tiny_model_folder: Path, tmp_path: Path, in_process_jobs: Any) -> list[Any]:
+    """The arguments of a run that takes little time."""
     return [*official, "--model", tiny_model_folder, "--out", tmp_path / "run", "--method", "non-personalized", *SHORT]
 
 
 def test_official_files_are_run_unchanged(
-    official: Any, in_process_jobs: Any, home: Path, tiny_model_folder: Path
+    official: list[Any], in_process_jobs: Any, home: Path, tiny_model_folder: Path
 ) -> None:
     methods = "non-personalized,bm25,oppu,cdcda"
     arguments = [*official, "--method", methods, "--model", tiny_model_folder, "--users", "3", *SHORT]
@@ -66,35 +67,35 @@ def test_official_files_are_run_unchanged(
     assert (home / "tables.md").read_text() == report
 
 
-def test_result_is_shown_as_text(command: Any, tmp_path: Path) -> None:
+def test_result_is_shown_as_text(command: list[Any], tmp_path: Path) -> None:
     shown = run_cli(*command)
     assert shown.exit_code == 0
-    assert "3 users, 6 queries, 12 items.\n3 results made, 0 were there already.\n" in shown.stdout
-    assert "MAE" in shown.stdout and f"Predictions in LaMP's form: {tmp_path / 'run' / 'predictions'}" in shown.stdout
+    assert "3 users, 6 queries, 12 items.\n3 results computed, 0 were there already.\n" in shown.stdout
+    assert "MAE" in shown.stdout and f"Predictions in LaMP's format: {tmp_path / 'run' / 'predictions'}" in shown.stdout
     assert "mlx-personal: users 3/3, 0 s left" in shown.stderr
 
 
-def test_oppu_history_needs_no_outputs(command: Any, world: Any) -> None:
+def test_oppu_history_needs_no_outputs(command: list[Any], world: Path) -> None:
     history = command.copy()
     history[history.index("--questions") + 1] = world / "LaMP_3_history.json"
     place = history.index("--outputs")
     assert run_json(*history[:place], *history[place + 2 :])["ran"] == 3
 
 
-def test_choose_answers_with_labels_only(command: Any, tmp_path: Path) -> None:
+def test_choose_answers_with_labels_only(command: list[Any], tmp_path: Path) -> None:
     run_json(*command, "--choose")
     written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalized.json")
     assert set(written.by_id.values()) <= set(TASKS["3"].labels)
 
 
-def test_failed_user_sets_the_exit_code(command: Any, in_process_jobs: Any) -> None:
+def test_failed_user_sets_the_exit_code(command: list[Any], in_process_jobs: Any) -> None:
     in_process_jobs.fails = lambda function, job: "out of breath" if job.key == "1" else None
     shown = run_cli(*command)
     assert shown.exit_code == 1
     assert "failed: user-1-1: out of breath" in shown.stdout
 
 
-def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: Any, tmp_path: Path) -> None:
+def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: list[Any], tmp_path: Path) -> None:
     with FakeServer(cloud_reply) as fake_server:
         command += ["--server", fake_server.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]
         line = error_line(*command)
@@ -108,28 +109,28 @@ def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: A
         assert (found["ran"], len(fake_server.received)) == (6, 6 + 6) and found["server_tokens"] == 12 * 15
         cut = run_cli(*command, "--method", "cloud:1", "--token-budget", "1")
         assert cut.exit_code == 1
-        assert "the token budget is used up" in cut.stdout and "3 results wait for answers" in cut.stdout
+        assert "the token budget is used up" in cut.stdout and "3 results wait for responses" in cut.stdout
 
 
-# Stated, counted skips
+# Counts of what was skipped
 
 
-def counted(command: Any, world: Any, change: Any) -> Any:
+def counted(command: list[Any], world: Path, change: Any) -> Any:
     edit_json(world / "LaMP_3_questions.json", change)
     return run_json(*command), run_cli(*command).stdout
 
 
-def test_items_without_a_label_are_skipped_and_counted(command: Any, world: Any) -> None:
-    def unlabelled(questions: Any) -> None:
+def test_items_without_a_label_are_skipped_and_counted(command: list[Any], world: Path) -> None:
+    def remove_labels(questions: Any) -> None:
         for question in questions[:2]:  # the first user's two
             del question["profile"][0]["score"]
 
-    found, shown = counted(command, world, unlabelled)
+    found, shown = counted(command, world, remove_labels)
     assert (found["files"]["skipped_items"], found["files"]["items"]) == (1, 11)
-    assert "1 items were left out, as they lack a text or an answer." in shown
+    assert "1 items were skipped because they lack a text or an answer." in shown
 
 
-def test_users_with_few_items_are_answered_and_counted(command: Any, world: Any) -> None:
+def test_users_with_few_items_are_answered_and_counted(command: list[Any], world: Path) -> None:
     def few(questions: Any) -> None:
         for question in questions[:2]:
             question["profile"] = []
@@ -146,20 +147,20 @@ def test_users_with_few_items_are_answered_and_counted(command: Any, world: Any)
     assert all(row["queries"] == 6 for row in found["methods"])
 
 
-def test_items_beyond_the_maximum_length_are_counted(command: Any) -> None:
+def test_items_beyond_the_maximum_length_are_counted(command: list[Any]) -> None:
     command += ["--method", "bm25", "--max-length", "20"]
     (row,) = run_json(*command)["methods"]
     assert row["counts"] == {"items left out": 6} and row["queries"] == 6
     assert "- bm25: 6 items left out" in run_cli(*command).stdout
 
 
-def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> None:
+def test_outputs_without_a_question_are_counted(command: list[Any], world: Path) -> None:
     extra = {"id": "more", "output": "5"}
     edit_json(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"].append(extra))
     assert run_json(*command)["files"]["unasked_outputs"] == 1
 
 
-# One line and status 2
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> Non
         (["--method", ","], "no method is named"),
         (["--method", "cloud"], "the method cloud needs a server"),
         (["--server", "http://127.0.0.1:9/v1"], "--server needs --server-model"),
-        (["--server-model", "x"], "--key-env and --token-budget go with --server"),
+        (["--server-model", "x"], "--key-env and --token-budget need --server"),
         (["--server", "http://127.0.0.1:9/v1", "--server-model", "x", "--key-env", "NO_SUCH"], "NO_SUCH"),
         (["--server", "nowhere", "--server-model", "x"], "nowhere"),
         (["--model", "/nowhere/at/all"], "no such model folder"),
@@ -183,7 +184,7 @@ def test_outputs_without_a_question_are_counted(command: Any, world: Any) -> Non
         (["--workers", "0"], "--workers"),
     ],
 )
-def test_wrong_input_is_reported_on_one_line(command: Any, change: list[str], says: str) -> None:
+def test_wrong_input_is_reported_on_one_line(command: list[Any], change: list[str], says: str) -> None:
     assert says in error_line(*command, *change)
 
 
@@ -201,26 +202,28 @@ def test_wrong_input_is_reported_on_one_line(command: Any, change: list[str], sa
     ],
 )
 def test_invalid_file_is_reported_before_anything_is_computed(
-    command: Any, world: Any, in_process_jobs: Any, part: str, change: Any, says: str
+    command: list[Any], world: Path, in_process_jobs: Any, part: str, change: Any, says: str
 ) -> None:
     edit_json(world / f"LaMP_3_{part}.json", change)
     assert says in error_line(*command)
     assert not in_process_jobs.done
 
 
-def test_questions_without_outputs_are_refused(command: Any) -> None:
+def test_questions_without_outputs_are_refused(command: list[Any]) -> None:
     place = command.index("--outputs")
     assert "name their outputs as well" in error_line(*command[:place], *command[place + 2 :])
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "there is no LaMP run here; run the LaMP benchmark first, or name its folder" in error_line("lamp", "report", tmp_path)
+    assert "there is no LaMP run here; run the LaMP benchmark first, or name its folder" in error_line(
+        "lamp", "report", tmp_path
+    )
     file = tmp_path / "file"
     file.write_text("")
     assert "is a file; a LaMP run is a folder; name a folder" in error_line("lamp", "report", file)
 
 
-# Download, and what is offered
+# Download and choices
 
 
 def test_download_lists_its_files_and_downloads_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +247,7 @@ def test_download_lists_its_files_and_downloads_none_twice(tmp_path: Path, monke
 
 
 def test_choices_are_those_of_the_library() -> None:
-    # Written down twice, since --help does not wait for the library.
+    # Written down twice, since --help does not import the library.
     assert tuple(TASKS) == commands._TASKS
     assert commands._SPLITS == SPLITS
 
@@ -257,17 +260,17 @@ def test_help_imports_no_model_library() -> None:
     assert "--method" in shown.stdout
 
 
-# The whole path
+# The whole path with a real server
 
-# The command, in a process that ends at the first look at a network once "guarded". Worker processes of its own would
-# be reached by pipes, which are no network, but not be guarded.
-ALONE = (
-    ANSWERING.partition("from mlx_personal")[0]
+# Runs a command in a process that ends at the first use of a network when it is "guarded". Jobs run in that process, as
+# worker processes would not be guarded.
+GUARDED_COMMAND = (
+    ANSWER_SCRIPT.partition("from mlx_personal")[0]
     + f"""
 sys.path.insert(0, {str(ROOT)!r})
 from tests.support.augmentation import InProcessJobs
 from mlx_personal import jobs
-jobs.run = InProcessJobs()
+jobs.run_jobs = InProcessJobs()
 from mlx_personal.cli import main
 main(sys.argv[2:])
 """
@@ -276,14 +279,26 @@ main(sys.argv[2:])
 
 @pytest.mark.slow
 def test_records_of_a_real_server_are_trained_on_offline(tmp_path: Path, cloud: Any, in_process_jobs: Any) -> None:
-    """Of the plumbing only: the embedded model as "the cloud" is no teacher."""
+    """Check the steps only: the demo model is not a good teacher."""
     url, process = cloud
     world, folder = write_lamp_files(tmp_path / "world", queries=1), tmp_path / "run"
     command = ["lamp", "run", "--task", "3", "--questions", world / "LaMP_3_questions.json"]
-    command += ["--outputs", world / "LaMP_3_outputs.json", "--model", DEMO, "--users", "3", "--method", "oppu,cdcda"]
-    command += [*SHORT, "--server", url, "--server-model", DEMO, "--json"]
+    command += [
+        "--outputs",
+        world / "LaMP_3_outputs.json",
+        "--model",
+        DEMO_MODEL_FOLDER,
+        "--users",
+        "3",
+        "--method",
+        "oppu,cdcda",
+    ]
+    command += [*SHORT, "--server", url, "--server-model", DEMO_MODEL_FOLDER, "--json"]
     assert (
-        run_cli("augment", "consent", "--server", url, "--server-model", DEMO, "--out", folder, "--yes").exit_code == 0
+        run_cli(
+            "augment", "consent", "--server", url, "--server-model", DEMO_MODEL_FOLDER, "--out", folder, "--yes"
+        ).exit_code
+        == 0
     )
     # First only what the server has a part in.
     in_process_jobs.fails = lambda function, job: "not yet" if function is lamp_jobs.run_methods else None
@@ -297,10 +312,10 @@ def test_records_of_a_real_server_are_trained_on_offline(tmp_path: Path, cloud: 
     assert sum(count for reason, count in counts.items() if reason.startswith("synthetic: ")) == 6
     process.terminate()
     process.wait(20)
-    for number, before in enumerate(without_network()):
+    for number, before in enumerate(offline_command_prefixes()):
         own = tmp_path / f"offline-{number}"
         shutil.copytree(folder, own)
-        arguments = [*before, sys.executable, "-c", ALONE, "guarded", *map(str, [*command, "--out", own])]
+        arguments = [*before, sys.executable, "-c", GUARDED_COMMAND, "guarded", *map(str, [*command, "--out", own])]
         done = subprocess.run(arguments, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)

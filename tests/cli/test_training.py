@@ -1,4 +1,4 @@
-"""The training commands as their users meet them: what is told beforehand, how they are stopped, a damaged model."""
+"""`train`: dry runs, stopping by signals, and damaged models."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_personal.cli import training
-from mlx_personal.finetune import TrainingStep
+from mlx_personal.progress import Progress, ProgressEvent
 from tests.support.cli import error_line, run_cli, run_json
 
 
@@ -29,21 +28,25 @@ def ready(profile: Path, chats: Path) -> Path:
     return profile
 
 
-def in_step(do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets something happen when the second step is shown."""
+def call_in_second_step(function: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a function be called when the second step is shown."""
 
     @contextlib.contextmanager
-    def line(cli: object) -> Iterator[Callable[[TrainingStep], None]]:
-        yield lambda step: do() if step.number == 2 else None  # type: ignore[return-value]
+    def training_progress(cli: object) -> Iterator[Progress]:
+        def on_progress(event: ProgressEvent, /) -> None:
+            if event.done == 2:
+                function()
 
-    monkeypatch.setattr(training, "training_line", line)
+        yield on_progress
+
+    monkeypatch.setattr("mlx_personal.cli.train.training_progress", training_progress)
 
 
 def press_ctrl_c(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-# Stopped
+# Stopping by signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -52,7 +55,7 @@ def test_signal_stops_a_training_with_its_exit_code(
     ready: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: int
 ) -> None:
     with monkeypatch.context() as asked:
-        in_step(lambda: os.kill(os.getpid(), number), asked)
+        call_in_second_step(lambda: os.kill(os.getpid(), number), asked)
         stopped = run_cli(command)
     assert stopped.exit_code == 128 + number
     (line,) = stopped.stderr.splitlines()
@@ -62,7 +65,7 @@ def test_signal_stops_a_training_with_its_exit_code(
 
 
 def test_stopped_training_is_reported_as_json_too(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_step(lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+    call_in_second_step(lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
     stopped = run_cli("train", "--json")
     assert stopped.exit_code == 143
     assert "and saved" in json.loads(stopped.stdout)["error"]
@@ -72,11 +75,11 @@ def test_stopped_training_is_reported_as_json_too(ready: Path, monkeypatch: pyte
     ("where", "says"),
     [
         (
-            "forward.activation_cache.ActivationCache._keep",
-            "interrupted before it had done a step; the same command starts it again",
+            "forward.activation_cache.ActivationCache._add",
+            "interrupted before its first step; the same command starts it again",
         ),
-        ("loop._Training._as_step", "interrupted before it had done a step; the same command starts it again"),
-        ("trainer._write", "the training was broken off; the same command goes on from where it was saved last"),
+        ("loop._Loop._step", "interrupted before its first step; the same command starts it again"),
+        ("trainer.write_adapter", "the training was interrupted; the same command resumes it from its last checkpoint"),
     ],
 )
 def test_ctrl_c_outside_the_steps_is_reported_on_one_line(
@@ -96,13 +99,13 @@ def test_sigterm_before_the_first_step_is_reported_on_one_line(ready: Path, monk
     stopped = run_cli("train")
     assert stopped.exit_code == 143
     (line,) = stopped.stderr.splitlines()
-    assert "interrupted before it had done a step; the same command starts it again" in line
+    assert "interrupted before its first step; the same command starts it again" in line
     assert list((ready / "adapters").glob(".*")) == []
 
 
 def test_ctrl_c_during_the_comparison_keeps_the_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as asked:
-        asked.setattr("mlx_personal.personalizer.promotion.answers", press_ctrl_c)
+        asked.setattr("mlx_personal.personalizer.promotion.generate_answers", press_ctrl_c)
         stopped = run_cli("train")
     assert stopped.exit_code == 130
     assert "the new adapter is kept; `mlx-personal run` compares it" in stopped.stderr
@@ -117,19 +120,19 @@ def test_ctrl_c_in_any_command_is_reported_on_one_line(
     assert (stopped.exit_code, stopped.stderr) == (130, "mlx-personal: interrupted\n")
 
 
-# Told beforehand
+# Dry runs
 
 
 def test_dry_run_estimates_without_training(ready: Path) -> None:
     shown = run_cli("train", "--dry-run")
     assert shown.exit_code == 0
-    found = run_json("train", "--dry-run")
-    assert f"{found['rows']} rows are learnt" in shown.stdout
-    assert f": {found['steps']} steps." in shown.stdout
-    assert "All 2 blocks are adapted" in shown.stdout
-    assert f"at most {found['plan']['estimate'] / 1e6:.0f} MB of memory" in shown.stdout
+    estimate = run_json("train", "--dry-run")
+    assert f"{estimate['samples']} samples, 0 of them general ones" in shown.stdout
+    assert f": {estimate['steps']} steps." in shown.stdout
+    assert "All 2 layers are adapted" in shown.stdout
+    assert f"Estimated peak memory: {estimate['plan']['estimated_peak_bytes'] / 1e6:.0f} MB, of" in shown.stdout
     assert run_json("adapters", "list") == []
-    assert run_json("train")["report"]["estimated_memory_bytes"] == found["plan"]["estimate"]
+    assert run_json("train")["report"]["estimated_memory_bytes"] == estimate["plan"]["estimated_peak_bytes"]
 
 
 def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp_path: Path) -> None:
@@ -140,8 +143,11 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
     more = f"epochs = 4\nnum_layers = 1\nvalidation = 0.2\nreplay = 0.5\ngeneral = {json.dumps(str(general))}"
     settings.write_text(settings.read_text().replace("epochs = 4", more))
     shown = run_cli("train", "--dry-run").stdout
-    assert "1 of 2 blocks are computed once a row; what they give is kept in memory" in shown
-    assert "1 rows are held out to find the best epoch.\n1 general rows measure what is forgotten.\n" in shown
+    assert "1 of 2 layers are frozen and computed once a sample; their output is cached in memory" in shown
+    assert (
+        "1 samples are held out to find the best epoch.\n1 general samples are held out to measure forgetting.\n"
+        in shown
+    )
     assert "Note: `replay` asks for" in shown
 
 
@@ -152,7 +158,7 @@ def test_dry_run_without_enough_memory_fails_as_the_training_would(
     assert error_line("train", "--dry-run") == error_line("train")
 
 
-# A damaged model
+# Damaged models
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""Log lines: where they go, and that they never contain the user's texts or keys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import dialogue_line, error_line, run_cli, run_json
+
+LOGGER = logging.getLogger("mlx_personal")
+# Words that occur in the dialogues, the answers and the question alone.
+WORDS = ["zanzibar", "quokka", "marzipan", "oboe", "tugboat", "rhubarb", "gnocchi", "lighthouse", "bagpipe", "walnut"]
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Path:
+    return tmp_path / "log file.txt"
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    """A file with 20 dialogues that consist of `WORDS`."""
+    file = tmp_path / "dialogues.jsonl"
+    lines = []
+    for i in range(20):
+        one, two, three = WORDS[i % 10], WORDS[(i * 3 + i // 10) % 10], WORDS[(i * 7 + 1) % 10]
+        lines.append(dialogue_line(f"Where is the {one} of the {two}?", f"The {one} {i} is at the {three}."))
+    file.write_text("\n".join(lines))
+    return file
+
+
+def test_log_lines_go_to_the_file(profile: Path, log_file: Path) -> None:
+    assert run_cli("--log-file", log_file, "status").stderr == ""
+    first = log_file.read_text("utf-8")
+    assert " INFO mlx_personal.cli.main: mlx-personal " in first and first.rstrip().splitlines()[0].endswith("status")
+    run_cli("--log-file", log_file, "status")
+    assert log_file.read_text("utf-8").startswith(first) and len(log_file.read_text("utf-8")) > len(first)
+    assert log_file.stat().st_mode & 0o777 == 0o600
+    assert not LOGGER.handlers and LOGGER.level == logging.NOTSET
+
+
+def test_file_that_others_can_read_is_made_private(profile: Path, log_file: Path) -> None:
+    log_file.write_text("")
+    log_file.chmod(0o644)
+    run_cli("--log-file", log_file, "status")
+    assert log_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_verbose_prints_log_lines_on_standard_error(profile: Path) -> None:
+    assert run_cli("status").stderr == ""
+    info = run_cli("-v", "status").stderr
+    debug = run_cli("-vv", "chat", "What is a lamp?").stderr
+    assert " INFO mlx_personal.cli.main: " in info and " DEBUG " not in info
+    assert " INFO mlx_personal.cli.main: " in debug
+    assert run_cli("status").stderr == "" and not LOGGER.handlers
+
+
+def test_file_that_cannot_be_written_is_reported_on_one_line(profile: Path, tmp_path: Path) -> None:
+    assert "no such file or folder" in error_line("--log-file", tmp_path / "none" / "log", "status")
+    assert not LOGGER.handlers
+
+
+@pytest.mark.slow
+def test_log_of_the_loop_has_no_user_text(home: Path, dialogues: Path, log_file: Path, tmp_path: Path) -> None:
+    assert run_cli("init", "--model", "demo").exit_code == 0
+    settings = home / "profiles" / "default" / "config.toml"
+    settings.write_text(
+        "[selection]\nbins = 8\n[annotation]\nquestions_per_day = 9\n[synthesis]\nk = 1\nmax_tokens = 32\n"
+        "[finetune]\nepochs = 1\n[evaluation]\nmax_tokens = 8\nshare = 0.5\n[chat]\nmax_tokens = 16\n"
+    )
+    run_json("--log-file", log_file, "import", dialogues)
+    verdicts = tmp_path / "verdicts.jsonl"
+    lines = [{"dialogue": q["dialogue"], "verdict": "accept"} for q in run_json("review")["questions"]]
+    verdicts.write_text("\n".join(map(json.dumps, lines)))
+    run_json("--log-file", log_file, "review", "--answers", verdicts)
+    run_json("--log-file", log_file, "synthesize")
+    run_json("--log-file", log_file, "train")
+    answer = run_json("--log-file", log_file, "chat", "Where is the zanzibar quokka?")["answer"]
+    log = log_file.read_text("utf-8")
+    for command in ("import", "synthesize", "train", "chat"):
+        assert f": {command}\n" in log
+    assert " DEBUG " in log
+    generated = [line for line in answer.splitlines() if len(line) > 3]
+    assert not [text for text in [*WORDS, *generated] if text in log]
+
+
+def test_log_of_a_chat_has_no_question_and_no_answer(profile: Path, log_file: Path) -> None:
+    answer = run_json("--log-file", log_file, "chat", "Where is the zanzibar quokka?")["answer"]
+    log = log_file.read_text("utf-8")
+    assert "zanzibar" not in log and "quokka" not in log and answer not in log
+
+
+def test_log_has_no_path_of_a_key_variable(profile: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "MY_SECRET_VARIABLE", "sk-secret")
+    options = ["--server", "http://127.0.0.1:9/v1", "--server-model", "cloud", "--key-env", "MY_SECRET_VARIABLE"]
+    run_cli("--log-file", log_file, "augment", *options)
+    assert "sk-secret" not in log_file.read_text("utf-8")
