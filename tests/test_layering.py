@@ -44,8 +44,8 @@ LAYERS = [
     "research",
     "cli",
 ]
-# Components that the personalization loop works without, and what may import them. The LaMP benchmark in `research` runs
-# the steps of `augmentation` as one of its methods.
+# Components that the personalization loop does not need, and what may import them. The LaMP benchmark in `research`
+# runs the steps of `augmentation` as one of its methods.
 OPTIONAL_COMPONENTS = {"benchmark": {"cli"}, "augmentation": {"cli", "research"}, "research": {"cli"}}
 # Texts outside `cli` that name a command or an option of the command line. Each needs a reason.
 COMMAND_TEXTS: dict[str, str] = {}

@@ -48,8 +48,8 @@ def run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
     """Call the function with the job's argument and return the result or the error.
 
     An error other than `UserError` is a defect, so its traceback is also written to stderr. If the function was
-    stopped by a signal, this process ends with the same signal: somebody wanted to end the process, and whoever waits
-    for the job then sees a process that died.
+    stopped by a signal, this process ends with the same signal: the process was meant to end, and the caller then
+    sees a process that died.
 
     Args:
         function: The function.

@@ -84,16 +84,16 @@ def marked_processes(folder: Path, count: int) -> list[int]:
 
 
 def test_every_job_is_yielded_once_with_its_result() -> None:
-    answers = by_key(run_jobs(double, jobs_of(*range(20)), workers=2))
-    assert {key: one.result for key, one in answers.items()} == {f"job {n}": 2 * n for n in range(20)}
-    assert all(one.error is None and 0 <= one.elapsed_s < 10 for one in answers.values())
+    results = by_key(run_jobs(double, jobs_of(*range(20)), workers=2))
+    assert {key: result.result for key, result in results.items()} == {f"job {n}": 2 * n for n in range(20)}
+    assert all(result.error is None and 0 <= result.elapsed_s < 10 for result in results.values())
 
 
 def test_dataclasses_and_large_arrays_are_sent_both_ways() -> None:
     rows = np.arange(1_000_000, dtype=np.float64).reshape(-1, 1000)
-    [done] = run_jobs(sum_columns, [Job("a", NamedArray("rows", rows))], workers=1)
-    assert done.result[0] == "rows"
-    np.testing.assert_array_equal(done.result[1], rows.sum(axis=0))
+    [result] = run_jobs(sum_columns, [Job("a", NamedArray("rows", rows))], workers=1)
+    assert result.result[0] == "rows"
+    np.testing.assert_array_equal(result.result[1], rows.sum(axis=0))
 
 
 def test_jobs_are_yielded_as_they_finish_and_taken_as_they_can_start(tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_jobs_are_yielded_as_they_finish_and_taken_as_they_can_start(tmp_path: P
             taken.append(file)
             yield Job(str(len(taken)), file)
 
-    done = run_jobs(wait_for_file, offered(), workers=2)
+    results = run_jobs(wait_for_file, offered(), workers=2)
     assert taken == []
-    assert next(done).key == "2"
+    assert next(results).key == "2"
     assert len(taken) == 3
-    assert [next(done).key, next(done).key] == ["3", "4"]
+    assert [next(results).key, next(results).key] == ["3", "4"]
     (tmp_path / "mark").write_text("")
-    assert [one.key for one in done] == ["1"]
+    assert [result.key for result in results] == ["1"]
 
 
 def test_no_jobs_need_no_process() -> None:
@@ -122,7 +122,9 @@ def test_errors_are_on_one_line_and_stop_no_other_job(capfd: pytest.CaptureFixtu
     jobs = jobs_of(
         "user", "defect", 7, return_unpicklable, stop, functools.partial(kill_own_process, signal.SIGKILL), 8
     )
-    errors = {key: (one.result, one.error) for key, one in by_key(run_jobs(call_or_raise, jobs, workers=2)).items()}
+    errors = {
+        key: (result.result, result.error) for key, result in by_key(run_jobs(call_or_raise, jobs, workers=2)).items()
+    }
     assert errors == {
         "job 0": (None, "here: no such data; look there"),
         "job 1": (None, r"KeyError: 'two\nlines'"),
@@ -141,25 +143,25 @@ def test_errors_are_on_one_line_and_stop_no_other_job(capfd: pytest.CaptureFixtu
 
 
 def test_an_unpicklable_argument_is_the_error_of_its_job_only() -> None:
-    answers = by_key(run_jobs(double, jobs_of(1, threading.Lock(), 3), workers=1))
-    assert [answers[f"job {n}"].result for n in range(3)] == [2, None, 6]
-    assert (answers["job 1"].error or "").startswith("its argument cannot be sent: TypeError")
+    results = by_key(run_jobs(double, jobs_of(1, threading.Lock(), 3), workers=1))
+    assert [results[f"job {n}"].result for n in range(3)] == [2, None, 6]
+    assert (results["job 1"].error or "").startswith("its argument cannot be sent: TypeError")
 
 
 def test_a_job_whose_process_dies_once_is_tried_again_and_succeeds(tmp_path: Path) -> None:
-    [done] = run_jobs(die_the_first_time, [Job("a", str(tmp_path))], workers=1)
-    assert done.error is None and done.result != os.getpid()
+    [result] = run_jobs(die_the_first_time, [Job("a", str(tmp_path))], workers=1)
+    assert result.error is None and result.result != os.getpid()
 
 
 def test_a_job_stopped_by_a_signal_counts_as_killed_by_it() -> None:
-    [done] = run_jobs(call_or_raise, [Job("a", raise_stopped)], workers=1)
-    assert done.error == "its process was killed by SIGTERM, and so did the one before"
+    [result] = run_jobs(call_or_raise, [Job("a", raise_stopped)], workers=1)
+    assert result.error == "its process was killed by SIGTERM, and so did the one before"
 
 
 def test_workers_run_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setattr("mlx_personal.jobs.cores.cores", lambda: 7)
-    answers = [done.result for done in run_jobs(describe_process, jobs_of(*range(8)), workers=2)]
+    answers = [result.result for result in run_jobs(describe_process, jobs_of(*range(8)), workers=2)]
     assert len({process for process, _, _ in answers} - {os.getpid()}) <= 2
     assert {answer[1:] for answer in answers} == {("3", False)}
     assert "OPENBLAS_NUM_THREADS" not in os.environ
@@ -167,8 +169,8 @@ def test_workers_run_many_jobs_share_the_cores_and_start_without_mlx(monkeypatch
 
 def test_the_users_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
-    [done] = run_jobs(describe_process, jobs_of(0), workers=2)
-    assert done.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
+    [result] = run_jobs(describe_process, jobs_of(0), workers=2)
+    assert result.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize("how", ["close", "leave", "raise"])
@@ -176,8 +178,8 @@ def test_leaving_early_ends_all_workers(how: str) -> None:
     processes = []
 
     def loop() -> None:
-        for done in run_jobs(describe_process, jobs_of(*range(1000)), workers=2):
-            processes.append(done.result[0])
+        for result in run_jobs(describe_process, jobs_of(*range(1000)), workers=2):
+            processes.append(result.result[0])
             if how == "leave":
                 break
             if how == "raise" and len(set(processes)) == 2:
@@ -185,9 +187,9 @@ def test_leaving_early_ends_all_workers(how: str) -> None:
 
     start = time.monotonic()
     if how == "close":
-        done = run_jobs(describe_process, jobs_of(*range(1000)), workers=2)
-        processes.append(next(done).result[0])
-        done.close()
+        results = run_jobs(describe_process, jobs_of(*range(1000)), workers=2)
+        processes.append(next(results).result[0])
+        results.close()
     else:
         with contextlib.suppress(OSError):
             loop()
@@ -262,8 +264,8 @@ def test_workers_that_cannot_start_are_an_error(
 
 def test_a_function_of_a_script_is_refused() -> None:
     script = "from mlx_personal.jobs import run_jobs\ndef f(x): pass\nrun_jobs(f, [])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "is defined in a script; other processes can only import functions of modules" in done.stderr
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "is defined in a script; other processes can only import functions of modules" in completed.stderr
 
 
 def test_two_jobs_of_one_key_are_refused() -> None:
@@ -322,7 +324,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def two_nodes(ray: Any) -> Iterator[Any]:
-    """A cluster of two machines, as far as Ray can tell: one core here, two on the other."""
+    """A cluster of two machines, as Ray sees it: one core here, two on the other."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     with ray_cluster._without_telemetry():
         cluster = cluster_utils.Cluster(
@@ -338,27 +340,27 @@ def two_nodes(ray: Any) -> Iterator[Any]:
 def test_every_job_finishes_once_though_a_machine_dies(two_nodes: Any, tmp_path: Path) -> None:
     cluster, other = two_nodes
     jobs = [Job(str(number), (str(tmp_path), number)) for number in range(14)]
-    found = []
-    for done in run_jobs(mark_start, jobs, ray_address=cluster.address):
-        found.append(done)
-        if len(found) == 3:
+    results: list[JobResult] = []
+    for result in run_jobs(mark_start, jobs, ray_address=cluster.address):
+        results.append(result)
+        if len(results) == 3:
             cluster.remove_node(other, allow_graceful=False)
-    assert [one.error for one in found] == [None] * 14
-    assert sorted(one.result for one in found) == list(range(14))
-    begun = [len(mark.read_text().splitlines()) for mark in tmp_path.iterdir()]
+    assert [result.error for result in results] == [None] * 14
+    assert sorted(result.result for result in results) == list(range(14))
+    starts = [len(mark.read_text().splitlines()) for mark in tmp_path.iterdir()]
     # Unless something was lost with the machine and started again, this test shows nothing.
-    assert max(begun) > 1
+    assert max(starts) > 1
 
 
 @pytest.mark.slow
 def test_a_local_cluster_reports_errors_and_uses_one_thread(ray: Any) -> None:
     jobs = [Job("blas", functools.partial(describe_blas, 0)), *jobs_of("user", 7, functools.partial(exit_with, 3))]
-    answers = by_key(run_jobs(call_or_raise, jobs, workers=2, ray_address="local"))
-    threads, variable, telemetry = answers["blas"].result
+    results = by_key(run_jobs(call_or_raise, jobs, workers=2, ray_address="local"))
+    threads, variable, telemetry = results["blas"].result
     assert threads in (1, None) and variable == "1" and telemetry == "0"
-    assert answers["job 0"].error == "here: no such data; look there"
-    assert answers["job 1"].result == 7
-    assert (answers["job 2"].error or "").startswith("WorkerCrashedError: ")
+    assert results["job 0"].error == "here: no such data; look there"
+    assert results["job 1"].result == 7
+    assert (results["job 2"].error or "").startswith("WorkerCrashedError: ")
     assert not ray.is_initialized() and "RAY_USAGE_STATS_ENABLED" not in os.environ
 
 

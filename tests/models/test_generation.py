@@ -164,10 +164,8 @@ def test_shared_prefixes_and_repeated_prompts_are_computed_once() -> None:
     model = CountingModel(make("llama"))
     prompts = [[*SHARED_PREFIX, 30, 31, 32]] * 5 + [[*SHARED_PREFIX, 40, 41, 42]] * 5
     generate(model, prompts, [1] * 10)
-    prefill, decode = (
-        [shape for shape in model.input_shapes if shape[1] > 1],
-        [shape for shape in model.input_shapes if shape[1] == 1],
-    )
+    prefill = [shape for shape in model.input_shapes if shape[1] > 1]
+    decode = [shape for shape in model.input_shapes if shape[1] == 1]
     assert prefill == [(1, len(SHARED_PREFIX)), (2, 2)]  # the last token of each prompt starts its answer
     assert decode[0] == (10, 1)
 

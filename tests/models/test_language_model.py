@@ -66,7 +66,7 @@ def generate_answers(model: LanguageModel) -> list[str]:
 # Hidden states
 
 
-def test_hidden_states_do_not_depend_on_padding_or_batch_mates(tiny_model: LanguageModel) -> None:
+def test_hidden_states_do_not_depend_on_padding_or_the_rest_of_the_batch(tiny_model: LanguageModel) -> None:
     sequences = [tiny_model.tokenize(text) for text in TEXTS]
     together = tiny_model.hidden_states([*sequences, []])
     for sequence, states in zip(sequences, together, strict=False):
@@ -79,7 +79,7 @@ def test_hidden_states_do_not_depend_on_padding_or_batch_mates(tiny_model: Langu
     assert together[3].shape == (0, 32)
 
 
-def test_no_rows_have_no_states(tiny_model: LanguageModel) -> None:
+def test_no_sequences_have_no_hidden_states(tiny_model: LanguageModel) -> None:
     assert tiny_model.hidden_states([]) == []
 
 
@@ -119,7 +119,7 @@ def test_a_template_that_renders_earlier_turns_differently_gives_a_sequence_for_
     assert [target_text(model, sequence) for sequence in sequences] == ["In May.<|end|>", "A hand.<|end|>"]
 
 
-def test_what_the_system_says_heads_the_question_where_a_template_refuses_it(with_template: WithTemplate) -> None:
+def test_a_system_turn_is_merged_into_the_question_if_a_template_refuses_it(with_template: WithTemplate) -> None:
     model = with_template(
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
@@ -143,7 +143,7 @@ def test_a_model_without_a_template_gets_plain_lines(with_template: WithTemplate
     assert len(model.generate([prompt], max_tokens=4)) == 1
 
 
-def test_reasoning_is_switched_off_where_the_template_can(with_template: WithTemplate) -> None:
+def test_thinking_is_switched_off_in_templates_that_allow_it(with_template: WithTemplate) -> None:
     model = with_template(
         "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
         "{% if enable_thinking is defined and enable_thinking is false %}{{ 'no' }}{% endif %}"
@@ -223,7 +223,7 @@ def test_an_adapter_changes_the_answers_and_detaching_restores_them_exactly(
     names = [name for name, _ in tree_flatten(tiny_model.model.parameters())]
     tiny_model.attach_adapter(adapter)
     adapted = generate_answers(tiny_model)
-    tiny_model.attach_adapter(adapter)  # takes the place of the first, and is not put on top
+    tiny_model.attach_adapter(adapter)  # Replaces the first one.
     again = generate_answers(tiny_model)
     tiny_model.detach_adapter()
     tiny_model.detach_adapter()
@@ -240,7 +240,7 @@ def test_a_model_is_loaded_with_its_adapter(tiny_model: LanguageModel, tiny_mode
     assert generate_answers(load_language_model(tiny_model_folder, adapter)) == expected
 
 
-def test_a_new_adapter_changes_nothing_and_alone_is_trainable(tiny_model: LanguageModel) -> None:
+def test_a_new_adapter_changes_nothing_and_only_it_is_trainable(tiny_model: LanguageModel) -> None:
     answers = generate_answers(tiny_model)
     tiny_model.attach_new_adapter(-1, {"rank": 4, "scale": 2.0, "dropout": 0.0}, seed=0)
     names = {name.rsplit(".", 1)[1] for name, _ in tree_flatten(tiny_model.model.trainable_parameters())}
@@ -289,7 +289,7 @@ def test_an_adapter_that_does_not_fit_is_an_error_the_user_can_fix(
 # Folders
 
 
-def test_a_folder_that_is_no_model_is_an_error_the_user_can_fix(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_model_folder_is_an_error_the_user_can_fix(tiny_model_folder: Path, tmp_path: Path) -> None:
     def copy_without(*names: str) -> Path:
         folder = tmp_path / "-".join(names)
         shutil.copytree(tiny_model_folder, folder, ignore=shutil.ignore_patterns(*names))
@@ -311,7 +311,7 @@ def test_a_folder_that_is_no_model_is_an_error_the_user_can_fix(tiny_model_folde
         assert "\n" not in str(raised.value)
 
 
-def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
     copied, other = tmp_path / "copied", tmp_path / "other"
     shutil.copytree(tiny_model_folder, copied)
     shutil.copytree(tiny_model_folder, other)
@@ -341,44 +341,44 @@ def test_the_machine_is_described() -> None:
 
 
 def test_the_blas_in_use_is_reported() -> None:
-    found = blas.preload()
-    assert found.name
-    assert found.tuned or found.reason
+    library = blas.preload()
+    assert library.name
+    assert library.tuned or library.reason
 
 
 def test_a_blas_after_mlx_is_reported_as_too_late() -> None:
     code = "import mlx.core, mlx_personal; from mlx_personal.runtime import blas; print(blas.preload())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     if sys.platform == "linux":
-        assert "tuned=False" in done.stdout
-        assert "import mlx_personal first" in done.stdout
+        assert "tuned=False" in completed.stdout
+        assert "import mlx_personal first" in completed.stdout
     else:
-        assert "Accelerate" in done.stdout
+        assert "Accelerate" in completed.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a Mac has its BLAS already")
-def test_a_missing_compiler_is_the_reason_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported_as_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "SYSTEM_LIBRARY", "libno-such-library.so")
     monkeypatch.delitem(sys.modules, "mlx.core")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = blas._load()
-    assert not found.tuned
-    assert "no C compiler" in found.reason
+    library = blas._load()
+    assert not library.tuned
+    assert "no C compiler" in library.reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is for Linux")
-@pytest.mark.parametrize(("asked", "after_small"), [(None, "1"), ("2", "2")])
-def test_a_small_model_multiplies_with_one_thread_unless_the_user_says_otherwise(
-    tiny_model_folder: Path, asked: str | None, after_small: str
+@pytest.mark.parametrize(("threads", "after_small"), [(None, "1"), ("2", "2")])
+def test_a_small_model_uses_one_thread_unless_the_user_sets_the_number(
+    tiny_model_folder: Path, threads: str | None, after_small: str
 ) -> None:
     code = f"""
 import ctypes, os, mlx_personal
 from mlx_personal.models import loading
 from mlx_personal.runtime import blas
-found = blas.preload()
-prefix = "scipy_openblas" if "scipy" in found.name else "openblas"
-count = getattr(blas._library, prefix + "_get_num_threads") if found.tuned else None
+library = blas.preload()
+prefix = "scipy_openblas" if "scipy" in library.name else "openblas"
+count = getattr(blas._library, prefix + "_get_num_threads") if library.tuned else None
 before = count() if count else 0
 mlx_personal.load_language_model({str(tiny_model_folder)!r})
 small = count() if count else 0
@@ -386,10 +386,12 @@ blas.set_single_threaded(False)
 print(before, small, count() if count else 0)
 """
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
-    if asked is not None:
-        environment["OPENBLAS_NUM_THREADS"] = asked
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    before, small, after = done.stdout.split()
+    if threads is not None:
+        environment["OPENBLAS_NUM_THREADS"] = threads
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    before, small, after = completed.stdout.split()
     if before == "0" or (os.cpu_count() or 1) < 2:
         pytest.skip("no OpenBLAS, or no second core")
     assert small == after_small
@@ -399,9 +401,7 @@ print(before, small, count() if count else 0)
 # The hub
 
 
-def test_a_model_that_was_downloaded_once_needs_no_network(
-    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_model_needs_no_network(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(repo: str) -> Path:
         raise AssertionError("the network was used")
 
@@ -410,7 +410,7 @@ def test_a_model_that_was_downloaded_once_needs_no_network(
     assert loading.resolve_model("someone/some-model") == tiny_model_folder
 
 
-def test_a_model_that_is_not_there_yet_is_downloaded(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_cached_is_downloaded(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_cached(repo: str) -> Path:
         raise LocalEntryNotFoundError("not in the cache")
 
@@ -419,7 +419,7 @@ def test_a_model_that_is_not_there_yet_is_downloaded(tiny_model_folder: Path, mo
     assert loading.resolve_model("someone/some-model") == tiny_model_folder
 
 
-def test_without_a_network_a_hub_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_without_a_network_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(repo: str) -> Path:
         raise LocalEntryNotFoundError("cannot connect")
 
@@ -429,15 +429,13 @@ def test_without_a_network_a_hub_model_is_one_line(monkeypatch: pytest.MonkeyPat
         loading.resolve_model("someone/some-model")
 
 
-def test_a_folder_that_is_called_demo_does_not_take_the_embedded_models_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_named_demo_does_not_replace_the_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     assert loading.canonical_name("demo") == "demo"
     assert (loading.resolve_model("demo") / "model.safetensors").exists()
 
 
-def test_a_family_without_a_known_body_is_refused_at_once(tiny_model: LanguageModel) -> None:
+def test_an_architecture_without_a_known_backbone_is_refused(tiny_model: LanguageModel) -> None:
     with pytest.raises(UserError, match="not supported"):
         LanguageModel(nn.Linear(2, 2), tiny_model.tokenizer)
