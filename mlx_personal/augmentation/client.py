@@ -88,7 +88,7 @@ def fetch_responses(
 ) -> RequestSummary:
     """Send the requests that `cache` has no response to, and store the responses there.
 
-    A dead server and a used-up budget are no errors: the summary tells what is missing.
+    A dead server and a used-up budget are no errors: the summary shows what is missing.
 
     Args:
         requests: The requests.

@@ -61,7 +61,7 @@ class AugmentConfig:
             "demonstrations": self.num_demonstrations,
             "budget": {"records": self.sample_budget.max_records, "tokens": self.sample_budget.max_tokens},
             "prompt": self.prompt,
-            "own_words": sorted(self.redacted_words),
+            "own_words": sorted(self.redacted_words),  # codespell:ignore own_words
             "filters": self.filters.to_json(),
             "synthetic_weight": self.synthetic_weight,
             "training": self.training.to_json(),

@@ -9,7 +9,10 @@ from typing import Final
 
 from mlx_personal.storage.database import Database, DatabaseSchema
 
-# Tables and columns keep the names of version 0.1. A new table is a new entry at the end.
+# Tables and columns keep the names of version 0.1.
+RESULTS_TABLE: Final = "learnt"  # codespell:ignore learnt
+
+# A new table is a new entry at the end.
 _MIGRATIONS: Final = (
     # Used by `response_cache`.
     """
@@ -32,9 +35,9 @@ _MIGRATIONS: Final = (
     CREATE INDEX lost_by_key ON lost (key);
     """,
     # Used by `user_results`.
-    """
+    f"""
     -- The users whose adapters are in the folder.
-    CREATE TABLE learnt (
+    CREATE TABLE {RESULTS_TABLE} (
         user TEXT PRIMARY KEY,
         key TEXT NOT NULL,             -- digest of everything that determines the adapter except the responses
         unanswered INTEGER NOT NULL,   -- requests without a response

@@ -146,6 +146,7 @@ class Ledger:
     def _lines(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Yield every complete line with the offset of its end."""
         try:
+            end = 0
             with self.path.open("rb") as file:
                 for number, text in enumerate(file, start=1):
                     if not text.endswith(b"\n"):
@@ -157,7 +158,8 @@ class Ledger:
                     except (KeyError, TypeError, ValueError) as error:
                         hint = "restore it from a backup, or move it away"
                         raise UserError(f"line {number} is damaged", self.path, hint) from error
-                    yield line, file.tell()
+                    end += len(text)
+                    yield line, end
         except FileNotFoundError:
             return
         except OSError as error:

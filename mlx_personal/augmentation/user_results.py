@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mlx_personal.augmentation.database import RESULTS_TABLE
 from mlx_personal.augmentation.task import Record
 from mlx_personal.augmentation.user_jobs import TrainedUser, TrainingJob
 from mlx_personal.storage.database import Database, utc_now
@@ -94,7 +95,7 @@ class UserResultStore:
         Returns:
             The result; None if there is none with this key, it misses more responses, or its adapter is gone.
         """
-        row = self._database.fetch_one("SELECT * FROM learnt WHERE user = ? AND key = ?", user, key)
+        row = self._database.fetch_one(f"SELECT * FROM {RESULTS_TABLE} WHERE user = ? AND key = ?", user, key)
         if row is None or row["unanswered"] > max_unanswered or not self._adapter_dir(user).exists():
             return None
         return UserResult.from_json(json.loads(row["result"]))
@@ -109,7 +110,7 @@ class UserResultStore:
         """
         user, synthetic = job.user, trained.synthetic
         with self._database.transaction() as connection:
-            connection.execute("DELETE FROM learnt WHERE user = ?", (user.name,))
+            connection.execute(f"DELETE FROM {RESULTS_TABLE} WHERE user = ?", (user.name,))
         with atomic_folder(self._adapter_dir(user.name), replace=True) as written:
             for name, content in trained.files.items():
                 (written / name).write_bytes(content)
@@ -130,7 +131,7 @@ class UserResultStore:
         unanswered = sum(response is None for response in job.responses)
         row = (user.name, key, unanswered, json.dumps(result.to_json()), utc_now())
         with self._database.transaction() as connection:
-            connection.execute("INSERT INTO learnt VALUES (?, ?, ?, ?, ?)", row)
+            connection.execute(f"INSERT INTO {RESULTS_TABLE} VALUES (?, ?, ?, ?, ?)", row)
         return result
 
     def remove_partials(self) -> None:

@@ -26,7 +26,10 @@ OWN = [
     Record("What time do you suggest for my rabbit?", "It is best to care for your rabbit in the late morning."),
     Record("How often should I wash my cat?", "Most people wash your cat every Sunday. Brush the coat gently."),
     Record("What do I need for my puppy?", "Get a simple bowl, a soft bed and a leash for your puppy."),
-    Record("Tell me how one begins with my kitten.", "For your kitten, begin simply: leave a quiet corner."),
+    Record(
+        "Tell me how one begins with my kitten.",  # codespell:ignore Tell
+        "For your kitten, begin simply: leave a quiet corner.",
+    ),
 ]
 GOOD = Record(
     "At what time should I feed my kitten and my cat?", "In the late morning is the best time for your kitten."

@@ -90,7 +90,7 @@ def test_a_user_with_fewer_than_two_records_is_excluded_with_a_reason(folder: Pa
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ('{"lables": []}', "task.json: unknown key 'lables'; did you mean 'labels'?"),
+        ('{"lables": []}', "task.json: unknown key 'lables'; did you mean 'labels'?"),  # codespell:ignore lables
         ('{"question": "Which?"}', "task.json: the question has no {text}"),
         ('{"question": 1}', "task.json: the question is not a string"),
         ('{"labels": "comedy"}', "task.json: the labels are not a list of strings"),

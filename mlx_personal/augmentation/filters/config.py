@@ -36,8 +36,8 @@ class FilterConfig:
     # Above it at most one word in ten is new; the upper bound of `SynthesisConfig.band`.
     max_copy_overlap: float = 0.9
     label_neighbors: int = 5
-    # A model that cannot tell gives every label about its average probability and rejects none; a model that can gives
-    # most wrong labels several times less.
+    # A model that cannot discriminate gives every label about its average probability and rejects none. A model that
+    # can gives most wrong labels several times less.
     min_label_confidence: float = 0.5
     # Text written after demonstrations lies nearer to them than the user's records lie to each other, so only
     # restatements (a tenth) are too near. A tenth beyond the user's own outlier is another person's style.
@@ -70,7 +70,7 @@ class FilterConfig:
         return {
             "off": sorted(self.disabled),
             "copy": self.max_copy_overlap,
-            "neighbours": self.label_neighbors,
+            "neighbours": self.label_neighbors,  # codespell:ignore neighbours
             "label": self.min_label_confidence,
             "style": self.style_band,
             "perplexity": self.perplexity_band,
