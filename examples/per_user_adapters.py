@@ -30,7 +30,7 @@ CONFIG = LoRAConfig(rank=4, epochs=12, learning_rate=4e-3, batch_size=4)
 def main() -> None:
     """Train three users' adapters and ask each of them the same question."""
     lm = load_language_model("demo")
-    prompt = lm.prompt_tokens([{"role": "user", "content": QUESTIONS[0]}])
+    prompt = lm.tokenize_prompt([{"role": "user", "content": QUESTIONS[0]}])
     with tempfile.TemporaryDirectory() as folder:
         adapters = {}
         for user, answer in STYLES.items():

@@ -20,8 +20,8 @@ from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config
 from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1
-from mlx_personal.evaluation import Evaluation, EvaluationConfig, MetricChange, generate_answers, compare_answers
-from mlx_personal.evaluation.holdout import NEAR_DUPLICATE
+from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
+from mlx_personal.evaluation import Evaluation, EvaluationConfig, MetricChange, compare_answers, generate_answers
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.personalizer import TrainResult
 from mlx_personal.runtime import blas, device
@@ -84,22 +84,22 @@ def personalize(stream: Path, model: str, config: Config, unselected: int) -> st
         before = generate_answers(me.base(), rest, lengths)
         after = generate_answers(me.adapted(trained.adapter), rest, lengths)
         on_rest = compare_answers(before, after, rest)
-        seconds = {**me.seconds, "total": time.perf_counter() - start}
+        seconds = {**me.stage_seconds, "total": time.perf_counter() - start}
         dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(written.dropped.items())) or "none"
         synthesis = f"{written.kept} of {written.generated} rewrites kept (dropped: {dropped})"
         return section(
-            stream.stem, len(dialogues), me.store.received(), stretches, synthesis, trained, on_rest, seconds
+            stream.stem, len(dialogues), me.dialogue_count(), stretches, synthesis, trained, on_rest, seconds
         )
 
 
 def never_selected(me: Personalizer, count: int) -> list[Dialogue]:
     """Dialogues that never were in the buffer, drawn by seed, without near-duplicates of an annotated question."""
-    annotated = ["\n".join(a.preferred.user_turns) for a in me.store.annotations() if a.preferred is not None]
-    rows = [r for r in me.store.dialogues() if (d := me.store.decision(r.id)) and d["action"] == "kept-out"]
+    annotated = ["\n".join(dialogue.user_turns) for dialogue in me.annotated_dialogues()]
+    rows = [r for r in me.dialogues() if (d := me.decision(r.id)) and d.action == "kept-out"]
     found: list[Dialogue] = []
     for i in np.random.default_rng(0).permutation(len(rows)):
         question = "\n".join(rows[i].dialogue.user_turns)
-        if all(rouge1(question, other) < NEAR_DUPLICATE for other in annotated):
+        if all(rouge1(question, other) < NEAR_DUPLICATE_THRESHOLD for other in annotated):
             found.append(rows[i].dialogue)
         if len(found) == count:
             break
