@@ -1,19 +1,21 @@
-"""One side's training, once, with a clock, energy counters and thermometers beside it."""
+"""Train a workload once with one trainer, and measure time, memory, energy and temperature."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_personal.benchmark import mlx_lm_trainer
-from mlx_personal.benchmark.workloads import Workload, make_rows, mlx_lm_order, vocabulary_of
+from mlx_personal.benchmark.random_weights import vocabulary_size
+from mlx_personal.benchmark.workloads import Workload, make_random_samples, mlx_lm_order
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.data.samples import Sample, TrainingData
@@ -27,140 +29,214 @@ from mlx_personal.progress import ProgressEvent
 from mlx_personal.runtime.energy import Energy, EnergyMeter
 from mlx_personal.runtime.machine import ThermalState, thermal_state
 
-OURS, PLAIN, STOCK = "ours", "mlx-lm", "mlx-lm-stock"
-_LOSSES = {PLAIN: mlx_lm_trainer.exact_loss, STOCK: mlx_lm_trainer.stock_loss}
+# The trainers that are compared, by their names in results: ours, mlx-lm's with a loss over the targets only, and
+# mlx-lm's with its own loss.
+OURS: Final = "ours"
+MLX_LM: Final = "mlx-lm"
+MLX_LM_STOCK: Final = "mlx-lm-stock"
+_MLX_LM_LOSSES: Final = {MLX_LM: mlx_lm_trainer.exact_loss, MLX_LM_STOCK: mlx_lm_trainer.stock_loss}
 
-# Seconds between two looks at counters and sensors while a side trains: RAPL's run over, and a hot chip cools quickly.
-_LOOK = 5.0
+# Seconds between two readings of counters and sensors while training: RAPL counters overflow, and chips cool quickly.
+_READ_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What one training took, and what it did.
+class TrainingRun:
+    """One training with its measurements.
 
-    Args:
-        seconds: from the first call to the last weight, loading aside.
-        losses: of each step.
-        times: seconds from the start to the end of each step.
-        order: the rows of each step.
-        processed_tokens: computed in all epochs, padding included.
-        peak_memory_bytes: by MLX's count, weights included.
-        joules: what the machine took meanwhile, idle power included.
-        before: the machine's heat at the start.
-        after: at the end, with the highest temperature and any slowing down seen on the way.
-        way, way_reason: how our trainer computed, and why not in a faster way; None for mlx-lm.
-        model: facts of the model that was loaded.
+    Attributes:
+        elapsed_s: Seconds from the first call to the last weight, without loading the model.
+        losses: Loss of each step.
+        step_ends_s: Seconds from the start to the end of each step.
+        batches: Indices of the samples of each step.
+        processed_tokens: Tokens computed in all epochs, padding included.
+        peak_memory_bytes: Peak memory by MLX's count, weights included.
+        energy: Energy of the machine during the training, idle power included.
+        thermal_before: Thermal state at the start.
+        thermal_worst: Thermal state at the end, with the highest temperature and any throttling on the way.
+        forward_mode: How our trainer computed the forward pass; None for mlx-lm.
+        fallback_reason: Why it used no faster mode; None for the fastest one and for mlx-lm.
+        model_metadata: Layers, parameters and dtype of the model.
     """
 
-    seconds: float
+    elapsed_s: float
     losses: list[float]
-    times: list[float]
-    order: list[list[int]]
+    step_ends_s: list[float]
+    batches: list[list[int]]
     processed_tokens: int
     peak_memory_bytes: int
-    joules: Energy
-    before: ThermalState
-    after: ThermalState
-    way: str | None
+    energy: Energy
+    thermal_before: ThermalState
+    thermal_worst: ThermalState
+    forward_mode: str | None
     fallback_reason: str | None
-    model: dict[str, Any]
+    model_metadata: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as JSON, for the parent process."""
+        return dataclasses.asdict(self)
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> Trained:
-        """From what `dataclasses.asdict` made of one."""
-        parts = {
-            "joules": Energy(**data["joules"]),
-            "before": ThermalState(**data["before"]),
-            "after": ThermalState(**data["after"]),
-        }
-        return cls(**{**data, **parts})
+    def from_json(cls, data: Mapping[str, Any]) -> TrainingRun:
+        """Return the run that `to_json` wrote."""
+        return cls(
+            **{
+                **data,
+                "energy": Energy(**data["energy"]),
+                "thermal_before": _thermal_state_from_json(data["thermal_before"]),
+                "thermal_worst": _thermal_state_from_json(data["thermal_worst"]),
+            }
+        )
 
 
-class _Watch:
-    """Clock, energy counters and thermometers beside a training."""
+def train_once(trainer: str, workload: Workload, model_dir: Path) -> TrainingRun:
+    """Load the model of a workload and train it with one trainer.
 
-    def __init__(self, meter: EnergyMeter) -> None:
-        self._meter = meter
-        self.losses: list[float] = []
-        self.times: list[float] = []
-        self.before = self._hottest = thermal_state()
-        self._joules = meter.read()
-        self._start = self._looked = time.perf_counter()
+    Args:
+        trainer: `OURS`, `MLX_LM` or `MLX_LM_STOCK`.
+        workload: What to train.
+        model_dir: Folder of the model.
 
-    def step(self, loss: float) -> None:
-        now = time.perf_counter()
-        self.losses.append(loss)
-        self.times.append(now - self._start)
-        if now - self._looked > _LOOK:
-            self._meter.read()
-            self._hottest = hotter(self._hottest, thermal_state())
-            self._looked = time.perf_counter()
-
-    def on_progress(self, event: ProgressEvent, /) -> None:
-        if isinstance(event.detail, TrainingStep):
-            self.step(event.detail.loss)
-
-    def stop(self) -> tuple[float, Energy, ThermalState]:
-        """Seconds, joules, and the worst of the heat; what it takes to look at the sensors is not in them."""
-        seconds = time.perf_counter() - self._start
-        joules = self._meter.read() - self._joules
-        return seconds, joules, hotter(self._hottest, thermal_state())
-
-
-def hotter(a: ThermalState, b: ThermalState) -> ThermalState:
-    """The worse of two readings, `b` the later: the higher temperature, and any slowing down seen or counted."""
-    known = [celsius for celsius in (a.temperature_celsius, b.temperature_celsius) if celsius is not None]
-    seen = [state for state in (a.throttled, b.throttled) if state is not None]
-    if a.throttle_count is not None and b.throttle_count is not None:
-        seen.append(b.throttle_count > a.throttle_count)
-    return ThermalState(
-        temperature_celsius=max(known, default=None),
-        throttled=any(seen) if seen else None,
-        throttle_count=b.throttle_count,
-        reasons=tuple(dict.fromkeys(a.reasons + b.reasons)),
+    Raises:
+        UserError: The workload does not fit the model, or the loss is not finite.
+    """
+    samples = make_random_samples(workload, vocabulary_size(model_dir))
+    lm = load_language_model(model_dir)
+    num_layers = len(lm.model.layers)
+    if workload.num_layers > num_layers:
+        raise UserError(f"num_layers is {workload.num_layers}, but the model has {num_layers} layers")
+    metadata, meter = _model_metadata(lm), EnergyMeter()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    monitor = _Monitor(meter)
+    if trainer == OURS:
+        outcome = _train_with_ours(lm, workload, samples, monitor)
+    else:
+        outcome = _train_with_mlx_lm(lm, workload, samples, monitor, _MLX_LM_LOSSES[trainer])
+    elapsed_s, energy, thermal_worst = monitor.stop()
+    if not all(math.isfinite(loss) for loss in monitor.losses):
+        raise UserError(f"the loss of {trainer} is not finite", hint="choose another model")
+    return TrainingRun(
+        elapsed_s=elapsed_s,
+        losses=monitor.losses,
+        step_ends_s=monitor.step_ends_s,
+        batches=outcome.batches,
+        processed_tokens=outcome.processed_tokens,
+        peak_memory_bytes=mx.get_peak_memory(),
+        energy=energy,
+        thermal_before=monitor.thermal_before,
+        thermal_worst=thermal_worst,
+        forward_mode=outcome.forward_mode,
+        fallback_reason=outcome.fallback_reason,
+        model_metadata=metadata,
     )
 
 
-def config_of(workload: Workload) -> LoRAConfig:
-    """The hyper-parameters of both sides: the package's own, without dropout."""
+def workload_config(workload: Workload) -> LoRAConfig:
+    """Return the hyperparameters of all trainers: the defaults of this package, without dropout."""
     return LoRAConfig(
         dropout=0.0,
         epochs=workload.epochs,
         batch_size=workload.batch_size,
-        num_layers=workload.lora_layers,
+        num_layers=workload.num_layers,
         seed=workload.seed,
     )
 
 
-def train_side(side: str, workload: Workload, folder: Path) -> Trained:
-    """Loads the model and trains it once; UserError where it cannot be trained so."""
-    rows = make_rows(workload, vocabulary_of(folder))
-    lm = load_language_model(folder)
-    blocks = len(lm.model.layers)
-    if workload.lora_layers > blocks:
-        raise UserError(f"lora_layers is {workload.lora_layers}, but the model has {blocks} layers")
-    model, meter = _facts(lm), EnergyMeter()
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    watch = _Watch(meter)
-    done = _ours(lm, workload, rows, watch) if side == OURS else _plain(lm, workload, rows, watch, _LOSSES[side])
-    seconds, joules, after = watch.stop()
-    if not all(math.isfinite(loss) for loss in watch.losses):
-        raise UserError(f"the loss of {side} stopped being a number", hint="choose another model")
-    return Trained(
-        seconds=seconds,
-        losses=watch.losses,
-        times=watch.times,
-        peak_memory_bytes=mx.get_peak_memory(),
-        joules=joules,
-        before=watch.before,
-        after=after,
-        model=model,
-        **done,
+def worse_thermal_state(earlier: ThermalState, later: ThermalState) -> ThermalState:
+    """Combine two readings: the higher temperature, and any throttling that was seen or counted."""
+    known = [celsius for celsius in (earlier.temperature_celsius, later.temperature_celsius) if celsius is not None]
+    throttled = [state for state in (earlier.throttled, later.throttled) if state is not None]
+    if earlier.throttle_count is not None and later.throttle_count is not None:
+        throttled.append(later.throttle_count > earlier.throttle_count)
+    return ThermalState(
+        temperature_celsius=max(known, default=None),
+        throttled=any(throttled) if throttled else None,
+        throttle_count=later.throttle_count,
+        reasons=tuple(dict.fromkeys(earlier.reasons + later.reasons)),
     )
 
 
-def _facts(lm: LanguageModel) -> dict[str, Any]:
+class _Monitor:
+    """Reads clock, energy counters and temperature sensors during a training."""
+
+    def __init__(self, meter: EnergyMeter) -> None:
+        self._meter = meter
+        self.losses: list[float] = []
+        self.step_ends_s: list[float] = []
+        self.thermal_before = self._thermal_worst = thermal_state()
+        self._energy_before = meter.read()
+        self._start = self._last_reading = time.perf_counter()
+
+    def end_step(self, loss: float) -> None:
+        """Note the loss and the time of a step, and read counters and sensors now and then."""
+        now = time.perf_counter()
+        self.losses.append(loss)
+        self.step_ends_s.append(now - self._start)
+        if now - self._last_reading > _READ_INTERVAL_S:
+            self._meter.read()
+            self._thermal_worst = worse_thermal_state(self._thermal_worst, thermal_state())
+            self._last_reading = time.perf_counter()
+
+    def on_progress(self, event: ProgressEvent, /) -> None:
+        """Note a step of our trainer."""
+        if isinstance(event.detail, TrainingStep):
+            self.end_step(event.detail.loss)
+
+    def stop(self) -> tuple[float, Energy, ThermalState]:
+        """Return the seconds, the energy and the worst thermal state, without the time of the last readings."""
+        elapsed_s = time.perf_counter() - self._start
+        energy = self._meter.read() - self._energy_before
+        return elapsed_s, energy, worse_thermal_state(self._thermal_worst, thermal_state())
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a trainer computed; see `TrainingRun`."""
+
+    batches: list[list[int]]
+    processed_tokens: int
+    forward_mode: str | None = None
+    fallback_reason: str | None = None
+
+
+def _train_with_ours(lm: LanguageModel, workload: Workload, samples: Sequence[Sample], monitor: _Monitor) -> _Outcome:
+    order = mlx_lm_order(workload)
+    data, config = TrainingData(samples), workload_config(workload)
+    plan = plan_training(data, config, plan_memory(lm, data, config), order.__getitem__)
+    report = train(lm, plan, on_progress=monitor.on_progress)
+    return _Outcome(
+        batches=[step for epoch in order for step in epoch],
+        processed_tokens=report.processed_tokens * workload.epochs,
+        forward_mode=report.forward_mode,
+        fallback_reason=report.fallback_reason or None,
+    )
+
+
+def _train_with_mlx_lm(
+    lm: LanguageModel,
+    workload: Workload,
+    samples: Sequence[Sample],
+    monitor: _Monitor,
+    loss: mlx_lm_trainer.Loss,
+) -> _Outcome:
+    config = workload_config(workload)
+    lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
+    steps = workload.epochs * (workload.samples // workload.batch_size)
+    batches = mlx_lm_trainer.train_with_mlx_lm(
+        lm.model,
+        make_optimizer(config.learning_rate_schedule(steps)),
+        samples,
+        batch_size=workload.batch_size,
+        epochs=workload.epochs,
+        seed=workload.seed,
+        loss=loss,
+        on_loss=monitor.end_step,
+    )
+    return _Outcome(batches, mlx_lm_trainer.count_processed_tokens(samples, batches))
+
+
+def _model_metadata(lm: LanguageModel) -> dict[str, Any]:
     weights = [weight for _, weight in tree_flatten(lm.model.parameters())]
     return {
         "layers": len(lm.model.layers),
@@ -169,32 +245,5 @@ def _facts(lm: LanguageModel) -> dict[str, Any]:
     }
 
 
-def _ours(lm: LanguageModel, workload: Workload, rows: Sequence[Sample], watch: _Watch) -> dict[str, Any]:
-    order = mlx_lm_order(workload)
-    data, config = TrainingData(rows), config_of(workload)
-    plan = plan_training(data, config, plan_memory(lm, data, config), order.__getitem__)
-    report = train(lm, plan, on_progress=watch.on_progress)
-    return {
-        "order": [step for epoch in order for step in epoch],
-        "processed_tokens": report.processed_tokens * workload.epochs,
-        "way": report.forward_mode,
-        "way_reason": report.fallback_reason or None,
-    }
-
-
-def _plain(
-    lm: LanguageModel, workload: Workload, rows: Sequence[Sample], watch: _Watch, loss: mlx_lm_trainer.Loss
-) -> dict[str, Any]:
-    config = config_of(workload)
-    lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
-    steps = workload.epochs * (workload.rows // workload.batch_size)
-    optimizer = make_optimizer(config.learning_rate_schedule(steps))
-    taken = mlx_lm_trainer.train_plain(
-        lm.model, optimizer, rows, workload.batch_size, workload.epochs, workload.seed, loss, watch.step
-    )
-    return {
-        "order": taken,
-        "processed_tokens": mlx_lm_trainer.processed_tokens(rows, taken),
-        "way": None,
-        "way_reason": None,
-    }
+def _thermal_state_from_json(data: Mapping[str, Any]) -> ThermalState:
+    return ThermalState(**{**data, "reasons": tuple(data["reasons"])})

@@ -27,7 +27,7 @@ from mlx_personal.progress import ProgressEvent
 from tests.support import random_models
 from tests.support.training_steps import on_step
 
-SAMPLES = random_models.a_family_of_rows()
+SAMPLES = random_models.prefix_sharing_samples()
 CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=1, dropout=0.1, learning_rate=1e-2)
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -64,11 +65,17 @@ def test_arrays_of_every_dtype_are_restored_bit_for_bit(dtype: mx.Dtype, tmp_pat
 
 
 def test_metadata_is_restored_exactly(tmp_path: Path) -> None:
-    facts = {"step": 7, "best": math.inf, "losses": [0.1, 1e-300, math.nan], "rng": 2**127 - 1, "name": 'é "\n\ud800'}
-    save(tmp_path, Checkpoint({}, facts))
+    metadata = {
+        "step": 7,
+        "best": math.inf,
+        "losses": [0.1, 1e-300, math.nan],
+        "rng": 2**127 - 1,
+        "name": 'é "\n\ud800',
+    }
+    save(tmp_path, Checkpoint({}, metadata))
     loaded, _ = load_latest(tmp_path)
     assert loaded is not None and loaded.step == 7
-    assert repr(loaded.metadata) == repr(facts)
+    assert repr(loaded.metadata) == repr(metadata)
 
 
 def test_a_loaded_checkpoint_does_not_need_its_file(tmp_path: Path) -> None:
@@ -197,8 +204,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(call: str, tmp_path: Path, monke
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def write_some(file: BinaryIO, *_: object) -> None:
+        file.write(b"some")
+        full()
+
     if call == "write":
-        monkeypatch.setattr(mx, "save_safetensors", lambda file, *_: (file.write(b"some"), full()))
+        monkeypatch.setattr(mx, "save_safetensors", write_some)
     else:
         monkeypatch.setattr(os, call, full)
     with pytest.raises(UserError, match="the disk is full; free some space"):

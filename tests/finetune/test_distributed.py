@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from mlx_personal import LanguageModel, UserError
 from mlx_personal.finetune.distributed import ProcessGroup
+from tests.support import random_models
 from tests.support.paths import ROOT
 
 # What every process runs first.
@@ -143,7 +144,9 @@ def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -
     # Only the first one writes.
     written = sorted(path.name for path in (tmp_path / "two").iterdir() if path.name != "hosts.json")
     assert written in (["adapter0"], ["adapter0", "s"])
-    adapters = [mx.load(str(tmp_path / name / "adapter0" / "adapters.safetensors")) for name in ("one", "two")]
+    adapters = [
+        random_models.load_weights(tmp_path / name / "adapter0" / "adapters.safetensors") for name in ("one", "two")
+    ]
     assert adapters[0].keys() == adapters[1].keys()
     for name, weight in adapters[0].items():
         assert np.allclose(np.array(weight), np.array(adapters[1][name]), atol=1e-4), name
@@ -198,13 +201,13 @@ print(json.dumps([group.rank, message, report.resumed_from, report.losses, list(
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_they_resume(tiny_model_folder: Path, tmp_path: Path) -> None:
     results = run_processes(RESUMED, tiny_model_folder, tmp_path / "stopped")
-    whole = run_processes(RESUMED.replace("== 1 and", "== 9 and"), tiny_model_folder, tmp_path / "whole")
-    assert whole[0][1:3] == [None, 0]
-    for rank, (own, message, resumed_from, losses, notes) in enumerate(results):
-        assert own == rank
+    uninterrupted = run_processes(RESUMED.replace("== 1 and", "== 9 and"), tiny_model_folder, tmp_path / "whole")
+    assert uninterrupted[0][1:3] == [None, 0]
+    for rank, (rank_of_result, message, resumed_from, losses, notes) in enumerate(results):
+        assert rank_of_result == rank
         assert message.startswith("training was stopped after step 3 of ")
         assert resumed_from == 3
-        assert losses == whole[0][3]
+        assert losses == uninterrupted[0][3]
         assert notes == []
     weights = [(tmp_path / name / "adapter" / "adapters.safetensors").read_bytes() for name in ("stopped", "whole")]
     assert weights[0] == weights[1]
@@ -239,7 +242,7 @@ except SystemExit as left:
 
 def test_the_train_command_runs_on_both_machines_and_rank_0_reports(tiny_model_folder: Path, tmp_path: Path) -> None:
     first, second = run_processes(COMMAND, tiny_model_folder, tmp_path)
-    assert [told["report"]["samples"] for told in first[2]] == [6]
+    assert [output["report"]["samples"] for output in first[2]] == [6]
     assert second[2] == []
     assert first[:2] == [0, 0] and second[:2] == [1, 0]
     assert first[3] == ["home0/profiles/default/adapters/0001/adapters.safetensors"]
@@ -308,15 +311,15 @@ def test_a_rank_without_a_group_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
 @given(lengths=st.lists(st.integers(1, 1000), min_size=1, max_size=40), size=st.integers(1, 6), seed=st.integers(0, 99))
 def test_a_step_is_sharded_completely_and_evenly(lengths: list[int], size: int, seed: int) -> None:
     step = np.random.default_rng(seed).permutation(len(lengths)).tolist()
-    shares = []
+    shards = []
     for rank in range(size):
         group = ProcessGroup()
         group.rank, group.size = rank, size
-        shares.append(group.shard(step, lengths))
-    assert Counter(row for share in shares for row in share) == Counter(step)
-    for share in shares:
-        assert share == [row for row in step if row in share]
-    loads = [sum(lengths[row] for row in share) for share in shares]
+        shards.append(group.shard(step, lengths))
+    assert Counter(index for share in shards for index in share) == Counter(step)
+    for share in shards:
+        assert share == [index for index in step if index in share]
+    loads = [sum(lengths[index] for index in share) for share in shards]
     # Longest first: the heaviest had been the lightest before its last, shortest row.
     assert max(loads) - min(loads) <= max(lengths)
     assert max(loads) <= sum(lengths) / size + max(lengths)

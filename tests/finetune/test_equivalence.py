@@ -23,7 +23,7 @@ from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
-SAMPLES = random_models.a_family_of_rows()
+SAMPLES = random_models.prefix_sharing_samples()
 # For slow dtypes; some of them share a prefix.
 FEW_SAMPLES = sorted(SAMPLES, key=len)[:6]
 PACKED = [
@@ -372,7 +372,7 @@ def test_a_packed_sequence_ends_where_a_model_computes_positions_differently() -
     assert max_packed_length(lm.model.args) == random_models.YARN["original_max_position_embeddings"]
     weights = random_models.with_adapter(lm)
     rng = np.random.default_rng(3)
-    samples = [random_models.random_row(rng, length) for length in (50, 47, 46, 90, 3, 1, 20, 61)]
+    samples = [random_models.random_sample(rng, length) for length in (50, 47, 46, 90, 3, 1, 20, 61)]
     loss, gradient, _ = compute(lm, weights, samples, "packed")
     assert loss == pytest.approx(random_models.reference_loss(lm, samples), rel=1e-5)
     assert random_models.distance(gradient, random_models.reference_gradient(lm, weights, samples)) < 1e-5

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mlx.utils import tree_flatten
 from mlx_personal import Dialogue, LanguageModel, UserError
 from mlx_personal.finetune import Example, LoRAConfig, TrainingStep, finetune
 from mlx_personal.finetune.data.dataset import prepare_data
-from mlx_personal.finetune.data.samples import make_samples
+from mlx_personal.finetune.data.samples import SampleSet, make_samples
 from mlx_personal.finetune.forward.gradients import GradientComputer
+from tests.support import random_models
 from tests.support.training_steps import on_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
@@ -112,9 +114,9 @@ def test_samples_whose_targets_are_truncated_are_dropped(
     original = type(tiny_model).tokenize_dialogue
 
     def with_a_question_behind(lm: LanguageModel, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
-        rows = original(lm, dialogue)
-        extra = 50 if "cat" in dialogue.question else 0
-        return [(tokens + [9] * extra, is_target + [False] * extra) for tokens, is_target in rows]
+        samples = original(lm, dialogue)
+        extra_tokens = 50 if "cat" in dialogue.question else 0
+        return [(tokens + [9] * extra_tokens, is_target + [False] * extra_tokens) for tokens, is_target in samples]
 
     monkeypatch.setattr(type(tiny_model), "tokenize_dialogue", with_a_question_behind)
     config = LoRAConfig(epochs=1, max_seq_length=40)
@@ -126,34 +128,36 @@ def test_samples_whose_targets_are_truncated_are_dropped(
     assert not (tmp_path / "b").exists()
 
 
-# Rows held out, and general ones
+# Held-out and general samples
 
 
 def test_examples_of_one_group_are_held_out_together(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    several = [Dialogue.of(f"{question} {i}", f"Soup {i}.") for i in range(4) for question in QUESTIONS]
-    sources = [i for i in range(4) for _ in QUESTIONS]
-    seen: list[Any] = []
-    monkeypatch.setattr(
-        "mlx_personal.finetune.data.dataset.make_samples",
-        lambda lm, dialogues, *how: seen.append(chosen := list(dialogues)) or make_samples(lm, chosen, *how),
-    )
+    dialogues = [Dialogue.of(f"{question} {i}", f"Soup {i}.") for i in range(4) for question in QUESTIONS]
+    groups = [i for i in range(4) for _ in QUESTIONS]
+    recorded: list[Sequence[Dialogue]] = []
+
+    def record(lm: LanguageModel, dialogues: Sequence[Dialogue], *arguments: Any) -> SampleSet:
+        recorded.append(dialogues)
+        return make_samples(lm, dialogues, *arguments)
+
+    monkeypatch.setattr("mlx_personal.finetune.data.dataset.make_samples", record)
     config = LoRAConfig(epochs=2, validation_split=0.25, learning_rate=1e-2)
-    report = finetune(tiny_model, list(map(Example, several, sources)), config, tmp_path / "a")
-    learnt, held_out = seen[:2]
+    report = finetune(tiny_model, list(map(Example, dialogues, groups)), config, tmp_path / "a")
+    trained_on, held_out = recorded[:2]
     assert len(held_out) == 5 and len({dialogue.answer for dialogue in held_out}) == 1
-    assert [d for d in several if d not in held_out] == learnt
+    assert [d for d in dialogues if d not in held_out] == trained_on
     assert report.samples == 15
     assert [step for step, _ in report.validation_losses] == [0, 2, 4]
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.01, 5), (0.5, 3), (0.99, 1)])
+@pytest.mark.parametrize(("validation_split", "samples"), [(0.01, 5), (0.5, 3), (0.99, 1)])
 def test_any_validation_split_leaves_samples_on_both_sides(
-    tiny_model: LanguageModel, tmp_path: Path, share: float, rows: int
+    tiny_model: LanguageModel, tmp_path: Path, validation_split: float, samples: int
 ) -> None:
-    report = finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=1, validation_split=share), tmp_path / "a")
-    assert report.samples == rows
+    report = finetune(tiny_model, EXAMPLES, LoRAConfig(epochs=1, validation_split=validation_split), tmp_path / "a")
+    assert report.samples == samples
     assert len(report.validation_losses) == 2
 
 
@@ -167,8 +171,8 @@ def test_a_single_example_is_trained_on_and_none_held_out(tiny_model: LanguageMo
 def test_settings_that_cannot_be_followed_are_noted(tiny_model: LanguageModel) -> None:
     config = LoRAConfig(validation_split=0.1, general_data="given", replay_ratio=0.5)
     assert prepare_data(tiny_model, EXAMPLES[:5], config, general=GENERAL).notes == ()
-    few = prepare_data(tiny_model, EXAMPLES[:5], config, general=GENERAL[:4])
-    assert (len(few.data.replay), few.notes) == (
+    partly = prepare_data(tiny_model, EXAMPLES[:5], config, general=GENERAL[:4])
+    assert (len(partly.data.replay), partly.notes) == (
         2,
         ("replay_ratio asks for 4 general samples, and half of those in general_data are 2",),
     )
@@ -199,42 +203,42 @@ def test_half_of_the_general_dialogues_is_replayed_and_half_measures_forgetting(
 def test_mlx_lm_loads_the_adapter_and_computes_the_same_logits(
     tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path, num_layers: int, dora: bool, monkeypatch: Any
 ) -> None:
-    folder, ended = tmp_path / "adapter", list[np.ndarray]()
+    folder, final_logits = tmp_path / "adapter", list[np.ndarray]()
     config = LoRAConfig(epochs=6, batch_size=4, learning_rate=1e-2, num_layers=num_layers, use_dora=dora)
     detach = LanguageModel.detach_adapter
 
-    def remember(lm: LanguageModel) -> None:
+    def record_logits(lm: LanguageModel) -> None:
         if folder.with_name("seen").exists():
             lm.model.eval()
-            ended.append(logits(lm.model))
+            final_logits.append(logits(lm.model))
         detach(lm)
 
-    monkeypatch.setattr(LanguageModel, "detach_adapter", remember)
-    seen = on_step(lambda _: folder.with_name("seen").touch())
-    told = {"base_fingerprint": "abc", "num_layers": 99}
-    report = finetune(tiny_model, EXAMPLES, config, folder, metadata=told, on_progress=seen)
+    monkeypatch.setattr(LanguageModel, "detach_adapter", record_logits)
+    recorded = on_step(lambda _: folder.with_name("seen").touch())
+    metadata = {"base_fingerprint": "abc", "num_layers": 99}
+    report = finetune(tiny_model, EXAMPLES, config, folder, metadata=metadata, on_progress=recorded)
     monkeypatch.undo()
     assert report.forward_mode == "packed"
     base = logits(tiny_model.model)
-    assert np.abs(ended[-1] - base).max() > 0.1
+    assert np.abs(final_logits[-1] - base).max() > 0.1
     tiny_model.attach_adapter(folder)
     ours, answers = logits(tiny_model.model), generate_answers(tiny_model)
     tiny_model.detach_adapter()
     model, tokenizer = mlx_lm.load(str(tiny_model_folder), adapter_path=str(folder))[:2]
-    assert np.allclose(ours, ended[-1], atol=1e-5)
-    assert np.allclose(logits(model), ended[-1], atol=1e-4)
+    assert np.allclose(ours, final_logits[-1], atol=1e-5)
+    assert np.allclose(logits(model), final_logits[-1], atol=1e-4)
     prompts = [tiny_model.tokenize_prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     theirs = [mlx_lm.generate(model, tokenizer, prompt, max_tokens=12) for prompt in prompts]
     assert [text.strip() for text in theirs] == answers
-    written = json.loads((folder / "adapter_config.json").read_text())
-    assert written == {
+    adapter_config = json.loads((folder / "adapter_config.json").read_text())
+    assert adapter_config == {
         "base_fingerprint": "abc",
         "fine_tune_type": "dora" if dora else "lora",
         "num_layers": num_layers,
         "lora_parameters": {"rank": 8, "scale": 2.0, "dropout": 0.05},
     }
-    weights = mx.load(str(folder / "adapters.safetensors"))
-    assert {w.dtype for w in weights.values()} == {mx.float32}  # type: ignore[union-attr]
+    weights = random_models.load_weights(folder / "adapters.safetensors")
+    assert {w.dtype for w in weights.values()} == {mx.float32}
     assert len(weights) == (3 if dora else 2) * 7 * (2 if num_layers == -1 else 1)
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapters.safetensors"]
 
@@ -250,7 +254,7 @@ def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, 
     assert (report.best_step, report.steps) == (2, 4)
     shorter = finetune(tiny_model, EXAMPLES, dataclasses.replace(config, epochs=2), tmp_path / "two")
     assert shorter.losses == report.losses[:2]
-    best, two = (mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("best", "two"))
+    best, two = (random_models.load_weights(tmp_path / name / "adapters.safetensors") for name in ("best", "two"))
     assert all(np.array_equal(np.array(best[name]), np.array(two[name])) for name in two)
 
 

@@ -25,36 +25,36 @@ from tests.support import random_models
 def test_unflatten_restores_weights_bit_for_bit(family: str, dora: bool) -> None:
     weights = random_models.with_adapter(random_models.random_model(family), num_layers=2, dora=dora)
     assert any(name.endswith(".m") for name, _ in tree_flatten(weights)) == dora
-    flattening = FlatParameters(weights)
-    flat = flattening.flatten(weights)
+    layout = FlatParameters(weights)
+    flat = layout.flatten(weights)
     assert flat.shape == (sum(weight.size for _, weight in tree_flatten(weights)),)
-    assert random_models.bits(flattening.unflatten(flat)) == random_models.bits(weights)
+    assert random_models.bits(layout.unflatten(flat)) == random_models.bits(weights)
 
 
 def test_a_model_accepts_unflattened_weights() -> None:
     """Blocks without an adapter before the first with one are no hindrance."""
     lm = random_models.random_model("llama")
-    flattening = FlatParameters(random_models.with_adapter(lm, num_layers=1))
+    layout = FlatParameters(random_models.with_adapter(lm, num_layers=1))
     own = lm.model.trainable_parameters()
-    doubled = flattening.unflatten(2 * flattening.flatten(own))
+    doubled = layout.unflatten(2 * layout.flatten(own))
     lm.model.update(doubled)
     assert random_models.bits(lm.model.trainable_parameters()) == random_models.bits(tree_map(lambda w: 2 * w, own))
 
 
 def test_flatten_uses_the_order_of_the_layout() -> None:
     weights = {"b": mx.arange(6).reshape(2, 3), "a": [{"x": mx.array([7, 8])}, {}, {"x": mx.array(9)}]}
-    flattening = FlatParameters(weights)
-    assert flattening.flatten(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    layout = FlatParameters(weights)
+    assert layout.flatten(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     # Others may come in another order, as a gradient may.
     others = tree_unflatten([(name, -weight) for name, weight in reversed(tree_flatten(weights))])
-    assert flattening.flatten(others).tolist() == [0, -1, -2, -3, -4, -5, -7, -8, -9]
-    assert random_models.bits(flattening.unflatten(flattening.flatten(others))) == random_models.bits(others)
+    assert layout.flatten(others).tolist() == [0, -1, -2, -3, -4, -5, -7, -8, -9]
+    assert random_models.bits(layout.unflatten(layout.flatten(others))) == random_models.bits(others)
 
 
 def test_a_single_matrix_can_be_flattened() -> None:
     weights = {"a": mx.arange(6.0).reshape(2, 3)}
-    flattening = FlatParameters(weights)
-    assert random_models.bits(flattening.unflatten(flattening.flatten(weights))) == random_models.bits(weights)
+    layout = FlatParameters(weights)
+    assert random_models.bits(layout.unflatten(layout.flatten(weights))) == random_models.bits(weights)
 
 
 def test_missing_weights_are_rejected() -> None:
@@ -69,28 +69,28 @@ def test_gradients_have_the_layout_of_the_weights() -> None:
         "layers": [{}, {"a": mx.array(rng.normal(size=(3, 2))), "m": mx.array(rng.normal(size=4))}],
         "b": mx.array(rng.normal(size=(2, 5))),
     }
-    slopes = tree_map(lambda w: mx.array(rng.normal(size=w.shape)), weights)
-    flattening = FlatParameters(weights)
+    gradients = tree_map(lambda w: mx.array(rng.normal(size=w.shape)), weights)
+    layout = FlatParameters(weights)
 
     def loss(nested: Any) -> mx.array:
-        pairs = zip(tree_flatten(nested), tree_flatten(slopes), strict=True)
+        pairs = zip(tree_flatten(nested), tree_flatten(gradients), strict=True)
         return sum(((w * w * s).sum() for (_, w), (_, s) in pairs), start=mx.array(0.0))
 
-    by_nested = flattening.flatten(mx.grad(loss)(weights))
-    by_flat = mx.grad(lambda flat: loss(flattening.unflatten(flat)))(flattening.flatten(weights))
-    wanted = (
+    by_nested = layout.flatten(mx.grad(loss)(weights))
+    by_flat = mx.grad(lambda flat: loss(layout.unflatten(flat)))(layout.flatten(weights))
+    expected = (
         2
         * random_models.flat({n: w for n, w in tree_flatten(weights)})
-        * random_models.flat({n: s for n, s in tree_flatten(slopes)})
+        * random_models.flat({n: s for n, s in tree_flatten(gradients)})
     )
     np.testing.assert_array_equal(np.array(by_nested), np.array(by_flat))
-    np.testing.assert_allclose(np.sort(np.array(by_flat)), np.sort(wanted), rtol=1e-5)
+    np.testing.assert_allclose(np.sort(np.array(by_flat)), np.sort(expected), rtol=1e-5)
 
 
 def test_a_step_on_the_array_is_a_step_on_each_matrix() -> None:
     weights = random_models.with_adapter(random_models.random_model("llama"))
-    flattening = FlatParameters(weights)
-    stepped = flattening.unflatten(flattening.flatten(weights) - 0.1 * mx.sign(flattening.flatten(weights)))
+    layout = FlatParameters(weights)
+    stepped = layout.unflatten(layout.flatten(weights) - 0.1 * mx.sign(layout.flatten(weights)))
     assert random_models.bits(stepped) == random_models.bits(tree_map(lambda w: w - 0.1 * mx.sign(w), weights))
 
 
@@ -109,47 +109,47 @@ def layer(kind: str, dropout: float = 0.0, bias: bool = False) -> LoRALinear:
     return made
 
 
-def computed(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.array]:
+def compute(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.array]:
     """The layer's output, and the gradients by x and its matrices of the output's product with a slope."""
     keys = RandomKeys(seed)
-    slope = mx.random.normal((*x.shape[:-1], 48), key=mx.random.key(5)).astype(x.dtype)
+    output_gradient = mx.random.normal((*x.shape[:-1], 48), key=mx.random.key(5)).astype(x.dtype)
     names = ["lora_a", "lora_b"]
 
     def call(x: mx.array, *matrices: mx.array) -> mx.array:
         module.update(dict(zip(names, matrices, strict=True)))
-        found: mx.array = module(x)
-        return found
+        actual: mx.array = module(x)
+        return actual
 
     matrices = [module[name] for name in names]
     with keyed_dropout([module], keys), patched(lora_patches([module]) if own else []):
-        values, gradients = mx.vjp(call, [x, *matrices], [slope])
+        values, gradients = mx.vjp(call, [x, *matrices], [output_gradient])
         mx.eval(values, gradients)
     module.update(dict(zip(names, matrices, strict=True)))
     return [*values, *gradients]
 
 
 @pytest.mark.parametrize("shape", [(64,), (7, 64), (2, 5, 64)])
-@pytest.mark.parametrize(("kind", "bound"), [("float32", 2e-6), ("4-bit", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 2e-6), ("4-bit", 2e-6), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_lora_layer_matches_mlx_lm(
-    shape: tuple[int, ...], kind: str, bound: float, dropout: float, bias: bool
+    shape: tuple[int, ...], kind: str, tolerance: float, dropout: float, bias: bool
 ) -> None:
     module = layer(kind, dropout, bias)
     x = mx.random.normal(shape, key=mx.random.key(1)).astype(mx.bfloat16 if kind == "bfloat16" else mx.float32)
-    wanted, found = (computed(module, x, own) for own in (False, True))
-    for name, a, b in zip(("value", "x", "a", "b"), found, wanted, strict=True):
+    expected, actual = (compute(module, x, own) for own in (False, True))
+    for name, a, b in zip(("value", "x", "a", "b"), actual, expected, strict=True):
         assert a.dtype == b.dtype, name
-        assert random_models.distance(a, b) < bound, name
+        assert random_models.distance(a, b) < tolerance, name
     if dropout:
-        assert random_models.distance(computed(module, x, True, seed=1)[0], wanted[0]) > 1e-2
+        assert random_models.distance(compute(module, x, True, seed=1)[0], expected[0]) > 1e-2
 
 
 def test_value_and_gradients_match_float64() -> None:
     module = layer("float32")
     x = mx.random.normal((7, 64), key=mx.random.key(1))
-    found = computed(module, x, True)
-    slope, inputs, a, b, weight = (
+    actual = compute(module, x, True)
+    output_gradient, inputs, a, b, weight = (
         np.array(m, np.float64)
         for m in (
             mx.random.normal((7, 48), key=mx.random.key(5)),
@@ -159,13 +159,13 @@ def test_value_and_gradients_match_float64() -> None:
             module.linear.weight,
         )
     )
-    wanted = [
+    expected = [
         inputs @ weight.T + 3 * inputs @ a @ b,
-        slope @ weight + 3 * slope @ b.T @ a.T,
-        3 * inputs.T @ slope @ b.T,
-        3 * a.T @ inputs.T @ slope,
+        output_gradient @ weight + 3 * output_gradient @ b.T @ a.T,
+        3 * inputs.T @ output_gradient @ b.T,
+        3 * a.T @ inputs.T @ output_gradient,
     ]
-    for own, reference in zip(found, wanted, strict=True):
+    for own, reference in zip(actual, expected, strict=True):
         assert np.linalg.norm(np.array(own, np.float64) - reference) < 1e-6 * np.linalg.norm(reference)
 
 
@@ -173,9 +173,9 @@ def test_no_dropout_in_evaluation() -> None:
     module = layer("float32", dropout=0.5)
     x = mx.random.normal((7, 64), key=mx.random.key(1))
     module.eval()
-    wanted = module(x)
+    expected = module(x)
     with keyed_dropout([module], RandomKeys(0)), patched(lora_patches([module])):
-        np.testing.assert_allclose(np.array(module(x)), np.array(wanted), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(np.array(module(x)), np.array(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_other_layers_and_adapters_are_unchanged() -> None:

@@ -35,9 +35,9 @@ def with_adapter(lm: LanguageModel, folder: Path, **changes: Any) -> np.ndarray:
     config = LoRAConfig(**{"epochs": 8, "learning_rate": 3e-2, "batch_size": 4} | changes)
     finetune(lm, list(map(Example, DIALOGUES)), config, folder)
     lm.attach_adapter(folder)
-    found = logits(lm.model)
+    actual = logits(lm.model)
     lm.detach_adapter()
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -46,13 +46,13 @@ def test_the_fused_model_computes_like_base_and_adapter(
     dora: bool, layers: int, tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
     before = logits(tiny_model.model)
-    wanted = with_adapter(tiny_model, tmp_path / "adapter", use_dora=dora, num_layers=layers)
+    expected = with_adapter(tiny_model, tmp_path / "adapter", use_dora=dora, num_layers=layers)
     folder = fuse(tiny_model, tmp_path / "adapter", tmp_path / "fused")
     assert folder == tmp_path / "fused"
     for model in (load_language_model(folder).model, mlx_lm.load(str(folder))[0]):
-        found = logits(model)
-        assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
-        assert np.abs(found - before).max() > 100 * np.abs(found - wanted).max()
+        actual = logits(model)
+        assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
+        assert np.abs(actual - before).max() > 100 * np.abs(actual - expected).max()
     assert not [name for name, _ in tree_flatten(model.parameters()) if "lora" in name]
 
 
@@ -84,10 +84,10 @@ def test_tokenizer_and_chat_template_are_copied(tiny_model: LanguageModel, tmp_p
 def test_a_fused_model_can_be_the_base_of_adapters(tiny_model: LanguageModel, tmp_path: Path) -> None:
     with_adapter(tiny_model, tmp_path / "task")
     base = load_language_model(fuse(tiny_model, tmp_path / "task", tmp_path / "base"))
-    wanted = with_adapter(base, tmp_path / "user", seed=1)
+    expected = with_adapter(base, tmp_path / "user", seed=1)
     fuse(base, tmp_path / "user", tmp_path / "both")
-    found = logits(load_language_model(tmp_path / "both").model)
-    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+    actual = logits(load_language_model(tmp_path / "both").model)
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_the_base_model_and_its_folder_are_unchanged(tiny_model: LanguageModel, tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ def test_layers_without_an_adapter_stay_quantized(dora: bool, tiny_model: Langua
     model, tokenizer = mlx_lm.load(str(path))[:2]
     lm = LanguageModel(model, tokenizer, path)
     lm.attach_adapter(tmp_path / "adapter")
-    wanted = logits(lm.model)
+    expected = logits(lm.model)
     fuse(lm, tmp_path / "adapter", tmp_path / "fused")
     model = mlx_lm.load(str(tmp_path / "fused"))[0]
-    found = logits(model)
-    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+    actual = logits(model)
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
     kinds = {name: type(module) for name, module in model.named_modules()}
     assert kinds["model.layers.0.mlp.up_proj"] is nn.QuantizedLinear
     assert kinds["model.layers.1.mlp.up_proj"] is nn.Linear
@@ -137,11 +137,11 @@ def test_layers_without_an_adapter_stay_quantized(dora: bool, tiny_model: Langua
 
 def test_a_quantized_base_on_a_cpu_is_written_in_float32(tiny_model: LanguageModel, tmp_path: Path) -> None:
     lm = load_language_model(quantized_folder(tiny_model, tmp_path / "4-bit"))
-    wanted = with_adapter(lm, tmp_path / "adapter")
+    expected = with_adapter(lm, tmp_path / "adapter")
     fuse(lm, tmp_path / "adapter", tmp_path / "fused")
     model = mlx_lm.load(str(tmp_path / "fused"))[0]
     assert {weight.dtype for _, weight in tree_flatten(model.parameters())} == {mx.float32}
-    assert np.abs(logits(model) - wanted).max() < 1e-4 * np.abs(wanted).max()
+    assert np.abs(logits(model) - expected).max() < 1e-4 * np.abs(expected).max()
     assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
 
 

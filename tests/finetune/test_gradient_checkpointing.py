@@ -19,7 +19,7 @@ from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
-SAMPLES = random_models.a_family_of_rows()
+SAMPLES = random_models.prefix_sharing_samples()
 
 
 def gradient(
@@ -159,7 +159,7 @@ def test_it_takes_less_memory(mode: ForwardMode) -> None:
     lm = random_models.random_model("llama", num_hidden_layers=4, intermediate_size=512)
     weights = random_models.with_adapter(lm, num_layers=4)
     rng = np.random.default_rng(0)
-    samples = [random_models.random_row(rng, 64) for _ in range(24)]
+    samples = [random_models.random_sample(rng, 64) for _ in range(24)]
     peaks = []
     for checkpoint in (False, True):
         computer = GradientComputer(

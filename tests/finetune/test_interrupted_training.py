@@ -13,27 +13,26 @@ import pytest
 
 from mlx_personal import Personalizer
 from mlx_personal.errors import UserError
-from mlx_personal.finetune import LoRAConfig, TrainingStep
+from mlx_personal.evaluation import compare_answers
+from mlx_personal.finetune import LoRAConfig, TrainingStep, finetune
 from mlx_personal.finetune.forward.gradients import GradientComputer
-from mlx_personal.personalizer import personalizer as personalizer_module
-from mlx_personal.personalizer import promotion
 from mlx_personal.profile import NewSynthetic
 from mlx_personal.progress import Progress
-from tests.personalizer.test_personalizer import CONFIG, judge_all, me, stream
+from tests.personalizer.test_personalizer import CONFIG, annotate_all, personalizer, stream
 from tests.support.training_steps import on_step
 
-assert me  # the fixture
+assert personalizer  # the fixture
 
 TRAINING = LoRAConfig(epochs=2, batch_size=2, save_every=1, learning_rate=1e-2)
 
 
 @pytest.fixture
-def ready(me: Personalizer) -> Personalizer:
+def ready(personalizer: Personalizer) -> Personalizer:
     """A profile with annotated dialogues to train on."""
-    me.config = dataclasses.replace(CONFIG, finetune=TRAINING)
-    me.observe(stream(40))
-    judge_all(me)
-    return me
+    personalizer.config = dataclasses.replace(CONFIG, finetune=TRAINING)
+    personalizer.observe(stream(40))
+    annotate_all(personalizer)
+    return personalizer
 
 
 def interrupt_at(number: int) -> Progress:
@@ -44,8 +43,8 @@ def interrupt_at(number: int) -> Progress:
     return on_step(interrupt)
 
 
-def weights_of(me: Personalizer, folder: str) -> bytes:
-    return (me.folder / folder / "adapters.safetensors").read_bytes()
+def weights_of(profile: Personalizer, folder: str) -> bytes:
+    return (profile.folder / folder / "adapters.safetensors").read_bytes()
 
 
 def test_an_interrupted_training_is_resumed_bit_identically(ready: Personalizer) -> None:
@@ -121,18 +120,16 @@ def test_changed_settings_are_named_and_checkpoints_stay(ready: Personalizer) ->
 def test_an_adapter_above_max_forgetting_is_not_promoted(
     ready: Personalizer, monkeypatch: pytest.MonkeyPatch, rise: float, promoted: bool
 ) -> None:
-    real_finetune, real_compare = personalizer_module.finetune, promotion.compare_answers
-
-    def forgetting(*args: Any, **kwargs: Any) -> Any:
-        report = real_finetune(*args, **kwargs)
+    def forgetful(*args: Any, **kwargs: Any) -> Any:
+        report = finetune(*args, **kwargs)
         return dataclasses.replace(report, general_losses=((0, 2.0), (report.best_step, 2.0 * (1 + rise))))
 
     def always_better(*args: Any, **kwargs: Any) -> Any:
-        found = real_compare(*args, **kwargs)
-        return dataclasses.replace(found, rouge1=dataclasses.replace(found.rouge1, gain=0.5))
+        evaluation = compare_answers(*args, **kwargs)
+        return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.5))
 
-    monkeypatch.setattr(personalizer_module, "finetune", forgetting)
-    monkeypatch.setattr(promotion, "compare_answers", always_better)
+    monkeypatch.setattr("mlx_personal.personalizer.personalizer.finetune", forgetful)
+    monkeypatch.setattr("mlx_personal.personalizer.promotion.compare_answers", always_better)
     trained = ready.train()
     assert trained.report.forgetting == pytest.approx(rise)
     assert (trained.promoted, trained.exceeds_forgetting) == (promoted, not promoted)
@@ -189,8 +186,8 @@ def test_an_estimate_matches_the_training(ready: Personalizer, tmp_path: Path) -
         TRAINING, general_data=str(general), replay_ratio=0.3, validation_split=0.3, num_layers=1
     )
     ready.config = dataclasses.replace(ready.config, finetune=settings)
-    found, report = ready.estimate_training(), ready.train().report
-    told = (
+    estimate, report = ready.estimate_training(), ready.train().report
+    names = (
         "samples",
         "replayed_samples",
         "dropped_samples",
@@ -200,11 +197,11 @@ def test_an_estimate_matches_the_training(ready: Personalizer, tmp_path: Path) -
         "steps",
         "notes",
     )
-    assert {name: getattr(found, name) for name in told} == {name: getattr(report, name) for name in told}
-    assert (found.general_samples, found.validation_samples > 0) == (5, True)
-    assert (found.layers, found.frozen_layers) == (2, 1)
-    assert found.plan.estimated_peak_bytes == report.estimated_memory_bytes
-    assert found.plan.cache_bytes >= report.activation_cache_bytes > 0
+    assert {name: getattr(estimate, name) for name in names} == {name: getattr(report, name) for name in names}
+    assert (estimate.general_samples, estimate.validation_samples > 0) == (5, True)
+    assert (estimate.layers, estimate.frozen_layers) == (2, 1)
+    assert estimate.plan.estimated_peak_bytes == report.estimated_memory_bytes
+    assert estimate.plan.cache_bytes >= report.activation_cache_bytes > 0
 
 
 def test_an_estimate_starts_nothing_and_notes_an_interrupted_training(ready: Personalizer) -> None:

@@ -22,10 +22,12 @@ from mlx_personal.progress import Progress
 from tests.support import random_models
 from tests.support.training_steps import on_step
 
-ROWS = random_models.a_family_of_rows()
+SAMPLES = random_models.prefix_sharing_samples()
 # The same inputs and other targets: who learns the ones by heart loses on the others.
-CONTRARY = [Sample(row.inputs, (row.targets + 40) % random_models.VOCABULARY, row.is_target) for row in ROWS]
-OTHERS = [random_models.random_row(np.random.default_rng(i), 20) for i in range(6)]
+CONTRARY = [
+    Sample(sample.inputs, (sample.targets + 40) % random_models.VOCABULARY, sample.is_target) for sample in SAMPLES
+]
+OTHERS = [random_models.random_sample(np.random.default_rng(i), 20) for i in range(6)]
 CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=2, dropout=0.0, learning_rate=1e-2, lr_scheduler_type="linear")
 
 
@@ -56,20 +58,24 @@ def train_in_numpy(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequen
     values = {name: np.array(weight, np.float64) for name, weight in start}
     first = {name: np.zeros_like(value) for name, value in values.items()}
     second = {name: np.zeros_like(value) for name, value in values.items()}
-    losses, rise = [], int(np.ceil(round(config.warmup_ratio * len(steps), 6)))
+    losses, warmup_steps = [], int(np.ceil(round(config.warmup_ratio * len(steps), 6)))
     for number, step in enumerate(steps):
-        rows = [ROWS[i] for i in step]
+        samples = [SAMPLES[i] for i in step]
         nested = tree_unflatten([(name, mx.array(v.astype(np.float32))) for name, v in values.items()])
         lm.model.update(nested)
-        targets = sum(int(row.is_target.sum()) for row in rows)
-        losses.append(random_models.reference_loss(lm, rows) / targets)
-        slopes = dict(tree_flatten(random_models.reference_gradient(lm, nested, rows)))
-        share = (number + 1) / (rise + 1) if number < rise else (len(steps) - number) / (len(steps) - rise)
-        rate = config.learning_rate * share
+        targets = sum(int(sample.is_target.sum()) for sample in samples)
+        losses.append(random_models.reference_loss(lm, samples) / targets)
+        gradients = dict(tree_flatten(random_models.reference_gradient(lm, nested, samples)))
+        fraction = (
+            (number + 1) / (warmup_steps + 1)
+            if number < warmup_steps
+            else (len(steps) - number) / (len(steps) - warmup_steps)
+        )
+        rate = config.learning_rate * fraction
         for name in values:
-            slope = np.array(slopes[name], np.float64) / targets
-            first[name] = 0.9 * first[name] + 0.1 * slope
-            second[name] = 0.999 * second[name] + 0.001 * slope**2
+            gradient = np.array(gradients[name], np.float64) / targets
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
             mean, square = first[name] / (1 - 0.9 ** (number + 1)), second[name] / (1 - 0.999 ** (number + 1))
             values[name] = values[name] * (1 - rate * 0.01) - rate * mean / (np.sqrt(square) + 1e-8)
     lm.detach_adapter()
@@ -85,38 +91,38 @@ def test_training_is_adamw_on_the_mean_loss_of_the_targets(lm: LanguageModel, do
     order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
     steps: list[TrainingStep] = []
     report, weights = trained(
-        lm, TrainingData(ROWS), config, order=lambda epoch: order[epoch], on_progress=on_step(steps.append)
+        lm, TrainingData(SAMPLES), config, order=lambda epoch: order[epoch], on_progress=on_step(steps.append)
     )
-    losses, wanted = train_in_numpy(lm, config, [*order[0], *order[1]])
+    losses, expected = train_in_numpy(lm, config, [*order[0], *order[1]])
     assert report.losses == pytest.approx(losses, rel=1e-5)
-    for name, value in wanted.items():
+    for name, value in expected.items():
         # Adam's first step is the sign of the gradient: where that is rounding, so is the step.
-        off = np.abs(np.array(weights[name], np.float64) - value)
-        assert np.quantile(off, 0.98) < 1e-4 and off.mean() < 1e-4, name
+        errors = np.abs(np.array(weights[name], np.float64) - value)
+        assert np.quantile(errors, 0.98) < 1e-4 and errors.mean() < 1e-4, name
     assert [step.loss for step in steps] == list(report.losses)
     assert [step.number for step in steps] == list(range(1, 7))
     assert [step.epoch for step in steps] == [1, 1, 1, 2, 2, 2]
     assert {step.steps for step in steps} == {6}
-    assert [step.target_tokens for step in steps] == [target_tokens(ROWS[i] for i in s) for s in order[0] + order[1]]
+    assert [step.target_tokens for step in steps] == [target_tokens(SAMPLES[i] for i in s) for s in order[0] + order[1]]
     assert [step.learning_rate / 1e-2 for step in steps] == pytest.approx([1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4])
 
 
 def test_epoch_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
     steps: list[TrainingStep] = []
-    report, _ = trained(lm, TrainingData(ROWS), CONFIG, on_progress=on_step(steps.append))
+    report, _ = trained(lm, TrainingData(SAMPLES), CONFIG, on_progress=on_step(steps.append))
     for epoch, loss in enumerate(report.epoch_losses, 1):
-        own = [step for step in steps if step.epoch == epoch]
-        total = sum(step.loss * step.target_tokens for step in own)
-        assert loss == pytest.approx(total / target_tokens(ROWS), rel=1e-9)
-        assert sum(step.target_tokens for step in own) == report.target_tokens == target_tokens(ROWS)
+        epoch_steps = [step for step in steps if step.epoch == epoch]
+        total = sum(step.loss * step.target_tokens for step in epoch_steps)
+        assert loss == pytest.approx(total / target_tokens(SAMPLES), rel=1e-9)
+        assert sum(step.target_tokens for step in epoch_steps) == report.target_tokens == target_tokens(SAMPLES)
     assert (report.samples, report.steps, report.epochs) == (13, 8, 2)
     assert report.best_step == 8
-    assert report.processed_tokens < sum(map(len, ROWS))
+    assert report.processed_tokens < sum(map(len, SAMPLES))
 
 
 def test_training_lowers_the_loss(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, epochs=30, learning_rate=3e-2)
-    report, _ = trained(lm, TrainingData(ROWS[:4]), config)
+    report, _ = trained(lm, TrainingData(SAMPLES[:4]), config)
     assert report.epoch_losses[-1] < 0.3 * report.epoch_losses[0]
 
 
@@ -125,10 +131,10 @@ def test_small_data_sets_and_partial_batches_are_trained_on(
     lm: LanguageModel, count: int, size: int, steps: int
 ) -> None:
     config = dataclasses.replace(CONFIG, batch_size=size, epochs=1)
-    told: list[TrainingStep] = []
-    report, _ = trained(lm, TrainingData(ROWS[:count]), config, on_progress=on_step(told.append))
+    recorded: list[TrainingStep] = []
+    report, _ = trained(lm, TrainingData(SAMPLES[:count]), config, on_progress=on_step(recorded.append))
     assert (report.samples, report.steps) == (count, steps)
-    assert sum(step.target_tokens for step in told) == target_tokens(ROWS[:count])
+    assert sum(step.target_tokens for step in recorded) == target_tokens(SAMPLES[:count])
     assert report.epoch_losses[0] > 0
 
 
@@ -139,11 +145,11 @@ def test_small_data_sets_and_partial_batches_are_trained_on(
 def test_losses_do_not_depend_on_the_micro_batch_size(mode: str) -> None:
     lm = random_models.random_model("llama" if mode == "packed" else "gemma2")
     config = dataclasses.replace(CONFIG, batch_size=7)
-    one = trained(lm, TrainingData(ROWS), config, memory=MemoryPlan(micro_batch_tokens=10_000))[0]
-    assert one.forward_mode == mode
+    whole_step = trained(lm, TrainingData(SAMPLES), config, memory=MemoryPlan(micro_batch_tokens=10_000))[0]
+    assert whole_step.forward_mode == mode
     for tokens in (1, 45, 100):
-        report = trained(lm, TrainingData(ROWS), config, memory=MemoryPlan(micro_batch_tokens=tokens))[0]
-        assert report.losses == pytest.approx(one.losses, abs=1e-5)
+        report = trained(lm, TrainingData(SAMPLES), config, memory=MemoryPlan(micro_batch_tokens=tokens))[0]
+        assert report.losses == pytest.approx(whole_step.losses, abs=1e-5)
 
 
 def test_losses_do_not_depend_on_the_forward_mode(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +158,7 @@ def test_losses_do_not_depend_on_the_forward_mode(lm: LanguageModel, monkeypatch
     for mode in FORWARD_MODES:
         selection = ModeSelection(mode, ())
         monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_, selection=selection: selection)
-        report, _ = trained(lm, TrainingData(ROWS), CONFIG, order=lambda epoch: order)
+        report, _ = trained(lm, TrainingData(SAMPLES), CONFIG, order=lambda epoch: order)
         assert report.forward_mode == mode
         losses[mode] = report.losses
     assert losses["packed"] == pytest.approx(losses["plain"], abs=1e-5)
@@ -161,28 +167,28 @@ def test_losses_do_not_depend_on_the_forward_mode(lm: LanguageModel, monkeypatch
 
 def test_training_is_reproducible_and_depends_on_the_seed(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, dropout=0.3)
-    first = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), config)
+    first = trained(lm, TrainingData(SAMPLES, OTHERS[:2], OTHERS[2:4]), config)
     mx.random.seed(99)
     np.random.seed(99)
-    second = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), config)
-    other = trained(lm, TrainingData(ROWS, OTHERS[:2], OTHERS[2:4]), dataclasses.replace(config, seed=1))
+    second = trained(lm, TrainingData(SAMPLES, OTHERS[:2], OTHERS[2:4]), config)
+    other = trained(lm, TrainingData(SAMPLES, OTHERS[:2], OTHERS[2:4]), dataclasses.replace(config, seed=1))
     assert first[0].losses == second[0].losses != other[0].losses
     assert random_models.bits(first[1]) == random_models.bits(second[1])
 
 
 def test_global_random_state_is_unchanged(lm: LanguageModel) -> None:
-    def drawn(between: bool) -> tuple[list[float], float]:
+    def draw(train_between: bool) -> tuple[Any, float]:
         mx.random.seed(5)
         np.random.seed(5)
-        if between:
-            trained(lm, TrainingData(ROWS), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
+        if train_between:
+            trained(lm, TrainingData(SAMPLES), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
         return mx.random.uniform(shape=(4,)).tolist(), np.random.random()
 
-    assert drawn(True) == drawn(False)
+    assert draw(True) == draw(False)
 
 
 def test_dropout_affects_training_but_not_evaluation(lm: LanguageModel) -> None:
-    data = TrainingData(ROWS, validation=OTHERS)
+    data = TrainingData(SAMPLES, validation=OTHERS)
     without = trained(lm, data, CONFIG)[0]
     report = trained(lm, data, dataclasses.replace(CONFIG, dropout=0.5))[0]
     # The first step's adapter does nothing yet, dropped or not.
@@ -193,9 +199,9 @@ def test_dropout_affects_training_but_not_evaluation(lm: LanguageModel) -> None:
 
 def test_with_dropout_samples_do_not_share_a_prompt(lm: LanguageModel) -> None:
     """One row four times: what is dropped in one is not in the others, so no token is computed for two."""
-    report, _ = trained(lm, TrainingData([ROWS[0]] * 4), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
-    assert report.processed_tokens == 4 * len(ROWS[0])
-    assert trained(lm, TrainingData([ROWS[0]] * 4), CONFIG)[0].processed_tokens < 4 * len(ROWS[0])
+    report, _ = trained(lm, TrainingData([SAMPLES[0]] * 4), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
+    assert report.processed_tokens == 4 * len(SAMPLES[0])
+    assert trained(lm, TrainingData([SAMPLES[0]] * 4), CONFIG)[0].processed_tokens < 4 * len(SAMPLES[0])
 
 
 # Kinds of numbers
@@ -218,7 +224,7 @@ def test_float32_adapter_weights_are_used_in_bfloat16() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: ModeSelection("packed", ()))
         patch.setattr(type(lm.model.layers[1].mlp), "__call__", watch)
-        _, weights = trained(lm, TrainingData(ROWS), config)
+        _, weights = trained(lm, TrainingData(SAMPLES), config)
     assert used == {mx.bfloat16}
     for name, weight in weights.items():
         assert weight.dtype == mx.float32
@@ -233,7 +239,7 @@ def test_bfloat16_and_quantized_models_can_be_trained(kind: str) -> None:
     lm = random_models.random_model("llama", kind, num_hidden_layers=2)
     before = random_models.bits(lm.model.parameters())
     config = dataclasses.replace(CONFIG, num_layers=1, epochs=6, learning_rate=5e-2)
-    report, _ = trained(lm, TrainingData(sorted(ROWS, key=len)[:3]), config)
+    report, _ = trained(lm, TrainingData(sorted(SAMPLES, key=len)[:3]), config)
     assert report.forward_mode == "packed"
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
     assert random_models.bits(lm.model.parameters()) == before
@@ -242,13 +248,13 @@ def test_bfloat16_and_quantized_models_can_be_trained(kind: str) -> None:
 # Held-out rows
 
 
-def mean_loss(lm: LanguageModel, rows: Sequence[Sample]) -> float:
+def mean_loss(lm: LanguageModel, samples: Sequence[Sample]) -> float:
     lm.model.eval()
-    return random_models.reference_loss(lm, rows) / target_tokens(rows)
+    return random_models.reference_loss(lm, samples) / target_tokens(samples)
 
 
 def test_held_out_losses_match_the_reference(lm: LanguageModel) -> None:
-    data = TrainingData(ROWS, validation=OTHERS[:3], general=OTHERS[3:])
+    data = TrainingData(SAMPLES, validation=OTHERS[:3], general=OTHERS[3:])
     config = dataclasses.replace(CONFIG, dropout=0.2, epochs=1)
     before = mean_loss(lm, OTHERS[:3]), mean_loss(lm, OTHERS[3:])
     report = train(lm, plan_training(data, config))
@@ -263,27 +269,27 @@ def test_held_out_losses_match_the_reference(lm: LanguageModel) -> None:
 def test_a_single_training_sample_beside_held_out_ones_is_exact() -> None:
     """Alone it fits every way of computing; the family cannot be packed, which only two rows show."""
     lm = random_models.random_model("gpt2")
-    wanted = mean_loss(lm, OTHERS)
-    report, _ = trained(lm, TrainingData(ROWS[:1], validation=OTHERS), dataclasses.replace(CONFIG, epochs=1))
-    assert report.validation_losses[0][1] == pytest.approx(wanted, rel=1e-5)
+    expected = mean_loss(lm, OTHERS)
+    report, _ = trained(lm, TrainingData(SAMPLES[:1], validation=OTHERS), dataclasses.replace(CONFIG, epochs=1))
+    assert report.validation_losses[0][1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_best_adapter_is_attached_afterwards(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, epochs=6, lr_scheduler_type="constant", validation_split=0.3)
-    report = train(lm, plan_training(TrainingData(ROWS, validation=CONTRARY), config))
-    found = mean_loss(lm, CONTRARY)
+    report = train(lm, plan_training(TrainingData(SAMPLES, validation=CONTRARY), config))
+    actual = mean_loss(lm, CONTRARY)
     lm.detach_adapter()
     after = dict(report.validation_losses[1:])
     assert report.best_step == min(after, key=after.__getitem__) < report.steps
-    assert found == pytest.approx(after[report.best_step], rel=1e-5)
-    assert found < after[report.steps] - 0.1
+    assert actual == pytest.approx(after[report.best_step], rel=1e-5)
+    assert actual < after[report.steps] - 0.1
 
 
 def test_early_stopping_after_patience_epochs(lm: LanguageModel) -> None:
     config = dataclasses.replace(
         CONFIG, epochs=40, lr_scheduler_type="constant", validation_split=0.3, early_stopping_patience=2
     )
-    report = train(lm, plan_training(TrainingData(ROWS, validation=CONTRARY), config))
+    report = train(lm, plan_training(TrainingData(SAMPLES, validation=CONTRARY), config))
     lm.detach_adapter()
     losses = [loss for _, loss in report.validation_losses[1:]]
     assert report.epochs == len(losses) < 40
@@ -294,21 +300,21 @@ def test_early_stopping_after_patience_epochs(lm: LanguageModel) -> None:
 
 
 def test_replayed_samples_reduce_forgetting(lm: LanguageModel) -> None:
-    data = TrainingData(ROWS, replay=OTHERS, general=OTHERS)
+    data = TrainingData(SAMPLES, replay=OTHERS, general=OTHERS)
     with_replay = trained(lm, data, dataclasses.replace(CONFIG, epochs=6))[0]
-    without = trained(lm, TrainingData(ROWS, general=OTHERS), dataclasses.replace(CONFIG, epochs=6))[0]
+    without = trained(lm, TrainingData(SAMPLES, general=OTHERS), dataclasses.replace(CONFIG, epochs=6))[0]
     assert (with_replay.samples, with_replay.replayed_samples, without.samples) == (19, 6, 13)
-    assert with_replay.target_tokens == target_tokens([*ROWS, *OTHERS])
+    assert with_replay.target_tokens == target_tokens([*SAMPLES, *OTHERS])
     assert with_replay.forgetting is not None and without.forgetting is not None
     assert with_replay.forgetting < without.forgetting - 0.05
 
 
 def test_forgetting_is_the_rise_of_the_general_loss_at_the_best_step() -> None:
-    fields = {field.name: () for field in dataclasses.fields(TrainingReport)}
+    fields: dict[str, Any] = {field.name: () for field in dataclasses.fields(TrainingReport)}
     fields |= {"general_losses": ((0, 2.0), (3, 3.0), (6, 2.5), (9, 4.0)), "best_step": 6}
-    assert TrainingReport(**fields).forgetting == pytest.approx(0.25)  # type: ignore[arg-type]
-    assert TrainingReport(**fields | {"best_step": 3}).forgetting == pytest.approx(0.5)  # type: ignore[arg-type]
-    assert TrainingReport(**fields | {"general_losses": ()}).forgetting is None  # type: ignore[arg-type]
+    assert TrainingReport(**fields).forgetting == pytest.approx(0.25)
+    assert TrainingReport(**fields | {"best_step": 3}).forgetting == pytest.approx(0.5)
+    assert TrainingReport(**fields | {"general_losses": ()}).forgetting is None
 
 
 # Failures
@@ -324,46 +330,48 @@ def test_a_diverging_training_is_an_error(lm: LanguageModel, rate: float) -> Non
     before = random_models.bits(lm.model.parameters())
     what = r"training failed, the (loss|gradient|adapter) became (nan|inf) at step \d of 8"
     with pytest.raises(UserError, match=what):
-        train(lm, plan_training(TrainingData(ROWS), dataclasses.replace(CONFIG, learning_rate=rate, warmup_ratio=0.0)))
+        train(
+            lm, plan_training(TrainingData(SAMPLES), dataclasses.replace(CONFIG, learning_rate=rate, warmup_ratio=0.0))
+        )
     assert random_models.bits(lm.model.parameters()) == before
 
 
 def test_divergence_in_the_last_step_is_detected(lm: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, learning_rate=1e300, epochs=1, batch_size=100, warmup_ratio=0.0)
     with pytest.raises(UserError, match="lower the learning rate"):
-        train(lm, plan_training(TrainingData(ROWS), config))
+        train(lm, plan_training(TrainingData(SAMPLES), config))
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
 def test_an_error_leaves_the_base_model_unchanged(lm: LanguageModel, error: BaseException) -> None:
-    before, kinds = random_models.bits(lm.model.parameters()), [type(m) for _, m in lm.model.named_modules()]
+    before, module_types = random_models.bits(lm.model.parameters()), [type(m) for _, m in lm.model.named_modules()]
 
     def fail(step: TrainingStep) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        train(lm, plan_training(TrainingData(ROWS), CONFIG), on_progress=on_step(fail))
+        train(lm, plan_training(TrainingData(SAMPLES), CONFIG), on_progress=on_step(fail))
     assert random_models.bits(lm.model.parameters()) == before
-    assert [type(m) for _, m in lm.model.named_modules()] == kinds
+    assert [type(m) for _, m in lm.model.named_modules()] == module_types
     assert not lm.model.training
 
 
 def test_no_wired_limit_is_set(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "set_wired_limit", lambda _: pytest.fail("set"))
-    trained(lm, TrainingData(ROWS), CONFIG)
+    trained(lm, TrainingData(SAMPLES), CONFIG)
 
 
 def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
     weights = random_models.with_adapter(lm)
-    computing = GradientComputer(lm, ROWS, "padded", MemoryPlan(), share_prefixes=True)
+    computing = GradientComputer(lm, SAMPLES, "padded", MemoryPlan(), share_prefixes=True)
     with computing.prepared():
         computing.gradient(weights, [0, 1, 2], (0,))
-    assert computing.processed_tokens == 3 * max(len(ROWS[i]) for i in range(3))
+    assert computing.processed_tokens == 3 * max(len(SAMPLES[i]) for i in range(3))
 
 
 def test_an_unsupported_adapter_is_a_user_error() -> None:
     """mlx-lm has no DoRA for the experts of a mixture."""
     lm = random_models.random_model("mixtral")
     with pytest.raises(UserError, match="this model takes no such adapter"):
-        train(lm, plan_training(TrainingData(random_models.a_family_of_rows()), LoRAConfig(use_dora=True)))
+        train(lm, plan_training(TrainingData(random_models.prefix_sharing_samples()), LoRAConfig(use_dora=True)))
     assert not lm.model.training

@@ -32,14 +32,14 @@ USERS = [
 @pytest.fixture
 def check_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each comparison that was made."""
-    made: list[int] = []
+    sizes: list[int] = []
 
-    def counted(lm: LanguageModel, rows: Sequence[Sample]) -> Any:
-        made.append(len(rows))
-        return select_mode(lm, rows)
+    def counted(lm: LanguageModel, samples: Sequence[Sample]) -> Any:
+        sizes.append(len(samples))
+        return select_mode(lm, samples)
 
     monkeypatch.setattr(equivalence, "select_mode", counted)
-    return made
+    return sizes
 
 
 def interrupt(step: TrainingStep) -> None:
@@ -57,21 +57,21 @@ def test_the_seventh_adapter_equals_one_trained_alone(
 ) -> None:
     config = dataclasses.replace(CONFIG, dropout=dropout, num_layers=layers)
     lm = load_language_model(tiny_model_folder)
-    found = [adapter(lm, user, tmp_path / f"{user}", config) for user in range(8)]
-    assert adapter(load_language_model(tiny_model_folder), 6, tmp_path / "alone", config) == found[6]
-    assert len(set(found)) == 8
+    adapters = [adapter(lm, user, tmp_path / f"{user}", config) for user in range(8)]
+    assert adapter(load_language_model(tiny_model_folder), 6, tmp_path / "alone", config) == adapters[6]
+    assert len(set(adapters)) == 8
 
 
 def test_other_users_data_has_no_effect(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Whoever came before, and after a training of theirs that failed."""
     lm = load_language_model(tiny_model_folder)
-    wanted = adapter(lm, 3, tmp_path / "first")
+    expected = adapter(lm, 3, tmp_path / "first")
     adapter(lm, 5, tmp_path / "another")
     with pytest.raises(UserError):
         finetune(lm, [Example(Dialogue.of("a", "<think>only</think>"))], CONFIG, tmp_path / "none")
     with pytest.raises(RuntimeError, match="after step 1"):
         finetune(lm, USERS[1], CONFIG, tmp_path / "broken", on_progress=on_step(interrupt))
-    assert adapter(lm, 3, tmp_path / "again") == wanted
+    assert adapter(lm, 3, tmp_path / "again") == expected
 
 
 def test_the_base_is_unchanged_after_many_adapters(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -99,59 +99,62 @@ def test_a_difference_near_the_tolerance_is_checked_for_each_user(
 ) -> None:
     lm, calls = random_models.random_model("llama"), []
 
-    def choose(lm: LanguageModel, rows: list[Sample]) -> ModeSelection:
-        calls.append(rows)
+    def choose(lm: LanguageModel, samples: list[Sample]) -> ModeSelection:
+        calls.append(samples)
         return ModeSelection("packed", (EquivalenceCheck("packed", mx.float32, 0.0, difference),))
 
     monkeypatch.setattr("mlx_personal.finetune.forward.equivalence.select_mode", choose)
     for _ in range(2):
-        equivalence.select_mode_once(lm, CONFIG, APART)
+        equivalence.select_mode_once(lm, CONFIG, UNRELATED)
     assert len(calls) == times
 
 
-ROWS = random_models.a_family_of_rows()
-APART = [row for row in ROWS if len(row) in (5, 37, 1)]
-ALIKE = [dataclasses.replace(APART[0]), dataclasses.replace(APART[0], targets=APART[0].targets[::-1].copy())]
+SAMPLES = random_models.prefix_sharing_samples()
+UNRELATED = [sample for sample in SAMPLES if len(sample) in (5, 37, 1)]
+EQUAL_LENGTH = [
+    dataclasses.replace(UNRELATED[0]),
+    dataclasses.replace(UNRELATED[0], targets=UNRELATED[0].targets[::-1].copy()),
+]
 
 
 @pytest.mark.parametrize(
-    ("changes", "rows"),
+    ("changes", "samples"),
     [
-        ({}, ROWS),  # some begin alike
-        ({}, ALIKE),  # of one length
-        ({}, APART[:1]),
-        ({}, [dataclasses.replace(APART[0], weight=0.5), *APART[1:]]),
-        ({"num_layers": 1}, APART),
-        ({"use_dora": True}, APART),
-        ({"rank": 4}, APART),
-        ({"alpha": 4.0}, APART),
+        ({}, SAMPLES),  # some begin alike
+        ({}, EQUAL_LENGTH),  # of one length
+        ({}, UNRELATED[:1]),
+        ({}, [dataclasses.replace(UNRELATED[0], weight=0.5), *UNRELATED[1:]]),
+        ({"num_layers": 1}, UNRELATED),
+        ({"use_dora": True}, UNRELATED),
+        ({"rank": 4}, UNRELATED),
+        ({"alpha": 4.0}, UNRELATED),
     ],
 )
 def test_other_samples_or_adapters_are_checked_again(
-    changes: dict[str, Any], rows: list[Sample], check_sizes: list[int]
+    changes: dict[str, Any], samples: list[Sample], check_sizes: list[int]
 ) -> None:
     lm = random_models.random_model("llama")
     config = LoRAConfig(epochs=1, dropout=0.0, num_layers=2)
     for _ in range(2):
-        train(lm, plan_training(TrainingData(APART), config))
-    assert check_sizes == [len(APART)]
+        train(lm, plan_training(TrainingData(UNRELATED), config))
+    assert check_sizes == [len(UNRELATED)]
     for _ in range(2):
-        train(lm, plan_training(TrainingData(rows), dataclasses.replace(config, **changes)))
-    assert check_sizes == [len(APART), len(rows)]
+        train(lm, plan_training(TrainingData(samples), dataclasses.replace(config, **changes)))
+    assert check_sizes == [len(UNRELATED), len(samples)]
     lm.detach_adapter()
 
 
 def test_settings_without_effect_on_the_forward_pass_are_not_checked_again(check_sizes: list[int]) -> None:
     lm = random_models.random_model("llama")
     for changes in ({}, {"epochs": 2}, {"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 2}):
-        train(lm, plan_training(TrainingData(APART), LoRAConfig(**{"epochs": 1, "dropout": 0.0} | changes)))
+        train(lm, plan_training(TrainingData(UNRELATED), LoRAConfig(**{"epochs": 1, "dropout": 0.0} | changes)))
     lm.detach_adapter()
     assert len(check_sizes) == 1
 
 
 def test_a_slower_mode_is_cached_with_its_reason(check_sizes: list[int]) -> None:
     lm = random_models.random_model("gpt2")
-    reports = [train(lm, plan_training(TrainingData(ROWS), LoRAConfig(epochs=1))) for _ in range(2)]
+    reports = [train(lm, plan_training(TrainingData(SAMPLES), LoRAConfig(epochs=1))) for _ in range(2)]
     lm.detach_adapter()
     assert len(check_sizes) == 1
     assert reports[0].forward_mode == reports[1].forward_mode != "packed"
@@ -165,9 +168,9 @@ def test_a_failed_check_is_repeated(check_sizes: list[int]) -> None:
     lm.model.model.norm.weight = mx.full(sound.shape, mx.nan)
     for _ in range(2):
         with pytest.raises(UserError, match="not a number"):
-            equivalence.select_mode_once(lm, CONFIG, APART)
+            equivalence.select_mode_once(lm, CONFIG, UNRELATED)
     lm.model.model.norm.weight = sound
-    assert equivalence.select_mode_once(lm, CONFIG, APART).mode == "packed"
+    assert equivalence.select_mode_once(lm, CONFIG, UNRELATED).mode == "packed"
     assert len(check_sizes) == 3
     lm.detach_adapter()
 
@@ -176,7 +179,7 @@ def test_an_unreferenced_base_leaves_the_cache() -> None:
     gc.collect()
     before = len(equivalence._SELECTIONS)
     lm = random_models.random_model("llama")
-    train(lm, plan_training(TrainingData(APART), LoRAConfig(epochs=1)))
+    train(lm, plan_training(TrainingData(UNRELATED), LoRAConfig(epochs=1)))
     assert len(equivalence._SELECTIONS) == before + 1
     del lm
     gc.collect()

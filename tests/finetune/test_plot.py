@@ -50,17 +50,17 @@ def test_losses_that_are_not_finite_are_left_out() -> None:
 
 def dots(text: str) -> list[tuple[int, int]]:
     """The column and line of every character of the line of dots."""
-    found = [
+    cells = [
         (x, y) for y, line in enumerate(text.splitlines()[:-1]) for x, c in enumerate(line) if "\u2800" < c < "\u2900"
     ]
-    return sorted(found)
+    return sorted(cells)
 
 
 def test_text_plot_of_a_falling_loss_goes_from_corner_to_corner() -> None:
     text = loss_plot_text(Curves([float(i) for i in range(99, -1, -1)]), 60, 15)
-    found = dots(text)
-    assert found[0] == (10, 0) and found[-1] == (59, 11)
-    lowest = {x: max(y for column, y in found if column == x) for x, _ in found}
+    cells = dots(text)
+    assert cells[0] == (10, 0) and cells[-1] == (59, 11)
+    lowest = {x: max(y for column, y in cells if column == x) for x, _ in cells}
     assert list(lowest) == list(range(10, 60))
     assert all(lowest[x] <= lowest[x + 1] for x in range(10, 59))
     assert text.splitlines()[0].startswith("  99.000 ┤") and text.splitlines()[11].startswith("   1.000 ┤")

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -59,15 +59,17 @@ class Killed(BaseException):
     """Ends a training from within, as nothing in it can catch."""
 
 
-def after_step(number: int, do: Callable[[], object]) -> Callable[[TrainingStep], None]:
-    return lambda step: do() if step.number == number else None  # type: ignore[return-value]
+def after_step(number: int, callback: Callable[[], object]) -> Callable[[TrainingStep], None]:
+    return lambda step: callback() if step.number == number else None  # type: ignore[return-value]
 
 
 def kill() -> None:
     raise Killed
 
 
-def run(lm: LanguageModel, folder: Path, do: Callable[[TrainingStep], object] | None = None, **changes: Any) -> Any:
+def run(
+    lm: LanguageModel, folder: Path, callback: Callable[[TrainingStep], object] | None = None, **changes: Any
+) -> Any:
     return finetune(
         lm,
         EXAMPLES,
@@ -75,15 +77,15 @@ def run(lm: LanguageModel, folder: Path, do: Callable[[TrainingStep], object] | 
         folder / "adapter",
         general=GENERAL,
         checkpoint_dir=folder / "states",
-        on_progress=None if do is None else on_step(do),
+        on_progress=None if callback is None else on_step(callback),
     )
 
 
 def outcome(report: TrainingReport, folder: Path) -> tuple[Any, ...]:
     """All that a training decides."""
     written = (folder / "adapter" / "adapters.safetensors").read_bytes()
-    looks = report.validation_losses, report.general_losses, report.best_step, report.steps
-    return report.losses, report.epoch_losses, *looks, report.target_tokens, report.samples, written
+    evaluations = report.validation_losses, report.general_losses, report.best_step, report.steps
+    return report.losses, report.epoch_losses, *evaluations, report.target_tokens, report.samples, written
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def base(base_folder: Path) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def whole(base: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+def uninterrupted(base: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """What comes out when nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     return outcome(run(base, folder), folder)
@@ -111,9 +113,11 @@ def checkpoint_names(folder: Path) -> list[str]:
 # Killed
 
 
-def test_this_training_covers_everything_a_checkpoint_holds(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_this_training_covers_everything_a_checkpoint_holds(
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any
+) -> None:
     report = run(base, tmp_path)
-    assert outcome(report, tmp_path) == whole  # and twice the same is the same
+    assert outcome(report, tmp_path) == uninterrupted  # and twice the same is the same
     assert (report.resumed_from, report.notes) == (0, ())
     assert 2 < report.best_step < report.steps  # so the best adapter is another one than the last
     assert report.replayed_samples > 0
@@ -124,27 +128,29 @@ def test_this_training_covers_everything_a_checkpoint_holds(base: LanguageModel,
 
 @pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n % 4 else n for n in range(1, 16)])
 def test_a_training_killed_after_any_step_resumes_bit_identically(
-    base: LanguageModel, tmp_path: Path, whole: Any, number: int
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any, number: int
 ) -> None:
-    assert number < len(whole[0]) == 16
+    assert number < len(uninterrupted[0]) == 16
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(number, kill))
     assert not (tmp_path / "adapter").exists()
-    seen: list[TrainingStep] = []
-    report = run(base, tmp_path, seen.append)
+    recorded: list[TrainingStep] = []
+    report = run(base, tmp_path, recorded.append)
     # What was saved last: `on_step` is called before the state of its step is.
     assert report.resumed_from == (number - 1) // 2 * 2
-    assert seen[0].number == report.resumed_from + 1
-    assert outcome(report, tmp_path) == whole
+    assert recorded[0].number == report.resumed_from + 1
+    assert outcome(report, tmp_path) == uninterrupted
 
 
-def test_a_training_killed_repeatedly_ends_bit_identically(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_a_training_killed_repeatedly_ends_bit_identically(
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any
+) -> None:
     for number in (3, 4, 7, 9, 10):
         with pytest.raises(Killed):
             run(base, tmp_path, after_step(number, kill))
     report = run(base, tmp_path)
     assert report.resumed_from == 8
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted
 
 
 def test_uncached_activations_stay_uncached_after_a_resume(
@@ -156,13 +162,13 @@ def test_uncached_activations_stay_uncached_after_a_resume(
         full.setattr(
             "mlx_personal.finetune.plan.plan_memory", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
         )
-        wanted = outcome(report := run(base, tmp_path / "whole"), tmp_path / "whole")
+        expected = outcome(report := run(base, tmp_path / "whole"), tmp_path / "whole")
         assert report.activation_cache == "nowhere"
         with pytest.raises(Killed):
             run(base, tmp_path, after_step(5, kill))
     report = run(base, tmp_path)
     assert (report.resumed_from, report.activation_cache, report.notes) == (4, "nowhere", ())
-    assert outcome(report, tmp_path) == wanted
+    assert outcome(report, tmp_path) == expected
 
 
 def test_a_cache_that_no_longer_fits_is_noted(
@@ -185,42 +191,42 @@ def test_another_forward_mode_is_rejected(base: LanguageModel, tmp_path: Path, m
     """Its order of rows was another one."""
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(5, kill))
-    kept = checkpoint_names(tmp_path)
+    before_resume = checkpoint_names(tmp_path)
     monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: ModeSelection("padded", ()))
     with pytest.raises(
         UserError, match="the forward mode of this training was packed, and only padded is exact here; drop"
     ):
         run(base, tmp_path)
-    assert checkpoint_names(tmp_path) == kept
+    assert checkpoint_names(tmp_path) == before_resume
 
 
-def test_save_every_does_not_affect_the_result(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
+def test_save_every_does_not_affect_the_result(base: LanguageModel, tmp_path: Path, uninterrupted: Any) -> None:
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(6, kill), save_every=1)
     report = run(base, tmp_path, save_every=1000)
     assert report.resumed_from == 5
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted
 
 
 @pytest.mark.parametrize(
     "changes", [{"num_layers": -1}, {"use_dora": True, "validation_split": 0.0, "early_stopping_patience": 0}]
 )
 def test_other_settings_resume_bit_identically(base: LanguageModel, tmp_path: Path, changes: dict[str, Any]) -> None:
-    wanted = outcome(run(base, tmp_path / "whole", **changes), tmp_path / "whole")
+    expected = outcome(run(base, tmp_path / "whole", **changes), tmp_path / "whole")
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(5, kill), **changes)
-    assert outcome(run(base, tmp_path, **changes), tmp_path) == wanted
+    assert outcome(run(base, tmp_path, **changes), tmp_path) == expected
 
 
 def test_early_stopping_works_after_a_resume(base: LanguageModel, tmp_path: Path) -> None:
-    changes = {"epochs": 12, "early_stopping_patience": 1, "learning_rate": 3e-1}
-    whole = run(base, tmp_path / "whole", **changes)
-    assert whole.epochs < 12
+    changes: dict[str, Any] = {"epochs": 12, "early_stopping_patience": 1, "learning_rate": 3e-1}
+    uninterrupted = run(base, tmp_path / "whole", **changes)
+    assert uninterrupted.epochs < 12
     with pytest.raises(Killed):
-        run(base, tmp_path, after_step(whole.steps - 1, kill), **changes)
+        run(base, tmp_path, after_step(uninterrupted.steps - 1, kill), **changes)
     report = run(base, tmp_path, **changes)
     assert report.resumed_from > 0
-    assert outcome(report, tmp_path) == outcome(whole, tmp_path / "whole")
+    assert outcome(report, tmp_path) == outcome(uninterrupted, tmp_path / "whole")
 
 
 # Real processes
@@ -263,49 +269,51 @@ def process(model: Path, folder: Path, number: int = 0, where: str = "SIGKILL") 
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def check_process(done: subprocess.CompletedProcess[str], folder: Path, whole: Any) -> int:
+def check_process(done: subprocess.CompletedProcess[str], folder: Path, uninterrupted: Any) -> int:
     """It ended, and in the same bits; the step it went on from."""
     assert done.returncode == 0, done.stderr
     resumed_from, best_step, losses, validation, general = json.loads(done.stdout)
-    assert tuple(losses) == whole[0]
-    assert tuple(map(tuple, validation)) == whole[2]
-    assert tuple(map(tuple, general)) == whole[3]
-    assert best_step == whole[4]
-    assert (folder / "adapter" / "adapters.safetensors").read_bytes() == whole[-1]
+    assert tuple(losses) == uninterrupted[0]
+    assert tuple(map(tuple, validation)) == uninterrupted[2]
+    assert tuple(map(tuple, general)) == uninterrupted[3]
+    assert best_step == uninterrupted[4]
+    assert (folder / "adapter" / "adapters.safetensors").read_bytes() == uninterrupted[-1]
     return int(resumed_from)
 
 
-def test_a_process_killed_by_sigkill_is_resumed_by_another(base_folder: Path, tmp_path: Path, whole: Any) -> None:
+def test_a_process_killed_by_sigkill_is_resumed_by_another(
+    base_folder: Path, tmp_path: Path, uninterrupted: Any
+) -> None:
     assert process(base_folder, tmp_path, 7).returncode == -signal.SIGKILL
     assert checkpoint_names(tmp_path) == ["state-0000004.safetensors", "state-0000006.safetensors"]
-    assert check_process(process(base_folder, tmp_path), tmp_path, whole) == 6
+    assert check_process(process(base_folder, tmp_path), tmp_path, uninterrupted) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_process_killed_during_a_save_is_resumed(
-    base_folder: Path, tmp_path: Path, whole: Any, number: int, where: str
+    base_folder: Path, tmp_path: Path, uninterrupted: Any, number: int, where: str
 ) -> None:
     assert process(base_folder, tmp_path, number, where).returncode == -signal.SIGKILL
     assert any(name.endswith(".partial") for name in checkpoint_names(tmp_path))
-    check_process(process(base_folder, tmp_path), tmp_path, whole)
+    check_process(process(base_folder, tmp_path), tmp_path, uninterrupted)
     assert checkpoint_names(tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_process_killed_twice_at_random_steps_is_resumed(
-    base_folder: Path, tmp_path: Path, whole: Any, seed: int
+    base_folder: Path, tmp_path: Path, uninterrupted: Any, seed: int
 ) -> None:
-    first, second = np.sort(np.random.default_rng(seed).integers(1, len(whole[0]), 2)).tolist()
+    first, second = np.sort(np.random.default_rng(seed).integers(1, len(uninterrupted[0]), 2)).tolist()
     assert process(base_folder, tmp_path, first).returncode == -signal.SIGKILL
     assert process(base_folder, tmp_path, second).returncode == -signal.SIGKILL
-    assert check_process(process(base_folder, tmp_path), tmp_path, whole) == (second - 1) // 2 * 2
+    assert check_process(process(base_folder, tmp_path), tmp_path, uninterrupted) == (second - 1) // 2 * 2
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_any_moment_is_resumed(base_folder: Path, tmp_path: Path, whole: Any) -> None:
+def test_a_process_killed_at_any_moment_is_resumed(base_folder: Path, tmp_path: Path, uninterrupted: Any) -> None:
     command = [sys.executable, "-c", PROGRAM, str(ROOT), str(base_folder), str(tmp_path), "0"]
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -318,19 +326,22 @@ def test_a_process_killed_at_any_moment_is_resumed(base_folder: Path, tmp_path: 
         if (tmp_path / "adapter").exists():  # it was quicker
             break
     else:
-        check_process(process(base_folder, tmp_path), tmp_path, whole)
+        check_process(process(base_folder, tmp_path), tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_stops_a_process_after_saving(base_folder: Path, tmp_path: Path, whole: Any, name: str) -> None:
+def test_a_signal_stops_a_process_after_saving(
+    base_folder: Path, tmp_path: Path, uninterrupted: Any, name: str
+) -> None:
     done = process(base_folder, tmp_path, 5, name)
     assert done.returncode == 2, done.stderr
     # Asked within the report of step 5, it finishes step 6 and leaves.
     assert done.stdout == (
-        f"training was stopped after step 6 of {len(whole[0])} and saved; start the same training again to resume it\n"
+        f"training was stopped after step 6 of {len(uninterrupted[0])} and saved; "
+        "start the same training again to resume it\n"
     )
-    assert check_process(process(base_folder, tmp_path), tmp_path, whole) == 6
+    assert check_process(process(base_folder, tmp_path), tmp_path, uninterrupted) == 6
 
 
 # Asked to stop
@@ -338,7 +349,7 @@ def test_a_signal_stops_a_process_after_saving(base_folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_that_is_resumed(
-    base: LanguageModel, tmp_path: Path, whole: Any, number: int
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any, number: int
 ) -> None:
     match = "stopped after step 4 of 16 and saved; start the same training again"
     with pytest.raises(InterruptedTrainingError, match=match) as stopped:
@@ -348,7 +359,7 @@ def test_a_signal_saves_a_checkpoint_that_is_resumed(
     assert not list(tmp_path.glob("*adapter*"))
     report = run(base, tmp_path)
     assert report.resumed_from == 4
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted
 
 
 def test_a_signal_without_a_checkpoint_dir_only_stops(base: LanguageModel, tmp_path: Path) -> None:
@@ -360,10 +371,10 @@ def test_a_signal_without_a_checkpoint_dir_only_stops(base: LanguageModel, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_in_the_last_step_does_not_interrupt(base: LanguageModel, tmp_path: Path, whole: Any) -> None:
-    last = len(whole[0])
+def test_a_signal_in_the_last_step_does_not_interrupt(base: LanguageModel, tmp_path: Path, uninterrupted: Any) -> None:
+    last = len(uninterrupted[0])
     report = run(base, tmp_path, after_step(last - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted
     assert checkpoint_names(tmp_path) == []
 
 
@@ -378,13 +389,13 @@ def interrupted(lm: LanguageModel, folder: Path) -> dict[str, bytes]:
 
 
 def test_a_changed_base_model_is_rejected_and_checkpoints_stay(
-    base: LanguageModel, tiny_model: LanguageModel, tmp_path: Path, whole: Any
+    base: LanguageModel, tiny_model: LanguageModel, tmp_path: Path, uninterrupted: Any
 ) -> None:
-    left = interrupted(base, tmp_path)
+    checkpoints = interrupted(base, tmp_path)
     with pytest.raises(UserError, match="cannot resume: the base model is not the one"):
         run(tiny_model, tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
-    assert outcome(run(base, tmp_path), tmp_path) == whole
+    assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == checkpoints
+    assert outcome(run(base, tmp_path), tmp_path) == uninterrupted
 
 
 def test_changed_weights_of_a_model_in_memory_are_rejected(base: LanguageModel, tmp_path: Path) -> None:
@@ -400,7 +411,7 @@ def test_changed_weights_of_a_model_in_memory_are_rejected(base: LanguageModel, 
         norm.weight = before
 
 
-CHANGES = [
+CHANGES: list[tuple[str, Any, str]] = [
     ("rank", 4, "rank was 8, is 4"),
     ("dropout", 0.1, "dropout was 0.2, is 0.1"),
     ("seed", 1, "seed was 0, is 1"),
@@ -413,11 +424,11 @@ CHANGES = [
 
 
 def test_a_changed_setting_is_named(base: LanguageModel, tmp_path: Path) -> None:
-    left = interrupted(base, tmp_path)
+    checkpoints = interrupted(base, tmp_path)
     for name, value, words in CHANGES:
         with pytest.raises(UserError, match=f"cannot resume: changed settings: {words}"):
             run(base, tmp_path, **{name: value})
-    assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == left
+    assert {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()} == checkpoints
 
 
 def test_another_chip_or_version_is_noted(base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,14 +475,14 @@ def truncate(file: Path) -> None:
 
 
 def test_a_truncated_checkpoint_costs_the_steps_since_the_previous_one(
-    base: LanguageModel, tmp_path: Path, whole: Any
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any
 ) -> None:
     interrupted(base, tmp_path)
     truncate(tmp_path / "states" / "state-0000004.safetensors")
     report = run(base, tmp_path)
     assert report.resumed_from == 2
     assert report.notes == ("state-0000004.safetensors damaged: resuming from step 2",)
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted
 
 
 def test_only_damaged_checkpoints_are_an_error(base: LanguageModel, tmp_path: Path) -> None:
@@ -484,14 +495,18 @@ def test_only_damaged_checkpoints_are_an_error(base: LanguageModel, tmp_path: Pa
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "write"])
 def test_a_full_disk_during_a_save_leaves_the_last_checkpoint(
-    base: LanguageModel, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, call: str
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def write_some(file: BinaryIO, *_: object) -> None:
+        file.write(b"some")
+        full()
+
     def fill(step: TrainingStep) -> None:
         if step.number == 5 and call == "write":
-            monkeypatch.setattr(mx, "save_safetensors", lambda file, *_: (file.write(b"some"), full()))
+            monkeypatch.setattr(mx, "save_safetensors", write_some)
         elif step.number == 5:
             monkeypatch.setattr(os, call, full)
 
@@ -502,19 +517,19 @@ def test_a_full_disk_during_a_save_leaves_the_last_checkpoint(
     assert checkpoint_names(tmp_path) == ["state-0000002.safetensors", "state-0000004.safetensors"]
     report = run(base, tmp_path)
     assert (report.resumed_from, report.notes) == (4, ())
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted
 
 
 def test_a_full_disk_at_the_end_loses_no_training(
-    base: LanguageModel, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
+    base: LanguageModel, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    last = len(whole[0])
+    last = len(uninterrupted[0])
     with pytest.raises(UserError, match="the disk is full"):
         run(base, tmp_path, after_step(last, lambda: monkeypatch.setattr(mx, "save_safetensors", full)))
     monkeypatch.undo()
     report = run(base, tmp_path)
     assert report.resumed_from == (last - 1) // 2 * 2
-    assert outcome(report, tmp_path) == whole
+    assert outcome(report, tmp_path) == uninterrupted

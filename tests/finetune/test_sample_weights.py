@@ -28,74 +28,78 @@ from mlx_personal.finetune.identity import training_identity
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
 
-ROWS = [
-    dataclasses.replace(row, weight=weight)
-    for row, weight in zip(random_models.a_family_of_rows(), np.random.default_rng(5).uniform(0.1, 4, 13), strict=True)
+SAMPLES = [
+    dataclasses.replace(sample, weight=weight)
+    for sample, weight in zip(
+        random_models.prefix_sharing_samples(), np.random.default_rng(5).uniform(0.1, 4, 13), strict=True
+    )
 ]
 DIALOGUES = [Dialogue.of(f"How do I plant {i} tomatoes?", f"In May, {i} of them.") for i in range(6)]
 WEIGHTS = [0.25, 1.0, 3.0, 0.5, 1.0, 2.0]
 CONFIG = LoRAConfig(epochs=2, batch_size=3, learning_rate=1e-2, dropout=0.0)
 
 
-def reference(lm: LanguageModel, weights: Any, rows: list[Sample]) -> tuple[float, Any]:
+def reference(lm: LanguageModel, weights: Any, samples: list[Sample]) -> tuple[float, Any]:
     """Loss and gradient, each row alone through mlx-lm's forward, and its weight then."""
     loss, total = 0.0, tree_map(mx.zeros_like, weights)
-    for row in rows:
-        weight = row.weight
-        loss += weight * random_models.reference_loss(lm, [row])
-        slope = random_models.reference_gradient(lm, weights, [row])
-        total = tree_map(lambda a, b, weight=weight: a + weight * b, total, slope)
+    for sample in samples:
+        weight = sample.weight
+        loss += weight * random_models.reference_loss(lm, [sample])
+        gradient = random_models.reference_gradient(lm, weights, [sample])
+        total = tree_map(lambda a, b, weight=weight: a + weight * b, total, gradient)
     return loss, total
 
 
-@pytest.mark.parametrize("way", ["packed", "padded", "plain"])
+@pytest.mark.parametrize("mode", ["packed", "padded", "plain"])
 @pytest.mark.parametrize("layers", [1, -1])
-@pytest.mark.parametrize("share", [True, False])
-def test_loss_and_gradient_match_weighted_samples(way: ForwardMode, layers: int, share: bool) -> None:
+@pytest.mark.parametrize("share_prefixes", [True, False])
+def test_loss_and_gradient_match_weighted_samples(mode: ForwardMode, layers: int, share_prefixes: bool) -> None:
     """Rows of other weights share their beginnings here."""
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm, layers)
-    wanted = reference(lm, weights, ROWS)
-    computing = GradientComputer(lm, ROWS, way, MemoryPlan(micro_batch_tokens=150), share)
+    expected = reference(lm, weights, SAMPLES)
+    computing = GradientComputer(lm, SAMPLES, mode, MemoryPlan(micro_batch_tokens=150), share_prefixes)
     with computing.prepared():
-        loss, gradient = computing.gradient(weights, range(len(ROWS)), (0,))
-        mean = computing.loss(weights, range(len(ROWS)))
-    assert float(loss) == pytest.approx(wanted[0], rel=1e-5)
-    assert random_models.distance(gradient, wanted[1]) < 1e-5
-    assert mean == pytest.approx(wanted[0] / sum(row.weight * row.is_target.sum() for row in ROWS), rel=1e-5)
+        loss, gradient = computing.gradient(weights, range(len(SAMPLES)), (0,))
+        mean = computing.loss(weights, range(len(SAMPLES)))
+    assert float(loss) == pytest.approx(expected[0], rel=1e-5)
+    assert random_models.distance(gradient, expected[1]) < 1e-5
+    assert mean == pytest.approx(
+        expected[0] / sum(sample.weight * sample.is_target.sum() for sample in SAMPLES), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", ["packed", "padded"])
 def test_each_target_has_its_samples_weight(shape: BatchShape) -> None:
-    batch = collate(ROWS, range(len(ROWS)), shape, share_prefixes=True)
-    found = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
-    assert found == sorted((float(np.float32(r.weight)), int(t)) for r in ROWS for t in r.targets[r.is_target])
+    batch = collate(SAMPLES, range(len(SAMPLES)), shape, share_prefixes=True)
+    actual = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
+    assert actual == sorted((float(np.float32(r.weight)), int(t)) for r in SAMPLES for t in r.targets[r.is_target])
 
 
-@pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16])
-def test_weighted_cross_entropy_matches_float64(kind: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_weighted_cross_entropy_matches_float64(dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_personal.finetune.forward.losses.CHUNK_BYTES", 0)  # 16 targets a chunk
     rng = np.random.default_rng(0)
-    hidden, head = (mx.array(rng.normal(size=s).astype(np.float32)).astype(kind) for s in ((1, 37, 24), (40, 24)))
+    hidden, head = (mx.array(rng.normal(size=s).astype(np.float32)).astype(dtype) for s in ((1, 37, 24), (40, 24)))
     targets, weights = rng.integers(0, 40, 37), rng.uniform(0.1, 5, 37)
-    given_weights = mx.array(weights.astype(np.float32))
-    found = mx.value_and_grad(
-        lambda h: summed_cross_entropy(lambda x: x @ head.T, h, mx.array(targets.astype(np.int32)), given_weights)
+    target_weights = mx.array(weights.astype(np.float32))
+    actual = mx.value_and_grad(
+        lambda h: summed_cross_entropy(lambda x: x @ head.T, h, mx.array(targets.astype(np.int32)), target_weights)
     )(hidden)
-    exact, table = (np.array(a.astype(mx.float32), np.float64) for a in (hidden[0], head))
-    logits = exact @ table.T
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    loss = -(weights * np.log(shares[np.arange(37), targets])).sum()
-    slope = (weights[:, None] * (shares - np.eye(40)[targets])) @ table
-    bound = 1e-5 if kind == mx.float32 else 2e-2
-    assert found[1].dtype == kind
-    assert float(found[0]) == pytest.approx(loss, rel=bound)
-    assert random_models.distance(found[1], mx.array(slope[None].astype(np.float32))) < bound
+    hidden64, head64 = (np.array(a.astype(mx.float32), np.float64) for a in (hidden[0], head))
+    logits = hidden64 @ head64.T
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    loss = -(weights * np.log(probabilities[np.arange(37), targets])).sum()
+    gradient = (weights[:, None] * (probabilities - np.eye(40)[targets])) @ head64
+    tolerance = 1e-5 if dtype == mx.float32 else 2e-2
+    assert actual[1].dtype == dtype
+    assert float(actual[0]) == pytest.approx(loss, rel=tolerance)
+    assert random_models.distance(actual[1], mx.array(gradient[None].astype(np.float32))) < tolerance
 
 
-def trained(lm: LanguageModel, rows: list[Sample], config: LoRAConfig) -> tuple[Any, Any]:
-    report = train(lm, plan_training(TrainingData(rows), config))
+def trained(lm: LanguageModel, samples: list[Sample], config: LoRAConfig) -> tuple[Any, Any]:
+    report = train(lm, plan_training(TrainingData(samples), config))
     weights = lm.model.trainable_parameters()
     lm.detach_adapter()
     return report, weights
@@ -107,8 +111,8 @@ def test_a_weight_of_two_equals_the_sample_twice() -> None:
         random_models.random_model("llama"),
         LoRAConfig(epochs=3, batch_size=64, learning_rate=1e-3, dropout=0.0),
     )
-    plain = random_models.a_family_of_rows()[:6]
-    doubled = [dataclasses.replace(row, weight=2.0 if i in (1, 4) else 1.0) for i, row in enumerate(plain)]
+    plain = random_models.prefix_sharing_samples()[:6]
+    doubled = [dataclasses.replace(sample, weight=2.0 if i in (1, 4) else 1.0) for i, sample in enumerate(plain)]
     weighted, first = trained(lm, doubled, config)
     repeated, second = trained(lm, [*plain, plain[1], plain[4]], config)
     assert weighted.losses == pytest.approx(repeated.losses, rel=1e-5)
@@ -118,24 +122,26 @@ def test_a_weight_of_two_equals_the_sample_twice() -> None:
 
 def test_equal_weights_have_no_effect() -> None:
     lm = random_models.random_model("llama")
-    rows = random_models.a_family_of_rows()
-    plain, tenfold = (trained(lm, [dataclasses.replace(r, weight=w) for r in rows], CONFIG)[0] for w in (1.0, 10.0))
+    samples = random_models.prefix_sharing_samples()
+    plain, tenfold = (trained(lm, [dataclasses.replace(r, weight=w) for r in samples], CONFIG)[0] for w in (1.0, 10.0))
     assert tenfold.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
 def test_reported_losses_are_weighted_means() -> None:
     lm = random_models.random_model("llama")
-    report, _ = trained(lm, ROWS, LoRAConfig(epochs=1, batch_size=64, dropout=0.0))
-    wanted = sum(row.weight * random_models.reference_loss(lm, [row]) for row in ROWS) / target_weight(ROWS)
-    assert report.losses == pytest.approx([wanted], rel=1e-5)
-    assert report.epoch_losses == pytest.approx([wanted], rel=1e-5)
-    assert report.target_tokens == sum(int(row.is_target.sum()) for row in ROWS)
+    report, _ = trained(lm, SAMPLES, LoRAConfig(epochs=1, batch_size=64, dropout=0.0))
+    expected = sum(sample.weight * random_models.reference_loss(lm, [sample]) for sample in SAMPLES) / target_weight(
+        SAMPLES
+    )
+    assert report.losses == pytest.approx([expected], rel=1e-5)
+    assert report.epoch_losses == pytest.approx([expected], rel=1e-5)
+    assert report.target_tokens == sum(int(sample.is_target.sum()) for sample in SAMPLES)
 
 
 def test_weighted_samples_can_be_packed() -> None:
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm)
-    assert select_mode(lm, ROWS).mode == "packed"
+    assert select_mode(lm, SAMPLES).mode == "packed"
 
 
 # From dialogues
@@ -162,12 +168,12 @@ def test_weights_of_one_change_no_bit(tiny_model: LanguageModel, tmp_path: Path,
 
 def test_a_light_example_is_learned_less(tiny_model: LanguageModel, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, epochs=6, batch_size=8)
-    rows = make_samples(tiny_model, DIALOGUES[:1], 100).samples
+    samples = make_samples(tiny_model, DIALOGUES[:1], 100).samples
     losses = []
     for name, weight in (("light", 0.01), ("heavy", 10.0)):
         adapter(tiny_model, tmp_path / name, config, weights=[weight] + [1.0] * 5)
         tiny_model.attach_adapter(tmp_path / name)
-        losses.append(random_models.reference_loss(tiny_model, rows))
+        losses.append(random_models.reference_loss(tiny_model, samples))
         tiny_model.detach_adapter()
     assert losses[1] < losses[0]
 
@@ -176,17 +182,17 @@ def test_samples_have_the_weight_of_their_dialogue(
     tiny_model: LanguageModel,
 ) -> None:
     thought = Dialogue.of("a", "<think>only</think>")
-    rows = make_samples(tiny_model, [DIALOGUES[0], thought, DIALOGUES[1]], 100, [0.5, 7.0, 2.0])
-    assert [row.weight for row in rows.samples] == [0.5, 2.0]
-    assert rows.dropped == 1
+    samples = make_samples(tiny_model, [DIALOGUES[0], thought, DIALOGUES[1]], 100, [0.5, 7.0, 2.0])
+    assert [sample.weight for sample in samples.samples] == [0.5, 2.0]
+    assert samples.dropped == 1
 
 
 def test_held_out_and_replayed_samples_weigh_one(tiny_model: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, validation_split=0.4, general_data="general.jsonl", replay_ratio=0.4)
     data = prepare_data(tiny_model, weighted([0.5] * 6), config, general=DIALOGUES).data
-    assert {row.weight for row in data.train} == {0.5}
+    assert {sample.weight for sample in data.train} == {0.5}
     assert data.replay and data.validation and data.general
-    assert {row.weight for row in [*data.replay, *data.validation, *data.general]} == {1.0}
+    assert {sample.weight for sample in [*data.replay, *data.validation, *data.general]} == {1.0}
 
 
 def test_weights_are_part_of_the_identity(tiny_model: LanguageModel) -> None:
@@ -214,6 +220,6 @@ def test_one_weight_is_needed_for_each_dialogue(count: int, tiny_model: Language
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=13, max_size=13))
 def test_target_weight_is_the_sum_of_the_batchs_weights(weights: list[float]) -> None:
-    rows = [dataclasses.replace(row, weight=weight) for row, weight in zip(ROWS, weights, strict=True)]
-    batch = collate(rows, range(len(rows)), "packed", share_prefixes=True)
-    assert target_weight(rows) == pytest.approx(float(batch.weights.astype(np.float64).sum()), rel=1e-6)
+    samples = [dataclasses.replace(sample, weight=weight) for sample, weight in zip(SAMPLES, weights, strict=True)]
+    batch = collate(samples, range(len(samples)), "packed", share_prefixes=True)
+    assert target_weight(samples) == pytest.approx(float(batch.weights.astype(np.float64).sum()), rel=1e-6)

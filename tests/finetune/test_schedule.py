@@ -17,41 +17,46 @@ from hypothesis import strategies as st
 from mlx_personal.finetune.schedule import LR_SCHEDULER_TYPES, EarlyStopping, LearningRateSchedule
 
 
-def reference(kind: str, peak: float, steps: int, rise: int) -> np.ndarray:
+def reference(lr_scheduler_type: str, learning_rate: float, steps: int, warmup_steps: int) -> np.ndarray:
     """The rate of every step in float64, by numpy's own interpolation and cosine."""
-    falling = np.arange(steps - rise) / max(steps - rise, 1)
+    falling = np.arange(steps - warmup_steps) / max(steps - warmup_steps, 1)
     after = {
-        "cosine": peak * 0.5 * (1 + np.cos(np.pi * falling)),
-        "linear": np.interp(falling, [0, 1], [peak, 0]),
-        "constant": np.full(steps - rise, peak),
-    }[kind]
-    return np.concatenate([np.linspace(0, peak, rise + 2)[1:-1], after])
+        "cosine": learning_rate * 0.5 * (1 + np.cos(np.pi * falling)),
+        "linear": np.interp(falling, [0, 1], [learning_rate, 0]),
+        "constant": np.full(steps - warmup_steps, learning_rate),
+    }[lr_scheduler_type]
+    return np.concatenate([np.linspace(0, learning_rate, warmup_steps + 2)[1:-1], after])
 
 
-@pytest.mark.parametrize("kind", LR_SCHEDULER_TYPES)
+@pytest.mark.parametrize("lr_scheduler_type", LR_SCHEDULER_TYPES)
 @pytest.mark.parametrize(
-    ("steps", "warmup", "rise"), [(1, 0, 0), (1, 0.05, 1), (7, 0.5, 4), (100, 0.07, 7), (1000, 0.05, 50), (9, 1, 9)]
+    ("steps", "warmup_ratio", "warmup_steps"),
+    [(1, 0, 0), (1, 0.05, 1), (7, 0.5, 4), (100, 0.07, 7), (1000, 0.05, 50), (9, 1, 9)],
 )
-def test_learning_rates_match_the_reference(kind: str, steps: int, warmup: float, rise: int) -> None:
-    schedule = LearningRateSchedule(kind, 3e-4, steps, warmup)
-    expected = reference(kind, 3e-4, steps, rise)
+def test_learning_rates_match_the_reference(
+    lr_scheduler_type: str, steps: int, warmup_ratio: float, warmup_steps: int
+) -> None:
+    schedule = LearningRateSchedule(lr_scheduler_type, 3e-4, steps, warmup_ratio)
+    expected = reference(lr_scheduler_type, 3e-4, steps, warmup_steps)
     np.testing.assert_allclose([schedule.at(step) for step in range(steps)], expected, rtol=1e-9)
     np.testing.assert_allclose([schedule(mx.array(step)).item() for step in range(steps)], expected, rtol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(LR_SCHEDULER_TYPES), st.floats(1e-8, 10), st.integers(1, 3000), st.floats(0, 1))
-def test_learning_rates_rise_to_the_peak_and_never_after(kind: str, peak: float, steps: int, warmup: float) -> None:
-    schedule = LearningRateSchedule(kind, peak, steps, warmup)
+def test_learning_rates_rise_to_the_peak_and_never_after(
+    lr_scheduler_type: str, learning_rate: float, steps: int, warmup_ratio: float
+) -> None:
+    schedule = LearningRateSchedule(lr_scheduler_type, learning_rate, steps, warmup_ratio)
     rates = np.array([schedule.at(step) for step in range(steps)])
-    assert (rates > 0).all() and rates.max() <= peak
+    assert (rates > 0).all() and rates.max() <= learning_rate
     top = rates.argmax()
     assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) <= 0).all()
 
 
 def test_learning_rates_match_mlx_schedules() -> None:
-    rise = optim.linear_schedule(1e-3 / 6, 1e-3, 5)
-    theirs = optim.join_schedules([rise, optim.cosine_decay(1e-3, 95)], [5])
+    warmup_steps = optim.linear_schedule(1e-3 / 6, 1e-3, 5)
+    theirs = optim.join_schedules([warmup_steps, optim.cosine_decay(1e-3, 95)], [5])
     ours = LearningRateSchedule("cosine", 1e-3, 100, 0.05)
     for step in range(90):
         assert ours.at(step) == pytest.approx(theirs(mx.array(step)).item(), rel=1e-4)
@@ -83,7 +88,7 @@ def test_optimizers_accept_the_schedule_compiled_and_uncompiled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "peak", "steps", "warmup", "name"),
+    ("lr_scheduler_type", "learning_rate", "steps", "warmup_ratio", "name"),
     [
         ("cosin", 1e-3, 10, 0.1, "lr_scheduler_type"),
         ("cosine", 0.0, 10, 0.1, "learning_rate"),
@@ -95,37 +100,40 @@ def test_optimizers_accept_the_schedule_compiled_and_uncompiled() -> None:
         ("cosine", 1e-3, 10, math.nan, "warmup_ratio"),
     ],
 )
-def test_invalid_arguments_are_named(kind: str, peak: float, steps: int, warmup: float, name: str) -> None:
+def test_invalid_arguments_are_named(
+    lr_scheduler_type: str, learning_rate: float, steps: int, warmup_ratio: float, name: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{name} is "):
-        LearningRateSchedule(kind, peak, steps, warmup)
+        LearningRateSchedule(lr_scheduler_type, learning_rate, steps, warmup_ratio)
 
 
 # Early stopping
 
 
-def stops(patience: EarlyStopping, losses: list[float], first: int = 1) -> list[bool]:
-    return [patience.update(loss, step) for step, loss in enumerate(losses, first)]
+def stops(early_stopping: EarlyStopping, losses: list[float], first: int = 1) -> list[bool]:
+    return [early_stopping.update(loss, step) for step, loss in enumerate(losses, first)]
 
 
 def test_patience_losses_in_a_row_without_a_new_best_stop() -> None:
-    patience = EarlyStopping(2)
-    assert stops(patience, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6]) == [False, False, False, False, False, True]
-    assert (patience.best, patience.best_step) == (1.5, 4)
+    early_stopping = EarlyStopping(2)
+    assert stops(early_stopping, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6]) == [False, False, False, False, False, True]
+    assert (early_stopping.best, early_stopping.best_step) == (1.5, 4)
 
 
 def test_no_patience_never_stops_but_tracks_the_best() -> None:
-    patience = EarlyStopping(None)
-    assert not any(stops(patience, [1.0] + [2.0] * 50))
-    assert patience.best_step == 1
+    early_stopping = EarlyStopping(None)
+    assert not any(stops(early_stopping, [1.0] + [2.0] * 50))
+    assert early_stopping.best_step == 1
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_losses_that_are_not_finite_are_never_the_best(loss: float) -> None:
-    patience = EarlyStopping(2)
-    assert stops(patience, [loss]) == [False]
-    assert patience.best is None and patience.best_step is None
-    assert stops(patience, [1.0, loss, loss], 2) == [False, False, True]
-    assert (patience.best, patience.best_step) == (1.0, 2)
+    early_stopping = EarlyStopping(2)
+    assert stops(early_stopping, [loss]) == [False]
+    before: tuple[float | None, int | None] = early_stopping.best, early_stopping.best_step
+    assert before == (None, None)
+    assert stops(early_stopping, [1.0, loss, loss], 2) == [False, False, True]
+    assert (early_stopping.best, early_stopping.best_step) == (1.0, 2)
 
 
 def test_early_stopping_is_restored() -> None:

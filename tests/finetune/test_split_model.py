@@ -17,7 +17,7 @@ from mlx_personal.finetune.forward.losses import summed_cross_entropy
 from mlx_personal.finetune.forward.split_model import BatchLayout, SplitModel, UnsupportedModelError
 from tests.support import random_models
 
-SAMPLES = random_models.a_family_of_rows()
+SAMPLES = random_models.prefix_sharing_samples()
 
 
 @pytest.fixture

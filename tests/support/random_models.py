@@ -1,13 +1,14 @@
-"""Random models of many families, random rows, and what a plain row-by-row forward makes of them: the reference.
+"""Random models of many families, random samples, and reference losses and gradients.
 
-The reference uses nothing of `mlx_personal.finetune`: each row alone through mlx-lm's forward, the loss of its logits
-in NumPy's float64, the gradient by MLX through that forward.
+The reference uses nothing of `mlx_personal.finetune`: it runs mlx-lm's forward pass sample by sample and computes the
+loss in NumPy's float64 and the gradient with MLX.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,7 +95,7 @@ DEEPSEEK3: dict[str, Any] = {
     "topk_group": 1,
     "rope_scaling": None,
 }
-# name: module of mlx-lm, and what its config has beside or instead of SIZES.
+# Module of mlx-lm and the entries of its config that differ from SIZES, by name.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True}),
     "llama-untied": ("llama", {"tie_word_embeddings": False}),
@@ -121,103 +122,121 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def random_model(family: str, kind: str = "float32", **changes: Any) -> LanguageModel:
-    """A random model of a family, without a tokenizer; `kind` is a float type, or `4-bit` with float16 beside it."""
-    name, own = FAMILIES[family]
-    code = importlib.import_module(f"mlx_lm.models.{name}")
-    config = {"model_type": name, **SIZES, **own, **changes}
+def random_model(family: str, dtype: str = "float32", **changes: Any) -> LanguageModel:
+    """Return a random model of a family, without a tokenizer.
+
+    Args:
+        family: A key of `FAMILIES`.
+        dtype: A float type, or `4-bit` for quantized weights with float16 beside them.
+        changes: Entries of its config to change.
+    """
+    name, own_config = FAMILIES[family]
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    config = {"model_type": name, **SIZES, **own_config, **changes}
     mx.random.seed(0)
-    model = code.Model(code.ModelArgs.from_dict(config))
+    model = module.Model(module.ModelArgs.from_dict(config))
     if name == "gemma3_text":
         model.sanitize({"model.embed_tokens.weight": model.model.embed_tokens.weight})  # ties its embeddings
-    model.set_dtype(mx.float16 if kind == "4-bit" else getattr(mx, kind))
-    if kind == "4-bit":
+    model.set_dtype(mx.float16 if dtype == "4-bit" else getattr(mx, dtype))
+    if dtype == "4-bit":
         model, _ = quantize_model(model, dict(config), group_size=32, bits=4)
     mx.eval(model.parameters())
     return LanguageModel(model, SimpleNamespace())
 
 
 def with_adapter(lm: LanguageModel, num_layers: int = 2, dropout: float = 0.0, dora: bool = False) -> dict[str, Any]:
-    """Attaches an adapter that changes the model's answers already, and returns its weights, nested."""
+    """Attach an adapter that changes the model's outputs, and return its weights, nested as in the model."""
     lm.attach_new_adapter(num_layers, {"rank": 4, "scale": 2.0, "dropout": dropout}, 0, dora)
     rng = np.random.default_rng(0)
     weights = []
     for name, weight in tree_flatten(lm.model.trainable_parameters()):
-        moved = mx.array(rng.normal(0, 0.05, weight.shape).astype(np.float32))
-        weights.append((name, weight + moved if name.endswith("lora_b") else weight))
+        noise = mx.array(rng.normal(0, 0.05, weight.shape).astype(np.float32))
+        weights.append((name, weight + noise if name.endswith("lora_b") else weight))
     nested: dict[str, Any] = tree_unflatten(weights)
     lm.model.update(nested)
     return nested
 
 
-def random_row(rng: np.random.Generator, length: int, beginning: Sequence[int] = (), learnt: float = 0.6) -> Sample:
-    """A row of so many inputs. The last share `learnt` of them, one at least, are learnt; none of its beginning."""
+def random_sample(
+    rng: np.random.Generator, length: int, prefix: Sequence[int] = (), target_ratio: float = 0.6
+) -> Sample:
+    """Return a sample of `length` inputs that starts with `prefix`.
+
+    The last `target_ratio` of the inputs, but at least one, have a target; none of the prefix has.
+    """
     tokens = rng.integers(3, VOCABULARY, length + 1).astype(np.int32)
-    tokens[: len(beginning)] = beginning
-    is_target = np.arange(length) >= min(max(length * (1 - learnt), len(beginning)), length - 1)
+    tokens[: len(prefix)] = prefix
+    is_target = np.arange(length) >= min(max(length * (1 - target_ratio), len(prefix)), length - 1)
     return Sample(tokens[:-1], tokens[1:], is_target)
 
 
-def a_family_of_rows() -> list[Sample]:
-    """Rows that share their beginnings in every way there is, and rows that share nothing."""
+def prefix_sharing_samples() -> list[Sample]:
+    """Return samples that share prefixes in all possible ways, and samples that share nothing."""
     rng = np.random.default_rng(0)
     system, first, second = (rng.integers(3, VOCABULARY, n).tolist() for n in (11, 14, 9))
-    rows = [random_row(rng, length) for length in (5, 37, 1)]
-    rows += [random_row(rng, length, system) for length in (23, 30)]
-    rows += [random_row(rng, length, system + first) for length in (33, 41, 28)]
-    rows += [random_row(rng, length, system + first + second) for length in (39, 36)]
-    long = rows[-1]
-    # A row that is the beginning of another one, the same row again, and the same inputs with other targets.
-    rows.append(Sample(long.inputs[:35], long.targets[:35], np.arange(35) >= 30))
-    rows.append(long)
-    rows.append(Sample(long.inputs, long.targets[::-1].copy(), np.arange(36) % 2 == 0))
-    order = rng.permutation(len(rows))
-    return [rows[i] for i in order]
+    samples = [random_sample(rng, length) for length in (5, 37, 1)]
+    samples += [random_sample(rng, length, system) for length in (23, 30)]
+    samples += [random_sample(rng, length, system + first) for length in (33, 41, 28)]
+    samples += [random_sample(rng, length, system + first + second) for length in (39, 36)]
+    long = samples[-1]
+    # A sample that is a prefix of another one, an equal sample, and the same inputs with other targets.
+    samples.append(Sample(long.inputs[:35], long.targets[:35], np.arange(35) >= 30))
+    samples.append(long)
+    samples.append(Sample(long.inputs, long.targets[::-1].copy(), np.arange(36) % 2 == 0))
+    order = rng.permutation(len(samples))
+    return [samples[i] for i in order]
 
 
-def reference_loss(lm: LanguageModel, rows: Sequence[Sample]) -> float:
-    """The summed cross entropy, each row alone, in float64 from the model's logits on."""
+def reference_loss(lm: LanguageModel, samples: Sequence[Sample]) -> float:
+    """Return the summed cross entropy, sample by sample, in float64 from the model's logits on."""
     total = 0.0
-    for row in rows:
-        logits = np.array(lm.model(mx.array(row.inputs[None]))[0].astype(mx.float32), np.float64)[row.is_target]
+    for sample in samples:
+        logits = np.array(lm.model(mx.array(sample.inputs[None]))[0].astype(mx.float32), np.float64)[sample.is_target]
         peak = logits.max(axis=1)
-        sizes = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
-        total += float((sizes - logits[np.arange(len(logits)), row.targets[row.is_target]]).sum())
+        log_sums = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+        total += float((log_sums - logits[np.arange(len(logits)), sample.targets[sample.is_target]]).sum())
     return total
 
 
-def reference_gradient(lm: LanguageModel, weights: dict[str, Any], rows: Sequence[Sample]) -> dict[str, Any]:
-    """Of the summed cross entropy, by the adapter's weights, each row alone through mlx-lm's own forward."""
+def reference_gradient(lm: LanguageModel, weights: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the gradient of the summed cross entropy by the adapter's weights, sample by sample."""
 
-    def loss(weights: dict[str, Any], row: Sample) -> mx.array:
+    def loss(weights: dict[str, Any], sample: Sample) -> mx.array:
         lm.model.update(weights)
-        logits = lm.model(mx.array(row.inputs[None]))[0].astype(mx.float32)
-        losses = nn.losses.cross_entropy(logits, mx.array(row.targets))
-        return (losses * mx.array(row.is_target)).sum()
+        logits = lm.model(mx.array(sample.inputs[None]))[0].astype(mx.float32)
+        losses = nn.losses.cross_entropy(logits, mx.array(sample.targets))
+        return (losses * mx.array(sample.is_target)).sum()
 
     total: dict[str, Any] = tree_map(mx.zeros_like, weights)
-    for row in rows:
-        slope = mx.grad(loss)(weights, row)
-        total = tree_map(lambda a, b: a + b.astype(mx.float32), total, slope)
+    for sample in samples:
+        gradient = mx.grad(loss)(weights, sample)
+        total = tree_map(lambda a, b: a + b.astype(mx.float32), total, gradient)
         mx.eval(total)
     lm.model.update(weights)
     return total
 
 
 def flat(tree: Any) -> np.ndarray:
-    """All numbers of a tree of arrays, in float64."""
+    """Return all numbers of a tree of arrays, float64."""
     return np.concatenate([np.array(a.astype(mx.float32), np.float64).ravel() for _, a in sorted(tree_flatten(tree))])
 
 
-def distance(found: Any, wanted: Any) -> float:
-    """Norm of the difference in relation to the norm of what is wanted."""
-    assert [(name, a.shape) for name, a in sorted(tree_flatten(found))] == [
-        (name, a.shape) for name, a in sorted(tree_flatten(wanted))
+def distance(actual: Any, expected: Any) -> float:
+    """Return the norm of the difference of two trees of arrays, relative to the norm of the expected one."""
+    assert [(name, a.shape) for name, a in sorted(tree_flatten(actual))] == [
+        (name, a.shape) for name, a in sorted(tree_flatten(expected))
     ]
-    a, b = flat(found), flat(wanted)
+    a, b = flat(actual), flat(expected)
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def bits(tree: Any) -> dict[str, bytes]:
-    """Every array's bytes, by name."""
+    """Return every array's bytes, by name."""
     return {name: np.array(a.reshape(-1).view(mx.uint8)).tobytes() for name, a in tree_flatten(tree)}
+
+
+def load_weights(path: Path) -> dict[str, mx.array]:
+    """Return the arrays of a safetensors file."""
+    weights = mx.load(str(path))
+    assert isinstance(weights, dict)
+    return weights

@@ -1,0 +1,1 @@
+"""The data of a training: examples, samples, packing, steps and batches."""
