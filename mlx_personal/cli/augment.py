@@ -203,7 +203,7 @@ def _augment_users(
         result = augment_users(out, users, server, **workers, **_request_options(options), on_progress=on_progress)
     data = {
         "found": {name: user.to_json() for name, user in result.existing.items()},
-        "learnt": {name: user.to_json() for name, user in result.trained.items()},
+        "learnt": {name: user.to_json() for name, user in result.trained.items()},  # codespell:ignore learnt
         "failed": result.failed,
         "left": result.incomplete,
         "left_out": user_folder.excluded,

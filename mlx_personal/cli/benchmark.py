@@ -75,8 +75,8 @@ def run(
     quick: bool,
 ) -> CommandResult:
     """Train a workload and report time, memory, energy and loss."""
-    from mlx_personal.benchmark import WORKLOADS, workloads
-    from mlx_personal.benchmark import benchmark as measure
+    from mlx_personal.benchmark import WORKLOADS, run_benchmark
+    from mlx_personal.benchmark.workloads import quick_workload
     from mlx_personal.models.loading import canonical_name
     from mlx_personal.storage.files import atomic_write, check_writable
 
@@ -85,14 +85,16 @@ def run(
     if quick and model is not None:
         hint = "leave out --quick, and choose few --samples"
         raise UserError("--quick trains the embedded model and no other", model, hint)
-    sizes = {"rows": samples, "epochs": epochs, "lora_layers": num_layers}
+    settings = {"samples": samples, "epochs": epochs, "num_layers": num_layers}
     if quick:
-        selected = workloads.quick(workload, print_notice, **sizes)
+        selected, notices = quick_workload(workload, **settings)
+        for notice in notices:
+            print_notice(notice)
     else:
         name = None if model is None else canonical_name(model)
-        selected = WORKLOADS[workload].changed(model=name, **sizes)
+        selected = WORKLOADS[workload].with_settings(model=name, **settings)
     with progress_bar(cli) as on_progress:
-        result = measure(selected, on_progress, against, rounds, brief=quick)
+        result = run_benchmark(selected, on_progress, against, rounds, brief=quick)
     if out is not None:
         atomic_write(out, json.dumps(result, indent=1) + "\n")
     return CommandResult(result, lambda console: _show_result(console, result, out))
@@ -114,7 +116,7 @@ def report(cli: CommandContext, folder: Path, out: Path | None) -> CommandResult
         print_notice(f"skipped {line}")
 
     results = reports.read_folder(folder, skip)
-    text = reports.markdown(results)
+    text = reports.all_tables(results)
     written = [] if out is None else reports.write_report(results, out)
     if out is not None and not can_plot():
         print_notice("no plots without matplotlib: pip install 'mlx-personal[plots]'")

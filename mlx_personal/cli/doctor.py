@@ -81,7 +81,10 @@ def _check_compiler(tuned: bool) -> list[_Check]:
 def _list_versions() -> list[_Check]:
     from importlib.metadata import version
 
-    return [_Check(name, True, version(name)) for name in ("mlx-personal", "mlx", "mlx-lm", "numpy")]
+    import mlx_personal
+
+    versions = {name: version(name) for name in ("mlx", "mlx-lm", "numpy")}
+    return [_Check(name, True, v) for name, v in {"mlx-personal": mlx_personal.__version__, **versions}.items()]
 
 
 def _check_home(cli: CommandContext) -> _Check:

@@ -188,7 +188,7 @@ def status(cli: CommandContext, folder: Path) -> CommandResult:
 def report(cli: CommandContext, folder: Path, out: Path) -> CommandResult:
     """Make tables and figures of the study in FOLDER, with the paper's numbers beside them."""
     from mlx_personal.research.study import StudyDatabase
-    from mlx_personal.research.study.report import summary, write_report
+    from mlx_personal.research.study.report import summarize, write_report
 
     with StudyDatabase(folder) as database:
         cells = database.finished_cells()
@@ -200,7 +200,7 @@ def report(cli: CommandContext, folder: Path, out: Path) -> CommandResult:
         if outdated:
             print_lines(console, _outdated_text(outdated))
 
-    return CommandResult({"files": files, "outdated": outdated, **summary(cells)}, show)
+    return CommandResult({"files": files, "outdated": outdated, **summarize(cells)}, show)
 
 
 def _parse_data(texts: Sequence[str]) -> dict[str, Path | None]:

@@ -8,7 +8,7 @@ from tests.support.cli import error_line, run_cli, run_json
 
 
 def test_chat_answers_and_stores_the_conversation(profile: Path) -> None:
-    result = run_cli("chat", stdin="How do I mend the lamp?\nAnd the soup?\n\n")
+    result = run_cli("chat", stdin="How do I fix the lamp?\nAnd the soup?\n\n")
     assert result.exit_code == 0
     shown = run_json("buffer", "show", 1)
     assert shown["source"] == "chat"

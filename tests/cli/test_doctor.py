@@ -43,5 +43,5 @@ def test_missing_compiler_fails_only_without_a_tuned_blas(monkeypatch: pytest.Mo
     from mlx_personal.cli import doctor
 
     monkeypatch.setattr("shutil.which", lambda name: None)
-    (check,) = doctor._compiler(tuned)
+    (check,) = doctor._check_compiler(tuned)
     assert check.ok == tuned

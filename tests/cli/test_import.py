@@ -65,7 +65,7 @@ def test_invalid_lines_are_reported_and_the_others_imported(profile: Path, chats
     assert [line.split(": ")[0] for line in report[: len(bad)]] == [
         f"skipped {b['where']}" for b in answer["bad_lines"]
     ]
-    assert report[len(bad)] == f"1 dialogues read, 0 of them new, {len(bad)} bad lines skipped."
+    assert report[len(bad)] == f"1 dialogues read, 0 of them new, {len(bad)} invalid lines skipped."
     only_bad = tmp_path / "bad.jsonl"
     only_bad.write_text("\n".join(bad))
     assert f"{only_bad}:1" in error_line("import", only_bad)

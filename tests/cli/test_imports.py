@@ -16,8 +16,7 @@ from mlx_personal.cli.main import COMMANDS, main
 
 SLOW_MODULES = {"mlx.core", "mlx_lm", "transformers", "rouge_score", "nltk", "ray", "torch"}
 # Of this package, help and errors import what is light.
-LIGHT_MODULES = ("mlx_personal.cli", "mlx_personal.errors", "mlx_personal.lazy_imports", "mlx_personal.runtime")
-LIGHT_MODULES += ("mlx_personal.progress",)
+LIGHT_MODULES = tuple(f"mlx_personal.{name}" for name in ("cli", "errors", "lazy_imports", "progress", "runtime"))
 CODE = """
 import json, sys
 from mlx_personal.cli import main

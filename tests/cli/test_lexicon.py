@@ -28,21 +28,21 @@ def test_suggested_lexicons_are_used_once_written(profile: Path, tmp_path: Path)
     }
     lines = []
     for i in range(80):
-        own = list(topics.values())[i % 4]
-        words = [own[(i // 4 + j) % 6] for j in range(4)]
+        topic = list(topics.values())[i % 4]
+        words = [topic[(i // 4 + j) % 6] for j in range(4)]
         lines.append(
             dialogue_line(f"Hur är det med {' och '.join(words)} nr {i}?", f"Ta {words[0]} först, sedan {words[1]}.")
         )
     (tmp_path / "svenska.jsonl").write_text("\n".join(lines))
     run_cli("import", tmp_path / "svenska.jsonl")
-    found = run_json("lexicon", "suggest", "--domains", 4, "--write")
-    assert len(found) == 4
-    for row in found:
-        own = [len(set(row["words"]) & set(words)) for words in topics.values()]
-        assert sorted(own)[:3] == [0, 0, 0], "a domain must not mix two topics"
-    assert run_json("lexicon", "suggest", "--domains", 4, "--write") == [], "what was written is no news"
+    suggestions = run_json("lexicon", "suggest", "--domains", 4, "--write")
+    assert len(suggestions) == 4
+    for row in suggestions:
+        shared_words = [len(set(row["words"]) & set(words)) for words in topics.values()]
+        assert sorted(shared_words)[:3] == [0, 0, 0], "a domain must not mix two topics"
+    assert run_json("lexicon", "suggest", "--domains", 4, "--write") == [], "what was written is not suggested again"
     listed = {row["domain"]: row["bins"] for row in run_json("lexicon", "list")}
-    assert sum(listed[row["domain"]] for row in found) == 8
+    assert sum(listed[row["domain"]] for row in suggestions) == 8
 
 
 def test_suggestion_never_uses_an_existing_name(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:

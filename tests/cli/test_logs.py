@@ -16,6 +16,11 @@ LOGGER = logging.getLogger("mlx_personal")
 WORDS = ["zanzibar", "quokka", "marzipan", "oboe", "tugboat", "rhubarb", "gnocchi", "lighthouse", "bagpipe", "walnut"]
 
 
+def own_handlers() -> list[logging.Handler]:
+    """Return the handlers that print or write lines."""
+    return [handler for handler in LOGGER.handlers if not isinstance(handler, logging.NullHandler)]
+
+
 @pytest.fixture
 def log_file(tmp_path: Path) -> Path:
     return tmp_path / "log file.txt"
@@ -40,7 +45,7 @@ def test_log_lines_go_to_the_file(profile: Path, log_file: Path) -> None:
     run_cli("--log-file", log_file, "status")
     assert log_file.read_text("utf-8").startswith(first) and len(log_file.read_text("utf-8")) > len(first)
     assert log_file.stat().st_mode & 0o777 == 0o600
-    assert not LOGGER.handlers and LOGGER.level == logging.NOTSET
+    assert not own_handlers() and LOGGER.level == logging.NOTSET
 
 
 def test_file_that_others_can_read_is_made_private(profile: Path, log_file: Path) -> None:
@@ -56,12 +61,20 @@ def test_verbose_prints_log_lines_on_standard_error(profile: Path) -> None:
     debug = run_cli("-vv", "chat", "What is a lamp?").stderr
     assert " INFO mlx_personal.cli.main: " in info and " DEBUG " not in info
     assert " INFO mlx_personal.cli.main: " in debug
-    assert run_cli("status").stderr == "" and not LOGGER.handlers
+    assert run_cli("status").stderr == "" and not own_handlers()
+
+
+def test_old_names_of_settings_are_reported_on_one_line(profile: Path) -> None:
+    settings = profile / "config.toml"
+    settings.write_text(settings.read_text().replace("holdout_ratio", "share"))
+    for command in (["status"], ["adapters", "list"]):
+        (line,) = run_cli(*command).stderr.splitlines()
+        assert line.startswith(f"mlx-personal: {settings}: ") and "share is now holdout_ratio" in line
 
 
 def test_file_that_cannot_be_written_is_reported_on_one_line(profile: Path, tmp_path: Path) -> None:
     assert "no such file or folder" in error_line("--log-file", tmp_path / "none" / "log", "status")
-    assert not LOGGER.handlers
+    assert not own_handlers()
 
 
 @pytest.mark.slow
@@ -70,7 +83,7 @@ def test_log_of_the_loop_has_no_user_text(home: Path, dialogues: Path, log_file:
     settings = home / "profiles" / "default" / "config.toml"
     settings.write_text(
         "[selection]\nbins = 8\n[annotation]\nquestions_per_day = 9\n[synthesis]\nk = 1\nmax_tokens = 32\n"
-        "[finetune]\nepochs = 1\n[evaluation]\nmax_tokens = 8\nshare = 0.5\n[chat]\nmax_tokens = 16\n"
+        "[finetune]\nepochs = 1\n[evaluation]\nmax_tokens = 8\nholdout_ratio = 0.5\n[chat]\nmax_tokens = 16\n"
     )
     run_json("--log-file", log_file, "import", dialogues)
     verdicts = tmp_path / "verdicts.jsonl"

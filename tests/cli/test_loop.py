@@ -15,7 +15,7 @@ def test_loop_by_commands(profile: Path, chats: Path) -> None:
     questions = run_json("review")["questions"]
     assert len(questions) == 8
     keys = "a\n" * 6 + "r\nThe ideal answer is seven.\n" + "s\n"
-    assert "8 judged; 0 questions are open, 1 more may be asked today." in run_cli("review", stdin=keys).stdout
+    assert "8 annotated; 0 questions are open, 1 more can be asked today." in run_cli("review", stdin=keys).stdout
     assert run_json("synthesize")["dialogues"] > 0
     trained = run_json("train")
     assert trained["evaluation"]["n"] > 0
@@ -24,14 +24,14 @@ def test_loop_by_commands(profile: Path, chats: Path) -> None:
     assert shown["rows"] >= len(shown["dialogues"]) > 0
     assert run_json("evaluate", 1)["evaluation"]["n"] == trained["evaluation"]["n"]
     assert run_json("adapters", "promote", 1) == {"promoted": 1}
-    asked = run_json("chat", "How do I mend the lamp?")
+    asked = run_json("chat", "How do I fix the lamp?")
     assert asked["adapter"] == 1
     assert run_json("adapters", "rollback")["promoted"] is None
     done = run_json("run")
     assert list(done["done"]) == ["score"]
     status = run_json("status")
     assert (status["received"], status["unscored"]) == (31, 0)
-    assert "31 (0 wait to be scored)" in run_cli("status").stdout
+    assert "31 received, 0 not scored yet" in run_cli("status").stdout
 
 
 def test_buffer_explains_every_decision(profile: Path, chats: Path) -> None:

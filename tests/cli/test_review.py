@@ -14,8 +14,8 @@ def test_review_undoes_and_quits(profile: Path, chats: Path) -> None:
     run_cli("import", chats)
     output = run_cli("review", stdin="u\na\nu\na\nq\n").stdout
     assert "Nothing to undo." in output
-    assert "is taken back" in output
-    assert "1 judged" in output
+    assert "was undone" in output
+    assert "1 annotated" in output
 
 
 def test_last_verdict_of_the_day_can_be_undone(profile: Path, chats: Path) -> None:
@@ -82,14 +82,14 @@ def test_verdicts_from_a_file_respect_the_daily_limit(profile: Path, chats: Path
     file.write_text("\n".join(json.dumps({"dialogue": i, "verdict": "accept"}) for i in ids))
     answer = run_json("review", "--answers", file)
     assert (answer["judged"], len(answer["bad_lines"])) == (2, 6)
-    assert "one more than the 2 of today" in answer["bad_lines"][0]["reason"]
+    assert "exceeds the daily limit of 2 annotations" in answer["bad_lines"][0]["reason"]
 
 
 def test_several_answers_of_a_dialogue_can_be_rewritten(profile: Path, tmp_path: Path) -> None:
     turns = [{"role": r, "content": f"{r} {i}"} for i in range(3) for r in ("user", "assistant")]
     (tmp_path / "chat.jsonl").write_text(json.dumps(turns))
     run_cli("import", tmp_path / "chat.jsonl")
-    assert "1 judged" in run_cli("review", stdin="r\n1\nFirst.\n3\nThird.\n\n").stdout
+    assert "1 annotated" in run_cli("review", stdin="r\n1\nFirst.\n3\nThird.\n\n").stdout
     preferred = run_json("buffer", "show", 1)["preferred"]
     assert [m["content"] for m in preferred if m["role"] == "assistant"] == ["First.", "assistant 1", "Third."]
 

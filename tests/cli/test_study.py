@@ -14,11 +14,10 @@ import pytest
 
 from mlx_personal import jobs
 from mlx_personal.cli import study as commands
-from mlx_personal.cli import progress
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.study_progress import study_progress
 from mlx_personal.progress import ProgressEvent
-from mlx_personal.research.study import cell_jobs, study_scheduler
+from mlx_personal.research.study import cell_jobs
 from mlx_personal.research.study.datasets import DATASETS
 from mlx_personal.research.study.grid import EXPERIMENTS
 from mlx_personal.research.study.stream import ORDERS
@@ -66,7 +65,7 @@ def test_study_is_run_once_shown_and_reported(study: list[str], tmp_path: Path) 
 
 def test_cells_beyond_the_budget_are_reported(study: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(study_scheduler.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
     shown = run_cli(*study, "--budget", "2")
     assert shown.exit_code == 0
     assert "Skipped to keep to the budget: 3 cells." in shown.stdout
@@ -150,7 +149,7 @@ def change_settings(folder: str, change: Callable[[dict[str, Any]], Any]) -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        lambda plain: plain.update(colour="red"),
+        lambda plain: plain.update(color="red"),
         lambda plain: plain.update(evaluation="many"),
         lambda plain: plain.update(policy="best"),
         lambda plain: plain.pop("policy") and None,
@@ -191,7 +190,7 @@ def test_progress_lines_at_begin_end_and_intervals(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     seconds = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr("time.monotonic", lambda: seconds[0])
     with study_progress(CommandContext(tmp_path)) as on_progress:
         for done in range(31):
             on_progress(ProgressEvent("embedding alpaca", done, 30, None if done == 0 else 30.0 - done))

@@ -60,7 +60,7 @@ def test_signal_stops_a_training_with_its_exit_code(
     assert stopped.exit_code == 128 + number
     (line,) = stopped.stderr.splitlines()
     assert line.startswith("mlx-personal: training was stopped after step 3 of ")
-    assert line.endswith(" and saved; the same command goes on from there")
+    assert line.endswith(" and saved; start the same training again to resume it")
     assert run_json("train")["report"]["resumed_from"] == 3
 
 
@@ -140,7 +140,8 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
     messages = [{"role": "user", "content": "Even?"}, {"role": "assistant", "content": "Yes."}]
     general.write_text((json.dumps({"messages": messages}) + "\n") * 2)
     settings = ready / "config.toml"
-    more = f"epochs = 4\nnum_layers = 1\nvalidation = 0.2\nreplay = 0.5\ngeneral = {json.dumps(str(general))}"
+    more = "epochs = 4\nnum_layers = 1\nvalidation_split = 0.2\nreplay_ratio = 0.5\n"
+    more += f"general_data = {json.dumps(str(general))}"
     settings.write_text(settings.read_text().replace("epochs = 4", more))
     shown = run_cli("train", "--dry-run").stdout
     assert "1 of 2 layers are frozen and computed once a sample; their output is cached in memory" in shown
@@ -148,7 +149,7 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
         "1 samples are held out to find the best epoch.\n1 general samples are held out to measure forgetting.\n"
         in shown
     )
-    assert "Note: `replay` asks for" in shown
+    assert "Note: replay_ratio asks for" in shown
 
 
 def test_dry_run_without_enough_memory_fails_as_the_training_would(
@@ -176,7 +177,7 @@ def damaged(tiny_model_folder: Path, tmp_path: Path) -> Path:
 
 def test_damaged_model_is_reported_and_loses_nothing(chats: Path, damaged: Path, tiny_model_folder: Path) -> None:
     run_cli("init", "--model", damaged)
-    assert f"{damaged}: this model gives states that are no numbers" in error_line("import", chats)
+    assert f"{damaged}: this model computes states that are not finite" in error_line("import", chats)
     assert run_json("status")["unscored"] == 30
     assert run_cli("init", "--model", tiny_model_folder).exit_code == 0
     assert sum(run_json("run")["done"]["score"].values()) == 30
@@ -185,6 +186,6 @@ def test_damaged_model_is_reported_and_loses_nothing(chats: Path, damaged: Path,
 def test_profile_does_not_change_to_a_damaged_model(profile: Path, chats: Path, damaged: Path) -> None:
     run_cli("import", chats)
     before = run_json("status")
-    assert f"{damaged}: this model gives states that are no numbers" in error_line("init", "--model", damaged)
+    assert f"{damaged}: this model computes states that are not finite" in error_line("init", "--model", damaged)
     assert run_json("status") == before
     assert run_json("run")["done"] == {}
