@@ -1,7 +1,8 @@
-"""The three kinds of job a study runs, each in a worker process that keeps its model from one job to the next.
+"""The jobs of a study: embed dialogues, generate synthetic dialogues, and run a cell.
 
-A job gets all it needs in its argument and gives back all that came of it: it writes no file that outlives it, so it
-may run on any machine that has the package and sees the model's folder.
+A job receives all its inputs in its argument and returns all its results; it leaves no files behind. It can therefore
+run on any machine that has this package and can read the model's folder. Worker processes keep their model from job to
+job.
 """
 
 from __future__ import annotations
@@ -19,36 +20,55 @@ import numpy as np
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts, words
 from mlx_personal.embedding import HiddenStateEmbedder
-from mlx_personal.evaluation import answer_losses, answers
+from mlx_personal.evaluation import answer_losses, generate_answers
 from mlx_personal.finetune import finetune
 from mlx_personal.models import LanguageModel
-from mlx_personal.models.cached_model import cached_model
+from mlx_personal.models.loading import cached_model
 from mlx_personal.research.study.cell import Cell, digest
-from mlx_personal.research.study.constant_answer import one_answer
-from mlx_personal.research.study.stream import OTHERS
-from mlx_personal.runtime.machine import machine
+from mlx_personal.research.study.checkpoint_data import CheckpointData
+from mlx_personal.research.study.constant_answer import choose_constant_answer
+from mlx_personal.research.study.stream import MAX_REFERENCE_ANSWERS
+from mlx_personal.runtime.machine import machine_info
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding
 from mlx_personal.synthesis import SynthesisConfig, synthesize
 
 
 @dataclass(frozen=True)
-class Embed:
-    """Texts to embed and to take the entropy of, by every estimator."""
+class EmbeddingJob:
+    """The argument of `embed_texts`.
+
+    Attributes:
+        model: Folder of the model.
+        texts: Texts to embed.
+    """
 
     model: str
     texts: Sequence[str]
 
 
-def embed(job: Embed) -> tuple[np.ndarray, dict[str, list[float]]]:
-    """Vectors float32 [N, D], and EOE [N] by estimator."""
-    found = HiddenStateEmbedder(cached_model(job.model)).embed(job.texts)
-    states = [embedding.states for embedding in found]
-    return np.stack([e.vector for e in found]), {name: entropies_of_embedding(states, name) for name in ESTIMATORS}
+def embed_texts(job: EmbeddingJob) -> tuple[np.ndarray, dict[str, list[float]]]:
+    """Embed texts and compute their EOE by every estimator.
+
+    Returns:
+        Vectors, float32 [N, D], and by estimator N entropies.
+    """
+    embeddings = HiddenStateEmbedder(cached_model(job.model)).embed(job.texts)
+    states = [embedding.states for embedding in embeddings]
+    entropies = {name: entropies_of_embedding(states, name) for name in ESTIMATORS}
+    return np.stack([embedding.vector for embedding in embeddings]), entropies
 
 
 @dataclass(frozen=True)
-class Write:
-    """Dialogues to write synthetic sets of; `writer`: folder of an adapter that writes better than the model alone."""
+class SynthesisJob:
+    """The argument of `synthesize_dialogues`.
+
+    Attributes:
+        model: Folder of the model.
+        writer: Folder of an adapter that generates better than the base model; None for the base model.
+        dialogues: Originals.
+        config: Settings.
+        forbidden: Evaluation dialogues, near-duplicates of which are rejected.
+    """
 
     model: str
     writer: str | None
@@ -57,109 +77,136 @@ class Write:
     forbidden: Sequence[Dialogue]
 
 
-def write(job: Write) -> list[tuple[str, list[Dialogue], dict[str, int]]]:
-    """For each dialogue its key, the synthetic sets that passed the checks, and how many met which fate.
+@dataclass(frozen=True)
+class SynthesizedDialogues:
+    """The synthetic dialogues of one original.
 
-    One dialogue at a time, each with a seed of its own, so that what is written of it does not hang on which others are
-    wanted: the same cell gets the same sets, whatever ran before.
+    Attributes:
+        original: Key of the original.
+        dialogues: Dialogues that passed the filters.
+        reasons: How many candidates were accepted, and how many were rejected for each reason.
+    """
+
+    original: str
+    dialogues: list[Dialogue]
+    reasons: dict[str, int]
+
+
+def synthesize_dialogues(job: SynthesisJob) -> list[SynthesizedDialogues]:
+    """Generate synthetic dialogues of each original.
+
+    Each original is processed alone, with its own seed, so that its synthetic dialogues do not depend on which other
+    originals are in the job.
     """
     lm = cached_model(job.model)
     if job.writer is not None:
         lm.attach_adapter(Path(job.writer))
     try:
-        return [_written(lm, dialogue, job) for dialogue in job.dialogues]
+        return [_synthesize_one(lm, dialogue, job) for dialogue in job.dialogues]
     finally:
         lm.detach_adapter()
 
 
-def _written(lm: LanguageModel, dialogue: Dialogue, job: Write) -> tuple[str, list[Dialogue], dict[str, int]]:
+def _synthesize_one(lm: LanguageModel, dialogue: Dialogue, job: SynthesisJob) -> SynthesizedDialogues:
     seed = int(digest([job.config.seed, dialogue.key])[:15], 16)
-    found = synthesize(lm, [dialogue], dataclasses.replace(job.config, seed=seed), forbidden=job.forbidden)
-    kept = [c.dialogue for c in found if c.kept and c.dialogue is not None]
-    return dialogue.key, kept, dict(Counter(c.reason for c in found))
+    candidates = synthesize(lm, [dialogue], dataclasses.replace(job.config, seed=seed), held_out=job.forbidden)
+    accepted = [c.dialogue for c in candidates if c.kept and c.dialogue is not None]
+    return SynthesizedDialogues(dialogue.key, accepted, dict(Counter(c.reason for c in candidates)))
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is learnt at a checkpoint: `facts`, that go into its result as they are; the dialogues, and what each comes
-    from. Without dialogues, the adapter of the checkpoint before stays."""
+class CellJob:
+    """The argument of `run_cell`.
 
-    facts: dict[str, Any]
-    dialogues: Sequence[Dialogue]
-    sources: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A cell, its lessons in the stream's order (none for the base alone), and what it is evaluated on; `others`:
-    dialogues that the one answer for all is taken from, for the base alone."""
+    Attributes:
+        cell: The cell.
+        model: Folder of the model.
+        checkpoints: Training data of each checkpoint, in order; empty for the base model.
+        evaluation: Evaluation dialogues.
+        general: General dialogues to measure forgetting on.
+        reference: Dialogues from which the constant answer is chosen; only for the base model.
+    """
 
     cell: Cell
     model: str
-    lessons: Sequence[Lesson]
+    checkpoints: Sequence[CheckpointData]
     evaluation: Sequence[Dialogue]
     general: Sequence[Dialogue]
-    others: Sequence[Dialogue] = ()
+    reference: Sequence[Dialogue] = ()
 
 
-def run(job: Run) -> dict[str, Any]:
-    """The cell's result, as JSON has it: for each checkpoint what was learnt, how long it took and the ROUGE of each
-    evaluation dialogue; for the last one how likely it finds the preferred answers and the general dialogues."""
+def run_cell(job: CellJob) -> dict[str, Any]:
+    """Train and evaluate an adapter at each checkpoint of a cell.
+
+    Returns:
+        The stored result. `checkpoints`: for each checkpoint the training data, the time and the ROUGE of each
+        evaluation dialogue. `final`: losses of the last adapter on the preferred answers and the general dialogues.
+    """
     start = time.perf_counter()
     lm, config = cached_model(job.model), dataclasses.replace(job.cell.training, seed=job.cell.seed)
     checkpoints: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        adapter: Path | None = None
         try:
-            for number, lesson in enumerate(job.lessons):
-                checkpoint = {**lesson.facts, "rows": 0, "train_seconds": 0.0, "epochs": config.epochs}
-                if lesson.dialogues:
+            for number, data in enumerate(job.checkpoints):
+                checkpoint = {**data.metadata, "rows": 0, "train_seconds": 0.0, "epochs": config.epochs}
+                if data.examples:
                     adapter = Path(folder, str(number))
-                    report = finetune(lm, lesson.dialogues, config, adapter, sources=lesson.sources)
-                    checkpoint |= {"rows": report.rows, "train_seconds": report.seconds, "epochs": report.epochs}
+                    report = finetune(lm, data.examples, config, adapter)
+                    checkpoint |= {
+                        "rows": report.samples,
+                        "train_seconds": report.elapsed_s,
+                        "epochs": report.epochs,
+                    }
                     lm.attach_adapter(adapter)
-                if lesson.dialogues or not checkpoints:
-                    scores = _scores(answers(lm, job.evaluation, job.cell.answer_tokens), job.evaluation)
+                if data.examples or not checkpoints:
+                    scores = _rouge_scores(generate_answers(lm, job.evaluation, job.cell.answer_tokens), job.evaluation)
                 checkpoints.append(checkpoint | scores)
-            if not job.lessons:
-                given = answers(lm, job.evaluation, job.cell.answer_tokens)
-                scores = _scores(given, job.evaluation) | {"one_answer": _one_answer(lm, job)}
+            if not job.checkpoints:
+                generated = generate_answers(lm, job.evaluation, job.cell.answer_tokens)
+                scores = _rouge_scores(generated, job.evaluation) | {"one_answer": _constant_answer_scores(lm, job)}
                 checkpoints.append({"received": 0, "kept": [], "questions": 0, "rows": 0} | scores)
-            final = _likelihoods(lm, job)
+            final = _losses(lm, job)
         finally:
             lm.detach_adapter()
-    seconds = time.perf_counter() - start
-    return {"checkpoints": checkpoints, "final": final, "machine": dataclasses.asdict(machine()), "seconds": seconds}
-
-
-def _scores(given: Sequence[Sequence[str]], evaluation: Sequence[Dialogue]) -> dict[str, Any]:
-    """ROUGE of what each dialogue was answered, one number a dialogue: the mean over its assistant turns."""
-    preferred = [[strip_thoughts(turn) for turn in dialogue.assistant_turns] for dialogue in evaluation]
-    pairs = [list(zip(g, p, strict=True)) for g, p in zip(given, preferred, strict=True)]
+    elapsed_s = time.perf_counter() - start
     return {
-        "rouge1": [round(float(np.mean([rouge1(a, b) for a, b in turns])), 6) for turns in pairs],
-        "rougeL": [round(float(np.mean([rougeL(a, b) for a, b in turns])), 6) for turns in pairs],
-        "answer_words": float(np.mean([len(words(answer)) for turns in given for answer in turns])),
+        "checkpoints": checkpoints,
+        "final": final,
+        "machine": dataclasses.asdict(machine_info()),
+        "seconds": elapsed_s,
     }
 
 
-def _one_answer(lm: LanguageModel, job: Run) -> dict[str, Any] | None:
-    """The scores of one answer, no longer than the model's may be, given at every turn; None without `others`."""
-    turns = [strip_thoughts(turn) for dialogue in job.others for turn in dialogue.assistant_turns][:OTHERS]
-    cut = [lm.tokenizer.decode(lm.text_tokens(turn)[: job.cell.answer_tokens]) for turn in turns]
-    answer = one_answer(cut, turns)
+def _rouge_scores(generated: Sequence[Sequence[str]], evaluation: Sequence[Dialogue]) -> dict[str, Any]:
+    """Return the ROUGE of each dialogue, the mean over its assistant turns, and the mean length of an answer."""
+    preferred = [[strip_thoughts(turn) for turn in dialogue.assistant_turns] for dialogue in evaluation]
+    pairs = [list(zip(g, p, strict=True)) for g, p in zip(generated, preferred, strict=True)]
+    return {
+        "rouge1": [round(float(np.mean([rouge1(a, b) for a, b in turns])), 6) for turns in pairs],
+        "rougeL": [round(float(np.mean([rougeL(a, b) for a, b in turns])), 6) for turns in pairs],
+        "answer_words": float(np.mean([len(words(answer)) for turns in generated for answer in turns])),
+    }
+
+
+def _constant_answer_scores(lm: LanguageModel, job: CellJob) -> dict[str, Any] | None:
+    """Return the scores of one constant answer of at most the model's length; None without `job.reference`."""
+    turns = [strip_thoughts(turn) for dialogue in job.reference for turn in dialogue.assistant_turns]
+    turns = turns[:MAX_REFERENCE_ANSWERS]
+    truncated = [lm.tokenizer.decode(lm.tokenize(turn)[: job.cell.answer_tokens]) for turn in turns]
+    answer = choose_constant_answer(truncated, turns)
     if answer is None:
         return None
-    return _scores([[answer] * len(dialogue.assistant_turns) for dialogue in job.evaluation], job.evaluation)
+    return _rouge_scores([[answer] * len(dialogue.assistant_turns) for dialogue in job.evaluation], job.evaluation)
 
 
-def _likelihoods(lm: LanguageModel, job: Run) -> dict[str, Any]:
-    own, general = (
-        answer_losses(lm, dialogues, job.cell.training.max_tokens) for dialogues in (job.evaluation, job.general)
+def _losses(lm: LanguageModel, job: CellJob) -> dict[str, Any]:
+    """Return the summed cross entropy in nats and the target tokens of each evaluation and general dialogue."""
+    evaluation, general = (
+        answer_losses(lm, dialogues, job.cell.training.max_seq_length) for dialogues in (job.evaluation, job.general)
     )
     return {
-        "nats": [round(loss.nats, 4) for loss in own],
-        "tokens": [loss.tokens for loss in own],
+        "nats": [round(loss.nats, 4) for loss in evaluation],
+        "tokens": [loss.tokens for loss in evaluation],
         "general_nats": [round(loss.nats, 4) for loss in general],
         "general_tokens": [loss.tokens for loss in general],
     }

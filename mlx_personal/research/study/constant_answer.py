@@ -1,8 +1,8 @@
-"""A reference that knows no question: one answer, given to all of them.
+"""A reference that does not depend on the question: one constant answer.
 
-ROUGE counts shared words, and answers of one kind share many: what opens them, what holds any sentence together. A
-model may reach this score by how answers look alone, so a score that is not above it does not show that the question
-was used.
+ROUGE counts shared words, and answers of one kind share many: their openings and function words. A model can reach the
+score of the constant answer through the style of its answers alone, so only a higher score shows that it uses the
+question.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import numpy as np
 from mlx_personal.dialogue import rouge1
 
 
-def one_answer(candidates: Sequence[str], answers: Sequence[str]) -> str | None:
-    """The candidate with the highest ROUGE-1 to all answers but its own, in the mean; None of none.
+def choose_constant_answer(candidates: Sequence[str], answers: Sequence[str]) -> str | None:
+    """Return the candidate with the highest mean ROUGE-1 against all answers except its own.
 
     Args:
-        candidates: one for each answer: the answer as a model could give it, which is to say cut where a model's is.
-        answers: of dialogues that do not evaluate; n of them cost n² scores.
+        candidates: One per answer: the answer, truncated where a model's answer would be.
+        answers: Answers of dialogues outside the evaluation; n answers take n² comparisons.
+
+    Returns:
+        The candidate; None without candidates.
     """
     totals = [sum(rouge1(c, a) for j, a in enumerate(answers) if j != i) for i, c in enumerate(candidates)]
     return candidates[int(np.argmax(totals))] if totals else None

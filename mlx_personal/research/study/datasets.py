@@ -1,7 +1,7 @@
-"""The six data sets of the paper (paper 1, 4.1): where they are, and what their rows say.
+"""The six data sets of [Qin24 §4.1]: where they are, and how to load them.
 
-Each is pinned to one commit of one repository, so that a study can be repeated; or it is read from a local file of the
-same schema, or of chats as this project imports them (`{"messages": [...]}` a line). Nothing of them is stored here.
+Each data set is pinned to one commit of one repository, so that a study can be repeated. It can also be read from a
+local file of the same schema, or of chats (`{"messages": [...]}` per line). This package contains none of the data.
 """
 
 from __future__ import annotations
@@ -28,42 +28,47 @@ from mlx_personal.research.study.schemas import (
     MEDDIALOG,
     OPENORCA,
     PROSOCIAL,
-    Row,
-    Sample,
+    DataRow,
+    LabeledDialogue,
     Schema,
 )
 
-# Seconds that the hub may take to answer at all.
-_PATIENCE: Final = 10
+logger = logging.getLogger(__name__)
+
+_HUB_TIMEOUT_S: Final = 10
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a data set gave: samples in the order of the file, no two with the same dialogue.
+class LoadedDataset:
+    """The contents of a data set.
 
-    Args:
-        source: the revision or the hash of the file, with `:n` behind it where only the first n samples were taken.
-        bad: what was passed over, each with its place and reason.
-        duplicates: how many dialogues were there before.
+    Attributes:
+        samples: Dialogues in the order of the file, without repetitions.
+        source: Revision of the repository, or hash of the file, followed by `:n` if only the first n were taken.
+        invalid_lines: Rows that were skipped, with location and reason.
+        num_duplicates: Number of repeated dialogues that were dropped.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[LabeledDialogue, ...]
     source: str
-    bad: tuple[InvalidLine, ...]
-    duplicates: int
+    invalid_lines: tuple[InvalidLine, ...]
+    num_duplicates: int
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where a data set of the paper is.
+    """The description of a data set.
 
-    Args:
-        title: as the paper prints it.
-        repo, revision, files: on the Hugging Face hub.
-        licence: of the data, whatever a copy's card says.
-        schemas: the hub's first.
-        most: samples that are read unless told otherwise; None: all.
-        quotes: whether its CSV quotes.
+    Attributes:
+        name: Name in this package.
+        title: Name in [Qin24].
+        repo: Repository on the Hugging Face hub.
+        revision: Commit of the repository.
+        files: Files of the repository.
+        license: License of the data, which the card of a copy may not state.
+        schemas: Accepted schemas; the first one is that of the hub.
+        max_samples: Default limit on the number of dialogues; None for no limit.
+        csv_quoting: Whether its CSV files quote their fields.
     """
 
     name: str
@@ -71,103 +76,119 @@ class Dataset:
     repo: str
     revision: str
     files: tuple[str, ...]
-    licence: str
+    license: str
     schemas: tuple[Schema, ...]
-    most: int | None = None
-    quotes: bool = True
+    max_samples: int | None = None
+    csv_quoting: bool = True
 
 
-def load(name: str, path: Path | str | None = None, most: int | None = None) -> Loaded:
-    """The samples of a data set, from its repository or from the local file `path`.
+def load_dataset(name: str, path: Path | str | None = None, max_samples: int | None = None) -> LoadedDataset:
+    """Load a data set. Rows without a dialogue are skipped and reported; repeated dialogues are dropped.
 
-    What holds no dialogue is passed over and named; a dialogue that was there before is dropped. At most `most`
-    samples are taken, the data set's own limit where None is given.
+    Args:
+        name: Name of the data set.
+        path: Local file; None to load the pinned files from the Hugging Face hub.
+        max_samples: Maximum number of dialogues; None for the default of the data set.
 
-    UserError where there is no such data set or file, the hub does not give it, the file has another schema, or
-    nothing in it is usable.
+    Raises:
+        UserError: If there is no such data set or file, the hub does not provide it, or it holds no usable row.
+        ValueError: If `max_samples` is below 1.
     """
-    dataset = find(name)
-    most = dataset.most if most is None else most
-    if most is not None and most < 1:
-        raise ValueError(f"most is {most}; it must be at least 1")
+    dataset = find_dataset(name)
+    max_samples = dataset.max_samples if max_samples is None else max_samples
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"max_samples is {max_samples}; it must be at least 1")
     if path is None:
         for file in dataset.files:
             check_readable(Path(file))
         files, source = [_download(dataset, file) for file in dataset.files], dataset.revision
     else:
         check_readable(Path(path))
-        files, source = [Path(path)], _hash(Path(path))
-    samples: dict[str, Sample] = {}
-    bad: list[InvalidLine] = []
-    strange: list[str] = []
-    duplicates, cut = 0, False
-    for found in (found for file in files for found in _samples(file, dataset, strange)):
-        if isinstance(found, InvalidLine):
-            bad.append(found)
-        elif found.dialogue.key in samples:
-            duplicates += 1
-        elif len(samples) == most:
-            cut = True
+        files, source = [Path(path)], _file_hash(Path(path))
+    samples: dict[str, LabeledDialogue] = {}
+    invalid_lines: list[InvalidLine] = []
+    unknown_keys: list[str] = []
+    num_duplicates, limited = 0, False
+    for sample in (sample for file in files for sample in _read_samples(file, dataset, unknown_keys)):
+        if isinstance(sample, InvalidLine):
+            invalid_lines.append(sample)
+        elif sample.dialogue.key in samples:
+            num_duplicates += 1
+        elif len(samples) == max_samples:
+            limited = True
             break
         else:
-            samples[found.dialogue.key] = found
+            samples[sample.dialogue.key] = sample
     if not samples:
-        raise _unusable(files[0], dataset, strange, bad)
-    return Loaded(tuple(samples.values()), f"{source}:{most}" if cut else source, tuple(bad), duplicates)
+        raise _unusable(files[0], dataset, unknown_keys, invalid_lines)
+    source = f"{source}:{max_samples}" if limited else source
+    return LoadedDataset(tuple(samples.values()), source, tuple(invalid_lines), num_duplicates)
 
 
-def find(name: str) -> Dataset:
-    """The data set of that name; UserError where there is none."""
+def find_dataset(name: str) -> Dataset:
+    """Return the description of a data set.
+
+    Raises:
+        UserError: If there is no data set of that name.
+    """
     if name not in DATASETS:
         raise UserError(f"no data set is called {quoted(name)}", hint=f"name one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def _download(dataset: Dataset, file: str) -> Path:
-    """The one function through which a study opens the network; what was fetched once is not asked for again."""
-    where = f"{dataset.repo}/{file}"
-    local = "or name a local file"
+    """Return the path of a file in the hub's cache, downloading it first if needed.
+
+    This is the only function through which a study downloads data.
+    """
+    location = f"{dataset.repo}/{file}"
+    alternative = "or name a local file"
     try:
         with _quiet_hub():
-            return Path(_fetched(dataset.repo, file, dataset.revision))
+            return Path(_cached_or_downloaded(dataset.repo, file, dataset.revision))
     except hub_errors.GatedRepoError as error:
-        raise UserError("its owners ask for a login", where, f"accept their terms on the hub, {local}") from error
+        raise UserError(
+            "its owners require a login", location, f"accept their terms on the hub, {alternative}"
+        ) from error
     except (
         hub_errors.RepositoryNotFoundError,
         hub_errors.RevisionNotFoundError,
         hub_errors.RemoteEntryNotFoundError,
     ) as error:
-        raise UserError(f"not on the hub any more at {dataset.revision[:8]}", where, "name a local file") from error
+        raise UserError(
+            f"revision {dataset.revision[:8]} is no longer on the hub", location, "name a local file"
+        ) from error
     except OSError as error:
         if error.errno:
-            raise from_os_error(error, where) from error
-        raise UserError("cannot be fetched from the hub", where, f"check the network, {local}") from error
-    except Exception as error:  # the hub's client raises its HTTP library's own errors when there is no network
-        raise UserError("cannot be fetched from the hub", where, f"check the network, {local}") from error
+            raise from_os_error(error, location) from error
+        raise UserError("cannot be fetched from the hub", location, f"check the network, {alternative}") from error
+    except Exception as error:  # without a network the hub's client raises errors of its HTTP library
+        raise UserError("cannot be fetched from the hub", location, f"check the network, {alternative}") from error
 
 
-def _fetched(repo: str, file: str, revision: str) -> str:
+def _cached_or_downloaded(repo: str, file: str, revision: str) -> str:
     cached = try_to_load_from_cache(repo, file, repo_type="dataset", revision=revision)
     if isinstance(cached, str):
         return cached
-    # Asked once first: a download tries again for half a minute where there is no network.
-    get_hf_file_metadata(hf_hub_url(repo, file, repo_type="dataset", revision=revision), timeout=_PATIENCE)
+    # This request fails fast; without a network the download itself retries for half a minute.
+    get_hf_file_metadata(hf_hub_url(repo, file, repo_type="dataset", revision=revision), timeout=_HUB_TIMEOUT_S)
+    logger.info("downloading %s of %s", file, repo)
     return hf_hub_download(repo, file, repo_type="dataset", revision=revision)
 
 
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """The hub's client logs each trouble it meets as well as raising it, which would be two messages for one."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Silence the hub's client, which logs each error that it also raises."""
+    hub_logger = logging.getLogger("huggingface_hub")
+    level = hub_logger.level
+    hub_logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        hub_logger.setLevel(level)
 
 
-def _hash(path: Path) -> str:
+def _file_hash(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -175,53 +196,63 @@ def _hash(path: Path) -> str:
         raise from_os_error(error, path) from error
 
 
-def _samples(path: Path, dataset: Dataset, strange: list[str]) -> Iterator[Sample | InvalidLine]:
-    """What a file holds, in its order; dialogues over several rows come last, in the order of their first rows.
+def _read_samples(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iterator[LabeledDialogue | InvalidLine]:
+    """Yield the dialogues of a file in its order; dialogues spread over several rows come last.
 
-    The keys of the first row of no known schema are put into `strange`.
+    The keys of the first row that matches no schema are stored in `unknown_keys`.
     """
-    groups: dict[tuple[Schema, str], tuple[str, dict[int, Row]]] = {}
-    for row in read_rows(path, dataset.quotes):
+    groups: dict[tuple[Schema, str], tuple[str, dict[int, DataRow]]] = {}
+    for row in read_rows(path, dataset.csv_quoting):
         if isinstance(row, InvalidLine):
             yield row
             continue
-        where, value = row
-        if isinstance(value, list):  # a chat file may leave the name of its one key out
+        location, value = row
+        if isinstance(value, list):  # a chat file may hold bare lists of messages
             value = {"messages": value}
-        schema = next((schema for schema in (*dataset.schemas, *CHATS) if schema.fits(value)), None)
+        schema = next((schema for schema in (*dataset.schemas, *CHATS) if schema.matches(value)), None)
         if schema is None:
-            strange[:] = strange or [", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__]
-            yield InvalidLine(where, "not of the data set's schema")
-        elif schema.group is None:
-            yield _read(schema, where, [value])
+            keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            unknown_keys[:] = unknown_keys or [keys]
+            yield InvalidLine(location, "not of the data set's schema")
+        elif schema.grouping is None:
+            yield _read_sample(schema, location, [value])
         else:
             try:
-                name, place = schema.group.of(value)
+                dialogue_id, position = schema.grouping.locate(value)
             except ValueError as error:
-                yield InvalidLine(where, str(error))
+                yield InvalidLine(location, str(error))
                 continue
-            groups.setdefault((schema, name), (where, {}))[1].setdefault(place, value)
-    for (schema, _), (where, rows) in groups.items():
-        whole = schema.whole(rows)
-        yield _read(schema, where, whole) if whole else InvalidLine(where, "a dialogue without its beginning")
+            groups.setdefault((schema, dialogue_id), (location, {}))[1].setdefault(position, value)
+    for (schema, _), (location, rows) in groups.items():
+        contiguous = schema.contiguous(rows)
+        if contiguous:
+            yield _read_sample(schema, location, contiguous)
+        else:
+            yield InvalidLine(location, "a dialogue without its beginning")
 
 
-def _read(schema: Schema, where: str, rows: Sequence[Row]) -> Sample | InvalidLine:
+def _read_sample(schema: Schema, location: str, rows: Sequence[DataRow]) -> LabeledDialogue | InvalidLine:
     try:
         return schema.read(rows)
     except ValueError as error:
-        return InvalidLine(where, str(error))
+        return InvalidLine(location, str(error))
 
 
-def _unusable(path: Path, dataset: Dataset, strange: Sequence[str], bad: Sequence[InvalidLine]) -> UserError:
-    if strange:
+def _unusable(
+    path: Path, dataset: Dataset, unknown_keys: Sequence[str], invalid_lines: Sequence[InvalidLine]
+) -> UserError:
+    if unknown_keys:
         schemas = " or ".join(", ".join(schema.keys) for schema in (*dataset.schemas, *CHATS))
-        return UserError(f"no rows of {dataset.title}: they have {strange[0][:200]}", path, f"expected {schemas}")
-    what = f"none of its rows is usable, the first for {bad[0].reason}" if bad else "no rows in it"
+        return UserError(
+            f"its rows are not those of {dataset.title}: they have {unknown_keys[0][:200]}",
+            path,
+            f"expected {schemas}",
+        )
+    what = f"none of its rows is usable (first: {invalid_lines[0].reason})" if invalid_lines else "it has no rows"
     return UserError(what, path, "name another file")
 
 
-# The revisions are those that others' pinned code and the hub's own pages name, with the files in them.
+# Revisions and files as named by other projects' pinned code and by the hub's own pages.
 DATASETS: Final[Mapping[str, Dataset]] = {
     dataset.name: dataset
     for dataset in (
@@ -231,7 +262,7 @@ DATASETS: Final[Mapping[str, Dataset]] = {
             repo="tatsu-lab/alpaca",
             revision="dce01c9b08f87459cf36a430d809084718273017",
             files=("data/train-00000-of-00001-a09b74b3ef9c3b56.parquet",),
-            licence="CC BY-NC 4.0",
+            license="CC BY-NC 4.0",
             schemas=ALPACA,
         ),
         Dataset(
@@ -240,7 +271,7 @@ DATASETS: Final[Mapping[str, Dataset]] = {
             repo="databricks/databricks-dolly-15k",
             revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
             files=("databricks-dolly-15k.jsonl",),
-            licence="CC BY-SA 3.0",
+            license="CC BY-SA 3.0",
             schemas=DOLLY,
         ),
         Dataset(
@@ -249,42 +280,42 @@ DATASETS: Final[Mapping[str, Dataset]] = {
             repo="allenai/prosocial-dialog",
             revision="d77d7ad3c624c51030f2f32c83e892b3d620b3d4",
             files=("train.json",),
-            licence="CC BY 4.0",
+            license="CC BY 4.0",
             schemas=PROSOCIAL,
         ),
-        # The data's own repository (facebook/empathetic_dialogues) holds a script, no data; this copy holds all of it.
+        # The original repository (facebook/empathetic_dialogues) holds only a script; this copy holds all of the data.
         Dataset(
             name="empathetic",
             title="Empathetic-Dialog",
             repo="Estwld/empathetic_dialogues_llm",
             revision="9661f063ed1ee3a2a4cb5b86bef3852fe91c3e2a",
             files=("data/train-00000-of-00001.parquet",),
-            licence="CC BY-NC 4.0",
+            license="CC BY-NC 4.0",
             schemas=EMPATHETIC,
-            # The original CSV spells its commas `_comma_` and has bare quotes, which would swallow its lines.
-            quotes=False,
+            # The original CSV writes commas as `_comma_` and contains bare quotes, which CSV quoting would misread.
+            csv_quoting=False,
         ),
-        # Of its two parts the answers of GPT-4; the file is 1 GB, of a million rows in no order.
+        # Of its two parts, the answers of GPT-4: a file of 1 GB with a million unordered rows.
         Dataset(
             name="openorca",
             title="OPENORCA",
             repo="Open-Orca/OpenOrca",
             revision="4db284c5eba9378dae839634f54abce4a0a7cfdf",
             files=("1M-GPT4-Augmented.parquet",),
-            licence="MIT",
+            license="MIT",
             schemas=OPENORCA,
-            most=20_000,
+            max_samples=20_000,
         ),
-        # Likewise: UCSD26/medical_dialog holds a script and asks for a download by hand; this is its English part.
+        # The original repository (UCSD26/medical_dialog) needs a manual download; this copy holds its English part.
         Dataset(
             name="meddialog",
             title="MedDialog",
             repo="lighteval/med_dialog",
             revision="ce8a234c92ea9a37743ad8154253ba897a4a70a5",
             files=("healthcaremagic/train-00000-of-00001.parquet",),
-            licence="none stated; the texts are healthcaremagic.com's",
+            license="none stated; the texts are healthcaremagic.com's",
             schemas=MEDDIALOG,
-            most=20_000,
+            max_samples=20_000,
         ),
     )
 }

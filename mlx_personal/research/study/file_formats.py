@@ -1,7 +1,4 @@
-"""Rows of data files as the hub and its users keep them: JSON, JSON Lines, CSV and Parquet.
-
-A row is what the file says, unread: `datasets` knows what it means.
-"""
+"""Read the rows of data files: JSON, JSON Lines, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -14,31 +11,42 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlx_personal.dialogue import InvalidLine
 from mlx_personal.dialogue.readers import read_json_lines
 from mlx_personal.errors import UserError, encodable, from_os_error
 
-KINDS = (".json", ".jsonl", ".csv", ".parquet")
-_PARQUET_ROWS = 1024
+FILE_FORMATS: Final = (".json", ".jsonl", ".csv", ".parquet")
+_PARQUET_BATCH_SIZE: Final = 1024
 
 
-def read_rows(path: Path, quotes: bool = True) -> Iterator[tuple[str, Any] | InvalidLine]:
-    """Each row as (where, value) or a `InvalidLine`. All kinds but `.json` and the gzipped are read piece by piece.
+def read_rows(path: Path, csv_quoting: bool = True) -> Iterator[tuple[str, Any] | InvalidLine]:
+    """Yield the rows of a data file. All formats except `.json` and gzipped files are read incrementally.
 
-    A `.json` file may hold a list of rows, an object of equally long columns, an object of named rows, or one row a
-    line. `.gz` may follow `.json`, `.jsonl` and `.csv`. `quotes` is false for CSV that quotes nothing.
+    A `.json` file may hold a list of rows, an object of equally long columns, an object of named rows, or one row per
+    line. `.json`, `.jsonl` and `.csv` may be gzipped (`.gz`).
 
-    UserError for a file that is not there, of another kind or damaged, and where Parquet needs a missing library.
+    Args:
+        path: The file.
+        csv_quoting: Whether a CSV file quotes its fields.
+
+    Yields:
+        (location, row), or an `InvalidLine`.
+
+    Raises:
+        UserError: If the file is missing, damaged or of another format, or if Parquet needs a library that is missing.
     """
     check_readable(path)
     if path.suffix == ".parquet":
-        yield from _parquet(path)
+        yield from _read_parquet(path)
         return
-    with _unzipped(path) as plain:
-        kind = _kind(path)
-        rows = _csv(plain, quotes) if kind == ".csv" else _json_lines(plain) if kind == ".jsonl" else _json(plain)
+    with _decompressed(path) as plain:
+        file_format = _file_format(path)
+        if file_format == ".csv":
+            rows = _read_csv(plain, csv_quoting)
+        else:
+            rows = _read_json_lines(plain) if file_format == ".jsonl" else _read_json(plain)
         for row in rows:
             if isinstance(row, InvalidLine):
                 yield InvalidLine(f"{encodable(path)}{row.where}", row.reason)
@@ -47,23 +55,27 @@ def read_rows(path: Path, quotes: bool = True) -> Iterator[tuple[str, Any] | Inv
 
 
 def check_readable(path: Path) -> None:
-    """UserError for a file of another kind, or that needs a missing library: ask before a gigabyte is fetched."""
+    """Check by its name whether a file can be read, before it is downloaded.
+
+    Raises:
+        UserError: If the file is a folder or of another format, or if Parquet needs a library that is missing.
+    """
     if path.is_dir():
         raise UserError("is a folder, not a file", path, "name one file in it")
-    if _kind(path) not in KINDS or path.name.endswith(".parquet.gz"):
-        kinds = ", ".join(KINDS)
-        raise UserError("not a kind of file that can be read", path, f"rename or convert it to one of {kinds}")
+    if _file_format(path) not in FILE_FORMATS or path.name.endswith(".parquet.gz"):
+        formats = ", ".join(FILE_FORMATS)
+        raise UserError("this file format cannot be read", path, f"convert it to one of {formats}, or rename it")
     if path.suffix == ".parquet":
-        _arrow()
+        _import_pyarrow()
 
 
-def _kind(path: Path) -> str:
+def _file_format(path: Path) -> str:
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
 
 
 @contextmanager
-def _unzipped(path: Path) -> Iterator[Path]:
-    """The file itself, or what was in it where it is gzipped."""
+def _decompressed(path: Path) -> Iterator[Path]:
+    """Yield the file itself, or a decompressed copy if it is gzipped."""
     if path.suffix != ".gz":
         yield path
         return
@@ -79,46 +91,46 @@ def _unzipped(path: Path) -> Iterator[Path]:
         yield plain
 
 
-# The readers below say where a row stands within its file: ":3" for a line, " row 3" for the others.
+# The readers below give locations within the file: ":3" for a line, " row 3" where there are no lines.
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
+def _read_json_lines(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
     for row in read_json_lines(path):
-        where = row.where if isinstance(row, InvalidLine) else row[0]
-        place = f":{where.rpartition(':')[2]}"
-        yield InvalidLine(place, row.reason) if isinstance(row, InvalidLine) else (place, row[1])
+        file_location = row.where if isinstance(row, InvalidLine) else row[0]
+        location = f":{file_location.rpartition(':')[2]}"
+        yield InvalidLine(location, row.reason) if isinstance(row, InvalidLine) else (location, row[1])
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
+def _read_json(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
     try:
-        whole = json.loads(path.read_bytes().decode("utf-8-sig"))
+        document = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise from_os_error(error, path) from error
-    except (ValueError, RecursionError):  # several values: a row a line, some of them broken perhaps
-        yield from _json_lines(path)
+    except (ValueError, RecursionError):  # not one JSON value: the file may hold one row per line
+        yield from _read_json_lines(path)
         return
-    for number, row in enumerate(_listed(whole), 1):
+    for number, row in enumerate(_json_rows(document), 1):
         yield f" row {number}", row
 
 
-def _listed(whole: Any) -> list[Any]:
-    """The rows of one JSON value."""
-    if isinstance(whole, list):
-        return whole
-    if isinstance(whole, dict) and whole:
-        values = list(whole.values())
+def _json_rows(document: Any) -> list[Any]:
+    """Return the rows of one JSON value."""
+    if isinstance(document, list):
+        return document
+    if isinstance(document, dict) and document:
+        values = list(document.values())
         if len(values) > 1 and all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
-            return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
+            return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
         if all(isinstance(value, dict) for value in values):
             return values
-    return [whole]
+    return [document]
 
 
-def _csv(path: Path, quotes: bool) -> Iterator[tuple[str, Any] | InvalidLine]:
+def _read_csv(path: Path, quoting: bool) -> Iterator[tuple[str, Any] | InvalidLine]:
     try:
-        # Bytes that are not UTF-8 become lone surrogates, which no message takes: one bad row, not a bad file.
+        # Bytes that are not UTF-8 become lone surrogates, which no message accepts: one bad row instead of a bad file.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.DictReader(file, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
+            rows = csv.DictReader(file, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE)
             while True:
                 try:
                     row = next(rows)
@@ -132,12 +144,12 @@ def _csv(path: Path, quotes: bool) -> Iterator[tuple[str, Any] | InvalidLine]:
         raise from_os_error(error, path) from error
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    arrow = _arrow()
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    arrow = _import_pyarrow()
     number = 0
     try:
         with path.open("rb") as opened, arrow.parquet.ParquetFile(opened) as file:
-            for batch in file.iter_batches(_PARQUET_ROWS):
+            for batch in file.iter_batches(_PARQUET_BATCH_SIZE):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{encodable(path)} row {number}", row
@@ -147,7 +159,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError("a damaged Parquet file", path, "fetch it again") from error
 
 
-def _arrow() -> Any:
+def _import_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""Which cells an experiment has.
+"""The cells of each experiment.
 
-A block is the smallest part of a grid that says something: all policies of one comparison, on one data set with one
-seed. Blocks are ordered so that a grid cut off anywhere is a smaller grid, not half a table: first one seed of
-everything, then the next.
+An experiment is a grid of cells, divided into blocks. A block holds the cells that are compared with each other: all
+policies of one comparison, on one data set, with one seed. Blocks are ordered by seed, so that a run that stops early
+leaves complete comparisons with fewer seeds.
 """
 
 from __future__ import annotations
@@ -13,28 +13,42 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlx_personal.research.study.cell import BASE, OWN, PAPER_POLICIES, SCRIPTS, SINGLE_SCORES, Cell, synthetic_text
+from mlx_personal.research.study.cell import (
+    AUTHORS_SCRIPTS,
+    BASE,
+    PAPER_POLICIES,
+    SINGLE_SCORES,
+    WEIGHTED,
+    Cell,
+    describe_synthetic,
+)
 from mlx_personal.scoring import ESTIMATORS
 
-# The data set on which the paper sweeps its settings.
-SWEPT: Final = "meddialog"
+# The data set on which [Qin24 §4.2] varies its settings.
+SWEEP_DATASET: Final = "meddialog"
 
-# Settings as a block's name says them; what follows from the experiment's name or from these is not said.
-_WORDS: Final[Mapping[str, Callable[[Any], str]]] = {
+# Phrases for the settings in a block's name. Settings that follow from the experiment or from these are omitted.
+_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
     "part": lambda part: f"the {part} half",
     "order": str,
     "strength": lambda strength: f"strength {strength:g}",
     "bins": lambda bins: f"{bins} bins",
-    "annotations": lambda most: "no limit of questions" if most is None else f"at most {most} questions",
-    "synthetic": synthetic_text,
+    "annotations": lambda limit: "no limit of annotations" if limit is None else f"at most {limit} annotations",
+    "synthetic": describe_synthetic,
 }
 
+# Changes to the template: one list of cells per block.
 Variants = list[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Block:
-    """Cells that are compared with each other; `name`: experiment, data set, what else they share, seed."""
+class CellBlock:
+    """Cells that are compared with each other.
+
+    Attributes:
+        name: Experiment, data set, shared settings and seed.
+        cells: The cells.
+    """
 
     name: str
     cells: tuple[Cell, ...]
@@ -42,15 +56,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is varied. `variants` gives, for a template and a number of synthetic sets, lists of changes, one list a
-    block; `everywhere`: on all data sets, or on `SWEPT` alone (the first one, where that is missing)."""
+    """The settings that an experiment varies.
+
+    Attributes:
+        variants: Return the changes to a template, given the template and a number of synthetic dialogues.
+        all_datasets: Run on all data sets; otherwise on `SWEEP_DATASET`, or on the first one where that is missing.
+    """
 
     variants: Callable[[Cell, int], Variants]
-    everywhere: bool = False
+    all_datasets: bool = False
 
 
 def _policies(*policies: str) -> Callable[[Cell, int], Variants]:
-    """Each policy without synthetic sets, and each with the same number of them."""
+    """Vary the policy, without synthetic dialogues and with the same number of them."""
 
     def variants(template: Cell, synthetic: int) -> Variants:
         return [[{"policy": p, "synthetic": s} for p in policies] for s in dict.fromkeys((0, synthetic))]
@@ -59,26 +77,26 @@ def _policies(*policies: str) -> Callable[[Cell, int], Variants]:
 
 
 def _half(template: Cell, part: str) -> dict[str, Any]:
-    """Half of the data has room for half of the stream; its end alone counts."""
+    """Return the settings of a run on half of the data: half of the stream, and one checkpoint at its end."""
     received = max(1, template.received // 2)
     return {"part": part, "received": received, "every": received}
 
 
-def _own(template: Cell, synthetic: int) -> Variants:
+def _weighted(template: Cell, synthetic: int) -> Variants:
     half = _half(template, "second")
-    return [[{**half, **change} for change in block] for block in _policies("quality", OWN)(template, synthetic)]
+    return [[{**half, **change} for change in block] for block in _policies("quality", WEIGHTED)(template, synthetic)]
 
 
 def _weights(template: Cell, synthetic: int) -> Variants:
     half = _half(template, "first")
-    weights = [{**half, "policy": OWN, "weight": weight} for weight in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)]
+    weights = [{**half, "policy": WEIGHTED, "weight": weight} for weight in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)]
     return [[{**half, "policy": "quality"}, *weights]]
 
 
-def _numbers(template: Cell, synthetic: int) -> Variants:
-    # Nine kept of twelve written, where two thirds and more pass the checks.
-    enough = dataclasses.replace(template.synthesis, k=max(template.synthesis.k, 12))
-    return [[{"policy": "quality", "synthetic": n, "synthesis": enough} for n in range(10)]]
+def _synthetic_counts(template: Cell, synthetic: int) -> Variants:
+    # Twelve candidates are enough for nine synthetic dialogues: at least two thirds pass the filters.
+    synthesis = dataclasses.replace(template.synthesis, k=max(template.synthesis.k, 12))
+    return [[{"policy": "quality", "synthetic": n, "synthesis": synthesis} for n in range(10)]]
 
 
 def _orders(template: Cell, synthetic: int) -> Variants:
@@ -87,25 +105,27 @@ def _orders(template: Cell, synthetic: int) -> Variants:
     return [[{**order, "policy": p} for p in PAPER_POLICIES] for order in orders]
 
 
-def _annotations(template: Cell, synthetic: int) -> Variants:
-    budgets = [max(1, template.bins // 2), template.bins, 2 * template.bins, None]
-    return [[{"annotations": budget, "policy": p} for p in PAPER_POLICIES] for budget in budgets]
+def _annotation_limits(template: Cell, synthetic: int) -> Variants:
+    limits = [max(1, template.bins // 2), template.bins, 2 * template.bins, None]
+    return [[{"annotations": limit, "policy": p} for p in PAPER_POLICIES] for limit in limits]
 
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
-    # The paper's policy and its baselines.
-    "main": Experiment(_policies(*PAPER_POLICIES), True),
-    # One score alone (Table 4).
-    "ablation": Experiment(_policies("quality", *SINGLE_SCORES), True),
-    # This project's policy: on the second half of the data, and at several weights on the first.
-    "own": Experiment(_own, True),
-    "tuning": Experiment(_weights, True),
-    # The model as it is.
-    "base": Experiment(lambda template, synthetic: [[{"policy": BASE}]], True),
-    # The authors' scripts as they behave.
-    "scripts": Experiment(_policies(*SCRIPTS), True),
-    # 0 to 9 synthetic sets for each kept one (Fig. 3).
-    "synthesis": Experiment(_numbers),
+    # The policy and the baselines of [Qin24].
+    "main": Experiment(_policies(*PAPER_POLICIES), all_datasets=True),
+    # Each score alone [Qin24 Table 4].
+    "ablation": Experiment(_policies("quality", *SINGLE_SCORES), all_datasets=True),
+    # This project's policy `weighted` on the second half of the data; the name is used on command lines.
+    "own": Experiment(_weighted, all_datasets=True),
+    # The policy `weighted` with several weights on the first half of the data.
+    "tuning": Experiment(_weights, all_datasets=True),
+    # The base model.
+    "base": Experiment(lambda template, synthetic: [[{"policy": BASE}]], all_datasets=True),
+    # The authors' released scripts as they behave.
+    "scripts": Experiment(_policies(*AUTHORS_SCRIPTS), all_datasets=True),
+    # 0 to 9 synthetic dialogues per selected one [Qin24 Fig. 3].
+    "synthesis": Experiment(_synthetic_counts),
+    # The size of the buffer.
     "buffer": Experiment(
         lambda template, synthetic: [
             [{"policy": p, "bins": bins} for p in ("quality", "random")] for bins in (32, 64, 128, 256, 512)
@@ -115,52 +135,55 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "entropy": Experiment(
         lambda template, synthetic: [[{"policy": p, "entropy": e} for p in ("quality", "eoe") for e in ESTIMATORS]],
     ),
-    # How many questions the owner answers.
-    "annotations": Experiment(_annotations),
+    # The number of dialogues that the user annotates.
+    "annotations": Experiment(_annotation_limits),
+    # The order of the stream.
     "order": Experiment(_orders),
 }
 
 
-def plan(
-    template: Cell, sources: Mapping[str, str], seeds: int, synthetic: int, experiments: Sequence[str]
-) -> list[Block]:
-    """The blocks of some experiments, no cell twice, in the order in which they are to be run.
+def experiment_blocks(
+    template: Cell, sources: Mapping[str, str], num_seeds: int, synthetic: int, experiments: Sequence[str]
+) -> list[CellBlock]:
+    """Return the blocks of some experiments in the order in which to run them; no cell occurs twice.
 
     Args:
-        template: all settings that an experiment does not vary.
-        sources: of each data set, as `Cell.source`.
-        seeds: 0 to this number, that left out.
-        synthetic: synthetic sets for each kept one, where an experiment has some.
-        experiments: names in `EXPERIMENTS`.
+        template: All settings that the experiments do not vary.
+        sources: `Cell.source` of each data set.
+        num_seeds: Number of seeds; they are 0, 1, ...
+        synthetic: Synthetic dialogues per selected one, for experiments that use them.
+        experiments: Names in `EXPERIMENTS`.
     """
     seen: set[str] = set()
     blocks = []
-    for name, cells in _blocks(template, sources, seeds, synthetic, experiments):
-        fresh = {cell.key: cell for cell in cells if cell.key not in seen}
-        seen |= set(fresh)
-        if fresh:
-            blocks.append(Block(name, tuple(fresh.values())))
+    for name, cells in _candidate_blocks(template, sources, num_seeds, synthetic, experiments):
+        new_cells = {cell.key: cell for cell in cells if cell.key not in seen}
+        seen |= set(new_cells)
+        if new_cells:
+            blocks.append(CellBlock(name, tuple(new_cells.values())))
     return blocks
 
 
-def _blocks(
-    template: Cell, sources: Mapping[str, str], seeds: int, synthetic: int, experiments: Sequence[str]
+def _candidate_blocks(
+    template: Cell, sources: Mapping[str, str], num_seeds: int, synthetic: int, experiments: Sequence[str]
 ) -> Iterator[tuple[str, list[Cell]]]:
-    for seed, experiment in itertools.product(range(seeds), experiments):
-        wanted = EXPERIMENTS[experiment]
-        named = list(sources) if wanted.everywhere else [SWEPT if SWEPT in sources else next(iter(sources))]
-        for changes, data in itertools.product(wanted.variants(template, synthetic), named):
-            own = dataclasses.replace(template, data=data, source=sources[data], seed=seed)
-            cells = [dataclasses.replace(own, **change) for change in changes]
-            # What the model answers without an adapter is what win rates and forgetting are measured against.
+    """Yield the name and the cells of every block; cells may repeat."""
+    for seed, name in itertools.product(range(num_seeds), experiments):
+        experiment = EXPERIMENTS[name]
+        sweep_dataset = SWEEP_DATASET if SWEEP_DATASET in sources else next(iter(sources))
+        datasets = list(sources) if experiment.all_datasets else [sweep_dataset]
+        for changes, data in itertools.product(experiment.variants(template, synthetic), datasets):
+            defaults = dataclasses.replace(template, data=data, source=sources[data], seed=seed)
+            cells = [dataclasses.replace(defaults, **change) for change in changes]
+            # Win rates and forgetting are measured against the base model.
             base = dataclasses.replace(cells[0], policy=BASE)
-            yield ", ".join([f"{experiment} on {data}", *_shared(changes), f"seed {seed}"]), [base, *cells]
+            yield ", ".join([f"{name} on {data}", *_shared_settings(changes), f"seed {seed}"]), [base, *cells]
 
 
-def _shared(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is varied and yet the same for all cells of a block, in words."""
+def _shared_settings(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return phrases for the varied settings that all cells of a block share."""
     return [
-        words(changes[0][setting])
-        for setting, words in _WORDS.items()
+        phrase(changes[0][setting])
+        for setting, phrase in _PHRASES.items()
         if all(setting in change and change[setting] == changes[0][setting] for change in changes)
     ]

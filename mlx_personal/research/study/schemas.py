@@ -1,4 +1,4 @@
-"""What the rows of the six data sets say: each schema as its publishers keep it, read into a dialogue and its topic."""
+"""The schemas of the six data sets: how their rows become dialogues and topics."""
 
 from __future__ import annotations
 
@@ -12,64 +12,92 @@ from mlx_personal.dialogue import Dialogue, Message
 from mlx_personal.dialogue.readers import dialogue_from_json
 from mlx_personal.errors import quoted
 
-Row = Mapping[str, Any]
-# What a chat file of this project may name a dialogue's topic.
+# One row of a data file, by column.
+DataRow = Mapping[str, Any]
+
+# Keys that may hold the topic of a dialogue in a chat file.
 _TOPIC_KEYS: Final = ("topic", "category", "emotion")
 _ROLES: Final = {"patient": "user", "doctor": "assistant", "user": "user", "assistant": "assistant"}
-# A label, but not a salutation.
+# The label of a speaker, but not a salutation.
 _SPEAKER = re.compile(r"(?<!\S)(?<!Dear )(?<!Hello )(?<!Hi )(Patient|Doctor):")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A dialogue, and the data set's own label of what it is about; None where it has none."""
+class LabeledDialogue:
+    """A dialogue of a data set.
+
+    Attributes:
+        dialogue: The dialogue.
+        topic: The data set's label of its topic; None where there is none.
+    """
 
     dialogue: Dialogue
     topic: str | None
 
 
 @dataclass(frozen=True)
-class Group:
-    """A dialogue lies over several rows: those of one `id`, whose `place` counts from `first`."""
+class RowGrouping:
+    """The columns by which rows of one dialogue are put together.
 
-    id: str
-    place: str
-    first: int
+    Attributes:
+        id_column: Column of the dialogue's id.
+        position_column: Column of the row's position within the dialogue.
+        first_position: Position of a dialogue's first row.
+    """
 
-    def of(self, row: Row) -> tuple[str, int]:
-        """The dialogue that a row belongs to, and its place in it; ValueError for a row that does not say."""
-        dialogue, place = _text(row, self.id), _text(row, self.place)
-        if not dialogue or not place.isdecimal():
-            raise ValueError(f"its {self.id} or {self.place} is no number or name")
-        return dialogue, int(place)
+    id_column: str
+    position_column: str
+    first_position: int
+
+    def locate(self, row: DataRow) -> tuple[str, int]:
+        """Return the id of a row's dialogue and the row's position in it.
+
+        Raises:
+            ValueError: If one of the two is missing or of another type.
+        """
+        dialogue_id, position = _text(row, self.id_column), _text(row, self.position_column)
+        if not dialogue_id or not position.isdecimal():
+            raise ValueError(f"its {self.id_column} or {self.position_column} is no number or name")
+        return dialogue_id, int(position)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Rows that have all of `keys`, and how they are read.
+    """A form of a data set.
 
-    `read` takes the rows of one dialogue, in order, and raises ValueError for those that hold none. Without a `group`
-    that is one row.
+    Attributes:
+        keys: Columns that every row must have.
+        read: Return the dialogue of some rows, in order; raise a ValueError if they hold none. Without `grouping` it is
+            called with a single row.
+        grouping: How dialogues are spread over rows; None where each row is a dialogue.
     """
 
     keys: tuple[str, ...]
-    read: Callable[[Sequence[Row]], Sample]
-    group: Group | None = None
+    read: Callable[[Sequence[DataRow]], LabeledDialogue]
+    grouping: RowGrouping | None = None
 
-    def fits(self, row: Any) -> bool:
+    def matches(self, row: object) -> bool:
+        """Return whether a row has this schema."""
         return isinstance(row, dict) and all(key in row for key in self.keys)
 
-    def whole(self, rows: Mapping[int, Row]) -> list[Row]:
-        """A dialogue's rows by place, up to the first gap: what follows it answers something that is not there."""
-        start = self.group.first if self.group else 0
-        return [rows[place] for place in itertools.takewhile(rows.__contains__, itertools.count(start))]
+    def contiguous(self, rows: Mapping[int, DataRow]) -> list[DataRow]:
+        """Return a dialogue's rows, given by position, up to the first gap: later turns may answer a missing one."""
+        start = self.grouping.first_position if self.grouping else 0
+        return [rows[position] for position in itertools.takewhile(rows.__contains__, itertools.count(start))]
 
 
-def _in_turn(turns: Sequence[tuple[str, str]], system: str = "") -> Dialogue:
-    """A dialogue of (role, text) turns in which some speak twice, say nothing, or begin or end out of turn.
+def alternating_dialogue(turns: Sequence[tuple[str, str]], system: str = "") -> Dialogue:
+    """Return a dialogue of turns whose speakers may not alternate.
 
-    What one says in a row becomes one turn; the assistant's words before the first question and the questions after
-    the last answer are left out. ValueError if that leaves nothing.
+    Empty turns are dropped and consecutive turns of one speaker are joined. Assistant turns before the first user turn
+    and user turns after the last assistant turn are dropped.
+
+    Args:
+        turns: (role, text) of each turn.
+        system: System prompt; empty for none.
+
+    Raises:
+        ValueError: If no turns remain.
     """
     merged: list[tuple[str, str]] = []
     for role, text in turns:
@@ -89,42 +117,51 @@ def _in_turn(turns: Sequence[tuple[str, str]], system: str = "") -> Dialogue:
     return Dialogue(tuple(Message(role, text.strip()) for role, text in [*opening, *merged]))
 
 
-def _text(row: Row, key: str) -> str:
-    """A row's value as text; a missing one is empty. ValueError for a value that is neither text nor a number."""
+def _text(row: DataRow, key: str) -> str:
+    """Return a value as text, empty if it is missing; raise a ValueError for another type than text or integer."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, (str, int, type(None))):
         raise ValueError(f"its {key} is not text")
     return "" if value is None else str(value)
 
 
-def _label(row: Row, key: str) -> str | None:
+def _label(row: DataRow, key: str) -> str | None:
     return _text(row, key).strip().strip("_") or None
 
 
-def _instruction(rows: Sequence[Row], extra: str, answer: str, topic: str | None = None) -> Sample:
-    """An instruction with what it is about below it, and its answer."""
+def _role(speaker: str) -> str:
+    role = _ROLES.get(speaker.strip().lower())
+    if role is None:
+        raise ValueError(f"the speaker {quoted(speaker)} is not known")
+    return role
+
+
+def _instruction(
+    rows: Sequence[DataRow], context_key: str, answer_key: str, topic_key: str | None = None
+) -> LabeledDialogue:
+    """Read an instruction, followed by its context, and its answer."""
     (row,) = rows
-    question = "\n".join(part for part in (_text(row, "instruction"), _text(row, extra)) if part.strip())
-    label = None if topic is None else _label(row, topic)
-    return Sample(_in_turn([("user", question), ("assistant", _text(row, answer))]), label)
+    question = "\n".join(part for part in (_text(row, "instruction"), _text(row, context_key)) if part.strip())
+    topic = None if topic_key is None else _label(row, topic_key)
+    return LabeledDialogue(alternating_dialogue([("user", question), ("assistant", _text(row, answer_key))]), topic)
 
 
-def _alpaca(rows: Sequence[Row]) -> Sample:
+def _alpaca(rows: Sequence[DataRow]) -> LabeledDialogue:
     return _instruction(rows, "input", "output")
 
 
-def _dolly(rows: Sequence[Row]) -> Sample:
+def _dolly(rows: Sequence[DataRow]) -> LabeledDialogue:
     return _instruction(rows, "context", "response", "category")
 
 
-def _prosocial(rows: Sequence[Row]) -> Sample:
-    """A row is an exchange; the topic is the safety label of the first, which the dialogue begins with."""
+def _prosocial(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read rows of one exchange each; the topic is the safety label of the first one."""
     turns = [turn for row in rows for turn in (("user", _text(row, "context")), ("assistant", _text(row, "response")))]
-    return Sample(_in_turn(turns), _label(rows[0], "safety_label"))
+    return LabeledDialogue(alternating_dialogue(turns), _label(rows[0], "safety_label"))
 
 
-def _prosocial_log(rows: Sequence[Row]) -> Sample:
-    """The same data as DialogStudio converts it: a row is a dialogue."""
+def _prosocial_log(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read the same data as converted by DialogStudio, where a row is a dialogue."""
     log = rows[0]["log"]
     if not isinstance(log, list) or not log or not all(isinstance(row, dict) for row in log):
         raise ValueError("its log is not a list of turns")
@@ -133,68 +170,65 @@ def _prosocial_log(rows: Sequence[Row]) -> Sample:
         for row in log
         for turn in (("user", _text(row, "user utterance")), ("assistant", _text(row, "system response")))
     ]
-    side = log[0].get("original user side information")
-    return Sample(_in_turn(turns), _label(side, "safety_label") if isinstance(side, dict) else None)
+    side_information = log[0].get("original user side information")
+    topic = _label(side_information, "safety_label") if isinstance(side_information, dict) else None
+    return LabeledDialogue(alternating_dialogue(turns), topic)
 
 
-def _empathetic(rows: Sequence[Row]) -> Sample:
-    """A row is an utterance; who speaks first is the user, the one with the feeling, which is the topic."""
-    first = _text(rows[0], "speaker_idx")
+def _empathetic(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read rows of one utterance each; the user is the first speaker, whose emotion is the topic."""
+    user = _text(rows[0], "speaker_idx")
     turns = [
-        ("user" if _text(row, "speaker_idx") == first else "assistant", _text(row, "utterance").replace("_comma_", ","))
+        ("user" if _text(row, "speaker_idx") == user else "assistant", _text(row, "utterance").replace("_comma_", ","))
         for row in rows
     ]
-    return Sample(_in_turn(turns), _label(rows[0], "context"))
+    return LabeledDialogue(alternating_dialogue(turns), _label(rows[0], "context"))
 
 
-def _conversations(rows: Sequence[Row]) -> Sample:
+def _conversations(rows: Sequence[DataRow]) -> LabeledDialogue:
     (row,) = rows
-    said = row["conversations"]
-    if not isinstance(said, list) or not all(isinstance(turn, dict) for turn in said):
+    conversation = row["conversations"]
+    if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
         raise ValueError("its conversations are not a list of turns")
-    turns = [(_role(_text(turn, "role")), _text(turn, "content").replace("_comma_", ",")) for turn in said]
-    return Sample(_in_turn(turns), _label(row, "emotion"))
+    turns = [(_role(_text(turn, "role")), _text(turn, "content").replace("_comma_", ",")) for turn in conversation]
+    return LabeledDialogue(alternating_dialogue(turns), _label(row, "emotion"))
 
 
-def _openorca(rows: Sequence[Row]) -> Sample:
-    """The topic is the collection that the question is from, which its id begins with: `niv.242684`."""
+def _openorca(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read a question and its answer; the topic is the source collection, the prefix of the id (`niv.242684`)."""
     (row,) = rows
     turns = [("user", _text(row, "question")), ("assistant", _text(row, "response"))]
-    return Sample(_in_turn(turns, _text(row, "system_prompt")), _text(row, "id").partition(".")[0] or None)
+    topic = _text(row, "id").partition(".")[0] or None
+    return LabeledDialogue(alternating_dialogue(turns, _text(row, "system_prompt")), topic)
 
 
-def _meddialog(rows: Sequence[Row]) -> Sample:
-    """`src` is all that was said, in one text: `Patient: ... Doctor: ...`; `tgt`, a summary, is not used."""
+def _meddialog(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read `src`, which holds all turns in one text: `Patient: ... Doctor: ...`; `tgt`, a summary, is not used."""
     _, *parts = _SPEAKER.split(_text(rows[0], "src"))
-    return Sample(_in_turn([(_role(who), said) for who, said in zip(parts[::2], parts[1::2], strict=True)]), None)
+    turns = [(_role(speaker), text) for speaker, text in zip(parts[::2], parts[1::2], strict=True)]
+    return LabeledDialogue(alternating_dialogue(turns), None)
 
 
-def _utterances(rows: Sequence[Row]) -> Sample:
-    """`utterances` are `patient: ...` and `doctor: ...`, in turn."""
-    said = rows[0]["utterances"]
-    if not isinstance(said, list) or not all(isinstance(utterance, str) for utterance in said):
+def _utterances(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read `utterances`, a list of `patient: ...` and `doctor: ...`."""
+    utterances = rows[0]["utterances"]
+    if not isinstance(utterances, list) or not all(isinstance(utterance, str) for utterance in utterances):
         raise ValueError("its utterances are not a list of texts")
-    turns = [utterance.partition(":") for utterance in said]
-    return Sample(_in_turn([(_role(who), text) for who, _, text in turns]), None)
+    turns = [utterance.partition(":") for utterance in utterances]
+    return LabeledDialogue(alternating_dialogue([(_role(speaker), text) for speaker, _, text in turns]), None)
 
 
-def _chatdoctor(rows: Sequence[Row]) -> Sample:
-    """As ChatDoctor keeps the same site's questions: all below one instruction, which nobody asked."""
+def _chatdoctor(rows: Sequence[DataRow]) -> LabeledDialogue:
+    """Read questions of the same site as stored by ChatDoctor; their common instruction is dropped."""
     (row,) = rows
-    return Sample(_in_turn([("user", _text(row, "input")), ("assistant", _text(row, "output"))]), None)
+    turns = [("user", _text(row, "input")), ("assistant", _text(row, "output"))]
+    return LabeledDialogue(alternating_dialogue(turns), None)
 
 
-def _role(who: str) -> str:
-    role = _ROLES.get(who.strip().lower())
-    if role is None:
-        raise ValueError(f"the speaker {quoted(who)} is not known")
-    return role
-
-
-def _chat(rows: Sequence[Row]) -> Sample:
+def _chat(rows: Sequence[DataRow]) -> LabeledDialogue:
     (row,) = rows
     topics = (row[key] for key in _TOPIC_KEYS if isinstance(row.get(key), str) and row[key].strip())
-    return Sample(dialogue_from_json(row), next(topics, None))
+    return LabeledDialogue(dialogue_from_json(row), next(topics, None))
 
 
 CHATS: Final = (Schema(("messages",), _chat), Schema(("prompt", "completion"), _chat))
@@ -204,7 +238,7 @@ PROSOCIAL: Final = (
     Schema(
         ("context", "response", "safety_label", "dialogue_id", "response_id"),
         _prosocial,
-        Group("dialogue_id", "response_id", 0),
+        RowGrouping("dialogue_id", "response_id", 0),
     ),
     Schema(("log",), _prosocial_log),
 )
@@ -213,7 +247,7 @@ EMPATHETIC: Final = (
     Schema(
         ("conv_id", "utterance_idx", "context", "speaker_idx", "utterance"),
         _empathetic,
-        Group("conv_id", "utterance_idx", 1),
+        RowGrouping("conv_id", "utterance_idx", 1),
     ),
 )
 OPENORCA: Final = (Schema(("id", "system_prompt", "question", "response"), _openorca),)

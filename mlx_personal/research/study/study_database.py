@@ -1,7 +1,8 @@
-"""A study's folder: finished cells, and what they share. One process writes to it; a kill loses what was not finished.
+"""The database of a study's folder: finished cells, and the results that cells share.
 
-Every cell is one row, keyed by the hash of all its settings, so a second run computes only what is missing. Vectors and
-synthetic sets are rows by dialogue, so that a new experiment computes only those of dialogues it is the first to keep.
+A cell is one row, keyed by the hash of its settings, so a second run computes only what is missing. Embeddings and
+synthetic dialogues are stored per dialogue, so a new experiment computes only those that are not there yet. One process
+writes at a time. A process that is killed loses only unfinished work.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any, Final, Self
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
+from mlx_personal.errors import Action, UserError
 from mlx_personal.research.study.cell import BASE_PROTOCOL, PROTOCOL, Cell
-from mlx_personal.storage.database import Database, DatabaseSchema, check_folder, now
+from mlx_personal.research.study.cell_jobs import SynthesizedDialogues
+from mlx_personal.storage.database import Database, DatabaseSchema, check_database_folder, utc_now
 
 _MIGRATIONS: Final = (
     """
@@ -47,19 +49,22 @@ _MIGRATIONS: Final = (
 )
 SCHEMA: Final = DatabaseSchema("study", "study.db", _MIGRATIONS, "name another folder", "name another folder")
 
-Finished = tuple[Cell, dict[str, Any]]
+FinishedCell = tuple[Cell, dict[str, Any]]
 
 
-class Records:
-    """The records in `folder`; UserError where it is another program's turn, or the disk refuses.
+class StudyDatabase:
+    """The database of a study.
 
     Args:
-        folder: made where it is missing and `write` is asked for; UserError if it holds no study otherwise.
-        write: take its lock.
+        folder: Folder of the study; created if it is missing and `write` is set.
+        write: Open for writing and take the folder's lock.
+
+    Raises:
+        UserError: If the folder holds no study, another process writes to it, or it cannot be read or written.
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        check_folder(folder, SCHEMA, write, "run `mlx-personal study run` first, or name its folder")
+        check_database_folder(folder, SCHEMA, write, Action.RUN_STUDY)
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 
@@ -69,24 +74,26 @@ class Records:
     def __exit__(self, *_: object) -> None:
         self.database.close()
 
-    def has(self, cell: Cell) -> bool:
-        """Whether this cell has been run."""
-        return self.database.row("SELECT 1 FROM cells WHERE key = ?", cell.key) is not None
+    def has_cell(self, cell: Cell) -> bool:
+        """Return whether a cell has finished."""
+        return self.database.fetch_one("SELECT 1 FROM cells WHERE key = ?", cell.key) is not None
 
-    def add(self, cell: Cell, result: dict[str, Any]) -> None:
-        """Keeps a finished cell; one that is there already stays as it is."""
-        row = (cell.key, json.dumps(cell.to_json()), json.dumps(result), now())
+    def add_cell(self, cell: Cell, result: dict[str, Any]) -> None:
+        """Store a finished cell; one that is already stored is not changed."""
+        row = (cell.key, json.dumps(cell.to_json()), json.dumps(result), utc_now())
         with self.database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", row)
 
-    def finished(self) -> list[Finished]:
-        """All finished cells with their results, in the order in which they finished.
+    def finished_cells(self) -> list[FinishedCell]:
+        """Return the finished cells and their results, in the order in which they finished.
 
-        Those that another version computed in another way (`settings.PROTOCOL`) compare with none and are left out.
-        UserError for one that this version cannot read.
+        Cells of another protocol (`cell.PROTOCOL`) were computed differently and are left out.
+
+        Raises:
+            UserError: If this version cannot read a cell.
         """
         cells = []
-        for row in self.database.rows("SELECT settings, result FROM cells ORDER BY rowid"):
+        for row in self.database.fetch_all("SELECT settings, result FROM cells ORDER BY rowid"):
             try:
                 settings = json.loads(row["settings"])
                 if settings.get("protocol") not in (PROTOCOL, BASE_PROTOCOL):
@@ -95,48 +102,67 @@ class Records:
                 if settings["protocol"] == cell.protocol:
                     cells.append((cell, json.loads(row["result"])))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                what = f"this study holds a cell that this version of mlx-personal cannot read ({error})"
                 raise UserError(
-                    what, self.folder, "upgrade mlx-personal, or run a new study in another folder"
+                    f"this study holds a cell that this version of mlx-personal cannot read ({error})",
+                    self.folder,
+                    "upgrade mlx-personal, or run a new study in another folder",
                 ) from error
         return cells
 
-    def count(self) -> int:
-        """How many cells have finished, those that `finished` leaves out with them."""
-        return self.database.scalar("SELECT COUNT(*) FROM cells")
+    def count_cells(self) -> int:
+        """Return the number of finished cells, including those of another protocol."""
+        return self.database.fetch_int("SELECT COUNT(*) FROM cells")
 
     def embeddings(self, made_by: str) -> dict[str, tuple[np.ndarray, dict[str, float]]]:
-        """(vector, EOE by estimator) of every dialogue that was embedded so, by the dialogue's key."""
-        rows = self.database.rows("SELECT dialogue, vector, entropies FROM embeddings WHERE made_by = ?", made_by)
+        """Return stored embeddings.
+
+        Args:
+            made_by: Hash of the model and the protocol that computed them.
+
+        Returns:
+            By the dialogue's key its vector, float32 [D], and its EOE by estimator.
+        """
+        rows = self.database.fetch_all("SELECT dialogue, vector, entropies FROM embeddings WHERE made_by = ?", made_by)
         return {r["dialogue"]: (np.frombuffer(r["vector"], "<f4"), json.loads(r["entropies"])) for r in rows}
 
     def add_embeddings(
-        self, made_by: str, keys: Sequence[str], vectors: np.ndarray, entropies: dict[str, Sequence[float]]
+        self, made_by: str, keys: Sequence[str], vectors: np.ndarray, entropies: dict[str, list[float]]
     ) -> None:
-        """Keeps the vectors [N, D] and entropies [N] of N dialogues."""
+        """Store the embeddings of N dialogues.
+
+        Args:
+            made_by: Hash of the model and the protocol that computed them.
+            keys: The dialogues' keys.
+            vectors: Vectors, [N, D].
+            entropies: N entropies by estimator.
+        """
         with self.database.transaction() as connection:
             for i, (key, vector) in enumerate(zip(keys, vectors, strict=True)):
                 scores = json.dumps({name: float(values[i]) for name, values in entropies.items()})
                 row = (made_by, key, vector.astype("<f4").tobytes(), scores)
                 connection.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?, ?)", row)
 
-    def synthetic(self, made_by: str) -> dict[str, list[Dialogue]]:
-        """The synthetic sets that were made so and kept, by their original's key; none for one without."""
-        rows = self.database.rows("SELECT dialogue, kept FROM synthetic WHERE made_by = ?", made_by)
+    def synthetic_dialogues(self, made_by: str) -> dict[str, list[Dialogue]]:
+        """Return stored synthetic dialogues by the key of their original; the list may be empty.
+
+        Args:
+            made_by: `checkpoint_data.synthesis_key` of the cells that use them.
+        """
+        rows = self.database.fetch_all("SELECT dialogue, kept FROM synthetic WHERE made_by = ?", made_by)
         return {r["dialogue"]: [Dialogue.from_messages(m) for m in json.loads(r["kept"])] for r in rows}
 
-    def synthesis_reasons(self) -> dict[str, int]:
-        """How many synthetic sets of all that were written met which fate."""
+    def add_synthetic_dialogues(self, made_by: str, synthesized: Iterable[SynthesizedDialogues]) -> None:
+        """Store the synthetic dialogues of some originals."""
+        with self.database.transaction() as connection:
+            for item in synthesized:
+                messages = json.dumps([dialogue.to_messages() for dialogue in item.dialogues])
+                row = (made_by, item.original, messages, json.dumps(item.reasons))
+                connection.execute("INSERT OR IGNORE INTO synthetic VALUES (?, ?, ?, ?)", row)
+
+    def count_synthesis_reasons(self) -> dict[str, int]:
+        """Return how many candidates were accepted, and how many were rejected for each reason."""
         counts: dict[str, int] = {}
-        for row in self.database.rows("SELECT reasons FROM synthetic"):
+        for row in self.database.fetch_all("SELECT reasons FROM synthetic"):
             for reason, count in json.loads(row["reasons"]).items():
                 counts[reason] = counts.get(reason, 0) + count
         return counts
-
-    def add_synthetic(self, made_by: str, written: Iterable[tuple[str, list[Dialogue], dict[str, int]]]) -> None:
-        """Keeps (original's key, its synthetic sets, how many met which fate) for some dialogues."""
-        with self.database.transaction() as connection:
-            for key, kept, reasons in written:
-                messages = json.dumps([dialogue.to_messages() for dialogue in kept])
-                row = (made_by, key, messages, json.dumps(reasons))
-                connection.execute("INSERT OR IGNORE INTO synthetic VALUES (?, ?, ?, ?)", row)

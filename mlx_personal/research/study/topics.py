@@ -1,7 +1,7 @@
-"""What each dialogue set is about, where its data set does not say: clusters of texts with words in common.
+"""Assign topics to dialogues whose data set has no labels: clusters of texts that share words.
 
-The lexicons' dominant domain would not do: it is what DSS and IDD are made of, and one domain may hold nearly all of a
-data set, as health does with MedDialog.
+The dominant domain of the lexicons is not used, because DSS and IDD are computed from it, and because one domain can
+cover almost a whole data set, as health does with MedDialog.
 """
 
 from __future__ import annotations
@@ -13,52 +13,51 @@ from typing import Final
 import numpy as np
 
 from mlx_personal.dialogue import words
-from mlx_personal.research.study.schemas import Sample
+from mlx_personal.research.study.schemas import LabeledDialogue
 
-CLUSTERS: Final = 16
-# The words that are looked at: those in most texts, but for those in more than a tenth of them, which tell nothing.
-_WORDS, _COMMON = 2000, 0.1
-_ROUNDS: Final = 20
-
-
-def topics_of(samples: Sequence[Sample]) -> list[str]:
-    """A topic for each sample: the data set's own label, else the cluster it falls into; always the same ones."""
-    unlabelled = [i for i, sample in enumerate(samples) if not sample.topic]
-    clusters = clustered([samples[i].dialogue.text for i in unlabelled])
-    of = dict(zip(unlabelled, clusters, strict=True))
-    return [sample.topic or f"cluster {of[i]}" for i, sample in enumerate(samples)]
+NUM_CLUSTERS: Final = 16
+# The vocabulary: the most frequent words, without those that occur in more than a tenth of the texts.
+_MAX_WORDS, _MAX_DOCUMENT_SHARE = 2000, 0.1
+_ITERATIONS: Final = 20
 
 
-def clustered(texts: Sequence[str]) -> list[int]:
-    """The cluster of each text, 0 to `CLUSTERS` - 1: spherical k-means over TF-IDF of their words."""
+def assign_topics(samples: Sequence[LabeledDialogue]) -> list[str]:
+    """Return a topic for each dialogue: the data set's label, or otherwise a cluster. The result is deterministic."""
+    unlabeled = [i for i, sample in enumerate(samples) if not sample.topic]
+    clusters = dict(zip(unlabeled, cluster_texts([samples[i].dialogue.text for i in unlabeled]), strict=True))
+    return [sample.topic or f"cluster {clusters[i]}" for i, sample in enumerate(samples)]
+
+
+def cluster_texts(texts: Sequence[str]) -> list[int]:
+    """Return the cluster of each text, 0 to `NUM_CLUSTERS` - 1, by spherical k-means of their TF-IDF vectors."""
     if not texts:
         return []
     vectors, rng = _tf_idf(texts), np.random.default_rng(0)
     centers = vectors[rng.integers(len(vectors))][None]
-    while len(centers) < min(CLUSTERS, len(vectors)):
-        # k-means++: the next center is drawn by how far texts are from those there are.
+    while len(centers) < min(NUM_CLUSTERS, len(vectors)):
+        # k-means++: draw the next center by its distance from the present ones.
         distance = np.clip(1 - (vectors @ centers.T).max(axis=1), 1e-6, None)
         centers = np.vstack([centers, vectors[rng.choice(len(vectors), p=distance / distance.sum())]])
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         nearest = (vectors @ centers.T).argmax(axis=1)
         sums = np.stack([vectors[nearest == i].sum(axis=0) for i in range(len(centers))])
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        # A cluster that has lost all its texts keeps its center.
+        # An empty cluster keeps its center.
         centers = np.where(norms > 0, sums / np.where(norms > 0, norms, 1), centers)
     return [int(i) for i in (vectors @ centers.T).argmax(axis=1)]
 
 
 def _tf_idf(texts: Sequence[str]) -> np.ndarray:
-    """float32 [N, W] of unit norm; zeros for a text without any of the words."""
+    """Return TF-IDF vectors, float32 [N, W] of unit norm; zeros for a text without any word of the vocabulary."""
     counts = [Counter(words(text)) for text in texts]
-    found = Counter(word for count in counts for word in count)
-    telling = {word: n for word, n in found.items() if n <= max(1, _COMMON * len(texts))}
-    chosen = sorted(telling, key=lambda word: (-telling[word], word))[:_WORDS]
-    place = {word: i for i, word in enumerate(chosen)}
-    table = np.zeros((len(texts), len(chosen)), np.float32)
+    document_counts = Counter(word for count in counts for word in count)
+    rare = {word: n for word, n in document_counts.items() if n <= max(1, _MAX_DOCUMENT_SHARE * len(texts))}
+    vocabulary = sorted(rare, key=lambda word: (-rare[word], word))[:_MAX_WORDS]
+    columns = {word: i for i, word in enumerate(vocabulary)}
+    vectors = np.zeros((len(texts), len(vocabulary)), np.float32)
     for row, count in enumerate(counts):
         for word, n in count.items():
-            if word in place:
-                table[row, place[word]] = (1 + np.log(n)) * np.log(len(texts) / telling[word])
-    norms = np.linalg.norm(table, axis=1, keepdims=True)
-    return np.asarray(table / np.where(norms > 0, norms, 1))
+            if word in columns:
+                vectors[row, columns[word]] = (1 + np.log(n)) * np.log(len(texts) / rare[word])
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1))

@@ -1,10 +1,11 @@
-"""A study's cells, what their policies keep, and what is learnt: settings, scripts, checkpoints, lessons, the grid."""
+"""Cells: their settings and keys, the selection along a stream, and the training data of a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,27 @@ import pytest
 from mlx_personal import Dialogue
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.research.study import Cell
-from mlx_personal.research.study.authors_script import ScriptSelection
-from mlx_personal.research.study.cell import BASE, POLICIES, SCRIPTS
-from mlx_personal.research.study.cell_selection import Kept, Scored, policy_of, select
-from mlx_personal.research.study.grid import EXPERIMENTS, plan
-from mlx_personal.research.study.training_sets import lesson, written_by
-from mlx_personal.selection import Candidate
+from mlx_personal.research.study.authors_script import AuthorsScriptSelection
+from mlx_personal.research.study.cell import AUTHORS_SCRIPTS, BASE, POLICIES
+from mlx_personal.research.study.cell_selection import (
+    ScoredDialogue,
+    SelectionCheckpoint,
+    cell_policy,
+    select_from_stream,
+)
+from mlx_personal.research.study.checkpoint_data import checkpoint_data, synthesis_key
+from mlx_personal.research.study.grid import EXPERIMENTS, experiment_blocks
+from mlx_personal.selection import SelectionCandidate
 
 CELL = Cell("alpaca", "abc", "tiny", "f00", 1, "quality", received=50, every=20, bins=6, evaluation=5)
 
 
-def scored(count: Any = 60, seed: Any = 0) -> Any:
+def scored_dialogues(count: int = 60, seed: int = 0) -> dict[int, ScoredDialogue]:
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((count, 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return {
-        i: Scored(
+        i: ScoredDialogue(
             text=f"set {i} says {rng.integers(1000)}",
             vector=vectors[i],
             entropies={name: float(rng.random()) for name in ("spectral", "spectral-whole", "histogram")},
@@ -39,7 +45,7 @@ def scored(count: Any = 60, seed: Any = 0) -> Any:
     }
 
 
-def changed(cell: Any = CELL, **changes: Any) -> Any:
+def changed(cell: Cell = CELL, **changes: Any) -> Cell:
     return dataclasses.replace(cell, **changes)
 
 
@@ -51,10 +57,10 @@ def changed(cell: Any = CELL, **changes: Any) -> Any:
     [CELL, changed(policy=BASE), changed(synthetic=3, writer="w"), changed(order="shuffled"), changed(annotations=9)],
     ids=["plain", "base", "synthetic", "shuffled", "annotations"],
 )
-def test_a_cell_survives_json_with_its_key(cell: Any) -> None:
-    again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
-    assert again.key == cell.key
-    assert again.to_json() == cell.to_json()
+def test_a_cell_restored_from_json_has_the_same_key(cell: Cell) -> None:
+    restored = Cell.from_json(json.loads(json.dumps(cell.to_json())))
+    assert restored.key == cell.key
+    assert restored.to_json() == cell.to_json()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_a_cell_survives_json_with_its_key(cell: Any) -> None:
         {"part": "first"},
     ],
 )
-def test_every_setting_that_matters_changes_the_key(change: Any) -> None:
+def test_settings_that_affect_the_result_change_the_key(change: dict[str, Any]) -> None:
     assert changed(**change).key != CELL.key
 
 
@@ -88,10 +94,10 @@ def test_settings_without_effect_do_not_change_the_key() -> None:
     assert changed(base, seed=8, bins=99, received=7, every=3, order="in-order").key == base.key
     assert changed(base, evaluation=6).key != base.key
     assert changed(base, training=LoRAConfig(epochs=9)).key == base.key
-    assert changed(base, training=LoRAConfig(max_tokens=9)).key != base.key
+    assert changed(base, training=LoRAConfig(max_seq_length=9)).key != base.key
 
 
-def test_checkpoints_come_every_so_often_and_at_the_end() -> None:
+def test_checkpoints_are_evenly_spaced_and_include_the_end() -> None:
     assert CELL.checkpoints == [20, 40, 50]
     assert changed(received=40).checkpoints == [20, 40]
     assert changed(received=15).checkpoints == [15]
@@ -99,7 +105,7 @@ def test_checkpoints_come_every_so_often_and_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"policy": "best"}, "policy"),
         ({"bins": 0}, "bins"),
@@ -110,44 +116,53 @@ def test_checkpoints_come_every_so_often_and_at_the_end() -> None:
         ({"entropy": "spectrum"}, "spectral"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(change: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         changed(**change)
 
 
 # The authors' scripts
 
+Offer = tuple[str, Sequence[float], float]
 
-def offered(score: Any, rows: Any, capacity: Any) -> Any:
-    selection = ScriptSelection(score, capacity)
-    for number, (domain, vector, value) in enumerate(rows):
+
+def script_after(score: str, offers: Sequence[Offer], capacity: int) -> AuthorsScriptSelection:
+    """Return a script's selection after some candidates, each (domain, vector, score)."""
+    selection = AuthorsScriptSelection(score, capacity)
+    for number, (domain, vector, value) in enumerate(offers):
         unit = np.array(vector, np.float32) / np.linalg.norm(vector)
-        selection.offer(Candidate(number, number, "", unit, value, value, domain))
+        selection.offer(SelectionCandidate(number, number, "", unit, value, value, domain))
     return selection
 
 
 @pytest.mark.parametrize("score", ["eoe", "dss"])
 def test_a_script_keeps_lower_scores_of_the_same_domain(score: str) -> None:
-    rows = [("a", [1, 0], 0.5), ("b", [1, 0], 0.9), ("a", [1, 0], 0.7), ("a", [1, 0], 0.4), ("b", [1, 0], 0.95)]
-    # Full after the first three; 0.4 takes the place of the lowest of its domain, 0.5; 0.95 is above the lowest of its.
-    assert offered(score, rows, 3).checkpoint() == [3, 2, 1]
+    offers: list[Offer] = [
+        ("a", [1, 0], 0.5),
+        ("b", [1, 0], 0.9),
+        ("a", [1, 0], 0.7),
+        ("a", [1, 0], 0.4),
+        ("b", [1, 0], 0.95),
+    ]
+    # The buffer is full after three. 0.4 replaces 0.5, the lowest score of its domain; 0.95 is above that of its own.
+    assert script_after(score, offers, 3).checkpoint() == [3, 2, 1]
 
 
-def test_a_script_stores_a_set_twice_when_it_scores_lower_than_what_is_there() -> None:
-    assert offered("eoe", [("a", [1, 0], 0.5), ("a", [1, 0], 0.4)], 4).checkpoint() == [1, 1]
+def test_a_script_stores_a_dialogue_twice_if_it_scores_lower_than_a_stored_one() -> None:
+    assert script_after("eoe", [("a", [1, 0], 0.5), ("a", [1, 0], 0.4)], 4).checkpoint() == [1, 1]
 
 
-def test_a_script_measures_likeness_and_keeps_the_unlike() -> None:
-    rows = [("a", [1, 0], 0), ("a", [1, 0.1], 0), ("a", [0, 1], 0)]
-    # Likeness on arrival: 0 (an empty domain), near 1, near 0.05: not below the first's 0, which never changes.
-    assert offered("idd", rows, 2).checkpoint() == [0, 1]
-    assert offered("idd", [*rows, ("a", [-1, -1], 0)], 2).checkpoint() == [3, 1]
+def test_the_idd_script_measures_similarity_and_keeps_dissimilar_dialogues() -> None:
+    offers: list[Offer] = [("a", [1, 0], 0), ("a", [1, 0.1], 0), ("a", [0, 1], 0)]
+    # Similarity at arrival: 0 (empty domain), near 1, near 0.05. None is below the first one's 0, which never changes.
+    assert script_after("idd", offers, 2).checkpoint() == [0, 1]
+    assert script_after("idd", [*offers, ("a", [-1, -1], 0)], 2).checkpoint() == [3, 1]
 
 
 def test_a_script_writes_out_and_empties_its_buffer() -> None:
-    selection = offered("eoe", [("a", [1, 0], 0.1), ("a", [1, 0], 0.2)], 2)
+    selection = script_after("eoe", [("a", [1, 0], 0.1), ("a", [1, 0], 0.2)], 2)
     assert selection.checkpoint() == [0, 1]
-    selection.offer(Candidate(2, 2, "", np.array([1, 0], np.float32), 0.3, 0.3, "a"))
+    selection.offer(SelectionCandidate(2, 2, "", np.array([1, 0], np.float32), 0.3, 0.3, "a"))
     assert selection.checkpoint() == [0, 1, 2]
 
 
@@ -155,111 +170,125 @@ def test_a_script_writes_out_and_empties_its_buffer() -> None:
 
 
 @pytest.mark.parametrize("policy", ["random", "weighted"])
-def test_the_seed_reaches_what_a_policy_draws(policy: str) -> None:
-    kept = [select(changed(policy=policy, seed=seed), list(range(50)), scored())[-1].kept for seed in range(4)]
-    assert len({tuple(ids) for ids in kept}) == 4
+def test_a_random_policy_depends_on_the_seed(policy: str) -> None:
+    selections = [
+        select_from_stream(changed(policy=policy, seed=seed), list(range(50)), scored_dialogues())[-1].selected
+        for seed in range(4)
+    ]
+    assert len({tuple(indices) for indices in selections}) == 4
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_policy_keeps_sets_of_the_stream_at_every_checkpoint(policy: Any) -> None:
+def test_every_policy_selects_streamed_dialogues_at_every_checkpoint(policy: str) -> None:
     stream = list(np.random.default_rng(3).permutation(60)[:50])
-    found = select(changed(policy=policy), stream, scored())
-    assert [kept.received for kept in found] == [20, 40, 50]
-    for kept in found:
-        assert set(kept.kept) <= set(stream[: kept.received])
-        assert kept.annotated == kept.kept
-        if policy not in SCRIPTS:
-            assert len(set(kept.kept)) == 6
-    assert found == select(changed(policy=policy), stream, scored())
+    checkpoints = select_from_stream(changed(policy=policy), stream, scored_dialogues())
+    assert [checkpoint.received for checkpoint in checkpoints] == [20, 40, 50]
+    for checkpoint in checkpoints:
+        assert set(checkpoint.selected) <= set(stream[: checkpoint.received])
+        assert checkpoint.annotated == checkpoint.selected
+        if policy not in AUTHORS_SCRIPTS:
+            assert len(set(checkpoint.selected)) == 6
+    assert checkpoints == select_from_stream(changed(policy=policy), stream, scored_dialogues())
 
 
-def test_a_longer_stream_begins_like_a_shorter_one() -> None:
-    stream, table = list(range(50)), scored()
-    assert select(changed(received=40), stream[:40], table) == select(CELL, stream, table)[:2]
+def test_a_longer_stream_starts_like_a_shorter_one() -> None:
+    stream, scored = list(range(50)), scored_dialogues()
+    shorter = select_from_stream(changed(received=40), stream[:40], scored)
+    assert shorter == select_from_stream(CELL, stream, scored)[:2]
 
 
-def test_the_estimator_of_entropy_decides_who_stays() -> None:
-    stream, table = list(range(50)), scored()
-    by = {e: select(changed(policy="eoe", entropy=e), stream, table)[-1].kept for e in table[0].entropies}
-    assert len({tuple(kept) for kept in by.values()}) == 3
+def test_the_selection_depends_on_the_estimator_of_entropy() -> None:
+    stream, scored = list(range(50)), scored_dialogues()
+    selections = [
+        select_from_stream(changed(policy="eoe", entropy=estimator), stream, scored)[-1].selected
+        for estimator in scored[0].entropies
+    ]
+    assert len({tuple(indices) for indices in selections}) == 3
 
 
-def test_an_owner_with_a_limit_is_asked_about_the_oldest_first_and_never_twice() -> None:
-    stream, table = list(range(50)), scored()
-    free = select(changed(policy="fifo"), stream, table)
-    assert [kept.questions for kept in free] == [6, 12, 18]
-    limited = select(changed(policy="fifo", annotations=8), stream, table)
-    assert [kept.questions for kept in limited] == [6, 8, 8]
-    assert [sorted(kept.annotated) for kept in limited] == [[14, 15, 16, 17, 18, 19], [34, 35], []]
-    assert [kept.kept for kept in limited] == [kept.kept for kept in free]
+def test_limited_annotations_go_to_the_oldest_dialogues_and_never_twice_to_one() -> None:
+    stream, scored = list(range(50)), scored_dialogues()
+    unlimited = select_from_stream(changed(policy="fifo"), stream, scored)
+    assert [checkpoint.questions for checkpoint in unlimited] == [6, 12, 18]
+    limited = select_from_stream(changed(policy="fifo", annotations=8), stream, scored)
+    assert [checkpoint.questions for checkpoint in limited] == [6, 8, 8]
+    assert [sorted(checkpoint.annotated) for checkpoint in limited] == [[14, 15, 16, 17, 18, 19], [34, 35], []]
+    assert [checkpoint.selected for checkpoint in limited] == [checkpoint.selected for checkpoint in unlimited]
 
 
-def test_a_name_without_a_policy_is_an_error() -> None:
+def test_an_authors_script_is_no_policy_of_the_package() -> None:
     with pytest.raises(KeyError):
-        policy_of(changed(policy="eoe-script"))
+        cell_policy(changed(policy="eoe-script"))
 
 
-# Lessons
+# Training data
 
 
-def test_policies_get_the_same_number_of_synthetic_sets_though_originals_have_different_numbers() -> None:
+def test_policies_get_the_same_number_of_synthetic_dialogues_if_originals_have_different_numbers() -> None:
     originals = [Dialogue.of(f"Question {i}?", f"Answer {i}.") for i in range(3)]
-    sets = [[Dialogue.of(f"Other {i} {n}?", f"Answer {i}.") for n in range(5)] for i in range(3)]
-    written = {originals[0].key: sets[0], originals[2].key: sets[2][:2]}
-    kept = Kept(20, [4, 5, 6], [4, 5, 6], 3)
-    two = lesson(kept, originals, written, 2)
-    # The first of each, the second of each, then what is left of the one that has more.
-    assert list(two.dialogues) == [*originals, sets[0][0], sets[2][0], sets[0][1], sets[2][1], sets[0][2], sets[0][3]]
-    assert list(two.sources) == [0, 1, 2, 0, 2, 0, 2, 0, 0]
-    assert two.facts == {"received": 20, "kept": [4, 5, 6], "questions": 3, "annotated": 3, "synthetic": 6}
-    assert lesson(kept, originals, written, 0).dialogues == originals
-    assert lesson(kept, originals, written, 9).facts["synthetic"] == 7  # all there are
+    synthetic = [[Dialogue.of(f"Other {i} {n}?", f"Answer {i}.") for n in range(5)] for i in range(3)]
+    available = {originals[0].key: synthetic[0], originals[2].key: synthetic[2][:2]}
+    checkpoint = SelectionCheckpoint(20, [4, 5, 6], [4, 5, 6], 3)
+    data = checkpoint_data(checkpoint, originals, available, 2)
+    # The first one of each original, the second one of each, then the remaining ones of the first original.
+    assert [example.dialogue for example in data.examples] == [
+        *originals,
+        *(synthetic[0][0], synthetic[2][0], synthetic[0][1], synthetic[2][1], synthetic[0][2], synthetic[0][3]),
+    ]
+    assert [example.group for example in data.examples] == [0, 1, 2, 0, 2, 0, 2, 0, 0]
+    assert data.metadata == {"received": 20, "kept": [4, 5, 6], "questions": 3, "annotated": 3, "synthetic": 6}
+    without = checkpoint_data(checkpoint, originals, available, 0)
+    assert [example.dialogue for example in without.examples] == originals
+    assert checkpoint_data(checkpoint, originals, available, 9).metadata["synthetic"] == 7  # all that are available
 
 
-def test_cells_share_synthetic_sets_unless_what_writes_them_differs() -> None:
+def test_cells_share_synthetic_dialogues_unless_their_generation_differs() -> None:
     cell = changed(synthetic=3, writer="w")
-    shared = [
+    same: list[dict[str, Any]] = [
         {"policy": "fifo"},
         {"bins": 9},
         {"synthetic": 5},
         {"order": "shuffled"},
         {"training": LoRAConfig(rank=2)},
     ]
-    assert {written_by(changed(cell, **change)) for change in shared} == {written_by(cell)}
-    for change in ({"seed": 2}, {"data": "dolly"}, {"writer": "v"}, {"part": "first"}, {"model": "m"}):
-        assert written_by(changed(cell, **change)) != written_by(cell)
+    assert {synthesis_key(changed(cell, **change)) for change in same} == {synthesis_key(cell)}
+    different: list[dict[str, Any]] = [{"seed": 2}, {"data": "dolly"}, {"writer": "v"}, {"part": "first"}]
+    for change in (*different, {"model": "m"}):
+        assert synthesis_key(changed(cell, **change)) != synthesis_key(cell)
 
 
 # The grid
 
 
-def test_no_cell_is_planned_twice_and_every_block_has_its_base() -> None:
+def test_no_cell_is_planned_twice_and_every_block_has_its_base_model() -> None:
     sources = {"dolly": "d", "meddialog": "m"}
-    blocks = plan(CELL, sources, 2, 3, list(EXPERIMENTS))
-    keys = [cell.key for block in blocks for cell in block.cells]
-    assert len(keys) == len(set(keys))
+    blocks = experiment_blocks(CELL, sources, 2, 3, list(EXPERIMENTS))
     cells = [cell for block in blocks for cell in block.cells]
+    keys = [cell.key for cell in cells]
+    assert len(keys) == len(set(keys))
     for data, part in itertools.product(sources, ("all", "first", "second")):
         assert any(c.policy == BASE and c.data == data and c.part == part for c in cells)
 
 
-def test_the_main_experiment_is_all_policies_with_and_without_synthetic_sets() -> None:
-    cells = [c for b in plan(CELL, {"dolly": "d"}, 3, 3, ["main", "ablation"]) for c in b.cells if c.policy != BASE]
+def test_the_main_experiment_has_all_policies_with_and_without_synthetic_dialogues() -> None:
+    blocks = experiment_blocks(CELL, {"dolly": "d"}, 3, 3, ["main", "ablation"])
+    cells = [c for block in blocks for c in block.cells if c.policy != BASE]
     assert len(cells) == 7 * 2 * 3
     assert {(c.policy, c.synthetic, c.seed) for c in cells} == set(
         itertools.product(("quality", "random", "fifo", "k-center", "eoe", "dss", "idd"), (0, 3), range(3))
     )
 
 
-def test_a_grid_cut_off_anywhere_has_whole_seeds_first() -> None:
-    blocks = plan(CELL, {"dolly": "d", "alpaca": "a"}, 3, 3, ["main", "own"])
+def test_blocks_are_ordered_by_seed() -> None:
+    blocks = experiment_blocks(CELL, {"dolly": "d", "alpaca": "a"}, 3, 3, ["main", "own"])
     seeds = [cell.seed for block in blocks for cell in block.cells if cell.policy != BASE]
     assert seeds == sorted(seeds)
 
 
-def test_sweeps_run_where_the_paper_ran_them() -> None:
+def test_sweeps_run_on_the_data_set_of_the_papers_sweeps() -> None:
     for sources, data in (({"dolly": "d", "meddialog": "m"}, "meddialog"), ({"dolly": "d"}, "dolly")):
-        cells = [c for b in plan(CELL, sources, 1, 3, ["synthesis", "buffer"]) for c in b.cells if c.policy != BASE]
+        blocks = experiment_blocks(CELL, sources, 1, 3, ["synthesis", "buffer"])
+        cells = [c for block in blocks for c in block.cells if c.policy != BASE]
         assert {c.data for c in cells} == {data}
         assert {c.synthetic for c in cells if c.bins == 6} == set(range(10))
         assert {c.bins for c in cells if c.policy == "random"} == {32, 64, 128, 256, 512}

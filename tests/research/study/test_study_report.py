@@ -239,7 +239,7 @@ def test_what_is_missing_is_named() -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "can_draw", lambda: False)
+    monkeypatch.setattr(page, "can_plot", lambda: False)
 
 
 def everything() -> Any:

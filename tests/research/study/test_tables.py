@@ -37,7 +37,7 @@ def replaced(cells: Any, when: Any, **changes: Any) -> Any:
 
 
 def written(path: Any, cells: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(page, "can_draw", lambda: False)
+    monkeypatch.setattr(page, "can_plot", lambda: False)
     text, data = report.write_report(cells, path)
     return text.read_text(), json.loads(data.read_text())
 

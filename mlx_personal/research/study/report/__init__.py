@@ -1,11 +1,13 @@
-"""A study's report, from whatever cells are finished: tables in Markdown, figures, and the same numbers as JSON.
+"""The report of a study from any set of finished cells: tables in Markdown, figures, and the same results as JSON.
 
-Cells become groups of seeds (`groups`), which are compared by their settings (`comparing`, `pairing`, `statistics`);
-`measures` and `beyond` make findings of that, and `tables`, `own_tables`, `bases`, `figures` and `sweep_figures` show
-them, with the paper's own numbers (`published`) beside; `inventory` and `caveats` say what ran and how sure it is.
-`page` puts all of it together.
+- `page`: write the report; the entry point.
+- `model_study`, `cell_group`: the cells of one base model, grouped by their settings.
+- `analysis`, `pairing`, `statistics`, `other_metrics`: compare groups; the results are `findings`.
+- `base_models`, `inventory`, `caveats`: base models, the cells that ran, and the limits of the results.
+- `tables`, `weighted_tables`, `figures`, `sweep_figures`, `json_format`: present the results.
+- `labels`, `drawing`, `published`: names and numbers, figure styles, and the scores of [Qin24].
 """
 
-from mlx_personal.research.study.report.page import summary, write_report
+from mlx_personal.research.study.report.page import summarize, write_report
 
-__all__ = ["summary", "write_report"]
+__all__ = ["summarize", "write_report"]

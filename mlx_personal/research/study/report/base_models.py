@@ -1,4 +1,4 @@
-"""The models as they are: what each base answers without an adapter, side by side on the same dialogues."""
+"""The scores of base models without an adapter, compared on the same dialogues."""
 
 from __future__ import annotations
 
@@ -9,131 +9,163 @@ from typing import Any
 
 import numpy as np
 
-from mlx_personal.reporting import table
+from mlx_personal.reporting import markdown_table
 from mlx_personal.research.study.cell import BASE
 from mlx_personal.research.study.report import statistics
-from mlx_personal.research.study.report.cell_group import Group
-from mlx_personal.research.study.report.grouped_cells import Study
-from mlx_personal.research.study.report.labels import ONE_ANSWER, code, data_label, with_interval
-from mlx_personal.research.study.report.other_metrics import perplexity
-from mlx_personal.research.study.report.statistics import Estimate
+from mlx_personal.research.study.report.cell_group import CellGroup
+from mlx_personal.research.study.report.labels import CONSTANT_ANSWER_LABEL, code, data_label, format_interval
+from mlx_personal.research.study.report.model_study import ModelStudy
+from mlx_personal.research.study.report.other_metrics import group_perplexity
+from mlx_personal.research.study.report.statistics import IntervalEstimate
 
 
 @dataclass(frozen=True)
-class Untrained:
-    """A model's base cell on one data set. `alone`: nothing else was run of this model; `dialogues`: that it answered;
-    `tokens`: of their preferred answers, together; None where they were not counted."""
+class ConstantAnswerScores:
+    """The scores of the constant answer, see `study.constant_answer`.
 
-    model: str
-    fingerprint: str
-    alone: bool
-    data: str
-    part: str
-    dialogues: int
-    rouge1: Estimate
-    rouge_l: Estimate
-    perplexity: Estimate | None
-    tokens: float | None
-    answer_words: float | None
-    one_answer: OneAnswer | None
+    Attributes:
+        rouge1: ROUGE-1.
+        rouge_l: ROUGE-L.
+        answer_words: Words of the answer.
+    """
 
-
-@dataclass(frozen=True)
-class OneAnswer:
-    """What one answer, given to every question, scores on the same dialogues: see `study.one_answer`."""
-
-    rouge1: Estimate
-    rouge_l: Estimate
+    rouge1: IntervalEstimate
+    rouge_l: IntervalEstimate
     answer_words: float
 
 
-def untrained(studies: Sequence[Study]) -> list[Untrained]:
-    """Every model's, a data set after the other: on the dialogues of the first model's main protocol there, or where
-    it has none on those that most models answered, then on those answered last."""
-    names = list(dict.fromkeys(name for study in studies for name in study.data))
-    found = []
-    for data in sorted(names, key=lambda name: min(s.data.index(name) for s in studies if name in s.data)):
-        groups = [(study, group) for study in studies for group in _bases(study, data)]
+@dataclass(frozen=True)
+class BaseModelScores:
+    """The scores of a base model on one data set.
+
+    Attributes:
+        model: Name of the model.
+        fingerprint: Fingerprint of the model.
+        only_base: Whether no adapter of this model was trained.
+        data: Name of the data set.
+        part: Part of the data.
+        num_dialogues: Number of evaluation dialogues.
+        rouge1: ROUGE-1.
+        rouge_l: ROUGE-L.
+        perplexity: Perplexity of the preferred answers; None if it was not measured.
+        num_tokens: Tokens of the preferred answers; None if they were not counted.
+        answer_words: Mean number of words per answer; None if it was not measured.
+        constant_answer: Scores of the constant answer; None if it was not scored.
+    """
+
+    model: str
+    fingerprint: str
+    only_base: bool
+    data: str
+    part: str
+    num_dialogues: int
+    rouge1: IntervalEstimate
+    rouge_l: IntervalEstimate
+    perplexity: IntervalEstimate | None
+    num_tokens: float | None
+    answer_words: float | None
+    constant_answer: ConstantAnswerScores | None
+
+
+def base_model_scores(studies: Sequence[ModelStudy]) -> list[BaseModelScores]:
+    """Return the scores of all base models, ordered by data set.
+
+    The models are compared on the same dialogues: those of the first model's main protocol. Where it has none, those
+    that most models answered are used, and then those that were answered last.
+    """
+    names = list(dict.fromkeys(name for study in studies for name in study.datasets))
+    scores = []
+    for data in sorted(names, key=lambda name: min(s.datasets.index(name) for s in studies if name in s.datasets)):
+        groups = [(study, group) for study in studies for group in _base_groups(study, data)]
         if not groups:
             continue
-        counts = Counter(_dialogues(group) for _, group in groups)
-        latest = {_dialogues(group): group.latest for _, group in sorted(groups, key=lambda found: found[1].latest)}
-        main = [_dialogues(base) for s in studies for g in s.protocol(data)[:1] if (base := s.base(g))]
+        counts = Counter(_dialogues_key(group) for _, group in groups)
+        latest = {_dialogues_key(group): group.latest for _, group in sorted(groups, key=lambda pair: pair[1].latest)}
+        main = [_dialogues_key(base) for s in studies for g in s.protocol(data)[:1] if (base := s.base_of(g))]
         chosen = main[0] if main else max(counts, key=lambda key: (counts[key], latest[key]))
-        found += [_one(study, group) for study, group in groups if _dialogues(group) == chosen]
-    return found
+        scores += [_group_scores(study, group) for study, group in groups if _dialogues_key(group) == chosen]
+    return scores
 
 
-def untrained_table(found: Sequence[Untrained]) -> str:
-    """All models in one table."""
-    names = Counter(name for name, _ in {(u.model, u.fingerprint) for u in found})
+def base_model_table(scores: Sequence[BaseModelScores]) -> str:
+    """Return the scores of all base models as one table in Markdown."""
+    name_counts = Counter(name for name, _ in {(s.model, s.fingerprint) for s in scores})
     rows = []
-    for data in dict.fromkeys(u.data for u in found):
-        own = [u for u in found if u.data == data]
-        for u in own:
-            model = code(f"{u.model} {u.fingerprint[:8]}" if names[u.model] > 1 else u.model)
-            rows.append(_row(u, model, u, with_interval(u.perplexity, 2)))
-        # Cut to as many tokens, it may differ by the model that counts them; one stands for all.
-        rows += [_row(u, ONE_ANSWER, u.one_answer, None) for u in own if u.one_answer][:1]
-    head = ("data set", "model", "ROUGE-1", "ROUGE-L", "perplexity", "words an answer", "dialogues")
-    text = f"Without an adapter, on the same dialogues. The intervals draw dialogues.\n\n{table(head, rows)}"
-    other = [data for data in dict.fromkeys(u.data for u in found) if len(_tokens(found, data)) > 1]
-    if other:
-        labels = ", ".join(map(data_label, other))
-        text += f"\nOn {labels} models cut the answers into different numbers of tokens: perplexities do not compare.\n"
+    for data in dict.fromkeys(s.data for s in scores):
+        of_data = [s for s in scores if s.data == data]
+        for s in of_data:
+            model = code(f"{s.model} {s.fingerprint[:8]}" if name_counts[s.model] > 1 else s.model)
+            rows.append(_table_row(s, model, s, format_interval(s.perplexity, 2)))
+        # It depends on the model only through the tokens that limit its length, so one row is enough.
+        constant = [_table_row(s, CONSTANT_ANSWER_LABEL, s.constant_answer, None) for s in of_data if s.constant_answer]
+        rows += constant[:1]
+    head = ("data set", "model", "ROUGE-1", "ROUGE-L", "perplexity", "words per answer", "dialogues")
+    text = (
+        "Scores without an adapter, on the same dialogues. The intervals resample dialogues.\n\n"
+        f"{markdown_table(head, rows)}"
+    )
+    different_tokens = [data for data in dict.fromkeys(s.data for s in scores) if len(_token_counts(scores, data)) > 1]
+    if different_tokens:
+        labels = ", ".join(map(data_label, different_tokens))
+        text += (
+            f"\nOn {labels} the models split the answers into different numbers of tokens, so their perplexities "
+            "cannot be compared.\n"
+        )
     return text
 
 
-def _row(of: Untrained, name: str, scores: Untrained | OneAnswer, likelihood: str | None) -> list[str | None]:
-    words = None if scores.answer_words is None else f"{scores.answer_words:.1f}"
-    rouge = [with_interval(scores.rouge1), with_interval(scores.rouge_l)]
-    return [data_label(of.data), name, *rouge, likelihood, words, f"{of.dialogues:,}"]
-
-
-def upper_reference(found: Sequence[Untrained]) -> str:
-    """What a main table has to say of models of which the base alone was run; empty without one."""
+def upper_reference(scores: Sequence[BaseModelScores]) -> str:
+    """Return a note on the models of which only the base model was run; empty without any."""
     lines = []
-    for name, fingerprint in dict.fromkeys((u.model, u.fingerprint) for u in found if u.alone):
-        own = [u for u in found if (u.model, u.fingerprint) == (name, fingerprint)]
-        scores = (f"{u.rouge1.value:.4f} on {data_label(u.data)}" for u in own)
+    for name, fingerprint in dict.fromkeys((s.model, s.fingerprint) for s in scores if s.only_base):
+        of_model = [s for s in scores if (s.model, s.fingerprint) == (name, fingerprint)]
+        values = (f"{s.rouge1.value:.4f} on {data_label(s.data)}" for s in of_model)
         lines.append(
-            f"Upper reference: {code(name)} as it is (only its base was run, and it is no side of a comparison), "
-            f"ROUGE-1 {', '.join(scores)}.\n"
+            f"Upper reference: {code(name)} without an adapter (only its base model was run, and it is not part of any "
+            f"comparison), ROUGE-1 {', '.join(values)}.\n"
         )
     return "\n".join(lines)
 
 
-def _bases(study: Study, data: str) -> list[Group]:
+def _table_row(
+    model: BaseModelScores, name: str, scores: BaseModelScores | ConstantAnswerScores, perplexity: str | None
+) -> list[str | None]:
+    words = None if scores.answer_words is None else f"{scores.answer_words:.1f}"
+    rouge = [format_interval(scores.rouge1), format_interval(scores.rouge_l)]
+    return [data_label(model.data), name, *rouge, perplexity, words, f"{model.num_dialogues:,}"]
+
+
+def _base_groups(study: ModelStudy, data: str) -> list[CellGroup]:
     return [g for g in study.groups.values() if g.cell.policy == BASE and g.cell.data == data]
 
 
-def _dialogues(group: Group) -> str:
-    """Equal for cells of any models that answered the same dialogues alike."""
-    return group.without("model", "model_name")
+def _dialogues_key(group: CellGroup) -> str:
+    """Return a hash that is equal for base models evaluated on the same dialogues in the same way."""
+    return group.hash_without("model", "model_name")
 
 
-def _tokens(found: Sequence[Untrained], data: str) -> set[float]:
-    return {u.tokens for u in found if u.data == data and u.tokens is not None}
+def _token_counts(scores: Sequence[BaseModelScores], data: str) -> set[float]:
+    return {s.num_tokens for s in scores if s.data == data and s.num_tokens is not None}
 
 
-def _one(study: Study, group: Group) -> Untrained:
-    rouge1, tokens, one = group.scores("rouge1"), group.final("tokens"), group.one_answer
-    return Untrained(
-        model=study.name,
+def _group_scores(study: ModelStudy, group: CellGroup) -> BaseModelScores:
+    rouge1, tokens, constant = group.scores("rouge1"), group.final_losses("tokens"), group.constant_answer
+    return BaseModelScores(
+        model=study.model_name,
         fingerprint=group.cell.model,
-        alone=all(cell.policy == BASE for cell, _ in study.cells),
+        only_base=all(cell.policy == BASE for cell, _ in study.cells),
         data=group.cell.data,
         part=group.cell.part,
-        dialogues=rouge1.shape[1],
-        rouge1=statistics.mean(rouge1),
-        rouge_l=statistics.mean(group.scores("rougeL")),
-        perplexity=perplexity(group),
-        tokens=float(tokens.sum()) if tokens.size else None,
-        answer_words=group.last("answer_words"),
-        one_answer=None if one is None else _one_answer(one),
+        num_dialogues=rouge1.shape[1],
+        rouge1=statistics.mean_estimate(rouge1),
+        rouge_l=statistics.mean_estimate(group.scores("rougeL")),
+        perplexity=group_perplexity(group),
+        num_tokens=float(tokens.sum()) if tokens.size else None,
+        answer_words=group.last_checkpoint_mean("answer_words"),
+        constant_answer=None if constant is None else _constant_answer_scores(constant),
     )
 
 
-def _one_answer(found: Mapping[str, Any]) -> OneAnswer:
-    rouge1, rouge_l = (statistics.mean(np.array([found[name]])) for name in ("rouge1", "rougeL"))
-    return OneAnswer(rouge1, rouge_l, found["answer_words"])
+def _constant_answer_scores(stored: Mapping[str, Any]) -> ConstantAnswerScores:
+    rouge1, rouge_l = (statistics.mean_estimate(np.array([stored[name]])) for name in ("rouge1", "rougeL"))
+    return ConstantAnswerScores(rouge1, rouge_l, stored["answer_words"])

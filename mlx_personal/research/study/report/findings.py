@@ -1,152 +1,229 @@
-"""What a study found, as data: comparisons, curves, sweeps, and what ROUGE does not show; made by `measures`."""
+"""The results of an analysis as data: comparisons, curves, sweeps and other metrics, computed by `analysis`.
+
+`json_format` stores these classes in `report.json`; a renamed field needs an entry there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlx_personal.research.study.report.statistics import NO_DIFFERENCE, TOO_FEW, Difference, Estimate
+from mlx_personal.research.study.report.statistics import (
+    NO_DIFFERENCE,
+    TOO_FEW_SEEDS,
+    IntervalEstimate,
+    PairedDifference,
+)
+
+
+class Shortfall(NamedTuple):
+    """A checkpoint with too few synthetic dialogues.
+
+    Attributes:
+        received: Dialogues received at the checkpoint.
+        available: Synthetic dialogues trained on.
+        requested: Synthetic dialogues requested.
+    """
+
+    received: int
+    available: int
+    requested: int
 
 
 @dataclass(frozen=True)
-class Sets:
-    """Synthetic sets, those asked for beside those learnt: `wanted` and `got` at the last checkpoint, in the mean over
-    seeds, for `each` kept one so many asked for.
+class SyntheticCounts:
+    """How many synthetic dialogues a group of cells requested and trained on.
 
-    `short`: of each seed that at some checkpoint got clearly less than it asked for, the worst one: sets received
-    there, synthetic sets got, and wanted. `none`: there was not one at any.
+    Attributes:
+        per_selected: Requested number per selected dialogue.
+        requested: Requested number at the last checkpoint, mean over seeds.
+        available: Number trained on at the last checkpoint, mean over seeds.
+        shortfalls: By seed the worst checkpoint, for seeds that had clearly too few at any checkpoint.
+        none_available: Whether there was not a single one at any checkpoint.
     """
 
-    each: int
-    wanted: float
-    got: float
-    short: Mapping[int, tuple[int, int, int]]
-    none: bool
+    per_selected: int
+    requested: float
+    available: float
+    shortfalls: Mapping[int, Shortfall]
+    none_available: bool
 
     @property
-    def got_each(self) -> float:
-        """Sets got for each kept one."""
-        return self.each * self.got / self.wanted if self.wanted else 0.0
+    def available_per_selected(self) -> float:
+        """Number trained on per selected dialogue."""
+        return self.per_selected * self.available / self.requested if self.requested else 0.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparisonEntry:
     """One policy, or one value of a swept setting, on one data set.
 
-    `difference`: to the reference, on the seeds that both have; None for the reference itself, or without such seeds.
-    `best`: the highest of its row, and by verdict different from all others there. `sets`: the synthetic ones; None
-    where none were asked for.
+    Attributes:
+        score: The score.
+        difference: Difference from the reference on their common seeds; None for the reference or without such seeds.
+        is_best: Whether it is the highest of its row and differs from all others by verdict.
+        synthetic_counts: Numbers of synthetic dialogues; None where none were requested.
     """
 
-    score: Estimate
-    difference: Difference | None = None
-    best: bool = False
-    sets: Sets | None = None
+    score: IntervalEstimate
+    difference: PairedDifference | None = None
+    is_best: bool = False
+    synthetic_counts: SyntheticCounts | None = None
 
 
 @dataclass(frozen=True)
-class Row:
-    """Entries that are compared with each other, by what their table compares: policies, or a setting's values.
+class ComparisonRow:
+    """Entries that are compared with each other.
 
-    `base`: the untrained model's score; `one_answer`: that of one answer for all, see `study.one_answer`. `policy` or
-    `value`: of a sweep's row, what all its entries share.
+    Attributes:
+        data: Name of the data set.
+        synthetic: Synthetic dialogues per selected one; None where that is the swept setting.
+        base: Score of the base model.
+        entries: Entries by what the table compares: policies, or values of a setting.
+        constant_answer: Score of the constant answer.
+        policy: Policy of all entries, in a sweep that compares values.
+        value: Value of the setting of all entries, in a sweep that compares policies.
     """
 
     data: str
     synthetic: int | None
-    base: Estimate | None
-    entries: Mapping[Any, Entry]
-    one_answer: Estimate | None = None
+    base: IntervalEstimate | None
+    entries: Mapping[Any, ComparisonEntry]
+    constant_answer: IntervalEstimate | None = None
     policy: str | None = None
     value: Any = None
 
     @property
-    def differences(self) -> list[Difference]:
-        """Those to the reference."""
+    def differences(self) -> list[PairedDifference]:
+        """Differences from the reference."""
         return [entry.difference for entry in self.entries.values() if entry.difference]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of one score. `reference`: what others are compared with; a row without it has no differences.
-    `family`: how many comparisons Holm's correction is over."""
+    """A table of one score.
+
+    Attributes:
+        score: `rouge1` or `rougeL`.
+        reference: Entry that the others are compared with; a row without it has no differences.
+        rows: The rows.
+        family_size: Number of comparisons that Holm's correction covers.
+    """
 
     score: str
     reference: Any
-    rows: Sequence[Row]
-    family: int
+    rows: Sequence[ComparisonRow]
+    family_size: int
 
     @property
     def columns(self) -> list[Any]:
-        """What any row has an entry of, as rows list them."""
+        """Keys of all rows' entries, in the order of the rows."""
         return list(dict.fromkeys(name for row in self.rows for name in row.entries))
 
 
 @dataclass(frozen=True)
-class Curve:
-    """ROUGE-1 at each checkpoint, by sets received."""
+class LearningCurve:
+    """ROUGE-1 at each checkpoint.
 
-    data: str
-    policy: str
-    synthetic: int
-    points: Mapping[int, Estimate]
-
-
-@dataclass(frozen=True)
-class Beyond:
-    """What ROUGE does not show of one policy on one data set. None: not measured, or no base cell to compare with.
-
-    `perplexity` of the preferred answers; `perplexity_difference` to the reference policy's, below 0 is better;
-    `win_rate`: share of dialogues with a higher ROUGE-1 than the base's, ties half; `forgetting`: relative rise of the
-    loss on general dialogues; `answer_words`: mean length of an answer; `sets`: the synthetic ones; `unequal`: what was
-    not compared, for the two sides do not have the same tokens.
+    Attributes:
+        data: Name of the data set.
+        policy: Policy.
+        synthetic: Synthetic dialogues per selected one.
+        points: Scores by the number of received dialogues.
     """
 
     data: str
     policy: str
     synthetic: int
-    perplexity: Estimate | None
-    perplexity_difference: Difference | None
-    win_rate: Estimate | None
-    forgetting: Estimate | None
+    points: Mapping[int, IntervalEstimate]
+
+
+@dataclass(frozen=True)
+class OtherMetrics:
+    """Metrics other than ROUGE of one policy on one data set; None where not measured or without a base model.
+
+    Attributes:
+        data: Name of the data set.
+        policy: Policy.
+        synthetic: Synthetic dialogues per selected one.
+        perplexity: Perplexity of the preferred answers.
+        perplexity_difference: Difference from that of the reference policy; below 0 is better.
+        win_rate: Share of dialogues with a higher ROUGE-1 than the base model's; ties count half.
+        forgetting: Relative increase of the loss on general dialogues.
+        answer_words: Mean number of words per answer.
+        synthetic_counts: Numbers of synthetic dialogues; None where none were requested.
+        not_comparable: Comparisons that were left out because the two sides do not have the same tokens.
+    """
+
+    data: str
+    policy: str
+    synthetic: int
+    perplexity: IntervalEstimate | None
+    perplexity_difference: PairedDifference | None
+    win_rate: IntervalEstimate | None
+    forgetting: IntervalEstimate | None
     answer_words: float | None
-    sets: Sets | None = None
-    unequal: Sequence[str] = ()
+    synthetic_counts: SyntheticCounts | None = None
+    not_comparable: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Point:
-    """One value of a sweep: ROUGE-1 at the end, training seconds an epoch, questions put to the owner, and the
-    synthetic sets."""
+class SweepPoint:
+    """One value of a sweep.
 
-    score: Estimate
-    seconds_an_epoch: float | None
+    Attributes:
+        score: ROUGE-1 at the end of the stream.
+        seconds_per_epoch: Training time per epoch.
+        questions: Dialogues that the user annotated.
+        synthetic_counts: Numbers of synthetic dialogues; None where none were requested.
+    """
+
+    score: IntervalEstimate
+    seconds_per_epoch: float | None
     questions: float | None
-    sets: Sets | None = None
+    synthetic_counts: SyntheticCounts | None = None
 
 
 @dataclass(frozen=True)
-class Line:
-    """A sweep of one policy on one data set, by value. `synthetic`: None where that is what is swept."""
+class SweepLine:
+    """A sweep of one policy on one data set.
+
+    Attributes:
+        data: Name of the data set.
+        policy: Policy.
+        synthetic: Synthetic dialogues per selected one; None where that is the swept setting.
+        points: Points by the value of the setting.
+    """
 
     data: str
     policy: str
     synthetic: int | None
-    points: Mapping[Any, Point]
+    points: Mapping[Any, SweepPoint]
 
 
 @dataclass(frozen=True)
-class Swept:
-    """All sweeps of one setting: compared, and as lines to draw."""
+class SweepFindings:
+    """All sweeps of one setting.
+
+    Attributes:
+        comparison: Comparison of the scores.
+        lines: The same results as lines of a figure.
+    """
 
     comparison: Comparison
-    lines: Sequence[Line]
+    lines: Sequence[SweepLine]
 
 
 @dataclass(frozen=True)
-class Unwritten:
-    """Cells that asked for so many synthetic sets for each kept one, of which not one passed the checks."""
+class FailedSynthesis:
+    """Cells of which no synthetic dialogue passed the filters.
+
+    Attributes:
+        data: Name of the data set.
+        policy: Policy.
+        synthetic: Requested synthetic dialogues per selected one.
+    """
 
     data: str
     policy: str
@@ -154,41 +231,58 @@ class Unwritten:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """This project's policy at several weights beside the paper's, on the first halves.
+class WeightTuning:
+    """The policy `weighted` with several weights, compared with the reference policy on the first halves.
 
-    `gains`: by weight, the mean over data sets of the difference in ROUGE-1 to the paper's policy, divided by that
-    policy's own; None where a data set lacks it. `best`: the weight with the highest. `seeds`: that all columns of a
-    data set have, which the gains are of; the fewest.
+    Attributes:
+        comparison: Comparison of the scores.
+        relative_gains: By weight, the mean over data sets of the difference in ROUGE-1 from the reference policy
+            divided by that policy's score; None where a data set lacks the weight.
+        best_weight: Weight with the highest gain.
+        num_seeds: Seeds that all columns of a data set have, and that the gains are computed from; the minimum over
+            data sets.
     """
 
     comparison: Comparison
-    gains: Mapping[float, float | None]
-    best: float | None
-    seeds: int
+    relative_gains: Mapping[float, float | None]
+    best_weight: float | None
+    num_seeds: int
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All numbers of one base model. `sweeps`: by the setting's name, with what each point took beside it; `unwritten`
-    and `own_unwritten`: what is in no table of the main protocol and of the second halves."""
+    """All results of one base model.
+
+    Attributes:
+        model: Name of the base model.
+        main: The policy of [Qin24] and its baselines.
+        ablation: Single scores.
+        weighted: The policy `weighted` on the second halves.
+        curves: Learning curves.
+        sweeps: Sweeps by the name of the setting.
+        other_metrics: Other metrics of the main protocol.
+        weighted_other_metrics: Other metrics of the second halves.
+        tuning: The weights of the policy `weighted` on the first halves.
+        failed_synthesis: Cells that the tables of the main protocol leave out.
+        weighted_failed_synthesis: Cells that the tables of the second halves leave out.
+    """
 
     model: str
     main: Sequence[Comparison]
     ablation: Sequence[Comparison]
-    own: Sequence[Comparison]
-    curves: Sequence[Curve]
-    sweeps: Mapping[str, Swept]
-    beyond: Sequence[Beyond]
-    own_beyond: Sequence[Beyond]
-    tuning: Tuning | None
-    unwritten: Sequence[Unwritten]
-    own_unwritten: Sequence[Unwritten]
+    weighted: Sequence[Comparison]
+    curves: Sequence[LearningCurve]
+    sweeps: Mapping[str, SweepFindings]
+    other_metrics: Sequence[OtherMetrics]
+    weighted_other_metrics: Sequence[OtherMetrics]
+    tuning: WeightTuning | None
+    failed_synthesis: Sequence[FailedSynthesis]
+    weighted_failed_synthesis: Sequence[FailedSynthesis]
 
 
-def verdicts(comparison: Comparison, name: str) -> dict[str, int]:
-    """How many data sets a policy is `higher` and `lower` on than the reference, `no difference`, `too few seeds`."""
-    counts = {"higher": 0, "lower": 0, NO_DIFFERENCE: 0, TOO_FEW: 0}
+def count_verdicts(comparison: Comparison, name: str) -> dict[str, int]:
+    """Return how many data sets have each verdict on a policy's difference from the reference."""
+    counts = {"higher": 0, "lower": 0, NO_DIFFERENCE: 0, TOO_FEW_SEEDS: 0}
     for row in comparison.rows:
         if name in row.entries and (difference := row.entries[name].difference):
             counts[difference.verdict] += 1

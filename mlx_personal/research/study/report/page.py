@@ -1,119 +1,116 @@
-"""A study's report: tables in Markdown, the same numbers in JSON, and figures, from whatever cells are finished."""
+"""Write a report: tables in Markdown, the same results as JSON, and figures."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.reporting import can_draw
-from mlx_personal.research.study.report import figures, measures, tables, weighted_tables
-from mlx_personal.research.study.report.base_models import untrained, untrained_table, upper_reference
-from mlx_personal.research.study.report.caveats import certainty
-from mlx_personal.research.study.report.findings import Comparison, Findings, verdicts
-from mlx_personal.research.study.report.grouped_cells import Finished, studies
-from mlx_personal.research.study.report.inventory import Inventory, inventory, inventory_text
+from mlx_personal.errors import Action, UserError, from_os_error
+from mlx_personal.reporting import can_plot
+from mlx_personal.research.study.report import analysis, figures, tables
+from mlx_personal.research.study.report.base_models import base_model_scores, base_model_table, upper_reference
+from mlx_personal.research.study.report.caveats import describe_certainty
+from mlx_personal.research.study.report.findings import Comparison, Findings, count_verdicts
+from mlx_personal.research.study.report.inventory import Inventory, inventory_text, take_inventory
+from mlx_personal.research.study.report.json_format import to_json
 from mlx_personal.research.study.report.labels import code
-from mlx_personal.research.study.report.published import published
-from mlx_personal.research.study.report.statistics import Difference
+from mlx_personal.research.study.report.model_study import FinishedCell, split_by_model
+from mlx_personal.research.study.report.published import CITATION, published_results
+from mlx_personal.research.study.report.weighted_tables import other_metrics_tables, tuning_table, weighted_tables
 from mlx_personal.storage.files import atomic_write, check_writable
 
-_CURVES = (
-    "Bands: 95 % intervals of each mean. Policies are compared on the same dialogues, so bands that overlap may well "
-    "differ: the tables say which do.\n"
+_CURVES_NOTE: Final = (
+    "Bands are 95 % intervals of each mean. Policies are compared on the same dialogues, so they may differ although "
+    "their bands overlap; see the tables.\n"
 )
 
 
-def write_report(cells: Sequence[Finished], folder: Path) -> list[Path]:
-    """Writes report.md, report.json and, where matplotlib is installed, the figures into `folder`; the files written.
+def write_report(cells: Sequence[FinishedCell], folder: Path) -> list[Path]:
+    """Write `report.md`, `report.json` and, if matplotlib is installed, the figures.
 
-    UserError if there is no cell, or nothing can be written there.
+    Args:
+        cells: Finished cells and their results; any part of a study.
+        folder: Folder for the files; created if it is missing.
+
+    Returns:
+        The written files.
+
+    Raises:
+        UserError: If there is no cell, or the folder cannot be written to.
     """
-    _check(cells, folder)
+    _check_cells(cells, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, folder) from error
-    page, data = folder / "report.md", folder / "report.json"
-    check_writable(page)
-    ours = studies(cells)
-    found, bases = [(measures.measure(study), inventory(study)) for study in ours], untrained(ours)
-    drawn: dict[Path, str] = {}
-    text = f"# The selection study\n\n{tables.note()}\n"
-    if not can_draw():
+    markdown_file, json_file = folder / "report.md", folder / "report.json"
+    check_writable(markdown_file)
+    studies = split_by_model(cells)
+    models = [(analysis.analyze(study), take_inventory(study)) for study in studies]
+    bases = base_model_scores(studies)
+    figure_files: dict[Path, str] = {}
+    text = f"# The selection study\n\n{tables.reading_note()}\n"
+    if not can_plot():
         text += "\nNo figures: matplotlib is not installed (`pip install 'mlx-personal[plots]'`).\n"
-    text += f"\n## What three seeds can tell\n\n{certainty([findings for findings, _ in found])}"
+    text += f"\n## What three seeds can show\n\n{describe_certainty([findings for findings, _ in models])}"
     if bases:
-        text += f"\n## Models as they are\n\n{untrained_table(bases)}"
-    for number, (findings, ran) in enumerate(found):
-        # One model's figures need no name; those of more are told apart by number, for models may share a name.
-        suffix = "" if len(found) == 1 else f"-{number + 1}-{re.sub('[^A-Za-z0-9]+', '-', findings.model).strip('-')}"
-        pictures = figures.draw(findings) if can_draw() else {}
-        drawn |= {folder / f"{name}{suffix}.svg": picture for name, picture in pictures.items()}
-        links = {name: f"\n![{figures.TITLES[name]}]({name}{suffix}.svg)\n" for name in pictures}
-        text += _model_text(findings, ran, links, upper_reference(bases))
-    models = [{"findings": plain(findings), "inventory": plain(ran)} for findings, ran in found]
-    atomic_write(data, json.dumps({"models": models, "bases": plain(bases), "paper": published()}, indent=1) + "\n")
-    for file, picture in drawn.items():
-        atomic_write(file, picture)
-    atomic_write(page, text)
-    return [page, data, *drawn]
+        text += f"\n## Base models\n\n{base_model_table(bases)}"
+    for number, (findings, inventory) in enumerate(models, 1):
+        # Figures of several models are numbered, because models may have the same name.
+        name_part = re.sub("[^A-Za-z0-9]+", "-", findings.model).strip("-")
+        suffix = "" if len(models) == 1 else f"-{number}-{name_part}"
+        drawn = figures.draw_figures(findings) if can_plot() else {}
+        figure_files |= {folder / f"{name}{suffix}.svg": svg for name, svg in drawn.items()}
+        links = {name: f"\n![{figures.CAPTIONS[name]}]({name}{suffix}.svg)\n" for name in drawn}
+        text += _model_text(findings, inventory, links, upper_reference(bases))
+    document = {
+        "models": [{"findings": to_json(findings), "inventory": to_json(inventory)} for findings, inventory in models],
+        "bases": to_json(bases),
+        "paper": published_results(),
+    }
+    atomic_write(json_file, json.dumps(document, indent=1) + "\n")
+    for file, svg in figure_files.items():
+        atomic_write(file, svg)
+    atomic_write(markdown_file, text)
+    return [markdown_file, json_file, *figure_files]
 
 
-def summary(cells: Sequence[Finished]) -> dict[str, Any]:
-    """The few numbers of a report that fit on a screen, as JSON has them: final scores, verdicts, and what is missing.
+def summarize(cells: Sequence[FinishedCell]) -> dict[str, Any]:
+    """Return a short summary as JSON: final scores, verdicts, and missing cells.
 
-    UserError if there is no cell.
+    Raises:
+        UserError: If there is no cell.
     """
-    _check(cells, None)
+    _check_cells(cells, None)
     models = []
-    for study in studies(cells):
-        ran = inventory(study)
+    for study in split_by_model(cells):
+        inventory = take_inventory(study)
         models.append(
             {
-                "model": ran.model,
-                "cells": ran.cells,
-                "base_cells": ran.base_cells,
-                "seeds": list(ran.seeds),
-                "seconds": ran.seconds,
-                "main": [_short(comparison) for comparison in measures.main(study)],
-                "ablation": [_short(comparison) for comparison in measures.ablation(study)],
-                "own": [_short(comparison) for comparison in measures.own(study)],
-                "missing": list(ran.missing),
+                "model": inventory.model,
+                "cells": inventory.num_cells,
+                "base_cells": inventory.num_base_cells,
+                "seeds": list(inventory.seed_range),
+                "seconds": inventory.compute_s,
+                "main": [_summarize_comparison(c) for c in analysis.main_comparisons(study)],
+                "ablation": [_summarize_comparison(c) for c in analysis.ablation_comparisons(study)],
+                "own": [_summarize_comparison(c) for c in analysis.weighted_comparisons(study)],
+                "missing": list(inventory.missing),
             }
         )
     return {"cells": len(cells), "models": models}
 
 
-def plain(value: Any) -> Any:
-    """Dataclasses and mappings as JSON has them: a key that is a setting's value becomes words, and None `none`."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return found | {"verdict": value.verdict} if isinstance(value, Difference) else found
-    if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, tuple):
-        return " ".join(map(str, key))
-    return "none" if key is None else str(key)
-
-
-def _check(cells: Sequence[Finished], folder: Path | None) -> None:
+def _check_cells(cells: Sequence[FinishedCell], folder: Path | None) -> None:
     if not cells:
-        raise UserError("there is no finished cell to report on", folder, "run the study first: mlx-personal study run")
+        raise UserError("there is no finished cell to report on", folder, remedy=Action.RUN_STUDY)
 
 
-def _short(comparison: Comparison) -> dict[str, Any]:
-    """A comparison's means and verdicts, without intervals."""
+def _summarize_comparison(comparison: Comparison) -> dict[str, Any]:
+    """Return the means and verdicts of a comparison, without intervals."""
     return {
         "score": comparison.score,
         "synthetic": comparison.rows[0].synthetic,
@@ -122,34 +119,39 @@ def _short(comparison: Comparison) -> dict[str, Any]:
             for row in comparison.rows
         },
         f"against {comparison.reference}": {
-            policy: verdicts(comparison, policy) for policy in comparison.columns if policy != comparison.reference
+            policy: count_verdicts(comparison, policy)
+            for policy in comparison.columns
+            if policy != comparison.reference
         },
     }
 
 
-def _model_text(found: Findings, ran: Inventory, pictures: Mapping[str, str], upper: str) -> str:
-    """One model's part of the page; `pictures`: the line that shows each figure; `upper`: of models not trained."""
-    sections: list[tuple[str, str, str | None]] = [("What ran", inventory_text(ran), None)]
-    if ran.departures:
-        lines = "".join(f"- {line}\n" for line in ran.departures)
-        sections.append(("Where this differs from the paper", lines, None))
-    if found.main or found.unwritten:
-        sections.append(("Main table", "\n".join(filter(None, (upper, tables.main_tables(found)))), "differences"))
-    if "curves" in pictures:
-        sections.append(("Learning curves", _CURVES, "curves"))
-    if found.ablation:
-        sections.append(("Ablation (Table 4)", tables.ablation_tables(found), None))
+def _model_text(
+    findings: Findings, inventory: Inventory, figure_links: Mapping[str, str], upper_reference_text: str
+) -> str:
+    """Return the sections of one model."""
+    sections: list[tuple[str, str, str | None]] = [("Cells", inventory_text(inventory), None)]
+    if inventory.deviations:
+        lines = "".join(f"- {line}\n" for line in inventory.deviations)
+        sections.append((f"Deviations from {CITATION}", lines, None))
+    if findings.main or findings.failed_synthesis:
+        main = "\n".join(filter(None, (upper_reference_text, tables.main_tables(findings))))
+        sections.append(("Main table", main, "differences"))
+    if "curves" in figure_links:
+        sections.append(("Learning curves", _CURVES_NOTE, "curves"))
+    if findings.ablation:
+        sections.append(("Ablation (Table 4)", tables.ablation_tables(findings), None))
     sections += [
-        (tables.sweep_title(name), tables.sweep_table(name, swept), name) for name, swept in found.sweeps.items()
+        (tables.sweep_title(name), tables.sweep_table(name, sweep), name) for name, sweep in findings.sweeps.items()
     ]
-    if found.beyond:
-        sections.append(("Beyond ROUGE", weighted_tables.beyond_tables(found.beyond), None))
-    if found.tuning:
-        sections.append(("Tuning of this project's policy", weighted_tables.tuning_table(found.tuning), None))
-    if found.own or found.own_unwritten:
-        sections.append(("This project's policy, second halves", weighted_tables.own_tables(found), "own"))
-    text = f"\n# {code(found.model)}\n"
-    for title, body, picture in sections:
-        shown = pictures.get(picture or "", "")
-        text += f"\n## {title}\n{shown}\n{body}"
+    if findings.other_metrics:
+        sections.append(("Other metrics", other_metrics_tables(findings.other_metrics), None))
+    if findings.tuning:
+        sections.append(("Tuning of the policy weighted", tuning_table(findings.tuning), None))
+    if findings.weighted or findings.weighted_failed_synthesis:
+        sections.append(("The policy weighted on the second halves", weighted_tables(findings), "own"))
+    text = f"\n# {code(findings.model)}\n"
+    for title, body, figure in sections:
+        link = figure_links.get(figure or "", "")
+        text += f"\n## {title}\n{link}\n{body}"
     return text

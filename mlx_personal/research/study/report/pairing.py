@@ -1,42 +1,67 @@
-"""Two groups of cells side by side: the seeds and dialogues that both have, and what their scores differ by."""
+"""Pair two groups of cells on their common seeds and dialogues."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
 from mlx_personal.errors import UserError
 from mlx_personal.research.study.report import statistics
-from mlx_personal.research.study.report.cell_group import Group
-from mlx_personal.research.study.report.statistics import Difference
+from mlx_personal.research.study.report.cell_group import CellGroup
+from mlx_personal.research.study.report.statistics import PairedDifference
+
+Key = TypeVar("Key", bound=Hashable)
 
 
-def shared(group: Group, other: Group) -> list[int]:
-    """The seeds that both have."""
+def common_seeds(group: CellGroup, other: CellGroup) -> list[int]:
+    """Return the seeds that both groups have."""
     return [seed for seed in group.results if seed in other.results]
 
 
-def difference(group: Group, other: Group, score: str) -> Difference | None:
-    """In `rouge1` or `rougeL` at the end, on the shared seeds; None without one."""
-    seeds = shared(group, other)
+def score_difference(group: CellGroup, other: CellGroup, score: str) -> PairedDifference | None:
+    """Return the difference of two groups at the end of the stream.
+
+    Args:
+        group: A group.
+        other: The group to compare with.
+        score: `rouge1` or `rougeL`.
+
+    Returns:
+        The difference on the common seeds; None without any.
+    """
+    seeds = common_seeds(group, other)
     if not seeds:
         return None
-    return statistics.difference(*alike(group, group.scores(score, seeds), other, other.scores(score, seeds)))
+    scores, other_scores = group.scores(score, seeds), other.scores(score, seeds)
+    return statistics.paired_difference(*broadcast_scores(group, scores, other, other_scores))
 
 
-def alike(group: Group, scores: np.ndarray, other: Group, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [seeds, dialogues] of two groups, one row of `others` standing for all; UserError if they are of other
-    dialogues."""
-    if scores.shape[1] != others.shape[1]:
-        which = f"{group.cell.policy} has {scores.shape[1]} dialogues, {other.cell.policy} {others.shape[1]}"
-        raise UserError(f"they cannot be compared: {which}", group.cell.data, "run these cells again in a new folder")
-    return scores, np.broadcast_to(others, scores.shape)
+def broadcast_scores(
+    group: CellGroup, scores: np.ndarray, other: CellGroup, other_scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of two groups in the same shape.
+
+    Args:
+        group: A group.
+        scores: Its scores, [seeds, dialogues].
+        other: The group to compare with.
+        other_scores: Its scores, [seeds, dialogues], or [1, dialogues] for a group without seeds.
+
+    Raises:
+        UserError: If the groups were evaluated on different numbers of dialogues.
+    """
+    if scores.shape[1] != other_scores.shape[1]:
+        counts = f"{group.cell.policy} has {scores.shape[1]} dialogues, {other.cell.policy} {other_scores.shape[1]}"
+        raise UserError(f"they cannot be compared: {counts}", group.cell.data, "run these cells again in a new folder")
+    return scores, np.broadcast_to(other_scores, scores.shape)
 
 
-def corrected(family: Mapping[Any, Difference]) -> dict[Any, Difference]:
-    """The same differences, adjusted by Holm over all of them."""
-    adjusted = statistics.holm([d.p for d in family.values()])
-    return {name: dataclasses.replace(d, adjusted=p) for (name, d), p in zip(family.items(), adjusted, strict=True)}
+def holm_corrected(family: Mapping[Key, PairedDifference]) -> dict[Key, PairedDifference]:
+    """Return the differences of a family with p-values adjusted by Holm's correction over all of them."""
+    adjusted = statistics.holm_adjusted([d.p_value for d in family.values()])
+    return {
+        key: dataclasses.replace(d, adjusted_p_value=p) for (key, d), p in zip(family.items(), adjusted, strict=True)
+    }

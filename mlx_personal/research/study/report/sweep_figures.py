@@ -1,143 +1,163 @@
-"""The figures of the sweeps: buffer size, number of synthetic sets, annotation budget, order. Needs matplotlib."""
+"""The figures of the sweeps: buffer size, synthetic dialogues, annotation limit and order. Needs matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from mlx_personal.research.study.cell import KB_A_BIN
+import numpy as np
+
+from mlx_personal.research.study.cell import KB_PER_BIN
 from mlx_personal.research.study.report.drawing import (
     GRAY,
-    frame,
-    grid,
-    legend,
-    line,
-    on_paper,
-    ours_title,
-    panels,
-    style,
-    thousands,
+    add_legend,
+    mark_as_published,
+    new_figure,
+    new_panels,
+    plot_line,
+    policy_style,
+    study_title,
+    style_frame,
+    use_thousands_separator,
 )
-from mlx_personal.research.study.report.findings import Findings, Line
+from mlx_personal.research.study.report.findings import Findings, SweepLine
 from mlx_personal.research.study.report.labels import data_label, policy_label, value_label
-from mlx_personal.research.study.report.published import published as paper
+from mlx_personal.research.study.report.published import CITATION, published_results, published_synthesis_sweep
 
-TITLES: Final = {
-    "bins": "ROUGE-1 by buffer size",
-    "synthetic": "ROUGE-1 and training time by the number of synthetic sets, beside the paper's",
-    "annotations": "ROUGE-1 by questions put to the owner",
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+CAPTIONS: Final = {
+    "bins": "ROUGE-1 by the size of the buffer",
+    "synthetic": "ROUGE-1 and training time by the number of synthetic dialogues, beside the published ones",
+    "annotations": "ROUGE-1 by the number of annotated dialogues",
     "order": "ROUGE-1 by the order of the stream",
 }
 
 
-def draw_bins(found: Findings) -> Any | None:
-    """Bins on an axis of powers of two, and what they take in KB above it."""
-    by_data = _by_data(found, "bins")
-    if not by_data:
+def draw_bins(findings: Findings) -> Figure | None:
+    """Draw ROUGE-1 by bins on a logarithmic axis, with their size in KB on a second one."""
+    lines_by_data = _lines_by_data(findings, "bins")
+    if not lines_by_data:
         return None
-    figure, shown = _frame(len(by_data))
-    for axes, (data, lines) in zip(shown, by_data.items(), strict=True):
-        _lines(axes, lines)
-        places = sorted({value for one in lines for value in one.points})
+    figure, panels = _new_figure(len(lines_by_data))
+    for axes, (data, lines) in zip(panels, lines_by_data.items(), strict=True):
+        _plot_lines(axes, lines)
+        bins = sorted({value for line in lines for value in line.points})
         axes.set_xscale("log", base=2)
-        axes.set_xticks(places, [f"{value:,}" for value in places])
+        axes.set_xticks(bins, [f"{value:,}" for value in bins])
         axes.set_xlabel("bins")
-        _frame_panel(axes, ours_title(found.model, data_label(data)))
-        above = axes.secondary_xaxis("top", functions=(lambda x: x * KB_A_BIN, lambda x: x / KB_A_BIN))
-        above.set_xticks([value * KB_A_BIN for value in places], [f"{value * KB_A_BIN:,}" for value in places])
-        above.minorticks_off()
+        _style_panel(axes, study_title(findings.model, data_label(data)))
+        upper = axes.secondary_xaxis("top", functions=(_bins_to_kb, _kb_to_bins))
+        upper.set_xticks([value * KB_PER_BIN for value in bins], [f"{value * KB_PER_BIN:,}" for value in bins])
+        upper.minorticks_off()
         axes.minorticks_off()
-        above.set_xlabel(f"buffer, KB (at {KB_A_BIN} KB a bin)")
-    legend(figure, shown)
+        upper.set_xlabel(f"buffer, KB (at {KB_PER_BIN} KB per bin)")
+    add_legend(figure, panels)
     return figure
 
 
-def draw_synthetic(found: Findings) -> Any | None:
-    """ROUGE-1 on the left, seconds an epoch on the right; the paper's in a panel of its own."""
-    by_data = _by_data(found, "synthetic")
-    if not by_data:
+def draw_synthetic(findings: Findings) -> Figure | None:
+    """Draw ROUGE-1 and training time by synthetic dialogues; the published values have their own panel."""
+    lines_by_data = _lines_by_data(findings, "synthetic")
+    if not lines_by_data:
         return None
-    figure, shown = _frame(len(by_data) + 1)
-    for axes, (data, lines) in zip(shown, by_data.items(), strict=False):
-        _lines(axes, lines)
-        # One policy's time stands for all: it depends on how much is trained on, not on what.
-        seconds = {value: point.seconds_an_epoch for value, point in lines[0].points.items()}
-        _seconds(axes, {value: s for value, s in seconds.items() if s is not None})
-        _frame_panel(axes, ours_title(found.model, data_label(data)))
-        got = _got_each(lines)
-        axes.set_xticks(range(10), [f"{n}\n{got[n]:.1f}" if n in got else str(n) for n in range(10)])
-        axes.set_xlabel("synthetic sets for each kept one:\nasked for, and below it what was got")
-    theirs, axes = paper()["synthetic"], shown[-1]
-    colour, marker = style("quality")
-    axes.plot(theirs["sets"], theirs["rouge1"]["digitised"], color=colour, marker=marker, markersize=4, linestyle="--")
-    _seconds(axes, dict(zip(theirs["sets"], theirs["seconds_an_epoch"]["digitised"], strict=True)))
-    _frame_panel(axes, f"paper ({paper()['source']}, digitised), {data_label(theirs['data'])}")
-    on_paper(axes)
-    axes.set_xlabel("synthetic sets for each kept one")
-    axes.set_xticks(range(10))
-    legend(figure, shown)
+    figure, panels = _new_figure(len(lines_by_data) + 1)
+    for axes, (data, lines) in zip(panels, lines_by_data.items(), strict=False):
+        _plot_lines(axes, lines)
+        # One policy's training time is enough, because it depends on the number of samples only.
+        seconds = {value: point.seconds_per_epoch for value, point in lines[0].points.items()}
+        _plot_training_time(axes, {value: s for value, s in seconds.items() if s is not None})
+        _style_panel(axes, study_title(findings.model, data_label(data)))
+        available = _available_per_selected(lines)
+        axes.set_xticks(range(10), [f"{n}\n{available[n]:.1f}" if n in available else str(n) for n in range(10)])
+        axes.set_xlabel("synthetic dialogues per selected one:\nrequested, and below it available")
+    _draw_published_synthetic(panels[-1])
+    add_legend(figure, panels)
     return figure
 
 
-def draw_annotations(found: Findings) -> Any | None:
-    """By the questions that were asked; a policy that replaces more asks more."""
-    by_data = _by_data(found, "annotations")
-    if not by_data or any(
-        point.questions is None for lines in by_data.values() for x in lines for point in x.points.values()
-    ):
+def _draw_published_synthetic(axes: Axes) -> None:
+    sweep = published_synthesis_sweep()
+    color, marker = policy_style("quality")
+    x, y = list(sweep.rouge1), list(sweep.rouge1.values())
+    axes.plot(x, y, color=color, marker=marker, markersize=4, linestyle="--")
+    _plot_training_time(axes, sweep.seconds_per_epoch)
+    _style_panel(axes, f"{CITATION} ({published_results()['source']}, digitized), {data_label(sweep.data)}")
+    mark_as_published(axes)
+    axes.set_xlabel("synthetic dialogues per selected one")
+    axes.set_xticks(range(10))
+
+
+def draw_annotations(findings: Findings) -> Figure | None:
+    """Draw ROUGE-1 by annotated dialogues; a policy that replaces more dialogues needs more annotations."""
+    lines_by_data = _lines_by_data(findings, "annotations")
+    points = [point for lines in lines_by_data.values() for line in lines for point in line.points.values()]
+    if not points or any(point.questions is None for point in points):
         return None
     from matplotlib.ticker import LogLocator
 
-    figure, shown = _frame(len(by_data))
-    for axes, (data, lines) in zip(shown, by_data.items(), strict=True):
-        for one in lines:
-            points = {point.questions: point.score for point in one.points.values()}
-            line(axes, one.policy, dict(sorted(points.items())), dashed=one.synthetic == 0 and _both(lines))
-        free = [one.points[None] for one in lines if None in one.points]
-        ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "color": GRAY, "linestyle": "none"}
-        axes.plot([p.questions for p in free], [p.score.value for p in free], label="no limit", **ring)
+    figure, panels = _new_figure(len(lines_by_data))
+    for axes, (data, lines) in zip(panels, lines_by_data.items(), strict=True):
+        for line in lines:
+            scores = {point.questions or 0.0: point.score for point in line.points.values()}
+            dashed = line.synthetic == 0 and _has_several_synthetic(lines)
+            plot_line(axes, line.policy, dict(sorted(scores.items())), dashed=dashed)
+        unlimited = [line.points[None] for line in lines if None in line.points]
+        axes.plot(
+            [point.questions or 0.0 for point in unlimited],
+            [point.score.value for point in unlimited],
+            label="no limit",
+            marker="o",
+            markersize=10,
+            markerfacecolor="none",
+            color=GRAY,
+            linestyle="none",
+        )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.minorticks_off()
-        thousands(axes.xaxis)
-        axes.set_xlabel("questions asked in the whole stream (log)")
-        _frame_panel(axes, ours_title(found.model, data_label(data)))
-    legend(figure, shown)
+        use_thousands_separator(axes.xaxis)
+        axes.set_xlabel("dialogues annotated in the whole stream (log)")
+        _style_panel(axes, study_title(findings.model, data_label(data)))
+    add_legend(figure, panels)
     return figure
 
 
-def draw_order(found: Findings) -> Any | None:
-    """Orders side by side, policies a little apart in each, with their intervals."""
-    by_data = _by_data(found, "order")
-    if not by_data:
+def draw_order(findings: Findings) -> Figure | None:
+    """Draw ROUGE-1 by the order of the stream, with the policies side by side."""
+    lines_by_data = _lines_by_data(findings, "order")
+    if not lines_by_data:
         return None
-    figure, shown = _frame(len(by_data), 4.6)
-    for axes, (data, lines) in zip(shown, by_data.items(), strict=True):
-        values = list(dict.fromkeys(value for one in lines for value in one.points))
-        for n, one in enumerate(lines):
+    figure, panels = _new_figure(len(lines_by_data), 4.6)
+    for axes, (data, lines) in zip(panels, lines_by_data.items(), strict=True):
+        orders = list(dict.fromkeys(value for line in lines for value in line.points))
+        for n, line in enumerate(lines):
             shift = 0.6 * ((n + 0.5) / len(lines) - 0.5)
-            colour, marker = style(one.policy)
+            color, marker = policy_style(line.policy)
             axes.errorbar(
-                [values.index(value) + shift for value in one.points],
-                [point.score.value for point in one.points.values()],
+                [orders.index(value) + shift for value in line.points],
+                [point.score.value for point in line.points.values()],
                 yerr=[
-                    [point.score.value - point.score.low for point in one.points.values()],
-                    [point.score.high - point.score.value for point in one.points.values()],
+                    [point.score.value - point.score.low for point in line.points.values()],
+                    [point.score.high - point.score.value for point in line.points.values()],
                 ],
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=5,
                 linestyle="none",
-                label=_label(one, lines),
+                label=_line_label(line, lines),
             )
-        axes.set_xticks(range(len(values)), [value_label("order", value).replace(", ", "\n") for value in values])
+        axes.set_xticks(range(len(orders)), [value_label("order", value).replace(", ", "\n") for value in orders])
         axes.set_xlabel("order of the stream; strength of correlation")
-        _frame_panel(axes, ours_title(found.model, data_label(data)))
-    legend(figure, shown)
+        _style_panel(axes, study_title(findings.model, data_label(data)))
+    add_legend(figure, panels)
     return figure
 
 
-MAKERS: Final[Mapping[str, Callable[[Findings], Any | None]]] = {
+FUNCTIONS: Final[Mapping[str, Callable[[Findings], Figure | None]]] = {
     "bins": draw_bins,
     "synthetic": draw_synthetic,
     "annotations": draw_annotations,
@@ -145,58 +165,68 @@ MAKERS: Final[Mapping[str, Callable[[Findings], Any | None]]] = {
 }
 
 
-def _by_data(found: Findings, name: str) -> dict[str, list[Line]]:
-    by_data: dict[str, list[Line]] = {}
-    for one in found.sweeps[name].lines if name in found.sweeps else ():
-        by_data.setdefault(one.data, []).append(one)
-    return by_data
+def _bins_to_kb(bins: ArrayLike) -> ArrayLike:
+    return np.multiply(bins, KB_PER_BIN)
 
 
-def _frame(count: int, width: float = 3.8) -> tuple[Any, list[Any]]:
-    figure = frame(max(6.0, 0.6 + width * count), 3.8)
-    return figure, panels(figure, count)
+def _kb_to_bins(kb: ArrayLike) -> ArrayLike:
+    return np.divide(kb, KB_PER_BIN)
 
 
-def _frame_panel(axes: Any, title: str) -> None:
+def _lines_by_data(findings: Findings, name: str) -> dict[str, list[SweepLine]]:
+    lines_by_data: dict[str, list[SweepLine]] = {}
+    for line in findings.sweeps[name].lines if name in findings.sweeps else ():
+        lines_by_data.setdefault(line.data, []).append(line)
+    return lines_by_data
+
+
+def _new_figure(num_panels: int, panel_width: float = 3.8) -> tuple[Figure, list[Axes]]:
+    figure = new_figure(max(6.0, 0.6 + panel_width * num_panels), 3.8)
+    return figure, new_panels(figure, num_panels)
+
+
+def _style_panel(axes: Axes, title: str) -> None:
     axes.set_title(title)
     axes.set_ylabel("ROUGE-1")
-    grid(axes)
+    style_frame(axes)
 
 
-def _lines(axes: Any, lines: Sequence[Line]) -> None:
-    for one in lines:
-        points = {value: point.score for value, point in one.points.items()}
-        line(axes, one.policy, points, _label(one, lines), dashed=one.synthetic == 0 and _both(lines))
+def _plot_lines(axes: Axes, lines: Sequence[SweepLine]) -> None:
+    for line in lines:
+        points = {value: point.score for value, point in line.points.items()}
+        dashed = line.synthetic == 0 and _has_several_synthetic(lines)
+        plot_line(axes, line.policy, points, _line_label(line, lines), dashed=dashed)
 
 
-def _both(lines: Sequence[Line]) -> bool:
-    """Whether a panel shows lines with synthetic sets and without."""
-    return len({one.synthetic for one in lines}) > 1
+def _has_several_synthetic(lines: Sequence[SweepLine]) -> bool:
+    """Return whether a panel has lines with different numbers of synthetic dialogues."""
+    return len({line.synthetic for line in lines}) > 1
 
 
-def _label(one: Line, lines: Sequence[Line]) -> str:
-    if not _both(lines):
-        return policy_label(one.policy)
-    return f"{policy_label(one.policy)}, {one.synthetic or 'no'} synthetic"
+def _line_label(line: SweepLine, lines: Sequence[SweepLine]) -> str:
+    if not _has_several_synthetic(lines):
+        return policy_label(line.policy)
+    return f"{policy_label(line.policy)}, {line.synthetic or 'no'} synthetic"
 
 
-def _got_each(lines: Sequence[Line]) -> dict[int, float]:
-    """Synthetic sets for each kept one that were learnt, by how many were asked for; the mean of several policies."""
-    found: dict[int, list[float]] = {}
-    for one in lines:
-        for value, point in one.points.items():
-            found.setdefault(value, []).append(point.sets.got_each if point.sets else 0.0)
-    return {value: sum(each) / len(each) for value, each in found.items()}
+def _available_per_selected(lines: Sequence[SweepLine]) -> dict[int, float]:
+    """Return the available synthetic dialogues per selected one by the requested number, the mean over policies."""
+    values: dict[int, list[float]] = {}
+    for line in lines:
+        for requested, point in line.points.items():
+            counts = point.synthetic_counts
+            values.setdefault(requested, []).append(counts.available_per_selected if counts else 0.0)
+    return {requested: sum(available) / len(available) for requested, available in values.items()}
 
 
-def _seconds(axes: Any, seconds: Mapping[int, float]) -> None:
-    """Training time on an axis of its own, from 0, so that its growth can be seen."""
+def _plot_training_time(axes: Axes, seconds: Mapping[int, float]) -> None:
+    """Plot the training time on an axis of its own that starts at 0."""
     right = axes.twinx()
-    label = "training, s an epoch"
+    label = "training, s per epoch"
     right.plot(list(seconds), list(seconds.values()), color=GRAY, linestyle=":", marker=".", linewidth=1.2)
     right.set_ylim(0, 1.05 * max(seconds.values(), default=1.0))
     right.set_ylabel(label, color=GRAY)
     right.tick_params(axis="y", colors=GRAY)
     right.spines["top"].set_visible(False)
-    # In the shared legend, which looks at the panels themselves.
+    # An empty line adds the label to the common legend, which only looks at the panels themselves.
     axes.plot([], [], color=GRAY, linestyle=":", marker=".", linewidth=1.2, label=label)

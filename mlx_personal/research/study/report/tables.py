@@ -1,282 +1,352 @@
-"""The study's numbers as Markdown. Every table names its reference and its family, and the paper's figures as such."""
+"""The main tables of the report as Markdown. Each table names its reference and its family of comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mlx_personal.reporting import table
-from mlx_personal.research.study.cell import BASE, PAPER_POLICIES, synthetic_text
-from mlx_personal.research.study.report import published
-from mlx_personal.research.study.report.cell_group import ENOUGH
-from mlx_personal.research.study.report.findings import Comparison, Entry, Findings, Row, Swept, Unwritten, verdicts
-from mlx_personal.research.study.report.grouped_cells import REFERENCE
+from mlx_personal.reporting import markdown_table
+from mlx_personal.research.study.cell import BASE, PAPER_POLICIES, describe_synthetic
+from mlx_personal.research.study.report.analysis import ABLATION_POLICIES
+from mlx_personal.research.study.report.cell_group import MIN_SYNTHETIC_SHARE
+from mlx_personal.research.study.report.findings import (
+    Comparison,
+    ComparisonEntry,
+    ComparisonRow,
+    FailedSynthesis,
+    Findings,
+    SweepFindings,
+    count_verdicts,
+)
 from mlx_personal.research.study.report.labels import (
-    ONE_ANSWER,
-    POLICIES,
-    SCORES,
+    CONSTANT_ANSWER_LABEL,
+    POLICY_LABELS,
+    SCORE_LABELS,
     data_label,
-    difference_text,
-    number,
+    format_difference,
+    format_synthetic_counts,
+    format_value,
     policy_label,
-    sets_text,
     value_label,
 )
-from mlx_personal.research.study.report.measures import ABLATION
-from mlx_personal.research.study.report.published import published as paper
-from mlx_personal.research.study.report.statistics import NO_DIFFERENCE, TOO_FEW
-from mlx_personal.research.study.stream import OTHERS
+from mlx_personal.research.study.report.model_study import REFERENCE
+from mlx_personal.research.study.report.published import (
+    CITATION,
+    published_final_score,
+    published_results,
+    published_synthesis_sweep,
+)
+from mlx_personal.research.study.report.statistics import NO_DIFFERENCE, TOO_FEW_SEEDS
+from mlx_personal.research.study.stream import MAX_REFERENCE_ANSWERS
 
 NOTE: Final = (
     "Scores are means over seeds and evaluation dialogues. In brackets: 95 % intervals of a paired bootstrap that "
-    "draws seeds and dialogues. A difference whose interval covers 0, or whose p by Holm's correction over its "
-    "table's comparisons is not below 0.05, is printed as `no difference`. Bold: the best of its row, where it "
-    "differs from all others there. One answer for all: of up to {others} answers of dialogues that do not "
-    "evaluate, the one that is most like all others by ROUGE-1, given to every question; a score that is not above "
-    "it does not show that the question was used. Synthetic sets: those learnt at the last checkpoint, of those "
-    "asked for, in the mean over seeds. Rows named paper hold the figures of {source}, made with a {model} and "
-    "other data sizes: compare orders and differences, not levels."
+    "resamples seeds and dialogues. A difference whose interval covers 0, or whose p-value after Holm's correction "
+    "over the comparisons of its table is not below 0.05, is printed as `no difference`. Bold: the best of its row, "
+    "where it differs from all others there. Constant answer: of up to {num_answers} answers of dialogues outside the "
+    "evaluation, the one with the highest mean ROUGE-1 against the others, given to every question; only a higher "
+    "score shows that the question was used. Synthetic dialogues: the number trained on at the last checkpoint, of "
+    "those requested, mean over seeds. Rows labeled {citation} hold the scores of {source}, obtained with a {model} "
+    "and other data sizes: compare orders and differences, not levels."
 )
-NONE_PASSED: Final = "no synthetic set passed the checks"
-_LISTED: Final = 20  # cells short of synthetic sets that are named one by one
-# By the setting that is swept: its section's title, the table's first column, and what to know of it.
+SYNTHESIS_FAILED: Final = "no synthetic dialogue passed the filters"
+# Cells with too few synthetic dialogues that are listed individually.
+_MAX_LISTED: Final = 20
+# For each swept setting the section's title, the header of the table's first column, and a remark.
 _SWEEPS: Final = {
-    "bins": ("Buffer size", "buffer", "The paper's sweep (32 to 512 bins) was not found in print."),
-    "synthetic": ("Number of synthetic sets (Fig. 3)", "synthetic sets", ""),
-    "entropy": ("Estimators of EOE", "estimator", "The paper leaves open how its probabilities are formed."),
+    "bins": ("Buffer size", "buffer", f"The sweep of {CITATION} (32 to 512 bins) was not found in print."),
+    "synthetic": ("Number of synthetic dialogues (Fig. 3)", "synthetic dialogues", ""),
+    "entropy": (
+        "Estimators of EOE",
+        "estimator",
+        f"{CITATION} do not state how the probabilities of EOE are formed.",
+    ),
     "annotations": (
-        "Annotation budget",
-        "questions",
-        "Most questions put to the owner in the whole stream. The paper has no such sweep.",
+        "Annotation limit",
+        "annotations",
+        f"The limit on the dialogues that the user annotates in the whole stream. {CITATION} have no such sweep.",
     ),
     "order": (
         "Order of the stream",
         "order",
-        "Correlated: sorted by topic in bursts, with a strength of 0 to 1. The paper has no such sweep.",
+        f"Correlated: in bursts of one topic, with a strength of 0 to 1. {CITATION} have no such sweep.",
     ),
 }
 
 
-def note() -> str:
-    """How to read the tables."""
-    return NOTE.format(source=paper()["source"], model=paper()["model"], others=OTHERS)
+def reading_note() -> str:
+    """Return an explanation of the tables."""
+    paper = published_results()
+    return NOTE.format(
+        source=paper["source"], model=paper["model"], num_answers=MAX_REFERENCE_ANSWERS, citation=CITATION
+    )
 
 
-def main_tables(found: Findings) -> str:
-    """Data sets by policies, once for each number of synthetic sets and score; the paper's under ROUGE-1."""
-    parts = [unwritten_text(found.unwritten, found.main, PAPER_POLICIES)]
-    for comparison in found.main:
-        theirs = _paper_final if comparison.score == "rouge1" else None
-        text = by_data(comparison, "data set", data_label_of, policy_label, theirs)
-        parts.append(f"### {title(comparison)}\n\n{text}\n{family(comparison)}\n{_counted(comparison)}")
+def main_tables(findings: Findings) -> str:
+    """Return tables of data sets by policies, for each number of synthetic dialogues and each score.
+
+    The published scores are added to ROUGE-1.
+    """
+    parts = [failed_synthesis_text(findings.failed_synthesis, findings.main, PAPER_POLICIES)]
+    for comparison in findings.main:
+        published = _published_text if comparison.score == "rouge1" else None
+        table = comparison_table(comparison, "data set", row_data_label, policy_label, published)
+        parts.append(
+            f"### {comparison_title(comparison)}\n\n{table}\n{family_text(comparison)}\n{_verdict_list(comparison)}"
+        )
     return "\n".join(filter(None, parts))
 
 
-def ablation_tables(found: Findings) -> str:
-    """Policies by data sets; each score alone as the paper reads and as the authors' script behaves."""
-    parts = [unwritten_text(found.unwritten, found.ablation, ABLATION)]
-    for comparison in found.ablation:
+def ablation_tables(findings: Findings) -> str:
+    """Return tables of policies by data sets: each score alone, by the paper's text and by the authors' scripts."""
+    parts = [failed_synthesis_text(findings.failed_synthesis, findings.ablation, ABLATION_POLICIES)]
+    for comparison in findings.ablation:
         rows = []
         for policy in comparison.columns:
             entries = [row.entries.get(policy) for row in comparison.rows]
-            rows.append([f"{policy_label(policy)}", *map(_score, entries)])
+            rows.append([policy_label(policy), *map(_score_text, entries)])
             if policy != comparison.reference:
-                rows.append(["difference", *map(_differs, entries)])
-            if any(counts := list(map(_sets, entries))):
-                rows.append(["synthetic sets", *counts])
-            theirs = [_paper_final(row.data, policy) for row in comparison.rows]
-            if any(theirs):
-                rows.append([f"paper, {'all three' if policy == REFERENCE else policy_label(policy)}", *theirs])
+                rows.append(["difference", *map(_difference_text, entries)])
+            if any(counts := list(map(_synthetic_text, entries))):
+                rows.append(["synthetic dialogues", *counts])
+            published = [_published_text(row.data, policy) for row in comparison.rows]
+            if any(published):
+                label = "all three" if policy == REFERENCE else policy_label(policy)
+                rows.append([f"{CITATION}, {label}", *published])
         head = ["policy", *(data_label(row.data) for row in comparison.rows)]
-        short = shortages(comparison, data_label_of, policy_label)
-        parts.append(f"### {title(comparison)}\n\n{table(head, rows)}\n{family(comparison)}\n{short}")
+        notes = f"{family_text(comparison)}\n{shortfall_list(comparison, row_data_label, policy_label)}"
+        parts.append(f"### {comparison_title(comparison)}\n\n{markdown_table(head, rows)}\n{notes}")
     return "\n".join(filter(None, parts))
 
 
-def sweep_table(name: str, swept: Swept) -> str:
-    """One setting's sweep: policies at each value, or each policy's values beside the usual one."""
-    comparison = swept.comparison
-    _, what, remark = _SWEEPS[name]
-    several = len({row.data for row in comparison.rows}) > 1
-
-    def about(row: Row) -> str:
-        parts = [data_label(row.data)] if several or row.policy else []
-        parts += [policy_label(row.policy)] if row.policy else [value_label(name, row.value)]
-        parts += [] if row.synthetic is None else [synthetic_text(row.synthetic)]
-        return ", ".join(parts)
-
-    def column(value: Any) -> str:
-        return policy_label(value) if by_policy else value_label(name, value)
-
-    by_policy = any(row.policy is None for row in comparison.rows)
-    text = by_data(comparison, what, about, column, None)
-    where = "" if several else f"On {data_label(comparison.rows[0].data)}. "
-    usual = synthetic_text(comparison.reference) if name == "synthetic" else column(comparison.reference)
-    against = f"Differences are to {usual}. " if comparison.family else ""
-    text += f"\n{where}{against}{family(comparison, about, usual)}"
-    if remark:
-        text += f" {remark}"
-    return f"{text}\n{_costs(name, swept)}"
-
-
 def sweep_title(name: str) -> str:
+    """Return the title of a sweep's section."""
     return _SWEEPS[name][0]
 
 
-def by_data(
+def sweep_table(name: str, sweep: SweepFindings) -> str:
+    """Return the tables of a sweep: scores, and training time or annotations where they matter."""
+    comparison = sweep.comparison
+    _, first_column, remark = _SWEEPS[name]
+    has_several_datasets = len({row.data for row in comparison.rows}) > 1
+    compares_policies = any(row.policy is None for row in comparison.rows)
+
+    def row_label(row: ComparisonRow) -> str:
+        parts = [data_label(row.data)] if has_several_datasets or row.policy else []
+        parts += [policy_label(row.policy)] if row.policy else [value_label(name, row.value)]
+        parts += [] if row.synthetic is None else [describe_synthetic(row.synthetic)]
+        return ", ".join(parts)
+
+    def column_label(value: Any) -> str:
+        return policy_label(value) if compares_policies else value_label(name, value)
+
+    text = comparison_table(comparison, first_column, row_label, column_label, None)
+    dataset = "" if has_several_datasets else f"On {data_label(comparison.rows[0].data)}. "
+    reference = describe_synthetic(comparison.reference) if name == "synthetic" else column_label(comparison.reference)
+    differences = f"Differences are from {reference}. " if comparison.family_size else ""
+    text += f"\n{dataset}{differences}{family_text(comparison, row_label, reference)}"
+    if remark:
+        text += f" {remark}"
+    return f"{text}\n{_cost_table(name, sweep)}"
+
+
+def comparison_table(
     comparison: Comparison,
-    what: str,
-    about: Callable[[Row], str],
-    column: Callable[[Any], str],
-    theirs: Callable[[str, Any], str | None] | None,
+    first_column: str,
+    row_label: Callable[[ComparisonRow], str],
+    column_label: Callable[[Any], str],
+    published: Callable[[str, Any], str | None] | None,
 ) -> str:
-    """Up to four lines a row: the scores, their differences to the reference, the synthetic sets, and the paper's
-    scores where there are any. Below it, the cells that are short of synthetic sets."""
+    """Return a comparison as a table, followed by the cells with too few synthetic dialogues.
+
+    A row takes up to four lines: scores, differences from the reference, synthetic dialogues and published scores.
+
+    Args:
+        comparison: The comparison.
+        first_column: Header of the first column.
+        row_label: Returns the label of a row.
+        column_label: Returns the label of a column.
+        published: Returns the published score of a data set and a column; None to leave it out.
+    """
     columns = comparison.columns
-    # What stands beside the policies, if there is any of it.
-    beside = {
-        title: found
-        for title, found in (
-            (POLICIES[BASE], [row.base for row in comparison.rows]),
-            (ONE_ANSWER, [row.one_answer for row in comparison.rows]),
+    # Scores that do not belong to a policy, if there are any.
+    references = {
+        label: scores
+        for label, scores in (
+            (POLICY_LABELS[BASE], [row.base for row in comparison.rows]),
+            (CONSTANT_ANSWER_LABEL, [row.constant_answer for row in comparison.rows]),
         )
-        if any(found)
+        if any(scores)
     }
-    rows: list[list[str | None]] = []
+    lines: list[list[str | None]] = []
     for n, row in enumerate(comparison.rows):
         entries = [row.entries.get(name) for name in columns]
-        rows.append([about(row), "score", *(number(found[n]) for found in beside.values()), *map(_score, entries)])
-        blank: list[str | None] = [None for _ in beside]
+        reference_scores = (format_value(scores[n]) for scores in references.values())
+        lines.append([row_label(row), "score", *reference_scores, *map(_score_text, entries)])
+        blank: list[str | None] = [None for _ in references]
         if any(entry and entry.difference for entry in entries):
-            rows.append(["", "difference", *blank, *map(_differs, entries)])
-        if any(counts := list(map(_sets, entries))):
-            rows.append(["", "synthetic sets", *blank, *counts])
-        if theirs and any(found := [theirs(row.data, name) for name in columns]):
-            rows.append(["", "paper", *blank, *found])
-    head = [what, "", *beside, *map(column, columns)]
-    short = shortages(comparison, about, column)
-    return table(head, rows) + (f"\n{short}" if short else "")
+            lines.append(["", "difference", *blank, *map(_difference_text, entries)])
+        if any(counts := list(map(_synthetic_text, entries))):
+            lines.append(["", "synthetic dialogues", *blank, *counts])
+        if published and any(published_scores := [published(row.data, name) for name in columns]):
+            lines.append(["", CITATION, *blank, *published_scores])
+    head = [first_column, "", *references, *map(column_label, columns)]
+    shortfalls = shortfall_list(comparison, row_label, column_label)
+    return markdown_table(head, lines) + (f"\n{shortfalls}" if shortfalls else "")
 
 
-def shortages(comparison: Comparison, about: Callable[[Row], str], column: Callable[[Any], str]) -> str:
-    """The cells of a table that got clearly less synthetic sets than they asked for, as Markdown."""
+def shortfall_list(
+    comparison: Comparison, row_label: Callable[[ComparisonRow], str], column_label: Callable[[Any], str]
+) -> str:
+    """Return the cells of a table with clearly fewer synthetic dialogues than requested, as Markdown."""
     lines = [
-        f"{about(row)}, {column(name)}, seed {seed}: {got:,} of {wanted:,}, at {received:,} received"
+        f"{row_label(row)}, {column_label(name)}, seed {seed}: {shortfall.available:,} of {shortfall.requested:,}, at "
+        f"{shortfall.received:,} received"
         for row in comparison.rows
         for name, entry in row.entries.items()
-        for seed, (received, got, wanted) in (entry.sets.short if entry.sets else {}).items()
+        for seed, shortfall in (entry.synthetic_counts.shortfalls if entry.synthetic_counts else {}).items()
     ]
     if not lines:
         return ""
-    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    listed = "".join(f"- {line}\n" for line in [*lines[:_LISTED], *more])
-    return f"Short of synthetic sets, under {100 * ENOUGH:.0f} % of those asked for:\n\n{listed}"
+    more = [f"and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
+    listed = "".join(f"- {line}\n" for line in [*lines[:_MAX_LISTED], *more])
+    return f"Cells with less than {100 * MIN_SYNTHETIC_SHARE:.0f} % of the requested synthetic dialogues:\n\n{listed}"
 
 
-def unwritten_text(found: Sequence[Unwritten], shown: Sequence[Comparison], policies: Sequence[str]) -> str:
-    """What stands in place of a table, or of some of its cells, for which not one synthetic set was written."""
-    found = [cell for cell in found if cell.policy in policies]
-    tables = {comparison.rows[0].synthetic for comparison in shown}
+def failed_synthesis_text(
+    failures: Sequence[FailedSynthesis], comparisons: Sequence[Comparison], policies: Sequence[str]
+) -> str:
+    """Return a note on the tables and cells that are left out because no synthetic dialogue was available.
+
+    Args:
+        failures: All failures.
+        comparisons: Comparisons that are shown.
+        policies: Policies of the tables.
+    """
+    failures = [failure for failure in failures if failure.policy in policies]
+    shown = {comparison.rows[0].synthetic for comparison in comparisons}
     text = ""
-    for synthetic in sorted({cell.synthetic for cell in found}):
-        if synthetic not in tables:
+    for synthetic in sorted({failure.synthetic for failure in failures}):
+        if synthetic not in shown:
             text += (
-                f"With {synthetic_text(synthetic)} there is no table: {NONE_PASSED}, so it is no second condition.\n"
+                f"With {describe_synthetic(synthetic)} there is no table: {SYNTHESIS_FAILED}, so it would repeat the "
+                "results without them.\n"
             )
         else:
-            left = (f"{data_label(c.data)}, {policy_label(c.policy)}" for c in found if c.synthetic == synthetic)
-            text += f"Left out of the tables with {synthetic_text(synthetic)}: {NONE_PASSED} of {'; '.join(left)}.\n"
+            cells = (f"{data_label(f.data)}, {policy_label(f.policy)}" for f in failures if f.synthetic == synthetic)
+            text += (
+                f"Left out of the tables with {describe_synthetic(synthetic)}, because {SYNTHESIS_FAILED}: "
+                f"{'; '.join(cells)}.\n"
+            )
     return text
 
 
-def _sets(entry: Entry | None) -> str | None:
-    return sets_text(entry.sets) if entry else None
-
-
-def _score(entry: Entry | None) -> str | None:
-    text = number(entry.score) if entry else None
-    return f"**{text}**" if entry and entry.best else text
-
-
-def _differs(entry: Entry | None) -> str | None:
-    return difference_text(entry.difference) if entry else None
-
-
-def title(comparison: Comparison) -> str:
+def comparison_title(comparison: Comparison) -> str:
+    """Return the title of a comparison: its score and its number of synthetic dialogues."""
     synthetic = comparison.rows[0].synthetic or 0
-    return f"{SCORES[comparison.score]}, {synthetic_text(synthetic)}"
+    return f"{SCORE_LABELS[comparison.score]}, {describe_synthetic(synthetic)}"
 
 
-def data_label_of(row: Row) -> str:
+def row_data_label(row: ComparisonRow) -> str:
+    """Return the title of a row's data set."""
     return data_label(row.data)
 
 
-def family(comparison: Comparison, about: Callable[[Row], str] = data_label_of, reference: str | None = None) -> str:
-    """What Holm's correction is over, and which rows have nothing to be compared with."""
+def family_text(
+    comparison: Comparison,
+    row_label: Callable[[ComparisonRow], str] = row_data_label,
+    reference: str | None = None,
+) -> str:
+    """Return a note on the family of Holm's correction, and on rows without the reference.
+
+    Args:
+        comparison: The comparison.
+        row_label: Returns the label of a row.
+        reference: Label of the reference; None for the label of the reference policy.
+    """
     reference = reference or policy_label(comparison.reference)
-    text = family_of(comparison.family)
-    if without := [about(row) for row in comparison.rows if comparison.reference not in row.entries]:
+    text = family_size_text(comparison.family_size)
+    without = [row_label(row) for row in comparison.rows if comparison.reference not in row.entries]
+    if without:
         text += f" No differences for {'; '.join(without)}: {reference} is missing there."
     return text
 
 
-def family_of(comparisons: int) -> str:
-    if not comparisons:
+def family_size_text(num_comparisons: int) -> str:
+    """Return a note on the size of the family of Holm's correction."""
+    if not num_comparisons:
         return "Nothing is compared here."
-    count = "one comparison" if comparisons == 1 else f"{comparisons} comparisons"
-    return f"Holm's correction is over the {count} of this table."
+    count = "one comparison" if num_comparisons == 1 else f"{num_comparisons} comparisons"
+    return f"Holm's correction covers the {count} of this table."
 
 
-def _counted(comparison: Comparison) -> str:
-    """Each policy's verdicts against the reference, in one line each."""
+def _verdict_list(comparison: Comparison) -> str:
+    """Return the number of verdicts of each policy, one line each."""
     lines = []
     for policy in comparison.columns:
-        counts = verdicts(comparison, policy)
-        if policy != comparison.reference and (sets := sum(counts.values())):
+        counts = count_verdicts(comparison, policy)
+        if policy != comparison.reference and (total := sum(counts.values())):
             lines.append(
                 f"- {policy_label(policy)} against {policy_label(comparison.reference)}: higher on {counts['higher']}, "
-                f"lower on {counts['lower']}, no difference on {counts[NO_DIFFERENCE]} of {sets}"
-                + (f", {TOO_FEW} on {counts[TOO_FEW]}" if counts[TOO_FEW] else "")
+                f"lower on {counts['lower']}, no difference on {counts[NO_DIFFERENCE]} of {total}"
+                + (f", {TOO_FEW_SEEDS} on {counts[TOO_FEW_SEEDS]}" if counts[TOO_FEW_SEEDS] else "")
             )
     return "\n" + "".join(f"{line}\n" for line in lines)
 
 
-def _paper_final(data: str, policy: str) -> str | None:
-    found = published.final(data, policy)
-    return found.text if found else None
+def _score_text(entry: ComparisonEntry | None) -> str | None:
+    text = format_value(entry.score) if entry else None
+    return f"**{text}**" if entry and entry.is_best else text
 
 
-def _costs(name: str, swept: Swept) -> str:
-    """What a sweep cost beside its scores, where that is the point of it: seconds, or questions."""
+def _difference_text(entry: ComparisonEntry | None) -> str | None:
+    return format_difference(entry.difference) if entry else None
+
+
+def _synthetic_text(entry: ComparisonEntry | None) -> str | None:
+    return format_synthetic_counts(entry.synthetic_counts) if entry else None
+
+
+def _published_text(data: str, policy: str) -> str | None:
+    score = published_final_score(data, policy)
+    return score.text if score else None
+
+
+def _cost_table(name: str, sweep: SweepFindings) -> str:
+    """Return the training time of the sweep of synthetic dialogues, or the annotations of that of their limit."""
+    values = list(dict.fromkeys(value for line in sweep.lines for value in line.points))
     rows: list[list[str | None]] = []
-    values = list(dict.fromkeys(value for line in swept.lines for value in line.points))
     if name == "synthetic":
-        theirs = paper()["synthetic"]
-        values = sorted({*values, *theirs["sets"]})
-        for line in swept.lines:
-            seconds = {v: point.seconds_an_epoch for v, point in line.points.items()}
-            got = {v: point.sets.got_each if point.sets else 0.0 for v, point in line.points.items()}
-            rows.append(
-                [f"{data_label(line.data)}, {policy_label(line.policy)}: sets got a kept one", *_row(values, got, 2)]
-            )
-            rows.append(
-                [f"{data_label(line.data)}, {policy_label(line.policy)}: s an epoch", *_row(values, seconds, 2)]
-            )
-        for label, key, digits in (
-            ("ROUGE-1 (digitised)", "rouge1", 3),
-            ("s an epoch (digitised)", "seconds_an_epoch", 0),
-        ):
-            numbers = dict(zip(theirs["sets"], theirs[key]["digitised"], strict=True))
-            rows.append([f"paper, {data_label(theirs['data'])}: {label}", *_row(values, numbers, digits)])
+        values, rows = _training_time_rows(sweep, values)
     elif name == "annotations":
-        for line in swept.lines:
-            asked = {v: point.questions for v, point in line.points.items()}
-            about = f"{data_label(line.data)}, {policy_label(line.policy)}: questions asked"
-            rows.append([about, *_row(values, asked, 1)])
+        for line in sweep.lines:
+            questions = {v: point.questions for v, point in line.points.items()}
+            label = f"{data_label(line.data)}, {policy_label(line.policy)}: dialogues annotated"
+            rows.append([label, *_format_values(values, questions, 1)])
     if not rows:
         return ""
-    return f"\n{table(['', *(value_label(name, value) for value in values)], rows)}"
+    return f"\n{markdown_table(['', *(value_label(name, value) for value in values)], rows)}"
 
 
-def _row(values: Sequence[Any], numbers: Mapping[Any, float | None], digits: int) -> list[str | None]:
+def _training_time_rows(sweep: SweepFindings, values: Sequence[int]) -> tuple[list[int], list[list[str | None]]]:
+    """Return the columns and rows of available dialogues and training time, with the published values."""
+    published = published_synthesis_sweep()
+    values = sorted({*values, *published.rouge1})
+    rows = []
+    for line in sweep.lines:
+        label = f"{data_label(line.data)}, {policy_label(line.policy)}"
+        seconds = {v: point.seconds_per_epoch for v, point in line.points.items()}
+        available = {
+            v: point.synthetic_counts.available_per_selected if point.synthetic_counts else 0.0
+            for v, point in line.points.items()
+        }
+        rows.append([f"{label}: synthetic dialogues per selected one", *_format_values(values, available, 2)])
+        rows.append([f"{label}: s per epoch", *_format_values(values, seconds, 2)])
+    label = f"{CITATION}, {data_label(published.data)}"
+    rows.append([f"{label}: ROUGE-1 (digitized)", *_format_values(values, published.rouge1, 3)])
+    rows.append([f"{label}: s per epoch (digitized)", *_format_values(values, published.seconds_per_epoch, 0)])
+    return values, rows
+
+
+def _format_values(values: Sequence[Any], numbers: Mapping[Any, float | None], digits: int) -> list[str | None]:
     return [None if numbers.get(v) is None else f"{numbers[v]:.{digits}f}" for v in values]
