@@ -1,6 +1,6 @@
-"""Asks the owner about the few selected dialogues, and about no more a day than the owner wants (paper 1, 3.3).
+"""Annotation [Qin24 §3.3]: the user is asked about the selected dialogues, at most a set number a day.
 
-This room keeps the queue and the rules; who prints the question and reads the key is above it.
+This module has the queue and its rules; showing a question and reading the reply is up to the caller.
 """
 
 from __future__ import annotations
@@ -8,25 +8,27 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError, quoted
-from mlx_personal.profile import Store, now
+from mlx_personal.errors import Action, UserError, quoted
+from mlx_personal.profile import Store
+from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
 
-_LISTS: Final = "`mlx-personal review --json` lists the open ones"
-
-
-# Of a verdict that needs no group yet: nothing of a skipped dialogue is trained on or compared.
+# Group number of a skipped dialogue: it is neither trained on nor evaluated, so it needs no group yet.
 NO_GROUP: Final = -1
 
 
 @dataclass(frozen=True)
 class AnnotationConfig:
-    """`questions_per_day`: never more than this many dialogues are judged in one day, which begins at the owner's
-    midnight. Verdicts from a file count too."""
+    """Settings of the annotation.
+
+    Attributes:
+        questions_per_day: Most dialogues that are annotated in one day, which begins at the user's midnight. Verdicts
+            from a file count too.
+    """
 
     questions_per_day: int = 10
 
@@ -37,9 +39,12 @@ class AnnotationConfig:
 
 @dataclass(frozen=True)
 class Question:
-    """A dialogue of the buffer whose answers the owner has not judged: were they fine, and if not, what is ideal?
+    """A selected dialogue whose answers the user has not judged.
 
-    `adapter_id` is set where an adapted model gave the answers: they train nothing until the owner approves them.
+    Attributes:
+        dialogue_id: The dialogue's id.
+        dialogue: The dialogue itself.
+        adapter_id: Adapter that generated the answers, if one did; they are trained on only if the user accepts them.
     """
 
     dialogue_id: int
@@ -47,109 +52,135 @@ class Question:
     adapter_id: int | None
 
 
-class AnnotationQueue:
-    """The questions that are open, and the verdicts that were given.
+@dataclass(frozen=True)
+class GroupedDialogue:
+    """An annotated dialogue with its side of the split.
 
-    Args:
-        store: the profile's store.
-        config: how many questions a day.
-        assign: gives a dialogue's near-duplicate group and whether it is set aside for evaluation, from the
-            dialogues judged before, each with its group and whether that is set aside.
+    Attributes:
+        dialogue: The dialogue.
+        group: Number of its group of near-duplicates.
+        held_out: Whether the group is held out for evaluation.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        config: AnnotationConfig,
-        assign: Callable[[Dialogue, Sequence[tuple[Dialogue, int, bool]]], tuple[int, bool]],
-    ):
+    dialogue: Dialogue
+    group: int
+    held_out: bool
+
+
+SplitRule: TypeAlias = Callable[[Dialogue, Sequence[GroupedDialogue]], tuple[int, bool]]
+
+
+class AnnotationQueue:
+    """The open questions, and the verdicts of the user.
+
+    Args:
+        store: The profile's store.
+        config: Settings of the annotation.
+        assign_split: Returns the group of a dialogue and whether it is held out, given the dialogues that were
+            annotated before.
+    """
+
+    def __init__(self, store: Store, config: AnnotationConfig, assign_split: SplitRule):
         self._store = store
         self._config = config
-        self._assign = assign
+        self._assign_split = assign_split
 
     def open_questions(self) -> list[Question]:
-        """Every dialogue that waits for a verdict, oldest first, whatever the day's number: those of the buffer, and
-        those whose verdict was taken back, even if their bin has been replaced since."""
-        judged = {a.dialogue_id for a in self._store.annotations()}
-        asked = {a.dialogue_id for a in self._store.annotations(undone=True)}
-        waiting = ({b.dialogue_id for b in self._store.bins()} | asked) - judged
-        rows = [row for i in sorted(waiting) if (row := self._store.dialogue(i)) is not None]
+        """Return every dialogue that waits for a verdict, oldest first, without regard to the daily limit.
+
+        These are the dialogues of the buffer, and those whose verdict was undone even if they left the buffer.
+        """
+        rows = [row for i in self._store.open_question_ids() if (row := self._store.dialogue(i)) is not None]
         return [Question(row.id, row.dialogue, row.adapter_id) for row in rows]
 
     def left_today(self) -> int:
-        """How many more dialogues may be asked about today. One that is undone and asked again counts once."""
-        return max(0, self._config.questions_per_day - len(self._asked_today()))
+        """Return how many more dialogues may be annotated today."""
+        return left_today(self._store, self._config)
 
     def questions(self) -> list[Question]:
-        """Today's questions: the open ones, as many as are left for today.
+        """Return today's questions: the open ones, up to the daily limit.
 
-        A dialogue that was asked about today and whose verdict was undone comes first and is free.
+        A dialogue that was annotated today and whose verdict was undone comes first and does not count again.
         """
-        asked, waiting = self._asked_today(), self.open_questions()
-        again = [q for q in waiting if q.dialogue_id in asked]
-        fresh = [q for q in waiting if q.dialogue_id not in asked]
-        return again + fresh[: self.left_today()]
+        annotated_today, open_questions = _annotated_today(self._store), self.open_questions()
+        again = [q for q in open_questions if q.dialogue_id in annotated_today]
+        new = [q for q in open_questions if q.dialogue_id not in annotated_today]
+        return again + new[: self.left_today()]
 
     def record(self, dialogue_id: int, verdict: Verdict, answers: Sequence[str] | None = None) -> int:
-        """Records the owner's verdict and returns the annotation's id.
+        """Record the user's verdict.
 
         Args:
-            dialogue_id: a dialogue that was selected at some time.
-            verdict: `accept` keeps the answers; `edit` and `rewrite` put `answers` in their place; `skip` asks no more.
-            answers: the preferred answer for every assistant turn, in order.
+            dialogue_id: A dialogue that has been selected at some time.
+            verdict: `accept` keeps the answers, `edit` and `rewrite` replace them by `answers`, `skip` closes the
+                question.
+            answers: The preferred answer of every assistant turn, in order.
 
-        UserError if the dialogue was never selected, the answers cannot be kept, or the day's number is used up.
+        Returns:
+            The annotation's id.
+
+        Raises:
+            UserError: The dialogue was never selected, the answers are not valid, or the daily limit is reached.
         """
         if verdict not in get_args(Verdict):
-            raise UserError(f"{quoted(verdict)} is no verdict", hint="use accept, edit, rewrite or skip")
+            raise UserError(f"{quoted(verdict)} is not a verdict", hint="use accept, edit, rewrite or skip")
         row = self._store.dialogue(dialogue_id)
         if row is None:
-            raise UserError(f"there is no dialogue {dialogue_id}", hint=_LISTS)
+            raise UserError(f"there is no dialogue {dialogue_id}", remedy=Action.LIST_QUESTIONS)
         decision = self._store.decision(dialogue_id)
-        if decision is None or decision["action"] not in ("stored", "replaced"):
-            raise UserError(f"dialogue {dialogue_id} was never selected", hint=_LISTS)
-        asked, limit = self._asked_today(), self._config.questions_per_day
-        if dialogue_id not in asked and len(asked) >= limit:
+        if decision is None or decision.action not in ("stored", "replaced"):
+            raise UserError(f"dialogue {dialogue_id} was never selected", remedy=Action.LIST_QUESTIONS)
+        annotated_today, limit = _annotated_today(self._store), self._config.questions_per_day
+        if dialogue_id not in annotated_today and len(annotated_today) >= limit:
             raise UserError(
-                f"dialogue {dialogue_id} is one more than the {limit} of today",
-                hint="go on tomorrow, or raise questions_per_day in config.toml",
+                f"dialogue {dialogue_id} exceeds the daily limit of {limit} annotations",
+                hint="continue tomorrow, or raise questions_per_day in config.toml",
             )
-        preferred = None if verdict == "skip" else self._preferred(row.dialogue, verdict, answers, dialogue_id)
-        group, held_out = self._placed(dialogue_id, row.dialogue, verdict)
+        preferred = None if verdict == "skip" else _preferred(row.dialogue, verdict, answers, dialogue_id)
+        group, held_out = self._split_of(dialogue_id, row.dialogue, verdict)
         return self._store.add_annotation(dialogue_id, verdict, preferred, group, held_out)
 
     def undo(self) -> int | None:
-        """Takes the last verdict back, so that an earlier one on the same dialogue stands again; the dialogue's id, or
-        None if there was no verdict."""
+        """Undo the last verdict and restore an earlier one on the same dialogue.
+
+        Returns:
+            The dialogue's id, or None if there was no verdict.
+        """
         return self._store.undo_annotation()
 
-    def _asked_today(self) -> set[int]:
-        """The dialogues that were judged today, by the owner's clock, also those whose verdict was taken back."""
-        today = _day(now())
-        return {a.dialogue_id for a in self._store.annotations(undone=True) if _day(a.asked_at) == today}
-
-    def _placed(self, dialogue_id: int, dialogue: Dialogue, verdict: Verdict) -> tuple[int, bool]:
-        """The dialogue's group, and whether it is set aside: for ever what its first verdict with an answer gave it."""
-        # Those taken back count too, or a dialogue could change sides.
-        history = [a for a in self._store.annotations(undone=True) if a.near_duplicates != NO_GROUP]
-        sides = {a.dialogue_id: (a.near_duplicates, a.held_out) for a in history}
-        if dialogue_id in sides:
-            return sides[dialogue_id]
+    def _split_of(self, dialogue_id: int, dialogue: Dialogue, verdict: Verdict) -> tuple[int, bool]:
+        """Return the dialogue's group and whether it is held out, which its first verdict with an answer fixes."""
+        # Undone verdicts count too, or a dialogue could change sides.
+        splits = {
+            a.dialogue_id: (a.group, a.held_out) for a in self._store.annotations(undone=True) if a.group != NO_GROUP
+        }
+        if dialogue_id in splits:
+            return splits[dialogue_id]
         if verdict == "skip":
             return NO_GROUP, False
-        rows = [(self._store.dialogue(i), side) for i, side in sides.items()]
-        return self._assign(dialogue, [(row.dialogue, *side) for row, side in rows if row is not None])
-
-    def _preferred(
-        self, dialogue: Dialogue, verdict: Verdict, answers: Sequence[str] | None, dialogue_id: int
-    ) -> Dialogue:
-        try:
-            chosen = dialogue if verdict == "accept" else dialogue.with_turns("assistant", answers or [])
-            return chosen.without_thoughts()
-        except ValueError as error:
-            raise UserError(f"the answers to dialogue {dialogue_id} cannot be kept: {error}") from error
+        rows = [(self._store.dialogue(i), split) for i, split in splits.items()]
+        earlier = [GroupedDialogue(row.dialogue, *split) for row, split in rows if row is not None]
+        return self._assign_split(dialogue, earlier)
 
 
-def _day(stored: str) -> datetime.date:
-    """The owner's date at a time as the store has it, in UTC."""
-    return datetime.datetime.fromisoformat(stored).astimezone().date()
+def left_today(store: Store, config: AnnotationConfig) -> int:
+    """Return how many more dialogues may be annotated today; one that is undone and annotated again counts once."""
+    return max(0, config.questions_per_day - len(_annotated_today(store)))
+
+
+def _annotated_today(store: Store) -> set[int]:
+    """Return the dialogues annotated today by the user's clock, also those whose verdict was undone."""
+    today = _local_date(utc_now())
+    return {dialogue_id for dialogue_id, time in store.annotation_times() if _local_date(time) == today}
+
+
+def _local_date(utc_time: str) -> datetime.date:
+    return datetime.datetime.fromisoformat(utc_time).astimezone().date()
+
+
+def _preferred(dialogue: Dialogue, verdict: Verdict, answers: Sequence[str] | None, dialogue_id: int) -> Dialogue:
+    try:
+        preferred = dialogue if verdict == "accept" else dialogue.with_turns("assistant", answers or [])
+        return preferred.without_thoughts()
+    except ValueError as error:
+        raise UserError(f"the answers to dialogue {dialogue_id} are not valid: {error}") from error

@@ -1,20 +1,33 @@
-"""The one writer to disk: a profile's SQLite database and the files beside it."""
+"""Profiles on disk: the home folder, a profile's SQLite database, and the records it stores."""
 
 from mlx_personal.profile.home import Home
-from mlx_personal.profile.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
-from mlx_personal.profile.store import Store, holds_profile
-from mlx_personal.storage.database import Database, now
+from mlx_personal.profile.records import (
+    AdapterRow,
+    AnnotationCounts,
+    AnnotationRow,
+    BinRow,
+    DecisionRow,
+    DialogueRow,
+    NewSynthetic,
+    RunRow,
+    SyntheticRow,
+    TrainingSource,
+)
+from mlx_personal.profile.store import Store, check_profile_exists, holds_profile
 
 __all__ = [
     "AdapterRow",
+    "AnnotationCounts",
     "AnnotationRow",
     "BinRow",
-    "Database",
+    "DecisionRow",
     "DialogueRow",
     "Home",
+    "NewSynthetic",
     "RunRow",
     "Store",
     "SyntheticRow",
+    "TrainingSource",
+    "check_profile_exists",
     "holds_profile",
-    "now",
 ]

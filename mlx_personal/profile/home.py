@@ -1,34 +1,62 @@
-"""Where profiles live: `MLX_PERSONAL_HOME`, or the folder the system gives to applications."""
+"""Where profiles are stored: `MLX_PERSONAL_HOME`, or the system's folder for application data."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import click
+from typing import Final
 
 from mlx_personal.errors import UserError
+
+_APPLICATION: Final = "mlx-personal"
 
 
 @dataclass(frozen=True)
 class Home:
-    """The folder that holds all profiles, each in a folder of its own."""
+    """The folder that holds all profiles, each in a folder of its own.
+
+    Attributes:
+        folder: The folder, which need not exist.
+    """
 
     folder: Path
 
     @classmethod
     def default(cls) -> Home:
-        chosen = os.environ.get("MLX_PERSONAL_HOME")
-        return cls(Path(chosen).expanduser() if chosen else Path(click.get_app_dir("mlx-personal")))
+        """Return the home folder that the environment names, or else the system's folder for application data."""
+        configured = os.environ.get("MLX_PERSONAL_HOME")
+        return cls(Path(configured).expanduser() if configured else application_folder())
 
     def profile(self, name: str) -> Path:
-        """The folder of one profile; UserError if the name could leave this home."""
+        """Return the folder of a profile.
+
+        Args:
+            name: Name of the profile, which need not exist.
+
+        Raises:
+            UserError: The name is not allowed, as it could lead out of the home folder.
+        """
         if not re.fullmatch(r"[\w][\w.-]{0,63}", name):
-            raise UserError(f"{name!r} is no name for a profile", hint="use letters, digits, '-', '_' and '.'")
+            raise UserError(f"{name!r} is not a valid profile name", hint="use letters, digits, '-', '_' and '.'")
         return self.folder / "profiles" / name
 
     def profiles(self) -> list[str]:
-        """The names of the profiles that exist, sorted."""
+        """Return the names of the profiles that exist, sorted."""
         return sorted(path.parent.name for path in (self.folder / "profiles").glob("*/profile.db"))
+
+
+def application_folder() -> Path:
+    """Return this application's folder as the system places it.
+
+    Returns:
+        `~/Library/Application Support/mlx-personal` on macOS, else `mlx-personal` in `XDG_CONFIG_HOME` or `~/.config`.
+        The same as `click.get_app_dir`, without importing click.
+    """
+    if sys.platform == "darwin":
+        parent = os.path.expanduser("~/Library/Application Support")
+    else:
+        parent = os.environ.get("XDG_CONFIG_HOME", os.path.expanduser("~/.config"))
+    return Path(parent, _APPLICATION)

@@ -1,9 +1,11 @@
-"""The schema's history: one step a version, applied in order, never changed after a release.
+"""The migrations of a profile's database: ordered SQL steps that are never changed after a release.
 
 `PRAGMA user_version` holds how many have been applied.
 """
 
-MIGRATIONS: tuple[str, ...] = (
+from typing import Final
+
+MIGRATIONS: Final[tuple[str, ...]] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 

@@ -1,45 +1,85 @@
-"""What a profile remembers, as methods: each is one query or one transaction. No rule of the loop is decided here."""
+"""The profile's database: each method is one query or one transaction. No rule of the loop is decided here."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
+from mlx_personal.errors import Action, UserError
 from mlx_personal.profile.migrations import MIGRATIONS
-from mlx_personal.profile.records import AdapterRow, AnnotationRow, BinRow, DialogueRow, RunRow, SyntheticRow
-from mlx_personal.storage.database import Database, DatabaseSchema, now, peek
+from mlx_personal.profile.records import (
+    AdapterRow,
+    AnnotationCounts,
+    AnnotationRow,
+    BinRow,
+    DecisionRow,
+    DialogueRow,
+    NewSynthetic,
+    RunRow,
+    SyntheticRow,
+    TrainingSource,
+    dump_dialogue,
+)
+from mlx_personal.storage.database import Database, DatabaseSchema, read_one_row, utc_now
 from mlx_personal.storage.files import remove_partials
 
-# Dialogues are decided in the order of the stream: all up to this one, and none after. By its end, not by a search for
-# what has no decision, so that a dialogue takes no longer after a hundred thousand others.
+PROFILE = DatabaseSchema("profile", "profile.db", MIGRATIONS, "use another profile", "set MLX_PERSONAL_HOME elsewhere")
+
+# Dialogues are decided on in the order of the stream, so those after the last decision are the unscored ones. A search
+# for dialogues without a decision would take longer the longer the stream is.
 _LAST_DECIDED = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
-
-
-PROFILE = DatabaseSchema(
-    "profile", "profile.db", MIGRATIONS, "name another --profile", "set MLX_PERSONAL_HOME elsewhere"
+# Annotations in force that have a preferred answer.
+_PREFERRED = "undone = 0 AND messages IS NOT NULL"
+# Dialogues of the buffer, and those whose verdict was undone, without those that have a verdict in force.
+_OPEN_QUESTIONS = (
+    "SELECT dialogue_id FROM bins UNION SELECT dialogue_id FROM annotations"
+    " EXCEPT SELECT dialogue_id FROM annotations WHERE undone = 0"
+)
+# The texts of the latest synthesis of every annotation in force.
+_LATEST_SYNTHETIC = (
+    "synthetic JOIN annotations ON annotations.id = annotation_id AND undone = 0"
+    " WHERE run_id = (SELECT max(run_id) FROM synthetic AS s WHERE s.annotation_id = synthetic.annotation_id)"
 )
 
 
 def holds_profile(folder: Path) -> bool:
-    """Whether `folder` holds a whole profile, of any version: a full disk can leave one without a model, or less."""
-    path = folder / PROFILE.file
+    """Return whether a folder holds a complete profile of any version.
+
+    A full disk can leave a profile without a model, or without tables.
+    """
+    path = folder / PROFILE.file_name
     if not path.exists():
         return False
-    version = peek(path, "PRAGMA user_version")
+    version = read_one_row(path, "PRAGMA user_version")
     if version is None or version[0] == 0:
         return False
-    return peek(path, "SELECT 1 FROM meta WHERE key = 'model'") is not None
+    return read_one_row(path, "SELECT 1 FROM meta WHERE key = 'model'") is not None
+
+
+def check_profile_exists(folder: Path) -> None:
+    """Check that a folder holds a complete profile.
+
+    Raises:
+        UserError: It does not.
+    """
+    if not holds_profile(folder):
+        raise UserError("there is no profile here yet", folder, remedy=Action.CREATE_PROFILE)
 
 
 class Store:
-    """One profile's memory. `write=False` reads only and needs no lock."""
+    """The database of one profile.
+
+    Args:
+        folder: The profile's folder; created if it is missing.
+        write: Whether to take the profile's lock. A reader needs no lock.
+    """
 
     def __init__(self, folder: Path, write: bool = True):
         self.folder = folder
@@ -48,39 +88,55 @@ class Store:
             remove_partials(folder / "adapters")
 
     def close(self) -> None:
+        """Close the database and release the lock."""
         self.database.close()
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Return a block whose changes are all made, or none of them."""
+        return self.database.transaction()
 
     # The stream
 
     def add_dialogues(self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None) -> int:
-        """Appends the dialogues that are not in the stream yet; returns how many were new."""
-        with self.database.transaction() as connection:
+        """Append the dialogues that are not in the stream yet.
+
+        Args:
+            dialogues: Dialogues in the order of the stream.
+            source: Where they come from.
+            adapter_id: Adapter that generated the answers, if one did.
+
+        Returns:
+            How many were new.
+        """
+        with self.transaction() as connection:
             cursor = connection.executemany(
                 "INSERT OR IGNORE INTO dialogues (key, messages, source, adapter_id, received_at)"
                 " VALUES (?, ?, ?, ?, ?)",
-                ((d.key, _dump(d), source, adapter_id, now()) for d in dialogues),
+                ((d.key, dump_dialogue(d), source, adapter_id, utc_now()) for d in dialogues),
             )
             return cursor.rowcount
 
-    def received(self) -> int:
-        """How many dialogues the stream has brought so far."""
-        return self.database.scalar("SELECT count(*) FROM dialogues")
+    def dialogue_count(self) -> int:
+        """Return how many dialogues the stream has brought so far."""
+        return self.database.fetch_int("SELECT count(*) FROM dialogues")
 
     def dialogue(self, dialogue_id: int) -> DialogueRow | None:
-        row = self.database.row("SELECT * FROM dialogues WHERE id = ?", dialogue_id)
-        return None if row is None else _dialogue(row)
+        """Return a dialogue of the stream, or None if there is none with this id."""
+        row = self.database.fetch_one("SELECT * FROM dialogues WHERE id = ?", dialogue_id)
+        return None if row is None else DialogueRow.from_row(row)
 
     def dialogues(self) -> list[DialogueRow]:
-        """The whole stream, in order."""
-        return [_dialogue(row) for row in self.database.rows("SELECT * FROM dialogues ORDER BY id")]
+        """Return the whole stream in order."""
+        return [DialogueRow.from_row(row) for row in self.database.fetch_all("SELECT * FROM dialogues ORDER BY id")]
 
     def unscored(self, limit: int) -> list[DialogueRow]:
-        """The first dialogues of the stream that selection has not seen yet."""
+        """Return the first `limit` dialogues of the stream that have not been scored."""
         query = f"SELECT * FROM dialogues WHERE id > {_LAST_DECIDED} ORDER BY id LIMIT ?"
-        return [_dialogue(row) for row in self.database.rows(query, limit)]
+        return [DialogueRow.from_row(row) for row in self.database.fetch_all(query, limit)]
 
     def unscored_count(self) -> int:
-        return self.database.scalar(f"SELECT count(*) FROM dialogues WHERE id > {_LAST_DECIDED}")
+        """Return how many dialogues have not been scored."""
+        return self.database.fetch_int(f"SELECT count(*) FROM dialogues WHERE id > {_LAST_DECIDED}")
 
     # Selection
 
@@ -94,85 +150,111 @@ class Store:
         replaced_id: int | None,
         detail: dict[str, Any],
     ) -> None:
-        """What selection decided, with (EOE, DSS, IDD) and all that explains it."""
-        with self.database.transaction() as connection:
+        """Record a decision of the selection.
+
+        Args:
+            dialogue_id: The dialogue.
+            action: `stored`, `replaced`, `kept-out` or `duplicate`.
+            domain: Its dominant domain.
+            scores: EOE, DSS and IDD.
+            slot: Bin that it was put into, if any.
+            replaced_id: Dialogue that was replaced, if any.
+            detail: What explains the decision, as plain JSON.
+        """
+        with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (dialogue_id, action, domain, *scores, slot, replaced_id, json.dumps(detail), now()),
+                (dialogue_id, action, domain, *scores, slot, replaced_id, json.dumps(detail), utc_now()),
             )
 
-    def decision(self, dialogue_id: int) -> sqlite3.Row | None:
-        return self.database.row("SELECT * FROM decisions WHERE dialogue_id = ?", dialogue_id)
+    def decision(self, dialogue_id: int) -> DecisionRow | None:
+        """Return the decision on a dialogue, or None if it has not been scored."""
+        row = self.database.fetch_one("SELECT * FROM decisions WHERE dialogue_id = ?", dialogue_id)
+        return None if row is None else DecisionRow.from_row(row)
 
     def put_bin(self, slot: int, dialogue_id: int, vector: np.ndarray, eoe: float, idd: float) -> None:
-        """Fills a bin, or replaces what it holds."""
-        with self.database.transaction() as connection:
+        """Fill a bin, or replace what it holds.
+
+        Args:
+            slot: Number of the bin.
+            dialogue_id: The dialogue.
+            vector: Its embedding, float32 [D] of unit norm.
+            eoe: Entropy of embedding.
+            idd: In-domain dissimilarity on arrival.
+        """
+        with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO bins VALUES (?, ?, ?, ?, ?)",
                 (slot, dialogue_id, vector.astype("<f4").tobytes(), eoe, idd),
             )
 
     def bins(self) -> list[BinRow]:
+        """Return the filled bins by slot."""
         query = "SELECT bins.*, messages FROM bins JOIN dialogues ON dialogues.id = dialogue_id ORDER BY slot"
-        return [
-            BinRow(
-                slot=row["slot"],
-                dialogue_id=row["dialogue_id"],
-                dialogue=_load(row["messages"]),
-                vector=_vector(row["vector"]),
-                eoe=row["eoe"],
-                idd=row["idd"],
-            )
-            for row in self.database.rows(query)
-        ]
+        return [BinRow.from_row(row) for row in self.database.fetch_all(query)]
+
+    def bin_count(self) -> int:
+        """Return how many bins are filled."""
+        return self.database.fetch_int("SELECT count(*) FROM bins")
+
+    def highest_slot(self) -> int | None:
+        """Return the highest number of a filled bin, or None if all are empty."""
+        row = self.database.fetch_one("SELECT max(slot) FROM bins")
+        return None if row is None else row[0]
 
     def action_counts(self) -> dict[str, int]:
-        """How many dialogues met each decision."""
-        return {row[0]: row[1] for row in self.database.rows("SELECT action, count(*) FROM decisions GROUP BY action")}
+        """Return how many dialogues there are for each action of the selection."""
+        query = "SELECT action, count(*) FROM decisions GROUP BY action"
+        return {row[0]: row[1] for row in self.database.fetch_all(query)}
 
     def entropies(self) -> list[float]:
-        """EOE of every dialogue that was decided on, in the stream's order, refused near-duplicates left out."""
+        """Return the EOE of every scored dialogue in the order of the stream, without refused near-duplicates."""
         query = "SELECT eoe FROM decisions WHERE action != 'duplicate' ORDER BY dialogue_id"
-        return [row["eoe"] for row in self.database.rows(query)]
+        return [row["eoe"] for row in self.database.fetch_all(query)]
 
     def changed_bins(self, after: int) -> int:
-        """How many bins were filled or replaced, once or often, by dialogues with an id above `after`."""
-        return self.database.scalar("SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ?", after)
+        """Return how many different bins were filled or replaced by dialogues with an id above `after`."""
+        return self.database.fetch_int("SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ?", after)
 
     # Annotation
 
     def add_annotation(
-        self, dialogue_id: int, verdict: str, preferred: Dialogue | None, near_duplicates: int, held_out: bool
+        self, dialogue_id: int, verdict: str, preferred: Dialogue | None, group: int, held_out: bool
     ) -> int:
-        """Records a verdict, in place of an earlier one on the same dialogue; returns its id."""
-        with self.database.transaction() as connection:
+        """Record a verdict, which replaces an earlier one on the same dialogue.
+
+        Args:
+            dialogue_id: The dialogue.
+            verdict: `accept`, `edit`, `rewrite` or `skip`.
+            preferred: The dialogue with the preferred answers; None for a skipped one.
+            group: Number of its group of near-duplicates.
+            held_out: Whether it is held out for evaluation.
+
+        Returns:
+            The annotation's id.
+        """
+        with self.transaction() as connection:
             query = "SELECT id FROM annotations WHERE dialogue_id = ? AND undone = 0"
-            standing = self.database.row(query, dialogue_id)
-            replaces = None if standing is None else standing["id"]
+            current = self.database.fetch_one(query, dialogue_id)
+            replaces = None if current is None else current["id"]
             connection.execute("UPDATE annotations SET undone = 1 WHERE id = ?", (replaces,))
+            messages = None if preferred is None else dump_dialogue(preferred)
             cursor = connection.execute(
                 "INSERT INTO annotations"
                 " (dialogue_id, verdict, messages, near_duplicates, held_out, replaces, asked_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    dialogue_id,
-                    verdict,
-                    None if preferred is None else _dump(preferred),
-                    near_duplicates,
-                    held_out,
-                    replaces,
-                    now(),
-                ),
+                (dialogue_id, verdict, messages, group, held_out, replaces, utc_now()),
             )
         return int(cursor.lastrowid or 0)
 
     def undo_annotation(self) -> int | None:
-        """Takes the last verdict back, and lets an earlier one on the same dialogue stand again.
+        """Undo the last verdict and restore an earlier one on the same dialogue.
 
-        Returns the dialogue's id, or None if there is no verdict.
+        Returns:
+            The dialogue's id, or None if there is no verdict.
         """
-        with self.database.transaction() as connection:
-            row = self.database.row("SELECT * FROM annotations WHERE undone = 0 ORDER BY id DESC LIMIT 1")
+        with self.transaction() as connection:
+            row = self.database.fetch_one("SELECT * FROM annotations WHERE undone = 0 ORDER BY id DESC LIMIT 1")
             if row is None:
                 return None
             connection.execute("UPDATE annotations SET undone = 1 WHERE id = ?", (row["id"],))
@@ -181,76 +263,130 @@ class Store:
         return int(row["dialogue_id"])
 
     def annotations(self, undone: bool = False) -> list[AnnotationRow]:
-        """The verdicts that stand, in order; with `undone` also those taken back or given anew."""
+        """Return the annotations in force in order; with `undone` also those that were undone or replaced."""
         query = "SELECT * FROM annotations WHERE undone <= ? ORDER BY id"
-        return [
-            AnnotationRow(
-                id=row["id"],
-                dialogue_id=row["dialogue_id"],
-                verdict=row["verdict"],
-                preferred=None if row["messages"] is None else _load(row["messages"]),
-                near_duplicates=row["near_duplicates"],
-                held_out=bool(row["held_out"]),
-                asked_at=row["asked_at"],
-            )
-            for row in self.database.rows(query, int(undone))
-        ]
+        return [AnnotationRow.from_row(row) for row in self.database.fetch_all(query, int(undone))]
+
+    def annotation_of(self, dialogue_id: int) -> AnnotationRow | None:
+        """Return the annotation in force of a dialogue, or None if there is none."""
+        query = "SELECT * FROM annotations WHERE undone = 0 AND dialogue_id = ?"
+        row = self.database.fetch_one(query, dialogue_id)
+        return None if row is None else AnnotationRow.from_row(row)
+
+    def annotation_times(self) -> list[tuple[int, str]]:
+        """Return the dialogue id and the UTC time of every annotation, also of those that were undone."""
+        rows = self.database.fetch_all("SELECT dialogue_id, asked_at FROM annotations ORDER BY id")
+        return [(row["dialogue_id"], row["asked_at"]) for row in rows]
+
+    def annotation_counts(self) -> AnnotationCounts:
+        """Return how many annotations are in force, by kind."""
+        row = self.database.fetch_one(
+            "SELECT count(messages), coalesce(sum(held_out AND messages IS NOT NULL), 0), count(*) - count(messages)"
+            " FROM annotations WHERE undone = 0"
+        )
+        return AnnotationCounts(0, 0, 0) if row is None else AnnotationCounts(*row)
+
+    def preferred_annotations(self, held_out: bool) -> list[AnnotationRow]:
+        """Return the annotations in force with a preferred answer, on one side of the split."""
+        query = f"SELECT * FROM annotations WHERE {_PREFERRED} AND held_out = ? ORDER BY id"
+        return [AnnotationRow.from_row(row) for row in self.database.fetch_all(query, int(held_out))]
+
+    def last_preferred_id(self) -> int:
+        """Return the id of the latest annotation in force with a preferred answer that is not held out; 0 for none."""
+        return self.database.fetch_int(f"SELECT max(id) FROM annotations WHERE {_PREFERRED} AND held_out = 0")
+
+    def unsynthesized_count(self) -> int:
+        """Return how many annotated dialogues that are not held out have no synthetic set."""
+        return self.database.fetch_int(
+            f"SELECT count(*) FROM annotations WHERE {_PREFERRED} AND held_out = 0"
+            " AND id NOT IN (SELECT annotation_id FROM synthetic)"
+        )
+
+    def open_question_ids(self) -> list[int]:
+        """Return the ids of the dialogues that wait for a verdict, oldest first.
+
+        These are the dialogues of the buffer, and those whose verdict was undone even if they left the buffer.
+        """
+        rows = self.database.fetch_all(f"{_OPEN_QUESTIONS} ORDER BY dialogue_id")
+        return [row["dialogue_id"] for row in rows]
+
+    def open_question_count(self) -> int:
+        """Return how many dialogues wait for a verdict."""
+        return self.database.fetch_int(f"SELECT count(*) FROM ({_OPEN_QUESTIONS})")
 
     def last_ids(self) -> dict[str, int]:
-        """Up to where the stream is decided on and annotated: what a training run has seen."""
+        """Return the ids of the last decision and the last annotation, which a training records as seen."""
         return {
-            "last_dialogue": self.database.scalar("SELECT max(dialogue_id) FROM decisions"),
-            "last_annotation": self.database.scalar("SELECT max(id) FROM annotations"),
+            "last_dialogue": self.database.fetch_int("SELECT max(dialogue_id) FROM decisions"),
+            "last_annotation": self.database.fetch_int("SELECT max(id) FROM annotations"),
         }
 
-    def preferred(self, held_out: bool) -> list[AnnotationRow]:
-        """The standing annotations with a preferred answer, on one side of the split."""
-        return [a for a in self.annotations() if a.preferred is not None and a.held_out == held_out]
-
-    # Runs, synthetic sets, training rows, adapters
+    # Runs and synthetic sets
 
     def begin_run(self, kind: str, model: str, config: dict[str, Any]) -> int:
-        with self.database.transaction() as connection:
+        """Record the start of a run.
+
+        Args:
+            kind: `synthesis` or `training`.
+            model: Fingerprint of the base model.
+            config: The run's settings.
+
+        Returns:
+            The run's id.
+        """
+        with self.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO runs (kind, model, config, received, started_at) VALUES (?, ?, ?, ?, ?)",
-                (kind, model, json.dumps(config), self.received(), now()),
+                (kind, model, json.dumps(config), self.dialogue_count(), utc_now()),
             )
         return int(cursor.lastrowid or 0)
 
     def finish_run(self, run_id: int, result: dict[str, Any]) -> None:
-        with self.database.transaction() as connection:
+        """Record the end of a run and its result."""
+        with self.transaction() as connection:
             connection.execute(
-                "UPDATE runs SET finished_at = ?, result = ? WHERE id = ?", (now(), json.dumps(result), run_id)
+                "UPDATE runs SET finished_at = ?, result = ? WHERE id = ?", (utc_now(), json.dumps(result), run_id)
             )
 
     def last_run(self, kind: str, model: str | None = None) -> RunRow | None:
-        """The latest finished run of a kind, on any base model or on the one of this fingerprint."""
+        """Return the latest finished run of a kind.
+
+        Args:
+            kind: `synthesis` or `training`.
+            model: Fingerprint of the base model; None for any.
+        """
         return self._run(
             "kind = ? AND model = coalesce(?, model) AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", kind, model
         )
 
     def unfinished_run(self, kind: str, model: str) -> RunRow | None:
-        """The latest run of a kind on the base of this fingerprint, if it has not finished."""
+        """Return the latest run of a kind on the base model of this fingerprint, if it has not finished."""
         run = self._run("kind = ? AND model = ? ORDER BY id DESC LIMIT 1", kind, model)
         return run if run is not None and run.finished_at is None else None
 
     def run(self, run_id: int) -> RunRow | None:
-        """The run of this number, if there is one."""
+        """Return a run, or None if there is none with this id."""
         return self._run("id = ?", run_id)
 
-    def _run(self, which: str, *values: object) -> RunRow | None:
-        row = self.database.row(f"SELECT * FROM runs WHERE {which}", *values)
-        if row is None:
-            return None
-        result = None if row["result"] is None else json.loads(row["result"])
-        return RunRow(**{**dict(row), "config": json.loads(row["config"]), "result": result})
+    def _run(self, condition: str, *values: object) -> RunRow | None:
+        row = self.database.fetch_one(f"SELECT * FROM runs WHERE {condition}", *values)
+        return None if row is None else RunRow.from_row(row)
 
-    def add_synthetic(
-        self, run_id: int, rows: Iterable[tuple[int, Dialogue | None, str, float | None, bool, str]]
-    ) -> None:
-        """Rows of (annotation id, dialogue, raw text, ROUGE-1, kept, reason); they replace those of earlier runs."""
-        values = [(run_id, a, None if d is None else _dump(d), raw, r, kept, why) for a, d, raw, r, kept, why in rows]
-        with self.database.transaction() as connection:
+    def add_synthetic(self, run_id: int, texts: Iterable[NewSynthetic]) -> None:
+        """Store the texts of a synthesis; they replace those of earlier runs for the same annotations."""
+        values = [
+            (
+                run_id,
+                text.annotation_id,
+                None if text.dialogue is None else dump_dialogue(text.dialogue),
+                text.raw_text,
+                text.rouge1,
+                text.kept,
+                text.reason,
+            )
+            for text in texts
+        ]
+        with self.transaction() as connection:
             connection.executemany(
                 "INSERT INTO synthetic (run_id, annotation_id, messages, raw, rouge1, kept, reason)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -258,117 +394,131 @@ class Store:
             )
 
     def synthetic(self) -> list[SyntheticRow]:
-        """For every standing annotation, what the latest synthesis that covered it wrote."""
-        query = (
-            "SELECT synthetic.* FROM synthetic JOIN annotations ON annotations.id = annotation_id AND undone = 0"
-            " WHERE run_id = (SELECT max(run_id) FROM synthetic AS s WHERE s.annotation_id = synthetic.annotation_id)"
-            " ORDER BY synthetic.id"
-        )
-        return [
-            SyntheticRow(
-                id=row["id"],
-                run_id=row["run_id"],
-                annotation_id=row["annotation_id"],
-                dialogue=None if row["messages"] is None else _load(row["messages"]),
-                rouge1=row["rouge1"],
-                kept=bool(row["kept"]),
-                reason=row["reason"],
-            )
-            for row in self.database.rows(query)
-        ]
+        """Return the texts of the latest synthesis of every annotation in force."""
+        query = f"SELECT synthetic.* FROM {_LATEST_SYNTHETIC} ORDER BY synthetic.id"
+        return [SyntheticRow.from_row(row) for row in self.database.fetch_all(query)]
 
-    def add_training_rows(self, run_id: int, rows: Sequence[tuple[int, int | None]]) -> None:
-        """Rows of (annotation id, synthetic id or None for the annotated dialogue itself)."""
-        with self.database.transaction() as connection:
+    def synthetic_counts(self) -> tuple[int, int]:
+        """Return how many texts `synthetic` has, and how many of them are kept."""
+        row = self.database.fetch_one(f"SELECT count(*), coalesce(sum(kept), 0) FROM {_LATEST_SYNTHETIC}")
+        return (0, 0) if row is None else (row[0], row[1])
+
+    def add_training_sources(self, run_id: int, sources: Sequence[tuple[int, int | None]]) -> None:
+        """Record what a training is made of.
+
+        Args:
+            run_id: The training.
+            sources: For each example its annotation id, and its synthetic id or None for the annotated dialogue itself.
+        """
+        with self.transaction() as connection:
             connection.executemany(
-                "INSERT INTO training_rows VALUES (?, ?, ?, ?)", ((run_id, i, *row) for i, row in enumerate(rows))
+                "INSERT INTO training_rows VALUES (?, ?, ?, ?)",
+                ((run_id, position, *source) for position, source in enumerate(sources)),
             )
 
-    def training_sources(self, run_id: int) -> list[sqlite3.Row]:
-        """Each training row of a run with what it comes from: (position, dialogue_id, annotation_id, synthetic_id)."""
-        return self.database.rows(
+    def training_sources(self, run_id: int) -> list[TrainingSource]:
+        """Return what a training was made of, in order."""
+        rows = self.database.fetch_all(
             "SELECT position, dialogue_id, annotation_id, synthetic_id FROM training_rows"
             " JOIN annotations ON annotations.id = annotation_id WHERE run_id = ? ORDER BY position",
             run_id,
         )
+        return [TrainingSource(**dict(row)) for row in rows]
+
+    def checkpoint_folder(self, run_id: int) -> Path:
+        """Return the folder that holds a training's checkpoints until it has finished."""
+        return self.folder / f"training/{run_id:04d}"
+
+    # Adapters
 
     def add_adapter(self, run_id: int, folder: str, model: str) -> int:
-        with self.database.transaction() as connection:
+        """Record a trained adapter.
+
+        Args:
+            run_id: The training that made it.
+            folder: Its folder, relative to the profile's.
+            model: Fingerprint of its base model.
+
+        Returns:
+            The adapter's id.
+        """
+        with self.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO adapters (run_id, folder, model, created_at) VALUES (?, ?, ?, ?)",
-                (run_id, folder, model, now()),
+                (run_id, folder, model, utc_now()),
             )
         return int(cursor.lastrowid or 0)
 
     def set_evaluation(self, adapter_id: int, evaluation: dict[str, Any]) -> None:
-        with self.database.transaction() as connection:
+        """Store an adapter's comparison with the base model."""
+        with self.transaction() as connection:
             connection.execute("UPDATE adapters SET evaluation = ? WHERE id = ?", (json.dumps(evaluation), adapter_id))
 
     def promote(self, adapter_id: int | None) -> None:
-        """Lets this adapter answer from now on; None is the base model."""
-        with self.database.transaction() as connection:
+        """Promote an adapter on the current base model; None is the base model itself."""
+        with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO promotions (model, adapter_id, promoted_at) VALUES (?, ?, ?)",
-                (self.fingerprint(), adapter_id, now()),
+                (self.fingerprint(), adapter_id, utc_now()),
             )
 
     def undo_promotion(self) -> None:
-        """Lets what answered before the last promotion on the present base answer again."""
-        with self.database.transaction() as connection:
+        """Undo the last promotion on the current base model."""
+        with self.transaction() as connection:
             query = "DELETE FROM promotions WHERE id = (SELECT max(id) FROM promotions WHERE model = ?)"
             connection.execute(query, (self.fingerprint(),))
 
     def promotions(self) -> list[int | None]:
-        """Which adapter answered on the present base, in order; the last one still does."""
+        """Return the adapters that were promoted on the current base model, in order; the last one is in use."""
         query = "SELECT adapter_id FROM promotions WHERE model = ? ORDER BY id"
-        return [row[0] for row in self.database.rows(query, self.fingerprint())]
+        return [row[0] for row in self.database.fetch_all(query, self.fingerprint())]
 
     def adapters(self) -> list[AdapterRow]:
+        """Return all adapters in order, those of other base models included."""
         promoted = (self.promotions() or [None])[-1]
-        return [
-            AdapterRow(
-                **{**dict(row), "evaluation": None if row["evaluation"] is None else json.loads(row["evaluation"])},
-                promoted=row["id"] == promoted,
-            )
-            for row in self.database.rows("SELECT * FROM adapters ORDER BY id")
-        ]
+        rows = self.database.fetch_all("SELECT * FROM adapters ORDER BY id")
+        return [AdapterRow.from_row(row, row["id"] == promoted) for row in rows]
 
-    # Settings that the program, not the owner, keeps
+    def adapter_count(self) -> int:
+        """Return how many adapters there are, those of other base models included."""
+        return self.database.fetch_int("SELECT count(*) FROM adapters")
+
+    # What the program stores about the profile itself
+
+    def model_name(self) -> str | None:
+        """Return the name of the current base model; None before one is set."""
+        return self._meta("model")
 
     def fingerprint(self) -> str:
-        """Of the present base model's weights; empty before one is chosen."""
-        return self.meta("fingerprint") or ""
+        """Return the fingerprint of the current base model's weights; empty before one is set."""
+        return self._meta("fingerprint") or ""
 
-    def meta(self, key: str) -> str | None:
-        row = self.database.row("SELECT value FROM meta WHERE key = ?", key)
+    def set_model(self, name: str, fingerprint: str) -> None:
+        """Set the current base model."""
+        with self.transaction():
+            self._set_meta("fingerprint", fingerprint)
+            self._set_meta("model", name)
+
+    def embedding_signature(self) -> str | None:
+        """Return what the stored vectors and entropies were computed with; None before the first ones."""
+        return self._meta("embedded_by")
+
+    def set_embedding_signature(self, signature: str) -> None:
+        """Record what the stored vectors and entropies are computed with."""
+        self._set_meta("embedded_by", signature)
+
+    def creator(self) -> str | None:
+        """Return which program created the profile; None for the user."""
+        return self._meta("made_by")
+
+    def set_creator(self, creator: str) -> None:
+        """Record that a program created the profile, and not the user."""
+        self._set_meta("made_by", creator)
+
+    def _meta(self, key: str) -> str | None:
+        row = self.database.fetch_one("SELECT value FROM meta WHERE key = ?", key)
         return None if row is None else str(row[0])
 
-    def set_meta(self, key: str, value: str) -> None:
-        with self.database.transaction() as connection:
+    def _set_meta(self, key: str, value: str) -> None:
+        with self.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-
-def _dump(dialogue: Dialogue) -> str:
-    return json.dumps(dialogue.to_messages(), ensure_ascii=False)
-
-
-def _load(messages: str) -> Dialogue:
-    try:
-        return Dialogue.from_messages(json.loads(messages))
-    except ValueError as error:
-        raise _damaged() from error
-
-
-def _vector(blob: bytes) -> np.ndarray:
-    try:
-        return np.frombuffer(blob, "<f4").astype(np.float32)
-    except ValueError as error:
-        raise _damaged() from error
-
-
-def _damaged() -> UserError:
-    return UserError("the profile's database is damaged", hint="restore it from a backup, or use another --profile")
-
-
-def _dialogue(row: sqlite3.Row) -> DialogueRow:
-    return DialogueRow(row["id"], _load(row["messages"]), row["source"], row["adapter_id"], row["received_at"])

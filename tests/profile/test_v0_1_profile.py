@@ -64,18 +64,21 @@ def test_the_status_command_prints_the_same_values(profile: Path) -> None:
     assert printed == STATUS
 
 
-def test_the_config_is_read_with_its_old_keys(profile: Path) -> None:
-    with Personalizer(profile, write=False) as me:
-        config = me.config
-    assert (config.selection.bins, config.annotation.questions_per_day, config.evaluation.share) == (6, 50, 0.3)
+def test_the_config_is_read_with_its_old_keys_and_a_notice(profile: Path) -> None:
+    with Personalizer(profile, write=False) as personalizer:
+        config = personalizer.config
+    assert (config.selection.bins, config.annotation.questions_per_day, config.evaluation.holdout_ratio) == (6, 50, 0.3)
     finetune = config.finetune
-    assert (finetune.rank, finetune.epochs, finetune.max_tokens, finetune.num_layers) == (1, 1, 200, 1)
-    assert (finetune.warmup, finetune.validation) == (0.1, 0.2)
+    assert (finetune.rank, finetune.epochs, finetune.max_seq_length, finetune.num_layers) == (1, 1, 200, 1)
+    assert (finetune.warmup_ratio, finetune.validation_split) == (0.1, 0.2)
+    (notice,) = config.notices
+    for key in ("finetune.warmup", "finetune.max_tokens", "finetune.validation", "evaluation.share"):
+        assert f"{key} is now " in notice
 
 
 def test_the_buffer_has_the_same_scores(profile: Path, demo_model: LanguageModel) -> None:
-    with Personalizer(profile, write=False, lm=demo_model) as me:
-        buffer = me.observer.selector().buffer
+    with Personalizer(profile, write=False, lm=demo_model) as personalizer:
+        buffer = personalizer.buffer()
         bins = [(b.dialogue_id, b.domain, b.eoe, b.dss) for b in buffer.bins]
         idd = buffer.fresh_idd()
     assert bins == [row[:4] for row in BINS]
@@ -83,8 +86,8 @@ def test_the_buffer_has_the_same_scores(profile: Path, demo_model: LanguageModel
 
 
 def test_annotations_and_synthetic_dialogues_are_the_same(profile: Path, demo_model: LanguageModel) -> None:
-    with Personalizer(profile, write=False, lm=demo_model) as me:
-        annotations, synthetic = me.store.annotations(), me.store.synthetic()
+    with Personalizer(profile, write=False, lm=demo_model) as personalizer:
+        annotations, synthetic = personalizer.store.annotations(), personalizer.store.synthetic()
     assert [a.dialogue_id for a in annotations] == [1, 4, 6, 7, 8, 9]
     assert [a.dialogue_id for a in annotations if a.held_out] == [6, 9]
     assert {a.verdict for a in annotations} == {"rewrite"}
@@ -99,16 +102,19 @@ def test_annotations_and_synthetic_dialogues_are_the_same(profile: Path, demo_mo
 
 def test_a_stored_decision_is_explained(profile: Path) -> None:
     result = CliRunner().invoke(main, ["buffer", "why", "9"], catch_exceptions=False)
-    assert result.stdout.startswith("Dialogue 9 was kept in bin 1 in place of dialogue 2: higher than 1 of 6 bins")
+    assert result.stdout.startswith("Dialogue 9 was kept in bin 1 in place of dialogue 3: higher than 2 of 6 bins")
+    assert result.stdout.endswith(
+        "Nearest miss: bin 0 (dialogue 1, books), not beaten in IDD (1.0000 against 1.0000).\n"
+    )
 
 
 def test_the_adapter_keeps_its_evaluation_and_changes_the_output(profile: Path, demo_model: LanguageModel) -> None:
-    tokens = mx.array([demo_model.prompt_tokens([{"role": "user", "content": "What do I need for my mornings?"}])])
-    with Personalizer(profile, write=False, lm=demo_model) as me:
-        adapter = me.adapters.get(1)
+    tokens = mx.array([demo_model.tokenize_prompt([{"role": "user", "content": "What do I need for my mornings?"}])])
+    with Personalizer(profile, write=False, lm=demo_model) as personalizer:
+        adapter = personalizer.adapters.get(1)
         evaluation = adapter.evaluation
-        before = np.array(me.base().model(tokens).astype(mx.float32))
-        after = np.array(me.adapted(adapter).model(tokens).astype(mx.float32))
+        before = np.array(personalizer.base().model(tokens).astype(mx.float32))
+        after = np.array(personalizer.adapted(adapter).model(tokens).astype(mx.float32))
         demo_model.detach_adapter()
     assert evaluation is not None
     assert (evaluation["n"], len(evaluation["samples"])) == (2, 2)
@@ -119,13 +125,15 @@ def test_the_adapter_keeps_its_evaluation_and_changes_the_output(profile: Path, 
 
 
 def test_the_loop_goes_on(profile: Path, demo_model: LanguageModel) -> None:
-    with Personalizer(profile, lm=demo_model) as me:
-        observed = me.observe([Dialogue.of("Which stew warms a cold kitchen?", "One with beans and a bay leaf.")])
+    with Personalizer(profile, lm=demo_model) as personalizer:
+        observed = personalizer.observe(
+            [Dialogue.of("Which stew warms a cold kitchen?", "One with beans and a bay leaf.")]
+        )
         assert (observed.new, sum(observed.decisions.values())) == (1, 1)
-        me.adapters.promote(1)
-        trained = me.train()
-        assert trained.report.rows > 0
+        personalizer.adapters.promote(1)
+        trained = personalizer.train()
+        assert trained.report.samples > 0
         assert trained.adapter.id == 2
-        assert me.adapters.get(1).evaluation is not None
+        assert personalizer.adapters.get(1).evaluation is not None
         assert trained.evaluation is not None and trained.evaluation.n == 2
     demo_model.detach_adapter()
