@@ -38,7 +38,7 @@ from mlx_personal.embedding import Embedder
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.profile import Store
 from mlx_personal.reporting import markdown_table
-from mlx_personal.selection import Bin, Buffer, SelectionCandidate, QualityPolicy
+from mlx_personal.selection import Bin, Buffer, QualityPolicy, SelectionCandidate
 from mlx_personal.storage.files import atomic_write
 
 DIM = 384
@@ -128,7 +128,7 @@ class Stream:
         self._observer = Observer(self._store, Config(), self._rooms.timed)
         self._embedder = embedder
         self._waiting = dialogues(self._observer.lexicons(), self._kept, seed)
-        self.received = self._store.received()
+        self.received = self._store.dialogue_count()
 
     def close(self) -> None:
         self._store.close()

@@ -1,8 +1,7 @@
-"""The three scores of a dialogue (paper 1, 3.2), each 0..1, higher is better, none with a label."""
+"""The three scores of a dialogue [Qin24 §3.2], each 0..1, higher is better, computed without labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_personal.lazy_imports import lazy_exports
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity, leave_one_out_dissimilarity
     from mlx_personal.scoring.entropy import ESTIMATORS, entropies_of_embedding, entropy_of_embedding
     from mlx_personal.scoring.lexicon import OTHER, DomainScore, Lexicons
+    from mlx_personal.scoring.scores import Scores
     from mlx_personal.scoring.suggest import Suggestion, suggest_lexicons
 else:
     __getattr__ = lazy_exports(
@@ -26,20 +26,11 @@ else:
             "OTHER": "lexicon",
             "DomainScore": "lexicon",
             "Lexicons": "lexicon",
+            "Scores": "scores",
             "Suggestion": "suggest",
             "suggest_lexicons": "suggest",
         },
     )
-
-
-@dataclass(frozen=True)
-class Scores:
-    """EOE (entropy of embedding), DSS (domain specific score) and IDD (in-domain dissimilarity) of one dialogue."""
-
-    eoe: float
-    dss: float
-    idd: float
-
 
 __all__ = [
     "ESTIMATORS",

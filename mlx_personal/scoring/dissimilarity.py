@@ -1,7 +1,7 @@
-"""IDD, the in-domain dissimilarity (paper 1, 3.2): what a dialogue adds to those kept of its dominant domain.
+"""IDD, the in-domain dissimilarity [Qin24 §3.2]: how different a dialogue is from the selected ones of its domain.
 
-IDD = 1/R * sum over the R kept dialogues of the domain of (1 - cos), clipped to 0..1. Since vectors have unit norm, the
-mean of the cosines is one product with their running sum: O(D) a dialogue, however many are kept.
+IDD = 1/R * sum over the R selected dialogues of the domain of (1 - cos), clipped to 0..1. As vectors have unit norm,
+the mean of the cosines is one product with their running sum: O(D) per dialogue, however many are selected.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 
 def in_domain_dissimilarity(vector: np.ndarray, domain_sum: np.ndarray | None, count: int) -> float:
-    """Mean cosine distance from one vector to `count` others, 0..1; 1 where there are none.
+    """Return the mean cosine distance from one vector to `count` others, 0..1; 1 where there are none.
 
     Args:
-        vector: [D], unit norm.
-        domain_sum: the others' sum [D], in float64; None where there are none.
-        count: how many they are.
+        vector: Embedding of the dialogue, [D] of unit norm.
+        domain_sum: Sum of the other vectors, float64 [D]; None where there are none.
+        count: Number of the other vectors.
     """
     if domain_sum is None or count == 0:
         return 1.0
@@ -25,11 +25,11 @@ def in_domain_dissimilarity(vector: np.ndarray, domain_sum: np.ndarray | None, c
 
 
 def leave_one_out_dissimilarity(vectors: np.ndarray, domain_sum: np.ndarray) -> np.ndarray:
-    """For each of n vectors of one domain, the mean cosine distance to the n - 1 others, [n]; 1 for a lone one.
+    """Return for each of the vectors of a domain the mean cosine distance to the others, [N]; 1 for a single one.
 
     Args:
-        vectors: [n, D], unit norm.
-        domain_sum: their sum [D], in float64.
+        vectors: Embeddings, [N, D] of unit norm.
+        domain_sum: Their sum, float64 [D].
     """
     if len(vectors) < 2:
         return np.ones(len(vectors))
@@ -39,13 +39,18 @@ def leave_one_out_dissimilarity(vectors: np.ndarray, domain_sum: np.ndarray) -> 
 
 
 def in_domain_dissimilarity_reference(vector: np.ndarray, others: Sequence[np.ndarray]) -> float:
-    """The definition, over the list of the others: what both forms above must equal."""
+    """Return the IDD by its definition, over the list of the other vectors: the reference of the functions above.
+
+    Args:
+        vector: Embedding of the dialogue, [D].
+        others: The other vectors, each [D].
+    """
     if not others:
         return 1.0
-    one = vector.astype(np.float64)
+    exact = vector.astype(np.float64)
     distances = []
     for other in others:
-        two = other.astype(np.float64)
-        norms = float(np.linalg.norm(one) * np.linalg.norm(two))
-        distances.append(1.0 - float(one @ two) / norms if norms > 0 else 1.0)
+        exact_other = other.astype(np.float64)
+        norms = float(np.linalg.norm(exact) * np.linalg.norm(exact_other))
+        distances.append(1.0 - float(exact @ exact_other) / norms if norms > 0 else 1.0)
     return min(1.0, max(0.0, sum(distances) / len(distances)))

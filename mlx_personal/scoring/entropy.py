@@ -1,8 +1,8 @@
-"""EOE, the entropy of embedding (paper 1, 3.2): how much a text's token states differ from each other.
+"""EOE, the entropy of embedding [Qin24 §3.2]: how much the token states of a text differ from each other.
 
-The paper writes EOE = -sum p log p / log n and leaves p open. Three readings stand here by name, in `ESTIMATORS`;
-`benchmarks/results/entropy.md` says how well each tells real dialogues from degenerate ones. An entropy looks at one
-text alone: boilerplate and word salad are for the other scores and for the refusal of near-duplicates.
+The paper defines EOE = -sum p log p / log n and leaves p open. `ESTIMATORS` has three readings of it by name;
+`benchmarks/results/entropy.md` reports how well each separates real dialogues from degenerate ones. An entropy sees one
+text only: boilerplate and word salad are left to the other scores and to the refusal of near-duplicates.
 """
 
 from __future__ import annotations
@@ -21,37 +21,51 @@ from mlx_personal.scoring.config import check_estimator
 
 
 def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> float:
-    """EOE of one dialogue; higher is better. 0..1, except for `histogram`.
+    """Return the EOE of one dialogue, computed in float64; higher is better. 0..1, except for `histogram`.
 
     Args:
-        states: token embeddings [T, D] from the last hidden layer; T may be 0.
-        estimator: a name in `ESTIMATORS`.
+        states: Token states of the last hidden layer, [T, D]; T may be 0.
+        estimator: A name in `ESTIMATORS`.
 
-    ValueError for an unknown name, another shape, or values that are not finite.
+    Raises:
+        ValueError: No estimator has this name, or the states have another shape or are not finite.
     """
     check_estimator(estimator)
     return ESTIMATORS[estimator](_checked(states).astype(np.float64))
 
 
 def entropies_of_embedding(dialogues: Sequence[np.ndarray], estimator: str = "spectral") -> list[float]:
-    """`entropy_of_embedding` of each of many dialogues, by the scoring kernels: on a GPU all of them run before any is
-    waited for. In float64, one by one, where an estimator has no kernel."""
+    """Return the EOE of each dialogue, computed by the scoring kernels.
+
+    On a GPU all kernels are launched before the first result is read. An estimator without a kernel computes one
+    dialogue after the other in float64.
+
+    Args:
+        dialogues: Token states of each dialogue, [T, D].
+        estimator: A name in `ESTIMATORS`.
+
+    Raises:
+        ValueError: No estimator has this name, or the states have another shape or are not finite.
+    """
     check_estimator(estimator)
     if estimator not in _KERNELS:
         return [entropy_of_embedding(states, estimator) for states in dialogues]
-    scores = [_by_kernel(_checked(states), estimator) for states in dialogues]
+    scores = [_launch_kernel(_checked(states), estimator) for states in dialogues]
     mx.eval(scores)
     return [float(np.array(score)) for score in scores]
 
 
 def spectral(states: np.ndarray) -> float:
-    """p = shares of the eigenvalues of the centered token Gram matrix, in equal windows of 64 tokens.
+    """Return the mean entropy of the token Gram matrix's spectrum in windows of 64 tokens.
 
-    As many windows as cover the text, spread evenly, so that neighbors overlap a little where 64 does not divide it:
-    cut into shorter ones instead, a text of 65 tokens would score a tenth below one of 64. The entropy of each window
-    is divided by log 64, whatever its length, so that a few words cannot score high; the windows' mean is clipped to
-    0..1. Windows keep a long text from scoring for its length alone; the price is that what repeats after more than
-    about 30 tokens looks varied. 0 for fewer than two tokens, and where they do not differ.
+    p are the shares of the eigenvalues of the centered Gram matrix. The windows cover the text and are spread evenly,
+    so neighbors overlap where 64 does not divide the length; with shorter windows instead, a text of 65 tokens would
+    score a tenth below one of 64. The entropy of each window is divided by log 64, whatever its length, so that a few
+    words cannot score high, and the mean is clipped to 0..1. Windows keep a text from scoring for its length alone; in
+    return, what repeats after more than about 30 tokens looks varied.
+
+    Args:
+        states: Token states, float64 [T, D]. Fewer than two tokens, or equal ones, give 0.
     """
     length = len(states)
     if length < 2:
@@ -61,7 +75,13 @@ def spectral(states: np.ndarray) -> float:
 
 
 def spectral_whole(states: np.ndarray) -> float:
-    """The same spectrum over the whole text, divided by log T: stricter on long repeats, and falls with length."""
+    """Return the entropy of the same spectrum over the whole text, divided by log T.
+
+    It is stricter on long repetitions than `spectral`, and falls with the length of the text.
+
+    Args:
+        states: Token states, float64 [T, D]. Fewer than two tokens give 0.
+    """
     if len(states) < 2:
         return 0.0
     entropy = float(_spectral_entropies(states[None])[0])
@@ -69,9 +89,13 @@ def spectral_whole(states: np.ndarray) -> float:
 
 
 def histogram(states: np.ndarray) -> float:
-    """As in the authors' published script, for comparison: not bounded by 1, and in effect a length meter.
+    """Return the entropy as the script released with [Qin24] computes it, for comparison.
 
-    p = density times width over 100 bins of the values of the last token's state; bits, divided by log2(T + 1).
+    p is density times width over 100 bins of the values of the last token's state, in bits, divided by log2(T + 1). The
+    result is not bounded by 1 and depends mostly on the length.
+
+    Args:
+        states: Token states, float64 [T, D]. No tokens give 0.
     """
     if len(states) == 0:
         return 0.0
@@ -82,11 +106,11 @@ def histogram(states: np.ndarray) -> float:
 
 
 def _spectral_entropies(windows: np.ndarray) -> np.ndarray:
-    """Shannon entropies (nats) of the eigenvalue shares of centered Gram matrices: [N, W, D] -> [N]."""
+    """Return the Shannon entropies (nats) of the eigenvalue shares of centered Gram matrices: [N, W, D] -> [N]."""
     centered = windows - windows.mean(axis=1, keepdims=True)
-    flipped = centered.transpose(0, 2, 1)
-    # With fewer dimensions than tokens the other product has the same eigenvalues but for zeros, and is smaller.
-    gram = centered @ flipped if windows.shape[1] <= windows.shape[2] else flipped @ centered
+    transposed = centered.transpose(0, 2, 1)
+    # With fewer dimensions than tokens the other product has the same eigenvalues except zeros, and is smaller.
+    gram = centered @ transposed if windows.shape[1] <= windows.shape[2] else transposed @ centered
     eigenvalues = np.linalg.eigvalsh(gram).clip(min=0.0)
     variance = eigenvalues.sum(axis=1, keepdims=True)
     energy = np.square(windows).sum(axis=(1, 2))[:, None]
@@ -104,10 +128,10 @@ def _checked(states: np.ndarray) -> np.ndarray:
     return states
 
 
-def _by_kernel(states: np.ndarray, estimator: str) -> mx.array:
+def _launch_kernel(states: np.ndarray, estimator: str) -> mx.array:
     if states.size == 0:
         return mx.array(0.0)
-    # One dialogue a launch: a batch would have to be padded to its longest one.
+    # One launch per dialogue: a batch would have to be padded to its longest one.
     return _KERNELS[estimator](mx.array(states[None], mx.float32), mx.array([len(states)], mx.int32))[0]
 
 

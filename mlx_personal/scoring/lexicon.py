@@ -1,7 +1,7 @@
-"""DSS, the domain specific score, and the dominant domain (paper 1, 3.2), by lexicons: one readable file a domain.
+"""DSS, the domain specific score, and the dominant domain [Qin24 §3.2], by lexicons.
 
-A lexicon file is UTF-8 text named after its domain (`cooking.txt`): words separated by white space, `#` begins a
-comment line. Words count as `dialogue.words` cuts them, in the file and in the dialogue alike; there is no stemming.
+A lexicon is a UTF-8 text file named after its domain (`cooking.txt`): words separated by white space; `#` starts a
+comment line. Lexicons and dialogues are split by `dialogue.words`, without stemming.
 """
 
 from __future__ import annotations
@@ -11,28 +11,37 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Final
 
 from mlx_personal.dialogue import words
 from mlx_personal.errors import UserError, from_os_error
 
-OTHER = "other"
+OTHER: Final = "other"
+"""The domain of a text without hits."""
 
 
 @dataclass(frozen=True)
 class DomainScore:
-    """`dss`: 0..1. `domain`: the dominant one, or `other`. `hits`: words found, by domain. `n`: all words."""
+    """The domain specific score of a text.
+
+    Attributes:
+        dss: The score, 0..1.
+        domain: The dominant domain, or `other`.
+        hits: For each domain with hits, how many words of the text are in its lexicon.
+        word_count: Number of words of the text.
+    """
 
     dss: float
     domain: str
     hits: dict[str, int]
-    n: int
+    word_count: int
 
 
 class Lexicons(Mapping[str, frozenset[str]]):
     """The words of each domain, in the order of the domains' names.
 
     Args:
-        lexicons: a domain's name to its words, cut and folded as `dialogue.words` does.
+        lexicons: Maps a domain's name to its words, as `dialogue.words` splits and folds them.
     """
 
     def __init__(self, lexicons: Mapping[str, Iterable[str]]):
@@ -44,15 +53,20 @@ class Lexicons(Mapping[str, frozenset[str]]):
 
     @classmethod
     def load(cls, *folders: Path | str) -> Lexicons:
-        """The built-in lexicons, then those in the owner's folders: a file of the same name replaces.
+        """Return the built-in lexicons together with those of the user's folders.
 
-        Folders that are not there are passed over. UserError names a file that is broken.
+        Args:
+            folders: Folders of lexicon files; a file replaces an earlier one of the same name. A folder that does not
+                exist is skipped.
+
+        Raises:
+            UserError: A file cannot be read or has no words.
         """
-        found = _read_folder(files("mlx_personal") / "lexicons")
+        lexicons = _read_folder(files("mlx_personal") / "lexicons")
         for folder in folders:
             if Path(folder).exists():
-                found |= _read_folder(Path(folder))
-        return cls(found)
+                lexicons |= _read_folder(Path(folder))
+        return cls(lexicons)
 
     def __getitem__(self, domain: str) -> frozenset[str]:
         return self._words[domain]
@@ -64,9 +78,13 @@ class Lexicons(Mapping[str, frozenset[str]]):
         return len(self._words)
 
     def domain_specific_score(self, text: str) -> DomainScore:
-        """DSS = 1/m * sum over the m lexicons of the share of the text's words in it, each occurrence counted.
+        """Return the domain specific score of a text and its dominant domain.
 
-        The dominant domain has most hits; among equals, the first by name.
+        DSS = 1/m * sum over the m lexicons of the fraction of the text's words in it, every occurrence counted. The
+        dominant domain has the most hits; of equal ones it is the first by name.
+
+        References:
+            [Qin24 §3.2]
         """
         tokens = words(text)
         counts: dict[str, int] = {}
@@ -90,7 +108,7 @@ def _read_folder(folder: Traversable | Path) -> dict[str, list[str]]:
 
 def _read_file(file: Traversable | Path) -> list[str]:
     if file.name == f"{OTHER}.txt":
-        raise UserError(f"the name `{OTHER}` is kept for dialogues of no domain", file, "rename the file")
+        raise UserError(f"the name `{OTHER}` is reserved for dialogues of no domain", file, "rename the file")
     if file.is_dir():
         raise UserError("is a folder, not a lexicon file", file, "a lexicon is a text file of words")
     try:
@@ -99,7 +117,7 @@ def _read_file(file: Traversable | Path) -> list[str]:
         raise UserError(f"not UTF-8 text (byte {error.start + 1})", file, "save the lexicon as UTF-8") from error
     except OSError as error:
         raise from_os_error(error, file) from error
-    found = [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in words(line)]
-    if not found:
+    lexicon = [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in words(line)]
+    if not lexicon:
         raise UserError("a lexicon without words", file, "write its words into it, or remove the file")
-    return found
+    return lexicon

@@ -1,7 +1,7 @@
-"""Proposes domains and their words from the owner's own dialogues, whatever their language.
+"""Suggests domains and their words from the user's own dialogues, in any language.
 
-A topic model (TF-IDF, then non-negative matrix factorization) over `dialogue.words`: no dictionary, no stop list, no
-stemmer. It proposes; the owner reads the words, drops what is wrong and keeps the file.
+A topic model (TF-IDF, then non-negative matrix factorization) over `dialogue.words`, without dictionary, stop list or
+stemmer. The user reviews the suggested words and edits the files.
 """
 
 from __future__ import annotations
@@ -18,21 +18,27 @@ import numpy as np
 from mlx_personal.dialogue import words as words_of
 from mlx_personal.errors import UserError
 
-MIN_TEXTS: Final = 3  # a word in fewer says nothing about a domain
-MAX_SHARE: Final = 0.3  # a word in more is a function word or the owner's tic
+MIN_TEXTS: Final = 3  # a word in fewer texts says nothing about a domain
+MAX_TEXT_SHARE: Final = 0.3  # a word in more texts is a function word or a habit of the user's
 MIN_DISTINCTIVENESS: Final = 0.8  # four times as frequent in the topic's dialogues as in the others
-CATCH_ALL: Final = 3.0  # a topic whose words are this many times as common as other topics' words is small talk
-TEXTS_A_DOMAIN: Final = 5  # fewer, and a topic is one conversation
-_MOST_TEXTS: Final = 5000
-_MOST_WORDS: Final = 5000
-_MOST_NAME_BYTES: Final = 100  # file systems take 255, with the extension and a number
+MAX_COMMONNESS: Final = 3.0  # a topic whose words are this many times as common as other topics' is small talk
+MIN_TEXTS_PER_DOMAIN: Final = 5  # with fewer, a topic is a single conversation
+_MAX_TEXTS: Final = 5000
+_MAX_WORDS: Final = 5000
+_MAX_NAME_BYTES: Final = 100  # file systems allow 255, with the extension and a number
 _SWEEPS: Final = 60
 _TINY: Final = 1e-9
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A proposed domain: a name fit for a file, its words, best first, and how many dialogues are mostly about it."""
+    """A suggested domain.
+
+    Attributes:
+        name: A name that is a valid file name.
+        words: Its words, best first.
+        dialogues: How many dialogues are mostly about it.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -40,78 +46,99 @@ class Suggestion:
 
 
 def suggest_lexicons(texts: Sequence[str], *, domains: int = 8, words: int = 40, seed: int = 0) -> list[Suggestion]:
-    """At most `domains` lexicons of at most `words` words that cover `texts`, the most talked about first.
+    """Suggest lexicons that cover the texts.
 
-    No word is in two of them, and what all dialogues share makes none. More than 5000 texts are sampled, by `seed`.
-    UserError if there is too little text.
+    No word is in two of them, and words that all dialogues share are in none.
+
+    Args:
+        texts: The dialogues' texts; of more than 5,000 a sample is taken.
+        domains: Most lexicons.
+        words: Most words of a lexicon.
+        seed: Random seed of the sample and the factorization.
+
+    Returns:
+        The suggestions, the domain of most dialogues first.
+
+    Raises:
+        UserError: There are too few texts or words.
     """
-    needed = TEXTS_A_DOMAIN * domains
+    needed = MIN_TEXTS_PER_DOMAIN * domains
     if len(texts) < needed:
         raise UserError(f"{len(texts)} dialogues are too few for {domains} domains: at least {needed} are needed")
-    if len(texts) > _MOST_TEXTS:
-        picked = np.random.default_rng(seed).choice(len(texts), _MOST_TEXTS, replace=False)
-        texts = [texts[i] for i in np.sort(picked)]
-    vocabulary, weights = _tfidf([Counter(filter(_may_name_a_domain, words_of(text))) for text in texts])
+    if len(texts) > _MAX_TEXTS:
+        sample = np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False)
+        texts = [texts[i] for i in np.sort(sample)]
+    vocabulary, weights = _tfidf([Counter(filter(_is_content_word, words_of(text))) for text in texts])
     if len(vocabulary) < 2 * domains:
         raise UserError(
-            f"only {len(vocabulary)} telling words recur in these {len(texts)} dialogues",
+            f"only {len(vocabulary)} content words recur in these {len(texts)} dialogues",
             hint=f"import more, on different subjects, or ask for fewer than {domains} domains",
         )
     shares, topics = _factorize(weights, domains, seed)
     strongest = np.where(weights.any(axis=1), shares.argmax(axis=1), -1)
-    owner = topics.argmax(axis=0)
-    spread = (weights > 0).mean(axis=0)
-    found, commonness = [], []
+    topic_of_word = topics.argmax(axis=0)
+    text_share = (weights > 0).mean(axis=0)
+    suggestions, commonness = [], []
     for k in range(domains):
         distinctive = _distinctiveness(weights > 0, strongest == k)
-        scores = np.where((owner == k) & (distinctive >= MIN_DISTINCTIVENESS), topics[k] * distinctive, 0.0)
+        scores = np.where((topic_of_word == k) & (distinctive >= MIN_DISTINCTIVENESS), topics[k] * distinctive, 0.0)
         best = [i for i in np.argsort(-scores, kind="stable")[:words] if scores[i] > _TINY]
         if best:
-            telling = tuple(vocabulary[i] for i in best)
-            found.append(Suggestion(_name(telling), telling, int((strongest == k).sum())))
-            commonness.append(float(spread[best].mean()))
-    limit = CATCH_ALL * float(np.median(commonness)) if found else 0.0
-    kept = [s for s, common in zip(found, commonness, strict=True) if common <= limit]
-    return sorted(kept, key=lambda s: (-s.dialogues, s.name))
+            lexicon = tuple(vocabulary[i] for i in best)
+            suggestions.append(Suggestion(_name(lexicon), lexicon, int((strongest == k).sum())))
+            commonness.append(float(text_share[best].mean()))
+    limit = MAX_COMMONNESS * float(np.median(commonness)) if suggestions else 0.0
+    specific = [s for s, common in zip(suggestions, commonness, strict=True) if common <= limit]
+    return sorted(specific, key=lambda s: (-s.dialogues, s.name))
 
 
-def _name(telling: tuple[str, ...]) -> str:
-    """Fit for a file: words hold only letters, digits and marks, but may be of any length."""
-    return "_".join(telling[:2]).encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
+def _name(lexicon: tuple[str, ...]) -> str:
+    """Return a valid file name: words consist of letters, digits and marks, but can be of any length."""
+    return "_".join(lexicon[:2]).encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def _may_name_a_domain(word: str) -> bool:
-    """Not numbers, and not the single letters that apostrophes leave behind; a single ideograph is a word."""
+def _is_content_word(word: str) -> bool:
+    """Return False for numbers and for the single letters that apostrophes leave; a single ideograph is a word."""
     return not word.isdigit() and (len(word) > 1 or unicodedata.category(word) == "Lo")
 
 
-def _distinctiveness(stands: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """For each word 0..1: its frequency inside, over its frequencies inside and outside, counted in dialogues."""
-    within = stands[inside].mean(axis=0) if inside.any() else np.zeros(stands.shape[1])
-    without = stands[~inside].mean(axis=0) if not inside.all() else np.zeros(stands.shape[1])
-    return np.asarray(within / (within + without + _TINY))
+def _distinctiveness(occurs: np.ndarray, in_topic: np.ndarray) -> np.ndarray:
+    """Return for each word its share of dialogues in the topic, over that share plus the one outside it, 0..1.
+
+    Args:
+        occurs: Whether a text has a word, bool [texts, words].
+        in_topic: Whether a text is of the topic, bool [texts].
+    """
+    inside = occurs[in_topic].mean(axis=0) if in_topic.any() else np.zeros(occurs.shape[1])
+    outside = occurs[~in_topic].mean(axis=0) if not in_topic.all() else np.zeros(occurs.shape[1])
+    return np.asarray(inside / (inside + outside + _TINY))
 
 
 def _tfidf(counts: list[Counter[str]]) -> tuple[list[str], np.ndarray]:
-    """The telling words and their weights [texts, words], (1 + log tf) * log(N / df)^2, rows of unit norm or zero.
+    """Return the vocabulary and the weights (1 + log tf) * log(N / df)^2, [texts, words], rows of unit norm or zero.
 
-    The square keeps function words, which stand in a tenth of all texts, from making topics of their own.
+    The square keeps function words, which occur in a tenth of all texts, from forming topics.
     """
-    texts = Counter(word for count in counts for word in count)
-    telling = [(df, word) for word, df in texts.items() if MIN_TEXTS <= df <= MAX_SHARE * len(counts)]
-    telling = sorted(telling, key=lambda pair: (-pair[0], pair[1]))[:_MOST_WORDS]
-    column = {word: i for i, (_, word) in enumerate(telling)}
+    document_frequency = Counter(word for count in counts for word in count)
+    limit = MAX_TEXT_SHARE * len(counts)
+    frequent = [(df, word) for word, df in document_frequency.items() if MIN_TEXTS <= df <= limit]
+    frequent = sorted(frequent, key=lambda pair: (-pair[0], pair[1]))[:_MAX_WORDS]
+    column = {word: i for i, (_, word) in enumerate(frequent)}
     weights = np.zeros((len(counts), len(column)), np.float32)
     for row, count in zip(weights, counts, strict=True):
-        for word, times in count.items():
+        for word, tf in count.items():
             if word in column:
-                row[column[word]] = (1 + math.log(times)) * math.log(len(counts) / texts[word]) ** 2
+                row[column[word]] = (1 + math.log(tf)) * math.log(len(counts) / document_frequency[word]) ** 2
     norms = np.linalg.norm(weights, axis=1, keepdims=True)
     return list(column), weights / np.where(norms > 0, norms, 1.0)
 
 
 def _factorize(matrix: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative W [n, rank] and H [rank, m], rows of unit norm, with W @ H near `matrix`: HALS, seeded."""
+    """Return non-negative W [n, rank] and H [rank, m], rows of H of unit norm, with W @ H near `matrix`.
+
+    References:
+        [Cichocki09]
+    """
     rng = np.random.default_rng(seed)
     left = rng.random((matrix.shape[0], rank), np.float32)
     right = rng.random((rank, matrix.shape[1]), np.float32)
@@ -125,7 +152,7 @@ def _factorize(matrix: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, np
 
 
 def _hals_sweep(factor: np.ndarray, product: np.ndarray, gram: np.ndarray) -> None:
-    """One pass of hierarchical alternating least squares over the rows of `factor`, in place."""
+    """Make one pass of hierarchical alternating least squares over the rows of `factor`, in place."""
     for k in range(len(factor)):
         factor[k] += (product[k] - gram[k] @ factor) / (gram[k, k] + _TINY)
         factor[k].clip(min=0, out=factor[k])

@@ -1,4 +1,4 @@
-"""Which dialogues are kept (paper 1, 3.2): a small buffer, one rule for replacement, every decision explainable."""
+"""Selection [Qin24 §3.2]: a small buffer of dialogues, replacement policies, and decisions that can be explained."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from mlx_personal.lazy_imports import lazy_exports
 if TYPE_CHECKING:
     from mlx_personal.selection.baselines import FifoPolicy, KCenterPolicy, RandomPolicy
     from mlx_personal.selection.buffer import Bin, Buffer
-    from mlx_personal.selection.policies import Candidate, Choice, Policy, QualityPolicy
-    from mlx_personal.selection.registry import POLICIES, policy_named
-    from mlx_personal.selection.selector import Decision, SelectionConfig, Selector, explain
+    from mlx_personal.selection.config import POLICIES, SelectionConfig
+    from mlx_personal.selection.explanation import explain
+    from mlx_personal.selection.policies import Policy, PolicyDecision, QualityPolicy, SelectionCandidate
+    from mlx_personal.selection.registry import make_policy
+    from mlx_personal.selection.selector import Decision, Selector
     from mlx_personal.selection.weighted import WeightedPolicy
 else:
     __getattr__ = lazy_exports(
@@ -22,16 +24,16 @@ else:
             "RandomPolicy": "baselines",
             "Bin": "buffer",
             "Buffer": "buffer",
-            "Candidate": "policies",
-            "Choice": "policies",
+            "POLICIES": "config",
+            "SelectionConfig": "config",
             "Policy": "policies",
+            "PolicyDecision": "policies",
             "QualityPolicy": "policies",
-            "POLICIES": "registry",
-            "policy_named": "registry",
+            "SelectionCandidate": "policies",
+            "make_policy": "registry",
             "Decision": "selector",
-            "SelectionConfig": "selector",
             "Selector": "selector",
-            "explain": "selector",
+            "explain": "explanation",
             "WeightedPolicy": "weighted",
         },
     )
@@ -40,17 +42,17 @@ __all__ = [
     "POLICIES",
     "Bin",
     "Buffer",
-    "Candidate",
-    "Choice",
     "Decision",
     "FifoPolicy",
     "KCenterPolicy",
     "Policy",
+    "PolicyDecision",
     "QualityPolicy",
     "RandomPolicy",
+    "SelectionCandidate",
     "SelectionConfig",
     "Selector",
     "WeightedPolicy",
     "explain",
-    "policy_named",
+    "make_policy",
 ]

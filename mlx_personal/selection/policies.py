@@ -1,25 +1,35 @@
-"""Which bin gives way to a new dialogue when the buffer is full. A policy is a value of the one interface `Policy`.
+"""The interface of replacement policies, and the rule of [Qin24 §3.2].
 
-A policy sees the candidate, the buffer and a random generator, and keeps no state of its own: what it needs to remember
-(who came first, what lies near what) is in the bins. Free bins and near-duplicates are no policy's matter.
+A policy decides which bin is replaced by a new dialogue when the buffer is full. It sees the candidate, the buffer and
+a random generator. What it needs to know of the past (arrival order, distances) is in the bins. Free bins and
+near-duplicates are handled before a policy is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from mlx_personal.selection.buffer import Buffer
-
-SCORE_NAMES: Final = ("eoe", "dss", "idd")
+from mlx_personal.selection.config import SCORE_NAMES
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """A dialogue that asks for a bin. `vector`: float32 [D] of unit norm; `position`: place in the stream, from 0."""
+class SelectionCandidate:
+    """A dialogue that is offered to the buffer.
+
+    Attributes:
+        dialogue_id: Id of the dialogue; ids rise along the stream.
+        position: Its position in the stream, from 0.
+        text: Its text.
+        vector: Its embedding, float32 [D] of unit norm.
+        eoe: Entropy of embedding.
+        dss: Domain specific score.
+        domain: Its dominant domain.
+    """
 
     dialogue_id: int
     position: int
@@ -31,34 +41,48 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a policy wants, and what explains it.
+class PolicyDecision:
+    """What a policy decides, and what explains it.
 
-    `slot`: the bin that gives way, or None; `reason`: why, for the owner; `beaten`: the slots that could have given
-    way; `missed`: for each score, how many bins the candidate did not beat in it; `nearest_miss`: the slot that came
-    closest to giving way without doing so, and the scores in which it held.
+    Attributes:
+        slot: Bin to replace; None to reject the candidate.
+        reason: The reason, for the user.
+        beaten_slots: Bins that could have been replaced.
+        unbeaten_counts: For each compared score, how many bins score as high as the candidate or higher.
+        nearest_miss: The slot that came closest to being replaced, and the scores in which it was not beaten.
     """
 
     slot: int | None
     reason: str
-    beaten: tuple[int, ...] = ()
-    missed: Mapping[str, int] = field(default_factory=dict)
+    beaten_slots: tuple[int, ...] = ()
+    unbeaten_counts: Mapping[str, int] = field(default_factory=dict)
     nearest_miss: tuple[int, tuple[str, ...]] | None = None
 
 
 class Policy(Protocol):
-    """What the selector asks of a policy. Only called with a full buffer."""
+    """Decides which bin of a full buffer is replaced."""
 
-    def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice: ...
+    def choose(self, candidate: SelectionCandidate, buffer: Buffer, rng: np.random.Generator) -> PolicyDecision:
+        """Decide whether a candidate replaces a bin.
+
+        Args:
+            candidate: The candidate.
+            buffer: The buffer, which is full.
+            rng: Random generator for this candidate.
+        """
+        ...
 
 
 class QualityPolicy:
-    """The paper's rule (3.2): a bin gives way to a dialogue that is higher in EOE, DSS and IDD at once.
+    """The rule of [Qin24 §3.2]: a dialogue replaces a bin if it is higher in EOE, DSS and IDD at once.
 
-    Where both have a DSS of 0, the other scores decide. If several bins could give way, one is drawn at random.
+    Where both have a DSS of 0, the other scores decide. If several bins could be replaced, one is drawn at random.
 
     Args:
-        scores: those that are compared, names in `SCORE_NAMES`; one alone is a row of the paper's ablation (Table 4).
+        scores: Scores to compare, names in `SCORE_NAMES`; a single one is a row of the ablation [Qin24 Table 4].
+
+    Raises:
+        ValueError: A name is unknown, or there is none.
     """
 
     def __init__(self, scores: Sequence[str] = SCORE_NAMES):
@@ -67,35 +91,40 @@ class QualityPolicy:
             raise ValueError(f"scores are some of {', '.join(SCORE_NAMES)}, not {list(scores)}")
         self.scores = tuple(name for name in SCORE_NAMES if name in scores)
 
-    def choose(self, candidate: Candidate, buffer: Buffer, rng: np.random.Generator) -> Choice:
+    def choose(self, candidate: SelectionCandidate, buffer: Buffer, rng: np.random.Generator) -> PolicyDecision:
+        """Replace one of the bins that are lower in all compared scores, if there are any."""
         slots = [b.slot for b in buffer.bins]
         idd = buffer.idd_of(candidate.vector, candidate.domain)
         columns = [SCORE_NAMES.index(name) for name in self.scores]
-        table, own = buffer.scores()[:, columns], np.array([candidate.eoe, candidate.dss, idd])[columns]
-        held: np.ndarray = table >= own
+        bin_scores = buffer.scores()[:, columns]
+        candidate_scores = np.array([candidate.eoe, candidate.dss, idd])[columns]
+        unbeaten: np.ndarray = bin_scores >= candidate_scores
         if "dss" in self.scores and len(self.scores) > 1:
-            at = self.scores.index("dss")
-            held[:, at] &= (table[:, at] > 0) | (own[at] > 0)
-        beaten = tuple(slots[i] for i in np.flatnonzero(~held.any(axis=1)))
-        missed = dict(zip(self.scores, held.sum(axis=0).tolist(), strict=True))
-        miss = self._nearest_miss(slots, table, own, held)
+            dss = self.scores.index("dss")
+            unbeaten[:, dss] &= (bin_scores[:, dss] > 0) | (candidate_scores[dss] > 0)
+        beaten_slots = tuple(slots[i] for i in np.flatnonzero(~unbeaten.any(axis=1)))
+        counts = dict(zip(self.scores, unbeaten.sum(axis=0).tolist(), strict=True))
+        nearest_miss = self._nearest_miss(slots, bin_scores, candidate_scores, unbeaten)
         *others, last = [name.upper() for name in self.scores]
-        named = f"{', '.join(others)} and {last}" if others else last
-        if not beaten:
+        names = f"{', '.join(others)} and {last}" if others else last
+        if not beaten_slots:
             at_once = " at once" if others else ""
-            return Choice(None, f"no bin is below it in {named}{at_once}", missed=missed, nearest_miss=miss)
-        slot = int(rng.choice(beaten))
-        drawn = "" if len(beaten) == 1 else f"; bin {slot} was drawn from these"
-        return Choice(slot, f"higher than {len(beaten)} of {len(slots)} bins in {named}{drawn}", beaten, missed, miss)
+            reason = f"no bin is below it in {names}{at_once}"
+            return PolicyDecision(None, reason, unbeaten_counts=counts, nearest_miss=nearest_miss)
+        slot = int(rng.choice(beaten_slots))
+        drawn = "" if len(beaten_slots) == 1 else f"; bin {slot} was drawn from these"
+        reason = f"higher than {len(beaten_slots)} of {len(slots)} bins in {names}{drawn}"
+        return PolicyDecision(slot, reason, beaten_slots, counts, nearest_miss)
 
     def _nearest_miss(
-        self, slots: list[int], table: np.ndarray, own: np.ndarray, held: np.ndarray
+        self, slots: list[int], bin_scores: np.ndarray, candidate_scores: np.ndarray, unbeaten: np.ndarray
     ) -> tuple[int, tuple[str, ...]] | None:
-        """Of the bins that held, the one that held in fewest scores, then by least, in units of each score's spread."""
-        spread = table.std(axis=0)
-        shortfall = np.where(held, (table - own) / np.where(spread > 0, spread, 1.0), 0.0).sum(axis=1)
-        holding = np.flatnonzero(held.any(axis=1))
-        if not len(holding):
+        """Return the bin that was not beaten in the fewest scores, then by the least, in standard deviations."""
+        spread = bin_scores.std(axis=0)
+        shortfall = np.where(unbeaten, (bin_scores - candidate_scores) / np.where(spread > 0, spread, 1.0), 0.0)
+        total_shortfall = shortfall.sum(axis=1)
+        missed = np.flatnonzero(unbeaten.any(axis=1))
+        if not len(missed):
             return None
-        i = holding[np.lexsort((shortfall[holding], held[holding].sum(axis=1)))[0]]
-        return slots[i], tuple(name for name, holds in zip(self.scores, held[i], strict=True) if holds)
+        i = missed[np.lexsort((total_shortfall[missed], unbeaten[missed].sum(axis=1)))[0]]
+        return slots[i], tuple(name for name, is_unbeaten in zip(self.scores, unbeaten[i], strict=True) if is_unbeaten)

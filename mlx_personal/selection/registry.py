@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from mlx_personal.selection.baselines import FifoPolicy, KCenterPolicy, RandomPolicy
-from mlx_personal.selection.policies import SCORE_NAMES, Policy, QualityPolicy
+from mlx_personal.selection.config import SCORE_NAMES
+from mlx_personal.selection.policies import Policy, QualityPolicy
 from mlx_personal.selection.weighted import WeightedPolicy
 
-# The paper's, this project's own, the paper's baselines, and its ablation.
-POLICIES: Final = ("quality", "weighted", "random", "fifo", "k-center", *SCORE_NAMES)
 
-
-def policy_named(name: str, seed: int = 0, seen: Callable[[], Iterable[float]] = tuple) -> Policy:
-    """The policy of this name; KeyError for none of `POLICIES`.
+def make_policy(name: str, seed: int = 0, past_entropies: Callable[[], Iterable[float]] = tuple) -> Policy:
+    """Return the policy with this name.
 
     Args:
-        seed: of the draws that the selector's generator does not make.
-        seen: gives the EOE of the stream's earlier dialogues, for a policy that goes by the whole stream's.
+        name: A name in `POLICIES`.
+        seed: Random seed of the draws that the selector's generator does not make.
+        past_entropies: Returns the EOE of the earlier dialogues, for a policy that uses those of the whole stream.
+
+    Raises:
+        KeyError: No policy has this name.
     """
     if name in SCORE_NAMES:
         return QualityPolicy([name])
     if name == "weighted":
-        return WeightedPolicy(seed=seed, seen=seen())
-    made: dict[str, type[Policy]] = {
+        return WeightedPolicy(seed=seed, past_entropies=past_entropies())
+    policies: dict[str, type[Policy]] = {
         "quality": QualityPolicy,
         "random": RandomPolicy,
         "fifo": FifoPolicy,
         "k-center": KCenterPolicy,
     }
-    return made[name]()
+    return policies[name]()

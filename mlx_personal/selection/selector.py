@@ -1,6 +1,6 @@
-"""Offers dialogues to the buffer one by one: refuse a near-duplicate, fill a free bin, else ask the policy.
+"""Offers dialogues to the buffer: a near-duplicate is refused, a free bin is filled, otherwise the policy decides.
 
-A decision depends on the bins, the seed and the dialogue's place in the stream, on nothing that a restart would lose.
+A decision depends on the bins, the seed and the dialogue's position in the stream, and on nothing that a restart loses.
 """
 
 from __future__ import annotations
@@ -13,44 +13,27 @@ import numpy as np
 
 from mlx_personal.dialogue import rouge1
 from mlx_personal.scoring import Scores
-from mlx_personal.selection.buffer import IDD_MODES, Bin, Buffer
-from mlx_personal.selection.policies import SCORE_NAMES, Candidate, Choice, Policy
-from mlx_personal.selection.registry import POLICIES
+from mlx_personal.selection.buffer import Bin, Buffer
+from mlx_personal.selection.config import SelectionConfig
+from mlx_personal.selection.policies import Policy, PolicyDecision, SelectionCandidate
 
 Action = Literal["stored", "replaced", "kept-out", "duplicate"]
 
 
 @dataclass(frozen=True)
-class SelectionConfig:
-    """`bins`: the buffer's size. `policy`: says who gives way, a name in `POLICIES`. `near_duplicate`: the ROUGE-1 from
-    which two dialogues count as one. `idd`: see `Buffer`. `seed`: of what a policy draws."""
-
-    bins: int = 128
-    policy: str = "quality"
-    near_duplicate: float = 0.9
-    idd: str = "fresh"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.bins <= 65536:
-            raise ValueError("bins must be at least 1 and at most 65536")
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(POLICIES)}")
-        if not 0 < self.near_duplicate <= 1:
-            raise ValueError("near_duplicate must be above 0 and at most 1")
-        if self.idd not in IDD_MODES:
-            raise ValueError(f"idd must be one of {', '.join(IDD_MODES)}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError("seed must be at least 0 and below 2**63")
-
-
-@dataclass(frozen=True)
 class Decision:
-    """What became of a dialogue. `slot`: its bin, if it was kept; `replaced_id`: the dialogue that gave way.
+    """The decision on a dialogue.
 
-    `detail` is plain JSON and holds what explains the decision: `reason`, and where they apply `bins` (how many were
-    compared), `beaten`, `missed`, `nearest_miss`, `replaced` and `duplicate_of`; a bin in it has the scores of that
-    moment.
+    Attributes:
+        dialogue_id: Id of the dialogue.
+        action: `stored` in a free bin, `replaced` another dialogue, `kept-out`, or refused as a `duplicate`.
+        domain: Its dominant domain.
+        scores: Its scores.
+        slot: Its bin; None if it was not kept.
+        replaced_id: Dialogue that was replaced, if any.
+        detail: What explains the decision, as plain JSON: `reason`, and where they apply `bins` (how many were
+            compared), `beaten`, `missed`, `nearest_miss`, `replaced` and `duplicate_of`. Bins in it have the scores of
+            that moment.
     """
 
     dialogue_id: int
@@ -63,17 +46,17 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """Why, in a few words."""
+        """The reason, in a few words."""
         return str(self.detail["reason"])
 
     @property
-    def beaten(self) -> tuple[int, ...]:
-        """The slots that could have given way."""
+    def beaten_slots(self) -> tuple[int, ...]:
+        """The bins that could have been replaced."""
         return tuple(self.detail.get("beaten", ()))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """From stored columns: those of this class, with the scores as `eoe`, `dss`, `idd`, and `detail` parsed."""
+        """Return a decision from stored columns: the fields of this class, with `eoe`, `dss`, `idd` for the scores."""
         return cls(
             dialogue_id=row["dialogue_id"],
             action=row["action"],
@@ -86,13 +69,13 @@ class Decision:
 
 
 class Selector:
-    """One stream's selection.
+    """The selection from one stream.
 
     Args:
-        buffer: what is kept; changed by `offer`.
-        policy: who gives way when the buffer is full.
+        buffer: The buffer, which `offer` changes.
+        policy: Decides which bin is replaced when the buffer is full.
         near_duplicate: ROUGE-1 of whole dialogues, 0..1, from which the later one is refused.
-        seed: of the policy's random draws.
+        seed: Random seed of the policy's draws.
     """
 
     def __init__(
@@ -107,43 +90,44 @@ class Selector:
         self.near_duplicate = near_duplicate
         self.seed = seed
 
-    def offer(self, candidate: Candidate) -> Decision:
-        """Decides on the next dialogue of the stream, and puts it into its bin if it gets one."""
+    def offer(self, candidate: SelectionCandidate) -> Decision:
+        """Decide on the next dialogue of the stream, and put it into its bin if it is kept."""
         idd = self.buffer.idd_of(candidate.vector, candidate.domain)
         scores = Scores(candidate.eoe, candidate.dss, idd)
-        repeated = self._near_duplicate_of(candidate)
-        if repeated is not None:
-            return _decision(candidate, scores, "duplicate", None, None, repeated)
+        duplicate = self._near_duplicate_of(candidate)
+        if duplicate is not None:
+            return _decision(candidate, scores, "duplicate", None, None, duplicate)
         slot = self.buffer.free_slot
         if slot is not None:
             self._put(candidate, slot, idd)
             return _decision(candidate, scores, "stored", slot, None, {"reason": "a bin was free"})
         rng = np.random.default_rng([self.seed, candidate.position])
-        choice = self.policy.choose(candidate, self.buffer, rng)
-        detail = self._detail(choice)
-        if choice.slot is None:
+        policy_decision = self.policy.choose(candidate, self.buffer, rng)
+        detail = self._detail(policy_decision)
+        if policy_decision.slot is None:
             return _decision(candidate, scores, "kept-out", None, None, detail)
-        replaced_id = self.buffer[choice.slot].dialogue_id
-        self._put(candidate, choice.slot, idd)
-        return _decision(candidate, scores, "replaced", choice.slot, replaced_id, detail)
+        replaced_id = self.buffer[policy_decision.slot].dialogue_id
+        self._put(candidate, policy_decision.slot, idd)
+        return _decision(candidate, scores, "replaced", policy_decision.slot, replaced_id, detail)
 
-    def _near_duplicate_of(self, candidate: Candidate) -> dict[str, Any] | None:
-        """The nearest bin by cosine proposes, the words of both dialogues decide: cosines differ too much by model."""
+    def _near_duplicate_of(self, candidate: SelectionCandidate) -> dict[str, Any] | None:
+        """Return what explains that the candidate repeats the nearest bin; None if it does not."""
         nearest = self.buffer.nearest(candidate.vector)
         if nearest is None:
             return None
         slot, cosine = nearest
-        kept = self.buffer[slot]
-        # Texts without words (emoji alone) have no ROUGE, but may well be equal.
-        overlap = 1.0 if kept.text == candidate.text else rouge1(candidate.text, kept.text)
+        selected = self.buffer[slot]
+        # The words decide: cosines differ too much between models. Texts without words, such as emoji, have no ROUGE
+        # but can be equal.
+        overlap = 1.0 if selected.text == candidate.text else rouge1(candidate.text, selected.text)
         if overlap < self.near_duplicate:
             return None
         return {
-            "reason": f"it repeats dialogue {kept.dialogue_id} in bin {slot} (ROUGE-1 {overlap:.2f})",
-            "duplicate_of": {"slot": slot, "dialogue_id": kept.dialogue_id, "cosine": cosine, "rouge1": overlap},
+            "reason": f"it repeats dialogue {selected.dialogue_id} in bin {slot} (ROUGE-1 {overlap:.2f})",
+            "duplicate_of": {"slot": slot, "dialogue_id": selected.dialogue_id, "cosine": cosine, "rouge1": overlap},
         }
 
-    def _put(self, candidate: Candidate, slot: int, idd: float) -> None:
+    def _put(self, candidate: SelectionCandidate, slot: int, idd: float) -> None:
         self.buffer.put(
             Bin(
                 slot=slot,
@@ -153,23 +137,23 @@ class Selector:
                 vector=candidate.vector,
                 eoe=candidate.eoe,
                 dss=candidate.dss,
-                arrived_idd=idd,
+                idd_on_arrival=idd,
             )
         )
 
-    def _detail(self, choice: Choice) -> dict[str, Any]:
-        """A policy's choice as plain JSON, with the bins it speaks of as they are before anything is replaced."""
+    def _detail(self, decision: PolicyDecision) -> dict[str, Any]:
+        """Return a policy's decision as JSON under its stored keys, with the bins as they are before any change."""
         detail: dict[str, Any] = {
-            "reason": choice.reason,
+            "reason": decision.reason,
             "bins": len(self.buffer),
-            "beaten": list(choice.beaten),
-            "missed": dict(choice.missed),
+            "beaten": list(decision.beaten_slots),
+            "missed": dict(decision.unbeaten_counts),
         }
-        if choice.nearest_miss is not None:
-            slot, held = choice.nearest_miss
-            detail["nearest_miss"] = {**self._bin_detail(slot), "held": list(held)}
-        if choice.slot is not None:
-            detail["replaced"] = self._bin_detail(choice.slot)
+        if decision.nearest_miss is not None:
+            slot, unbeaten_scores = decision.nearest_miss
+            detail["nearest_miss"] = {**self._bin_detail(slot), "held": list(unbeaten_scores)}
+        if decision.slot is not None:
+            detail["replaced"] = self._bin_detail(decision.slot)
         return detail
 
     def _bin_detail(self, slot: int) -> dict[str, Any]:
@@ -180,7 +164,7 @@ class Selector:
 
 
 def _decision(
-    candidate: Candidate,
+    candidate: SelectionCandidate,
     scores: Scores,
     action: Action,
     slot: int | None,
@@ -188,40 +172,3 @@ def _decision(
     detail: dict[str, Any],
 ) -> Decision:
     return Decision(candidate.dialogue_id, action, candidate.domain, scores, slot, replaced_id, detail)
-
-
-def explain(decision: Decision) -> str:
-    """Lines for the owner: the decision, its reason, the scores, what was beaten, what was not and by which score."""
-    own, detail = asdict(decision.scores), decision.detail
-    outcome = {
-        "stored": f"kept in bin {decision.slot}",
-        "replaced": f"kept in bin {decision.slot} in place of dialogue {decision.replaced_id}",
-        "kept-out": "not kept",
-        "duplicate": "refused as a near-duplicate",
-    }[decision.action]
-    lines = [
-        f"Dialogue {decision.dialogue_id} was {outcome}: {decision.reason}.",
-        f"Its scores: {_scores(own)}; domain {decision.domain}.",
-    ]
-    if replaced := detail.get("replaced"):
-        lines.append(f"Then {_bin(replaced)} had {_scores(replaced)}.")
-    if missed := detail.get("missed"):
-        counts = ", ".join(f"{count} in {name.upper()}" for name, count in missed.items())
-        lines.append(f"It beat {len(decision.beaten)} of {detail['bins']} bins; as high or higher were {counts}.")
-    if miss := detail.get("nearest_miss"):
-        held = ", ".join(f"{n.upper()} ({_number(n, own[n])} against {_number(n, miss[n])})" for n in miss["held"])
-        lines.append(f"Nearest miss: {_bin(miss)}, not beaten in {held}.")
-    return "\n".join(lines)
-
-
-def _bin(row: Mapping[str, Any]) -> str:
-    return f"bin {row['slot']} (dialogue {row['dialogue_id']}, {row['domain']})"
-
-
-def _scores(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.upper()} {_number(name, row[name])}" for name in SCORE_NAMES)
-
-
-def _number(name: str, value: float) -> str:
-    # DSS is a mean over all domains and small; three digits would show most as equal.
-    return f"{value:.5f}" if name == "dss" else f"{value:.4f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.scoring import Lexicons
 
 FILES = sorted((Path(mlx_personal.__file__).parent / "lexicons").glob("*.txt"))
-# Words that stand in most texts tell no domain; a few that slip in easily.
+# Words of most texts belong to no domain; these slip in easily.
 FUNCTION_WORDS = """
     the a an and or but if of to in on at by for from with as is are was were be been am i you he she it we they my your
     his her its our their this that these those what which who when where why how not no yes do does did have has had
@@ -22,7 +21,7 @@ FUNCTION_WORDS = """
 """
 
 
-def listed(file: Path) -> list[str]:
+def listed_words(file: Path) -> list[str]:
     return [word for line in file.read_text("utf-8").splitlines() if not line.startswith("#") for word in line.split()]
 
 
@@ -31,18 +30,18 @@ def test_there_are_at_least_24_domains() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_a_built_in_lexicon_is_readable_and_clean(file: Any) -> None:
-    found = listed(file)
+def test_a_built_in_lexicon_is_readable_and_clean(file: Path) -> None:
+    lexicon = listed_words(file)
     assert file.read_text("utf-8").startswith("# ")
-    assert len(found) >= 120
-    assert found == sorted(set(found))
-    assert all(words(word) == [word] for word in found)
-    assert not set(FUNCTION_WORDS.split()) & set(found)
+    assert len(lexicon) >= 120
+    assert lexicon == sorted(set(lexicon))
+    assert all(words(word) == [word] for word in lexicon)
+    assert not set(FUNCTION_WORDS.split()) & set(lexicon)
     assert max(len(line) for line in file.read_text("utf-8").splitlines()) <= 120
 
 
 def test_no_word_is_in_more_than_three_domains() -> None:
-    counts = Counter(word for file in FILES for word in listed(file))
+    counts = Counter(word for file in FILES for word in listed_words(file))
     assert not [word for word, count in counts.items() if count > 3]
     assert sum(count > 1 for count in counts.values()) < 0.05 * len(counts)
 
@@ -50,7 +49,7 @@ def test_no_word_is_in_more_than_three_domains() -> None:
 def test_the_built_in_lexicons_load_in_the_order_of_their_names() -> None:
     lexicons = Lexicons.load()
     assert list(lexicons) == [file.stem for file in FILES]
-    assert lexicons["cooking"] == frozenset(listed(FILES[[f.stem for f in FILES].index("cooking")]))
+    assert lexicons["cooking"] == frozenset(listed_words(FILES[[f.stem for f in FILES].index("cooking")]))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_plain_questions_find_their_domain(text: str, domain: str) -> None:
     assert Lexicons.load().domain_specific_score(text).domain == domain
 
 
-def test_a_file_in_the_owners_folder_adds_or_replaces(tmp_path: Path) -> None:
+def test_a_file_in_the_users_folder_adds_or_replaces(tmp_path: Path) -> None:
     (tmp_path / "segling.txt").write_text("# Segling\nBåt ankare  SEGEL\n\nhamn # inte kommentar\n", "utf-8")
     (tmp_path / "cooking.txt").write_bytes(b"\xef\xbb\xbfonly these\r\nwords\r\n")
     (tmp_path / ".hidden.txt").write_bytes(b"\xff")
@@ -87,12 +86,12 @@ def test_a_later_folder_wins_over_an_earlier_one(tmp_path: Path) -> None:
     assert Lexicons.load(tmp_path / "first", tmp_path / "second")["mine"] == {"second"}
 
 
-def test_decomposed_letters_in_a_file_meet_composed_ones_in_a_dialogue(tmp_path: Path) -> None:
+def test_decomposed_letters_in_a_file_match_composed_ones_in_a_dialogue(tmp_path: Path) -> None:
     (tmp_path / "mat.txt").write_text("gro\u0308t", "utf-8")
     assert Lexicons.load(tmp_path).domain_specific_score("GRÖT").hits == {"mat": 1}
 
 
-def test_a_folder_that_is_not_there_adds_nothing(tmp_path: Path) -> None:
+def test_a_missing_folder_adds_nothing(tmp_path: Path) -> None:
     assert len(Lexicons.load(tmp_path / "none")) == len(FILES)
 
 
@@ -107,11 +106,11 @@ def make(path: Path, content: bytes | None) -> None:
         ("empty.txt", b"", r"empty\.txt: a lexicon without words"),
         ("comments.txt", b"# nothing\n  # but comments\n", r"comments\.txt: a lexicon without words"),
         ("folder.txt", None, r"folder\.txt: is a folder, not a lexicon file"),
-        ("other.txt", b"words", r"other\.txt: the name `other` is kept"),
+        ("other.txt", b"words", r"other\.txt: the name `other` is reserved"),
     ],
 )
-def test_a_broken_lexicon_is_one_line_that_names_the_file(
-    tmp_path: Path, name: str, content: Any, complaint: str
+def test_a_broken_lexicon_is_a_one_line_error_that_names_the_file(
+    tmp_path: Path, name: str, content: bytes | None, complaint: str
 ) -> None:
     make(tmp_path / name, content)
     with pytest.raises(UserError, match=complaint) as caught:

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def entropy_by_singular_values(window: np.ndarray) -> float:
-    """The entropy of a window's spectrum in nats, by another road than the Gram matrix."""
+    """Return the entropy of a window's spectrum in nats, by singular values instead of the Gram matrix."""
     p = np.linalg.svd(window - window.mean(axis=0), compute_uv=False) ** 2
     p = p[p > 1e-12 * p.sum()] / p.sum()
     return float(-(p * np.log(p)).sum())
@@ -50,7 +51,7 @@ def entropy_by_singular_values(window: np.ndarray) -> float:
 @pytest.mark.parametrize(("tokens", "dimensions"), [(2, 8), (17, 8), (64, 40), (65, 40), (129, 100), (200, 3)])
 def test_spectral_entropy_equals_the_one_by_singular_values(tokens: int, dimensions: int) -> None:
     x = states(tokens, dimensions)
-    # Where the windows begin, worked out by hand: the first at 0, the last at the end, the rest evenly between (down).
+    # Starts of the windows by hand: the first at 0, the last at the end, the others evenly between, rounded down.
     starts = {2: [0], 17: [0], 64: [0], 65: [0, 1], 129: [0, 32, 65], 200: [0, 45, 90, 136]}[tokens]
     expected = np.mean([entropy_by_singular_values(x[i : i + 64].astype(np.float64)) for i in starts])
     assert entropy_of_embedding(x) == pytest.approx(expected / math.log(64), abs=1e-9)
@@ -65,7 +66,7 @@ def test_spectral_entropy_of_tokens_at_right_angles() -> None:
     assert entropy_of_embedding(np.eye(3), "spectral-whole") == pytest.approx(math.log(2) / math.log(3))
 
 
-def test_a_few_words_score_low_whatever_they_are() -> None:
+def test_a_few_words_score_low() -> None:
     assert entropy_of_embedding(states(5, 200)) < 1 / 3 < entropy_of_embedding(states(60, 200))
 
 
@@ -83,14 +84,14 @@ def test_spectral_entropy_averages_windows_of_at_most_64_tokens() -> None:
 
 @pytest.mark.parametrize("estimator", ["spectral", "spectral-whole"])
 @pytest.mark.parametrize("x", [np.zeros((0, 8)), states(1), np.zeros((70, 8)), np.full((70, 8), 1e6 / 3, np.float32)])
-def test_no_entropy_where_the_tokens_do_not_differ(estimator: str, x: Any) -> None:
+def test_no_entropy_where_the_tokens_do_not_differ(estimator: str, x: np.ndarray) -> None:
     assert entropy_of_embedding(x, estimator) == 0.0
 
 
 @given(st.integers(0, 140), st.integers(1, 24), st.integers(0, 2**32 - 1), st.sampled_from([1e-6, 1.0, 1e6]))
 @settings(max_examples=50, deadline=None)
 def test_spectral_entropy_is_a_share_that_ignores_scale_rotation_and_offset(
-    tokens: Any, dimensions: Any, seed: Any, scale: Any
+    tokens: int, dimensions: int, seed: int, scale: float
 ) -> None:
     x = states(tokens, dimensions, seed).astype(np.float64)
     score = entropy_of_embedding(x)
@@ -130,7 +131,7 @@ def test_an_unknown_estimator_is_refused_with_the_nearest_name(use: Any) -> None
 
 
 def test_every_estimator_can_be_configured() -> None:
-    assert [ScoringConfig(name).entropy for name in ESTIMATORS] == list(ESTIMATORS)
+    assert [ScoringConfig(name).entropy_estimator for name in ESTIMATORS] == list(ESTIMATORS)
 
 
 # DSS
@@ -141,7 +142,7 @@ LEXICONS = Lexicons({"pets": ["cat", "dog"], "cooking": ["soup", "pan", "cat"], 
 def test_domain_specific_score_of_a_worked_example() -> None:
     score = LEXICONS.domain_specific_score("The cat, the CAT and the dog eat soup.")
     # 9 words; pets: cat cat dog, cooking: cat cat soup, space: none; a mean over three lexicons.
-    assert score.n == 9
+    assert score.word_count == 9
     assert score.hits == {"cooking": 3, "pets": 3}
     assert score.dss == pytest.approx((3 / 9 + 3 / 9 + 0) / 3)
     assert score.domain == "cooking"  # a tie: the first by name
@@ -154,11 +155,11 @@ def test_the_dominant_domain_has_most_hits_not_most_kinds_of_word() -> None:
 @pytest.mark.parametrize(("text", "n"), [("", 0), ("?!", 0), ("nothing of the kind", 4)])
 def test_a_text_without_hits_is_of_the_domain_other(text: str, n: int) -> None:
     score = LEXICONS.domain_specific_score(text)
-    assert (score.dss, score.domain, score.hits, score.n) == (0.0, "other", {}, n)
+    assert (score.dss, score.domain, score.hits, score.word_count) == (0.0, "other", {}, n)
 
 
 @given(st.lists(st.sampled_from(["cat", "dog", "soup", "pan", "moon", "and", "Ж"]), max_size=30))
-def test_dss_equals_its_definition(tokens: Any) -> None:
+def test_dss_equals_its_definition(tokens: list[str]) -> None:
     score = LEXICONS.domain_specific_score(" ".join(tokens))
     shares = [sum(t.casefold() in lexicon for t in tokens) / max(len(tokens), 1) for lexicon in LEXICONS.values()]
     assert score.dss == pytest.approx(sum(shares) / 3)
@@ -178,7 +179,7 @@ def test_dissimilarity_of_worked_examples() -> None:
 
 @given(st.integers(0, 9), st.integers(1, 12), st.integers(0, 2**32 - 1))
 @settings(deadline=None)
-def test_running_sums_equal_the_mean_over_the_list(count: Any, dimensions: Any, seed: Any) -> None:
+def test_running_sums_equal_the_mean_over_the_list(count: int, dimensions: int, seed: int) -> None:
     rows = unit(states(count + 1, dimensions, seed))
     one, others = rows[0], rows[1:]
     total = others.astype(np.float64).sum(axis=0)
@@ -190,7 +191,7 @@ def test_running_sums_equal_the_mean_over_the_list(count: Any, dimensions: Any, 
         assert score == pytest.approx(in_domain_dissimilarity_reference(rows[i], rest), abs=1e-6)
 
 
-def test_a_dialogue_without_a_direction_is_unlike_all_others() -> None:
+def test_a_zero_vector_is_dissimilar_to_all_others() -> None:
     nothing, x = np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[0]
     assert in_domain_dissimilarity(nothing, x.astype(np.float64), 1) == 1.0
     assert leave_one_out_dissimilarity(np.stack([nothing, x]), x.astype(np.float64)).tolist() == [1.0, 1.0]
@@ -198,7 +199,7 @@ def test_a_dialogue_without_a_direction_is_unlike_all_others() -> None:
 
 # Suggesting lexicons
 
-# Words by topic, and the words that stand everywhere.
+# Words by topic, and function words.
 SWEDISH = {
     "mat": "soppa potatis lök smör ugn recept koka steka kryddor deg baka gryta sallad middag",
     "båt": "segel hamn båten vinden ankare skuta roder vågor brygga motorbåt kust fyren skär segla",
@@ -223,48 +224,50 @@ FUNCTION_WORDS = {
 
 
 def stream(topics: dict[str, str], function_words: str, count: int, seed: int = 0) -> list[str]:
-    """Dialogues of one topic each, half of their words function words, and a stray word of another topic."""
+    """Return dialogues of one topic each; half of their words are function words, and one is of another topic."""
     rng = random.Random(seed)
     texts = []
     for _ in range(count):
         topic = rng.choice(sorted(topics))
         stray = rng.choice(topics[rng.choice(sorted(topics))].split())
-        told = [*rng.sample(topics[topic].split(), 6), *rng.sample(function_words.split(), 6), stray]
-        rng.shuffle(told)
-        texts.append(" ".join(told) + f"? {rng.randrange(2000)}")
+        tokens = [*rng.sample(topics[topic].split(), 6), *rng.sample(function_words.split(), 6), stray]
+        rng.shuffle(tokens)
+        texts.append(" ".join(tokens) + f"? {rng.randrange(2000)}")
     return texts
 
 
 @pytest.mark.parametrize(
     ("topics", "language"), [(SWEDISH, "sv"), (RUSSIAN, "ru"), (CHINESE, "zh")], ids=["Swedish", "Russian", "Chinese"]
 )
-def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics: Any, language: str) -> None:
+def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics: dict[str, str], language: str) -> None:
     texts = stream(topics, FUNCTION_WORDS[language], 120)
-    found = suggest_lexicons(texts, domains=len(topics), words=12)
-    assert sum(s.dialogues for s in found) == 120
-    met = set()
-    for suggestion in found:
+    suggestions = suggest_lexicons(texts, domains=len(topics), words=12)
+    assert sum(s.dialogues for s in suggestions) == 120
+    covered = set()
+    for suggestion in suggestions:
         best = max(topics, key=lambda t: len(set(topics[t].split()) & set(suggestion.words)))
-        met.add(best)
+        covered.add(best)
         assert len(set(topics[best].split()) & set(suggestion.words)) >= 0.9 * len(suggestion.words) >= 8
         assert suggestion.name == "_".join(suggestion.words[:2])
         assert not set(FUNCTION_WORDS[language].split()) & set(suggestion.words)
-    assert met == set(topics)
-    # As lexicons they send each dialogue to the domain that it was made for.
-    lexicons = Lexicons({s.name: s.words for s in found})
+    assert covered == set(topics)
+    # As lexicons they assign each dialogue to the domain that it was made for.
+    lexicons = Lexicons({s.name: s.words for s in suggestions})
     domains = [lexicons.domain_specific_score(text).domain for text in texts]
     assert domains.count("other") == 0
-    assert sorted(domains.count(s.name) for s in found) == pytest.approx(sorted(s.dialogues for s in found), abs=6)
+    assert sorted(domains.count(s.name) for s in suggestions) == pytest.approx(
+        sorted(s.dialogues for s in suggestions), abs=6
+    )
 
 
 def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word() -> None:
     texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 100)
-    found = suggest_lexicons(texts, domains=6, seed=3)
-    assert found == suggest_lexicons(texts, domains=6, seed=3)
-    every = [word for s in found for word in s.words]
+    suggestions = suggest_lexicons(texts, domains=6, seed=3)
+    assert suggestions == suggest_lexicons(texts, domains=6, seed=3)
+    every = [word for s in suggestions for word in s.words]
     assert len(every) == len(set(every))
     assert all(words(word) == [word] and not word.isdigit() for word in every)
-    assert [s.dialogues for s in found] == sorted((s.dialogues for s in found), reverse=True)
+    assert [s.dialogues for s in suggestions] == sorted((s.dialogues for s in suggestions), reverse=True)
 
 
 def test_words_in_too_few_or_too_many_dialogues_are_not_suggested() -> None:
@@ -284,14 +287,14 @@ def test_small_talk_is_no_domain() -> None:
     assert sum(len(every & set(topic.split())) >= 8 for topic in topics.values()) >= 9
 
 
-def test_too_few_dialogues_for_a_suggestion_say_how_many_are_needed() -> None:
+def test_too_few_dialogues_for_a_suggestion_name_the_number_needed() -> None:
     with pytest.raises(UserError, match=r"39 dialogues are too few for 8 domains: at least 40"):
         suggest_lexicons(["a text"] * 39)
 
 
 @pytest.mark.parametrize("text", ["the same words in all", "", "1 2 3"])
-def test_dialogues_without_telling_words_are_a_plain_error(text: str) -> None:
-    with pytest.raises(UserError, match="only 0 telling words"):
+def test_dialogues_without_content_words_are_an_error(text: str) -> None:
+    with pytest.raises(UserError, match="only 0 content words"):
         suggest_lexicons([text] * 50)
 
 
@@ -299,29 +302,30 @@ def test_dialogues_without_telling_words_are_a_plain_error(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def study() -> Any:
+def study() -> ModuleType:
     spec = importlib.util.spec_from_file_location("entropy_study", SCRIPTS / "entropy_study.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=2, max_size=12), cut=st.integers(1, 11))
-def test_auc_is_the_chance_that_a_real_value_is_above_a_fake_one(study: Any, values: Any, cut: Any) -> None:
+def test_auc_is_the_chance_that_a_real_value_is_higher(study: ModuleType, values: list[int], cut: int) -> None:
     cut = min(cut, len(values) - 1)
     real, fake = values[:cut], values[cut:]
     pairs = [(r > f) + 0.5 * (r == f) for r in real for f in fake]
     assert study.auc(real, fake) == pytest.approx(sum(pairs) / len(pairs))
 
 
-def test_rank_correlation_sees_any_rising_curve_as_one(study: Any) -> None:
+def test_rank_correlation_sees_any_rising_curve_as_one(study: ModuleType) -> None:
     assert study.spearman([1, 2, 3, 10], [1, 4, 9, 1000]) == pytest.approx(1.0)
     assert study.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1.0)
     assert study.ranks([5, 1, 5, 3]).tolist() == [3.5, 1.0, 3.5, 2.0]
 
 
-def test_the_study_writes_its_figures_and_fails_where_they_fall_short(
-    study: Any, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_study_writes_its_figures_and_fails_if_they_fall_short(
+    study: ModuleType, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "stream.jsonl"
     texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 12)

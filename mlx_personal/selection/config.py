@@ -1,0 +1,45 @@
+"""Settings of the selection, importable without MLX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+SCORE_NAMES: Final = ("eoe", "dss", "idd")
+# The rule of [Qin24], this project's own policy, the baselines of [Qin24], and its ablation.
+POLICIES: Final = ("quality", "weighted", "random", "fifo", "k-center", *SCORE_NAMES)
+IDD_MODES: Final = ("fresh", "arrival")
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Settings of the selection.
+
+    Attributes:
+        bins: Size of the buffer.
+        policy: Policy that decides which bin is replaced, a name in `POLICIES`.
+        near_duplicate: ROUGE-1 from which two dialogues count as near-duplicates.
+        idd: How the IDD of a bin is computed, a name in `IDD_MODES`, see `Buffer`.
+        seed: Random seed of the policy.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    bins: int = 128
+    policy: str = "quality"
+    near_duplicate: float = 0.9
+    idd: str = "fresh"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bins <= 65536:
+            raise ValueError("bins must be at least 1 and at most 65536")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(POLICIES)}")
+        if not 0 < self.near_duplicate <= 1:
+            raise ValueError("near_duplicate must be above 0 and at most 1")
+        if self.idd not in IDD_MODES:
+            raise ValueError(f"idd must be one of {', '.join(IDD_MODES)}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError("seed must be at least 0 and below 2**63")
