@@ -34,7 +34,7 @@ from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.models import generation
 from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
-from mlx_personal.synthesis import SynthesisConfig, rewrite_tasks, synthesize
+from mlx_personal.synthesis import SynthesisConfig, rewrite_prompts, synthesize
 
 LEAST_SPEEDUP = 4
 # Logits nearer to each other than this may change places by rounding.
@@ -143,8 +143,8 @@ def distinct_dialogues(stream: Path | None, count: int) -> list[Dialogue]:
 def asks_of(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig) -> list[Ask]:
     """What synthesis asks the model for, each once."""
     spoken = [dialogue.without_thoughts() for dialogue in dialogues]
-    tasks = [task for dialogue in spoken for task in rewrite_tasks(lm, dialogue, config)]
-    return [Ask(lm.tokenize_prompt(messages), limit) for messages, limit in tasks]
+    prompts = [prompt for dialogue in spoken for prompt in rewrite_prompts(lm, dialogue, config)]
+    return [Ask(lm.tokenize_prompt(prompt.messages), prompt.max_tokens) for prompt in prompts]
 
 
 def measure_speed(
@@ -154,7 +154,7 @@ def measure_speed(
     written: dict[str, list[str]] = {}
 
     def ours() -> None:
-        written[OURS] = [candidate.raw for candidate in synthesize(lm, dialogues, config)]
+        written[OURS] = [candidate.raw_text for candidate in synthesize(lm, dialogues, config)]
 
     def loop() -> None:
         sampler = make_sampler(temp=config.temperature)

@@ -138,8 +138,8 @@ def measure(lm: LanguageModel, path: Path, questions: int, config: SynthesisConf
     candidates = synthesize(lm, chosen, config)
     reasons = Counter(c.reason for c in candidates)
     overlaps = [c.rouge1 for c in candidates if c.rouge1 is not None]
-    kept = [_returned(chosen[c.source], c.dialogue) for c in candidates if c.kept and c.dialogue is not None]
-    parsed = [_returned(chosen[c.source], c.dialogue) for c in candidates if c.dialogue is not None]
+    kept = [_returned(chosen[c.original_index], c.dialogue) for c in candidates if c.kept and c.dialogue is not None]
+    parsed = [_returned(chosen[c.original_index], c.dialogue) for c in candidates if c.dialogue is not None]
     dropped = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common() if reason != "kept")
     lines = [
         f"{path.name}: {len(kept) / len(candidates):.1%} kept of {len(candidates)} rewrites of {len(chosen)} dialogues "
@@ -147,8 +147,8 @@ def measure(lm: LanguageModel, path: Path, questions: int, config: SynthesisConf
         f"{_mean(parsed):.1%}, in the kept {_mean(kept):.1%}"
     ]
     for c in Random(1).sample(candidates, min(samples, len(candidates))):
-        old = " / ".join(chosen[c.source].user_turns)
-        lines.append(f"  {c.reason}\n    {old!r}\n    {c.raw!r}")
+        old = " / ".join(chosen[c.original_index].user_turns)
+        lines.append(f"  {c.reason}\n    {old!r}\n    {c.raw_text!r}")
     return "\n".join(lines)
 
 

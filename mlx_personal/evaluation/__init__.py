@@ -1,4 +1,4 @@
-"""Evaluation (paper 1, 4.1): ROUGE of generated against preferred answers, on dialogues that nothing was trained on."""
+"""Evaluation [Qin24 §4.1]: ROUGE of generated against preferred answers, on dialogues that are held out of training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from mlx_personal.lazy_imports import lazy_exports
 if TYPE_CHECKING:
     from mlx_personal.evaluation.answer_loss import AnswerLoss, answer_losses
     from mlx_personal.evaluation.config import EvaluationConfig
-    from mlx_personal.evaluation.evaluate import Evaluation, Gain, Sample, answers, bootstrap_interval, compare
-    from mlx_personal.evaluation.holdout import is_held_out, place
+    from mlx_personal.evaluation.evaluate import (
+        EvaluatedDialogue,
+        Evaluation,
+        MetricChange,
+        bootstrap_interval,
+        compare_answers,
+        generate_answers,
+    )
+    from mlx_personal.evaluation.holdout import assign_split, is_held_out
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -18,27 +25,27 @@ else:
             "AnswerLoss": "answer_loss",
             "answer_losses": "answer_loss",
             "EvaluationConfig": "config",
+            "EvaluatedDialogue": "evaluate",
             "Evaluation": "evaluate",
-            "Gain": "evaluate",
-            "Sample": "evaluate",
-            "answers": "evaluate",
+            "MetricChange": "evaluate",
             "bootstrap_interval": "evaluate",
-            "compare": "evaluate",
+            "compare_answers": "evaluate",
+            "generate_answers": "evaluate",
+            "assign_split": "holdout",
             "is_held_out": "holdout",
-            "place": "holdout",
         },
     )
 
 __all__ = [
     "AnswerLoss",
+    "EvaluatedDialogue",
     "Evaluation",
     "EvaluationConfig",
-    "Gain",
-    "Sample",
+    "MetricChange",
     "answer_losses",
-    "answers",
+    "assign_split",
     "bootstrap_interval",
-    "compare",
+    "compare_answers",
+    "generate_answers",
     "is_held_out",
-    "place",
 ]

@@ -1,4 +1,7 @@
-"""Before and after: generated answers, their ROUGE against the preferred ones, and how sure the gain is."""
+"""Comparison of two models: generated answers, their ROUGE against the preferred answers, and a confidence interval.
+
+The fields of these dataclasses are the keys under which profiles store evaluations.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,31 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts
-from mlx_personal.models import LanguageModel
 from mlx_personal.progress import Progress
 
-_CHUNK = 1_000  # resamples drawn at once, so that memory stays at a chunk times n
+if TYPE_CHECKING:
+    from mlx_personal.models import LanguageModel
+
+# Resamples drawn at once, which limits memory to this many times the number of values.
+_CHUNK: Final = 1_000
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Means of a score over dialogues, before and after, and the 95 % interval of the mean gain."""
+class MetricChange:
+    """The mean of a metric over dialogues before and after, and the 95 % interval of the mean difference.
+
+    Attributes:
+        before: Mean of the first model.
+        after: Mean of the second model.
+        gain: Mean of the differences.
+        low: Lower end of the interval of the gain.
+        high: Upper end of the interval of the gain.
+    """
 
     before: float
     after: float
@@ -28,8 +43,19 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One held-out dialogue, a tuple entry a turn; the scores are means over its assistant turns, 0..1."""
+class EvaluatedDialogue:
+    """A held-out dialogue with the answers of both models; one tuple entry per turn, scores 0..1 are means over turns.
+
+    Attributes:
+        questions: The user's turns.
+        preferred: The preferred answers.
+        before: Answers of the first model.
+        after: Answers of the second model.
+        rouge1_before: ROUGE-1 of the first model's answers.
+        rouge1_after: ROUGE-1 of the second model's answers.
+        rougeL_before: ROUGE-L of the first model's answers.
+        rougeL_after: ROUGE-L of the second model's answers.
+    """
 
     questions: tuple[str, ...]
     preferred: tuple[str, ...]
@@ -37,60 +63,101 @@ class Sample:
     after: tuple[str, ...]
     rouge1_before: float
     rouge1_after: float
-    rougeL_before: float  # noqa: N815 - the metric's own name
+    rougeL_before: float  # noqa: N815 - the name of the metric
     rougeL_after: float  # noqa: N815
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an adapter changed on `n` held-out dialogues."""
+    """The comparison of two models on held-out dialogues.
+
+    Attributes:
+        n: Number of dialogues.
+        rouge1: Change in ROUGE-1.
+        rougeL: Change in ROUGE-L.
+        samples: The dialogues with their answers and scores.
+    """
 
     n: int
-    rouge1: Gain
-    rougeL: Gain  # noqa: N815
-    samples: tuple[Sample, ...]
+    rouge1: MetricChange
+    rougeL: MetricChange  # noqa: N815
+    samples: tuple[EvaluatedDialogue, ...]
 
 
-def answers(
+def generate_answers(
     lm: LanguageModel,
     dialogues: Sequence[Dialogue],
     max_tokens: int = 256,
     on_progress: Progress | None = None,
 ) -> list[list[str]]:
-    """For each dialogue the model's greedy answer at every assistant turn, after what was really said before it.
+    """Generate a greedy answer for every assistant turn, given the true preceding turns.
 
-    One batch for all; thoughts are stripped. `on_done(done, total)` is called each time an answer is finished.
-    ValueError for a dialogue whose assistant says nothing but thoughts.
+    All answers are generated in one batch; thoughts are removed from them.
+
+    Args:
+        lm: The model, with any adapter that is attached to it.
+        dialogues: The dialogues to answer.
+        max_tokens: Most tokens of an answer.
+        on_progress: Receives an event for each finished answer.
+
+    Returns:
+        For each dialogue its answers.
+
+    Raises:
+        ValueError: An assistant turn of a dialogue consists of thoughts only.
     """
     contexts = [[context for context, _ in d.without_thoughts().exchanges()] for d in dialogues]
-    prompts = [lm.prompt_tokens(context) for context in itertools.chain.from_iterable(contexts)]
+    prompts = [lm.tokenize_prompt(context) for context in itertools.chain.from_iterable(contexts)]
     generated = iter(lm.generate(prompts, max_tokens=max_tokens, on_progress=on_progress))
     return [[strip_thoughts(next(generated)) for _ in context] for context in contexts]
 
 
-def compare(
+def compare_answers(
     before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], preferred: Sequence[Dialogue], seed: int = 0
 ) -> Evaluation:
-    """ROUGE-1 and ROUGE-L of two sets of `answers` against those of the preferred dialogues, and the paired gain.
+    """Compare two models' answers by ROUGE-1 and ROUGE-L against the preferred answers.
 
-    ValueError for no dialogues, or where the answers are not one for each assistant turn.
+    Args:
+        before: Answers of the first model, one for each assistant turn of each dialogue.
+        after: Answers of the second model.
+        preferred: The dialogues with the preferred answers.
+        seed: Random seed of the bootstrap.
+
+    Returns:
+        The scores of both models and the paired differences.
+
+    Raises:
+        ValueError: There are no dialogues, or not one answer for each assistant turn.
     """
     if not preferred:
         raise ValueError("there is no dialogue to evaluate on")
-    samples = tuple(_sample(d, tuple(b), tuple(a)) for d, b, a in zip(preferred, before, after, strict=True))
+    samples = tuple(_evaluate(d, tuple(b), tuple(a)) for d, b, a in zip(preferred, before, after, strict=True))
     return Evaluation(
         n=len(samples),
-        rouge1=_gain([s.rouge1_before for s in samples], [s.rouge1_after for s in samples], seed),
-        rougeL=_gain([s.rougeL_before for s in samples], [s.rougeL_after for s in samples], seed),
+        rouge1=_change([s.rouge1_before for s in samples], [s.rouge1_after for s in samples], seed),
+        rougeL=_change([s.rougeL_before for s in samples], [s.rougeL_after for s in samples], seed),
         samples=samples,
     )
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean: 2.5th and 97.5th percentile of the resampled means.
+    """Return the 95 % percentile bootstrap interval of the mean.
 
-    Given paired differences, it is the paired bootstrap. One value gives an interval of that point alone; ValueError
-    for none.
+    Of paired differences it is the interval of the paired bootstrap. A single value gives an interval of that point.
+
+    Args:
+        values: The values.
+        seed: Random seed of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        The 2.5th and the 97.5th percentile of the resampled means.
+
+    Raises:
+        ValueError: There are no values.
+
+    References:
+        [Efron93]
     """
     if not values:
         raise ValueError("an interval needs at least one value")
@@ -103,9 +170,9 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
     return float(low), float(high)
 
 
-def _sample(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...]) -> Sample:
+def _evaluate(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...]) -> EvaluatedDialogue:
     preferred = tuple(strip_thoughts(turn) for turn in dialogue.assistant_turns)
-    return Sample(
+    return EvaluatedDialogue(
         questions=dialogue.user_turns,
         preferred=preferred,
         before=before,
@@ -117,11 +184,11 @@ def _sample(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...])
     )
 
 
-def _mean_score(score: Callable[[str, str], float], given: tuple[str, ...], preferred: tuple[str, ...]) -> float:
-    return statistics.fmean(score(answer, ideal) for answer, ideal in zip(given, preferred, strict=True))
+def _mean_score(metric: Callable[[str, str], float], answers: tuple[str, ...], preferred: tuple[str, ...]) -> float:
+    return statistics.fmean(metric(answer, target) for answer, target in zip(answers, preferred, strict=True))
 
 
-def _gain(before: list[float], after: list[float], seed: int) -> Gain:
+def _change(before: list[float], after: list[float], seed: int) -> MetricChange:
     differences = [b - a for a, b in zip(before, after, strict=True)]
     low, high = bootstrap_interval(differences, seed)
-    return Gain(statistics.fmean(before), statistics.fmean(after), statistics.fmean(differences), low, high)
+    return MetricChange(statistics.fmean(before), statistics.fmean(after), statistics.fmean(differences), low, high)

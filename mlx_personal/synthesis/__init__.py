@@ -1,22 +1,47 @@
-"""Synthesis (paper 1, 3.3): the model rewrites each kept dialogue, and what is worth training on is kept."""
+"""Synthesis [Qin24 §3.3]: the model rewrites each annotated dialogue, and rewrites worth training on are kept."""
 
-from mlx_personal.synthesis.prompts import (
-    REWRITE_DIALOGUE,
-    REWRITE_QUESTION,
-    parse_dialogue,
-    parse_question,
-    render_dialogue,
-)
-from mlx_personal.synthesis.synthesize import Candidate, SynthesisConfig, rewrite_tasks, synthesize
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_personal.lazy_imports import lazy_exports
+
+if TYPE_CHECKING:
+    from mlx_personal.synthesis.config import SynthesisConfig
+    from mlx_personal.synthesis.prompts import (
+        REWRITE_DIALOGUE,
+        REWRITE_QUESTION,
+        parse_dialogue,
+        parse_question,
+        render_dialogue,
+    )
+    from mlx_personal.synthesis.rewriting import RewriteCandidate, RewritePrompt, rewrite_prompts, synthesize
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "SynthesisConfig": "config",
+            "REWRITE_DIALOGUE": "prompts",
+            "REWRITE_QUESTION": "prompts",
+            "parse_dialogue": "prompts",
+            "parse_question": "prompts",
+            "render_dialogue": "prompts",
+            "RewriteCandidate": "rewriting",
+            "RewritePrompt": "rewriting",
+            "rewrite_prompts": "rewriting",
+            "synthesize": "rewriting",
+        },
+    )
 
 __all__ = [
     "REWRITE_DIALOGUE",
     "REWRITE_QUESTION",
-    "Candidate",
+    "RewriteCandidate",
+    "RewritePrompt",
     "SynthesisConfig",
     "parse_dialogue",
     "parse_question",
     "render_dialogue",
-    "rewrite_tasks",
+    "rewrite_prompts",
     "synthesize",
 ]

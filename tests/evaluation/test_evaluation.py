@@ -1,22 +1,25 @@
-"""Evaluation: answers in their true context, paired scores, intervals that cover, and a split that never leaks."""
+"""Evaluation: answers in their true context, paired scores, intervals, and a split without leaks."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel
+from mlx_personal.annotation import GroupedDialogue
 from mlx_personal.dialogue import dialogue_similarity, rouge1, rougeL
 from mlx_personal.evaluation import (
     EvaluationConfig,
-    generate_answers,
+    assign_split,
     bootstrap_interval,
     compare_answers,
+    generate_answers,
     is_held_out,
-    assign_split,
 )
+from mlx_personal.progress import ProgressEvent
 
 TWO_TURNS = Dialogue.from_messages(
     [
@@ -32,19 +35,19 @@ SOUP = Dialogue.of("What shall I cook?", "A soup of leeks.")
 # Answers
 
 
-def test_every_assistant_turn_is_answered_after_what_was_really_said(tiny_model: LanguageModel) -> None:
-    done: list[tuple[int, int]] = []
-    given = generate_answers(tiny_model, [TWO_TURNS, SOUP], 8, lambda n, total: done.append((n, total)))
-    assert [len(turns) for turns in given] == [2, 1]
-    assert given[0][0] != given[0][1] != ""
-    assert done == [(1, 3), (2, 3), (3, 3)]
+def test_every_assistant_turn_is_answered_given_the_true_preceding_turns(tiny_model: LanguageModel) -> None:
+    events: list[ProgressEvent] = []
+    answers = generate_answers(tiny_model, [TWO_TURNS, SOUP], 8, events.append)
+    assert [len(turns) for turns in answers] == [2, 1]
+    assert answers[0][0] != answers[0][1] != ""
+    assert [(event.done, event.total) for event in events] == [(1, 3), (2, 3), (3, 3)]
     context = [{**m, "content": m["content"].removeprefix("<think>hm</think>")} for m in TWO_TURNS.to_messages()[:4]]
     alone = "".join(tiny_model.stream(tiny_model.tokenize_prompt(context), max_tokens=8))
-    assert given[0][1] == alone.strip()
-    assert generate_answers(tiny_model, [TWO_TURNS, SOUP], 8) == given
+    assert answers[0][1] == alone.strip()
+    assert generate_answers(tiny_model, [TWO_TURNS, SOUP], 8) == answers
 
 
-def test_thoughts_are_no_part_of_an_answer(tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thoughts_are_removed_from_answers(tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_model, "generate", lambda prompts, **_: ["<think>hm</think> Soup."] * len(prompts))
     assert generate_answers(tiny_model, [SOUP]) == [["Soup."]]
 
@@ -54,22 +57,22 @@ def test_thoughts_are_no_part_of_an_answer(tiny_model: LanguageModel, monkeypatc
 
 def test_scores_are_means_over_turns_then_over_dialogues() -> None:
     before, after = [["In June.", "hand"], ["Pasta."]], [["In May.", "A hand deep."], ["Soup of leeks"]]
-    found = compare_answers(before, after, [TWO_TURNS, SOUP])
+    evaluation = compare_answers(before, after, [TWO_TURNS, SOUP])
     turns = [("In June.", "In May."), ("hand", "A hand deep.")]
     first = sum(rouge1(a, b) for a, b in turns) / 2
     assert first == pytest.approx((0.5 + 0.5) / 2)
-    assert found.samples[0].rouge1_before == pytest.approx(first)
-    assert found.samples[0].rougeL_before == pytest.approx(sum(rougeL(a, b) for a, b in turns) / 2)
-    assert found.samples[0].preferred == ("In May.", "A hand deep.")
-    assert found.samples[0].questions == ("Tomatoes?", "How deep?")
-    assert (found.samples[1].before, found.samples[1].after) == (("Pasta.",), ("Soup of leeks",))
+    assert evaluation.samples[0].rouge1_before == pytest.approx(first)
+    assert evaluation.samples[0].rougeL_before == pytest.approx(sum(rougeL(a, b) for a, b in turns) / 2)
+    assert evaluation.samples[0].preferred == ("In May.", "A hand deep.")
+    assert evaluation.samples[0].questions == ("Tomatoes?", "How deep?")
+    assert (evaluation.samples[1].before, evaluation.samples[1].after) == (("Pasta.",), ("Soup of leeks",))
     soup = rouge1("Soup of leeks", "A soup of leeks.")
-    assert found.n == 2
-    assert found.rouge1.before == pytest.approx((first + 0) / 2)
-    assert found.rouge1.after == pytest.approx((1 + soup) / 2)
-    assert found.rouge1.gain == pytest.approx(found.rouge1.after - found.rouge1.before)
-    assert found.rouge1.low == pytest.approx(1 - first)
-    assert found.rouge1.high == pytest.approx(soup)
+    assert evaluation.n == 2
+    assert evaluation.rouge1.before == pytest.approx((first + 0) / 2)
+    assert evaluation.rouge1.after == pytest.approx((1 + soup) / 2)
+    assert evaluation.rouge1.gain == pytest.approx(evaluation.rouge1.after - evaluation.rouge1.before)
+    assert evaluation.rouge1.low == pytest.approx(1 - first)
+    assert evaluation.rouge1.high == pytest.approx(soup)
 
 
 def test_one_dialogue_gives_its_gain_as_the_interval() -> None:
@@ -77,7 +80,7 @@ def test_one_dialogue_gives_its_gain_as_the_interval() -> None:
     assert (gain.before, gain.after, gain.gain, gain.low, gain.high) == (0, 1, 1, 1, 1)
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_answers_that_do_not_match_the_dialogues_are_refused() -> None:
     with pytest.raises(ValueError, match="no dialogue"):
         compare_answers([], [], [])
     with pytest.raises(ValueError, match="argument"):
@@ -95,9 +98,9 @@ def test_the_interval_agrees_with_all_resamples_enumerated() -> None:
     values = [0.0, 0.1, 0.25, 0.45, 0.9]
     means = sorted(sum(resample) / 5 for resample in itertools.product(values, repeat=5))
     low, high = bootstrap_interval(values, seed=3)
-    for found, tail in ((low, 0.025), (high, 0.975)):
+    for bound, tail in ((low, 0.025), (high, 0.975)):
         # A quantile of 10,000 draws lies between the exact ones a few standard errors (0.0016) of its rank away.
-        assert means[int((tail - 0.006) * len(means))] <= found <= means[int((tail + 0.006) * len(means))]
+        assert means[int((tail - 0.006) * len(means))] <= bound <= means[int((tail + 0.006) * len(means))]
 
 
 def test_the_interval_approaches_the_normal_one() -> None:
@@ -136,7 +139,7 @@ def test_every_block_of_groups_has_exactly_the_share_held_out(
 ) -> None:
     sides = np.array([is_held_out(group, seed, share) for group in range(400 * block)]).reshape(400, block)
     assert (sides.sum(axis=1) == held_out).all()
-    assert sides.any(axis=0).all()  # every place of a block is drawn sometimes
+    assert sides.any(axis=0).all()  # every position of a block is drawn sometimes
     assert not sides.all(axis=0).any()
 
 
@@ -154,8 +157,8 @@ COOK, PLANT = "What shall I cook tonight?", "How do I plant tomatoes in my garde
 
 
 def group_of(dialogue: Dialogue, *earlier: Dialogue) -> int:
-    placed = [(other, group, False) for group, other in enumerate(earlier)]
-    return assign_split(dialogue, placed, EvaluationConfig())[0]
+    grouped = [GroupedDialogue(other, group, False) for group, other in enumerate(earlier)]
+    return assign_split(dialogue, grouped, EvaluationConfig())[0]
 
 
 @pytest.mark.parametrize(
@@ -195,41 +198,47 @@ def test_the_nearest_of_two_groups_is_joined() -> None:
 def test_a_dialogue_between_both_sides_joins_the_held_out_one() -> None:
     both = conversation(COOK, PLANT)
     for sides in ((True, False), (False, True)):
-        placed = [(conversation(COOK), 0, sides[0]), (conversation(PLANT), 1, sides[1])]
-        assert assign_split(both, placed, EvaluationConfig()) == (sides.index(True), True)
+        earlier = [
+            GroupedDialogue(conversation(COOK), 0, sides[0]),
+            GroupedDialogue(conversation(PLANT), 1, sides[1]),
+        ]
+        assert assign_split(both, earlier, EvaluationConfig()) == (sides.index(True), True)
     near, nearer = conversation("a b c d e f g h i x"), conversation("a b c d e f g h i j")
-    assert assign_split(nearer, [(near, 4, True), (nearer, 7, False)], EvaluationConfig()) == (4, True)
+    earlier = [GroupedDialogue(near, 4, True), GroupedDialogue(nearer, 7, False)]
+    assert assign_split(nearer, earlier, EvaluationConfig()) == (4, True)
 
 
 @pytest.mark.parametrize("side", [True, False])
 def test_a_known_group_keeps_its_side_when_share_and_seed_are_edited(side: bool) -> None:
-    placed = [(conversation(COOK), 5, side)]
+    earlier = [GroupedDialogue(conversation(COOK), 5, side)]
     drawn = {
-        assign_split(conversation(COOK), placed, EvaluationConfig(share, seed=s)) for share in (0.1, 0.5) for s in range(20)
+        assign_split(conversation(COOK), earlier, EvaluationConfig(share, seed=s))
+        for share in (0.1, 0.5)
+        for s in range(20)
     }
     assert drawn == {(5, side)}
-    fresh = {assign_split(conversation(PLANT), placed, EvaluationConfig(0.5, seed=s)) for s in range(20)}
+    fresh = {assign_split(conversation(PLANT), earlier, EvaluationConfig(0.5, seed=s)) for s in range(20)}
     assert fresh == {(6, True), (6, False)}
 
 
 def test_near_duplicates_are_never_on_both_sides() -> None:
     config = EvaluationConfig(holdout_ratio=0.2)
-    placed: list[tuple[Dialogue, int, bool]] = []
+    earlier: list[GroupedDialogue] = []
     sides: dict[str, set[bool]] = {}
     for number in range(60):
         topic = " ".join(f"w{number % 30}x{i}" for i in range(8))
         dialogue = conversation(
-            f"{topic} extra{number}", *([f"tell{number} me more{number} please"] if number > 30 else [])
+            f"{topic} extra{number}", *([f"give{number} me more{number} please"] if number > 30 else [])
         )
-        group, held_out = assign_split(dialogue, placed, config)
-        placed.append((dialogue, group, held_out))
+        group, held_out = assign_split(dialogue, earlier, config)
+        earlier.append(GroupedDialogue(dialogue, group, held_out))
         sides.setdefault(topic, set()).add(held_out)
-    assert len({group for _, group, _ in placed}) == 30
+    assert len({other.group for other in earlier}) == 30
     assert all(len(side) == 1 for side in sides.values())
     assert sum(next(iter(side)) for side in sides.values()) == 6
 
 
-def test_likeness_is_rouge_1() -> None:
+def test_similarity_is_rouge_1() -> None:
     for a, b in [
         (COOK, "What shall we eat tonight, and shall I cook?"),
         (PLANT, "How do I plant, and how do I water?"),
@@ -249,7 +258,7 @@ NAN = float("nan")
         ("seed", [-1, 2**63, 1e26, NAN]),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused(name: str, values: list) -> None:
+def test_a_setting_out_of_range_is_refused(name: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(ValueError, match=f"{name} is {value}; it must lie in".replace("+", r"\+")):
             EvaluationConfig(**{name: value})
