@@ -175,15 +175,15 @@ def observe(me: Personalizer, lm: LanguageModel, stream: Mapping[Dialogue, Dialo
     with timed(done.ours, SCORE):
         me.observe(stream, source="benchmark")
     # Our rooms take turns, chunk by chunk; what is not embedding is counted as selection, the store with it.
-    done.ours[EMBED] = me.seconds["embedding"]
+    done.ours[EMBED] = me.stage_seconds["embedding"]
     done.ours[SCORE] -= done.ours[EMBED]
     with timed(done.straight, EMBED):
         states = straight.embed(lm, stream, me.config.embedding.max_tokens)
     with timed(done.straight, SCORE):
-        buffer = straight.Buffer(dict(me.observer.lexicons()), me.config.selection)
+        buffer = straight.Buffer(dict(me.lexicons()), me.config.selection)
         for number, (dialogue, of_tokens) in enumerate(zip(stream, states, strict=True), 1):
             buffer.offer(number, dialogue, of_tokens)
-    selected = {b.dialogue for b in me.store.bins()}
+    selected = {b.dialogue for b in me.bins()}
     done.counts["selected"] = len(selected)
     done.counts["selected by both"] = len(selected & {b.dialogue for b in buffer.bins})
 
@@ -198,8 +198,8 @@ def annotate(me: Personalizer, stream: Mapping[Dialogue, Dialogue]) -> None:
 
 def learn(me: Personalizer, lm: LanguageModel, done: Round) -> None:
     """Synthesizes, trains and evaluates."""
-    originals = [d for a in me.store.preferred(held_out=False) if (d := a.preferred)]
-    held_out = [d for a in me.store.preferred(held_out=True) if (d := a.preferred)]
+    originals = [d for a in me.training_annotations() if (d := a.preferred)]
+    held_out = me.held_out_dialogues()
     if not originals or not held_out:
         raise UserError("nothing to train on, or nothing set aside", hint="take a longer stream or more bins")
     with timed(done.ours, SYNTHESIZE):
@@ -208,11 +208,11 @@ def learn(me: Personalizer, lm: LanguageModel, done: Round) -> None:
         rewrites = straight.synthesize(lm, originals, me.config.synthesis)
     with timed(done.ours, EVALUATE):
         trained = me.train()
-    done.ours[TRAIN] = me.seconds["finetune"]
+    done.ours[TRAIN] = me.stage_seconds["finetune"]
     done.ours[EVALUATE] -= done.ours[TRAIN]
     lm.detach_adapter()
     lm.reload_weights()  # what our training has let go of, at nobody's cost
-    kept = [d for s in me.store.synthetic() if s.kept and (d := s.dialogue)]
+    kept = [d for s in me.synthetic() if s.kept and (d := s.dialogue)]
     with timed(done.straight, TRAIN):
         rows = straight.train(lm, [*originals, *kept], me.config.finetune)
     with timed(done.straight, EVALUATE):

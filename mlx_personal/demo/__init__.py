@@ -1,4 +1,4 @@
-"""A guest on top of the house: the embedded model, one fictional owner's conversations, and the loop run on them."""
+"""The demo: the embedded model, a fictional user's conversations, and the loop run on them."""
 
 from mlx_personal.demo.runner import DemoResult, run_demo
 

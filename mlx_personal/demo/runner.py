@@ -1,7 +1,7 @@
-"""Runs all eight steps of the loop on the bundled stream, offline, and measures each.
+"""Runs all eight steps of the loop on the bundled conversations, offline, and measures each.
 
-The fictional owner's ideal answers are bundled with the conversations; they are given only for the dialogues that the
-buffer selects, just as a person would be asked about those few.
+The fictional user's preferred answers are bundled with the conversations. They are used only for the dialogues that the
+selection asks about, as a person would be asked.
 """
 
 from __future__ import annotations
@@ -9,29 +9,30 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue, words
-from mlx_personal.errors import UserError
+from mlx_personal.errors import Action, UserError
 from mlx_personal.evaluation import Evaluation, EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.models import load_language_model
-from mlx_personal.models.language_model import DEMO_MODEL
+from mlx_personal.models.loading import DEMO_MODEL
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.profile import Store
-from mlx_personal.runtime.device import device_name, peak_memory
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
+from mlx_personal.runtime.device import device_name, peak_memory_bytes
 from mlx_personal.selection import SelectionConfig
 
-# What differs from the defaults, and why. A buffer of 96 bins: the stream is 480 conversations, not thousands. All its
-# questions in one day: the demo's owner is patient. A higher learning rate: the embedded model is a thousand times
-# smaller than the ones the default is for. Shorter answers: it never writes long ones.
-CONFIG = Config(
+# What differs from the defaults, and why. A buffer of 96 bins: the stream has 480 conversations, not thousands. All
+# questions in one day. A higher learning rate: the embedded model is a thousand times smaller than those the default is
+# for. Shorter answers: it never generates long ones.
+CONFIG: Final = Config(
     selection=SelectionConfig(bins=96),
     annotation=AnnotationConfig(questions_per_day=1000),
     finetune=LoRAConfig(learning_rate=4e-3, epochs=4),
@@ -39,15 +40,35 @@ CONFIG = Config(
     chat=ChatConfig(max_tokens=80),
 )
 
-_MADE_BY = "made_by"
+# Held-out questions that are asked at the end, to show the difference.
+NUM_FINAL_QUESTIONS: Final = 3
 
-# What the owner asks at the end, to see the difference with own eyes.
-QUESTIONS_AT_THE_END = 3
+_CREATOR: Final = "demo"
+_STEPS: Final = ("embed", "score", "select", "annotate", "synthesize", "train", "evaluate", "chat")
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured; `seconds` by stage, `asked_again` the same questions with base and adapted answers."""
+    """The measurements of the demo. Its fields are the keys of `--json`.
+
+    Attributes:
+        observed: Conversations that were new to the stream.
+        selected: Bins that were filled.
+        replaced: Bins that were replaced.
+        asked: Questions that were answered.
+        synthetic_generated: Rewrites that were generated.
+        synthetic_kept: Rewrites that were kept.
+        rouge1_before: ROUGE-1 of the base model on the held-out dialogues.
+        rouge1_after: ROUGE-1 of the adapted model.
+        rouge1_gain_ci: 95 % interval of the gain.
+        seconds: Seconds by stage.
+        peak_memory_bytes: The most that MLX held.
+        device: Name of the device.
+        model: Name of the base model.
+        adapter_path: Folder of the adapter.
+        evaluation: The comparison on the held-out dialogues.
+        asked_again: For some held-out questions the question, the base model's answer and the adapted model's.
+    """
 
     observed: int
     selected: int
@@ -67,84 +88,96 @@ class DemoResult:
     asked_again: tuple[tuple[str, str, str], ...]
 
 
-def run_demo(folder: Path, say: Callable[[str], None]) -> DemoResult:
-    """Makes the profile `folder` anew and runs the loop in it; `say` gets a line as each stage ends.
+def run_demo(folder: Path, on_progress: Progress = ignore_progress) -> DemoResult:
+    """Create the demo's profile from scratch and run the loop on it.
 
-    UserError if a profile is there that the demo has not made.
+    Args:
+        folder: The profile's folder; an earlier demo's profile there is replaced.
+        on_progress: Receives an event after each step, whose `detail` is a line of text about it.
+
+    Raises:
+        UserError: The folder holds a profile that the demo has not created.
     """
+
+    def report(step: str, text: str) -> None:
+        done = _STEPS.index(step) + 1 if step in _STEPS else 0
+        on_progress(ProgressEvent(step, done, len(_STEPS), detail=text))
+
     start = time.perf_counter()
-    _clear(folder)
-    stream = _stream()
+    _remove_earlier_demo(folder)
+    stream = _load_stream()
     base = load_language_model(DEMO_MODEL)
-    with Personalizer.create(folder, DEMO_MODEL, CONFIG, base) as me:
-        me.store.set_meta(_MADE_BY, "demo")
-        me.seconds["load"] = time.perf_counter() - start
-        say(f"{len(stream)} conversations of one owner, on the embedded model ({device_name()}, float32).")
-        observed = me.observe(stream, source="demo")
+    with Personalizer.create(folder, DEMO_MODEL, CONFIG, base, _CREATOR) as personalizer:
+        personalizer.stage_seconds["load"] = time.perf_counter() - start
+        report("load", f"{len(stream)} conversations of one user, on the embedded model ({device_name()}, float32).")
+        observed = personalizer.observe(stream, source="demo")
         counts = observed.decisions
-        selected, replaced = len(me.store.bins()), counts.get("replaced", 0)
-        say(
+        selected, replaced = len(personalizer.bins()), counts.get("replaced", 0)
+        report(
+            "select",
             f"1 embed, 2 score, 3 select: {selected} bins filled, {replaced} replaced by better ones, "
-            f"{counts.get('kept-out', 0)} kept out, {counts.get('duplicate', 0)} near-duplicates refused."
+            f"{counts.get('kept-out', 0)} rejected, {counts.get('duplicate', 0)} near-duplicates rejected.",
         )
-        asked = _annotate(me, {dialogue.key: preferred for dialogue, preferred in stream.items()})
-        say(f"4 annotate: {asked} questions put to the owner, {len(stream) - asked} conversations never asked about.")
-        written = me.synthesize()
-        say(f"5 synthesize: {written.kept} of {written.generated} rewrites kept.")
-        trained = me.train()
-        report = trained.report
-        say(
-            f"6 fine-tune: {report.rows} rows, {report.steps} steps, mean loss {report.epoch_losses[0]:.2f} in "
-            f"the first epoch, {report.epoch_losses[-1]:.2f} in the last."
+        asked = _annotate(personalizer, {dialogue.key: preferred for dialogue, preferred in stream.items()})
+        report("annotate", f"4 annotate: {asked} questions, none about the other {len(stream) - asked} conversations.")
+        synthesis = personalizer.synthesize()
+        report("synthesize", f"5 synthesize: {synthesis.kept} of {synthesis.generated} rewrites kept.")
+        trained = personalizer.train()
+        training = trained.report
+        report(
+            "train",
+            f"6 fine-tune: {training.samples} samples, {training.steps} steps, mean loss "
+            f"{training.epoch_losses[0]:.2f} in the first epoch, {training.epoch_losses[-1]:.2f} in the last.",
         )
         evaluation = trained.evaluation
         if evaluation is None:
-            raise AssertionError("the bundled stream gives dialogues to set aside")
-        one = evaluation.rouge1
+            raise AssertionError("some of the bundled dialogues are held out")
+        rouge1 = evaluation.rouge1
         promoted = "promoted" if trained.promoted else "not promoted"
-        say(
-            f"7 evaluate: ROUGE-1 {one.before:.3f} -> {one.after:.3f} on {evaluation.n} dialogues set aside, "
-            f"{promoted}."
+        report(
+            "evaluate",
+            f"7 evaluate: ROUGE-1 {rouge1.before:.3f} -> {rouge1.after:.3f} on {evaluation.n} held-out dialogues, "
+            f"{promoted}.",
         )
-        again = _ask_again(me, evaluation)
-        say(f"8 chat: {len(again)} questions asked again; the conversations went back into the stream.")
+        asked_again = _ask_again(personalizer, evaluation)
+        report("chat", f"8 chat: {len(asked_again)} questions asked again; the conversations were added to the stream.")
         return DemoResult(
             observed=observed.new,
             selected=selected,
             replaced=replaced,
             asked=asked,
-            synthetic_generated=written.generated,
-            synthetic_kept=written.kept,
-            rouge1_before=one.before,
-            rouge1_after=one.after,
-            rouge1_gain_ci=(one.low, one.high),
-            seconds={**me.seconds, "total": time.perf_counter() - start},
-            peak_memory_bytes=peak_memory(),
+            synthetic_generated=synthesis.generated,
+            synthetic_kept=synthesis.kept,
+            rouge1_before=rouge1.before,
+            rouge1_after=rouge1.after,
+            rouge1_gain_ci=(rouge1.low, rouge1.high),
+            seconds={**personalizer.stage_seconds, "total": time.perf_counter() - start},
+            peak_memory_bytes=peak_memory_bytes(),
             device=device_name(),
             model=DEMO_MODEL,
-            adapter_path=str(me.folder / trained.adapter.folder),
+            adapter_path=str(personalizer.folder / trained.adapter.folder),
             evaluation=evaluation,
-            asked_again=again,
+            asked_again=asked_again,
         )
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an earlier demo left, and nothing else."""
+def _remove_earlier_demo(folder: Path) -> None:
+    """Remove the profile of an earlier demo, and nothing else."""
     if not folder.exists():
         return
     if (folder / "profile.db").exists():
-        store = Store(folder)  # takes the lock: a demo that is running stops us here
-        made_by = store.meta(_MADE_BY)
+        store = Store(folder)  # takes the lock, which fails while another demo is running
+        creator = store.creator()
         store.close()
-        if made_by != "demo":
+        if creator != _CREATOR:
             raise UserError(
-                "a profile of this name was made by you", folder, "the demo needs the name: choose another --home"
+                "this profile was created by you, and the demo needs its name", folder, remedy=Action.CHOOSE_HOME
             )
     shutil.rmtree(folder)
 
 
-def _stream() -> dict[Dialogue, Dialogue]:
-    """The bundled conversations, in order, each with the owner's ideal answers in place of the given ones."""
+def _load_stream() -> dict[Dialogue, Dialogue]:
+    """Return the bundled conversations in order, each with its version that has the user's preferred answers."""
     stream = {}
     for line in (files("mlx_personal.demo") / "stream.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -153,27 +186,28 @@ def _stream() -> dict[Dialogue, Dialogue]:
     return stream
 
 
-def _annotate(me: Personalizer, preferred: dict[str, Dialogue]) -> int:
-    start = time.perf_counter()
-    questions = me.annotations.questions()
-    for question in questions:
-        ideal = preferred[question.dialogue.key]
-        verdict = "accept" if ideal == question.dialogue else "rewrite"
-        me.annotations.record(question.dialogue_id, verdict, ideal.assistant_turns)  # type: ignore[arg-type]
-    me.seconds["annotation"] = time.perf_counter() - start
+def _annotate(personalizer: Personalizer, preferred: dict[str, Dialogue]) -> int:
+    """Answer all questions as the user would; return how many there were."""
+    with personalizer.measure("annotation"):
+        questions = personalizer.annotations.questions()
+        for question in questions:
+            answer = preferred[question.dialogue.key]
+            if answer == question.dialogue:
+                personalizer.annotations.record(question.dialogue_id, "accept", answer.assistant_turns)
+            else:
+                personalizer.annotations.record(question.dialogue_id, "rewrite", answer.assistant_turns)
     return len(questions)
 
 
-def _ask_again(me: Personalizer, evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
-    """(question, the base model's answer, the adapted model's) for some questions set aside, asked through `chat`."""
-    start = time.perf_counter()
-    # Those of one turn, and not of one word: small talk shows little.
-    single = [s for s in evaluation.samples if len(s.questions) == 1 and len(words(s.questions[0])) > 3]
-    single = single[:QUESTIONS_AT_THE_END]
-    answered = []
-    for sample in single:
-        conversation = me.conversation()
-        with me.remembered(conversation):
-            answered.append("".join(conversation.ask(sample.questions[0])).strip())
-    me.seconds["chat"] = time.perf_counter() - start
-    return tuple((s.questions[0], s.before[0], a) for s, a in zip(single, answered, strict=True))
+def _ask_again(personalizer: Personalizer, evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
+    """Ask some held-out questions in a chat; return each with the base model's answer and the adapted model's."""
+    with personalizer.measure("chat"):
+        # Dialogues of one turn, and not of a few words: small talk shows little.
+        samples = [s for s in evaluation.samples if len(s.questions) == 1 and len(words(s.questions[0])) > 3]
+        samples = samples[:NUM_FINAL_QUESTIONS]
+        answers = []
+        for sample in samples:
+            conversation = personalizer.conversation()
+            with personalizer.recorded_conversation(conversation):
+                answers.append("".join(conversation.ask(sample.questions[0])).strip())
+    return tuple((s.questions[0], s.before[0], answer) for s, answer in zip(samples, answers, strict=True))

@@ -1,4 +1,4 @@
-"""The loop on one profile, joined from the rooms below."""
+"""The loop on one profile, which connects selection, annotation, synthesis, training, evaluation and chat."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mlx_personal.personalizer.pending import PendingStep
     from mlx_personal.personalizer.personalizer import ObserveResult, Personalizer, SynthesisResult, TrainResult
     from mlx_personal.personalizer.promotion import PromotionResult
+    from mlx_personal.personalizer.status import ProfileStatus, read_status
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -20,7 +21,18 @@ else:
             "SynthesisResult": "personalizer",
             "TrainResult": "personalizer",
             "PromotionResult": "promotion",
+            "ProfileStatus": "status",
+            "read_status": "status",
         },
     )
 
-__all__ = ["ObserveResult", "PendingStep", "Personalizer", "PromotionResult", "SynthesisResult", "TrainResult"]
+__all__ = [
+    "ObserveResult",
+    "PendingStep",
+    "Personalizer",
+    "ProfileStatus",
+    "PromotionResult",
+    "SynthesisResult",
+    "TrainResult",
+    "read_status",
+]

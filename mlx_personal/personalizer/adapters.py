@@ -1,58 +1,87 @@
-"""Which adapter answers: promotion, rollback, and the rule that an adapter goes with the base it was trained on."""
+"""The adapters of a profile: promotion, rollback, and the rule that an adapter fits only the base it was trained on."""
 
 from __future__ import annotations
 
-from mlx_personal.errors import UserError
-from mlx_personal.profile import AdapterRow, Store
+from mlx_personal.errors import Action, UserError
+from mlx_personal.profile import AdapterRow, Store, TrainingSource
 
 
 class Adapters:
-    """One profile's trained adapters. None stands for the base model, wherever one of them may answer.
+    """The trained adapters of one profile. None stands for the base model wherever an adapter may be in use.
 
-    Each base model has a history of its own: after a change of base, what answered last on the new one answers again.
+    Each base model has a history of its own: after a change of the base model, the adapter that was last in use on the
+    new one is in use again.
 
     Args:
-        store: the profile's store.
+        store: The profile's store.
     """
 
     def __init__(self, store: Store):
         self._store = store
 
+    def all(self) -> list[AdapterRow]:
+        """Return all adapters in order, those of other base models included."""
+        return self._store.adapters()
+
     def get(self, adapter_id: int) -> AdapterRow:
-        """UserError if there is none of this number."""
-        for row in self._store.adapters():
-            if row.id == adapter_id:
-                return row
-        raise UserError(f"there is no adapter {adapter_id}", self._store.folder, "see `mlx-personal adapters list`")
+        """Return an adapter.
+
+        Raises:
+            UserError: There is none with this id.
+        """
+        for adapter in self._store.adapters():
+            if adapter.id == adapter_id:
+                return adapter
+        raise UserError(f"there is no adapter {adapter_id}", self._store.folder, remedy=Action.LIST_ADAPTERS)
 
     def promoted(self) -> AdapterRow | None:
-        """The adapter that answers."""
-        return next((row for row in self._store.adapters() if row.promoted), None)
+        """Return the adapter in use; None for the base model."""
+        return next((adapter for adapter in self._store.adapters() if adapter.promoted), None)
+
+    def training_sources(self, adapter: AdapterRow) -> list[TrainingSource]:
+        """Return what an adapter was trained on."""
+        return self._store.training_sources(adapter.run_id)
 
     def promote(self, adapter_id: int) -> AdapterRow:
-        """Lets this adapter answer; UserError if it was trained on another base model, or its files are gone."""
+        """Put an adapter into use.
+
+        Raises:
+            UserError: It was trained on another base model, or its files are missing.
+        """
         adapter = self.get(adapter_id)
         self.check_base(adapter)
         folder = self._store.folder / adapter.folder
         if not (folder / "adapters.safetensors").exists():
-            raise UserError(f"the files of adapter {adapter.id} are gone", folder, "train a new one")
+            raise UserError(f"the files of adapter {adapter.id} are missing", folder, remedy=Action.TRAIN)
         if not adapter.promoted:
             self._store.promote(adapter_id)
         return self.get(adapter_id)
 
     def rollback(self) -> AdapterRow | None:
-        """Back to what answered before the present adapter; returns it."""
+        """Undo the last promotion.
+
+        Returns:
+            The adapter that is in use now; None for the base model.
+
+        Raises:
+            UserError: The base model is in use already.
+        """
         history = self._store.promotions()
         if not history or history[-1] is None:
-            raise UserError("the base model answers already; there is nothing to roll back", self._store.folder)
+            raise UserError("the base model is in use already; there is nothing to roll back", self._store.folder)
         self._store.undo_promotion()
         return self.promoted()
 
     def check_base(self, adapter: AdapterRow) -> None:
-        """UserError if the adapter was trained on another base model than the profile's present one."""
+        """Check that an adapter was trained on the current base model.
+
+        Raises:
+            UserError: It was trained on another one.
+        """
         if adapter.model != self._store.fingerprint():
             raise UserError(
                 f"adapter {adapter.id} was trained on another base model",
                 self._store.folder / adapter.folder,
-                "train a new one, or change back with `mlx-personal init --model`",
+                "the base model can be changed back",
+                remedy=Action.TRAIN,
             )

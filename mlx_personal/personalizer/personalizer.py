@@ -1,19 +1,20 @@
-"""The loop on one profile: what is heard is scored and selected, the owner is asked, the model learns and answers.
+"""The loop on one profile: select dialogues, ask the user about some, train the model on them, and chat with it.
 
-    me = Personalizer.create(Path("profile"), "demo")
-    me.observe([Dialogue.of("How long do eggs boil?", "Seven minutes.")])
-    for question in me.annotations.questions():
-        me.annotations.record(question.dialogue_id, "accept")
-    me.synthesize()
-    print(me.train().evaluation)
+    personalizer = Personalizer.create(Path("profile"), "demo")
+    personalizer.observe([Dialogue.of("How long do eggs boil?", "Seven minutes.")])
+    for question in personalizer.annotations.questions():
+        personalizer.annotations.record(question.dialogue_id, "accept")
+    personalizer.synthesize()
+    print(personalizer.train().evaluation)
 
-Only joins the rooms; each rule stands in its own.
+This module only connects the packages that implement the steps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,13 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlx_personal.annotation import AnnotationQueue
+from mlx_personal.annotation import AnnotationQueue, GroupedDialogue
 from mlx_personal.chat import Conversation
 from mlx_personal.config import Config
-from mlx_personal.dialogue import Dialogue, load_dialogues
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue.readers import load_dialogues
 from mlx_personal.embedding import make_embedder
-from mlx_personal.errors import UserError
-from mlx_personal.evaluation import assign_split
+from mlx_personal.errors import Action, Remedy, UserError
+from mlx_personal.evaluation import Evaluation, assign_split
 from mlx_personal.finetune import TrainingEstimate, TrainingReport, estimate_training, finetune
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
@@ -39,25 +41,54 @@ from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
-from mlx_personal.personalizer.training_set import begin_run, states_folder, training_set
-from mlx_personal.profile import AdapterRow, Store, holds_profile
+from mlx_personal.personalizer.status import ProfileStatus, store_status
+from mlx_personal.personalizer.training_set import begin_training, build_training_set
+from mlx_personal.profile import (
+    AdapterRow,
+    AnnotationRow,
+    BinRow,
+    DecisionRow,
+    DialogueRow,
+    NewSynthetic,
+    RunRow,
+    Store,
+    SyntheticRow,
+    check_profile_exists,
+)
 from mlx_personal.progress import Progress
+from mlx_personal.scoring import Lexicons
+from mlx_personal.selection import Buffer
 from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import synthesize
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ObserveResult:
-    """What became of some dialogues: how many were given, were new to the stream, and met each decision."""
+    """The result of adding dialogues to the stream.
 
-    given: int
+    Attributes:
+        total: Dialogues that were passed in.
+        new: Those of them that were new to the stream.
+        decisions: How many dialogues met each decision of the selection.
+    """
+
+    total: int
     new: int
     decisions: dict[str, int]
 
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """How many dialogues were rewritten, how many texts came of it, and how many were kept; the rest by reason."""
+    """The result of a synthesis. Its fields are the keys under which profiles store it.
+
+    Attributes:
+        dialogues: Dialogues that were rewritten.
+        generated: Generated rewrites.
+        kept: Rewrites that are trained on.
+        dropped: The other rewrites by reason.
+    """
 
     dialogues: int
     generated: int
@@ -67,7 +98,13 @@ class SynthesisResult:
 
 @dataclass(frozen=True)
 class TrainResult(PromotionResult):
-    """A trained adapter, and what came of judging it. `plot`: a picture of its losses, None without matplotlib."""
+    """A trained adapter and its comparison.
+
+    Attributes:
+        adapter: The adapter.
+        report: The report of the training.
+        plot: File of a plot of the losses; None without matplotlib.
+    """
 
     adapter: AdapterRow
     report: TrainingReport
@@ -75,54 +112,77 @@ class TrainResult(PromotionResult):
 
 
 class Personalizer:
-    """One owner's profile: a folder with a store, settings, lexicons and adapters.
+    """One user's profile: a folder with a database, settings, lexicons and adapters.
 
     Args:
-        folder: a profile's folder that `create` has made.
+        folder: A profile's folder that `create` has made.
         write: False opens it for reading only, beside a process that writes.
-        lm: a model that is already loaded; else it is loaded when first needed.
+        lm: The base model if it is loaded already; otherwise it is loaded when it is first needed.
 
-    Its parts are `adapters`, `annotations`, `judge` and `observer`. `seconds` holds the time spent in each room so far.
+    Attributes:
+        folder: The profile's folder.
+        config: Its settings.
+        annotations: The questions to the user.
+        adapters: The trained adapters.
+        stage_seconds: Seconds spent in each stage so far.
+
+    Raises:
+        UserError: There is no profile, another process writes to it, or its settings or database cannot be read.
     """
 
     def __init__(self, folder: Path, write: bool = True, lm: LanguageModel | None = None):
         self.folder = Path(folder).expanduser()
-        if not holds_profile(self.folder):
-            raise UserError("there is no profile here yet", self.folder, "run `mlx-personal init` first")
+        check_profile_exists(self.folder)
         self.config = Config.read(self.folder / "config.toml")
         self.store = Store(self.folder, write)
         self.adapters = Adapters(self.store)
-        self.annotations = AnnotationQueue(self.store, self.config.annotation, self._place)
-        self.seconds: dict[str, float] = {}
-        self.observer = Observer(self.store, self.config, self._timed)
-        self.judge = Promoter(self.store, self.adapters, self.config, self.adapted, self._timed)
+        self.annotations = AnnotationQueue(self.store, self.config.annotation, self._assign_split)
+        self.stage_seconds: dict[str, float] = {}
+        self._observer = Observer(self.store, self.config, self.measure)
+        self._promoter = Promoter(self.store, self.adapters, self.config, self.adapted, self.measure)
         self._lm = lm
         self._base_checked = False
 
     @classmethod
     def create(
-        cls, folder: Path, model: str | Path, config: Config | None = None, lm: LanguageModel | None = None
+        cls,
+        folder: Path,
+        model: str | Path,
+        config: Config | None = None,
+        lm: LanguageModel | None = None,
+        creator: str | None = None,
     ) -> Personalizer:
-        """Makes a profile on a base model: `demo`, a model folder, or a hub repository.
+        """Create a profile.
 
-        `config` is written to the profile's config.toml where there is none yet.
+        Args:
+            folder: Its folder.
+            model: The base model: `demo`, a model folder, or a hub repository.
+            config: Its settings, which are written to config.toml if there is no such file yet.
+            lm: The base model if it is loaded already.
+            creator: Name of the program that creates the profile for itself; None for the user.
+
+        Raises:
+            UserError: There is a profile already, or the model cannot be loaded.
         """
         folder = Path(folder).expanduser()
         lm = lm or load_language_model(model)
         store = Store(folder)
         try:
-            if store.meta("model") is not None:
-                raise UserError("there is a profile here already", folder, "open it, or change its model with init")
-            settings = folder / "config.toml"
-            if not settings.exists():
-                atomic_write(settings, (config or Config()).to_toml().encode())
-            with store.database.transaction():
-                _remember_model(store, model)
+            if store.model_name() is not None:
+                raise UserError("there is a profile here already", folder, "open it, or change its base model")
+            config_file = folder / "config.toml"
+            if not config_file.exists():
+                atomic_write(config_file, (config or Config()).to_toml().encode())
+            with store.transaction():
+                _set_model(store, model)
+                if creator is not None:
+                    store.set_creator(creator)
         finally:
             store.close()
         return cls(folder, lm=lm)
 
     def close(self) -> None:
+        """Close the profile and release its lock."""
         self.store.close()
 
     def __enter__(self) -> Personalizer:
@@ -132,46 +192,59 @@ class Personalizer:
         self.close()
 
     @contextlib.contextmanager
-    def _timed(self, room: str) -> Iterator[None]:
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the seconds of a block to a stage of `stage_seconds`."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[room] = self.seconds.get(room, 0.0) + time.perf_counter() - start
+            self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + time.perf_counter() - start
 
     # The model
 
     @property
     def model_name(self) -> str:
-        """The base model as it was named."""
-        return self.store.meta("model") or ""
+        """Name of the base model, as it was given."""
+        return self.store.model_name() or ""
 
     @property
     def fingerprint(self) -> str:
-        """Of the base model's weights: an adapter fits only the base it was trained on."""
+        """Fingerprint of the base model's weights: an adapter fits only the base model it was trained on."""
         return self.store.fingerprint()
 
     def base(self, lazy: bool = False) -> LanguageModel:
-        """The base model, without an adapter. Loaded once; with `lazy`, its weights are read when they are used."""
+        """Return the base model without an adapter, loaded once.
+
+        Args:
+            lazy: Whether its weights are read only when they are used.
+
+        Raises:
+            UserError: The model cannot be loaded, or is not the one of the profile.
+        """
         try:
             if self._lm is None:
                 self._lm = load_language_model(self.model_name, lazy=lazy)
             changed = not self._base_checked and fingerprint(resolve_model(self.model_name)) != self.fingerprint
         except UserError as error:
-            hint = "if the model has moved, name its new place with `mlx-personal init --model`"
-            raise UserError(error.what, error.where, hint) from error
+            hint = "if the model has moved, set its new location"
+            raise UserError(error.what, error.where, hint, remedy=Action.SET_BASE_MODEL) from error
         if changed:
             raise UserError(
                 "the base model is not the one this profile was made with",
                 self.model_name,
-                f"run `mlx-personal init --model {self.model_name}` to take it over",
+                "set it again to accept the new one",
+                remedy=Remedy(Action.SET_BASE_MODEL, {"model": self.model_name}),
             )
         self._base_checked = True
         self._lm.detach_adapter()
         return self._lm
 
     def adapted(self, adapter: AdapterRow | None) -> LanguageModel:
-        """The model with this adapter; UserError if it was trained on another base."""
+        """Return the model with an adapter, or the base model for None.
+
+        Raises:
+            UserError: The adapter was trained on another base model, or its files are damaged.
+        """
         lm = self.base()
         if adapter is not None:
             self.adapters.check_base(adapter)
@@ -179,17 +252,24 @@ class Personalizer:
         return lm
 
     def change_model(self, model: str | Path) -> int:
-        """Moves the profile to another base: re-embeds the buffer, and lets the new base answer until a retraining.
+        """Move the profile to another base model, which is used without an adapter until the next training.
 
-        Annotations stay, and so do the old base's adapters: on the way back the one that answered last answers again.
-        Returns how many bins were re-embedded.
+        The buffer is embedded again. Annotations are kept, and so are the adapters of the old base model: after a
+        change back, the one that was last in use is in use again.
+
+        Args:
+            model: The new base model.
+
+        Returns:
+            The number of bins that were embedded again.
         """
         lm = load_language_model(model)
-        with self.store.database.transaction():
-            _remember_model(self.store, model)
-            embedded = self.observer.reembed(make_embedder(self.config.embedding, lm))
+        with self.store.transaction():
+            _set_model(self.store, model)
+            bins = self._observer.reembed(make_embedder(self.config.embedding, lm))
         self._lm = lm
-        return embedded
+        logger.info("base model changed; %d bins embedded again", bins)
+        return bins
 
     # Embed, score, select
 
@@ -200,168 +280,250 @@ class Personalizer:
         adapter_id: int | None = None,
         on_progress: Progress | None = None,
     ) -> ObserveResult:
-        """Appends dialogues to the stream, then scores and selects all that wait.
+        """Append dialogues to the stream, then score and select all unscored ones.
 
         Args:
-            source: where they come from, kept with them.
-            adapter_id: the adapter that gave the answers, if an adapted model did.
-            on_done: called with (dialogues scored, dialogues that waited) after each chunk.
+            dialogues: The dialogues, in order.
+            source: Where they come from, which is stored with them.
+            adapter_id: Adapter that generated the answers, if one did.
+            on_progress: Receives an event of stage `scoring` after each chunk.
         """
-        given = list(dialogues)
-        new = self.store.add_dialogues(given, source, adapter_id)
-        return ObserveResult(len(given), new, self.score(on_progress))
+        dialogues = list(dialogues)
+        new = self.add_dialogues(dialogues, source, adapter_id)
+        return ObserveResult(len(dialogues), new, self.score(on_progress))
+
+    def add_dialogues(self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None) -> int:
+        """Append dialogues to the stream without scoring them; return how many were new."""
+        return self.store.add_dialogues(dialogues, source, adapter_id)
 
     def score(self, on_progress: Progress | None = None) -> dict[str, int]:
-        """Scores and selects the dialogues of the stream that wait for it; how many met each decision."""
+        """Score and select all unscored dialogues of the stream; return how many met each decision."""
         if not self.store.unscored_count():
             return {}
-        return self.observer.score(make_embedder(self.config.embedding, self.base()), on_progress)
+        return self._observer.score(make_embedder(self.config.embedding, self.base()), on_progress)
 
-    # Annotate
+    def buffer(self) -> Buffer:
+        """Return the buffer with the scores of its bins."""
+        return self._observer.selector().buffer
 
-    def _place(self, dialogue: Dialogue, judged: Sequence[tuple[Dialogue, int, bool]]) -> tuple[int, bool]:
-        return assign_split(dialogue, judged, self.config.evaluation)
+    def lexicons(self) -> Lexicons:
+        """Return the lexicons in use: the built-in ones, and the profile's own files in their place or beside them."""
+        return self._observer.lexicons()
 
     # Synthesize, train, evaluate
 
-    def synthesize(self, on_progress: Progress | None = None, anew: bool = False) -> SynthesisResult:
-        """Lets the base model rewrite every annotated dialogue that has no synthetic set yet (all of them, `anew`).
+    def synthesize(self, on_progress: Progress | None = None, regenerate: bool = False) -> SynthesisResult:
+        """Let the base model rewrite every annotated dialogue that has no synthetic set yet.
 
-        Dialogues set aside for evaluation are never rewritten, and no rewrite may repeat one of them.
-        """
-        covered = set() if anew else {s.annotation_id for s in self.store.synthetic()}
-        waiting = [a for a in self.store.preferred(held_out=False) if a.id not in covered]
-        if not waiting:
-            return SynthesisResult(0, 0, 0, {})
-        lm = self.base()
-        run = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
-        sources = [a.preferred for a in waiting if a.preferred is not None]
-        with self._timed("synthesis"):
-            made = synthesize(lm, sources, self.config.synthesis, on_progress, self.judge.held_out())
-        dropped: dict[str, int] = {}
-        for candidate in made:
-            if not candidate.kept:
-                dropped[candidate.reason] = dropped.get(candidate.reason, 0) + 1
-        done = SynthesisResult(len(waiting), len(made), len(made) - sum(dropped.values()), dropped)
-        with self.store.database.transaction():
-            rows = ((waiting[c.source].id, c.dialogue, c.raw, c.rouge1, c.kept, c.reason) for c in made)
-            self.store.add_synthetic(run, rows)
-            self.store.finish_run(run, dataclasses.asdict(done))
-        return done
-
-    def train(
-        self,
-        on_progress: Progress | None = None,
-        restart: bool = False,
-    ) -> TrainResult:
-        """Trains a new adapter on the annotated dialogues and their synthetic sets, and promotes it if it is better.
-
-        Whether it is, `judge` decides. A training that was interrupted is finished first, on what it began with;
-        `restart` drops it.
+        Held-out dialogues are never rewritten, and rewrites that are near-duplicates of one are dropped.
 
         Args:
-            on_done: called for each answer of the comparison.
+            on_progress: Receives an event of stage `synthesis` for each generated text.
+            regenerate: Whether to rewrite all annotated dialogues.
         """
-        general = _load_general_dialogues(self.config.finetune.general_data)
-        # Whether it fits is known before the weights are read.
-        lm, group = self.base(lazy=True), ProcessGroup()
-        learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
-        run = begin_run(self.store, self.config.finetune, self.fingerprint, learnt)
-        folder, states = self.folder / f"adapters/{run:04d}", states_folder(self.store, run)
-        # A run that has not finished has no adapter: what lies there was written right before an interruption.
-        shutil.rmtree(folder, ignore_errors=True)
-        provenance = {"base_model": self.model_name, "base_fingerprint": self.fingerprint}
-        examples = learnt.examples(self.config.mixture.synthetic_weight)
-        broadcast_job(group, lm, examples, self.config.finetune, general)
-        with self._timed("finetune"):
+        covered = set() if regenerate else {s.annotation_id for s in self.store.synthetic()}
+        annotations = [a for a in self.training_annotations() if a.id not in covered]
+        if not annotations:
+            return SynthesisResult(0, 0, 0, {})
+        lm = self.base()
+        run_id = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
+        originals = [a.preferred for a in annotations if a.preferred is not None]
+        with self.measure("synthesis"):
+            candidates = synthesize(lm, originals, self.config.synthesis, on_progress, self.held_out_dialogues())
+        dropped: dict[str, int] = {}
+        for candidate in candidates:
+            if not candidate.kept:
+                dropped[candidate.reason] = dropped.get(candidate.reason, 0) + 1
+        result = SynthesisResult(len(annotations), len(candidates), len(candidates) - sum(dropped.values()), dropped)
+        texts = [
+            NewSynthetic(annotations[c.original_index].id, c.dialogue, c.raw_text, c.rouge1, c.kept, c.reason)
+            for c in candidates
+        ]
+        with self.store.transaction():
+            self.store.add_synthetic(run_id, texts)
+            self.store.finish_run(run_id, dataclasses.asdict(result))
+        return result
+
+    def last_synthesis(self) -> RunRow | None:
+        """Return the latest finished synthesis on the current base model."""
+        return self.store.last_run("synthesis", self.fingerprint)
+
+    def record_synthesis(self, config: dict[str, Any], texts: Sequence[NewSynthetic], result: dict[str, Any]) -> None:
+        """Store a synthesis made elsewhere; it replaces the synthetic sets of the same annotations.
+
+        Args:
+            config: Its settings.
+            texts: The synthetic texts.
+            result: Its result.
+        """
+        with self.store.transaction():
+            run_id = self.store.begin_run("synthesis", self.fingerprint, config)
+            self.store.add_synthetic(run_id, texts)
+            self.store.finish_run(run_id, result)
+
+    def train(self, on_progress: Progress | None = None, restart: bool = False) -> TrainResult:
+        """Train a new adapter on the annotated dialogues and their synthetic sets, and promote it if it is better.
+
+        An interrupted training is resumed with the dialogues it began with.
+
+        Args:
+            on_progress: Receives the events of `finetune`, and one of stage `evaluation` for each generated answer.
+            restart: Whether to drop an interrupted training and start from scratch.
+
+        Raises:
+            UserError: There is nothing to train on, or not enough memory or disk space.
+        """
+        general = self._general_dialogues()
+        # Lazily, so that a training that does not fit fails before the weights are read.
+        lm, process_group = self.base(lazy=True), ProcessGroup()
+        training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
+        run_id = begin_training(self.store, self.config.finetune, self.fingerprint, training_set)
+        adapter_folder = f"adapters/{run_id:04d}"
+        # An unfinished run has no adapter: a folder there was written right before an interruption.
+        shutil.rmtree(self.folder / adapter_folder, ignore_errors=True)
+        examples = training_set.examples(self.config.mixture.synthetic_weight)
+        broadcast_job(process_group, lm, examples, self.config.finetune, general)
+        with self.measure("finetune"):
             report = finetune(
                 lm,
                 examples,
                 self.config.finetune,
-                folder,
+                self.folder / adapter_folder,
                 general=general,
-                metadata=provenance,
-                checkpoint_dir=states,
-                process_group=group,
+                metadata={"base_model": self.model_name, "base_fingerprint": self.fingerprint},
+                checkpoint_dir=self.store.checkpoint_folder(run_id),
+                process_group=process_group,
                 on_progress=on_progress,
             )
-        report = dataclasses.replace(report, notes=(*learnt.notes, *report.notes))
-        with self.store.database.transaction():
-            adapter_id = self.store.add_adapter(run, f"adapters/{run:04d}", self.fingerprint)
-            self.store.finish_run(run, dataclasses.asdict(report))
-        plot = folder / "losses.png"
-        with contextlib.suppress(UserError):  # a picture is no reason to fail
+        report = dataclasses.replace(report, notes=(*training_set.notes, *report.notes))
+        with self.store.transaction():
+            adapter_id = self.store.add_adapter(run_id, adapter_folder, self.fingerprint)
+            self.store.finish_run(run_id, dataclasses.asdict(report))
+        plot = self.folder / adapter_folder / "losses.png"
+        with contextlib.suppress(UserError):  # a missing plot must not fail the training
             loss_plot_png(plot, curves_of(report))
-        judgement = self.judge.decide(self.adapters.get(adapter_id), on_progress)
+        promotion = self._promoter.promote_if_better(self.adapters.get(adapter_id), on_progress)
         return TrainResult(
-            **vars(judgement),
+            **vars(promotion),
             adapter=self.adapters.get(adapter_id),
             report=report,
             plot=str(plot) if plot.exists() else None,
         )
 
     def estimate_training(self, restart: bool = False) -> TrainingEstimate:
-        """What `train` would do now, and how much memory it would take: no weights are read, and no run is begun."""
-        general = _load_general_dialogues(self.config.finetune.general_data)
-        learnt = training_set(self.store, self.fingerprint, self.judge.held_out(), restart)
-        lm = self.base(lazy=True)
-        examples = learnt.examples(self.config.mixture.synthetic_weight)
-        found = estimate_training(lm, examples, self.config.finetune, general)
-        goes_on = "an interrupted training goes on with these rows, in the parts that it began with"
-        notes = [*learnt.notes, *([] if learnt.run is None else [goes_on]), *found.notes]
-        return dataclasses.replace(found, notes=tuple(notes))
+        """Estimate what `train` would do and how much memory it would take, without reading weights.
 
-    # Use
+        Args:
+            restart: Whether an interrupted training would be dropped.
+
+        Raises:
+            UserError: There is nothing to train on, or not enough memory.
+        """
+        general = self._general_dialogues()
+        training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
+        lm = self.base(lazy=True)
+        examples = training_set.examples(self.config.mixture.synthetic_weight)
+        estimate = estimate_training(lm, examples, self.config.finetune, general)
+        resumed = "an interrupted training is resumed with these samples and its own micro-batches"
+        notes = [*training_set.notes, *([] if training_set.resumed_run is None else [resumed]), *estimate.notes]
+        return dataclasses.replace(estimate, notes=tuple(notes))
+
+    def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
+        """Compare an adapter with the base model on the held-out dialogues, see `Promoter.evaluate`."""
+        return self._promoter.evaluate(adapter, on_progress)
+
+    def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
+        """Compare the adapter that has not been compared yet, and promote it if it is better.
+
+        Raises:
+            UserError: There is none.
+        """
+        return self._promoter.promote_pending(on_progress)
+
+    # Chat
 
     def conversation(self) -> Conversation:
-        """A new conversation with the promoted adapter, or with the base model where none is."""
+        """Return a new conversation with the promoted adapter, or with the base model if none is promoted."""
         return Conversation(self.adapted(self.adapters.promoted()), self.config.chat)
 
     @contextlib.contextmanager
-    def remembered(self, conversation: Conversation) -> Iterator[Conversation]:
-        """What is said inside the block goes back into the stream at its end, marked with the adapter that answered."""
+    def recorded_conversation(self, conversation: Conversation) -> Iterator[Conversation]:
+        """Append a conversation to the stream when the block ends, marked with the adapter that generated its answers.
+
+        Args:
+            conversation: The conversation, from `conversation`.
+
+        Yields:
+            The same conversation.
+        """
         promoted = self.adapters.promoted()
         try:
             yield conversation
         finally:
             if conversation.dialogue is not None:
-                adapter_id = None if promoted is None else promoted.id
-                self.store.add_dialogues([conversation.dialogue], "chat", adapter_id)
+                self.add_dialogues([conversation.dialogue], "chat", None if promoted is None else promoted.id)
 
-    # Where it stands
+    # Look-ups
+
+    def status(self) -> ProfileStatus:
+        """Return the state of the profile."""
+        return store_status(self.store, self.config)
 
     def pending_steps(self) -> list[PendingStep]:
-        """The steps of the loop whose time has come, in order."""
+        """Return the pending steps of the loop, in order."""
         return pending_steps(self.store, self.config, self.fingerprint)
 
-    def status(self) -> dict[str, Any]:
-        """Where the profile stands, as plain values."""
-        selector, promoted, last = self.observer.selector(), self.adapters.promoted(), self.store.last_run("training")
-        annotated = self.store.annotations()
-        return {
-            "folder": str(self.folder),
-            "model": self.model_name,
-            "received": self.store.received(),
-            "unscored": self.store.unscored_count(),
-            "bins": {"filled": len(selector.buffer), "capacity": self.config.selection.bins},
-            "decisions": self.store.action_counts(),
-            "questions": {"open": len(self.annotations.open_questions()), "left_today": self.annotations.left_today()},
-            "annotated": sum(a.preferred is not None for a in annotated),
-            "held_out": sum(a.preferred is not None and a.held_out for a in annotated),
-            "skipped": sum(a.preferred is None for a in annotated),
-            "synthetic": {"written": len(s := self.store.synthetic()), "kept": sum(x.kept for x in s)},
-            "adapters": len(self.store.adapters()),
-            "promoted": None if promoted is None else promoted.id,
-            "last_training": None if last is None else last.finished_at,
-            "due": [dataclasses.asdict(d) for d in self.pending_steps()],
-        }
+    def dialogue_count(self) -> int:
+        """Return how many dialogues the stream has brought so far."""
+        return self.store.dialogue_count()
+
+    def unscored_count(self) -> int:
+        """Return how many dialogues have not been scored."""
+        return self.store.unscored_count()
+
+    def dialogues(self) -> list[DialogueRow]:
+        """Return the whole stream in order."""
+        return self.store.dialogues()
+
+    def dialogue(self, dialogue_id: int) -> DialogueRow | None:
+        """Return a dialogue of the stream, or None if there is none with this id."""
+        return self.store.dialogue(dialogue_id)
+
+    def decision(self, dialogue_id: int) -> DecisionRow | None:
+        """Return the selection's decision on a dialogue, or None if it has not been scored."""
+        return self.store.decision(dialogue_id)
+
+    def bins(self) -> list[BinRow]:
+        """Return the filled bins by slot, as they are stored."""
+        return self.store.bins()
+
+    def annotation_of(self, dialogue_id: int) -> AnnotationRow | None:
+        """Return the annotation of a dialogue, or None if there is none."""
+        return self.store.annotation_of(dialogue_id)
+
+    def training_annotations(self) -> list[AnnotationRow]:
+        """Return the annotations that are trained on: those with a preferred answer that are not held out."""
+        return self.store.preferred_annotations(held_out=False)
+
+    def held_out_dialogues(self) -> list[Dialogue]:
+        """Return the annotated dialogues that are held out for evaluation, with their preferred answers."""
+        return self._promoter.held_out_dialogues()
+
+    def annotated_dialogues(self) -> list[Dialogue]:
+        """Return all annotated dialogues with their preferred answers, held-out ones included."""
+        return [a.preferred for a in self.store.annotations() if a.preferred is not None]
+
+    def synthetic(self) -> list[SyntheticRow]:
+        """Return the latest synthetic texts of every annotation, kept or not."""
+        return self.store.synthetic()
+
+    def _assign_split(self, dialogue: Dialogue, earlier: Sequence[GroupedDialogue]) -> tuple[int, bool]:
+        return assign_split(dialogue, earlier, self.config.evaluation)
+
+    def _general_dialogues(self) -> list[Dialogue]:
+        path = self.config.finetune.general_data
+        return load_dialogues(path, min_count=2) if path else []
 
 
-def _load_general_dialogues(path: str) -> list[Dialogue]:
-    """Return the dialogues of the setting `general_data`; none if it is empty."""
-    return load_dialogues(path, min_count=2) if path else []
-
-
-def _remember_model(store: Store, model: str | Path) -> None:
-    store.set_meta("fingerprint", fingerprint(resolve_model(model)))
-    store.set_meta("model", canonical_name(model))
+def _set_model(store: Store, model: str | Path) -> None:
+    store.set_model(canonical_name(model), fingerprint(resolve_model(model)))

@@ -1,9 +1,10 @@
-"""Whether a new adapter is better than what answers now: the comparison on the dialogues set aside, and promotion."""
+"""The promotion rule: a new adapter is promoted if it is better on the held-out dialogues than the one in use."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,24 +12,27 @@ from dataclasses import dataclass
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import Evaluation, answers, compare_answers
+from mlx_personal.evaluation import Evaluation, compare_answers, generate_answers
 from mlx_personal.finetune.report import forgetting
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
-from mlx_personal.personalizer.pending import never_compared
+from mlx_personal.personalizer.pending import uncompared_adapter
 from mlx_personal.profile import AdapterRow, Store
 from mlx_personal.progress import Progress, ProgressEvent, as_stage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """What came of judging an adapter.
+    """The result of comparing an adapter and of the promotion rule.
 
-    Args:
-        evaluation, against_current: it compared with the base model, and with the adapter that answered until then, or
-            with the base where none did; both None where no dialogue has been set aside yet.
-        promoted: whether it answers from now on.
-        forgot_much: whether it may not, for what it forgot.
+    Attributes:
+        evaluation: Comparison with the base model; None where no dialogue is held out yet.
+        against_current: Comparison with the adapter that was in use, or with the base model if none was; None where no
+            dialogue is held out yet.
+        promoted: Whether the adapter is in use now.
+        exceeds_forgetting: Whether it is not promoted because it has forgotten too much.
     """
 
     evaluation: Evaluation | None
@@ -38,14 +42,14 @@ class PromotionResult:
 
 
 class Promoter:
-    """Compares one profile's adapters, and promotes those that are better.
+    """Compares the adapters of one profile, and promotes better ones.
 
     Args:
-        store: the profile's store.
-        adapters: that the store holds.
-        config: its settings.
-        adapted: gives the model with an adapter, or the base model for None.
-        timed: `timed(room)` measures the block that it opens.
+        store: The profile's store.
+        adapters: The profile's adapters.
+        config: Its settings.
+        adapted_model: Returns the model with an adapter, or the base model for None.
+        measure: Returns a context manager that measures the time of the stage with this name.
     """
 
     def __init__(
@@ -53,76 +57,91 @@ class Promoter:
         store: Store,
         adapters: Adapters,
         config: Config,
-        adapted: Callable[[AdapterRow | None], LanguageModel],
-        timed: Callable[[str], AbstractContextManager[None]],
+        adapted_model: Callable[[AdapterRow | None], LanguageModel],
+        measure: Callable[[str], AbstractContextManager[None]],
     ):
         self._store = store
         self._adapters = adapters
         self._config = config
-        self._adapted = adapted
-        self._timed = timed
+        self._adapted_model = adapted_model
+        self._measure = measure
 
-    def held_out(self) -> list[Dialogue]:
-        """The annotated dialogues that are set aside, with their preferred answers."""
-        return [d for a in self._store.preferred(held_out=True) if (d := a.preferred)]
+    def held_out_dialogues(self) -> list[Dialogue]:
+        """Return the annotated dialogues that are held out, with their preferred answers."""
+        return [d for a in self._store.preferred_annotations(held_out=True) if (d := a.preferred)]
 
-    def decide(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
-        """Compares an adapter with the base and with what answers now, and promotes it if it is better.
+    def promote_if_better(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
+        """Compare an adapter with the base model and with the adapter in use, store the result, and promote if better.
 
-        Better is: a higher mean ROUGE-1 on the dialogues set aside than what answers now, and not much forgotten of
-        the general ones, if there are any. With none set aside nobody can tell.
+        An adapter is better if its mean ROUGE-1 on the held-out dialogues is higher than that of the adapter in use,
+        and if it has not forgotten more of the general dialogues than is allowed. Without held-out dialogues it is not
+        compared and not promoted.
+
+        Args:
+            adapter: The adapter.
+            on_progress: Receives an event of stage `evaluation` for each generated answer.
         """
-        current, held_out, exceeds_forgetting = self._adapters.promoted(), self.held_out(), self._forgot_much(adapter)
+        current, held_out = self._adapters.promoted(), self.held_out_dialogues()
+        exceeds_forgetting = self._exceeds_forgetting(adapter)
         if not held_out:
             return PromotionResult(None, None, adapter == current, exceeds_forgetting)
-        after = self._answers(adapter, held_out, on_progress)
-        evaluation = against_current = self._compare(None, after, held_out, on_progress)
+        answers = self._generate(adapter, held_out, on_progress)
+        evaluation = against_current = self._compare(None, answers, held_out, on_progress)
         if current is not None and current != adapter:
-            # One whose files are damaged or gone answers nothing: then the base is what to beat.
+            # An adapter whose files are damaged or missing generates nothing: then the base model is to beat.
             with contextlib.suppress(UserError):
-                against_current = self._compare(current, after, held_out, on_progress)
-        with self._store.database.transaction():
+                against_current = self._compare(current, answers, held_out, on_progress)
+        with self._store.transaction():
             self._store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
             if current != adapter and against_current.rouge1.gain > 0 and not exceeds_forgetting:
                 self._store.promote(adapter.id)
         promoted = self._adapters.promoted()
-        return PromotionResult(
-            evaluation, against_current, promoted is not None and promoted.id == adapter.id, exceeds_forgetting
-        )
+        is_promoted = promoted is not None and promoted.id == adapter.id
+        logger.info("adapter %d was compared: %s", adapter.id, "promoted" if is_promoted else "not promoted")
+        return PromotionResult(evaluation, against_current, is_promoted, exceeds_forgetting)
 
     def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
-        """The same for the adapter that `due` says was never compared; UserError if there is none."""
-        adapter = never_compared(self._store, self._store.fingerprint())
+        """Apply the rule to the adapter that has not been compared yet, see `pending.uncompared_adapter`.
+
+        Raises:
+            UserError: There is none.
+        """
+        adapter = uncompared_adapter(self._store, self._store.fingerprint())
         if adapter is None:
             raise UserError("every adapter has been compared", self._store.folder)
-        return adapter, self.decide(adapter, on_progress)
+        return adapter, self.promote_if_better(adapter, on_progress)
 
     def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
-        """Compares an adapter with the base model on the dialogues set aside; None where none has been set aside yet.
+        """Compare an adapter with the base model without storing the result.
 
-        It only looks: `decide` keeps what it finds and promotes.
+        Args:
+            adapter: The adapter.
+            on_progress: Receives an event of stage `evaluation` for each generated answer.
+
+        Returns:
+            The comparison; None where no dialogue is held out yet.
         """
-        held_out = self.held_out()
+        held_out = self.held_out_dialogues()
         if not held_out:
             return None
-        return self._compare(None, self._answers(adapter, held_out, on_progress), held_out, on_progress)
+        return self._compare(None, self._generate(adapter, held_out, on_progress), held_out, on_progress)
 
-    def _forgot_much(self, adapter: AdapterRow) -> bool:
-        """Whether the training raised the loss on general dialogues by more than is allowed; False for none given."""
+    def _exceeds_forgetting(self, adapter: AdapterRow) -> bool:
+        """Return whether the loss on general dialogues rose by more than is allowed; False without such dialogues."""
         run = self._store.run(adapter.run_id)
         result = {} if run is None or run.result is None else run.result
         rise = forgetting(result.get("general_losses", ()), result.get("best_step", 0))
-        # Not `>`: what is no number is no reason to trust an adapter.
+        # Not `>`: an adapter whose loss is NaN must not be promoted.
         return rise is not None and not rise <= self._config.finetune.max_forgetting
 
-    def _answers(
+    def _generate(
         self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
     ) -> list[list[str]]:
         if on_progress is not None:
             on_progress(ProgressEvent("evaluation", 0, len(preferred)))  # the first answer may take a while
-        with self._timed("evaluation"):
-            return answers(
-                self._adapted(adapter),
+        with self._measure("evaluation"):
+            return generate_answers(
+                self._adapted_model(adapter),
                 preferred,
                 self._config.evaluation.max_tokens,
                 as_stage("evaluation", on_progress),
@@ -130,11 +149,11 @@ class Promoter:
 
     def _compare(
         self,
-        against: AdapterRow | None,
-        after: Sequence[Sequence[str]],
+        baseline: AdapterRow | None,
+        answers: Sequence[Sequence[str]],
         preferred: Sequence[Dialogue],
         on_progress: Progress | None,
     ) -> Evaluation:
-        """The answers `after` of an adapter compared with those of another one, or of the base model."""
-        before = self._answers(against, preferred, on_progress)
-        return compare_answers(before, after, preferred, self._config.evaluation.seed)
+        """Compare an adapter's answers with those of another adapter, or of the base model."""
+        before = self._generate(baseline, preferred, on_progress)
+        return compare_answers(before, answers, preferred, self._config.evaluation.seed)

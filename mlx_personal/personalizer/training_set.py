@@ -1,35 +1,38 @@
-"""What a training learns from: the present annotations, or what one that was interrupted began with."""
+"""The training set: the current annotations and their synthetic sets, or those of an interrupted training."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates
-from mlx_personal.errors import UserError
+from mlx_personal.errors import Action, UserError
 from mlx_personal.finetune import Example, LoRAConfig
+from mlx_personal.personalizer.pending import interrupted_training
 from mlx_personal.profile import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What is learnt.
+    """The dialogues to train on.
 
-    Args:
-        sources: what each dialogue is: (annotation id, synthetic id or None for the annotated dialogue itself).
-        dialogues: in the same order.
-        run: the interrupted run that began with them and goes on; None for a new one.
-        dropped: the interrupted run that does not go on, if there is one.
-        notes: what the owner should know of that, a line each.
+    Attributes:
+        sources: For each dialogue its annotation id, and its synthetic id or None for the annotated dialogue itself.
+        dialogues: The dialogues, in the same order.
+        resumed_run: The interrupted training that is resumed with them; None for a new one.
+        dropped_run: The interrupted training that is not resumed, if there is one.
+        notes: What the user should know about the interrupted training, one line each.
     """
 
     sources: list[tuple[int, int | None]]
     dialogues: list[Dialogue]
-    run: int | None = None
-    dropped: int | None = None
+    resumed_run: int | None = None
+    dropped_run: int | None = None
     notes: tuple[str, ...] = ()
 
     def examples(self, synthetic_weight: float) -> list[Example]:
@@ -44,63 +47,69 @@ class TrainingSet:
         ]
 
 
-def training_set(store: Store, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False) -> TrainingSet:
-    """What to learn now; UserError for nothing. It only looks: `begin_run` begins.
+def build_training_set(
+    store: Store, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False
+) -> TrainingSet:
+    """Return what to train on, without starting the training.
 
-    An interrupted run on the present base goes on with what it began with, unless it is to `restart` or some of that
-    may not be learnt any more.
+    An interrupted training on the current base model is resumed with the dialogues it began with, unless some of them
+    may no longer be trained on.
+
+    Args:
+        store: The profile's store.
+        fingerprint: Fingerprint of the current base model.
+        held_out: The held-out dialogues.
+        restart: Whether to drop an interrupted training.
+
+    Raises:
+        UserError: There is no annotated dialogue.
     """
-    present = _present_set(store, held_out)
-    interrupted = interrupted_run(store, fingerprint)
+    current = _current_set(store, held_out)
+    interrupted = interrupted_training(store, fingerprint)
     if interrupted is None:
-        return present
+        return current
     if restart:
-        return dataclasses.replace(present, dropped=interrupted, notes=("an interrupted training is dropped",))
-    known = dict(zip(present.sources, present.dialogues, strict=True))
-    sources = [(row["annotation_id"], row["synthetic_id"]) for row in store.training_sources(interrupted)]
-    if sources and all(source in known for source in sources):
-        return TrainingSet(sources, [known[source] for source in sources], run=interrupted)
-    note = "an interrupted training is dropped: it learnt from what may not be learnt any more"
-    return dataclasses.replace(present, dropped=interrupted, notes=(note,))
+        return dataclasses.replace(current, dropped_run=interrupted, notes=("an interrupted training is dropped",))
+    dialogue_of = dict(zip(current.sources, current.dialogues, strict=True))
+    sources = [(source.annotation_id, source.synthetic_id) for source in store.training_sources(interrupted)]
+    if sources and all(source in dialogue_of for source in sources):
+        return TrainingSet(sources, [dialogue_of[source] for source in sources], resumed_run=interrupted)
+    note = "an interrupted training is dropped: it used dialogues that may no longer be trained on"
+    return dataclasses.replace(current, dropped_run=interrupted, notes=(note,))
 
 
-def begin_run(store: Store, config: LoRAConfig, fingerprint: str, learnt: TrainingSet) -> int:
-    """The interrupted run that goes on, or a new one."""
-    if learnt.run is not None:
-        return learnt.run
-    if learnt.dropped is not None:
-        shutil.rmtree(states_folder(store, learnt.dropped), ignore_errors=True)
-    with store.database.transaction():
-        run = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids()})
-        store.add_training_rows(run, learnt.sources)
-    return run
+def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_set: TrainingSet) -> int:
+    """Start a training, or resume the interrupted one.
+
+    Returns:
+        The run's id.
+    """
+    if training_set.resumed_run is not None:
+        logger.info("resuming training %d", training_set.resumed_run)
+        return training_set.resumed_run
+    if training_set.dropped_run is not None:
+        logger.info("dropping interrupted training %d", training_set.dropped_run)
+        shutil.rmtree(store.checkpoint_folder(training_set.dropped_run), ignore_errors=True)
+    with store.transaction():
+        run_id = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids()})
+        store.add_training_sources(run_id, training_set.sources)
+    return run_id
 
 
-def interrupted_run(store: Store, fingerprint: str) -> int | None:
-    """The latest training on this base, if it has not finished and left a state to go on from."""
-    run = store.unfinished_run("training", fingerprint)
-    return run.id if run is not None and states_folder(store, run.id).exists() else None
-
-
-def states_folder(store: Store, run: int) -> Path:
-    """Where the states of a training are while it has not ended."""
-    return store.folder / f"training/{run:04d}"
-
-
-def _present_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
-    """All annotated dialogues that are not set aside, then their kept synthetic sets; UserError for none."""
-    originals = {a.id: a.preferred for a in store.preferred(held_out=False) if a.preferred is not None}
+def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
+    """Return all annotated dialogues that are not held out, then their kept synthetic sets."""
+    originals = {a.id: a.preferred for a in store.preferred_annotations(held_out=False) if a.preferred is not None}
     if not originals:
-        raise UserError("no annotated dialogue to train on", store.folder, "run `mlx-personal review` first")
+        raise UserError("no annotated dialogue to train on", store.folder, remedy=Action.ANNOTATE)
     synthetic = [
         (s.annotation_id, s.id, s.dialogue)
         for s in store.synthetic()
         if s.kept
         and s.annotation_id in originals
         and s.dialogue is not None
-        # What was rewritten before a like dialogue was set aside must not be trained on any more.
+        # A rewrite can be older than the held-out dialogue that it is a near-duplicate of.
         and not any(are_near_duplicates(s.dialogue, other) for other in held_out)
     ]
-    sources: list[tuple[int, int | None]] = [(a, None) for a in originals]
+    sources: list[tuple[int, int | None]] = [(annotation, None) for annotation in originals]
     sources += [(annotation, rewrite) for annotation, rewrite, _ in synthetic]
     return TrainingSet(sources, [*originals.values(), *(dialogue for _, _, dialogue in synthetic)])

@@ -27,7 +27,7 @@ OWN = [
     Record("How often should I wash my cat?", "Most people wash your cat every Sunday. Brush the coat gently."),
     Record("What do I need for my puppy?", "Get a simple bowl, a soft bed and a leash for your puppy."),
     Record(
-        "Tell me how one begins with my kitten.",  # codespell:ignore Tell
+        "Tell me how one begins with my kitten.",  # codespell:ignore tell
         "For your kitten, begin simply: leave a quiet corner.",
     ),
 ]

@@ -219,7 +219,7 @@ def test_an_estimate_starts_nothing_and_notes_an_interrupted_training(ready: Per
 
 def test_an_estimate_reads_no_weights(ready: Personalizer, monkeypatch: pytest.MonkeyPatch) -> None:
     ready.close()
-    with Personalizer(ready.folder) as me:
+    with Personalizer(ready.folder) as profile:
         held = mx.get_active_memory()
-        me.estimate_training()
-        assert mx.get_active_memory() - held < 10_000 < me.base().model.model.embed_tokens.weight.nbytes
+        profile.estimate_training()
+        assert mx.get_active_memory() - held < 10_000 < profile.base().model.model.embed_tokens.weight.nbytes

@@ -1,0 +1,141 @@
+"""The status of a profile, computed from counts in its database without loading a model or importing MLX."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_personal.annotation import left_today
+from mlx_personal.config import Config
+from mlx_personal.errors import UserError
+from mlx_personal.personalizer.pending import PendingStep, pending_steps
+from mlx_personal.profile import Store, check_profile_exists
+
+
+@dataclass(frozen=True)
+class ProfileStatus:
+    """The state of a profile.
+
+    Attributes:
+        folder: The profile's folder.
+        model: Name of the base model.
+        received: Dialogues received so far.
+        unscored: Those of them that have not been scored.
+        filled_bins: Bins of the buffer that are filled.
+        bin_capacity: All bins of the buffer.
+        decisions: How many dialogues met each decision of the selection.
+        open_questions: Dialogues that wait for a verdict.
+        questions_left_today: How many more may be annotated today.
+        annotated: Annotated dialogues with a preferred answer.
+        held_out: Those of them that are held out for evaluation.
+        skipped: Dialogues that the user skipped.
+        synthetic_generated: Synthetic texts of the annotated dialogues.
+        synthetic_kept: Those of them that are trained on.
+        adapters: Trained adapters.
+        promoted: Id of the adapter in use; None for the base model.
+        last_training: Time when the last training finished, UTC; None without one.
+        pending: The pending steps in order.
+    """
+
+    folder: str
+    model: str
+    received: int
+    unscored: int
+    filled_bins: int
+    bin_capacity: int
+    decisions: dict[str, int]
+    open_questions: int
+    questions_left_today: int
+    annotated: int
+    held_out: int
+    skipped: int
+    synthetic_generated: int
+    synthetic_kept: int
+    adapters: int
+    promoted: int | None
+    last_training: str | None
+    pending: tuple[PendingStep, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status under the keys that `--json` has had since version 0.1."""
+        return {
+            "folder": self.folder,
+            "model": self.model,
+            "received": self.received,
+            "unscored": self.unscored,
+            "bins": {"filled": self.filled_bins, "capacity": self.bin_capacity},
+            "decisions": self.decisions,
+            "questions": {"open": self.open_questions, "left_today": self.questions_left_today},
+            "annotated": self.annotated,
+            "held_out": self.held_out,
+            "skipped": self.skipped,
+            "synthetic": {"written": self.synthetic_generated, "kept": self.synthetic_kept},
+            "adapters": self.adapters,
+            "promoted": self.promoted,
+            "last_training": self.last_training,
+            "due": [dataclasses.asdict(step) for step in self.pending],
+        }
+
+
+def read_status(folder: Path) -> ProfileStatus:
+    """Return the status of the profile in a folder, beside any process that writes to it.
+
+    Raises:
+        UserError: There is no profile, or its settings or its database cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    check_profile_exists(folder)
+    config = Config.read(folder / "config.toml")
+    store = Store(folder, write=False)
+    try:
+        return store_status(store, config)
+    finally:
+        store.close()
+
+
+def store_status(store: Store, config: Config) -> ProfileStatus:
+    """Return the status of an open profile.
+
+    Raises:
+        UserError: The configured buffer is smaller than the stored one.
+    """
+    check_buffer_size(store, config)
+    annotations, last_training = store.annotation_counts(), store.last_run("training")
+    synthetic_generated, synthetic_kept = store.synthetic_counts()
+    return ProfileStatus(
+        folder=str(store.folder),
+        model=store.model_name() or "",
+        received=store.dialogue_count(),
+        unscored=store.unscored_count(),
+        filled_bins=store.bin_count(),
+        bin_capacity=config.selection.bins,
+        decisions=store.action_counts(),
+        open_questions=store.open_question_count(),
+        questions_left_today=left_today(store, config.annotation),
+        annotated=annotations.annotated,
+        held_out=annotations.held_out,
+        skipped=annotations.skipped,
+        synthetic_generated=synthetic_generated,
+        synthetic_kept=synthetic_kept,
+        adapters=store.adapter_count(),
+        promoted=(store.promotions() or [None])[-1],
+        last_training=None if last_training is None else last_training.finished_at,
+        pending=tuple(pending_steps(store, config, store.fingerprint())),
+    )
+
+
+def check_buffer_size(store: Store, config: Config) -> None:
+    """Check that the configured buffer has all bins that are filled.
+
+    Raises:
+        UserError: It is smaller.
+    """
+    bins, highest_slot = config.selection.bins, store.highest_slot()
+    if highest_slot is not None and highest_slot >= bins:
+        raise UserError(
+            f"selection.bins is {bins}, but bin {highest_slot} is in use",
+            store.folder / "config.toml",
+            "a buffer can grow, not shrink",
+        )
