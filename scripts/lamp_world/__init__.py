@@ -1,1 +1,1 @@
-"""A small world in LaMP's formats: people with stated tastes, and what they would make of each thing."""
+"""A small synthetic world in LaMP's formats: people with stated tastes, and their answers to random inputs."""

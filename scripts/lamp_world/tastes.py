@@ -1,7 +1,7 @@
-"""A person of the world: tastes that decide every answer, and their statement in words.
+"""The tastes of a person of the world, which determine every answer, and their statement in words.
 
-Tastes are few and each is a plain rule, so that a reader can check any answer, and a model can learn from a handful of
-records what another handful would say.
+There are few tastes and each is a simple rule, so a reader can check any answer, and a model can infer from a few
+records what other records would contain.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ MOODS = {-1: "strict", 0: "fair", 1: "generous"}
 
 @dataclass(frozen=True)
 class Taste:
-    """What one person goes by.
+    """The rules behind one person's answers.
 
-    Args:
-        movies: the clause of a movie's description that decides its tag, a key of `MOVIE_CLAUSES`.
-        news: the same of an article's category, in `NEWS_CLAUSES`.
-        reviews: the aspect that decides a score; `offset`: what a strict or generous person takes off or adds, -1..1.
-        headline: number of a frame, and of the tail behind it.
-        title: number of a frame.
-        cites: papers of the same `method` or `topic`.
-        tweet: numbers of what it begins and ends with.
+    Attributes:
+        movies: Clause of a movie's description that determines its tag, a key of `MOVIE_CLAUSES`.
+        news: Clause of an article that determines its category, a key of `NEWS_CLAUSES`.
+        reviews: Aspect of a review that determines the score, a key of `REVIEW_ASPECTS`.
+        offset: What a strict or generous person subtracts from or adds to a score, -1..1.
+        headline: Indices of a headline's frame and of its tail.
+        title: Index of a title's frame.
+        cites: What cited papers share: `method` or `topic`.
+        tweet: Indices of a tweet's opener and closer.
     """
 
     movies: str
@@ -47,8 +48,8 @@ class Taste:
     cites: str
     tweet: tuple[int, int]
 
-    def stated(self, task: str) -> str:
-        """The taste that decides a task's answers, in a sentence."""
+    def statement(self, task: str) -> str:
+        """Return the taste that determines a task's answers as a sentence."""
         frame, tail = self.headline
         opener, closer = self.tweet
         return {
@@ -63,7 +64,7 @@ class Taste:
 
 
 def draw_taste(rng: Random) -> Taste:
-    """One of all people, each taste drawn for itself."""
+    """Draw a random person, each taste independently."""
     return Taste(
         movies=rng.choice(list(MOVIE_CLAUSES)),
         news=rng.choice(list(NEWS_CLAUSES)),

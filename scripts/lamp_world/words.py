@@ -1,4 +1,4 @@
-"""The world's language: names, and the phrases that carry a tag, a category or a verdict. All of it made up here."""
+"""The vocabulary of the world, all invented: names, and phrases that express a tag, a category or a verdict."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from typing import Final
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split("; "))
 
 
-TOWNS: Final = _listed(
+TOWNS: Final = _split(
     "Arden; Belmar; Corvo; Dunmore; Elswick; Farrow; Galen; Harlow; Inver; Jarrow; Kelby; Lorne; Marlow; Norden; "
     "Orwell; Penrith; Quenby; Rosslyn; Selby; Tarran"
 )
-HEROES: Final = _listed(
+HEROES: Final = _split(
     "baker; nurse; pilot; farmer; teacher; painter; sailor; lawyer; singer; miner; clerk; doctor; widow; soldier; "
     "gardener; tailor; student; cook; driver; judge"
 )
 WHENS: Final = ("on Monday", "on Friday", "this week", "last night", "this morning", "in March", "in June", "today")
 
-# A movie's description has one clause of each kind, and each clause carries one of LaMP's tags.
+# A movie's description has one clause of each kind, and each clause expresses one of LaMP's tags.
 MOVIE_CLAUSES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "plot": {
         "action": ("races thieves across the roofs", "leaps from a burning train", "outruns a convoy of trucks"),
@@ -57,7 +57,7 @@ MOVIE_CLAUSES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     },
 }
 
-# The same of a news article, with LaMP's categories.
+# A news article has one clause of each kind, and each clause expresses one of LaMP's categories.
 NEWS_CLAUSES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "people": {
         "women": ("a club of women", "three sisters", "mothers and daughters of the town"),
@@ -83,11 +83,11 @@ NEWS_CLAUSES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 NEWS_VERBS: Final = ("presented", "argued about", "celebrated", "opened", "stopped", "paid for")
 
-PRODUCTS: Final = _listed(
+PRODUCTS: Final = _split(
     "kettle; lamp; radio; chair; camera; jacket; blender; phone; drill; tent; mattress; watch; scooter; printer; "
     "pan; bag"
 )
-# Of each aspect what is said where it is bad, fair and good.
+# For each aspect the sentences for a bad, a fair and a good verdict.
 REVIEW_ASPECTS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]] = {
     "quality": (
         ("It broke in a week", "The parts came apart", "It stopped working at once"),
@@ -111,7 +111,7 @@ REVIEW_ASPECTS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple
     ),
 }
 
-THINGS: Final = _listed(
+THINGS: Final = _split(
     "a bridge; a night bus; a free clinic; a bee garden; a tax on dogs; a bigger harbor; a music hall; a ban on "
     "fireworks; a river swim; a town clock; a wind park; a book fair; a curfew; a new tram; a seed bank; a ferry"
 )
@@ -130,11 +130,11 @@ HEADLINE_FRAMES: Final = (
 HEADLINE_TAILS: Final = (".", "!", ", experts say.", " (photos).", ", at a glance.")
 GROUPS: Final = ("bakers", "nurses", "pilots", "farmers", "teachers", "painters", "sailors", "lawyers", "students")
 
-METHODS: Final = _listed(
+METHODS: Final = _split(
     "random forests; spectral methods; graph networks; Bayesian models; field studies; large surveys; linear "
     "programs; sparse coding; game theory; weak supervision"
 )
-TOPICS: Final = _listed(
+TOPICS: Final = _split(
     "river floods; bird songs; traffic jams; crop yields; sleep loss; rumor spread; protein folding; street "
     "lighting; bank runs; machine translation"
 )
@@ -156,7 +156,7 @@ TITLE_FRAMES: Final = (
     "A short note on {topic} and {method}",
 )
 
-FOODS: Final = _listed("pancakes; noodles; curry; soup; dumplings; tacos; pizza; stew; salad; pie")
-FRIENDS: Final = _listed("my sister; my boss; an old friend; my neighbor; the kids; my band; my coach; the dog")
+FOODS: Final = _split("pancakes; noodles; curry; soup; dumplings; tacos; pizza; stew; salad; pie")
+FRIENDS: Final = _split("my sister; my boss; an old friend; my neighbor; the kids; my band; my coach; the dog")
 TWEET_OPENERS: Final = ("omg", "well,", "honestly,", "ugh,", "guess what:", "dear diary,", "hey all,")
 TWEET_CLOSERS: Final = ("!!!", "lol", "#blessed", "...", ":)", "no regrets", "true story")
