@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
+from tests.support.fake_server import FakeServer
 
 LOGGER = logging.getLogger("mlx_personal")
 # Words that occur in the dialogues, the answers and the question alone.
@@ -107,8 +107,42 @@ def test_log_of_a_chat_has_no_question_and_no_answer(profile: Path, log_file: Pa
     assert "zanzibar" not in log and "quokka" not in log and answer not in log
 
 
-def test_log_has_no_path_of_a_key_variable(profile: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "MY_SECRET_VARIABLE", "sk-secret")
-    options = ["--server", "http://127.0.0.1:9/v1", "--server-model", "cloud", "--key-env", "MY_SECRET_VARIABLE"]
-    run_cli("--log-file", log_file, "augment", *options)
-    assert "sk-secret" not in log_file.read_text("utf-8")
+def test_log_of_an_augmentation_has_no_key_and_no_text(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    fake_server: FakeServer,
+    in_process_jobs: object,
+    log_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    users, out = tmp_path / "users", tmp_path / "out"
+    users.mkdir()
+    lines = [dialogue_line(f"Where is the {word} {i}?", f"Take {word}.") for i, word in enumerate(WORDS[:4])]
+    (users / "ann.jsonl").write_text("\n".join(lines))
+    server = ["--server", fake_server.url, "--server-model", "cloud"]
+    assert run_cli("augment", "consent", *server, "--out", out, "--yes").exit_code == 0
+    fake_server.api_key = "sk-secret-key"
+    monkeypatch.setenv("MY_KEY", "sk-secret-key")
+    command = ["augment", *server, "--users", users, "--out", out, "--model", tiny_model_folder, "--key-env", "MY_KEY"]
+    command += [
+        "--k",
+        3,
+        "--demonstrations",
+        2,
+        "--epochs",
+        1,
+        "--off",
+        "style",
+        "--off",
+        "perplexity",
+        "--off",
+        "label",
+    ]
+    assert run_json("--log-file", log_file, *command)["asked"]["new"] == 3
+    monkeypatch.setenv("MY_KEY", "sk-wrong-key")
+    command[command.index("--k") + 1] = 4
+    error_line("--log-file", log_file, *command)
+    log = log_file.read_text("utf-8")
+    assert " DEBUG mlx_personal." in log and log.count(": augment\n") == 2
+    sent = [received.body.decode() for received in fake_server.received]
+    assert sent and not [text for text in [*WORDS[:4], "sk-", "Bearer", *sent] if text in log]
