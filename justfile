@@ -24,7 +24,7 @@ lint:
 
 # The documentation; every warning is an error.
 docs:
-    {{python}} -m sphinx -W --keep-going -n -q -b html docs build/docs
+    {{python}} -m sphinx -W --keep-going -q -b html docs build/docs
 
 # The reference of the command line, written again.
 cli-reference:

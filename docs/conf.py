@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx_personal
 
 project = "mlx-personal"
-copyright = "2026, the mlx-personal contributors"  # noqa: A001 - Sphinx's own name
+copyright = "2026, the mlx-personal contributors"
 version = release = mlx_personal.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
