@@ -434,6 +434,6 @@ def test_a_policy_of_the_whole_stream_continues_after_a_restart(
 
     whole = stream(60)
     assert bins(tmp_path / "whole", whole) == bins(tmp_path / "parts", whole[:5], whole[5:8], whole[8:33], whole[33:])
-    with Personalizer.create(tmp_path / "paper", tiny_model_folder, CONFIG, tiny_model) as personalizer:
+    with Personalizer.create(tmp_path / "quality", tiny_model_folder, CONFIG, tiny_model) as personalizer:
         personalizer.observe(whole)
         assert [row.dialogue_id for row in personalizer.store.bins()] != bins(tmp_path / "again", whole)

@@ -255,35 +255,35 @@ def test_beaten_bins_are_those_of_the_definition(seed: int, idd: str) -> None:
 # The selector
 
 
-def selector(*bins: Bin, capacity: int = 2, near_duplicate: float = 0.9) -> Selector:
+def make_selector(*bins: Bin, capacity: int = 2, near_duplicate: float = 0.9) -> Selector:
     return Selector(Buffer(capacity, bins), QualityPolicy(), near_duplicate)
 
 
 def test_a_free_bin_takes_any_dialogue() -> None:
-    decision = selector(PAIR[0]).offer(make_candidate(7, eoe=0.0, dss=0.0))
+    decision = make_selector(PAIR[0]).offer(make_candidate(7, eoe=0.0, dss=0.0))
     assert (decision.action, decision.slot, decision.replaced_id) == ("stored", 1, None)
     assert decision.scores.idd == 1.0
 
 
 def test_a_replacement_is_recorded_with_the_scores_of_both() -> None:
-    chosen = selector(*PAIR)
-    decision = chosen.offer(make_candidate(7))
+    selector = make_selector(*PAIR)
+    decision = selector.offer(make_candidate(7))
     assert decision.action == "replaced"
     assert decision.slot is not None
     assert decision.slot in decision.beaten_slots == (0, 1)
     assert decision.replaced_id == 100 + decision.slot
-    assert chosen.buffer[decision.slot].dialogue_id == 7
-    assert chosen.buffer[decision.slot].idd_on_arrival == decision.scores.idd == 1.0
+    assert selector.buffer[decision.slot].dialogue_id == 7
+    assert selector.buffer[decision.slot].idd_on_arrival == decision.scores.idd == 1.0
     before = decision.detail["replaced"]
     assert (before["dialogue_id"], before["eoe"], before["dss"]) == (decision.replaced_id, 0.5, 0.1)
     assert before["idd"] == pytest.approx(1 - 0.5**0.5)
 
 
 def test_a_candidate_that_beats_no_bin_changes_nothing() -> None:
-    chosen = selector(*PAIR)
-    decision = chosen.offer(make_candidate(7, eoe=0.4))
+    selector = make_selector(*PAIR)
+    decision = selector.offer(make_candidate(7, eoe=0.4))
     assert (decision.action, decision.slot, decision.replaced_id, decision.beaten_slots) == ("kept-out", None, None, ())
-    assert [b.dialogue_id for b in chosen.buffer.bins] == [100, 101]
+    assert [b.dialogue_id for b in selector.buffer.bins] == [100, 101]
 
 
 TEXT = "how do I bake bread without an oven use a heavy pot with a lid on a low flame"
@@ -291,33 +291,37 @@ TEXT = "how do I bake bread without an oven use a heavy pot with a lid on a low 
 
 @pytest.mark.parametrize("capacity", [1, 2], ids=["full", "with a free bin"])
 def test_a_near_duplicate_of_a_bin_is_refused(capacity: int) -> None:
-    chosen = selector(make_bin(0, text=TEXT, vector=unit(0, 0, 1)), capacity=capacity)
-    decision = chosen.offer(make_candidate(7, text=TEXT.replace("bake", "make")))
+    selector = make_selector(make_bin(0, text=TEXT, vector=unit(0, 0, 1)), capacity=capacity)
+    decision = selector.offer(make_candidate(7, text=TEXT.replace("bake", "make")))
     assert decision.action == "duplicate"
     same = decision.detail["duplicate_of"]
     assert (same["slot"], same["dialogue_id"]) == (0, 100)
     assert same["rouge1"] == pytest.approx(18 / 19)
-    assert len(chosen.buffer) == 1
+    assert len(selector.buffer) == 1
 
 
 def test_neither_a_near_vector_nor_near_words_alone_make_a_duplicate() -> None:
     apart = make_bin(0, text="quite other words were said here", vector=unit(0, 0, 1))
-    assert selector(apart).offer(make_candidate(7, text=TEXT)).action == "stored"
+    assert make_selector(apart).offer(make_candidate(7, text=TEXT)).action == "stored"
     nearer = make_bin(1, text="quite other words were said here", vector=unit(0, 0, 1))
-    chosen = selector(make_bin(0, text=TEXT, vector=unit(1, 0, 0)), nearer, capacity=3)
-    assert chosen.offer(make_candidate(7, text=TEXT)).action == "stored"
+    selector = make_selector(make_bin(0, text=TEXT, vector=unit(1, 0, 0)), nearer, capacity=3)
+    assert selector.offer(make_candidate(7, text=TEXT)).action == "stored"
 
 
 def test_equal_texts_without_words_are_duplicates() -> None:
     assert (
-        selector(make_bin(0, text="🙂", vector=unit(0, 0, 1))).offer(make_candidate(7, text="🙂")).action == "duplicate"
+        make_selector(make_bin(0, text="🙂", vector=unit(0, 0, 1))).offer(make_candidate(7, text="🙂")).action
+        == "duplicate"
     )
-    assert selector(make_bin(0, text="🙂", vector=unit(0, 0, 1))).offer(make_candidate(7, text="🙃")).action == "stored"
+    assert (
+        make_selector(make_bin(0, text="🙂", vector=unit(0, 0, 1))).offer(make_candidate(7, text="🙃")).action
+        == "stored"
+    )
 
 
 def test_the_near_duplicate_threshold_is_an_argument() -> None:
-    chosen = selector(make_bin(0, text="a b c d", vector=unit(0, 0, 1)), near_duplicate=0.5)
-    assert chosen.offer(make_candidate(7, text="a b x y")).action == "duplicate"
+    selector = make_selector(make_bin(0, text="a b c d", vector=unit(0, 0, 1)), near_duplicate=0.5)
+    assert selector.offer(make_candidate(7, text="a b x y")).action == "duplicate"
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from(["fresh", "arrival"]), st.integers(0, 3))
@@ -337,8 +341,8 @@ def test_a_restart_anywhere_changes_no_decision(seed: int, stop: int, idd: str, 
 def test_the_seed_decides_which_of_the_beaten_bins_give_way() -> None:
     runs = []
     for seed in (0, 0, 1):
-        chosen = Selector(Buffer(20), QualityPolicy(), seed=seed)
-        runs.append([chosen.offer(c).slot for c in stream(200, 5)])
+        selector = Selector(Buffer(20), QualityPolicy(), seed=seed)
+        runs.append([selector.offer(c).slot for c in stream(200, 5)])
     assert runs[0] == runs[1] != runs[2]
 
 
@@ -350,8 +354,8 @@ class FirstInFirstOut:
 
 
 def test_a_custom_policy_works_with_the_selector() -> None:
-    chosen = Selector(Buffer(3), FirstInFirstOut())
-    decisions = [chosen.offer(c) for c in stream(10, 0)]
+    selector = Selector(Buffer(3), FirstInFirstOut())
+    decisions = [selector.offer(c) for c in stream(10, 0)]
     assert [d.replaced_id for d in decisions] == [None] * 3 + list(range(7))
     assert explain(decisions[-1]).startswith("Dialogue 9 was kept in bin 0 in place of dialogue 6: it held the oldest")
 
@@ -383,12 +387,12 @@ def test_a_custom_policy_works_with_the_selector() -> None:
     ],
 )
 def test_explanation_of_a_rejected_dialogue(offered: SelectionCandidate, lines: list[str]) -> None:
-    assert explain(selector(*PAIR).offer(offered)).splitlines() == lines
+    assert explain(make_selector(*PAIR).offer(offered)).splitlines() == lines
 
 
 def test_explanation_of_a_replacement() -> None:
     bins = (make_bin(0, vector=unit(1, 0, 0)), make_bin(1, vector=unit(1, 1, 0), eoe=0.7))
-    assert explain(selector(*bins).offer(make_candidate(7))).splitlines() == [
+    assert explain(make_selector(*bins).offer(make_candidate(7))).splitlines() == [
         "Dialogue 7 was kept in bin 0 in place of dialogue 100: higher than 1 of 2 bins in EOE, DSS and IDD.",
         "Its scores: EOE 0.6000, DSS 0.20000, IDD 1.0000; domain cooking.",
         "Then bin 0 (dialogue 100, cooking) had EOE 0.5000, DSS 0.10000, IDD 0.2929.",
@@ -398,11 +402,11 @@ def test_explanation_of_a_replacement() -> None:
 
 
 def test_explanation_of_a_stored_and_of_a_refused_dialogue() -> None:
-    chosen = selector(capacity=2)
-    assert explain(chosen.offer(make_candidate(1))).startswith(
+    selector = make_selector(capacity=2)
+    assert explain(selector.offer(make_candidate(1))).startswith(
         "Dialogue 1 was kept in bin 0: a bin was free.\nIts scores"
     )
-    refused = chosen.offer(make_candidate(2, text=make_candidate(1).text))
+    refused = selector.offer(make_candidate(2, text=make_candidate(1).text))
     assert explain(refused).startswith(
         "Dialogue 2 was refused as a near-duplicate: it repeats dialogue 1 in bin 0 (ROUGE-1 1.00)."
     )
@@ -411,9 +415,9 @@ def test_explanation_of_a_stored_and_of_a_refused_dialogue() -> None:
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_a_stored_decision_is_explained_like_the_original(seed: int) -> None:
-    chosen = Selector(Buffer(4), QualityPolicy())
+    selector = Selector(Buffer(4), QualityPolicy())
     for offered in stream(30, seed):
-        decision = chosen.offer(offered)
+        decision = selector.offer(offered)
         scores = dataclasses.asdict(decision.scores)
         columns = ("dialogue_id", "action", "domain", "slot", "replaced_id")
         row = {**{name: getattr(decision, name) for name in columns}, **scores}
