@@ -1,38 +1,52 @@
-"""The fine-tuning benchmark: our trainer beside plain mlx-lm, in time, memory, energy and loss."""
+"""The fine-tuning benchmark: our trainer and plain mlx-lm, compared in time, memory, energy and loss.
+
+- `workloads` defines what is trained, and `training_run` trains it once with one trainer; `mlx_lm_trainer` calls
+  mlx-lm's.
+- `harness` runs the trainers in turn, each in a `child_process`.
+- `results` computes the published figures, whose form `schema.json` describes and `schema` checks.
+- `report` makes tables and plots of many results.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from mlx_personal.benchmark.harness import measure
-from mlx_personal.benchmark.results import result_of
+from mlx_personal.benchmark.harness import measure_workload
+from mlx_personal.benchmark.results import build_result
 from mlx_personal.benchmark.workloads import WORKLOADS, Workload
 from mlx_personal.progress import Progress
 
-__all__ = ["WORKLOADS", "Workload", "benchmark"]
+__all__ = ["WORKLOADS", "Workload", "run_benchmark"]
 
-# Idle power settles within seconds; rounds show how much the machine's mood decides.
-IDLE_SECONDS, ROUNDS = 5.0, 2
+# Idle power settles within seconds. More than one round shows how much the timings vary.
+IDLE_S: Final = 5.0
+ROUNDS: Final = 2
+_BRIEF_IDLE_S: Final = 0.5
 
 
-def benchmark(
+def run_benchmark(
     workload: Workload,
     on_progress: Progress,
     against: str | None = None,
     rounds: int | None = None,
     brief: bool = False,
 ) -> dict[str, Any]:
-    """Runs it and gives the result, as `schema.json` describes it.
+    """Run the benchmark and return its result.
 
     Args:
-        workload: what is trained.
-        say: gets (done, total, what runs now) before each training.
-        against: `mlx-lm`, or None for ours alone.
-        rounds: trainings of each side.
-        brief: with one round where none are given, idle power measured in half a second, and without the stock loss.
+        workload: What is trained.
+        on_progress: Called before each training, with what runs next as the stage.
+        against: `mlx-lm` to train with mlx-lm too; None for our trainer alone.
+        rounds: Trainings with each trainer; None for the default.
+        brief: Run one round unless `rounds` says otherwise, measure the idle power for half a second, and leave out
+            mlx-lm's stock loss.
 
-    UserError where it cannot be trained.
+    Returns:
+        The result, in the form that `schema.json` describes.
+
+    Raises:
+        UserError: The workload cannot be trained.
     """
     if brief:
-        return result_of(measure(workload, against, rounds or 1, 0.5, on_progress, stock=False))
-    return result_of(measure(workload, against, rounds or ROUNDS, IDLE_SECONDS, on_progress))
+        return build_result(measure_workload(workload, against, rounds or 1, _BRIEF_IDLE_S, on_progress, stock=False))
+    return build_result(measure_workload(workload, against, rounds or ROUNDS, IDLE_S, on_progress))

@@ -1,9 +1,10 @@
-"""Runs the sides of a benchmark in turn, each in a fresh process, and brings home what they measured."""
+"""Run the trainers of a benchmark in turn, each training in a process of its own, and collect the measurements."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -13,109 +14,142 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, Trained
-from mlx_personal.benchmark.workloads import Workload, mlx_lm_order, model_folder
+from mlx_personal.benchmark.child_process import error_from_json
+from mlx_personal.benchmark.random_weights import model_folder
+from mlx_personal.benchmark.training_run import MLX_LM, MLX_LM_STOCK, OURS, TrainingRun
+from mlx_personal.benchmark.workloads import Workload, mlx_lm_order
 from mlx_personal.errors import UserError
 from mlx_personal.progress import Progress, ProgressEvent
-from mlx_personal.runtime.energy import Energy, EnergyMeter
+from mlx_personal.runtime.energy import EnergyMeter, Power
 
-# done, total, what is running now
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Idle:
-    """What the machine takes when nothing of ours runs.
+class IdlePower:
+    """The power of the machine before the benchmark runs.
 
-    Args:
-        watts: by part.
-        seconds: how long that was measured; None where no counter tells.
-        sources: the counters' names.
-        reason: why a counter is missing.
+    Attributes:
+        power: Mean power by component.
+        elapsed_s: Seconds of the measurement; None where there is no counter.
+        sources: Names of the counters.
+        missing_reason: Why a counter is missing; None where none is.
     """
 
-    watts: Energy
-    seconds: float | None
+    power: Power
+    elapsed_s: float | None
     sources: tuple[str, ...]
-    reason: str | None
+    missing_reason: str | None
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Every training of a benchmark: by side, one a round; the same place is the same round."""
+class Measurements:
+    """All trainings of a benchmark.
+
+    Attributes:
+        workload: What was trained.
+        model_dir: Folder of its model.
+        idle: Power of the machine before.
+        runs: Trainings of each round, by the name of the trainer.
+    """
 
     workload: Workload
-    folder: Path
-    idle: Idle
-    sides: dict[str, list[Trained]]
+    model_dir: Path
+    idle: IdlePower
+    runs: dict[str, list[TrainingRun]]
 
 
-def measure(
-    workload: Workload, against: str | None, rounds: int, idle_seconds: float, on_progress: Progress, stock: bool = True
-) -> Measured:
-    """Trains ours, and `against` if given, `rounds` times in turn; then, with `stock`, mlx-lm's own loss once.
+def measure_workload(
+    workload: Workload, against: str | None, rounds: int, idle_s: float, on_progress: Progress, stock: bool = True
+) -> Measurements:
+    """Train a workload with our trainer and mlx-lm's in turn.
 
-    UserError where the workload cannot be trained.
+    Args:
+        workload: What to train.
+        against: `mlx-lm` to train with mlx-lm too; None for our trainer alone.
+        rounds: Trainings with each trainer.
+        idle_s: Seconds for which the idle power is measured.
+        on_progress: Called before each training.
+        stock: Train once with mlx-lm's own loss as well, if there is a comparison with mlx-lm.
+
+    Raises:
+        UserError: The workload cannot be trained, or mlx-lm trained other batches than planned.
     """
-    folder = model_folder(workload.model)
-    plan = _plan(against, rounds, stock)
-    on_progress(ProgressEvent("measuring idle power", 0, len(plan)))
-    idle = measure_idle(idle_seconds)
-    sides: dict[str, list[Trained]] = {side: [] for side in dict.fromkeys(plan)}
-    # MLX and the system keep what they compile: without this, whoever came first would pay for it.
-    first_step = dataclasses.replace(workload, rows=workload.batch_size, epochs=1)
-    for side in sides:
-        on_progress(ProgressEvent(f"{side}, warm-up step", 0, len(plan)))
-        run_child(side, first_step, folder)
-    for number, side in enumerate(plan):
-        on_progress(ProgressEvent(side, number, len(plan)))
-        sides[side].append(run_child(side, workload, folder))
-    on_progress(ProgressEvent("done", len(plan), len(plan)))
-    wanted = [step for epoch in mlx_lm_order(workload) for step in epoch]
-    for side, trainings in sides.items():
-        if any(trained.order != wanted for trained in trainings):
-            raise UserError(f"{side} took other rows than planned, nothing can be compared", hint="update mlx-lm")
-    return Measured(workload, folder, idle, {side: sides[side] for side in (OURS, PLAIN, STOCK) if side in sides})
+    model_dir = model_folder(workload.model)
+    order = _trainer_order(against, rounds, stock)
+    on_progress(ProgressEvent("measuring idle power", 0, len(order)))
+    idle = measure_idle(idle_s)
+    runs: dict[str, list[TrainingRun]] = {trainer: [] for trainer in dict.fromkeys(order)}
+    # MLX and the system cache what they compile; without a warm-up the first trainer would pay for all others.
+    warm_up = dataclasses.replace(workload, samples=workload.batch_size, epochs=1)
+    for trainer in runs:
+        on_progress(ProgressEvent(f"{trainer}, warm-up step", 0, len(order)))
+        train_in_child_process(trainer, warm_up, model_dir)
+    for number, trainer in enumerate(order):
+        on_progress(ProgressEvent(trainer, number, len(order)))
+        logger.info("training %d of %d, with %s", number + 1, len(order), trainer)
+        runs[trainer].append(train_in_child_process(trainer, workload, model_dir))
+    on_progress(ProgressEvent("done", len(order), len(order)))
+    planned = [step for epoch in mlx_lm_order(workload) for step in epoch]
+    for trainer, of_trainer in runs.items():
+        if any(run.batches != planned for run in of_trainer):
+            what = f"{trainer} trained other batches than planned, so nothing can be compared"
+            raise UserError(what, hint="update mlx-lm")
+    names: tuple[str, ...] = (OURS, MLX_LM, MLX_LM_STOCK)
+    ordered = {trainer: runs[trainer] for trainer in names if trainer in runs}
+    return Measurements(workload, model_dir, idle, ordered)
 
 
-def measure_idle(seconds: float) -> Idle:
-    """The power before anything runs. Waits only where there is a counter."""
+def measure_idle(idle_s: float) -> IdlePower:
+    """Measure the power of the machine for some seconds; return at once where there is no counter."""
     meter = EnergyMeter()
     if not meter.sources:
-        return Idle(Energy(), None, (), meter.reason)
+        return IdlePower(Power(), None, (), meter.reason)
     before, start = meter.read(), time.perf_counter()
-    time.sleep(seconds)
-    used, took = meter.read() - before, time.perf_counter() - start
-    return Idle(used.times(1 / took), took, meter.sources, meter.reason)
+    time.sleep(idle_s)
+    energy, elapsed_s = meter.read() - before, time.perf_counter() - start
+    return IdlePower(energy.average_power(elapsed_s), elapsed_s, meter.sources, meter.reason)
 
 
-def run_child(side: str, workload: Workload, folder: Path) -> Trained:
-    """One training in a process of its own; UserError if it fails for a reason that the user can mend."""
+def train_in_child_process(trainer: str, workload: Workload, model_dir: Path) -> TrainingRun:
+    """Train once in a new process.
+
+    Args:
+        trainer: Name of the trainer.
+        workload: What to train.
+        model_dir: Folder of its model.
+
+    Raises:
+        UserError: The training fails for a reason that the user can change.
+        RuntimeError: It fails for another reason.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        spec, result = Path(scratch, "spec.json"), Path(scratch, "result.json")
-        wanted = {"side": side, "workload": dataclasses.asdict(workload), "folder": str(folder)}
-        spec.write_text(json.dumps(wanted))
-        command = [sys.executable, "-m", "mlx_personal.benchmark.child", str(spec), str(result)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-        if done.returncode or not result.exists():
-            raise _failed(side, done)
-        answer = json.loads(result.read_text())
-    if "error" in answer:
-        raise UserError(**answer["error"])
-    return Trained.of(answer)
+        spec_file, result_file = Path(scratch, "spec.json"), Path(scratch, "result.json")
+        spec = {"trainer": trainer, "workload": dataclasses.asdict(workload), "model_dir": str(model_dir)}
+        spec_file.write_text(json.dumps(spec))
+        command = [sys.executable, "-m", "mlx_personal.benchmark.child_process", str(spec_file), str(result_file)]
+        finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if finished.returncode or not result_file.exists():
+            raise _error_of(trainer, finished)
+        data = json.loads(result_file.read_text())
+    if "error" in data:
+        raise error_from_json(data["error"])
+    return TrainingRun.from_json(data)
 
 
-def _plan(against: str | None, rounds: int, stock: bool) -> list[str]:
-    """Which side runs when. Who begins changes from round to round: what warms the machine slows the second one."""
+def _trainer_order(against: str | None, rounds: int, stock: bool) -> list[str]:
+    """Return the order of the trainings; the first of each round alternates, since a warm machine is slower."""
     if against is None:
         return [OURS] * rounds
-    pairs = [(OURS, PLAIN) if number % 2 == 0 else (PLAIN, OURS) for number in range(rounds)]
-    return [side for pair in pairs for side in pair] + [STOCK] * stock
+    pairs = [(OURS, MLX_LM) if number % 2 == 0 else (MLX_LM, OURS) for number in range(rounds)]
+    return [trainer for pair in pairs for trainer in pair] + [MLX_LM_STOCK] * stock
 
 
-def _failed(side: str, done: subprocess.CompletedProcess[str]) -> Exception:
-    if done.returncode == -signal.SIGKILL:
-        return UserError(f"the system ended {side}, most likely for want of memory", hint="choose a smaller workload")
-    complaint: Sequence[str] = done.stderr.strip().splitlines() or ["no message"]
-    if "memory" in complaint[-1].lower() or "malloc" in complaint[-1].lower():
-        return UserError(f"{side} ran out of memory ({complaint[-1]})", hint="choose a smaller workload")
-    return RuntimeError(f"{side} failed with status {done.returncode}:\n" + "\n".join(complaint[-20:]))
+def _error_of(trainer: str, finished: subprocess.CompletedProcess[str]) -> Exception:
+    hint = "choose a smaller workload"
+    if finished.returncode == -signal.SIGKILL:
+        return UserError(f"the system killed {trainer}, most likely because memory ran out", hint=hint)
+    lines: Sequence[str] = finished.stderr.strip().splitlines() or ["no message"]
+    if "memory" in lines[-1].lower() or "malloc" in lines[-1].lower():
+        return UserError(f"{trainer} ran out of memory ({lines[-1]})", hint=hint)
+    return RuntimeError(f"{trainer} failed with status {finished.returncode}:\n" + "\n".join(lines[-20:]))

@@ -1,7 +1,7 @@
-"""The other side of the comparison: mlx-lm's own trainer, as it is, on the same rows.
+"""Train with mlx-lm's own trainer, on the samples and through the arguments of the benchmark.
 
-It is called as its authors meant it to be, through its arguments, and only what would make the comparison unfair or
-dangerous is set aside: its screen, which takes time to draw, and its wired memory limit, which has crashed Macs.
+The trainer runs unchanged, except that its display, which takes time to draw, and its wired memory limit, which has
+crashed Macs, are off (`mlx_lm_compat.plain_trainer`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,26 +22,27 @@ from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.models.mlx_lm_compat import plain_trainer
 
 # mlx-lm pads every batch to a multiple of this.
-_PAD_TO = 32
-# Above every row of the benchmark: nothing is cut.
-_MAX_TOKENS = 4096
+_PADDING_MULTIPLE: Final = 32
+# Above the longest sample of the benchmark, so that none is truncated.
+_MAX_SEQ_LENGTH: Final = 4096
 
 Loss = Callable[[nn.Module, mx.array, mx.array], tuple[mx.array, mx.array]]
 
 
 def exact_loss(model: nn.Module, batch: mx.array, lengths: mx.array) -> tuple[mx.array, mx.array]:
-    """mlx-lm's loss without the token too many: its own trains the padding that follows each row.
+    """Compute mlx-lm's loss without the padding token that its own loss counts after each sample.
 
     Args:
-        batch: tokens [B, T], padded.
-        lengths: [B, 2], where each row's targets begin and where the row ends.
+        model: The model.
+        batch: Padded tokens, int [B, T].
+        lengths: Start of the targets and end of the sample, int [B, 2].
 
     Returns:
         The mean cross entropy over all targets, and their number.
     """
     inputs, targets = batch[:, :-1], batch[:, 1:]
-    places = mx.arange(1, targets.shape[1] + 1)
-    is_target = mx.logical_and(places >= lengths[:, 0:1], places < lengths[:, 1:])
+    positions = mx.arange(1, targets.shape[1] + 1)
+    is_target = mx.logical_and(positions >= lengths[:, 0:1], positions < lengths[:, 1:])
     losses = nn.losses.cross_entropy(model(inputs), targets) * is_target
     count = is_target.sum()
     return losses.astype(mx.float32).sum() / count, count
@@ -50,22 +51,34 @@ def exact_loss(model: nn.Module, batch: mx.array, lengths: mx.array) -> tuple[mx
 stock_loss: Loss = trainer.default_loss
 
 
-def train_plain(
+def train_with_mlx_lm(
     model: nn.Module,
     optimizer: optim.Optimizer,
-    rows: Sequence[Sample],
+    samples: Sequence[Sample],
+    *,
     batch_size: int,
     epochs: int,
     seed: int,
     loss: Loss,
-    on_step: Callable[[float], None],
+    on_loss: Callable[[float], None] = lambda loss: None,
 ) -> list[list[int]]:
-    """mlx-lm's trainer over all epochs, with a fresh adapter on `model`; `on_step` gets the loss of each step.
+    """Train with mlx-lm's trainer, which leaves out the last samples that do not fill a batch.
 
-    Returns the rows of each step, in the order in which mlx-lm took them.
+    Args:
+        model: Model with a new adapter.
+        optimizer: Optimizer with its learning rates.
+        samples: Training samples.
+        batch_size: Samples of a step.
+        epochs: Number of epochs.
+        seed: Seed of the order of the batches.
+        loss: Loss of a batch.
+        on_loss: Called with the loss of each step.
+
+    Returns:
+        The indices of the samples of each step, in the order in which mlx-lm took them.
     """
-    steps = epochs * (len(rows) // batch_size)
-    data = _Recorded(_Raw(rows))
+    steps = epochs * (len(samples) // batch_size)
+    data = _RecordingDataset(_SampleDataset(samples))
     with tempfile.TemporaryDirectory() as folder, plain_trainer():
         args = trainer.TrainingArgs(
             batch_size=batch_size,
@@ -73,42 +86,45 @@ def train_plain(
             steps_per_report=1,
             steps_per_eval=steps + 1,
             steps_per_save=steps + 1,
-            max_seq_length=_MAX_TOKENS,
+            max_seq_length=_MAX_SEQ_LENGTH,
             adapter_file=str(Path(folder) / "adapters.safetensors"),
         )
-        np.random.seed(seed)  # mlx-lm shuffles with this generator and no other
-        trainer.train(model, optimizer, data, args=args, loss=loss, training_callback=_Reported(on_step))
+        np.random.seed(seed)  # mlx-lm shuffles with NumPy's global generator
+        trainer.train(model, optimizer, data, args=args, loss=loss, training_callback=_LossCallback(on_loss))
     return [data.taken[i : i + batch_size] for i in range(0, len(data.taken), batch_size)]
 
 
-def processed_tokens(rows: Sequence[Sample], order: Sequence[Sequence[int]]) -> int:
-    """Tokens that mlx-lm computes in these steps, padding included."""
-    longest = (max(len(rows[i].inputs) + 1 for i in step) for step in order)
-    return sum(len(step) * _PAD_TO * -(-length // _PAD_TO) for step, length in zip(order, longest, strict=True))
+def count_processed_tokens(samples: Sequence[Sample], batches: Sequence[Sequence[int]]) -> int:
+    """Return the tokens that mlx-lm computes in these batches, padding included."""
+    longest = (max(len(samples[i].inputs) + 1 for i in batch) for batch in batches)
+    return sum(
+        len(batch) * _PADDING_MULTIPLE * -(-length // _PADDING_MULTIPLE)
+        for batch, length in zip(batches, longest, strict=True)
+    )
 
 
-class _Raw:
-    """The rows in the form of mlx-lm's own data sets: `process` makes (tokens, place of the first target)."""
+class _SampleDataset:
+    """Samples in the form of mlx-lm's data sets: `process` returns the tokens and the index of the first target."""
 
-    def __init__(self, rows: Sequence[Sample]):
-        self._rows = rows
+    def __init__(self, samples: Sequence[Sample]):
+        self._samples = samples
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        # A dictionary, as mlx-lm's are: it sorts rows by its length, one for all, so that their order stays.
-        return {"row": index}
+        # mlx-lm sorts the items by their length. Dictionaries of one entry are equally long, so the order stays.
+        return {"index": index}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._samples)
 
     def process(self, item: dict[str, int]) -> tuple[list[int], int]:
-        row = self._rows[item["row"]]
-        return [int(row.inputs[0]), *row.targets.tolist()], int(np.argmax(row.is_target)) + 1
+        sample = self._samples[item["index"]]
+        return [int(sample.inputs[0]), *sample.targets.tolist()], int(np.argmax(sample.is_target)) + 1
 
 
-class _Recorded(CacheDataset):
-    """mlx-lm's own cache of processed rows, which notes the rows that were taken."""
+class _RecordingDataset(CacheDataset):
+    """mlx-lm's cache of processed samples, which records the indices that were taken."""
 
-    def __init__(self, data: _Raw):
+    def __init__(self, data: _SampleDataset):
         super().__init__(data)
         self.taken: list[int] = []
 
@@ -117,9 +133,9 @@ class _Recorded(CacheDataset):
         return super().__getitem__(index)
 
 
-class _Reported(trainer.TrainingCallback):
-    def __init__(self, on_step: Callable[[float], None]):
-        self._on_step = on_step
+class _LossCallback(trainer.TrainingCallback):
+    def __init__(self, on_loss: Callable[[float], None]):
+        self._on_loss = on_loss
 
     def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
-        self._on_step(train_info["train_loss"])
+        self._on_loss(train_info["train_loss"])

@@ -1,6 +1,7 @@
-"""A benchmark's figures as they are published: one JSON object, described by `schema.json` beside this file.
+"""The published result of a benchmark: one JSON object, described by `schema.json` beside this file.
 
-Ratios are ours divided by plain mlx-lm: 0.33 is a third. What was not measured is null, never 0.
+The keys of the object are those of version 0.1. Ratios are ours divided by plain mlx-lm's, so 0.33 means a third. What
+was not measured is null, never 0.
 """
 
 from __future__ import annotations
@@ -9,195 +10,215 @@ import dataclasses
 import datetime
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlx_personal.benchmark import schema
-from mlx_personal.benchmark.harness import Measured
-from mlx_personal.benchmark.training_run import OURS, PLAIN, STOCK, Trained, config_of
-from mlx_personal.benchmark.workloads import SHAPES, Workload, make_rows, public_name, vocabulary_of
+from mlx_personal.benchmark.harness import Measurements
+from mlx_personal.benchmark.random_weights import SHAPES, public_model_name, vocabulary_size
+from mlx_personal.benchmark.training_run import MLX_LM, MLX_LM_STOCK, OURS, TrainingRun, workload_config
+from mlx_personal.benchmark.workloads import Workload, make_random_samples
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune.data.samples import Sample, target_tokens
-from mlx_personal.runtime.energy import Energy
-from mlx_personal.runtime.machine import machine
+from mlx_personal.runtime.energy import Energy, Power
+from mlx_personal.runtime.machine import machine_info
 
-VERSION = 1
+SCHEMA_VERSION: Final = 1
+
+_Value = Callable[[TrainingRun], float | None]
 
 
-def result_of(measured: Measured) -> dict[str, Any]:
-    """The object that is printed with `--json`, kept in files, and read by `report`."""
-    workload = measured.workload
-    rows = make_rows(workload, vocabulary_of(measured.folder))
-    ours, plain = measured.sides[OURS], measured.sides.get(PLAIN)
-    goal = _goal(measured, len(ours[0].losses) // workload.epochs)
-    idle = measured.idle
-    result = {
-        "schema_version": VERSION,
+def build_result(measurements: Measurements) -> dict[str, Any]:
+    """Return the result of a benchmark, which is what commands print and files contain."""
+    workload, idle = measurements.workload, measurements.idle
+    samples = make_random_samples(workload, vocabulary_size(measurements.model_dir))
+    ours, mlx_lm = measurements.runs[OURS], measurements.runs.get(MLX_LM)
+    goal = _common_loss(measurements.runs, len(ours[0].losses) // workload.epochs)
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
         "date": datetime.date.today().isoformat(),
-        "machine": dataclasses.asdict(machine()),
-        "workload": _workload(workload, rows, ours[0]),
+        "machine": dataclasses.asdict(machine_info()),
+        "workload": _workload_json(workload, samples, ours[0]),
         "energy": {
             "sources": list(idle.sources),
-            "missing": idle.reason,
-            "idle_seconds": idle.seconds,
-            "idle_watts": None if idle.seconds is None else _parts(idle.watts),
+            "missing": idle.missing_reason,
+            "idle_seconds": idle.elapsed_s,
+            "idle_watts": None if idle.elapsed_s is None else _components_json(idle.power),
         },
-        # The stock loss is another one: reaching the same figure means nothing.
+        # The stock loss counts other tokens, so reaching the same value would mean nothing.
         "sides": {
-            side: _side(trainings, None if side == STOCK else goal, measured, rows)
-            for side, trainings in measured.sides.items()
+            trainer: _trainer_json(runs, None if trainer == MLX_LM_STOCK else goal, measurements, samples)
+            for trainer, runs in measurements.runs.items()
         },
         "time_ratio": None,
         "memory_ratio": None,
         "energy_ratio": None,
         "max_loss_difference": None,
     }
-    if plain is not None:
+    if mlx_lm is not None:
         result |= {
-            "time_ratio": _median_ratio(ours, plain, lambda t: seconds_to(goal, t, workload.epochs)),
-            "memory_ratio": _median_ratio(ours, plain, lambda t: t.peak_memory_bytes),
-            "energy_ratio": _median_ratio(ours, plain, lambda t: net_joules(t, idle.watts).total),
+            "time_ratio": _median_ratio(ours, mlx_lm, lambda run: seconds_to_loss(goal, run, workload.epochs)),
+            "memory_ratio": _median_ratio(ours, mlx_lm, lambda run: run.peak_memory_bytes),
+            "energy_ratio": _median_ratio(ours, mlx_lm, lambda run: net_energy(run, idle.power).total_joules),
             "max_loss_difference": max(
-                abs(a - b) for o, p in zip(ours, plain, strict=True) for a, b in zip(o.losses, p.losses, strict=True)
+                abs(a - b)
+                for our_run, their_run in zip(ours, mlx_lm, strict=True)
+                for a, b in zip(our_run.losses, their_run.losses, strict=True)
             ),
         }
-    schema.check(result)  # a defect of this module, should it ever fail
+    schema.validate(result)  # fails only through a defect of this module
     return json.loads(json.dumps(result))
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """A result from a file; UserError, with the first thing that is wrong, for any other content."""
+    """Read a result, of this version or of version 0.1.
+
+    Raises:
+        UserError: The file cannot be read or has another content; the message names the first problem.
+    """
     try:
-        data = json.loads(file.read_text("utf-8"), parse_constant=_refuse)
-        schema.check(data)
+        data = json.loads(file.read_text("utf-8"), parse_constant=_refuse_constant)
+        schema.validate(data)
         _check_spreads(data["sides"])
     except OSError as error:
         raise from_os_error(error, file) from error
     except RecursionError as error:
-        raise UserError("is no benchmark result (it is nested too deeply)", file) from error
+        raise UserError("is not a benchmark result (it is nested too deeply)", file) from error
     except ValueError as error:
-        raise UserError(f"is no benchmark result ({error})", file) from error
+        raise UserError(f"is not a benchmark result ({error})", file) from error
     return data
 
 
 def epoch_means(losses: Sequence[float], epochs: int) -> list[float]:
-    """The mean loss of each epoch's steps."""
+    """Return the mean loss over the steps of each epoch."""
     size = len(losses) // epochs
     return [statistics.fmean(losses[start : start + size]) for start in range(0, size * epochs, size)]
 
 
-def seconds_to(goal: float, trained: Trained, epochs: int) -> float:
-    """Seconds until the end of the first epoch whose mean loss is at most `goal`; of the last, all the training's."""
-    size = len(trained.losses) // epochs
-    for number, mean in enumerate(epoch_means(trained.losses, epochs)[:-1], 1):
+def seconds_to_loss(goal: float, run: TrainingRun, epochs: int) -> float:
+    """Return the seconds until the end of the first epoch whose mean loss is at most `goal`.
+
+    Args:
+        goal: Loss that is reached in the last epoch at the latest, for which all seconds of the run count.
+        run: Training with its losses and times.
+        epochs: Number of epochs.
+    """
+    steps = len(run.losses) // epochs
+    for number, mean in enumerate(epoch_means(run.losses, epochs)[:-1], 1):
         if mean <= goal:
-            return trained.times[number * size - 1]
-    return trained.seconds
+            return run.step_ends_s[number * steps - 1]
+    return run.elapsed_s
 
 
-def _goal(measured: Measured, steps_an_epoch: int) -> float:
-    """The loss that every side reaches: the highest mean of a last epoch, of those sides that have the same loss."""
-    compared = [t for side in (OURS, PLAIN) for t in measured.sides.get(side, [])]
-    return max(statistics.fmean(trained.losses[-steps_an_epoch:]) for trained in compared)
+def net_energy(run: TrainingRun, idle: Power) -> Energy:
+    """Return the energy of a training beyond what the idle machine would have taken in the same time."""
+    return run.energy - idle.energy(run.elapsed_s)
 
 
-def _workload(workload: Workload, rows: Sequence[Sample], trained: Trained) -> dict[str, Any]:
-    config = config_of(workload)
-    return {
-        **dataclasses.asdict(workload),
-        "model": public_name(workload.model),
-        "random_weights": workload.model in SHAPES,
-        **trained.model,
-        "steps": len(trained.losses),
-        "tokens": _inputs(rows),
-        "target_tokens": target_tokens(rows),
-        "rank": config.rank,
-        "scale": config.alpha / config.rank,
-        "learning_rate": config.learning_rate,
-    }
-
-
-def _side(
-    trainings: Sequence[Trained], goal: float | None, measured: Measured, rows: Sequence[Sample]
-) -> dict[str, Any]:
-    epochs, first = measured.workload.epochs, trainings[0]
-    presented = len(rows) * epochs
-    processed = first.processed_tokens
-    net = [net_joules(trained, measured.idle.watts).total for trained in trainings]
-
-    def spread(figure: Callable[[Trained], float | None]) -> dict[str, float] | None:
-        return spread_of([figure(trained) for trained in trainings])
-
-    return {
-        "way": first.way,
-        "way_reason": first.fallback_reason,
-        "processed_tokens": processed,
-        "padding_share": 1 - _inputs(rows) * epochs / processed,
-        "seconds": spread(lambda t: t.seconds),
-        "seconds_to_loss": None if goal is None else spread(lambda t: seconds_to(goal, t, epochs)),
-        "target_tokens_per_second": spread(lambda t: target_tokens(rows) * epochs / t.seconds),
-        "processed_tokens_per_second": spread(lambda t: processed / t.seconds),
-        "rows_per_second": spread(lambda t: presented / t.seconds),
-        "peak_memory_bytes": spread(lambda t: t.peak_memory_bytes),
-        "joules": spread_of(net),
-        "joules_per_row": spread_of([None if joules is None else joules / presented for joules in net]),
-        "watts": spread(lambda t: None if t.joules.total is None else t.joules.total / t.seconds),
-        "losses": first.losses,
-        "rounds": [_round(trained, measured.idle.watts) for trained in trainings],
-    }
-
-
-def _round(trained: Trained, idle: Energy) -> dict[str, Any]:
-    return {
-        "seconds": trained.seconds,
-        "peak_memory_bytes": trained.peak_memory_bytes,
-        "joules": _parts(trained.joules),
-        "joules_without_idle": _parts(net_joules(trained, idle)),
-        "celsius_before": trained.before.celsius,
-        "celsius_highest": trained.after.celsius,
-        "throttled": trained.after.throttled,
-        "throttle_reasons": list(trained.after.reasons),
-    }
-
-
-def net_joules(trained: Trained, idle: Energy) -> Energy:
-    """What the training took beyond what the machine would have taken in the same time."""
-    return trained.joules - idle.times(trained.seconds)
-
-
-def spread_of(figures: Sequence[float | None]) -> dict[str, float] | None:
-    """Median, lowest and highest; None if any round has no figure, for the others would stand for it."""
-    known = [figure for figure in figures if figure is not None]
-    if len(known) < len(figures) or not known:
+def spread(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Return median, lowest and highest of the rounds; None if any round has no value."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
         return None
     return {"median": statistics.median(known), "low": min(known), "high": max(known)}
 
 
-def _median_ratio(
-    ours: Sequence[Trained], plain: Sequence[Trained], figure: Callable[[Trained], float | None]
-) -> float | None:
-    """Median of the ratios within each round: what slowed the machine then slowed both. None as in `spread_of`."""
-    pairs = [(figure(o), figure(p)) for o, p in zip(ours, plain, strict=True)]
-    ratios = spread_of([o / p if o is not None and p is not None and p > 0 else None for o, p in pairs])
+def _common_loss(runs: Mapping[str, Sequence[TrainingRun]], steps_per_epoch: int) -> float:
+    """Return the loss that every training reaches: the highest mean of a last epoch with the exact loss."""
+    compared = [run for trainer in (OURS, MLX_LM) for run in runs.get(trainer, [])]
+    return max(statistics.fmean(run.losses[-steps_per_epoch:]) for run in compared)
+
+
+def _workload_json(workload: Workload, samples: Sequence[Sample], run: TrainingRun) -> dict[str, Any]:
+    config = workload_config(workload)
+    return {
+        "name": workload.name,
+        "model": public_model_name(workload.model),
+        "random_weights": workload.model in SHAPES,
+        **run.model_metadata,
+        "rows": workload.samples,
+        "epochs": workload.epochs,
+        "batch_size": workload.batch_size,
+        "seed": workload.seed,
+        "lora_layers": workload.num_layers,
+        "steps": len(run.losses),
+        "tokens": _input_tokens(samples),
+        "target_tokens": target_tokens(samples),
+        "rank": config.rank,
+        "scale": config.lora_parameters["scale"],
+        "learning_rate": config.learning_rate,
+    }
+
+
+def _trainer_json(
+    runs: Sequence[TrainingRun], goal: float | None, measurements: Measurements, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    epochs, idle, first = measurements.workload.epochs, measurements.idle.power, runs[0]
+    num_trained, num_targets = len(samples) * epochs, target_tokens(samples) * epochs
+    processed = first.processed_tokens
+    net_joules = [net_energy(run, idle).total_joules for run in runs]
+
+    def over_rounds(value: _Value) -> dict[str, float] | None:
+        return spread([value(run) for run in runs])
+
+    return {
+        "way": first.forward_mode,
+        "way_reason": first.fallback_reason,  # codespell:ignore way_reason
+        "processed_tokens": processed,
+        "padding_share": 1 - _input_tokens(samples) * epochs / processed,
+        "seconds": over_rounds(lambda run: run.elapsed_s),
+        "seconds_to_loss": None if goal is None else over_rounds(lambda run: seconds_to_loss(goal, run, epochs)),
+        "target_tokens_per_second": over_rounds(lambda run: num_targets / run.elapsed_s),
+        "processed_tokens_per_second": over_rounds(lambda run: processed / run.elapsed_s),
+        "rows_per_second": over_rounds(lambda run: num_trained / run.elapsed_s),
+        "peak_memory_bytes": over_rounds(lambda run: run.peak_memory_bytes),
+        "joules": spread(net_joules),
+        "joules_per_row": spread([None if joules is None else joules / num_trained for joules in net_joules]),
+        "watts": over_rounds(
+            lambda run: None if (joules := run.energy.total_joules) is None else joules / run.elapsed_s
+        ),
+        "losses": first.losses,
+        "rounds": [_round_json(run, idle) for run in runs],
+    }
+
+
+def _round_json(run: TrainingRun, idle: Power) -> dict[str, Any]:
+    return {
+        "seconds": run.elapsed_s,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "joules": _components_json(run.energy),
+        "joules_without_idle": _components_json(net_energy(run, idle)),
+        "celsius_before": run.thermal_before.temperature_celsius,
+        "celsius_highest": run.thermal_worst.temperature_celsius,
+        "throttled": run.thermal_worst.throttled,
+        "throttle_reasons": list(run.thermal_worst.reasons),
+    }
+
+
+def _median_ratio(ours: Sequence[TrainingRun], mlx_lm: Sequence[TrainingRun], value: _Value) -> float | None:
+    """Return the median of the ratios within each round, in which the machine was equally fast for both."""
+    pairs = [(value(our_run), value(their_run)) for our_run, their_run in zip(ours, mlx_lm, strict=True)]
+    ratios = spread([a / b if a is not None and b is not None and b > 0 else None for a, b in pairs])
     return None if ratios is None else ratios["median"]
 
 
-def _parts(energy: Energy) -> dict[str, float | None]:
-    return {**dataclasses.asdict(energy), "total": energy.total}
+def _components_json(measured: Energy | Power) -> dict[str, float | None]:
+    total = measured.total_joules if isinstance(measured, Energy) else measured.total_watts
+    return {**measured.by_component(), "total": total}
 
 
-def _inputs(rows: Sequence[Sample]) -> int:
-    return sum(map(len, rows))
+def _input_tokens(samples: Sequence[Sample]) -> int:
+    return sum(map(len, samples))
 
 
-def _check_spreads(sides: dict[str, Any]) -> None:
-    """What a schema cannot say: ValueError where a median is not between its lowest and its highest."""
-    for side, figures in sides.items():
-        for name, figure in figures.items():
-            if isinstance(figure, dict) and not figure["low"] <= figure["median"] <= figure["high"]:
-                raise ValueError(f"sides.{side}.{name} has a median outside of its range")
+def _check_spreads(sides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError where a median is not between its lowest and highest value, which a schema cannot express."""
+    for trainer, values in sides.items():
+        for name, value in values.items():
+            if isinstance(value, dict) and not value["low"] <= value["median"] <= value["high"]:
+                raise ValueError(f"sides.{trainer}.{name} has a median outside of its range")
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no figure")
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
