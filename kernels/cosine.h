@@ -1,12 +1,12 @@
 // Cosines of a tile of QUERIES queries with a block of ROWS bank rows, by one simdgroup of 32 lanes.
 //
-// Memory: each lane takes every 32nd value, so that a simdgroup reads 32 neighbors at once; a bank row is read once for
-// all QUERIES queries, and the queries, which every block reads again, stay in the cache.
-// Order of the sums: a lane adds its products in rising d, then simd_sum adds the lanes. Always in float32.
+// Memory: each lane takes every 32nd value, so that a simdgroup reads 32 adjacent values at once; a bank row is read
+// once for all QUERIES queries, and the queries, which every block reads again, stay in the cache.
+// Order of summation: a lane adds its products in increasing d, then simd_sum adds the lanes. Always in float32.
 
 #include "rescue.h"
 
-// 0 for a vector without a direction: its cosine with anything is 0.
+// 0 for a zero vector: its cosine with anything is 0.
 METAL_FUNC float inverse_norm(float squared_norm) {
   return squared_norm > 0.0f ? 1.0f / sqrt(squared_norm) : 0.0f;
 }
@@ -21,7 +21,7 @@ METAL_FUNC float squared_norm(P values, size_t start, uint dim, float scale, uin
   return simd_sum(sum);
 }
 
-// Where a tile's queries start, and what makes each a unit vector: its scale, then the inverse of its norm.
+// Start of each query of a tile, and the factors that make it a unit vector: its scale, then its inverse norm.
 template <int QUERIES>
 struct Tile {
   size_t start[QUERIES];
@@ -29,7 +29,7 @@ struct Tile {
   float inverse[QUERIES];
 };
 
-// A tile that reaches past the last query repeats it; the caller leaves those results out.
+// A tile that extends past the last query repeats that query; the caller drops those results.
 template <int QUERIES, typename P>
 METAL_FUNC Tile<QUERIES> read_tile(P queries, uint first, uint count, uint dim, uint lane) {
   Tile<QUERIES> tile;
@@ -50,7 +50,7 @@ struct Cosines {
   float of[QUERIES][ROWS];
 };
 
-// A block that reaches past the last row repeats it; the caller leaves those results out.
+// A block that extends past the last row repeats that row; the caller drops those results.
 template <int QUERIES, int ROWS, typename Q, typename B>
 METAL_FUNC Cosines<QUERIES, ROWS> cosines(
     Q queries, Tile<QUERIES> tile, B bank, uint first, uint count, uint dim, uint lane) {
@@ -83,7 +83,7 @@ METAL_FUNC Cosines<QUERIES, ROWS> cosines(
         }
       }
     }
-    // Every lane sees the same sums, so a simdgroup goes round again as a whole.
+    // All lanes have the same sums, so all lanes of a simdgroup repeat the loop together.
     for (int r = 0; r < ROWS; r++) {
       squared[r] = simd_sum(squared[r]);
       if (scale[r] == 1.0f && rescue(squared[r]) != 1.0f) {

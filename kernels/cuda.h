@@ -1,5 +1,5 @@
-// What the kernels use of Metal, in the words of CUDA: simdgroup = warp, threadgroup memory = shared memory.
-// `launch.py` takes Metal's address spaces out of the text and puts __shared__ where threadgroup memory is declared.
+// The parts of Metal that the kernels use, defined in CUDA: simdgroup = warp, threadgroup memory = shared memory.
+// `launch.py` removes Metal's address spaces from the text and declares threadgroup memory as __shared__.
 
 #define METAL_FUNC __device__ __forceinline__
 

@@ -1,18 +1,21 @@
-// Histogram entropy of embedding: bits of a 100-bin histogram of the last token's values, over log2(length + 1).
+// Histogram entropy of embedding: entropy in bits of a 100-bin histogram of the last token's values, divided by
+// log2(length + 1).
 //
-// Shapes: states [B, T, D], lengths [B] -> entropies [B]; 0 for a dialogue without tokens or of equal values.
-// Launch: one threadgroup of 256 threads a dialogue.
-// Memory: D values are read three times, the last two from the cache; 4 B bytes out. 100 counters of threadgroup memory.
-// Order of the sums: counts are whole numbers, so none; then 4 bins a lane, rising, and simd_sum.
-// Bins are [low + i w, low + (i + 1) w), the last one closed. A value at an edge is in the upper bin, which is decided in
-// twice float32's precision; numpy.histogram rounds its edges, and may put it into the lower one.
+// Shapes: states [B, T, D], lengths [B] -> entropies [B]; 0 for a dialogue without tokens or with equal values.
+// Launch: one threadgroup of 256 threads per dialogue.
+// Memory: D values are read three times, the last two times from the cache; 4 B bytes are written. 100 counters of
+// threadgroup memory.
+// Order of summation: counts are integers and have no order; then up to 4 bins per lane, in increasing order, and
+// simd_sum.
+// Bins: [low + i w, low + (i + 1) w), the last one closed. A value on an edge is in the upper bin, which is decided with
+// twice the precision of float32; numpy.histogram rounds its edges and may put it into the lower bin.
 #include "rescue.h"
 
 static constant constexpr uint BINS = 100;
 static constant constexpr uint THREADS = 256;
 static constant constexpr uint SIMDGROUPS = THREADS / 32;
 
-// A number as the sum of a float and of what it lacks.
+// A number as the sum of a float and its rounding error.
 struct Precise {
   float value;
   float rest;
@@ -33,7 +36,7 @@ METAL_FUNC Precise times(Precise x, float factor) {
   return result;
 }
 
-// Whether a value that is `above` the lowest one reaches the lower edge of a bin.
+// Returns whether a value, given as its difference `above` the lowest value, reaches the lower edge of a bin.
 METAL_FUNC bool reaches(Precise above, Precise range, uint bin) {
   const Precise place = times(above, float(BINS));
   const Precise edge = times(range, float(bin));

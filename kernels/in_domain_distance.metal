@@ -1,11 +1,13 @@
 // In-domain cosine distance: for each query the sum of 1 - cos to the bank's rows of its domain, and how many they are.
 //
-// Shapes: queries [B, D], query_domains [B], own [B] (the bank row that a query is, left out; -1 for none),
-// bank [R, D], bank_domains [R] -> partial_distance [G, B] float, partial_count [G, B] int, for G row ranges.
+// Shapes: queries [B, D], query_domains [B], own [B] (a bank row to leave out, the query itself; -1 for none),
+// bank [R, D], bank_domains [R] -> partial_distance [G, B] float, partial_count [G, B] int, for G ranges of rows.
 // Launch: G x ceil(B / QUERIES) threadgroups of 8 simdgroups; each simdgroup takes every 8th block of ROWS rows of its
-// group's range. Blocks without a row of a wanted domain are not read.
-// Memory: the bank once a tile of queries, the queries from the cache, 8 G B bytes out; nothing of the size B x R.
-// Order of the sums: a simdgroup over its rows, rising; the 8 simdgroups, rising; then the caller over G.
+// group's range. Blocks without a row of these domains are not read.
+// Memory: the bank is read once per tile of queries, the queries from the cache; 8 G B bytes are written, and nothing
+// of size B x R.
+// Order of summation: each simdgroup over its rows in increasing order; the 8 simdgroups in increasing order; then the
+// caller over G.
 #include "cosine.h"
 
 // ---- body ----

@@ -1,11 +1,12 @@
 // Pairwise cosine distance fused with its minimum: for each query the highest cosine with a bank row, and which row.
 //
-// Shapes: queries [M, D], bank [R, D] with R > 0 -> partial_cosine [G, M] float, partial_index [G, M] int, for G row
-// ranges; a range without a row gives -2, below every cosine, and row 0.
+// Shapes: queries [M, D], bank [R, D] with R > 0 -> partial_cosine [G, M] float, partial_index [G, M] int, for G ranges
+// of rows; an empty range gives -2, which is below every cosine, and row 0.
 // Launch: G x ceil(M / QUERIES) threadgroups of 8 simdgroups; each simdgroup takes every 8th block of ROWS rows of its
 // group's range.
-// Memory: the bank once a tile of queries, the queries from the cache, 8 G M bytes out; nothing of the size M x R.
-// Order: of equal cosines the lowest row wins, in a simdgroup, in a threadgroup, and (by the caller) over G.
+// Memory: the bank is read once per tile of queries, the queries from the cache; 8 G M bytes are written, and nothing
+// of size M x R.
+// Order: of equal cosines the first row is taken, in a simdgroup, in a threadgroup, and (by the caller) over G.
 #include "cosine.h"
 
 // ---- body ----

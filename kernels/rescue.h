@@ -1,5 +1,6 @@
-// The power of two by which values are multiplied whose squares have this sum: 1 for most; for the few others what keeps
-// squares in float32 from overflowing, or so many of them from vanishing that the sum is wrong. NaN counts as too large.
+// Returns the power of two by which to multiply values before they are squared again, given the sum of their squares.
+// It is 1 for most sums, and otherwise keeps the squares from overflowing or vanishing in float32. NaN counts as too
+// large.
 
 static constant constexpr float LARGEST_SQUARES = 1e30f;
 static constant constexpr float SMALLEST_SQUARES = 1e-24f;

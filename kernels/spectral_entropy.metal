@@ -1,13 +1,13 @@
 // Spectral entropy of embedding: the entropy of the eigenvalue shares of each 64-token window's centered Gram matrix.
 //
-// Shapes: states [B, T, D], lengths [B] -> entropies [B, W] in 0..1, for W = ceil(T / 64) windows; 0 for a window past a
-// dialogue's last, for fewer than two tokens, and where tokens do not differ.
-// Launch: one threadgroup of 256 threads a window and dialogue.
-// Memory: each state once (windows overlap a little; what is out of range is read again), 4 B W bytes out. In
-// threadgroup memory: the Gram matrix, 16 KiB, and a tile of 64 tokens x 32 dimensions, 8.25 KiB.
-// Order of the sums: a token's products tile by tile, rising in d. Always in float32.
-// Eigenvalues: cyclic Jacobi. In a round all tokens are paired off, and 32 rotations at once clear 32 entries; only the
-// upper triangle is kept. A sweep of 63 rounds meets every pair, and some six sweeps are enough.
+// Shapes: states [B, T, D], lengths [B] -> entropies [B, W] in 0..1, for W = ceil(T / 64) windows; 0 for a window past
+// a dialogue's last one, for fewer than two tokens, and for equal tokens.
+// Launch: one threadgroup of 256 threads per window and dialogue.
+// Memory: each state is read once (windows overlap a little, and states out of range are read again); 4 B W bytes are
+// written. Threadgroup memory: the Gram matrix, 16 KiB, and a tile of 64 tokens x 32 dimensions, 8.25 KiB.
+// Order of summation: a token's products tile by tile, in increasing d. Always in float32.
+// Eigenvalues: cyclic Jacobi. In a round all tokens form pairs, and 32 simultaneous rotations clear 32 entries; only
+// the upper triangle is stored. A sweep of 63 rounds covers all pairs, and about six sweeps are enough.
 #include "rescue.h"
 
 static constant constexpr uint WINDOW = 64;
@@ -15,18 +15,19 @@ static constant constexpr uint COLUMNS = 32;
 static constant constexpr uint THREADS = 256;
 static constant constexpr uint SIMDGROUPS = THREADS / 32;
 static constant constexpr uint MOST_SWEEPS = 12;
-// Of a matrix of trace 1: squares of all entries that a sweep cleared, below which the diagonal has the eigenvalues.
+// For a matrix of trace 1: sum of the squares of all entries that a sweep cleared, below which the diagonal holds the
+// eigenvalues.
 static constant constexpr float CLEARED = 1e-12f;
-// The share of the states' energy below which a variance is rounding.
+// Share of the states' energy below which a variance is rounding.
 static constant constexpr float NO_VARIANCE = 1e-12f;
 
-// Windows are spread evenly, with a little overlap where 64 does not divide the length.
+// Windows are spread evenly and overlap a little if 64 does not divide the length.
 METAL_FUNC uint window_start(uint window, uint windows, uint length) {
   return windows < 2 ? 0 : uint(size_t(window) * (length - WINDOW) / (windows - 1));
 }
 
-// The two tokens that `pair` joins in `round`, when `size` (even) of them are paired off: one stands still, the others
-// go round a circle.
+// The two tokens of `pair` in `round`, for an even number `size` of tokens: one stays in place, the others rotate in a
+// circle.
 METAL_FUNC uint first_of_pair(uint round, uint pair, uint size) {
   const uint place = round + pair;
   return pair == 0 ? round : place < size - 1 ? place : place - (size - 1);
@@ -36,7 +37,7 @@ METAL_FUNC uint second_of_pair(uint round, uint pair, uint size) {
   return pair == 0 ? size - 1 : round >= pair ? round - pair : round + size - 1 - pair;
 }
 
-// Where the upper triangle holds the entry of two tokens.
+// Index of the entry of two tokens in the upper triangle.
 METAL_FUNC uint entry(uint a, uint b) {
   return min(a, b) * WINDOW + max(a, b);
 }
@@ -67,7 +68,7 @@ if (window >= windows || rows < 2) {
   return;
 }
 
-// The centered Gram matrix: each thread keeps a 4 x 4 block of it, every 16th row by every 16th column.
+// The centered Gram matrix: each thread computes a 4 x 4 block of it, every 16th row by every 16th column.
 const size_t origin = (size_t(dialogue) * tokens + window_start(window, windows, length)) * dim;
 const uint block_row = thread_index / 16;
 const uint block_column = thread_index % 16;
@@ -81,7 +82,7 @@ for (bool again = true; again;) {
   }
   float energy = 0.0f;
   for (uint first = 0; first < dim; first += COLUMNS) {
-    // Differences to the window's first token are exact where tokens are alike, and lose nothing to a common offset.
+    // Differences to the window's first token are exact for similar tokens, and lose no digits to a common offset.
     const bool inside = first + lane < dim;
     const float base = inside ? scale * float(states[origin + first + lane]) : 0.0f;
     float values[WINDOW / SIMDGROUPS];
@@ -183,7 +184,7 @@ for (uint sweep = 0; sweep < MOST_SWEEPS; sweep++) {
       sines[thread_index] = sine;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    // Two pairs meet in four entries, which no other two pairs touch.
+    // Two pairs have four entries in common, which no other two pairs use.
     for (uint a = team; a < pairs; a += SIMDGROUPS) {
       if (a < lane && lane < pairs) {
         const uint p = first_of_pair(round, a, size);
@@ -202,7 +203,7 @@ for (uint sweep = 0; sweep < MOST_SWEEPS; sweep++) {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  // Only the lanes of the first simdgroup have cleared anything.
+  // Only lanes of the first simdgroup have cleared entries.
   if (team == 0) {
     cleared = simd_sum(cleared);
     if (lane == 0) {

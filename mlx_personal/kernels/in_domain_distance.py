@@ -1,8 +1,11 @@
-"""In-domain cosine distance: the mean of 1 - cos from each query to the bank's rows of its own domain.
+"""In-domain cosine distance: the mean of 1 - cos from each query to the rows of the bank that have its domain.
 
-This is IDD (paper 1, 3.2) before it is clipped, over a bank whose vectors need no unit norm. A stream of dialogues is
-served by a running sum a domain instead (`mlx_personal.scoring.dissimilarity`); this is for whole batches: an import,
-rescoring after a change of embedder, leave-one-out.
+This is IDD before it is clipped, for a bank of vectors of any norm. A stream of dialogues uses a running sum per domain
+instead (`mlx_personal.scoring.dissimilarity`); this function is for whole batches: an import, scoring again with
+another embedder, leave-one-out.
+
+References:
+    [Qin24 §3.2].
 """
 
 from __future__ import annotations
@@ -18,31 +21,35 @@ def in_domain_distance(
     query_domains: mx.array,
     bank: mx.array,
     bank_domains: mx.array,
-    own: mx.array | None = None,
+    excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Mean cosine distance to the rows of the same domain, float32 [B], 0..2, and how many they are, int32 [B].
+    """Compute the mean cosine distance of each query to the rows of its domain.
 
-    The mean is 1 where there are none. A zero vector has the distance 1 to everything; values below 1.2e-38 may count
-    as 0.
+    A zero vector has the distance 1 to everything; values below 1.2e-38 may count as 0.
 
     Args:
-        queries: [B, D], float32, float16 or bfloat16, finite; any norm.
+        queries: [B, D], float32, float16 or bfloat16, finite, with any norm.
         query_domains: int32 [B].
-        bank: [R, D] of the queries' dtype; R may be 0.
+        bank: [R, D], of the queries' dtype; R may be 0.
         bank_domains: int32 [R].
-        own: int32 [B], the row of the bank that a query is, which is left out; -1 for none. None: none is in the bank.
+        excluded_rows: int32 [B], a row of the bank that is left out for each query, such as the query itself; -1 for
+            none. None excludes no rows.
 
-    ValueError naming the argument whose shape or dtype is another.
+    Returns:
+        The means, float32 [B] in 0..2, which are 1 for a domain without rows; and the numbers of rows, int32 [B].
+
+    Raises:
+        ValueError: If a shape or dtype is wrong; names the argument.
     """
-    cosine.check(queries, bank)
+    cosine.check_inputs(queries, bank)
     launch.check_integers("query_domains", query_domains, len(queries))
     launch.check_integers("bank_domains", bank_domains, len(bank))
-    if own is not None:
-        launch.check_integers("own", own, len(queries))
+    if excluded_rows is not None:
+        launch.check_integers("excluded_rows", excluded_rows, len(queries))
     if len(queries) == 0 or len(bank) == 0:
         return mx.ones(len(queries)), mx.zeros(len(queries), mx.int32)
-    form = in_domain_distance_kernel if launch.on_gpu() else in_domain_distance_cpu
-    return form(queries, query_domains, bank, bank_domains, own)
+    implementation = in_domain_distance_kernel if launch.on_gpu() else in_domain_distance_cpu
+    return implementation(queries, query_domains, bank, bank_domains, excluded_rows)
 
 
 def in_domain_distance_kernel(
@@ -50,16 +57,18 @@ def in_domain_distance_kernel(
     query_domains: mx.array,
     bank: mx.array,
     bank_domains: mx.array,
-    own: mx.array | None = None,
+    excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """The same by `in_domain_distance.metal`; arguments as above, checked, B and R above 0."""
-    own = _nothing_left_out(queries) if own is None else own
-    kernel = launch.build(
+    """Compute it with `in_domain_distance.metal`; the arguments are checked already, B and R are above 0."""
+    excluded_rows = _exclude_nothing(queries) if excluded_rows is None else excluded_rows
+    kernel = launch.build_kernel(
         "in_domain_distance",
         ("queries", "query_domains", "own", "bank", "bank_domains"),
         ("partial_distance", "partial_count"),
     )
-    distance, count = kernel(inputs=[queries, query_domains, own, bank, bank_domains], **cosine.geometry(queries, bank))
+    distance, count = kernel(
+        inputs=[queries, query_domains, excluded_rows, bank, bank_domains], **cosine.launch_geometry(queries, bank)
+    )
     distance, count = distance.sum(axis=0), count.sum(axis=0)
     return mx.where(count > 0, mx.maximum(distance / mx.maximum(count, 1), 0), 1), count
 
@@ -69,13 +78,13 @@ def in_domain_distance_ops(
     query_domains: mx.array,
     bank: mx.array,
     bank_domains: mx.array,
-    own: mx.array | None = None,
+    excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """The definition in plain ops, with the whole matrix of distances: what the other forms must equal."""
-    own = _nothing_left_out(queries) if own is None else own
-    distances = 1 - cosine.unit(queries) @ cosine.unit(bank).T
-    same = query_domains[:, None] == bank_domains[None]
-    counted = same & (own[:, None] != mx.arange(len(bank))[None])
+    """Compute it by its definition, with the whole matrix of distances: the reference for the others."""
+    excluded_rows = _exclude_nothing(queries) if excluded_rows is None else excluded_rows
+    distances = 1 - cosine.normalize(queries) @ cosine.normalize(bank).T
+    same_domain = query_domains[:, None] == bank_domains[None]
+    counted = same_domain & (excluded_rows[:, None] != mx.arange(len(bank))[None])
     count = counted.sum(axis=1).astype(mx.int32)
     mean = mx.where(counted, distances, 0).sum(axis=1) / mx.maximum(count, 1)
     return mx.where(count > 0, mx.maximum(mean, 0), 1), count
@@ -86,37 +95,39 @@ def in_domain_distance_cpu(
     query_domains: mx.array,
     bank: mx.array,
     bank_domains: mx.array,
-    own: mx.array | None = None,
+    excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """The same in NumPy, whose norms are several times faster on a CPU than MLX's.
+    """Compute it in NumPy, whose norms are several times faster on a CPU than MLX's.
 
-    A mean of cosines is one product with the sum of the domain's unit vectors, so a bank costs a product a domain and
-    not one a query. The row that a query is itself is taken out again.
+    A mean of cosines is one product with the sum of the domain's unit vectors, so a bank costs one product per domain
+    instead of one per query. The excluded rows are subtracted again.
     """
     labels = np.array(query_domains).tolist()
-    place = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    domains, which = np.array(list(place), np.int32), np.array([place[label] for label in labels])
+    domain_index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    domains = np.array(list(domain_index), np.int32)
+    domain_of_query = np.array([domain_index[label] for label in labels])
     row_domains = np.array(bank_domains)
-    sums = np.zeros((cosine.product_rows(len(domains)), bank.shape[1]))
+    sums = np.zeros((cosine.padded_row_count(len(domains)), bank.shape[1]))
     counts = np.zeros(len(domains), int)
-    for start, rows, inverse in cosine.chunks(bank, len(domains)):
-        mine = row_domains[start : start + len(rows)] == domains[:, None]
+    for start, rows, inverse_norms in cosine.bank_chunks(bank, len(domains)):
+        is_member = row_domains[start : start + len(rows)] == domains[:, None]
         weights = np.zeros((len(sums), len(rows)), np.float32)
-        weights[: len(domains)] = mine * inverse
+        weights[: len(domains)] = is_member * inverse_norms
         sums += weights @ rows
-        counts += np.count_nonzero(mine, axis=1)
-    unit = cosine.unit_rows(queries).astype(np.float64)
-    cosines, counts = (unit * sums[which]).sum(axis=1), counts[which]
-    if own is not None:
-        rows_own = np.array(own)
-        inside = np.flatnonzero((rows_own >= 0) & (rows_own < len(bank)))
-        mine = inside[row_domains[rows_own[inside]] == domains[which[inside]]]
-        itself = cosine.unit_rows(bank[mx.array(rows_own[mine])]).astype(np.float64)
-        cosines[mine] -= (unit[mine] * itself).sum(axis=1)
-        counts[mine] -= 1
+        counts += np.count_nonzero(is_member, axis=1)
+    normalized = cosine.normalize_on_cpu(queries).astype(np.float64)
+    cosines, counts = (normalized * sums[domain_of_query]).sum(axis=1), counts[domain_of_query]
+    if excluded_rows is not None:
+        excluded = np.array(excluded_rows)
+        in_bank = np.flatnonzero((excluded >= 0) & (excluded < len(bank)))
+        # Queries whose excluded row has their own domain, so that the sums contain it.
+        affected = in_bank[row_domains[excluded[in_bank]] == domains[domain_of_query[in_bank]]]
+        excluded_vectors = cosine.normalize_on_cpu(bank[mx.array(excluded[affected])]).astype(np.float64)
+        cosines[affected] -= (normalized[affected] * excluded_vectors).sum(axis=1)
+        counts[affected] -= 1
     mean = np.where(counts > 0, (1 - cosines / np.maximum(counts, 1)).clip(min=0), 1)
     return mx.array(mean.astype(np.float32)), mx.array(counts.astype(np.int32))
 
 
-def _nothing_left_out(queries: mx.array) -> mx.array:
+def _exclude_nothing(queries: mx.array) -> mx.array:
     return mx.full(len(queries), -1, mx.int32)

@@ -1,7 +1,7 @@
-"""From a `.metal` file to a kernel: on Metal the text as it stands, on CUDA the same text behind `cuda.h`.
+"""Build a kernel from a `.metal` file: for Metal the text as it is, for CUDA the same text behind `cuda.h`.
 
-A file holds helper functions, then the line `// ---- body ----`, then the body of the kernel, around which MLX writes
-the signature. `#include "NAME.h"` is replaced by that file, since MLX compiles a text, not a folder.
+A file contains helper functions, then the line `// ---- body ----`, then the body of the kernel, around which MLX
+writes the signature. `#include "NAME.h"` is replaced by that file, because MLX compiles a text and not a folder.
 """
 
 from __future__ import annotations
@@ -17,79 +17,125 @@ import mlx.core as mx
 from mlx_personal.runtime.device import device_name
 
 Kernel = Callable[..., list[mx.array]]
+"""A kernel of `mx.fast.metal_kernel` or `mx.fast.cuda_kernel`."""
 
 
-def _sources() -> Path:
-    """The folder of the Metal sources: package data of an installation, or `kernels/` at the root of a source tree."""
-    installed = Path(__file__).parent / "metal"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "kernels"
+def find_sources(package: Path) -> Path:
+    """Return the folder of the Metal sources.
+
+    Args:
+        package: The folder of this package.
+
+    Returns:
+        The package data of an installation, or else `kernels/` at the root of the source tree.
+    """
+    installed = package / "metal"
+    return installed if installed.is_dir() else package.parents[1] / "kernels"
 
 
 FLOATS: Final = (mx.float32, mx.float16, mx.bfloat16)
-# Lanes of a simdgroup, the same on every GPU of Apple's and NVIDIA's.
+# Lanes of a simdgroup, the same on all GPUs of Apple and NVIDIA.
 SIMD_WIDTH: Final = 32
-_FOLDER: Final = _sources()
+_FOLDER: Final = find_sources(Path(__file__).parent)
 _BODY: Final = "// ---- body ----\n"
 
 
 def on_gpu() -> bool:
-    """Whether MLX computes by default where the kernels run."""
+    """Return whether MLX's default device runs kernels."""
     return device_name() != "cpu"
 
 
 @functools.cache
-def build(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Kernel:
-    """The kernel of `NAME.metal` for the default device, built once; the names are those its body uses."""
+def build_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Kernel:
+    """Build a kernel for the default device, once.
+
+    Args:
+        name: Name of the `.metal` file without its suffix.
+        inputs: Names of the inputs in the body.
+        outputs: Names of the outputs in the body.
+
+    Returns:
+        The kernel.
+    """
     header, body = read_source(name)
     make: Any = mx.fast.metal_kernel
     if device_name() == "cuda":
-        header, body = (_FOLDER / "cuda.h").read_text() + in_cuda(header), in_cuda(body)
+        header, body = (_FOLDER / "cuda.h").read_text() + to_cuda(header), to_cuda(body)
         make = mx.fast.cuda_kernel
     return make(name=f"mlx_personal_{name}", input_names=inputs, output_names=outputs, source=body, header=header)
 
 
 def read_source(name: str) -> tuple[str, str]:
-    """(helper functions, body) of `NAME.metal`, without comments, includes filled in."""
+    """Read a kernel's source, with includes replaced and without comments.
+
+    Args:
+        name: Name of the `.metal` file without its suffix.
+
+    Returns:
+        The helper functions and the body.
+    """
     header, _, body = (_FOLDER / f"{name}.metal").read_text().partition(_BODY)
     while "#include" in header:
         header = re.sub(r'#include "(.+)"\n', lambda match: (_FOLDER / match[1]).read_text(), header)
     return _without_comments(header), _without_comments(body)
 
 
-def in_cuda(source: str) -> str:
-    """Metal text as CUDA: no address spaces, `__shared__` where threadgroup memory is declared.
+def to_cuda(source: str) -> str:
+    """Translate Metal text to CUDA: drop address spaces, and declare threadgroup memory as `__shared__`.
 
-    By text: a macro named `device` would also replace the word inside CUDA's own `__device__`.
+    This is done on the text, because a macro named `device` would also replace the word inside CUDA's `__device__`.
     """
     source = re.sub(r"\b(device|constant|thread) ", "", source)
     return re.sub(r"\bthreadgroup ", "__shared__ ", source)
 
 
 def check_matrix(name: str, array: mx.array, ndim: int = 2) -> None:
-    """ValueError naming the argument unless it is a float array of so many dimensions, none of the inner ones 0."""
+    """Check a float array.
+
+    Args:
+        name: Name of the argument.
+        array: Its value.
+        ndim: Number of dimensions it must have; all but the first must not be empty.
+
+    Raises:
+        ValueError: If the shape or dtype is wrong; names the argument.
+    """
     if array.ndim != ndim or 0 in array.shape[1:]:
         shape = "[rows, dimensions]" if ndim == 2 else "[dialogues, tokens, dimensions]"
-        raise ValueError(f"{name} has the shape {shape}, not {list(array.shape)}")
+        raise ValueError(f"{name} must have the shape {shape}, not {list(array.shape)}")
     if array.dtype not in FLOATS:
-        raise ValueError(f"{name} is float32, float16 or bfloat16, not {dtype_name(array)}")
+        raise ValueError(f"{name} must be float32, float16 or bfloat16, not {dtype_name(array)}")
 
 
 def check_integers(name: str, array: mx.array, size: int) -> None:
-    """ValueError naming the argument unless it is an int32 array of the shape [size]."""
+    """Check an int32 array.
+
+    Args:
+        name: Name of the argument.
+        array: Its value.
+        size: Its length.
+
+    Raises:
+        ValueError: If the shape or dtype is wrong; names the argument.
+    """
     if array.shape != (size,):
-        raise ValueError(f"{name} has the shape [{size}], not {list(array.shape)}")
+        raise ValueError(f"{name} must have the shape [{size}], not {list(array.shape)}")
     if array.dtype != mx.int32:
-        raise ValueError(f"{name} is int32, not {dtype_name(array)}")
+        raise ValueError(f"{name} must be int32, not {dtype_name(array)}")
 
 
 def check_dialogues(states: mx.array, lengths: mx.array) -> None:
-    """ValueError naming the argument unless states are [B, T, D] and lengths int32 [B]."""
+    """Check token embeddings [B, T, D] and lengths int32 [B].
+
+    Raises:
+        ValueError: If a shape or dtype is wrong; names the argument.
+    """
     check_matrix("states", states, ndim=3)
     check_integers("lengths", lengths, len(states))
 
 
 def dtype_name(array: mx.array) -> str:
-    """`float32`, where MLX says `mlx.core.float32`."""
+    """Return the name of an array's dtype without its module: `float32`."""
     return str(array.dtype).rpartition(".")[2]
 
 

@@ -1,4 +1,4 @@
-"""The rule of `rescue.h`, for NumPy."""
+"""Rescale vectors whose squares would overflow or vanish, like `rescue.h`, for NumPy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ SMALLEST_SQUARES: Final = 1e-24
 
 
 def rescue(squares: np.ndarray) -> np.ndarray:
-    """For each sum of squares the power of two, float32, by which to multiply the values before squaring them again."""
+    """Return the factors by which values are multiplied before they are squared again.
+
+    Args:
+        squares: Sums of squares, any shape.
+
+    Returns:
+        Powers of two, float32, of the same shape: 1 for most sums.
+    """
     scale = np.where(squares <= LARGEST_SQUARES, np.float32(1), np.float32(2.0**-80))
     return np.where(squares < SMALLEST_SQUARES, np.float32(2.0**80), scale)

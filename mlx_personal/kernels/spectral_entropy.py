@@ -1,6 +1,9 @@
-"""Spectral entropy of embedding, the default EOE (paper 1, 3.2), for a batch of dialogues.
+"""Spectral entropy of embedding, the default EOE, for a batch of dialogues.
 
-`mlx_personal.scoring.entropy` says what it measures, and has it once more in NumPy's float64.
+`mlx_personal.scoring.entropy` explains what it measures, and implements it in NumPy's float64 too.
+
+References:
+    [Qin24 §3.2].
 """
 
 from __future__ import annotations
@@ -15,20 +18,24 @@ from . import launch
 from .rescue import rescue
 
 WINDOW: Final = 64
-# The share of the states' energy below which a variance is rounding in float32, and its spectrum says nothing.
+# Share of the states' energy below which a variance is rounding in float32, and its spectrum is meaningless.
 NO_VARIANCE: Final = 1e-12
 _THREADS = 256
 _ONE = np.ones((), np.float32)
 
 
 def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
-    """EOE of each dialogue, float32 [B], 0..1; 0 for fewer than two tokens, and where tokens do not differ.
+    """Compute the EOE of each dialogue.
 
     Args:
-        states: token embeddings [B, T, D], float32, float16 or bfloat16, finite; what is past a length is not read.
-        lengths: int32 [B], how many tokens each dialogue has; more than T count as T.
+        states: Token embeddings [B, T, D], float32, float16 or bfloat16, finite; tokens past a length are not read.
+        lengths: int32 [B], number of tokens of each dialogue; more than T count as T.
 
-    ValueError naming the argument whose shape or dtype is another.
+    Returns:
+        float32 [B] in 0..1. 0 for fewer than two tokens and for equal tokens.
+
+    Raises:
+        ValueError: If a shape or dtype is wrong; names the argument.
     """
     launch.check_dialogues(states, lengths)
     if len(states) == 0:
@@ -37,8 +44,8 @@ def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
-    """The same by `spectral_entropy.metal`; arguments as above, checked, B above 0."""
-    kernel = launch.build("spectral_entropy", ("states", "lengths"), ("entropies",))
+    """Compute it with `spectral_entropy.metal`; the arguments are checked already, B is above 0."""
+    kernel = launch.build_kernel("spectral_entropy", ("states", "lengths"), ("entropies",))
     batch, windows = len(states), math.ceil(states.shape[1] / WINDOW)
     (entropies,) = kernel(
         inputs=[states, lengths],
@@ -53,7 +60,7 @@ def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
-    """The same in plain ops, products in float32; eigenvalues on the CPU, the only place where MLX finds them."""
+    """Compute it in plain operations: products in float32, eigenvalues on the CPU, where alone MLX computes them."""
     batch, tokens, dim = states.shape
     sizes = np.clip(np.array(lengths), 0, tokens)
     windows = [(b, start) for b in range(batch) if sizes[b] > 1 for start in window_starts(int(sizes[b]))]
@@ -65,9 +72,9 @@ def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
     index = np.where(inside, dialogue[:, None] * tokens + start[:, None] + within, 0)
     values = states.reshape(-1, dim)[mx.array(index)].astype(mx.float32) * mx.array(inside)[:, :, None]
     largest = mx.abs(values).max(axis=(1, 2), keepdims=True)
-    # By a power of two, which rounds nothing: in float32 the squares below would overflow, or vanish.
+    # Scale by a power of two, which rounds nothing: the squares below would overflow or vanish in float32.
     values = values * mx.where(largest > 1e12, 2.0**-80, mx.where(largest < 1e-12, 2.0**80, 1))
-    # Differences to the first token lose nothing to an offset that all tokens share.
+    # Differences to the first token lose no digits to an offset that all tokens have in common.
     shifted = (values - values[:, :1]) * mx.array(inside)[:, :, None]
     rows = mx.array(inside.sum(axis=1))[:, None, None]
     centered = (shifted - shifted.sum(axis=1, keepdims=True) / rows) * mx.array(inside)[:, :, None]
@@ -75,8 +82,8 @@ def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
     variance = mx.square(centered).sum(axis=(1, 2))
     varies = variance > NO_VARIANCE * mx.square(values).sum(axis=(1, 2))
     with mx.stream(mx.cpu):
-        normal = (gram / mx.where(varies, variance, 1)[:, None, None]).astype(mx.float64)
-        eigenvalues = mx.maximum(mx.linalg.eigvalsh(normal), 0).astype(mx.float32)
+        normalized = (gram / mx.where(varies, variance, 1)[:, None, None]).astype(mx.float64)
+        eigenvalues = mx.maximum(mx.linalg.eigvalsh(normalized), 0).astype(mx.float32)
     shares = eigenvalues / eigenvalues.sum(axis=1, keepdims=True)
     entropies = -(shares * mx.log(mx.where(shares > 0, shares, 1))).sum(axis=1) / math.log(WINDOW)
     entropies = mx.where(varies, entropies, 0)
@@ -86,14 +93,26 @@ def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def spectral_entropy_cpu(states: mx.array, lengths: mx.array) -> mx.array:
-    """The same in NumPy, whose passes over memory are several times faster on a CPU than MLX's; products in float32."""
+    """Compute it in NumPy, products in float32: several times faster on a CPU than MLX's passes over memory."""
     sizes = np.array(lengths).clip(0, states.shape[1])
     exact = np.array(states if states.dtype == mx.float32 else states.astype(mx.float32), copy=False)
     return mx.array([_entropy(dialogue[:size]) for dialogue, size in zip(exact, sizes, strict=True)], mx.float32)
 
 
+def window_starts(length: int) -> list[int]:
+    """Return the starts of the windows of 64 tokens that cover a text.
+
+    There are as many as needed, spread evenly, so that they overlap a little if 64 does not divide the length.
+
+    Args:
+        length: Number of tokens; up to 64 are one window.
+    """
+    count = math.ceil(length / WINDOW)
+    return [i * (length - WINDOW) // (count - 1) for i in range(count)] if count > 1 else [0] * count
+
+
 def _entropy(dialogue: np.ndarray) -> float:
-    """EOE of token states float32 [T, D]."""
+    """Return the EOE of token embeddings float32 [T, D]."""
     if len(dialogue) < 2:
         return 0.0
     grams = np.stack([_gram(dialogue[start : start + WINDOW]) for start in window_starts(len(dialogue))])
@@ -103,10 +122,13 @@ def _entropy(dialogue: np.ndarray) -> float:
 
 
 def _gram(window: np.ndarray, scale: np.ndarray = _ONE) -> np.ndarray:
-    """The centered Gram matrix of a window float32 [n, D] over its trace, float64 [n, n]; zeros without variance."""
-    with np.errstate(over="ignore", invalid="ignore"):  # then the trace says so
+    """Return the centered Gram matrix of a window float32 [n, D] divided by its trace, float64 [n, n].
+
+    It is zero without variance.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # the trace shows an overflow
         values = window * scale if scale != 1 else window
-        # Differences to the first token lose nothing to an offset that all tokens share.
+        # Differences to the first token lose no digits to an offset that all tokens have in common.
         centered = values - values[0]
         centered -= centered.mean(axis=0)
         gram = (centered @ centered.T).astype(np.float64)
@@ -115,10 +137,3 @@ def _gram(window: np.ndarray, scale: np.ndarray = _ONE) -> np.ndarray:
     if scale == 1 and rescue(trace) != 1:
         return _gram(window, rescue(trace))
     return gram / trace if trace > NO_VARIANCE * energy else np.zeros_like(gram)
-
-
-def window_starts(length: int) -> list[int]:
-    """Where the windows of 64 tokens begin that cover a text: as many as needed, spread evenly, so overlapping a little
-    where 64 does not divide the length. A text of up to 64 tokens is one window."""
-    count = math.ceil(length / WINDOW)
-    return [i * (length - WINDOW) // (count - 1) for i in range(count)] if count > 1 else [0] * count

@@ -1,4 +1,4 @@
-"""Where the kernels run in these tests: on the GPU of a Mac or of NVIDIA's, else on the strict machine of `metal`."""
+"""The kernels run on a GPU in these tests, if there is one, else on the host machine of `tests/metal`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from mlx_personal.kernels import launch
 from tests import metal
 
-# Before MLX multiplies anything: with TF32 the plain ops would have three digits on some GPUs.
+# Set before MLX multiplies anything: with TF32 the plain operations have three digits on some GPUs.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 
 @pytest.fixture
 def machine() -> Iterator[None]:
-    """Runs what the launchers launch; kernels made here are not kept."""
-    launch.build.cache_clear()
+    """Run launched kernels; kernels that are built here are not cached."""
+    launch.build_kernel.cache_clear()
     if launch.on_gpu():
         yield
     elif metal.why_not():
@@ -25,4 +25,4 @@ def machine() -> Iterator[None]:
     else:
         with metal.on_host():
             yield
-    launch.build.cache_clear()
+    launch.build_kernel.cache_clear()

@@ -1,18 +1,17 @@
-"""The CUDA form of every kernel: what is made of the Metal text, and that NVIDIA's compiler takes it."""
+"""The CUDA form of every kernel: the translation of the Metal text, and that NVIDIA's compiler accepts it."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlx_personal.kernels import launch
 from tests.support.paths import KERNEL_SOURCES
 
-# The signature that MLX writes around a body for CUDA: inputs, the shapes of those whose shape is asked for, outputs.
+# The signature that MLX writes around a body for CUDA: inputs, the shapes that the body uses, outputs.
 SHAPED = "const T* {0}, const __grid_constant__ Shape {0}_shape"
 ENTROPY = f"{SHAPED.format('states')}, const int32_t* lengths, float* entropies"
 QUERIES, BANK = SHAPED.format("queries"), SHAPED.format("bank")
@@ -36,13 +35,13 @@ struct Shape {
 """
 
 
-def test_every_kernel_is_compiled_here() -> None:
+def test_every_kernel_has_a_signature() -> None:
     assert set(SIGNATURES) == {path.stem for path in KERNEL_SOURCES.glob("*.metal")}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_no_word_of_metal_is_left(name: Any) -> None:
-    header, body = (launch.in_cuda(part) for part in launch.read_source(name))
+def test_no_metal_keyword_is_left(name: str) -> None:
+    header, body = (launch.to_cuda(part) for part in launch.read_source(name))
     for word in ("device ", "constant ", "threadgroup ", "thread "):
         assert word not in header + body
     assert "__shared__" in body and "#include" not in header
@@ -51,8 +50,8 @@ def test_no_word_of_metal_is_left(name: Any) -> None:
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.parametrize("dtype", ["float", "__half", "__nv_bfloat16"])
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_nvidias_compiler_takes_it(name: Any, dtype: str, tmp_path: Path) -> None:
-    header, body = (launch.in_cuda(part) for part in launch.read_source(name))
+def test_nvidias_compiler_accepts_it(name: str, dtype: str, tmp_path: Path) -> None:
+    header, body = (launch.to_cuda(part) for part in launch.read_source(name))
     tiles = "constexpr int QUERIES = 8, ROWS = 4;" if "QUERIES" in body else ""
     signature = f'extern "C" __global__ void kernel({SIGNATURES[name].replace("const T*", f"const {dtype}*")})'
     shim = (KERNEL_SOURCES / "cuda.h").read_text()

@@ -1,9 +1,8 @@
-"""`histogram_entropy.metal` and its plain-ops form against a histogram in whole numbers."""
+"""`histogram_entropy.metal` and its plain operations against a histogram in exact integers."""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +17,7 @@ DTYPES = [mx.float32, mx.float16, mx.bfloat16]
 
 
 def reference(states: np.ndarray) -> float:
-    """The definition for one dialogue [T, D] in whole numbers: all values are multiples of 2^-149."""
+    """Return the entropy of one dialogue [T, D] in exact integers: all values are multiples of 2^-149."""
     if len(states) == 0 or np.ptp(states[-1]) == 0:
         return 0.0
     values = [int(Fraction(value) * 2**149) for value in states[-1].tolist()]
@@ -31,12 +30,12 @@ def reference(states: np.ndarray) -> float:
 def check(states: np.ndarray, lengths: list[int], dtype: mx.Dtype = mx.float32) -> None:
     rounded = mx.array(states.astype(np.float32)).astype(dtype)
     exact = np.array(rounded.astype(mx.float32)).astype(np.float64)
-    want = [reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)]
+    expected = [reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)]
     sizes = mx.array(lengths, mx.int32)
-    for form in (histogram_entropy_kernel, histogram_entropy_ops):
-        got = form(rounded, sizes)
-        assert got.shape == (len(states),) and got.dtype == mx.float32
-        np.testing.assert_allclose(np.array(got), want, rtol=1e-5, atol=1e-7, err_msg=form.__name__)
+    for implementation in (histogram_entropy_kernel, histogram_entropy_ops):
+        result = implementation(rounded, sizes)
+        assert result.shape == (len(states),) and result.dtype == mx.float32
+        np.testing.assert_allclose(np.array(result), expected, rtol=1e-5, atol=1e-7, err_msg=implementation.__name__)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +43,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ragged_lengths_read_each_dialogues_last_token(machine: None, dtype: Any) -> None:
+def test_the_last_token_of_each_dialogue_is_read(machine: None, dtype: mx.Dtype) -> None:
     check(random(6, 9, 300), [0, 1, 2, 8, 9, -3], dtype)
 
 
@@ -55,7 +54,7 @@ def test_dimensions_below_and_above_a_threadgroup(machine: None, dimensions: int
 
 VALUES = {
     "at every edge": np.arange(101) / 64,
-    "at every edge, and a bit below": np.concatenate([np.arange(101), np.nextafter(np.arange(1, 101, dtype="f"), 0)]),
+    "at every edge and slightly below": np.concatenate([np.arange(101), np.nextafter(np.arange(1, 101, dtype="f"), 0)]),
     "halves of a range of one": np.tile([-0.5, 0.0, 0.25, 0.5], 25),
     "two values": np.tile([0.0, 1.0], 50),
     "equal values": np.full(100, 0.1),
@@ -66,52 +65,56 @@ VALUES = {
     "huge": random(300) * 1e37,
     "nearly the whole range of float32": np.linspace(-3.3e38, 3.3e38, 300),
     "tiny": random(300) * 1e-30,
-    "one far away": np.append(random(300), 1e6),
+    "one outlier": np.append(random(300), 1e6),
 }
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", VALUES)
-def test_adversarial_values(machine: None, name: Any, dtype: Any) -> None:
+def test_adversarial_values(machine: None, name: str, dtype: mx.Dtype) -> None:
     values, largest = VALUES[name], np.abs(VALUES[name]).max()
-    if dtype == mx.float16 and largest > 0:  # as extreme as it can hold
+    if dtype == mx.float16 and largest > 0:  # as extreme as the dtype allows
         values = values / largest * np.clip(largest, 1e-3, 6e4)
     check(values[None, None], [1], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_values_of_which_many_lie_at_an_edge(machine: None, dtype: Any) -> None:
+def test_many_values_on_an_edge(machine: None, dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(0)
     grids = rng.integers(0, 101, (24, 1, 300)) * rng.uniform(0.01, 3, (24, 1, 1))
     check(np.concatenate([grids, random(24, 1, 300)]), [1] * 48, dtype)
 
 
-def test_away_from_edges_bins_are_those_of_numpy() -> None:
+def test_bins_equal_numpys_away_from_edges() -> None:
     x = random(8, 1, 500).astype(np.float32)
-    for row, got in zip(x, histogram_entropy(mx.array(x), mx.ones(8, mx.int32)).tolist(), strict=True):
+    for row, result in zip(x, histogram_entropy(mx.array(x), mx.ones(8, mx.int32)).tolist(), strict=True):
         counts, _ = np.histogram(row[0].astype(np.float64), bins=100)
         p = counts[counts > 0] / 500
-        assert got == pytest.approx(-(p * np.log2(p)).sum(), rel=1e-5)
+        assert result == pytest.approx(-(p * np.log2(p)).sum(), rel=1e-5)
 
 
-def test_inputs_that_are_not_contiguous(machine: None) -> None:
+def test_non_contiguous_inputs(machine: None) -> None:
     x = mx.array(random(90, 4, 3), mx.float32).transpose(2, 1, 0)[:, ::-1, ::2]
     lengths = mx.array([4, 0, 2, 0, 1, 0], mx.int32)[::2]
-    want = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([4, 2, 1])]
-    np.testing.assert_allclose(np.array(histogram_entropy_kernel(x, lengths)), want, rtol=1e-5)
+    expected = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([4, 2, 1])]
+    np.testing.assert_allclose(np.array(histogram_entropy_kernel(x, lengths)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("states", "lengths", "words"),
+    ("states", "lengths", "message"),
     [
-        (mx.zeros((3, 4)), mx.zeros(3, mx.int32), r"states has the shape .*, not \[3, 4\]"),
-        (mx.zeros((3, 2, 4), mx.int32), mx.zeros(3, mx.int32), "states is float32, float16 or bfloat16, not int32"),
-        (mx.zeros((3, 2, 4)), mx.zeros((3, 1), mx.int32), r"lengths has the shape \[3\], not \[3, 1\]"),
-        (mx.zeros((3, 2, 4)), mx.zeros(3, mx.uint32), "lengths is int32, not uint32"),
+        (mx.zeros((3, 4)), mx.zeros(3, mx.int32), r"states must have the shape .*, not \[3, 4\]"),
+        (
+            mx.zeros((3, 2, 4), mx.int32),
+            mx.zeros(3, mx.int32),
+            "states must be float32, float16 or bfloat16, not int32",
+        ),
+        (mx.zeros((3, 2, 4)), mx.zeros((3, 1), mx.int32), r"lengths must have the shape \[3\], not \[3, 1\]"),
+        (mx.zeros((3, 2, 4)), mx.zeros(3, mx.uint32), "lengths must be int32, not uint32"),
     ],
 )
-def test_wrong_arguments_are_named(states: Any, lengths: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_errors_name_the_wrong_argument(states: mx.array, lengths: mx.array, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         histogram_entropy(states, lengths)
 
 
@@ -120,11 +123,9 @@ def test_no_dialogues_give_no_entropies() -> None:
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(
-    machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
-) -> None:
+def test_the_kernel_is_used_if_there_is_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
     x = mx.array(random(1, 3, 50), mx.float32)
-    got = histogram_entropy(x, mx.array([3], mx.int32))
-    assert got.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
-    assert launch.build.cache_info().currsize == int(on_gpu)
+    result = histogram_entropy(x, mx.array([3], mx.int32))
+    assert result.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
+    assert launch.build_kernel.cache_info().currsize == int(on_gpu)

@@ -1,49 +1,79 @@
-"""From a `.metal` file to a kernel."""
+"""Building kernels from `.metal` files, which are found in a source tree and in an installation."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlx_personal.kernels import launch
-from tests.support.paths import KERNEL_SOURCES
+from tests.support.paths import KERNEL_SOURCES, ROOT
 
 KERNELS = sorted(path.stem for path in KERNEL_SOURCES.glob("*.metal"))
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_every_kernel_says_its_shapes_memory_and_order(name: Any) -> None:
+def test_every_source_states_its_shapes_launch_memory_and_order(name: str) -> None:
     text = (KERNEL_SOURCES / f"{name}.metal").read_text()
-    opening = re.match(r"(//.*\n)+", text)[0]
+    opening = re.match(r"(//.*\n)+", text)
+    assert opening is not None
     for heading in ("Shapes:", "Launch:", "Memory:", "Order"):
-        assert heading in opening
+        assert heading in opening[0]
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_source_has_no_comments_left_and_its_includes_filled_in(name: Any) -> None:
+def test_comments_are_removed_and_includes_replaced(name: str) -> None:
     header, body = launch.read_source(name)
     assert "//" not in header + body and "#include" not in header and body.count("{") == body.count("}") > 0
 
 
 def test_a_kernel_is_built_once() -> None:
-    launch.build.cache_clear()
+    launch.build_kernel.cache_clear()
     names = (("queries", "bank"), ("partial_cosine", "partial_index"))
-    assert launch.build("nearest", *names) is launch.build("nearest", *names)
-    launch.build.cache_clear()
+    assert launch.build_kernel("nearest", *names) is launch.build_kernel("nearest", *names)
+    launch.build_kernel.cache_clear()
 
 
 @pytest.mark.parametrize("device", ["metal", "cuda", "cpu"])
-def test_the_device_decides_which_kernel_is_made(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    made = {}
+def test_the_device_determines_the_kind_of_kernel(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    made: dict[str, Any] = {}
     monkeypatch.setattr(launch, "device_name", lambda: device)
-    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **keywords: made.update(kind="metal", **keywords))
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda **keywords: made.update(kind="cuda", **keywords))
-    launch.build.cache_clear()
-    launch.build("nearest", ("queries", "bank"), ("partial_cosine", "partial_index"))
-    launch.build.cache_clear()
+    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **kwargs: made.update(kind="metal", **kwargs))
+    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda **kwargs: made.update(kind="cuda", **kwargs))
+    launch.build_kernel.cache_clear()
+    launch.build_kernel("nearest", ("queries", "bank"), ("partial_cosine", "partial_index"))
+    launch.build_kernel.cache_clear()
     assert made["kind"] == ("cuda" if device == "cuda" else "metal")
     assert ("__syncthreads" in made["header"]) == ("__shared__" in made["source"]) == (device == "cuda")
     assert launch.on_gpu() == (device != "cpu")
+
+
+@pytest.mark.parametrize("inside_root", [True, False])
+def test_sources_are_found_from_inside_and_outside_the_source_tree(inside_root: bool, tmp_path: Path) -> None:
+    program = (
+        "from mlx_personal.kernels import launch; "
+        "print(launch._FOLDER); print(len(launch.read_source('nearest')[1]) > 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT if inside_root else tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [str(KERNEL_SOURCES), "True"]
+
+
+def test_package_data_of_an_installation_is_preferred(tmp_path: Path) -> None:
+    package = tmp_path / "mlx_personal" / "kernels"
+    package.mkdir(parents=True)
+    assert launch.find_sources(package) == tmp_path / "kernels"
+    (package / "metal").mkdir()
+    assert launch.find_sources(package) == package / "metal"

@@ -1,9 +1,8 @@
-"""`spectral_entropy.metal` and its plain-ops form against singular values in NumPy's float64."""
+"""`spectral_entropy.metal`, its plain operations and its CPU form against singular values in NumPy's float64."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,12 +16,12 @@ from mlx_personal.kernels.spectral_entropy import spectral_entropy_cpu, spectral
 pytestmark = pytest.mark.metal
 
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
-# The absolute part is for scores near 0, of a range of 0..1: eigenvalues of 0 come out as 1e-7 of the largest.
-TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
+# The absolute tolerance is for scores near 0 in a range of 0..1: eigenvalues of 0 come out as 1e-7 of the largest.
+RTOL, ATOL = 1e-5, 2e-6
 
 
 def reference(states: np.ndarray) -> float:
-    """The definition for one dialogue [T, D]: by singular values, which need no Gram matrix."""
+    """Return the entropy of one dialogue [T, D] from singular values, which need no Gram matrix."""
     length = len(states)
     if length < 2:
         return 0.0
@@ -41,15 +40,15 @@ def window_entropy(window: np.ndarray) -> float:
 
 
 def check(states: np.ndarray, lengths: list[int], dtype: mx.Dtype = mx.float32) -> None:
-    """The kernel and the plain ops both equal the reference over the values as the dtype rounds them."""
+    """Check that all implementations equal the reference for the values as rounded to the dtype."""
     rounded = mx.array(states.astype(np.float32)).astype(dtype)
     exact = np.array(rounded.astype(mx.float32)).astype(np.float64)
-    want = np.array([reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)])
+    expected = np.array([reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)])
     sizes = mx.array(lengths, mx.int32)
-    for form in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
-        got = form(rounded, sizes)
-        assert got.shape == want.shape and got.dtype == mx.float32
-        np.testing.assert_allclose(np.array(got), want, **TOLERANCE, err_msg=form.__name__)
+    for implementation in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
+        result = implementation(rounded, sizes)
+        assert result.shape == expected.shape and result.dtype == mx.float32
+        np.testing.assert_allclose(np.array(result), expected, rtol=RTOL, atol=ATOL, err_msg=implementation.__name__)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -57,24 +56,24 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ragged_lengths_of_every_kind(machine: None, dtype: Any) -> None:
+def test_ragged_lengths(machine: None, dtype: mx.Dtype) -> None:
     lengths = [0, 1, 2, 3, 63, 64, 65, 130, 140, -1]
     check(random(10, 140, 40), lengths, dtype)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 64, 384])
-def test_dimensions_that_are_no_multiple_of_a_tile(machine: None, dimensions: int) -> None:
+def test_dimensions_that_are_not_a_multiple_of_a_tile(machine: None, dimensions: int) -> None:
     check(random(2, 66, dimensions, seed=dimensions), [66, 17])
 
 
-def test_a_length_past_the_states_counts_as_all_of_them(machine: None) -> None:
+def test_a_length_beyond_the_states_counts_as_all_tokens(machine: None) -> None:
     x = mx.array(random(1, 20, 8), mx.float32)
-    for form in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
-        past = form(x, mx.array([99], mx.int32))
-        assert past.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
+    for implementation in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
+        beyond = implementation(x, mx.array([99], mx.int32))
+        assert beyond.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
 
 
-def test_8192_tokens_that_differ_in_three_places(machine: None) -> None:
+def test_8192_tokens_that_vary_in_three_regions(machine: None) -> None:
     x = np.ones((1, 8192, 3))
     for start in (0, 4000, 8100):
         x[:, start : start + 92] = random(92, 3, seed=start)
@@ -98,7 +97,7 @@ STATES = {
     "tiny": random(1, 65, 48) * 1e-30,
     "huge beside tiny": random(1, 65, 48) * np.where(np.arange(48) < 24, 1e30, 1e-30),
     "very tiny": random(1, 65, 48) * 1e-35,
-    "just too little variance": 1 + np.sign(random(1, 64, 48)) * 2.0**-21,
+    "slightly too little variance": 1 + np.sign(random(1, 64, 48)) * 2.0**-21,
     "just enough variance": 1 + np.sign(random(1, 64, 48)) * 2.0**-19,
     "two tokens are the mean": np.insert(np.concatenate([random(31, 48), -random(31, 48)]), [0, 31], 0, axis=0)[None],
     "first half constant": np.concatenate([np.ones((1, 32, 48)), random(1, 33, 48)], axis=1),
@@ -107,47 +106,51 @@ STATES = {
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", STATES)
-def test_adversarial_states(machine: None, name: Any, dtype: Any) -> None:
+def test_adversarial_states(machine: None, name: str, dtype: mx.Dtype) -> None:
     states, largest = STATES[name], np.abs(STATES[name]).max()
-    if dtype == mx.float16 and largest > 0:  # as extreme as it can hold
+    if dtype == mx.float16 and largest > 0:  # as extreme as the dtype allows
         states = states / largest * np.clip(largest, 1e-3, 6e4)
     check(states, [states.shape[1]], dtype)
 
 
-def test_inputs_that_are_not_contiguous(machine: None) -> None:
+def test_non_contiguous_inputs(machine: None) -> None:
     x = mx.array(random(40, 3, 20), mx.float32).transpose(1, 0, 2)[:, ::2, ::-1]
     lengths = mx.array([9, 20, 7, 13, 2, 5], mx.int32)[::2]
-    want = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([9, 7, 2])]
-    np.testing.assert_allclose(np.array(spectral_entropy_kernel(x, lengths)), want, **TOLERANCE)
+    expected = [reference(np.array(x)[i, :length].astype(np.float64)) for i, length in enumerate([9, 7, 2])]
+    np.testing.assert_allclose(np.array(spectral_entropy_kernel(x, lengths)), expected, rtol=RTOL, atol=ATOL)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.integers(0, 70), st.integers(1, 40), st.integers(1, 70), st.integers(0, 99), st.floats(1e-20, 1e20))
-def test_any_states(length: Any, dimensions: Any, rank: Any, seed: Any, scale: Any) -> None:
+def test_any_states(length: int, dimensions: int, rank: int, seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     low_rank = rng.standard_normal((1, 70, rank)) @ rng.standard_normal((rank, dimensions))
     x = mx.array((scale * low_rank).astype(np.float32))
-    want = reference(np.array(x[0, :length]).astype(np.float64))
-    for form in (spectral_entropy_ops, spectral_entropy_cpu):
-        assert form(x, mx.array([length], mx.int32)).item() == pytest.approx(want, rel=1e-5, abs=2e-6)
+    expected = reference(np.array(x[0, :length]).astype(np.float64))
+    for implementation in (spectral_entropy_ops, spectral_entropy_cpu):
+        assert implementation(x, mx.array([length], mx.int32)).item() == pytest.approx(expected, rel=1e-5, abs=2e-6)
 
 
 @pytest.mark.parametrize(
-    ("states", "lengths", "words"),
+    ("states", "lengths", "message"),
     [
         (
             mx.zeros((3, 4)),
             mx.zeros(3, mx.int32),
-            r"states has the shape \[dialogues, tokens, dimensions\], not \[3, 4\]",
+            r"states must have the shape \[dialogues, tokens, dimensions\], not \[3, 4\]",
         ),
-        (mx.zeros((3, 0, 4)), mx.zeros(3, mx.int32), r"states has the shape .*not \[3, 0, 4\]"),
-        (mx.zeros((3, 2, 4), mx.int32), mx.zeros(3, mx.int32), "states is float32, float16 or bfloat16, not int32"),
-        (mx.zeros((3, 2, 4)), mx.zeros(2, mx.int32), r"lengths has the shape \[3\], not \[2\]"),
-        (mx.zeros((3, 2, 4)), mx.zeros(3), "lengths is int32, not float32"),
+        (mx.zeros((3, 0, 4)), mx.zeros(3, mx.int32), r"states must have the shape .*not \[3, 0, 4\]"),
+        (
+            mx.zeros((3, 2, 4), mx.int32),
+            mx.zeros(3, mx.int32),
+            "states must be float32, float16 or bfloat16, not int32",
+        ),
+        (mx.zeros((3, 2, 4)), mx.zeros(2, mx.int32), r"lengths must have the shape \[3\], not \[2\]"),
+        (mx.zeros((3, 2, 4)), mx.zeros(3), "lengths must be int32, not float32"),
     ],
 )
-def test_wrong_arguments_are_named(states: Any, lengths: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_errors_name_the_wrong_argument(states: mx.array, lengths: mx.array, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         spectral_entropy(states, lengths)
 
 
@@ -156,12 +159,10 @@ def test_no_dialogues_give_no_entropies() -> None:
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_the_dispatcher_takes_the_kernel_where_there_is_a_gpu(
-    machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
-) -> None:
+def test_the_kernel_is_used_if_there_is_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
     monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
     x = random(2, 70, 12)
-    want = [reference(x[0].astype(np.float32).astype(np.float64)), 0.0]
-    got = spectral_entropy(mx.array(x, mx.float32), mx.array([70, 1], mx.int32))
-    np.testing.assert_allclose(np.array(got), want, **TOLERANCE)
-    assert launch.build.cache_info().currsize == int(on_gpu)
+    expected = [reference(x[0].astype(np.float32).astype(np.float64)), 0.0]
+    result = spectral_entropy(mx.array(x, mx.float32), mx.array([70, 1], mx.int32))
+    np.testing.assert_allclose(np.array(result), expected, rtol=RTOL, atol=ATOL)
+    assert launch.build_kernel.cache_info().currsize == int(on_gpu)

@@ -1,4 +1,4 @@
-"""Vectors and a float64 reference that the tests of both distance kernels share."""
+"""Vectors and a float64 reference for the tests of both distance kernels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def rounded(values: np.ndarray, dtype: mx.Dtype = mx.float32) -> mx.array:
 
 
 def exact(values: mx.array) -> np.ndarray:
-    """The values of an array of any float type, in float64."""
+    """Return the values of an array of any float dtype in float64."""
     return np.array(values.astype(mx.float32)).astype(np.float64)
 
 
 def cosine_distances(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
-    """1 - cos of each pair, [B, R]; 1 where a vector is zero."""
+    """Return 1 - cos of each pair, [B, R]; 1 for zero vectors."""
     cosines = np.zeros((len(queries), len(bank)))
     for i, query in enumerate(queries):
         for j, row in enumerate(bank):
@@ -34,30 +34,30 @@ def cosine_distances(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
 
 
 def spikes(count: int, dimensions: int) -> np.ndarray:
-    """Each row zero but for its last value: what reads one value too few sees a zero vector."""
+    """Return rows that are zero except for the last value: without it they are zero vectors."""
     rows = np.zeros((count, dimensions))
     rows[:, -1] = np.arange(1, count + 1)
     return rows
 
 
 def in_groups(queries: mx.array, bank: mx.array, groups: int, block: int) -> dict[str, object]:
-    """A launch of so many threadgroups, in tiles of two queries and blocks of so many rows."""
+    """Return a launch of `groups` threadgroups, in tiles of two queries and blocks of `block` rows."""
     return {
-        **cosine.geometry(queries, bank),
+        **cosine.launch_geometry(queries, bank),
         "template": [("T", bank.dtype), ("QUERIES", 2), ("ROWS", block)],
         "grid": (groups * 256, -(-len(queries) // 2), 1),
         "output_shapes": [(groups, len(queries))] * 2,
     }
 
 
-# Far from 1 on either side, and yet every value is finite and normal in the dtype.
+# Far from 1 on either side, but finite and normal in the dtype.
 LARGE = {mx.float32: 1e37, mx.float16: 1e4, mx.bfloat16: 1e37}
 SMALL = {mx.float32: 1e-30, mx.float16: 1e-3, mx.bfloat16: 1e-30}
 SMALLEST = {mx.float32: 1.2e-38, mx.float16: 6.2e-5, mx.bfloat16: 1.2e-38}
 
 
 def adversarial(dtype: mx.Dtype) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(queries, bank) by name, all of 40 dimensions."""
+    """Return (queries, bank) by name, all with 40 dimensions."""
     large, small = LARGE[dtype], SMALL[dtype]
     by_row = np.resize([large, 1.0, small, large**0.4, small**0.4], 50)[:, None]
     by_value = np.resize([large, small], 40)
@@ -67,10 +67,13 @@ def adversarial(dtype: mx.Dtype) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "zero queries": (np.zeros((3, 40)), random(50, 40)),
         "opposite": (random(3, 40), -np.repeat(random(3, 40), 20, axis=0)),
         "only the last value": (spikes(3, 40), spikes(50, 40)),
-        "only the last value, the least there is": (spikes(3, 40) * SMALLEST[dtype], spikes(50, 40) * SMALLEST[dtype]),
+        "only the last value, the smallest there is": (
+            spikes(3, 40) * SMALLEST[dtype],
+            spikes(50, 40) * SMALLEST[dtype],
+        ),
         "huge": (random(3, 40) * large, random(50, 40) * large),
         "tiny": (random(3, 40) * small, random(50, 40) * small),
-        "huge and tiny and usual": (random(3, 40) * by_row[:3], random(50, 40) * by_row),
+        "huge and tiny and ordinary": (random(3, 40) * by_row[:3], random(50, 40) * by_row),
         "huge beside tiny": (random(3, 40) * by_value, random(50, 40) * by_value),
         "nearly the same": (random(3, 40), np.repeat(random(3, 40), 20, axis=0) + 1e-4 * random(60, 40, seed=1)),
     }
