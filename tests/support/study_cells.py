@@ -1,70 +1,99 @@
-"""Finished cells as a study stores them, without running any: shared by the tests of its report."""
+"""Finished cells in the form in which a study stores them, without running any."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mlx_personal.research.study.cell import Cell, digest
 
-DIALOGUES = 12
+NUM_DIALOGUES = 12
 GAINS = {"quality": 0.10, "random": 0.10, "fifo": 0.02, "k-center": 0.16, "weighted": 0.18}
 
+FinishedCell = tuple[Cell, dict[str, Any]]
 
-def cell(policy: Any = "quality", seed: Any = 0, data: Any = "alpaca", **changes: Any) -> Any:
-    usual = {
+
+def make_cell(policy: str = "quality", seed: int = 0, data: str = "alpaca", **changes: Any) -> Cell:
+    """Return the settings of a cell."""
+    defaults: dict[str, Any] = {
+        "source": "a file",
         "received": 300,
         "every": 100,
-        "evaluation": DIALOGUES,
+        "evaluation": NUM_DIALOGUES,
         "bins": 32,
         "model": "f" * 32,
         "model_name": "tiny",
     }
-    return Cell(data=data, seed=seed, policy=policy, **({"source": "a file"} | usual | changes))
+    return Cell(data=data, seed=seed, policy=policy, **(defaults | changes))
 
 
-def result(cell: Any, gain: Any = None, noise: Any = 0.004, written: Any = 1.0) -> Any:
-    """Scores that a policy's gain and a little noise decide; the dialogues are the same for all cells of a data set.
+def make_result(
+    cell: Cell, gain: float | None = None, noise: float = 0.004, synthetic_share: float = 1.0
+) -> dict[str, Any]:
+    """Return a result whose scores follow from a gain and a little noise.
 
-    `written`: the share of the synthetic sets asked for that there were, for 4 kept ones.
+    All cells of a data set have the same dialogues, and each selects 4.
+
+    Args:
+        cell: The cell.
+        gain: Gain over the base model; None for that of the cell's policy.
+        noise: Standard deviation of the noise.
+        synthetic_share: Share of the requested synthetic dialogues that were available.
     """
     rng = np.random.default_rng(int(digest(cell.to_json())[:8], 16))
-    items = np.random.default_rng(len(cell.data)).uniform(0.2, 0.4, DIALOGUES)
-    tokens = np.arange(5, 5 + DIALOGUES)
+    base_scores = np.random.default_rng(len(cell.data)).uniform(0.2, 0.4, NUM_DIALOGUES)
+    tokens = np.arange(5, 5 + NUM_DIALOGUES)
     gain = GAINS.get(cell.policy, 0.0) if gain is None else gain
-    places = [0] if cell.policy == "base" else cell.checkpoints
-    checkpoints = []
-    for n, received in enumerate(places):
-        scores = items + gain * (n + 1) / len(places) + rng.normal(0, noise, DIALOGUES)
-        checkpoint = {"received": received, "kept": [1], "questions": 10 * (n + 1), "rows": 32, "annotated": 4}
-        checkpoint |= {"synthetic": round(written * 4 * cell.synthetic)}
-        checkpoint |= {"train_seconds": 6.0 * (1 + cell.synthetic), "epochs": 3, "answer_words": 7.5}
-        checkpoints.append(checkpoint | {"rouge1": scores.tolist(), "rougeL": (scores - 0.05).tolist()})
+    received = [0] if cell.policy == "base" else cell.checkpoints
+    checkpoints: list[dict[str, Any]] = []
+    for n, count in enumerate(received):
+        scores = base_scores + gain * (n + 1) / len(received) + rng.normal(0, noise, NUM_DIALOGUES)
+        checkpoints.append(
+            {
+                "received": count,
+                "kept": [1],
+                "questions": 10 * (n + 1),
+                "rows": 32,
+                "annotated": 4,
+                "synthetic": round(synthetic_share * 4 * cell.synthetic),
+                "train_seconds": 6.0 * (1 + cell.synthetic),
+                "epochs": 3,
+                "answer_words": 7.5,
+                "rouge1": scores.tolist(),
+                "rougeL": (scores - 0.05).tolist(),
+            }
+        )
     if cell.policy == "base":
-        one = (items + 0.13).tolist()
-        checkpoints[0]["one_answer"] = {"rouge1": one, "rougeL": one, "answer_words": 9.0}
-    final = {"nats": (tokens * (3 - gain)).tolist(), "tokens": tokens.tolist()}
-    general = {"general_nats": (tokens * (3.3 if places[0] else 3.0)).tolist(), "general_tokens": tokens.tolist()}
-    return {"checkpoints": checkpoints, "final": final | general, "machine": {"chip": "a chip"}, "seconds": 60.0}
+        constant = (base_scores + 0.13).tolist()
+        checkpoints[0]["one_answer"] = {"rouge1": constant, "rougeL": constant, "answer_words": 9.0}
+    final = {
+        "nats": (tokens * (3 - gain)).tolist(),
+        "tokens": tokens.tolist(),
+        "general_nats": (tokens * (3.3 if received[0] else 3.0)).tolist(),
+        "general_tokens": tokens.tolist(),
+    }
+    return {"checkpoints": checkpoints, "final": final, "machine": {"chip": "a chip"}, "seconds": 60.0}
 
 
-def finished(*cells: Any, **changes: Any) -> Any:
-    return [(c, result(c, **changes)) for c in cells]
+def finished(*cells: Cell, **changes: Any) -> list[FinishedCell]:
+    """Return cells with results; `changes` are arguments of `make_result`."""
+    return [(cell, make_result(cell, **changes)) for cell in cells]
 
 
-def grid(
-    policies: Any = ("quality", "random", "fifo", "k-center"),
-    data: Any = ("alpaca",),
-    synthetic: Any = (0, 2),
+def finished_grid(
+    policies: Sequence[str] = ("quality", "random", "fifo", "k-center"),
+    data: Sequence[str] = ("alpaca",),
+    synthetic: Sequence[int] = (0, 2),
     **changes: Any,
-) -> Any:
-    """Three seeds of some policies, and the untrained model."""
+) -> list[FinishedCell]:
+    """Return three seeds of some policies, and the base model; `changes` are arguments of `make_cell`."""
     cells = [
-        cell(policy, seed, name, synthetic=number, **changes)
+        make_cell(policy, seed, name, synthetic=number, **changes)
         for name in data
         for policy in policies
         for number in synthetic
         for seed in range(3)
     ]
-    return finished(*cells, *(cell("base", data=name, **changes) for name in data))
+    return finished(*cells, *(make_cell("base", data=name, **changes) for name in data))

@@ -10,8 +10,10 @@ from typing import Any
 from mlx_personal import Dialogue, jobs
 from mlx_personal.research.study.schemas import LabeledDialogue
 
-THINGS = ("kettle", "spaniel", "bicycle", "curtain", "lantern", "orchard")
-THINGS += ("tournament", "recipe", "ladder", "violin", "harbor", "blanket")
+THINGS = [
+    *("kettle", "spaniel", "bicycle", "curtain", "lantern", "orchard"),
+    *("tournament", "recipe", "ladder", "violin", "harbor", "blanket"),
+]
 SAMPLES = [
     LabeledDialogue(
         Dialogue.of(f"What should I do about my {thing} number {i}?", f"Look after the {thing}, slowly."), None

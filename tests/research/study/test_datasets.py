@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_personal import Dialogue, UserError
-from mlx_personal.research.study import datasets
+from mlx_personal.research.study import datasets, file_formats
 from mlx_personal.research.study.datasets import DATASETS, LoadedDataset, load_dataset
 from mlx_personal.research.study.schemas import alternating_dialogue
 
@@ -31,6 +31,11 @@ DOLLY = [
 
 def write_json_lines(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_json(path: Path, rows: list[Any]) -> Path:
+    path.write_text(json.dumps(rows))
     return path
 
 
@@ -58,11 +63,13 @@ def topics(loaded: LoadedDataset) -> list[str | None]:
 
 
 @pytest.mark.parametrize(
-    "write", [write_json_lines, write_parquet, lambda path, rows: path.write_text(json.dumps(rows))]
+    ("name", "write"),
+    [("a.jsonl", write_json_lines), ("a.parquet", write_parquet), ("a.json", write_json)],
 )
-def test_an_alpaca_question_is_its_instruction_and_input(tmp_path: Path, write: Callable[[Path, Any], Any]) -> None:
-    path = tmp_path / {write_json_lines: "a.jsonl", write_parquet: "a.parquet"}.get(write, "a.json")
-    write(path, ALPACA)
+def test_an_alpaca_question_is_its_instruction_and_input(
+    tmp_path: Path, name: str, write: Callable[[Path, list[Any]], Path]
+) -> None:
+    path = write(tmp_path / name, ALPACA)
     loaded = load_dataset("alpaca", path)
     assert contents(loaded) == [["Name a fruit.", "A pear."], ["Correct this.\nHe go home.", "He goes home."]]
     assert topics(loaded) == [None, None]
@@ -183,7 +190,7 @@ def test_openorca_has_system_prompts_and_the_prefix_of_the_id_as_topic(tmp_path:
 def test_a_parquet_file_is_read_only_as_far_as_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "gpt4.parquet", [orca_row(i) for i in range(5000)], row_group_size=100)
     num_read = 0
-    read_rows = datasets.read_rows
+    read_rows = file_formats.read_rows
 
     def counting_read_rows(path: Path, csv_quoting: bool) -> Iterator[object]:
         nonlocal num_read

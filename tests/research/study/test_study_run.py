@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -208,7 +209,7 @@ def test_synthetic_dialogues_do_not_depend_on_other_cells(
 def test_a_time_limit_skips_and_names_whole_blocks(
     in_process: InProcessJobs, database: StudyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_scheduler.time, "perf_counter", lambda: in_process.now)
+    monkeypatch.setattr(time, "perf_counter", lambda: in_process.now)
     monkeypatch.setattr(cell_jobs, "run_cell", empty_result)
     in_process.duration_of = lambda job: 10.0
     three = [dataclasses.replace(CELL, seed=seed) for seed in range(3)]
@@ -311,8 +312,10 @@ FIXTURE = Path(__file__).parents[2] / "fixtures" / "v0_1" / "study"
 
 
 def test_cells_of_version_0_1_are_found_again(in_process: InProcessJobs, tmp_path: Path) -> None:
-    """The fixture was written by `mlx-personal study run` with the options `--model demo --data alpaca=alpaca.jsonl
-    --received 6 --every 3 --evaluation 3 --bins 2 --seeds 1 --synthetic 1 --epochs 1 --answer-tokens 8 --experiment main
+    """Check that no cell is computed again.
+
+    The fixture was written by `mlx-personal study run` with `--model demo --data alpaca=alpaca.jsonl --received 6
+    --every 3 --evaluation 3 --bins 2 --seeds 1 --synthetic 1 --epochs 1 --answer-tokens 8 --experiment main
     --workers 1`.
     """
     (tmp_path / "study").mkdir()
