@@ -142,12 +142,15 @@ def augment_users(
             else:
                 training_jobs[name] = TrainingJob(user, user_requests, responses)
         work = [jobs.Job(name, job) for name, job in training_jobs.items()]
-        for number, done in enumerate(_run(user_jobs.train, work, "training", workers, ray_address, on_progress), 1):
-            if done.error is not None:
-                logger.info("a training failed: %s", done.error)
-                result.failed[done.key] = done.error
+        finished_jobs = _run(user_jobs.train, work, "training", workers, ray_address, on_progress)
+        for number, finished in enumerate(finished_jobs, 1):
+            name = finished.key
+            if finished.error is not None:
+                logger.info("the training of user %r failed", name)
+                result.failed[name] = finished.error
             else:
-                result.trained[done.key] = store.add(training_jobs[done.key], unfinished[done.key][1], done.result)
+                _, key = unfinished[name]
+                result.trained[name] = store.add(training_jobs[name], key, finished.result)
             on_progress(ProgressEvent("training", number, len(work)))
         return result
 
@@ -220,14 +223,14 @@ def _prepare(
 ) -> tuple[dict[str, PreparedRequests], dict[str, str]]:
     """Return each user's requests, in the order of the users, and the errors of those whose job failed."""
     work = [jobs.Job(user.name, user) for user in users]
-    done = {}
-    for number, job in enumerate(_run(user_jobs.prepare, work, "preparing", workers, ray_address, on_progress), 1):
-        done[job.key] = job
+    completed = {}
+    for number, finished in enumerate(_run(user_jobs.prepare, work, "preparing", workers, ray_address, on_progress), 1):
+        completed[finished.key] = finished
         on_progress(ProgressEvent("preparing", number, len(work)))
-    ordered = [done[user.name] for user in users]
+    ordered = [completed[user.name] for user in users]
     return (
-        {job.key: job.result for job in ordered if job.error is None},
-        {job.key: job.error for job in ordered if job.error is not None},
+        {finished.key: finished.result for finished in ordered if finished.error is None},
+        {finished.key: finished.error for finished in ordered if finished.error is not None},
     )
 
 

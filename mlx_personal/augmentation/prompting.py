@@ -140,8 +140,8 @@ def parse_record(response: str, task: Task) -> Record:
     """Parse the record in a response.
 
     The JSON object may be surrounded by thoughts, chatter and a code fence, and may have other fields. Its answer may
-    be a number. An answer that equals a label except for its case becomes that label; any other answer is left for the
-    filters to judge.
+    be a number. An answer that equals a label except for its case becomes that label; any other answer is left to the
+    filters.
 
     Args:
         response: The text that the server generated.

@@ -71,14 +71,14 @@ Donaudampfschifffahrtsgesellschaftskapitän|12345678901234567890123456789012|550
     .replace("\n", "|")
     .split("|")
 )
-FOUND = [("EMAIL", EMAILS), ("PHONE", PHONES), ("KEY", KEYS), ("IBAN", IBANS), ("CARD", CARDS)]
+PRIVATE_VALUES = [("EMAIL", EMAILS), ("PHONE", PHONES), ("KEY", KEYS), ("IBAN", IBANS), ("CARD", CARDS)]
 
 
 def redact(*texts: str, redacted_words: Sequence[str] = ()) -> tuple[list[str], Placeholders]:
     return PatternRedactor(redacted_words).redact(texts)
 
 
-@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in FOUND for value in values])
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in PRIVATE_VALUES for value in values])
 @pytest.mark.parametrize("frame", ["{}", "call {} now", "({}), or", "это {}.", "«{}»"])
 def test_a_value_is_redacted_as_a_whole(kind: str, value: str, frame: str) -> None:
     redacted, placeholders = redact(frame.replace("{}", value))
@@ -174,7 +174,7 @@ def test_a_text_that_contains_placeholders_is_restored() -> None:
 
 PIECES = st.sampled_from(
     ["[", "]", "[EMAIL_1]", "[WORD_", "1]", "[MARK_1]", "[KEY_2]", "_", "Ann", "email", "EMAIL", " ", "@", "+49 ", "."]
-    + [value for _, values in FOUND for value in values[:3]]
+    + [value for _, values in PRIVATE_VALUES for value in values[:3]]
 )
 
 
@@ -185,7 +185,9 @@ def test_every_text_is_restored(texts: list[str]) -> None:
     assert redact(*texts, redacted_words=["Ann", "EMAIL"])[0] == redacted
 
 
-@given(st.lists(st.sampled_from([v for k, values in FOUND if k in ("EMAIL", "KEY") for v in values]), max_size=8))
+@given(
+    st.lists(st.sampled_from([v for k, values in PRIVATE_VALUES if k in ("EMAIL", "KEY") for v in values]), max_size=8)
+)
 def test_any_number_of_values_is_redacted(values: list[str]) -> None:
     (text,), _ = redact(" and ".join(values))
     assert not [value for value in values if value in text]

@@ -1,4 +1,4 @@
-"""The filters: which synthetic records the device keeps, judged by the user's own records and by the device model.
+"""The filters, which decide by the user's own records and the device model which synthetic records are kept.
 
 The filters are this project's own design; those of [Zhong25] are not public. `config` has their settings, `pipeline`
 applies all of them, and each has a module: `copies`, `balance`, `labels`, `style`, `perplexity`.
