@@ -1,4 +1,4 @@
-"""Settings: a profile's config.toml, where a slip is an error that helps."""
+"""The settings of a profile: reading, errors with a remedy, renamed keys, and writing."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def read(tmp_path: Path, text: Any) -> Any:
     return Config.read(path)
 
 
-def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
+def test_a_missing_file_gives_the_defaults(tmp_path: Path) -> None:
     assert Config.read(tmp_path / "config.toml") == Config()
 
 
-def test_settings_change_only_what_they_name(tmp_path: Path) -> None:
+def test_missing_keys_keep_their_defaults(tmp_path: Path) -> None:
     config = read(tmp_path, "[finetune]\nrank = 4\nlearning_rate = 1\n[synthesis]\nband = [0.3, 0.9]")
     assert (config.finetune.rank, config.finetune.alpha) == (4, Config().finetune.alpha)
     assert config.finetune.learning_rate == 1.0
     assert config.synthesis.band == (0.3, 0.9)
 
 
-def test_the_written_file_reads_back_as_it_was(tmp_path: Path) -> None:
+def test_a_written_file_can_be_read_back(tmp_path: Path) -> None:
     changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, rank=2))
     assert read(tmp_path, changed.to_toml()) == changed
     uncommented = "\n".join(line.removeprefix("# ") for line in Config().to_toml().splitlines()[1:])
@@ -103,13 +103,13 @@ def test_old_keys_are_read_with_one_notice_and_written_as_new_ones(
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 @example('a"b\\c\n\t\r\x00\x7f\u2028é😀')
-def test_any_text_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, text: Any) -> None:
+def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, text: Any) -> None:
     changed = dataclasses.replace(Config(), finetune=dataclasses.replace(Config().finetune, general_data=text))
     assert read(tmp_path_factory.mktemp("settings"), changed.to_toml()) == changed
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[finetune]\nrang = 4", "did you mean 'rank'"),
         ("[finetun]\nrank = 4", "did you mean 'finetune'"),
@@ -136,15 +136,15 @@ def test_any_text_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory,
         (b"\xff\xfe", "not UTF-8"),
     ],
 )
-def test_a_slip_is_one_line_that_names_file_and_remedy(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_an_invalid_file_is_a_one_line_error_with_a_remedy(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path, text)
-    assert says in caught.value.line()
+    assert message in caught.value.line()
     assert str(tmp_path / "config.toml") in caught.value.line()
     assert "\n" not in caught.value.line()
 
 
-def test_a_folder_in_its_place_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(UserError):
         Config.read(tmp_path / "config.toml")

@@ -18,7 +18,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.storage.files import atomic_write
 
-# Okabe and Ito's palette, which people with color blindness can tell apart.
+# Okabe and Ito's palette, which people with color blindness can distinguish.
 _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#999999"
 # Bits of the dots of a braille character, by row and column.
 _DOT_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))

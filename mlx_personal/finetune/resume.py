@@ -86,8 +86,9 @@ class CheckpointStore:
         memory = _memory_from_json(plans[process_group.rank]) if len(plans) == process_group.size else None
         arrays = process_group.broadcast_arrays({} if latest is None else dict(latest.arrays))
         logger.info("resuming from step %d", metadata["step"])
+        cached_activations = metadata["kept_states"]  # codespell:ignore kept_states
         return ResumedTraining(
-            Checkpoint(arrays, metadata), memory, metadata["kept_states"], tuple(note for note in notes if note)
+            Checkpoint(arrays, metadata), memory, cached_activations, tuple(note for note in notes if note)
         )
 
     def save(
@@ -110,7 +111,7 @@ class CheckpointStore:
         metadata = {
             "plans": plans,
             "way": plan.forward_mode,
-            "kept_states": cached_activations,
+            "kept_states": cached_activations,  # codespell:ignore kept_states
             "identity": self.identity.to_json(),
         }
         checkpoint.save(self.folder, state.to_checkpoint(metadata))

@@ -22,7 +22,7 @@ from mlx_personal.models.loading import fingerprint
 
 logger = logging.getLogger(__name__)
 
-# Workers write nothing; the name of this path would tell if one did.
+# Workers write nothing; this path would be conspicuous if one did.
 _UNUSED_PATH = Path("nowhere")
 
 

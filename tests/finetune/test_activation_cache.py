@@ -25,7 +25,7 @@ from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.progress import ProgressEvent
 from tests.support import random_models
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 SAMPLES = random_models.prefix_sharing_samples()
 CONFIG = LoRAConfig(epochs=2, batch_size=4, num_layers=1, dropout=0.1, learning_rate=1e-2)
@@ -202,7 +202,7 @@ def test_frozen_layers_are_released_during_training_and_restored_afterwards(larg
     train(
         lm,
         plan_training(TrainingData(SAMPLES), CONFIG),
-        on_progress=on_step(lambda step: memory_bytes.append(step.memory_bytes)),
+        on_progress=for_each_step(lambda step: memory_bytes.append(step.memory_bytes)),
     )
     lm.detach_adapter()
     assert layer_bytes > 3.9 * MEGABYTES
@@ -242,7 +242,7 @@ def test_a_model_is_restored_after_an_error(large_folder: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        train(lm, plan_training(TrainingData(SAMPLES), CONFIG), on_progress=on_step(fail))
+        train(lm, plan_training(TrainingData(SAMPLES), CONFIG), on_progress=for_each_step(fail))
     assert random_models.bits(lm.model.parameters()) == before
 
 

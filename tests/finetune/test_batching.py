@@ -1,4 +1,4 @@
-"""Rows of dialogues, exact targets, every row once an epoch, and parts that fit."""
+"""Samples of dialogues, their targets, the order of an epoch, micro-batches and batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEVERAL_TURNS = Dialogue.from_messages(
     ]
 )
 
-# Rows
+# Samples
 
 
 def test_every_assistant_turn_without_thoughts_is_a_target(tiny_model: LanguageModel) -> None:
@@ -68,7 +68,7 @@ def test_samples_without_a_target_are_dropped_and_counted(
     assert make_samples(tiny_model, [], 1024) == type(samples)([], 0, 0)
 
 
-# Orders
+# Order
 
 
 @given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
@@ -104,12 +104,12 @@ def test_buckets_have_samples_of_similar_length_in_random_order() -> None:
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
     by_size = sorted(([lengths[sample] for sample in step] for step in steps), key=max)
     assert all(max(shorter) <= min(longer) for shorter, longer in itertools.pairwise(by_size))
-    # Padding is a few percent, where random batches had a third.
+    # Padding is a few percent; random batches would have a third.
     padded = sum(max(step) * len(step) for step in by_size)
     assert padded < 1.1 * sum(lengths)
 
 
-# Parts
+# Micro-batches
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120), st.sampled_from(["packed", "padded"]))
@@ -125,7 +125,7 @@ def test_micro_batches_cover_the_step_and_fit(
         return sum(token_counts) if shape == "packed" else len(token_counts) * max(token_counts)
 
     assert all(size(micro_batch) <= tokens or len(micro_batch) == 1 for micro_batch in actual)
-    # And no part could have had the next one's first row.
+    # No micro-batch has space for the next one's first sample.
     for micro_batch, next_micro_batch in itertools.pairwise(actual):
         assert size([*micro_batch, next_micro_batch[0]]) > tokens
 
@@ -163,7 +163,7 @@ def test_a_packed_batch_has_every_target_once_at_its_position(share_prefixes: bo
         index = int(np.searchsorted(starts, offset, "right")) - 1
         segment = batch.segments[index]
         position = segment.start + offset - int(starts[index])
-        # The tokens that this place sees are those of its row.
+        # A position attends to the tokens of its sample alone.
         context = [
             t
             for i in segment_path(batch.segments, index)[:-1]

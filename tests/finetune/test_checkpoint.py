@@ -1,4 +1,4 @@
-"""States of a training: bit-exact, whole or not at all, damage noticed, and a resume only of the same training."""
+"""Checkpoints: bit-exact, atomic, with damage detected, and resumed by the same training only."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_loaded_checkpoint_does_not_need_its_file(tmp_path: Path) -> None:
     assert loaded is not None and (loaded.arrays["layers.0.lora_a"] == 1.0).all()
 
 
-# What is kept
+# Number of checkpoints
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
         save(tmp_path, checkpoint_at(step))
         if step == 12_345_678:
             assert names(tmp_path) == ["state-0000010.safetensors", "state-12345678.safetensors"]
-    # 15 was saved last: what was of later steps is of another course of the training.
+    # 15 was saved last, so the checkpoint of a later step belongs to an abandoned course of the training.
     assert names(tmp_path) == ["state-0000010.safetensors", "state-0000015.safetensors"]
 
 
@@ -194,7 +194,7 @@ def test_an_unreadable_checkpoint_is_not_reported_as_damaged(tmp_path: Path, mon
         load_latest(tmp_path)
 
 
-# A disk that refuses
+# Failing disks
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])

@@ -1,4 +1,4 @@
-"""One training over two processes: one process's losses, the same weights in both, and files from the first alone."""
+"""Training in two processes: the losses of one, the same weights in both, and files written by rank 0 alone."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support.paths import ROOT
 # What every process runs first.
 PROGRAM = """
 import json, sys
-import mlx_personal  # before mlx.core: its BLAS has to come first
+import mlx_personal  # before mlx.core, so that its BLAS is loaded first
 import mlx.core as mx
 import numpy as np
 from pathlib import Path
 from mlx_personal import Dialogue, UserError, load_language_model
 from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.distributed import ProcessGroup
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "How do I plant tomatoes in May?", "Hm"]
 DIALOGUES = [Dialogue.of(f"{QUESTIONS[i % 5]} {i}", f"Try a soup, number {i}.") for i in range(9)]
@@ -55,7 +55,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_processes(program: str, model: Path, folder: Path, size: int = 2) -> list[Any]:
-    """Runs it in so many processes of one ring, as `mlx.launch` starts them; the last line that each one prints."""
+    """Run a program in several processes of a ring, as `mlx.launch` does, and return the JSON of their last lines."""
     folder.mkdir(exist_ok=True)
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
@@ -141,7 +141,7 @@ def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -
     assert results[0][1] == pytest.approx(alone, abs=1e-5, rel=1e-5)
     assert [loss for _, loss in results[0][2]] == pytest.approx([loss for _, loss in validation], abs=1e-5, rel=1e-5)
     assert results[0][3] == best
-    # Only the first one writes.
+    # Only rank 0 writes.
     written = sorted(path.name for path in (tmp_path / "two").iterdir() if path.name != "hosts.json")
     assert written in (["adapter0"], ["adapter0", "s"])
     adapters = [
@@ -158,7 +158,7 @@ from mlx.utils import tree_flatten
 from mlx_personal.finetune import TrainingData, plan_training, train
 from mlx_personal.finetune.data.samples import make_samples
 lm = load_language_model(model)
-# More rows than one step's, and a step of a single row: the other process has nothing to do in it.
+# A step of a single sample leaves nothing to do for the other process.
 order = lambda epoch: [[0, 1, 2], [3], [4, 5, 6, 7, 8]]
 config = LoRAConfig(epochs=2, learning_rate=1e-2, dropout=0.1)
 report = train(lm, plan_training(TrainingData(make_samples(lm, DIALOGUES, 256).samples), config, order=order))
@@ -178,14 +178,14 @@ RESUMED = """
 import os
 group = ProcessGroup()
 def stop(step):
-    # Only one of them is asked to stop.
+    # Only one of them is signaled.
     if step.number == 2 and group.rank == 1 and "stopping" in os.environ:
         os.kill(os.getpid(), 15)
 config = LoRAConfig(epochs=3, batch_size=4, dropout=0.2, learning_rate=1e-2, validation_split=0.3)
 def run():
     adapter, checkpoints = folder / "adapter", folder / "s"
     lm = load_language_model(model)
-    return finetune(lm, EXAMPLES, config, adapter, checkpoint_dir=checkpoints, on_progress=on_step(stop))
+    return finetune(lm, EXAMPLES, config, adapter, checkpoint_dir=checkpoints, on_progress=for_each_step(stop))
 os.environ["stopping"] = "1"
 message = None
 try:
@@ -213,7 +213,7 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(tiny_model_folder: Pa
     assert weights[0] == weights[1]
 
 
-# The command
+# The train command
 
 COMMAND = """
 from mlx_personal.config import Config
@@ -223,20 +223,20 @@ import contextlib, dataclasses, io, os
 
 home = folder / ('home' + os.environ['MLX_RANK'])
 os.environ["MLX_PERSONAL_HOME"] = str(home)
-rank, told = int(os.environ["MLX_RANK"]), io.StringIO()
+rank, output = int(os.environ["MLX_RANK"]), io.StringIO()
 if rank == 0:
-    # Only the first machine has a profile.
+    # Only rank 0 has a profile.
     config = dataclasses.replace(Config(), finetune=dataclasses.replace(CONFIG, seed=5))
     with Personalizer.create(home / "profiles" / "default", model, config) as me:
         me.observe(DIALOGUES, source="test")
         for question in me.annotations.questions():
             me.annotations.record(question.dialogue_id, "accept", question.dialogue.assistant_turns)
 try:
-    with contextlib.redirect_stdout(told):
+    with contextlib.redirect_stdout(output):
         main(["train", "--json"])
 except SystemExit as left:
     written = [str(path.relative_to(folder)) for path in folder.rglob("adapters.safetensors")]
-    print(json.dumps([rank, left.code, list(map(json.loads, told.getvalue().splitlines())), written]))
+    print(json.dumps([rank, left.code, list(map(json.loads, output.getvalue().splitlines())), written]))
 """
 
 
@@ -277,14 +277,14 @@ def test_three_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path)
     assert results[0][1] == pytest.approx(alone[1], abs=1e-5, rel=1e-5)
 
 
-# Alone
+# A single process
 
 
 def test_without_mlx_launch_the_group_has_one_process(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLX_RANK", raising=False)
-    monkeypatch.setattr(mx.distributed, "init", lambda **_: pytest.fail("asked"))
+    monkeypatch.setattr(mx.distributed, "init", lambda **_: pytest.fail("initialized"))
     group = ProcessGroup()
     assert (group.rank, group.size) == (0, 1)
     array, value = mx.ones((2,)), object()
@@ -304,7 +304,7 @@ def test_a_rank_without_a_group_is_a_user_error(monkeypatch: pytest.MonkeyPatch)
     assert "mlx.launch" in raised.value.line() and "\n" not in raised.value.line()
 
 
-# Sharing a step
+# Sharding
 
 
 @settings(max_examples=200, deadline=None)
@@ -320,6 +320,6 @@ def test_a_step_is_sharded_completely_and_evenly(lengths: list[int], size: int, 
     for share in shards:
         assert share == [index for index in step if index in share]
     loads = [sum(lengths[index] for index in share) for share in shards]
-    # Longest first: the heaviest had been the lightest before its last, shortest row.
+    # Longest first: the process with most tokens had the fewest before its last, shortest sample.
     assert max(loads) - min(loads) <= max(lengths)
     assert max(loads) <= sum(lengths) / size + max(lengths)

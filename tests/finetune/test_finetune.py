@@ -1,4 +1,4 @@
-"""From dialogues to an adapter on disk: what mlx-lm loads, an untouched base, and failures that save nothing."""
+"""From examples to an adapter on disk: loadable by mlx-lm, an unchanged base model, and failures that write nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlx_personal.finetune.data.dataset import prepare_data
 from mlx_personal.finetune.data.samples import SampleSet, make_samples
 from mlx_personal.finetune.forward.gradients import GradientComputer
 from tests.support import random_models
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
 DIALOGUES = [Dialogue.of(question, f"Try a soup, number {i}.") for i, question in enumerate(QUESTIONS)]
@@ -52,7 +52,7 @@ def logits(model: Any) -> np.ndarray:
     return np.array(model(mx.array([list(range(1, 60))])))
 
 
-# What it trains on
+# Training
 
 
 def test_first_loss_matches_a_float64_masked_cross_entropy(tiny_model: LanguageModel, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_model_unchanged(
     before = {name: np.array(value) for name, value in tree_flatten(tiny_model.model.parameters())}
     answers, steps = generate_answers(tiny_model), list[TrainingStep]()
     config = LoRAConfig(epochs=12, batch_size=4, learning_rate=1e-2)
-    report = finetune(tiny_model, EXAMPLES, config, tmp_path / "a", on_progress=on_step(steps.append))
+    report = finetune(tiny_model, EXAMPLES, config, tmp_path / "a", on_progress=for_each_step(steps.append))
     assert report.epoch_losses[-1] < 0.8 * report.epoch_losses[0]
     assert (report.samples, report.steps, report.epochs, len(steps)) == (6, 24, 12, 24)
     assert [step.number for step in steps] == list(range(1, 25))
@@ -110,7 +110,7 @@ def test_an_answer_as_long_as_max_seq_length_is_trained_on(tiny_model: LanguageM
 def test_samples_whose_targets_are_truncated_are_dropped(
     tiny_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A turn of the user's after the last answer, as long as the window."""
+    """A user turn after the last answer is as long as max_seq_length."""
     original = type(tiny_model).tokenize_dialogue
 
     def with_a_question_behind(lm: LanguageModel, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
@@ -214,7 +214,7 @@ def test_mlx_lm_loads_the_adapter_and_computes_the_same_logits(
         detach(lm)
 
     monkeypatch.setattr(LanguageModel, "detach_adapter", record_logits)
-    recorded = on_step(lambda _: folder.with_name("seen").touch())
+    recorded = for_each_step(lambda _: folder.with_name("seen").touch())
     metadata = {"base_fingerprint": "abc", "num_layers": 99}
     report = finetune(tiny_model, EXAMPLES, config, folder, metadata=metadata, on_progress=recorded)
     monkeypatch.undo()
@@ -244,7 +244,7 @@ def test_mlx_lm_loads_the_adapter_and_computes_the_same_logits(
 
 
 def test_the_best_adapter_is_written(tiny_model: LanguageModel, tmp_path: Path, monkeypatch: Any) -> None:
-    """The held-out losses are planted: the second of four epochs is the best, and the second of two."""
+    """With fixed held-out losses, the second of four epochs is the best, and so is the second of two."""
     planted = iter([9.0, 5.0, 3.0, 4.0, 5.0, 9.0, 5.0, 3.0])
     monkeypatch.setattr(GradientComputer, "loss", lambda *_: next(planted))
     config = LoRAConfig(
@@ -288,7 +288,9 @@ def test_a_loss_that_is_not_finite_writes_no_adapter(tiny_model: LanguageModel, 
     answers = generate_answers(tiny_model)
     with pytest.raises(UserError, match="lower the learning rate"):
         finetune(tiny_model, EXAMPLES, LoRAConfig(learning_rate=1e30, batch_size=1), tmp_path / "a")
-    with pytest.raises(UserError, match="lower the learning rate"):  # seen in the weights alone: no second loss
+    with pytest.raises(
+        UserError, match="lower the learning rate"
+    ):  # not finite in the weights only, since there is no second loss
         finetune(tiny_model, EXAMPLES[:1], LoRAConfig(learning_rate=1e300, epochs=1), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
     assert generate_answers(tiny_model) == answers

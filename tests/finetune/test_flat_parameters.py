@@ -1,4 +1,4 @@
-"""An adapter's weights in one array, and its layers in fewer operations: the numbers of mlx-lm, gradients too."""
+"""Flattened adapter weights, and LoRA layers in fewer operations with the values and gradients of mlx-lm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlx_personal.finetune.forward.lora_forward import lora_patches
 from mlx_personal.finetune.forward.patching import patched
 from tests.support import random_models
 
-# Weights in one array
+# Flattened weights
 
 
 @pytest.mark.parametrize(("family", "dora"), [("llama", False), ("llama", True), ("mixtral", False)])
@@ -32,7 +32,7 @@ def test_unflatten_restores_weights_bit_for_bit(family: str, dora: bool) -> None
 
 
 def test_a_model_accepts_unflattened_weights() -> None:
-    """Blocks without an adapter before the first with one are no hindrance."""
+    """Layers without an adapter below the first one with an adapter are skipped."""
     lm = random_models.random_model("llama")
     layout = FlatParameters(random_models.with_adapter(lm, num_layers=1))
     own = lm.model.trainable_parameters()
@@ -45,7 +45,7 @@ def test_flatten_uses_the_order_of_the_layout() -> None:
     weights = {"b": mx.arange(6).reshape(2, 3), "a": [{"x": mx.array([7, 8])}, {}, {"x": mx.array(9)}]}
     layout = FlatParameters(weights)
     assert layout.flatten(weights).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
-    # Others may come in another order, as a gradient may.
+    # Other weights, such as a gradient, may be in another order.
     others = tree_unflatten([(name, -weight) for name, weight in reversed(tree_flatten(weights))])
     assert layout.flatten(others).tolist() == [0, -1, -2, -3, -4, -5, -7, -8, -9]
     assert random_models.bits(layout.unflatten(layout.flatten(others))) == random_models.bits(others)
@@ -63,7 +63,7 @@ def test_missing_weights_are_rejected() -> None:
 
 
 def test_gradients_have_the_layout_of_the_weights() -> None:
-    """Taken by the nested weights and flattened, it is the gradient by the array."""
+    """The flattened gradient by the nested weights equals the gradient by the array."""
     rng = np.random.default_rng(0)
     weights = {
         "layers": [{}, {"a": mx.array(rng.normal(size=(3, 2))), "m": mx.array(rng.normal(size=4))}],
@@ -94,11 +94,11 @@ def test_a_step_on_the_array_is_a_step_on_each_matrix() -> None:
     assert random_models.bits(stepped) == random_models.bits(tree_map(lambda w: w - 0.1 * mx.sign(w), weights))
 
 
-# Adapted layers
+# LoRA layers
 
 
 def layer(kind: str, dropout: float = 0.0, bias: bool = False) -> LoRALinear:
-    """An adapted layer from 64 to 48, that changes what it gives."""
+    """Return a LoRA layer from 64 to 48 that changes its output."""
     mx.random.seed(0)
     base: Any = nn.Linear(64, 48, bias=bias)
     made: Any = LoRALinear.from_base(base if kind != "4-bit" else nn.QuantizedLinear.from_linear(base), 4, dropout, 3.0)
@@ -110,7 +110,7 @@ def layer(kind: str, dropout: float = 0.0, bias: bool = False) -> LoRALinear:
 
 
 def compute(module: Any, x: mx.array, own: bool, seed: int = 0) -> list[mx.array]:
-    """The layer's output, and the gradients by x and its matrices of the output's product with a slope."""
+    """Return the output and the gradients by x and the two matrices, for a fixed output gradient."""
     keys = RandomKeys(seed)
     output_gradient = mx.random.normal((*x.shape[:-1], 48), key=mx.random.key(5)).astype(x.dtype)
     names = ["lora_a", "lora_b"]
@@ -180,7 +180,7 @@ def test_no_dropout_in_evaluation() -> None:
 
 def test_other_layers_and_adapters_are_unchanged() -> None:
     class Own(LoRALinear):
-        """Somebody's own kind, which may compute anything."""
+        """A subclass that may compute anything."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -189,7 +189,7 @@ def test_other_layers_and_adapters_are_unchanged() -> None:
             self.plain, self.embedding = nn.Linear(8, 8), LoRAEmbedding(8, 8)
 
     block = Block()
-    # Twice the same block, as some models have it.
+    # The same layer twice, as in some models.
     changes = lora_patches([block, block])
     assert [module for module, _ in changes] == [block.lora]
     kinds = [type(module) for _, module in block.named_modules()]

@@ -1,4 +1,4 @@
-"""An adapter merged into its base: the same logits, a folder that anything loads, and a base that stays as it was."""
+"""Fusing an adapter into its base: the same logits, a complete model folder, and an unchanged base."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def logits(model: Any) -> np.ndarray:
 
 
 def with_adapter(lm: LanguageModel, folder: Path, **changes: Any) -> np.ndarray:
-    """Writes an adapter that changes much, and gives the logits of base and adapter."""
+    """Write an adapter with a large effect and return the logits of the base with it."""
     config = LoRAConfig(**{"epochs": 8, "learning_rate": 3e-2, "batch_size": 4} | changes)
     finetune(lm, list(map(Example, DIALOGUES)), config, folder)
     lm.attach_adapter(folder)
@@ -104,12 +104,12 @@ def test_the_base_model_and_its_folder_are_unchanged(tiny_model: LanguageModel, 
 
 
 def quantized_folder(base: LanguageModel, folder: Path) -> Path:
-    """The tiny model in 4 bits."""
+    """Write the tiny model in 4 bits."""
     assert base.path is not None
     shutil.copytree(base.path, folder)
     model, _ = mlx_lm.load(str(base.path))[:2]
     quantized, config = quantize_model(model, json.loads((folder / "config.json").read_text()), 32, 4)
-    for layer in (0, 1):  # as mixed quantizations have it
+    for layer in (0, 1):  # as in mixed quantizations
         config["quantization"][f"model.layers.{layer}.mlp.up_proj"] = {"group_size": 32, "bits": 4}
     save_model(folder, quantized)
     save_config(config, folder / "config.json")
@@ -118,7 +118,7 @@ def quantized_folder(base: LanguageModel, folder: Path) -> Path:
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_layers_without_an_adapter_stay_quantized(dora: bool, tiny_model: LanguageModel, tmp_path: Path) -> None:
-    """As on a GPU, where a model is used in its own kind of numbers."""
+    """As on a GPU, where a model computes in its own data type."""
     with_adapter(tiny_model, tmp_path / "adapter", num_layers=1, use_dora=dora)
     path = quantized_folder(tiny_model, tmp_path / "4-bit")
     model, tokenizer = mlx_lm.load(str(path))[:2]
@@ -145,7 +145,7 @@ def test_a_quantized_base_on_a_cpu_is_written_in_float32(tiny_model: LanguageMod
     assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
 
 
-# What goes wrong
+# Failures
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_model: LanguageModel, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A profile whose training was interrupted is finished first, on what it began with; and the guard on forgetting."""
+"""Interrupted trainings of a profile are resumed with their examples; promotion is limited by forgetting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.profile import NewSynthetic
 from mlx_personal.progress import Progress
 from tests.personalizer.test_personalizer import CONFIG, annotate_all, personalizer, stream
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 assert personalizer  # the fixture
 
@@ -28,7 +28,7 @@ TRAINING = LoRAConfig(epochs=2, batch_size=2, save_every=1, learning_rate=1e-2)
 
 @pytest.fixture
 def ready(personalizer: Personalizer) -> Personalizer:
-    """A profile with annotated dialogues to train on."""
+    """Return a profile with annotated dialogues to train on."""
     personalizer.config = dataclasses.replace(CONFIG, finetune=TRAINING)
     personalizer.observe(stream(40))
     annotate_all(personalizer)
@@ -40,7 +40,7 @@ def interrupt_at(number: int) -> Progress:
         if step.number == number:
             raise KeyboardInterrupt
 
-    return on_step(interrupt)
+    return for_each_step(interrupt)
 
 
 def weights_of(profile: Personalizer, folder: str) -> bytes:
@@ -53,7 +53,7 @@ def test_an_interrupted_training_is_resumed_bit_identically(ready: Personalizer)
         ready.train(interrupt_at(3))
     assert [d.step for d in ready.pending_steps() if d.reason == "a training was interrupted"] == ["train"]
     finished = ready.train()
-    # The step that was being reported had not been saved yet.
+    # Progress is reported before the checkpoint of a step is saved.
     assert finished.report.resumed_from == 2
     assert finished.report.losses == whole.report.losses
     assert weights_of(ready, finished.adapter.folder) == weights_of(ready, whole.adapter.folder)
@@ -176,7 +176,7 @@ def test_a_diverged_training_leaves_no_checkpoints(ready: Personalizer, monkeypa
     assert ready.train().report.resumed_from == 0
 
 
-# What a training would take
+# Estimates
 
 
 def test_an_estimate_matches_the_training(ready: Personalizer, tmp_path: Path) -> None:

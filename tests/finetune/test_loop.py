@@ -1,4 +1,4 @@
-"""The training loop against one written by hand; what it does not depend on; best adapter, early stop, forgetting."""
+"""The training loop against one in NumPy; what it does not depend on; best adapter, early stopping, forgetting."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mlx_personal.finetune.plan import Order
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.progress import Progress
 from tests.support import random_models
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 SAMPLES = random_models.prefix_sharing_samples()
-# The same inputs and other targets: who learns the ones by heart loses on the others.
+# The same inputs with other targets: overfitting to the ones raises the loss on the others.
 CONTRARY = [
     Sample(sample.inputs, (sample.targets + 40) % random_models.VOCABULARY, sample.is_target) for sample in SAMPLES
 ]
@@ -52,7 +52,7 @@ def trained(
 
 
 def train_in_numpy(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequence[int]]) -> tuple[list[float], Any]:
-    """AdamW in float64 NumPy over the reference's gradients: losses of the steps, and the weights in the end."""
+    """Return the loss of each step and the final weights of AdamW in float64 NumPy on the reference gradients."""
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed, config.use_dora)
     start = tree_flatten(lm.model.trainable_parameters())
     values = {name: np.array(weight, np.float64) for name, weight in start}
@@ -82,7 +82,7 @@ def train_in_numpy(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequen
     return losses, values
 
 
-# Right
+# Correctness
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -91,12 +91,12 @@ def test_training_is_adamw_on_the_mean_loss_of_the_targets(lm: LanguageModel, do
     order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
     steps: list[TrainingStep] = []
     report, weights = trained(
-        lm, TrainingData(SAMPLES), config, order=lambda epoch: order[epoch], on_progress=on_step(steps.append)
+        lm, TrainingData(SAMPLES), config, order=lambda epoch: order[epoch], on_progress=for_each_step(steps.append)
     )
     losses, expected = train_in_numpy(lm, config, [*order[0], *order[1]])
     assert report.losses == pytest.approx(losses, rel=1e-5)
     for name, value in expected.items():
-        # Adam's first step is the sign of the gradient: where that is rounding, so is the step.
+        # Adam's first step is the sign of the gradient, which is noise where the gradient is rounding error.
         errors = np.abs(np.array(weights[name], np.float64) - value)
         assert np.quantile(errors, 0.98) < 1e-4 and errors.mean() < 1e-4, name
     assert [step.loss for step in steps] == list(report.losses)
@@ -109,7 +109,7 @@ def test_training_is_adamw_on_the_mean_loss_of_the_targets(lm: LanguageModel, do
 
 def test_epoch_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
     steps: list[TrainingStep] = []
-    report, _ = trained(lm, TrainingData(SAMPLES), CONFIG, on_progress=on_step(steps.append))
+    report, _ = trained(lm, TrainingData(SAMPLES), CONFIG, on_progress=for_each_step(steps.append))
     for epoch, loss in enumerate(report.epoch_losses, 1):
         epoch_steps = [step for step in steps if step.epoch == epoch]
         total = sum(step.loss * step.target_tokens for step in epoch_steps)
@@ -132,13 +132,13 @@ def test_small_data_sets_and_partial_batches_are_trained_on(
 ) -> None:
     config = dataclasses.replace(CONFIG, batch_size=size, epochs=1)
     recorded: list[TrainingStep] = []
-    report, _ = trained(lm, TrainingData(SAMPLES[:count]), config, on_progress=on_step(recorded.append))
+    report, _ = trained(lm, TrainingData(SAMPLES[:count]), config, on_progress=for_each_step(recorded.append))
     assert (report.samples, report.steps) == (count, steps)
     assert sum(step.target_tokens for step in recorded) == target_tokens(SAMPLES[:count])
     assert report.epoch_losses[0] > 0
 
 
-# What changes nothing
+# Independence
 
 
 @pytest.mark.parametrize("mode", ["packed", "padded"])
@@ -191,20 +191,20 @@ def test_dropout_affects_training_but_not_evaluation(lm: LanguageModel) -> None:
     data = TrainingData(SAMPLES, validation=OTHERS)
     without = trained(lm, data, CONFIG)[0]
     report = trained(lm, data, dataclasses.replace(CONFIG, dropout=0.5))[0]
-    # The first step's adapter does nothing yet, dropped or not.
+    # The first step's adapter has no effect yet, with or without dropout.
     assert report.losses[0] == pytest.approx(without.losses[0], rel=1e-5)
     assert report.losses[2] != pytest.approx(without.losses[2], rel=1e-5)
     assert report.validation_losses[0][1] == pytest.approx(without.validation_losses[0][1], rel=1e-6)
 
 
 def test_with_dropout_samples_do_not_share_a_prompt(lm: LanguageModel) -> None:
-    """One row four times: what is dropped in one is not in the others, so no token is computed for two."""
+    """Four equal samples have different dropout masks, so no token is computed for two of them."""
     report, _ = trained(lm, TrainingData([SAMPLES[0]] * 4), dataclasses.replace(CONFIG, dropout=0.3, epochs=1))
     assert report.processed_tokens == 4 * len(SAMPLES[0])
     assert trained(lm, TrainingData([SAMPLES[0]] * 4), CONFIG)[0].processed_tokens < 4 * len(SAMPLES[0])
 
 
-# Kinds of numbers
+# Data types
 
 
 def test_float32_adapter_weights_are_used_in_bfloat16() -> None:
@@ -245,7 +245,7 @@ def test_bfloat16_and_quantized_models_can_be_trained(kind: str) -> None:
     assert random_models.bits(lm.model.parameters()) == before
 
 
-# Held-out rows
+# Held-out samples
 
 
 def mean_loss(lm: LanguageModel, samples: Sequence[Sample]) -> float:
@@ -267,7 +267,7 @@ def test_held_out_losses_match_the_reference(lm: LanguageModel) -> None:
 
 
 def test_a_single_training_sample_beside_held_out_ones_is_exact() -> None:
-    """Alone it fits every way of computing; the family cannot be packed, which only two rows show."""
+    """A single sample agrees in every mode; that this family cannot be packed shows only with two."""
     lm = random_models.random_model("gpt2")
     expected = mean_loss(lm, OTHERS)
     report, _ = trained(lm, TrainingData(SAMPLES[:1], validation=OTHERS), dataclasses.replace(CONFIG, epochs=1))
@@ -350,7 +350,7 @@ def test_an_error_leaves_the_base_model_unchanged(lm: LanguageModel, error: Base
         raise error
 
     with pytest.raises(type(error)):
-        train(lm, plan_training(TrainingData(SAMPLES), CONFIG), on_progress=on_step(fail))
+        train(lm, plan_training(TrainingData(SAMPLES), CONFIG), on_progress=for_each_step(fail))
     assert random_models.bits(lm.model.parameters()) == before
     assert [type(m) for _, m in lm.model.named_modules()] == module_types
     assert not lm.model.training
@@ -370,7 +370,7 @@ def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
 
 
 def test_an_unsupported_adapter_is_a_user_error() -> None:
-    """mlx-lm has no DoRA for the experts of a mixture."""
+    """mlx-lm has no DoRA for mixture-of-experts layers."""
     lm = random_models.random_model("mixtral")
     with pytest.raises(UserError, match="this model takes no such adapter"):
         train(lm, plan_training(TrainingData(random_models.prefix_sharing_samples()), LoRAConfig(use_dora=True)))

@@ -1,4 +1,4 @@
-"""Adapters of many users on one loaded base: each is what it would be alone, and nothing of one reaches another."""
+"""Adapters of many users on one loaded base model do not affect each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlx_personal.finetune.forward import equivalence
 from mlx_personal.finetune.forward.equivalence import EquivalenceCheck, ModeSelection, select_mode
 from tests.support import random_models
 from tests.support.paths import ROOT
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 CONFIG = LoRAConfig(epochs=2, batch_size=4, learning_rate=1e-2)
 USERS = [
@@ -31,7 +31,7 @@ USERS = [
 
 @pytest.fixture
 def check_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of each comparison that was made."""
+    """Record the number of samples of each equivalence check."""
     sizes: list[int] = []
 
     def counted(lm: LanguageModel, samples: Sequence[Sample]) -> Any:
@@ -63,14 +63,14 @@ def test_the_seventh_adapter_equals_one_trained_alone(
 
 
 def test_other_users_data_has_no_effect(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Whoever came before, and after a training of theirs that failed."""
+    """Neither earlier trainings nor failed ones have an effect."""
     lm = load_language_model(tiny_model_folder)
     expected = adapter(lm, 3, tmp_path / "first")
     adapter(lm, 5, tmp_path / "another")
     with pytest.raises(UserError):
         finetune(lm, [Example(Dialogue.of("a", "<think>only</think>"))], CONFIG, tmp_path / "none")
     with pytest.raises(RuntimeError, match="after step 1"):
-        finetune(lm, USERS[1], CONFIG, tmp_path / "broken", on_progress=on_step(interrupt))
+        finetune(lm, USERS[1], CONFIG, tmp_path / "broken", on_progress=for_each_step(interrupt))
     assert adapter(lm, 3, tmp_path / "again") == expected
 
 
@@ -120,8 +120,8 @@ EQUAL_LENGTH = [
 @pytest.mark.parametrize(
     ("changes", "samples"),
     [
-        ({}, SAMPLES),  # some begin alike
-        ({}, EQUAL_LENGTH),  # of one length
+        ({}, SAMPLES),  # shared prefixes
+        ({}, EQUAL_LENGTH),  # equal lengths
         ({}, UNRELATED[:1]),
         ({}, [dataclasses.replace(UNRELATED[0], weight=0.5), *UNRELATED[1:]]),
         ({"num_layers": 1}, UNRELATED),
@@ -197,7 +197,7 @@ def test_the_benchmark_reports_both_sides(tmp_path: Path) -> None:
     ours, theirs = (figures["users"][side] for side in ("ours", "mlx-lm, float32"))
     assert [user["rows"] for user in ours] == [user["rows"] for user in theirs] == [4, 4]
     assert [user["steps"] for user in ours] == [user["steps"] for user in theirs] == [1, 1]
-    # One step of the whole set: the first adapter's loss, which is the base model's, on both sides.
+    # With one step of the whole data set, the loss is that of the base model on both sides.
     assert [user["loss"] for user in ours] == pytest.approx([user["loss"] for user in theirs], rel=1e-3)
     seconds = [sum(user["seconds"] for user in side) for side in (ours, theirs)]
     assert figures["speedup"] == pytest.approx(seconds[1] / (figures["load_seconds"] + seconds[0]))

@@ -1,6 +1,6 @@
-"""Training on Metal: bfloat16 and 4-bit models in their own kind of numbers, exact, resumable, and loaded again.
+"""Training on Metal: bfloat16 and 4-bit models in their own data types, within tolerance, and resumable.
 
-These run on a Mac alone; elsewhere the same loop is tested on the CPU by the other files.
+These tests run on a Mac only; the other files test the same loop on the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlx_personal.finetune.data.samples import make_samples, target_tokens
 from mlx_personal.finetune.forward.equivalence import TOLERANCES, select_mode
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 pytestmark = [pytest.mark.metal, pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal")]
 
@@ -37,10 +37,10 @@ def generate_answers(model: LanguageModel) -> list[str]:
 
 
 def build(tiny_model_folder: Path, kind: str) -> LanguageModel:
-    """The tiny model in bfloat16, or quantized to 4 bits: what people download."""
+    """Return a small model in bfloat16 or quantized to 4 bits."""
     small = load_language_model(tiny_model_folder)
     config = json.loads((tiny_model_folder / "config.json").read_text())
-    # Wider than the tiny model: a quantization group is 64 weights of one row.
+    # Wider than the tiny model, since a quantization group has 64 weights.
     config |= {"hidden_size": 128, "head_dim": 32, "intermediate_size": 256}
     mx.random.seed(0)
     model = llama.Model(llama.ModelArgs.from_dict(config))
@@ -77,7 +77,7 @@ def test_the_first_loss_matches_single_samples(tiny_model_folder: Path, tmp_path
     reference = random_models.reference_loss(model, samples) / target_tokens(samples)
     report = finetune(model, EXAMPLES, LoRAConfig(epochs=1), tmp_path / "a")
     assert report.forward_mode == "packed"
-    assert report.losses[0] == pytest.approx(reference, rel=2e-2)  # bfloat16 has 8 bits
+    assert report.losses[0] == pytest.approx(reference, rel=2e-2)  # bfloat16 has 8 significant bits
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "4-bit"])
@@ -134,7 +134,7 @@ def test_a_killed_training_resumes_bit_identically(tiny_model_folder: Path, tmp_
             config,
             tmp_path / "resumed",
             checkpoint_dir=tmp_path / "states",
-            on_progress=on_step(interrupt),
+            on_progress=for_each_step(interrupt),
         )
     report = finetune(model, EXAMPLES, config, tmp_path / "resumed", checkpoint_dir=tmp_path / "states")
     assert report.resumed_from == 4

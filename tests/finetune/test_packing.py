@@ -1,4 +1,4 @@
-"""Rows in one sequence: each is read off its pieces again, and a common beginning is there once."""
+"""Packed sequences: samples can be restored from their segments, and a common prefix is stored once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 
 from mlx_personal.finetune.data.packing import Segment, pack, segment_path
 
-# Few tokens, so that rows often begin alike, also over the 8 that are the least worth sharing.
+# Few different tokens, so that samples often share a prefix, also one longer than the 8 tokens that are always equal.
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=30).map(lambda sample: np.array([0] * 8 + sample, np.int32))
 
 
 def tokens_on_path(tokens: Sequence[np.ndarray], segments: Sequence[Segment], index: int) -> np.ndarray:
-    """What stands in the pieces on the way to this one."""
+    """Return the tokens of a segment and its ancestors."""
     path = [segments[i] for i in segment_path(segments, index)]
     return np.concatenate([tokens[segment.sample][segment.start : segment.stop] for segment in path])
 
 
 def arrays(*samples: str) -> list[np.ndarray]:
-    """A token a letter."""
+    """Return one token per letter."""
     return [np.frombuffer(sample.encode(), np.uint8).astype(np.int32) for sample in samples]
 
 
 def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
-    """By a plain loop: how many first tokens are the same."""
+    """Return how many first tokens are equal, by a plain loop."""
     count = 0
     while count < min(len(a), len(b)) and a[count] == b[count]:
         count += 1
@@ -45,7 +45,7 @@ def test_segment_paths_restore_every_sample(tokens: list[np.ndarray], data: st.D
     assert sorted(last) == list(range(len(tokens)))
     for sample, index in last.items():
         assert tokens_on_path(tokens, segments, index).tolist() == tokens[sample].tolist()
-        # A row's places follow one another, from 0.
+        # The segments of a sample are contiguous and start at 0.
         path = [segments[i] for i in segment_path(segments, index)]
         assert [segment.start for segment in path] == [0, *(segment.stop for segment in path[:-1])]
 
@@ -87,7 +87,7 @@ def test_a_tree_of_several_levels() -> None:
         Segment(0, 0, 8),
         Segment(3, 8, 9, 0),
         Segment(0, 8, 17, 0),
-        Segment(0, 17, 23, 2),  # of `one, ` six letters more are not worth a level
+        Segment(0, 17, 23, 2),  # the 6 common tokens `one, ` are too few for a segment
         Segment(1, 17, 23, 2),
         Segment(2, 17, 20, 2),
         Segment(4, 0, 4),

@@ -1,4 +1,4 @@
-"""A training's losses as a picture and as text: right places, gaps where there is no number, and one file or none."""
+"""Loss plots as PNG and as text: positions, gaps for losses that are not finite, and atomic files."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_losses_that_are_not_finite_are_left_out() -> None:
     assert np.isnan(means[-3:]).all() and np.isfinite(means[:16]).all()
 
 
-# Text
+# Text plots
 
 
 def dots(text: str) -> list[tuple[int, int]]:
-    """The column and line of every character of the line of dots."""
+    """Return the column and line of every braille character."""
     cells = [
         (x, y) for y, line in enumerate(text.splitlines()[:-1]) for x, c in enumerate(line) if "\u2800" < c < "\u2900"
     ]
@@ -84,7 +84,7 @@ def test_text_plot_has_the_requested_size(losses: list[float], width: int, heigh
     assert max(len(line) for line in lines[:-1]) <= max(width, 40)
 
 
-# Picture
+# PNG
 
 
 def write_png(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A training that was killed at any step goes on as if nothing had happened: the same losses, the same last bit."""
+"""A training that is killed at any step is resumed with the same losses and the same adapter, bit for bit."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from mlx_personal.finetune.checkpoint import load_latest
 from mlx_personal.finetune.forward.equivalence import ModeSelection
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support.paths import ROOT
-from tests.support.training_steps import on_step
+from tests.support.training_steps import for_each_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
-# Each answer's letters are its own, so that learning some by heart soon harms the others.
+# Each answer has its own letters, so that overfitting to some soon raises the loss on the others.
 LETTERS = np.random.default_rng(0).permuted(np.tile(list("abcdefghijklmnopqrstuvwxyz"), (13, 1)), axis=1)
 DIALOGUES = [Dialogue.of(f"{QUESTIONS[i % 5]} {i}", "".join(LETTERS[i, :7])) for i in range(13)]
 EXAMPLES = list(map(Example, DIALOGUES))
@@ -56,7 +56,7 @@ CONFIG = LoRAConfig(
 
 
 class Killed(BaseException):
-    """Ends a training from within, as nothing in it can catch."""
+    """Ends a training from within; nothing in it catches this."""
 
 
 def after_step(number: int, callback: Callable[[], object]) -> Callable[[TrainingStep], None]:
@@ -77,12 +77,12 @@ def run(
         folder / "adapter",
         general=GENERAL,
         checkpoint_dir=folder / "states",
-        on_progress=None if callback is None else on_step(callback),
+        on_progress=None if callback is None else for_each_step(callback),
     )
 
 
 def outcome(report: TrainingReport, folder: Path) -> tuple[Any, ...]:
-    """All that a training decides."""
+    """Return everything that a training determines."""
     written = (folder / "adapter" / "adapters.safetensors").read_bytes()
     evaluations = report.validation_losses, report.general_losses, report.best_step, report.steps
     return report.losses, report.epoch_losses, *evaluations, report.target_tokens, report.samples, written
@@ -95,13 +95,13 @@ def base_folder(other_model_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> LanguageModel:
-    """Its weights are small, so that it soon learns by heart what it sees, which harms the rows held out."""
+    """Return a model with small weights, which soon overfits, so that the held-out loss rises."""
     return load_language_model(base_folder)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(base: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """What comes out when nothing interrupts."""
+    """Return the outcome without an interruption."""
     folder = tmp_path_factory.mktemp("whole")
     return outcome(run(base, folder), folder)
 
@@ -117,9 +117,9 @@ def test_this_training_covers_everything_a_checkpoint_holds(
     base: LanguageModel, tmp_path: Path, uninterrupted: Any
 ) -> None:
     report = run(base, tmp_path)
-    assert outcome(report, tmp_path) == uninterrupted  # and twice the same is the same
+    assert outcome(report, tmp_path) == uninterrupted  # reproducible
     assert (report.resumed_from, report.notes) == (0, ())
-    assert 2 < report.best_step < report.steps  # so the best adapter is another one than the last
+    assert 2 < report.best_step < report.steps  # the best adapter is not the last one
     assert report.replayed_samples > 0
     assert len(report.general_losses) == len(report.validation_losses) == report.epochs + 1
     assert report.activation_cache == "memory"
@@ -136,7 +136,7 @@ def test_a_training_killed_after_any_step_resumes_bit_identically(
     assert not (tmp_path / "adapter").exists()
     recorded: list[TrainingStep] = []
     report = run(base, tmp_path, recorded.append)
-    # What was saved last: `on_step` is called before the state of its step is.
+    # Progress is reported before the checkpoint of a step is saved.
     assert report.resumed_from == (number - 1) // 2 * 2
     assert recorded[0].number == report.resumed_from + 1
     assert outcome(report, tmp_path) == uninterrupted
@@ -156,7 +156,7 @@ def test_a_training_killed_repeatedly_ends_bit_identically(
 def test_uncached_activations_stay_uncached_after_a_resume(
     base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """States that are computed anew for each batch differ in their last bits from those of fixed groups."""
+    """Activations computed for each batch differ in their last bits from cached ones."""
     with monkeypatch.context() as full:
         full.setattr("mlx_personal.finetune.forward.activation_cache._create_file", lambda _: None)
         full.setattr(
@@ -188,7 +188,7 @@ def test_a_cache_that_no_longer_fits_is_noted(
 
 
 def test_another_forward_mode_is_rejected(base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its order of rows was another one."""
+    """The order of the samples depends on the mode."""
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(5, kill))
     before_resume = checkpoint_names(tmp_path)
@@ -229,11 +229,11 @@ def test_early_stopping_works_after_a_resume(base: LanguageModel, tmp_path: Path
     assert outcome(report, tmp_path) == outcome(uninterrupted, tmp_path / "whole")
 
 
-# Real processes
+# Processes
 
 PROGRAM = """
 import json, os, signal, sys
-import mlx_personal  # before mlx.core, which test_resume imports: its BLAS has to come first
+import mlx_personal  # before mlx.core, so that its BLAS is loaded first
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tests.finetune import test_resume
@@ -270,7 +270,7 @@ def process(model: Path, folder: Path, number: int = 0, where: str = "SIGKILL") 
 
 
 def check_process(done: subprocess.CompletedProcess[str], folder: Path, uninterrupted: Any) -> int:
-    """It ended, and in the same bits; the step it went on from."""
+    """Check that a process ended with the same outcome; return the step it resumed from."""
     assert done.returncode == 0, done.stderr
     resumed_from, best_step, losses, validation, general = json.loads(done.stdout)
     assert tuple(losses) == uninterrupted[0]
@@ -323,7 +323,7 @@ def test_a_process_killed_at_any_moment_is_resumed(base_folder: Path, tmp_path: 
                 threading.Event().wait(0.001)
             threading.Event().wait(rng.uniform(0, 0.05))
             running.kill()
-        if (tmp_path / "adapter").exists():  # it was quicker
+        if (tmp_path / "adapter").exists():  # it finished first
             break
     else:
         check_process(process(base_folder, tmp_path), tmp_path, uninterrupted)
@@ -336,7 +336,7 @@ def test_a_signal_stops_a_process_after_saving(
 ) -> None:
     done = process(base_folder, tmp_path, 5, name)
     assert done.returncode == 2, done.stderr
-    # Asked within the report of step 5, it finishes step 6 and leaves.
+    # Signaled while step 5 is reported, it finishes step 6 and stops.
     assert done.stdout == (
         f"training was stopped after step 6 of {len(uninterrupted[0])} and saved; "
         "start the same training again to resume it\n"
@@ -344,7 +344,7 @@ def test_a_signal_stops_a_process_after_saving(
     assert check_process(process(base_folder, tmp_path), tmp_path, uninterrupted) == 6
 
 
-# Asked to stop
+# Signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -364,7 +364,7 @@ def test_a_signal_saves_a_checkpoint_that_is_resumed(
 
 def test_a_signal_without_a_checkpoint_dir_only_stops(base: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(InterruptedTrainingError) as raised:
-        stop = on_step(after_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        stop = for_each_step(after_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
         finetune(base, EXAMPLES, CONFIG, tmp_path / "a", on_progress=stop)
     assert raised.value.line().startswith("training was stopped after step 2 of ")
     assert "saved" not in raised.value.line()
@@ -382,7 +382,7 @@ def test_a_signal_in_the_last_step_does_not_interrupt(base: LanguageModel, tmp_p
 
 
 def interrupted(lm: LanguageModel, folder: Path) -> dict[str, bytes]:
-    """The states it leaves, by name."""
+    """Interrupt a training and return its checkpoints by name."""
     with pytest.raises(Killed):
         run(lm, folder, after_step(5, kill))
     return {path.name: path.read_bytes() for path in (folder / "states").iterdir()}
@@ -457,7 +457,7 @@ def test_checkpoints_have_the_metadata_of_version_0_1(base: LanguageModel, tmp_p
     metadata = latest.metadata
     assert metadata.keys() == {
         *("step", "losses", "targets", "validation_losses", "general_losses"),
-        *("patience", "plans", "way", "kept_states", "identity"),
+        *("patience", "plans", "way", "kept_states", "identity"),  # codespell:ignore kept_states
     }
     assert metadata["patience"].keys() == {"best", "best_step", "worse"}
     assert metadata["identity"].keys() == {"base", "rows", "settings", "environment"}

@@ -1,4 +1,4 @@
-"""How much a row counts: against explicit weights in a plain forward and rows given twice; what weights must not do."""
+"""Sample weights against explicit weights in the reference and against repeated samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONFIG = LoRAConfig(epochs=2, batch_size=3, learning_rate=1e-2, dropout=0.0)
 
 
 def reference(lm: LanguageModel, weights: Any, samples: list[Sample]) -> tuple[float, Any]:
-    """Loss and gradient, each row alone through mlx-lm's forward, and its weight then."""
+    """Return the weighted loss and gradient, sample by sample through mlx-lm's forward pass."""
     loss, total = 0.0, tree_map(mx.zeros_like, weights)
     for sample in samples:
         weight = sample.weight
@@ -54,7 +54,7 @@ def reference(lm: LanguageModel, weights: Any, samples: list[Sample]) -> tuple[f
 @pytest.mark.parametrize("layers", [1, -1])
 @pytest.mark.parametrize("share_prefixes", [True, False])
 def test_loss_and_gradient_match_weighted_samples(mode: ForwardMode, layers: int, share_prefixes: bool) -> None:
-    """Rows of other weights share their beginnings here."""
+    """Samples of different weights share prefixes here."""
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm, layers)
     expected = reference(lm, weights, SAMPLES)
@@ -78,7 +78,7 @@ def test_each_target_has_its_samples_weight(shape: BatchShape) -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_weighted_cross_entropy_matches_float64(dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.forward.losses.CHUNK_BYTES", 0)  # 16 targets a chunk
+    monkeypatch.setattr("mlx_personal.finetune.forward.losses.CHUNK_BYTES", 0)  # 16 targets per chunk
     rng = np.random.default_rng(0)
     hidden, head = (mx.array(rng.normal(size=s).astype(np.float32)).astype(dtype) for s in ((1, 37, 24), (40, 24)))
     targets, weights = rng.integers(0, 40, 37), rng.uniform(0.1, 5, 37)
@@ -106,7 +106,7 @@ def trained(lm: LanguageModel, samples: list[Sample], config: LoRAConfig) -> tup
 
 
 def test_a_weight_of_two_equals_the_sample_twice() -> None:
-    """Up to rounding, in steps of the whole set."""
+    """Up to rounding, with steps of the whole data set."""
     lm, config = (
         random_models.random_model("llama"),
         LoRAConfig(epochs=3, batch_size=64, learning_rate=1e-3, dropout=0.0),
@@ -144,7 +144,7 @@ def test_weighted_samples_can_be_packed() -> None:
     assert select_mode(lm, SAMPLES).mode == "packed"
 
 
-# From dialogues
+# Weighted examples
 
 
 def weighted(weights: Sequence[float]) -> list[Example]:

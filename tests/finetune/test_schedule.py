@@ -18,7 +18,7 @@ from mlx_personal.finetune.schedule import LR_SCHEDULER_TYPES, EarlyStopping, Le
 
 
 def reference(lr_scheduler_type: str, learning_rate: float, steps: int, warmup_steps: int) -> np.ndarray:
-    """The rate of every step in float64, by numpy's own interpolation and cosine."""
+    """Return the rate of every step in float64, with NumPy's interpolation and cosine."""
     falling = np.arange(steps - warmup_steps) / max(steps - warmup_steps, 1)
     after = {
         "cosine": learning_rate * 0.5 * (1 + np.cos(np.pi * falling)),

@@ -8,7 +8,7 @@ from mlx_personal.finetune import TrainingStep
 from mlx_personal.progress import Progress, ProgressEvent
 
 
-def on_step(function: Callable[[TrainingStep], object]) -> Progress:
+def for_each_step(function: Callable[[TrainingStep], object]) -> Progress:
     """Return a `Progress` that calls a function with each optimizer step."""
 
     def on_progress(event: ProgressEvent, /) -> None:
