@@ -225,22 +225,24 @@ def _make_config(options: Mapping[str, Any]) -> AugmentConfig:
     from mlx_personal.augmentation.sampling import SampleBudget
     from mlx_personal.finetune import LoRAConfig
 
-    def given(**fields: str) -> dict[str, Any]:
+    def fields_from(**fields: str) -> dict[str, Any]:
         return {field: options[option] for field, option in fields.items() if option in options}
 
     try:
         return AugmentConfig(
-            **given(
+            **fields_from(
                 num_synthetic="k",
                 num_demonstrations="demonstrations",
                 redacted_words="redact",
                 synthetic_weight="synthetic_weight",
                 seed="seed",
             ),
-            sample_budget=SampleBudget(**given(max_records="records", max_tokens="tokens")),
+            sample_budget=SampleBudget(**fields_from(max_records="records", max_tokens="tokens")),
             filters=FilterConfig(disabled=frozenset(options.get("off", ()))),
             prompt=read_prompt(options["prompt"]) if "prompt" in options else read_prompt(),
-            training=LoRAConfig(**given(epochs="epochs", learning_rate="learning_rate", rank="rank", seed="seed")),
+            training=LoRAConfig(
+                **fields_from(epochs="epochs", learning_rate="learning_rate", rank="rank", seed="seed")
+            ),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -197,11 +197,11 @@ def _make_config(settings: Mapping[str, Any], seed: int) -> LampConfig:
     from mlx_personal.augmentation.config import AugmentConfig
     from mlx_personal.research.lamp.lamp_config import OPPU_TRAINING, LampConfig
 
-    def given(**fields: str) -> dict[str, Any]:
+    def fields_from(**fields: str) -> dict[str, Any]:
         return {field: settings[option] for field, option in fields.items() if settings[option] is not None}
 
-    training = given(epochs="epochs", learning_rate="learning_rate", batch_size="batch_size")
-    augment = given(
+    training = fields_from(epochs="epochs", learning_rate="learning_rate", batch_size="batch_size")
+    augment = fields_from(
         num_synthetic="synthetic",
         num_demonstrations="demonstrations",
         redacted_words="redact",
@@ -214,7 +214,7 @@ def _make_config(settings: Mapping[str, Any], seed: int) -> LampConfig:
                 training=dataclasses.replace(OPPU_TRAINING, seed=seed, **training), seed=seed, **augment
             ),
             seed=seed,
-            **given(max_length="max_length", answer_tokens="answer_tokens"),
+            **fields_from(max_length="max_length", answer_tokens="answer_tokens"),
         )
     except ValueError as error:
         raise UserError(str(error), hint="change that setting") from error

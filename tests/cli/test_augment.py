@@ -63,10 +63,10 @@ def test_users_from_consent_to_adapters_and_ledger(
     # The command that the error names, as a shell would read it.
     assert run_cli(*shlex.split(line.split("`")[1])[1:], "--yes").exit_code == 0
     assert out.stat().st_mode & 0o777 == 0o700
-    shown = run_cli(*command)
-    assert shown.exit_code == 0, shown.output
-    assert "6 new responses, 0 were there already, 90 tokens in all." in shown.stdout
-    assert "2 new adapters in" in shown.stdout and "ann: 4 records, 4 sent," in shown.stdout
+    result = run_cli(*command)
+    assert result.exit_code == 0, result.output
+    assert "6 new responses, 0 were there already, 90 tokens in all." in result.stdout
+    assert "2 new adapters in" in result.stdout and "ann: 4 records, 4 sent," in result.stdout
     assert (out / "adapters" / "bob" / "adapters.safetensors").exists()
     again = run_json(*command)
     assert list(again["found"]) == ["ann", "bob"] and again["asked"] is None
@@ -86,16 +86,16 @@ def test_users_from_consent_to_adapters_and_ledger(
 def test_dry_run_prints_exactly_what_is_sent_later(
     command: list[Any], server_options: list[str], fake_server: FakeServer, tmp_path: Path
 ) -> None:
-    shown = run_json(*command, "--dry-run")
+    result = run_json(*command, "--dry-run")
     text = run_cli(*command, "--dry-run").stdout
     assert not fake_server.received and not (tmp_path / "out").exists()
     consent(server_options, "--out", tmp_path / "out")
     run_json(*command)
     sent = sorted(received.body.decode() for received in fake_server.received)
-    assert sorted(request["body"] for request in shown["requests"]) == sent
-    assert shown["bytes"] == sum(len(body.encode()) for body in sent)
+    assert sorted(request["body"] for request in result["requests"]) == sent
+    assert result["bytes"] == sum(len(body.encode()) for body in sent)
     assert sorted(line.partition(": ")[2] for line in text.splitlines()[:-1]) == sent
-    assert text.splitlines()[-1] == f"6 requests, {shown['bytes']:,} bytes; nothing was sent."
+    assert text.splitlines()[-1] == f"6 requests, {result['bytes']:,} bytes; nothing was sent."
 
 
 GUARDED = """
@@ -111,11 +111,11 @@ main(sys.argv[1:])
 
 @pytest.mark.slow
 def test_dry_run_uses_no_network(command: list[Any], fake_server: FakeServer) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", GUARDED, *map(str, command), "--dry-run", "--json"], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["requests"]) == 6 and not fake_server.received
+    assert completed.returncode == 0, completed.stderr
+    assert len(json.loads(completed.stdout)["requests"]) == 6 and not fake_server.received
 
 
 def test_profile_from_consent_to_synthetic_dialogues(
@@ -133,10 +133,10 @@ def test_profile_from_consent_to_synthetic_dialogues(
     command = ["augment", *server_options, "--k", "3", "--demonstrations", "2", *LENIENT]
     assert "nothing is sent" in error_line(*command)
     consent(server_options)
-    shown = run_json(*command, "--dry-run")
-    done = run_json(*command)
-    assert done["kept"] > 0 and done["asked"]["new"] == 3 and "answers" not in done["asked"]
-    assert sorted(r["body"] for r in shown["requests"]) == sorted(r.body.decode() for r in fake_server.received)
+    result = run_json(*command, "--dry-run")
+    completed = run_json(*command)
+    assert completed["kept"] > 0 and completed["asked"]["new"] == 3 and "answers" not in completed["asked"]
+    assert sorted(r["body"] for r in result["requests"]) == sorted(r.body.decode() for r in fake_server.received)
     assert "synthetic dialogues were there already" in run_cli(*command).stdout
     assert run_json("augment", "ledger")["attempts"] == 3
     assert run_json("augment", "consent", *server_options, "--withdraw")["granted"] is False
@@ -150,8 +150,10 @@ def test_failed_user_sets_the_exit_code(
     in_process_jobs.fails = lambda function, job: (
         "out of breath" if (function, job.key) == (user_jobs.train, "ann") else None
     )
-    shown = run_cli(*command)
-    assert shown.exit_code == 1 and "failed ann: out of breath" in shown.stdout and "1 new adapters in" in shown.stdout
+    result = run_cli(*command)
+    assert (
+        result.exit_code == 1 and "failed ann: out of breath" in result.stdout and "1 new adapters in" in result.stdout
+    )
 
 
 def test_unreachable_server_leaves_users_for_the_next_run(
@@ -166,10 +168,10 @@ def test_unreachable_server_leaves_users_for_the_next_run(
     monkeypatch.setattr(server.Server.__init__, "__defaults__", (None, 0.8, 512, 120.0, 1, 0.0))
     consent(server_options, "--out", tmp_path / "out")
     fake_server.default_fault = Fault(status=500)
-    shown = run_cli(*command)
-    assert shown.exit_code == 1
-    assert "incomplete ann: some responses are missing; run it again" in shown.stdout
-    assert "does not respond (it" in shown.stdout
+    result = run_cli(*command)
+    assert result.exit_code == 1
+    assert "incomplete ann: some responses are missing; run it again" in result.stdout
+    assert "does not respond (it" in result.stdout
     fake_server.default_fault = None
     assert list(run_json(*command)["learnt"]) == ["ann", "bob"]  # codespell:ignore learnt
 
@@ -179,10 +181,11 @@ def test_excluded_users_and_invalid_lines_are_reported(
 ) -> None:
     consent(server_options, "--out", tmp_path / "out")
     (users / "cyd.jsonl").write_text(dialogue_line("one", "record") + "\n{\n")
-    shown = run_cli(*command)
-    assert shown.exit_code == 0
+    result = run_cli(*command)
+    assert result.exit_code == 0
     assert (
-        "left out cyd: one record, 1 skipped: invalid line" in shown.stdout and "cyd.jsonl:2: not JSON" in shown.stdout
+        "left out cyd: one record, 1 skipped: invalid line" in result.stdout
+        and "cyd.jsonl:2: not JSON" in result.stdout
     )
     data = run_json(*command)
     assert data["left_out"] == {"cyd": "one record, 1 skipped: invalid line"} and len(data["bad_lines"]) == 1
@@ -192,9 +195,9 @@ def test_records_too_long_to_send_are_reported(
     command: list[Any], server_options: list[str], fake_server: FakeServer, tmp_path: Path
 ) -> None:
     consent(server_options, "--out", tmp_path / "out")
-    shown = run_cli(*command, "--tokens", "1")
-    assert shown.exit_code == 0 and not fake_server.received
-    assert "ann: 4 records, 0 sent (4 too long), 0 synthetic ones kept of 0" in shown.stdout
+    result = run_cli(*command, "--tokens", "1")
+    assert result.exit_code == 0 and not fake_server.received
+    assert "ann: 4 records, 0 sent (4 too long), 0 synthetic ones kept of 0" in result.stdout
 
 
 def test_key_is_read_from_the_environment_and_never_shown(
@@ -215,14 +218,14 @@ def test_key_is_read_from_the_environment_and_never_shown(
     monkeypatch.setenv("MY_KEY", "sk-wrong")
     assert "refuses the key" in error_line(*command, "--key-env", "MY_KEY")
     monkeypatch.setenv("MY_KEY", "sk-secret")
-    shown = run_cli(*command, "--key-env", "MY_KEY")
-    assert shown.exit_code == 0 and "sk-" not in shown.output
+    result = run_cli(*command, "--key-env", "MY_KEY")
+    assert result.exit_code == 0 and "sk-" not in result.output
     written = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     assert not any(b"sk-secret" in file.read_bytes() or b"sk-wrong" in file.read_bytes() for file in written)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (["--server", "http://example.org/v1"], "personal text does not go over plain http"),
         (["--server", "example.org"], "is no http or https address"),
@@ -236,10 +239,10 @@ def test_key_is_read_from_the_environment_and_never_shown(
     ],
 )
 def test_wrong_input_is_reported_on_one_line(
-    change: list[str], says: str, command: list[Any], server_options: list[str], tmp_path: Path
+    change: list[str], message: str, command: list[Any], server_options: list[str], tmp_path: Path
 ) -> None:
     consent(server_options, "--out", tmp_path / "out")
-    assert says in error_line(*command, *change)
+    assert message in error_line(*command, *change)
 
 
 def test_conflicting_options_are_refused(server_options: list[str], users: Path) -> None:

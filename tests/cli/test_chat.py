@@ -10,9 +10,9 @@ from tests.support.cli import error_line, run_cli, run_json
 def test_chat_answers_and_stores_the_conversation(profile: Path) -> None:
     result = run_cli("chat", stdin="How do I fix the lamp?\nAnd the soup?\n\n")
     assert result.exit_code == 0
-    shown = run_json("buffer", "show", 1)
-    assert shown["source"] == "chat"
-    assert [m["role"] for m in shown["messages"]] == ["user", "assistant"] * 2
+    dialogue = run_json("buffer", "show", 1)
+    assert dialogue["source"] == "chat"
+    assert [m["role"] for m in dialogue["messages"]] == ["user", "assistant"] * 2
     assert run_cli("chat", "--json").exit_code == 2
     assert "empty" in error_line("chat", " ")
 

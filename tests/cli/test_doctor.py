@@ -15,10 +15,10 @@ from tests.support.cli import run_cli
 
 def test_doctor_reports_the_machine(home: Path) -> None:
     result = run_cli("doctor", "--json")
-    found = json.loads(result.stdout)
-    assert found["gflops"] > 0
-    assert {"device", "blas", "speed", "home", "profile"} <= {c["name"] for c in found["checks"]}
-    assert result.exit_code == (0 if all(c["ok"] for c in found["checks"]) else 1)
+    data = json.loads(result.stdout)
+    assert data["gflops"] > 0
+    assert {"device", "blas", "speed", "home", "profile"} <= {c["name"] for c in data["checks"]}
+    assert result.exit_code == (0 if all(c["ok"] for c in data["checks"]) else 1)
 
 
 def test_doctor_aligns_its_lines_and_reports_a_missing_model(

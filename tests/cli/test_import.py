@@ -14,12 +14,12 @@ from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 def test_dialogues_are_printed_without_markup_or_control_characters(profile: Path, tmp_path: Path) -> None:
     said = "[red]Fire[/] [/nothing] :cat: \x1b[2J\x9b2J\rand\tgone"
     (tmp_path / "[b]:cat:.jsonl").write_text(dialogue_line(said, "Take [this]."))
-    shown = "[red]Fire[/] [/nothing] :cat: \ufffd[2J\ufffd2J\ufffdand"
+    printed = "[red]Fire[/] [/nothing] :cat: \ufffd[2J\ufffd2J\ufffdand"
     assert run_cli("import", tmp_path / "[b]:cat:.jsonl").exit_code == 0
     output = run_cli("buffer", "show", 1).stdout
-    assert shown in output
+    assert printed in output
     assert "from import:[b]:cat:.jsonl" in output
-    assert shown in run_cli("review", stdin="q\n").stdout
+    assert printed in run_cli("review", stdin="q\n").stdout
     assert "[red]Fire[/]" in run_cli("buffer", "list").stdout
     assert run_json("buffer", "show", 1)["messages"][0]["content"] == said
     (profile / "lexicons").mkdir()

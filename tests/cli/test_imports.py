@@ -43,8 +43,8 @@ def imported(*arguments: str, **variables: str) -> tuple[set[str], str]:
 def test_help_and_usage_errors_import_light_modules_only(arguments: list[str]) -> None:
     modules, _ = imported(*arguments)
     assert not modules & (SLOW_MODULES | {"numpy", "rich", "mlx_personal.research"})
-    own = {name for name in modules if name.startswith("mlx_personal.")}
-    assert {name for name in own if not name.startswith(LIGHT_MODULES)} == set()
+    package_modules = {name for name in modules if name.startswith("mlx_personal.")}
+    assert {name for name in package_modules if not name.startswith(LIGHT_MODULES)} == set()
 
 
 def test_completion_imports_light_modules_only() -> None:

@@ -51,14 +51,14 @@ def test_official_files_are_run_unchanged(
 ) -> None:
     methods = "non-personalized,bm25,oppu,cdcda"
     arguments = [*official, "--method", methods, "--model", tiny_model_folder, "--users", "3", *SHORT]
-    found = run_json(*arguments)
-    assert (found["ran"], found["found"], found["failed"], found["unanswered"]) == (12, 0, [], 0)
-    assert (found["files"]["users"], found["files"]["queries"]) == (3, 6)
-    assert [row["method"] for row in found["methods"]] == methods.split(",")
-    for row in found["methods"]:
+    data = run_json(*arguments)
+    assert (data["ran"], data["found"], data["failed"], data["unanswered"]) == (12, 0, [], 0)
+    assert (data["files"]["users"], data["files"]["queries"]) == (3, 6)
+    assert [row["method"] for row in data["methods"]] == methods.split(",")
+    for row in data["methods"]:
         assert (row["users"], row["queries"]) == (3, 6)
         assert row["metrics"]["MAE"]["low"] <= row["metrics"]["MAE"]["value"] <= row["metrics"]["MAE"]["high"]
-    assert found["folder"] == str(home / "lamp")
+    assert data["folder"] == str(home / "lamp")
     written = read_outputs(TASKS["3"], home / "lamp" / "predictions" / "oppu.json")
     assert written.by_id.keys() == read_outputs(TASKS["3"], official[-1]).by_id.keys()
     assert run_json(*arguments)["found"] == 12
@@ -68,11 +68,13 @@ def test_official_files_are_run_unchanged(
 
 
 def test_result_is_shown_as_text(command: list[Any], tmp_path: Path) -> None:
-    shown = run_cli(*command)
-    assert shown.exit_code == 0
-    assert "3 users, 6 queries, 12 items.\n3 results computed, 0 were there already.\n" in shown.stdout
-    assert "MAE" in shown.stdout and f"Predictions in LaMP's format: {tmp_path / 'run' / 'predictions'}" in shown.stdout
-    assert "mlx-personal: users 3/3, 0 s left" in shown.stderr
+    result = run_cli(*command)
+    assert result.exit_code == 0
+    assert "3 users, 6 queries, 12 items.\n3 results computed, 0 were there already.\n" in result.stdout
+    assert (
+        "MAE" in result.stdout and f"Predictions in LaMP's format: {tmp_path / 'run' / 'predictions'}" in result.stdout
+    )
+    assert "mlx-personal: users 3/3, 0 s left" in result.stderr
 
 
 def test_oppu_history_needs_no_outputs(command: list[Any], world: Path) -> None:
@@ -90,9 +92,9 @@ def test_choose_answers_with_labels_only(command: list[Any], tmp_path: Path) -> 
 
 def test_failed_user_sets_the_exit_code(command: list[Any], in_process_jobs: Any) -> None:
     in_process_jobs.fails = lambda function, job: "out of breath" if job.key == "1" else None
-    shown = run_cli(*command)
-    assert shown.exit_code == 1
-    assert "failed: user-1-1: out of breath" in shown.stdout
+    result = run_cli(*command)
+    assert result.exit_code == 1
+    assert "failed: user-1-1: out of breath" in result.stdout
 
 
 def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: list[Any], tmp_path: Path) -> None:
@@ -105,8 +107,8 @@ def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: l
         )
         assert not fake_server.received
         grant_consent(tmp_path / "run", make_server(fake_server.url))
-        found = run_json(*command)
-        assert (found["ran"], len(fake_server.received)) == (6, 6 + 6) and found["server_tokens"] == 12 * 15
+        data = run_json(*command)
+        assert (data["ran"], len(fake_server.received)) == (6, 6 + 6) and data["server_tokens"] == 12 * 15
         cut = run_cli(*command, "--method", "cloud:1", "--token-budget", "1")
         assert cut.exit_code == 1
         assert "the token budget is used up" in cut.stdout and "3 results wait for responses" in cut.stdout
@@ -115,7 +117,7 @@ def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: l
 # Counts of what was skipped
 
 
-def counted(command: list[Any], world: Path, change: Any) -> Any:
+def run_on_changed_questions(command: list[Any], world: Path, change: Any) -> Any:
     edit_json(world / "LaMP_3_questions.json", change)
     return run_json(*command), run_cli(*command).stdout
 
@@ -125,26 +127,26 @@ def test_items_without_a_label_are_skipped_and_counted(command: list[Any], world
         for question in questions[:2]:  # the first user's two
             del question["profile"][0]["score"]
 
-    found, shown = counted(command, world, remove_labels)
-    assert (found["files"]["skipped_items"], found["files"]["items"]) == (1, 11)
-    assert "1 items were skipped because they lack a text or an answer." in shown
+    data, result = run_on_changed_questions(command, world, remove_labels)
+    assert (data["files"]["skipped_items"], data["files"]["items"]) == (1, 11)
+    assert "1 items were skipped because they lack a text or an answer." in result
 
 
 def test_users_with_few_items_are_answered_and_counted(command: list[Any], world: Path) -> None:
-    def few(questions: Any) -> None:
+    def remove_items(questions: Any) -> None:
         for question in questions[:2]:
             question["profile"] = []
         for question in questions[2:4]:
             del question["profile"][1:]
 
     command += ["--method", "bm25:1,oppu"]
-    found, shown = counted(command, world, few)
-    assert found["ran"] == 6
-    assert (found["files"]["empty_profiles"], found["files"]["single_items"]) == (1, 1)
-    assert "1 users have no items." in shown and "1 users have one item." in shown
-    counts = {row["method"]: row["counts"] for row in found["methods"]}
+    data, result = run_on_changed_questions(command, world, remove_items)
+    assert data["ran"] == 6
+    assert (data["files"]["empty_profiles"], data["files"]["single_items"]) == (1, 1)
+    assert "1 users have no items." in result and "1 users have one item." in result
+    counts = {row["method"]: row["counts"] for row in data["methods"]}
     assert (counts["bm25:1"]["no items"], counts["oppu"]["nothing to learn"]) == (2, 1)
-    assert all(row["queries"] == 6 for row in found["methods"])
+    assert all(row["queries"] == 6 for row in data["methods"])
 
 
 def test_items_beyond_the_maximum_length_are_counted(command: list[Any]) -> None:
@@ -164,7 +166,7 @@ def test_outputs_without_a_question_are_counted(command: list[Any], world: Path)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (["--task", "6"], "there is no LaMP task '6'; take one of 1, 2N, 2M, 3, 4, 5, 7"),
         (["--task", "4"], "these are outputs of 'LaMP_3', not of LaMP_4"),
@@ -184,12 +186,12 @@ def test_outputs_without_a_question_are_counted(command: list[Any], world: Path)
         (["--workers", "0"], "--workers"),
     ],
 )
-def test_wrong_input_is_reported_on_one_line(command: list[Any], change: list[str], says: str) -> None:
-    assert says in error_line(*command, *change)
+def test_wrong_input_is_reported_on_one_line(command: list[Any], change: list[str], message: str) -> None:
+    assert message in error_line(*command, *change)
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "says"),
+    ("part", "change", "message"),
     [
         ("questions", lambda q: q.append(q[0]), "the question 'user-1-0-q0' occurs twice"),
         ("questions", lambda q: q.append({**q[0], "id": "new"}), "the question 'new' has no output"),
@@ -202,10 +204,10 @@ def test_wrong_input_is_reported_on_one_line(command: list[Any], change: list[st
     ],
 )
 def test_invalid_file_is_reported_before_anything_is_computed(
-    command: list[Any], world: Path, in_process_jobs: Any, part: str, change: Any, says: str
+    command: list[Any], world: Path, in_process_jobs: Any, part: str, change: Any, message: str
 ) -> None:
     edit_json(world / f"LaMP_3_{part}.json", change)
-    assert says in error_line(*command)
+    assert message in error_line(*command)
     assert not in_process_jobs.done
 
 
@@ -227,22 +229,22 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_download_lists_its_files_and_downloads_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    urls = []
 
     def fetch(address: Any, path: Any, on_progress: Any = None) -> None:
-        asked.append(address)
+        urls.append(address)
         path.parent.mkdir(parents=True)
         path.write_text("[]")
 
     monkeypatch.setattr(http_client, "download", fetch)
     arguments = ["lamp", "download", tmp_path, "--task", "3", "--task", "2M", "--split", "test", "--by-time"]
-    found = run_json(*arguments)["files"]
-    assert [Path(f).relative_to(tmp_path).as_posix() for f in found] == [
+    data = run_json(*arguments)["files"]
+    assert [Path(f).relative_to(tmp_path).as_posix() for f in data] == [
         "time/LaMP_3/test_questions.json",
         "time/LaMP_2M/test_questions.json",
     ]
-    assert len(asked) == 2
-    assert run_cli(*arguments).stdout.splitlines() == found and len(asked) == 2
+    assert len(urls) == 2
+    assert run_cli(*arguments).stdout.splitlines() == data and len(urls) == 2
     assert "there is no LaMP task '9'" in error_line("lamp", "download", tmp_path, "--task", "9")
 
 
@@ -255,9 +257,9 @@ def test_choices_are_those_of_the_library() -> None:
 def test_help_imports_no_model_library() -> None:
     code = "import sys; from mlx_personal.cli import main; main(['lamp', 'run', '--help'], standalone_mode=False)"
     code += "; assert not {'mlx.core', 'transformers', 'mlx_lm', 'ijson'} & set(sys.modules), 'heavy imports'"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "--method" in shown.stdout
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--method" in result.stdout
 
 
 # The whole path with a real server
@@ -302,8 +304,8 @@ def test_records_of_a_real_server_are_trained_on_offline(tmp_path: Path, cloud: 
     )
     # First only what the server has a part in.
     in_process_jobs.fails = lambda function, job: "not yet" if function is lamp_jobs.run_methods else None
-    asked = json.loads(run_cli(*command, "--out", folder).stdout)
-    assert (asked["ran"], len(asked["failed"])) == (0, 3) and asked["server_tokens"] > 0
+    urls = json.loads(run_cli(*command, "--out", folder).stdout)
+    assert (urls["ran"], len(urls["failed"])) == (0, 3) and urls["server_tokens"] > 0
     shutil.copytree(folder, tmp_path / "online")
     in_process_jobs.fails = lambda function, job: None
     online = run_json(*command[:-1], "--out", tmp_path / "online")
@@ -312,19 +314,26 @@ def test_records_of_a_real_server_are_trained_on_offline(tmp_path: Path, cloud: 
     assert sum(count for reason, count in counts.items() if reason.startswith("synthetic: ")) == 6
     process.terminate()
     process.wait(20)
-    for number, before in enumerate(offline_command_prefixes()):
-        own = tmp_path / f"offline-{number}"
-        shutil.copytree(folder, own)
-        arguments = [*before, sys.executable, "-c", GUARDED_COMMAND, "guarded", *map(str, [*command, "--out", own])]
-        done = subprocess.run(arguments, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
-        assert found["ran"] == 6
-        for mine, theirs in zip(found["methods"], online["methods"], strict=True):
-            assert mine["metrics"] == theirs["metrics"] and mine["counts"] == theirs["counts"]
+    for number, prefix in enumerate(offline_command_prefixes()):
+        offline_folder = tmp_path / f"offline-{number}"
+        shutil.copytree(folder, offline_folder)
+        arguments = [
+            *prefix,
+            sys.executable,
+            "-c",
+            GUARDED_COMMAND,
+            "guarded",
+            *map(str, [*command, "--out", offline_folder]),
+        ]
+        completed = subprocess.run(arguments, capture_output=True, text=True)
+        assert completed.returncode == 0, completed.stderr
+        data = json.loads(completed.stdout)
+        assert data["ran"] == 6
+        for offline_row, online_row in zip(data["methods"], online["methods"], strict=True):
+            assert offline_row["metrics"] == online_row["metrics"] and offline_row["counts"] == online_row["counts"]
         for name in ("oppu.json", "cdcda.json"):
             path = Path("predictions", name)
-            assert (own / path).read_text() == (tmp_path / "online" / path).read_text()
+            assert (offline_folder / path).read_text() == (tmp_path / "online" / path).read_text()
 
 
 assert cloud  # a fixture

@@ -20,12 +20,12 @@ def test_loop_by_commands(profile: Path, chats: Path) -> None:
     trained = run_json("train")
     assert trained["evaluation"]["n"] > 0
     assert run_json("adapters", "list")[0]["id"] == trained["adapter"]["id"]
-    shown = run_json("adapters", "show", 1)
-    assert shown["rows"] >= len(shown["dialogues"]) > 0
+    adapter = run_json("adapters", "show", 1)
+    assert adapter["rows"] >= len(adapter["dialogues"]) > 0
     assert run_json("evaluate", 1)["evaluation"]["n"] == trained["evaluation"]["n"]
     assert run_json("adapters", "promote", 1) == {"promoted": 1}
-    asked = run_json("chat", "How do I fix the lamp?")
-    assert asked["adapter"] == 1
+    chat = run_json("chat", "How do I fix the lamp?")
+    assert chat["adapter"] == 1
     assert run_json("adapters", "rollback")["promoted"] is None
     done = run_json("run")
     assert list(done["done"]) == ["score"]

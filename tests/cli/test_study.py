@@ -32,12 +32,12 @@ SIZES = ["--received", "6", "--every", "3", "--evaluation", "3", "--bins", "2", 
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arguments of a small study, whose cells take no time."""
     monkeypatch.setattr(jobs, "run_jobs", InProcessJobs())
-    monkeypatch.setattr(cell_jobs, "run_cell", lambda job: result(job.cell.policy))
+    monkeypatch.setattr(cell_jobs, "run_cell", lambda job: cell_result(job.cell.policy))
     data = write_stream(tmp_path / "alpaca.jsonl")
     return ["study", "run", str(tmp_path / "study"), "--model", "demo", "--data", f"alpaca={data}", *SIZES]
 
 
-def result(policy: str) -> dict[str, Any]:
+def cell_result(policy: str) -> dict[str, Any]:
     """Return the stored result of a cell."""
     scores = {"rouge1": [0.1, 0.2, 0.3], "rougeL": [0.1, 0.1, 0.1], "answer_words": 4.0}
     training = {"kept": [], "questions": 2, "rows": 2, "synthetic": 0, "train_seconds": 1.0, "epochs": 3}
@@ -66,23 +66,23 @@ def test_study_is_run_once_shown_and_reported(study: list[str], tmp_path: Path) 
 def test_cells_beyond_the_budget_are_reported(study: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
-    shown = run_cli(*study, "--budget", "2")
-    assert shown.exit_code == 0
-    assert "Skipped to keep to the budget: 3 cells." in shown.stdout
-    assert "ablation on alpaca" in shown.stdout
+    result = run_cli(*study, "--budget", "2")
+    assert result.exit_code == 0
+    assert "Skipped to keep to the budget: 3 cells." in result.stdout
+    assert "ablation on alpaca" in result.stdout
 
 
 def test_failed_cell_sets_the_exit_code(study: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     in_process = InProcessJobs()
     in_process.error_of = lambda job: "out of breath" if getattr(job.argument, "checkpoints", None) else None
     monkeypatch.setattr(jobs, "run_jobs", in_process)
-    shown = run_cli(*study)
-    assert shown.exit_code == 1
-    assert "failed: fifo on alpaca, seed 0: out of breath" in shown.stdout
+    result = run_cli(*study)
+    assert result.exit_code == 1
+    assert "failed: fifo on alpaca, seed 0: out of breath" in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (["--data", "imdb"], "no data set is called 'imdb'"),
         (["--data", "dolly=nowhere.jsonl"], "nowhere.jsonl"),
@@ -95,8 +95,8 @@ def test_failed_cell_sets_the_exit_code(study: list[str], monkeypatch: pytest.Mo
         (["--order", "shuffled", "--strength", "0.5"], "--strength needs `--order correlated`; the order here is shuf"),
     ],
 )
-def test_wrong_input_is_reported_on_one_line(study: list[str], change: list[str], says: str) -> None:
-    assert says in error_line(*study, *change)
+def test_wrong_input_is_reported_on_one_line(study: list[str], change: list[str], message: str) -> None:
+    assert message in error_line(*study, *change)
 
 
 def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_choices_are_those_of_the_library() -> None:
 
 def test_study_without_cells_is_shown(study: list[str]) -> None:
     error_line(*study, "--writer", "nowhere")
-    shown = run_cli("study", "status", study[2])
-    assert shown.exit_code == 0
-    assert "0 cells; synthetic dialogues: none generated\nNo cell is finished" in shown.stdout
+    result = run_cli("study", "status", study[2])
+    assert result.exit_code == 0
+    assert "0 cells; synthetic dialogues: none generated\nNo cell is finished" in result.stdout
     assert run_json("study", "status", study[2])["cells"] == 0
 
 
@@ -138,7 +138,7 @@ def test_changed_file_is_shown_as_two_sources(study: list[str], tmp_path: Path) 
 
 
 def change_settings(folder: str, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Changes what the first cell of a study says of itself, as another version may have written it."""
+    """Change the stored settings of the first cell of a study, as another version may have written them."""
     with sqlite3.connect(Path(folder) / "study.db") as connection:
         key, settings = connection.execute("SELECT key, settings FROM cells ORDER BY rowid").fetchone()
         plain = json.loads(settings)
@@ -171,9 +171,9 @@ def test_unreadable_cell_is_reported_on_one_line(
 def test_cells_of_another_version_are_counted_separately(study: list[str]) -> None:
     run_cli(*study)
     change_settings(study[2], lambda plain: plain.update(protocol=0))
-    shown = run_cli("study", "status", study[2]).stdout
-    assert "7 cells; " in shown
-    assert "1 more cell is of another version" in shown
+    result = run_cli("study", "status", study[2]).stdout
+    assert "7 cells; " in result
+    assert "1 more cell is of another version" in result
     assert run_json("study", "status", study[2])["outdated"] == 1
 
 
@@ -219,7 +219,7 @@ def script(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"--streams": "empty"}, "empty: there is no stream in this folder; put some of alpaca.jsonl, dolly.jsonl,"),
         ({"--model": "/nowhere/at/all"}, "no such model folder"),
@@ -233,14 +233,14 @@ def test_script_reports_wrong_input_on_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     change: dict[str, str],
-    says: str,
+    message: str,
 ) -> None:
     (tmp_path / "streams").mkdir()
     write_stream(tmp_path / "streams" / "alpaca.jsonl")
     monkeypatch.chdir(tmp_path)
-    given = {"--streams": "streams", "--model": "demo", "--study": "study", "--out": "out"} | change
-    assert script(*(part for pair in given.items() for part in pair), monkeypatch=monkeypatch) == 2
-    shown = capsys.readouterr()
-    (line,) = shown.err.splitlines()
-    assert says in line
-    assert shown.out == ""
+    arguments = {"--streams": "streams", "--model": "demo", "--study": "study", "--out": "out"} | change
+    assert script(*(part for pair in arguments.items() for part in pair), monkeypatch=monkeypatch) == 2
+    result = capsys.readouterr()
+    (line,) = result.err.splitlines()
+    assert message in line
+    assert result.out == ""

@@ -54,8 +54,8 @@ def press_ctrl_c(*_: Any, **__: Any) -> None:
 def test_signal_stops_a_training_with_its_exit_code(
     ready: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: int
 ) -> None:
-    with monkeypatch.context() as asked:
-        call_in_second_step(lambda: os.kill(os.getpid(), number), asked)
+    with monkeypatch.context() as patched:
+        call_in_second_step(lambda: os.kill(os.getpid(), number), patched)
         stopped = run_cli(command)
     assert stopped.exit_code == 128 + number
     (line,) = stopped.stderr.splitlines()
@@ -72,7 +72,7 @@ def test_stopped_training_is_reported_as_json_too(ready: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("where", "says"),
+    ("where", "message"),
     [
         (
             "forward.activation_cache.ActivationCache._add",
@@ -83,7 +83,7 @@ def test_stopped_training_is_reported_as_json_too(ready: Path, monkeypatch: pyte
     ],
 )
 def test_ctrl_c_outside_the_steps_is_reported_on_one_line(
-    ready: Path, monkeypatch: pytest.MonkeyPatch, where: str, says: str
+    ready: Path, monkeypatch: pytest.MonkeyPatch, where: str, message: str
 ) -> None:
     settings = ready / "config.toml"
     settings.write_text(settings.read_text().replace("epochs = 4", "epochs = 4\nnum_layers = 1"))
@@ -91,7 +91,7 @@ def test_ctrl_c_outside_the_steps_is_reported_on_one_line(
     stopped = run_cli("train")
     assert stopped.exit_code == 130
     (line,) = stopped.stderr.splitlines()
-    assert says in line
+    assert message in line
 
 
 def test_sigterm_before_the_first_step_is_reported_on_one_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +104,8 @@ def test_sigterm_before_the_first_step_is_reported_on_one_line(ready: Path, monk
 
 
 def test_ctrl_c_during_the_comparison_keeps_the_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as asked:
-        asked.setattr("mlx_personal.personalizer.promotion.generate_answers", press_ctrl_c)
+    with monkeypatch.context() as patched:
+        patched.setattr("mlx_personal.personalizer.promotion.generate_answers", press_ctrl_c)
         stopped = run_cli("train")
     assert stopped.exit_code == 130
     assert "the new adapter is kept; `mlx-personal run` compares it" in stopped.stderr
@@ -124,13 +124,13 @@ def test_ctrl_c_in_any_command_is_reported_on_one_line(
 
 
 def test_dry_run_estimates_without_training(ready: Path) -> None:
-    shown = run_cli("train", "--dry-run")
-    assert shown.exit_code == 0
+    result = run_cli("train", "--dry-run")
+    assert result.exit_code == 0
     estimate = run_json("train", "--dry-run")
-    assert f"{estimate['samples']} samples, 0 of them general ones" in shown.stdout
-    assert f": {estimate['steps']} steps." in shown.stdout
-    assert "All 2 layers are adapted" in shown.stdout
-    assert f"Estimated peak memory: {estimate['plan']['estimated_peak_bytes'] / 1e6:.0f} MB, of" in shown.stdout
+    assert f"{estimate['samples']} samples, 0 of them general ones" in result.stdout
+    assert f": {estimate['steps']} steps." in result.stdout
+    assert "All 2 layers are adapted" in result.stdout
+    assert f"Estimated peak memory: {estimate['plan']['estimated_peak_bytes'] / 1e6:.0f} MB, of" in result.stdout
     assert run_json("adapters", "list") == []
     assert run_json("train")["report"]["estimated_memory_bytes"] == estimate["plan"]["estimated_peak_bytes"]
 
@@ -143,13 +143,13 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
     more = "epochs = 4\nnum_layers = 1\nvalidation_split = 0.2\nreplay_ratio = 0.5\n"
     more += f"general_data = {json.dumps(str(general))}"
     settings.write_text(settings.read_text().replace("epochs = 4", more))
-    shown = run_cli("train", "--dry-run").stdout
-    assert "1 of 2 layers are frozen and computed once a sample; their output is cached in memory" in shown
+    result = run_cli("train", "--dry-run").stdout
+    assert "1 of 2 layers are frozen and computed once a sample; their output is cached in memory" in result
     assert (
         "1 samples are held out to find the best epoch.\n1 general samples are held out to measure forgetting.\n"
-        in shown
+        in result
     )
-    assert "Note: replay_ratio asks for" in shown
+    assert "Note: replay_ratio asks for" in result
 
 
 def test_dry_run_without_enough_memory_fails_as_the_training_would(

@@ -76,7 +76,7 @@ def test_unknown_power_is_not_shown_as_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "shown"),
+    ("width", "expected"),
     [
         (20, "20"),
         (30, "20/100"),
@@ -85,10 +85,10 @@ def test_unknown_power_is_not_shown_as_zero() -> None:
         (88, "20/100  loss 2.000  0:40 left  1,000 tokens/s  1.5 GB, peak 2.0 GB"),
     ],
 )
-def test_narrow_terminal_shows_the_most_important_statistics(width: int, shown: str) -> None:
+def test_narrow_terminal_shows_the_most_important_statistics(width: int, expected: str) -> None:
     output = rendered([Step(number=20, power_watts=23.4)], width=width)
     assert len(last_line(output)) <= width
-    assert last_line(output)[18:] == shown
+    assert last_line(output)[18:] == expected
     assert output.count("\n") == 1
 
 
