@@ -1,7 +1,7 @@
 """Preload a tuned BLAS when MLX is about to be imported.
 
 `blas.preload` has an effect only before `mlx.core` is imported. An import hook calls it at that moment, so that
-programs that import this package and never MLX, such as `mlx-personal --help`, do not pay for it.
+programs that import this package and never MLX, such as the help of the command line, do not pay for it.
 """
 
 from __future__ import annotations
