@@ -1,10 +1,10 @@
-"""A strict machine for MLX's Metal kernels: compiles and runs, on Linux, the very text that a Mac would compile.
+"""A host machine for MLX's Metal kernels: compile and run, on Linux, the very text that a Mac would compile.
 
     with metal.on_host():
         kernel = mx.fast.metal_kernel(...)
         (out,) = kernel(inputs=[...], grid=..., threadgroup=..., output_shapes=[...], output_dtypes=[...])
 
-Whatever Metal leaves undefined or forbids raises a `Fault` that names the line. README.md says what is found and what
+What Metal forbids or leaves undefined raises a `Fault` that names the line. README.md lists what is detected and what
 is not.
 """
 

@@ -1,8 +1,8 @@
-"""Asks clang, where it is installed, whether pointers cross between Metal's address spaces.
+"""Check with clang, if it is installed, that no pointer crosses between Metal's address spaces.
 
-To g++ all memory is one. Metal refuses `const device float* p = x` when `x` is `constant`, which MLX makes it as soon
-as the input has fewer than 8 elements. Clang knows address spaces, but not all the rest of Metal, so that only what it
-says about them counts: a kernel that it cannot follow passes.
+g++ has only one address space. Metal rejects `const device float* p = x` if `x` is `constant`, which it is if the input
+has fewer than 8 elements. Clang supports address spaces, but not all of Metal, so only its errors about address spaces
+count: a kernel that it cannot parse passes.
 """
 
 from __future__ import annotations
@@ -31,52 +31,54 @@ FLAGS = [
     "-include",
     "mlx/backend/metal/kernels/utils.h",
 ]
-# Clang spells a space as the macro that it was written with.
+# Clang writes an address space as the macro that the source uses.
 SPACES = re.compile(r"\b(?:device|constant|threadgroup)\b")
 ERROR = re.compile(r"kernel\.metal:(\d+):\d+: error: (.*)")
-INITIALISATION = re.compile(r"(?:cannot initialize|assigning|reference).*?'(.*?)'.*'(.*?)'")
+INITIALIZATION = re.compile(r"(?:cannot initialize|assigning|reference).*?'(.*?)'.*'(.*?)'")
 CALL = re.compile(r"no matching function for call to '\w+'")
 REFUSED = re.compile(r"cannot pass pointer to address space|no known conversion from '(.*\*)' to '(.*\*)'")
 
 
 @functools.cache
 def version() -> str:
+    """Return the version of clang."""
     return compiler.run_compiler(["clang++", "--version"]).stdout
 
 
 def to_clang(launch: Launch) -> str:
-    """The kernel's text as clang takes it, line by line the same."""
+    """Translate the kernel's text for clang, with the same lines."""
     text = replaced(launch.text, threadgroup_declarations(launch.text, launch.name), Declaration.as_static)
-    # Clang knows neither [[host_name]] nor an instantiation by decltype; an address instantiates as well.
+    # Clang has neither [[host_name]] nor instantiation by decltype; taking an address instantiates too.
     text = re.sub(r"^template \[\[host_name.*", "", text, flags=re.MULTILINE)
     return f"{text}\nvoid* entry = reinterpret_cast<void*>(&{launch.instance});\n"
 
 
 def differ(types: tuple[str, ...]) -> bool:
+    """Return whether the types have different address spaces."""
     return len({tuple(SPACES.findall(t or "")) for t in types}) > 1
 
 
 def crossings(errors: str) -> list[tuple[int, str]]:
-    """Line and message of each error that is about address spaces. A call's reason stands in the notes below it."""
-    found = []
+    """Return line and message of each error about address spaces; for a call the reason is in the notes below it."""
+    result = []
     blocks = re.split(r"^(?=\S+: error: )", errors, flags=re.MULTILINE)
     for block in blocks:
         error = ERROR.search(block)
         if error is None:
             continue
         message = error[2]
-        types = INITIALISATION.search(message)
+        types = INITIALIZATION.search(message)
         if types and differ(types.groups()):
-            found.append((int(error[1]), message))
+            result.append((int(error[1]), message))
         elif CALL.match(message):
             reason = next((r for r in REFUSED.finditer(block) if r[1] is None or differ(r.groups())), None)
             if reason:
-                found.append((int(error[1]), f"{message}: {reason[0]}"))
-    return found
+                result.append((int(error[1]), f"{message}: {reason[0]}"))
+    return result
 
 
 def check(launch: Launch) -> None:
-    """Raises a Fault for the first pointer that changes its address space."""
+    """Raise a Fault for the first pointer that changes its address space."""
     if shutil.which("clang++") is None:
         return
     text = to_clang(launch)

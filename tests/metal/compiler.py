@@ -1,9 +1,10 @@
-"""Compiles the machine, the prelude and the kernels with g++, each once: what matters is part of the file's name."""
+"""Compile the machine, the prelude and the kernels with g++, each once: file names contain a hash of all inputs."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import re
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -22,7 +23,7 @@ from .translate import to_cpp, without_comments
 
 RUNTIME = Path(__file__).parent / "runtime"
 INCLUDE = RUNTIME / "include"
-# MLX puts its own headers before each kernel; they come with the wheel.
+# MLX puts its own headers before each kernel; they are part of its wheel.
 MLX_INCLUDE = Path(mx.__file__).parent / "include"
 
 OLDEST_COMPILER = 12
@@ -30,19 +31,19 @@ UNKNOWN_NAME = re.compile(r"was not declared|has no member named|is not a member
 MACHINE_FLAGS = ["-std=c++17", "-O2", "-g1", "-fno-omit-frame-pointer", "-rdynamic"]
 KERNEL_FLAGS = [
     "-std=gnu++17",
-    "-O0",  # at -O1 the compiler already uses the freedom that undefined behaviour gives it
+    "-O0",  # at -O1 the compiler already exploits undefined behavior
     "-g1",
-    "-gdwarf-4",  # addr2line mixes up the files of version 5
+    "-gdwarf-4",  # addr2line confuses the files of version 5
     "-fPIC",
     "-w",
-    "-fno-omit-frame-pointer",  # reports walk the frames
+    "-fno-omit-frame-pointer",  # needed for reports
     "-fno-exceptions",
     "-fno-rtti",
     "-fsingle-precision-constant",  # 1.0 is a float in Metal
     "-ffp-contract=off",
-    "-fexcess-precision=16",  # half rounds at every step
-    "-ftrivial-auto-var-init=pattern",  # an unset private variable is garbage, and the same garbage each time
-    # Instrumented, but not linked with the sanitizers: runtime/hooks.cpp has their functions.
+    "-fexcess-precision=16",  # round half at every step
+    "-ftrivial-auto-var-init=pattern",  # an unset private variable is garbage, the same each time
+    # Instrumented, but not linked with the sanitizers: runtime/hooks.cpp defines their functions.
     "-fsanitize=thread",
     "--param=tsan-instrument-func-entry-exit=0",
     "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,bounds-strict,alignment,float-cast-overflow,"
@@ -51,7 +52,7 @@ KERNEL_FLAGS = [
     f"-I{RUNTIME}",
     f"-I{MLX_INCLUDE}",
 ]
-# What g++ sees of variables only where it optimizes, and nothing else.
+# Flags for warnings about unset variables, which g++ detects only when it optimizes.
 UNSET_FLAGS = [
     "-std=gnu++17",
     "-O1",
@@ -68,19 +69,20 @@ UNSET = re.compile(r"kernel\.metal:(\d+):\d+: warning: (.*) \[-W(?:maybe-)?unini
 
 @functools.cache
 def why_not() -> str | None:
-    """Why nothing can run here, or None if it can."""
+    """Return why kernels cannot run on this machine, or None if they can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return "the host run needs Linux on x86-64"
+        return "the host machine needs Linux on x86-64"
     if shutil.which("g++") is None:
-        return "the host run needs g++"
+        return "the host machine needs g++"
     version = run_compiler(["g++", "-dumpversion"]).stdout.strip()
     if int(version.split(".")[0]) < OLDEST_COMPILER:
-        return f"the host run needs g++ {OLDEST_COMPILER} or later, for 16-bit floats; this is {version}"
+        return f"the host machine needs g++ {OLDEST_COMPILER} or later, for 16-bit floats; this is {version}"
     return None
 
 
 @functools.cache
 def cache_folder() -> Path:
+    """Return the folder of compiled files."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = root / "mlx-metal-on-host"
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,17 +91,17 @@ def cache_folder() -> Path:
 
 @functools.cache
 def fingerprint() -> str:
-    """Of everything but the kernel that a compiled kernel depends on."""
+    """Return a hash of everything but the kernel that a compiled kernel depends on."""
     digest = hashlib.sha256()
     digest.update(subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout)
-    digest.update(" ".join(MACHINE_FLAGS + KERNEL_FLAGS + UNSET_FLAGS + [mx.__version__]).encode())
+    digest.update(" ".join(MACHINE_FLAGS + KERNEL_FLAGS + UNSET_FLAGS + [importlib.metadata.version("mlx")]).encode())
     for path in sorted(p for p in RUNTIME.rglob("*") if p.is_file()):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def cached(kind: str, text: str, suffix: str, build: Callable[[Path, Path], None]) -> Path:
-    """The file that `build(folder, target)` makes from `text`, made now or earlier. Safe against other processes."""
+    """Return the file that `build(folder, target)` makes from `text`, now or earlier, in this process or another."""
     key = hashlib.sha256(f"{fingerprint()}\n{kind}\n{text}".encode()).hexdigest()[:32]
     path = cache_folder() / f"{kind}-{key}{suffix}"
     if not path.exists():
@@ -110,18 +112,18 @@ def cached(kind: str, text: str, suffix: str, build: Callable[[Path, Path], None
     return path
 
 
-def run_compiler(arguments: list[str | Path]) -> subprocess.CompletedProcess[str]:
+def run_compiler(arguments: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(a) for a in arguments], capture_output=True, text=True, check=False)
 
 
-def must_compile(arguments: list[str | Path]) -> None:
+def must_compile(arguments: Sequence[str | Path]) -> None:
     done = run_compiler(arguments)
     if done.returncode != 0:
-        raise RuntimeError(f"the host run itself does not compile:\n{done.stderr}")
+        raise RuntimeError(f"the host machine itself does not compile:\n{done.stderr}")
 
 
 def machine() -> Path:
-    """The program that runs compiled kernels."""
+    """Return the program that runs compiled kernels."""
 
     def build(_: Path, target: Path) -> None:
         must_compile(["g++", *MACHINE_FLAGS, *sorted(RUNTIME.glob("*.cpp")), "-o", target, "-ldl"])
@@ -130,7 +132,7 @@ def machine() -> Path:
 
 
 def prelude(flags: list[str]) -> Path:
-    """The header before each kernel, precompiled: g++ wants it named as if it were not."""
+    """Return the precompiled header before each kernel, by the name of the header itself, as g++ expects it."""
 
     def build(_: Path, target: Path) -> None:
         must_compile(["g++", *flags, "-x", "c++-header", INCLUDE / "prelude.h", "-o", target])
@@ -139,19 +141,19 @@ def prelude(flags: list[str]) -> Path:
 
 
 def kernel_library(launch: Launch) -> Path:
-    """The launch's kernel as a library. What Metal would not compile is a Fault."""
+    """Compile the kernel of a launch to a library; what Metal would not compile raises a Fault."""
     refuse_double(launch)
     text = to_cpp(launch)
 
     def build(folder: Path, target: Path) -> None:
         source, compiled_source = folder / "kernel.metal", folder / "kernel.o"
         source.write_text(text)
-        flags = [*KERNEL_FLAGS, "-include", prelude(KERNEL_FLAGS), "-x", "c++", "-c"]
+        flags: list[str | Path] = [*KERNEL_FLAGS, "-include", prelude(KERNEL_FLAGS), "-x", "c++", "-c"]
         compiled = run_compiler(["g++", *flags, source, "-o", compiled_source])
         if compiled.returncode != 0:
             raise compile_fault(launch, compiled.stderr)
         refuse_unset(launch, source)
-        # Apart from compiling, so that no flag makes the linker take the sanitizers' libraries.
+        # Linked separately, so that no flag makes the linker add the sanitizers' libraries.
         must_compile(["g++", "-shared", compiled_source, "-o", target, "-lm"])
 
     return cached("kernel", text, ".so", build)
@@ -164,7 +166,7 @@ def refuse_double(launch: Launch) -> None:
 
 
 def refuse_unset(launch: Launch, source: Path) -> None:
-    flags = [*UNSET_FLAGS, "-include", prelude(UNSET_FLAGS), "-x", "c++", "-S"]
+    flags: list[str | Path] = [*UNSET_FLAGS, "-include", prelude(UNSET_FLAGS), "-x", "c++", "-S"]
     unset = UNSET.search(run_compiler(["g++", *flags, source, "-o", os.devnull]).stderr)
     if unset:
         number = int(unset[1])
@@ -172,22 +174,22 @@ def refuse_unset(launch: Launch, source: Path) -> None:
 
 
 def compile_fault(launch: Launch, errors: str) -> Fault:
-    """The compiler's first complaint about the kernel's own text, or else its first."""
+    """Return the first error in the kernel's own text, or else the first error."""
     lines = launch.text.splitlines()
     for match in re.finditer(r"kernel\.metal:(\d+):\d+: (?:fatal )?error: (.*)$", errors, re.MULTILINE):
         number = int(match[1])
         detail = match[2]
         if UNKNOWN_NAME.search(detail):
-            detail += " (by the host run: what Metal has and its stand-in for Metal has not is an unknown name too)"
+            detail += " (the host machine may lack a name that Metal has)"
         return Fault("compile", detail, launch.name, number, lines[number - 1])
     first = re.search(r"error: (.*)", errors)
     return Fault("compile", first[1] if first else errors, launch.name)
 
 
 def source_line(library: Path, offsets: list[int]) -> int | None:
-    """The line of the generated text that the innermost of these code offsets belongs to."""
+    """Return the line of the generated text that the innermost of these code offsets belongs to."""
     if not offsets or shutil.which("addr2line") is None:
         return None
-    found = run_compiler(["addr2line", "-i", "-e", library, *[hex(offset) for offset in offsets]]).stdout
-    match = re.search(r"kernel\.metal:(\d+)", found)
+    output = run_compiler(["addr2line", "-i", "-e", library, *[hex(offset) for offset in offsets]]).stdout
+    match = re.search(r"kernel\.metal:(\d+)", output)
     return int(match[1]) if match else None

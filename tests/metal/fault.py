@@ -1,4 +1,4 @@
-"""What the strict machine raises."""
+"""The exception that the host machine raises."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from dataclasses import dataclass
 
 
 @dataclass(eq=False)
-class Fault(Exception):  # noqa: N818 - it is the kernel's fault, not this program's error
-    """A kernel did what a GPU does not promise to survive; the message says all that is known of it.
+class Fault(Exception):  # noqa: N818 - a fault of the kernel, not an error of this program
+    """A kernel did what Metal forbids or leaves undefined; the message contains everything that is known about it.
 
-    `line` counts from 1 in the text that MLX generates, `text` is that line; `thread` is the position in the
-    threadgroup and `group` the threadgroup's in the grid; `index` counts elements of `buffer`, from the address that
-    the kernel got. A race has an `other_line` too.
+    Attributes:
+        kind: Kind of the fault, as listed in README.md.
+        detail: What happened.
+        kernel: Name of the kernel.
+        line: Line in the text that MLX generates, counted from 1.
+        text: That line.
+        buffer: Buffer or threadgroup variable that was accessed.
+        index: Element of the buffer, counted from the address that the kernel got.
+        thread: Position of the thread in its threadgroup.
+        group: Position of the threadgroup in the grid.
+        other_line: Line of the other access of a race.
+        other_text: That line.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""`on_host()`: inside it, kernels made by `mx.fast.metal_kernel` run on the strict machine."""
+"""Run kernels that are made by `mx.fast.metal_kernel` on the host machine, inside `on_host()`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,28 @@ from .launch import array_of, captured
 def on_host(
     *, orders: int = 2, seed: int = 1, time_limit: float = 20.0, flush_denormals: bool = True
 ) -> Iterator[None]:
-    """Replaces `mx.fast.metal_kernel`, so that what is made with it inside runs here, now, on concrete arrays.
+    """Replace `mx.fast.metal_kernel` inside the `with` block; its kernels are executed at once on concrete arrays.
 
-    Every launch runs in `orders` orders of its threads, the natural one first and the others drawn from `seed`, and
-    must give the same bits in all of them. One that takes more than `time_limit` seconds of processor time has hung.
-    With `flush_denormals`, float32 numbers too small to be normal are zeros, as Metal lets a GPU have them.
+    Args:
+        orders: Number of orders of the threads in which every launch runs, the natural one first; all of them must give
+            the same bits.
+        seed: Random seed of the other orders.
+        time_limit: Seconds of processor time that a launch may take.
+        flush_denormals: Treat denormal float32 numbers as zeros, as Metal allows a GPU to do.
+
+    Yields:
+        Nothing.
     """
     reason = compiler.why_not()
     if reason is not None:
         raise RuntimeError(reason)
-    make_kernel = mx.fast.metal_kernel
+    make_kernel: Any = mx.fast.metal_kernel
     seeds = [0, *range(seed, seed + orders - 1)]
 
-    def metal_kernel(*args: Any, **keywords: Any) -> Callable[..., list[mx.array]]:
-        kernel = make_kernel(*args, **keywords)
+    def metal_kernel(*args: Any, **kwargs: Any) -> Callable[..., list[mx.array]]:
+        kernel = make_kernel(*args, **kwargs)
 
-        def call(*, inputs: list, verbose: bool = False, stream: Any = None, **arguments: Any) -> list[mx.array]:
+        def call(*, inputs: list[Any], verbose: bool = False, stream: Any = None, **arguments: Any) -> list[mx.array]:
             arrays = [x if isinstance(x, mx.array) else mx.array(x) for x in inputs]
             launch = captured(kernel, arrays, arguments)
             if verbose:

@@ -1,4 +1,4 @@
-"""One launch of a kernel, as MLX would hand it to Metal: the generated text, the grid, and the bytes of each buffer."""
+"""One launch of a kernel as MLX would hand it to Metal: the generated text, the grid and the bytes of each buffer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,39 @@ INSTANCE = re.compile(r"\[\[kernel\]\] decltype\((.*)\) ", re.DOTALL)
 
 @dataclass(frozen=True)
 class Buffer:
-    """What one pointer or reference of the kernel's signature leads to."""
+    """The memory behind one pointer or reference of the kernel's signature.
+
+    Attributes:
+        name: Name of the parameter.
+        role: `input`, `output`, or `filled`: an output with an init_value.
+        element: Bytes of an element.
+        scalar: Bytes of its smallest part: half an element if it is complex.
+        contents: The bytes.
+        origin: Byte of `contents` that the kernel's pointer points to.
+    """
 
     name: str
-    role: str  # "input", "output", or "filled": an output with an init_value
-    element: int  # bytes
-    scalar: int  # bytes of the smallest part, half an element where that is complex
+    role: str
+    element: int
+    scalar: int
     contents: bytes
-    origin: int = 0  # byte of `contents` that the kernel's pointer leads to
+    origin: int = 0
 
 
 @dataclass(frozen=True)
 class Launch:
+    """A launch of a kernel.
+
+    Attributes:
+        name: Name of the kernel.
+        text: The text that MLX generates.
+        grid: Number of threads in each direction.
+        threadgroup: Number of threads of a threadgroup in each direction.
+        buffers: The memory behind the parameters, in their order.
+        output_shapes: Shapes of the outputs.
+        output_dtypes: Dtypes of the outputs.
+    """
+
     name: str
     text: str
     grid: tuple[int, int, int]
@@ -43,7 +64,7 @@ class Launch:
 
     @property
     def parameters(self) -> list[tuple[str, str]]:
-        """Type and name of each parameter of the generated signature, in order."""
+        """The type and name of each parameter of the generated signature, in order."""
         return parameters(self.text)
 
     @property
@@ -54,20 +75,28 @@ class Launch:
 
 
 def parameters(text: str) -> list[tuple[str, str]]:
+    """Return the type and name of each parameter of the generated signature, in order."""
     signature = SIGNATURE.search(text)
-    assert signature, "MLX generates it"
+    assert signature, "MLX generates a signature"
     return [(p[1], p[2]) for p in PARAMETER.finditer(signature[1])]
 
 
 def is_buffer(parameter_type: str) -> bool:
+    """Return whether a parameter of this type is a buffer."""
     return parameter_type.endswith(("*", "&"))
 
 
-def captured(kernel: Callable, inputs: list[mx.array], arguments: dict[str, Any]) -> Launch:
-    """The launch that MLX generates for these inputs. `arguments` are the keywords of the call, all but `inputs`."""
-    primitives = []
+def captured(kernel: Callable[..., list[mx.array]], inputs: list[mx.array], arguments: dict[str, Any]) -> Launch:
+    """Return the launch that MLX generates for these inputs.
 
-    def keep(entry: dict) -> None:
+    Args:
+        kernel: The kernel.
+        inputs: Its inputs.
+        arguments: All other keyword arguments of the call.
+    """
+    primitives: list[dict[str, Any]] = []
+
+    def keep(entry: dict[str, Any]) -> None:
         if entry.get("name") == "CustomKernel":
             primitives.append(entry)
 
@@ -78,7 +107,7 @@ def captured(kernel: Callable, inputs: list[mx.array], arguments: dict[str, Any]
     dtypes = [dtype for _, _, dtype in primitive["outputs"]]
     names = [parameter for kind, parameter in parameters(text) if is_buffer(kind)]
     input_names, output_names = split_names(names, inputs, len(shapes))
-    buffers = {}
+    buffers: dict[str, Buffer] = {}
     for parameter, array in zip(input_names, inputs, strict=True):
         buffers |= input_buffers(parameter, array, row_contiguous)
     for parameter, shape, dtype in zip(output_names, shapes, dtypes, strict=True):
@@ -87,24 +116,27 @@ def captured(kernel: Callable, inputs: list[mx.array], arguments: dict[str, Any]
 
 
 def split_names(names: list[str], inputs: list[mx.array], outputs: int) -> tuple[list[str], list[str]]:
-    """The inputs' and the outputs' names, from those of all buffers; `x_shape` and its like follow their `x`."""
+    """Split the names of all buffers into inputs and outputs, without `x_shape` and the like, which follow `x`."""
     arrays: list[str] = []
     for name in names[: len(names) - outputs]:
         if not arrays or name not in {f"{arrays[-1]}_{suffix}" for suffix in ("shape", "strides", "ndim")}:
             arrays.append(name)
-    assert len(arrays) == len(inputs), "MLX lists each input once"
+    assert len(arrays) == len(inputs), "MLX lists every input once"
     return arrays, names[len(names) - outputs :]
 
 
 def input_buffers(name: str, array: mx.array, row_contiguous: bool) -> dict[str, Buffer]:
-    """The input's own buffer, and those that describe its layout. MLX copies what is not row contiguous if asked to."""
-    view = np.asarray(memoryview(array.view(BITS[array.dtype.size])))
+    """Return an input's buffer and those that describe its layout.
+
+    If `row_contiguous`, MLX copies an input that is not.
+    """
+    view = as_bits(array)
     if row_contiguous and not view.flags.c_contiguous:
         view = np.ascontiguousarray(view)
     contents, origin = bytes_of(view)
     scalar = 4 if array.dtype == mx.complex64 else array.itemsize
     buffers = {name: Buffer(name, "input", array.itemsize, scalar, contents, origin)}
-    layout = {
+    layout: dict[str, np.ndarray] = {
         "shape": np.array(view.shape, np.int32),
         "strides": np.array(view.strides, np.int64) // array.itemsize,
         "ndim": np.array(view.ndim, np.int32),
@@ -116,7 +148,7 @@ def input_buffers(name: str, array: mx.array, row_contiguous: bool) -> dict[str,
 
 
 def bytes_of(view: np.ndarray) -> tuple[bytes, int]:
-    """All bytes from the first to the last element in memory, with those between, and where element 0 is in them."""
+    """Return all bytes from the first to the last element in memory, and the offset of element 0 in them."""
     if view.size == 0:
         return b"", 0
     reach = [(n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)]
@@ -126,15 +158,23 @@ def bytes_of(view: np.ndarray) -> tuple[bytes, int]:
 
 
 def output_buffer(name: str, shape: tuple[int, ...], dtype: mx.Dtype, init_value: float | None) -> Buffer:
+    """Return an output's buffer before the launch."""
     size = math.prod(shape)
     scalar = 4 if dtype == mx.complex64 else dtype.size
     if init_value is not None:
         filled = mx.contiguous(mx.broadcast_to(mx.array(init_value).astype(dtype), (size,)))
-        return Buffer(name, "filled", dtype.size, scalar, np.asarray(filled.view(BITS[dtype.size])).tobytes())
-    # All bits set: NaN in every floating-point type.
+        return Buffer(name, "filled", dtype.size, scalar, as_bits(filled).tobytes())
+    # All bits set, which is NaN in every floating-point type.
     return Buffer(name, "output", dtype.size, scalar, b"\xff" * (size * dtype.size))
 
 
+def as_bits(array: mx.array) -> np.ndarray:
+    """Return a view of the array as integers of the same size, with its strides."""
+    data: Any = array.view(BITS[array.dtype.size])
+    return np.asarray(memoryview(data))
+
+
 def array_of(contents: bytes, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """Return the array with these bytes."""
     bits = np.frombuffer(contents, f"u{dtype.size}").copy()
     return mx.array(bits).view(dtype).reshape(shape)

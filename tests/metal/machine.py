@@ -1,4 +1,4 @@
-"""Runs a launch in a process of its own, and reads what that process reports."""
+"""Run a launch in another process and read its report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FAULT_STATUS = 3
 
 
 def scratch_folder(launch: Launch) -> str | None:
-    """A file system in memory, where there is one with room for all buffers and the outputs of all orders."""
+    """Return a file system in memory, if there is one with space for all buffers and the outputs of all orders."""
     memory, needed = "/dev/shm", 8 * sum(len(buffer.contents) for buffer in launch.buffers)
     return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > needed else None
 
 
 def check_geometry(launch: Launch) -> tuple[int, int, int]:
-    """The threadgroup that MLX dispatches: clipped to the grid."""
+    """Check the launch geometry, and return the threadgroup that MLX dispatches: clipped to the grid."""
     tx, ty, tz = launch.threadgroup
     if min(launch.grid) < 1 or min(launch.threadgroup) < 1:
         detail = f"grid {launch.grid} and threadgroup {launch.threadgroup} must be at least 1 in each direction"
@@ -36,9 +36,12 @@ def check_geometry(launch: Launch) -> tuple[int, int, int]:
 
 
 def description(launch: Launch, library: Path, folder: Path, seeds: list[int], time_limit: float, flush: bool) -> str:
-    """What runtime/main.cpp reads. A line each: library; time limit; whether denormals are flushed; grid; threadgroup;
-    number of seeds, seeds; number of buffers; and for each buffer two: the file with its contents; and role, name,
-    bytes of an element and of its smallest part, bytes in all, byte that element 0 starts at."""
+    """Return the description of a launch that runtime/main.cpp reads.
+
+    It has a line each for: library; time limit; whether denormals are flushed; grid; threadgroup; number of seeds and
+    the seeds; number of buffers. Then two lines for each buffer: the file with its contents; and role, name, bytes of
+    an element, bytes of its smallest part, total bytes, offset of element 0.
+    """
     lines = [
         str(library),
         str(time_limit),
@@ -58,7 +61,7 @@ def description(launch: Launch, library: Path, folder: Path, seeds: list[int], t
 
 
 def run(launch: Launch, seeds: list[int], time_limit: float, flush: bool) -> list[bytes]:
-    """The contents of the outputs after the launch, the same for every seed."""
+    """Run a launch and return the contents of its outputs, which must be the same for every seed."""
     library = compiler.kernel_library(launch)
     address_spaces.check(launch)
     with tempfile.TemporaryDirectory(dir=scratch_folder(launch)) as name:
@@ -75,14 +78,15 @@ def run(launch: Launch, seeds: list[int], time_limit: float, flush: bool) -> lis
 
 
 def execute(launch: Launch, library: Path, text: str, time_limit: float) -> None:
-    # The machine limits its own processor time; the limit here is for a machine that hangs itself.
+    """Run the machine on a description; raise the fault that it reports."""
+    # The machine limits its own processor time; this limit is for a machine that hangs.
     limit = 10 * time_limit + 60
     try:
         done = subprocess.run(
             [compiler.machine()], input=text, capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired as hung:
-        raise Fault("time limit", f"did not end within {limit:g} s by the clock", launch.name) from hung
+        raise Fault("time limit", f"did not end within {limit:g} s", launch.name) from hung
     if done.returncode == FAULT_STATUS:
         raise reported(launch, library, done.stdout)
     if done.returncode != 0:
@@ -90,13 +94,16 @@ def execute(launch: Launch, library: Path, text: str, time_limit: float) -> None
 
 
 def order_fault(launch: Launch, buffer: Buffer, a: bytes, b: bytes) -> Fault:
+    """Return the fault of an output that differs between two orders of the threads."""
     index = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y) // buffer.element
     detail = "depends on the order in which the threads run"
     return Fault("order", detail, launch.name, buffer=buffer.name, index=index)
 
 
 def reported(launch: Launch, library: Path, report: str) -> Fault:
-    fields = dict(line.split(" ", 1) if " " in line else (line, "") for line in report.splitlines())
+    """Return the fault that the machine reports."""
+    lines = [line.partition(" ") for line in report.splitlines()]
+    fields = {key: value for key, _, value in lines}
 
     def line_at(key: str) -> tuple[int | None, str]:
         number = compiler.source_line(library, [int(word, 16) for word in fields.get(key, "").split()])

@@ -1,4 +1,4 @@
-"""For the machine's own tests: a kernel of a few lines, run once."""
+"""Run a kernel of a few lines once, for the tests of the host machine itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(
     machine: dict[str, Any] | None = None,
     **call: Any,
 ) -> Any:
-    """The outputs `y`, `z`, `w` (the only one if there is one) of a kernel with the inputs `a`, `b`, `c`."""
+    """Return the outputs `y`, `z`, `w` of a kernel with the inputs `a`, `b`, `c`; a single output is not in a list."""
     shapes = shapes or [shape]
     dtypes = dtypes or [dtype] * len(shapes)
     with on_host(**(machine or {})):

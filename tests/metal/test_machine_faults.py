@@ -1,4 +1,4 @@
-"""The strict machine catches each fault that is planted here, and says where it is."""
+"""The host machine detects each injected fault and reports where it is."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ INDEX = "uint i = thread_position_in_grid.x;\n"
 
 
 @dataclass
-class Planted:
-    """A kernel over 64 threads with one fault, on the line that ends with HERE."""
+class Mistake:
+    """A kernel for 64 threads with one mistake, on the line that ends with HERE."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Planted:
 
 
 def exchange(between: str) -> str:
-    """Each thread writes a slot and reads another's."""
+    """Return a kernel in which each thread writes one slot and reads another."""
     return (
         INDEX
         + f"""threadgroup float slots[64];
@@ -43,72 +43,72 @@ y[i] = slots[threads_per_grid.x - 1 - i];{HERE}"""
 
 
 MEMORY = [
-    Planted("read one beyond", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64),
-    Planted("write one beyond", "out of bounds", INDEX + f"y[i + 1] = a[i];{HERE}", "y", 64),
-    Planted("negative index", "out of bounds", INDEX + f"y[i] = a[int(i) - 1];{HERE}", "a", -1),
-    Planted("unsigned underflow", "out of bounds", INDEX + f"y[i] = a[i - 1];{HERE}", "a", 2**32 - 1),
-    Planted("far away", "out of bounds", INDEX + f"y[i] = a[i + 1000000000];{HERE}", "a", 10**9),
-    Planted("vector partly outside", "out of bounds", f"y[0] = ((device packed_float4*)(a + 61))[0][3];{HERE}", "a", 64,
+    Mistake("read one beyond", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64),
+    Mistake("write one beyond", "out of bounds", INDEX + f"y[i + 1] = a[i];{HERE}", "y", 64),
+    Mistake("negative index", "out of bounds", INDEX + f"y[i] = a[int(i) - 1];{HERE}", "a", -1),
+    Mistake("unsigned underflow", "out of bounds", INDEX + f"y[i] = a[i - 1];{HERE}", "a", 2**32 - 1),
+    Mistake("far outside", "out of bounds", INDEX + f"y[i] = a[i + 1000000000];{HERE}", "a", 10**9),
+    Mistake("vector partly outside", "out of bounds", f"y[0] = ((device packed_float4*)(a + 61))[0][3];{HERE}", "a", 64,
             call={"grid": (1, 1, 1), "shape": (1,)}),
-    Planted("unwritten tail", "unwritten output", INDEX + "if (i < 60) y[i] = a[i];", "y", 60),
-    Planted("unwritten integer", "unwritten output", INDEX + "if (i != 7) y[i] = i;", "y", 7, [],
+    Mistake("unwritten tail", "unwritten output", INDEX + "if (i < 60) y[i] = a[i];", "y", 60),
+    Mistake("unwritten integer", "unwritten output", INDEX + "if (i != 7) y[i] = i;", "y", 7, [],
             {"dtype": mx.int32}),
-    Planted("missing init_value", "uninitialised read",
+    Mistake("missing init_value", "uninitialized read",
             INDEX + f"atomic_fetch_add_explicit(&y[0], a[i], memory_order_relaxed);{HERE}", "y", 0,
             call={"shape": (1,), "options": {"atomic_outputs": True}}),
-    Planted("write to an input", "write to input", INDEX + f"((device float*)a)[i] = 0; y[i] = 0;{HERE}", "a", 0),
-    Planted("unwritten slot", "uninitialised read",
+    Mistake("write to an input", "write to input", INDEX + f"((device float*)a)[i] = 0; y[i] = 0;{HERE}", "a", 0),
+    Mistake("unwritten slot", "uninitialized read",
             INDEX + "threadgroup float slots[65];\nslots[i] = a[i];\n"
             "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + f"y[i] = slots[i + 1];{HERE}", "slots", 64),
-    Planted("shared array overrun by a pointer", "out of bounds",
+    Mistake("shared array overrun by a pointer", "out of bounds",
             INDEX + "threadgroup float slots[64];\nthreadgroup float* slot = slots + i;\n" + f"slot[1] = a[i];{HERE}\n"
             "y[i] = a[i];", "slots", 64),
-    Planted("unwritten slot, then an index from it", "uninitialised read",
+    Mistake("unwritten slot, then an index from it", "uninitialized read",
             INDEX + "threadgroup uint slots[64];\n" + f"uint k = slots[i];{HERE}\ny[i] = a[k + 999];", "slots", 0),
-    Planted("null", "wild access", INDEX + f"device const float* p = nullptr; y[i] = *p;{HERE}"),
-    Planted("another thread's own memory", "wild access",
+    Mistake("null", "wild access", INDEX + f"device const float* p = nullptr; y[i] = *p;{HERE}"),
+    Mistake("another thread's own memory", "wild access",
             INDEX + "float own = i; threadgroup ulong there;\nif (i == 0) there = ulong(&own);\n"
             "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + f"y[i] = *(thread float*)there;{HERE}"),
-    Planted("private memory without end", "private memory", "y[0] = deep(1);",
+    Mistake("unlimited private memory", "private memory", "y[0] = deep(1);",
             call={"header": f"int deep(int n) {{ int own[9999]; own[n] = n; return own[n] + deep(n + 1); }}{HERE}\n"}),
 ]  # fmt: skip
 
 RACES = [
-    Planted("no barrier", "race", exchange(""), "slots"),
-    Planted("no barrier, second time round", "race",
+    Mistake("no barrier", "race", exchange(""), "slots"),
+    Mistake("no barrier, second iteration", "race",
             INDEX + "threadgroup float slots[64];\nfor (int k = 0; k < 2; ++k) {\n" + f"slots[i] = a[i] + k;{HERE}\n"
             "threadgroup_barrier(mem_flags::mem_threadgroup);\ny[i] = slots[63 - i];\n}", "slots"),
-    Planted("barrier for other memory", "race", exchange("threadgroup_barrier(mem_flags::mem_device);"), "slots", 63),
-    Planted("barrier for no memory", "race", exchange("threadgroup_barrier(mem_flags::mem_none);"), "slots"),
-    Planted("barrier for a simdgroup only", "race",
+    Mistake("barrier for other memory", "race", exchange("threadgroup_barrier(mem_flags::mem_device);"), "slots", 63),
+    Mistake("barrier for no memory", "race", exchange("threadgroup_barrier(mem_flags::mem_none);"), "slots"),
+    Mistake("barrier for a simdgroup only", "race",
             exchange("simdgroup_barrier(mem_flags::mem_threadgroup);"), "slots"),
-    Planted("simdgroup operation as a barrier", "race", exchange("simd_sum(a[i]);"), "slots", 31,
+    Mistake("simdgroup operation as a barrier", "race", exchange("simd_sum(a[i]);"), "slots", 31,
             call={"grid": (32, 1, 1), "threadgroup": (32, 1, 1), "shape": (32,)}),
-    Planted("device memory, barrier for other memory", "race",
+    Mistake("device memory, barrier for other memory", "race",
             INDEX + "y[i] = a[i];\nthreadgroup_barrier(mem_flags::mem_threadgroup);\n"
             + f"if (i > 0) y[i] += y[i - 1];{HERE}", "y"),
-    Planted("two threadgroups", "race", INDEX + f"y[i / 2] = a[i];{HERE}", "y", 0,
+    Mistake("two threadgroups", "race", INDEX + f"y[i / 2] = a[i];{HERE}", "y", 0,
             call={"threadgroup": (1, 1, 1), "shape": (32,)}),
-    Planted("other threadgroup's result", "race", INDEX + "y[i] = a[i];\n" + f"if (i >= 32) y[i] += y[i - 32];{HERE}",
+    Mistake("other threadgroup's result", "race", INDEX + "y[i] = a[i];\n" + f"if (i >= 32) y[i] += y[i - 32];{HERE}",
             "y", 0, call={"threadgroup": (32, 1, 1)}),
-    Planted("accumulation without atomics", "race", INDEX + f"y[0] += a[i];{HERE}", "y", 0,
+    Mistake("accumulation without atomics", "race", INDEX + f"y[0] += a[i];{HERE}", "y", 0,
             call={"shape": (1,), "init_value": 0}),
-    Planted("atomics and plain reads", "race",
+    Mistake("atomics and plain reads", "race",
             INDEX + "threadgroup atomic_int sum;\nif (i == 0) atomic_store_explicit(&sum, 0, memory_order_relaxed);\n"
             "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
             "atomic_fetch_add_explicit(&sum, 1, memory_order_relaxed);\n"
             + f"y[i] = *(threadgroup int*)&sum;{HERE}", "sum", 0),
-    Planted("plain, ordered for a simdgroup, and atomics of another", "race",
+    Mistake("plain, ordered for a simdgroup, and atomics of another", "race",
             INDEX + "threadgroup atomic_int sum;\n" + f"if (i == 0) *(threadgroup int*)&sum = 0;{HERE}\n"
             "simdgroup_barrier(mem_flags::mem_threadgroup);\n"
             "atomic_fetch_add_explicit(&sum, 1, memory_order_relaxed);\ny[i] = 0;", "sum", 0),
-    Planted("plain, ordered for a threadgroup, and atomics of another", "race",
+    Mistake("plain, ordered for a threadgroup, and atomics of another", "race",
             INDEX + f"if (i == 0) y[0] = 0;{HERE}\nthreadgroup_barrier(mem_flags::mem_device);\n"
             "atomic_fetch_add_explicit((device atomic_uint*)y, 1u, memory_order_relaxed);", "y", 0,
             call={"threadgroup": (32, 1, 1), "shape": (1,), "init_value": 0, "machine": {"orders": 1}}),
-    Planted("fence as a barrier", "race",
+    Mistake("fence as a barrier", "race",
             exchange("atomic_thread_fence(mem_flags::mem_threadgroup, memory_order_seq_cst);"), "slots"),
-    Planted("order of float additions", "order",
+    Mistake("order of float additions", "order",
             INDEX + "atomic_fetch_add_explicit(&y[0], a[i] * 1.1f, memory_order_relaxed);", "y", 0,
             call={"shape": (1,), "options": {"atomic_outputs": True}, "init_value": 0}),
 ]  # fmt: skip
@@ -117,7 +117,7 @@ BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 BF16 = [mx.arange(64).astype(mx.bfloat16)]
 COMPLEX = [mx.arange(64).astype(mx.complex64)]
 FIRST = "template <class T> float first(T) { return 1; }\n"
-# Types that a compiler copies as a whole, and every way from a buffer into an expression. `f` is a vector's address.
+# Types that a compiler copies as a whole, in every kind of expression. `f` is the address of a vector.
 WHOLE_READS = [
     (BF16, [
         "float(a[i + 1])", "2.0f * a[i + 1]", "a[i] * a[i + 1]", "a[i + 1] > a[i]", "-a[i + 1]", "max(a[i], a[i + 1])",
@@ -133,126 +133,126 @@ WHOLE_READS = [
     (COMPLEX, ["(a[i] * a[i + 1]).real", "float(a[i + 1])", "first(a[i + 1])", "a[i + 1] > a[i]"]),
 ]  # fmt: skip
 WHOLE = [
-    Planted(expression, "out of bounds",
+    Mistake(expression, "out of bounds",
             INDEX + f"auto f = (const device float4*)(a + 60);\ny[i] = {expression};{HERE}", "a", 64,
             inputs or [mx.arange(64).astype(mx.float32)], {"header": FIRST})
     for inputs, expressions in WHOLE_READS for expression in expressions
 ] + [
-    Planted("negative index, bfloat", "out of bounds", INDEX + f"y[i] = a[int(i) - 1];{HERE}", "a", -1, BF16),
-    Planted("copied, bfloat", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64, BF16,
+    Mistake("negative index, bfloat", "out of bounds", INDEX + f"y[i] = a[int(i) - 1];{HERE}", "a", -1, BF16),
+    Mistake("copied, bfloat", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64, BF16,
             {"dtype": mx.bfloat16}),
-    Planted("copied, complex", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64, COMPLEX,
+    Mistake("copied, complex", "out of bounds", INDEX + f"y[i] = a[i + 1];{HERE}", "a", 64, COMPLEX,
             {"dtype": mx.complex64}),
-    Planted("packed vector", "out of bounds",
+    Mistake("packed vector", "out of bounds",
             INDEX + f"float3 v = ((device packed_float3*)(a + 1))[i / 3];{HERE}\ny[i] = v.x;", "a", 64),
-    Planted("struct with a bfloat", "out of bounds", INDEX + "y[i] = first(((const device Pair*)a)[i / 2 + 1]);", "a",
+    Mistake("struct with a bfloat", "out of bounds", INDEX + "y[i] = first(((const device Pair*)a)[i / 2 + 1]);", "a",
             64, BF16, {"header": FIRST + f"struct Pair {{ bfloat a, b; }};{HERE}\n"}),
-    Planted("write of a bfloat", "out of bounds", INDEX + f"y[i + 1] = bfloat(a[i]);{HERE}", "y", 64,
+    Mistake("write of a bfloat", "out of bounds", INDEX + f"y[i + 1] = bfloat(a[i]);{HERE}", "y", 64,
             call={"dtype": mx.bfloat16}),
-    Planted("write of a vector", "out of bounds", INDEX + f"if (i < 16) ((device float4*)y)[i + 1] = f(i);{HERE}", "y",
+    Mistake("write of a vector", "out of bounds", INDEX + f"if (i < 16) ((device float4*)y)[i + 1] = f(i);{HERE}", "y",
             64, call={"header": "float4 f(float x) { return x; }\n"}),
-    Planted("unwritten bfloat", "uninitialised read", INDEX + f"y[i] += 1.0f;{HERE}", "y", 0,
+    Mistake("unwritten bfloat", "uninitialized read", INDEX + f"y[i] += 1.0f;{HERE}", "y", 0,
             call={"dtype": mx.bfloat16}),
-    Planted("unwritten slot, bfloat", "uninitialised read",
+    Mistake("unwritten slot, bfloat", "uninitialized read",
             INDEX + f"threadgroup bfloat s[65];\ns[i] = a[i];\n{BARRIER}\ny[i] = s[i + 1];{HERE}", "s", 64, BF16),
-    Planted("unwritten slot, vector", "uninitialised read",
+    Mistake("unwritten slot, vector", "uninitialized read",
             INDEX + f"threadgroup float4 s[64];\nif (i < 63) s[i] = a[i];\n{BARRIER}\ny[i] = dot(s[i], s[i]);{HERE}",
             "s", 252),
-    Planted("no barrier, bfloat", "race",
+    Mistake("no barrier, bfloat", "race",
             INDEX + f"threadgroup bfloat s[64];\ns[i] = a[i];{HERE}\ny[i] = s[63 - i];", "s", inputs=BF16),
-    Planted("no barrier after reading, bfloat", "race",
+    Mistake("no barrier after reading, bfloat", "race",
             INDEX + f"threadgroup bfloat s[64];\ns[i] = a[i];\n{BARRIER}\nfloat v = s[63 - i];{HERE}\n"
             "s[i] = bfloat(v);\ny[i] = v;", "s", inputs=BF16),
-    Planted("no barrier, vector", "race",
+    Mistake("no barrier, vector", "race",
             INDEX + f"threadgroup float4 s[64];\ns[i] = a[i];{HERE}\ny[i] = length(s[63 - i]);", "s"),
-    Planted("accumulation without atomics, bfloat", "race", INDEX + f"y[0] += 1.0f;{HERE}", "y", 0,
+    Mistake("accumulation without atomics, bfloat", "race", INDEX + f"y[0] += 1.0f;{HERE}", "y", 0,
             call={"dtype": mx.bfloat16, "shape": (1,), "init_value": 0}),
 ]  # fmt: skip
 TOGETHER = [
-    Planted("barrier after an early return", "divergent barrier",
+    Mistake("barrier after an early return", "divergent barrier",
             INDEX + f"y[i] = 0;\nif (i < 32) return;\n{BARRIER}{HERE}"),
-    Planted("barrier in a branch", "divergent barrier", INDEX + f"y[i] = 0;\nif (i < 32) {BARRIER}{HERE}"),
-    Planted("two barriers for one", "divergent barrier",
+    Mistake("barrier in a branch", "divergent barrier", INDEX + f"y[i] = 0;\nif (i < 32) {BARRIER}{HERE}"),
+    Mistake("two barriers for one", "divergent barrier",
             INDEX + f"y[i] = 0;\nif (i < 32) {{\n{BARRIER}{HERE}\n}} else {{\n{BARRIER}\n}}"),
-    Planted("barrier in a loop of different length", "divergent barrier",
+    Mistake("barrier in a loop of different length", "divergent barrier",
             INDEX + f"y[i] = 0;\nfor (uint k = 0; k < 1 + i / 32; ++k) {BARRIER}{HERE}"),
-    Planted("one barrier in a function, two calls", "divergent barrier",
+    Mistake("one barrier in a function, two calls", "divergent barrier",
             INDEX + f"y[i] = 0;\nif (i < 32)\nmeet();{HERE}\nelse\nmeet();",
             call={"header": f"void meet() {{\n{BARRIER}{HERE}\n}}\n"}),
-    Planted("reduction by some lanes", "divergent simdgroup operation",
+    Mistake("reduction by some lanes", "divergent simdgroup operation",
             INDEX + f"y[i] = 0;\nif (i < 20) y[i] = simd_sum(a[i]);{HERE}"),
-    Planted("strided loop around a reduction", "divergent simdgroup operation",
+    Mistake("strided loop around a reduction", "divergent simdgroup operation",
             INDEX + f"y[i] = 0;\nfor (uint k = i; k < 70; k += 64) y[i] += simd_sum(a[k % 64]);{HERE}"),
-    Planted("lanes at different operations", "divergent simdgroup operation",
+    Mistake("lanes at different operations", "divergent simdgroup operation",
             INDEX + f"if (i % 2 == 0)\ny[i] = simd_max(a[i]);{HERE}\nelse\ny[i] = simd_min(a[i]);"),
-    Planted("simdgroup barrier in a branch", "divergent simdgroup operation",
+    Mistake("simdgroup barrier in a branch", "divergent simdgroup operation",
             INDEX + f"y[i] = 0;\nif (i < 3) simdgroup_barrier(mem_flags::mem_none);{HERE}"),
-    Planted("wrong lane", "no such lane", INDEX + f"y[i] = simd_shuffle(a[i], i % 32 + 1);{HERE}"),
-    Planted("lane of a full simdgroup in a small one", "no such lane",
+    Mistake("wrong lane", "no such lane", INDEX + f"y[i] = simd_shuffle(a[i], i % 32 + 1);{HERE}"),
+    Mistake("lane of a full simdgroup in a small one", "no such lane",
             INDEX + f"y[i] = simd_shuffle_xor(a[i], 16);{HERE}",
             call={"grid": (20, 1, 1), "shape": (20,)}),
 ]  # fmt: skip
 
 UNDEFINED = [
-    Planted("addition", "undefined behaviour", INDEX + f"y[i] = int(i) + 2147483600;{HERE}"),
-    Planted("subtraction", "undefined behaviour", INDEX + f"y[i] = -2147483600 - int(i);{HERE}"),
-    Planted("multiplication", "undefined behaviour", INDEX + f"y[i] = int(i) * 100000000;{HERE}"),
-    Planted("negation", "undefined behaviour", INDEX + f"int k = -2147483647 - 1;\ny[i] = -k;{HERE}"),
-    Planted("shift by too much", "undefined behaviour", INDEX + f"y[i] = 1u << i;{HERE}"),
-    Planted("shift by less than nothing", "undefined behaviour", INDEX + f"y[i] = 1u >> (int(i) - 1);{HERE}"),
-    Planted("division by zero", "undefined behaviour", INDEX + f"y[i] = 7 / int(i);{HERE}"),
-    Planted("remainder by zero", "undefined behaviour", INDEX + f"y[i] = 7u % i;{HERE}"),
-    Planted("metal::array", "undefined behaviour",
+    Mistake("addition", "undefined behavior", INDEX + f"y[i] = int(i) + 2147483600;{HERE}"),
+    Mistake("subtraction", "undefined behavior", INDEX + f"y[i] = -2147483600 - int(i);{HERE}"),
+    Mistake("multiplication", "undefined behavior", INDEX + f"y[i] = int(i) * 100000000;{HERE}"),
+    Mistake("negation", "undefined behavior", INDEX + f"int k = -2147483647 - 1;\ny[i] = -k;{HERE}"),
+    Mistake("shift by too much", "undefined behavior", INDEX + f"y[i] = 1u << i;{HERE}"),
+    Mistake("negative shift", "undefined behavior", INDEX + f"y[i] = 1u >> (int(i) - 1);{HERE}"),
+    Mistake("division by zero", "undefined behavior", INDEX + f"y[i] = 7 / int(i);{HERE}"),
+    Mistake("remainder by zero", "undefined behavior", INDEX + f"y[i] = 7u % i;{HERE}"),
+    Mistake("metal::array", "undefined behavior",
             INDEX + "array<float, 4> own = {1, 2, 3, 4};\ny[i] = f(own, i);",
             call={"header": f"float f(array<float, 4> v, int k) {{ return v[k]; }}{HERE}\n"}),
-    Planted("variable set by some threads", "unset variable",
+    Mistake("variable set by some threads", "unset variable",
             INDEX + f"float v;\nif (i < 63) v = a[i];\ny[i] = v;{HERE}"),
-    Planted("variable never set", "unset variable", INDEX + f"int k;\ny[i] = a[k];{HERE}"),
-    Planted("private array never set", "unset variable", INDEX + f"float own[4];\ny[i] = own[i % 4];{HERE}"),
-    Planted("private array", "undefined behaviour", INDEX + f"float own[4] = {{}};\ny[i] = own[i];{HERE}"),
-    Planted("shared array", "undefined behaviour",
+    Mistake("variable never set", "unset variable", INDEX + f"int k;\ny[i] = a[k];{HERE}"),
+    Mistake("private array never set", "unset variable", INDEX + f"float own[4];\ny[i] = own[i % 4];{HERE}"),
+    Mistake("private array", "undefined behavior", INDEX + f"float own[4] = {{}};\ny[i] = own[i];{HERE}"),
+    Mistake("shared array", "undefined behavior",
             INDEX + "threadgroup float slots[63];\n" + f"slots[i] = a[i];{HERE}\ny[i] = a[i];"),
-    Planted("float too large for an int", "undefined behaviour", INDEX + f"y[i] = int(a[i] * 1e9f);{HERE}"),
-    Planted("NaN as an int", "undefined behaviour", INDEX + f"y[i] = int(NAN);{HERE}"),
-    Planted("misaligned vector", "undefined behaviour", f"y[0] = ((device float4*)(a + 1))[0].x;{HERE}"),
-    Planted("vector member", "undefined behaviour", INDEX + f"float4 v = a[i];\ny[i] = v[i];{HERE}"),
-    Planted("no value returned", "undefined behaviour", INDEX + f"y[i] = f(i);{HERE}",
+    Mistake("float too large for an int", "undefined behavior", INDEX + f"y[i] = int(a[i] * 1e9f);{HERE}"),
+    Mistake("NaN as an int", "undefined behavior", INDEX + f"y[i] = int(NAN);{HERE}"),
+    Mistake("misaligned vector", "undefined behavior", f"y[0] = ((device float4*)(a + 1))[0].x;{HERE}"),
+    Mistake("vector member", "undefined behavior", INDEX + f"float4 v = a[i];\ny[i] = v[i];{HERE}"),
+    Mistake("no value returned", "undefined behavior", INDEX + f"y[i] = f(i);{HERE}",
             call={"header": f"int f(uint i) {{{HERE}\n if (i < 9) return 1; }}\n"}),
 ]  # fmt: skip
 
 LIMITS = [
-    Planted("double", "double", INDEX + f"y[i] = double(a[i]);{HERE}"),
-    Planted("too much threadgroup memory", "threadgroup memory",
+    Mistake("double", "double", INDEX + f"y[i] = double(a[i]);{HERE}"),
+    Mistake("too much threadgroup memory", "threadgroup memory",
             INDEX + "threadgroup float one[4096]; threadgroup half two[8192];\n" + f"threadgroup char three[1];{HERE}\n"
             "y[i] = 0; one[i] = 0; two[i] = 0; three[0] = 0;", "three"),
-    Planted("too many threads", "launch", INDEX + "y[i] = 0;", call={"threadgroup": (33, 32, 1)}),
-    Planted("grid of nothing", "launch", INDEX + "y[i] = 0;", call={"grid": (64, 0, 1)}),
-    Planted("endless loop", "time limit", INDEX + f"for (float k = 0; k < 1e9f; k += 0.5f) y[i] = k;{HERE}",
-            # Long enough for a busy machine to have reached the loop.
+    Mistake("too many threads", "launch", INDEX + "y[i] = 0;", call={"threadgroup": (33, 32, 1)}),
+    Mistake("empty grid", "launch", INDEX + "y[i] = 0;", call={"grid": (64, 0, 1)}),
+    Mistake("endless loop", "time limit", INDEX + f"for (float k = 0; k < 1e9f; k += 0.5f) y[i] = k;{HERE}",
+            # Long enough for a busy machine to reach the loop.
             call={"machine": {"time_limit": 1.0}}),
-    Planted("trap", "crash", INDEX + f"y[i] = a[i];\nif (i == 9) __builtin_trap();{HERE}"),
-    Planted("no such name", "compile", INDEX + f"y[i] = x[i];{HERE}"),
-    Planted("atomic that is not relaxed", "compile",
+    Mistake("trap", "crash", INDEX + f"y[i] = a[i];\nif (i == 9) __builtin_trap();{HERE}"),
+    Mistake("no such name", "compile", INDEX + f"y[i] = x[i];{HERE}"),
+    Mistake("atomic that is not relaxed", "compile",
             INDEX + f"y[i] = atomic_load_explicit((device atomic_float*)y, memory_order_seq_cst);{HERE}"),
-    Planted("ambiguous in Metal", "compile", INDEX + f"y[i] = max(a[i], 0);{HERE}"),
-    Planted("bfloat from a float by itself", "compile", INDEX + f"bfloat v = a[i]; y[i] = v;{HERE}"),
-    Planted("threadgroup memory of a function", "compile", "y[0] = f();",
+    Mistake("ambiguous in Metal", "compile", INDEX + f"y[i] = max(a[i], 0);{HERE}"),
+    Mistake("bfloat from a float by itself", "compile", INDEX + f"bfloat v = a[i]; y[i] = v;{HERE}"),
+    Mistake("threadgroup memory of a function", "compile", "y[0] = f();",
             call={"header": f"int f() {{\nthreadgroup int s[2];{HERE}\nreturn 1; }}\n"}),
-    Planted("threadgroup memory behind a macro", "compile", "SHARED s[2];\ny[0] = 0;",
+    Mistake("threadgroup memory behind a macro", "compile", "SHARED s[2];\ny[0] = 0;",
             call={"header": f"#define SHARED threadgroup float{HERE}\n"}),
-    Planted("initialised threadgroup memory", "compile",
+    Mistake("initialized threadgroup memory", "compile",
             INDEX + f"threadgroup float sum = 0;{HERE}\nsum += 1; y[i] = sum;"),
 ]  # fmt: skip
 
 SMALL = [mx.arange(7).astype(mx.float32)]
 CROSSINGS = [
-    Planted("small input is constant", "address space", INDEX + f"const device float* p = a;{HERE}\ny[i] = p[0];",
+    Mistake("small input is constant", "address space", INDEX + f"const device float* p = a;{HERE}\ny[i] = p[0];",
             inputs=SMALL),
-    Planted("small input handed to a function", "address space", INDEX + f"y[i] = first(a);{HERE}", inputs=SMALL,
+    Mistake("small input handed to a function", "address space", INDEX + f"y[i] = first(a);{HERE}", inputs=SMALL,
             call={"header": "float first(const device float* p) { return p[0]; }\n"}),
-    Planted("shared memory as the thread's own", "address space",
+    Mistake("shared memory as the thread's own", "address space",
             INDEX + "threadgroup float s[64];\ns[i] = 0;\n" + f"thread float& x = s[i];{HERE}\ny[i] = x;"),
-    Planted("pointer without a space", "address space",
+    Mistake("pointer without a space", "address space",
             INDEX + "threadgroup float s[64];\ns[i] = 0;\n" + f"y[i] = first(s + i);{HERE}",
             call={"header": "float first(float* p) { return p[0]; }\n"}),
 ]  # fmt: skip
@@ -260,24 +260,24 @@ CROSSINGS = [
 
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++")
 @pytest.mark.parametrize("fault", CROSSINGS, ids=lambda fault: fault.name)
-def test_pointers_across_address_spaces(fault: Planted) -> None:
-    test_caught(fault)
+def test_pointers_across_address_spaces(fault: Mistake) -> None:
+    test_fault_is_detected(fault)
 
 
-def test_the_same_pointer_is_right_where_the_input_is_larger() -> None:
+def test_the_same_pointer_is_valid_for_a_larger_input() -> None:
     source = CROSSINGS[0].source
     assert run(source, mx.arange(8).astype(mx.float32)).tolist() == [0] * 64
 
 
 @pytest.mark.parametrize("fault", MEMORY + RACES + WHOLE + TOGETHER + UNDEFINED + LIMITS, ids=lambda fault: fault.name)
-def test_caught(fault: Planted) -> None:
-    with pytest.raises(Fault) as caught:
+def test_fault_is_detected(fault: Mistake) -> None:
+    with pytest.raises(Fault) as raised:
         run(fault.source, *fault.inputs, **fault.call)
-    found = caught.value
-    assert found.kind == fault.kind, str(found)
-    assert found.buffer == fault.buffer, str(found)
+    actual = raised.value
+    assert actual.kind == fault.kind, str(actual)
+    assert actual.buffer == fault.buffer, str(actual)
     if fault.index is not None:
-        assert found.index == fault.index, str(found)
+        assert actual.index == fault.index, str(actual)
     if HERE in fault.source + fault.call.get("header", ""):
-        assert HERE in found.text + found.other_text, str(found)
-    assert "custom_kernel_small" in str(found)
+        assert HERE in actual.text + actual.other_text, str(actual)
+    assert "custom_kernel_small" in str(actual)

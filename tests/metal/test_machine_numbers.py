@@ -1,4 +1,4 @@
-"""Right kernels give right numbers on the strict machine: NumPy's, for each part of Metal that it stands in for."""
+"""Correct kernels give NumPy's numbers on the host machine, for each part of Metal that it implements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 INDEX = "uint i = thread_position_in_grid.x;\n"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);\n"
 VALUES = np.random.default_rng(0).integers(-9, 10, 64).astype(np.float32)
-HALVES = VALUES.reshape(2, 32)  # one row a simdgroup
+HALVES = VALUES.reshape(2, 32)  # one row per simdgroup
 LANES = np.arange(32)
 
 
@@ -25,8 +25,8 @@ def in_float(x: mx.array) -> np.ndarray:
     return np.array(x.astype(mx.float32))
 
 
-def each(row: np.ndarray) -> np.ndarray:
-    """One number a simdgroup, for all its lanes."""
+def for_all_lanes(row: np.ndarray) -> np.ndarray:
+    """Repeat one number per simdgroup for all its lanes."""
     return np.repeat(row, 32)
 
 
@@ -40,18 +40,18 @@ def down(values: np.ndarray, by: int, filling: np.ndarray) -> np.ndarray:
 
 INTS = HALVES.astype(np.int32)
 SIMD = {
-    "simd_sum(a[i])": each(HALVES.sum(1)),
-    "simd_product(a[i] * 0.1f + 1.5f)": each((HALVES * np.float32(0.1) + np.float32(1.5)).prod(1)),
-    "simd_max(a[i])": each(HALVES.max(1)),
-    "simd_min(a[i])": each(HALVES.min(1)),
-    "simd_sum(int(a[i]))": each(INTS.sum(1)),
-    "simd_and(int(a[i]) | 5)": each(np.bitwise_and.reduce(INTS | 5, axis=1)),
-    "simd_or(int(a[i]) & 6)": each(np.bitwise_or.reduce(INTS & 6, axis=1)),
-    "simd_xor(int(a[i]))": each(np.bitwise_xor.reduce(INTS, axis=1)),
+    "simd_sum(a[i])": for_all_lanes(HALVES.sum(1)),
+    "simd_product(a[i] * 0.1f + 1.5f)": for_all_lanes((HALVES * np.float32(0.1) + np.float32(1.5)).prod(1)),
+    "simd_max(a[i])": for_all_lanes(HALVES.max(1)),
+    "simd_min(a[i])": for_all_lanes(HALVES.min(1)),
+    "simd_sum(int(a[i]))": for_all_lanes(INTS.sum(1)),
+    "simd_and(int(a[i]) | 5)": for_all_lanes(np.bitwise_and.reduce(INTS | 5, axis=1)),
+    "simd_or(int(a[i]) & 6)": for_all_lanes(np.bitwise_or.reduce(INTS & 6, axis=1)),
+    "simd_xor(int(a[i]))": for_all_lanes(np.bitwise_xor.reduce(INTS, axis=1)),
     "simd_prefix_inclusive_sum(a[i])": HALVES.cumsum(1).ravel(),
     "simd_prefix_exclusive_sum(a[i])": (HALVES.cumsum(1) - HALVES).ravel(),
-    "simd_broadcast(a[i], 7)": each(HALVES[:, 7]),
-    "simd_broadcast_first(a[i])": each(HALVES[:, 0]),
+    "simd_broadcast(a[i], 7)": for_all_lanes(HALVES[:, 7]),
+    "simd_broadcast_first(a[i])": for_all_lanes(HALVES[:, 0]),
     "simd_shuffle(a[i], 31 - i % 32)": HALVES[:, ::-1].ravel(),
     "simd_shuffle_xor(a[i], 5)": HALVES[:, LANES ^ 5].ravel(),
     "simd_shuffle_up(a[i], 3)": up(HALVES, 3, HALVES),
@@ -60,36 +60,36 @@ SIMD = {
     "simd_shuffle_and_fill_down(a[i], 0.5f, 3)": down(HALVES, 3, np.full(32, 0.5)),
     "simd_shuffle_rotate_up(a[i], 3)": np.roll(HALVES, 3, axis=1).ravel(),
     "simd_shuffle_rotate_down(a[i], 3)": np.roll(HALVES, -3, axis=1).ravel(),
-    "simd_any(a[i] > 8)": each((HALVES > 8).any(1)),
-    "simd_all(a[i] > -10)": each(np.ones(2)),
-    "popcount(ulong(simd_ballot(a[i] > 0)))": each((HALVES > 0).sum(1)),
+    "simd_any(a[i] > 8)": for_all_lanes((HALVES > 8).any(1)),
+    "simd_all(a[i] > -10)": for_all_lanes(np.ones(2)),
+    "popcount(ulong(simd_ballot(a[i] > 0)))": for_all_lanes((HALVES > 0).sum(1)),
     "simd_is_first()": np.tile(LANES == 0, 2),
-    "simd_sum(half(a[i]))": each(HALVES.sum(1)),
-    "simd_sum(bfloat(a[i]))": each(HALVES.sum(1)),
-    "simd_max(bfloat(a[i]))": each(HALVES.max(1)),
+    "simd_sum(half(a[i]))": for_all_lanes(HALVES.sum(1)),
+    "simd_sum(bfloat(a[i]))": for_all_lanes(HALVES.sum(1)),
+    "simd_max(bfloat(a[i]))": for_all_lanes(HALVES.max(1)),
     "simd_sum(float2(a[i], 1)).y": np.full(64, 32),
     "simd_shuffle_down(ulong(a[i] + 9), ushort(1))": down(HALVES + 9, 1, HALVES + 9),
 }
 
 
 def values_of(expressions: Iterable[str], before: str, a: np.ndarray) -> np.ndarray:
-    """A row for each expression, its values in 64 threads; one kernel for all."""
+    """Return the values of each expression in 64 threads, one row each; one kernel computes all."""
     rows = [f"y[{64 * row} + i] = {expression};\n" for row, expression in enumerate(expressions)]
     return np.array(run(INDEX + before + "".join(rows), mx.array(a), shape=(len(rows), 64)))
 
 
 def test_simdgroup_functions() -> None:
-    for (expression, expected), found in zip(SIMD.items(), values_of(SIMD, "", VALUES), strict=True):
-        assert np.allclose(found, expected, rtol=1e-5), expression
+    for (expression, expected), result in zip(SIMD.items(), values_of(SIMD, "", VALUES), strict=True):
+        assert np.allclose(result, expected, rtol=1e-5), expression
 
 
-def test_a_simdgroup_may_be_smaller_at_the_end_of_the_group() -> None:
-    found = run(INDEX + "y[i] = simd_sum(1);", grid=(80, 1, 1), threadgroup=(40, 1, 1), shape=(80,))
-    assert np.array_equal(found, np.tile(np.repeat([32, 8], [32, 8]), 2))
+def test_the_last_simdgroup_of_a_threadgroup_may_be_smaller() -> None:
+    result = run(INDEX + "y[i] = simd_sum(1);", grid=(80, 1, 1), threadgroup=(40, 1, 1), shape=(80,))
+    assert np.array_equal(result, np.tile(np.repeat([32, 8], [32, 8]), 2))
 
 
 X = np.linspace(0.1, 0.9, 64).astype(np.float32)
-MATHS = {
+MATH = {
     "exp(x)": np.exp,
     "metal::precise::log(x)": np.log,
     "metal::fast::sqrt(x)": np.sqrt,
@@ -129,8 +129,8 @@ MATHS = {
 
 
 def test_mathematics() -> None:
-    for (expression, expected), found in zip(MATHS.items(), values_of(MATHS, "float x = a[i];\n", X), strict=True):
-        assert np.allclose(found, expected(X), rtol=1e-5, atol=1e-6), expression
+    for (expression, expected), result in zip(MATH.items(), values_of(MATH, "float x = a[i];\n", X), strict=True):
+        assert np.allclose(result, expected(X), rtol=1e-5, atol=1e-6), expression
 
 
 DTYPES = [mx.float32, mx.float16, mx.bfloat16, mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32]
@@ -139,17 +139,17 @@ DTYPES = [mx.float32, mx.float16, mx.bfloat16, mx.int8, mx.int16, mx.int32, mx.i
 @pytest.mark.parametrize("dtype", [*DTYPES, mx.uint64, mx.bool_], ids=str)
 def test_dtypes_in_and_out(dtype: mx.Dtype) -> None:
     a = mx.arange(64).astype(dtype)
-    found = run(INDEX + "y[i] = T(a[i] + a[1]) ;", a, dtype=dtype, template=[("T", dtype)])
-    assert found.dtype == dtype
-    assert mx.array_equal(found, (a + mx.array(1).astype(dtype)).astype(dtype))
+    result = run(INDEX + "y[i] = T(a[i] + a[1]) ;", a, dtype=dtype, template=[("T", dtype)])
+    assert result.dtype == dtype
+    assert mx.array_equal(result, (a + mx.array(1).astype(dtype)).astype(dtype))
 
 
 def test_half_rounds_at_every_step_and_bfloat_to_nearest() -> None:
     a = mx.array(np.random.default_rng(1).normal(size=64)).astype(mx.float16)
     assert mx.array_equal(run(INDEX + "y[i] = a[i] * a[i] + a[0];", a, dtype=mx.float16), a * a + a[0])
     b = a.astype(mx.bfloat16)
-    found = run(INDEX + "T x = a[i]; x += a[0]; x = x * x; y[i] = x;", b, dtype=b.dtype, template=[("T", b.dtype)])
-    assert mx.array_equal(found, (b + b[0]) * (b + b[0]))
+    result = run(INDEX + "T x = a[i]; x += a[0]; x = x * x; y[i] = x;", b, dtype=b.dtype, template=[("T", b.dtype)])
+    assert mx.array_equal(result, (b + b[0]) * (b + b[0]))
 
 
 def test_denormals_are_flushed_to_zero_if_asked_for_but_those_of_half_are_not() -> None:
@@ -165,8 +165,8 @@ def test_denormals_are_flushed_to_zero_if_asked_for_but_those_of_half_are_not() 
 
 def test_complex_numbers() -> None:
     a = mx.array(np.exp(1j * np.arange(64)).astype(np.complex64))
-    found = run(INDEX + "y[i] = a[i] * a[i];", a, dtype=mx.complex64)
-    assert np.allclose(found, np.array(a) ** 2, atol=1e-6)
+    result = run(INDEX + "y[i] = a[i] * a[i];", a, dtype=mx.complex64)
+    assert np.allclose(result, np.array(a) ** 2, atol=1e-6)
 
 
 def test_grids_in_three_dimensions_with_smaller_groups_at_the_edges() -> None:
@@ -177,16 +177,16 @@ y[at] = p.x + 100 * p.y + 10000 * p.z;
 z[at] = g.x + 10 * g.y + 100 * g.z + 1000 * threadgroups_per_grid.x;
 w[at] = s.x * s.y * s.z == threads_per_simdgroup || t.x + s.x * (t.y + s.y * t.z) == thread_index_in_threadgroup;"""
     grid = (7, 5, 3)
-    found = run(source, shapes=[(3, 5, 7)] * 3, dtypes=[mx.int32] * 3, grid=grid, threadgroup=(4, 2, 2))
+    result = run(source, shapes=[(3, 5, 7)] * 3, dtypes=[mx.int32] * 3, grid=grid, threadgroup=(4, 2, 2))
     z, y, x = np.indices((3, 5, 7))
-    assert np.array_equal(found[0], x + 100 * y + 10000 * z)
-    assert np.array_equal(found[1], x // 4 + 10 * (y // 2) + 100 * (z // 2) + 2000)
-    assert np.all(np.array(found[2]) == 1)
+    assert np.array_equal(result[0], x + 100 * y + 10000 * z)
+    assert np.array_equal(result[1], x // 4 + 10 * (y // 2) + 100 * (z // 2) + 2000)
+    assert np.all(np.array(result[2]) == 1)
 
 
 def test_the_threadgroup_is_clipped_to_the_grid() -> None:
-    found = run(INDEX + "y[i] = threads_per_threadgroup.x;", grid=(5, 1, 1), threadgroup=(256, 1, 1), shape=(5,))
-    assert np.array_equal(found, np.full(5, 5))
+    result = run(INDEX + "y[i] = threads_per_threadgroup.x;", grid=(5, 1, 1), threadgroup=(256, 1, 1), shape=(5,))
+    assert np.array_equal(result, np.full(5, 5))
 
 
 SQUARE = mx.arange(48).reshape(6, 8).astype(mx.float32)
@@ -206,36 +206,36 @@ def test_strided_inputs(name: str, row_contiguous: bool) -> None:
     a = STRIDED[name]
     where = "i" if row_contiguous else "elem_to_loc(int(i), a_shape, a_strides, a_ndim)"
     options = {"ensure_row_contiguous": row_contiguous}
-    found = run(INDEX + f"y[i] = a[{where}];", a, shape=a.shape, grid=(a.size, 1, 1), options=options)
-    assert np.array_equal(found, in_float(a))
+    result = run(INDEX + f"y[i] = a[{where}];", a, shape=a.shape, grid=(a.size, 1, 1), options=options)
+    assert np.array_equal(result, in_float(a))
 
 
 def test_shapes_of_small_and_scalar_inputs() -> None:
-    found = run(
+    result = run(
         "y[0] = a_shape[0] * 100 + a_shape[1] * 10 + a_ndim; y[1] = b + c[1]; y[2] = a_strides[0];",
         *(mx.zeros((3, 2)), 7, mx.array([1.5, 2.5])),
         shape=(3,),
         grid=(1, 1, 1),
     )
-    assert found.tolist() == [322, 9.5, 2]
+    assert result.tolist() == [322, 9.5, 2]
 
 
 def test_empty_inputs_and_outputs() -> None:
-    found = run(INDEX + "y[i] = a_shape[0];", mx.zeros((0, 4)), shapes=[(1,), (0, 3)], grid=(1, 1, 1))
-    assert found[0].tolist() == [0]
-    assert found[1].shape == (0, 3)
+    result = run(INDEX + "y[i] = a_shape[0];", mx.zeros((0, 4)), shapes=[(1,), (0, 3)], grid=(1, 1, 1))
+    assert result[0].tolist() == [0]
+    assert result[1].shape == (0, 3)
 
 
 def test_template_arguments() -> None:
     template = [("T", mx.bfloat16), ("N", 3), ("FLAG", True)]
-    found = run(INDEX + "T x[N]; x[N - 1] = T(257.0f); y[i] = FLAG ? float(x[2]) : 0.0f;", template=template)
-    assert np.all(np.array(found) == 256)
+    result = run(INDEX + "T x[N]; x[N - 1] = T(257.0f); y[i] = FLAG ? float(x[2]) : 0.0f;", template=template)
+    assert np.all(np.array(result) == 256)
 
 
 def test_init_value_reaches_what_no_thread_writes() -> None:
     for dtype in (mx.float32, mx.bfloat16, mx.int32, mx.bool_):
-        found = run(INDEX + "if (i == 3) y[i] = T(2);", dtype=dtype, init_value=1, template=[("T", dtype)])
-        assert mx.array_equal(found, mx.array([1, 1, 1, 2] + [1] * 60).astype(dtype))
+        result = run(INDEX + "if (i == 3) y[i] = T(2);", dtype=dtype, init_value=1, template=[("T", dtype)])
+        assert mx.array_equal(result, mx.array([1, 1, 1, 2] + [1] * 60).astype(dtype))
 
 
 TREE = """template <typename T>
@@ -253,7 +253,7 @@ T group_sum(T value, threadgroup T* slots, uint i, uint n) {
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.int32], ids=str)
 def test_functions_of_the_header_with_threadgroup_pointers(dtype: mx.Dtype) -> None:
-    found = run(
+    result = run(
         INDEX + "threadgroup T slots[N];\ny[i] = group_sum<T>(a[i], slots, thread_index_in_threadgroup, N);",
         mx.array(VALUES).astype(dtype),
         header=TREE,
@@ -261,11 +261,11 @@ def test_functions_of_the_header_with_threadgroup_pointers(dtype: mx.Dtype) -> N
         threadgroup=(32, 1, 1),
         dtype=dtype,
     )
-    assert np.array_equal(found, each(HALVES.sum(1)))
+    assert np.array_equal(result, for_all_lanes(HALVES.sum(1)))
 
 
 DECLARATIONS = {
-    "scalar": ("threadgroup float s;\nif (t == 0) s = a[i];\n", "s", lambda v: each(v[:, 0])),
+    "scalar": ("threadgroup float s;\nif (t == 0) s = a[i];\n", "s", lambda v: for_all_lanes(v[:, 0])),
     "two in one": ("threadgroup float s[32], r[N];\ns[t] = a[i]; r[t] = 1;\n", "s[31 - t] + r[0]", None),
     "matrix": ("threadgroup float s[4][N / 4];\ns[t / 8][t % 8] = a[i];\n", "s[3 - t / 8][7 - t % 8] + 1", None),
     "over two lines": ("#define M N\nthreadgroup\n  float s[\n  M];  // threadgroup float no[3];\ns[t] = a[i];\n",
@@ -280,7 +280,7 @@ DECLARATIONS = {
     "macro of a pointer": ("threadgroup float s[N];\nSHARED p = s; p[t] = a[i];\n", "s[31 - t] + 1", None),
     "atomic": ("threadgroup atomic_int s;\nif (t == 0) atomic_store_explicit(&s, 0, memory_order_relaxed);\n" + BARRIER
                + "atomic_fetch_add_explicit(&s, int(a[i]), memory_order_relaxed);\n",
-               "atomic_load_explicit(&s, memory_order_relaxed)", lambda v: each(v.sum(1))),
+               "atomic_load_explicit(&s, memory_order_relaxed)", lambda v: for_all_lanes(v.sum(1))),
 }  # fmt: skip
 
 
@@ -288,7 +288,7 @@ DECLARATIONS = {
 def test_declarations_of_threadgroup_memory(name: str) -> None:
     before, after, expected = DECLARATIONS[name]
     source = INDEX + "uint t = thread_index_in_threadgroup;\n" + before + BARRIER + f"y[i] = {after};"
-    found = run(
+    result = run(
         source,
         mx.array(VALUES),
         template=[("N", 32)],
@@ -303,7 +303,7 @@ def test_declarations_of_threadgroup_memory(name: str) -> None:
         threadgroup=(32, 1, 1),
     )
     expected = expected or (lambda v: v[:, ::-1].ravel() + 1)
-    assert np.array_equal(found, expected(HALVES))
+    assert np.array_equal(result, expected(HALVES))
 
 
 ATOMICS = {
@@ -321,7 +321,7 @@ ATOMICS = {
 def test_atomics(name: str) -> None:
     expected, start = ATOMICS[name]
     a = VALUES.astype(np.int32)
-    found = run(
+    result = run(
         INDEX + f"atomic_{name}_explicit(&y[0], a[i], memory_order_relaxed);",
         mx.array(a),
         shape=(1,),
@@ -330,7 +330,7 @@ def test_atomics(name: str) -> None:
         options={"atomic_outputs": True},
         threadgroup=(8, 1, 1),
     )
-    assert found.item() == expected(a)
+    assert result.item() == expected(a)
 
 
 def test_compare_and_exchange() -> None:
@@ -342,8 +342,8 @@ atomic_store_explicit(&z[i], 1, memory_order_relaxed);"""
     )
     a = mx.arange(64)
     options = {"atomic_outputs": True}
-    found = run(source, a, shapes=[(1,), (64,)], dtypes=[mx.int32] * 2, init_value=0, options=options)
-    assert found[0].item() == 2016
+    result = run(source, a, shapes=[(1,), (64,)], dtypes=[mx.int32] * 2, init_value=0, options=options)
+    assert result[0].item() == 2016
 
 
 ORDERED = {
@@ -365,7 +365,7 @@ z[i] = atomic_fetch_add_explicit(&counts[0], 0, memory_order_relaxed);""",
 s[i] = a[i]; y[i] = a[i];
 threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
 z[i] = s[63 - i] + y[63 - i];""",
-    "neighbouring bytes": "threadgroup uchar s[64];\ns[i] = i;\n" + BARRIER + "y[i] = 0; z[i] = s[63 - i];",
+    "neighboring bytes": "threadgroup uchar s[64];\ns[i] = i;\n" + BARRIER + "y[i] = 0; z[i] = s[63 - i];",
     "parts of one word": """threadgroup uint s[16];
 ((threadgroup uchar*)s)[i] = i;
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -374,7 +374,7 @@ y[i] = 0; z[i] = s[i / 4];""",
 
 
 @pytest.mark.parametrize("name", ORDERED)
-def test_what_a_barrier_orders_is_no_race(name: str) -> None:
+def test_accesses_ordered_by_a_barrier_are_no_race(name: str) -> None:
     run(INDEX + ORDERED[name], mx.array(VALUES), shapes=[(64,)] * 2)
 
 

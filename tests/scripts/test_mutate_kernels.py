@@ -90,10 +90,10 @@ def copy(mutation: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 FIXED = [
-    ("spectral_entropy.metal", "«threadgroup_barrier → »(mem_flags::mem_threadgroup);", {"race", "uninitialised read"}),
+    ("spectral_entropy.metal", "«threadgroup_barrier → »(mem_flags::mem_threadgroup);", {"race", "uninitialized read"}),
     ("cosine.h", "for (uint d = lane; d «< → <=» dim; d += 32) {", {"out of bounds"}),
     ("histogram_entropy.metal", "bits = «simd_sum → simd_max»(bits);", {"wrong result"}),
-    ("in_domain_distance.metal", "distances[simdgroup_index][q] = distance[«q → (q + 1)»];", {"undefined behaviour"}),
+    ("in_domain_distance.metal", "distances[simdgroup_index][q] = distance[«q → (q + 1)»];", {"undefined behavior"}),
     ("nearest.metal", "for (uint s = «1 → 2»; s < SIMDGROUPS; s++) {", {"wrong result"}),
 ]
 

@@ -1,4 +1,4 @@
-// The switch between stacks: 20 ns, where swapcontext takes a system call.
+// Switches between stacks in 20 ns; swapcontext would make a system call.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // The functions that `-fsanitize=thread` and `-fsanitize=undefined` make the compiler call: before every memory access,
-// and where an operation is undefined. The sanitizers' own libraries are not linked, so the kernel's calls end here.
+// and for undefined operations. The sanitizers' own libraries are not linked, so the kernel calls these functions.
 #include <cstdint>
 #include <cstdio>
 
@@ -10,7 +10,7 @@ using namespace host;
 
 namespace {
 
-[[noreturn]] void undefined(const char* detail, const void* frame) { report({"undefined behaviour", detail}, frame); }
+[[noreturn]] void undefined(const char* detail, const void* frame) { report({"undefined behavior", detail}, frame); }
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// What a compiled kernel and the machine know of each other: where a thread stands, and the few calls by which the
-// stand-ins for Metal's headers reach the machine. Memory accesses need none here: the compiler adds them (hooks.cpp).
+// The interface of a compiled kernel and the machine: the position of a thread, and the functions by which the stand-ins
+// for Metal's headers call the machine. Memory accesses are not here: the compiler adds their calls (hooks.cpp).
 #pragma once
 
 namespace host {
@@ -27,7 +27,7 @@ using KernelEntry = void (*)(void* const* buffers, const Position& position);
 
 extern "C" {
 // Memory of a `threadgroup` declaration, one address for all threads of a group. `declaration` is any address that
-// tells declarations apart; `scalar` is the size of the smallest part that a thread may write for itself.
+// identifies a declaration; `scalar` is the size of the smallest part that a thread may write for itself.
 void* host_threadgroup_memory(const void* declaration, const char* name, unsigned long bytes, unsigned long alignment,
                               unsigned long scalar);
 // Waits for all threads of the group; orders the memory that `flags` (metal::mem_flags) names.
@@ -36,7 +36,7 @@ void host_threadgroup_barrier(unsigned flags);
 void host_simdgroup_barrier(unsigned flags);
 // Waits for all lanes of the simdgroup, then runs `combine` once for them.
 void host_simd(void* value, host::Combine combine);
-// To be called by a Combine: `lane` asked for a lane that is not there.
+// Called by a Combine: `lane` addressed a lane that does not exist.
 [[noreturn]] void host_no_such_lane(unsigned lane, unsigned wanted);
 // Before an atomic operation on `address`.
 void host_atomic(const void* address, unsigned long bytes, bool reads, bool writes);

@@ -1,5 +1,5 @@
 // The machine's process: reads the description of one launch on standard input, runs it once for each seed, and leaves
-// the outputs in files. What the description says is written down in machine.py.
+// the outputs in files. machine.py documents the description.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -67,7 +67,7 @@ KernelEntry load_kernel(const std::string& path) {
   return reinterpret_cast<KernelEntry>(entry);
 }
 
-// A path has a line of its own: it may have spaces.
+// A path is on its own line, because it may contain spaces.
 std::string read_path() {
   std::string path;
   std::getline(std::cin >> std::ws, path);
@@ -82,13 +82,13 @@ Buffer read_buffer() {
   std::cin >> role >> wanted.name >> wanted.element >> scalar >> wanted.bytes >> wanted.origin;
   wanted.cell_shift = __builtin_ctz(scalar);
   wanted.writable = role != "input";
-  wanted.initialised = role != "output";
+  wanted.initialized = role != "output";
   return {&new_region(wanted), path};
 }
 
-// Bytes that a launch must have written, and has not, are the fault that no value can tell for sure.
+// Reports bytes that a launch should have written and has not, which no value of them could show for sure.
 void check_all_written(const Region& region) {
-  if (region.initialised) return;
+  if (region.initialized) return;
   for (uint64_t i = 0; i < region.cell_count(); ++i)
     if (region.cells[i].written == 0)
       report({"unwritten output", "no thread wrote this element, and there is no init_value", region.name.c_str(),
@@ -113,7 +113,7 @@ void run(KernelEntry kernel, const std::vector<Buffer>& buffers, const Grid& gri
   }
 }
 
-// A GPU may take float32 numbers too small to be normal for zeros, and give zeros for them. Half's are normal in float32.
+// A GPU may treat denormal float32 numbers as zeros in inputs and results. Half's denormals are normal in float32.
 void flush_denormals() {
   constexpr unsigned FLUSH_TO_ZERO = 0x8000, DENORMALS_ARE_ZERO = 0x40;
   __builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);

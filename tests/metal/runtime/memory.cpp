@@ -37,24 +37,24 @@ uint64_t simdgroup_of(Record record) { return record >> SIMDGROUP_SHIFT & 0x1f; 
 
 bool of_earlier_group(Record old, Space space) { return epoch_of(old) < group_begin[space]; }
 
-// Whether a barrier of the simdgroup that both belong to lies between `old` and the access that `now` stamps.
+// Returns whether a barrier of the simdgroup of both threads is between `old` and the access with the stamp `now`.
 bool ordered_by_simdgroup(Record old, Record now) {
   return !(old & WIDE) && simdgroup_of(old) == simdgroup_of(now) && sub_epoch_of(old) < sub_epoch_of(now);
 }
 
-// Whether nothing orders the plain access that came before the atomic ones of `old` before the atomic one of `now`.
+// Returns whether nothing orders the plain access before the atomic ones of `old` and the atomic access of `now`.
 bool races_with_plain(Record old, Record now, Space space) {
   if (of_earlier_group(old, space)) return space == DEVICE && (old & PLAIN);
   return (old & PLAIN_IN_SIMDGROUP) && epoch_of(old) == epoch_of(now) && simdgroup_of(old) != simdgroup_of(now);
 }
 
-// What an atomic access after `old`, in the same group, remembers of accesses that were not atomic.
+// Returns what an atomic access after `old`, in the same group, keeps about accesses that were not atomic.
 Record plain_before(Record old, Record now) {
   if (epoch_of(old) != epoch_of(now)) return !(old & ATOMIC) || (old & PLAIN) ? PLAIN_IN_GROUP : 0;
   return (old & PLAIN) | (old & ATOMIC ? 0 : PLAIN_IN_SIMDGROUP);
 }
 
-// Whether nothing orders `old` before the access that `now` stamps. That one of the two writes is the caller's matter.
+// Returns whether nothing orders `old` before the access with the stamp `now`. One of them must be a write.
 bool races(Record old, Record now, bool atomic, Space space) {
   if (old == 0) return false;
   if (atomic && (old & ATOMIC)) return races_with_plain(old, now, space);
@@ -65,12 +65,12 @@ bool races(Record old, Record now, bool atomic, Space space) {
   return !ordered_by_simdgroup(old, now);
 }
 
-// The record that stands for `old` and the new access together: all that a later access could race with.
+// Returns the record of `old` and the new access together: all that a later access could race with.
 Record merge(Record old, Record now, bool atomic, Space space) {
   const Record alone = now | (atomic ? ATOMIC : 0);
   if (old == 0) return alone;
   Record lasting = old & FOREIGN;
-  bool together = lasting != 0;  // whether a later access must be told of both
+  bool together = lasting != 0;  // whether a later access must know both
   if (of_earlier_group(old, space)) {
     if (space == THREADGROUP) return alone;
     lasting = FOREIGN;
@@ -87,7 +87,7 @@ Record merge(Record old, Record now, bool atomic, Space space) {
   return now | lasting | (atomic && (!together || (old & ATOMIC)) ? ATOMIC : 0);
 }
 
-// Gives a region smaller cells, because a thread touches less than one of them.
+// Gives a region smaller cells, because a thread accesses a part of a cell.
 void refine(Region& region, int cell_shift) {
   Cell* coarse = region.cells;
   const int finer = region.cell_shift - cell_shift;
@@ -110,13 +110,13 @@ void refine(Region& region, int cell_shift) {
   report({"race", detail, region.name.c_str(), region.index_of(address), old_site}, frame);
 }
 
-void check_initialised(const Region& region, const Cell& cell, uintptr_t address, const void* frame) {
-  if (region.initialised) return;
+void check_initialized(const Region& region, const Cell& cell, uintptr_t address, const void* frame) {
+  if (region.initialized) return;
   if (region.space == DEVICE && cell.written == 0)
-    report({"uninitialised read", "nothing has written it yet", region.name.c_str(), region.index_of(address)}, frame);
+    report({"uninitialized read", "nothing has written it yet", region.name.c_str(), region.index_of(address)}, frame);
   // A thread whose turn comes later may write it before the next barrier: then the fault is the race of the two.
   if (region.space == THREADGROUP && (cell.written == 0 || of_earlier_group(cell.written, THREADGROUP)))
-    keep({"uninitialised read", "no thread of this group has written it yet", region.name.c_str(),
+    keep({"uninitialized read", "no thread of this group has written it yet", region.name.c_str(),
           region.index_of(address)},
          frame);
 }
@@ -131,7 +131,7 @@ void check_cell(Region& region, Cell& cell, uintptr_t address, bool reads, bool 
   if (writes && races(cell.read, now, atomic, space))
     report_race(region, address, "written, and read", cell.read, cell.read_at, frame);
   if (reads) {
-    check_initialised(region, cell, address, frame);
+    check_initialized(region, cell, address, frame);
     cell.read = merge(cell.read, now, atomic, space);
     if (!(cell.read & PLAIN)) cell.read_at = site;
   }
@@ -178,7 +178,7 @@ void check_region_access(Region& region, uintptr_t address, uint64_t bytes, bool
                          const void* frame, uint32_t site) {
   if (region.begin == 0) report_wild_access(address, writes, frame);
   if (address < region.begin || address - region.begin + bytes > region.bytes) {
-    // Of a vector that lies partly inside, the first element outside.
+    // For a vector that is partly inside: the first element outside.
     const uintptr_t end = region.begin + region.bytes;
     const uintptr_t outside = address >= region.begin && address < end ? end : address;
     const uint64_t count = region.bytes / region.element;

@@ -1,5 +1,5 @@
 // The machine's memory: device buffers and threadgroup variables, each far from all others, each with a shadow that
-// remembers who touched what since which barrier.
+// records which thread accessed what since which barrier.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ struct Region {
   std::string name;
   Space space = DEVICE;
   bool writable = false;
-  bool initialised = false;  // may be read before it is written
+  bool initialized = false;  // may be read before it is written
   uintptr_t begin = 0;
   uint64_t bytes = 0;
   uint64_t element = 1;  // bytes of an element, for reports

@@ -36,7 +36,7 @@ void append(std::string& text, const char* format, ...) {
   text += line;
 }
 
-// Return addresses point behind the call; one byte less lies within it.
+// Return addresses point behind the call; one byte less is inside it.
 void append_sites(std::string& text, const char* key, const void* frame, uintptr_t first = 0) {
   append(text, "%s", key);
   if (library.holds(first)) append(text, " %#lx", first - library.begin);
@@ -113,7 +113,7 @@ void report_signals(double seconds) {
   action.sa_sigaction = [](int signal, siginfo_t* info, void* state) { on_signal(signal, info, state); };
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGPROF}) sigaction(signal, &action, nullptr);
-  // Processor time, not the clock's: a busy computer must not make a kernel look endless.
+  // Processor time instead of elapsed time: a busy computer must not make a kernel look endless.
   itimerval timer = {};
   timer.it_value.tv_sec = static_cast<time_t>(seconds);
   timer.it_value.tv_usec = static_cast<suseconds_t>((seconds - static_cast<double>(timer.it_value.tv_sec)) * 1e6);

@@ -23,7 +23,7 @@ struct Thread {
   State state;
   Position position;
   // Where it waits:
-  uint64_t site;      // tells calls apart, with all their callers
+  uint64_t site;      // identifies a call with all its callers
   const void* frame;  // for reports
   unsigned flags;     // of a barrier
   void* value;        // of a simdgroup operation
@@ -67,7 +67,7 @@ struct Shuffler {
 
 // ---- stacks ----
 
-constexpr size_t GUARD_BYTES = STACK_BYTES;  // no smaller than what one function could step over
+constexpr size_t GUARD_BYTES = STACK_BYTES;  // at least as large as the stack frame of any function
 constexpr size_t STACK_STRIDE = STACK_BYTES + GUARD_BYTES;
 uintptr_t stacks;
 
@@ -105,7 +105,7 @@ void set_stamps(const Thread& thread) {
                    index << THREAD_SHIFT;
 }
 
-// The machine itself may touch everything.
+// The machine itself may access everything.
 void leave_thread() {
   running = nullptr;
   stack_begin = 0;
@@ -169,7 +169,7 @@ void order_memory(unsigned flags, unsigned simdgroup) {
 
 unsigned simdgroup_size(unsigned simdgroup) { return std::min(SIMD_WIDTH, thread_count - simdgroup * SIMD_WIDTH); }
 
-// Lets the lanes of a simdgroup go on if they have all arrived at the same operation.
+// Resumes the lanes of a simdgroup if all of them have reached the same operation.
 bool meet_simdgroup(unsigned simdgroup) {
   Thread* lanes = threads + simdgroup * SIMD_WIDTH;
   const unsigned count = simdgroup_size(simdgroup);
@@ -203,7 +203,7 @@ void run_simdgroup(unsigned simdgroup, Shuffler& shuffler) {
   } while (meet_simdgroup(simdgroup));
 }
 
-// Lets the group go on if all its threads have arrived at the same barrier; false if all have ended.
+// Resumes the group if all its threads have reached the same barrier; returns false if all have ended.
 bool meet_group() {
   report_kept();
   Thread* waiting = nullptr;
@@ -229,7 +229,7 @@ unsigned volume(const Triple& t) { return t.x * t.y * t.z; }
 
 void place_threads(const Grid& grid, const Triple& groups, const Triple& group) {
   const Triple begin = {group.x * grid.group.x, group.y * grid.group.y, group.z * grid.group.z};
-  // The last groups of a grid are smaller where the grid's size is no multiple of theirs.
+  // The last groups of a grid are smaller if the grid's size is not a multiple of theirs.
   const Triple size = {std::min(grid.group.x, grid.threads.x - begin.x),
                        std::min(grid.group.y, grid.threads.y - begin.y),
                        std::min(grid.group.z, grid.threads.z - begin.z)};

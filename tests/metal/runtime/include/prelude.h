@@ -1,4 +1,4 @@
-// All that stands before a kernel's text; compiled ahead, once.
+// Everything before a kernel's text; precompiled once.
 #pragma once
 
 #include <metal_stdlib>
