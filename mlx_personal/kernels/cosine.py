@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 import mlx.core as mx
 import numpy as np
@@ -39,7 +40,17 @@ def check_inputs(queries: mx.array, bank: mx.array) -> None:
         raise ValueError(f"bank is {launch.dtype_name(bank)}, queries are {launch.dtype_name(queries)}")
 
 
-def launch_geometry(queries: mx.array, bank: mx.array) -> dict[str, object]:
+class LaunchGeometry(TypedDict):
+    """Keyword arguments of a kernel's call."""
+
+    template: list[tuple[str, object]]
+    grid: tuple[int, int, int]
+    threadgroup: tuple[int, int, int]
+    output_shapes: list[tuple[int, int]]
+    output_dtypes: list[mx.Dtype]
+
+
+def launch_geometry(queries: mx.array, bank: mx.array) -> LaunchGeometry:
     """Return the launch of a kernel over tiles of queries and ranges of rows.
 
     Args:

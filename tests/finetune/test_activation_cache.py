@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def make_cache(lm: LanguageModel, packed: bool, limit: int) -> ActivationCache:
 
 def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("usage", (), {"free": 0})
-    monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
 
 
 # The cache
@@ -100,7 +102,7 @@ def test_progress_is_reported_for_each_sample() -> None:
 def test_the_file_has_no_name_and_takes_half_of_the_free_space_at_most(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(activation_cache.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm, num_layers=1)
     cache = make_cache(lm, True, 0)
@@ -108,7 +110,7 @@ def test_the_file_has_no_name_and_takes_half_of_the_free_space_at_most(
     assert list(tmp_path.iterdir()) == []
     for ratio, location in ((2.1, "file"), (1.9, "nowhere")):
         usage = type("usage", (), {"free": ratio * cache.bytes})
-        monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
         assert make_cache(lm, True, cache.bytes - 1).location == location
         assert make_cache(lm, True, cache.bytes).location == "memory"
 
@@ -121,7 +123,7 @@ def test_a_full_disk_disables_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_pat
         reserved.append(size)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(activation_cache.os, "posix_fallocate", reserve, raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", reserve, raising=False)
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm, num_layers=1)
     cache = make_cache(lm, True, 0)
@@ -129,7 +131,7 @@ def test_a_full_disk_disables_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_space_is_reserved_without_a_system_call_for_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(activation_cache.os, "posix_fallocate", raising=False)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
     lm = random_models.random_model("llama")
     random_models.with_adapter(lm, num_layers=1)
     assert make_cache(lm, True, 0).location == "file"

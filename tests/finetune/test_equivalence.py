@@ -186,6 +186,7 @@ def attention_to_the_previous_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(segments: Any) -> Any:
         packing = from_segments(segments)
+        assert packing.paths is not None
         if len(packing.paths) == 1:
             return packing
         paths = [packing.paths[0], [packing.paths[0][-1], *packing.paths[1]], *packing.paths[2:]]
@@ -199,6 +200,7 @@ def wrong_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(segments: Any) -> Any:
         packing = from_segments(segments)
+        assert packing.paths is not None
         if len(packing.paths) == 1:
             return packing
         return dataclasses.replace(packing, positions=mx.arange(sum(map(len, segments))) * 2)
@@ -221,7 +223,7 @@ def samples_of_a_bucket_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = PackedAttention.attend
 
     def wrong(self: PackedAttention, attention: Any, *qkv: mx.array) -> mx.array:
-        return attend(self, lambda q, k, v: attention(q, mx.roll(k, 1, axis=0), v), *qkv)
+        return attend(self, lambda q, k, v: attention(q, mx.roll(k, 1, 0), v), *qkv)
 
     monkeypatch.setattr(PackedAttention, "attend", wrong)
 
@@ -239,7 +241,9 @@ def truncated_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss stays correct."""
     hidden_at_targets = SplitModel.hidden_at_targets
 
-    def wrong(self: SplitModel, inputs: mx.array, activations: mx.array | None, target_positions: mx.array) -> mx.array:
+    def wrong(
+        self: SplitModel, inputs: mx.array, activations: mx.array | None, target_positions: np.ndarray
+    ) -> mx.array:
         hidden = hidden_at_targets(self, inputs, activations, target_positions)
         return mx.concatenate([hidden[:, :-1], mx.stop_gradient(hidden[:, -1:])], axis=1)
 
@@ -320,7 +324,8 @@ def test_a_check_changes_neither_weights_nor_classes_nor_attention() -> None:
 
 def test_the_error_is_the_relative_difference_of_norms() -> None:
     rng = np.random.default_rng(0)
-    reference, result = ({"a": {"b": rng.normal(size=(4, 3))}, "c": rng.normal(size=7)} for _ in range(2))
+    trees: Any = ({"a": {"b": rng.normal(size=(4, 3))}, "c": rng.normal(size=7)} for _ in range(2))
+    reference, result = trees
     difference = ((result["a"]["b"] - reference["a"]["b"]) ** 2).sum() + ((result["c"] - reference["c"]) ** 2).sum()
     size = (reference["a"]["b"] ** 2).sum() + (reference["c"] ** 2).sum()
     arrays = [tree_map(lambda a: mx.array(a.astype(np.float32)), tree) for tree in (reference, result)]

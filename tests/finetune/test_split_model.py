@@ -212,9 +212,12 @@ def cross_entropy(hidden: np.ndarray, head: np.ndarray, targets: np.ndarray) -> 
 @pytest.mark.parametrize("count", [1, 16, 17, 32, 50])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_chunks_give_the_float64_sum_and_gradient(count: int, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses_module, "CHUNK_BYTES", 0)  # 16 targets a chunk
+    monkeypatch.setattr(losses_module, "CHUNK_BYTES", 0)  # 16 targets per chunk
     rng = np.random.default_rng(0)
-    as_dtype = lambda array: mx.array(array.astype(np.float32)).astype(dtype)  # noqa: E731
+
+    def as_dtype(array: np.ndarray) -> mx.array:
+        return mx.array(array.astype(np.float32)).astype(dtype)
+
     hidden, head = as_dtype(rng.normal(size=(1, count, 24))), as_dtype(rng.normal(size=(40, 24)))
     targets = rng.integers(0, 40, count).astype(np.int32)
     ones = mx.ones(count)
@@ -226,9 +229,8 @@ def test_chunks_give_the_float64_sum_and_gradient(count: int, dtype: mx.Dtype, m
 
     # Times three, to check that the cotangent of the loss is used.
     result = mx.value_and_grad(lambda h: 3 * summed_cross_entropy(logits, h, mx.array(targets), ones))(hidden)
-    loss, gradient = cross_entropy(
-        *(np.array(a.astype(mx.float32), np.float64) for a in (hidden[0], head)), targets.astype(int)
-    )
+    exact_hidden, exact_head = (np.array(a.astype(mx.float32), np.float64) for a in (hidden[0], head))
+    loss, gradient = cross_entropy(exact_hidden, exact_head, targets.astype(int))
     tolerance = 1e-5 if dtype == mx.float32 else 2e-2
     assert result[0].dtype == mx.float32 and result[1].dtype == dtype
     assert float(result[0]) == pytest.approx(3 * loss, rel=tolerance)

@@ -18,10 +18,11 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 def machine() -> Iterator[None]:
     """Run launched kernels; kernels that are built here are not cached."""
     launch.build_kernel.cache_clear()
+    reason = metal.why_not()
     if launch.on_gpu():
         yield
-    elif metal.why_not():
-        pytest.skip(metal.why_not())
+    elif reason is not None:
+        pytest.skip(reason)
     else:
         with metal.on_host():
             yield

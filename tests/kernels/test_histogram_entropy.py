@@ -87,7 +87,7 @@ def test_many_values_on_an_edge(machine: None, dtype: mx.Dtype) -> None:
 
 def test_bins_equal_numpys_away_from_edges() -> None:
     x = random(8, 1, 500).astype(np.float32)
-    for row, result in zip(x, histogram_entropy(mx.array(x), mx.ones(8, mx.int32)).tolist(), strict=True):
+    for row, result in zip(x, np.array(histogram_entropy(mx.array(x), mx.ones(8, mx.int32))), strict=True):
         counts, _ = np.histogram(row[0].astype(np.float64), bins=100)
         p = counts[counts > 0] / 500
         assert result == pytest.approx(-(p * np.log2(p)).sum(), rel=1e-5)

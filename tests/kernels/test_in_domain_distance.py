@@ -124,7 +124,7 @@ def test_means_are_not_negative(machine: None) -> None:
     bank = cases.rounded(np.repeat(cases.random(1, 17), 9, axis=0))
     domains, excluded = mx.zeros(9, mx.int32), mx.full(9, -1, mx.int32)
     for implementation in IMPLEMENTATIONS:
-        assert implementation(bank, domains, bank, domains, excluded)[0].min().item() >= 0
+        assert bool((implementation(bank, domains, bank, domains, excluded)[0] >= 0).all())
 
 
 def test_a_cpu_never_holds_a_weight_for_every_domain_and_row() -> None:

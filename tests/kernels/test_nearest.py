@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from mlx_personal.kernels import cosine, launch, nearest
 from mlx_personal.kernels.nearest import nearest_cpu, nearest_kernel, nearest_ops
+from mlx_personal.runtime.device import device_name
 from tests.support import cosine_cases as cases
 
 pytestmark = pytest.mark.metal
@@ -64,9 +66,10 @@ def test_of_equal_rows_the_first_is_returned(machine: None, rows: int) -> None:
     assert nearest_kernel(mx.repeat(query, 2, axis=0), bank)[1].tolist() == [1, 1]
 
 
-@pytest.mark.skipif(launch.device_name() == "cuda", reason="this test has a kernel in Metal only")
+@pytest.mark.skipif(device_name() == "cuda", reason="this test has a kernel in Metal only")
 def test_only_vectors_whose_squares_overflow_or_vanish_are_rescaled(machine: None) -> None:
-    kernel = mx.fast.metal_kernel(
+    make_kernel: Any = mx.fast.metal_kernel
+    kernel = make_kernel(
         name="scales",
         input_names=["squares"],
         output_names=["scales"],
@@ -100,7 +103,7 @@ def test_rows_are_divided_evenly_among_groups_and_empty_groups_have_no_result(
 def test_distances_are_not_negative(machine: None) -> None:
     bank = cases.rounded(cases.random(30, 17))
     for implementation in (nearest_kernel, nearest_ops, nearest_cpu):
-        assert implementation(bank, bank)[0].min().item() >= 0
+        assert bool((implementation(bank, bank)[0] >= 0).all())
 
 
 def test_a_cpu_never_holds_all_distances() -> None:

@@ -27,7 +27,8 @@ def run(
     shapes = shapes or [shape]
     dtypes = dtypes or [dtype] * len(shapes)
     with on_host(**(machine or {})):
-        kernel = mx.fast.metal_kernel(
+        make_kernel: Any = mx.fast.metal_kernel
+        kernel = make_kernel(
             name="small",
             input_names=list("abc"[: len(inputs)]),
             output_names=list("yzw"[: len(shapes)]),

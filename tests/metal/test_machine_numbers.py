@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.metal import why_not
@@ -25,7 +26,7 @@ def in_float(x: mx.array) -> np.ndarray:
     return np.array(x.astype(mx.float32))
 
 
-def for_all_lanes(row: np.ndarray) -> np.ndarray:
+def for_all_lanes(row: npt.ArrayLike) -> np.ndarray:
     """Repeat one number per simdgroup for all its lanes."""
     return np.repeat(row, 32)
 
@@ -89,7 +90,7 @@ def test_the_last_simdgroup_of_a_threadgroup_may_be_smaller() -> None:
 
 
 X = np.linspace(0.1, 0.9, 64).astype(np.float32)
-MATH = {
+MATH: dict[str, Callable[[np.ndarray], Any]] = {
     "exp(x)": np.exp,
     "metal::precise::log(x)": np.log,
     "metal::fast::sqrt(x)": np.sqrt,
@@ -153,7 +154,7 @@ def test_half_rounds_at_every_step_and_bfloat_to_nearest() -> None:
 
 
 def test_denormals_are_flushed_to_zero_if_asked_for_but_those_of_half_are_not() -> None:
-    flushed = {"machine": {"flush_denormals": True}}
+    flushed: dict[str, Any] = {"machine": {"flush_denormals": True}}
     tiny = np.float32(2) ** -np.arange(110, 174, dtype=np.float32)
     assert np.array_equal(
         run(INDEX + "y[i] = a[i] * 0.5f;", mx.array(tiny), **flushed), np.where(tiny > 2.0**-126, tiny / 2, 0)
@@ -264,7 +265,7 @@ def test_functions_of_the_header_with_threadgroup_pointers(dtype: mx.Dtype) -> N
     assert np.array_equal(result, for_all_lanes(HALVES.sum(1)))
 
 
-DECLARATIONS = {
+DECLARATIONS: dict[str, tuple[str, str, Callable[[np.ndarray], Any] | None]] = {
     "scalar": ("threadgroup float s;\nif (t == 0) s = a[i];\n", "s", lambda v: for_all_lanes(v[:, 0])),
     "two in one": ("threadgroup float s[32], r[N];\ns[t] = a[i]; r[t] = 1;\n", "s[31 - t] + r[0]", None),
     "matrix": ("threadgroup float s[4][N / 4];\ns[t / 8][t % 8] = a[i];\n", "s[3 - t / 8][7 - t % 8] + 1", None),
@@ -306,7 +307,7 @@ def test_declarations_of_threadgroup_memory(name: str) -> None:
     assert np.array_equal(result, expected(HALVES))
 
 
-ATOMICS = {
+ATOMICS: dict[str, tuple[Callable[[np.ndarray], Any], int]] = {
     "fetch_add": (np.add.reduce, 0),
     "fetch_sub": (lambda v: -v.sum(), 0),
     "fetch_min": (np.min, 99),
@@ -387,5 +388,9 @@ def test_under_custom_function_and_grad() -> None:
     def square_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> mx.array:
         return 2 * primals * cotangent
 
+    def squares(x: mx.array) -> mx.array:
+        output: Any = square(x)
+        return output.sum()
+
     x = mx.array(VALUES)
-    assert mx.array_equal(mx.grad(lambda x: square(x).sum())(x), 2 * x)
+    assert mx.array_equal(mx.grad(squares)(x), 2 * x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -81,7 +82,7 @@ y[i] = atomic_fetch_add_explicit((device atomic_uint*)&z[0], 1u, memory_order_re
 
 
 def test_the_first_order_is_the_natural_one() -> None:
-    call = {"shapes": [(64,), (1,)], "dtypes": [mx.int32, mx.uint32], "init_value": 0}
+    call: dict[str, Any] = {"shapes": [(64,), (1,)], "dtypes": [mx.int32, mx.uint32], "init_value": 0}
     positions, _ = run(FIRST_COME, machine={"orders": 1}, **call)
     assert np.array_equal(positions, np.arange(64))
     with pytest.raises(Fault, match="depends on the order"):

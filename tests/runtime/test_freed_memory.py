@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_personal.runtime import memory
+from mlx_personal.runtime.device import device_name
 from mlx_personal.runtime.memory import keep_freed_memory
 
 GB = 2**30
@@ -121,7 +122,7 @@ print(resident_mb())
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or memory.device_name() != "cpu" or not hasattr(ctypes.CDLL(None), "mallopt"),
+    sys.platform != "linux" or device_name() != "cpu" or not hasattr(ctypes.CDLL(None), "mallopt"),
     reason="glibc on Linux CPUs only",
 )
 def test_the_process_keeps_the_memory_inside_only() -> None:

@@ -40,7 +40,7 @@ def spikes(count: int, dimensions: int) -> np.ndarray:
     return rows
 
 
-def in_groups(queries: mx.array, bank: mx.array, groups: int, block: int) -> dict[str, object]:
+def in_groups(queries: mx.array, bank: mx.array, groups: int, block: int) -> cosine.LaunchGeometry:
     """Return a launch of `groups` threadgroups, in tiles of two queries and blocks of `block` rows."""
     return {
         **cosine.launch_geometry(queries, bank),

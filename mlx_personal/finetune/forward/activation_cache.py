@@ -124,15 +124,16 @@ def _create_file(shape: tuple[int, int]) -> np.memmap | None:
     # Twice the size, so that a cache never fills a disk.
     if shutil.disk_usage(tempfile.gettempdir()).free < 2 * size:
         return None
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the memory map keeps it open
-    try:
-        # Reserve the space now: writing to a page of the map on a full disk would kill the process.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            for start in range(0, size, 2**20):
-                file.write(bytes(min(2**20, size - start)))
-            file.flush()
-    except OSError:
-        return None
-    return np.memmap(file, np.uint8, "r+", shape=shape)
+    # The memory map keeps its own handle of the file.
+    with tempfile.TemporaryFile() as file:
+        try:
+            # Reserve the space now: writing to a page of the map on a full disk would kill the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                for start in range(0, size, 2**20):
+                    file.write(bytes(min(2**20, size - start)))
+                file.flush()
+        except OSError:
+            return None
+        return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -19,14 +19,14 @@ struct Finding {
   const void* other_frame = nullptr;
 };
 
-// The library of the kernel, to tell its code and constants from all else.
+// The library of the kernel, to distinguish its code and constants from all else.
 struct Library {
   uintptr_t begin = 0, end = 0;
   bool holds(uintptr_t address) const { return address - begin < end - begin; }
 };
 extern Library library;
 
-// Reports and ends the process. `frame` is a frame pointer: the return addresses above it tell the source line.
+// Reports and ends the process. `frame` is a frame pointer: the return addresses above it give the source line.
 // `first` is a code address below that frame, or 0.
 [[noreturn]] void report(const Finding& finding, const void* frame, uintptr_t first = 0);
 
