@@ -1,4 +1,4 @@
-"""What the command lines of several benchmarks share."""
+"""Command-line arguments that several benchmarks share."""
 
 from __future__ import annotations
 
@@ -14,29 +14,42 @@ from mlx_personal.storage.files import check_writable
 DEMO_STREAM = Path(str(files("mlx_personal.demo") / "stream.jsonl"))
 
 
-def positive(text: str) -> int:
-    """A command line's whole number of at least 1."""
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
-def ended(name: str, work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """The status that `work` ends with; 2, and a line on standard error, where its input is wrong.
+def run_command(name: str, function: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Call the function of a command and return the exit code.
 
-    Whether `--out` can be written is found out first: what takes minutes to measure must not be lost.
+    Args:
+        name: Name of the command, for error messages.
+        function: Called with the options; returns the exit code.
+        options: Parsed options. If there is an `--out`, it is checked first, so that no long measurement is lost.
+
+    Returns:
+        The exit code of the function; 2 after a user error, which is printed on one line.
     """
     try:
         if options.out is not None:
             check_writable(options.out)
-        return work(options)
+        return function(options)
     except UserError as error:
         print(f"{name}: {error.line()}", file=sys.stderr)
         return 2
 
 
-def fill(options: argparse.Namespace, defaults: Mapping[str, tuple[int | None, int | None]]) -> argparse.Namespace:
-    """Sets what was not given to its default: the first with `--quick`, else the second."""
+def set_defaults(
+    options: argparse.Namespace, defaults: Mapping[str, tuple[int | None, int | None]]
+) -> argparse.Namespace:
+    """Set the options that were not given.
+
+    Args:
+        options: Parsed options.
+        defaults: For each option the default with `--quick` and the default without.
+    """
     for name, (quick, full) in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else full)

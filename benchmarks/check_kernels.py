@@ -1,9 +1,9 @@
-"""Whether the kernels pass their tests on this machine's GPU: the Metal text on Apple's, the CUDA form on NVIDIA's.
+"""Run the tests of the kernels on this machine's GPU: the Metal source on Apple's, the CUDA source on NVIDIA's.
 
     python -m benchmarks.check_kernels
 
-The same tests as on the strict machine, against NumPy in float64. Needs the extra `test` and MLX's build for the GPU
-(for NVIDIA `pip install 'mlx[cuda13]'`); any argument goes to pytest.
+They are the same tests as in continuous integration, against NumPy in float64. They need the extra `test` and MLX's
+build for the GPU (for NVIDIA `pip install 'mlx[cuda13]'`). All arguments are passed to pytest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ TESTS = Path(__file__).parent.parent / "tests" / "kernels"
 
 
 def main() -> int:
-    """pytest's exit status; 2 where there is no GPU."""
+    """Return pytest's exit code; 2 if there is no GPU."""
     if device_name() == "cpu":
-        print("MLX computes on the CPU here; the strict machine runs the tests: pytest tests/kernels", file=sys.stderr)
+        print("MLX computes on the CPU here; run `pytest tests/kernels` instead", file=sys.stderr)
         return 2
     print(f"{device_name()} on {chip_name()}")
     return int(pytest.main([str(TESTS), "-q", *sys.argv[1:]]))

@@ -1,7 +1,7 @@
-"""An endless stream of synthetic dialogues, and an embedder without a model.
+"""Generate an endless stream of synthetic dialogues, and embed texts without a model.
 
-Dialogues mix the words of one domain's lexicon with common ones, so that every score varies; one in ten repeats, but
-for a word, a dialogue that is in the buffer.
+Dialogues mix the words of one domain's lexicon with common ones, so that all scores vary. One in ten repeats a dialogue
+of the buffer, except for one word.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mlx_personal.dialogue import Dialogue, words
 from mlx_personal.embedding import Embedding, unit_mean
 from mlx_personal.scoring import Lexicons
 
-SHORTEST, LONGEST = 8, 64
-REPEATED = 0.1
-DOMAINS = 8
-COMMON = words(
+MIN_WORDS, MAX_WORDS = 8, 64
+REPEAT_PROBABILITY = 0.1
+NUM_DOMAINS = 8
+COMMON_WORDS = words(
     """
     the a and to of in is it that for on with as was be at this have from or had by but what all were when we there can
     an your which their if do will each about how up out them then she many some so these would other into has more her
@@ -30,39 +30,46 @@ COMMON = words(
 )
 
 
-def dialogues(lexicons: Lexicons, kept: Callable[[], Sequence[str]], seed: int) -> Iterator[Dialogue]:
-    """Dialogues over some of the lexicons' domains, none equal to an earlier one or to one of another seed.
+def generate_dialogues(lexicons: Lexicons, buffer_texts: Callable[[], Sequence[str]], seed: int) -> Iterator[Dialogue]:
+    """Yield dialogues about some of the lexicons' domains, all of them different, also for different seeds.
 
     Args:
-        kept: the texts in the buffer now, some of which are repeated.
+        lexicons: Words of the domains.
+        buffer_texts: Returns the texts that are in the buffer now, some of which are repeated.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
-    domains = [sorted(lexicons[name]) for name in list(lexicons)[:DOMAINS]]
+    domains = [sorted(lexicons[name]) for name in list(lexicons)[:NUM_DOMAINS]]
     for number in itertools.count():
-        texts = kept() if rng.random() < REPEATED else []
-        text = texts[int(rng.integers(len(texts)))] if len(texts) else fresh(domains, rng)
+        texts = buffer_texts() if rng.random() < REPEAT_PROBABILITY else []
+        text = texts[int(rng.integers(len(texts)))] if len(texts) else _new_text(domains, rng)
         question, _, answer = text.partition("\n")
-        # The last word makes each differ from all others.
+        # The last word makes each dialogue different from all others.
         yield Dialogue.of(question, f"{answer.rpartition(' ')[0]} n{seed}x{number}")
 
 
-def fresh(domains: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
-    """A question and an answer of some 4 to 32 words each, about one domain, more or less so."""
+def _new_text(domains: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
+    """Return a question and an answer of 4 to 32 words each, with a random share of words of one domain."""
     domain = domains[int(rng.integers(len(domains)))]
-    count = int(rng.integers(SHORTEST, LONGEST))
-    about = rng.random(count) < rng.uniform(0, 0.6)
-    drawn = rng.random(count)
-    spoken = [
-        source[int(place * len(source))]
-        for place, source in zip(drawn, (domain if on_topic else COMMON for on_topic in about), strict=True)
+    count = int(rng.integers(MIN_WORDS, MAX_WORDS))
+    in_domain = rng.random(count) < rng.uniform(0, 0.6)
+    positions = rng.random(count)
+    text = [
+        source[int(position * len(source))]
+        for position, source in zip(
+            positions, (domain if is_domain else COMMON_WORDS for is_domain in in_domain), strict=True
+        )
     ]
-    return f"{' '.join(spoken[: count // 2])}?\n{' '.join(spoken[count // 2 :])} n"
+    return f"{' '.join(text[: count // 2])}?\n{' '.join(text[count // 2 :])} n"
 
 
 class WordVectors:
-    """An embedder whose token states are random vectors, one a word: what shares words lies near.
+    """An embedder whose token states are random vectors of the words, so that texts with shared words are similar.
 
-    A stream has no end of words, so that each takes one of `SIZE` vectors by its hash.
+    The number of words in a stream is unlimited; each one uses one of `SIZE` vectors, by its hash.
+
+    Args:
+        dim: Dimension of the vectors.
     """
 
     SIZE = 4096
@@ -72,5 +79,6 @@ class WordVectors:
         self._vectors = np.random.default_rng(0).standard_normal((self.SIZE, dim), np.float32)
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
+        """Return the embedding of each text."""
         states = (self._vectors[[zlib.crc32(w.encode()) % self.SIZE for w in words(text)]] for text in texts)
         return [Embedding(unit_mean(s), s) for s in states]

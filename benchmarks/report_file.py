@@ -1,4 +1,4 @@
-"""What every report begins with, and how it is delivered."""
+"""The heading of every report, and writing it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from mlx_personal.storage.files import atomic_write
 
 
 def heading(title: str, command: str) -> str:
-    """The title, the command that repeats the report, and what it ran on."""
-    return f"# {title}\n\n`{command}`\n\n{machine()}\n"
+    """Return the title, the command that repeats the report, and the machine it ran on."""
+    return f"# {title}\n\n`{command}`\n\n{machine_line()}\n"
 
 
-def machine() -> str:
-    """Chip, device, threads and versions, in a line."""
+def machine_line() -> str:
+    """Return chip, device, threads and versions on one line."""
     threads = os.environ.get("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
-    names = [f"Python {platform.python_version()}"]
-    names += [
+    versions = [f"Python {platform.python_version()}"]
+    versions += [
         f"{name} {version}"
         for name in ("mlx", "mlx-lm", "numpy", "torch", "sentence-transformers")
-        if (version := _of(name))
+        if (version := _version(name))
     ]
-    where = f"{device.chip_name()}, {device.device_name()}, {platform.system()}"
-    return f"{where}; threads: {threads}; BLAS of MLX: {blas.preload().name}; {', '.join(names)}."
+    machine = f"{device.chip_name()}, {device.device_name()}, {platform.system()}"
+    return f"{machine}; threads: {threads}; BLAS of MLX: {blas.preload().name}; {', '.join(versions)}."
 
 
-def deliver(report: str, out: Path | None) -> None:
-    """Prints a report, and keeps it in a file where one is named."""
+def print_and_write(report: str, out: Path | None) -> None:
+    """Print a report, and write it to a file if one is given."""
     print(report)
     if out is not None:
         atomic_write(out, report)
 
 
-def _of(package: str) -> str | None:
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""What the scoring kernels are compared with: the same results by the means that one has anyway.
+"""The baselines of the scoring kernels: the same results with NumPy, torch and plain Python.
 
-Plain MLX ops are not here: each kernel's module has them, as its reference.
+Plain MLX operations are not here: the module of each kernel has them as its reference.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,18 +20,27 @@ from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
 
 
 def as_numpy(array: mx.array) -> np.ndarray:
-    """On a CPU the same memory, so that no method finds more of it in the cache than the others; elsewhere a copy."""
+    """Return an array for NumPy: on a CPU the same memory, so that all methods find it in the cache alike."""
     return np.array(array, copy=device.device_name() != "cpu")
 
 
-class Problem:
-    """Queries [B, D] and a bank [R, D], float32, and the domain of each, int32; for MLX all of them in `arrays`.
+class ScoringProblem:
+    """Random queries and a bank of vectors, with the domain of each.
 
-    The vectors have no particular norm, and a direction in common, as a language model's have.
+    The vectors have different norms and a direction in common, like those of a language model.
+
+    Args:
+        rows: Number of vectors in the bank, R.
+        dim: Dimension of the vectors, D.
+        num_queries: Number of queries, B.
+        domains: Number of domains.
+
+    Attributes:
+        arrays: Queries [B, D] and their domains [B], bank [R, D] and its domains [R]; float32 and int32.
     """
 
-    def __init__(self, rows: int, dim: int, queries: int, domains: int):
-        rng = np.random.default_rng([rows, dim, queries])
+    def __init__(self, rows: int, dim: int, num_queries: int, domains: int):
+        rng = np.random.default_rng([rows, dim, num_queries])
 
         def vectors(count: int) -> mx.array:
             return mx.array(rng.standard_normal((count, dim), np.float32) + np.float32(0.5))
@@ -38,32 +48,34 @@ class Problem:
         def labels(count: int) -> mx.array:
             return mx.array(rng.integers(0, domains, count, dtype=np.int32))
 
-        self.arrays = (vectors(queries), labels(queries), vectors(rows), labels(rows))
+        self.arrays = (vectors(num_queries), labels(num_queries), vectors(rows), labels(rows))
         mx.eval(self.arrays)
         self.queries, self.query_domains, self.bank, self.bank_domains = map(as_numpy, self.arrays)
 
 
 def numpy_distances(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
-    """All cosine distances [B, R]. The norms divide the product, which is small, and not the bank."""
+    """Return all cosine distances [B, R]; the norms divide the product, which is smaller than the bank."""
     norms = np.sqrt(np.einsum("bd,bd->b", queries, queries))[:, None] * np.sqrt(np.einsum("rd,rd->r", bank, bank))
     return 1 - queries @ bank.T / norms
 
 
-def numpy_in_domain_distance(problem: Problem) -> np.ndarray:
+def numpy_in_domain_distance(problem: ScoringProblem) -> np.ndarray:
+    """Return the mean distance [B] of each query to the bank's vectors of its domain."""
     distances = numpy_distances(problem.queries, problem.bank)
     same = problem.query_domains[:, None] == problem.bank_domains
     counts = same.sum(axis=1)
     return np.where(counts > 0, (distances * same).sum(axis=1) / np.maximum(counts, 1), 1)
 
 
-def numpy_nearest(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def numpy_nearest(problem: ScoringProblem) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance and the index of each query's nearest vector, both [B]."""
     distances = numpy_distances(problem.queries, problem.bank)
     index = distances.argmin(axis=1)
     return distances[np.arange(len(index)), index], index
 
 
-def loop_over_bins(problem: Problem) -> list[float]:
-    """The paper's formula as it stands: for each query, bin by bin."""
+def loop_over_bins(problem: ScoringProblem) -> list[float]:
+    """Compute IDD as [Qin24 §3.2] defines it: for each query, bin by bin."""
     bins = list(zip(problem.bank, problem.bank_domains, strict=True))
     return [
         in_domain_dissimilarity_reference(query, [vector for vector, other in bins if other == domain])
@@ -71,8 +83,8 @@ def loop_over_bins(problem: Problem) -> list[float]:
     ]
 
 
-def running_sum(problem: Problem) -> Callable[[], list[float]]:
-    """How a stream is scored: against sums a domain that are there already, of vectors that have unit norm."""
+def running_sum(problem: ScoringProblem) -> Callable[[], list[float]]:
+    """Return a function that scores as the selector does: with the sums of each domain's unit vectors."""
     queries, bank = (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (problem.queries, problem.bank)
     )
@@ -82,10 +94,14 @@ def running_sum(problem: Problem) -> Callable[[], list[float]]:
     return lambda: [in_domain_dissimilarity(q, *sums[domain]) for q, domain in zip(queries, domains, strict=True)]
 
 
-class Torch:
-    """`sentence_transformers.util.cos_sim` on the device that MLX uses, as far as torch has it.
+class TorchBaseline:
+    """`sentence_transformers.util.cos_sim` on the device that MLX uses, if torch supports it.
 
-    ImportError where torch or sentence-transformers is not installed.
+    Raises:
+        ImportError: torch or sentence-transformers is not installed.
+
+    Attributes:
+        device: Name of torch's device.
     """
 
     def __init__(self) -> None:
@@ -100,45 +116,55 @@ class Torch:
         if device.device_name() == "metal" and torch.backends.mps.is_available():
             self.device = "mps"
 
-    def in_domain_distance(self, problem: Problem) -> Callable[[], object]:
+    def in_domain_distance(self, problem: ScoringProblem) -> Callable[[], Any]:
+        """Return a function that computes the mean distance of each query to its domain."""
         queries, bank = self._tensor(problem.queries), self._tensor(problem.bank)
         query_domains, bank_domains = self._tensor(problem.query_domains), self._tensor(problem.bank_domains)
 
-        def measured() -> object:
+        def compute() -> Any:
             distances = 1 - self._cos_sim(queries, bank)
             same = query_domains[:, None] == bank_domains
             counts = same.sum(dim=1)
             mean = (distances * same).sum(dim=1) / counts.clamp(min=1)
-            return self._finished(self._torch.where(counts > 0, mean, 1.0))
+            return self._wait_for(self._torch.where(counts > 0, mean, 1.0))
 
-        return measured
+        return compute
 
-    def nearest(self, problem: Problem) -> Callable[[], object]:
+    def nearest(self, problem: ScoringProblem) -> Callable[[], Any]:
+        """Return a function that computes the distance and the index of each query's nearest vector."""
         queries, bank = self._tensor(problem.queries), self._tensor(problem.bank)
 
-        def measured() -> object:
+        def compute() -> Any:
             cosines, index = self._cos_sim(queries, bank).max(dim=1)
-            return self._finished((1 - cosines, index))
+            return self._wait_for((1 - cosines, index))
 
-        return measured
+        return compute
 
-    def _tensor(self, array: np.ndarray) -> object:
+    def _tensor(self, array: np.ndarray) -> Any:
         return self._torch.from_numpy(array).to(self.device)
 
-    def _finished(self, result: object) -> object:
+    def _wait_for(self, result: Any) -> Any:
         if self.device != "cpu":
             getattr(self._torch, self.device).synchronize()
         return result
 
 
 def numpy_entropies(states: np.ndarray) -> list[float]:
-    """Spectral entropy of whole dialogues [B, T, D], in float64."""
+    """Return the spectral entropy of whole dialogues [B, T, D], in float64."""
     return [entropy_of_embedding(dialogue) for dialogue in states]
 
 
 def order2_entropies(states: mx.array) -> mx.array:
-    """-log sum p^2 / log 64 of the same eigenvalue shares p, float32 [B]: sum p^2 = |K|_F^2 / tr(K)^2 needs none of
-    them. For dialogues of at least 64 tokens, all of which count."""
+    """Return -log(sum p^2) / log 64 of the same eigenvalue shares p, which needs no eigenvalues.
+
+    The sum of p^2 is |K|_F^2 / tr(K)^2.
+
+    Args:
+        states: Token states of dialogues with at least 64 tokens, [B, T, D].
+
+    Returns:
+        float32 [B].
+    """
     index = mx.array(window_starts(states.shape[1]))[:, None] + mx.arange(WINDOW)
     windows = states[:, index].astype(mx.float32)
     centered = windows - windows.mean(axis=2, keepdims=True)

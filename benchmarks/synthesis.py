@@ -1,12 +1,12 @@
-"""How much longer a loop of `mlx_lm.generate` takes to rewrite dialogues than synthesis does, and who writes what.
+"""Compare the synthesis of rewrites with a loop of `mlx_lm.generate`: speed, and equality of the greedy texts.
 
     python -m benchmarks.synthesis [--quick] [--model MODEL | --shape 135m] [--stream FILE.jsonl] [--dialogues N]
                                    [--rewrites K] [--rounds N] [--json] [--out FILE.md]
 
-Both are given the same prompts, limits and temperature, in turn. Ours is the whole of synthesis, with what reads and
-judges the rewrites; the loop only writes them. Then both write each rewrite once more, greedily: the texts must be
-equal, except after a step whose two best logits are so near each other that rounding decides. Exit status 1 if any
-other text differs.
+Both get the same prompts, limits and temperature, in turn. Ours is the whole synthesis, which also parses and filters
+the rewrites; the loop only generates them. Then both generate each rewrite once more, greedily. The texts must be
+equal, except after a step whose two highest logits are so close that rounding decides. The exit code is 1 if any other
+text differs.
 """
 
 from __future__ import annotations
@@ -24,191 +24,236 @@ import mlx_lm
 import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
-from benchmarks.arguments import DEMO_STREAM, ended, fill, positive
-from benchmarks.mlx_lm_loop import text_after
-from benchmarks.report_file import deliver, heading
-from benchmarks.timing import Effort, Timings, in_turn
+from benchmarks.arguments import DEMO_STREAM, positive_int, run_command, set_defaults
+from benchmarks.mlx_lm_loop import generate_text
+from benchmarks.report_file import heading, print_and_write
+from benchmarks.timing import Effort, Timings, time_in_turn
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
-from mlx_personal.benchmark.workloads import SHAPES, model_folder, public_name
+from mlx_personal.benchmark.random_weights import SHAPES, model_folder, public_model_name
 from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.models import generation
 from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import SynthesisConfig, rewrite_prompts, synthesize
 
-LEAST_SPEEDUP = 4
-# Logits nearer to each other than this may change places by rounding.
-TIE = 1e-4
+MIN_SPEEDUP = 4
+# Rounding may swap logits that are closer than this.
+TIE_GAP = 1e-4
 OURS, LOOP = "ours", "loop of mlx_lm.generate"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One prompt of tokens, and the most that may be written after it."""
+class GenerationRequest:
+    """One prompt and its limit.
+
+    Attributes:
+        prompt: Tokens of the prompt.
+        max_tokens: Maximum number of generated tokens.
+    """
 
     prompt: list[int]
-    limit: int
+    max_tokens: int
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The seconds of both in each round, and how many tokens each wrote in the last one."""
+    """The speed of both.
+
+    Attributes:
+        timings: Seconds of each round.
+        tokens: Tokens generated in the last round.
+    """
 
     timings: Timings
     tokens: dict[str, int]
 
     @property
     def speedup(self) -> float:
-        """How many times as long the loop takes."""
+        """Time of the loop divided by ours."""
         return self.timings.ratio(LOOP, OURS)
 
     @property
     def speedups(self) -> list[float]:
-        """Of each round."""
+        """Speedup of each round."""
         return [a / b for a, b in zip(self.timings.seconds[LOOP], self.timings.seconds[OURS], strict=True)]
 
-    def rate(self, name: str) -> float:
-        """Tokens a second."""
+    def tokens_per_s(self, name: str) -> float:
+        """Return the tokens per second of the last round."""
         return self.tokens[name] / self.timings.seconds[name][-1]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many greedy texts were compared, and of each that differs, the gap between the two best logits there.
+    """The comparison of the greedy texts.
 
-    A gap is infinite where the tokens are the same and only the texts differ.
+    Attributes:
+        num_texts: Number of texts that were compared.
+        gaps: For each text that differs, the gap between the two highest logits at the first different token;
+            infinite where the tokens are equal and only the texts differ.
     """
 
-    texts: int
+    num_texts: int
     gaps: tuple[float, ...]
 
     @property
     def ties(self) -> int:
-        return sum(gap < TIE for gap in self.gaps)
+        """Number of texts that differ by rounding."""
+        return sum(gap < TIE_GAP for gap in self.gaps)
 
     @property
     def failures(self) -> int:
+        """Number of texts that differ for another reason."""
         return len(self.gaps) - self.ties
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, 1 if a greedy text differs where rounding does not explain it, or 2 where the input is wrong."""
-    return ended("benchmarks.synthesis", run, parse(arguments))
+    """Run the benchmark; return 1 if rounding does not explain a difference, and 2 if the input is wrong."""
+    return run_command("benchmarks.synthesis", run, parse(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
+    """Measure the speed, compare the texts and print the report."""
     lm = load_language_model(model_folder(options.shape) if options.shape else options.model)
     dialogues = distinct_dialogues(options.stream, options.dialogues)
     config = SynthesisConfig(k=options.rewrites)
     speed = measure_speed(lm, dialogues, config, options.rounds, is_text=not options.shape)
-    agreement = compare_greedy(lm, asks_of(lm, dialogues, config), is_text=not options.shape)
-    report = report_of(options, len(dialogues), config, speed, agreement)
+    agreement = compare_greedy(lm, build_requests(lm, dialogues, config), is_text=not options.shape)
+    report = make_report(options, len(dialogues), config, speed, agreement)
     if options.json:
-        print(json.dumps(as_json(options, len(dialogues), config, speed, agreement)))
+        print(json.dumps(to_json(options, len(dialogues), config, speed, agreement)))
         if options.out is not None:
             atomic_write(options.out, report)
     else:
-        deliver(report, options.out)
+        print_and_write(report, options.out)
     return 1 if agreement.failures else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="8 dialogues, 3 rewrites, 1 round: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="8 dialogues, 3 rewrites, 1 round: to check that it works")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", default="demo", help="a name or a folder; default the embedded model")
+    which.add_argument("--model", default="demo", help="name or folder of a model; default the embedded one")
     which.add_argument("--shape", choices=list(SHAPES), help="a model of this shape with random weights")
     parser.add_argument("--stream", type=Path, help="dialogues as JSON Lines; default the demo's")
-    parser.add_argument("--dialogues", type=positive, help="how many of them; default 64")
-    parser.add_argument("--rewrites", type=positive, help="rewrites of each; default 6")
-    parser.add_argument("--rounds", type=positive, help="how often each is measured; default 3")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--out", type=Path, help="keep the report in this file, as Markdown")
+    parser.add_argument("--dialogues", type=positive_int, help="number of dialogues; default 64")
+    parser.add_argument("--rewrites", type=positive_int, help="rewrites of each dialogue; default 6")
+    parser.add_argument("--rounds", type=positive_int, help="number of measurements; default 3")
+    parser.add_argument("--json", action="store_true", help="print the values as JSON")
+    parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown")
     options = parser.parse_args(arguments)
-    return fill(options, {"dialogues": (8, 64), "rewrites": (3, 6), "rounds": (1, 3)})
+    return set_defaults(options, {"dialogues": (8, 64), "rewrites": (3, 6), "rounds": (1, 3)})
 
 
 def distinct_dialogues(stream: Path | None, count: int) -> list[Dialogue]:
-    """The first `count` dialogues of a stream, each once; UserError where there are fewer."""
+    """Return the first `count` different dialogues of a stream.
+
+    Raises:
+        UserError: The stream has fewer.
+    """
     path = stream or DEMO_STREAM
-    found: dict[Dialogue, None] = {}
+    distinct: dict[Dialogue, None] = {}
     for dialogue in read_dialogues(path):
         if isinstance(dialogue, Dialogue):
-            found[dialogue] = None
-        if len(found) == count:
-            return list(found)
-    raise UserError(f"holds {len(found)} different dialogues, not {count}", path, "ask for fewer with --dialogues")
+            distinct[dialogue] = None
+        if len(distinct) == count:
+            return list(distinct)
+    raise UserError(f"has {len(distinct)} different dialogues, not {count}", path, "choose fewer with --dialogues")
 
 
-def asks_of(lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig) -> list[Ask]:
-    """What synthesis asks the model for, each once."""
-    spoken = [dialogue.without_thoughts() for dialogue in dialogues]
-    prompts = [prompt for dialogue in spoken for prompt in rewrite_prompts(lm, dialogue, config)]
-    return [Ask(lm.tokenize_prompt(prompt.messages), prompt.max_tokens) for prompt in prompts]
+def build_requests(
+    lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig
+) -> list[GenerationRequest]:
+    """Return the prompts of the synthesis, each once."""
+    originals = [dialogue.without_thoughts() for dialogue in dialogues]
+    prompts = [prompt for dialogue in originals for prompt in rewrite_prompts(lm, dialogue, config)]
+    return [GenerationRequest(lm.tokenize_prompt(prompt.messages), prompt.max_tokens) for prompt in prompts]
 
 
 def measure_speed(
     lm: LanguageModel, dialogues: Sequence[Dialogue], config: SynthesisConfig, rounds: int, is_text: bool
 ) -> Speed:
-    """Both sides in turn. Tokens are counted in the texts; where there are none, all rewrites reach their limits."""
-    written: dict[str, list[str]] = {}
+    """Time both in turn.
+
+    Tokens are counted in the texts. A model of random weights generates no text and always reaches its limits.
+    """
+    texts: dict[str, list[str]] = {}
 
     def ours() -> None:
-        written[OURS] = [candidate.raw_text for candidate in synthesize(lm, dialogues, config)]
+        texts[OURS] = [candidate.raw_text for candidate in synthesize(lm, dialogues, config)]
 
     def loop() -> None:
         sampler = make_sampler(temp=config.temperature)
-        asks = [ask for ask in asks_of(lm, dialogues, config) for _ in range(config.k)]
-        written[LOOP] = [text_after(lm, ask.prompt, ask.limit, sampler) for ask in asks]
+        requests = [request for request in build_requests(lm, dialogues, config) for _ in range(config.k)]
+        texts[LOOP] = [generate_text(lm, request.prompt, request.max_tokens, sampler) for request in requests]
 
-    timings = in_turn({OURS: ours, LOOP: loop}, Effort(seconds=0, least=rounds, most=rounds))
-    limits = config.k * sum(ask.limit for ask in asks_of(lm, dialogues, config))
-    counts = {name: sum(len(lm.tokenize(text)) for text in texts) for name, texts in written.items()}
-    return Speed(timings, counts if is_text else dict.fromkeys(written, limits))
+    timings = time_in_turn({OURS: ours, LOOP: loop}, Effort(duration_s=0, min_repeats=rounds, max_repeats=rounds))
+    limit = config.k * sum(request.max_tokens for request in build_requests(lm, dialogues, config))
+    counts = {name: sum(len(lm.tokenize(text)) for text in of_method) for name, of_method in texts.items()}
+    return Speed(timings, counts if is_text else dict.fromkeys(texts, limit))
 
 
-def compare_greedy(lm: LanguageModel, asks: Sequence[Ask], is_text: bool = True) -> Agreement:
-    """Both sides' greedy texts of every prompt, the loop's by mlx-lm one by one.
+def compare_greedy(lm: LanguageModel, requests: Sequence[GenerationRequest], is_text: bool = True) -> Agreement:
+    """Compare our greedy texts with those that mlx-lm generates one by one.
 
-    A model of random weights writes tokens its tokenizer does not know, which are no text: then the tokens decide.
+    Args:
+        lm: The model.
+        requests: Prompts with their limits.
+        is_text: Whether the model generates text. One with random weights generates tokens that its tokenizer does not
+            know, so that only the tokens are compared.
     """
-    prompts, limits = [ask.prompt for ask in asks], [ask.limit for ask in asks]
+    prompts, limits = [request.prompt for request in requests], [request.max_tokens for request in requests]
     texts = lm.generate(prompts, max_tokens=limits)
-    different = [i for i, ask in enumerate(asks) if text_after(lm, ask.prompt, ask.limit).strip() != texts[i]]
+    different = [
+        i
+        for i, request in enumerate(requests)
+        if generate_text(lm, request.prompt, request.max_tokens).strip() != texts[i]
+    ]
     tokens = generation.generate(lm.model, lm.tokenizer, prompts, limits, 0.0, 0) if different else []
-    gaps = (logit_gap(lm, asks[i], tokens[i]) for i in different)
-    return Agreement(len(asks), tuple(gap for gap in gaps if is_text or gap < float("inf")))
+    gaps = (logit_gap(lm, requests[i], tokens[i]) for i in different)
+    return Agreement(len(requests), tuple(gap for gap in gaps if is_text or gap < float("inf")))
 
 
-def logit_gap(lm: LanguageModel, ask: Ask, ours: Sequence[int]) -> float:
-    """Between the two best logits of the step where our tokens leave mlx-lm's; infinite where they never do."""
-    plain = [r.token for r in mlx_lm.stream_generate(lm.model, lm.tokenizer, ask.prompt, max_tokens=ask.limit)]
-    while plain and plain[-1] in lm.tokenizer.eos_token_ids:
-        plain.pop()
-    if plain == list(ours):
+def logit_gap(lm: LanguageModel, request: GenerationRequest, ours: Sequence[int]) -> float:
+    """Return the gap between the two highest logits where our tokens first differ from mlx-lm's.
+
+    Args:
+        lm: The model.
+        request: The prompt with its limit.
+        ours: Our tokens.
+
+    Returns:
+        The gap; infinite where all tokens are equal.
+    """
+    theirs = [
+        r.token for r in mlx_lm.stream_generate(lm.model, lm.tokenizer, request.prompt, max_tokens=request.max_tokens)
+    ]
+    while theirs and theirs[-1] in lm.tokenizer.eos_token_ids:
+        theirs.pop()
+    if theirs == list(ours):
         return float("inf")
-    pairs = zip(plain, ours, strict=False)
-    shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(ours)))
-    logits = lm.model(mx.array([[*ask.prompt, *plain[:shared]]]))[0, -1].astype(mx.float32)
+    pairs = zip(theirs, ours, strict=False)
+    shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(theirs), len(ours)))
+    logits = lm.model(mx.array([[*request.prompt, *theirs[:shared]]]))[0, -1].astype(mx.float32)
     second, first = np.sort(np.array(logits))[-2:]
     return float(first - second)
 
 
-def as_json(
+def to_json(
     options: argparse.Namespace, dialogues: int, config: SynthesisConfig, speed: Speed, agreement: Agreement
 ) -> dict[str, Any]:
-    """The figures by name; an infinite gap is null."""
+    """Return the values by name; an infinite gap is null."""
     return {
-        "model": options.shape or public_name(options.model),
+        "model": options.shape or public_model_name(options.model),
         "dialogues": dialogues,
         "rewrites": config.k,
         "temperature": config.temperature,
         "speedup": speed.speedup,
         "seconds": {"ours": speed.timings.seconds[OURS], "mlx_lm": speed.timings.seconds[LOOP]},
-        "tokens_per_second": {"ours": speed.rate(OURS), "mlx_lm": speed.rate(LOOP)},
+        "tokens_per_second": {"ours": speed.tokens_per_s(OURS), "mlx_lm": speed.tokens_per_s(LOOP)},
         "greedy": {
-            "texts": agreement.texts,
-            "equal": agreement.texts - len(agreement.gaps),
+            "texts": agreement.num_texts,
+            "equal": agreement.num_texts - len(agreement.gaps),
             "ties": agreement.ties,
             "failures": agreement.failures,
             "gaps": [gap if gap < float("inf") else None for gap in agreement.gaps],
@@ -216,33 +261,33 @@ def as_json(
     }
 
 
-def report_of(
+def make_report(
     options: argparse.Namespace, dialogues: int, config: SynthesisConfig, speed: Speed, agreement: Agreement
 ) -> str:
     rows = [
-        (name, f"{speed.timings.median(name):.2f}", speed.tokens[name], f"{speed.rate(name):.0f}")
+        (name, f"{speed.timings.median(name):.2f}", speed.tokens[name], f"{speed.tokens_per_s(name):.0f}")
         for name in (LOOP, OURS)
     ]
     low, high = min(speed.speedups), max(speed.speedups)
     gaps = ", ".join(f"{gap:.1e}" for gap in agreement.gaps)
     return "\n".join(
         [
-            heading("Synthesis beside a loop of mlx_lm.generate", command(options)),
+            heading("Synthesis and a loop of mlx_lm.generate", command_line(options)),
             f"{dialogues} dialogues, {config.k} rewrites of each at temperature {config.temperature}; "
-            f"model: {options.shape or public_name(options.model)}.\n",
+            f"model: {options.shape or public_model_name(options.model)}.\n",
             markdown_table(["", "seconds, median", "tokens, last round", "tokens/s, last round"], rows),
-            "## Against the targets\n",
+            "## Comparison with the targets\n",
             f"- The loop takes {speed.speedup:.1f} times as long as ours (rounds: {low:.1f} to {high:.1f}; "
-            f"target at least {LEAST_SPEEDUP})",
-            f"- Of {agreement.texts} greedy texts {agreement.texts - len(agreement.gaps)} are equal; {agreement.ties} "
-            f"differ after a step whose two best logits lie within {TIE:.0e}, {agreement.failures} elsewhere "
-            f"(target 0){': ' + gaps if gaps else ''}\n",
+            f"target at least {MIN_SPEEDUP})",
+            f"- Of {agreement.num_texts} greedy texts {agreement.num_texts - len(agreement.gaps)} are equal; "
+            f"{agreement.ties} differ after a step whose two highest logits are within {TIE_GAP:.0e}, "
+            f"{agreement.failures} elsewhere (target 0){': ' + gaps if gaps else ''}\n",
         ]
     )
 
 
-def command(options: argparse.Namespace) -> str:
-    """The command that repeats this report; paths are left out, since they are of one machine."""
+def command_line(options: argparse.Namespace) -> str:
+    """Return the command that repeats this report, without paths."""
     model = f" --shape {options.shape}" if options.shape else " --model MODEL" if options.model != "demo" else ""
     stream = " --stream FILE.jsonl" if options.stream else ""
     sizes = f" --dialogues {options.dialogues} --rewrites {options.rewrites} --rounds {options.rounds}"

@@ -1,4 +1,4 @@
-"""Times methods side by side: in turn, so that what slows the machine for a moment slows all of them."""
+"""Time several methods in turn, so that a short slowdown of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -11,45 +11,59 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one set of methods is measured: `seconds`, but at least `least` and at most `most` repeats."""
+    """How long a set of methods is measured.
 
-    seconds: float = 1.5
-    least: int = 7
-    most: int = 200
+    Attributes:
+        duration_s: Seconds of the measurement.
+        min_repeats: Minimum number of repeats, even if they take longer.
+        max_repeats: Maximum number of repeats.
+    """
+
+    duration_s: float = 1.5
+    min_repeats: int = 7
+    max_repeats: int = 200
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each method by name, one a repeat; the same place is the same repeat."""
+    """The times of several methods.
+
+    Attributes:
+        seconds: Seconds of each repeat, by the name of the method; the same index is the same repeat.
+    """
 
     seconds: Mapping[str, list[float]]
 
     def median(self, name: str) -> float:
+        """Return the median seconds of a method."""
         return statistics.median(self.seconds[name])
 
     def fastest(self, names: Iterable[str]) -> str:
-        """Which of these methods, passing over those not measured, has the lowest median."""
+        """Return the method with the lowest median, among those of these names that were measured."""
         return min((name for name in names if name in self.seconds), key=self.median)
 
     def ratio(self, name: str, other: str) -> float:
-        """How many times as long `name` takes as `other`: median of the ratios within each repeat."""
+        """Return the time of a method divided by another's: the median of the ratios within each repeat."""
         pairs = zip(self.seconds[name], self.seconds[other], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
 
-def in_turn(methods: Mapping[str, Callable[[], object]], effort: Effort) -> Timings:
-    """Calls every method once a repeat, after one call of each that is not counted.
+def time_in_turn(methods: Mapping[str, Callable[[], object]], effort: Effort) -> Timings:
+    """Time every method once per repeat, after one warm-up call of each.
 
-    A call must be complete when it returns. The order is drawn anew for each repeat: none always finds in the cache
-    what the same other one left there.
+    The order is random in each repeat, so that no method always finds the same data of another in the cache.
+
+    Args:
+        methods: Functions by name; a call must be complete when it returns.
+        effort: How long to measure.
     """
     for method in methods.values():
         method()
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     order, rng = list(methods), random.Random(0)
     begin = time.perf_counter()
-    for repeat in range(effort.most):
-        if repeat >= effort.least and time.perf_counter() - begin > effort.seconds:
+    for repeat in range(effort.max_repeats):
+        if repeat >= effort.min_repeats and time.perf_counter() - begin > effort.duration_s:
             break
         rng.shuffle(order)
         for name in order:
