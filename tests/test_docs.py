@@ -82,7 +82,7 @@ def test_the_python_of_the_kernels_page_runs() -> None:
     (code,) = code_blocks("python", ROOT / "kernels/README.md")
     scope: dict[str, object] = {}
     exec(compile(code, "kernels/README.md", "exec"), scope)
-    shapes = {getattr(scope[name], "shape", None) for name in ("entropies", "mean", "row")}
+    shapes = {getattr(scope[name], "shape", None) for name in ("entropies", "means", "rows")}
     assert shapes == {(8,)}
 
 
