@@ -99,7 +99,7 @@ def cpu_time_s(case: StartupCase, home: Path) -> float:
         process = subprocess.Popen([*PROGRAM, *case.arguments], env=environment, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0 or output.tell() == 0:
+        if process.returncode != 0 or os.fstat(output.fileno()).st_size == 0:
             raise RuntimeError(f"{case.name} failed with exit code {process.returncode} or printed nothing")
     return usage.ru_utime + usage.ru_stime
 
