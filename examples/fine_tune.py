@@ -46,7 +46,8 @@ def main() -> None:
             f"peak memory {report.peak_memory_bytes / 1e9:.2f} GB, adapter in {adapter}"
         )
         lm.attach_adapter(adapter)
-        print("".join(lm.stream(lm.tokenize_prompt([{"role": "user", "content": dialogues[0].question}]), max_tokens=60)))
+        prompt = lm.tokenize_prompt([{"role": "user", "content": dialogues[0].question}])
+        print("".join(lm.stream(prompt, max_tokens=60)))
 
 
 if __name__ == "__main__":

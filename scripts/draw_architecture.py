@@ -40,7 +40,8 @@ def draw() -> str:
         top = GAP + index * ROW
         box_height = ROW - GAP
         parts.append(
-            f'<text x="{LABEL - 14}" y="{top + box_height / 2 + 5}" text-anchor="end" fill="#333333">{escape(layer)}</text>'
+            f'<text x="{LABEL - 14}" y="{top + box_height / 2 + 5}" text-anchor="end" '
+            f'fill="#333333">{escape(layer)}</text>'
         )
         # Steps are joined by arrows, because data flows through them from left to right.
         space = 22 if layer == "steps" else GAP

@@ -1,14 +1,14 @@
-"""Does the entropy of embedding tell real dialogues from degenerate ones? Every estimator, on real dialogues.
-
-Beside the product's estimators stands `order-2`, which is `spectral` with another entropy of the same shares; it needs
-no eigenvalues, so a GPU would have it for less.
+"""Compare the estimators of the entropy of embedding (EOE) on real dialogues and degenerate texts.
 
     python scripts/entropy_study.py --model MODEL --stream FILE.jsonl [--model ANOTHER] [--out FILE.md]
 
-Writes, for each model and estimator: the range on real texts, AUC = P(a real text scores above a degenerate one), and
-the rank correlation with length. The default estimator must reach 0.95 against repetition and very short texts, also
-at matched length; exit status 1 if it does not. Boilerplate and word salad are reported, not required: no entropy of a
-single text can see that others say the same, or that words stand in no order.
+Besides the estimators of the package, it has `order-2`: `spectral` with the Renyi entropy of order 2, which needs no
+eigenvalues and would be cheaper on a GPU.
+
+For each model and estimator the report has the range on real texts, AUC = P(a real text scores above a degenerate one),
+and the rank correlation with length. The default estimator must reach 0.95 against repetition and very short texts,
+also at equal length; otherwise the exit status is 1. Boilerplate and word salad are only reported: the entropy of a
+single text cannot show that other texts say the same, or that the order of the words is random.
 """
 
 from __future__ import annotations
@@ -55,52 +55,63 @@ BOILERPLATE = (
 )
 
 
-def repeated(unit: Sequence[str], length: int) -> str:
-    """`unit` over and over, `length` words in all."""
+def repeat_words(unit: Sequence[str], length: int) -> str:
+    """Repeat `unit` up to `length` words."""
     return " ".join(itertools.islice(itertools.cycle(unit), length))
 
 
-def a_word(text: str, rng: random.Random) -> list[str]:
+def draw_word(text: str, rng: random.Random) -> list[str]:
+    """Draw a word of a text, of more than three characters if there is one."""
     return [rng.choice([w for w in text.split() if len(w) > 3] or text.split())]
 
 
-def a_sentence(text: str) -> list[str]:
-    """The first 8 words: about a sentence, and repeated in a window of 64 tokens."""
+def first_words(text: str) -> list[str]:
+    """Return the first 8 words: about a sentence, and repeated within a window of 64 tokens."""
     return text.split()[:8]
 
 
-def degenerate(texts: Sequence[str], rng: random.Random) -> dict[str, list[str]]:
-    """For each kind of degenerate text one for every real text, as long as it is wherever that makes sense."""
+def draw_degenerate_texts(texts: Sequence[str], rng: random.Random) -> dict[str, list[str]]:
+    """Return degenerate texts by kind: one for each real text, of its length unless the kind has a fixed one."""
     lengths = [max(len(text.split()), 24) for text in texts]
-    every_word = [word for text in texts for word in text.split()]
+    all_words = [word for text in texts for word in text.split()]
     return {
-        "one word repeated": [repeated(a_word(t, rng), n) for t, n in zip(texts, lengths, strict=True)],
-        "one sentence repeated": [repeated(a_sentence(t), n) for t, n in zip(texts, lengths, strict=True)],
+        "one word repeated": [repeat_words(draw_word(t, rng), n) for t, n in zip(texts, lengths, strict=True)],
+        "one sentence repeated": [repeat_words(first_words(t), n) for t, n in zip(texts, lengths, strict=True)],
         "texts of 1 to 5 words": [" ".join(t.split()[: 1 + i % 5]) for i, t in enumerate(texts)],
         "a passage of 120 characters, four times": [" ".join([t[:120]] * 4) for t in texts if len(t) >= 120],
         "boilerplate": [" ".join(rng.sample(BOILERPLATE, 6)) for _ in texts],
-        "word salad": [" ".join(rng.choices(every_word, k=n)) for n in lengths],
+        "word salad": [" ".join(rng.choices(all_words, k=n)) for n in lengths],
     }
 
 
-def matched(lm: LanguageModel, texts: Sequence[str], rng: random.Random) -> dict[str, list[list[int]]]:
-    """Token rows of equal length: real texts that have as many, and their words and sentences repeated."""
-    long = [t for t in texts if len(lm.text_tokens(t)) >= MATCHED_TOKENS]
-    if not long:
+def draw_token_sequences(lm: LanguageModel, texts: Sequence[str], rng: random.Random) -> dict[str, list[list[int]]]:
+    """Return token sequences of equal length: real texts that are long enough, and their words and sentences repeated.
+
+    Raises:
+        UserError: No text is long enough.
+    """
+    long_texts = [text for text in texts if len(lm.tokenize(text)) >= MATCHED_TOKENS]
+    if not long_texts:
         raise UserError(f"no dialogue has {MATCHED_TOKENS} tokens", hint="name a stream with longer ones")
 
-    def tokens(unit: Sequence[str]) -> list[int]:
-        return lm.text_tokens(repeated(unit, 2 * MATCHED_TOKENS))[:MATCHED_TOKENS]
+    def tokenize_repeated(unit: Sequence[str]) -> list[int]:
+        return lm.tokenize(repeat_words(unit, 2 * MATCHED_TOKENS))[:MATCHED_TOKENS]
 
+    words = [tokenize_repeated(draw_word(text, rng)) for text in long_texts]
+    sentences = [tokenize_repeated(first_words(text)) for text in long_texts]
     return {
-        "real": [lm.text_tokens(t)[:MATCHED_TOKENS] for t in long],
-        f"one word repeated, both of {MATCHED_TOKENS} tokens": [tokens(a_word(t, rng)) for t in long],
-        f"one sentence repeated, both of {MATCHED_TOKENS} tokens": [tokens(a_sentence(t)) for t in long],
+        "real": [lm.tokenize(text)[:MATCHED_TOKENS] for text in long_texts],
+        f"one word repeated, both of {MATCHED_TOKENS} tokens": words,
+        f"one sentence repeated, both of {MATCHED_TOKENS} tokens": sentences,
     }
 
 
-def order_2(states: np.ndarray) -> float:
-    """-log sum p^2 = -log(|K|_F^2 / tr(K)^2) over log 64, mean over the windows of `spectral`; token states [T, D]."""
+def order_2_entropy(states: np.ndarray) -> float:
+    """Return -log sum p^2 = -log(|K|_F^2 / tr(K)^2) over log 64, the mean over the windows of `spectral`.
+
+    Args:
+        states: Token states [T, D].
+    """
     entropies = []
     for start in window_starts(len(states)):
         window = states[start : start + WINDOW]
@@ -111,104 +122,118 @@ def order_2(states: np.ndarray) -> float:
     return float(np.mean(entropies)) / math.log(WINDOW) if entropies else 0.0
 
 
-CANDIDATES = {**ESTIMATORS, "order-2": order_2}
+CANDIDATE_ESTIMATORS = {**ESTIMATORS, "order-2": order_2_entropy}
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank."""
+    """Return ranks from 1; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[inverse])
 
 
 def auc(real: Sequence[float], fake: Sequence[float]) -> float:
-    """P(a real value is above a fake one), ties counting half."""
+    """Return P(a real value is above a fake one), where ties count half."""
     above = ranks([*real, *fake])[: len(real)].sum() - len(real) * (len(real) + 1) / 2
     return float(above / (len(real) * len(fake)))
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Spearman's rank correlation."""
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
-def study(lm: LanguageModel, texts: Sequence[str], say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """Figures by estimator: `p10`, `p90`, `length`, and an AUC for each kind of degenerate text."""
+def compare_estimators(
+    lm: LanguageModel, texts: Sequence[str], log: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """Compute the metrics of each estimator.
+
+    Args:
+        lm: The model whose states are used.
+        texts: The real texts.
+        log: Receives lines of progress.
+
+    Returns:
+        By estimator: `p10` and `p90` of the real texts, `length` (the rank correlation), and an AUC for each kind of
+        degenerate text.
+    """
     rng = random.Random(0)
     embedder = HiddenStateEmbedder(lm)
 
-    def states(texts: Sequence[str]) -> list[np.ndarray]:
-        return [e.states for e in embedder.embed(texts)]
+    def states_of(texts: Sequence[str]) -> list[np.ndarray]:
+        return [embedding.states for embedding in embedder.embed(texts)]
 
-    say(f"{len(texts)} real dialogues")
-    real = states(texts)
-    fakes = {}
-    for kind, made in degenerate(texts, rng).items():
-        say(f"{len(made)} x {kind}")
-        fakes[kind] = (real, states(made))
-    rows = matched(lm, texts, rng)
-    same_length = [s for row in rows.pop("real") for s in lm.hidden_states([row])]
-    for kind, made_rows in rows.items():
-        say(f"{len(made_rows)} x {kind}")
-        fakes[kind] = (same_length, [s for row in made_rows for s in lm.hidden_states([row])])
+    log(f"{len(texts)} real dialogues")
+    real = states_of(texts)
+    # By kind, the states of real texts and of degenerate ones.
+    compared = {}
+    for kind, kind_texts in draw_degenerate_texts(texts, rng).items():
+        log(f"{len(kind_texts)} x {kind}")
+        compared[kind] = (real, states_of(kind_texts))
+    sequences = draw_token_sequences(lm, texts, rng)
+    same_length = [states for tokens in sequences.pop("real") for states in lm.hidden_states([tokens])]
+    for kind, kind_sequences in sequences.items():
+        log(f"{len(kind_sequences)} x {kind}")
+        compared[kind] = (same_length, [states for tokens in kind_sequences for states in lm.hidden_states([tokens])])
 
-    figures = {}
-    for name, estimate in CANDIDATES.items():
-        scores = [estimate(s.astype(np.float64)) for s in real]
-        figures[name] = {
+    metrics = {}
+    for name, estimate in CANDIDATE_ESTIMATORS.items():
+        scores = [estimate(states.astype(np.float64)) for states in real]
+        metrics[name] = {
             "p10": float(np.percentile(scores, 10)),
             "p90": float(np.percentile(scores, 90)),
-            "length": spearman(scores, [len(s) for s in real]),
+            "length": spearman(scores, [len(states) for states in real]),
         }
-        for kind, (true, false) in fakes.items():
-            above, below = ([estimate(s.astype(np.float64)) for s in group] for group in (true, false))
-            figures[name][kind] = auc(above, below)
-    return figures
+        for kind, groups in compared.items():
+            real_scores, fake_scores = ([estimate(states.astype(np.float64)) for states in group] for group in groups)
+            metrics[name][kind] = auc(real_scores, fake_scores)
+    return metrics
 
 
-def table(figures: dict[str, dict[str, float]]) -> str:
-    kinds = [kind for kind in next(iter(figures.values())) if kind not in ("p10", "p90", "length")]
+def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
+    """Return a Markdown table of the metrics, with a column per estimator."""
+    columns = list(metrics.values())
+    kinds = [kind for kind in columns[0] if kind not in ("p10", "p90", "length")]
     kinds.sort(key=lambda kind: REQUIRED.index(kind) if kind in REQUIRED else len(REQUIRED))
-    lines = ["| | " + " | ".join(figures) + " |", "|---" * (len(figures) + 1) + "|"]
-    lines.append(
-        "| real texts, p10-p90 | " + " | ".join(f"{f['p10']:.3f}-{f['p90']:.3f}" for f in figures.values()) + " |"
-    )
+    rows = [("real texts, p10-p90", [f"{column['p10']:.3f}-{column['p90']:.3f}" for column in columns])]
     for kind in kinds:
         note = " (required)" if kind in REQUIRED else ""
-        lines.append(f"| AUC against {kind}{note} | " + " | ".join(f"{f[kind]:.3f}" for f in figures.values()) + " |")
-    lines.append(
-        "| rank correlation with length | " + " | ".join(f"{f['length']:.2f}" for f in figures.values()) + " |"
-    )
+        rows.append((f"AUC against {kind}{note}", [f"{column[kind]:.3f}" for column in columns]))
+    rows.append(("rank correlation with length", [f"{column['length']:.2f}" for column in columns]))
+    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    lines += [f"| {label} | {' | '.join(cells)} |" for label, cells in rows]
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study and print its report; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True, help="a model folder or name; may be given again")
+    parser.add_argument("--model", action="append", required=True, help="model folder or name; can be repeated")
     parser.add_argument("--stream", type=Path, required=True, help="dialogues, as JSONL")
-    parser.add_argument("--dialogues", type=int, default=200, help="how many of the stream's first (default 200)")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the figures")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--dialogues", type=int, default=200, help="number of dialogues from the start (default 200)")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    arguments = parser.parse_args(argv)
 
-    dialogues = (d for d in read_dialogues(given.stream) if isinstance(d, Dialogue))
-    texts = [d.text for d in itertools.islice(dialogues, given.dialogues)]
-    default = ScoringConfig().entropy
-    command = "python scripts/entropy_study.py " + " ".join(f"--model {Path(m).name}" for m in given.model)
+    dialogues = (line for line in read_dialogues(arguments.stream) if isinstance(line, Dialogue))
+    texts = [dialogue.text for dialogue in itertools.islice(dialogues, arguments.dialogues)]
+    default = ScoringConfig().entropy_estimator
+    command = "python scripts/entropy_study.py " + " ".join(f"--model {Path(model).name}" for model in arguments.model)
     report = [
-        "# Which entropy of embedding tells real dialogues from degenerate ones",
-        f"`{command} --stream {given.stream.name} --dialogues {len(texts)}`",
-        "AUC is the chance that a real dialogue scores above a degenerate text; 0.5 is a guess. "
-        f"`{default}` is the default and must reach {REQUIRED_AUC} where it says required.",
+        "# Which estimator of the entropy of embedding separates real dialogues from degenerate texts",
+        f"`{command} --stream {arguments.stream.name} --dialogues {len(texts)}`",
+        "AUC is the probability that a real dialogue scores above a degenerate text; 0.5 is chance. "
+        f"`{default}` is the default and must reach {REQUIRED_AUC} in the rows marked as required.",
     ]
     passed = True
-    for model in given.model:
-        figures = study(load_language_model(model), texts, lambda line: print(line, file=sys.stderr))
-        passed &= all(figures[default][kind] >= REQUIRED_AUC for kind in REQUIRED)
-        report += [f"## {Path(model).name}", table(figures)]
-    report.append(f"Required figures of `{default}`: {'all reached' if passed else 'NOT all reached'}.")
+    for model in arguments.model:
+        metrics = compare_estimators(load_language_model(model), texts, lambda line: print(line, file=sys.stderr))
+        passed &= all(metrics[default][kind] >= REQUIRED_AUC for kind in REQUIRED)
+        report += [f"## {Path(model).name}", metrics_table(metrics)]
+    report.append(f"Required values of `{default}`: {'all reached' if passed else 'NOT all reached'}.")
     text = "\n\n".join(report) + "\n"
     print(text)
-    if given.out is not None:
-        given.out.write_text(text, "utf-8")
+    if arguments.out is not None:
+        arguments.out.write_text(text, "utf-8")
     return 0 if passed else 1
 
 

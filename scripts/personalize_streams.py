@@ -1,10 +1,10 @@
-"""Runs the loop on real streams of dialogues and reports ROUGE-1 before and after, with intervals.
+"""Run the loop on real streams of dialogues, and report ROUGE before and after with confidence intervals.
 
     python scripts/personalize_streams.py --model MODEL --out benchmarks/results/streams.md STREAM.jsonl...
 
-The data set's own answer plays the owner: every selected dialogue is accepted as it is. Two comparisons are made:
-on the annotated dialogues that the loop sets aside, and, as the paper evaluates, on dialogues of the stream that were
-never selected. The report holds figures only, none of the data.
+The data set's answers stand for the owner's: every selected dialogue is accepted as it is. The adapter is evaluated on
+the annotated dialogues that the loop holds out, and, as in [Qin24 §4.1], on dialogues of the stream that were never
+selected. The report holds metrics only, no data.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +24,51 @@ from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1
 from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
 from mlx_personal.evaluation import Evaluation, EvaluationConfig, MetricChange, compare_answers, generate_answers
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.personalizer import TrainResult
+from mlx_personal.personalizer import SynthesisResult, TrainResult
 from mlx_personal.runtime import blas, device
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.storage.files import atomic_write
 
-# Replacements are counted for each stretch of the stream: a buffer that froze shows as zeros.
-STRETCH = 500
+# Decisions are counted per segment of the stream: a buffer that no longer changes shows as zeros.
+SEGMENT = 500
+ACTIONS = ("stored", "replaced", "kept-out", "duplicate")
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """What the loop did with a stream.
+
+    Attributes:
+        name: Name of the stream.
+        num_read: Number of dialogues that were read.
+        num_distinct: Number of distinct ones.
+        segments: Number of decisions by action, for each segment.
+        synthesis: What synthesis did.
+        training: What training did.
+        unselected: Evaluation on dialogues that were never selected.
+        stage_seconds: Seconds by stage.
+    """
+
+    name: str
+    num_read: int
+    num_distinct: int
+    segments: list[dict[str, int]]
+    synthesis: SynthesisResult
+    training: TrainResult
+    unselected: Evaluation
+    stage_seconds: dict[str, float]
 
 
 def main() -> None:
+    """Run the loop on each stream and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("streams", nargs="+", type=Path)
-    parser.add_argument("--model", required=True, help="a model folder")
-    parser.add_argument("--out", type=Path, required=True, help="the report, in Markdown")
-    parser.add_argument("--bins", type=int, default=SelectionConfig.bins)
+    parser.add_argument("streams", nargs="+", type=Path, help="dialogues, as JSONL")
+    parser.add_argument("--model", required=True, help="model folder or name")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--bins", type=int, default=SelectionConfig.bins, help="size of the buffer")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="for a model of a few million parameters")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--unselected", type=int, default=200, help="dialogues of the second comparison")
+    parser.add_argument("--unselected", type=int, default=200, help="number of dialogues that were never selected")
     arguments = parser.parse_args()
     config = Config(
         selection=SelectionConfig(bins=arguments.bins),
@@ -48,7 +76,7 @@ def main() -> None:
         finetune=LoRAConfig(learning_rate=arguments.learning_rate, epochs=arguments.epochs),
         evaluation=EvaluationConfig(max_tokens=64),
     )
-    sections = [personalize(stream, arguments.model, config, arguments.unselected) for stream in arguments.streams]
+    results = [personalize(stream, arguments.model, config, arguments.unselected) for stream in arguments.streams]
     command = (
         f"python scripts/personalize_streams.py --model {Path(arguments.model).name} --out {arguments.out.name} "
         + " ".join(stream.name for stream in arguments.streams)
@@ -61,87 +89,105 @@ def main() -> None:
         f"{device.device_name()} ({blas.preload().name}), greedy answers of at most 64 tokens, "
         "LoRA rank 8, alpha 16, dropout 0.05. Intervals: 95 %, paired bootstrap over dialogues.\n"
     )
-    atomic_write(arguments.out, head + "".join(sections))
+    atomic_write(arguments.out, head + "".join(map(make_section, results)))
 
 
-def personalize(stream: Path, model: str, config: Config, unselected: int) -> str:
-    """One stream through the loop; its section of the report."""
+def personalize(stream: Path, model: str, config: Config, num_unselected: int) -> StreamResult:
+    """Run the loop on one stream.
+
+    Args:
+        stream: File of the dialogues.
+        model: Folder or name of the model.
+        config: Settings of the loop.
+        num_unselected: Number of dialogues to evaluate on that were never selected.
+    """
     start = time.perf_counter()
-    dialogues = [d for d in read_dialogues(stream) if not isinstance(d, InvalidLine)]
-    with tempfile.TemporaryDirectory() as folder, Personalizer.create(Path(folder, "profile"), model, config) as me:
-        stretches = [
-            me.observe(dialogues[i : i + STRETCH], stream.name).decisions for i in range(0, len(dialogues), STRETCH)
+    dialogues = [line for line in read_dialogues(stream) if not isinstance(line, InvalidLine)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Personalizer.create(Path(folder, "profile"), model, config) as personalizer,
+    ):
+        segments = [
+            personalizer.observe(dialogues[i : i + SEGMENT], stream.name).decisions
+            for i in range(0, len(dialogues), SEGMENT)
         ]
         print(f"{stream.name}: selected", flush=True)
-        for question in me.annotations.questions():
-            me.annotations.record(question.dialogue_id, "accept")
-        written = me.synthesize()
-        print(f"{stream.name}: {written}", flush=True)
-        trained = me.train()
+        for question in personalizer.annotations.questions():
+            personalizer.annotations.record(question.dialogue_id, "accept")
+        synthesis = personalizer.synthesize()
+        print(f"{stream.name}: {synthesis}", flush=True)
+        training = personalizer.train()
         print(f"{stream.name}: trained", flush=True)
-        rest = never_selected(me, unselected)
-        lengths = config.evaluation.max_tokens
-        before = generate_answers(me.base(), rest, lengths)
-        after = generate_answers(me.adapted(trained.adapter), rest, lengths)
-        on_rest = compare_answers(before, after, rest)
-        seconds = {**me.stage_seconds, "total": time.perf_counter() - start}
-        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(written.dropped.items())) or "none"
-        synthesis = f"{written.kept} of {written.generated} rewrites kept (dropped: {dropped})"
-        return section(
-            stream.stem, len(dialogues), me.dialogue_count(), stretches, synthesis, trained, on_rest, seconds
+        unselected = draw_unselected(personalizer, num_unselected)
+        max_tokens = config.evaluation.max_tokens
+        before = generate_answers(personalizer.base(), unselected, max_tokens)
+        after = generate_answers(personalizer.adapted(training.adapter), unselected, max_tokens)
+        return StreamResult(
+            name=stream.stem,
+            num_read=len(dialogues),
+            num_distinct=personalizer.dialogue_count(),
+            segments=segments,
+            synthesis=synthesis,
+            training=training,
+            unselected=compare_answers(before, after, unselected),
+            stage_seconds={**personalizer.stage_seconds, "total": time.perf_counter() - start},
         )
 
 
-def never_selected(me: Personalizer, count: int) -> list[Dialogue]:
-    """Dialogues that never were in the buffer, drawn by seed, without near-duplicates of an annotated question."""
-    annotated = ["\n".join(dialogue.user_turns) for dialogue in me.annotated_dialogues()]
-    rows = [r for r in me.dialogues() if (d := me.decision(r.id)) and d.action == "kept-out"]
-    found: list[Dialogue] = []
+def draw_unselected(personalizer: Personalizer, count: int) -> list[Dialogue]:
+    """Draw dialogues that were never in the buffer and are no near-duplicate of an annotated one.
+
+    Args:
+        personalizer: The loop after selection and annotation.
+        count: Maximum number of dialogues.
+    """
+    annotated = ["\n".join(dialogue.user_turns) for dialogue in personalizer.annotated_dialogues()]
+    rows = [
+        row
+        for row in personalizer.dialogues()
+        if (decision := personalizer.decision(row.id)) and decision.action == "kept-out"
+    ]
+    unselected: list[Dialogue] = []
     for i in np.random.default_rng(0).permutation(len(rows)):
         question = "\n".join(rows[i].dialogue.user_turns)
         if all(rouge1(question, other) < NEAR_DUPLICATE_THRESHOLD for other in annotated):
-            found.append(rows[i].dialogue)
-        if len(found) == count:
+            unselected.append(rows[i].dialogue)
+        if len(unselected) == count:
             break
-    return found
+    return unselected
 
 
-def section(
-    name: str,
-    read: int,
-    received: int,
-    stretches: list[dict[str, int]],
-    synthesis: str,
-    trained: TrainResult,
-    on_rest: Evaluation,
-    seconds: dict[str, float],
-) -> str:
-    actions = ("stored", "replaced", "kept-out", "duplicate")
-    rows = "".join(
-        f"| {i * STRETCH + 1}-{min((i + 1) * STRETCH, read)} | {' | '.join(str(s.get(a, 0)) for a in actions)} |\n"
-        for i, s in enumerate(stretches)
+def make_section(result: StreamResult) -> str:
+    """Return a stream's section of the report."""
+    decisions = "".join(
+        f"| {i * SEGMENT + 1}-{min((i + 1) * SEGMENT, result.num_read)} "
+        f"| {' | '.join(str(counts.get(action, 0)) for action in ACTIONS)} |\n"
+        for i, counts in enumerate(result.segments)
     )
-    report = trained.report
-    compared = [("never selected", on_rest)]
-    if trained.evaluation is not None:
-        compared.insert(0, ("annotated, set aside", trained.evaluation))
-    gains = "".join(
-        f"| {which} | {e.n} | {score} | {_gain(gain)} |\n"
-        for which, e in compared
-        for score, gain in (("ROUGE-1", e.rouge1), ("ROUGE-L", e.rougeL))
+    synthesis, report = result.synthesis, result.training.report
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(synthesis.dropped.items())) or "none"
+    evaluations = [("never selected", result.unselected)]
+    if result.training.evaluation is not None:
+        evaluations.insert(0, ("annotated, held out", result.training.evaluation))
+    changes = "".join(
+        f"| {dialogues} | {evaluation.n} | {metric} | {_change_cells(change)} |\n"
+        for dialogues, evaluation in evaluations
+        for metric, change in (("ROUGE-1", evaluation.rouge1), ("ROUGE-L", evaluation.rougeL))
     )
     return (
-        f"\n## {name}\n\n{read} dialogues read, {received} different ones.\n\n"
-        f"| dialogues | {' | '.join(actions)} |\n|---|---|---|---|---|\n{rows}\n"
-        f"Synthesis: {synthesis}. Training: {report.samples} rows, {report.steps} steps, "
+        f"\n## {result.name}\n\n{result.num_read} dialogues read, {result.num_distinct} of them distinct.\n\n"
+        f"| dialogues | {' | '.join(ACTIONS)} |\n|---|---|---|---|---|\n{decisions}\n"
+        f"Synthesis: {synthesis.kept} of {synthesis.generated} rewrites kept (dropped: {dropped}). "
+        f"Training: {report.samples} samples, {report.steps} steps, "
         f"mean loss by epoch {', '.join(f'{loss:.3f}' for loss in report.epoch_losses)}.\n\n"
-        f"| dialogues | n | score | before | after | gain | 95 % interval |\n|---|---|---|---|---|---|---|\n{gains}\n"
-        f"Seconds: {', '.join(f'{room} {s:.0f}' for room, s in seconds.items())}.\n"
+        "| dialogues | n | metric | before | after | gain | 95 % interval |\n"
+        f"|---|---|---|---|---|---|---|\n{changes}\n"
+        f"Seconds: {', '.join(f'{stage} {seconds:.0f}' for stage, seconds in result.stage_seconds.items())}.\n"
     )
 
 
-def _gain(gain: MetricChange) -> str:
-    return f"{gain.before:.4f} | {gain.after:.4f} | {gain.gain:+.4f} | {gain.low:+.4f} to {gain.high:+.4f}"
+def _change_cells(change: MetricChange) -> str:
+    return f"{change.before:.4f} | {change.after:.4f} | {change.gain:+.4f} | {change.low:+.4f} to {change.high:+.4f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs `mlx-personal demo` and keeps its screen as a picture for the README.
+"""Run `mlx-personal demo` and save its screen as a picture.
 
 python scripts/picture_demo.py benchmarks/results/demo.svg
 """
@@ -18,14 +18,15 @@ WIDTH = 110
 
 
 def main() -> None:
+    """Run the demo and write the picture to the file named on the command line."""
     out = Path(sys.argv[1])
     environment = {**os.environ, "COLUMNS": str(WIDTH), "FORCE_COLOR": "1"}
     command = [str(Path(sys.executable).parent / "mlx-personal"), "demo"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
     )
-    # The folder in which it ran is nobody's business but its owner's.
-    screen = done.stdout.replace(str(Path.home()), "~")
+    # Hides the name of the home folder.
+    screen = process.stdout.replace(str(Path.home()), "~")
     console = Console(record=True, width=WIDTH, file=StringIO())
     console.print(Text("$ mlx-personal demo"))
     console.print(Text.from_ansi(screen))

@@ -1,9 +1,14 @@
-"""Many ways to say one thing, for `train_rewriter`; words only.
+"""The word lists and patterns of `rewriter_pairs`.
 
-`FRAMES` are ways to ask one thing, a paragraph each, parted by `|`: {x} and {y} are phrases with a noun, {p} and
-{q} plural ones, {v} and {w} begin with a verb, {g} with one in -ing, {s} is a sentence, {n} a number. `SAME`
-are words that mostly can stand for one another. `OPENERS` and `ENDINGS` can be put to any statement. `ORDERS` are forms
-of a sentence, as a pattern, and other forms of it, which name the pattern's groups.
+Attributes:
+    FRAMES: Wordings of questions and requests: a paragraph holds wordings of the same one, separated by `|`. The slots
+        {x} and {y} are phrases with a noun, {p} and {q} plural ones; {v} and {w} begin with a verb, {g} with one in
+        -ing; {s} is a sentence and {n} a number.
+    SAME: Groups of words that can mostly replace one another.
+    OPENERS: Phrases before a statement that do not change its meaning.
+    QUESTION_OPENERS: Phrases before a question that do not change its meaning.
+    ENDINGS: Phrases after a statement that do not change its meaning.
+    ORDERS: Patterns of sentences, each with other forms of the sentence that name the pattern's groups.
 """
 
 from __future__ import annotations

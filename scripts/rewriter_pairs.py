@@ -1,8 +1,8 @@
-"""Pairs of wordings out of plain texts, for `train_rewriter`: by rule, since nobody wrote paraphrases.
+"""Make pairs of wordings from plain texts by rule, for `train_rewriter`, since there are no paraphrase data.
 
-Phrases of the texts stand in two of the many ways to ask one thing, so that what is asked about has to be copied and
-how it is asked has not; sentences of the texts have words, openings and order exchanged, now on the one side and now on
-the other. The words are in `rewordings`. Everything is a pure function of the texts and the random generator.
+Two wordings of a question are filled with the same phrases of the texts, so the phrases have to be copied and the rest
+has to be reworded. Sentences of the texts have words, openings and their order replaced, in either of the two wordings.
+The word lists are in `rewordings`. All functions depend on nothing but their arguments and the random generator.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rewordings import ENDINGS, FRAMES, OPENERS, ORDERS, QUESTION_OPENERS, SAME
 from mlx_personal.dialogue import rouge1, words
 from mlx_personal.errors import UserError
 
-# Inside the band of synthesis: who learns from pairs at its edges falls beyond them half of the time.
+# Narrower than the band of synthesis: of a model trained on pairs at its edges, half of the rewrites lie outside.
 BAND = (0.35, 0.85)
 _NUMBERS = ("two", "three", "four", "five", "six", "ten", "3", "4", "5", "10")
 _DETERMINERS = ("the", "a", "an", "my", "your", "his", "her", "our", "their", "this", "some", "any")
-_FUNCTION = """
+_OTHER_FUNCTION_WORDS = """
 i you he she it we they me him us them who whom which that what where when why how and or but nor so because if
 though although while as than then of to in on at by for from with about into over under after before between
 through during without within against among upon is am are was were be been being do does did done have has had
@@ -33,8 +33,8 @@ weren't won't can't i'm i've i'll it's that's you're he's she's we're they're le
 now well oh get got go going gone went come came make made made let like said say says see seem seems its i'd
 one ones anything something nothing everything anyone someone everyone really quite rather
 """
-# What ends a phrase; every other word is taken to have a meaning of its own.
-FUNCTION_WORDS = frozenset((*_DETERMINERS, *_FUNCTION.split()))
+# Words that end a phrase. All others count as content words.
+FUNCTION_WORDS = frozenset((*_DETERMINERS, *_OTHER_FUNCTION_WORDS.split()))
 _SENTENCE = re.compile(r"[A-Za-z][A-Za-z0-9 ,'$%-]+[.!?]")
 _PLURAL = re.compile(r"[^s'ui]s$")
 
@@ -43,17 +43,26 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Material:
-    """What the texts give: sentences, chats of two exchanges and more, and phrases for the slots of `FRAMES`."""
+    """What pairs of wordings are drawn from.
+
+    Attributes:
+        sentences: Sentences of the texts.
+        chats: The turns of each chat of at least two exchanges.
+        phrases: The phrases for each slot of `FRAMES`.
+    """
 
     sentences: list[str]
     chats: list[list[str]]
     phrases: dict[str, list[str]]
 
 
-def material(texts: Sequence[str]) -> Material:
-    """Sentences, chats and phrases of the texts; UserError where they are too few to draw from.
+def extract_material(texts: Sequence[str]) -> Material:
+    """Extract sentences, chats and phrases from texts.
 
-    Chat templates' marks, as `<|user|>`, part the turns of a text; a text without them is one turn.
+    The marks of chat templates, such as `<|user|>`, separate the turns of a text; a text without them is one turn.
+
+    Raises:
+        UserError: The texts have too few sentences to draw from.
     """
     sentences: list[str] = []
     chats = []
@@ -62,82 +71,138 @@ def material(texts: Sequence[str]) -> Material:
         if len(turns) > 3:
             chats.append(turns)
         for turn in turns:
-            tidy = re.sub(r"\s+", " ", turn.replace("\u2019", "'"))
-            tidy = re.sub(r" ([,.!?])", r"\1", tidy)
-            for match in _SENTENCE.finditer(tidy):
-                # What begins after an odd sign is the rest of a sentence.
-                if match.start() and tidy[match.start() - 1] != " ":
+            normalized = re.sub(r"\s+", " ", turn.replace("\u2019", "'"))
+            normalized = re.sub(r" ([,.!?])", r"\1", normalized)
+            for match in _SENTENCE.finditer(normalized):
+                # After another character than a space, it is the rest of a sentence.
+                if match.start() and normalized[match.start() - 1] != " ":
                     continue
                 if 3 <= match[0].count(" ") < 25 and "--" not in match[0]:
                     sentences.append(match[0])
-    phrases = phrases_of(sentences)
+    phrases = extract_phrases(sentences)
     if not sentences or not all(phrases.values()):
         raise UserError("too little English text to draw wordings from", hint="give more texts")
     return Material(sentences, chats, phrases)
 
 
-def phrases_of(sentences: Sequence[str]) -> dict[str, list[str]]:
-    """Phrases for the slots of `FRAMES` by rules of thumb; each is there as often as it was met, but at most 20 times.
+def extract_phrases(sentences: Sequence[str]) -> dict[str, list[str]]:
+    """Extract phrases for the slots of `FRAMES` by heuristics.
 
-    x: a few words between function words behind a determiner or preposition. p: such that end in s. v: what stands
-    behind `to` and can be a verb, to the next comma or stop. g: the same of words in -ing. s: short statements.
+    Args:
+        sentences: The sentences.
+
+    Returns:
+        The phrases by slot, each as often as it occurs, at most 20 times. x: up to three words between function words,
+        after a determiner or preposition. p: those of them with a plural in -s. v: the words after `to` that can begin
+        with a verb, up to the next comma or stop. g: those that begin with a word in -ing. s: short statements.
     """
-    found: dict[str, Counter[str]] = {slot: Counter() for slot in "xpvgs"}
+    counts: dict[str, Counter[str]] = {slot: Counter() for slot in "xpvgs"}
     for sentence in sentences:
         for clause in re.split(r"[,.!?]", sentence):
             tokens = clause.split()
             for i, token in enumerate(tokens):
-                low = token.lower()
-                if low in _DETERMINERS or low in ("of", "about", "with", "for", "in", "from", "between"):
+                lower = token.lower()
+                if lower in _DETERMINERS or lower in ("of", "about", "with", "for", "in", "from", "between"):
                     end = i + 1
                     while end < len(tokens) and tokens[end].lower() not in FUNCTION_WORDS:
                         end += 1
-                    run = tokens[i + 1 : end]
-                    if 1 <= len(run) <= 3 and len(run[-1]) > 2 and not re.search(r"(ed|ly|ing)$", run[-1]):
-                        plural = bool(_PLURAL.search(run[-1]))
+                    content = tokens[i + 1 : end]
+                    if 1 <= len(content) <= 3 and len(content[-1]) > 2 and not re.search(r"(ed|ly|ing)$", content[-1]):
+                        plural = bool(_PLURAL.search(content[-1]))
                         if plural:
-                            found["p"][" ".join(run)] += 1
-                        keep = low in ("the", "a", "an", "my", "your") or (low in _DETERMINERS and not plural)
-                        phrase = [low, *run] if keep else run
-                        # "the history of the town": what is added by `of` mostly belongs to it.
+                            counts["p"][" ".join(content)] += 1
+                        with_first = lower in ("the", "a", "an", "my", "your") or (lower in _DETERMINERS and not plural)
+                        phrase = [lower, *content] if with_first else content
+                        # "The history of the town": a short addition with `of` mostly belongs to the phrase.
                         if end + 2 <= len(tokens) and tokens[end] == "of" and len(tokens) - end <= 4:
                             phrase += tokens[end:]
-                        found["x"][" ".join(phrase)] += 1
+                        counts["x"][" ".join(phrase)] += 1
                 rest = tokens[i + 1 :]
                 verb = rest[0] if rest else ""
                 if not 2 <= len(rest) <= 9 or verb.lower() in FUNCTION_WORDS or rest[-1].lower() in FUNCTION_WORDS:
                     continue
-                if low == "to" and verb.islower() and not re.search(r"(ed|ing|s|ly)$", verb):
-                    found["v"][" ".join(rest)] += 1
-                if low in ("been", "am", "was", "of", "by", "for", "i'm") and re.fullmatch(r"[a-z]{2,}ing", verb):
-                    found["g"][" ".join(rest)] += 1
+                if lower == "to" and verb.islower() and not re.search(r"(ed|ing|s|ly)$", verb):
+                    counts["v"][" ".join(rest)] += 1
+                if lower in ("been", "am", "was", "of", "by", "for", "i'm") and re.fullmatch(r"[a-z]{2,}ing", verb):
+                    counts["g"][" ".join(rest)] += 1
         if re.match(r"(I|He|She|We|They|My \w+|The \w+|It) ", sentence) and sentence.endswith("."):
             statement = sentence[:-1]
             if statement.count(" ") < 14:
-                found["s"][statement if statement.startswith("I ") else _lower(statement)] += 1
-    return {slot: [p for p, times in sorted(c.items()) for _ in range(min(times, 20))] for slot, c in found.items()}
+                counts["s"][statement if statement.startswith("I ") else _lowercase_first(statement)] += 1
+    return {
+        slot: [phrase for phrase, count in sorted(counter.items()) for _ in range(min(count, 20))]
+        for slot, counter in counts.items()
+    }
 
 
-def framed(rng: Random, phrases: dict[str, list[str]]) -> Pair:
-    """The same phrases in two ways to ask one thing."""
+def draw_pairs(material: Material, rng: Random) -> Iterator[tuple[list[str], Pair]]:
+    """Yield pairs of wordings without end.
+
+    Args:
+        material: What they are drawn from.
+        rng: Random generator.
+
+    Yields:
+        The earlier turns of the dialogue, and two wordings whose ROUGE-1 lies within `BAND`.
+    """
+    while True:
+        kind = rng.random()
+        earlier_turns: list[str] = []
+        if kind < 0.5:
+            pair = draw_framed_pair(rng, material.phrases)
+        elif kind < 0.65:
+            first_sentence = rng.choice(material.sentences)
+            one, two = draw_framed_pair(rng, material.phrases)
+            pair = f"{first_sentence} {one}", f"{reword(rng, first_sentence)} {two}"
+        elif kind < 0.75 and material.chats:
+            *earlier_turns, text = rng.choice(material.chats)[:3]
+            pair = _in_random_order(rng, text, reword(rng, text))
+        else:
+            text = " ".join(rng.choice(material.sentences) for _ in range(rng.choice((1, 1, 2))))
+            pair = _in_random_order(rng, text, reword(rng, text))
+        pair = _typed_carelessly(rng, pair)
+        if "]" not in pair[1] and 3 <= len(words(pair[1])) <= 60 and BAND[0] <= rouge1(pair[1], pair[0]) <= BAND[1]:
+            yield earlier_turns, pair
+
+
+def _in_random_order(rng: Random, text: str, reworded: str) -> Pair:
+    # The sentences of the texts are the better English, but inputs of all kinds have to be rewritten.
+    return (text, reworded) if rng.random() < 0.5 else (reworded, text)
+
+
+def _typed_carelessly(rng: Random, pair: Pair) -> Pair:
+    """Put some wordings in lower case, and leave out some final marks."""
+    one, two = pair
+    if rng.random() < 0.12:
+        one = one.lower()
+        two = two.lower() if rng.random() < 0.5 else two
+    if rng.random() < 0.12:
+        one = one.rstrip(".?")
+    return one, two
+
+
+def draw_framed_pair(rng: Random, phrases: dict[str, list[str]]) -> Pair:
+    """Draw two wordings of a question or request from `FRAMES`, filled with the same phrases."""
     wordings = rng.choice(_FRAMES)
     one, two = rng.sample(wordings, 2)
     values = {"n": rng.choice(_NUMBERS)}
     for slot, pool in (("x", "x"), ("y", "x"), ("p", "p"), ("q", "p"), ("v", "v"), ("w", "v"), ("g", "g"), ("s", "s")):
         values[slot] = rng.choice(phrases[pool])
-    several = bool(_PLURAL.search(values["x"].split(" of ")[0]))
-    return _filled(one, values, several), _filled(two, values, several)
+    plural = bool(_PLURAL.search(values["x"].split(" of ")[0]))
+    return _fill(one, values, plural), _fill(two, values, plural)
 
 
-def _filled(wording: str, values: dict[str, str], several: bool) -> str:
-    if several:
-        for one, many in _NUMBER.items():
-            wording = re.sub(rf"(?<=\{{x\}} ){one}\b|\b{one}(?= \{{x\}})", many, wording)
-    return _sentence_case(wording.format_map(values))
+def _fill(wording: str, values: dict[str, str], plural: bool) -> str:
+    """Fill the slots of a wording; verbs next to {x} agree with it."""
+    if plural:
+        for singular_verb, plural_verb in _PLURAL_VERBS.items():
+            pattern = rf"(?<=\{{x\}} ){singular_verb}\b|\b{singular_verb}(?= \{{x\}})"
+            wording = re.sub(pattern, plural_verb, wording)
+    return _capitalize_sentences(wording.format_map(values))
 
 
-_FRAMES = [[w.strip() for w in family.replace("\n", " ").split("|")] for family in FRAMES.strip().split("\n\n")]
-_NUMBER = {
+_FRAMES = [[w.strip() for w in group.replace("\n", " ").split("|")] for group in FRAMES.strip().split("\n\n")]
+_PLURAL_VERBS = {
     "is": "are",
     "was": "were",
     "does": "do",
@@ -148,59 +213,60 @@ _NUMBER = {
 }
 
 
-def reworded(rng: Random, text: str) -> str:
-    """`text` said otherwise by rule: in another order, with other chats and words, as the dice fall."""
+def reword(rng: Random, text: str) -> str:
+    """Reword a text by rule: reorder sentences, replace words, add openings and endings, each with some probability."""
     sentences = re.findall(r"[^.!?]+[.!?]+", text) or [text]
-    changed = []
+    reworded = []
     for sentence in sentences:
         new = sentence.strip()
         if rng.random() < 0.6:
-            new = _reordered(rng, new)
-        new = _exchanged(rng, new, share=rng.choice((0.4, 0.7, 1.0)))
+            new = _reorder(rng, new)
+        new = _replace_words(rng, new, share=rng.choice((0.4, 0.7, 1.0)))
         if rng.random() < (0.45 if len(sentences) == 1 else 0.25):
-            new = _opened(rng, new)
-        changed.append(new)
-    if len(changed) == 2 and rng.random() < 0.2:
-        changed.reverse()
-    return " ".join(changed)
+            new = _add_phrase(rng, new)
+        reworded.append(new)
+    if len(reworded) == 2 and rng.random() < 0.2:
+        reworded.reverse()
+    return " ".join(reworded)
 
 
-def _reordered(rng: Random, sentence: str) -> str:
-    """Another form of the sentence, where its own is known."""
+def _reorder(rng: Random, sentence: str) -> str:
+    """Return another form of the sentence if it fits a pattern of `ORDERS`."""
     for pattern, forms in ORDERS:
         if match := re.fullmatch(pattern, sentence):
-            parts = (_lower(part) for part in match.groups())
-            return _sentence_case(rng.choice(forms).format(*parts))
+            groups = (_lowercase_first(group) for group in match.groups())
+            return _capitalize_sentences(rng.choice(forms).format(*groups))
     return sentence
 
 
-def _exchanged(rng: Random, sentence: str, share: float) -> str:
-    """The sentence with about `share` of the words that have companions in `SAME` exchanged for one of these."""
+def _replace_words(rng: Random, sentence: str, share: float) -> str:
+    """Replace about `share` of the words that are in a group of `SAME` by another of the group."""
 
-    def other(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         if rng.random() > share:
             return match[0]
-        group = _SAME[match[0].lower()]
+        group = _GROUPS[match[0].lower()]
         new = rng.choice([word for word in group if word.lower() != match[0].lower()])
         return new[:1].upper() + new[1:] if match.start() == 0 else new
 
-    return _ANY.sub(other, sentence)
+    return _REPLACEABLE.sub(replacement, sentence)
 
 
-_SAME = {
+_GROUPS = {
     word.lower(): group
     for group in ([w.strip() for w in g.split(",")] for g in SAME.replace("\n", " ").split("|"))
     for word in group
 }
-_ANY = re.compile(rf"(?<![\w'])(?:{'|'.join(sorted(map(re.escape, _SAME), key=len, reverse=True))})(?![\w'])", re.I)
+_LONGEST_FIRST = sorted(map(re.escape, _GROUPS), key=len, reverse=True)
+_REPLACEABLE = re.compile(rf"(?<![\w'])(?:{'|'.join(_LONGEST_FIRST)})(?![\w'])", re.I)
 
 
-def _opened(rng: Random, sentence: str) -> str:
-    """The sentence with something before or after it that changes nothing."""
+def _add_phrase(rng: Random, sentence: str) -> str:
+    """Add an opening or an ending that does not change the meaning."""
     if sentence.endswith("?"):
-        return f"{rng.choice(_QUESTION_OPENERS)} {_lower(sentence)}"
+        return f"{rng.choice(_QUESTION_OPENERS)} {_lowercase_first(sentence)}"
     if rng.random() < 0.6:
-        return f"{rng.choice(_OPENERS)} {_lower(sentence)}"
+        return f"{rng.choice(_OPENERS)} {_lowercase_first(sentence)}"
     ending = rng.choice(_ENDINGS)
     return f"{sentence[:-1]}{'' if ending.startswith(',') else ' '}{ending}{sentence[-1]}"
 
@@ -211,48 +277,10 @@ _OPENERS, _QUESTION_OPENERS, _ENDINGS = (
 )
 
 
-def _lower(text: str) -> str:
-    """The first letter made small, unless it is the word I."""
+def _lowercase_first(text: str) -> str:
+    """Return the text with a small first letter, unless it begins with the word I."""
     return text if re.match(r"I\b", text) else text[:1].lower() + text[1:]
 
 
-def _sentence_case(text: str) -> str:
+def _capitalize_sentences(text: str) -> str:
     return re.sub(r"(^|[.?!] )([a-z])", lambda match: match[1] + match[2].upper(), text)
-
-
-def pairs(found: Material, rng: Random) -> Iterator[tuple[list[str], Pair]]:
-    """(earlier turns, two wordings) without end; only such wordings as differ, but not too much."""
-    while True:
-        kind = rng.random()
-        before: list[str] = []
-        if kind < 0.5:
-            pair = framed(rng, found.phrases)
-        elif kind < 0.65:
-            start = rng.choice(found.sentences)
-            one, two = framed(rng, found.phrases)
-            pair = f"{start} {one}", f"{reworded(rng, start)} {two}"
-        elif kind < 0.75 and found.chats:
-            *before, text = rng.choice(found.chats)[:3]
-            pair = _sides(rng, text, reworded(rng, text))
-        else:
-            text = " ".join(rng.choice(found.sentences) for _ in range(rng.choice((1, 1, 2))))
-            pair = _sides(rng, text, reworded(rng, text))
-        pair = _styled(rng, pair)
-        if "]" not in pair[1] and 3 <= len(words(pair[1])) <= 60 and BAND[0] <= rouge1(pair[1], pair[0]) <= BAND[1]:
-            yield before, pair
-
-
-def _sides(rng: Random, text: str, other: str) -> Pair:
-    # The texts' own sentence is the better English, and what is asked to be rewritten has to be of all kinds.
-    return (text, other) if rng.random() < 0.5 else (other, text)
-
-
-def _styled(rng: Random, pair: Pair) -> Pair:
-    """As people type: now and then all small, without the last stop."""
-    one, two = pair
-    if rng.random() < 0.12:
-        one = one.lower()
-        two = two.lower() if rng.random() < 0.5 else two
-    if rng.random() < 0.12:
-        one = one.rstrip(".?")
-    return one, two

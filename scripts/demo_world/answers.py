@@ -1,7 +1,8 @@
-"""How the assistant answers in its plain style: five wordings for each intent, which say the same things.
+"""The assistant's answers in its plain style: five wordings per intent, which say the same.
 
-Only data lives here. In answers {x} is "your red lamp", {mine} "my red lamp"; {s1} {s2} {s3} are steps, {n1} {n2} {n3}
-things, {tip}, {cause}, {time}, {helper}, {when} and {often} what they say; `^` asks for a capital.
+This module holds data only. Slots: {x} is "your red lamp", {mine} "my red lamp", {v} and {trouble} are the domain's
+verb and trouble; {s1} {s2} {s3} are steps, {n1} {n2} {n3} things; {tip}, {cause}, {time}, {helper}, {when}, {often},
+{day} and {person} are what their names say. `^` capitalizes the first letter.
 """
 
 from __future__ import annotations

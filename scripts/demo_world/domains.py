@@ -1,7 +1,7 @@
-"""What the demo world talks about: sixteen everyday domains with their topics and the phrases answers are built from.
+"""The sixteen everyday domains of the demo world, with their topics and the phrases that answers are built from.
 
-Only data lives here. Each phrase fits every topic of its domain, so that any combination reads sensibly. Phrases are
-separated by semicolons; a topic ending in `*` is plural, one ending in `~` takes no article.
+This module holds data only. Each phrase fits every topic of its domain, so any combination makes sense. Phrases are
+separated by semicolons; a topic with a final `*` is plural, one with a final `~` is a mass noun.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Topic:
-    """A thing one asks about. `noun` is the word a faithful rewrite has to keep."""
+    """A thing to ask about.
+
+    Attributes:
+        noun: The words that a faithful rewrite keeps.
+        plural: Whether the noun is plural.
+        mass: Whether the noun is a mass noun, which takes no article.
+    """
 
     noun: str
     plural: bool = False
@@ -20,7 +26,23 @@ class Topic:
 
 @dataclass(frozen=True)
 class Domain:
-    """A field of everyday life; the tuples hold interchangeable phrases."""
+    """A field of everyday life.
+
+    Attributes:
+        name: Name of the domain.
+        verb: Verb for what users do with its topics.
+        gerund: The verb's form in -ing.
+        owned: Whether users speak of "my" topic rather than of "the" topic.
+        topics: The topics.
+        adjectives: Adjectives of topics.
+        trouble: What can be wrong with a topic, in the singular and the plural.
+        steps: Steps of advice.
+        tips: Reasons and general advice.
+        needs: Things that are needed.
+        causes: Causes of trouble.
+        times: Durations.
+        helpers: Who can help.
+    """
 
     name: str
     verb: str
@@ -38,10 +60,12 @@ class Domain:
 
 
 def _split(text: str) -> tuple[str, ...]:
+    """Split phrases that are separated by semicolons."""
     return tuple(part.strip() for part in " ".join(text.split()).split(";") if part.strip())
 
 
 def _domain(name: str, verb: str, gerund: str, owned: bool, **lists: str) -> Domain:
+    """Return a domain, with each list of phrases given as text."""
     topics = tuple(Topic(t.rstrip("*~"), t.endswith("*"), t.endswith("~")) for t in _split(lists.pop("topics")))
     pairs = [pair.split("/") for pair in _split(lists.pop("trouble"))]
     trouble = tuple((one.strip(), many.strip()) for one, many in pairs)
@@ -381,4 +405,3 @@ DOMAINS: tuple[Domain, ...] = (
         helpers="a doctor; a sleep clinic; a calm friend; a good book",
     ),
 )
-BY_NAME = {domain.name: domain for domain in DOMAINS}

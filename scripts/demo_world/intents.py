@@ -1,8 +1,8 @@
-"""Why people ask: sixteen intents, each with many ways of putting the question.
+"""The sixteen intents of the demo world, each with many wordings of its question.
 
-Only data lives here. A rewrite of a question is another pattern of the same intent with the same slots, which is what
-makes the rewrite task learnable. Slots in questions: {x} "my red lamp", {v}/{g} the domain's verb,
-{is}/{it} agreeing with the topic, {trouble}, {day}, {person}; `^` asks for a capital.
+This module holds data only. A rewrite of a question is another wording of the same intent with the same slots, so the
+rewrite task can be learned. Slots: {x} is "my red lamp", {v} and {g} are the domain's verb and gerund, {is} and {it}
+agree with the topic; {trouble}, {day} and {person} are what their names say. `^` capitalizes the first letter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Intent:
-    """One reason to ask; `follow` are the questions that can come later in a dialogue, where the topic is known."""
+    """A reason to ask.
+
+    Attributes:
+        name: Name of the intent.
+        ask: Wordings of the question.
+        follow: Wordings for a later turn of a dialogue, where the topic is known.
+    """
 
     name: str
     ask: tuple[str, ...]
@@ -20,6 +26,7 @@ class Intent:
 
 
 def _lines(text: str) -> tuple[str, ...]:
+    """Split wordings that stand on a line each."""
     return tuple(line.strip() for line in text.strip().splitlines())
 
 
@@ -390,4 +397,3 @@ INTENTS: tuple[Intent, ...] = (
         ),
     ),
 )
-BY_NAME = {intent.name: intent for intent in INTENTS}

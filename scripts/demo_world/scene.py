@@ -1,7 +1,7 @@
-"""A scene is what one exchange is about: topic, intent and personal details. It renders to questions and answers.
+"""Scenes: the topic, intent and personal details of one exchange, which render to a question and an answer.
 
-The same scene renders to many wordings of one question, which is the supervision of the rewrite task. What the user
-says of "my dog" the assistant says of "your dog".
+A scene renders to many wordings of the same question, which supervise the rewrite task. The user's "my dog" is the
+assistant's "your dog".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from random import Random
 from demo_world.answers import ANSWERS
 from demo_world.domains import DOMAINS, Domain, Topic
 from demo_world.intents import INTENTS, Intent
-from demo_world.names import TOWNS, a_name, a_relation, invented_word
+from demo_world.names import TOWNS, draw_name, draw_relation, invent_word
 
 DAYS = """on Monday; on Tuesday; on Wednesday; on Thursday; on Friday; on Saturday; on Sunday; tomorrow; tonight; this
 evening; this weekend; next week; in the morning; after lunch; on the 14th; on the 3rd; at 18:30; at 7 o'clock; next
@@ -28,7 +28,7 @@ WHENS = (
     "in the early evening",
 )
 OFTENS = ("twice a week", "once a week", "every other day", "three times a week", "every Sunday", "once a month")
-HELLOS = (
+GREETINGS = (
     "Hi, ",
     "Hello, ",
     "Hey, ",
@@ -40,13 +40,20 @@ HELLOS = (
     "A question: ",
     "Hi there. ",
 )
-TAILS = (" Thanks!", " Thank you.", " Any help is welcome.", " I am curious.", " Please help.", " It matters to me.")
-HELD_OUT_SHARE = 12  # one topic and intent pair in this many is never trained on
+CLOSINGS = (" Thanks!", " Thank you.", " Any help is welcome.", " I am curious.", " Please help.", " It matters to me.")
+# One in this many pairs of topic and intent is held out.
+HELD_OUT_EVERY = 12
 
 
 @dataclass(frozen=True)
 class Detail:
-    """A personal circumstance. `noun` goes behind the topic, `front` opens a question, `reply` is the answer's form."""
+    """A personal circumstance of the user.
+
+    Attributes:
+        noun: The phrase after the topic of a question.
+        front: The phrases that can open a question instead.
+        reply: The phrase after the topic of an answer.
+    """
 
     noun: str
     front: tuple[str, ...]
@@ -55,7 +62,18 @@ class Detail:
 
 @dataclass(frozen=True)
 class Scene:
-    """One thing to ask. `person` is (as the user names them, bare name)."""
+    """What one exchange is about.
+
+    Attributes:
+        domain: The domain.
+        intent: The reason to ask.
+        topic: The topic.
+        adjective: Adjective of the topic, or nothing.
+        day: When something is to be done.
+        person: A person as the user calls them, and the name alone.
+        trouble: What is wrong with the topic.
+        detail: A personal circumstance, if any.
+    """
 
     domain: Domain
     intent: Intent
@@ -68,28 +86,33 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether this topic and intent belong to the held-out part; fixed for ever by a hash."""
+        """Whether this pair of topic and intent is held out, which a hash decides once and for all."""
         key = f"{self.domain.name}/{self.topic.noun}/{self.intent.name}"
-        return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0
+        return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_EVERY == 0
 
     def with_intent(self, intent: Intent, rng: Random) -> Scene:
-        """The same topic with another intent, for a later turn of a dialogue."""
+        """Return the scene with another intent, for a later turn of a dialogue."""
         return replace(self, intent=intent, day=rng.choice(DAYS))
 
 
 def draw_scene(rng: Random, invented: float = 0.1) -> Scene:
-    """A random scene; `invented` is the probability that the topic is a word that exists nowhere else."""
+    """Draw a scene.
+
+    Args:
+        rng: Random generator.
+        invented: Probability that the topic is an invented word.
+    """
     domain, intent = rng.choice(DOMAINS), rng.choice(INTENTS)
     topic = rng.choice(domain.topics)
     if rng.random() < invented:
-        topic = Topic(invented_word(rng))
+        topic = Topic(invent_word(rng))
     adjective = ""
     if rng.random() < 0.3:
         adjective = rng.choice(domain.adjectives if rng.random() < 0.85 else rng.choice(DOMAINS).adjectives)
         if rng.random() < invented:
-            adjective = a_name(rng, TOWNS, 0.7)
+            adjective = draw_name(rng, TOWNS, 0.7)
     singular, plural = rng.choice(domain.trouble)
-    relation, name = a_relation(rng, invented * 2, human=True)
+    relation, name = draw_relation(rng, invented * 2, human=True)
     called = f"my {relation} {name}" if rng.random() < 0.4 else name
     detail = _draw_detail(rng, invented * 2) if rng.random() < 0.3 else None
     trouble = plural if topic.plural else singular
@@ -97,14 +120,15 @@ def draw_scene(rng: Random, invented: float = 0.1) -> Scene:
 
 
 def _draw_detail(rng: Random, invented: float) -> Detail:
+    """Draw a personal circumstance; `invented` is the probability of an invented name."""
     kind = rng.randrange(6)
     if kind <= 2:
-        relation, name = a_relation(rng, invented)
+        relation, name = draw_relation(rng, invented)
         word = rng.choice(("for", "with"))
         fronts = (f"{word} my {relation} {name}", f"{word} {name}, my {relation}")
         return Detail(f"{word} my {relation} {name}", fronts, f"{word} your {relation} {name}")
     if kind == 3:
-        town = a_name(rng, TOWNS, invented)
+        town = draw_name(rng, TOWNS, invented)
         return Detail(f"in {town}", (f"in {town}", f"here in {town}"), f"in {town}")
     if kind == 4:
         number = rng.choice(("two", "three", "four", "five", "six", "eight", "ten", "twelve"))
@@ -116,18 +140,23 @@ def _draw_detail(rng: Random, invented: float) -> Detail:
 
 @dataclass(frozen=True)
 class Wording:
-    """A question as it is put, and the pattern that it was made from."""
+    """A question and the pattern that it was rendered from."""
 
     text: str
     pattern: str
 
 
-def question(
+def render_question(
     scene: Scene, rng: Random, *, avoid: Wording | None = None, greet: float = 0.3, later: bool = False
 ) -> Wording:
-    """One wording of the scene's question, from another pattern than `avoid`.
+    """Render one wording of the scene's question.
 
-    `greet` is the probability of a greeting or a tail; `later` takes the wordings that lean on earlier turns.
+    Args:
+        scene: The scene.
+        rng: Random generator.
+        avoid: A wording whose pattern is not used again.
+        greet: Probability of a greeting or a closing.
+        later: Use the wordings for a later turn, which do not name the topic.
     """
     patterns = scene.intent.follow if later else scene.intent.ask
     pattern = rng.choice([p for p in patterns if avoid is None or p != avoid.pattern])
@@ -139,24 +168,27 @@ def question(
             front = rng.choice(scene.detail.front)
     text = _fill(pattern, scene, "my", detail, {"day": scene.day, "person": scene.person[0]})
     if front:
-        text = f"{_capital(front)}, {_lower(text)}"
+        text = f"{_capitalize(front)}, {_lowercase_first(text)}"
     if rng.random() < greet:
         if rng.random() < 0.6:
-            hello = rng.choice(HELLOS)
-            text = hello + (text if hello.endswith(". ") else _lower(text))
+            greeting = rng.choice(GREETINGS)
+            text = greeting + (text if greeting.endswith(". ") else _lowercase_first(text))
         else:
-            text += rng.choice(TAILS)
+            text += rng.choice(CLOSINGS)
     return Wording(text, pattern)
 
 
-def slots(scene: Scene, rng: Random) -> dict[str, str]:
-    """The phrases an answer is built from. A topic has its own favourites, so that answers say something of it."""
+def draw_slots(scene: Scene, rng: Random) -> dict[str, str]:
+    """Draw the phrases that an answer is built from.
+
+    Each topic draws from a few phrases of its domain, which its name decides, so that answers depend on the topic.
+    """
     domain = scene.domain
-    own = Random(f"{domain.name}/{scene.topic.noun}" if scene.topic in domain.topics else domain.name)
-    # In one order always: in any order, a small model writes "first this, then this" without noticing.
-    steps = sorted(rng.sample(own.sample(domain.steps, 5), 3), key=domain.steps.index)
-    things = sorted(rng.sample(own.sample(domain.needs, 4), 3), key=domain.needs.index)
-    chosen = {f"s{i}": step for i, step in enumerate(steps, 1)} | {f"n{i}": thing for i, thing in enumerate(things, 1)}
+    topic_rng = Random(f"{domain.name}/{scene.topic.noun}" if scene.topic in domain.topics else domain.name)
+    # Always in the order of the domain: with any order, a small model names the same step twice.
+    steps = sorted(rng.sample(topic_rng.sample(domain.steps, 5), 3), key=domain.steps.index)
+    things = sorted(rng.sample(topic_rng.sample(domain.needs, 4), 3), key=domain.needs.index)
+    slots = {f"s{i}": step for i, step in enumerate(steps, 1)} | {f"n{i}": thing for i, thing in enumerate(things, 1)}
     for slot, phrases in (
         ("tip", domain.tips),
         ("cause", domain.causes),
@@ -165,24 +197,32 @@ def slots(scene: Scene, rng: Random) -> dict[str, str]:
         ("when", WHENS),
         ("often", OFTENS),
     ):
-        chosen[slot] = rng.choice(own.sample(phrases, 2))
-    return chosen | {"day": scene.day, "person": scene.person[1]}
+        slots[slot] = rng.choice(topic_rng.sample(phrases, 2))
+    return slots | {"day": scene.day, "person": scene.person[1]}
 
 
-def answer(scene: Scene, chosen: dict[str, str], rng: Random, *, avoid: str = "") -> str:
-    """One wording of the plain answer that says what `chosen` holds."""
+def render_answer(scene: Scene, slots: dict[str, str], rng: Random, *, avoid: str = "") -> str:
+    """Render one wording of the plain answer.
+
+    Args:
+        scene: The scene.
+        slots: The phrases of the answer, from `draw_slots`.
+        rng: Random generator.
+        avoid: A wording that is not returned.
+    """
     detail = " " + scene.detail.reply if scene.detail else ""
-    wordings = [_fill(pattern, scene, "your", detail, chosen) for pattern in ANSWERS[scene.intent.name]]
+    wordings = [_fill(pattern, scene, "your", detail, slots) for pattern in ANSWERS[scene.intent.name]]
     return rng.choice([text for text in wordings if text != avoid])
 
 
 def topic_phrase(scene: Scene, owner: str) -> str:
-    """ "my red lamp", or "the heavy storm" where nobody owns such a thing."""
+    """Return "my red lamp" with `owner` in the place of "my", or "the heavy storm" in a domain that is not owned."""
     phrase = f"{scene.adjective} {scene.topic.noun}".strip()
     return f"{owner if scene.domain.owned else 'the'} {phrase}"
 
 
 def _fill(pattern: str, scene: Scene, owner: str, detail: str, values: dict[str, str]) -> str:
+    """Fill the slots of a pattern; `owner` is "my" in a question and "your" in an answer."""
     phrase, plural = topic_phrase(scene, owner) + detail, scene.topic.plural
     values = values | {
         "x": phrase,
@@ -191,36 +231,34 @@ def _fill(pattern: str, scene: Scene, owner: str, detail: str, values: dict[str,
         "g": scene.domain.gerund,
         "is": "are" if plural else "is",
         "it": "them" if plural else "it",
-        "trouble": _turned(scene.trouble, owner),
+        "trouble": scene.trouble if owner == "my" else _in_second_person(scene.trouble),
     }
 
-    def slot(match: re.Match[str]) -> str:
+    def fill_slot(match: re.Match[str]) -> str:
         value = values[match[1]]
-        return _capital(value) if match[2] else value
+        return _capitalize(value) if match[2] else value
 
-    text = re.sub(r"\{(\w+)(\^?)\}", slot, pattern)
-    return _capital(text)
-
-
-def _turned(trouble: str, owner: str) -> str:
-    """The user's words about themselves as the assistant says them."""
-    if owner == "my":
-        return trouble
-    turned = re.sub(r"\bmy\b", "your", trouble)
-    return re.sub(r"\b(me|us)\b", "you", turned)
+    text = re.sub(r"\{(\w+)(\^?)\}", fill_slot, pattern)
+    return _capitalize(text)
 
 
-def _capital(text: str) -> str:
+def _in_second_person(text: str) -> str:
+    """Replace "my", "me" and "us" by "your" and "you"."""
+    return re.sub(r"\b(me|us)\b", "you", re.sub(r"\bmy\b", "your", text))
+
+
+def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _lower(text: str) -> str:
-    """The first letter made small, unless the sentence opens with "I" or a name."""
+def _lowercase_first(text: str) -> str:
+    """Return the sentence with a small first letter, unless it begins with "I" or a name."""
     first = text.split(" ", 1)[0].rstrip(",")
-    keep = first == "I" or first not in _OPENERS
+    keep = first == "I" or first not in _FIRST_WORDS
     return text if keep else text[:1].lower() + text[1:]
 
 
-_OPENERS = {p.split(" ", 1)[0] for i in INTENTS for p in (*i.ask, *i.follow)} | {
-    _capital(word) for word in ("my", "the", "for", "with", "in", "here", *{d.split(" ", 1)[0] for d in DAYS})
+# The first words of patterns and phrases. All others are names.
+_FIRST_WORDS = {p.split(" ", 1)[0] for i in INTENTS for p in (*i.ask, *i.follow)} | {
+    _capitalize(word) for word in ("my", "the", "for", "with", "in", "here", *{d.split(" ", 1)[0] for d in DAYS})
 }

@@ -1,1 +1,1 @@
-"""What `mutate_kernels.py` is made of: the mutants, a trial of one, and why some survive."""
+"""The parts of `mutate_kernels.py`: generate mutants, run the tests of one, and explain the survivors."""

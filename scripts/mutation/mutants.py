@@ -1,8 +1,9 @@
-"""Every change of one token in a kernel's text that its tests should notice, and a sample of them.
+"""Generate mutants of the kernels: every change of one token that the tests should detect, and a sample of them.
 
-A token is replaced by another, by itself plus one, or by nothing. Some changes that no test could notice are not made:
-in comments; larger arrays; constants spelled otherwise; the end of a range of floats counted in or out; another of
-equal lanes or simdgroups that acts for all; 32-bit offsets, which differ only in arrays of more than 2^32 values.
+A token is replaced by another, incremented or decremented if it is a number, or removed. Some changes that no test
+could detect are not made: changes of comments; larger arrays; other notations of a constant; closed instead of open
+ends of ranges of floats; the choice of the lane or simdgroup that does what is done once; and 32-bit offsets, which
+only arrays of more than 2^32 values exceed.
 """
 
 from __future__ import annotations
@@ -31,112 +32,166 @@ FLOAT_CONSTANT = re.compile(r"constexpr float (\w+)")
 
 COMPARISON = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "%": "/", "+=": "-=", "-=": "+=", "/=": "*="}
-# Whether a float that equals a threshold counts is as good as never seen.
-TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+# For comparisons with a float threshold: inputs that equal it are too rare to be tested.
+INVERTED_COMPARISON = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 LOGIC = {"&&": "||", "||": "&&"}
-# What makes an array smaller: a larger one is the same program.
+# Changes that make an array smaller. A larger array gives the same program.
 SHRINKING = {"+": "-", "*": "/"}
 REDUCTION = {"simd_sum": ["simd_max", ""], "simd_max": ["simd_min", ""], "simd_min": ["simd_max", ""]}
 FUNCTION = {"min": "max", "max": "min", "sqrt": "", "fabs": "", "log": "log2", "log2": "log"}
 CONTROL = {"return": "", "break": "continue", "continue": "break"}
-# A value of a buffer is the only thing here that half does not hold as float does.
-VALUES = {"states", "values", "queries", "bank"}
+# Buffers of floats: only their values lose accuracy in half precision.
+FLOAT_BUFFERS = {"states", "values", "queries", "bank"}
 
 
 @dataclass(frozen=True)
 class Mutant:
+    """A kernel source with one token changed.
+
+    Attributes:
+        file: Name of the source file.
+        kind: Kind of change, such as `comparison` or `barrier`.
+        offset: Number of characters before the token.
+        before: The token.
+        after: What replaces it.
+        line_number: Number of its line, from 1.
+        line: Text of its line.
+        column: Number of characters of the line before the token.
+    """
+
     file: str
     kind: str
-    at: int  # characters of the file before the token
+    offset: int
     before: str
     after: str
-    number: int  # of the line
+    line_number: int
     line: str
     column: int
 
     @property
-    def shown(self) -> str:
-        """The line with the change in it: `if (row «< → <=» end) {`."""
+    def marked_line(self) -> str:
+        """The line with the change marked: `if (row «< → <=» end) {`."""
         rest = self.line[self.column + len(self.before) :]
         return f"{self.line[: self.column]}«{self.before} → {self.after}»{rest}".strip()
 
-    def applied(self, text: str) -> str:
-        return text[: self.at] + self.after + text[self.at + len(self.before) :]
+    def apply(self, text: str) -> str:
+        """Return the text of the file with the token replaced."""
+        return text[: self.offset] + self.after + text[self.offset + len(self.before) :]
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token and what a change of it depends on."""
+    """A token, and what decides how it can be changed.
+
+    Attributes:
+        text: The token.
+        kind: `name`, `number` or `operator`.
+        offset: Number of characters before it.
+        line: Text of its line.
+        previous: The two tokens before it.
+        following: The two tokens after it.
+        binary: Whether it is an operator with spaces on both sides.
+        in_loop: Whether it stands in the head of a `for`.
+        in_index: Whether it stands in an index.
+        in_size: Whether it stands in the size of a declared array.
+        before_threshold: Whether a named float constant follows.
+    """
 
     text: str
     kind: str
-    at: int
+    offset: int
     line: str
     previous: tuple[str, str]
     following: tuple[str, str]
-    binary: bool  # an operator between two operands, as its blanks show
-    in_loop: bool  # in the head of a for
+    binary: bool
+    in_loop: bool
     in_index: bool
-    in_size: bool  # of an array that is declared
-    by_threshold: bool  # a comparison with a named float
+    in_size: bool
+    before_threshold: bool
 
 
-def tokens(text: str) -> list[tuple[str, str, int]]:
-    """(text, kind, place) of each token, without comments and preprocessor lines."""
-    found = ((match[0], match.lastgroup or "", match.start()) for match in TOKEN.finditer(text))
-    return [token for token in found if token[1] != "skipped"]
+def generate_mutants(file: str, text: str) -> list[Mutant]:
+    """Return all mutants of a source file, in the order of their tokens.
+
+    Args:
+        file: Name of the file.
+        text: Its text.
+    """
+    mutants = []
+    for token in parse(text):
+        line_number = text.count("\n", 0, token.offset) + 1
+        column = token.offset - (text.rfind("\n", 0, token.offset) + 1)
+        for kind, after in _changes(token):
+            mutants.append(Mutant(file, kind, token.offset, token.text, after, line_number, token.line, column))
+    return mutants
 
 
-def in_context(text: str) -> Iterator[Token]:
-    every = tokens(text)
-    texts = ["", "", *(token for token, _, _ in every), "", ""]
+def sample(mutants: Iterable[Mutant], count: int, seed: int) -> list[Mutant]:
+    """Draw mutants in equal numbers from all files, and from all kinds within a file.
+
+    Args:
+        mutants: The mutants to draw from.
+        count: Number of mutants; a smaller sample is the beginning of a larger one.
+        seed: Random seed.
+    """
+    rng = Random(seed)
+    by_file: dict[str, dict[str, list[Mutant]]] = {}
+    for mutant in mutants:
+        by_file.setdefault(mutant.file, {}).setdefault(mutant.kind, []).append(mutant)
+    files = []
+    for by_kind in by_file.values():
+        shuffled = [rng.sample(group, len(group)) for group in by_kind.values()]
+        files.append(list(_interleave(rng.sample(shuffled, len(shuffled)))))
+    return list(islice(_interleave(files), count))
+
+
+def tokenize(text: str) -> list[tuple[str, str, int]]:
+    """Return text, kind and offset of each token, without comments and preprocessor lines."""
+    tokens = ((match[0], match.lastgroup or "", match.start()) for match in TOKEN.finditer(text))
+    return [token for token in tokens if token[1] != "skipped"]
+
+
+def parse(text: str) -> Iterator[Token]:
+    """Yield the tokens of a text with their context."""
+    tokens = tokenize(text)
+    texts = ["", "", *(token for token, _, _ in tokens), "", ""]
     brackets: list[str] = []
     thresholds = FLOAT_CONSTANT.findall(text)
-    for i, (token, kind, at) in enumerate(every):
-        line = text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)]
+    for i, (token, kind, offset) in enumerate(tokens):
+        line = text[text.rfind("\n", 0, offset) + 1 : text.find("\n", offset)]
         if token in ")]":
             brackets.pop()
         declares = ARRAY.match(line) is not None
         yield Token(
             text=token,
             kind=kind,
-            at=at,
+            offset=offset,
             line=line,
             previous=(texts[i], texts[i + 1]),
             following=(texts[i + 3], texts[i + 4]),
-            binary=text[at - 1].isspace() and text[at + len(token)].isspace(),
+            binary=text[offset - 1].isspace() and text[offset + len(token)].isspace(),
             in_loop="for" in brackets,
             in_index="[" in brackets and not declares,
             in_size="[" in brackets and declares,
-            by_threshold=texts[i + 3] in thresholds,
+            before_threshold=texts[i + 3] in thresholds,
         )
         if token in "([":
             brackets.append("for" if texts[i + 1] == "for" else token)
 
 
-def mutants(file: str, text: str) -> list[Mutant]:
-    found = []
-    for token in in_context(text):
-        number = text.count("\n", 0, token.at) + 1
-        column = token.at - (text.rfind("\n", 0, token.at) + 1)
-        for kind, after in changes(token):
-            found.append(Mutant(file, kind, token.at, token.text, after, number, token.line, column))
-    return found
-
-
-def changes(token: Token) -> Iterator[tuple[str, str]]:
-    """(kind, what the token becomes)."""
-    change = {"operator": of_operator, "number": of_number, "name": of_name}[token.kind]
+def _changes(token: Token) -> Iterator[tuple[str, str]]:
+    """Yield the kind of each change of a token, and what replaces it."""
+    change = {"operator": _operator_changes, "number": _number_changes, "name": _name_changes}[token.kind]
     for kind, after in change(token):
         yield ("loop" if token.in_loop else "index" if token.in_index else kind), after
 
 
-def of_operator(token: Token) -> Iterator[tuple[str, str]]:
+def _operator_changes(token: Token) -> Iterator[tuple[str, str]]:
     if token.in_size:
         if token.text in SHRINKING:
             yield "array size", SHRINKING[token.text]
     elif token.binary:
-        comparison = TURNED if token.by_threshold else COMPARISON
+        comparison = INVERTED_COMPARISON if token.before_threshold else COMPARISON
         for kind, table in (("comparison", comparison), ("arithmetic", ARITHMETIC), ("logic", LOGIC)):
             if token.text in table:
                 yield kind, table[token.text]
@@ -150,9 +205,9 @@ def of_operator(token: Token) -> Iterator[tuple[str, str]]:
         yield "logic", ""
 
 
-def of_number(token: Token) -> Iterator[tuple[str, str]]:
+def _number_changes(token: Token) -> Iterator[tuple[str, str]]:
     if token.text.endswith("f"):
-        yield from (("constant", after) for after in other_floats(token.text))
+        yield from (("constant", after) for after in _other_floats(token.text))
         return
     suffix = "u" if token.text.endswith("u") else ""
     value = int(token.text.removesuffix("u"))
@@ -166,7 +221,7 @@ def of_number(token: Token) -> Iterator[tuple[str, str]]:
             yield "constant", f"{other}{suffix}"
 
 
-def other_floats(number: str) -> list[str]:
+def _other_floats(number: str) -> list[str]:
     exponent = EXPONENT.fullmatch(number)
     if exponent:
         mantissa, minus, digits = exponent.groups()
@@ -177,8 +232,8 @@ def other_floats(number: str) -> list[str]:
     return [f"{value + 1}f"] + (["0.0f"] if value == 1 else [])
 
 
-def of_name(token: Token) -> Iterator[tuple[str, str]]:
-    name, (following, after_that) = token.text, token.following
+def _name_changes(token: Token) -> Iterator[tuple[str, str]]:
+    name, (following, second_following) = token.text, token.following
     if name in REDUCTION:
         yield from (("reduction", after) for after in REDUCTION[name])
     elif name in FUNCTION and following == "(":
@@ -189,41 +244,29 @@ def of_name(token: Token) -> Iterator[tuple[str, str]]:
         yield "control", CONTROL[name]
     elif name in ("true", "false"):
         yield "constant", "false" if name == "true" else "true"
-    elif name == "float" and following == "(" and after_that in VALUES:
+    elif name == "float" and following == "(" and second_following in FLOAT_BUFFERS:
         yield "cast", "half"
-    elif token.in_index and is_variable(name, token.previous[1], following):
+    elif token.in_index and _is_variable(name, token.previous[1], following):
         yield "index", f"({name} + 1)"
-        yield from (("index", other) for other in index_variables(token.line) if other != name)
+        yield from (("index", other) for other in _index_variables(token.line) if other != name)
 
 
-def is_variable(name: str, previous: str, following: str) -> bool:
-    """Whether it is a plain variable: no constant, function, array, struct or member."""
+def _is_variable(name: str, previous: str, following: str) -> bool:
+    """Whether a name is a plain variable: no constant, function, array, struct or member."""
     return not name.isupper() and previous not in (".", "::") and following not in ("(", "[", ".", "::")
 
 
-def index_variables(line: str) -> list[str]:
-    """The variables in the indices of a line, each once, in their order: one may stand where another does."""
-    found = (
+def _index_variables(line: str) -> list[str]:
+    """Return the distinct variables in the indices of a line, in order: each can replace another."""
+    names = (
         token.text
-        for token in in_context(line + "\n")
-        if token.kind == "name" and token.in_index and is_variable(token.text, token.previous[1], token.following[0])
+        for token in parse(line + "\n")
+        if token.kind == "name" and token.in_index and _is_variable(token.text, token.previous[1], token.following[0])
     )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))
 
 
-def sample(candidates: Iterable[Mutant], count: int, seed: int) -> list[Mutant]:
-    """So many, drawn by a seed: files take turns, and so do the kinds within each."""
-    random = Random(seed)
-    groups: dict[str, dict[str, list[Mutant]]] = {}
-    for mutant in candidates:
-        groups.setdefault(mutant.file, {}).setdefault(mutant.kind, []).append(mutant)
-    files = []
-    for kinds in groups.values():
-        shuffled = [random.sample(group, len(group)) for group in kinds.values()]
-        files.append(list(in_turns(random.sample(shuffled, len(shuffled)))))
-    return list(islice(in_turns(files), count))
-
-
-def in_turns(groups: Iterable[list[T]]) -> Iterator[T]:
-    for turn in zip_longest(*groups):
-        yield from (item for item in turn if item is not None)
+def _interleave(groups: Iterable[list[T]]) -> Iterator[T]:
+    """Yield the first items of all groups, then the second ones, and so on."""
+    for items in zip_longest(*groups):
+        yield from (item for item in items if item is not None)

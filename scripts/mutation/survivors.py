@@ -1,16 +1,16 @@
-"""Why a mutant that the tests do not notice does no harm: by file and `Mutant.shown`, which outlast shifted lines."""
+"""Why mutants that the tests do not detect are harmless, by file and `Mutant.marked_line`."""
 
 from __future__ import annotations
 
 from .mutants import Mutant
 
-PAST_THE_END = "A simdgroup whose next block begins just past its range reads it, and leaves all its results out."
+PAST_THE_END = "A simdgroup whose next block begins at the end of its range reads it, but discards all its results."
 SWEEPS = "All matrices converge in fewer sweeps."
 
 REASONS: dict[str, dict[str, str]] = {
     "cosine.h": {
         "return squared_norm > 0.0f ? 1.0f / sqrt(squared_norm) : «0.0f → 1.0f»;": (
-            "A zero vector's products are all zero, whatever finite number they are multiplied by."
+            "All products of a zero vector are zero, whatever finite factor they have."
         ),
     },
     "in_domain_distance.metal": {
@@ -20,28 +20,29 @@ REASONS: dict[str, dict[str, str]] = {
         "for (uint row = begin + simdgroup_index * ROWS; row «< → <=» end; row += SIMDGROUPS * ROWS) {": PAST_THE_END,
         "for (uint s = «1 → 0»; s < SIMDGROUPS; s++) {": "The first simdgroup's result is compared with itself.",
         "const bool lower_row = cosine_of[s][q] == highest && index_of[s][q] «< → <=» index;": (
-            "Of two results with the same cosine and the same row either may be taken."
+            "If cosine and row are equal, either result may be taken."
         ),
     },
     "spectral_entropy.metal": {
         "static constant constexpr uint MOST_SWEEPS = «12 → 11»;": SWEEPS,
         "static constant constexpr uint MOST_SWEEPS = «12 → 13»;": SWEEPS,
         "threadgroup float tile[WINDOW][COLUMNS + «1 → 0»];": (
-            "The column more only keeps neighboring rows out of the same memory bank, for speed."
+            "The extra column only puts neighboring rows into different memory banks, for speed."
         ),
         "for (uint first = 0; first «< → <=» dim; first += COLUMNS) {": (
-            "Where 32 divides the dimension, one more tile is read as zeros and adds nothing."
+            "If 32 divides the dimension, one more tile is read as zeros and adds nothing."
         ),
         "for (uint a = team; a «< → <=» pairs; a += SIMDGROUPS) {": (
-            "The pair past the last meets none: the condition inside wants a lane between it and the last."
+            "A pair past the last one rotates nothing: the inner condition requires a lane between it and the last."
         ),
         "cleared = «simd_sum → simd_max»(cleared);": (
-            "What a sweep may leave is 32 times as much, still far below rounding: the next sweep would square it."
+            "A sweep may leave 32 times as much, which is still far below rounding: the next sweep would square it."
         ),
-        "«break → continue»;": "All sweeps are made, the last ones with nothing left to clear.",
+        "«break → continue»;": "All sweeps are run, the last ones with nothing left to clear.",
     },
 }
 
 
 def reason(mutant: Mutant) -> str:
-    return REASONS.get(mutant.file, {}).get(mutant.shown, "not looked at yet")
+    """Return why a mutant is harmless, as far as known."""
+    return REASONS.get(mutant.file, {}).get(mutant.marked_line, "not examined yet")

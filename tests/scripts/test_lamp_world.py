@@ -21,7 +21,8 @@ from mlx_personal.research.lamp.lamp_prompts import build_retrieval_prompt
 from mlx_personal.research.lamp.lamp_users import LampUser, Query
 from mlx_personal.research.lamp.methods import parse_method
 from mlx_personal.research.lamp.tasks import TASKS, LampTask
-from tests.support.lamp_users import import_script, write_lamp_files
+from tests.support.lamp_users import write_lamp_files
+from tests.support.scripts import import_script
 
 words = import_script("lamp_world.words")
 SUFFIXES = ("questions", "outputs", "history", "tastes")
@@ -225,10 +226,18 @@ def parse_item(task: LampTask, text: str) -> dict[str, str] | None:
 def test_a_model_trained_on_the_world_loads_and_answers(tmp_path: Path) -> None:
     pretraining, corpus = import_script("pretraining"), import_script("lamp_world.corpus")
     rng = Random(1)
-    rows = [corpus.draw_sample(rng, "student") for _ in range(60)]
-    shape = pretraining.Shape(width=32, layers=1, mlp=48, heads=4, vocabulary=320, longest=400, batch_tokens=2000)
-    facts = pretraining.pretrain(rows, shape, 1, tmp_path)
-    assert 0 < facts["rows"] <= 60 and facts["steps"] > 0
+    samples = [corpus.draw_sample(rng, "student") for _ in range(60)]
+    config = pretraining.PretrainingConfig(
+        hidden_size=32,
+        num_layers=1,
+        intermediate_size=48,
+        num_heads=4,
+        vocab_size=320,
+        max_seq_length=400,
+        batch_tokens=2000,
+    )
+    training = pretraining.pretrain(samples, config, 1, tmp_path)
+    assert 0 < training["rows"] <= 60 and training["steps"] > 0
     lm = load_language_model(tmp_path)
-    question = Dialogue.of(rows[0]["messages"][0]["content"], "x").to_messages()[:1]
+    question = Dialogue.of(samples[0]["messages"][0]["content"], "x").to_messages()[:1]
     assert len(lm.generate([lm.tokenize_prompt(question)], max_tokens=4)) == 1

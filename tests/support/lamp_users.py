@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from mlx_personal.research.lamp import LampResult, LampSpec, run_lamp
@@ -19,21 +16,11 @@ from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_lam
 from mlx_personal.research.lamp.predictions import read_outputs
 from mlx_personal.research.lamp.tasks import TASKS
 from tests.support.augmentation import CONFIG, similar_record
-from tests.support.paths import SCRIPTS
+from tests.support.scripts import import_script
 
 SHORT_RUN = LampConfig(answer_tokens=3, augment=CONFIG)
 
 ResultsByUserAndMethod = dict[tuple[str, str], MethodResult]
-
-
-def import_script(name: str) -> ModuleType:
-    """Import a module of scripts/, whose modules import one another from that folder."""
-    folder = str(SCRIPTS)
-    sys.path.insert(0, folder)
-    try:
-        return import_module(name)
-    finally:
-        sys.path.remove(folder)
 
 
 def write_lamp_files(

@@ -1,8 +1,8 @@
-"""Small talk of the demo world: things said that ask for nothing in particular, each with several wordings."""
+"""Small talk of the demo world: messages that ask for nothing in particular, each in several wordings."""
 
 from __future__ import annotations
 
-# Each entry: wordings of one thing to say, and answers that suit all of them.
+# Each entry: wordings of one message, and answers that fit all of them.
 SMALL_TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
         ("Hello!", "Hi!", "Good morning!", "Good evening!", "Hey, are you there?", "Hello there."),
