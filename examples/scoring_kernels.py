@@ -7,11 +7,11 @@ On a GPU these are custom Metal (or CUDA) kernels, on a CPU equivalent MLX and N
 
 from __future__ import annotations
 
-import mlx_personal  # noqa: F401, I001 - before mlx.core: on Linux it loads a tuned BLAS
-
-import mlx.core as mx
-
+# Before mlx.core: on Linux, importing mlx_personal loads a tuned BLAS.
+# isort: off
 from mlx_personal.kernels import in_domain_distance, nearest, spectral_entropy
+import mlx.core as mx
+# isort: on
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
 
     # Mean distance to the bank's vectors of the query's own domain.
     domains = mx.array([index % 5 for index in range(1000)], mx.int32)
-    means = in_domain_distance(queries, mx.array([0, 1, 2], mx.int32), bank, domains)
-    print("in-domain dissimilarity:", [round(value, 3) for value in means.tolist()])
+    means, counts = in_domain_distance(queries, mx.array([0, 1, 2], mx.int32), bank, domains)
+    print("in-domain dissimilarity:", [round(value, 3) for value in means.tolist()], "over", counts.tolist(), "vectors")
 
 
 if __name__ == "__main__":

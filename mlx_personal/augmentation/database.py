@@ -46,9 +46,7 @@ _MIGRATIONS: Final = (
     );
     """,
 )
-SCHEMA: Final = DatabaseSchema(
-    "augmentation", "augment.db", _MIGRATIONS, "choose another folder", "choose another folder"
-)
+SCHEMA: Final = DatabaseSchema("run", "augment.db", _MIGRATIONS, "choose another folder", "choose another folder")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import bucketed_steps, shuffled_steps
 from mlx_personal.finetune.data.samples import Sample, TrainingData, target_tokens, target_weight
 from mlx_personal.finetune.distributed import ProcessGroup
-from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, select_mode_once
+from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, probe_samples, select_mode_once
 from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.finetune.schedule import LearningRateSchedule
 from mlx_personal.models import LanguageModel
@@ -64,6 +64,11 @@ class TrainingPlan:
     def trained(self) -> list[Sample]:
         """Samples whose gradients are computed; `PlannedStep.indices` count within them."""
         return self.data.trained
+
+    @functools.cached_property
+    def probe(self) -> list[int]:
+        """Indices in `data.all` of the samples that verify the forward mode."""
+        return probe_samples(self.data.all)
 
     @functools.cached_property
     def lengths(self) -> list[int]:
@@ -183,7 +188,7 @@ def verify(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -
     Raises:
         UserError: If the base model's loss is not finite.
     """
-    selection = select_mode_once(lm, plan.config, plan.data.all)
+    selection = select_mode_once(lm, plan.config, plan.data.all, plan.probe)
     mode, reason = max(
         process_group.all_gather([selection.mode, selection.fallback_reason]),
         key=lambda chosen: FORWARD_MODES.index(chosen[0]),

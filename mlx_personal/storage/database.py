@@ -104,32 +104,34 @@ class Database:
             newer version.
     """
 
+    _lock: IO[str] | None = None
+
     def __init__(self, folder: Path, write: bool, schema: DatabaseSchema):
         self.path = folder / schema.file_name
         self._schema = schema
-        self._lock: IO[str] | None = None
-        try:
-            if write:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._lock = _acquire_lock(folder / "lock", schema)
-            with self.errors():
-                self._connection = self._connect(write)
-                self._connection.row_factory = sqlite3.Row
-                self._connection.execute("PRAGMA foreign_keys = ON")
-                self._connection.execute("PRAGMA busy_timeout = 5000")
+        with contextlib.ExitStack() as on_failure:
+            try:
                 if write:
-                    os.chmod(self.path, 0o600)
-                    self._connection.execute("PRAGMA journal_mode = WAL")
-                self._migrate(write)
-        except OSError as error:
-            raise from_os_error(error, folder, schema.access_hint) from error
+                    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    self._lock = on_failure.enter_context(_acquire_lock(folder / "lock", schema))
+                with self.errors():
+                    self._connection = on_failure.enter_context(contextlib.closing(self._connect(write)))
+                    self._connection.row_factory = sqlite3.Row
+                    self._connection.execute("PRAGMA foreign_keys = ON")
+                    self._connection.execute("PRAGMA busy_timeout = 5000")
+                    if write:
+                        os.chmod(self.path, 0o600)
+                        self._connection.execute("PRAGMA journal_mode = WAL")
+                    self._migrate(write)
+            except OSError as error:
+                raise from_os_error(error, folder, schema.access_hint) from error
+            on_failure.pop_all()  # From here on, `close` closes them.
 
     def close(self) -> None:
         """Close the connection and release the lock."""
         self._connection.close()
         if self._lock is not None:
             self._lock.close()
-            self._lock = None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

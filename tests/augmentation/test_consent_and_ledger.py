@@ -109,12 +109,12 @@ def test_every_attempt_has_a_line_before_and_after(tmp_path: Path) -> None:
 
 
 def test_the_line_is_on_the_disk_when_begin_attempt_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.begin_attempt("ann", URL, b"a")
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(len(ledger.path.read_bytes())))
-    ledger.begin_attempt("ann", URL, b"b")
-    assert synced == [len(ledger.path.read_bytes())]
+    with Ledger(tmp_path) as ledger:
+        ledger.begin_attempt("ann", URL, b"a")
+        synced = []
+        monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(len(ledger.path.read_bytes())))
+        ledger.begin_attempt("ann", URL, b"b")
+        assert synced == [len(ledger.path.read_bytes())]
 
 
 def test_the_next_run_continues_the_numbers(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def check_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record the number of samples of each equivalence check."""
     sizes: list[int] = []
 
-    def counted(lm: LanguageModel, samples: Sequence[Sample]) -> Any:
+    def counted(lm: LanguageModel, samples: Sequence[Sample], probe: Sequence[int]) -> Any:
         sizes.append(len(samples))
-        return select_mode(lm, samples)
+        return select_mode(lm, samples, probe)
 
     monkeypatch.setattr(equivalence, "select_mode", counted)
     return sizes
@@ -99,7 +99,7 @@ def test_a_difference_near_the_tolerance_is_checked_for_each_user(
 ) -> None:
     lm, calls = random_models.random_model("llama"), []
 
-    def choose(lm: LanguageModel, samples: list[Sample]) -> ModeSelection:
+    def choose(lm: LanguageModel, samples: list[Sample], probe: Sequence[int]) -> ModeSelection:
         calls.append(samples)
         return ModeSelection("packed", (EquivalenceCheck("packed", mx.float32, 0.0, difference),))
 

@@ -115,34 +115,39 @@ class ModeSelection:
 _SELECTIONS: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, ModeSelection]] = weakref.WeakKeyDictionary()
 
 
-def select_mode_once(lm: LanguageModel, config: LoRAConfig, samples: Sequence[Sample]) -> ModeSelection:
+def select_mode_once(
+    lm: LanguageModel, config: LoRAConfig, samples: Sequence[Sample], probe: Sequence[int] | None = None
+) -> ModeSelection:
     """Return the result of `select_mode`, from the cache if it is known for this model and this kind of training.
 
     Args:
         lm: The model, with an adapter of this configuration attached.
         config: The configuration of the training.
         samples: Samples of the training.
+        probe: Indices of the samples to compute; None for those of `probe_samples`.
 
     Returns:
         The selected mode.
     """
     adapter_layout = (config.num_layers, config.use_dora, *sorted(config.lora_parameters.items()))
     selections = _SELECTIONS.setdefault(lm, {})
-    key = (adapter_layout, _kind_of(samples))
+    probe = probe_samples(samples) if probe is None else probe
+    key = (adapter_layout, _kind_of(samples, probe))
     if key in selections:
         return selections[key]
-    selection = select_mode(lm, samples)
+    selection = select_mode(lm, samples, probe)
     if all(map(_is_clear, selection.checks)):
         selections[key] = selection
     return selection
 
 
-def select_mode(lm: LanguageModel, samples: Sequence[Sample]) -> ModeSelection:
+def select_mode(lm: LanguageModel, samples: Sequence[Sample], probe: Sequence[int] | None = None) -> ModeSelection:
     """Select the fastest forward mode that agrees with the reference forward of this model.
 
     Args:
         lm: The model, with an adapter attached.
-        samples: Samples of the training; two or three of them are computed.
+        samples: Samples of the training.
+        probe: Indices of the samples to compute; None for those of `probe_samples`.
 
     Returns:
         The selected mode.
@@ -151,17 +156,17 @@ def select_mode(lm: LanguageModel, samples: Sequence[Sample]) -> ModeSelection:
         UserError: If the model's loss is not finite.
     """
     network = SplitModel(lm)
-    probe = [samples[i] for i in probe_samples(samples)]
+    probed = [samples[i] for i in (probe_samples(samples) if probe is None else probe)]
     checks: list[EquivalenceCheck] = []
     lm.model.eval()  # dropout would draw different masks in each mode
     try:
         for mode in ("packed", "padded"):
-            check = compare_with_reference(network, probe, mode)
+            check = compare_with_reference(network, probed, mode)
             checks.append(check)
             inexact = check.dtype is not None and check.dtype != mx.float32
             if not check.agrees and inexact and _fits_in_float32(lm.model):
                 with _in_float32(lm.model):
-                    check = compare_with_reference(network, probe, mode)
+                    check = compare_with_reference(network, probed, mode)
                 checks.append(check)
             if check.agrees:
                 return ModeSelection(mode, tuple(checks))
@@ -251,10 +256,10 @@ def _is_clear(check: EquivalenceCheck) -> bool:
     return ratio <= 1 / _CLEAR_FACTOR or ratio >= _CLEAR_FACTOR
 
 
-def _kind_of(samples: Sequence[Sample]) -> Hashable:
+def _kind_of(samples: Sequence[Sample], probe: Sequence[int]) -> Hashable:
     """Return what a check depends on: the number of samples it takes, and whether lengths and weights differ."""
     lengths, weights = {len(sample) for sample in samples}, {sample.weight for sample in samples}
-    return len(probe_samples(samples)), len(lengths) > 1, len(weights) > 1
+    return len(probe), len(lengths) > 1, len(weights) > 1
 
 
 def _compute(network: SplitModel, weights: Weights, batch: Batch) -> tuple[mx.Dtype, mx.array, Weights]:
