@@ -16,12 +16,13 @@ from tests.support.paths import KERNEL_SOURCES, ROOT
 
 # Prints where the package is and where it finds its Metal sources, having read one of them.
 LOCATE = """
+from pathlib import Path
 import mlx_personal
 from mlx_personal.kernels import launch
 header, body = launch.read_source("nearest")
 assert "simdgroup" in body
 print(mlx_personal.__file__)
-print(launch.find_sources())
+print(launch.find_sources(Path(launch.__file__).parent))
 """
 
 
