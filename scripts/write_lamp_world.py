@@ -1,7 +1,7 @@
 """Write the LaMP world: users with stated tastes in LaMP's file formats, and the training corpora of its models.
 
     python scripts/write_lamp_world.py users world --task 2M --users 100 --records 8 --queries 10 --seed 1
-    python scripts/write_lamp_world.py corpus teacher.jsonl --role teacher --rows 30000 --seed 1
+    python scripts/write_lamp_world.py corpus teacher.jsonl --role teacher --samples 30000 --seed 1
 
 `users` writes world/LaMP_2M_questions.json, world/LaMP_2M_outputs.json, world/LaMP_2M_history.json (the same users in
 OPPU's format) and world/LaMP_2M_tastes.json with a statement of each user's taste. `corpus` writes one {"messages":
@@ -86,7 +86,7 @@ def main() -> None:
     corpus = parsers.add_parser("corpus")
     corpus.add_argument("out", type=Path)
     corpus.add_argument("--role", choices=list(KIND_WEIGHTS), required=True)
-    corpus.add_argument("--rows", type=int, default=30_000)
+    corpus.add_argument("--samples", type=int, default=30_000)
     for subparser in (users, corpus):
         subparser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -96,7 +96,7 @@ def main() -> None:
         return
     rng = Random(args.seed)
     with args.out.open("w", encoding="utf-8") as file:
-        for _ in range(args.rows):
+        for _ in range(args.samples):
             file.write(json.dumps(draw_sample(rng, args.role), ensure_ascii=False) + "\n")
 
 

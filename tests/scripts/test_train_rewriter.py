@@ -21,7 +21,7 @@ from tests.support.scripts import import_script
 TEXTS = [
     "The old ferry crosses the wide river every morning. I want to paint the wooden fence before winter. "
     "She thanked the captain for the warm blankets. He dreamed of buying a small bakery in town.",
-    "My neighbour has been feeding the hungry ducks. We need to repair the broken lantern, because nights are dark.",
+    "My neighbor has been feeding the hungry ducks. We need to repair the broken lantern, because nights are dark.",
     "<|user|>\nCould you water the tomato plants?<|end|>\n<|assistant|>\nOf course, where is the can?<|end|>\n"
     "<|user|>\nIt is behind the garden shed, near the apple trees.<|end|>\n<|assistant|>\nI found it there.<|end|>\n",
 ]
@@ -72,11 +72,11 @@ def test_framed_pairs_keep_the_phrases_and_fill_every_slot() -> None:
 
 def test_phrases_are_words_between_function_words() -> None:
     phrases = rewriter_pairs.extract_phrases(
-        ["We want to mend the red kite with strong threads, after eating the cold soup."]
+        ["We want to paint the red kite with strong threads, after eating the cold soup."]
     )
     assert "the red kite" in phrases["x"] and "strong threads" in phrases["x"]
     assert phrases["p"] == ["strong threads"]
-    assert phrases["v"] == ["mend the red kite with strong threads"]
+    assert phrases["v"] == ["paint the red kite with strong threads"]
 
 
 def test_rewording_keeps_content_words() -> None:
