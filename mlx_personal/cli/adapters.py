@@ -25,22 +25,22 @@ def adapters() -> None:
 def list_(cli: CommandContext) -> CommandResult:
     """List the adapters with their gain over the base model."""
     with cli.open_profile(write=False) as personalizer:
-        rows = personalizer.adapters.all()
+        records = personalizer.adapters.all()
 
     def show(console: Console) -> None:
         from rich.table import Table
 
-        if not rows:
-            print_lines(console, f"No adapter yet: {cli.command('train')}")
+        if not records:
+            print_lines(console, f"No adapter yet; train one with {cli.command('train')}")
             return
         table = Table("adapter", "trained", "ROUGE-1 before", "after", "in use")
-        for row in rows:
-            rouge1 = None if row.evaluation is None else row.evaluation["rouge1"]
+        for record in records:
+            rouge1 = None if record.evaluation is None else record.evaluation["rouge1"]
             scores = ("-", "-") if rouge1 is None else (f"{rouge1['before']:.3f}", f"{rouge1['after']:.3f}")
-            table.add_row(str(row.id), row.created_at, *scores, "yes" if row.promoted else "")
+            table.add_row(str(record.id), record.created_at, *scores, "yes" if record.promoted else "")
         console.print(table)
 
-    return CommandResult([dataclasses.asdict(row) for row in rows], show)
+    return CommandResult([dataclasses.asdict(record) for record in records], show)
 
 
 @adapters.command("show")
@@ -49,23 +49,23 @@ def list_(cli: CommandContext) -> CommandResult:
 def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
     """Show an adapter: its folder, its training data and its evaluation."""
     with cli.open_profile(write=False) as personalizer:
-        row = personalizer.adapters.get(adapter_id)
-        path = personalizer.folder / row.folder
-        sources = personalizer.adapters.training_sources(row)
+        record = personalizer.adapters.get(adapter_id)
+        path = personalizer.folder / record.folder
+        sources = personalizer.adapters.training_sources(record)
     dialogues = sorted({source.dialogue_id for source in sources})
     synthetic = sum(source.synthetic_id is not None for source in sources)
-    data = {**dataclasses.asdict(row), "path": str(path), "rows": len(sources), "synthetic": synthetic}
+    data = {**dataclasses.asdict(record), "path": str(path), "rows": len(sources), "synthetic": synthetic}
     data["dialogues"] = dialogues
 
     def show(console: Console) -> None:
         print_lines(
             console,
-            f"adapter {row.id}, trained {row.created_at}{', in use' if row.promoted else ''}",
+            f"adapter {record.id}, trained {record.created_at}{', in use' if record.promoted else ''}",
             str(path),
             f"{len(sources)} samples, {synthetic} of them synthetic, from {len(dialogues)} annotated dialogues",
         )
-        if row.evaluation is not None:
-            print_lines(console, evaluation_text(row.evaluation))
+        if record.evaluation is not None:
+            print_lines(console, evaluation_text(record.evaluation))
 
     return CommandResult(data, show)
 
@@ -74,20 +74,20 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
 @click.argument("adapter_id", type=ID)
 @json_option
 def promote(cli: CommandContext, adapter_id: int) -> CommandResult:
-    """Use this adapter to answer from now on."""
+    """Use an adapter for all answers from now on."""
     with cli.open_profile() as personalizer:
-        row = personalizer.adapters.promote(adapter_id)
+        record = personalizer.adapters.promote(adapter_id)
     return CommandResult(
-        {"promoted": row.id}, lambda console: print_lines(console, f"Adapter {row.id} answers from now on.")
+        {"promoted": record.id}, lambda console: print_lines(console, f"Adapter {record.id} answers from now on.")
     )
 
 
 @adapters.command()
 @json_option
 def rollback(cli: CommandContext) -> CommandResult:
-    """Use the adapter or base model again that answered before the present adapter."""
+    """Go back to the adapter, or the base model, that was in use before."""
     with cli.open_profile() as personalizer:
-        row = personalizer.adapters.rollback()
-    in_use = "The base model" if row is None else f"Adapter {row.id}"
-    data = {"promoted": None if row is None else row.id}
+        record = personalizer.adapters.rollback()
+    in_use = "The base model" if record is None else f"Adapter {record.id}"
+    data = {"promoted": None if record is None else record.id}
     return CommandResult(data, lambda console: print_lines(console, f"{in_use} answers from now on."))

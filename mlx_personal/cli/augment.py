@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
+from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines, print_styled, printable
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.server_options import make_server
 
@@ -26,44 +26,52 @@ if TYPE_CHECKING:
     from mlx_personal.augmentation.user_files import UserFolder
     from mlx_personal.augmentation.user_results import UserResult
 
-# The names of `augmentation.filters`, which imports MLX.
+# Repeats `augmentation.filters.FILTERS`, because importing that module would import MLX.
 _FILTERS: Final = ("copy", "balance", "label", "style", "perplexity")
 _PATH: Final = click.Path(path_type=Path)
 # Options that have an effect with --users only: a profile has its own base model and its own training settings.
 _USERS_ONLY: Final = ("out", "model", "synthetic_weight", "epochs", "learning_rate", "rank", "workers", "ray")
 _CONSENT_NOTICE: Final = """\
-Parts of your records will be sent to {server}, for its model {model}. It receives them as they are, except for e-mail
-addresses, phone numbers, keys, card and account numbers, and the words that you name with --redact. Names and facts of
-other forms are sent. Everything that is sent is written to {ledger}.
+Some of your questions and answers will be sent to {server}, for its model {model}. E-mail addresses, phone numbers,
+keys, card and account numbers, and the words that you name with --redact are replaced first. Everything else in these
+texts is sent as it is, including other names and facts. Everything that is sent is written to {ledger}.
 `mlx-personal augment ... --dry-run` shows it beforehand. What has been sent cannot be taken back."""
 
 
 @click.group(invoke_without_command=True)
 @click.option("--server", "url", metavar="URL", help="URL of an OpenAI-compatible endpoint; most end in /v1.")
 @click.option("--server-model", metavar="NAME", help="Name of the server's model.")
-@click.option("--users", type=_PATH, metavar="DIR", help="Folder with a file of dialogues for each user.")
+@click.option("--users", type=_PATH, metavar="FOLDER", help="Folder with a file of dialogues for each user.")
 @click.option("--out", type=_PATH, metavar="FOLDER", help="With --users: output folder of the adapters.")
-@click.option("--model", metavar="NAME_OR_PATH", help=f"With --users: base model.  [default: {MAC_MODEL}]")
-@click.option("--k", type=click.IntRange(1), help="Number of synthetic records to request for each user.")
-@click.option("--demonstrations", type=click.IntRange(1), help="Number of the user's records in each request.")
-@click.option("--records", type=click.IntRange(1), help="Maximum number of a user's records that are sent.")
-@click.option("--tokens", type=click.IntRange(1), help="Maximum number of tokens of a user's records that are sent.")
+@click.option("--model", metavar="REPO_OR_PATH", help=f"With --users: base model.  [default: {MAC_MODEL}]")
+@click.option("--k", type=click.IntRange(1), help="Synthetic records to request for each user.  [default: 20]")
+@click.option("--demonstrations", type=click.IntRange(1), help="Records of the user in each request.  [default: 4]")
+@click.option("--records", type=click.IntRange(1), help="Maximum records of a user that are sent.  [default: 32]")
+@click.option("--tokens", type=click.IntRange(1), help="Maximum tokens of these records.  [default: 4096]")
 @click.option("--prompt", type=_PATH, metavar="FILE", help="Prompt template.  [default: the bundled one]")
 @click.option("--redact", multiple=True, metavar="WORD", help="Word that is never sent; can be given more than once.")
-@click.option("--token-budget", type=click.IntRange(1), help="Maximum number of tokens that the server may bill.")
+@click.option(
+    "--token-budget", type=click.IntRange(1), help="Maximum tokens that the server may bill.  [default: no limit]"
+)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Concurrent requests.")
-@click.option("--key-env", metavar="VARIABLE", help="Environment variable with the server's key.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature of the server.")
-@click.option("--off", multiple=True, type=click.Choice(_FILTERS), help="Filter to turn off.")
+@click.option("--key-env", metavar="VARIABLE", help="Environment variable that holds the server's API key.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature of the server.  [default: 0.8]")
+@click.option(
+    "--off", multiple=True, type=click.Choice(_FILTERS), help="Filter to turn off; can be given more than once."
+)
 @click.option(
     "--synthetic-weight",
     type=click.FloatRange(0, 1, min_open=True),
-    help="With --users: weight of a synthetic record in the loss.",
+    help="With --users: weight of a synthetic record in the loss; a real one weighs 1.  [default: 0.5]",
 )
-@click.option("--epochs", type=click.IntRange(1), help="With --users: number of epochs.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="With --users: learning rate.")
-@click.option("--rank", type=click.IntRange(1), help="With --users: LoRA rank.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Random seed.")
+@click.option("--epochs", type=click.IntRange(1), help="With --users: number of epochs.  [default: 3]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="With --users: learning rate.  [default: 3e-4]",
+)
+@click.option("--rank", type=click.IntRange(1), help="With --users: LoRA rank.  [default: 8]")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Random seed.  [default: 0]")
 @click.option("--workers", type=click.IntRange(1), help="With --users: worker processes.  [default: one per core]")
 @click.option("--ray", metavar="ADDRESS", help="With --users: run on this Ray cluster (extra `cluster`).")
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what would be sent, byte by byte.")
@@ -73,8 +81,9 @@ def augment(
 ) -> CommandResult | None:
     """Have a server's model write more dialogues like yours.
 
-    This device filters what comes back, trains on it, and answers without the server. Without --users, the annotated
-    dialogues of the profile are augmented for `train`; with it, an adapter is trained for each user.
+    The synthetic dialogues are filtered on this device, and the adapter that is trained on them answers without the
+    server. A record is one question with its answer. Without --users, the profile's annotated dialogues are augmented,
+    and the next `train` uses the result. With --users, an adapter is trained for each user.
     """
     if click.get_current_context().invoked_subcommand is not None:
         return None
@@ -90,7 +99,7 @@ def augment(
         return _augment_profile(cli, server, config, options, dry_run)
     if "out" not in options:
         raise click.UsageError("--users needs --out, the output folder of the adapters")
-    # The ledger and the consent in it would be read as two more users.
+    # Otherwise the files of the ledger and the consent would be read as two more users.
     if options["out"].resolve() == users.resolve():
         raise click.UsageError("--out is the folder of the users; name another one for the adapters")
     return _augment_users(cli, users, server, config, options, dry_run)
@@ -106,7 +115,7 @@ def augment(
 def consent(
     cli: CommandContext, url: str, server_model: str, out: Path | None, withdraw: bool, yes: bool
 ) -> CommandResult:
-    """Give or withdraw your consent to sending records to a server's model."""
+    """Give or withdraw your consent to send records to a server's model."""
     from mlx_personal.augmentation.consent import Consent
 
     folder = _augmentation_folder(cli, out)
@@ -150,7 +159,7 @@ def ledger(cli: CommandContext, out: Path | None) -> CommandResult:
         print_lines(console, f"{totals.bytes:,} bytes were sent, or about to be sent, in {totals.attempts} attempts.")
         if totals.unanswered:
             print_lines(console, f"{totals.unanswered} of them have no response and may not have arrived.")
-        print_lines(console, f"All of them are in {record.path}")
+        print_lines(console, f"Each of them is recorded in {record.path}")
 
     return CommandResult({**dataclasses.asdict(totals), "record": str(record.path)}, show)
 
@@ -274,12 +283,13 @@ def _preview_result(bodies: Sequence[RequestBody]) -> CommandResult:
 def _show_profile_result(console: Console, cli: CommandContext, result: ProfileAugmentationResult) -> None:
     _show_requests(console, result.request_summary)
     if result.incomplete:
-        print_lines(console, "No synthetic dialogues were made yet: the same command continues.")
+        print_lines(console, "No synthetic dialogue is stored yet; run the same command again to continue.")
         return
-    kept = "were there already" if result.up_to_date else "were kept"
+    kept = "were stored already" if result.up_to_date else "passed the filters"
     print_lines(
         console,
-        f"{result.kept} synthetic dialogues {kept} ({_counts_text(result.outcome_counts)}): {cli.command('train')}",
+        f"{result.kept} synthetic dialogues {kept} ({counts_text(result.outcome_counts)}); train on them with "
+        f"{cli.command('train')}",
     )
     too_long = {"too long": result.too_long} if result.too_long else {}
     for reason, count in (result.skipped | too_long).items():
@@ -298,30 +308,28 @@ def _show_users_result(console: Console, user_folder: UserFolder, result: Augmen
     for name, reason in result.failed.items():
         print_styled(console, "failed", "red", f" {name}: {reason}")
     for name in result.incomplete:
-        print_styled(console, "incomplete", "yellow", f" {name}: some responses are missing; run it again")
+        print_styled(
+            console, "incomplete", "yellow", f" {name}: some responses are missing; run the same command again"
+        )
     print_lines(
         console,
-        f"{len(result.trained)} new adapters in {out / 'adapters'}, {len(result.existing)} were there already.",
+        f"{len(result.trained)} new adapters in {out / 'adapters'}; {len(result.existing)} existed already.",
     )
 
 
 def _show_requests(console: Console, requests: RequestSummary) -> None:
     print_lines(
         console,
-        f"{requests.new} new responses, {requests.cached} were there already, {requests.tokens:,} tokens in all.",
+        f"{requests.new} new responses, {requests.cached} from the cache, {requests.tokens:,} tokens in total.",
     )
     if requests.message is not None:
         print_lines(console, requests.message)
 
 
 def _user_text(user: UserResult) -> str:
-    skipped = f"; skipped: {_counts_text(user.skipped)}" if user.skipped else ""
+    skipped = f"; skipped: {counts_text(user.skipped)}" if user.skipped else ""
     too_long = f" ({user.too_long} too long)" if user.too_long else ""
     return (
         f"{user.records} records{skipped}, {user.sent} sent{too_long}, {user.kept} synthetic ones kept of "
-        f"{user.requested} ({_counts_text(user.outcome_counts)}), loss {user.loss:.3f}, {user.elapsed_s:.1f} s"
+        f"{user.requested} ({counts_text(user.outcome_counts)}), loss {user.loss:.3f}, {user.elapsed_s:.1f} s"
     )
-
-
-def _counts_text(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "none"

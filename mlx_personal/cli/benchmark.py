@@ -17,9 +17,9 @@ from mlx_personal.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# The names of `benchmark.WORKLOADS`, which imports MLX.
+# Repeats the names of `benchmark.WORKLOADS`, because importing that module would import MLX.
 _WORKLOADS: Final = ("paper", "small", "135m", "1b")
-# The measurements that are shown: the name, the key in the result and the unit it is divided by.
+# The measurements to show: the name, the key in the result, and the divisor that gives the unit of the name.
 _MEASUREMENTS: Final = (
     ("seconds to the same loss", "seconds_to_loss", 1.0),
     ("seconds", "seconds", 1.0),
@@ -51,12 +51,12 @@ def benchmark() -> None:
 
 @benchmark.command()
 @click.option("--workload", type=click.Choice(_WORKLOADS), default="small", show_default=True, help="What to train.")
-@click.option("--model", metavar="NAME_OR_PATH", help="Train this model instead of the workload's.")
+@click.option("--model", metavar="REPO_OR_PATH", help="Train this model instead of the workload's.")
 @click.option("--samples", type=click.IntRange(1, 100_000), help="Number of training samples, a multiple of 4.")
 @click.option("--epochs", type=click.IntRange(1, 1000), help="Number of epochs.")
 @click.option("--num-layers", type=click.IntRange(-1), help="Number of layers to adapt, from the last; -1 for all.")
-@click.option("--rounds", type=click.IntRange(1, 100), help="Number of trainings of each side.  [default: 2]")
-@click.option("--against", type=click.Choice(["mlx-lm"]), help="Train with plain mlx-lm too, in alternation.")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Training runs of each trainer.  [default: 2]")
+@click.option("--against", type=click.Choice(["mlx-lm"]), help="Also train with plain mlx-lm, in turn.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the result to this JSON file.")
 @click.option(
     "--quick", is_flag=True, help="Finish within a minute: the embedded model, 16 samples, 2 epochs, 1 round."
@@ -102,7 +102,9 @@ def run(
 
 @benchmark.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the table here, plots beside it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the table to this file, and plots beside it."
+)
 @json_option
 def report(cli: CommandContext, folder: Path, out: Path | None) -> CommandResult:
     """Make a Markdown table and plots of the results in FOLDER."""
@@ -119,7 +121,7 @@ def report(cli: CommandContext, folder: Path, out: Path | None) -> CommandResult
     text = reports.all_tables(results)
     written = [] if out is None else reports.write_report(results, out)
     if out is not None and not can_plot():
-        print_notice("no plots without matplotlib: pip install 'mlx-personal[plots]'")
+        print_notice("for plots, install matplotlib: pip install 'mlx-personal[plots]'")
     data = {"results": len(results), "skipped": skipped, "markdown": text, "files": [str(path) for path in written]}
     return CommandResult(data, lambda console: print_lines(console, text), exit_code=1 if skipped else 0)
 
@@ -137,8 +139,8 @@ def _show_result(console: Console, result: Mapping[str, Any], out: Path | None) 
         f"{workload['layers']} layers, {workload['dtype']}, on {machine['chip']} ({machine['device']})",
     )
     table = Table("", *sides)
-    for name, key, unit in _MEASUREMENTS:
-        table.add_row(name, *(spread_text(side[key], unit) or "-" for side in sides.values()))
+    for name, key, divisor in _MEASUREMENTS:
+        table.add_row(name, *(spread_text(side[key], divisor) or "-" for side in sides.values()))
     table.add_row("padding", *(f"{side['padding_share']:.0%}" for side in sides.values()))
     console.print(table)
     if "mlx-lm" in sides:

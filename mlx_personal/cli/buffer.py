@@ -15,7 +15,7 @@ from mlx_personal.errors import Action, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Columns that the scores take of a line of `buffer list`, and the least that is left for the text.
+# Terminal columns of a line of `buffer list` that the scores take, and the fewest that the text gets.
 _SCORE_COLUMNS, _MIN_TEXT_COLUMNS = 58, 20
 
 
@@ -47,7 +47,7 @@ def list_(cli: CommandContext) -> CommandResult:
         from rich.table import Table
 
         if not data:
-            print_lines(console, f"The buffer is empty: {cli.command('import', 'FILE')}")
+            print_lines(console, f"The buffer is empty; fill it with {cli.command('import', 'FILE')}")
             return
         table = Table("bin", "dialogue", "domain", "EOE", "DSS", "IDD", "text")
         text_columns = max(console.width - _SCORE_COLUMNS, _MIN_TEXT_COLUMNS)
@@ -66,25 +66,25 @@ def list_(cli: CommandContext) -> CommandResult:
 def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
     """Print a dialogue, and your annotation of it if there is one."""
     with cli.open_profile(write=False) as personalizer:
-        row = personalizer.dialogue(dialogue_id)
-        if row is None:
+        record = personalizer.dialogue(dialogue_id)
+        if record is None:
             hint = f"{cli.command('buffer', 'list')} lists the selected ones"
             raise UserError(f"there is no dialogue {dialogue_id}", hint=hint)
         annotation = personalizer.annotation_of(dialogue_id)
-    messages = row.dialogue.to_messages()
+    messages = record.dialogue.to_messages()
     preferred = None if annotation is None or annotation.preferred is None else annotation.preferred.to_messages()
     data = {
-        "dialogue": row.id,
-        "source": row.source,
-        "adapter": row.adapter_id,
-        "received_at": row.received_at,
+        "dialogue": record.id,
+        "source": record.source,
+        "adapter": record.adapter_id,
+        "received_at": record.received_at,
         "messages": messages,
         "verdict": None if annotation is None else annotation.verdict,
         "preferred": preferred,
     }
 
     def show(console: Console) -> None:
-        print_lines(console, f"dialogue {row.id}, from {row.source}, {row.received_at}")
+        print_lines(console, f"dialogue {record.id}, from {record.source}, {record.received_at}")
         _print_messages(console, messages)
         if annotation is not None:
             print_lines(console, f"verdict: {annotation.verdict}")
@@ -102,10 +102,10 @@ def why(cli: CommandContext, dialogue_id: int) -> CommandResult:
     from mlx_personal.selection import Decision, explain
 
     with cli.open_profile(write=False) as personalizer:
-        row = personalizer.decision(dialogue_id)
-    if row is None:
+        record = personalizer.decision(dialogue_id)
+    if record is None:
         raise UserError(f"dialogue {dialogue_id} does not exist or was not scored yet", remedy=Action.RUN_PENDING_STEPS)
-    data = dataclasses.asdict(row)
+    data = dataclasses.asdict(record)
     explanation = explain(Decision.from_row(data))
     return CommandResult(data, lambda console: print_lines(console, explanation))
 

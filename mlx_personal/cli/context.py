@@ -1,4 +1,4 @@
-"""What every command shares: the profile it works on, and where its output goes."""
+"""The context that all commands share: the profile they work on, and the form of their output."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CommandContext:
         """Open the profile.
 
         Args:
-            write: Whether the command changes it; opened for reading, a profile may be in use by another process.
+            write: Whether the command changes the profile. For reading, it may be in use by another process too.
         """
         from mlx_personal.personalizer import Personalizer
 

@@ -18,13 +18,13 @@ from mlx_personal.cli.remedies import error_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Below this float32 speed something is wrong with the machine or its BLAS.
+# A lower float32 speed means that something is wrong with the machine or its BLAS.
 _MIN_GFLOPS = 20
 
 
 @dataclass(frozen=True)
 class _Check:
-    """A check; `found` is persisted in the output of `--json`."""
+    """The result of a check. The field names are keys of the output with `--json`."""
 
     name: str
     ok: bool
@@ -36,7 +36,7 @@ class _Check:
 def doctor(cli: CommandContext) -> CommandResult:
     """Check the machine, the installation and the profile.
 
-    The speed of the machine is measured, too. The exit code is 1 if a check fails.
+    It also measures the computing speed. The exit code is 1 if a check fails.
     """
     from mlx_personal.runtime import blas, device
 
@@ -50,7 +50,7 @@ def doctor(cli: CommandContext) -> CommandResult:
         _Check("blas", library.tuned, library.name + (f": {library.reason}" if library.reason else "")),
         _Check("speed", gflops > _MIN_GFLOPS, f"{gflops:.0f} GFLOP/s in float32, measured now"),
         *_check_compiler(library.tuned),
-        *_list_versions(),
+        *_version_checks(),
         _check_home(cli),
         _check_profile(cli),
     ]
@@ -78,7 +78,7 @@ def _check_compiler(tuned: bool) -> list[_Check]:
     return [_Check("compiler", compiler is not None or tuned, compiler or missing)]
 
 
-def _list_versions() -> list[_Check]:
+def _version_checks() -> list[_Check]:
     from importlib.metadata import version
 
     import mlx_personal

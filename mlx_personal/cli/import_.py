@@ -65,6 +65,6 @@ def import_(cli: CommandContext, files: tuple[Path, ...]) -> CommandResult:
             f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected.",
         )
         if open_questions:
-            print_lines(console, f"{open_questions} questions are open: {cli.command('review')}")
+            print_lines(console, f"{open_questions} questions are open; answer them with {cli.command('review')}")
 
     return CommandResult(data, show)

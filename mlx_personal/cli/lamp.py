@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from mlx_personal.augmentation.server import Server
     from mlx_personal.research.lamp import LampResult
+    from mlx_personal.research.lamp.download import Split
     from mlx_personal.research.lamp.lamp_config import LampConfig
 
-# The names of `research.lamp`, which imports MLX.
+# Repeats names of `research.lamp`, because importing that package would import MLX.
 _TASKS: Final = ("1", "2N", "2M", "3", "4", "5", "7")
 _SPLITS: Final = ("train", "dev", "test")
 _METHODS: Final = (
@@ -36,22 +37,27 @@ _PATH: Final = click.Path(path_type=Path)
 def lamp() -> None:
     """Run the LaMP benchmark with one adapter for each user.
 
-    Adapters are compared with prompts that contain the user's items.
+    The adapters are compared with prompts that contain items of the user, such as earlier reviews.
     """
 
 
 @lamp.command()
 @click.argument("folder", type=_PATH)
 @click.option(
-    "--task", "tasks", multiple=True, default=_TASKS, metavar="TASK", help="Task; can be given more than once."
+    "--task",
+    "tasks",
+    multiple=True,
+    default=_TASKS,
+    metavar="TASK",
+    help=f"One of {', '.join(_TASKS)}; can be given more than once.  [default: all]",
 )
-@click.option("--split", type=click.Choice(_SPLITS), default="dev", show_default=True, help="Split of the data.")
-@click.option("--by-time", is_flag=True, help="Use the splits by time instead of the splits by user.")
+@click.option("--split", type=click.Choice(_SPLITS), default="dev", show_default=True, help="Split to download.")
+@click.option("--by-time", is_flag=True, help="Use the time-based splits instead of the user-based ones.")
 @json_option
 def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: str, by_time: bool) -> CommandResult:
     """Download the files of LaMP into FOLDER.
 
-    Files that are there already are not downloaded again.
+    Existing files are not downloaded again.
     """
     from mlx_personal.research.lamp.download import download_split
     from mlx_personal.research.lamp.tasks import get_task
@@ -60,7 +66,7 @@ def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: s
     for name in tasks:
         with progress_bar(cli, f"LaMP-{name}") as on_progress:
             written += download_split(
-                get_task(name), cast(Any, split), folder, by_time=by_time, on_progress=on_progress
+                get_task(name), cast("Split", split), folder, by_time=by_time, on_progress=on_progress
             )
     files = [str(path) for path in written]
     return CommandResult({"files": files}, lambda console: print_lines(console, *files))
@@ -68,24 +74,41 @@ def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: s
 
 @lamp.command()
 @click.option("--task", required=True, metavar="TASK", help=f"One of {', '.join(_TASKS)}.")
-@click.option("--questions", type=_PATH, required=True, help="LaMP's questions, or OPPU's user_top_100_history.json.")
-@click.option("--outputs", type=_PATH, help="LaMP's outputs for the questions; OPPU's file contains them.")
+@click.option(
+    "--questions",
+    type=_PATH,
+    required=True,
+    metavar="FILE",
+    help="LaMP's questions, or OPPU's user_top_100_history.json.",
+)
+@click.option(
+    "--outputs", type=_PATH, metavar="FILE", help="LaMP's outputs for the questions; OPPU's file contains them."
+)
 @click.option("--method", "methods", required=True, metavar="NAME,...", help=f"Methods, among {_METHODS}.")
-@click.option("--model", default=MAC_MODEL, show_default=True, metavar="NAME_OR_PATH", help="Base model.")
+@click.option("--model", default=MAC_MODEL, show_default=True, metavar="REPO_OR_PATH", help="Base model.")
 @click.option("--users", type=click.IntRange(1), help="Number of users, from the first in the file.  [default: all]")
-@click.option("--others", type=_PATH, help="Questions of other users; a task adapter is trained on them first (OPPU).")
-@click.option("--others-outputs", type=_PATH, help="Outputs for the questions of other users.")
+@click.option(
+    "--others",
+    type=_PATH,
+    metavar="FILE",
+    help="Questions of other users, on which OPPU's task adapter is trained first.",
+)
+@click.option("--others-outputs", type=_PATH, metavar="FILE", help="Outputs for the questions of other users.")
 @click.option("--server", metavar="URL", help="URL of an OpenAI-compatible endpoint, for cdcda and cloud.")
 @click.option("--server-model", metavar="NAME", help="Name of the server's model.")
-@click.option("--key-env", metavar="VARIABLE", help="Environment variable with the server's key.")
-@click.option("--token-budget", type=click.IntRange(1), help="Maximum number of tokens that the server may bill.")
-@click.option("--synthetic", type=click.IntRange(1, 10_000), help="Number of synthetic items to request for each user.")
+@click.option("--key-env", metavar="VARIABLE", help="Environment variable that holds the server's API key.")
+@click.option(
+    "--token-budget", type=click.IntRange(1), help="Maximum tokens that the server may bill.  [default: no limit]"
+)
+@click.option(
+    "--synthetic", type=click.IntRange(1, 10_000), help="Synthetic items to request for each user.  [default: 20]"
+)
 @click.option(
     "--synthetic-weight",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Weight of a synthetic item in the loss; a real item weighs 1.",
+    help="Weight of a synthetic item in the loss; a real one weighs 1.  [default: 0.5]",
 )
-@click.option("--demonstrations", type=click.IntRange(1, 100), help="Number of the user's items in each request.")
+@click.option("--demonstrations", type=click.IntRange(1, 100), help="Items of the user in each request.  [default: 4]")
 @click.option("--redact", multiple=True, metavar="WORD", help="Word that is never sent; can be given more than once.")
 @click.option("--choose", is_flag=True, help="Answer with the most likely label instead of generated text.")
 @click.option("--max-length", type=click.IntRange(1), help="Maximum tokens of an input with items.  [default: 512]")
@@ -96,7 +119,9 @@ def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: s
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Batch size.  [default: 16, as in OPPU]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Random seed.")
-@click.option("--out", type=_PATH, help="Output folder.  [default: lamp/ in the folder of all profiles]")
+@click.option(
+    "--out", type=_PATH, metavar="FOLDER", help="Output folder.  [default: lamp/ in the folder of all profiles]"
+)
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per core]")
 @click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster (extra `cluster`).")
 @json_option
@@ -119,8 +144,8 @@ def run(
 ) -> CommandResult:
     """Answer the users' queries by each method and score the answers.
 
-    The same command resumes an interrupted run and computes only what is missing. Predictions are written in LaMP's own
-    format, too. Without a server, the base model writes the synthetic items of cdcda itself.
+    The same command resumes an interrupted run and computes only what is missing. Predictions are written in LaMP's
+    own format as well. Without a server, the base model writes the synthetic items of cdcda itself.
     """
     from mlx_personal.research.lamp import LampSpec, run_lamp
     from mlx_personal.research.lamp.lamp_database import LampDatabase
@@ -166,7 +191,7 @@ def run(
 
 @lamp.command()
 @click.argument("folder", type=_PATH, required=False)
-@click.option("--out", type=_PATH, metavar="FILE", help="Write the tables to this file, too.")
+@click.option("--out", type=_PATH, metavar="FILE", help="Also write the tables to this file.")
 @json_option
 def report(cli: CommandContext, folder: Path | None, out: Path | None) -> CommandResult:
     """Make tables of all results in FOLDER.
@@ -233,11 +258,14 @@ def _show_result(console: Console, result: LampResult, tables: str, folder: Path
         console,
         f"{counts.users} users, {counts.queries} queries, {counts.items} items.",
         *(f"{count} {remark}." for count, remark in remarks if count),
-        f"{result.num_computed} results computed, {result.num_stored} were there already.",
+        f"{result.num_computed} results computed, {result.num_stored} stored already.",
         *(f"failed: {user}: {error}" for user, error in result.failed),
     )
     if result.message is not None:
         print_lines(console, result.message)
     if result.num_unanswered:
-        print_lines(console, f"{result.num_unanswered} results wait for responses of the server.")
+        print_lines(
+            console,
+            f"{result.num_unanswered} results lack responses of the server; run the same command again for them.",
+        )
     print_lines(console, f"\n{tables}", f"Predictions in LaMP's format: {folder / 'predictions'}")

@@ -16,13 +16,13 @@ from mlx_personal.cli.output import CommandResult, json_option, print_lines, pri
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Words of a suggested domain that are shown.
+# Words to show of a suggested domain.
 _SHOWN_WORDS = 12
 
 
 @click.group()
 def lexicon() -> None:
-    """Show the domains, and suggest new ones."""
+    """Show the subjects (domains) that dialogues are scored by, and suggest new ones."""
 
 
 @lexicon.command("list")
@@ -58,7 +58,7 @@ def suggest(cli: CommandContext, domains: int, write: bool) -> CommandResult:
 
     with cli.open_profile(write=write) as personalizer:
         lexicons = personalizer.lexicons()
-        # A file with a name in use would replace what the owner has edited, or a built-in lexicon.
+        # A file with a used name would replace a lexicon that the owner has edited, or a built-in one.
         used_names = [*lexicons, OTHER]
         suggestions = []
         texts = [row.dialogue.text for row in personalizer.dialogues()]

@@ -1,8 +1,8 @@
 """The `mlx-personal` command: its options, its subcommands and its exit codes.
 
-Exit code 0: done. 1: it ran, and the answer is no (a check of `doctor` failed, there is nothing to compare). 2: the
-command or its input is wrong; one line on standard error says what, where and what to do. 128 plus the number of a
-signal, as shells count, where Ctrl-C (130) or SIGTERM (143) stopped it.
+Exit code 0: the command succeeded. 1: it ran, but a check or a job failed, or a part of the result is missing. 2: the
+command or its input is wrong; one line on standard error says what, where and what to do. 128 plus the number of the
+signal, as in shells: Ctrl-C (130) or SIGTERM (143) stopped it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from mlx_personal.errors import StoppedError, UserError, encodable, from_os_erro
 logger = logging.getLogger(__name__)
 
 _PACKAGE = "mlx_personal.cli"
-# In the order of the loop: the module and the help of each command, which `--help` shows without importing it.
+# The module and the short help of each command, in the order of `--help`, which shows them without importing any.
 COMMANDS: Final = {
     "init": (f"{_PACKAGE}.profile:init", "Create a profile, or change its base model."),
     "import": (f"{_PACKAGE}.import_:import_", "Import dialogues from JSONL FILES, then score and select them."),
     "status": (f"{_PACKAGE}.profile:status", "Show the state of the profile and its pending steps."),
     "buffer": (f"{_PACKAGE}.buffer:buffer", "Show the selected dialogues and why they were selected."),
-    "lexicon": (f"{_PACKAGE}.lexicon:lexicon", "Show the domains, and suggest new ones."),
+    "lexicon": (
+        f"{_PACKAGE}.lexicon:lexicon",
+        "Show the subjects (domains) that dialogues are scored by, and suggest new ones.",
+    ),
     "review": (f"{_PACKAGE}.review:review", "Annotate the answers of selected dialogues."),
     "synthesize": (f"{_PACKAGE}.synthesize:synthesize", "Generate synthetic dialogues from the annotated ones."),
     "augment": (f"{_PACKAGE}.augment:augment", "Have a server's model write more dialogues like yours."),
@@ -52,7 +55,7 @@ COMMANDS: Final = {
 
 
 class _MainGroup(LazyGroup):
-    """Prints the failures that the user can act on as one line, and sets the exit code."""
+    """The top-level group, which prints an error as one line and sets the exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Only the innermost command knows its --json, and an error may come before that command is reached.
@@ -102,6 +105,7 @@ def _profile_options(ctx: click.Context) -> ProfileOptions:
 @click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
     envvar="MLX_PERSONAL_HOME",
     help="Folder of all profiles.  [default: the system's application folder]",
 )
@@ -110,7 +114,7 @@ def _profile_options(ctx: click.Context) -> ProfileOptions:
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Append log lines to this file; they never contain your texts.",
+    help="Append log lines to this file; they never contain text of your dialogues.",
 )
 @click.pass_context
 def main(ctx: click.Context, name: str, home: Path | None, verbose: int, log_file: Path | None) -> None:

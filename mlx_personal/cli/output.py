@@ -1,11 +1,11 @@
-"""Output of the commands: JSON or text, printed safely."""
+"""Print the results of commands as JSON or text, without characters that could change the terminal."""
 
 from __future__ import annotations
 
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,11 @@ def styled(words: str, style: str, rest: str = "") -> Text:
 def printable(text: str) -> str:
     """Return `text` with the control characters replaced that could change the terminal."""
     return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def counts_text(counts: Mapping[str, int], empty: str = "none") -> str:
+    """Return counts by name as text, such as `3 copies, 1 unusable`."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or empty
 
 
 def print_notice(line: str) -> None:

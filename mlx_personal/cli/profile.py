@@ -68,7 +68,7 @@ def init(cli: CommandContext, model: str | None) -> CommandResult:
         if annotated:
             print_lines(
                 console,
-                f"Your {annotated} annotated dialogues are kept: train a new adapter with {cli.command('train')}",
+                f"Your {annotated} annotated dialogues are kept; train a new adapter with {cli.command('train')}",
             )
 
     return CommandResult(data, show)
@@ -105,5 +105,5 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
     for pending in status.pending:
         table.add_row("pending", f"{pending.step}: {pending.reason}")
     if not status.pending:
-        table.add_row("pending", "nothing; all is up to date")
+        table.add_row("pending", "nothing; everything is up to date")
     console.print(table)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mlx_personal.cli.context import CommandContext
 
-# Seconds between two lines about one stage, where there is no terminal.
+# Time between two lines about one stage, where there is no terminal.
 _LINE_INTERVAL_S: Final = 10
 
 
@@ -76,7 +76,7 @@ class ProgressLines:
             print_notice(f"{progress_text(event)}{detail}")
 
     def detail(self, event: ProgressEvent) -> str:
-        """Return what to add to the line of an event; an event with a detail always has a line."""
+        """Return text to add to the line of an event; an event with such text always gets a line."""
         return ""
 
 

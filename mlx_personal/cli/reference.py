@@ -1,6 +1,6 @@
-"""The reference of the command line as Markdown: `python -m mlx_personal.cli.reference > docs/cli.md`.
+"""Print the reference of the command line as Markdown: `python -m mlx_personal.cli.reference > docs/cli.md`.
 
-It is made from the commands themselves and does not depend on the terminal.
+The text comes from the commands themselves and does not depend on the terminal.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ _WIDTH = 100
 _INTRODUCTION = """\
 # Command line
 
-Made by `python -m mlx_personal.cli.reference` from the help of the commands.
+The help of every command, as `mlx-personal COMMAND --help` prints it. `python -m mlx_personal.cli.reference` makes this
+page.
 
-Every command that prints a result has `--json`. Exit codes: 0: done. 1: it ran, and the answer is no. 2: the command or
-its input is wrong; one line on standard error says what. 130 and 143: Ctrl-C or SIGTERM stopped it."""
+Every command that prints a result has `--json`. The exit code is 0 if the command succeeded; 1 if it ran, but a check
+or a job failed or a part of the result is missing; 2 if the command or its input is wrong, which one line on standard
+error explains; 130 or 143 if Ctrl-C or SIGTERM stopped it."""
 
 
 def render_reference() -> str:

@@ -1,4 +1,4 @@
-"""The command lines that carry out the remedies of errors.
+"""Say how to remedy an error on the command line.
 
 Library code says what the user can do as an `Action`; this module says how to do it on the command line.
 """
@@ -35,7 +35,7 @@ class ProfileOptions:
         return f"`{shlex.join(['mlx-personal', *options, *arguments])}`"
 
 
-# Returns the sentence about an action, given the arguments of the remedy and what writes a command.
+# Returns the sentence about an action, given the arguments of the remedy and a function that formats a command.
 _Sentence = Callable[[Mapping[str, str], Callable[..., str]], str]
 
 _SENTENCES: Final[Mapping[Action, _Sentence]] = {

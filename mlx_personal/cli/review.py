@@ -1,4 +1,4 @@
-"""`review`: annotate the answers of selected dialogues, one key a verdict, or take verdicts from a file."""
+"""`review`: annotate the answers of selected dialogues, with one key per verdict or from a file."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _PROMPT = "[a]ccept [e]dit [r]ewrite [s]kip [u]ndo [q]uit"
     "--answers",
     "file",
     type=click.Path(path_type=Path),
-    help='Read verdicts from JSONL lines: {"dialogue": 7, "verdict": "rewrite", "answers": ["..."]}.',
+    metavar="FILE",
+    help='Read verdicts from a JSON Lines file: {"dialogue": 7, "verdict": "rewrite", "answers": ["..."]}.',
 )
 @click.option("--undo", is_flag=True, help="Undo the last verdict, even if no question is left for today.")
 @json_option
 def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
     """Annotate the answers of selected dialogues.
 
-    Each answer can be accepted, edited, rewritten or skipped. With --json, the questions of today are listed and none
-    is asked. Verdicts from a file count as answers to questions: no more of them are taken in a day than
-    `questions_per_day` in config.toml.
+    Each answer can be accepted, edited, rewritten or skipped. With --json, today's questions are listed instead of
+    asked. Verdicts from a file count toward the limit `questions_per_day` in config.toml, too.
     """
     if undo:
         with cli.open_profile() as personalizer:

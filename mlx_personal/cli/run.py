@@ -1,4 +1,4 @@
-"""`run`: run all pending steps that need nobody at the keyboard."""
+"""`run`: run all pending steps that need no input."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def run(cli: CommandContext) -> CommandResult:
     if not done:
         lines.append("No step is pending.")
     if open_questions:
-        lines.append(f"{open_questions} questions are open: {cli.command('review')}")
+        lines.append(f"{open_questions} questions are open; answer them with {cli.command('review')}")
     return CommandResult({"done": done, "open_questions": open_questions}, lambda console: print_lines(console, *lines))

@@ -1,4 +1,4 @@
-"""The server that `augment` and `lamp` name by their options."""
+"""Make the server that the options of `augment` and `lamp` describe."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def make_server(url: str, model: str, key_variable: str | None = None, temperatu
     Args:
         url: URL of an OpenAI-compatible endpoint.
         model: Name of the model on that server.
-        key_variable: Environment variable with the server's key; None for a server that needs none. No variable is
-            read that was not named, as the key of one server must not reach another.
+        key_variable: Environment variable that holds the server's API key; None for a server that needs none. No other
+            variable is read, because the key of one server must not reach another.
         temperature: Sampling temperature; None for the default.
     """
     from mlx_personal.augmentation.server import Server

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines
 from mlx_personal.cli.remedies import ProfileOptions
 from mlx_personal.cli.study_progress import cell_table, study_progress
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_personal.research.study import Cell, StudyResult
 
-# The names of `research.study`, which imports MLX.
+# Repeats names of `research.study`, because importing that package would import MLX.
 _EXPERIMENTS: Final = ("main", "ablation", "own", "tuning", "base", "scripts")
 _SWEEPS: Final = ("synthesis", "buffer", "entropy", "annotations", "order")
 _DATA: Final = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
@@ -34,7 +34,7 @@ def study() -> None:
 
 @study.command()
 @click.argument("folder", type=_PATH)
-@click.option("--model", default=MAC_MODEL, show_default=True, metavar="NAME_OR_PATH", help="Base model.")
+@click.option("--model", default=MAC_MODEL, show_default=True, metavar="REPO_OR_PATH", help="Base model.")
 @click.option(
     "--data",
     multiple=True,
@@ -50,24 +50,38 @@ def study() -> None:
     show_default=True,
     help="Experiment; can be given more than once.",
 )
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Number of seeds per cell.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Number of random seeds of each setting."
+)
 @click.option(
     "--order",
     type=click.Choice(_ORDERS),
-    help="Order of the stream; the experiment `order` runs all.  [default: correlated]",
+    help="Order of the stream; the experiment `order` runs all of them.  [default: correlated]",
 )
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1),
-    help="Strength of `--order correlated`, 0 to 1; the experiment `order` runs several.",
+    help="Strength of `--order correlated`; the experiment `order` runs several.  [default: 0.9]",
 )
 @click.option(
-    "--received", type=click.IntRange(1), help="Dialogues in the stream; `own` and `tuning` use half of them."
+    "--received",
+    type=click.IntRange(1),
+    help="Dialogues in the stream; `own` and `tuning` use half of them.  [default: 4600]",
 )
-@click.option("--every", type=click.IntRange(1), help="Dialogues between trainings; `own` and `tuning` train once.")
-@click.option("--evaluation", type=click.IntRange(1), help="Evaluation dialogues after each training.")
-@click.option("--answer-tokens", type=click.IntRange(1), help="Maximum tokens of an answer.")
-@click.option("--bins", type=click.IntRange(1), help="Bins of the buffer; the experiment `buffer` runs 32 to 512.")
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    help="Dialogues between two training runs; `own` and `tuning` train once.  [default: 800]",
+)
+@click.option(
+    "--evaluation", type=click.IntRange(1), help="Evaluation dialogues after each training run.  [default: 200]"
+)
+@click.option("--answer-tokens", type=click.IntRange(1), help="Maximum tokens of an answer.  [default: 128]")
+@click.option(
+    "--bins",
+    type=click.IntRange(1),
+    help="Bins of the buffer; the experiment `buffer` runs 32 to 512.  [default: 128]",
+)
 @click.option(
     "--synthetic",
     type=click.IntRange(0, 9),
@@ -76,11 +90,13 @@ def study() -> None:
     help="Synthetic dialogues per selected one, in `main`, `ablation`, `own` and `scripts`, which run with and without "
     "them; `synthesis` runs 0 to 9, the other experiments none.",
 )
-@click.option("--writer", type=_PATH, help="Folder of an adapter that writes the synthetic dialogues.")
-@click.option("--general", type=_PATH, help="General dialogues (JSON Lines) to measure forgetting on.")
-@click.option("--epochs", type=click.IntRange(1), help="Number of epochs of each training.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate.")
-@click.option("--max-seq-length", type=click.IntRange(2), help="Maximum tokens of a training sample.")
+@click.option(
+    "--writer", type=_PATH, metavar="FOLDER", help="Folder of an adapter that writes the synthetic dialogues."
+)
+@click.option("--general", type=_PATH, metavar="FILE", help="General dialogues (JSON Lines) to measure forgetting on.")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs of each training run.  [default: 3]")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 3e-4]")
+@click.option("--max-seq-length", type=click.IntRange(2), help="Maximum tokens of a training sample.  [default: 1024]")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per core]")
 @click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster (extra `cluster`).")
 @click.option(
@@ -108,10 +124,10 @@ def run(
     budget: float | None,
     **cell_settings: Any,
 ) -> CommandResult:
-    """Run the cells of the experiments that FOLDER lacks.
+    """Run the cells of the experiments that are missing in FOLDER.
 
-    The same command resumes an interrupted study. The defaults are the paper's sizes: 4,600 dialogues, a training every
-    800, 128 bins.
+    A cell is one run: a policy along one stream of dialogues, with one seed. The same command resumes an interrupted
+    study. The default sizes are the paper's: 4,600 dialogues, a training run after every 800, 128 bins.
     """
     from mlx_personal.research.study import StudySpec, run_study
 
@@ -168,12 +184,12 @@ def status(cli: CommandContext, folder: Path) -> CommandResult:
                     print_lines(
                         console,
                         f"{data} has {len(by_name)} {what}, which are not compared with each other: "
-                        f"{_counts_text(by_name)}",
+                        f"{counts_text(by_name)}",
                     )
-        print_lines(console, f"{len(cells)} cells; synthetic dialogues: {_counts_text(reasons) or 'none generated'}")
+        print_lines(console, f"{len(cells)} cells; synthetic dialogues: {counts_text(reasons, 'none generated')}")
         if not cells:
             command = ProfileOptions().command("study", "run", str(folder))
-            print_lines(console, f"No cell is finished: {command} resumes the study.")
+            print_lines(console, f"No cell has finished; run the study with {command}")
         if outdated:
             print_lines(console, _outdated_text(outdated))
 
@@ -183,7 +199,13 @@ def status(cli: CommandContext, folder: Path) -> CommandResult:
 
 @study.command()
 @click.argument("folder", type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="Output folder of report.md, report.json and the figures.")
+@click.option(
+    "--out",
+    type=_PATH,
+    required=True,
+    metavar="FOLDER",
+    help="Output folder of report.md, report.json and the figures.",
+)
 @json_option
 def report(cli: CommandContext, folder: Path, out: Path) -> CommandResult:
     """Make tables and figures of the study in FOLDER, with the paper's numbers beside them."""
@@ -228,19 +250,15 @@ def _count_by_data(cells: Sequence[Cell], value: Callable[[Cell], str]) -> dict[
     return {data: dict(counter) for data, counter in counts.items()}
 
 
-def _counts_text(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-
-
 def _outdated_text(count: int) -> str:
-    cells = "cell is" if count == 1 else "cells are"
-    return f"{count} more {cells} of another version of mlx-personal, which computes differently."
+    cells = "cell was" if count == 1 else "cells were"
+    return f"{count} more {cells} computed by an incompatible version of mlx-personal and left out."
 
 
 def _show_result(console: Console, result: StudyResult, folder: Path) -> None:
     print_lines(
         console,
-        f"{result.num_computed} cells run, {result.num_present} were there already.",
+        f"{result.num_computed} cells computed, {result.num_present} stored already.",
         *(f"failed: {cell.policy} on {cell.data}, seed {cell.seed}: {error}" for cell, error in result.failed),
     )
     if result.skipped:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def study_progress(cli: CommandContext) -> Iterator[Progress]:
-    """Show a table that fills on a terminal, lines elsewhere, and nothing with `--json`.
+    """Show a live table on a terminal, lines elsewhere, and nothing with `--json`.
 
     Args:
         cli: The command's context.
@@ -91,7 +91,7 @@ def _count_text(count: tuple[int, int] | None) -> str:
 
 
 def _planned_cells(event: ProgressEvent) -> tuple[Cell, ...]:
-    """Return the cells that a run is about to compute, which its first event names."""
+    """Return the cells that a run is about to compute, which are in the detail of its first event."""
     return event.detail if isinstance(event.detail, tuple) else ()
 
 

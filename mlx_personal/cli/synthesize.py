@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run_synthesis(cli: CommandContext, personalizer: Personalizer, regenerate: b
 
 
 def synthesis_text(result: SynthesisResult) -> str:
-    """Return a sentence about a synthesis."""
+    """Return a sentence about the result of a synthesis."""
     if not result.dialogues:
         return "Every annotated dialogue has synthetic dialogues already."
     if not result.kept:
@@ -43,5 +43,5 @@ def synthesis_text(result: SynthesisResult) -> str:
             f"None of {result.generated} rewrites could be kept: this model does not follow the instruction to "
             "rewrite. You can train without synthetic dialogues; an instruction-tuned base model would write them."
         )
-    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(result.dropped.items())) or "none dropped"
+    dropped = counts_text(result.dropped, "none dropped")
     return f"{result.dialogues} dialogues rewritten: {result.kept} of {result.generated} rewrites kept ({dropped})."

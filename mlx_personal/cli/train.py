@@ -1,4 +1,4 @@
-"""`train`: train an adapter, or show what a training would take."""
+"""`train`: train an adapter, or show what a training run would take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlx_personal.finetune import TrainingEstimate, TrainingReport, TrainingStep
     from mlx_personal.personalizer import Personalizer, TrainResult
 
-# What to say when Ctrl-C or SIGTERM stops a training, by what is displayed: what happened, and what to do.
+# What to say when Ctrl-C or SIGTERM stops a training run, by its phase: what happened, and what to do.
 _INTERRUPTED: Final = {
     "prepare": ("the training was interrupted before its first step", "the same command starts it again"),
     "train": ("the training was interrupted", "the same command resumes it from its last checkpoint"),
@@ -35,15 +35,15 @@ _PLOT_WIDTH, _PLOT_HEIGHT = 100, 14
 
 
 @click.command()
-@click.option("--restart", is_flag=True, help="Discard an interrupted training and start again.")
+@click.option("--restart", is_flag=True, help="Discard an interrupted training run and start again.")
 @click.option(
-    "--dry-run", is_flag=True, help="Train nothing: show the samples, the steps and the memory it would take."
+    "--dry-run", is_flag=True, help="Show the samples, steps and memory of a training run without running it."
 )
 @json_option
 def train(cli: CommandContext, restart: bool, dry_run: bool) -> CommandResult | None:
     """Train an adapter on the annotated and synthetic dialogues.
 
-    An interrupted training is resumed. Under `mlx.launch`, several machines train together.
+    An interrupted training run is resumed. Under `mlx.launch`, several machines train together.
     """
     if dry_run:
         with cli.open_profile(write=False) as personalizer:
@@ -69,7 +69,7 @@ def run_training(cli: CommandContext, personalizer: Personalizer, restart: bool 
 
     meter = EnergyMeter()
     with terminate_immediately(), contextlib.ExitStack() as stack:
-        # One display at a time, each from the first event that it shows.
+        # Only one display is active at a time; each opens with its first event.
         current: dict[str, Progress] = {}
 
         def display(phase: str, make: Callable[[], contextlib.AbstractContextManager[Progress]]) -> Progress:
@@ -98,7 +98,7 @@ def run_training(cli: CommandContext, personalizer: Personalizer, restart: bool 
 
 
 def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
-    """Return sentences about a training and its evaluation."""
+    """Return sentences about a training run and its evaluation."""
     report = result.report
     computed_share = (report.steps - report.resumed_from) / report.steps
     tokens_per_second = report.target_tokens * report.epochs * computed_share / report.elapsed_s
@@ -113,7 +113,7 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
     lines += _excluded_lines(report)
     lines += [f"Note: {note}" for note in report.notes]
     lines.append(
-        "No plot of the losses without matplotlib: pip install 'mlx-personal[plots]'"
+        "For a plot of the losses, install matplotlib: pip install 'mlx-personal[plots]'"
         if result.plot is None
         else f"Plot of the losses: {result.plot}"
     )
@@ -151,7 +151,7 @@ def _estimate_lines(estimate: TrainingEstimate) -> list[str]:
     layers = f"All {estimate.layers} layers are adapted; none is frozen."
     if estimate.frozen_layers:
         layers = (
-            f"{estimate.frozen_layers} of {estimate.layers} layers are frozen and computed once a sample; "
+            f"{estimate.frozen_layers} of {estimate.layers} layers are frozen and computed once per sample; "
             f"their output is cached {cache}."
         )
     lines = [
@@ -193,5 +193,5 @@ def _excluded_lines(training: TrainingReport | TrainingEstimate) -> list[str]:
     if training.dropped_samples:
         parts.append(f"{training.dropped_samples} samples have no target and are dropped")
     if training.truncated_samples:
-        parts.append(f"{training.truncated_samples} samples are too long and lose their beginning")
+        parts.append(f"{training.truncated_samples} samples are too long and are truncated at the start")
     return [", ".join(parts) + "."] if parts else []

@@ -1,4 +1,4 @@
-"""The progress line of a training: steps, loss, time left, speed, memory and power."""
+"""The progress line of a training run: steps, loss, time left, speed, memory and power."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlx_personal.cli.context import CommandContext
     from mlx_personal.finetune import TrainingStep
 
-# Steps that loss and speed are averaged over: those of a single step depend on its samples.
+# Optimizer steps that loss and speed are averaged over: those of a single step depend on its samples.
 _WINDOW: Final = 20
 # Width of the bar in characters.
 _BAR_WIDTH: Final = 8
@@ -23,7 +23,7 @@ _LABEL: Final = "Training"
 
 @contextlib.contextmanager
 def training_progress(cli: CommandContext) -> Iterator[Progress]:
-    """Show the progress line of a training on a terminal and nothing elsewhere.
+    """Show the progress line of a training run on a terminal and nothing elsewhere.
 
     Args:
         cli: The command's context.
@@ -59,7 +59,7 @@ def training_progress(cli: CommandContext) -> Iterator[Progress]:
 
 
 class StepStatistics:
-    """The statistics of the last steps of a training, as the progress line shows them."""
+    """The statistics of the last optimizer steps, as the progress line shows them."""
 
     def __init__(self) -> None:
         self._steps: deque[TrainingStep] = deque(maxlen=_WINDOW)
@@ -69,7 +69,7 @@ class StepStatistics:
         self._steps.append(step)
 
     def texts(self, peak_memory_bytes: int) -> list[str]:
-        """Return the texts of the line, the most important first; what is not known is left out.
+        """Return the texts of the line, the most important first, without unknown values.
 
         Args:
             peak_memory_bytes: The most memory that MLX has held so far.

@@ -65,7 +65,7 @@ def test_users_from_consent_to_adapters_and_ledger(
     assert out.stat().st_mode & 0o777 == 0o700
     result = run_cli(*command)
     assert result.exit_code == 0, result.output
-    assert "6 new responses, 0 were there already, 90 tokens in all." in result.stdout
+    assert "6 new responses, 0 from the cache, 90 tokens in total." in result.stdout
     assert "2 new adapters in" in result.stdout and "ann: 4 records, 4 sent," in result.stdout
     assert (out / "adapters" / "bob" / "adapters.safetensors").exists()
     again = run_json(*command)
@@ -137,7 +137,7 @@ def test_profile_from_consent_to_synthetic_dialogues(
     completed = run_json(*command)
     assert completed["kept"] > 0 and completed["asked"]["new"] == 3 and "answers" not in completed["asked"]
     assert sorted(r["body"] for r in result["requests"]) == sorted(r.body.decode() for r in fake_server.received)
-    assert "synthetic dialogues were there already" in run_cli(*command).stdout
+    assert "synthetic dialogues were stored already" in run_cli(*command).stdout
     assert run_json("augment", "ledger")["attempts"] == 3
     assert run_json("augment", "consent", *server_options, "--withdraw")["granted"] is False
     assert "nothing is sent" in error_line(*command)
@@ -170,8 +170,8 @@ def test_unreachable_server_leaves_users_for_the_next_run(
     fake_server.default_fault = Fault(status=500)
     result = run_cli(*command)
     assert result.exit_code == 1
-    assert "incomplete ann: some responses are missing; run it again" in result.stdout
-    assert "does not respond (it" in result.stdout
+    assert "incomplete ann: some responses are missing; run the same command again" in result.stdout
+    assert "does not respond (it returned HTTP 500)" in result.stdout
     fake_server.default_fault = None
     assert list(run_json(*command)["learnt"]) == ["ann", "bob"]  # codespell:ignore learnt
 

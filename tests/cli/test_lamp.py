@@ -70,7 +70,7 @@ def test_official_files_are_run_unchanged(
 def test_result_is_shown_as_text(command: list[Any], tmp_path: Path) -> None:
     result = run_cli(*command)
     assert result.exit_code == 0
-    assert "3 users, 6 queries, 12 items.\n3 results computed, 0 were there already.\n" in result.stdout
+    assert "3 users, 6 queries, 12 items.\n3 results computed, 0 stored already.\n" in result.stdout
     assert (
         "MAE" in result.stdout and f"Predictions in LaMP's format: {tmp_path / 'run' / 'predictions'}" in result.stdout
     )
@@ -111,7 +111,7 @@ def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: l
         assert (data["ran"], len(fake_server.received)) == (6, 6 + 6) and data["server_tokens"] == 12 * 15
         cut = run_cli(*command, "--method", "cloud:1", "--token-budget", "1")
         assert cut.exit_code == 1
-        assert "the token budget is used up" in cut.stdout and "3 results wait for responses" in cut.stdout
+        assert "the token budget is used up" in cut.stdout and "3 results lack responses" in cut.stdout
 
 
 # Counts of what was skipped
@@ -217,9 +217,7 @@ def test_questions_without_outputs_are_refused(command: list[Any]) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "there is no LaMP run here; run the LaMP benchmark first, or name its folder" in error_line(
-        "lamp", "report", tmp_path
-    )
+    assert "there is no LaMP run here; run `mlx-personal lamp run` first" in error_line("lamp", "report", tmp_path)
     file = tmp_path / "file"
     file.write_text("")
     assert "is a file; a LaMP run is a folder; name a folder" in error_line("lamp", "report", file)

@@ -20,6 +20,16 @@ def test_usage_errors_are_on_one_line(home: Path) -> None:
         error_line(*arguments)
 
 
+@pytest.mark.parametrize(
+    "command", [("buffer", "show"), ("buffer", "why"), ("adapters", "show"), ("adapters", "promote")]
+)
+@pytest.mark.parametrize("number", [0, 2**63])
+def test_numbers_that_the_database_cannot_store_are_refused(
+    profile: Path, command: tuple[str, str], number: int
+) -> None:
+    assert "is not in the range" in error_line(*command, number)
+
+
 def test_profile_in_use_is_reported_on_one_line(profile: Path, chats: Path) -> None:
     from mlx_personal.profile import Store
 
@@ -81,9 +91,10 @@ def test_errors_are_printed_as_json_too(home: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_help_names_every_command() -> None:
-    shown = run_cli("--help").stdout
+    result = run_cli("--help")
+    assert result.exit_code == 0
     for name in COMMANDS:
-        assert f"  {name} " in shown
+        assert f"  {name} " in result.stdout
 
 
 def test_shells_complete_commands() -> None:

@@ -42,6 +42,14 @@ def test_consent_names_the_whole_command() -> None:
     (command,) = commands(remedy_sentence(Remedy(Action.GRANT_CONSENT, ARGUMENTS)))
     options = ["--server", "https://example.org/v1", "--server-model", "big model", "--out", "my folder"]
     assert command == ["mlx-personal", "augment", "consent", *options]
+    server_and_model = {"server": "https://example.org/v1", "model": "big model"}
+    (command,) = commands(remedy_sentence(Remedy(Action.GRANT_CONSENT, server_and_model)))
+    assert command == ["mlx-personal", "augment", "consent", *options[:4]]
+
+
+def test_restart_of_a_training_names_the_profile() -> None:
+    (command,) = commands(remedy_sentence(Remedy(Action.RESTART_TRAINING), ProfileOptions("work")))
+    assert command == ["mlx-personal", "--profile", "work", "train", "--restart"]
 
 
 def test_hint_and_remedy_are_both_in_the_line() -> None:

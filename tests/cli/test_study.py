@@ -51,7 +51,7 @@ def test_study_is_run_once_shown_and_reported(study: list[str], tmp_path: Path) 
     folder, out = study[2], tmp_path / "report"
     first = run_cli(*study)
     assert first.exit_code == 0
-    assert "8 cells run, 0 were there already" in first.stdout
+    assert "8 cells computed, 0 stored already" in first.stdout
     assert "cells 8/8" in first.stderr  # a line a cell where standard error is no terminal
     assert run_json(*study) == {"found": 8, "ran": 0, "failed": [], "left_out": []}
     counts = run_json("study", "status", folder)["by_policy"]["alpaca"]
@@ -121,7 +121,7 @@ def test_study_without_cells_is_shown(study: list[str]) -> None:
     error_line(*study, "--writer", "nowhere")
     result = run_cli("study", "status", study[2])
     assert result.exit_code == 0
-    assert "0 cells; synthetic dialogues: none generated\nNo cell is finished" in result.stdout
+    assert "0 cells; synthetic dialogues: none generated\nNo cell has finished" in result.stdout
     assert run_json("study", "status", study[2])["cells"] == 0
 
 
@@ -173,7 +173,7 @@ def test_cells_of_another_version_are_counted_separately(study: list[str]) -> No
     change_settings(study[2], lambda plain: plain.update(protocol=0))
     result = run_cli("study", "status", study[2]).stdout
     assert "7 cells; " in result
-    assert "1 more cell is of another version" in result
+    assert "1 more cell was computed by an incompatible version" in result
     assert run_json("study", "status", study[2])["outdated"] == 1
 
 

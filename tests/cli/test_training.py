@@ -144,7 +144,7 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
     more += f"general_data = {json.dumps(str(general))}"
     settings.write_text(settings.read_text().replace("epochs = 4", more))
     result = run_cli("train", "--dry-run").stdout
-    assert "1 of 2 layers are frozen and computed once a sample; their output is cached in memory" in result
+    assert "1 of 2 layers are frozen and computed once per sample; their output is cached in memory" in result
     assert (
         "1 samples are held out to find the best epoch.\n1 general samples are held out to measure forgetting.\n"
         in result
