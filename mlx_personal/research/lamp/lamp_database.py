@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, Self
 
+from mlx_personal.errors import Action
 from mlx_personal.research.lamp.lamp_results import Count, MethodResult, StoredResult
 from mlx_personal.research.lamp.methods import current_name, stored_name
 from mlx_personal.storage.database import Database, DatabaseSchema, check_database_folder, utc_now
@@ -47,7 +48,7 @@ class LampDatabase:
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        check_database_folder(folder, SCHEMA, write, "run the LaMP benchmark first, or name its folder")
+        check_database_folder(folder, SCHEMA, write, Action.RUN_LAMP)
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 
