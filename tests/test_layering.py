@@ -62,6 +62,15 @@ def imported_packages(node: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in child.names if alias.name in LAYERS)
 
 
+def imported_names(node: ast.AST) -> Iterator[str]:
+    """Yield the full names of all modules, and of names in them, that the code under a node imports."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+
+
 def modules(package: str = "") -> list[Path]:
     folder = ROOT / package
     return sorted(folder.glob("**/*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
@@ -106,6 +115,21 @@ def test_a_package_imports_only_lower_layers(package: str) -> None:
 def test_an_optional_component_is_imported_by_the_command_line_only(component: str, importers: set[str]) -> None:
     files = [file for file in modules() if component in imported_packages(parse(file))]
     assert {file.relative_to(ROOT).parts[0] for file in files} <= {component} | importers
+
+
+@pytest.mark.parametrize(
+    ("package", "independent_of"),
+    [
+        ("research/study", ["mlx_personal.research.lamp", "mlx_personal.augmentation"]),
+        ("research/lamp", ["mlx_personal.research.study"]),
+    ],
+)
+def test_a_research_package_is_independent_of_the_others(package: str, independent_of: list[str]) -> None:
+    for file in modules(package):
+        names = set(imported_names(parse(file)))
+        assert not {name for name in names if any(f"{name}.".startswith(f"{other}.") for other in independent_of)}, (
+            name_of(file)
+        )
 
 
 @pytest.mark.parametrize("component", OPTIONAL_COMPONENTS)

@@ -69,5 +69,5 @@ def test_a_query_that_cannot_be_trained_on_is_a_user_error(
 ) -> None:
     others = write_lamp_files(tmp_path / "others", seed=2) / "LaMP_3_history.json"
     edit_json(others, lambda users: users[0]["query"][0].update(input=users[0]["query"][0]["input"] + "\0"))
-    with pytest.raises(UserError, match="cannot be trained on: a NUL"):
+    with pytest.raises(UserError, match="cannot be trained on: a NUL byte"):
         run_lamp(tmp_path / "run", lamp_spec(world, tiny_model_folder, "oppu", others=others))
