@@ -4,7 +4,7 @@
 // once for all QUERIES queries, and the queries, which every block reads again, stay in the cache.
 // Order of summation: a lane adds its products in increasing d, then simd_sum adds the lanes. Always in float32.
 
-#include "rescue.h"
+#include "safe_scale.h"
 
 // 0 for a zero vector: its cosine with anything is 0.
 METAL_FUNC float inverse_norm(float squared_norm) {
@@ -36,7 +36,7 @@ METAL_FUNC Tile<QUERIES> read_tile(P queries, uint first, uint count, uint dim, 
   for (int q = 0; q < QUERIES; q++) {
     tile.start[q] = size_t(min(first + q, count - 1)) * dim;
     float squared = squared_norm(queries, tile.start[q], dim, 1.0f, lane);
-    tile.scale[q] = rescue(squared);
+    tile.scale[q] = safe_scale(squared);
     if (tile.scale[q] != 1.0f) {
       squared = squared_norm(queries, tile.start[q], dim, tile.scale[q], lane);
     }
@@ -86,8 +86,8 @@ METAL_FUNC Cosines<QUERIES, ROWS> cosines(
     // All lanes have the same sums, so all lanes of a simdgroup repeat the loop together.
     for (int r = 0; r < ROWS; r++) {
       squared[r] = simd_sum(squared[r]);
-      if (scale[r] == 1.0f && rescue(squared[r]) != 1.0f) {
-        scale[r] = rescue(squared[r]);
+      if (scale[r] == 1.0f && safe_scale(squared[r]) != 1.0f) {
+        scale[r] = safe_scale(squared[r]);
         again = true;
       }
     }

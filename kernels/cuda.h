@@ -1,5 +1,5 @@
 // The parts of Metal that the kernels use, defined in CUDA: simdgroup = warp, threadgroup memory = shared memory.
-// `launch.py` removes Metal's address spaces from the text and declares threadgroup memory as __shared__.
+// `build.py` removes Metal's address spaces from the text and declares threadgroup memory as __shared__.
 
 #define METAL_FUNC __device__ __forceinline__
 

@@ -9,7 +9,7 @@
 // simd_sum.
 // Bins: [low + i w, low + (i + 1) w), the last one closed. A value on an edge is in the upper bin, which is decided with
 // twice the precision of float32; numpy.histogram rounds its edges and may put it into the lower bin.
-#include "rescue.h"
+#include "safe_scale.h"
 
 static constant constexpr uint BINS = 100;
 static constant constexpr uint THREADS = 256;
@@ -59,7 +59,7 @@ threadgroup float highest[SIMDGROUPS];
 
 const uint thread_index = thread_index_in_threadgroup;
 const uint lane = thread_index_in_simdgroup;
-const uint team = simdgroup_index_in_threadgroup;
+const uint simdgroup_index = simdgroup_index_in_threadgroup;
 const uint dialogue = threadgroup_position_in_grid.x;
 const uint tokens = states_shape[1];
 const uint dim = states_shape[2];
@@ -80,8 +80,8 @@ for (uint d = thread_index; d < dim; d += THREADS) {
 low = simd_min(low);
 high = simd_max(high);
 if (lane == 0) {
-  lowest[team] = low;
-  highest[team] = high;
+  lowest[simdgroup_index] = low;
+  highest[simdgroup_index] = high;
 }
 for (uint bin = thread_index; bin < BINS; bin += THREADS) {
   atomic_store_explicit(&counts[bin], 0u, memory_order_relaxed);
@@ -98,14 +98,14 @@ if (low == high) {
   return;
 }
 const float spread = 0.5f * high - 0.5f * low;
-const float scale = rescue(spread);
+const float scale = safe_scale(spread);
 const Precise range = difference(scale * high, scale * low);
 for (uint d = thread_index; d < dim; d += THREADS) {
   const uint bin = bin_of(scale * float(states[origin + d]), scale * low, range);
   atomic_fetch_add_explicit(&counts[bin], 1u, memory_order_relaxed);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
-if (team == 0) {
+if (simdgroup_index == 0) {
   float bits = 0.0f;
   for (uint bin = lane; bin < BINS; bin += 32) {
     const uint count = atomic_load_explicit(&counts[bin], memory_order_relaxed);

@@ -1,6 +1,6 @@
 // In-domain cosine distance: for each query the sum of 1 - cos to the bank's rows of its domain, and how many they are.
 //
-// Shapes: queries [B, D], query_domains [B], own [B] (a bank row to leave out, the query itself; -1 for none),
+// Shapes: queries [B, D], query_domains [B], excluded_rows [B] (a bank row to leave out; -1 for none),
 // bank [R, D], bank_domains [R] -> partial_distance [G, B] float, partial_count [G, B] int, for G ranges of rows.
 // Launch: G x ceil(B / QUERIES) threadgroups of 8 simdgroups; each simdgroup takes every 8th block of ROWS rows of its
 // group's range. Blocks without a row of these domains are not read.
@@ -33,22 +33,23 @@ for (int q = 0; q < QUERIES; q++) {
   counted[q] = 0;
 }
 for (uint row = begin + simdgroup_index * ROWS; row < end; row += SIMDGROUPS * ROWS) {
-  bool wanted[QUERIES][ROWS];
-  bool any_wanted = false;
+  bool included[QUERIES][ROWS];
+  bool any_included = false;
   for (int q = 0; q < QUERIES; q++) {
     const uint query = min(first_query + q, query_count - 1);
     for (int r = 0; r < ROWS; r++) {
-      wanted[q][r] = row + r < end && bank_domains[row + r] == query_domains[query] && own[query] != int(row + r);
-      any_wanted = any_wanted || wanted[q][r];
+      included[q][r] = row + r < end && bank_domains[row + r] == query_domains[query] &&
+          excluded_rows[query] != int(row + r);
+      any_included = any_included || included[q][r];
     }
   }
-  if (!any_wanted) {
+  if (!any_included) {
     continue;
   }
   const Cosines<QUERIES, ROWS> cosine = cosines<QUERIES, ROWS>(queries, tile, bank, row, row_count, dim, lane);
   for (int q = 0; q < QUERIES; q++) {
     for (int r = 0; r < ROWS; r++) {
-      if (wanted[q][r]) {
+      if (included[q][r]) {
         distance[q] += 1.0f - cosine.of[q][r];
         counted[q] += 1;
       }

@@ -1,11 +1,11 @@
 // Pairwise cosine distance fused with its minimum: for each query the highest cosine with a bank row, and which row.
 //
-// Shapes: queries [M, D], bank [R, D] with R > 0 -> partial_cosine [G, M] float, partial_index [G, M] int, for G ranges
+// Shapes: queries [B, D], bank [R, D] with R > 0 -> partial_cosine [G, B] float, partial_index [G, B] int, for G ranges
 // of rows; an empty range gives -2, which is below every cosine, and row 0.
-// Launch: G x ceil(M / QUERIES) threadgroups of 8 simdgroups; each simdgroup takes every 8th block of ROWS rows of its
+// Launch: G x ceil(B / QUERIES) threadgroups of 8 simdgroups; each simdgroup takes every 8th block of ROWS rows of its
 // group's range.
-// Memory: the bank is read once per tile of queries, the queries from the cache; 8 G M bytes are written, and nothing
-// of size M x R.
+// Memory: the bank is read once per tile of queries, the queries from the cache; 8 G B bytes are written, and nothing
+// of size B x R.
 // Order: of equal cosines the first row is taken, in a simdgroup, in a threadgroup, and (by the caller) over G.
 #include "cosine.h"
 

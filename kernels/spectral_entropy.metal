@@ -8,7 +8,7 @@
 // Order of summation: a token's products tile by tile, in increasing d. Always in float32.
 // Eigenvalues: cyclic Jacobi. In a round all tokens form pairs, and 32 simultaneous rotations clear 32 entries; only
 // the upper triangle is stored. A sweep of 63 rounds covers all pairs, and about six sweeps are enough.
-#include "rescue.h"
+#include "safe_scale.h"
 
 static constant constexpr uint WINDOW = 64;
 static constant constexpr uint COLUMNS = 32;
@@ -52,7 +52,7 @@ threadgroup float total[2];
 
 const uint thread_index = thread_index_in_threadgroup;
 const uint lane = thread_index_in_simdgroup;
-const uint team = simdgroup_index_in_threadgroup;
+const uint simdgroup_index = simdgroup_index_in_threadgroup;
 const uint window = threadgroup_position_in_grid.y;
 const uint dialogue = threadgroup_position_in_grid.z;
 const uint tokens = states_shape[1];
@@ -88,7 +88,7 @@ for (bool again = true; again;) {
     float values[WINDOW / SIMDGROUPS];
     float sum = 0.0f;
     for (uint i = 0; i < WINDOW / SIMDGROUPS; i++) {
-      const uint row = team + i * SIMDGROUPS;
+      const uint row = simdgroup_index + i * SIMDGROUPS;
       values[i] = 0.0f;
       if (inside && row < rows) {
         const float value = scale * float(states[origin + size_t(row) * dim + first + lane]);
@@ -97,7 +97,7 @@ for (bool again = true; again;) {
         energy += value * value;
       }
     }
-    partial[team][lane] = sum;
+    partial[simdgroup_index][lane] = sum;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float mean = 0.0f;
     for (uint s = 0; s < SIMDGROUPS; s++) {
@@ -105,7 +105,7 @@ for (bool again = true; again;) {
     }
     mean /= float(rows);
     for (uint i = 0; i < WINDOW / SIMDGROUPS; i++) {
-      const uint row = team + i * SIMDGROUPS;
+      const uint row = simdgroup_index + i * SIMDGROUPS;
       tile[row][lane] = row < rows ? values[i] - mean : 0.0f;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -130,10 +130,10 @@ for (bool again = true; again;) {
     }
   }
   if (lane == 0) {
-    partial[team][0] = energy;
+    partial[simdgroup_index][0] = energy;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (team == 0) {
+  if (simdgroup_index == 0) {
     const float trace = simd_sum(gram[entry(lane, lane)] + gram[entry(lane + 32, lane + 32)]);
     const float all_energy = simd_sum(lane < SIMDGROUPS ? partial[lane][0] : 0.0f);
     if (lane == 0) {
@@ -142,9 +142,9 @@ for (bool again = true; again;) {
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  again = scale == 1.0f && rescue(total[0]) != 1.0f;
+  again = scale == 1.0f && safe_scale(total[0]) != 1.0f;
   if (again) {
-    scale = rescue(total[0]);
+    scale = safe_scale(total[0]);
   }
 }
 const float trace = total[0];
@@ -185,7 +185,7 @@ for (uint sweep = 0; sweep < MOST_SWEEPS; sweep++) {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // Two pairs have four entries in common, which no other two pairs use.
-    for (uint a = team; a < pairs; a += SIMDGROUPS) {
+    for (uint a = simdgroup_index; a < pairs; a += SIMDGROUPS) {
       if (a < lane && lane < pairs) {
         const uint p = first_of_pair(round, a, size);
         const uint q = second_of_pair(round, a, size);
@@ -204,7 +204,7 @@ for (uint sweep = 0; sweep < MOST_SWEEPS; sweep++) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
   // Only lanes of the first simdgroup have cleared entries.
-  if (team == 0) {
+  if (simdgroup_index == 0) {
     cleared = simd_sum(cleared);
     if (lane == 0) {
       total[0] = cleared;
@@ -216,7 +216,7 @@ for (uint sweep = 0; sweep < MOST_SWEEPS; sweep++) {
   }
 }
 
-if (team == 0) {
+if (simdgroup_index == 0) {
   const float low = lane < rows ? max(gram[entry(lane, lane)], 0.0f) : 0.0f;
   const float high = lane + 32 < rows ? max(gram[entry(lane + 32, lane + 32)], 0.0f) : 0.0f;
   const float sum = simd_sum(low + high);

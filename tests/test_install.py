@@ -18,11 +18,11 @@ from tests.support.paths import KERNEL_SOURCES, ROOT
 LOCATE = """
 from pathlib import Path
 import mlx_personal
-from mlx_personal.kernels import launch
-header, body = launch.read_source("nearest")
+from mlx_personal.kernels import build
+header, body = build.read_source("nearest")
 assert "simdgroup" in body
 print(mlx_personal.__file__)
-print(launch.find_sources(Path(launch.__file__).parent))
+print(build.find_sources(Path(build.__file__).parent))
 """
 
 

@@ -1,17 +1,18 @@
-"""The scoring kernels: launchers of the Metal sources, which also run as CUDA, and the same in plain operations.
+"""Scoring kernels: launchers of the Metal sources, which also run as CUDA, and references in plain MLX operations.
 
-Each kernel is a `.metal` file and a module of the same name. Its functions are, for example: `nearest`, which checks
-its arguments and chooses an implementation; `nearest_kernel`, which launches the kernel; `nearest_ops`, the reference;
-and where it is faster on a CPU `nearest_cpu`, in NumPy.
+Each kernel is a `.metal` file and a module of the same name. `nearest`, for example, has these functions: `nearest`
+checks its arguments and chooses an implementation; `nearest_kernel` launches the kernel; `nearest_ops` is the
+reference; `nearest_cpu` is a NumPy implementation, for kernels where that is faster on a CPU.
 
 Modules:
     spectral_entropy: Spectral entropy of embedding, the default EOE.
     histogram_entropy: Histogram entropy of embedding, the EOE of the authors' script.
     in_domain_distance: Mean cosine distance to the rows of the same domain, which is IDD before clipping.
     nearest: Smallest cosine distance, and the row that has it.
-    cosine: What the two kernels of cosine distances have in common.
-    launch: Build kernels from their sources, and check arguments.
-    rescue: Rescale vectors whose squares would overflow or vanish, for NumPy.
+    cosine: Launch geometry and normalization for the two kernels of cosine distances.
+    build: Build kernels from their sources.
+    checks: Check the shapes and dtypes of arguments.
+    safe_scale: Scale vectors whose squares would overflow or vanish in float32.
 """
 
 from __future__ import annotations

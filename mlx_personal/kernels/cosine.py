@@ -1,4 +1,4 @@
-"""What the two kernels of cosine distances have in common: checks, launch geometry, and cosines on a CPU."""
+"""Launch geometry and normalization for the two kernels of cosine distances."""
 
 from __future__ import annotations
 
@@ -8,36 +8,22 @@ from typing import TypedDict
 import mlx.core as mx
 import numpy as np
 
-from . import launch
-from .rescue import LARGEST_SQUARES, SMALLEST_SQUARES, rescue
+from .build import SIMD_WIDTH
+from .safe_scale import LARGEST_SQUARES, SMALLEST_SQUARES, safe_scale
 
 _SIMDGROUPS = 8
-# Queries that share one reading of the bank, and rows that share one reading of those queries.
-_QUERIES = 8
-_ROWS = 4
-# A smaller bank has too little work to give each simdgroup four rows at a time.
-_MANY_ROWS = 4096
-# Size of the partial results of all threadgroups, 8 bytes per query and group; and a number of groups that is enough
-# for any GPU, yet small enough that each works on many rows for the one time it reads its queries' norms.
+# Queries of a tile, for which a row is read once, and rows of a block, for which a tile is read once.
+_TILE_QUERIES = 8
+_BLOCK_ROWS = 4
+# A smaller bank has too few rows to give each simdgroup a whole block at a time.
+_MIN_ROWS_FOR_BLOCKS = 4096
+# Maximum size of the partial results of all threadgroups, 8 bytes per query and group.
 _PARTIAL_BYTES = 1 << 20
+# Enough groups for any GPU, and few enough that each processes many rows per reading of its queries' norms.
 _MAX_GROUPS = 512
-# Size of the part of a bank that a CPU works on at once: smaller parts cost more calls, larger ones do not stay in the
-# cache between the norms and the products.
+# Size of a bank's chunk on a CPU: smaller ones cost more calls, larger ones do not stay in the cache between the norms
+# and the products.
 _CHUNK_BYTES = 1 << 23
-
-
-def check_inputs(queries: mx.array, bank: mx.array) -> None:
-    """Check queries [B, D] and a bank [R, D] of the same dtype.
-
-    Raises:
-        ValueError: If a shape or dtype is wrong; names the argument.
-    """
-    launch.check_matrix("queries", queries)
-    launch.check_matrix("bank", bank)
-    if bank.shape[1] != queries.shape[1]:
-        raise ValueError(f"bank has {bank.shape[1]} dimensions, queries have {queries.shape[1]}")
-    if bank.dtype != queries.dtype:
-        raise ValueError(f"bank is {launch.dtype_name(bank)}, queries are {launch.dtype_name(queries)}")
 
 
 class LaunchGeometry(TypedDict):
@@ -51,7 +37,7 @@ class LaunchGeometry(TypedDict):
 
 
 def launch_geometry(queries: mx.array, bank: mx.array) -> LaunchGeometry:
-    """Return the launch of a kernel over tiles of queries and ranges of rows.
+    """Return the launch geometry of a kernel over tiles of queries and ranges of rows.
 
     Args:
         queries: [B, D], B > 0.
@@ -60,10 +46,10 @@ def launch_geometry(queries: mx.array, bank: mx.array) -> LaunchGeometry:
     Returns:
         Arguments of the kernel's call; its outputs are [groups, B].
     """
-    tile = 1 if len(queries) == 1 else _QUERIES
-    rows = _ROWS if len(bank) >= _MANY_ROWS else 1
+    tile = 1 if len(queries) == 1 else _TILE_QUERIES
+    rows = _BLOCK_ROWS if len(bank) >= _MIN_ROWS_FOR_BLOCKS else 1
     groups = min(-(-len(bank) // (_SIMDGROUPS * rows)), _MAX_GROUPS, max(1, _PARTIAL_BYTES // (8 * len(queries))))
-    threads = _SIMDGROUPS * launch.SIMD_WIDTH
+    threads = _SIMDGROUPS * SIMD_WIDTH
     return {
         "template": [("T", bank.dtype), ("QUERIES", tile), ("ROWS", rows)],
         "grid": (groups * threads, -(-len(queries) // tile), 1),
@@ -77,6 +63,12 @@ def normalize(vectors: mx.array) -> mx.array:
     """Scale rows to unit norm in float32; zero rows stay zero.
 
     The rows are scaled twice, so that no square overflows or vanishes.
+
+    Args:
+        vectors: [N, D], any float dtype.
+
+    Returns:
+        float32 [N, D].
     """
     vectors = vectors.astype(mx.float32)
     largest = mx.abs(vectors).max(axis=-1, keepdims=True)
@@ -90,7 +82,7 @@ def bank_chunks(bank: mx.array, products: int = 1) -> Iterator[tuple[int, np.nda
 
     Args:
         bank: [R, D], any float dtype.
-        products: Number of floats that the caller computes from a row, which count for the size of a chunk too.
+        products: Number of floats that the caller computes from a row; they limit the size of a chunk too.
 
     Yields:
         The index of the first row; the rows, float32 [n, D]; and their inverse norms, float32 [n]. A row times its
@@ -104,14 +96,21 @@ def bank_chunks(bank: mx.array, products: int = 1) -> Iterator[tuple[int, np.nda
         rows = np.array(bank[chunk].astype(mx.float32), copy=False) if view is None else view[chunk]
         squares = np.einsum("rd,rd->r", rows, rows)
         if squares.max() > LARGEST_SQUARES or squares.min() < SMALLEST_SQUARES:
-            rows = rows * rescue(squares)[:, None]
+            rows = rows * safe_scale(squares)[:, None]
             squares = np.einsum("rd,rd->r", rows, rows)
         # Only zero rows are below the smallest normal float now, and they stay zero times any finite number.
         yield start, rows, 1 / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
 
 
 def normalize_on_cpu(vectors: mx.array) -> np.ndarray:
-    """Scale rows to unit norm like `normalize`, in NumPy: float32 [n, D]."""
+    """Scale rows to unit norm in NumPy; zero rows stay zero.
+
+    Args:
+        vectors: [N, D], any float dtype.
+
+    Returns:
+        float32 [N, D].
+    """
     normalized = np.zeros(vectors.shape, np.float32)
     for start, rows, inverse_norms in bank_chunks(vectors):
         np.multiply(rows, inverse_norms[:, None], out=normalized[start : start + len(rows)])
@@ -119,5 +118,5 @@ def normalize_on_cpu(vectors: mx.array) -> np.ndarray:
 
 
 def padded_row_count(count: int) -> int:
-    """Return how many rows to pad a product of `count` rows to: OpenBLAS takes up to twice as long for 6 as for 8."""
+    """Return `count` rounded up to a multiple of 8, or 1: OpenBLAS takes up to twice as long for 6 rows as for 8."""
     return 1 if count == 1 else -(-count // 8) * 8

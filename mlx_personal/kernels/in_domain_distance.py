@@ -1,11 +1,11 @@
 """In-domain cosine distance: the mean of 1 - cos from each query to the rows of the bank that have its domain.
 
-This is IDD before it is clipped, for a bank of vectors of any norm. A stream of dialogues uses a running sum per domain
-instead (`mlx_personal.scoring.dissimilarity`); this function is for whole batches: an import, scoring again with
-another embedder, leave-one-out.
+This is IDD before clipping, for a bank of vectors of any norm. It is for whole batches, such as an import, a change of
+the embedder, or leave-one-out scores; a stream of dialogues uses a running sum per domain instead
+(`mlx_personal.scoring.dissimilarity`).
 
 References:
-    [Qin24 §3.2].
+    [Qin24 §3.2]
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from . import cosine, launch
+from . import build, cosine
+from .checks import check_integers, check_queries
 
 
 def in_domain_distance(
@@ -32,23 +33,23 @@ def in_domain_distance(
         query_domains: int32 [B].
         bank: [R, D], of the queries' dtype; R may be 0.
         bank_domains: int32 [R].
-        excluded_rows: int32 [B], a row of the bank that is left out for each query, such as the query itself; -1 for
-            none. None excludes no rows.
+        excluded_rows: int32 [B], a row of the bank to leave out for each query, such as the query itself; -1 for none.
+            None excludes no rows.
 
     Returns:
-        The means, float32 [B] in 0..2, which are 1 for a domain without rows; and the numbers of rows, int32 [B].
+        The means, float32 [B] in 0..2, with 1 for a domain without rows; and the numbers of rows, int32 [B].
 
     Raises:
         ValueError: If a shape or dtype is wrong; names the argument.
     """
-    cosine.check_inputs(queries, bank)
-    launch.check_integers("query_domains", query_domains, len(queries))
-    launch.check_integers("bank_domains", bank_domains, len(bank))
+    check_queries(queries, bank)
+    check_integers("query_domains", query_domains, len(queries))
+    check_integers("bank_domains", bank_domains, len(bank))
     if excluded_rows is not None:
-        launch.check_integers("excluded_rows", excluded_rows, len(queries))
+        check_integers("excluded_rows", excluded_rows, len(queries))
     if len(queries) == 0 or len(bank) == 0:
         return mx.ones(len(queries)), mx.zeros(len(queries), mx.int32)
-    implementation = in_domain_distance_kernel if launch.on_gpu() else in_domain_distance_cpu
+    implementation = in_domain_distance_kernel if build.on_gpu() else in_domain_distance_cpu
     return implementation(queries, query_domains, bank, bank_domains, excluded_rows)
 
 
@@ -59,11 +60,11 @@ def in_domain_distance_kernel(
     bank_domains: mx.array,
     excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Compute it with `in_domain_distance.metal`; the arguments are checked already, B and R are above 0."""
+    """Compute `in_domain_distance` with its kernel; the arguments are already checked, and B and R are above 0."""
     excluded_rows = _exclude_nothing(queries) if excluded_rows is None else excluded_rows
-    kernel = launch.build_kernel(
+    kernel = build.build_kernel(
         "in_domain_distance",
-        ("queries", "query_domains", "own", "bank", "bank_domains"),
+        ("queries", "query_domains", "excluded_rows", "bank", "bank_domains"),
         ("partial_distance", "partial_count"),
     )
     distance, count = kernel(
@@ -80,7 +81,7 @@ def in_domain_distance_ops(
     bank_domains: mx.array,
     excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Compute it by its definition, with the whole matrix of distances: the reference for the others."""
+    """Compute `in_domain_distance` from the whole matrix of distances: the reference."""
     excluded_rows = _exclude_nothing(queries) if excluded_rows is None else excluded_rows
     distances = 1 - cosine.normalize(queries) @ cosine.normalize(bank).T
     same_domain = query_domains[:, None] == bank_domains[None]
@@ -97,7 +98,7 @@ def in_domain_distance_cpu(
     bank_domains: mx.array,
     excluded_rows: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Compute it in NumPy, whose norms are several times faster on a CPU than MLX's.
+    """Compute `in_domain_distance` in NumPy, whose norms are several times faster on a CPU than MLX's.
 
     A mean of cosines is one product with the sum of the domain's unit vectors, so a bank costs one product per domain
     instead of one per query. The excluded rows are subtracted again.

@@ -1,9 +1,9 @@
 """Spectral entropy of embedding, the default EOE, for a batch of dialogues.
 
-`mlx_personal.scoring.entropy` explains what it measures, and implements it in NumPy's float64 too.
+`mlx_personal.scoring.entropy` explains what it measures, and also implements it in NumPy with float64.
 
 References:
-    [Qin24 §3.2].
+    [Qin24 §3.2]
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from . import launch
-from .rescue import rescue
+from . import build
+from .checks import check_states
+from .safe_scale import safe_scale
 
 WINDOW: Final = 64
-# Share of the states' energy below which a variance is rounding in float32, and its spectrum is meaningless.
+# Fraction of the states' energy below which a variance is only rounding in float32 and its spectrum is meaningless.
 NO_VARIANCE: Final = 1e-12
 _THREADS = 256
 _ONE = np.ones((), np.float32)
@@ -28,8 +29,8 @@ def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
     """Compute the EOE of each dialogue.
 
     Args:
-        states: Token embeddings [B, T, D], float32, float16 or bfloat16, finite; tokens past a length are not read.
-        lengths: int32 [B], number of tokens of each dialogue; more than T count as T.
+        states: Token states [B, T, D], float32, float16 or bfloat16, finite; tokens past a length are not read.
+        lengths: Number of tokens of each dialogue, int32 [B]; numbers above T count as T.
 
     Returns:
         float32 [B] in 0..1. 0 for fewer than two tokens and for equal tokens.
@@ -37,15 +38,15 @@ def spectral_entropy(states: mx.array, lengths: mx.array) -> mx.array:
     Raises:
         ValueError: If a shape or dtype is wrong; names the argument.
     """
-    launch.check_dialogues(states, lengths)
+    check_states(states, lengths)
     if len(states) == 0:
         return mx.zeros(0)
-    return spectral_entropy_kernel(states, lengths) if launch.on_gpu() else spectral_entropy_cpu(states, lengths)
+    return spectral_entropy_kernel(states, lengths) if build.on_gpu() else spectral_entropy_cpu(states, lengths)
 
 
 def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
-    """Compute it with `spectral_entropy.metal`; the arguments are checked already, B is above 0."""
-    kernel = launch.build_kernel("spectral_entropy", ("states", "lengths"), ("entropies",))
+    """Compute `spectral_entropy` with its kernel; the arguments are already checked, and B is above 0."""
+    kernel = build.build_kernel("spectral_entropy", ("states", "lengths"), ("entropies",))
     batch, windows = len(states), math.ceil(states.shape[1] / WINDOW)
     (entropies,) = kernel(
         inputs=[states, lengths],
@@ -60,7 +61,7 @@ def spectral_entropy_kernel(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
-    """Compute it in plain operations: products in float32, eigenvalues on the CPU, where alone MLX computes them."""
+    """Compute `spectral_entropy` in plain operations: the reference. MLX computes eigenvalues on the CPU only."""
     batch, tokens, dim = states.shape
     sizes = np.clip(np.array(lengths), 0, tokens)
     windows = [(b, start) for b in range(batch) if sizes[b] > 1 for start in window_starts(int(sizes[b]))]
@@ -93,7 +94,7 @@ def spectral_entropy_ops(states: mx.array, lengths: mx.array) -> mx.array:
 
 
 def spectral_entropy_cpu(states: mx.array, lengths: mx.array) -> mx.array:
-    """Compute it in NumPy, products in float32: several times faster on a CPU than MLX's passes over memory."""
+    """Compute `spectral_entropy` in NumPy, products in float32: several times faster on a CPU than in MLX."""
     sizes = np.array(lengths).clip(0, states.shape[1])
     exact = np.array(states if states.dtype == mx.float32 else states.astype(mx.float32), copy=False)
     return mx.array([_entropy(dialogue[:size]) for dialogue, size in zip(exact, sizes, strict=True)], mx.float32)
@@ -102,7 +103,7 @@ def spectral_entropy_cpu(states: mx.array, lengths: mx.array) -> mx.array:
 def window_starts(length: int) -> list[int]:
     """Return the starts of the windows of 64 tokens that cover a text.
 
-    There are as many as needed, spread evenly, so that they overlap a little if 64 does not divide the length.
+    The fewest possible windows are spread evenly, so they overlap a little if 64 does not divide the length.
 
     Args:
         length: Number of tokens; up to 64 are one window.
@@ -112,7 +113,7 @@ def window_starts(length: int) -> list[int]:
 
 
 def _entropy(dialogue: np.ndarray) -> float:
-    """Return the EOE of token embeddings float32 [T, D]."""
+    """Return the EOE of token states, float32 [T, D]."""
     if len(dialogue) < 2:
         return 0.0
     grams = np.stack([_gram(dialogue[start : start + WINDOW]) for start in window_starts(len(dialogue))])
@@ -124,9 +125,9 @@ def _entropy(dialogue: np.ndarray) -> float:
 def _gram(window: np.ndarray, scale: np.ndarray = _ONE) -> np.ndarray:
     """Return the centered Gram matrix of a window float32 [n, D] divided by its trace, float64 [n, n].
 
-    It is zero without variance.
+    Without variance the matrix is zero.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # the trace shows an overflow
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is visible in the trace
         values = window * scale if scale != 1 else window
         # Differences to the first token lose no digits to an offset that all tokens have in common.
         centered = values - values[0]
@@ -134,6 +135,6 @@ def _gram(window: np.ndarray, scale: np.ndarray = _ONE) -> np.ndarray:
         gram = (centered @ centered.T).astype(np.float64)
         trace = gram.trace()
         energy = np.einsum("nd,nd->", values, values)
-    if scale == 1 and rescue(trace) != 1:
-        return _gram(window, rescue(trace))
+    if scale == 1 and safe_scale(trace) != 1:
+        return _gram(window, safe_scale(trace))
     return gram / trace if trace > NO_VARIANCE * energy else np.zeros_like(gram)

@@ -214,7 +214,7 @@ def _number_changes(token: Token) -> Iterator[tuple[str, str]]:
     if token.in_size:
         yield "array size", str(value + 1 if token.previous[1] == "/" else value - 1)
         return
-    if token.previous in {(index, "==") for index in ("lane", "team", "thread_index")}:
+    if token.previous in {(index, "==") for index in ("lane", "simdgroup_index", "thread_index")}:
         return
     for other in (value + 1, value - 1):
         if other >= 0:

@@ -32,7 +32,7 @@ REASONS: dict[str, dict[str, str]] = {
         "for (uint first = 0; first «< → <=» dim; first += COLUMNS) {": (
             "If 32 divides the dimension, one more tile is read as zeros and adds nothing."
         ),
-        "for (uint a = team; a «< → <=» pairs; a += SIMDGROUPS) {": (
+        "for (uint a = simdgroup_index; a «< → <=» pairs; a += SIMDGROUPS) {": (
             "A pair past the last one rotates nothing: the inner condition requires a lane between it and the last."
         ),
         "cleared = «simd_sum → simd_max»(cleared);": (

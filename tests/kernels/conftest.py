@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlx_personal.kernels import launch
+from mlx_personal.kernels import build
 from tests import metal
 
 # Set before MLX multiplies anything: with TF32 the plain operations have three digits on some GPUs.
@@ -17,13 +17,13 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 @pytest.fixture
 def machine() -> Iterator[None]:
     """Run launched kernels; kernels that are built here are not cached."""
-    launch.build_kernel.cache_clear()
+    build.build_kernel.cache_clear()
     reason = metal.why_not()
-    if launch.on_gpu():
+    if build.on_gpu():
         yield
     elif reason is not None:
         pytest.skip(reason)
     else:
         with metal.on_host():
             yield
-    launch.build_kernel.cache_clear()
+    build.build_kernel.cache_clear()

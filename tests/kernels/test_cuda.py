@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_personal.kernels import launch
+from mlx_personal.kernels import build
 from tests.support.paths import KERNEL_SOURCES
 
 # The signature that MLX writes around a body for CUDA: inputs, the shapes that the body uses, outputs.
@@ -20,7 +20,7 @@ SIGNATURES = {
     "histogram_entropy": ENTROPY,
     "nearest": f"{QUERIES}, {BANK}, float* partial_cosine, int32_t* partial_index",
     "in_domain_distance": (
-        f"{QUERIES}, const int32_t* query_domains, const int32_t* own, {BANK}, const int32_t* bank_domains, "
+        f"{QUERIES}, const int32_t* query_domains, const int32_t* excluded_rows, {BANK}, const int32_t* bank_domains, "
         "float* partial_distance, int32_t* partial_count"
     ),
 }
@@ -41,7 +41,7 @@ def test_every_kernel_has_a_signature() -> None:
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_no_metal_keyword_is_left(name: str) -> None:
-    header, body = (launch.to_cuda(part) for part in launch.read_source(name))
+    header, body = (build.to_cuda(part) for part in build.read_source(name))
     for word in ("device ", "constant ", "threadgroup ", "thread "):
         assert word not in header + body
     assert "__shared__" in body and "#include" not in header
@@ -51,7 +51,7 @@ def test_no_metal_keyword_is_left(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["float", "__half", "__nv_bfloat16"])
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_nvidias_compiler_accepts_it(name: str, dtype: str, tmp_path: Path) -> None:
-    header, body = (launch.to_cuda(part) for part in launch.read_source(name))
+    header, body = (build.to_cuda(part) for part in build.read_source(name))
     tiles = "constexpr int QUERIES = 8, ROWS = 4;" if "QUERIES" in body else ""
     signature = f'extern "C" __global__ void kernel({SIGNATURES[name].replace("const T*", f"const {dtype}*")})'
     shim = (KERNEL_SOURCES / "cuda.h").read_text()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_personal.kernels import launch
+from mlx_personal.kernels import build
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding, entropy_of_embedding
 
 pytestmark = pytest.mark.metal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.metal
 def test_each_estimator_equals_numpy_on_every_device(
     machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, estimator: Any
 ) -> None:
-    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(build, "on_gpu", lambda: on_gpu)
     rng = np.random.default_rng(0)
     dialogues = [rng.standard_normal((tokens, 24)).astype(np.float32) for tokens in (0, 1, 5, 64, 90)]
     expected = [entropy_of_embedding(states, estimator) for states in dialogues]

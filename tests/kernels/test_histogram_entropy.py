@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_personal.kernels import histogram_entropy, launch
+from mlx_personal.kernels import build, histogram_entropy
 from mlx_personal.kernels.histogram_entropy import histogram_entropy_kernel, histogram_entropy_ops
 
 pytestmark = pytest.mark.metal
@@ -124,8 +124,8 @@ def test_no_dialogues_give_no_entropies() -> None:
 
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_the_kernel_is_used_if_there_is_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
-    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(build, "on_gpu", lambda: on_gpu)
     x = mx.array(random(1, 3, 50), mx.float32)
     result = histogram_entropy(x, mx.array([3], mx.int32))
     assert result.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
-    assert launch.build_kernel.cache_info().currsize == int(on_gpu)
+    assert build.build_kernel.cache_info().currsize == int(on_gpu)

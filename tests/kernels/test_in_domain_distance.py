@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_personal.kernels import in_domain_distance, launch
+from mlx_personal.kernels import build, in_domain_distance
 from mlx_personal.kernels.in_domain_distance import (
     in_domain_distance_cpu,
     in_domain_distance_kernel,
@@ -103,9 +103,9 @@ def test_a_domain_without_rows_has_the_distance_one(machine: None) -> None:
 def test_rows_are_divided_evenly_among_groups(machine: None, groups: int, rows_per_group: int, block: int) -> None:
     queries, bank = cases.rounded(cases.random(3, 20)), cases.rounded(cases.random(12, 20, seed=1))
     domains, excluded = np.arange(12) % 2, np.array([0, -1, 11])
-    kernel = launch.build_kernel(
+    kernel = build.build_kernel(
         "in_domain_distance",
-        ("queries", "query_domains", "own", "bank", "bank_domains"),
+        ("queries", "query_domains", "excluded_rows", "bank", "bank_domains"),
         ("partial_distance", "partial_count"),
     )
     as_int = [mx.array(values, mx.int32) for values in (domains[:3], excluded, domains)]
@@ -201,8 +201,8 @@ def test_errors_name_the_wrong_argument(arguments: tuple[mx.array, ...], message
 
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_the_kernel_is_used_if_there_is_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
-    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(build, "on_gpu", lambda: on_gpu)
     bank = mx.eye(4)
     mean, count = in_domain_distance(bank[:1], mx.zeros(1, mx.int32), bank, mx.zeros(4, mx.int32))
     assert (mean.item(), count.item()) == (0.75, 4)
-    assert launch.build_kernel.cache_info().currsize == int(on_gpu)
+    assert build.build_kernel.cache_info().currsize == int(on_gpu)

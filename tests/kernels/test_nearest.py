@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_personal.kernels import cosine, launch, nearest
+from mlx_personal.kernels import build, cosine, nearest
 from mlx_personal.kernels.nearest import nearest_cpu, nearest_kernel, nearest_ops
 from mlx_personal.runtime.device import device_name
 from tests.support import cosine_cases as cases
@@ -73,8 +73,8 @@ def test_only_vectors_whose_squares_overflow_or_vanish_are_rescaled(machine: Non
         name="scales",
         input_names=["squares"],
         output_names=["scales"],
-        header=launch.read_source("nearest")[0],
-        source="uint i = thread_position_in_grid.x; scales[i] = rescue(squares[i]);",
+        header=build.read_source("nearest")[0],
+        source="uint i = thread_position_in_grid.x; scales[i] = safe_scale(squares[i]);",
     )
     squares = mx.array([0.0, 1e-30, 1e-20, 1.0, 1e20, 1e35, np.inf])
     (scales,) = kernel(
@@ -89,7 +89,7 @@ def test_rows_are_divided_evenly_among_groups_and_empty_groups_have_no_result(
     machine: None, groups: int, rows_per_group: int, block: int
 ) -> None:
     queries, bank = cases.rounded(cases.random(3, 20)), cases.rounded(cases.random(12, 20, seed=1))
-    kernel = launch.build_kernel("nearest", ("queries", "bank"), ("partial_cosine", "partial_index"))
+    kernel = build.build_kernel("nearest", ("queries", "bank"), ("partial_cosine", "partial_index"))
     result, index = kernel(inputs=[queries, bank], **cases.in_groups(queries, bank, groups, block))
     cosines = 1 - cases.cosine_distances(cases.exact(queries), cases.exact(bank))
     for group in range(groups):
@@ -151,10 +151,10 @@ def test_errors_name_the_wrong_argument(queries: mx.array, bank: mx.array, messa
 
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_the_kernel_is_used_if_there_is_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
-    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(build, "on_gpu", lambda: on_gpu)
     bank = cases.random(20, 8)
     assert nearest(cases.rounded(bank[4:5]), cases.rounded(bank))[1].item() == 4
-    assert launch.build_kernel.cache_info().currsize == int(on_gpu)
+    assert build.build_kernel.cache_info().currsize == int(on_gpu)
 
 
 @pytest.mark.parametrize(("queries", "rows"), [(1, 65_536), (512, 65_536), (65_536, 512), (3, 1)])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal.kernels import launch, spectral_entropy
+from mlx_personal.kernels import build, spectral_entropy
 from mlx_personal.kernels.spectral_entropy import spectral_entropy_cpu, spectral_entropy_kernel, spectral_entropy_ops
 
 pytestmark = pytest.mark.metal
@@ -160,9 +160,9 @@ def test_no_dialogues_give_no_entropies() -> None:
 
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_the_kernel_is_used_if_there_is_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
-    monkeypatch.setattr(launch, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(build, "on_gpu", lambda: on_gpu)
     x = random(2, 70, 12)
     expected = [reference(x[0].astype(np.float32).astype(np.float64)), 0.0]
     result = spectral_entropy(mx.array(x, mx.float32), mx.array([70, 1], mx.int32))
     np.testing.assert_allclose(np.array(result), expected, rtol=RTOL, atol=ATOL)
-    assert launch.build_kernel.cache_info().currsize == int(on_gpu)
+    assert build.build_kernel.cache_info().currsize == int(on_gpu)

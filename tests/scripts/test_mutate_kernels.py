@@ -56,7 +56,7 @@ def test_every_kernel_and_include_has_mutants_and_tests(texts: dict[str, str], c
         "tests/kernels/test_in_domain_distance.py",
         "tests/kernels/test_nearest.py",
     ]
-    assert len(trial.tests_of("rescue.h")) == 4
+    assert len(trial.tests_of("safe_scale.h")) == 4
 
 
 def test_a_sample_is_balanced_and_reproducible(texts: dict[str, str], candidates: list[Any]) -> None:

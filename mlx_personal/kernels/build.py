@@ -1,4 +1,4 @@
-"""Build a kernel from a `.metal` file: for Metal the text as it is, for CUDA the same text behind `cuda.h`.
+"""Build a kernel from its `.metal` file: from the text as it is for Metal, and behind `cuda.h` for CUDA.
 
 A file contains helper functions, then the line `// ---- body ----`, then the body of the kernel, around which MLX
 writes the signature. `#include "NAME.h"` is replaced by that file, because MLX compiles a text and not a folder.
@@ -19,6 +19,10 @@ from mlx_personal.runtime.device import device_name
 Kernel = Callable[..., list[mx.array]]
 """A kernel of `mx.fast.metal_kernel` or `mx.fast.cuda_kernel`."""
 
+# Lanes of a simdgroup, the same on all GPUs of Apple and NVIDIA.
+SIMD_WIDTH: Final = 32
+_BODY: Final = "// ---- body ----\n"
+
 
 def find_sources(package: Path) -> Path:
     """Return the folder of the Metal sources.
@@ -33,15 +37,11 @@ def find_sources(package: Path) -> Path:
     return installed if installed.is_dir() else package.parents[1] / "kernels"
 
 
-FLOATS: Final = (mx.float32, mx.float16, mx.bfloat16)
-# Lanes of a simdgroup, the same on all GPUs of Apple and NVIDIA.
-SIMD_WIDTH: Final = 32
 _FOLDER: Final = find_sources(Path(__file__).parent)
-_BODY: Final = "// ---- body ----\n"
 
 
 def on_gpu() -> bool:
-    """Return whether MLX's default device runs kernels."""
+    """Return whether MLX's default device can run kernels."""
     return device_name() != "cpu"
 
 
@@ -66,7 +66,7 @@ def build_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -
 
 
 def read_source(name: str) -> tuple[str, str]:
-    """Read a kernel's source, with includes replaced and without comments.
+    """Read a kernel's source, with includes replaced and comments removed.
 
     Args:
         name: Name of the `.metal` file without its suffix.
@@ -84,59 +84,12 @@ def to_cuda(source: str) -> str:
     """Translate Metal text to CUDA: drop address spaces, and declare threadgroup memory as `__shared__`.
 
     This is done on the text, because a macro named `device` would also replace the word inside CUDA's `__device__`.
+
+    Args:
+        source: The text, without comments.
     """
     source = re.sub(r"\b(device|constant|thread) ", "", source)
     return re.sub(r"\bthreadgroup ", "__shared__ ", source)
-
-
-def check_matrix(name: str, array: mx.array, ndim: int = 2) -> None:
-    """Check a float array.
-
-    Args:
-        name: Name of the argument.
-        array: Its value.
-        ndim: Number of dimensions it must have; all but the first must not be empty.
-
-    Raises:
-        ValueError: If the shape or dtype is wrong; names the argument.
-    """
-    if array.ndim != ndim or 0 in array.shape[1:]:
-        shape = "[rows, dimensions]" if ndim == 2 else "[dialogues, tokens, dimensions]"
-        raise ValueError(f"{name} must have the shape {shape}, not {list(array.shape)}")
-    if array.dtype not in FLOATS:
-        raise ValueError(f"{name} must be float32, float16 or bfloat16, not {dtype_name(array)}")
-
-
-def check_integers(name: str, array: mx.array, size: int) -> None:
-    """Check an int32 array.
-
-    Args:
-        name: Name of the argument.
-        array: Its value.
-        size: Its length.
-
-    Raises:
-        ValueError: If the shape or dtype is wrong; names the argument.
-    """
-    if array.shape != (size,):
-        raise ValueError(f"{name} must have the shape [{size}], not {list(array.shape)}")
-    if array.dtype != mx.int32:
-        raise ValueError(f"{name} must be int32, not {dtype_name(array)}")
-
-
-def check_dialogues(states: mx.array, lengths: mx.array) -> None:
-    """Check token embeddings [B, T, D] and lengths int32 [B].
-
-    Raises:
-        ValueError: If a shape or dtype is wrong; names the argument.
-    """
-    check_matrix("states", states, ndim=3)
-    check_integers("lengths", lengths, len(states))
-
-
-def dtype_name(array: mx.array) -> str:
-    """Return the name of an array's dtype without its module: `float32`."""
-    return str(array.dtype).rpartition(".")[2]
 
 
 def _without_comments(source: str) -> str:

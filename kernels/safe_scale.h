@@ -7,6 +7,6 @@ static constant constexpr float SMALLEST_SQUARES = 1e-24f;
 static constant constexpr float SHRINK = 8.271806125530277e-25f;  // 2^-80
 static constant constexpr float ENLARGE = 1208925819614629174706176.0f;  // 2^80
 
-METAL_FUNC float rescue(float squares) {
+METAL_FUNC float safe_scale(float squares) {
   return squares < SMALLEST_SQUARES ? ENLARGE : squares <= LARGEST_SQUARES ? 1.0f : SHRINK;
 }

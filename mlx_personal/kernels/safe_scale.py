@@ -1,4 +1,4 @@
-"""Rescale vectors whose squares would overflow or vanish, like `rescue.h`, for NumPy."""
+"""Scale vectors whose squares would overflow or vanish in float32: the NumPy form of `safe_scale.h`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ LARGEST_SQUARES: Final = 1e30
 SMALLEST_SQUARES: Final = 1e-24
 
 
-def rescue(squares: np.ndarray) -> np.ndarray:
-    """Return the factors by which values are multiplied before they are squared again.
+def safe_scale(squares: np.ndarray) -> np.ndarray:
+    """Return the factors by which to multiply values before they are squared again.
 
     Args:
         squares: Sums of squares, any shape.
 
     Returns:
-        Powers of two, float32, of the same shape: 1 for most sums.
+        Powers of two, float32, of the same shape: 1 for sums that neither overflow nor vanish.
     """
     scale = np.where(squares <= LARGEST_SQUARES, np.float32(1), np.float32(2.0**-80))
     return np.where(squares < SMALLEST_SQUARES, np.float32(2.0**80), scale)
