@@ -88,7 +88,7 @@ def draw_token_sequences(lm: LanguageModel, texts: Sequence[str], rng: random.Ra
     """Return token sequences of equal length: real texts that are long enough, and their words and sentences repeated.
 
     Raises:
-        UserError: No text is long enough.
+        UserError: If no text is long enough.
     """
     long_texts = [text for text in texts if len(lm.tokenize(text)) >= MATCHED_TOKENS]
     if not long_texts:

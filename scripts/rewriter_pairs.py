@@ -62,7 +62,7 @@ def extract_material(texts: Sequence[str]) -> Material:
     The marks of chat templates, such as `<|user|>`, separate the turns of a text; a text without them is one turn.
 
     Raises:
-        UserError: The texts have too few sentences to draw from.
+        UserError: If the texts have too few sentences to draw from.
     """
     sentences: list[str] = []
     chats = []

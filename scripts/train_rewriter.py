@@ -45,7 +45,7 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
     """Return the "text" of each line of the files.
 
     Raises:
-        UserError: A file cannot be read, or a line has no text.
+        UserError: If a file cannot be read, or a line has no text.
     """
     texts = []
     for path in paths:
@@ -164,7 +164,7 @@ def measure(lm: LanguageModel, path: Path, count: int, config: SynthesisConfig, 
         and some rewrites.
 
     Raises:
-        UserError: The file holds no dialogue.
+        UserError: If the file holds no dialogue.
     """
     dialogues = [line for line in read_dialogues(path) if not isinstance(line, InvalidLine)]
     if not dialogues:

@@ -98,7 +98,7 @@ class ProjectCopy:
             timeout_s: Time limit; tests that exceed it count as failed.
 
         Raises:
-            RuntimeError: The tests did not run.
+            RuntimeError: If the tests did not run.
         """
         start = time.perf_counter()
         options = ["-x", "-q", "--tb=no", "-m", "metal", "-p", "no:cacheprovider"]
