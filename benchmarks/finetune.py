@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", "--rows", type=int, help="training samples, a multiple of 4")
     parser.add_argument("--epochs", type=int, help="number of epochs")
     parser.add_argument("--num-layers", "--lora-layers", type=int, help="layers to adapt, from the last; -1 for all")
-    parser.add_argument("--rounds", type=positive_int, help="trainings with each trainer; default 2")
+    parser.add_argument("--rounds", type=positive_int, help="training runs of each trainer; default 2")
     parser.add_argument("--seed", type=int, help="random seed of the samples, their order and the adapter; default 0")
     parser.add_argument("--against", choices=["mlx-lm"], help="train with plain mlx-lm too, in turn with ours")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -3,9 +3,9 @@
     python -m benchmarks.loop [--quick] [--model MODEL] [--stream FILE.jsonl] [--dialogues N] [--bins N] [--rewrites K]
                               [--epochs N] [--num-layers N] [--rounds N] [--json] [--out FILE.md]
 
-Both process the same stream with the same model and settings, stage by stage in turn. Each selects for itself. What is
-annotated, trained on and held out is then the same for both: what ours selected and wrote. Ours is the product as its
-users run it, with its store on disk. A speedup is the baseline's time divided by ours.
+Both process the same stream with the same model and settings, stage by stage in turn. Each makes its own
+selection; what is annotated, trained on and held out is then the same for both: what ours selected and wrote. Ours is
+the product as users run it, with its store on disk. A speedup is the baseline's time divided by ours.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def make_config(options: argparse.Namespace) -> Config:
     """Return the demo's settings with the sizes of the options.
 
     Raises:
-        UserError: A size is out of its range.
+        UserError: If a size is out of its range.
     """
     try:
         return dataclasses.replace(
@@ -154,7 +154,7 @@ def make_config(options: argparse.Namespace) -> Config:
 
 
 def read_stream(stream: Path | None, max_count: int | None) -> dict[Dialogue, Dialogue]:
-    """Read different dialogues, each with its preferred form.
+    """Read the distinct dialogues of a stream, each with its preferred form.
 
     Args:
         stream: JSON Lines file; None for the demo's. A line may have the preferred answers under `preferred`.
@@ -164,7 +164,7 @@ def read_stream(stream: Path | None, max_count: int | None) -> dict[Dialogue, Di
         The preferred form of each dialogue, which is the dialogue itself where the line has no preferred answers.
 
     Raises:
-        UserError: The file cannot be read or a line is not a dialogue.
+        UserError: If the file cannot be read or a line is not a dialogue.
     """
     path = stream or DEMO_STREAM
     preferred: dict[Dialogue, Dialogue] = {}

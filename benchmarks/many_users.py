@@ -53,11 +53,11 @@ DESCRIPTIONS = {
 
 
 @dataclass(frozen=True)
-class UserTraining:
-    """One user's training by one trainer.
+class UserRun:
+    """One user's training run by one trainer.
 
     Attributes:
-        elapsed_s: Seconds of the training.
+        elapsed_s: Seconds of the run.
         samples: Samples of an epoch.
         steps: Steps of all epochs.
         loss: Mean loss of the last epoch.
@@ -74,20 +74,20 @@ class UserTraining:
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """The trainings of all users.
+class UserTimings:
+    """The training runs of all users.
 
     Attributes:
-        trainings: Training of each user, by the name of the trainer.
+        runs: Training run of each user, by the name of the trainer.
         load_s: Seconds of our one load of the model.
     """
 
-    trainings: Mapping[str, list[UserTraining]]
+    runs: Mapping[str, list[UserRun]]
     load_s: float
 
     def seconds(self, trainer: str) -> list[float]:
         """Return the seconds of each user."""
-        return [training.elapsed_s for training in self.trainings[trainer]]
+        return [user_run.elapsed_s for user_run in self.runs[trainer]]
 
     def speedup(self, trainer: str) -> float:
         """Return another trainer's time for its users divided by ours, with our load of the model in full."""
@@ -107,8 +107,8 @@ def run(options: argparse.Namespace) -> int:
     if len(stream) < options.records:
         what = f"there are {len(stream)} dialogues, too few for {options.records} records of a user"
         raise UserError(what, options.stream)
-    measurements = train_users(options, stream, config)
-    data, report = to_json(options, config, measurements), make_report(options, config, measurements)
+    timings = train_users(options, stream, config)
+    data, report = to_json(options, config, timings), make_report(options, config, timings)
     if options.out is not None:
         atomic_write(options.out.with_suffix(".json"), json.dumps(data, indent=1) + "\n")
     if options.json:
@@ -145,7 +145,7 @@ def make_config(options: argparse.Namespace) -> LoRAConfig:
     """Return the demo's settings with the sizes of the options.
 
     Raises:
-        UserError: A size is out of its range.
+        UserError: If a size is out of its range.
     """
     sizes = {"epochs": options.epochs, "batch_size": options.batch_size, "num_layers": options.num_layers}
     try:
@@ -154,37 +154,37 @@ def make_config(options: argparse.Namespace) -> LoRAConfig:
         raise UserError(str(error)) from error
 
 
-def train_users(options: argparse.Namespace, stream: Sequence[Dialogue], config: LoRAConfig) -> Measurements:
+def train_users(options: argparse.Namespace, stream: Sequence[Dialogue], config: LoRAConfig) -> UserTimings:
     """Train the users with all trainers in turn, after one more user who is not counted."""
     path, start = resolve_model(options.model), time.perf_counter()
     lm = load_language_model(options.model)
-    measurements = Measurements({trainer: [] for trainer in TRAINERS}, time.perf_counter() - start)
+    timings = UserTimings({trainer: [] for trainer in TRAINERS}, time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         for user in range(options.users + 1):
             indices = np.random.default_rng([config.seed, user]).permutation(len(stream))[: options.records]
             records = [stream[i] for i in indices]
-            trainings = {OURS: train_with_ours(lm, records, config, Path(folder) / f"{user}")}
-            trainings[FLOAT32] = load_and_train_with_mlx_lm(path, records, config, in_float32=True)
+            runs = {OURS: train_with_ours(lm, records, config, Path(folder) / f"{user}")}
+            runs[FLOAT32] = load_and_train_with_mlx_lm(path, records, config, in_float32=True)
             if user <= options.as_stored and options.as_stored > 0:
-                trainings[AS_STORED] = load_and_train_with_mlx_lm(path, records, config, in_float32=False)
+                runs[AS_STORED] = load_and_train_with_mlx_lm(path, records, config, in_float32=False)
             if user == 0:
                 continue
-            for trainer, training in trainings.items():
-                measurements.trainings[trainer].append(training)
-            print(f"user {user} of {options.users}: speedup {measurements.speedup(FLOAT32):.2f}", file=sys.stderr)
-    return measurements
+            for trainer, user_run in runs.items():
+                timings.runs[trainer].append(user_run)
+            print(f"user {user} of {options.users}: speedup {timings.speedup(FLOAT32):.2f}", file=sys.stderr)
+    return timings
 
 
-def train_with_ours(lm: LanguageModel, records: Sequence[Dialogue], config: LoRAConfig, folder: Path) -> UserTraining:
+def train_with_ours(lm: LanguageModel, records: Sequence[Dialogue], config: LoRAConfig, folder: Path) -> UserRun:
     """Train one user's adapter with our trainer."""
     start = time.perf_counter()
     report = finetune(lm, list(map(Example, records)), config, folder)
-    return UserTraining(time.perf_counter() - start, report.samples, report.steps, report.epoch_losses[-1])
+    return UserRun(time.perf_counter() - start, report.samples, report.steps, report.epoch_losses[-1])
 
 
 def load_and_train_with_mlx_lm(
     path: Path, records: Sequence[Dialogue], config: LoRAConfig, in_float32: bool
-) -> UserTraining:
+) -> UserRun:
     """Load the model and train one user's adapter with mlx-lm, which leaves out a last incomplete batch.
 
     The initial adapter, the optimizer and the learning rates are the same as ours.
@@ -211,12 +211,12 @@ def load_and_train_with_mlx_lm(
         on_loss=losses.append,
     )
     elapsed_s = time.perf_counter() - start
-    return UserTraining(elapsed_s, steps * batch_size, len(losses), statistics.fmean(losses[-steps:]))
+    return UserRun(elapsed_s, steps * batch_size, len(losses), statistics.fmean(losses[-steps:]))
 
 
-def to_json(options: argparse.Namespace, config: LoRAConfig, measurements: Measurements) -> dict[str, Any]:
+def to_json(options: argparse.Namespace, config: LoRAConfig, timings: UserTimings) -> dict[str, Any]:
     """Return the values by name; `speedup` is relative to mlx-lm in float32."""
-    trainings = {trainer: users for trainer, users in measurements.trainings.items() if users}
+    runs = {trainer: users for trainer, users in timings.runs.items() if users}
     return {
         "model": public_model_name(options.model),
         "records": options.records,
@@ -224,33 +224,31 @@ def to_json(options: argparse.Namespace, config: LoRAConfig, measurements: Measu
         "batch_size": config.batch_size,
         "rank": config.rank,
         "lora_layers": config.num_layers,
-        "speedup": measurements.speedup(FLOAT32),
-        "speedup_as_stored": measurements.speedup(AS_STORED) if AS_STORED in trainings else None,
-        "median_seconds": {trainer: statistics.median(measurements.seconds(trainer)) for trainer in trainings},
-        "median_loss": {
-            trainer: statistics.median(user.loss for user in users) for trainer, users in trainings.items()
-        },
-        "load_seconds": measurements.load_s,
-        "users": {trainer: [user.to_json() for user in users] for trainer, users in trainings.items()},
+        "speedup": timings.speedup(FLOAT32),
+        "speedup_as_stored": timings.speedup(AS_STORED) if AS_STORED in runs else None,
+        "median_seconds": {trainer: statistics.median(timings.seconds(trainer)) for trainer in runs},
+        "median_loss": {trainer: statistics.median(user.loss for user in users) for trainer, users in runs.items()},
+        "load_seconds": timings.load_s,
+        "users": {trainer: [user.to_json() for user in users] for trainer, users in runs.items()},
     }
 
 
-def make_report(options: argparse.Namespace, config: LoRAConfig, measurements: Measurements) -> str:
+def make_report(options: argparse.Namespace, config: LoRAConfig, timings: UserTimings) -> str:
     """Return the report as Markdown."""
     rows = []
-    for trainer, users in measurements.trainings.items():
+    for trainer, users in timings.runs.items():
         if users:
-            seconds = measurements.seconds(trainer)
+            seconds = timings.seconds(trainer)
             rows.append(
                 (
                     trainer,
                     len(users),
-                    f"{sum(seconds) + (measurements.load_s if trainer == OURS else 0):.1f}",
+                    f"{sum(seconds) + (timings.load_s if trainer == OURS else 0):.1f}",
                     f"{statistics.median(seconds):.2f}",
                     f"{statistics.fmean(user.samples for user in users):.1f}",
                     f"{statistics.fmean(user.steps for user in users):.1f}",
                     f"{statistics.median(user.loss for user in users):.3f}",
-                    None if trainer == OURS else f"{measurements.speedup(trainer):.1f}",
+                    None if trainer == OURS else f"{timings.speedup(trainer):.1f}",
                 )
             )
     columns = ["trainer", "users", "all, s", "per user, s", "samples", "steps", "last loss", "speedup"]
@@ -268,7 +266,7 @@ def make_report(options: argparse.Namespace, config: LoRAConfig, measurements: M
             "initial adapter, optimizer, learning rates and BLAS, and a loss without padding; the order of the samples "
             "and the dropout differ. Our one load is in our seconds. mlx-lm leaves out an incomplete batch.\n",
             "## Comparison with the target\n",
-            f"- mlx-lm with float32 weights takes {measurements.speedup(FLOAT32):.1f} times as long as ours "
+            f"- mlx-lm with float32 weights takes {timings.speedup(FLOAT32):.1f} times as long as ours "
             f"(target at least {MIN_SPEEDUP})\n",
         ]
     )

@@ -1,7 +1,8 @@
 """The whole loop composed from mlx-lm's own functions, as the baseline for ours.
 
 Nothing here is slow on purpose: NumPy works on whole dialogues and domains, and our functions parse texts and compare
-answers. But each dialogue is embedded alone, each rewrite and answer is generated alone, and mlx-lm's trainer trains.
+answers. But dialogues are embedded one by one, rewrites and answers are generated one by one, and mlx-lm's trainer
+trains.
 """
 
 from __future__ import annotations

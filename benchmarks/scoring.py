@@ -78,8 +78,8 @@ QUICK = Grid((32, 512), (384,), ((2, 128, 64),), Effort(duration_s=0.1, min_repe
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One row of a table.
+class KernelCase:
+    """One measured case, a row of a table.
 
     Attributes:
         kernel: Name of the kernel.
@@ -137,15 +137,15 @@ def run(options: argparse.Namespace) -> int:
     grid = QUICK if options.quick else FULL
     torch = find_torch()
     sizes, skipped = sizes_in_memory(grid, options.queries, options.memory)
-    cells = [cell for size in sizes for cell in measure_distances(*size, grid.effort, torch)]
+    cases = [case for size in sizes for case in measure_distances(*size, grid.effort, torch)]
     entropies = [measure_entropy(shape, grid.effort) for shape in grid.states]
     sections = [
         heading("Speed of the scoring kernels", command_line(options)),
-        distance_section(cells, skipped, torch),
+        distance_section(cases, skipped, torch),
         entropy_section(entropies),
     ]
     if device.device_name() == "cpu":
-        sections.append(target_section([*cells, *entropies], [cell for cell in cells if LOOP in cell.timings.seconds]))
+        sections.append(target_section([*cases, *entropies], [case for case in cases if LOOP in case.timings.seconds]))
     else:
         sections.append(bandwidth_section(sizes, grid.states, grid.effort))
     print_and_write("\n".join(sections), options.out)
@@ -183,25 +183,27 @@ def sizes_in_memory(grid: Grid, queries: Iterable[int], memory: float) -> tuple[
     return fitting, [size for size in sizes if size not in fitting]
 
 
-def measure_distances(rows: int, dim: int, count: int, effort: Effort, torch: TorchBaseline | None) -> Iterator[Cell]:
+def measure_distances(
+    rows: int, dim: int, count: int, effort: Effort, torch: TorchBaseline | None
+) -> Iterator[KernelCase]:
     """Yield both distances at one size."""
     size = (rows, dim, count)
     problem = ScoringProblem(rows, dim, count, DOMAINS)
-    yield time_cell("in_domain_distance", size, in_domain_methods(problem, torch), effort, DOMAINS)
+    yield time_case("in_domain_distance", size, in_domain_methods(problem, torch), effort, DOMAINS)
     if rows == LOOP_ROWS:
         one_domain = ScoringProblem(rows, dim, count, 1)
-        yield time_cell("in_domain_distance", size, in_domain_methods(one_domain, torch), effort, 1)
-    yield time_cell("nearest", size, nearest_methods(problem, torch), effort)
+        yield time_case("in_domain_distance", size, in_domain_methods(one_domain, torch), effort, 1)
+    yield time_case("nearest", size, nearest_methods(problem, torch), effort)
     mx.clear_cache()
 
 
-def time_cell(
+def time_case(
     kernel: str, size: Size, methods: Mapping[str, Method], effort: Effort, domains: int | None = None
-) -> Cell:
+) -> KernelCase:
     """Time all methods at one size."""
-    cell = Cell(kernel, size, time_in_turn(methods, effort), domains)
-    print(cell, cell.comparison(), file=sys.stderr)
-    return cell
+    case = KernelCase(kernel, size, time_in_turn(methods, effort), domains)
+    print(case, case.comparison(), file=sys.stderr)
+    return case
 
 
 def in_domain_methods(problem: ScoringProblem, torch: TorchBaseline | None) -> dict[str, Method]:
@@ -234,7 +236,7 @@ def nearest_methods(problem: ScoringProblem, torch: TorchBaseline | None) -> dic
     return methods
 
 
-def measure_entropy(shape: Size, effort: Effort) -> Cell:
+def measure_entropy(shape: Size, effort: Effort) -> KernelCase:
     """Time the spectral entropy at one shape."""
     array = mx.array(np.random.default_rng(shape).standard_normal(shape, np.float32))
     states, lengths = scoring_baselines.as_numpy(array), mx.full(shape[0], shape[1], mx.int32)
@@ -244,7 +246,7 @@ def measure_entropy(shape: Size, effort: Effort) -> Cell:
         OURS: evaluated(spectral_entropy, array, lengths),
         ORDER2: evaluated(scoring_baselines.order2_entropies, array),
     }
-    return time_cell("spectral_entropy", shape, methods, effort)
+    return time_case("spectral_entropy", shape, methods, effort)
 
 
 def evaluated(function: Callable[..., object], *arrays: mx.array) -> Method:
@@ -259,14 +261,14 @@ def evaluated(function: Callable[..., object], *arrays: mx.array) -> Method:
     return call
 
 
-def distance_section(cells: Sequence[Cell], skipped: Sequence[Size], torch: TorchBaseline | None) -> str:
+def distance_section(cases: Sequence[KernelCase], skipped: Sequence[Size], torch: TorchBaseline | None) -> str:
     """Return the section about the distances."""
     methods = [NUMPY, OPS, *([TORCH] if torch else []), OURS, RUNNING_SUM, LOOP]
     lines = markdown_table(
         ["", "R", "D", "queries", "domains", *(f"{name}, ms" for name in methods), "ours to the best baseline"],
         (
-            [cell.kernel, *cell.size, cell.domains or "", *cell.milliseconds(methods), cell.comparison()]
-            for cell in cells
+            [case.kernel, *case.size, case.domains or "", *case.milliseconds(methods), case.comparison()]
+            for case in cases
         ),
     )
     notes = [
@@ -282,14 +284,14 @@ def distance_section(cells: Sequence[Cell], skipped: Sequence[Size], torch: Torc
     return f"## Distances\n\n{lines}\n" + "\n\n".join(notes) + "\n"
 
 
-def entropy_section(cells: Sequence[Cell]) -> str:
+def entropy_section(cases: Sequence[KernelCase]) -> str:
     """Return the section about the entropy."""
     methods = [NUMPY, OPS, OURS, ORDER2]
     lines = markdown_table(
         ["B", "T", "D", *(f"{name}, ms" for name in methods), "ours to the best baseline", "ours to order 2"],
         (
-            [*cell.size, *cell.milliseconds(methods), cell.comparison(), f"{cell.timings.ratio(OURS, ORDER2):.1f}x"]
-            for cell in cells
+            [*case.size, *case.milliseconds(methods), case.comparison(), f"{case.timings.ratio(OURS, ORDER2):.1f}x"]
+            for case in cases
         ),
     )
     return (
@@ -304,25 +306,25 @@ def format_size(size: Size) -> str:
     return " x ".join(map(str, size))
 
 
-def target_section(cells: Sequence[Cell], loop_cells: Sequence[Cell]) -> str:
+def target_section(cases: Sequence[KernelCase], loop_cases: Sequence[KernelCase]) -> str:
     """Return the section that compares ours with the targets on a CPU."""
-    large = sorted((cell for cell in cells if cell.is_large), key=lambda cell: -cell.ratio)
-    overheads = [1e6 * cell.overhead_s for cell in cells if not cell.is_large]
+    large = sorted((case for case in cases if case.is_large), key=lambda case: -case.ratio)
+    overheads = [1e6 * case.overhead_s for case in cases if not case.is_large]
     lines = []
     if large:
-        over = [cell for cell in large if cell.ratio > MAX_RATIO]
+        over = [case for case in large if case.ratio > MAX_RATIO]
         lines.append(
             f"Where the best baseline takes more than 1 ms, ours takes at most {large[0].ratio:.2f} times as long "
-            f"({large[0]}; target {MAX_RATIO}); above the target in {len(over)} of {len(large)} cells"
-            + "".join(f"\n  - {cell}: {cell.ratio:.2f}x of {cell.best_baseline}" for cell in over)
+            f"({large[0]}; target {MAX_RATIO}); above the target in {len(over)} of {len(large)} cases"
+            + "".join(f"\n  - {case}: {case.ratio:.2f}x of {case.best_baseline}" for case in over)
         )
     if overheads:
         lines.append(
             f"Elsewhere ours takes {statistics.median(overheads):+.0f} µs more than the best baseline in the median "
             f"({min(overheads):+.0f} to {max(overheads):+.0f}), the overhead of a call"
         )
-    for domains in sorted({cell.domains for cell in loop_cells if cell.domains}):
-        ratios = [cell.timings.ratio(LOOP, OURS) for cell in loop_cells if cell.domains == domains]
+    for domains in sorted({case.domains for case in loop_cases if case.domains}):
+        ratios = [case.timings.ratio(LOOP, OURS) for case in loop_cases if case.domains == domains]
         lines.append(
             f"At R = {LOOP_ROWS}, domains {domains}, the loop over bins takes {min(ratios):.1f} to {max(ratios):.1f} "
             f"times as long as ours (target at least {MIN_LOOP_RATIO})"

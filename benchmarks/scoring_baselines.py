@@ -98,7 +98,7 @@ class TorchBaseline:
     """`sentence_transformers.util.cos_sim` on the device that MLX uses, if torch supports it.
 
     Raises:
-        ImportError: torch or sentence-transformers is not installed.
+        ImportError: If torch or sentence-transformers is not installed.
 
     Attributes:
         device: Name of torch's device.

@@ -3,8 +3,8 @@
     python -m benchmarks.selector [--quick] [--dialogues N] [--out FILE.md]
 
 Drives the observer of a profile as `Personalizer.observe` does, with a store on disk, random word vectors in place of a
-model, and without the time of embedding. At each measured point a young profile receives dialogues in turn with the
-growing one, so that the ratio shows the effect of the stream's length and not the load of the machine. The curve is
+model, and without the time of embedding. At each measured point a new, small profile receives dialogues in turn with
+the growing one, so that the ratio shows the effect of the stream's length and not the load of the machine. The curve is
 written to an SVG beside the report.
 """
 

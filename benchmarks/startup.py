@@ -92,7 +92,7 @@ def cpu_time_s(case: StartupCase, home: Path) -> float:
     """Run a command once and return its CPU time in seconds, that of its own child processes included.
 
     Raises:
-        RuntimeError: The command fails or prints nothing.
+        RuntimeError: If the command fails or prints nothing.
     """
     environment = {**command_environment(home), **(case.environment or {})}
     with tempfile.TemporaryFile() as output:

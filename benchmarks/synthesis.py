@@ -149,7 +149,7 @@ def distinct_dialogues(stream: Path | None, count: int) -> list[Dialogue]:
     """Return the first `count` different dialogues of a stream.
 
     Raises:
-        UserError: The stream has fewer.
+        UserError: If the stream has fewer.
     """
     path = stream or DEMO_STREAM
     distinct: dict[Dialogue, None] = {}
@@ -264,6 +264,7 @@ def to_json(
 def make_report(
     options: argparse.Namespace, dialogues: int, config: SynthesisConfig, speed: Speed, agreement: Agreement
 ) -> str:
+    """Return the report as Markdown."""
     rows = [
         (name, f"{speed.timings.median(name):.2f}", speed.tokens[name], f"{speed.tokens_per_s(name):.0f}")
         for name in (LOOP, OURS)

@@ -1,4 +1,4 @@
-"""Play the owner of the demo's stream: answer today's questions with the ideal answers that its file holds.
+"""Play the owner of the demo's stream: answer today's questions with the ideal answers in its file.
 
 mlx-personal review --json > questions.json
 python examples/answer_as_owner.py chats.jsonl questions.json > verdicts.jsonl

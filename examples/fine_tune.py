@@ -1,4 +1,4 @@
-"""Fast LoRA fine-tuning of any mlx-lm model on a file of chat messages.
+"""Fine-tune any mlx-lm model with LoRA on a file of chat messages.
 
     python examples/fine_tune.py --model mlx-community/Llama-3.2-1B-Instruct-4bit --data chats.jsonl --adapter adapter
 
@@ -24,7 +24,7 @@ def show(event: ProgressEvent) -> None:
 
 
 def main() -> None:
-    """Train an adapter and print what the training did."""
+    """Train an adapter, print a summary, and answer the first question with it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="hub repository, model folder, or demo")
     parser.add_argument("--data", type=Path, default=Path(str(files("mlx_personal.demo") / "stream.jsonl")))

@@ -1,4 +1,4 @@
-"""One small adapter per user on one loaded base model, and each user answered by their own.
+"""Train one small adapter per user on one loaded base model, and answer each user with their own adapter.
 
     python examples/per_user_adapters.py
 

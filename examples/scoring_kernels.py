@@ -1,4 +1,4 @@
-"""The scoring kernels alone, on arrays of any MLX project: entropies, nearest neighbors, in-domain distances.
+"""Use the scoring kernels alone, on arrays of any MLX project: entropies, nearest neighbors, in-domain distances.
 
     python examples/scoring_kernels.py
 
@@ -15,7 +15,7 @@ import mlx.core as mx
 
 
 def main() -> None:
-    """Score random token states and embeddings, and print what comes out."""
+    """Score random token states and embeddings, and print the results."""
     mx.random.seed(0)
 
     # Hidden states of 4 texts of up to 100 tokens: varied, then one token repeated.

@@ -1,4 +1,4 @@
-"""The whole loop from Python: observe, annotate, synthesize, train, promote, chat.
+"""Run the whole loop from Python: observe, annotate, synthesize, train, promote, chat.
 
     python examples/whole_loop.py
 

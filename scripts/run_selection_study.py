@@ -129,7 +129,7 @@ def print_progress(event: ProgressEvent, /) -> None:
 
 def print_result(result: StudyResult) -> None:
     """Print the outcome of a run."""
-    print(f"{result.num_computed} cells run, {result.num_present} were there, {len(result.failed)} failed")
+    print(f"{result.num_computed} cells run, {result.num_stored} were there, {len(result.failed)} failed")
     for cell, error in result.failed:
         print(f"failed: {cell.policy} on {cell.data}, seed {cell.seed}: {error}")
     for block in result.skipped:

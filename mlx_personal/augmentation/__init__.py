@@ -1,7 +1,8 @@
-"""Augmentation of scarce personal data by a server model [Zhong25]; the trained device answers alone.
+"""Augment scarce personal data with the help of a server's model [Zhong25].
 
-A server model writes records similar to a user's few, an adapter is trained on real and synthetic records together, and
-the device answers with it offline. Only this outline is public; everything below it is this project's own design.
+The server's model writes records similar to a user's few records, an adapter is trained on real and synthetic records
+together, and the device answers with it, without the server. Only this outline is public; all details are this
+project's own design.
 
 - `task` defines records and tasks, `config` the settings.
 - On the device, `sampling` selects the records to send, `redaction` removes private values, `prompting` builds the

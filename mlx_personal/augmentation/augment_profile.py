@@ -1,4 +1,4 @@
-"""Augment the annotated dialogues of a profile; the profile's next training uses the synthetic ones.
+"""Augment the annotated dialogues of a profile; the next training run uses the synthetic ones, too.
 
 The annotations are read from the profile's store, and the synthetic dialogues are stored there as a synthesis, which
 replaces older ones of the same annotations. Consent, ledger and responses are in the profile's folder `augment`.
@@ -42,13 +42,13 @@ class ProfileAugmentationResult:
 
     Attributes:
         records: Records made of the annotated dialogues.
-        skipped: Annotated dialogues that are no records, by reason.
+        skipped: Number of annotated dialogues that cannot be made into records, by reason.
         sent: Records that the server saw.
-        too_long: Records that exceed the token budget alone.
+        too_long: Records that are longer than the token budget.
         outcome_counts: Requests by outcome, see `SyntheticRecords`.
         kept: Synthetic dialogues that were kept.
-        up_to_date: Whether nothing had changed since the last run, so that nothing was stored.
-        incomplete: Whether responses are missing after a failure, so that nothing was filtered; the next run continues.
+        up_to_date: Whether nothing has changed since the last run, so nothing was stored.
+        incomplete: Whether responses are missing, so nothing was filtered; the next run continues.
         request_summary: Result of the requests.
     """
 
@@ -86,7 +86,7 @@ def augment_profile(
     token_budget: int | None = None,
     on_progress: Progress | None = None,
 ) -> ProfileAugmentationResult:
-    """Let the server write dialogues similar to the annotated ones that are not held out, and store the good ones.
+    """Request dialogues similar to the annotated ones that are not held out, filter them, and store those that pass.
 
     Args:
         personalizer: The profile, open for writing.
@@ -100,13 +100,14 @@ def augment_profile(
         What was sent and what was kept.
 
     Raises:
-        UserError: If no dialogue is annotated, consent is missing, the server refuses, or the disk does.
+        UserError: If no dialogue is annotated, consent is missing, the server refuses a request, or a file cannot be
+            written.
         StoppedError: On SIGTERM or Ctrl-C while requests are sent.
     """
     folder = personalizer.folder / FOLDER
     Consent(folder).require(server.url, server.model)
     annotated = _annotated_records(personalizer)
-    lm = personalizer.base()
+    lm = personalizer.base_model()
     prepared = on_device.prepare_requests(lm, _USER, _TASK, annotated.records, config)
     with open_database(folder) as database, Ledger(folder) as ledger:
         summary = fetch_responses(
@@ -160,7 +161,7 @@ def augment_profile(
 def preview_profile(personalizer: Personalizer, server: Server, config: AugmentConfig) -> list[RequestBody]:
     """Return the bodies that `augment_profile` would send with the same arguments; see `preview_users`."""
     records = _annotated_records(personalizer).records
-    prepared = on_device.prepare_requests(personalizer.base(), _USER, _TASK, records, config)
+    prepared = on_device.prepare_requests(personalizer.base_model(), _USER, _TASK, records, config)
     return unanswered_bodies(personalizer.folder / FOLDER, prepared.requests, server)
 
 

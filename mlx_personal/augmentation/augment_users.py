@@ -33,7 +33,7 @@ from mlx_personal.progress import Progress, ProgressEvent, as_stage, ignore_prog
 
 logger = logging.getLogger(__name__)
 
-# Increase it whenever the same settings come to mean another adapter, such as with other prompts, filters or training.
+# Increase it whenever the same settings lead to another adapter, for example by other prompts or filters.
 PROTOCOL: Final = 1
 
 
@@ -45,7 +45,7 @@ class AugmentationResult:
         existing: Results of the users that were finished before, by name.
         trained: Results of the users that were trained now, by name.
         failed: Users whose jobs failed, with the reason.
-        incomplete: Users with missing responses, who wait for the next run.
+        incomplete: Users with missing responses; the next run continues with them.
         request_summary: Result of the requests; None if none was needed.
     """
 
@@ -80,11 +80,11 @@ def augment_users(
     token_budget: int | None = None,
     on_progress: Progress = ignore_progress,
 ) -> AugmentationResult:
-    """Augment every user's records with the server's help and train an adapter for each on that user's records alone.
+    """Augment each user's records with the server's help, and train an adapter on that user's records alone.
 
-    All users share the limit on concurrent requests and the token budget. A user is trained on what the budget allowed,
-    and again once a later run allows more. If requests failed, or were not sent because others failed, users with
-    missing responses wait for the next run. A user whose job fails does not stop the others.
+    All users share the limit on concurrent requests and the token budget. An adapter is trained on the responses that
+    the budget allowed, and again once a later run allows more. If requests failed, or were not sent because others
+    failed, users with missing responses are left for the next run. A user whose job fails does not stop the others.
 
     Args:
         folder: Folder of the run, created if it is missing. Consent for the server must be recorded in it.
@@ -100,8 +100,8 @@ def augment_users(
         What happened to each user.
 
     Raises:
-        UserError: If consent is missing, a user's name cannot be a folder's or equals another except for its case, the
-            server refuses, or the disk does.
+        UserError: If consent is missing, a user's name is not a valid folder name or differs from another only in its
+            case, the server refuses a request, or a file cannot be written.
         StoppedError: On SIGTERM or Ctrl-C while requests are sent.
     """
     _check_names(users)
@@ -136,7 +136,7 @@ def augment_users(
             user, key = unfinished[name]
             if None in responses and summary.failed + summary.remaining:
                 result.incomplete.append(name)
-            # The user was trained within an earlier budget, and this one brought no further response.
+            # The adapter was trained within an earlier budget, and this one brought no further response.
             elif (stored := store.get(name, key, max_unanswered=responses.count(None))) is not None:
                 result.existing[name] = stored
             else:
@@ -146,7 +146,7 @@ def augment_users(
         for number, finished in enumerate(finished_jobs, 1):
             name = finished.key
             if finished.error is not None:
-                logger.info("the training of user %r failed", name)
+                logger.info("the training run of user %r failed", name)
                 result.failed[name] = finished.error
             else:
                 _, key = unfinished[name]
@@ -248,12 +248,14 @@ def _run(
 
 
 def _check_names(users: Sequence[User]) -> None:
-    """Raise UserError for a name that a folder cannot have, and for one that two users have."""
+    """Raise UserError for a name that is not a valid folder name, and for one that two users have."""
     seen: set[str] = set()
     for name in (user.name for user in users):
         if not name or not name.isprintable() or name.startswith(".") or Path(name).name != name:
             raise UserError(f"{quoted(name)} cannot be a user's name", hint="a folder gets that name; choose another")
         # On a file system that ignores case one adapter would replace the other.
         if name.casefold() in seen:
-            raise UserError(f"two users are named {quoted(name)}, except for its case", hint="rename one of them")
+            raise UserError(
+                f"two users are named {quoted(name)}, apart from upper and lower case", hint="rename one of them"
+            )
         seen.add(name.casefold())

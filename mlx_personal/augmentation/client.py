@@ -1,7 +1,7 @@
-"""The client: sends all requests without a cached response, several at once, and repeats failed attempts.
+"""Send requests to a server, several at once, repeat failed attempts, and cache the responses.
 
-A response is stored as soon as it arrives. Whatever ends a run (a used-up budget, a dead server, Ctrl-C, a power cut),
-the same call resumes from there.
+A response is stored as soon as it arrives. Whatever ends a run (a used-up budget, an unreachable server, Ctrl-C, a
+power cut), the same call resumes from there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The server counts as dead after so many requests in a row that failed in all their attempts.
+# The run ends after this many requests in a row that failed in all their attempts.
 _MAX_FAILURES_IN_A_ROW: Final = 3
 # Longest wait between two attempts: by the exponential backoff, and on demand of the server.
 _MAX_BACKOFF_S: Final = 60.0
@@ -88,7 +88,7 @@ def fetch_responses(
 ) -> RequestSummary:
     """Send the requests that `cache` has no response to, and store the responses there.
 
-    A dead server and a used-up budget are no errors: the summary shows what is missing.
+    An unreachable server and a used-up budget are no errors: the summary shows what is missing.
 
     Args:
         requests: The requests.
@@ -104,7 +104,8 @@ def fetch_responses(
         The responses, and a count of what happened to the requests.
 
     Raises:
-        UserError: If the server refuses (a wrong key, address, model or setting), or the disk does.
+        UserError: If the server refuses a request (a wrong key, URL, model or setting), or a file cannot be
+            written.
         StoppedError: On SIGTERM and Ctrl-C, after the responses in progress have arrived. A second Ctrl-C does not
             wait for them.
         ValueError: If the concurrency is below 1.
@@ -240,8 +241,8 @@ class _Run:
             counts.append(f"{self.unaffordable} over the token budget")
         reason, hint = "the token budget is used up", "raise it to continue"
         if self.failed:
-            is_dead = self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW
-            problem = "does not respond" if is_dead else "did not answer all requests"
+            gave_up = self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW
+            problem = "does not respond" if gave_up else "did not answer all requests"
             reason = f"the server at {self._server.url} {problem} ({self._last_failure})"
             hint = _RESUME_HINT
         return f"{reason}: {', '.join(counts)}; {hint}"

@@ -1,4 +1,4 @@
-"""The settings of an augmentation, except those of the server."""
+"""The settings of augmentation, except those of the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AugmentConfig:
 
     Attributes:
         num_synthetic: Synthetic records to request for each user.
-        num_demonstrations: The user's own records in each prompt, sampled separately for each.
+        num_demonstrations: Records of the user in each prompt, sampled separately for each.
         sample_budget: Limits of the records of a user that are sent.
         prompt: Template as returned by `prompting.read_prompt`.
         redacted_words: Names and other words that never leave the device, in any case.

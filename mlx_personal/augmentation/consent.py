@@ -73,7 +73,7 @@ class Consent:
             raise UserError(f"nothing is sent to {server} without your consent", remedy=remedy)
 
     def _record(self, server: str, model: str, granted: bool) -> None:
-        self.is_granted(server, model)  # refuses to add to a damaged file
+        self.is_granted(server, model)  # raises an error if the file is damaged
         line = json.dumps({"time": utc_now(), "granted": granted, "server": _normalize_url(server), "model": model})
         atomic_write(self.path, "".join(f"{text}\n" for text in (*self._read().splitlines(), line)))
 

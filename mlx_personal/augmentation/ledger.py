@@ -1,4 +1,4 @@
-"""The ledger: a record of every byte that leaves this machine, in `ledger.jsonl`, for the user to inspect.
+"""Record every byte that leaves this machine in a file for the user to inspect, the ledger `ledger.jsonl`.
 
 Before an attempt to send, a line with time, user, URL and body is written and flushed to the disk. After the attempt a
 second line records how it ended. Headers, and with them the API key, are never written.
@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
-from mlx_personal.errors import UserError, encodable, from_os_error
+from mlx_personal.errors import UserError, escape_surrogates, from_os_error
 from mlx_personal.storage.database import utc_now
 from mlx_personal.storage.files import atomic_write
 
@@ -42,7 +42,7 @@ class LedgerTotals:
 class Ledger:
     """The ledger in a folder, a context manager. Only one process at a time may write to it.
 
-    An incomplete last line, as a crash leaves it, belongs to nothing that was sent; the next line replaces it.
+    An incomplete last line, as left by a crash, was not sent; the next line replaces it.
 
     Args:
         folder: Folder of `ledger.jsonl`, which is created with the first attempt.
@@ -76,7 +76,13 @@ class Ledger:
         """
         self._open()
         self._attempts += 1
-        line = {"attempt": self._attempts, "time": utc_now(), "user": encodable(user), "url": url, "bytes": len(body)}
+        line = {
+            "attempt": self._attempts,
+            "time": utc_now(),
+            "user": escape_surrogates(user),
+            "url": url,
+            "bytes": len(body),
+        }
         self._append(line | {"sha256": hashlib.sha256(body).hexdigest(), "body": body.decode()})
         return self._attempts
 
@@ -96,7 +102,7 @@ class Ledger:
             UserError: If the file cannot be written.
         """
         line = {"ended": attempt, "time": utc_now(), "status": status, "received": received, "tokens": tokens}
-        self._append(line | ({} if failure is None else {"failure": encodable(failure)}))
+        self._append(line | ({} if failure is None else {"failure": escape_surrogates(failure)}))
 
     def totals(self) -> LedgerTotals:
         """Return the totals over all attempts.

@@ -1,7 +1,7 @@
-"""The device's steps for one user: prepare the requests, filter the responses, train the adapter.
+"""The steps on the device for one user: prepare the requests, filter the responses, train the adapter.
 
-Nothing here uses a network, and the values behind placeholders never leave: they are computed again from the user's own
-records when the responses have arrived.
+Nothing here uses a network. The values behind placeholders never leave the device: they are computed again from the
+user's records when the responses have arrived.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PreparedRequests:
     Attributes:
         requests: The requests, one for each synthetic record.
         sent: Indices of the user's records that they show, redacted.
-        too_long: Number of records that exceed the token budget alone.
+        too_long: Number of records that are longer than the token budget.
     """
 
     requests: tuple[PromptRequest, ...]
@@ -140,15 +140,15 @@ def train_adapter(
     records: Sequence[Record],
     synthetic: SyntheticRecords,
     config: AugmentConfig,
-    adapter_dir: Path,
+    adapter_folder: Path,
 ) -> TrainingReport:
-    """Train a user's adapter on the real and the synthetic records and write it to `adapter_dir`; see `finetune`."""
+    """Train a user's adapter on the real and the synthetic records and write it to `adapter_folder`; see `finetune`."""
     examples = [Example(task.to_dialogue(record), group) for group, record in enumerate(records)]
     examples += [
         Example(task.to_dialogue(record), group, config.synthetic_weight)
         for record, group in zip(synthetic.records, synthetic.sources, strict=True)
     ]
-    return finetune(lm, examples, config.training, adapter_dir)
+    return finetune(lm, examples, config.training, adapter_folder)
 
 
 def _redact(task: Task, records: Sequence[Record], config: AugmentConfig) -> tuple[list[Record], Placeholders]:

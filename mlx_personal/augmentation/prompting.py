@@ -1,8 +1,8 @@
 """The prompts that ask a server for records similar to a user's, and the parsing of its responses.
 
-The template is a file, `prompts/augment.txt` by default. Every synthetic record has a prompt of its own, which shows
-its own sample of the user's records, so that the synthetic records differ from each other. Template and sampling are
-this project's own design: the prompts of [Zhong25] are not public.
+The template is a file, `prompts/augment.txt` by default. Every synthetic record has its own prompt, with its own
+sample of the user's records, so that the synthetic records differ from each other. Template and sampling are this
+project's own design: the prompts of [Zhong25] are not public.
 """
 
 from __future__ import annotations

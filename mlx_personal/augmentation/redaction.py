@@ -1,4 +1,4 @@
-"""Redaction: private values are replaced by placeholders such as `[EMAIL_1]` and restored on the device.
+"""Replace private values by placeholders such as `[EMAIL_1]`, and restore them on the device.
 
 A value has the same placeholder in all texts of a user. Placeholders are numbered in order of appearance, so the
 mapping follows from the texts alone, is not stored, and never leaves the process that made it. `redaction_patterns`

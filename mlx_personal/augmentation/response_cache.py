@@ -1,4 +1,4 @@
-"""The cache of a server's responses: no request is sent again after it was answered, and a stopped run can resume."""
+"""Cache a server's responses, so that no answered request is sent again and a stopped run can resume."""
 
 from __future__ import annotations
 

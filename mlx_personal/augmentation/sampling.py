@@ -1,4 +1,4 @@
-"""Sampling of the records that the server sees: those that the selector of [Qin24 §3.2] keeps, within a budget.
+"""Sample the records that the server sees: those that the selector of [Qin24 §3.2] keeps, within a budget.
 
 [Zhong25] only says that a user has few records to begin with. This rule is the project's own design.
 """
@@ -20,11 +20,11 @@ from mlx_personal.selection import Buffer, QualityPolicy, SelectionCandidate, Se
 
 @dataclass(frozen=True)
 class SampleBudget:
-    """Limits of what is sent of one user.
+    """Limits on the records of one user that are sent.
 
     Attributes:
-        max_records: Records of the user that are sent at most.
-        max_tokens: Tokens of their JSON lines, counted by the device model's tokenizer.
+        max_records: Maximum number of records.
+        max_tokens: Maximum tokens of their JSON lines, counted by the device model's tokenizer.
 
     Raises:
         ValueError: If a limit is below 1.
@@ -78,7 +78,7 @@ def sample_records(lm: LanguageModel, records: Sequence[Record], budget: SampleB
 
 
 def count_too_long(lm: LanguageModel, records: Sequence[Record], budget: SampleBudget) -> int:
-    """Return how many records exceed the token budget alone, so that `sample_records` never selects them."""
+    """Return how many records are longer than the token budget, so that `sample_records` never selects them."""
     return sum(length > budget.max_tokens for length in _token_counts(lm, records))
 
 

@@ -39,10 +39,10 @@ class RetryableError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """The address of a server and the settings of requests to it.
+    """The URL of a server and the settings of requests to it.
 
     Attributes:
-        url: Address up to and without `/chat/completions`, usually ending in `/v1`.
+        url: URL up to and without `/chat/completions`, usually ending in `/v1`.
         model: Name of the model on the server.
         api_key: Sent as a bearer token; None if the server needs none.
         temperature: Sampling temperature. [Zhong25]'s is not public. At 0 the server ignores seeds.
@@ -68,7 +68,7 @@ class Server:
     def __post_init__(self) -> None:
         check_url(self.url)
         if "?" in self.url or "#" in self.url:
-            raise ValueError("the server's address must end with its path")
+            raise ValueError("the server's URL must end with its path")
         # Without the value, because errors are printed.
         if self.api_key is not None and not re.fullmatch(_KEY_CHARACTERS, self.api_key):
             raise ValueError(
@@ -144,10 +144,10 @@ class Server:
             hint = "check the key, and the environment variable that it is read from"
             raise UserError(f"the server {what} ({code})", where, hint)
         if status == 404:
-            hint = f"check the address, which usually ends in /v1, and the model's name, {quoted(self.model)}"
+            hint = f"check the URL, which usually ends in /v1, and the model's name, {quoted(self.model)}"
             raise UserError(f"the server has no such page or model ({code})", where, hint)
         if 300 <= status < 400:
-            raise UserError(f"the server has moved ({code})", where, "use its new address")
+            raise UserError(f"the server has moved ({code})", where, "use its new URL")
         message = self._error_message(http_response)
         raise UserError(f"the server refuses the request ({code}{message})", where, "check the settings")
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
-from mlx_personal.errors import UserError, encodable, from_os_error
+from mlx_personal.errors import UserError, escape_surrogates, from_os_error
 
 TASK_FILE: Final = "task.json"
 _KEYS: Final = ("question", "labels")
@@ -32,7 +32,7 @@ class UserRecords:
 
     Attributes:
         records: The records, without repeated ones.
-        skipped: Number of dialogues and lines that are no records, by reason.
+        skipped: Number of dialogues and lines that cannot be made into records, by reason.
     """
 
     records: tuple[Record, ...]
@@ -59,7 +59,8 @@ class UserFolder:
 def read_users(folder: Path) -> UserFolder:
     """Read the users of a folder.
 
-    Lines without a dialogue, dialogues that are no records and users with fewer than 2 records are skipped and counted.
+    Invalid lines, dialogues that cannot be made into records, and users with fewer than 2 records are skipped and
+    counted.
 
     Args:
         folder: Folder with a file `NAME.jsonl` for each user.
@@ -79,7 +80,7 @@ def read_users(folder: Path) -> UserFolder:
     excluded: dict[str, str] = {}
     invalid_lines: list[InvalidLine] = []
     for file in files:
-        name = encodable(file.stem)
+        name = escape_surrogates(file.stem)
         user, invalid = _read_user(file, task)
         invalid_lines += invalid
         if len(user.records) < _MIN_RECORDS:
@@ -101,7 +102,7 @@ def record_from_dialogue(dialogue: Dialogue, task: Task) -> Record:
         task: The task, whose labels the answer must be among, if it has any.
 
     Raises:
-        ValueError: If the dialogue is no record. The message is a short reason that can be counted.
+        ValueError: If the dialogue cannot be made into a record. The message is a short reason that can be counted.
     """
     try:
         messages = dialogue.without_thoughts().messages

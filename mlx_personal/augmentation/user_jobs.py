@@ -1,7 +1,8 @@
 """The two jobs of each user, run in worker processes: one prepares the requests, one filters the responses and trains.
 
-A job receives everything in its argument and returns everything it made. It leaves no file behind, so it can run on any
-machine that has the package and sees the model's folder. A worker process keeps its model from job to job.
+A job receives all its inputs in its argument and returns all its results; it leaves no files behind. It can therefore
+run on any machine that has this package and can read the model's folder. Worker processes keep their model from job to
+job.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class User:
         records: The user's records, oldest first.
         model: Folder of the base model.
         config: The settings.
-        skipped: Number of the user's dialogues that are no records, by reason.
+        skipped: Number of the user's dialogues that cannot be made into records, by reason.
     """
 
     name: str
@@ -65,7 +66,7 @@ class TrainedUser:
         synthetic: The synthetic records that were trained on, and the outcomes of all requests.
         loss: Mean loss of the last epoch.
         samples: Samples trained on in each epoch.
-        truncated_samples: Samples that lost their beginning.
+        truncated_samples: Samples that were truncated at the start.
         elapsed_s: Seconds of filtering and training.
     """
 
@@ -88,9 +89,9 @@ def train(job: TrainingJob) -> TrainedUser:
     lm = cached_model(user.model)
     synthetic = on_device.filter_responses(lm, user.task, user.records, job.prepared, job.responses, user.config)
     with tempfile.TemporaryDirectory() as folder:
-        adapter_dir = Path(folder, "adapter")
-        report = on_device.train_adapter(lm, user.task, user.records, synthetic, user.config, adapter_dir)
-        files = {file.name: file.read_bytes() for file in sorted(adapter_dir.iterdir())}
+        adapter_folder = Path(folder, "adapter")
+        report = on_device.train_adapter(lm, user.task, user.records, synthetic, user.config, adapter_folder)
+        files = {file.name: file.read_bytes() for file in sorted(adapter_folder.iterdir())}
     return TrainedUser(
         files=files,
         synthetic=synthetic,

@@ -39,15 +39,15 @@ class UserResult:
 
     Attributes:
         records: The user's records.
-        skipped: The user's dialogues that are no records, by reason.
+        skipped: Number of the user's dialogues that cannot be made into records, by reason.
         sent: Records that the server saw.
-        too_long: Records that exceed the token budget alone.
+        too_long: Records that are longer than the token budget.
         requested: Synthetic records that were requested.
         outcome_counts: Requests by outcome, see `SyntheticRecords`.
         kept: Synthetic records that were trained on.
         loss: Mean loss of the last epoch.
         samples: Samples trained on in each epoch.
-        truncated_samples: Samples that lost their beginning.
+        truncated_samples: Samples that were truncated at the start.
         elapsed_s: Seconds of filtering and training.
     """
 
@@ -69,7 +69,7 @@ class UserResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> UserResult:
-        """Return the result that `to_json` gave."""
+        """Return the result that `to_json` returned."""
         return cls(**{name: values[stored] for name, stored in _STORED_NAMES.items()})
 
 

@@ -1,4 +1,4 @@
-"""The fine-tuning benchmark: our trainer and plain mlx-lm, compared in time, memory, energy and loss.
+"""Benchmark fine-tuning: compare our trainer with plain mlx-lm in time, memory, energy and loss.
 
 - `workloads` defines what is trained, and `training_run` trains it once with one trainer; `mlx_lm_trainer` calls
   mlx-lm's.
@@ -35,9 +35,9 @@ def run_benchmark(
 
     Args:
         workload: What is trained.
-        on_progress: Called before each training, with what runs next as the stage.
+        on_progress: Called before each training run, with the name of the trainer as the stage.
         against: `mlx-lm` to train with mlx-lm too; None for our trainer alone.
-        rounds: Trainings with each trainer; None for the default.
+        rounds: Training runs of each trainer; None for the default.
         brief: Run one round unless `rounds` says otherwise, measure the idle power for half a second, and leave out
             mlx-lm's stock loss.
 
@@ -45,7 +45,7 @@ def run_benchmark(
         The result, in the form that `schema.json` describes.
 
     Raises:
-        UserError: The workload cannot be trained.
+        UserError: If the workload cannot be trained.
     """
     if brief:
         return build_result(measure_workload(workload, against, rounds or 1, _BRIEF_IDLE_S, on_progress, stock=False))

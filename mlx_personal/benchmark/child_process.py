@@ -17,7 +17,7 @@ from mlx_personal.errors import Action, Remedy, UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read what to train, train it, and write the result, or the user error that ended the training.
+    """Read what to train, train it, and write the result, or the user error that ended the run.
 
     Args:
         arguments: Paths of the file to read and of the file to write.

@@ -1,4 +1,4 @@
-"""Run the trainers of a benchmark in turn, each training in a process of its own, and collect the measurements."""
+"""Run the trainers of a benchmark in turn, each run in a process of its own, and collect the measurements."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class IdlePower:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All trainings of a benchmark.
+    """All training runs of a benchmark.
 
     Attributes:
         workload: What was trained.
         model_dir: Folder of its model.
-        idle: Power of the machine before.
-        runs: Trainings of each round, by the name of the trainer.
+        idle: Power of the idle machine, measured first.
+        runs: Training run of each round, by the name of the trainer.
     """
 
     workload: Workload
@@ -67,13 +67,13 @@ def measure_workload(
     Args:
         workload: What to train.
         against: `mlx-lm` to train with mlx-lm too; None for our trainer alone.
-        rounds: Trainings with each trainer.
+        rounds: Training runs of each trainer.
         idle_s: Seconds for which the idle power is measured.
-        on_progress: Called before each training.
+        on_progress: Called before each training run.
         stock: Train once with mlx-lm's own loss as well, if there is a comparison with mlx-lm.
 
     Raises:
-        UserError: The workload cannot be trained, or mlx-lm trained other batches than planned.
+        UserError: If the workload cannot be trained, or mlx-lm trained other batches than planned.
     """
     model_dir = model_folder(workload.model)
     order = _trainer_order(against, rounds, stock)
@@ -87,12 +87,12 @@ def measure_workload(
         train_in_child_process(trainer, warm_up, model_dir)
     for number, trainer in enumerate(order):
         on_progress(ProgressEvent(trainer, number, len(order)))
-        logger.info("training %d of %d, with %s", number + 1, len(order), trainer)
+        logger.info("training run %d of %d, with %s", number + 1, len(order), trainer)
         runs[trainer].append(train_in_child_process(trainer, workload, model_dir))
     on_progress(ProgressEvent("done", len(order), len(order)))
     planned = [step for epoch in mlx_lm_order(workload) for step in epoch]
-    for trainer, of_trainer in runs.items():
-        if any(run.batches != planned for run in of_trainer):
+    for trainer, trainer_runs in runs.items():
+        if any(run.batches != planned for run in trainer_runs):
             what = f"{trainer} trained other batches than planned, so nothing can be compared"
             raise UserError(what, hint="update mlx-lm")
     names: tuple[str, ...] = (OURS, MLX_LM, MLX_LM_STOCK)
@@ -120,8 +120,8 @@ def train_in_child_process(trainer: str, workload: Workload, model_dir: Path) ->
         model_dir: Folder of its model.
 
     Raises:
-        UserError: The training fails for a reason that the user can change.
-        RuntimeError: It fails for another reason.
+        UserError: If the training run fails for a reason that the user can change.
+        RuntimeError: If it fails for another reason.
     """
     with tempfile.TemporaryDirectory() as scratch:
         spec_file, result_file = Path(scratch, "spec.json"), Path(scratch, "result.json")
@@ -130,7 +130,7 @@ def train_in_child_process(trainer: str, workload: Workload, model_dir: Path) ->
         command = [sys.executable, "-m", "mlx_personal.benchmark.child_process", str(spec_file), str(result_file)]
         finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         if finished.returncode or not result_file.exists():
-            raise _error_of(trainer, finished)
+            raise _child_error(trainer, finished)
         data = json.loads(result_file.read_text())
     if "error" in data:
         raise error_from_json(data["error"])
@@ -138,14 +138,14 @@ def train_in_child_process(trainer: str, workload: Workload, model_dir: Path) ->
 
 
 def _trainer_order(against: str | None, rounds: int, stock: bool) -> list[str]:
-    """Return the order of the trainings; the first of each round alternates, since a warm machine is slower."""
+    """Return the order of the training runs; the trainers alternate, since a warm machine is slower."""
     if against is None:
         return [OURS] * rounds
     pairs = [(OURS, MLX_LM) if number % 2 == 0 else (MLX_LM, OURS) for number in range(rounds)]
     return [trainer for pair in pairs for trainer in pair] + [MLX_LM_STOCK] * stock
 
 
-def _error_of(trainer: str, finished: subprocess.CompletedProcess[str]) -> Exception:
+def _child_error(trainer: str, finished: subprocess.CompletedProcess[str]) -> Exception:
     hint = "choose a smaller workload"
     if finished.returncode == -signal.SIGKILL:
         return UserError(f"the system killed {trainer}, most likely because memory ran out", hint=hint)

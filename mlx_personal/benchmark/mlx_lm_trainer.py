@@ -62,7 +62,7 @@ def train_with_mlx_lm(
     loss: Loss,
     on_loss: Callable[[float], None] = lambda loss: None,
 ) -> list[list[int]]:
-    """Train with mlx-lm's trainer, which leaves out the last samples that do not fill a batch.
+    """Train with mlx-lm's trainer, which leaves out samples that do not fill the last batch.
 
     Args:
         model: Model with a new adapter.

@@ -1,7 +1,7 @@
 """Models with random weights in the shapes of well-known ones.
 
-Random weights serve as well as real ones, since no operation takes longer for its values. A model is written once and
-cached, so that all trainers load the same one.
+Random weights are as good as real ones here, because the time of an operation does not depend on the values. A model is
+written once and cached, so that all trainers load the same one.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     """Return the content of a model's `config.json`.
 
     Raises:
-        UserError: It is not a JSON object.
+        UserError: If it is not a JSON object.
     """
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -112,7 +112,7 @@ def vocabulary_size(folder: Path) -> int:
     """Return the number of tokens in the vocabulary of the model in a folder, by its `config.json`.
 
     Raises:
-        UserError: The file does not have it.
+        UserError: If the file does not state it.
     """
     config = model_config(folder)
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")

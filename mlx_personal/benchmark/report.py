@@ -57,7 +57,7 @@ def read_folder(folder: Path, on_skipped: Callable[[str], None]) -> list[dict[st
         on_skipped: Called with one line about each file that is not a result.
 
     Raises:
-        UserError: The folder has no result.
+        UserError: If the folder has no result.
     """
     if not folder.is_dir():
         raise UserError("no such folder", folder, "name the folder of the results")
@@ -103,7 +103,7 @@ def write_report(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
         The files that were written.
 
     Raises:
-        UserError: A file cannot be written.
+        UserError: If a file cannot be written.
     """
     check_writable(out)
     text, plots = all_tables(results), {}

@@ -20,7 +20,7 @@ from mlx_personal.benchmark.random_weights import SHAPES, public_model_name, voc
 from mlx_personal.benchmark.training_run import MLX_LM, MLX_LM_STOCK, OURS, TrainingRun, workload_config
 from mlx_personal.benchmark.workloads import Workload, make_random_samples
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.finetune.data.samples import Sample, target_tokens
+from mlx_personal.finetune.data.samples import Sample, count_target_tokens
 from mlx_personal.runtime.energy import Energy, Power
 from mlx_personal.runtime.machine import machine_info
 
@@ -75,7 +75,7 @@ def read_result(file: Path) -> dict[str, Any]:
     """Read a result, of this version or of version 0.1.
 
     Raises:
-        UserError: The file cannot be read or has another content; the message names the first problem.
+        UserError: If the file cannot be read or is not a result; the message names the first problem.
     """
     try:
         data = json.loads(file.read_text("utf-8"), parse_constant=_refuse_constant)
@@ -101,7 +101,7 @@ def seconds_to_loss(goal: float, run: TrainingRun, epochs: int) -> float:
 
     Args:
         goal: Loss that is reached in the last epoch at the latest, for which all seconds of the run count.
-        run: Training with its losses and times.
+        run: The training run.
         epochs: Number of epochs.
     """
     steps = len(run.losses) // epochs
@@ -112,7 +112,7 @@ def seconds_to_loss(goal: float, run: TrainingRun, epochs: int) -> float:
 
 
 def net_energy(run: TrainingRun, idle: Power) -> Energy:
-    """Return the energy of a training beyond what the idle machine would have taken in the same time."""
+    """Return the energy of a training run minus what the idle machine takes in the same time."""
     return run.energy - idle.energy(run.elapsed_s)
 
 
@@ -125,7 +125,7 @@ def spread(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def _common_loss(runs: Mapping[str, Sequence[TrainingRun]], steps_per_epoch: int) -> float:
-    """Return the loss that every training reaches: the highest mean of a last epoch with the exact loss."""
+    """Return the loss that every training run reaches: the highest mean of a last epoch with the exact loss."""
     compared = [run for trainer in (OURS, MLX_LM) for run in runs.get(trainer, [])]
     return max(statistics.fmean(run.losses[-steps_per_epoch:]) for run in compared)
 
@@ -144,7 +144,7 @@ def _workload_json(workload: Workload, samples: Sequence[Sample], run: TrainingR
         "lora_layers": workload.num_layers,
         "steps": len(run.losses),
         "tokens": _input_tokens(samples),
-        "target_tokens": target_tokens(samples),
+        "target_tokens": count_target_tokens(samples),
         "rank": config.rank,
         "scale": config.lora_parameters["scale"],
         "learning_rate": config.learning_rate,
@@ -155,7 +155,7 @@ def _trainer_json(
     runs: Sequence[TrainingRun], goal: float | None, measurements: Measurements, samples: Sequence[Sample]
 ) -> dict[str, Any]:
     epochs, idle, first = measurements.workload.epochs, measurements.idle.power, runs[0]
-    num_trained, num_targets = len(samples) * epochs, target_tokens(samples) * epochs
+    num_trained, num_targets = len(samples) * epochs, count_target_tokens(samples) * epochs
     processed = first.processed_tokens
     net_joules = [net_energy(run, idle).total_joules for run in runs]
 
@@ -197,7 +197,7 @@ def _round_json(run: TrainingRun, idle: Power) -> dict[str, Any]:
 
 
 def _median_ratio(ours: Sequence[TrainingRun], mlx_lm: Sequence[TrainingRun], value: _Value) -> float | None:
-    """Return the median of the ratios within each round, in which the machine was equally fast for both."""
+    """Return the median of the ratios within each round; within a round the machine is about equally fast."""
     pairs = [(value(our_run), value(their_run)) for our_run, their_run in zip(ours, mlx_lm, strict=True)]
     ratios = spread([a / b if a is not None and b is not None and b > 0 else None for a, b in pairs])
     return None if ratios is None else ratios["median"]

@@ -1,4 +1,4 @@
-"""Validate data with `schema.json`, for the part of JSON Schema that it uses."""
+"""Validate data against `schema.json`, with the subset of JSON Schema that it uses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def validate(data: Any) -> None:
     """Check data against the schema.
 
     Raises:
-        ValueError: The data do not match; the message names the first place where.
+        ValueError: If the data do not match; the message names the first mismatch.
     """
     _validate(data, load_schema(), load_schema(), "")
 

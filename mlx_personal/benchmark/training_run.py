@@ -42,7 +42,7 @@ _READ_INTERVAL_S = 5.0
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training with its measurements.
+    """One training run with its measurements.
 
     Attributes:
         elapsed_s: Seconds from the first call to the last weight, without loading the model.
@@ -51,9 +51,9 @@ class TrainingRun:
         batches: Indices of the samples of each step.
         processed_tokens: Tokens computed in all epochs, padding included.
         peak_memory_bytes: Peak memory by MLX's count, weights included.
-        energy: Energy of the machine during the training, idle power included.
+        energy: Energy of the machine during the run, idle power included.
         thermal_before: Thermal state at the start.
-        thermal_worst: Thermal state at the end, with the highest temperature and any throttling on the way.
+        thermal_worst: Thermal state with the highest temperature and any throttling during the run.
         forward_mode: How our trainer computed the forward pass; None for mlx-lm.
         fallback_reason: Why it used no faster mode; None for the fastest one and for mlx-lm.
         model_metadata: Layers, parameters and dtype of the model.
@@ -98,7 +98,7 @@ def train_once(trainer: str, workload: Workload, model_dir: Path) -> TrainingRun
         model_dir: Folder of the model.
 
     Raises:
-        UserError: The workload does not fit the model, or the loss is not finite.
+        UserError: If the workload does not fit the model, or the loss is not finite.
     """
     samples = make_random_samples(workload, vocabulary_size(model_dir))
     lm = load_language_model(model_dir)
@@ -110,9 +110,9 @@ def train_once(trainer: str, workload: Workload, model_dir: Path) -> TrainingRun
     mx.reset_peak_memory()
     monitor = _Monitor(meter)
     if trainer == OURS:
-        outcome = _train_with_ours(lm, workload, samples, monitor)
+        trained = _train_with_ours(lm, workload, samples, monitor)
     else:
-        outcome = _train_with_mlx_lm(lm, workload, samples, monitor, _MLX_LM_LOSSES[trainer])
+        trained = _train_with_mlx_lm(lm, workload, samples, monitor, _MLX_LM_LOSSES[trainer])
     elapsed_s, energy, thermal_worst = monitor.stop()
     if not all(math.isfinite(loss) for loss in monitor.losses):
         raise UserError(f"the loss of {trainer} is not finite", hint="choose another model")
@@ -120,14 +120,14 @@ def train_once(trainer: str, workload: Workload, model_dir: Path) -> TrainingRun
         elapsed_s=elapsed_s,
         losses=monitor.losses,
         step_ends_s=monitor.step_ends_s,
-        batches=outcome.batches,
-        processed_tokens=outcome.processed_tokens,
+        batches=trained.batches,
+        processed_tokens=trained.processed_tokens,
         peak_memory_bytes=mx.get_peak_memory(),
         energy=energy,
         thermal_before=monitor.thermal_before,
         thermal_worst=thermal_worst,
-        forward_mode=outcome.forward_mode,
-        fallback_reason=outcome.fallback_reason,
+        forward_mode=trained.forward_mode,
+        fallback_reason=trained.fallback_reason,
         model_metadata=metadata,
     )
 
@@ -158,7 +158,7 @@ def worse_thermal_state(earlier: ThermalState, later: ThermalState) -> ThermalSt
 
 
 class _Monitor:
-    """Reads clock, energy counters and temperature sensors during a training."""
+    """Reads clock, energy counters and temperature sensors during a training run."""
 
     def __init__(self, meter: EnergyMeter) -> None:
         self._meter = meter
@@ -169,7 +169,7 @@ class _Monitor:
         self._start = self._last_reading = time.perf_counter()
 
     def end_step(self, loss: float) -> None:
-        """Note the loss and the time of a step, and read counters and sensors now and then."""
+        """Record the loss and the time of a step, and read counters and sensors from time to time."""
         now = time.perf_counter()
         self.losses.append(loss)
         self.step_ends_s.append(now - self._start)
@@ -179,7 +179,7 @@ class _Monitor:
             self._last_reading = time.perf_counter()
 
     def on_progress(self, event: ProgressEvent, /) -> None:
-        """Note a step of our trainer."""
+        """Record a step of our trainer."""
         if isinstance(event.detail, TrainingStep):
             self.end_step(event.detail.loss)
 
@@ -191,7 +191,7 @@ class _Monitor:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _TrainerResult:
     """What a trainer computed; see `TrainingRun`."""
 
     batches: list[list[int]]
@@ -200,12 +200,14 @@ class _Outcome:
     fallback_reason: str | None = None
 
 
-def _train_with_ours(lm: LanguageModel, workload: Workload, samples: Sequence[Sample], monitor: _Monitor) -> _Outcome:
+def _train_with_ours(
+    lm: LanguageModel, workload: Workload, samples: Sequence[Sample], monitor: _Monitor
+) -> _TrainerResult:
     order = mlx_lm_order(workload)
     data, config = TrainingData(samples), workload_config(workload)
     plan = plan_training(data, config, plan_memory(lm, data, config), order.__getitem__)
     report = train(lm, plan, on_progress=monitor.on_progress)
-    return _Outcome(
+    return _TrainerResult(
         batches=[step for epoch in order for step in epoch],
         processed_tokens=report.processed_tokens * workload.epochs,
         forward_mode=report.forward_mode,
@@ -219,7 +221,7 @@ def _train_with_mlx_lm(
     samples: Sequence[Sample],
     monitor: _Monitor,
     loss: mlx_lm_trainer.Loss,
-) -> _Outcome:
+) -> _TrainerResult:
     config = workload_config(workload)
     lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed)
     steps = workload.epochs * (workload.samples // workload.batch_size)
@@ -233,7 +235,7 @@ def _train_with_mlx_lm(
         loss=loss,
         on_loss=monitor.end_step,
     )
-    return _Outcome(batches, mlx_lm_trainer.count_processed_tokens(samples, batches))
+    return _TrainerResult(batches, mlx_lm_trainer.count_processed_tokens(samples, batches))
 
 
 def _model_metadata(lm: LanguageModel) -> dict[str, Any]:

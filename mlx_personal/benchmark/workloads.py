@@ -1,4 +1,4 @@
-"""What a benchmark trains: a model, and random samples with the lengths of personal data."""
+"""The workloads of the benchmark: a model, and random samples with the lengths of personal data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Workload:
         """Return the workload with some fields replaced; a value of None keeps the field.
 
         Raises:
-            UserError: The workload cannot be trained or compared.
+            UserError: If the workload cannot be trained or compared.
         """
         workload = dataclasses.replace(self, **{name: value for name, value in settings.items() if value is not None})
         for name in ("samples", "epochs", "batch_size"):
@@ -62,7 +62,7 @@ class Workload:
             raise UserError(f"num_layers is {workload.num_layers}; it must be at least 1, or -1 for all")
         if workload.samples % workload.batch_size:
             what = f"{workload.samples} samples do not fill batches of {workload.batch_size}"
-            hint = "choose a multiple: mlx-lm leaves out an incomplete batch, so the trainings would differ"
+            hint = "choose a multiple: mlx-lm leaves out an incomplete batch, so the training runs would differ"
             raise UserError(what, hint=hint)
         return workload
 
@@ -80,14 +80,14 @@ def quick_workload(name: str, **settings: int | None) -> tuple[Workload, list[st
     """Return a workload that is trained within a minute by default: `small` with fewer samples and epochs.
 
     Args:
-        name: Name of the workload that was asked for.
+        name: Name of the requested workload.
         **settings: Fields to replace; a value of None keeps the field.
 
     Returns:
-        The workload, and a line for each difference from what was asked for: another model, or fewer layers.
+        The workload, and a line for each difference from the request: another model, or fewer layers.
 
     Raises:
-        UserError: The workload cannot be trained or compared.
+        UserError: If the workload cannot be trained or compared.
     """
     notices = []
     if name != "small":

@@ -97,10 +97,10 @@ def _check_home(cli: CommandContext) -> _Check:
 def _check_profile(cli: CommandContext) -> _Check:
     from mlx_personal.errors import UserError
     from mlx_personal.models.loading import DEMO_MODEL, resolve_model
-    from mlx_personal.profile import holds_profile
+    from mlx_personal.profile import is_profile
 
     try:
-        if not holds_profile(cli.profile_folder):
+        if not is_profile(cli.profile_folder):
             return _Check("profile", True, f"no profile {cli.profile_name!r} yet: {cli.command('init')}")
         with cli.open_profile(write=False) as personalizer:
             model = personalizer.model_name

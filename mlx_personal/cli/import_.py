@@ -10,7 +10,7 @@ import click
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled
 from mlx_personal.cli.progress import progress_bar
-from mlx_personal.errors import UserError, encodable
+from mlx_personal.errors import UserError, escape_surrogates
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ def import_(cli: CommandContext, files: tuple[Path, ...]) -> CommandResult:
             dialogues = [line for line in lines if not isinstance(line, InvalidLine)]
             invalid += [line for line in lines if isinstance(line, InvalidLine)]
             read += len(dialogues)
-            new += personalizer.add_dialogues(dialogues, f"import:{encodable(file.name)}")
+            new += personalizer.add_dialogues(dialogues, f"import:{escape_surrogates(file.name)}")
         if not read:
             raise UserError(
                 f"no dialogue could be read ({invalid[0].reason})" if invalid else "no dialogue in this file",

@@ -62,7 +62,7 @@ def suggest(cli: CommandContext, domains: int, write: bool) -> CommandResult:
         used_names = [*lexicons, OTHER]
         suggestions = []
         texts = [row.dialogue.text for row in personalizer.dialogues()]
-        for suggestion in suggest_lexicons(texts, domains=domains):
+        for suggestion in suggest_lexicons(texts, max_domains=domains):
             if any(set(suggestion.words) <= words for words in lexicons.values()):
                 continue  # written before
             suggestions.append(dataclasses.replace(suggestion, name=_unused_name(suggestion.name, used_names)))

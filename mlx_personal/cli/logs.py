@@ -25,7 +25,7 @@ def configure_logging(verbosity: int, file: Path | None) -> Callable[[], None]:
         A function that ends the output.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: If the file cannot be written.
     """
     logger = logging.getLogger("mlx_personal")
     previous_level = logger.level

@@ -23,7 +23,7 @@ from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.lazy_group import LazyGroup
 from mlx_personal.cli.logs import configure_logging
 from mlx_personal.cli.remedies import DEFAULT_PROFILE, ProfileOptions, error_line
-from mlx_personal.errors import StoppedError, UserError, encodable, from_os_error
+from mlx_personal.errors import StoppedError, UserError, escape_surrogates, from_os_error
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _errors_on_one_line(ctx: click.Context) -> Iterator[None]:
         line = error.format_message() + (" (see --help)" if isinstance(error, click.UsageError) else "")
     except OSError as error:
         line = from_os_error(error).line()
-    line = encodable(line)
+    line = escape_surrogates(line)
     if ctx.meta["as_json"]:
         click.echo(json.dumps({"error": line}))
     click.echo(f"mlx-personal: {line}", err=True)

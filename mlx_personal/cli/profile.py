@@ -30,9 +30,9 @@ def init(cli: CommandContext, model: str | None) -> CommandResult:
     After a change of the base model the buffer is embedded again; annotations are kept.
     """
     from mlx_personal.personalizer import Personalizer
-    from mlx_personal.profile import holds_profile
+    from mlx_personal.profile import is_profile
 
-    exists = holds_profile(cli.profile_folder)
+    exists = is_profile(cli.profile_folder)
     if model is None:
         if exists:
             raise click.UsageError("this profile exists; name a --model to change its base model")

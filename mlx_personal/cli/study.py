@@ -149,7 +149,7 @@ def run(
     with study_progress(cli) as on_progress:
         result = run_study(folder, spec, workers, ray, time_limit_s, on_progress)
     json_data = {
-        "found": result.num_present,
+        "found": result.num_stored,
         "ran": result.num_computed,
         "failed": [{"cell": cell.to_json(), "error": error} for cell, error in result.failed],
         "left_out": [block.name for block in result.skipped],
@@ -258,7 +258,7 @@ def _outdated_text(count: int) -> str:
 def _show_result(console: Console, result: StudyResult, folder: Path) -> None:
     print_lines(
         console,
-        f"{result.num_computed} cells computed, {result.num_present} stored already.",
+        f"{result.num_computed} cells computed, {result.num_stored} stored already.",
         *(f"failed: {cell.policy} on {cell.data}, seed {cell.seed}: {error}" for cell, error in result.failed),
     )
     if result.skipped:

@@ -339,7 +339,7 @@ def test_a_name_that_no_folder_can_have_is_refused(
 def test_names_that_differ_only_in_case_are_refused(
     folder: Path, fake_server: FakeServer, tiny_model_folder: Path
 ) -> None:
-    with pytest.raises(UserError, match="two users are named 'ann', except for its case; rename one"):
+    with pytest.raises(UserError, match="two users are named 'ann', apart from upper and lower case; rename one"):
         augment_users(folder, make_users(tiny_model_folder, "Ann", "ann"), make_server(fake_server.url))
 
 

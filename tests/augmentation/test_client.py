@@ -306,7 +306,7 @@ def test_an_error_message_with_the_key_is_not_quoted(fake_server: FakeServer) ->
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(404, "check the address"), (400, "a message of 400"), (302, "has moved"), (403, "requires a key")],
+    [(404, "check the URL"), (400, "a message of 400"), (302, "has moved"), (403, "requires a key")],
 )
 def test_a_refused_request_is_not_retried(fetch: Fetch, fake_server: FakeServer, status: int, words: str) -> None:
     fake_server.queue_faults(Fault(status))

@@ -227,8 +227,8 @@ def test_key_is_read_from_the_environment_and_never_shown(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--server", "http://example.org/v1"], "personal text does not go over plain http"),
-        (["--server", "example.org"], "is no http or https address"),
+        (["--server", "http://example.org/v1"], "personal text must not be sent over plain http"),
+        (["--server", "example.org"], "is not an http or https URL"),
         (["--server-model", " "], "the server's model has no name"),
         (["--users", "nowhere"], "no such file or folder"),
         (["--k", "0"], "'--k'"),

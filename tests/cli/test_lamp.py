@@ -20,7 +20,7 @@ from mlx_personal.research.lamp.tasks import TASKS
 from tests.support.augmentation import grant_consent, make_server
 from tests.support.cli import error_line, run_cli, run_json
 from tests.support.fake_server import FakeServer
-from tests.support.lamp_users import cloud_reply, edit_json, write_lamp_files
+from tests.support.lamp_users import cloud_response, edit_json, write_lamp_files
 from tests.support.paths import ROOT
 from tests.test_offline import ANSWER_SCRIPT, DEMO_MODEL_FOLDER, cloud, offline_command_prefixes
 
@@ -98,7 +98,7 @@ def test_failed_user_sets_the_exit_code(command: list[Any], in_process_jobs: Any
 
 
 def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: list[Any], tmp_path: Path) -> None:
-    with FakeServer(cloud_reply) as fake_server:
+    with FakeServer(cloud_response) as fake_server:
         command += ["--server", fake_server.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]
         line = error_line(*command)
         assert (
@@ -168,9 +168,9 @@ def test_outputs_without_a_question_are_counted(command: list[Any], world: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--task", "6"], "there is no LaMP task '6'; take one of 1, 2N, 2M, 3, 4, 5, 7"),
+        (["--task", "6"], "there is no LaMP task '6'; choose one of 1, 2N, 2M, 3, 4, 5, 7"),
         (["--task", "4"], "these are outputs of 'LaMP_3', not of LaMP_4"),
-        (["--method", "magic"], "there is no method 'magic'; take some of non-personalized, random"),
+        (["--method", "magic"], "there is no method 'magic'; choose from non-personalized, random"),
         (["--method", "cdcda-no-luck"], "there is no method 'cdcda-no-luck'"),
         (["--method", ","], "no method is named"),
         (["--method", "cloud"], "the method cloud needs a server"),

@@ -51,7 +51,7 @@ def test_suggestion_never_uses_an_existing_name(profile: Path, monkeypatch: pyte
     suggestions = [
         scoring.Suggestion(name, ("boat", "sail"), 9) for name in ("other", "Boat_Sail", "music", "boat_sail")
     ]
-    monkeypatch.setattr(scoring, "suggest_lexicons", lambda texts, domains: suggestions)
+    monkeypatch.setattr(scoring, "suggest_lexicons", lambda texts, max_domains: suggestions)
     folder = profile / "lexicons"
     folder.mkdir()
     (folder / "boat_sail.txt").write_text("edited\n")

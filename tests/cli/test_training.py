@@ -95,7 +95,9 @@ def test_ctrl_c_outside_the_steps_is_reported_on_one_line(
 
 
 def test_sigterm_before_the_first_step_is_reported_on_one_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        "mlx_personal.finetune.plan.select_mode_cached", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
     stopped = run_cli("train")
     assert stopped.exit_code == 143
     (line,) = stopped.stderr.splitlines()

@@ -68,8 +68,8 @@ def run_and_read(folder: Path, spec: LampSpec, **settings: Any) -> ResultsByUser
     return read_results(folder, result)
 
 
-def cloud_reply(prompt: str) -> str:
-    """Return a server's reply: a record if one is asked for, else the end of the prompt."""
+def cloud_response(prompt: str) -> str:
+    """Return a server's response: a record if one is asked for, else the end of the prompt."""
     return similar_record(prompt) if '\n{"text"' in prompt else prompt[-40:]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_personal.research.study.cell import Cell, digest
+from mlx_personal.research.hashing import digest
+from mlx_personal.research.study.cell import Cell
 
 NUM_DIALOGUES = 12
 GAINS = {"quality": 0.10, "random": 0.10, "fifo": 0.02, "k-center": 0.16, "weighted": 0.18}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 FILTERS: Final = ("copy", "balance", "label", "style", "perplexity")
-"""Names of the filters in the order in which they apply, those without a model first. The first to reject counts."""
+"""Names of the filters in the order in which they apply, those without a model first. The first rejection counts."""
 
 OUTCOMES: Final = ("kept", "unusable", "forbidden", *FILTERS)
-"""All outcomes of a candidate. Unusable and forbidden candidates are never kept, whichever filters are disabled."""
+"""All outcomes of a candidate. Unusable and forbidden ones are never kept, whichever filters are disabled."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class FilterConfig:
     # Text written after demonstrations lies nearer to them than the user's records lie to each other, so only
     # restatements (a tenth) are too near. A tenth beyond the user's own outlier is another person's style.
     style_band: tuple[float, float] = (0.1, 1.1)
-    # Of 150 of the demo's dialogues 5 % lie below a quarter of their mean. Of 300 headlines that a teacher of the LaMP
-    # world got wrong three in four lie above 1.7 times the user's mean, of 320 right tags three in four below 1.5.
+    # 5 % of 150 dialogues of the demo lie below a quarter of their mean. Three in four of 300 wrong headlines by the
+    # teacher of the LaMP world lie above 1.7 times the user's mean, three in four of 320 correct tags below 1.5 times.
     perplexity_band: tuple[float, float] = (0.25, 1.5)
 
     def __post_init__(self) -> None:

@@ -23,8 +23,8 @@ def winning_labels(cosines: np.ndarray, own_labels: Sequence[str], max_neighbors
         cosines: Cosine similarities of N candidates to M own records, [N, M]. Of equal ones the earlier counts as
             nearer.
         own_labels: Labels of the M own records.
-        max_neighbors: Records that vote at most. At most ceil(sqrt(M)) vote: if all of a few records did, the candidate
-            would not matter.
+        max_neighbors: Maximum number of records that vote. Never more than ceil(sqrt(M)) vote: if all of a few records
+            voted, the result would not depend on the candidate.
 
     Returns:
         For each candidate the labels with the most votes.

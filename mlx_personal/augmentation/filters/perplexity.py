@@ -1,4 +1,4 @@
-"""The `perplexity` filter: answers that the device model gives anyway add nothing, absurd answers are noise."""
+"""The `perplexity` filter: answers that the device model expects anyway teach nothing; very unlikely ones are noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The filters applied together: measurements by the model for all candidates in batches, then one by one."""
+"""Apply all filters: first the measurements by the model, in batches, then the decisions, one by one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FilteredRecord:
 
 @dataclass
 class _Measured:
-    """What the model says about a candidate, and the names of the filters that reject it."""
+    """The measurements of a candidate, and the names of the filters that reject it."""
 
     measurements: dict[str, float] = field(default_factory=dict)
     rejecting: set[str] = field(default_factory=set)

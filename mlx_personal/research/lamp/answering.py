@@ -1,4 +1,4 @@
-"""One user on the device: the inputs of the queries, the training data of the adapter, and the answers.
+"""Prepare and answer one user's queries on the device: inputs, training data of the adapter, and answers.
 
 Every function here sees one user only, so no data of another user can reach an adapter or a prompt.
 """
@@ -74,12 +74,12 @@ class Answers:
 def build_inputs(
     lm: LanguageModel, task: LampTask, user: LampUser, method: Method, config: LampConfig, summary: str = ""
 ) -> QueryInputs:
-    """Return the input of each query, after the summary of the user if there is one, else after items of the user.
+    """Return the input of each query, preceded by the summary of the user if there is one, or else by items.
 
     Args:
         lm: Model whose tokenizer counts the tokens.
         task: Task of the queries.
-        user: User who asks.
+        user: The user.
         method: Method that decides which items are added.
         config: Settings of the run.
         summary: Summary of the user; empty for none.

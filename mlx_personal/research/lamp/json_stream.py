@@ -22,7 +22,7 @@ def open_json_stream(path: Path) -> Iterator[tuple[ModuleType, BinaryIO]]:
         The module `ijson`, and the open file to pass to one of its parsers within the block.
 
     Raises:
-        UserError: ijson is not installed, the file cannot be read, or the block meets text that is not JSON.
+        UserError: If ijson is not installed, the file cannot be read, or the block meets text that is not JSON.
     """
     try:
         import ijson
@@ -40,7 +40,7 @@ def open_json_stream(path: Path) -> Iterator[tuple[ModuleType, BinaryIO]]:
         # The C parser of ijson raises this for any error in the text, not only for a truncated one.
         raise UserError(f"not JSON, or truncated ({_first_line(error)})", path, "download it again") from error
     except (ijson.JSONError, UnicodeDecodeError) as error:
-        raise UserError(f"not JSON ({_first_line(error)})", path, "name a file of LaMP's") from error
+        raise UserError(f"not JSON ({_first_line(error)})", path, "name one of LaMP's files") from error
 
 
 def _first_line(error: Exception) -> str:

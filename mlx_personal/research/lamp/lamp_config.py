@@ -1,16 +1,14 @@
-"""The settings that decide a user's results, besides the user, the method and the model."""
+"""The settings that determine a user's results, besides the user, the method and the model."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlx_personal.augmentation.config import AugmentConfig
 from mlx_personal.finetune import LoRAConfig
 
-# To be raised whenever the same settings come to mean another computation.
+# Increase it whenever the same settings lead to another result.
 PROTOCOL: Final = 1
 
 # The training settings of OPPU [Tan24]: 2 epochs of rank 8 and alpha 8, batches of 16, a learning rate of 1e-4 after a
@@ -34,7 +32,7 @@ class LampConfig:
         seed: Random seed of random retrieval and of LaMP-7's training records.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: If a setting is out of its range.
     """
 
     max_length: int = 512
@@ -49,7 +47,7 @@ class LampConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings under the keys of stored results, which a new name of a field must not change."""
+        """Return the settings under the keys of version 0.1, which digests of stored results depend on."""
         return {
             "max_length": self.max_length,
             "answer_tokens": self.answer_tokens,
@@ -57,8 +55,3 @@ class LampConfig:
             "augment": self.augment.to_json(),
             "seed": self.seed,
         }
-
-
-def digest(value: Any) -> str:
-    """Return a hash of a JSON value that does not depend on the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

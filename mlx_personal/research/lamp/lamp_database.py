@@ -44,7 +44,7 @@ class LampDatabase:
         write: Open for writing and take the folder's lock.
 
     Raises:
-        UserError: The folder holds no run, another process writes to it, or it cannot be read or written.
+        UserError: If the folder holds no run, another process writes to it, or it cannot be read or written.
     """
 
     def __init__(self, folder: Path, write: bool = False):

@@ -1,7 +1,8 @@
-"""The two jobs of each user in a worker process: write the prompts for a server, and run all methods.
+"""The two jobs of each user, run in worker processes: one builds the prompts for a server, one runs all methods.
 
-The argument of a job holds everything it needs, and its return value everything it gives; a job leaves no file behind.
-It can therefore run on any machine that has this package and sees the model's folder. Each process keeps its model.
+A job receives all its inputs in its argument and returns all its results; it leaves no files behind. It can therefore
+run on any machine that has this package and can read the model's folder. Worker processes keep their model from job to
+job.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ _MAX_RECORD_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class JobReplies:
-    """The replies of a server that a job uses.
+class JobResponses:
+    """The responses of a server that a job uses.
 
     Attributes:
         prepared: Requests for synthetic records; None where no method needs them.
-        synthetic: One reply to each of these requests, None where there is none.
+        synthetic: The response to each of these requests; None for a missing one.
         answers: Replies to the queries, by the name of the method.
-        seconds_per_answer: Seconds that each answer of a method took; None for replies of an earlier run.
+        seconds_per_answer: Seconds that each answer of a method took; None for responses of an earlier run.
     """
 
     prepared: PreparedRequests | None
@@ -64,7 +65,7 @@ class LampJob:
         user: The user.
         methods: Methods to run.
         config: Settings of the run.
-        replies: Replies of a server; None where the device's model writes the synthetic records itself.
+        responses: Responses of a server; None where the device's model writes the synthetic records itself.
     """
 
     model_dir: str
@@ -72,12 +73,12 @@ class LampJob:
     user: LampUser
     methods: tuple[Method, ...]
     config: LampConfig
-    replies: JobReplies | None = None
+    responses: JobResponses | None = None
 
 
 @dataclass(frozen=True)
 class ServerPrompts:
-    """What a server is asked for one user.
+    """The requests to a server for one user.
 
     Attributes:
         prepared: Requests for synthetic records; None where no method needs them.
@@ -89,7 +90,7 @@ class ServerPrompts:
 
 
 def build_server_prompts(job: LampJob) -> ServerPrompts:
-    """Return what a server is asked for a user, redacted."""
+    """Build the requests to a server for a user, with private values redacted."""
     lm = cached_model(job.model_dir)
     is_augmented = any(method.training_data == "augmented" for method in job.methods)
     queries = {}
@@ -173,17 +174,17 @@ def _train_adapter(
 
 
 def _synthetic_records(lm: LanguageModel, job: LampJob, method: Method, counts: Counter[str]) -> Sequence[Record]:
-    """Return the synthetic records that pass the method's filters, from a server's replies or the model's own."""
+    """Return the synthetic records that pass the method's filters, from a server's responses or from the base model."""
     task, user, augment = TASKS[job.task], job.user, job.config.augment
-    prepared = None if job.replies is None else job.replies.prepared
+    prepared = None if job.responses is None else job.responses.prepared
     prepared = _prepare_requests(lm, job) if prepared is None else prepared
-    if job.replies is None:
+    if job.responses is None:
         prompts = [lm.tokenize_prompt([{"role": "user", "content": r.prompt}]) for r in prepared.requests]
         written: Sequence[str | None] = lm.generate(
             prompts, max_tokens=_MAX_RECORD_TOKENS, temperature=_TEMPERATURE, seed=augment.seed
         )
     else:
-        written = job.replies.synthetic
+        written = job.responses.synthetic
     config = dataclasses.replace(
         augment, filters=dataclasses.replace(augment.filters, disabled=method.disabled_filters)
     )
@@ -208,11 +209,11 @@ def _prepare_requests(lm: LanguageModel, job: LampJob) -> PreparedRequests:
 
 def _read_server_answers(lm: LanguageModel, job: LampJob, method: Method) -> MethodResult:
     """Return a server's answers, with the redacted words restored."""
-    assert job.replies is not None
+    assert job.responses is not None
     _, placeholders = _redacted_inputs(lm, job, method)
-    pairs = zip(job.user.queries, job.replies.answers[method.name], strict=True)
+    pairs = zip(job.user.queries, job.responses.answers[method.name], strict=True)
     predictions = {query.id: placeholders.restore(strip_thoughts(text)).strip() for query, text in pairs}
-    each_s = job.replies.seconds_per_answer[method.name]
+    each_s = job.responses.seconds_per_answer[method.name]
     return MethodResult(predictions, _golds(job.user), answer_s=None if each_s is None else each_s * len(predictions))
 
 

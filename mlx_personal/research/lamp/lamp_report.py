@@ -28,7 +28,7 @@ REFERENCE_METHOD: Final = "oppu"
 
 
 @dataclass(frozen=True)
-class IntervalEstimate:
+class MetricEstimate:
     """A value with its 95 % percentile interval over the resamples.
 
     Attributes:
@@ -53,7 +53,7 @@ class IntervalEstimate:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """The figures of one method. Costs are None where they are not known.
+    """The metrics and costs of one method. Costs are None where they are not known.
 
     Attributes:
         method: Name of the method.
@@ -75,8 +75,8 @@ class MethodRow:
     method: str
     num_users: int
     num_queries: int
-    metrics: Mapping[str, IntervalEstimate]
-    differences: Mapping[str, IntervalEstimate]
+    metrics: Mapping[str, MetricEstimate]
+    differences: Mapping[str, MetricEstimate]
     train_s: float
     answer_s: float | None
     tokens_read: float | None
@@ -179,7 +179,7 @@ def write_report(database: LampDatabase, out: Path | None = None) -> str:
         out: File to write the tables to as well; None for none.
 
     Raises:
-        UserError: The run has no results.
+        UserError: If the run has no results.
     """
     sections = []
     for setting, metadata in database.settings().items():
@@ -226,7 +226,7 @@ def _method_row(
     )
 
 
-def _estimate_metrics(task: LampTask, results: Sequence[MethodResult], seed: int) -> dict[str, IntervalEstimate]:
+def _estimate_metrics(task: LampTask, results: Sequence[MethodResult], seed: int) -> dict[str, MetricEstimate]:
     sums = _user_sums(task, results)
     values = compute_metrics(task, sums.sum(axis=0))
     resampled = compute_metrics(task, _draw_users(len(results), seed) @ sums)
@@ -235,7 +235,7 @@ def _estimate_metrics(task: LampTask, results: Sequence[MethodResult], seed: int
 
 def _estimate_differences(
     task: LampTask, by_user: Mapping[str, MethodResult], reference: Mapping[str, MethodResult], seed: int
-) -> dict[str, IntervalEstimate]:
+) -> dict[str, MetricEstimate]:
     """Return the paired difference of each metric on the shared users; empty for fewer than two of them."""
     shared = [user for user in by_user if user in reference]
     if len(shared) < 2:
@@ -268,18 +268,18 @@ def _draw_users(num_users: int, seed: int) -> np.ndarray:
     return rng.multinomial(num_users, np.full(num_users, 1 / num_users), size=NUM_RESAMPLES)
 
 
-def _interval(value: np.ndarray, resampled: np.ndarray) -> IntervalEstimate:
+def _interval(value: np.ndarray, resampled: np.ndarray) -> MetricEstimate:
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return IntervalEstimate(float(value), float(low), float(high))
+    return MetricEstimate(float(value), float(low), float(high))
 
 
-def _format_estimate(estimate: IntervalEstimate, num_users: int) -> str:
+def _format_estimate(estimate: MetricEstimate, num_users: int) -> str:
     if num_users < 2:
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _format_difference(estimate: IntervalEstimate | None) -> str | None:
+def _format_difference(estimate: MetricEstimate | None) -> str | None:
     if estimate is None:
         return None
     verdict = "" if estimate.sign else ", no difference"

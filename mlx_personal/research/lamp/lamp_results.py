@@ -24,7 +24,7 @@ class Count:
     NO_RECORD: Final = "items without a lesson"  # codespell:ignore lesson
     """Items that give no training record."""
     NO_TRAINING: Final = "nothing to learn"
-    """Adapters that were not trained, for want of a training record."""
+    """Adapters that were not trained because there is no training record."""
     TRUNCATED_SAMPLES: Final = "rows that lost their beginning"
     """Training samples whose beginning was cut off."""
     DROPPED_SAMPLES: Final = "rows that do not fit"
@@ -32,9 +32,9 @@ class Count:
     EMPTY_ANSWERS: Final = "empty answers"
     """Answers without text."""
     SYNTHETIC: Final = "synthetic: "
-    """Prefix of the counts of synthetic records, by what became of them."""
+    """Prefix of the counts of synthetic records by outcome."""
     UNANSWERED: Final = "synthetic: unanswered"
-    """Requests for synthetic records that a server did not answer, such as for want of budget."""
+    """Requests for synthetic records without a response, for example because the budget was used up."""
 
 
 DISPLAY_NAMES: Final[Mapping[str, str]] = {
@@ -54,7 +54,7 @@ class MethodResult:
         predictions: Answer to each query, by the query's identifier.
         golds: Gold answer of each query, by the query's identifier.
         train_s: Seconds of training; 0 without an adapter.
-        answer_s: Seconds of answering all queries; None for answers of a server that were there already.
+        answer_s: Seconds of answering all queries; None for cached answers of a server.
         tokens_read: Tokens of the prompts on the device; None where the server answered.
         tokens_written: Tokens of the answers on the device; None where the server answered.
         energy_joules: Energy of training and answering; None where no counter measures it or the server answered.
@@ -107,14 +107,14 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A result with what it belongs to.
+    """A result with the task, setting, method and user it belongs to.
 
     Attributes:
         task: Name of the task.
         setting: Hash of what all users of a table have in common.
         method: Name of the method.
         user: Identifier of the user.
-        result: What the method gave.
+        result: The result.
     """
 
     task: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from mlx_personal.augmentation.server import Server
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import UserError
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.models.loading import fingerprint, resolve_model
 from mlx_personal.progress import Progress, ignore_progress
+from mlx_personal.research.hashing import file_hash
 from mlx_personal.research.lamp.lamp_config import OPPU_TRAINING, LampConfig
 from mlx_personal.research.lamp.lamp_database import LampDatabase
 from mlx_personal.research.lamp.lamp_scheduler import LampPlan, LampResult, run_plan
@@ -38,7 +38,7 @@ class LampSpec:
         model: Base model: a folder, or a repository of the Hugging Face hub.
         questions: LaMP's questions, or OPPU's history.
         outputs: Gold answers of LaMP's questions; None for OPPU's history, which contains them.
-        num_users: Number of users, from the start of the file; None for all.
+        num_users: Number of users, from the first in the file; None for all.
         others: Questions or history of other users. An adapter is trained on their queries and fused with the base
             model before everything else (OPPU's first stage); None for the base model as it is.
         others_outputs: Gold answers of the other users' questions.
@@ -84,8 +84,8 @@ def run_lamp(
         What the run did. The results are in the `LampDatabase` of the folder.
 
     Raises:
-        UserError: The specification is not valid, a file is damaged or of another task, the model cannot be loaded, or
-            consent for the server is missing.
+        UserError: If the specification is not valid, a file is damaged or of another task, the model cannot be loaded,
+            or consent for the server is missing.
     """
     task = get_task(spec.task)
     methods = tuple(dict.fromkeys(map(parse_method, spec.methods)))
@@ -110,7 +110,7 @@ def run_lamp(
             task=task,
             file_task=task.file_names[0] if golds is None else golds.task_name,
             read_users=lambda: _read_users(task, spec, golds, FileCounts()),
-            file_hashes=[_file_hash(file) for file in (spec.questions, spec.outputs) if file is not None],
+            file_hashes=[file_hash(file) for file in (spec.questions, spec.outputs) if file is not None],
             counts=counts,
             model_dir=str(model_dir),
             model_fingerprint=model_fingerprint,
@@ -144,11 +144,3 @@ def _read_file(task: LampTask, questions: Path, golds: Outputs | None, counts: F
     if golds is None:
         return read_oppu_users(task, questions, counts)
     return read_lamp_users(task, questions, golds, counts)
-
-
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise from_os_error(error, path) from error

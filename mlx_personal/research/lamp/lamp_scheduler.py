@@ -1,6 +1,6 @@
-"""Run all users of a task: first ask a server for what all of them need, then run each user as one independent job.
+"""Run all users of a task: first send all requests to the server, then run each user as one independent job.
 
-Methods of a user whose results are stored already are not run again. Each process loads the base model once; adapters
+Methods whose results are stored are not run again. Each process loads the base model once; adapters
 are trained and swapped in memory.
 """
 
@@ -17,15 +17,16 @@ from mlx_personal import jobs
 from mlx_personal.augmentation.consent import Consent
 from mlx_personal.augmentation.server import Server
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
+from mlx_personal.research.hashing import digest
 from mlx_personal.research.lamp import lamp_jobs
-from mlx_personal.research.lamp.lamp_config import PROTOCOL, LampConfig, digest
+from mlx_personal.research.lamp.lamp_config import PROTOCOL, LampConfig
 from mlx_personal.research.lamp.lamp_database import LampDatabase
 from mlx_personal.research.lamp.lamp_jobs import LampJob
 from mlx_personal.research.lamp.lamp_results import StoredResult
 from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser
 from mlx_personal.research.lamp.methods import Method, stored_name
 from mlx_personal.research.lamp.predictions import Outputs, write_outputs
-from mlx_personal.research.lamp.server_replies import ServerReplies, fetch_replies
+from mlx_personal.research.lamp.server_responses import ServerResponses, fetch_server_responses
 from mlx_personal.research.lamp.tasks import LampTask
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class LampPlan:
         model_name: Name of the base model in reports.
         methods: Methods to run.
         config: Settings of the run.
-        server: Server to ask; None if the base model writes the synthetic records itself.
+        server: Server to use; None if the base model writes the synthetic records itself.
         token_budget: Maximum tokens that the server may cost; None for no limit.
     """
 
@@ -89,9 +90,9 @@ class LampResult:
         num_stored: Results that were stored already.
         num_computed: Results that were computed.
         failed: (user, error) of each job that failed.
-        num_unanswered: Results that were left out because the server did not answer everything they need.
-        message: Why the server did not answer everything; None where it did.
-        server_tokens: Tokens that all requests of the folder have cost; 0 where this run asked nothing.
+        num_unanswered: Results that were not computed because responses of the server are missing.
+        message: Why responses are missing; None if none is.
+        server_tokens: Tokens that all requests of the folder have cost; 0 if this run sent none.
     """
 
     setting: str
@@ -112,7 +113,7 @@ def run_plan(
     ray_address: str | None = None,
     on_progress: Progress = ignore_progress,
 ) -> LampResult:
-    """Compute the results that are missing, store each one as it is ready, and write all predictions.
+    """Compute the missing results, store each one as soon as it is ready, and write all predictions.
 
     A user whose job fails does not stop the others. The predictions of each method go to `predictions/` in the run's
     folder, in LaMP's form, and replace those of other settings.
@@ -125,7 +126,7 @@ def run_plan(
         on_progress: Called with the progress.
 
     Raises:
-        UserError: A server is needed without consent, or it refuses a request.
+        UserError: If a server is needed without consent, or it refuses a request.
     """
     metadata = plan.setting_metadata()
     scheduler = _LampScheduler(database, plan, digest(metadata), workers, ray_address, on_progress)
@@ -136,7 +137,7 @@ def run_plan(
 
 
 class _LampScheduler:
-    """One call of `run_plan`. Users are known by their index in the file."""
+    """One call of `run_plan`. Users are identified by their index in the file."""
 
     def __init__(
         self,
@@ -154,9 +155,9 @@ class _LampScheduler:
 
     def run(self) -> LampResult:
         missing = self._find_missing()
-        replies = self._ask_server(missing)
+        responses = self._fetch_responses(missing)
         logger.info("%d results are stored, %d users have missing ones", self._result.num_stored, len(missing))
-        for done in self._run_jobs(lamp_jobs.run_methods, self._user_jobs(missing, replies), "users", len(missing)):
+        for done in self._run_jobs(lamp_jobs.run_methods, self._user_jobs(missing, responses), "users", len(missing)):
             index, user = self._active.pop(done.key)
             if done.error is not None:
                 self._result.failed.append((user.id, done.error))
@@ -185,13 +186,13 @@ class _LampScheduler:
     def _key(self, user: LampUser, method: str) -> str:
         return digest([self.setting, dataclasses.asdict(user), stored_name(method)])
 
-    def _ask_server(self, missing: Mapping[int, tuple[Method, ...]]) -> dict[int, ServerReplies]:
-        """Return the server's replies for the methods that need them, by the user's index."""
+    def _fetch_responses(self, missing: Mapping[int, tuple[Method, ...]]) -> dict[int, ServerResponses]:
+        """Fetch the server's responses for the methods that need them; return them by the user's index."""
         server, folder = self._plan.server, self._database.folder
         needing = {
             index: needed
             for index, methods in missing.items()
-            if (needed := tuple(method for method in methods if method.needs_server_replies))
+            if (needed := tuple(method for method in methods if method.needs_server_responses))
         }
         if server is None or not needing:
             return {}
@@ -201,15 +202,15 @@ class _LampScheduler:
             for index, user in enumerate(self._plan.read_users())
             if index in needing
         )
-        replies: dict[int, ServerReplies] = {}
+        responses: dict[int, ServerResponses] = {}
         for done in self._run_jobs(lamp_jobs.build_server_prompts, prompt_jobs, "prompts", len(needing)):
             index, user = self._active.pop(done.key)
             if done.error is None:
-                replies[index] = ServerReplies(done.result)
+                responses[index] = ServerResponses(done.result)
             else:
                 self._result.failed.append((user.id, done.error))
-        summary = fetch_replies(
-            replies,
+        summary = fetch_server_responses(
+            responses,
             server,
             folder,
             answer_tokens=self._plan.config.answer_tokens,
@@ -217,35 +218,35 @@ class _LampScheduler:
             on_progress=self._on_progress,
         )
         self._result.server_tokens, self._result.message = summary.tokens, summary.message
-        return replies
+        return responses
 
     def _user_jobs(
-        self, missing: Mapping[int, tuple[Method, ...]], all_replies: Mapping[int, ServerReplies]
+        self, missing: Mapping[int, tuple[Method, ...]], all_responses: Mapping[int, ServerResponses]
     ) -> Iterator[jobs.Job]:
-        """Yield the job of each user; methods without the replies they need are left for another run."""
+        """Yield the job of each user; methods without the responses they need are left for another run."""
         for index, user in enumerate(self._plan.read_users()):
-            methods, replies = missing.get(index, ()), all_replies.get(index)
+            methods, responses = missing.get(index, ()), all_responses.get(index)
             if self._plan.server is not None:
-                complete = tuple(method for method in methods if _is_complete(method, replies))
+                complete = tuple(method for method in methods if _is_complete(method, responses))
                 self._result.num_unanswered += len(methods) - len(complete)
-                # A result that a budget has left incomplete is computed again only with more replies.
+                # A result that is incomplete because of the budget is computed again only if there are more responses.
                 methods = tuple(
-                    method for method in complete if replies is None or self._has_more(user, method, replies)
+                    method for method in complete if responses is None or self._has_more(user, method, responses)
                 )
                 self._result.num_stored += len(complete) - len(methods)
             if methods:
-                yield self._start_job(index, user, methods, replies)
+                yield self._start_job(index, user, methods, responses)
 
-    def _has_more(self, user: LampUser, method: Method, replies: ServerReplies) -> bool:
+    def _has_more(self, user: LampUser, method: Method, responses: ServerResponses) -> bool:
         num_unanswered = self._database.num_unanswered(self._key(user, method.name))
-        return num_unanswered is None or replies.num_unanswered < num_unanswered
+        return num_unanswered is None or responses.num_unanswered < num_unanswered
 
     def _start_job(
-        self, index: int, user: LampUser, methods: tuple[Method, ...], replies: ServerReplies | None = None
+        self, index: int, user: LampUser, methods: tuple[Method, ...], responses: ServerResponses | None = None
     ) -> jobs.Job:
         self._active[str(index)] = (index, user)
-        job_replies = None if replies is None else replies.for_job()
-        job = LampJob(self._plan.model_dir, self._plan.task.name, user, methods, self._plan.config, job_replies)
+        job_responses = None if responses is None else responses.for_job()
+        job = LampJob(self._plan.model_dir, self._plan.task.name, user, methods, self._plan.config, job_responses)
         return jobs.Job(str(index), job)
 
     def _run_jobs(
@@ -261,8 +262,8 @@ class _LampScheduler:
             self._on_progress(ProgressEvent(stage, number, total, remaining_s))
 
 
-def _is_complete(method: Method, replies: ServerReplies | None) -> bool:
-    return not method.needs_server_replies or (replies is not None and replies.are_complete_for(method))
+def _is_complete(method: Method, responses: ServerResponses | None) -> bool:
+    return not method.needs_server_responses or (responses is not None and responses.are_complete_for(method))
 
 
 def _write_predictions(database: LampDatabase, file_task: str, setting: str) -> None:

@@ -59,7 +59,7 @@ class LampUser:
 
 @dataclass
 class FileCounts:
-    """What a reader has met so far.
+    """Counts of what a reader has read so far.
 
     Attributes:
         users: Users that were read.
@@ -95,8 +95,8 @@ def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs, counts: F
         The users, in the order of the file.
 
     Raises:
-        UserError: The file cannot be read or holds no questions, an identifier occurs twice or has no output, an input
-            is of another task, or a gold answer is not valid for this task.
+        UserError: If the file cannot be read or holds no questions, an identifier occurs twice or has no output, an
+            input is of another task, or a gold answer is not valid for this task.
     """
     query_ids: set[str] = set()
     owners: set[str] = set()
@@ -138,7 +138,7 @@ def read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterat
         The users with at least one question, in the order of the file.
 
     Raises:
-        UserError: As for `read_lamp_users`, or a user occurs twice.
+        UserError: As for `read_lamp_users`, or if a user occurs twice.
     """
     query_ids: set[str] = set()
     user_ids: set[str] = set()

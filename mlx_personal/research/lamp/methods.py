@@ -59,8 +59,8 @@ class Method:
     on_server: bool = False
 
     @property
-    def needs_server_replies(self) -> bool:
-        """Whether a server that is configured is asked for this method."""
+    def needs_server_responses(self) -> bool:
+        """Whether this method uses a server, if one is given."""
         return self.on_server or self.training_data == "augmented"
 
 
@@ -68,21 +68,21 @@ def parse_method(name: str) -> Method:
     """Return the method with a name; names of version 0.1 are accepted.
 
     Raises:
-        UserError: No method has this name; the message lists the names.
+        UserError: If no method has this name; the message lists the names.
     """
     method = _parse(current_name(name))
     if method is None:
         filters = ", ".join(FILTERS)
         raise UserError(
             f"there is no method {name!r}",
-            hint=f"take some of {NON_PERSONALIZED}, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, "
+            hint=f"choose from {NON_PERSONALIZED}, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, "
             f"cdcda+bm25, cdcda-no-FILTER ({filters}), cloud; a number of items may follow: bm25:1",
         )
     return method
 
 
 def current_name(name: str) -> str:
-    """Return today's name of a method for a name that version 0.1 may have used."""
+    """Return the current name of a method, given a current name or one of version 0.1."""
     return _CURRENT_NAMES.get(name, name)
 
 
@@ -100,7 +100,7 @@ def _parse(name: str) -> Method | None:
     if match is None:
         return None
     groups = match.groupdict()
-    # An adapter may do without items, but a retriever that is named must add some.
+    # An adapter may work without items, but a named retriever must add some.
     num_items = 0 if groups["retriever"] is None else _num_items(match)
     if groups["retriever"] is not None and not num_items:
         return None

@@ -29,12 +29,11 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "rating": ("MAE", "RMSE"),
     "generation": ("rouge-1", "rouge-L"),
 }
-LOWER_IS_BETTER: Final = frozenset({"MAE", "RMSE"})
 _EXTREME_RATINGS: Final = (1.0, 5.0)
 
 
 @dataclass(frozen=True)
-class Scores:
+class LampScores:
     """The metrics of N pairs.
 
     Attributes:
@@ -46,11 +45,11 @@ class Scores:
     per_pair: Mapping[str, np.ndarray]
 
 
-def score(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> Scores:
+def score(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> LampScores:
     """Return the metrics of a task over pairs of a prediction and a gold answer.
 
     Raises:
-        ValueError: There are no pairs, or the numbers of predictions and golds differ.
+        ValueError: If there are no pairs, or the numbers of predictions and golds differ.
     """
     if not golds:
         raise ValueError("nothing to score")
@@ -59,7 +58,7 @@ def score(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> S
     per_pair = {first: statistics[:, 1]}
     if task.kind == "generation":
         per_pair[second] = statistics[:, 2]
-    return Scores(
+    return LampScores(
         {name: float(value) for name, value in compute_metrics(task, statistics.sum(axis=0)).items()}, per_pair
     )
 
@@ -78,7 +77,7 @@ def pair_statistics(task: LampTask, predictions: Sequence[str], golds: Sequence[
         float64 [N, S].
 
     Raises:
-        ValueError: The numbers of predictions and golds differ, or the gold answer of a rating is not a number.
+        ValueError: If the numbers of predictions and golds differ, or the gold answer of a rating is not a number.
     """
     function = {"classification": _label_statistics, "rating": _rating_statistics, "generation": _rouge_statistics}
     compute = function[task.kind]

@@ -39,7 +39,7 @@ def read_outputs(task: LampTask, path: Path) -> Outputs:
         path: File to read.
 
     Raises:
-        UserError: The file is not JSON or not of this form, is of another task, has no outputs, or has an identifier
+        UserError: If the file is not JSON or not of this form, is of another task, has no outputs, or has an identifier
             twice.
     """
     task_name: str | None = None
@@ -77,7 +77,7 @@ def write_outputs(path: Path, outputs: Outputs) -> None:
         outputs: Predictions; LaMP's script requires the same task name as in the file of gold answers.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: If the file cannot be written.
     """
     golds = [{"id": key, "output": output} for key, output in outputs.by_id.items()]
     atomic_write(path, json.dumps({"task": outputs.task_name, "golds": golds}, indent=1) + "\n")

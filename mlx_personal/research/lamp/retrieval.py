@@ -28,8 +28,8 @@ class ProfileRetriever:
         profile: Usable items of the user (`LampTask.is_usable`).
 
     Raises:
-        ValueError: The retriever is not one of `RETRIEVERS`.
-        UserError: The retriever is BM25 and rank-bm25 is not installed.
+        ValueError: If the retriever is not one of `RETRIEVERS`.
+        UserError: If the retriever is BM25 and rank-bm25 is not installed.
     """
 
     def __init__(self, task: LampTask, retriever: str, profile: Sequence[Item]):

@@ -13,7 +13,7 @@ from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.fuse import fuse
 from mlx_personal.models.loading import cached_model
 from mlx_personal.progress import Progress, ProgressEvent
-from mlx_personal.research.lamp.lamp_config import digest
+from mlx_personal.research.hashing import digest
 from mlx_personal.research.lamp.lamp_users import LampUser
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def other_users_dialogues(others: Iterable[LampUser], run_ids: Collection[str], 
         file: File of the other users, for error messages.
 
     Raises:
-        UserError: A user or query is in the run too, or a query cannot be trained on.
+        UserError: If a user or query is in the run too, or a query cannot be trained on.
     """
     dialogues: list[Dialogue] = []
     for user in others:
@@ -60,7 +60,7 @@ def fuse_task_adapter(
         dialogues: Training data of the adapter.
         training: Settings of the adapter.
         folder: Folder for the fused models.
-        on_progress: Called before and after the training.
+        on_progress: Called before and after the training run.
 
     Returns:
         The folder of the fused model.
@@ -74,7 +74,7 @@ def fuse_task_adapter(
     on_progress(ProgressEvent("task adapter", 0, 1, None))
     lm = cached_model(str(model_dir))
     shutil.rmtree(adapter, ignore_errors=True)  # of a run that was killed before it fused the adapter
-    finetune(lm, list(map(Example, dialogues)), training, adapter, checkpoint_dir=checkpoints)
+    finetune(lm, list(map(Example, dialogues)), training, adapter, checkpoint_folder=checkpoints)
     fuse(lm, adapter, fused)
     shutil.rmtree(adapter)
     on_progress(ProgressEvent("task adapter", 1, 1, None))

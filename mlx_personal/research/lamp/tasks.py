@@ -61,7 +61,7 @@ class LampTask:
             The text in place of `{text}`; for LaMP-1 both references.
 
         Raises:
-            ValueError: The input is not of this task.
+            ValueError: If the input is not of this task.
         """
         if self.name == "1":
             match = _REFERENCES.search(query_input)
@@ -157,11 +157,11 @@ def get_task(name: str) -> LampTask:
     """Return the task with a name such as `2M` or `LaMP_2M`.
 
     Raises:
-        UserError: No task has this name; the message lists the names.
+        UserError: If no task has this name; the message lists the names.
     """
     short = re.sub(r"^lamp[_-]?", "", name.strip(), flags=re.IGNORECASE).upper()
     if short not in TASKS:
-        known = f"take one of {', '.join(TASKS)}; 2N has news, 2M movies"
+        known = f"choose one of {', '.join(TASKS)}; 2N has news, 2M movies"
         raise UserError(f"there is no LaMP task {name!r}", hint=known)
     return TASKS[short]
 

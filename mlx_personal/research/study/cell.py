@@ -1,21 +1,20 @@
-"""A cell: one run of a study, identified by the settings that decide its result."""
+"""A cell: one run of a study, identified by the settings that determine its result."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.research.hashing import digest
 from mlx_personal.scoring.config import check_estimator
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT
 from mlx_personal.synthesis import SynthesisConfig
 
-# Raise this version whenever the same settings lead to a different computation: scores, prompts, topics or training.
+# Increase it whenever the same settings lead to another result, for example by other scores, prompts or topics.
 PROTOCOL: Final = 1
 # Version of the base model's cells, which also score a constant answer.
 BASE_PROTOCOL: Final = 2
@@ -160,11 +159,6 @@ class Cell:
             band = tuple(settings["synthesis"]["band"])
             settings["synthesis"] = SynthesisConfig(**{**settings["synthesis"], "band": band})
         return cls(**settings)
-
-
-def digest(value: object) -> str:
-    """Return a hash of a JSON value that does not depend on the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def describe_synthetic(synthetic: int) -> str:

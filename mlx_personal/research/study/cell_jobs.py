@@ -24,7 +24,8 @@ from mlx_personal.evaluation import answer_losses, generate_answers
 from mlx_personal.finetune import finetune
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.loading import cached_model
-from mlx_personal.research.study.cell import Cell, digest
+from mlx_personal.research.hashing import digest
+from mlx_personal.research.study.cell import Cell
 from mlx_personal.research.study.checkpoint_data import CheckpointData
 from mlx_personal.research.study.constant_answer import choose_constant_answer
 from mlx_personal.research.study.stream import MAX_REFERENCE_ANSWERS
@@ -189,7 +190,7 @@ def _rouge_scores(generated: Sequence[Sequence[str]], evaluation: Sequence[Dialo
 
 
 def _constant_answer_scores(lm: LanguageModel, job: CellJob) -> dict[str, Any] | None:
-    """Return the scores of one constant answer of at most the model's length; None without `job.reference`."""
+    """Return the scores of a constant answer, no longer than the model's may be; None without `job.reference`."""
     turns = [strip_thoughts(turn) for dialogue in job.reference for turn in dialogue.assistant_turns]
     turns = turns[:MAX_REFERENCE_ANSWERS]
     truncated = [lm.tokenizer.decode(lm.tokenize(turn)[: job.cell.answer_tokens]) for turn in turns]

@@ -13,7 +13,8 @@ from typing import Any
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune import Example
-from mlx_personal.research.study.cell import Cell, digest
+from mlx_personal.research.hashing import digest
+from mlx_personal.research.study.cell import Cell
 from mlx_personal.research.study.cell_selection import SelectionCheckpoint
 from mlx_personal.synthesis import SynthesisConfig
 

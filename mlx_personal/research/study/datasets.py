@@ -7,7 +7,6 @@ local file of the same schema, or of chats (`{"messages": [...]}` per line). Thi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, t
 
 from mlx_personal.dialogue import InvalidLine
 from mlx_personal.errors import UserError, from_os_error, quoted
+from mlx_personal.research.hashing import file_hash
 from mlx_personal.research.study.file_formats import check_readable, read_rows
 from mlx_personal.research.study.schemas import (
     ALPACA,
@@ -43,13 +43,13 @@ class LoadedDataset:
     """The contents of a data set.
 
     Attributes:
-        samples: Dialogues in the order of the file, without repetitions.
+        dialogues: Dialogues in the order of the file, without repetitions.
         source: Revision of the repository, or hash of the file, followed by `:n` if only the first n were taken.
         invalid_lines: Rows that were skipped, with location and reason.
         num_duplicates: Number of repeated dialogues that were dropped.
     """
 
-    samples: tuple[LabeledDialogue, ...]
+    dialogues: tuple[LabeledDialogue, ...]
     source: str
     invalid_lines: tuple[InvalidLine, ...]
     num_duplicates: int
@@ -67,7 +67,7 @@ class Dataset:
         files: Files of the repository.
         license: License of the data, which the card of a copy may not state.
         schemas: Accepted schemas; the first one is that of the hub.
-        max_samples: Default limit on the number of dialogues; None for no limit.
+        max_dialogues: Default limit on the number of dialogues; None for no limit.
         csv_quoting: Whether its CSV files quote their fields.
     """
 
@@ -78,51 +78,51 @@ class Dataset:
     files: tuple[str, ...]
     license: str
     schemas: tuple[Schema, ...]
-    max_samples: int | None = None
+    max_dialogues: int | None = None
     csv_quoting: bool = True
 
 
-def load_dataset(name: str, path: Path | str | None = None, max_samples: int | None = None) -> LoadedDataset:
+def load_dataset(name: str, path: Path | str | None = None, max_dialogues: int | None = None) -> LoadedDataset:
     """Load a data set. Rows without a dialogue are skipped and reported; repeated dialogues are dropped.
 
     Args:
         name: Name of the data set.
         path: Local file; None to load the pinned files from the Hugging Face hub.
-        max_samples: Maximum number of dialogues; None for the default of the data set.
+        max_dialogues: Maximum number of dialogues; None for the default of the data set.
 
     Raises:
         UserError: If there is no such data set or file, the hub does not provide it, or it holds no usable row.
-        ValueError: If `max_samples` is below 1.
+        ValueError: If `max_dialogues` is below 1.
     """
     dataset = find_dataset(name)
-    max_samples = dataset.max_samples if max_samples is None else max_samples
-    if max_samples is not None and max_samples < 1:
-        raise ValueError(f"max_samples is {max_samples}; it must be at least 1")
+    max_dialogues = dataset.max_dialogues if max_dialogues is None else max_dialogues
+    if max_dialogues is not None and max_dialogues < 1:
+        raise ValueError(f"max_dialogues is {max_dialogues}; it must be at least 1")
     if path is None:
         for file in dataset.files:
             check_readable(Path(file))
         files, source = [_download(dataset, file) for file in dataset.files], dataset.revision
     else:
         check_readable(Path(path))
-        files, source = [Path(path)], _file_hash(Path(path))
-    samples: dict[str, LabeledDialogue] = {}
+        files, source = [Path(path)], file_hash(Path(path))[:16]
+    dialogues: dict[str, LabeledDialogue] = {}
     invalid_lines: list[InvalidLine] = []
     unknown_keys: list[str] = []
     num_duplicates, limited = 0, False
-    for sample in (sample for file in files for sample in _read_samples(file, dataset, unknown_keys)):
-        if isinstance(sample, InvalidLine):
-            invalid_lines.append(sample)
-        elif sample.dialogue.key in samples:
+    for labeled in (labeled for file in files for labeled in _read_dialogues(file, dataset, unknown_keys)):
+        if isinstance(labeled, InvalidLine):
+            invalid_lines.append(labeled)
+        elif labeled.dialogue.key in dialogues:
             num_duplicates += 1
-        elif len(samples) == max_samples:
+        elif len(dialogues) == max_dialogues:
             limited = True
             break
         else:
-            samples[sample.dialogue.key] = sample
-    if not samples:
+            dialogues[labeled.dialogue.key] = labeled
+    if not dialogues:
         raise _unusable(files[0], dataset, unknown_keys, invalid_lines)
-    source = f"{source}:{max_samples}" if limited else source
-    return LoadedDataset(tuple(samples.values()), source, tuple(invalid_lines), num_duplicates)
+    source = f"{source}:{max_dialogues}" if limited else source
+    return LoadedDataset(tuple(dialogues.values()), source, tuple(invalid_lines), num_duplicates)
 
 
 def find_dataset(name: str) -> Dataset:
@@ -188,15 +188,7 @@ def _quiet_hub() -> Iterator[None]:
         hub_logger.setLevel(level)
 
 
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise from_os_error(error, path) from error
-
-
-def _read_samples(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iterator[LabeledDialogue | InvalidLine]:
+def _read_dialogues(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iterator[LabeledDialogue | InvalidLine]:
     """Yield the dialogues of a file in its order; dialogues spread over several rows come last.
 
     The keys of the first row that matches no schema are stored in `unknown_keys`.
@@ -215,7 +207,7 @@ def _read_samples(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iter
             unknown_keys[:] = unknown_keys or [keys]
             yield InvalidLine(location, "not of the data set's schema")
         elif schema.grouping is None:
-            yield _read_sample(schema, location, [value])
+            yield _read_dialogue(schema, location, [value])
         else:
             try:
                 dialogue_id, position = schema.grouping.locate(value)
@@ -226,12 +218,12 @@ def _read_samples(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iter
     for (schema, _), (location, rows) in groups.items():
         contiguous = schema.contiguous(rows)
         if contiguous:
-            yield _read_sample(schema, location, contiguous)
+            yield _read_dialogue(schema, location, contiguous)
         else:
             yield InvalidLine(location, "a dialogue without its beginning")
 
 
-def _read_sample(schema: Schema, location: str, rows: Sequence[DataRow]) -> LabeledDialogue | InvalidLine:
+def _read_dialogue(schema: Schema, location: str, rows: Sequence[DataRow]) -> LabeledDialogue | InvalidLine:
     try:
         return schema.read(rows)
     except ValueError as error:
@@ -295,7 +287,7 @@ DATASETS: Final[Mapping[str, Dataset]] = {
             # The original CSV writes commas as `_comma_` and contains bare quotes, which CSV quoting would misread.
             csv_quoting=False,
         ),
-        # Of its two parts, the answers of GPT-4: a file of 1 GB with a million unordered rows.
+        # One of its two parts, the answers of GPT-4: a file of 1 GB with a million unordered rows.
         Dataset(
             name="openorca",
             title="OPENORCA",
@@ -304,7 +296,7 @@ DATASETS: Final[Mapping[str, Dataset]] = {
             files=("1M-GPT4-Augmented.parquet",),
             license="MIT",
             schemas=OPENORCA,
-            max_samples=20_000,
+            max_dialogues=20_000,
         ),
         # The original repository (UCSD26/medical_dialog) needs a manual download; this copy holds its English part.
         Dataset(
@@ -315,7 +307,7 @@ DATASETS: Final[Mapping[str, Dataset]] = {
             files=("healthcaremagic/train-00000-of-00001.parquet",),
             license="none stated; the texts are healthcaremagic.com's",
             schemas=MEDDIALOG,
-            max_samples=20_000,
+            max_dialogues=20_000,
         ),
     )
 }

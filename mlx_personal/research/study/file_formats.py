@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mlx_personal.dialogue import InvalidLine
 from mlx_personal.dialogue.readers import read_json_lines
-from mlx_personal.errors import UserError, encodable, from_os_error
+from mlx_personal.errors import UserError, escape_surrogates, from_os_error
 
 FILE_FORMATS: Final = (".json", ".jsonl", ".csv", ".parquet")
 _PARQUET_BATCH_SIZE: Final = 1024
@@ -49,9 +49,9 @@ def read_rows(path: Path, csv_quoting: bool = True) -> Iterator[tuple[str, Any] 
             rows = _read_json_lines(plain) if file_format == ".jsonl" else _read_json(plain)
         for row in rows:
             if isinstance(row, InvalidLine):
-                yield InvalidLine(f"{encodable(path)}{row.where}", row.reason)
+                yield InvalidLine(f"{escape_surrogates(path)}{row.where}", row.reason)
             else:
-                yield f"{encodable(path)}{row[0]}", row[1]
+                yield f"{escape_surrogates(path)}{row[0]}", row[1]
 
 
 def check_readable(path: Path) -> None:
@@ -152,7 +152,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
             for batch in file.iter_batches(_PARQUET_BATCH_SIZE):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{encodable(path)} row {number}", row
+                    yield f"{escape_surrogates(path)} row {number}", row
     except (arrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise from_os_error(error, path) from error

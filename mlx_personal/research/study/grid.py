@@ -59,7 +59,7 @@ class Experiment:
     """The settings that an experiment varies.
 
     Attributes:
-        variants: Return the changes to a template, given the template and a number of synthetic dialogues.
+        variants: Returns the changes to a template, given the template and a number of synthetic dialogues.
         all_datasets: Run on all data sets; otherwise on `SWEEP_DATASET`, or on the first one where that is missing.
     """
 
@@ -68,7 +68,7 @@ class Experiment:
 
 
 def _policies(*policies: str) -> Callable[[Cell, int], Variants]:
-    """Vary the policy, without synthetic dialogues and with the same number of them."""
+    """Vary the policy, once without synthetic dialogues and once with the given number of them."""
 
     def variants(template: Cell, synthetic: int) -> Variants:
         return [[{"policy": p, "synthetic": s} for p in policies] for s in dict.fromkeys((0, synthetic))]

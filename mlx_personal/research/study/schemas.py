@@ -67,8 +67,8 @@ class Schema:
 
     Attributes:
         keys: Columns that every row must have.
-        read: Return the dialogue of some rows, in order; raise a ValueError if they hold none. Without `grouping` it is
-            called with a single row.
+        read: Returns the dialogue of some rows, given in order; raises a ValueError if they contain none. Without
+            `grouping` it is called with a single row.
         grouping: How dialogues are spread over rows; None where each row is a dialogue.
     """
 

@@ -83,29 +83,31 @@ class StreamSplit:
     num_near_duplicates: int
 
 
-def split_stream(samples: Sequence[LabeledDialogue], topics: Sequence[str], config: StreamConfig) -> StreamSplit:
+def split_stream(dialogues: Sequence[LabeledDialogue], topics: Sequence[str], config: StreamConfig) -> StreamSplit:
     """Split a data set into a stream and evaluation dialogues.
 
-    The evaluation dialogues are drawn first and depend on `samples` and `config.part` only; a smaller number of them is
-    a prefix of a larger one. Their near-duplicates are left out of the stream. A shuffled stream is drawn from the rest
-    by the seed. A correlated stream holds the same dialogues, ordered by `order_in_bursts`.
+    The evaluation dialogues are drawn first and depend on `dialogues` and `config.part` only; a smaller number of them
+    is a prefix of a larger one. Their near-duplicates are left out of the stream. A shuffled stream is drawn from the
+    rest by the seed. A correlated stream holds the same dialogues, ordered by `order_in_bursts`.
 
     Args:
-        samples: Dialogues of the data set.
+        dialogues: Dialogues of the data set.
         topics: Topic of each dialogue, see `topics.assign_topics`.
         config: Settings.
 
     Raises:
         UserError: If there are too few dialogues for the requested stream.
     """
-    if len(topics) != len(samples):
-        raise ValueError(f"{len(topics)} topics for {len(samples)} samples")
-    half = len(samples) // 2
-    start, end = {"all": (0, len(samples)), "first": (0, half), "second": (half, len(samples))}[config.part]
+    if len(topics) != len(dialogues):
+        raise ValueError(f"{len(topics)} topics for {len(dialogues)} dialogues")
+    half = len(dialogues) // 2
+    start, end = {"all": (0, len(dialogues)), "first": (0, half), "second": (half, len(dialogues))}[config.part]
     drawn = start + np.random.default_rng(_EVALUATION_SEED).permutation(end - start)
     evaluation = [int(index) for index in drawn[: config.evaluation]]
     remaining = sorted(set(range(start, end)) - set(evaluation))
-    flags = flag_near_duplicates((samples[i].dialogue for i in remaining), [samples[i].dialogue for i in evaluation])
+    flags = flag_near_duplicates(
+        (dialogues[i].dialogue for i in remaining), [dialogues[i].dialogue for i in evaluation]
+    )
     available = [index for index, is_duplicate in zip(remaining, flags, strict=True) if not is_duplicate]
     num_near_duplicates = len(remaining) - len(available)
     if len(available) < config.received:

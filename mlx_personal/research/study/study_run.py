@@ -14,7 +14,8 @@ from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
 from mlx_personal.progress import Progress, ignore_progress
-from mlx_personal.research.study.cell import BASE, Cell, digest
+from mlx_personal.research.hashing import digest
+from mlx_personal.research.study.cell import BASE, Cell
 from mlx_personal.research.study.datasets import load_dataset
 from mlx_personal.research.study.grid import EXPERIMENTS, experiment_blocks
 from mlx_personal.research.study.study_database import StudyDatabase
@@ -57,7 +58,7 @@ def run_study(
     folder: Path,
     spec: StudySpec,
     workers: int | None = None,
-    ray: str | None = None,
+    ray_address: str | None = None,
     time_limit_s: float | None = None,
     on_progress: Progress = ignore_progress,
 ) -> StudyResult:
@@ -67,7 +68,7 @@ def run_study(
         folder: Folder of the study; created if it is missing.
         spec: What to compute.
         workers: Worker processes on this machine; by default as in `jobs`.
-        ray: Address of a Ray cluster to use instead of this machine.
+        ray_address: Address of a Ray cluster to use instead of this machine.
         time_limit_s: Seconds for the whole run, see `study_scheduler.run_blocks`.
         on_progress: Receives the progress, see `study_scheduler.run_blocks`.
 
@@ -83,17 +84,23 @@ def run_study(
         template = _template(spec, model_folder, digest([d.key for d in general]) if general else "")
         datasets = {name: load_dataset(name, file) for name, file in spec.data.items()}
         for name, dataset in datasets.items():
-            logger.debug("%s: %d dialogues, %d invalid lines", name, len(dataset.samples), len(dataset.invalid_lines))
+            logger.debug("%s: %d dialogues, %d invalid lines", name, len(dataset.dialogues), len(dataset.invalid_lines))
         sources = {name: dataset.source for name, dataset in datasets.items()}
         blocks = experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments)
         inputs = StudyInputs(
             model=str(model_folder),
             writer=None if spec.writer is None else str(spec.writer.resolve()),
-            samples={name: dataset.samples for name, dataset in datasets.items()},
+            dialogues={name: dataset.dialogues for name, dataset in datasets.items()},
             general=general,
         )
         return run_blocks(
-            database, blocks, inputs, workers=workers, ray=ray, time_limit_s=time_limit_s, on_progress=on_progress
+            database,
+            blocks,
+            inputs,
+            workers=workers,
+            ray_address=ray_address,
+            time_limit_s=time_limit_s,
+            on_progress=on_progress,
         )
 
 

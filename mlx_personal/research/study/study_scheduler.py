@@ -19,8 +19,9 @@ from mlx_personal import jobs
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
+from mlx_personal.research.hashing import digest
 from mlx_personal.research.study import cell_jobs
-from mlx_personal.research.study.cell import BASE, PROTOCOL, Cell, digest
+from mlx_personal.research.study.cell import BASE, PROTOCOL, Cell
 from mlx_personal.research.study.cell_selection import ScoredDialogue, SelectionCheckpoint, select_from_stream
 from mlx_personal.research.study.checkpoint_data import checkpoint_data, synthesis_config, synthesis_key
 from mlx_personal.research.study.grid import CellBlock
@@ -45,19 +46,19 @@ class StudyInputs:
     Attributes:
         model: Folder of the base model.
         writer: Folder of the adapter that generates synthetic dialogues; None for the base model.
-        samples: Dialogues of each data set.
+        dialogues: Dialogues of each data set.
         general: Dialogues outside the data sets, to measure forgetting on.
     """
 
     model: str
     writer: str | None
-    samples: Mapping[str, Sequence[LabeledDialogue]]
+    dialogues: Mapping[str, Sequence[LabeledDialogue]]
     general: Sequence[Dialogue] = ()
 
 
 @dataclass
 class StudyResult:
-    """The outcome of a run.
+    """What a run did.
 
     Attributes:
         num_present: Cells that had finished before.
@@ -66,7 +67,7 @@ class StudyResult:
         skipped: Blocks that the time limit left out.
     """
 
-    num_present: int = 0
+    num_stored: int = 0
     num_computed: int = 0
     failed: list[tuple[Cell, str]] = field(default_factory=list)
     skipped: list[CellBlock] = field(default_factory=list)
@@ -78,7 +79,7 @@ def run_blocks(
     inputs: StudyInputs,
     *,
     workers: int | None = None,
-    ray: str | None = None,
+    ray_address: str | None = None,
     time_limit_s: float | None = None,
     on_progress: Progress = ignore_progress,
 ) -> StudyResult:
@@ -91,7 +92,7 @@ def run_blocks(
         blocks: Blocks of cells, in the order in which to run them.
         inputs: The model and the data.
         workers: Worker processes on this machine; by default as in `jobs`.
-        ray: Address of a Ray cluster to use instead of this machine.
+        ray_address: Address of a Ray cluster to use instead of this machine.
         time_limit_s: Seconds for the whole run. Blocks are run one after the other. The first one is always run; each
             other one only if the time that the previous ones took suggests that it will finish within the limit.
         on_progress: Receives the stages `embedding`, `selection`, `synthesis` and `cells`. The first event of
@@ -100,7 +101,7 @@ def run_blocks(
     Raises:
         UserError: If a data set is too small, or a computation that all cells need fails.
     """
-    return _BlockRunner(database, inputs, workers, ray, time_limit_s, on_progress).run(blocks)
+    return _BlockRunner(database, inputs, workers, ray_address, time_limit_s, on_progress).run(blocks)
 
 
 class _BlockRunner:
@@ -109,12 +110,12 @@ class _BlockRunner:
         database: StudyDatabase,
         inputs: StudyInputs,
         workers: int | None,
-        ray: str | None,
+        ray_address: str | None,
         time_limit_s: float | None,
         on_progress: Progress,
     ):
         self._database, self._inputs, self._on_progress = database, inputs, on_progress
-        self._workers, self._ray, self._time_limit_s = workers, ray, time_limit_s
+        self._workers, self._ray_address, self._time_limit_s = workers, ray_address, time_limit_s
         self._topics: dict[str, list[str]] = {}
         self._splits: dict[str, StreamSplit] = {}
         self._selections: dict[str, list[SelectionCheckpoint]] = {}
@@ -124,10 +125,10 @@ class _BlockRunner:
         result, missing = StudyResult(), []
         for block in blocks:
             missing_cells = tuple(cell for cell in block.cells if not self._database.has_cell(cell))
-            result.num_present += len(block.cells) - len(missing_cells)
+            result.num_stored += len(block.cells) - len(missing_cells)
             if missing_cells:
                 missing.append(CellBlock(block.name, missing_cells))
-        logger.info("%d cells have finished before, %d blocks have missing cells", result.num_present, len(missing))
+        logger.info("%d cells are stored, %d blocks have missing cells", result.num_stored, len(missing))
         start, work_done = time.perf_counter(), 0.0
         # With a time limit the blocks run one by one, so that nothing is prepared for cells that are left out.
         groups = [[block] for block in missing] if self._time_limit_s is not None or not missing else [missing]
@@ -146,7 +147,7 @@ class _BlockRunner:
         return result
 
     def _run_cells(self, cells: Sequence[Cell], result: StudyResult) -> None:
-        """Prepare and compute cells; add their outcomes to `result`."""
+        """Prepare and compute cells, and add them to `result`."""
         self._split_streams(cells)
         self._select(cells, self._score(cells))
         self._synthesize(cells)
@@ -164,14 +165,14 @@ class _BlockRunner:
     def _split_streams(self, cells: Sequence[Cell]) -> None:
         """Draw the stream and the evaluation dialogues of every cell."""
         for data in {cell.data for cell in cells} - set(self._topics):
-            self._topics[data] = assign_topics(self._inputs.samples[data])
+            self._topics[data] = assign_topics(self._inputs.dialogues[data])
         splits: dict[tuple[str, StreamConfig], StreamSplit] = {}
         for cell in cells:
             config = StreamConfig(cell.part, cell.order, cell.strength, cell.received, cell.evaluation, cell.seed)
             if (cell.data, config) not in splits:
-                samples = self._inputs.samples[cell.data]
+                dialogues = self._inputs.dialogues[cell.data]
                 try:
-                    splits[cell.data, config] = split_stream(samples, self._topics[cell.data], config)
+                    splits[cell.data, config] = split_stream(dialogues, self._topics[cell.data], config)
                 except UserError as error:
                     raise UserError(error.what, cell.data, error.hint) from error
             self._splits[cell.key] = splits[cell.data, config]
@@ -183,7 +184,7 @@ class _BlockRunner:
             if cell.policy != BASE:
                 streamed.setdefault(cell.data, set()).update(self._splits[cell.key].streamed)
         dialogues = {
-            data: {i: self._inputs.samples[data][i].dialogue for i in sorted(indices)}
+            data: {i: self._inputs.dialogues[data][i].dialogue for i in sorted(indices)}
             for data, indices in streamed.items()
         }
         embeddings = self._embed(cells[0].model, [d for by_index in dialogues.values() for d in by_index.values()])
@@ -227,7 +228,7 @@ class _BlockRunner:
             made_by = synthesis_key(cell)
             cell_of[made_by] = cell
             for index in itertools.chain.from_iterable(c.annotated for c in self._selections[cell.key]):
-                dialogue = self._inputs.samples[cell.data][index].dialogue
+                dialogue = self._inputs.dialogues[cell.data][index].dialogue
                 originals.setdefault(made_by, {})[dialogue.key] = dialogue
         made_by_of: dict[str, str] = {}
         work = []
@@ -245,13 +246,13 @@ class _BlockRunner:
             self._database.add_synthetic_dialogues(made_by_of[finished.key], finished.result)
 
     def _cell_job(self, cell: Cell) -> cell_jobs.CellJob:
-        samples = self._inputs.samples[cell.data]
+        dialogues = self._inputs.dialogues[cell.data]
         synthetic_dialogues = self._database.synthetic_dialogues(synthesis_key(cell)) if cell.synthetic else {}
         checkpoints = [
-            checkpoint_data(c, [samples[i].dialogue for i in c.annotated], synthetic_dialogues, cell.synthetic)
+            checkpoint_data(c, [dialogues[i].dialogue for i in c.annotated], synthetic_dialogues, cell.synthetic)
             for c in self._selections.get(cell.key, [])
         ]
-        reference = [samples[i].dialogue for i in self._splits[cell.key].reference] if cell.policy == BASE else []
+        reference = [dialogues[i].dialogue for i in self._splits[cell.key].reference] if cell.policy == BASE else []
         return cell_jobs.CellJob(
             cell,
             self._inputs.model,
@@ -262,8 +263,8 @@ class _BlockRunner:
         )
 
     def _evaluation_dialogues(self, cell: Cell) -> list[Dialogue]:
-        samples = self._inputs.samples[cell.data]
-        return [samples[i].dialogue for i in self._splits[cell.key].evaluation]
+        dialogues = self._inputs.dialogues[cell.data]
+        return [dialogues[i].dialogue for i in self._splits[cell.key].evaluation]
 
     def _run_shared_jobs(
         self, function: Callable[[Any], Any], work: Sequence[jobs.Job], stage: str
@@ -288,7 +289,7 @@ class _BlockRunner:
     ) -> Iterator[jobs.JobResult]:
         """Yield results as they finish, and report the progress after the caller has stored each of them."""
         start = time.perf_counter()
-        for number, finished in enumerate(jobs.run_jobs(function, work, self._workers, self._ray), 1):
+        for number, finished in enumerate(jobs.run_jobs(function, work, self._workers, self._ray_address), 1):
             yield finished
             remaining_s = (time.perf_counter() - start) / number * (total - number)
             self._on_progress(ProgressEvent(stage, number, total, remaining_s, detail=cells.get(finished.key)))

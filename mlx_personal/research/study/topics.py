@@ -21,11 +21,11 @@ _MAX_WORDS, _MAX_DOCUMENT_SHARE = 2000, 0.1
 _ITERATIONS: Final = 20
 
 
-def assign_topics(samples: Sequence[LabeledDialogue]) -> list[str]:
+def assign_topics(dialogues: Sequence[LabeledDialogue]) -> list[str]:
     """Return a topic for each dialogue: the data set's label, or otherwise a cluster. The result is deterministic."""
-    unlabeled = [i for i, sample in enumerate(samples) if not sample.topic]
-    clusters = dict(zip(unlabeled, cluster_texts([samples[i].dialogue.text for i in unlabeled]), strict=True))
-    return [sample.topic or f"cluster {clusters[i]}" for i, sample in enumerate(samples)]
+    unlabeled = [i for i, labeled in enumerate(dialogues) if not labeled.topic]
+    clusters = dict(zip(unlabeled, cluster_texts([dialogues[i].dialogue.text for i in unlabeled]), strict=True))
+    return [labeled.topic or f"cluster {clusters[i]}" for i, labeled in enumerate(dialogues)]
 
 
 def cluster_texts(texts: Sequence[str]) -> list[int]:

@@ -13,7 +13,7 @@ from mlx_personal.finetune import Example, LoRAConfig, TrainingReport, finetune
 from mlx_personal.research.lamp import lamp_jobs
 from tests.support.augmentation import grant_consent, make_server
 from tests.support.fake_server import FakeServer
-from tests.support.lamp_users import cloud_reply, write_lamp_files
+from tests.support.lamp_users import cloud_response, write_lamp_files
 
 # The weights of an adapter, and the messages of the dialogues it was trained on.
 TrainedAdapter = tuple[bytes, list[list[dict[str, str]]]]
@@ -22,7 +22,7 @@ TrainedAdapter = tuple[bytes, list[list[dict[str, str]]]]
 @pytest.fixture
 def fake_server() -> Iterator[FakeServer]:
     """A server that writes records and answers queries."""
-    with FakeServer(cloud_reply) as server:
+    with FakeServer(cloud_response) as server:
         yield server
 
 

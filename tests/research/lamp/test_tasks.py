@@ -183,7 +183,7 @@ def test_a_task_has_a_short_name_and_that_of_its_files(name: str) -> None:
 
 @pytest.mark.parametrize("unknown", ["6", "2", "LaMP_9", ""])
 def test_an_unknown_task_is_an_error_that_lists_the_known_ones(unknown: str) -> None:
-    with pytest.raises(UserError, match="take one of 1, 2N, 2M, 3, 4, 5, 7"):
+    with pytest.raises(UserError, match="choose one of 1, 2N, 2M, 3, 4, 5, 7"):
         get_task(unknown)
 
 

@@ -48,15 +48,15 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], row_group_size: int | 
 
 
 def contents(loaded: LoadedDataset) -> list[list[str]]:
-    return [[m.content for m in s.dialogue.messages] for s in loaded.samples]
+    return [[m.content for m in s.dialogue.messages] for s in loaded.dialogues]
 
 
 def roles(loaded: LoadedDataset) -> list[str]:
-    return ["".join(m.role[0] for m in s.dialogue.messages) for s in loaded.samples]
+    return ["".join(m.role[0] for m in s.dialogue.messages) for s in loaded.dialogues]
 
 
 def topics(loaded: LoadedDataset) -> list[str | None]:
-    return [s.topic for s in loaded.samples]
+    return [s.topic for s in loaded.dialogues]
 
 
 # The six schemas
@@ -127,7 +127,7 @@ def test_prosocial_columns_and_its_converted_form_give_the_same_dialogues(tmp_pa
         for i, row in enumerate(rows)
     ]
     converted.write_text(json.dumps({"Prosocial--train--1": {"dialog index": 1, "log": log}}, indent=1))
-    assert load_dataset("prosocial", columns).samples == load_dataset("prosocial", converted).samples
+    assert load_dataset("prosocial", columns).dialogues == load_dataset("prosocial", converted).dialogues
     assert topics(load_dataset("prosocial", columns)) == ["needs_caution"]
 
 
@@ -199,7 +199,7 @@ def test_a_parquet_file_is_read_only_as_far_as_needed(tmp_path: Path, monkeypatc
             yield row
 
     monkeypatch.setattr(datasets, "read_rows", counting_read_rows)
-    loaded = load_dataset("openorca", path, max_samples=30)
+    loaded = load_dataset("openorca", path, max_dialogues=30)
     assert contents(loaded) == [[*(["You are terse."] if i % 2 else []), f"q{i}", f"r{i}"] for i in range(30)]
     assert num_read == 31
 
@@ -295,11 +295,11 @@ def test_the_source_identifies_the_file_and_the_limit(tmp_path: Path) -> None:
     path = write_json_lines(tmp_path / "d.jsonl", DOLLY)
     whole = load_dataset("dolly", path)
     assert re.fullmatch("[0-9a-f]{16}", whole.source)
-    assert load_dataset("dolly", path, max_samples=2).source == whole.source
-    assert load_dataset("dolly", path, max_samples=1).source == f"{whole.source}:1"
+    assert load_dataset("dolly", path, max_dialogues=2).source == whole.source
+    assert load_dataset("dolly", path, max_dialogues=1).source == f"{whole.source}:1"
     assert load_dataset("dolly", write_json_lines(tmp_path / "e.jsonl", DOLLY[:1])).source != whole.source
     with pytest.raises(ValueError, match="at least 1"):
-        load_dataset("dolly", path, max_samples=0)
+        load_dataset("dolly", path, max_dialogues=0)
 
 
 def test_an_error_about_the_schema_names_the_present_and_the_expected_keys(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_files_in_the_hubs_cache_need_no_network(offline_cache: Path) -> None:
     folder.mkdir(parents=True)
     write_json_lines(folder / dolly.files[0], DOLLY)
     loaded = load_dataset("dolly")
-    assert len(loaded.samples) == 2
+    assert len(loaded.dialogues) == 2
     assert loaded.source == dolly.revision
 
 
@@ -107,4 +107,4 @@ def test_without_pyarrow_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(datasets, name, Mock(side_effect=AssertionError("the network was used")))
     with pytest.raises(UserError, match=r"need pyarrow; install it \(pip install 'mlx-personal\[study\]'\)"):
         load_dataset("openorca")
-    assert len(load_dataset("openorca", write_json_lines(tmp_path / "o.jsonl", [orca_row(0)])).samples) == 1
+    assert len(load_dataset("openorca", write_json_lines(tmp_path / "o.jsonl", [orca_row(0)])).dialogues) == 1

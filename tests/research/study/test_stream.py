@@ -254,6 +254,6 @@ def test_invalid_settings_are_refused(changes: dict[str, object]) -> None:
         config(**changes)
 
 
-def test_there_must_be_one_topic_per_sample() -> None:
-    with pytest.raises(ValueError, match="60 topics for 61 samples"):
+def test_there_must_be_one_topic_per_dialogue() -> None:
+    with pytest.raises(ValueError, match="60 topics for 61 dialogues"):
         split_stream(SAMPLES, TOPICS[1:], BASE)

@@ -77,10 +77,10 @@ def test_an_interrupted_study_continues_and_computes_every_cell_once(
     assert in_process.calls == ["embed_texts", "synthesize_dialogues", "run_cell", "run_cell"]
 
     second = run_blocks(database, BLOCKS, INPUTS)
-    assert (second.num_present, second.num_computed, second.failed, second.skipped) == (2, 2, [], [])
+    assert (second.num_stored, second.num_computed, second.failed, second.skipped) == (2, 2, [], [])
     assert in_process.calls[4:] == ["run_cell", "run_cell"]
     third = run_blocks(database, BLOCKS, INPUTS)
-    assert (third.num_present, third.num_computed) == (4, 0)
+    assert (third.num_stored, third.num_computed) == (4, 0)
     assert len(in_process.calls) == 6
 
     results = {cell.key: result for cell, result in database.finished_cells()}
@@ -330,7 +330,7 @@ def test_cells_of_version_0_1_are_found_again(in_process: InProcessJobs, tmp_pat
         training_settings={"epochs": 1},
     )
     result = run_study(tmp_path / "study", spec, workers=1)
-    assert (result.num_present, result.num_computed, result.failed, result.skipped) == (9, 0, [], [])
+    assert (result.num_stored, result.num_computed, result.failed, result.skipped) == (9, 0, [], [])
     assert in_process.calls == []
     with StudyDatabase(tmp_path / "study") as database:
         finished = database.finished_cells()

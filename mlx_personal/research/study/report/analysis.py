@@ -250,9 +250,9 @@ def _differs_from_all(
     reference: Any,
     score: str,
 ) -> bool:
-    """Return whether the best entry of a row differs from all others.
+    """Check whether the best entry of a row differs from all others.
 
-    The verdicts of the table are used where there are any. In a row without the reference no entry stands out.
+    It uses the verdicts of the table where there are any. In a row without the reference, no entry is marked.
     """
     others = [name for name in groups if name != best]
     if best == reference:

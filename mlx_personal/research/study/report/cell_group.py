@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from mlx_personal.errors import UserError
-from mlx_personal.research.study.cell import BASE, Cell, digest
+from mlx_personal.research.hashing import digest
+from mlx_personal.research.study.cell import BASE, Cell
 from mlx_personal.research.study.report.findings import Shortfall, SyntheticCounts
 
 CellResult = Mapping[str, Any]
@@ -75,7 +76,7 @@ class CellGroup:
 
         Returns:
             Values, float64 [seeds, dialogues]; [seeds, 0] if there are none, or if one is not finite because a training
-            diverged.
+            run diverged.
         """
         values = self._matrix(seeds, lambda result: result["final"].get(name, ()), name)
         return values if np.isfinite(values).all() else values[:, :0]

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlx_personal.research.study.cell import BASE, POLICIES, WEIGHTED, Cell, digest
+from mlx_personal.research.hashing import digest
+from mlx_personal.research.study.cell import BASE, POLICIES, WEIGHTED, Cell
 from mlx_personal.research.study.report.cell_group import CellGroup, CellResult, check_result
 from mlx_personal.research.study.report.published import published_datasets
 from mlx_personal.selection.weighted import DEFAULT_WEIGHT

@@ -313,7 +313,7 @@ def _published_text(data: str, policy: str) -> str | None:
 
 
 def _cost_table(name: str, sweep: SweepFindings) -> str:
-    """Return the training time of the sweep of synthetic dialogues, or the annotations of that of their limit."""
+    """Return a table of the training time or of the annotations, for the sweeps of which these are the cost."""
     values = list(dict.fromkeys(value for line in sweep.lines for value in line.points))
     rows: list[list[str | None]] = []
     if name == "synthetic":

@@ -1,4 +1,4 @@
-"""Ask a server what the users' methods need: synthetic records, and answers to queries."""
+"""Fetch what the users' methods need from a server: synthetic records, and answers to queries."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.response_cache import ResponseCache
 from mlx_personal.augmentation.server import Server
 from mlx_personal.progress import Progress, as_stage
-from mlx_personal.research.lamp.lamp_jobs import JobReplies, ServerPrompts
+from mlx_personal.research.lamp.lamp_jobs import JobResponses, ServerPrompts
 from mlx_personal.research.lamp.methods import Method
 
 
 @dataclass
-class ServerReplies:
-    """What a server was asked for one user, and its replies; None stands for a missing reply.
+class ServerResponses:
+    """The requests to a server for one user, and its responses; None stands for a missing response.
 
     Attributes:
-        prompts: What was asked.
+        prompts: The requests.
         synthetic: Replies to the requests for synthetic records.
         answers: Replies to the queries, by the name of the method.
         seconds_per_answer: Seconds that each new answer of a method took; None where none is new.
@@ -45,7 +45,7 @@ class ServerReplies:
 
     @property
     def num_unanswered(self) -> int:
-        """Number of requests for synthetic records without a reply."""
+        """Number of requests for synthetic records without a response."""
         return self.synthetic.count(None)
 
     def are_complete_for(self, method: Method) -> bool:
@@ -54,27 +54,27 @@ class ServerReplies:
             return None not in self.answers.get(method.name, [])
         return not self.may_get_more or None not in self.synthetic
 
-    def for_job(self) -> JobReplies:
-        """Return the replies for a job, whose methods they are complete for."""
+    def for_job(self) -> JobResponses:
+        """Return the responses for a job, whose methods they are complete for."""
         answers = {name: [text or "" for text in texts] for name, texts in self.answers.items()}
-        return JobReplies(self.prompts.prepared, self.synthetic, answers, self.seconds_per_answer)
+        return JobResponses(self.prompts.prepared, self.synthetic, answers, self.seconds_per_answer)
 
 
 @dataclass(frozen=True)
 class FetchSummary:
-    """The outcome of asking a server.
+    """The result of `fetch_server_responses`.
 
     Attributes:
         tokens: Tokens that all requests of the run's folder have cost until now.
-        message: Why not all requests are answered, on one line; None where all are.
+        message: One line on why responses are missing; None if none is.
     """
 
     tokens: int
     message: str | None
 
 
-def fetch_replies(
-    replies: Mapping[int, ServerReplies],
+def fetch_server_responses(
+    responses: Mapping[int, ServerResponses],
     server: Server,
     folder: Path,
     *,
@@ -82,20 +82,20 @@ def fetch_replies(
     token_budget: int | None,
     on_progress: Progress,
 ) -> FetchSummary:
-    """Ask a server for everything that `replies` need, and add its replies.
+    """Send the requests of all users to a server, and fill in its responses.
 
-    Replies are cached in the folder of the run and not asked for twice.
+    Responses are cached in the folder of the run, so no request is sent again after it was answered.
 
     Args:
-        replies: The users' prompts by the user's index; their replies are filled in.
-        server: Server to ask, with the sampling settings for synthetic records.
+        responses: The requests of each user, by the user's index; their responses are filled in.
+        server: The server, with the sampling settings for synthetic records.
         folder: Folder of the run.
         answer_tokens: Maximum tokens of an answer to a query.
         token_budget: Maximum tokens that all requests of the folder may cost; None for no limit.
         on_progress: Called with the progress.
 
     Raises:
-        UserError: The server refuses a request.
+        UserError: If the server refuses a request.
     """
     # Queries are answered greedily, and with no longer answers than on the device.
     greedy_server = dataclasses.replace(server, temperature=0.0, max_tokens=answer_tokens)
@@ -108,23 +108,23 @@ def fetch_replies(
             progress = as_stage(stage, on_progress)
             return fetch_responses(requests, server, cache, ledger, token_budget=token_budget, on_progress=progress)
 
-        synthetic = [(index, request) for index in sorted(replies) for request in replies[index].synthetic_requests]
+        synthetic = [(index, request) for index in sorted(responses) for request in responses[index].synthetic_requests]
         summary = fetch("synthetic records", server, [request for _, request in synthetic])
         message = summary.message
         for (index, _), text in zip(synthetic, summary.responses, strict=True):
-            replies[index].synthetic.append(text)
-            replies[index].may_get_more = bool(summary.failed or summary.remaining)
+            responses[index].synthetic.append(text)
+            responses[index].may_get_more = bool(summary.failed or summary.remaining)
 
         queries = [
             (index, method, request)
-            for index in sorted(replies)
-            for method, requests in replies[index].prompts.queries.items()
+            for index in sorted(responses)
+            for method, requests in responses[index].prompts.queries.items()
             for request in requests
         ]
         start = time.perf_counter()
         summary = fetch("cloud answers", greedy_server, [request for *_, request in queries])
         each_s = (time.perf_counter() - start) / summary.new if summary.new else None
         for (index, method, _), text in zip(queries, summary.responses, strict=True):
-            replies[index].answers.setdefault(method, []).append(text)
-            replies[index].seconds_per_answer[method] = each_s
+            responses[index].answers.setdefault(method, []).append(text)
+            responses[index].seconds_per_answer[method] = each_s
         return FetchSummary(cache.total_tokens(), message or summary.message)

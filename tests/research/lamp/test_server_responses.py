@@ -61,7 +61,7 @@ def test_a_second_run_asks_nothing_and_opens_no_connection(
     num_received = len(fake_server.received)
     monkeypatch.setattr(socket, "socket", None)
     assert run_lamp(folder, spec).num_stored == 2
-    # Another set of filters uses the replies that are cached.
+    # Another set of filters uses the responses that are cached.
     assert run_lamp(folder, dataclasses.replace(spec, methods=["cdcda-no-balance"])).num_computed == 1
     assert len(fake_server.received) == num_received
 
@@ -145,7 +145,7 @@ def test_queries_over_the_budget_are_not_scored(
     assert run_lamp(folder, dataclasses.replace(spec, token_budget=None)).num_computed == 3
 
 
-def test_a_refusal_is_a_user_error_and_earlier_replies_are_kept(
+def test_a_refusal_is_a_user_error_and_earlier_responses_are_kept(
     world: Path, folder: Path, fake_server: FakeServer, tiny_model_folder: Path
 ) -> None:
     fake_server.queue_faults(None, None)
@@ -207,15 +207,15 @@ def test_every_prompt_shows_items_of_one_user(
         assert sum(shown) == 1
 
 
-def fixed_reply(reply: str, prompt: str) -> str:
-    return reply
+def fixed_response(response: str, prompt: str) -> str:
+    return response
 
 
 def test_thoughts_are_stripped_and_empty_answers_are_counted(
     tmp_path: Path, world: Path, tiny_model_folder: Path
 ) -> None:
-    for reply, prediction, counts in (("<think>3?</think>\n4", "4", {}), ("", "", {"empty answers": 2})):
-        with FakeServer(functools.partial(fixed_reply, reply)) as server:
+    for response, prediction, counts in (("<think>3?</think>\n4", "4", {}), ("", "", {"empty answers": 2})):
+        with FakeServer(functools.partial(fixed_response, response)) as server:
             folder = grant_consent(tmp_path / f"run {prediction}", make_server(server.url))
             results = run_and_read(folder, server_spec(world, tiny_model_folder, server, "cloud:0", num_users=1))
         result = results["user-1-0", "cloud:0"]
