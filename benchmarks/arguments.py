@@ -21,6 +21,19 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--stream`, by default the embedded model and the demo's stream."""
+    parser.add_argument("--model", default="demo", help="name or folder of a model; default the embedded one")
+    parser.add_argument("--stream", type=Path, help="dialogues as JSON Lines; default the demo's")
+
+
+def add_num_layers_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--num-layers`, by default all layers."""
+    parser.add_argument(
+        "--num-layers", "--lora-layers", type=int, default=-1, help="layers to adapt, from the last; default -1, all"
+    )
+
+
 def run_command(name: str, function: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Call the function of a command and return the exit code.
 

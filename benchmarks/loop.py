@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -26,8 +25,15 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from benchmarks import mlx_lm_loop
-from benchmarks.arguments import DEMO_STREAM, positive_int, run_command, set_defaults
-from benchmarks.report_file import heading, print_and_write
+from benchmarks.arguments import (
+    DEMO_STREAM,
+    add_input_arguments,
+    add_num_layers_argument,
+    positive_int,
+    run_command,
+    set_defaults,
+)
+from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import public_model_name
 from mlx_personal.config import Config
@@ -35,7 +41,6 @@ from mlx_personal.demo.runner import CONFIG
 from mlx_personal.dialogue.readers import InvalidLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.reporting import markdown_table
-from mlx_personal.storage.files import atomic_write
 
 MIN_SPEEDUP = 3
 EMBED, SCORE, SYNTHESIZE, TRAIN, EVALUATE = STAGES = (
@@ -100,12 +105,7 @@ def run(options: argparse.Namespace) -> int:
     stream = read_stream(options.stream, options.dialogues)
     rounds = [run_round(options.model, lm, stream, config) for _ in range(options.rounds)]
     report = make_report(options, len(stream), config, rounds)
-    if options.json:
-        print(json.dumps(to_json(options, len(stream), config, rounds)))
-        if options.out is not None:
-            atomic_write(options.out, report)
-    else:
-        print_and_write(report, options.out)
+    print_result(report, to_json(options, len(stream), config, rounds), options)
     return 0
 
 
@@ -113,15 +113,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a short stream and one round, to check that it works")
-    parser.add_argument("--model", default="demo", help="name or folder of a model; default the embedded one")
-    parser.add_argument("--stream", type=Path, help="dialogues as JSON Lines; default the demo's")
+    add_input_arguments(parser)
     parser.add_argument("--dialogues", type=positive_int, help="maximum number of dialogues; default all")
     parser.add_argument("--bins", type=positive_int, help="size of the buffer; default 96, as in the demo")
     parser.add_argument("--rewrites", type=positive_int, help="rewrites of each selected dialogue; default 6")
     parser.add_argument("--epochs", type=positive_int, help="epochs of fine-tuning; default 4, as in the demo")
-    parser.add_argument(
-        "--num-layers", "--lora-layers", type=int, default=-1, help="layers to adapt, from the last; default -1, all"
-    )
+    add_num_layers_argument(parser)
     parser.add_argument("--rounds", type=positive_int, help="number of measurements; default 3")
     parser.add_argument("--json", action="store_true", help="print the values as JSON")
     parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown")

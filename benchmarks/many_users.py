@@ -29,9 +29,15 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 
-from benchmarks.arguments import positive_int, run_command, set_defaults
+from benchmarks.arguments import (
+    add_input_arguments,
+    add_num_layers_argument,
+    positive_int,
+    run_command,
+    set_defaults,
+)
 from benchmarks.loop import read_stream
-from benchmarks.report_file import heading, print_and_write
+from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.mlx_lm_trainer import exact_loss, train_with_mlx_lm
 from mlx_personal.benchmark.random_weights import public_model_name
@@ -111,12 +117,7 @@ def run(options: argparse.Namespace) -> int:
     data, report = to_json(options, config, timings), make_report(options, config, timings)
     if options.out is not None:
         atomic_write(options.out.with_suffix(".json"), json.dumps(data, indent=1) + "\n")
-    if options.json:
-        print(json.dumps(data))
-        if options.out is not None:
-            atomic_write(options.out, report)
-    else:
-        print_and_write(report, options.out)
+    print_result(report, data, options)
     return 0
 
 
@@ -124,15 +125,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many_users", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="two users, to check that it works")
-    parser.add_argument("--model", default="demo", help="name or folder of a model; default the embedded one")
-    parser.add_argument("--stream", type=Path, help="dialogues as JSON Lines, for the records; default the demo's")
+    add_input_arguments(parser)
     parser.add_argument("--users", type=positive_int, help="number of users; default 100")
     parser.add_argument("--records", type=positive_int, default=20, help="records of each user; default 20")
     parser.add_argument("--epochs", type=positive_int, help="number of epochs; default 3")
     parser.add_argument("--batch-size", type=positive_int, help="records of a step; default all of a user's")
-    parser.add_argument(
-        "--num-layers", "--lora-layers", type=int, default=-1, help="layers to adapt, from the last; default -1, all"
-    )
+    add_num_layers_argument(parser)
     parser.add_argument("--as-stored", type=int, help="users that mlx-lm trains in the stored dtype; default 10")
     parser.add_argument("--json", action="store_true", help="print the values as JSON")
     parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown, and FILE.json beside it")

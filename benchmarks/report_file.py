@@ -1,11 +1,15 @@
-"""The heading of every report, and writing it."""
+"""Make the heading of a report, and print and write reports."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from mlx_personal.runtime import blas, device
 from mlx_personal.storage.files import atomic_write
@@ -34,6 +38,16 @@ def print_and_write(report: str, out: Path | None) -> None:
     print(report)
     if out is not None:
         atomic_write(out, report)
+
+
+def print_result(report: str, values: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Print a report, or the values as JSON with `--json`, and write the report to `--out` if it is given."""
+    if not options.json:
+        print_and_write(report, options.out)
+        return
+    print(json.dumps(values))
+    if options.out is not None:
+        atomic_write(options.out, report)
 
 
 def _version(package: str) -> str | None:

@@ -12,7 +12,6 @@ text differs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +25,13 @@ from mlx_lm.sample_utils import make_sampler
 
 from benchmarks.arguments import DEMO_STREAM, positive_int, run_command, set_defaults
 from benchmarks.mlx_lm_loop import generate_text
-from benchmarks.report_file import heading, print_and_write
+from benchmarks.report_file import heading, print_result
 from benchmarks.timing import Effort, Timings, time_in_turn
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import SHAPES, model_folder, public_model_name
 from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.models import generation
 from mlx_personal.reporting import markdown_table
-from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import SynthesisConfig, rewrite_prompts, synthesize
 
 MIN_SPEEDUP = 4
@@ -119,12 +117,7 @@ def run(options: argparse.Namespace) -> int:
     speed = measure_speed(lm, dialogues, config, options.rounds, is_text=not options.shape)
     agreement = compare_greedy(lm, build_requests(lm, dialogues, config), is_text=not options.shape)
     report = make_report(options, len(dialogues), config, speed, agreement)
-    if options.json:
-        print(json.dumps(to_json(options, len(dialogues), config, speed, agreement)))
-        if options.out is not None:
-            atomic_write(options.out, report)
-    else:
-        print_and_write(report, options.out)
+    print_result(report, to_json(options, len(dialogues), config, speed, agreement), options)
     return 1 if agreement.failures else 0
 
 
