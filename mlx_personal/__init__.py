@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlx_personal.lazy_imports import lazy_exports
 from mlx_personal.runtime import blas_hook
 
-# A BLAS that is loaded after mlx.core takes no effect.
+# A BLAS that is loaded after mlx.core has no effect.
 blas_hook.install()
 # The application decides whether and where this package's log lines appear.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -72,7 +72,7 @@ else:
     )
 
     def __getattr__(name: str) -> object:
-        # `finetune` is both a subpackage and its main function; the subpackage can be called like the function.
+        # `finetune` is both a subpackage and its main function; the subpackage is callable like the function.
         if name == "finetune":
             return importlib.import_module("mlx_personal.finetune")
         return _get_export(name)

@@ -1,6 +1,6 @@
-"""Annotation [Qin24 §3.3]: the user is asked about the selected dialogues, at most a set number a day.
+"""Annotation [Qin24 §3.3]: the user is asked about the selected dialogues, with a daily limit.
 
-This module has the queue and its rules; showing a question and reading the reply is up to the caller.
+This module implements the queue of questions; the caller shows them and reads the replies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
 
-# Group number of a skipped dialogue: it is neither trained on nor evaluated, so it needs no group yet.
+# Group number of a skipped dialogue, which is neither trained on nor evaluated and so needs no group.
 NO_GROUP: Final = -1
 
 
@@ -26,8 +26,11 @@ class AnnotationConfig:
     """Settings of the annotation.
 
     Attributes:
-        questions_per_day: Most dialogues that are annotated in one day, which begins at the user's midnight. Verdicts
-            from a file count too.
+        questions_per_day: Maximum number of dialogues annotated in one day, which begins at midnight local time.
+            Verdicts read from a file count too.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     questions_per_day: int = 10
@@ -39,12 +42,12 @@ class AnnotationConfig:
 
 @dataclass(frozen=True)
 class Question:
-    """A selected dialogue whose answers the user has not judged.
+    """A selected dialogue without a verdict.
 
     Attributes:
         dialogue_id: The dialogue's id.
         dialogue: The dialogue itself.
-        adapter_id: Adapter that generated the answers, if one did; they are trained on only if the user accepts them.
+        adapter_id: Adapter that generated the answers, if any; they are trained on only if the user accepts them.
     """
 
     dialogue_id: int
@@ -54,7 +57,7 @@ class Question:
 
 @dataclass(frozen=True)
 class GroupedDialogue:
-    """An annotated dialogue with its side of the split.
+    """An annotated dialogue and its side of the held-out split.
 
     Attributes:
         dialogue: The dialogue.
@@ -68,16 +71,16 @@ class GroupedDialogue:
 
 
 SplitRule: TypeAlias = Callable[[Dialogue, Sequence[GroupedDialogue]], tuple[int, bool]]
+"""Returns the group of a dialogue and whether it is held out, given the dialogues annotated before."""
 
 
 class AnnotationQueue:
-    """The open questions, and the verdicts of the user.
+    """The open questions and the user's verdicts.
 
     Args:
         store: The profile's store.
         config: Settings of the annotation.
-        assign_split: Returns the group of a dialogue and whether it is held out, given the dialogues that were
-            annotated before.
+        assign_split: Assigns an annotated dialogue to a side of the held-out split.
     """
 
     def __init__(self, store: Store, config: AnnotationConfig, assign_split: SplitRule):
@@ -86,7 +89,7 @@ class AnnotationQueue:
         self._assign_split = assign_split
 
     def open_questions(self) -> list[Question]:
-        """Return every dialogue that waits for a verdict, oldest first, without regard to the daily limit.
+        """Return all dialogues without a verdict, oldest first, regardless of the daily limit.
 
         These are the dialogues of the buffer, and those whose verdict was undone even if they left the buffer.
         """
@@ -111,7 +114,7 @@ class AnnotationQueue:
         """Record the user's verdict.
 
         Args:
-            dialogue_id: A dialogue that has been selected at some time.
+            dialogue_id: A dialogue that was selected at some time.
             verdict: `accept` keeps the answers, `edit` and `rewrite` replace them by `answers`, `skip` closes the
                 question.
             answers: The preferred answer of every assistant turn, in order.
@@ -120,7 +123,7 @@ class AnnotationQueue:
             The annotation's id.
 
         Raises:
-            UserError: The dialogue was never selected, the answers are not valid, or the daily limit is reached.
+            UserError: If the dialogue was never selected, the answers are not valid, or the daily limit is reached.
         """
         if verdict not in get_args(Verdict):
             raise UserError(f"{quoted(verdict)} is not a verdict", hint="use accept, edit, rewrite or skip")
@@ -149,8 +152,8 @@ class AnnotationQueue:
         return self._store.undo_annotation()
 
     def _split_of(self, dialogue_id: int, dialogue: Dialogue, verdict: Verdict) -> tuple[int, bool]:
-        """Return the dialogue's group and whether it is held out, which its first verdict with an answer fixes."""
-        # Undone verdicts count too, or a dialogue could change sides.
+        """Return the dialogue's group and whether it is held out: fixed by its first verdict with an answer."""
+        # Undone verdicts count too; otherwise a dialogue could change sides.
         splits = {
             a.dialogue_id: (a.group, a.held_out) for a in self._store.annotations(undone=True) if a.group != NO_GROUP
         }
@@ -164,12 +167,19 @@ class AnnotationQueue:
 
 
 def left_today(store: Store, config: AnnotationConfig) -> int:
-    """Return how many more dialogues may be annotated today; one that is undone and annotated again counts once."""
+    """Return how many more dialogues may be annotated today.
+
+    A dialogue that is undone and annotated again counts once.
+
+    Args:
+        store: The profile's store.
+        config: Settings of the annotation.
+    """
     return max(0, config.questions_per_day - len(_annotated_today(store)))
 
 
 def _annotated_today(store: Store) -> set[int]:
-    """Return the dialogues annotated today by the user's clock, also those whose verdict was undone."""
+    """Return the dialogues annotated today in local time, including those whose verdict was undone."""
     today = _local_date(utc_now())
     return {dialogue_id for dialogue_id, time in store.annotation_times() if _local_date(time) == today}
 

@@ -1,4 +1,4 @@
-"""Conversations with the model: answers are streamed, and the oldest turns are dropped when the context is full."""
+"""Conversations with the model: answers are streamed, and the oldest turns are dropped if the context is full."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class ChatConfig:
 
     Attributes:
         temperature: Sampling temperature; 0 is greedy.
-        max_tokens: Most tokens of one answer.
+        max_tokens: Maximum number of tokens of an answer.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     temperature: float = 0.0
@@ -32,7 +35,7 @@ class ChatConfig:
 
 
 class Conversation:
-    """A conversation, turn by turn.
+    """A conversation of a user with the model.
 
     Args:
         lm: The model that answers, with any adapter that is attached to it.
@@ -45,7 +48,7 @@ class Conversation:
         self._messages: list[Message] = []
 
     def ask(self, question: str) -> Iterator[str]:
-        """Generate the answer to a question; the exchange joins the conversation once the answer is complete.
+        """Generate the answer to a question; both are added to the conversation once the answer is complete.
 
         Args:
             question: The user's turn.
@@ -54,12 +57,12 @@ class Conversation:
             The answer, piece by piece.
 
         Raises:
-            ValueError: The question is empty or not a valid message.
+            ValueError: If the question is empty or not a valid message.
         """
         message = Message("user", question)
         prompt, max_tokens = self._prompt(message)
         pieces: list[str] = []
-        seed = secrets.randbits(31)  # a repeated question may get a different answer
+        seed = secrets.randbits(31)  # so that a repeated question may get a different answer
         for piece in self._lm.stream(prompt, max_tokens=max_tokens, temperature=self._config.temperature, seed=seed):
             pieces.append(piece)
             yield piece
@@ -73,7 +76,7 @@ class Conversation:
         return Dialogue(tuple(self._messages)) if self._messages else None
 
     def _prompt(self, message: Message) -> tuple[list[int], int]:
-        """Return the prompt's tokens and the most tokens of the answer, without the oldest exchanges if need be."""
+        """Return the prompt's tokens, without the oldest exchanges if necessary, and the limit of the answer."""
         max_tokens = min(self._config.max_tokens, self._lm.context_length // 2)
         history = self._messages
         while True:

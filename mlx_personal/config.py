@@ -1,7 +1,7 @@
-"""The settings of a profile: `config.toml`, one table for each package that has settings.
+"""The settings of a profile: `config.toml`, with one table for each package that has settings.
 
-Defaults are stated by the config class of each package. An unknown key, a wrong type or a value out of range is an
-error that names the file and, for a key, the nearest known one. Keys of version 0.1 are still read, with a notice.
+Defaults are defined by the config class of each package. An unknown key, a wrong type or a value out of range is an
+error that names the file and, for a key, the closest known one. Keys of version 0.1 are still read, with a notice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlx_personal.synthesis import SynthesisConfig
 
 logger = logging.getLogger(__name__)
 
-# Keys of version 0.1 and what they are called now, by table.
+# Keys of version 0.1 and their present names, by table.
 RENAMED_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "finetune": {old: new for new, old in STORED_NAMES.items()},
     "evaluation": {"share": "holdout_ratio"},
@@ -40,11 +40,11 @@ RENAMED_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True)
 class TrainingTrigger:
-    """When a training is due.
+    """When a training run is pending.
 
     Attributes:
-        min_received: Dialogues received since the last training.
-        min_buffer_change: Fraction of the buffer, above 0 and at most 1, that has changed since then.
+        min_received: Number of dialogues received since the last training run.
+        min_buffer_change: Fraction of the buffer that has changed since then, above 0 and at most 1.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -60,10 +60,10 @@ class TrainingTrigger:
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """How annotated and synthetic dialogues are mixed in a training.
+    """How annotated and synthetic dialogues are mixed in training.
 
     Attributes:
-        synthetic_weight: Weight of a synthetic dialogue in the loss, above 0, where an annotated dialogue weighs 1.
+        synthetic_weight: Weight of a synthetic dialogue in the loss, above 0 and at most 1; an annotated one has 1.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -81,7 +81,17 @@ class Config:
     """All settings of a profile: one attribute for each table of `config.toml`.
 
     Attributes:
-        notices: Remarks for the user on the file that the settings were read from, at most one line per file.
+        embedding: Settings of the embedding.
+        scoring: Settings of the scoring.
+        selection: Settings of the selection.
+        annotation: Settings of the annotation.
+        synthesis: Settings of the synthesis.
+        finetune: Settings of fine-tuning.
+        mixture: How annotated and synthetic dialogues are mixed in training.
+        trigger: When a training run is pending.
+        evaluation: Settings of the evaluation.
+        chat: Settings of the answers in `chat`.
+        notices: Notices for the user about the file that the settings were read from, one line each.
     """
 
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -101,13 +111,13 @@ class Config:
         """Read the settings of a TOML file.
 
         Args:
-            path: The file. A missing file gives the defaults, and so does a missing key.
+            path: The file.
 
         Returns:
-            The settings.
+            The settings; defaults for missing keys, or if there is no such file.
 
         Raises:
-            UserError: If the file cannot be read or holds something that is not a setting.
+            UserError: If the file cannot be read or contains anything that is not a setting.
         """
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
@@ -129,7 +139,7 @@ class Config:
         return cls(**sections, notices=tuple(notices))
 
     def to_toml(self) -> str:
-        """Return a TOML file with every setting for a person to edit; those at their default are commented out."""
+        """Return a TOML file of all settings for the user to edit; those at their default are commented out."""
         lines = ["# Settings of this profile. Remove the # from a line to change it."]
         default = Config()
         for section in _section_types():
@@ -147,7 +157,7 @@ def _section_types() -> dict[str, type]:
 
 
 def _read_section(section: type, name: str, table: Any, path: Path, renamed: list[str]) -> Any:
-    """Return the settings of one table and add its old keys to `renamed`."""
+    """Return the settings of one table, and add its old keys to `renamed`."""
     if not isinstance(table, dict):
         raise UserError(f"{name} must be a table", path, f"write [{name}] on a line of its own")
     table = _with_present_keys(name, table, path, renamed)
@@ -168,7 +178,7 @@ def _with_present_keys(name: str, table: Mapping[str, Any], path: Path, renamed:
         if new != key:
             if new in table:
                 raise UserError(
-                    f"[{name}] has both {key} and {new}, which are the old and the new name of one setting",
+                    f"[{name}] has both {key} and {new}, which are the old and the new name of the same setting",
                     path,
                     f"remove {key}",
                 )
@@ -178,7 +188,7 @@ def _with_present_keys(name: str, table: Mapping[str, Any], path: Path, renamed:
 
 
 def _checked(value: Any, expected: Any, name: str, path: Path) -> Any:
-    """Return a value in the expected type."""
+    """Return a value of the expected type; raise UserError if it has another one."""
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if getattr(expected, "__origin__", None) is tuple:

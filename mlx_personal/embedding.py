@@ -1,7 +1,7 @@
-"""Embeddings of dialogues [Qin24 §3.1], by default from the language model's own last hidden layer.
+"""Embeddings of dialogues [Qin24 §3.1], by default from the last hidden layer of the language model.
 
-A dialogue's vector is the mean of its token states, scaled to unit norm; the token states themselves are the input of
-the entropy score. The `sentence-transformers` extra provides another embedder with the same interface.
+A dialogue's vector is the mean of its token states, scaled to unit norm. The token states themselves are the input of
+the entropy score (EOE). The `sentence-transformers` extra provides another embedder with the same interface.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Embedding:
 
     Attributes:
         vector: float32 [D] of unit norm; zeros for a text without tokens.
-        states: float32 [T, D], the state of each token.
+        states: Token states, float32 [T, D].
     """
 
     vector: np.ndarray
@@ -35,11 +35,11 @@ class Embedding:
         """Return the embedding of a text from its token states.
 
         Args:
-            states: float32 [T, D].
+            states: Token states, float32 [T, D].
             model: Name or path of the model, for the error message.
 
         Raises:
-            UserError: The states are not finite.
+            UserError: If the states are not finite.
         """
         if not np.isfinite(states).all():
             raise UserError(
@@ -56,7 +56,10 @@ class EmbeddingConfig:
 
     Attributes:
         embedder: `hidden-states`, or `sentence-transformers:MODEL`.
-        max_tokens: Tokens after which a longer dialogue is truncated.
+        max_tokens: Maximum number of tokens of a dialogue; a longer one is truncated.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     embedder: str = "hidden-states"
@@ -73,22 +76,33 @@ class Embedder(Protocol):
     """Computes embeddings of texts.
 
     Attributes:
-        name: Identifies the embedder and its settings; a different name means different vectors.
+        name: Identifies the embedder and its settings: different names mean different vectors.
     """
 
     name: str
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
-        """Return the embedding of each text."""
+        """Return the embedding of each text.
+
+        Args:
+            texts: The texts.
+
+        Raises:
+            UserError: If the model's weights are damaged.
+        """
         ...
 
 
 class HiddenStateEmbedder:
-    """Embeds with the last hidden layer of a language model.
+    """Computes embeddings from the last hidden layer of a language model.
 
     Args:
-        lm: A model without an adapter: an adapter would change every vector.
-        max_tokens: Tokens after which a longer text is truncated; the model's context length is a limit too.
+        lm: A model without an adapter, which would change every vector.
+        max_tokens: Maximum number of tokens of a text; a longer one is truncated. The model's context length is also a
+            limit.
+
+    Attributes:
+        name: Identifies the embedder and its settings.
     """
 
     def __init__(self, lm: LanguageModel, max_tokens: int = EmbeddingConfig.max_tokens):
@@ -99,8 +113,11 @@ class HiddenStateEmbedder:
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
         """Return the embedding of each text, computed in batches of similar length.
 
+        Args:
+            texts: The texts.
+
         Raises:
-            UserError: The model's weights are damaged.
+            UserError: If the model's weights are damaged.
         """
         tokens = [self._lm.tokenize(text)[: self._max_tokens] for text in texts]
         model = self._lm.name or self._lm.path
@@ -112,13 +129,16 @@ class HiddenStateEmbedder:
 
 
 class SentenceTransformerEmbedder:
-    """Embeds with a sentence-transformers model; needs the extra of that name.
+    """Computes embeddings with a sentence-transformers model; requires the extra of that name.
 
     Args:
         model: Name or folder of a model that the `sentence-transformers` package can load.
 
+    Attributes:
+        name: Identifies the embedder and its settings.
+
     Raises:
-        UserError: The package is not installed.
+        UserError: If the package is not installed.
     """
 
     def __init__(self, model: str):
@@ -135,8 +155,11 @@ class SentenceTransformerEmbedder:
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
         """Return the embedding of each text from the model's token embeddings.
 
+        Args:
+            texts: The texts.
+
         Raises:
-            UserError: The model's weights are damaged.
+            UserError: If the model's weights are damaged.
         """
         states = self._model.encode(list(texts), output_value="token_embeddings", convert_to_numpy=False)
         arrays = [np.asarray(s.cpu().numpy(), np.float32) for s in states]
@@ -144,14 +167,14 @@ class SentenceTransformerEmbedder:
 
 
 def make_embedder(config: EmbeddingConfig, lm: LanguageModel) -> Embedder:
-    """Return the embedder that a configuration names.
+    """Return the embedder of a configuration.
 
     Args:
         config: Settings of the embedding.
-        lm: The base model, for `hidden-states`.
+        lm: The base model, used by `hidden-states`.
 
     Raises:
-        UserError: The embedder's package is not installed.
+        UserError: If the embedder's package is not installed.
     """
     if config.embedder == "hidden-states":
         return HiddenStateEmbedder(lm, config.max_tokens)
@@ -162,10 +185,10 @@ def unit_mean(states: np.ndarray) -> np.ndarray:
     """Return the mean of token states, scaled to unit norm.
 
     Args:
-        states: float32 [T, D].
+        states: Token states, float32 [T, D].
 
     Returns:
-        float32 [D]; zeros where there is no token or the mean is zero.
+        float32 [D]; zeros if there are no tokens or their mean is zero.
     """
     if len(states) == 0:
         return np.zeros(states.shape[1], np.float32)
@@ -175,16 +198,17 @@ def unit_mean(states: np.ndarray) -> np.ndarray:
 
 
 def _batch_tokens() -> int:
-    """Return the most tokens of one padded batch."""
-    from mlx_personal.runtime.device import device_name  # here, so that reading settings does not import MLX
+    """Return the maximum number of tokens of a padded batch."""
+    # Imported here, so that reading settings does not import MLX.
+    from mlx_personal.runtime.device import device_name
 
-    # On a GPU enough to keep it busy and little enough for any Mac's memory. On a CPU what fits its caches: batches of
-    # 8192 took 2.5 times as long, longer than texts one by one.
+    # On a GPU, enough to keep it busy and few enough for any Mac's memory. On a CPU, as many as fit into its caches:
+    # batches of 8192 took 2.5 times as long, longer than texts one by one.
     return 512 if device_name() == "cpu" else 8192
 
 
 def _length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield indices in batches of at most `_batch_tokens()` padded tokens, or of one text, longest first."""
+    """Yield indices in batches of at most `_batch_tokens()` padded tokens, or of one text, the longest texts first."""
     limit = _batch_tokens()
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

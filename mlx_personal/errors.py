@@ -1,8 +1,8 @@
 """Errors that users can fix, and what they can do about them.
 
-Whatever a user can cause or fix (a broken file, a full disk, a missing model) is raised as `UserError`. The command
-line prints it as one line and exits with status 2, or with 128 plus the signal's number if a signal stopped the work.
-Any other exception that escapes is a defect of this package.
+Everything that a user can cause or fix (a broken file, a full disk, a missing model) is raised as `UserError`. The
+command line prints it as one line and exits with status 2, or with 128 plus the signal's number if a signal stopped the
+work. Any other exception that escapes is a defect of this package.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from signal import Signals
 DISK_HINT = "free some space and run the same command again; nothing stored was lost"
 
 
-def encodable(text: object) -> str:
-    """Return text that any UTF-8 file or terminal accepts: bytes of a file name that are not UTF-8 are escaped.
+def escape_surrogates(text: object) -> str:
+    """Return text that can be encoded as UTF-8: bytes of a file name that are not UTF-8 are escaped.
 
     Args:
         text: A text or a path.
@@ -27,7 +27,7 @@ def encodable(text: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a value from outside as an error quotes it: on one line, encodable, at most 40 characters long.
+    """Return an untrusted value for an error message: quoted, escaped, and at most 40 characters long.
 
     Args:
         text: The value.
@@ -37,7 +37,7 @@ def quoted(text: str) -> str:
 
 
 class Action(Enum):
-    """What the user can do about an error. The caller knows how: a command line names a command, an app a button."""
+    """What the user can do about an error. The application knows how: it names a command or a button."""
 
     CREATE_PROFILE = "create a profile"
     SET_BASE_MODEL = "set the profile's base model"
@@ -58,11 +58,11 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Remedy:
-    """An action with what it applies to.
+    """An action and its arguments.
 
     Attributes:
         action: What to do.
-        arguments: What to do it with, by name, such as `model` for `SET_BASE_MODEL`.
+        arguments: Values by name, such as `model` for `SET_BASE_MODEL`.
     """
 
     action: Action
@@ -75,21 +75,21 @@ class UserError(Exception):
     Args:
         what: What happened.
         where: The file, folder or name it happened with.
-        hint: What to do about it, in words that suit every caller.
-        remedy: What to do about it, where that depends on how the caller runs this package.
+        hint: What to do about it, in words that fit every application.
+        remedy: What to do about it, where the application decides on the words.
 
     Attributes:
         what: What happened.
         where: Where it happened, or None.
-        hint: What to do about it, or None.
-        remedy: What to do about it, or None.
+        hint: What to do about it in words, or None.
+        remedy: What to do about it as an action, or None.
     """
 
     def __init__(
         self, what: str, where: object = None, hint: str | None = None, *, remedy: Remedy | Action | None = None
     ):
         self.what = what
-        self.where = None if where is None else encodable(where)
+        self.where = None if where is None else escape_surrogates(where)
         self.hint = hint
         self.remedy = Remedy(remedy) if isinstance(remedy, Action) else remedy
         super().__init__(self.line())
@@ -98,7 +98,7 @@ class UserError(Exception):
         """Return the whole message on one line: `where: what; hint`.
 
         Args:
-            hint: Replaces the error's own hint, for a caller that can name its own commands.
+            hint: Replaces the error's own hint, for an application that names its own commands.
         """
         hint = hint if hint is not None else self.hint
         if hint is None and self.remedy is not None:
@@ -113,11 +113,11 @@ class StoppedError(UserError):
 
     Args:
         what: What was stopped.
-        signal: The signal.
+        signal: The signal that stopped it.
         hint: How to continue.
 
     Attributes:
-        signal: The signal.
+        signal: The signal that stopped it.
     """
 
     def __init__(self, what: str, signal: Signals, hint: str | None = None):
@@ -134,7 +134,7 @@ def from_os_error(error: OSError, where: object = None, access_hint: str = _HOME
     Args:
         error: The error.
         where: The file or folder; None for the error's own file name.
-        access_hint: What to do besides changing permissions if the files cannot be written or read.
+        access_hint: What to do instead of changing permissions if the files cannot be written or read.
     """
     where = where or error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -154,8 +154,8 @@ def from_sqlite_error(
     Args:
         error: The error.
         where: The database file.
-        kind: What the database is of, such as `profile`.
-        access_hint: What to do besides changing permissions if the database cannot be written or read.
+        kind: What the database belongs to, such as `profile`.
+        access_hint: What to do instead of changing permissions if the database cannot be written or read.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:

@@ -1,8 +1,8 @@
-"""HTTP requests: the only module that opens sockets, except for the download of models.
+"""HTTP client: the only module that opens sockets, except for the download of models.
 
-Plain http is only allowed to this machine; everything else uses https, with certificates always verified.
-`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR` are honored for other hosts; for this machine
-no proxy is ever used. Redirects are followed only for downloads: a POST reaches the host that was named, or none.
+Plain http is allowed to this machine only; everything else uses https, and certificates are always verified.
+`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR` are honored for other hosts; requests to this
+machine never use a proxy. Redirects are followed for downloads only, so that a POST never reaches another host.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S: Final = 10.0
-# Between two chunks of a download.
+# Maximum time between two chunks of a download.
 _READ_TIMEOUT_S: Final = 60.0
-# An answer of a language model is a thousandth of this.
+# Far above any response: a language model's answer is a thousandth of this.
 _MAX_RESPONSE_BYTES: Final = 64 * 2**20
 
 
@@ -42,10 +42,10 @@ class TransportError(Exception):
 
     Args:
         what: What happened.
-        sent: Whether the server may have received the body nevertheless.
+        sent: Whether the server may have received the request body.
 
     Attributes:
-        sent: Whether the server may have received the body nevertheless.
+        sent: Whether the server may have received the request body.
     """
 
     def __init__(self, what: str, sent: bool):
@@ -59,7 +59,7 @@ class HTTPResponse:
 
     Attributes:
         status: The HTTP status.
-        headers: The headers, by lower-case name.
+        headers: The headers by lowercase name.
         body: The body.
     """
 
@@ -76,7 +76,7 @@ class HTTPResponse:
         try:
             return json.loads(self.body)
         except RecursionError as error:
-            raise ValueError("the JSON is nested too deep") from error
+            raise ValueError("the JSON is nested too deeply") from error
 
     def retry_after_s(self) -> float:
         """Return the seconds to wait before a retry, from the Retry-After header; 0 if there is none."""
@@ -93,13 +93,13 @@ class HTTPResponse:
 
 
 class Session:
-    """POST requests to one URL over persistent connections; use it with `async with`.
+    """A session of POST requests to one URL over persistent connections, for use with `async with`.
 
     Args:
         url: The URL.
         timeout_s: Seconds that a request may take from its first byte to the last byte of the response.
         max_connections: Maximum number of simultaneous connections.
-        headers: Headers of every request. They appear in no error and no log.
+        headers: Headers of every request. They never appear in errors or logs.
 
     Attributes:
         url: The URL.
@@ -130,13 +130,12 @@ class Session:
     async def post(
         self, payload: object, headers: Mapping[str, str], before_sending: Callable[[str, bytes], None]
     ) -> HTTPResponse:
-        """Send `payload` as JSON and return the response, whatever its status.
+        """Send `payload` as JSON and return the response, even if its status is an error.
 
         Args:
             payload: The value to send.
             headers: Headers of this request.
-            before_sending: Called with the URL and the exact body before any byte leaves; if it raises, nothing is
-                sent.
+            before_sending: Called with the URL and the exact body before anything is sent; if it raises, nothing is.
 
         Raises:
             TransportError: If no complete response arrives in time.
@@ -182,11 +181,11 @@ def check_url(url: str) -> None:
         host = None
     # Other characters must be escaped: a host's as `xn--...`, a path's as `%..`.
     if not host or parts.scheme not in ("http", "https") or not re.fullmatch("[!-~]+", url):
-        raise UserError(f"{quoted(url)} is no http or https address", hint="give one like https://example.org/v1")
+        raise UserError(f"{quoted(url)} is not an http or https URL", hint="use one like https://example.org/v1")
     if parts.username is not None or parts.password is not None:
-        raise UserError("there is a name or a password in the address", host, "take it out")
+        raise UserError("the URL contains a user name or a password", host, "remove it")
     if parts.scheme == "http" and not _is_this_machine(host):
-        what = "personal text does not go over plain http to another machine"
+        what = "personal text must not be sent over plain http to another machine"
         raise UserError(what, url, "use https, or a tunnel to localhost")
 
 
@@ -196,8 +195,8 @@ def download(url: str, path: Path, on_progress: Progress | None = None) -> None:
     Args:
         url: The URL.
         path: Where to write the file.
-        on_progress: Called with stage `download` for every chunk, with the bytes so far and in total; the total is
-            None if the server does not report it.
+        on_progress: Receives an event of stage `download` for every chunk, in bytes; the total is None if the server
+            does not report it.
 
     Raises:
         UserError: If `check_url` refuses the URL or a redirect, the network or the server fails, the file is
@@ -215,7 +214,7 @@ def download(url: str, path: Path, on_progress: Progress | None = None) -> None:
         with _make_client(httpx.Client, url, **options) as client, client.stream("GET", url) as response:
             logger.debug("GET %s: HTTP %d", _without_query(url), response.status_code)
             if response.status_code != 200:
-                raise UserError(f"the server has nothing here (HTTP {response.status_code})", url, "check the address")
+                raise UserError(f"the server did not send the file (HTTP {response.status_code})", url, "check the URL")
             length = response.headers.get("content-length", "")
             total = int(length) if length.isdecimal() else None
             done = 0
@@ -226,14 +225,15 @@ def download(url: str, path: Path, on_progress: Progress | None = None) -> None:
                     if on_progress is not None:
                         on_progress(ProgressEvent("download", done, total))
                 if total is not None and done != total:
-                    raise UserError(f"only {done:,} of {total:,} bytes came", url, "run the same command again")
+                    what = f"only {done:,} of {total:,} bytes were received"
+                    raise UserError(what, url, "run the same command again")
     except httpx.HTTPError as error:
         hint = "check the network and run the same command again"
         raise UserError(f"the download failed ({_reason(error)})", url, hint) from error
 
 
 def _is_this_machine(host: str) -> bool:
-    """Return whether a host name or address is this machine's own."""
+    """Return whether a host name or address is that of this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -241,7 +241,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _without_query(url: str) -> str:
-    """Return a URL for a log line: its query may contain anything."""
+    """Return a URL without its query, which may contain secrets, for a log line."""
     return urlsplit(url)._replace(query="", fragment="").geturl()
 
 
@@ -252,11 +252,11 @@ def _make_client(client_class: Callable[..., Any], url: str, **options: Any) -> 
     except OSError as error:
         raise from_os_error(error, "SSL_CERT_FILE", "name another file") from error
     except (ValueError, ImportError) as error:
-        raise UserError("the proxy that the environment names cannot be used", hint="check HTTPS_PROXY") from error
+        raise UserError("the proxy that the environment sets cannot be used", hint="check HTTPS_PROXY") from error
 
 
 def _reason(error: Exception) -> str:
-    """Return a connection error's text, or its type: some errors have no text."""
+    """Return the text of a connection error, or its type if it has no text."""
     return str(error) or type(error).__name__
 
 

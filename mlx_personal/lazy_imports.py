@@ -24,17 +24,17 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> Callable[[str], ob
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
-        setattr(sys.modules[package], name, value)  # the next look-up finds it without this function
+        setattr(sys.modules[package], name, value)  # the next lookup finds it without calling this function
         return value
 
     return get_attribute
 
 
 def make_callable(package: str, function: str) -> None:
-    """Let a package be called like one of its functions, for a package and a function of the same name.
+    """Make a package callable like one of its functions, for a package and a function of the same name.
 
-    `from mlx_personal import finetune` then gives something that can be called, whether or not the package
-    `mlx_personal.finetune` has been imported before.
+    What `from mlx_personal import finetune` imports can then be called, whether or not the package
+    `mlx_personal.finetune` was imported before.
 
     Args:
         package: The package's `__name__`.

@@ -1,7 +1,7 @@
-"""How long-running functions report progress.
+"""Progress events of long-running functions.
 
-Every function that takes a while has a parameter `on_progress: Progress | None` and calls it with a `ProgressEvent`
-whenever a unit of work is done. The caller decides what to show: a bar, a line, or nothing.
+Every long-running function has a parameter `on_progress: Progress | None` and calls it with a `ProgressEvent` whenever
+a unit of work is done. The caller decides what to show: a bar, a line, or nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """How far a stage of the work is.
+    """The progress of a stage of the work.
 
     Attributes:
-        stage: Name of what is being done, such as `scoring` or `training`.
-        done: Units of work that are finished.
-        total: Units of work in all; None while that is not known.
-        remaining_s: Estimated seconds until the stage ends; None while that is not known.
-        detail: What has just been finished, where a stage documents it: a `TrainingStep` while training.
+        stage: Name of the stage, such as `scoring` or `training`.
+        done: Number of finished units of work.
+        total: Number of all units of work; None while it is not known.
+        remaining_s: Estimated seconds until the stage ends; None while they are not known.
+        detail: What has just been finished, for stages that document it: a `TrainingStep` while training.
     """
 
     stage: str
@@ -40,7 +40,7 @@ class Progress(Protocol):
             event: The event.
 
         Raises:
-            BaseException: Whatever it raises ends the work.
+            BaseException: If the work is to be stopped: the exception propagates to the caller of the function.
         """
 
 

@@ -1,4 +1,4 @@
-"""What all reports share: Markdown tables, and whether plots can be drawn."""
+"""Helpers of all reports: Markdown tables, and whether plots can be drawn."""
 
 from __future__ import annotations
 

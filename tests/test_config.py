@@ -128,7 +128,7 @@ def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, tex
         ("[finetune]\nmax_tokens = 1", "max_seq_length is 1"),
         (
             "[finetune]\nmax_tokens = 9\nmax_seq_length = 9",
-            "[finetune] has both max_tokens and max_seq_length, which are the old and the new name of one setting; "
+            "[finetune] has both max_tokens and max_seq_length, which are the old and the new name of the same setting; "
             "remove max_tokens",
         ),
         ("[chat]\ntemperature = -1.0", "temperature"),

@@ -200,7 +200,7 @@ def test_personal_text_does_not_go_over_plain_http_elsewhere(url: str) -> None:
     ],
 )
 def test_an_invalid_address_is_refused(url: str) -> None:
-    with pytest.raises(UserError, match="no http or https address"):
+    with pytest.raises(UserError, match="is not an http or https URL"):
         check_url(url)
 
 
@@ -284,7 +284,7 @@ def test_an_interrupted_download_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
-    with serving(sending(b"no", status=404)) as url, pytest.raises(UserError, match=r"nothing here \(HTTP 404\)"):
+    with serving(sending(b"no", status=404)) as url, pytest.raises(UserError, match=r"did not send the file \(HTTP 404\)"):
         download(url, tmp_path / "file.json")
     assert not list(tmp_path.iterdir())
 

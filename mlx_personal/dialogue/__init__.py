@@ -1,4 +1,4 @@
-"""Dialogues: their types, words, similarity and ROUGE, and how they are read from files."""
+"""Dialogues: types, readers of files, words, similarity and ROUGE."""
 
 from mlx_personal.dialogue.readers import InvalidLine, load_dialogues, read_dialogues
 from mlx_personal.dialogue.rouge import rouge1, rougeL

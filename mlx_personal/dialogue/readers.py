@@ -1,4 +1,4 @@
-"""Read dialogues from JSON Lines files. An invalid line is a value, not an exception, so the valid ones are still read.
+"""Read dialogues from JSON Lines files. Invalid lines are yielded, not raised, so that valid ones are still read.
 
 A line is `{"messages": [...]}` (mlx-lm's chat data, OpenAI's fine-tuning files), a list of messages, or
 `{"prompt": ..., "completion": ...}`.
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_personal.dialogue.types import Dialogue
-from mlx_personal.errors import UserError, encodable, from_os_error
+from mlx_personal.errors import UserError, escape_surrogates, from_os_error
 
-# No dialogue within the message limit comes near this; reading stops here instead of filling the memory.
+# Far above any dialogue within the message limit; longer lines are skipped instead of filling the memory.
 MAX_LINE_BYTES = 16_000_000
 
 
@@ -68,7 +68,7 @@ def load_dialogues(path: Path | str, min_count: int = 1) -> list[Dialogue]:
     dialogues = []
     for line in read_dialogues(Path(path).expanduser()):
         if isinstance(line, InvalidLine):
-            raise UserError(f"no dialogue ({line.reason})", line.where, "fix that line, or name another file")
+            raise UserError(f"not a dialogue ({line.reason})", line.where, "fix that line, or name another file")
         dialogues.append(line)
     if len(dialogues) < min_count:
         what = f"{len(dialogues)} dialogues; at least {min_count} are needed"
@@ -79,7 +79,7 @@ def load_dialogues(path: Path | str, min_count: int = 1) -> list[Dialogue]:
 def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | InvalidLine]:
     r"""Yield the JSON value of each line of a file; blank lines are skipped.
 
-    Lines end with `\n` only: U+2028 and similar characters may stand in JSON texts.
+    Lines end with `\n` only, because JSON texts may contain U+2028 and similar characters.
 
     Args:
         path: The file.
@@ -98,7 +98,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, Any] | InvalidLine]
             number = 0
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
-                where = f"{encodable(path)}:{number}"
+                where = f"{escape_surrogates(path)}:{number}"
                 if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_LINE_BYTES)
@@ -116,7 +116,7 @@ def dialogue_from_json(value: Any) -> Dialogue:
         value: The parsed JSON of the line.
 
     Raises:
-        ValueError: If it contains none; the message says in one line why.
+        ValueError: If it contains none; the message gives the reason on one line.
     """
     if isinstance(value, dict):
         if "messages" in value:
@@ -140,4 +140,4 @@ def _parse(line: bytes, where: str) -> tuple[str, Any] | InvalidLine:
     except RecursionError:
         return InvalidLine(where, "JSON nested too deeply")
     except ValueError:  # Python reads no integer of more than 4300 digits.
-        return InvalidLine(where, "a number of too many digits")
+        return InvalidLine(where, "a number with too many digits")

@@ -1,6 +1,6 @@
-"""ROUGE-1 and ROUGE-L [Lin04] of the `rouge-score` package, for any language.
+"""ROUGE-1 and ROUGE-L [Lin04] by the `rouge-score` package, for any language.
 
-The package's own tokenizer keeps only a-z and 0-9, so a Cyrillic answer would score 0; here it uses `words` instead.
+The package's own tokenizer keeps only a-z and 0-9, so a Cyrillic answer would score 0. Here it uses `words` instead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _WordTokenizer:
 
 @functools.cache
 def _scorer(metric: str) -> RougeScorer:
-    # Imported here because it imports nltk, which takes a second that only a computed ROUGE is worth.
+    # Imported here because it imports nltk, which takes a second.
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer([metric], tokenizer=_WordTokenizer())

@@ -1,6 +1,6 @@
-"""When two dialogues are near-duplicates: the one rule, used by the held-out split, synthesis and studies.
+"""The rule for near-duplicates of dialogues, used by the held-out split, synthesis and studies.
 
-It compares the words of the user turns and not embeddings, because a split must not change with the base model.
+It compares the words of the user turns instead of embeddings, because a split must not change with the base model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final
 from mlx_personal.dialogue.types import Dialogue
 from mlx_personal.dialogue.words import words
 
-# Two questions with this ROUGE-1 ask the same thing in the same words.
+# Two questions with at least this ROUGE-1 ask the same thing in nearly the same words.
 NEAR_DUPLICATE_THRESHOLD: Final = 0.8
-# Shorter texts ("ok thanks", "why is that?") share most of their words without saying the same.
+# Shorter texts ("ok thanks", "why is that?") may share most of their words and still have different meanings.
 MIN_WORDS: Final = 4
-# Lets rounding errors pass the search in `flag_near_duplicates`, whose candidates are then compared exactly.
+# Tolerance for rounding errors in the search of `flag_near_duplicates`, whose candidates are then compared exactly.
 _SEARCH_TOLERANCE: Final = 1e-9
 
 # A word and how many times it has occurred so far: in this form a multiset of words is a set.
@@ -28,15 +28,15 @@ _NumberedWord = tuple[str, int]
 def dialogue_similarity(a: Dialogue, b: Dialogue) -> float:
     """Return the largest ROUGE-1 between user turns of two dialogues, or between all user turns of each.
 
-    Single turns are compared because a conversation may open with another one's question and then continue. Turns of
-    fewer than `MIN_WORDS` words count only as part of all turns together.
+    Single turns are compared because a conversation may begin with the question of another one and then continue. Turns
+    of fewer than `MIN_WORDS` words are compared only as part of all turns together.
 
     Args:
         a: A dialogue.
         b: Another dialogue.
 
     Returns:
-        The similarity, 0..1; 1 for equal user turns.
+        The similarity, 0..1; 1 for identical user turns.
     """
     if a.user_turns == b.user_turns:
         return 1.0
@@ -68,7 +68,8 @@ def flag_near_duplicates(dialogues: Iterable[Dialogue], references: Sequence[Dia
     import numpy as np
 
     bags = [(number, bag) for number, dialogue in enumerate(references) for bag in _numbered_bags(dialogue)]
-    owners, sizes = np.array([number for number, _ in bags], int), np.array([len(bag) for _, bag in bags], int)
+    reference_of_bag = np.array([number for number, _ in bags], int)
+    bag_sizes = np.array([len(bag) for _, bag in bags], int)
     word_rows: dict[_NumberedWord, int] = {}
     for _, bag in bags:
         for word in bag:
@@ -76,7 +77,7 @@ def flag_near_duplicates(dialogues: Iterable[Dialogue], references: Sequence[Dia
     contains = np.zeros((len(word_rows), len(bags)), np.uint8)  # [words, bags]
     for column, (_, bag) in enumerate(bags):
         contains[[word_rows[word] for word in bag], column] = 1
-    # Questions without words have no bag; they are near-duplicates only if they are equal.
+    # Questions without words have no bag: they are near-duplicates only if they are identical.
     reference_questions = {dialogue.user_turns for dialogue in references}
     flags = []
     for dialogue in dialogues:
@@ -84,8 +85,8 @@ def flag_near_duplicates(dialogues: Iterable[Dialogue], references: Sequence[Dia
         for bag in _numbered_bags(dialogue):
             rows = [word_rows[word] for word in bag if word in word_rows]
             shared = contains[rows].sum(axis=0, dtype=np.int32)
-            min_shared = (NEAR_DUPLICATE_THRESHOLD - _SEARCH_TOLERANCE) * (sizes + len(bag))
-            candidates.update(owners[2 * shared >= min_shared].tolist())
+            min_shared = (NEAR_DUPLICATE_THRESHOLD - _SEARCH_TOLERANCE) * (bag_sizes + len(bag))
+            candidates.update(reference_of_bag[2 * shared >= min_shared].tolist())
         is_similar = any(are_near_duplicates(dialogue, references[number]) for number in sorted(candidates))
         flags.append(is_similar or dialogue.user_turns in reference_questions)
     return flags
@@ -93,7 +94,10 @@ def flag_near_duplicates(dialogues: Iterable[Dialogue], references: Sequence[Dia
 
 @functools.lru_cache(maxsize=2048)
 def _word_counts(dialogue: Dialogue) -> tuple[Counter[str], ...]:
-    """Return the words of all user turns together, then of each long enough turn; cached, as all pairs are compared."""
+    """Return the words of all user turns together, then of each turn of at least `MIN_WORDS` words.
+
+    The result is cached because all pairs of dialogues are compared.
+    """
     turns = [Counter(words(turn)) for turn in dialogue.user_turns]
     return sum(turns, Counter()), *(turn for turn in turns if turn.total() >= MIN_WORDS)
 

@@ -1,4 +1,4 @@
-"""Dialogues: a question and its answer, or several turns. They are validated when constructed, and immutable."""
+"""Dialogues: a question and its answer, or several turns. They are immutable, and validated when constructed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, Final
 from mlx_personal.errors import quoted
 
 ROLES: Final = ("system", "user", "assistant")
-# A longer message is a pasted file, not conversation, and scoring it would cost one quadratic attention.
+# A longer message is a pasted file rather than conversation, and the cost of its attention is quadratic.
 MAX_MESSAGE_CHARS = 100_000
 
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
 
 def strip_thoughts(text: str) -> str:
-    """Return text without the `<think>` parts that reasoning models write.
+    """Return text without the `<think>` blocks that reasoning models generate.
 
-    An unclosed part ends with the text. A `</think>` whose opening tag was part of the prompt closes a part that begins
-    with the text.
+    A block that is not closed extends to the end of the text. A block whose opening tag was part of the prompt begins
+    at the start of the text.
 
     Args:
         text: An assistant turn.
@@ -56,7 +56,7 @@ class Message:
             raise ValueError(f"an empty {self.role} message")
         if len(self.content) > MAX_MESSAGE_CHARS:
             raise ValueError(
-                f"a {self.role} message of {len(self.content):,} characters; at most {MAX_MESSAGE_CHARS:,} are taken"
+                f"a {self.role} message of {len(self.content):,} characters; at most {MAX_MESSAGE_CHARS:,} are allowed"
             )
         if "\0" in self.content:
             raise ValueError(f"a NUL byte in a {self.role} message")
@@ -72,7 +72,7 @@ class Dialogue:
         messages: The turns.
 
     Raises:
-        ValueError: If the roles have another order, or only one side speaks; the message is one line.
+        ValueError: If the order of the roles is wrong, or only one side speaks; the message is one line.
 
     References:
         The dialogue set of [Qin24 §3.1].
@@ -118,12 +118,12 @@ class Dialogue:
         return cls(tuple(_parse_message(m) for m in messages))
 
     def to_messages(self) -> list[dict[str, str]]:
-        """Return the messages in chat format, for chat templates and JSON."""
+        """Return the messages in chat format, as used by chat templates and JSON."""
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
     @functools.cached_property
     def key(self) -> str:
-        """The SHA-256 of the content in hex: equal for equal dialogues, whatever file they came from."""
+        """The SHA-256 of the content in hex; equal dialogues from different files have the same key."""
         return hashlib.sha256(json.dumps(self.to_messages(), ensure_ascii=True).encode()).hexdigest()
 
     @property
@@ -148,12 +148,12 @@ class Dialogue:
 
     @property
     def text(self) -> str:
-        """The text that is embedded and scored [Qin24 §3.1]: user turns and, without thoughts, assistant turns."""
+        """The text that is embedded and scored [Qin24 §3.1]: user turns, and assistant turns without thoughts."""
         turns = [m for m in self.messages if m.role != "system"]
         return "\n".join(strip_thoughts(m.content) if m.role == "assistant" else m.content for m in turns)
 
     def exchanges(self) -> list[tuple[list[dict[str, str]], str]]:
-        """Return for every assistant turn the messages before it, in chat format, and its content."""
+        """Return for each assistant turn the messages before it, in chat format, and its content."""
         messages = self.to_messages()
         return [(messages[:i], m["content"]) for i, m in enumerate(messages) if m["role"] == "assistant"]
 
@@ -169,7 +169,7 @@ class Dialogue:
         """
         replacements, indices = list(contents), [i for i, m in enumerate(self.messages) if m.role == role]
         if len(replacements) != len(indices):
-            raise ValueError(f"{len(replacements)} {role} turns given for a dialogue of {len(indices)}")
+            raise ValueError(f"{len(replacements)} {role} turns for a dialogue with {len(indices)}")
         turns = dict(zip(indices, replacements, strict=True))
         return Dialogue(tuple(Message(m.role, turns.get(i, m.content)) for i, m in enumerate(self.messages)))
 
@@ -177,7 +177,7 @@ class Dialogue:
         """Return this dialogue without the thoughts in its assistant turns.
 
         Raises:
-            ValueError: If an assistant turn consists of nothing else.
+            ValueError: If an assistant turn consists of thoughts only.
         """
         return self.with_turns("assistant", [strip_thoughts(turn) for turn in self.assistant_turns])
 
@@ -188,7 +188,7 @@ def _parse_message(raw: Mapping[str, Any]) -> Message:
     role, content = raw.get("role"), raw.get("content")
     if not isinstance(role, str):
         raise ValueError("a message without a role")
-    _check_role(role)  # Before the messages below quote it.
+    _check_role(role)  # before the messages below quote it
     if isinstance(content, list):
         content = "\n".join(_text_of_part(part) for part in content)
     if not isinstance(content, str):

@@ -1,4 +1,4 @@
-"""Split text into words, for lexicons, ROUGE and near-duplicates (not into the language model's tokens).
+"""Split text into words for lexicons, ROUGE and near-duplicates. These are not the language model's tokens.
 
 A word is a run of Unicode letters, digits and combining marks, in NFC and case-folded. In scripts without spaces each
 character is a word. On ASCII text this is exactly the default tokenizer of the `rouge-score` package.
@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
-# Scripts without spaces between words: a run of their characters is a sentence, so each character counts as a word.
+# Scripts without spaces between words, in which each character counts as a word.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )

@@ -1,4 +1,4 @@
-"""Independent jobs in worker processes on this machine, or on a Ray cluster (extra `cluster`)."""
+"""Run independent jobs in worker processes on this machine, or on a Ray cluster (extra `cluster`)."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ __all__ = ["Job", "JobResult", "default_workers", "run_jobs"]
 def run_jobs(
     function: Callable[[Any], Any], jobs: Iterable[Job], workers: int | None = None, ray_address: str | None = None
 ) -> Generator[JobResult, None, None]:
-    """Call `function` with every job's argument and yield each job once, in the order of completion.
+    """Call `function` with each job's argument, and yield one result per job, in the order of completion.
 
-    A job that fails is yielded with its error and does not stop the others. Only the caller, who iterates over the
-    results, writes them anywhere. Jobs are taken from `jobs` only as fast as they can be started. Leaving the loop
-    early, closing this generator, Ctrl-C and the end of this process all end the workers. A job may be computed more
-    than once if a process or a machine dies; it is still yielded once.
+    A job that fails yields its error and does not stop the others. Results are only yielded, never written. `jobs` is
+    consumed only as fast as jobs can be started. The workers end when the caller leaves its loop or closes this
+    generator, on Ctrl-C, and with this process. If a process or a machine dies, a job may be computed more than once,
+    but it is still yielded once.
 
-    On this machine, a job whose process dies is tried once more in another process. Processes keep their modules from
-    job to job, so a cached model stays loaded. Each process multiplies matrices with its share of the cores, unless
-    OPENBLAS_NUM_THREADS is set.
+    On this machine, a job whose process dies is retried once in another process. A process runs many jobs, so a cached
+    model stays loaded. Each process uses its share of the cores for matrix products, unless OPENBLAS_NUM_THREADS is
+    set.
 
-    On Ray, every machine needs this package in the same version, the same Python, and the same files under the same
-    paths. A job takes one core, and also one GPU if the cluster has any when the run starts. Ray does not detect a
-    Mac's GPU, so start it there with `ray start --num-cpus 1`. A job is tried up to 4 times if its process or its
-    machine dies.
+    On Ray, all machines must have the same version of this package and of Python, and the same files under the same
+    paths. A job uses one core, and also one GPU if the cluster has any when the run starts. Ray does not detect a Mac's
+    GPU, so start it there with `ray start --num-cpus 1`. A job is tried up to 4 times if its process or its machine
+    dies.
 
     Args:
         function: A function at the top level of a module (not of a script), so that other processes can import it.
         jobs: The jobs, each with its own key.
-        workers: How many jobs may run at a time. None: `default_workers` on this machine, all resources of a cluster.
+        workers: Maximum number of simultaneous jobs; None for `default_workers` on this machine, and for all resources
+            of a cluster.
         ray_address: None for processes on this machine; otherwise "auto" (the cluster that this machine is part of),
             "local" (a new cluster on this machine only), "host:port" or "ray://host:port". An existing Ray connection
-            of this process is used as it is.
+            of this process is reused.
 
     Yields:
         The result of each job.
 
     Raises:
-        UserError: If `workers` is below 1. Also, when the first result is requested, if Ray is not installed or not
-            reachable, or workers cannot start.
+        UserError: If `workers` is below 1; when the first result is requested, if Ray is not installed or not
+            reachable, or if workers cannot start.
         ValueError: If two jobs have the same key, or `function` belongs to a script.
     """
     if workers is not None and workers < 1:
-        raise UserError(f"{workers} workers compute nothing", hint="at least 1 is needed")
+        raise UserError(f"the number of workers is {workers}", hint="at least 1 is needed")
     if ray_address is not None:
         # Imported here because Ray is optional.
         from mlx_personal.jobs.ray_cluster import run_on_ray
@@ -64,7 +65,7 @@ def run_jobs(
 
 
 def _with_unique_keys(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Yield the jobs; raise ValueError at a repeated key."""
+    """Yield the jobs; raise ValueError if two have the same key."""
     seen: set[str] = set()
     for job in jobs:
         if job.key in seen:

@@ -1,4 +1,4 @@
-"""A job, its result, and how a job is run: the same in a local worker process and on Ray."""
+"""A job, its result, and the function that runs it in a local worker process or on Ray."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ class Job:
 
     Attributes:
         key: Identifies the job within its run.
-        argument: What the function is called with. It is sent between processes, so it consists of dataclasses, numpy
-            arrays and plain values.
+        argument: Argument of the function. It is pickled, so it consists of dataclasses, NumPy arrays and plain values.
     """
 
     key: str
@@ -33,9 +32,9 @@ class JobResult:
 
     Attributes:
         key: The job's key.
-        result: What the function returned; None if it failed.
+        result: Return value of the function; None if it failed.
         error: Why it failed, on one line; None if it did not.
-        elapsed_s: How long the function took, or how long until its process died.
+        elapsed_s: Seconds that the function took, or until its process died.
     """
 
     key: str
@@ -47,9 +46,8 @@ class JobResult:
 def run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
     """Call the function with the job's argument and return the result or the error.
 
-    An error other than `UserError` is a defect, so its traceback is also written to stderr. If the function was
-    stopped by a signal, this process ends with the same signal: the process was meant to end, and the caller then
-    sees a process that died.
+    An error other than `UserError` is a defect, so its traceback is also written to stderr. If the function was stopped
+    by a signal, this process ends with the same signal, and its parent handles the death of the process.
 
     Args:
         function: The function.
@@ -71,5 +69,9 @@ def run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
 
 
 def describe_exception(error: BaseException) -> str:
-    """Return an exception's type and message on one line."""
+    """Return an exception's type and message on one line.
+
+    Args:
+        error: The exception.
+    """
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

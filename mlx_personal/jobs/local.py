@@ -1,7 +1,7 @@
 """Run jobs in worker processes on this machine.
 
 The standard library's process pools break as a whole when one of their processes dies, so this module has its own pool.
-A worker runs many jobs, so whatever its modules cache (a loaded model) is available to the next job.
+A worker runs many jobs, so what its modules cache, such as a loaded model, is available to the next job.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from mlx_personal.errors import UserError
 from mlx_personal.jobs.cores import blas_threads
 from mlx_personal.jobs.job import Job, JobResult, describe_exception
-from mlx_personal.jobs.worker import WorkerProcess
+from mlx_personal.jobs.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-# How many processes may die of one job, and how many workers in a row may die before they are ready.
+# How many processes may die while running one job, and how many workers in a row may die before they are ready.
 _MAX_ATTEMPTS = 2
-# How long workers have to end after they are terminated, before they are killed.
+# Time between terminating workers and killing them.
 _TERMINATION_TIMEOUT_S = 3.0
 
 
@@ -34,7 +34,7 @@ def run_locally(function: Callable[[Any], Any], jobs: Iterable[Job], workers: in
     """Run the jobs in at most `workers` processes and yield each as it finishes; see `run_jobs`.
 
     Args:
-        function: What to call with each job's argument.
+        function: Function to call with each job's argument.
         jobs: The jobs.
         workers: Maximum number of processes.
 
@@ -48,7 +48,7 @@ def run_locally(function: Callable[[Any], Any], jobs: Iterable[Job], workers: in
     results: list[JobResult] = []
     try:
         while True:
-            # Before yielding, so that workers compute while the caller handles the results.
+            # Before yielding, so that workers compute while the caller processes the results.
             pool.start_jobs()
             yield from results
             results = pool.wait()
@@ -68,7 +68,7 @@ class _Attempt:
 
 @dataclass(eq=False)
 class _WorkerSlot:
-    """A worker process, whether it is ready for jobs, its present job, and when that was sent."""
+    """A worker process, whether it is ready for jobs, its current job, and when that was sent."""
 
     worker: WorkerProcess
     ready: bool = False
@@ -77,7 +77,7 @@ class _WorkerSlot:
 
 
 class _WorkerPool:
-    """The workers, the jobs waiting for one, and results that have not been returned yet."""
+    """The workers, the jobs that wait for one, and the results that have not been returned yet."""
 
     def __init__(self, function: Callable[[Any], Any], jobs: Iterator[Job], workers: int):
         self._function, self._jobs, self._max_workers = function, jobs, workers
@@ -88,7 +88,7 @@ class _WorkerPool:
         self._failed_starts = 0
 
     def start_jobs(self) -> None:
-        """Give every idle worker a job, and start workers as long as there are jobs for them."""
+        """Send a job to every idle worker, and start workers while there are jobs for them."""
         while True:
             slot = next((slot for slot in self._slots if slot.attempt is None), None)
             if slot is None and len(self._slots) >= self._max_workers:
@@ -103,7 +103,7 @@ class _WorkerPool:
                 self._send(slot, attempt)
 
     def wait(self) -> list[JobResult]:
-        """Wait until at least one job has finished; return an empty list if none is left."""
+        """Wait until at least one job has finished, and return the results; an empty list if no job is left."""
         while not self._results:
             busy = [slot for slot in self._slots if slot.attempt is not None]
             if not busy:
@@ -119,7 +119,7 @@ class _WorkerPool:
     def shut_down(self) -> None:
         """End all workers.
 
-        Idle workers exit when their connection closes, busy ones are terminated, and those that stay are killed.
+        Idle workers exit when their connection closes; busy ones are terminated, and killed if they do not end in time.
         """
         for slot in self._slots:
             slot.worker.connection.close()
@@ -143,7 +143,7 @@ class _WorkerPool:
     def _start_worker(self) -> _WorkerSlot:
         slot = _WorkerSlot(WorkerProcess(self._threads))
         self._slots.append(slot)
-        # If the worker is dead already, `wait` notices.
+        # If the worker is already dead, `wait` detects it.
         with contextlib.suppress(ConnectionError):
             slot.worker.connection.send(self._function)
         return slot
@@ -153,7 +153,7 @@ class _WorkerPool:
         try:
             slot.worker.connection.send(attempt.job)
         except ConnectionError:
-            pass  # `wait` notices the dead worker.
+            pass  # `wait` detects the dead worker.
         except Exception as error:  # Pickling raises whatever the object raises.
             slot.attempt = None
             reason = f"its argument cannot be sent: {describe_exception(error)}"
@@ -176,7 +176,7 @@ class _WorkerPool:
             self._send(slot, attempt)
 
     def _handle_death(self, slot: _WorkerSlot, attempt: _Attempt) -> None:
-        """Retry the job of a worker that died, or report it as failed if a process had died of it before."""
+        """Retry the job of a worker that died, or report it as failed if another process had died running it."""
         self._slots.remove(slot)
         slot.worker.close()
         exit_reason = _exit_reason(slot.worker.process.returncode)
@@ -185,7 +185,7 @@ class _WorkerPool:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_ATTEMPTS:
                 what = f"a worker process {exit_reason} before its first job"
-                raise UserError(what, hint="see what it wrote above")
+                raise UserError(what, hint="see its output above")
             self._retries.append(attempt)
             return
         attempt.deaths += 1

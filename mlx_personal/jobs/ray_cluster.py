@@ -1,4 +1,4 @@
-"""Run jobs on a Ray cluster, one task per job. Needs the extra `cluster`."""
+"""Run jobs on a Ray cluster, one task per job. Requires the extra `cluster`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INSTALL_HINT = "pip install 'mlx-personal[cluster]'"
 _CONNECT_TIMEOUT_S = 30.0
 # How often Ray restarts a task whose process or machine has died.
 _MAX_RETRIES = 3
-# Run in a process of its own to find out whether the cluster can be reached.
+# Run in a separate process to test whether the cluster can be reached.
 _CONNECTION_TEST = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 
@@ -33,10 +33,10 @@ def run_on_ray(
     """Run the jobs on the cluster at `address` and yield each as it finishes; see `run_jobs`.
 
     Args:
-        function: What to call with each job's argument.
+        function: Function to call with each job's argument.
         jobs: The jobs.
-        address: Address of the cluster, as `run_jobs` takes it.
-        workers: How many jobs may run at a time; None for all resources of the cluster.
+        address: Address of the cluster, as for `run_jobs`.
+        workers: Maximum number of simultaneous jobs; None for all resources of the cluster.
 
     Yields:
         The result of each job.
@@ -47,13 +47,13 @@ def run_on_ray(
     ray = _import_ray()
     with _connected(ray, address, workers):
         has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-        # By default Ray ends a process with a GPU after every task, and the model it has loaded is lost.
+        # By default Ray ends a process with a GPU after every task, and its loaded model is lost.
         options = {"num_cpus": 1, "num_gpus": int(has_gpu), "max_retries": _MAX_RETRIES, "max_calls": 0}
         task = ray.remote(**options)(_run_job)
         pending: dict[Any, tuple[Job, float]] = {}
         try:
             while True:
-                # Not all at once: arguments occupy the cluster's memory until their task is done.
+                # Not all at once, because arguments occupy the cluster's memory until their task is done.
                 max_pending = workers or _max_pending(ray, "GPU" if has_gpu else "CPU")
                 while len(pending) < max_pending and (job := next(jobs, None)) is not None:
                     pending[task.remote(function, job)] = (job, time.perf_counter())
@@ -68,9 +68,9 @@ def run_on_ray(
 
 
 def _run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
-    """Run one job in a Ray process, for which Ray has set OMP_NUM_THREADS to the job's one core.
+    """Run one job in a Ray process, where Ray has set OMP_NUM_THREADS to the job's one core.
 
-    The BLAS's own variable keeps it so for large models, which `blas.set_single_threaded` would give all cores.
+    The BLAS's own variable is set too, because `blas.set_single_threaded` would let large models use all cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return run_job(function, job)
@@ -87,7 +87,7 @@ def _result(ray: Any, reference: Any, job: Job, started_at: float) -> JobResult:
 
 
 def _max_pending(ray: Any, resource: str) -> int:
-    """Return twice what the cluster can run at a time now, so that a next job is there when one ends."""
+    """Return twice the number of jobs that the cluster can run now, so that the next one starts when one ends."""
     return max(2, 2 * int(ray.cluster_resources().get(resource, 0)))
 
 
@@ -152,7 +152,7 @@ def _unreachable(address: str, reason: str) -> UserError:
 
 @contextlib.contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Switch off Ray's usage reports for what is started inside the `with` block."""
+    """Turn off Ray's usage reports for processes that are started inside the `with` block."""
     name = "RAY_USAGE_STATS_ENABLED"
     previous = os.environ.get(name)
     os.environ[name] = "0"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mlx_personal.models.language_model import LanguageModel
     from mlx_personal.models.loading import load_language_model
 else:
-    # Lazy: `mlx_personal/__init__` has to load a BLAS before anything imports mlx.core.
+    # Lazy, because a BLAS must be loaded before anything imports mlx.core.
     __getattr__ = lazy_exports(__name__, {"LanguageModel": "language_model", "load_language_model": "loading"})
 
 __all__ = ["LanguageModel", "load_language_model"]

@@ -1,4 +1,4 @@
-"""Convert conversations to token ids: prompts by the model's chat template, and training samples that match them."""
+"""Convert conversations to token ids: prompts by the model's chat template, and training sequences that match them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlx_personal.dialogue import Dialogue
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer; a model without one gets plain `User:` and `Assistant:` lines.
+    """The chat template of a tokenizer; without one, a conversation becomes plain `User:` and `Assistant:` lines.
 
     Args:
         tokenizer: The tokenizer.
@@ -22,7 +22,7 @@ class ChatTemplate:
     def tokenize_prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the token ids after which the model generates the next assistant turn.
 
-        Thinking is switched off in templates that allow it.
+        Thinking is turned off in templates that support that.
 
         Args:
             messages: The conversation in chat format.
@@ -32,8 +32,8 @@ class ChatTemplate:
     def tokenize_dialogue(self, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
         """Return training sequences in which answers are tokenized exactly as generation produces them after a prompt.
 
-        The result is one sequence if each later prompt continues the sequence before it. Templates that render earlier
-        turns differently from the last one (for example those that drop old thoughts) give one sequence for each
+        The result is one sequence if each prompt continues the sequence before it. For templates that render earlier
+        turns differently from the last one, for example because they drop old thoughts, it is one sequence per
         assistant turn.
 
         Args:
@@ -75,7 +75,7 @@ class ChatTemplate:
         except TemplateError:
             if messages[0]["role"] != "system" or len(messages) == 1:
                 raise
-            # Some templates refuse system turns; the system's text then starts the first question.
+            # Some templates reject system turns: prepend the system turn to the first question instead.
             system, first, *rest = messages
             merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
             return list(self._apply([merged, *rest], add_generation_prompt))

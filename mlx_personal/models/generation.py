@@ -1,9 +1,9 @@
 """Generate answers with mlx-lm's layers and caches: many prompts in one continuous batch, or one prompt as a stream.
 
 The prefix that all prompts share is computed once, and so is a prompt that occurs several times: its copies start from
-one cache. Finished sequences leave the batch and waiting ones take their place, as far as memory allows.
+one cache. Finished sequences leave the batch, and waiting ones replace them within the limits of memory.
 
-mlx-lm's own BatchGenerator is not used. It recomputes every copy of a prompt, passes each sequence's log-probabilities
+mlx-lm's own BatchGenerator is not used: it recomputes every copy of a prompt, passes each sequence's log-probabilities
 to Python at every token, and changes the wired memory limit, which has crashed whole Macs.
 """
 
@@ -24,19 +24,19 @@ from mlx_personal.models.mlx_lm_compat import cache_bytes, repeat_cache, support
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.runtime.cpu_ops import fast_ops
 
-# Limits of a batch: the bytes of its caches, the number of a step's logits (64 MB), and its size, since more gains
-# nothing when all sequences are padded to the longest (of the demo's rewrites, 512 took 1.4 times as long on a CPU).
+# Limits of a batch: bytes of its caches, number of logits of a step (64 MB), and number of sequences. More sequences
+# gain nothing, since all are padded to the longest: the demo's rewrites took 1.4 times as long with 512 on a CPU.
 _MAX_CACHE_BYTES = 1 << 31
 _MAX_LOGITS = 1 << 24
 _MAX_BATCH_SIZE = 96
-# The first sequences show how much memory one takes; only then are more of them computed together.
+# The first batch is small, because it measures how much memory a sequence needs.
 _FIRST_BATCH_SIZE, _FIRST_BATCH_TOKENS = 32, 16384
-# Padded prompt tokens that are processed at once.
+# Number of padded prompt tokens that are processed at once.
 _PREFILL_TOKENS = 2048
-# Tokens by which a cache grows; mlx-lm's 256 are several times what a rewrite needs.
+# Number of tokens by which a cache grows; mlx-lm's 256 are several times as many as a rewrite needs.
 _CACHE_GROWTH_TOKENS = 32
-# A batch is rebuilt, which copies its caches, once a quarter of its sequences are finished or missing.
-_REBUILD_FRACTION = 4
+# A batch is rebuilt, which copies its caches, when 1 / 4 of its sequences are finished or missing.
+_REBUILD_DENOMINATOR = 4
 
 _DRAW_LEVELS = 1 << 23
 
@@ -53,16 +53,16 @@ def generate(
     seed: int,
     on_progress: Progress | None = None,
 ) -> list[list[int]]:
-    """Return the token ids of an answer to each prompt, without its end token.
+    """Generate the token ids of an answer to each prompt, without its end token.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer, for the end tokens.
         prompts: Token ids of the prompts.
-        max_tokens: Limit of each answer.
+        max_tokens: Maximum number of tokens of each answer.
         temperature: 0 for greedy decoding, otherwise the softmax temperature.
-        seed: Seed of the sampling; each prompt has its own stream of random numbers.
-        on_progress: Called with stage `generation` each time an answer is finished.
+        seed: Random seed of the sampling; each prompt has its own stream of random numbers.
+        on_progress: Receives an event of stage `generation` for each finished answer.
 
     Returns:
         The answers, in the order of the prompts.
@@ -85,18 +85,18 @@ def generate(
 def stream(
     model: nn.Module, tokenizer: TokenizerWrapper, prompt: list[int], max_tokens: int, temperature: float, seed: int
 ) -> Iterator[str]:
-    """Yield the answer to one prompt in pieces of text.
+    """Generate the answer to one prompt in pieces of text.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         prompt: Token ids of the prompt.
-        max_tokens: Limit of the answer.
+        max_tokens: Maximum number of tokens of the answer.
         temperature: As in `generate`.
         seed: As in `generate`.
 
     Yields:
-        A piece of the answer.
+        The pieces of the answer.
     """
     detokenizer = tokenizer.detokenizer
     detokenizer.reset()
@@ -109,7 +109,7 @@ def stream(
 
 
 class SharedPrefix:
-    """Prompt caches of the prefix that all prompts share, from which the rest of each prompt is processed.
+    """Prompt caches of the prefix that all prompts share, to which the rest of each prompt is appended.
 
     Args:
         model: The model.
@@ -118,7 +118,7 @@ class SharedPrefix:
 
     def __init__(self, model: nn.Module, prompts: Sequence[list[int]]):
         self._model = model
-        first, last = min(prompts), max(prompts)  # What these two share, all prompts between them share.
+        first, last = min(prompts), max(prompts)  # all prompts in between share what these two share
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
         self._length = min(shared, min(map(len, prompts)) - 1)
         self._caches = make_prompt_cache(model)
@@ -126,17 +126,17 @@ class SharedPrefix:
         _fill_caches(model, mx.array([first[: self._length]]), self._caches)
 
     def release(self) -> None:
-        """Free the memory; `prefill` cannot be called any more."""
+        """Free the memory of the caches; `prefill` cannot be called afterwards."""
         self._caches = []
 
     def prefill(self, prompts: Sequence[list[int]]) -> tuple[list[Any], list[int]]:
-        """Process some of the prompts except for the last token of each.
+        """Process all tokens but the last of some of the prompts.
 
         Args:
             prompts: Token ids of the prompts.
 
         Returns:
-            The batch caches, one for each layer, and for each of their rows the index of its prompt.
+            The batch caches, one per layer, and the index of the prompt of each of their rows.
         """
         indices: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
@@ -169,15 +169,15 @@ class SharedPrefix:
 
 @dataclass
 class _Sequence:
-    """A prompt and the state of its answer.
+    """A prompt and the state of its generation.
 
     Attributes:
         index: Index of the prompt.
         prompt: Token ids of the prompt.
         limit: Maximum number of new tokens.
-        draws: Random numbers in [0, 1), one for each token.
-        drawn: How many of them are used.
-        generated: How many tokens have been generated.
+        draws: Random numbers in [0, 1), one per token.
+        drawn: Number of draws that have been used.
+        generated: Number of generated tokens.
         finished: Whether the answer is complete.
     """
 
@@ -191,7 +191,7 @@ class _Sequence:
 
     def draw(self) -> float:
         self.drawn += 1
-        # A batch computes one token more than it returns; what is drawn for it is never used.
+        # A batch computes one more token than it returns, whose draw is not used.
         return float(self.draws[min(self.drawn, len(self.draws)) - 1])
 
 
@@ -207,9 +207,9 @@ def _generate_tokens(
     if not prompts:
         return
     if not all(prompts) or min(max_tokens) < 1:
-        raise ValueError("a prompt without tokens, or a limit below one")
+        raise ValueError("a prompt has no tokens, or a limit is below 1")
     end_token_ids = set(tokenizer.eos_token_ids)
-    # The longest first, so that they do not end alone; equal prompts side by side.
+    # The longest first, so that none of them is left for the end; identical prompts next to each other.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - max_tokens[i], prompts[i], i))
     waiting = [
         _Sequence(i, list(prompts[i]), max_tokens[i], _random_draws(seed, i, max_tokens[i], temperature)) for i in order
@@ -220,7 +220,7 @@ def _generate_tokens(
     max_batch_size = max(1, min(_FIRST_BATCH_SIZE, _FIRST_BATCH_TOKENS // first_tokens))
     while waiting or batch.sequences:
         free = max_batch_size - len(batch.sequences)
-        if waiting and free * _REBUILD_FRACTION >= max_batch_size:
+        if waiting and free * _REBUILD_DENOMINATOR >= max_batch_size:
             sequences, waiting = waiting[:free], waiting[free:]
             caches, indices = prefix.prefill([sequence.prompt for sequence in sequences])
             batch.extend(caches, [sequences[index] for index in indices])
@@ -232,31 +232,31 @@ def _generate_tokens(
             sequence.finished = token in end_token_ids or sequence.generated >= sequence.limit
             yield sequence.index, None if token in end_token_ids else token, sequence.finished
         unfinished = sum(not sequence.finished for sequence in batch.sequences)
-        if unfinished * _REBUILD_FRACTION <= len(batch.sequences) * (_REBUILD_FRACTION - 1):
+        if unfinished * _REBUILD_DENOMINATOR <= len(batch.sequences) * (_REBUILD_DENOMINATOR - 1):
             batch.drop_finished()
 
 
 def _random_draws(seed: int, index: int, count: int, temperature: float) -> np.ndarray:
-    """Return a prompt's random numbers, which depend on no other prompt and not on when it is computed."""
+    """Return a prompt's random numbers, which are independent of other prompts and of the order of computation."""
     if temperature == 0:
         return np.zeros(1, np.float32)
     return (np.random.default_rng([index, seed]).integers(_DRAW_LEVELS, size=count) / _DRAW_LEVELS).astype(np.float32)
 
 
 class _Batch:
-    """Sequences that are decoded together; while Python handles one step's tokens, the next are being computed."""
+    """Sequences that are decoded together; the next tokens are computed while Python processes those of a step."""
 
     def __init__(self, model: nn.Module, temperature: float):
         self.sequences: list[_Sequence] = []
         self._model = model
         self._temperature = temperature
         self._caches: list[Any] = []
-        self._tokens = mx.array([], mx.uint32)  # The latest token of each sequence, not yet returned by `step`.
+        self._tokens = mx.array([], mx.uint32)  # the latest token of each sequence, not yet returned by `step`
         self._vocabulary_size = 1
         self._sequence_bytes = 0.0
 
     def extend(self, caches: list[Any], sequences: Sequence[_Sequence]) -> None:
-        """Add sequences whose prompts, except for the last tokens, are in `caches`."""
+        """Add sequences whose prompts without their last tokens have been processed into `caches`."""
         self.drop_finished()
         if not self._sequence_bytes:
             # The first sequences are the longest ones.
@@ -271,7 +271,7 @@ class _Batch:
         mx.clear_cache()
 
     def max_size(self) -> int:
-        """Return how many sequences fit in memory."""
+        """Return the maximum number of sequences, within the limits of memory."""
         by_memory = _MAX_CACHE_BYTES // max(self._sequence_bytes, 1)
         return int(max(1, min(_MAX_BATCH_SIZE, _MAX_LOGITS // self._vocabulary_size, by_memory)))
 
@@ -308,14 +308,14 @@ class _Batch:
 def _sample(logits: mx.array, temperature: float, draws: mx.array) -> mx.array:
     """Return for each row of logits [N, V] the first token whose cumulative probability exceeds its draw [N]."""
     cumulative = mx.cumsum(mx.softmax(logits.astype(mx.float32) / temperature, axis=-1), axis=-1)
-    # A draw is at most 1 - 2^-23, so that even when rounded the product stays below the last sum.
+    # A draw is at most 1 - 2^-23, so that the product is below the last sum even after rounding.
     return mx.argmax(cumulative > draws[:, None] * cumulative[:, -1:], axis=-1)
 
 
 def _prefill_groups(lengths: Sequence[int], supports_padding: bool) -> Iterator[list[int]]:
-    """Yield indices of descending lengths in groups of at most `_PREFILL_TOKENS` padded tokens, or of one.
+    """Yield groups of indices, given descending lengths: of at most `_PREFILL_TOKENS` padded tokens, or of one index.
 
-    All lengths of a group are equal if padding is not supported, and length 0 is never grouped with others.
+    If padding is not supported, all lengths of a group are equal. Length 0 is never grouped with others.
     """
     group: list[int] = []
     for index, length in enumerate(lengths):
@@ -329,7 +329,7 @@ def _prefill_groups(lengths: Sequence[int], supports_padding: bool) -> Iterator[
 
 
 def _fill_caches(model: nn.Module, tokens: mx.array, caches: list[Any]) -> None:
-    """Process tokens [N, T] into caches; their logits are never evaluated."""
+    """Process tokens [N, T] into caches without evaluating their logits."""
     for start in range(0, tokens.shape[1], _PREFILL_TOKENS):
         with fast_ops(model):
             model(tokens[:, start : start + _PREFILL_TOKENS], cache=caches)
@@ -338,7 +338,7 @@ def _fill_caches(model: nn.Module, tokens: mx.array, caches: list[Any]) -> None:
 
 
 def _concatenate_caches(caches: list[Any], others: list[Any]) -> list[Any]:
-    """Return the rows of both, in the first one's caches."""
+    """Append the rows of other caches, layer by layer, and return the caches."""
     for cache, other in zip(caches, others, strict=False):
         cache.extend(other)
     return caches or others

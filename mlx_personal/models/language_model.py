@@ -1,6 +1,6 @@
-"""A language model with its tokenizer and an optional LoRA adapter, as the rest of the package uses it.
+"""A language model with its tokenizer and an optional LoRA adapter.
 
-Layers, caches and adapters are mlx-lm's; a `LanguageModel` can also be made of what mlx-lm's own loader returns.
+Layers, caches and adapters are mlx-lm's; a `LanguageModel` can also wrap what `mlx_lm.load` returns.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class LanguageModel:
 
     Args:
         model: Any model that `mlx_lm.load` returns.
-        tokenizer: The tokenizer that came with it.
+        tokenizer: Its tokenizer, as `mlx_lm.load` returns it.
         path: The folder it was loaded from, if any.
-        name: The name by which another machine can load it.
+        name: The name by which another machine can load it, if any.
 
     Attributes:
         model: The mlx-lm model.
@@ -100,8 +100,8 @@ class LanguageModel:
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Return the hidden states of the last layer after the final norm.
 
-        A begin-of-text token, if the tokenizer has one, is prepended and its state dropped: models park attention
-        there, and its state would outweigh all others in a mean.
+        A begin-of-text token, if the tokenizer has one, is prepended and its state dropped: as an attention sink, its
+        state would outweigh all others in a mean.
 
         Args:
             sequences: Token ids of texts of any length, including 0.
@@ -114,7 +114,7 @@ class LanguageModel:
         longest = max((len(sequence) for sequence in full), default=0)
         if longest == 0:
             return [np.zeros((0, 0), np.float32) for _ in full]
-        # Right padding: under a causal mask no real token attends to it.
+        # Right padding, to which no real token attends under a causal mask.
         batch = np.zeros((len(full), longest), np.int32)
         for i, sequence in enumerate(full):
             batch[i, : len(sequence)] = sequence
@@ -133,14 +133,14 @@ class LanguageModel:
     ) -> list[str]:
         """Generate one answer to each prompt, all in one continuous batch.
 
-        Thoughts are not stripped. A prompt that does not leave enough of the context loses its oldest tokens.
+        Thoughts are not removed. A prompt that leaves too little of the context for its answer loses its first tokens.
 
         Args:
             prompts: Token ids of the prompts.
-            max_tokens: One limit for all answers or one for each.
+            max_tokens: Maximum number of tokens, one for all answers or one for each.
             temperature: 0 for greedy decoding, otherwise the softmax temperature.
-            seed: Seed of the sampling.
-            on_progress: Called with stage `generation` each time an answer is finished.
+            seed: Random seed of the sampling.
+            on_progress: Receives an event of stage `generation` for each finished answer.
 
         Returns:
             The answers, in the order of the prompts.
@@ -154,11 +154,11 @@ class LanguageModel:
         return [self.tokenizer.decode(answer).strip() for answer in answers]
 
     def stream(self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
-        """Generate the answer to one prompt piece by piece: the same text as `generate`, except for outer spaces.
+        """Generate the answer to one prompt in pieces: the same text as `generate` returns, except for outer spaces.
 
         Args:
             prompt: Token ids of the prompt.
-            max_tokens: Limit of the answer.
+            max_tokens: Maximum number of tokens of the answer.
             temperature: As in `generate`.
             seed: As in `generate`.
 
@@ -171,8 +171,8 @@ class LanguageModel:
     def log_likelihoods(self, prompts: Sequence[list[int]], options: Sequence[str]) -> np.ndarray:
         """Return the log-likelihood of each option as the complete answer to each prompt.
 
-        An answer includes its end token, so that an option is not preferred because another one begins with it. A
-        prompt that does not leave enough of the context for the longest option loses its oldest tokens.
+        An answer includes its end token, so that an option is not preferred only because another one begins with it. A
+        prompt that leaves too little of the context for the longest option loses its first tokens.
 
         Args:
             prompts: Token ids of N prompts.
@@ -191,7 +191,7 @@ class LanguageModel:
         return likelihood.log_likelihoods(self.model, [self._truncate(prompt, longest) for prompt in prompts], answers)
 
     def attach_adapter(self, folder: Path) -> None:
-        """Attach a LoRA adapter, in place of any other one.
+        """Attach a LoRA adapter, replacing any other one.
 
         Args:
             folder: Folder of the adapter, in mlx-lm's format.
@@ -218,18 +218,18 @@ class LanguageModel:
         logger.debug("attached the adapter in %s", folder)
 
     def attach_new_adapter(
-        self, num_layers: int, lora_parameters: dict[str, float], seed: int, dora: bool = False
+        self, num_layers: int, lora_parameters: dict[str, float], seed: int, use_dora: bool = False
     ) -> None:
-        """Attach an untrained LoRA adapter, ready to be trained, in place of any other one.
+        """Attach an untrained LoRA adapter, ready to be trained, replacing any other one.
 
         It does not change the model's output yet. Only the adapter's weights are trainable; they are float32, whatever
         the model's dtype.
 
         Args:
-            num_layers: How many of the last blocks get LoRA layers; -1 for all.
+            num_layers: Number of transformer layers to adapt, counted from the last; -1 for all.
             lora_parameters: mlx-lm's parameters: rank, scale (alpha / rank) and dropout.
-            seed: Seed of the initial weights.
-            dora: Attach DoRA layers [Liu24] instead of LoRA layers [Hu22].
+            seed: Random seed of the initial weights.
+            use_dora: Whether to attach DoRA layers [Liu24] instead of LoRA layers [Hu22].
 
         Raises:
             UserError: If the model does not support such an adapter.
@@ -239,14 +239,15 @@ class LanguageModel:
         self.model.freeze()
         try:
             with seeded(seed):
-                linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=dora)
+                linear_to_lora_layers(self.model, num_layers, lora_parameters, use_dora=use_dora)
         except ValueError as error:
             self.detach_adapter()
-            raise UserError(f"this model takes no such adapter ({error})", hint="train LoRA instead of DoRA") from error
+            what = f"this model does not support such an adapter ({error})"
+            raise UserError(what, hint="train LoRA instead of DoRA") from error
         self.model.train()
 
     def detach_adapter(self) -> None:
-        """Restore the base model. mlx-lm's own removal handles only one of its three kinds of LoRA layer."""
+        """Restore the base model; mlx-lm's own removal supports only one of its three kinds of LoRA layer."""
         if self._base_layers is not None:
             self.model.update_modules(self._base_layers)
             self._base_layers = None
@@ -255,7 +256,7 @@ class LanguageModel:
     def release_weights(self, keep: Sequence[nn.Module]) -> None:
         """Free the memory of all weights except those of some modules; they are read again when they are used.
 
-        Does nothing for a model that was not loaded from a folder.
+        This does nothing for a model that was not loaded from a folder.
 
         Args:
             keep: The modules whose weights stay in memory.
@@ -275,15 +276,15 @@ class LanguageModel:
         """Read all weights that are not in memory.
 
         Raises:
-            UserError: If the folder cannot be read any more.
+            UserError: If the folder can no longer be read.
         """
         try:
             mx.eval(self.model.parameters())
         except RuntimeError as error:
-            raise UserError("the base model cannot be read any more", self.path, "put its folder back") from error
+            raise UserError("the base model can no longer be read", self.path, "restore its folder") from error
 
     def find_nonfinite_weight(self) -> str | None:
-        """Return the name of the first weight with a NaN or an infinity, or None; read all weights."""
+        """Read all weights, and return the name of the first one with a NaN or an infinity; None if there is none."""
         for name, weight in tree_flatten(self.model.parameters()):
             if mx.issubdtype(weight.dtype, mx.floating) and not mx.isfinite(weight).all().item():
                 return str(name)
@@ -295,18 +296,18 @@ class LanguageModel:
 
 
 def _find_backbone(model: nn.Module) -> nn.Module:
-    """Return the part of a model that outputs the last hidden layer; model families name it differently."""
+    """Return the part of a model that outputs the last hidden layer, whose name depends on the model family."""
     inner = getattr(model, "language_model", model)
     for name in ("model", "transformer", "backbone"):
         if isinstance(getattr(inner, name, None), nn.Module):
             return getattr(inner, name)
-    raise UserError(f"models of the kind {type(model).__module__.rpartition('.')[2]} are not supported")
+    raise UserError(f"models of the family {type(model).__module__.rpartition('.')[2]} are not supported")
 
 
 def _check_complete(model: nn.Module, folder: Path) -> None:
     """Raise UserError if a tensor of the adapter is missing or not finite.
 
-    mlx-lm checks only the tensors that are there; missing ones would keep their random initial values.
+    mlx-lm does not check for missing tensors, which would keep their random initial values.
     """
     stored: Any = mx.load(str(folder / "adapters.safetensors"))
     expected = {k for k, _ in tree_flatten(model.parameters()) if k.rpartition(".")[2] in ("lora_a", "lora_b", "m")}

@@ -1,7 +1,6 @@
 """Exact log-likelihoods of several answers to a prompt, to choose among labels without sampling.
 
-A prompt is processed once, whatever the number of answers, and so is the prefix that all prompts share
-(`generation.SharedPrefix`).
+A prompt is processed once for all answers, and so is the prefix that all prompts share (`generation.SharedPrefix`).
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import numpy as np
 from mlx_personal.models.generation import SharedPrefix
 from mlx_personal.runtime.cpu_ops import fast_ops
 
-# Limits of a batch: padded answer tokens, whose logits are computed (0.5 GB at a vocabulary of 128k), and tokens in its
-# caches.
+# Limits of a batch: padded answer tokens, whose logits are computed (0.5 GB with a vocabulary of 128k), and tokens in
+# its caches.
 _MAX_ANSWER_TOKENS = 1024
 _MAX_CACHED_TOKENS = 8192
 
@@ -25,7 +24,7 @@ _MAX_CACHED_TOKENS = 8192
 def log_likelihoods(model: nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
     """Return the summed log-probability of the tokens of each answer after each prompt.
 
-    Probabilities are computed from float32 logits, whatever the model's dtype.
+    Probabilities are computed from float32 logits for any dtype of the model.
 
     Args:
         model: The model.
@@ -39,7 +38,7 @@ def log_likelihoods(model: nn.Module, prompts: Sequence[list[int]], answers: Seq
         ValueError: If a prompt or an answer has no tokens.
     """
     if not all(prompts) or not all(answers):
-        raise ValueError("a prompt or an answer without tokens")
+        raise ValueError("a prompt or an answer has no tokens")
     likelihoods = np.zeros((len(prompts), len(answers)))
     if not likelihoods.size:
         return likelihoods
@@ -47,8 +46,8 @@ def log_likelihoods(model: nn.Module, prompts: Sequence[list[int]], answers: Seq
     for batch in _batches(prompts, answers):
         caches, order = prefix.prefill([prompts[i] for i, _ in batch])
         pairs = [batch[index] for index in order]
-        # The inputs are the prompt's last token and all but the answer's last; the targets are the answer. Padding
-        # comes after them, where no real token attends to it; the caches, which contain it, are not used again.
+        # The inputs are the prompt's last token and all but the last of the answer; the targets are the answer. No real
+        # token attends to the padding after them, and the caches, which contain it, are not used again.
         width = max(len(answers[j]) for _, j in pairs)
         inputs, targets = np.zeros((2, len(pairs), width), np.int32)
         is_target = np.zeros((len(pairs), width), bool)
@@ -67,7 +66,7 @@ def log_likelihoods(model: nn.Module, prompts: Sequence[list[int]], answers: Seq
 
 
 def _batches(prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Iterator[list[tuple[int, int]]]:
-    """Yield pairs of (prompt index, answer index): a prompt's pairs together, the longest prompts and answers first."""
+    """Yield pairs of prompt and answer indices: a prompt's pairs together, the longest prompts and answers first."""
     by_prompt = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], i))
     by_answer = sorted(range(len(answers)), key=lambda j: -len(answers[j]))
     batch: list[tuple[int, int]] = []

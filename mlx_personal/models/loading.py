@@ -20,10 +20,12 @@ from mlx_personal.runtime.device import prepare_model
 logger = logging.getLogger(__name__)
 
 DEMO_MODEL = "demo"
+_NETWORK_HINT = "check the network, or name a local folder"
 _DEMO_MODEL_FOLDER = Path(__file__).parent.parent / "demo" / "model"
 
-silence_length_warnings()
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
+
+silence_length_warnings()
 
 
 def load_language_model(
@@ -32,21 +34,21 @@ def load_language_model(
     """Load a model with its tokenizer.
 
     Args:
-        name_or_path: `demo` for the model of this package, a folder, or a repository of the Hugging Face hub.
+        name_or_path: `demo` for the embedded model, a folder, or a repository of the Hugging Face hub.
         adapter_path: Folder of a LoRA adapter to attach.
-        lazy: Leave the weights unread until `LanguageModel.reload_weights` is called or they are used.
+        lazy: Whether weights are read only when they are used or `LanguageModel.reload_weights` is called.
 
     Raises:
-        UserError: If there is no such model, it lacks a tokenizer, or it needs code of its own to run.
+        UserError: If there is no such model, it has no tokenizer, or it requires code of its own.
     """
     path, start = resolve_model(name_or_path), time.perf_counter()
     try:
         model, tokenizer = mlx_lm.load(str(path), lazy=lazy)[:2]
     except OSError as error:
         raise from_os_error(error, path) from error
-    except Exception as error:  # Loaders raise anything from KeyError to SafetensorError on a damaged folder.
+    except Exception as error:  # loaders raise anything from KeyError to SafetensorError for a damaged folder
         reason = f"the model cannot be loaded ({error})"
-        raise UserError(reason, path, "check the folder or name another model") from error
+        raise UserError(reason, path, "check the folder, or name another model") from error
     lm = LanguageModel(prepare_model(model, lazy), tokenizer, path, canonical_name(name_or_path))
     if adapter_path is not None:
         lm.attach_adapter(adapter_path)
@@ -58,13 +60,13 @@ def load_language_model(
 def cached_model(path: str) -> LanguageModel:
     """Return the model of a folder, which stays loaded until another one is requested.
 
-    The jobs of a process share it: a caller that attaches an adapter has to detach it.
+    All jobs of a process share it, so a caller that attaches an adapter has to detach it.
 
     Args:
         path: The model's folder.
 
     Raises:
-        UserError: As `load_language_model`.
+        UserError: As `load_language_model` raises it.
     """
     return load_language_model(path)
 
@@ -73,7 +75,7 @@ def canonical_name(name_or_path: str | Path) -> str:
     """Return the name under which a profile stores a model: an absolute path for a folder.
 
     Args:
-        name_or_path: As `load_language_model` takes it.
+        name_or_path: As for `load_language_model`.
     """
     if str(name_or_path) != DEMO_MODEL and Path(name_or_path).expanduser().exists():
         return str(Path(name_or_path).expanduser().resolve())
@@ -81,10 +83,10 @@ def canonical_name(name_or_path: str | Path) -> str:
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """Return the folder of a model; download a hub repository that is not in the cache yet.
+    """Return the folder of a model; a hub repository that is not in the cache is downloaded.
 
     Args:
-        name_or_path: As `load_language_model` takes it.
+        name_or_path: As for `load_language_model`.
 
     Raises:
         UserError: If there is no such model, or its folder lacks weights or a tokenizer.
@@ -98,14 +100,14 @@ def resolve_model(name_or_path: str | Path) -> Path:
     if not (path / "config.json").exists() or not any(path.glob("*.safetensors")):
         raise UserError("no config.json or .safetensors weights in this folder", path, "name another model folder")
     if not any((path / name).exists() for name in _TOKENIZER_FILES):
-        raise UserError("a model folder without a tokenizer", path, "add its tokenizer.json and tokenizer_config.json")
+        raise UserError("this model folder has no tokenizer", path, "add its tokenizer.json and tokenizer_config.json")
     return path
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash of a model folder's config and of the size and a sample of the bytes of its weight files.
+    """Return a hash of a model folder's config and of the sizes and a sample of the bytes of its weight files.
 
-    Only a sample, because hashing gigabytes at every start would take longer than generating an answer.
+    Hashing gigabytes at every start would take longer than generating an answer.
 
     Args:
         folder: The model's folder.
@@ -125,7 +127,7 @@ def _fetch(repo: str) -> Path:
     """Return the folder of a hub repository, from the cache or downloaded."""
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise UserError("no such model folder", repo, "name a folder, a hub repository like owner/name, or `demo`")
-    # A cached model is used as it is: no network, and no new revision underneath existing adapters.
+    # A cached model is never updated: adapters fit only the revision they were trained on.
     cached = cached_model_folder(repo)
     if cached is not None:
         return cached
@@ -137,6 +139,6 @@ def _fetch(repo: str) -> Path:
     except OSError as error:
         if error.errno:
             raise from_os_error(error, repo) from error
-        raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error
-    except Exception as error:  # Without a network the hub's client raises its HTTP library's own errors.
-        raise UserError("cannot be fetched from the hub", repo, "check the network, or name a local folder") from error
+        raise UserError("cannot be downloaded from the hub", repo, _NETWORK_HINT) from error
+    except Exception as error:  # without a network the hub's client raises errors of its HTTP library
+        raise UserError("cannot be downloaded from the hub", repo, _NETWORK_HINT) from error

@@ -1,7 +1,7 @@
-"""Every use of a private, patched or undocumented name of mlx-lm, MLX, transformers and huggingface_hub.
+"""All uses of private, patched or undocumented names of mlx-lm, MLX, transformers and huggingface_hub.
 
-Other modules call the functions here. tests/models/test_mlx_lm_compat.py checks each of them, so an upstream change
-shows up there, with what to do about it.
+Other modules call the functions here. tests/models/test_mlx_lm_compat.py checks each of them, so that an upstream
+change fails there, with a message that says what to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def download_model(repo: str) -> Path:
         repo: Name of the repository, `owner/name`.
 
     Raises:
-        Exception: Whatever the hub's client and its HTTP library raise.
+        Exception: As the hub's client and its HTTP library raise it.
     """
     return Path(mlx_lm_utils._download(repo))
 
@@ -45,7 +45,7 @@ def cached_model_folder(repo: str) -> Path | None:
 
 
 def silence_length_warnings() -> None:
-    """Silence transformers' warning about texts beyond the context length: they are truncated before the model."""
+    """Silence transformers' warning about texts beyond the context length, which this package truncates itself."""
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
 
 
@@ -53,10 +53,10 @@ def silence_length_warnings() -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Seed MLX's global random generator inside the `with` block and restore its state afterwards.
 
-    mlx-lm initializes LoRA layers from the global generator and takes no key.
+    mlx-lm initializes LoRA layers with the global generator and has no parameter for a key.
 
     Args:
-        seed: The seed.
+        seed: The random seed.
     """
     state: Any = mx.random.state
     high, low = state[0].tolist()
@@ -77,10 +77,10 @@ def dropout_keep_probability(dropout: nn.Dropout) -> float:
 
 
 def supports_padding(cache: Any) -> bool:
-    """Return whether a prompt cache handles right-padded prompts; mlx-lm's recurrent layers do not all.
+    """Return whether a prompt cache supports right-padded prompts; not all of mlx-lm's recurrent layers do.
 
     Args:
-        cache: A cache as `make_prompt_cache` makes it, for one prompt.
+        cache: A cache of one prompt, from `make_prompt_cache`.
     """
     from mlx_lm.models.cache import KVCache, RotatingKVCache
 
@@ -91,9 +91,9 @@ def repeat_cache(cache: Any, batch_size: int, growth_tokens: int) -> Any:
     """Return a batch cache with copies of a single prompt's cache.
 
     Args:
-        cache: A cache that holds one prompt.
+        cache: A cache of one prompt.
         batch_size: Number of copies.
-        growth_tokens: By how many tokens the cache grows when it is full.
+        growth_tokens: Number of tokens by which the cache grows when it is full.
 
     Returns:
         A cache with `prepare`, `finalize`, `filter`, `extend` and `state`.
@@ -106,13 +106,13 @@ def repeat_cache(cache: Any, batch_size: int, growth_tokens: int) -> Any:
 
 
 def cache_bytes(cache: Any, length: int) -> float:
-    """Return the bytes that a cache takes once its sequences are `length` tokens long.
+    """Return the size of a cache in bytes once its sequences are `length` tokens long.
 
     The state of a recurrent layer does not grow.
 
     Args:
-        cache: A cache that holds at least one token.
-        length: Tokens of a sequence.
+        cache: A cache of at least one token.
+        length: Number of tokens of a sequence.
     """
     keys = getattr(cache, "keys", None)
     return cache.nbytes if keys is None else cache.nbytes * length / keys.shape[2]
@@ -120,9 +120,9 @@ def cache_bytes(cache: Any, length: int) -> float:
 
 @contextlib.contextmanager
 def plain_trainer() -> Iterator[None]:
-    """Run mlx-lm's trainer inside the `with` block without its progress display and memory limit.
+    """Run mlx-lm's trainer inside the `with` block without its progress display and its wired memory limit.
 
-    The display takes time to draw, and the wired memory limit that the trainer sets has crashed whole Macs.
+    The display takes time to draw, and the memory limit has crashed whole Macs.
     """
     from mlx_lm.tuner import trainer
 

@@ -1,10 +1,10 @@
-"""Load a tuned BLAS for MLX on Linux CPUs. On a Mac this module does nothing: MLX uses Accelerate there.
+"""Load a tuned BLAS for MLX on Linux CPUs. On a Mac this module does nothing, because MLX uses Accelerate.
 
 MLX's CPU wheel for Linux contains the reference BLAS, which multiplies at about 5 GFLOP/s. libmlx calls three BLAS
-symbols; a tuned library that is loaded globally before `mlx.core` replaces them, at some 35 times the speed with the
-same results up to rounding. Two sources are tried: the system's OpenBLAS, then the PyPI package scipy-openblas32. The
-symbols of the latter carry a prefix, which a shim of three functions removes; it is compiled once with the system's C
-compiler.
+functions. A tuned library that is loaded globally before `mlx.core` replaces them: it is about 35 times as fast, with
+the same results up to rounding. Two libraries are tried: the system's OpenBLAS, then the PyPI package scipy-openblas32.
+The latter's symbols have a prefix, which a shim of three functions removes; the shim is compiled once with the system's
+C compiler.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SYSTEM_LIBRARY = "libopenblas.so.0"
 
-# Every argument of the three calls fits a register or a stack slot of pointer size or less, so each forwards as it is.
+# All arguments of the three functions have at most the size of a pointer, so each is forwarded unchanged.
 _SHIM = r"""
 #define GEMM_ARGS(T, S) \
     int o, int ta, int tb, int m, int n, int k, S alpha, const T *a, int lda, const T *b, int ldb, S beta, T *c, int ldc
@@ -45,8 +45,8 @@ class Blas:
 
     Attributes:
         name: Name of the library.
-        tuned: Whether it is a tuned one.
-        reason: Why it is not a tuned one; empty if it is.
+        tuned: Whether it is a tuned library.
+        reason: Why it is not a tuned library; empty if it is.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Blas:
 
 
 def preload() -> Blas:
-    """Load a tuned BLAS into the process, once; this has no effect after `mlx.core` has been imported.
+    """Load a tuned BLAS into the process, once. This has no effect after `mlx.core` has been imported.
 
     Returns:
         The library in use.
@@ -72,14 +72,14 @@ _library: ctypes.CDLL | None = None
 
 
 def set_single_threaded(single: bool) -> None:
-    """Let OpenBLAS multiply with one thread, or with its own choice of threads again.
+    """Limit OpenBLAS to one thread, or remove that limit.
 
-    OpenBLAS's threads wait for each other at every product. Where another process uses a core, that wait is a time
-    slice of the system: the small products of a small model ran 6 to 12 times slower on two threads than on one (2
-    cores). A user's own OPENBLAS_NUM_THREADS is left alone, and so are other libraries.
+    OpenBLAS's threads wait for each other at every product. If another process uses a core, each wait takes a time
+    slice of the system: on 2 cores, the products of a small model were 6 to 12 times slower with two threads than with
+    one. Nothing is changed if OPENBLAS_NUM_THREADS is set, or for other libraries.
 
     Args:
-        single: True for one thread, False for OpenBLAS's choice.
+        single: True for one thread, False for as many as there are processors.
     """
     if _library is None or "OPENBLAS_NUM_THREADS" in os.environ:
         return
@@ -90,7 +90,7 @@ def set_single_threaded(single: bool) -> None:
 
 
 def thread_count() -> int | None:
-    """Return the number of threads of OpenBLAS; None if another library multiplies or the number is not known."""
+    """Return the number of threads of OpenBLAS; None for another library or if the number is not known."""
     for prefix in ("openblas", "scipy_openblas"):
         if _library is not None and hasattr(_library, f"{prefix}_get_num_threads"):
             return int(getattr(_library, f"{prefix}_get_num_threads")())
@@ -125,7 +125,7 @@ def _shim() -> Path:
     if spec is None or spec.origin is None:
         raise _UnavailableError("neither libopenblas nor the package scipy-openblas32 is installed")
     library = Path(spec.origin).parent / "lib" / "libscipy_openblas.so"
-    # The shim links to the library by its path, so the path is part of the shim's name: each environment has its own.
+    # The shim is linked to the library's path, so each environment has its own shim, with a hash of the path as name.
     name = hashlib.sha256(f"{_SHIM}{library}".encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-personal"
     shim = folder / f"blas-{name}.so"
@@ -143,8 +143,8 @@ def _compile_shim(library: Path, shim: Path) -> None:
         source, built = Path(scratch, "shim.c"), Path(scratch, "shim.so")
         source.write_text(_SHIM)
         files = ["-o", str(built), str(source), str(library), f"-Wl,-rpath,{library.parent}"]
-        done = subprocess.run([compiler, "-shared", "-fPIC", "-O1", *files], capture_output=True, text=True)
-        if done.returncode:
-            complaint = done.stderr.strip().splitlines() or ["no message"]
-            raise _UnavailableError(f"{compiler} could not link scipy-openblas32: {complaint[-1]}")
+        completed = subprocess.run([compiler, "-shared", "-fPIC", "-O1", *files], capture_output=True, text=True)
+        if completed.returncode:
+            messages = completed.stderr.strip().splitlines() or ["no message"]
+            raise _UnavailableError(f"{compiler} could not link scipy-openblas32: {messages[-1]}")
         built.replace(shim)

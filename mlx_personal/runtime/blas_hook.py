@@ -1,7 +1,7 @@
 """Preload a tuned BLAS when MLX is about to be imported.
 
-`blas.preload` has an effect only before `mlx.core` is imported. An import hook calls it at that moment, so that
-programs that import this package and never MLX, such as the help of the command line, do not pay for it.
+`blas.preload` has an effect only before `mlx.core` is imported. An import hook calls it at that moment, so that a
+program that never imports MLX, such as the command line's help, does not load a BLAS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class _PreloadBlas:
-    """A meta path finder that finds nothing and preloads the BLAS once, before `mlx.core`."""
+    """A meta path finder that finds no module, and preloads the BLAS once before `mlx.core` is imported."""
 
     @classmethod
     def find_spec(cls, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /) -> None:
@@ -24,6 +24,6 @@ class _PreloadBlas:
 
 
 def install() -> None:
-    """Install the import hook, where MLX needs one and has not been imported yet."""
+    """Install the import hook on Linux, unless MLX has already been imported."""
     if sys.platform == "linux" and "mlx.core" not in sys.modules and _PreloadBlas not in sys.meta_path:
         sys.meta_path.insert(0, _PreloadBlas)

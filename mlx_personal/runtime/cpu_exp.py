@@ -1,9 +1,9 @@
-"""Exponential, softmax and SwiGLU for CPUs, ten times as fast as MLX's own functions there.
+"""Exponential, softmax and SwiGLU for CPUs, ten times as fast as MLX's own functions.
 
-MLX's CPU wheel computes exp one number at a time, at some 15 ns each, which takes longer than the matrix products of a
-small model. Here exp is a polynomial of vectorized operations, after Cody and Waite: for x = k ln 2 + r,
-exp x = 2^k exp r. The largest relative error is 8e-8, a tenth of MLX's. These functions are for float32 on a CPU only:
-the functions of a GPU are fast.
+MLX's CPU wheel computes exp one number at a time, in about 15 ns each, which takes longer than the matrix products of a
+small model. Here exp is a polynomial of vectorized operations, with the range reduction of Cody and Waite: for x = k ln
+2 + r, exp x = 2^k exp r. The largest relative error is 8e-8, a tenth of MLX's. These functions are for float32 on a CPU
+only, since a GPU's own functions are fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import mlx.nn as nn
 
 from mlx_personal.runtime.device import device_name
 
-# Adding this rounds a float32 to an integer, which is then in its lowest bits.
+# Adding this rounds a float32 to an integer, which is then stored in its lowest bits.
 _ROUNDING_SHIFT = 1.5 * 2.0**23
 # ln 2 in two parts: the first has so few digits that its products with integers are exact.
 _LN2_HIGH, _LN2_LOW = 0.693359375, math.log(2) - 0.693359375
@@ -45,9 +45,8 @@ def _exp(x: mx.array) -> mx.array:
 exp = mx.compile(_exp)
 """Return exp of float32 numbers clamped to [-87, 88]; NaN stays NaN. Not differentiable."""
 
-# Logits this far below the largest get the probability 0. That changes no float32 sum. Otherwise the division by the
-# sum gives denormal numbers, each product with which takes a processor fifty times as long: all that an attention mask
-# hides would be such numbers.
+# Logits this far below the largest have the probability 0, which changes no float32 sum. Otherwise their probabilities,
+# such as those of all masked tokens, would be denormal numbers, whose products take fifty times as long.
 _LOWEST_DIFFERENCE = -80.0
 
 
@@ -75,7 +74,7 @@ def softmax(x: mx.array) -> tuple[mx.array, mx.array]:
     return exponentials / sums, (largest + mx.log(sums))[..., 0]
 
 
-# Each compiled function has one result: the compiler does not vectorize where two outputs might overlap.
+# Each compiled function has one result, because the compiler does not vectorize if two outputs might overlap.
 @mx.compile
 def _sigmoid(x: mx.array) -> mx.array:
     return 1.0 / (1.0 + _exp(-x))
@@ -104,11 +103,11 @@ def _swiglu_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, 
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    """Return `silu(gate) * x`, like mlx-lm's function of this name.
+    """Return `silu(gate) * x`, as mlx-lm's function of this name.
 
     Args:
-        gate: Gate projection, of the shape of `x`.
-        x: Up projection, any shape.
+        gate: Gate projection, any shape.
+        x: Up projection, of the same shape.
     """
     if gate.dtype == x.dtype == mx.float32:
         outputs: Any = _swiglu(gate, x)
@@ -119,13 +118,10 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
 
 @contextlib.contextmanager
 def fast_activations(model: nn.Module) -> Iterator[None]:
-    """Replace mlx-lm's `swiglu` in the model's own module by the one above, inside the `with` block; on a CPU only.
+    """Replace mlx-lm's `swiglu` by this module's inside the `with` block; on a CPU only.
 
     Args:
         model: A model of mlx-lm.
-
-    Yields:
-        Nothing.
     """
     module: Any = sys.modules[type(model).__module__]
     original = getattr(module, "swiglu", None)

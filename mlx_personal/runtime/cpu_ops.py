@@ -1,7 +1,7 @@
 """Attention, RMSNorm and rotary embedding for CPUs, with gradients: MLX has fused kernels for them on GPUs only.
 
-On a CPU a function of `mx.fast` is a sequence of some dozens of ordinary operations, and all of them are repeated for
-the gradient. They take more of a small model's training time than the matrix products.
+On a CPU a function of `mx.fast` consists of dozens of ordinary operations, all of which are repeated for the gradient.
+Together they take more of a small model's training time than the matrix products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlx_personal.runtime.device import device_name
 Attention = Callable[..., mx.array]
 """A function like `mx.fast.scaled_dot_product_attention`.
 
-It takes q [B, H, n, d], k and v [B, K, m, d], scale and mask, and returns [B, H, n, d].
+Its arguments are q [B, H, n, d], k and v [B, K, m, d], scale and mask; it returns [B, H, n, d].
 """
 
 
@@ -33,18 +33,15 @@ def _unchanged(attention: Attention) -> Attention:
 def fast_ops(model: nn.Module, wrap_attention: Callable[[Attention], Attention] = _unchanged) -> Iterator[None]:
     """Let a model use the functions of this module and `cpu_exp` on a CPU, inside the `with` block.
 
-    The functions of `mx.fast` are replaced for the whole process, so for other models and in all threads too. Enter
-    the block in one thread only.
+    The functions of `mx.fast` are replaced in the whole process, so also for other models and in all threads. Enter the
+    block in one thread only.
 
     Args:
         model: A model of mlx-lm.
-        wrap_attention: Called with the attention that would be used, on any device; returns the one to use.
-
-    Yields:
-        Nothing.
+        wrap_attention: Wraps the attention function, on any device.
     """
     names = ("scaled_dot_product_attention", "rms_norm", "rope")
-    # All model families of mlx-lm look these functions up in `mx.fast` at each call.
+    # All model families of mlx-lm look up these functions in `mx.fast` at each call.
     originals = {name: getattr(mx.fast, name) for name in names}
     replacements: dict[str, Any] = dict(originals)
     if device_name() == "cpu":
@@ -74,8 +71,8 @@ def _attention(
     sinks: Any = None,
     **kwargs: Any,
 ) -> mx.array:
-    """Compute attention, and keep each head's probabilities for the gradient."""
-    # An additive mask may have a gradient itself: in DeepSeek's families it is the rotary part of the scores.
+    """Compute attention, and save each head's probabilities for the backward pass."""
+    # An additive mask may have a gradient of its own: in DeepSeek's families it is the rotary part of the scores.
     supported_mask = mask is None or isinstance(mask, str) or (mask.dtype == mx.bool_ and mask.ndim in (2, 4))
     if not supported_mask or sinks is not None or not q.dtype == k.dtype == v.dtype == mx.float32:
         return original(q, k, v, scale=scale, mask=mask, sinks=sinks, **kwargs)
@@ -94,7 +91,7 @@ def _attention(
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         scores = (q * scale) @ k.swapaxes(-1, -2)
         if mask is not None:
-            # Not -inf: a query without visible keys gets the mean of all values, as from MLX, instead of NaN.
+            # Not -inf: as in MLX, a query without visible keys returns the mean of all values instead of NaN.
             scores = mx.where(mask, scores.reshape(grouped), mx.finfo(mx.float32).min).reshape(*stacked, -1)
         probabilities, _ = softmax(scores)
         return probabilities @ v, probabilities
@@ -115,7 +112,7 @@ def _attention(
 
 
 def _rms_norm(original: Callable[..., mx.array], x: mx.array, weight: Any, eps: float, **kwargs: Any) -> mx.array:
-    """Compute RMSNorm, and keep each token's factor for the gradient."""
+    """Compute RMSNorm, and save each token's factor for the backward pass."""
     if weight is None or not x.dtype == weight.dtype == mx.float32:
         return original(x, weight, eps, **kwargs)
     width = x.shape[-1]
@@ -153,7 +150,7 @@ def _rope(
     """Compute rotary embeddings of whole heads from tables that all layers share.
 
     References:
-        [Su24].
+        [Su24]
     """
     if traditional or base is None or not isinstance(offset, int) or dims != x.shape[-1] or x.dtype != mx.float32:
         settings = {"traditional": traditional, "base": base, "scale": scale, "offset": offset, "freqs": freqs}
@@ -172,10 +169,10 @@ def _rope(
     return rotated
 
 
-# Keeps the tables of the last few batches.
+# Caches the tables of the last few batches.
 @functools.lru_cache(maxsize=4)
 def _rotary_tables(tokens: int, dims: int, base: float, scale: float, offset: int) -> tuple[mx.array, mx.array]:
-    """Return cosines [T, d], and sines [T, d] with the sign of the half that they are added to."""
+    """Return cosines [T, d], and sines [T, d] with the sign for the half that they are added to."""
     frequencies = base ** (-np.arange(dims // 2) / (dims // 2))
     angles = scale * (offset + np.arange(tokens))[:, None] * frequencies
     cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The device and dtype that this machine computes with, and how fast it multiplies."""
+"""The device and dtype that MLX computes with on this machine, and the speed of its matrix products."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mlx.utils import tree_flatten
 from mlx_personal.runtime import blas
 
 # Number of parameters below which a model's matrix products are too small to gain from a second thread.
-_SMALL_MODEL = 50_000_000
+_SMALL_MODEL_PARAMETERS = 50_000_000
 
 
 def device_name() -> str:
-    """Return where MLX computes by default: `metal`, `cuda` or `cpu`."""
+    """Return MLX's default device: `metal`, `cuda` or `cpu`."""
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
 
 
 def chip_name() -> str:
-    """Return the manufacturer's name of the chip, as far as the machine reports it."""
+    """Return the manufacturer's name of the chip, or the architecture if the machine does not report it."""
     if device_name() != "cpu":
         return str(mx.device_info().get("device_name", "unknown"))
     try:
@@ -37,14 +37,14 @@ def chip_name() -> str:
 
 
 def prepare_model(model: nn.Module, lazy: bool = False) -> nn.Module:
-    """Convert a model to the dtype that this device is fast in.
+    """Convert a model to the fastest dtype of this device.
 
-    On a CPU that is float32 without quantization: MLX's CPU matmul reaches a BLAS in float32 only, and bfloat16 and
-    4-bit products are some 20 times slower there. On a GPU the model keeps its own dtype.
+    On a CPU that is float32 without quantization: MLX uses a BLAS for float32 only, and bfloat16 and 4-bit products are
+    about 20 times slower. On a GPU the model keeps its own dtype.
 
     Args:
         model: The model, which is changed in place.
-        lazy: Leave the weights unread until they are used.
+        lazy: Whether the weights are read only when they are used.
 
     Returns:
         The same model.
@@ -56,14 +56,14 @@ def prepare_model(model: nn.Module, lazy: bool = False) -> nn.Module:
         model = dequantize_model(model)
         model.set_dtype(mx.float32)
         parameter_count = sum(weight.size for _, weight in tree_flatten(model.parameters()))
-        blas.set_single_threaded(parameter_count < _SMALL_MODEL)
+        blas.set_single_threaded(parameter_count < _SMALL_MODEL_PARAMETERS)
     if not lazy:
         mx.eval(model.parameters())
     return model
 
 
 def peak_memory_bytes() -> int:
-    """Return the most bytes this process has held, by MLX's count on a GPU and by the system's on a CPU."""
+    """Return the peak memory of this process in bytes: MLX's count on a GPU, the system's count on a CPU."""
     if device_name() != "cpu":
         return mx.get_peak_memory()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,10 +1,10 @@
-"""Read energy counters without administrator rights: the energy that work takes, by component of the machine.
+"""Read the energy counters of the machine's components without administrator rights.
 
-There are three sources, each loaded only where it exists: `zeus-apple-silicon` on Apple silicon, NVML for an NVIDIA GPU
-(both in the extra `energy`), and RAPL on Linux where its files are readable. A component without a counter is None,
-never 0, and `EnergyMeter.reason` says why.
+There are three sources, each used only if it is available: `zeus-apple-silicon` on Apple silicon, NVML for an NVIDIA
+GPU (both in the extra `energy`), and RAPL on Linux if its files are readable. The energy of a component without a
+counter is None, never 0, and `EnergyMeter.reason` says why.
 
-Apple's figures are estimates of Apple's own model, and all counters advance in steps: a measurement of less than 10 ms
+Apple's counters are estimates by Apple's own model. All counters advance in steps, so a measurement of less than 10 ms
 is mostly noise.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 
-# Seconds between two readings for a live display: more frequent ones would show the steps of the counters.
+# Time between two readings for a live display; more frequent ones would show the steps of the counters.
 _LIVE_INTERVAL_S = 0.5
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy by component of the machine; None where there is no counter.
+    """Energy by component of the machine; None for a component without a counter.
 
     Attributes:
         cpu_joules: Energy of the processor.
@@ -55,14 +55,18 @@ class Energy:
         return {name.removesuffix("_joules"): joules for name, joules in asdict(self).items()}
 
     def average_power(self, elapsed_s: float) -> Power:
-        """Return the mean power of a measurement that took this long."""
+        """Return the mean power.
+
+        Args:
+            elapsed_s: Duration of the measurement in seconds.
+        """
         return Power(*(None if joules is None else joules / elapsed_s for joules in self.by_component().values()))
 
     def __sub__(self, other: Energy) -> Energy:
         """Subtract component by component.
 
-        If `other` knows a component that this does not, its counter has failed in between, and nothing is known: the
-        rest of the sum would pass for a lower energy.
+        If `other` has a component that this one lacks, a counter has failed in between, and all components are None:
+        the sum of the others would look like a lower energy.
         """
         pairs = list(zip(self.by_component().values(), other.by_component().values(), strict=True))
         if any(mine is None and theirs is not None for mine, theirs in pairs):
@@ -72,7 +76,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class Power:
-    """Power by component of the machine; None where there is no counter.
+    """Power by component of the machine; None for a component without a counter.
 
     Attributes:
         cpu_watts: Power of the processor.
@@ -96,7 +100,11 @@ class Power:
         return {name.removesuffix("_watts"): watts for name, watts in asdict(self).items()}
 
     def energy(self, elapsed_s: float) -> Energy:
-        """Return the energy that this power takes in so many seconds."""
+        """Return the energy used at this power.
+
+        Args:
+            elapsed_s: Duration in seconds.
+        """
         return Energy(*(None if watts is None else watts * elapsed_s for watts in self.by_component().values()))
 
 
@@ -113,7 +121,7 @@ class EnergyMeter:
 
     Attributes:
         sources: Names of the counters that were found.
-        reason: Why a counter that this machine should have is missing or has failed; None if none is.
+        reason: Why an expected counter is missing or has failed; None if none is.
     """
 
     def __init__(self, powercap: Path = POWERCAP):
@@ -124,7 +132,7 @@ class EnergyMeter:
             (sys.platform == "linux", lambda: _Rapl(powercap)),
             (_computes_on_cuda(), _Nvidia),
         ]
-        # All are tried, since a machine may have unexpected counters. Only a missing expected one is reported.
+        # All sources are tried, since a machine may have unexpected counters; only missing expected ones are reported.
         for expected, open_source in candidates:
             try:
                 source = open_source()
@@ -140,9 +148,9 @@ class EnergyMeter:
         self._power_watts: float | None = None
 
     def read(self) -> Energy:
-        """Return the energy since a moment that is the same for all readings of this meter: subtract two of them.
+        """Return the energy since a fixed moment; the difference of two readings is the energy between them.
 
-        A counter that fails is None from then on. RAPL's counters wrap around after some ten minutes of heavy load and
+        A counter that fails is None from then on. RAPL's counters wrap around after about ten minutes of heavy load and
         have to be read more often than that.
         """
         joules: dict[str, float | None] = {}
@@ -166,7 +174,7 @@ class EnergyMeter:
         A call within half a second of the last one returns the same value again.
 
         Returns:
-            Watts, or None where there is no counter.
+            Watts, or None without a counter.
         """
         now = time.perf_counter()
         then, before = self._last_reading
@@ -179,12 +187,12 @@ class EnergyMeter:
 
 
 class _Source:
-    """One library or file tree with counters. Its constructor raises where there is none, and says why."""
+    """One library or file tree with counters. The constructor raises an error if there is none."""
 
     name: str
 
     def read(self) -> dict[str, float | None]:
-        """Return joules by component since the source was opened, or any other fixed moment."""
+        """Return joules by component since a fixed moment, such as the opening of the source."""
         raise NotImplementedError
 
 
@@ -193,11 +201,11 @@ class _Apple(_Source):
 
     def __init__(self) -> None:
         module = _import("zeus_apple_silicon", "zeus-apple-silicon")
-        # Tried in another process first: where the system lacks these channels, as on a virtual machine, the library
-        # reads through a null pointer and crashes.
+        # Tried in another process first: if the system lacks these channels, as a virtual machine does, the library
+        # crashes.
         trial = "import zeus_apple_silicon as z; z.AppleEnergyMonitor().get_cumulative_energy()"
-        done = subprocess.run([sys.executable, "-c", trial], capture_output=True, timeout=60)
-        if done.returncode:
+        completed = subprocess.run([sys.executable, "-c", trial], capture_output=True, timeout=60)
+        if completed.returncode:
             raise RuntimeError("this Mac does not report its energy (it may be a virtual machine)")
         self._monitor = module.AppleEnergyMonitor()
 
@@ -217,7 +225,7 @@ class _Nvidia(_Source):
     def read(self) -> dict[str, float | None]:
         joules = self._joules()
         if joules < self._start_joules:
-            raise RuntimeError("it started again from zero because the driver was reloaded")
+            raise RuntimeError("it restarted from zero because the driver was reloaded")
         return {"gpu": joules}
 
     def _joules(self) -> float:
@@ -227,8 +235,8 @@ class _Nvidia(_Source):
 class _Rapl(_Source):
     """Intel's and AMD's counters of whole processor packages and, on some servers, of the memory.
 
-    The domains `core` and `uncore` are inside a package, `psys` contains it, and `intel-rapl-mmio` lists the packages a
-    second time: reading all of them would count energy twice.
+    The domains `core` and `uncore` are parts of a package, `psys` contains it, and `intel-rapl-mmio` lists the packages
+    again, so reading all of them would count energy twice.
     """
 
     name = "RAPL"
@@ -251,7 +259,7 @@ class _Rapl(_Source):
 
 
 class _RaplDomain:
-    """A counter of microjoules that starts again from 0 beyond its range."""
+    """A counter of microjoules that wraps around to 0 at the end of its range."""
 
     def __init__(self, component: str, folder: Path):
         self.component = component
@@ -270,7 +278,7 @@ class _RaplDomain:
         try:
             return int(self._file.read_text())
         except PermissionError:
-            raise RuntimeError(f"only its owner may read the processor's energy counter {self._file}") from None
+            raise RuntimeError(f"reading the processor's energy counter {self._file} is not permitted") from None
 
 
 def open_nvml() -> tuple[Any, Any]:
@@ -280,11 +288,11 @@ def open_nvml() -> tuple[Any, Any]:
         NVML's Python module and the GPU's handle.
 
     Raises:
-        Exception: There is no such library, driver or GPU; NVML has an error class for each.
+        Exception: If there is no such library, driver or GPU; NVML has an error class for each.
     """
     nvml = _import("pynvml", "nvidia-ml-py")
     nvml.nvmlInit()
-    # NVML counts all GPUs of the machine, CUDA those that this variable names, by number or by UUID.
+    # NVML counts all GPUs of the machine; CUDA counts those that this variable lists, by number or UUID.
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if first.startswith("GPU-"):
         return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
@@ -299,6 +307,7 @@ def _import(module: str, package: str) -> Any:
 
 
 def _computes_on_cuda() -> bool:
-    from mlx_personal.runtime.device import device_name  # it imports MLX, which must come after `runtime.blas`
+    # Imported here because it imports MLX, which must be imported after `runtime.blas`.
+    from mlx_personal.runtime.device import device_name
 
     return device_name() == "cuda"

@@ -1,6 +1,6 @@
-"""What a measurement was made on: the hardware, the installed versions and the thermal state.
+"""Describe the machine of a measurement: the hardware, the installed versions and the thermal state.
 
-Everything is read without administrator rights. What the machine does not report is None.
+Everything is read without administrator rights. Values that the machine does not report are None.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mlx_personal.runtime import blas, device
 from mlx_personal.runtime.energy import open_nvml
 from mlx_personal.runtime.memory import physical_memory_bytes
 
-SYS = Path("/sys")
+SYSFS = Path("/sys")
 _PACKAGES = ("mlx-personal", "mlx", "mlx-lm", "numpy")
 
-# Bits of NVML's clock throttle reasons that mean the GPU is slowed down; the others mean idle or a user's setting.
+# Bits of NVML's clock throttle reasons that mean that the GPU is slowed down; others mean idle or a user's setting.
 _NVML_THROTTLE_REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -33,7 +33,7 @@ _NVML_THROTTLE_REASONS = {
 
 @dataclass(frozen=True)
 class MachineInfo:
-    """A machine and what is installed on it. The fields' names are keys of stored benchmark results.
+    """A machine and the versions installed on it. The fields' names are keys of stored benchmark results.
 
     Attributes:
         chip: Manufacturer's name of the chip.
@@ -45,7 +45,7 @@ class MachineInfo:
         os: Operating system and its version.
         blas: Library that multiplies matrices where the device is the CPU.
         threads: Value of OPENBLAS_NUM_THREADS; None if it is not set.
-        versions: Versions of Python and of the packages that take part.
+        versions: Versions of Python and of the packages that determine the results.
     """
 
     chip: str
@@ -62,13 +62,13 @@ class MachineInfo:
 
 @dataclass(frozen=True)
 class ThermalState:
-    """How hot the machine is, and whether it slows itself down.
+    """The temperature of the machine, and whether it is throttled.
 
     Attributes:
         temperature_celsius: Temperature of the hottest readable sensor.
-        throttled: Whether the machine is slowed down now; None where it is not known.
-        throttle_count: How often a core has been slowed down since the system started (Linux).
-        reasons: What slows it down, in the system's words.
+        throttled: Whether the machine is slowed down now; None if that is not known.
+        throttle_count: Number of times that a core was slowed down since the system started (Linux).
+        reasons: Why it is slowed down, in the system's words.
     """
 
     temperature_celsius: float | None = None
@@ -95,8 +95,8 @@ def machine_info() -> MachineInfo:
     )
 
 
-def thermal_state(sys_folder: Path = SYS) -> ThermalState:
-    """Return the thermal state now, of an NVIDIA GPU if MLX computes on one, else of the whole machine.
+def thermal_state(sys_folder: Path = SYSFS) -> ThermalState:
+    """Return the current thermal state: of the NVIDIA GPU if MLX computes on one, else of the whole machine.
 
     Args:
         sys_folder: Root of Linux's sysfs.
@@ -109,9 +109,12 @@ def thermal_state(sys_folder: Path = SYS) -> ThermalState:
 
 
 def parse_pmset_therm(text: str) -> ThermalState:
-    """Parse the output of `pmset -g therm`, whose limits are percents: 100 means that nothing is slowed down.
+    """Parse the output of `pmset -g therm`, whose limits are in percent: 100 means that nothing is slowed down.
 
-    Apple silicon often reports no limit at all; `throttled` is None then.
+    Apple silicon often reports no limit at all; then `throttled` is None.
+
+    Args:
+        text: The output.
     """
     limits = {name: int(value) for name, value in re.findall(r"(CPU_\w*Limit)\s*=\s*(\d+)", text)}
     reasons = tuple(f"{name} {value} %" for name, value in sorted(limits.items()) if value < 100)
@@ -119,7 +122,14 @@ def parse_pmset_therm(text: str) -> ThermalState:
 
 
 def linux_core_count(cpuinfo: Path) -> int | None:
-    """Count the distinct pairs of package and core in /proc/cpuinfo; None where it has none, as on ARM."""
+    """Count the distinct pairs of package and core in /proc/cpuinfo.
+
+    Args:
+        cpuinfo: The file.
+
+    Returns:
+        The number of cores; None if the file does not list them, as on ARM.
+    """
     try:
         text = cpuinfo.read_text()
     except OSError:
@@ -129,7 +139,11 @@ def linux_core_count(cpuinfo: Path) -> int | None:
 
 
 def nvml_throttle_reasons(bits: int) -> tuple[str, ...]:
-    """Return what slows an NVIDIA GPU down, given NVML's bits of clock throttle reasons."""
+    """Return why an NVIDIA GPU is slowed down.
+
+    Args:
+        bits: NVML's bits of clock throttle reasons.
+    """
     return tuple(reason for bit, reason in _NVML_THROTTLE_REASONS.items() if bits & bit)
 
 
@@ -138,7 +152,7 @@ def _nvidia_thermal_state() -> ThermalState:
         nvml, handle = open_nvml()
         celsius = float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         reasons = nvml_throttle_reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-    except Exception:  # without bindings, a driver or permission NVML raises errors of different classes
+    except Exception:  # NVML raises errors of different classes without bindings, driver or permission
         return ThermalState()
     return ThermalState(temperature_celsius=celsius, throttled=bool(reasons), reasons=reasons)
 

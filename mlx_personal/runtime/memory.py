@@ -1,4 +1,4 @@
-"""How much memory this machine has for a model and its computations, and how freed memory is handled."""
+"""The memory that MLX can use on this machine, and the handling of freed memory."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ import mlx.core as mx
 
 from mlx_personal.runtime.device import device_name
 
-# Parameters of glibc's allocator, and the values in bytes that its own rule reaches in a process that frees large
+# Parameters of glibc's allocator, and the values in bytes that they have by default in a process that frees large
 # blocks.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _USUAL_THRESHOLDS = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20}
 _RAISED_THRESHOLD = 2**30
 
-# Share left to what MLX does not count: Python, the libraries, NumPy's own arrays and the system.
+# Fraction left for what MLX does not count: Python, the libraries, NumPy's arrays and the system.
 _MARGIN = 0.1
 
 
 def usable_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return how many bytes MLX's arrays may take in all, including those that it holds now.
+    """Return how many bytes MLX's arrays can use in all, including those that exist now.
 
-    On a Mac that is nine tenths of Metal's recommended working set, which already leaves the system its share. On an
-    NVIDIA GPU it is nine tenths of the GPU's own memory, and on a CPU of the memory that the system reports as
-    available.
+    On a Mac that is nine tenths of Metal's recommended working set, on an NVIDIA GPU nine tenths of the GPU's own
+    memory, and on a CPU nine tenths of the memory that the system reports as available.
 
     Args:
         meminfo: Linux's file of memory figures.
 
     Returns:
-        The number of bytes, or None where it is not known.
+        The number of bytes, or None if it is not known.
     """
     if device_name() != "cpu":
         info = mx.device_info()
@@ -45,7 +44,7 @@ def usable_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 
 def physical_memory_bytes() -> int | None:
-    """Return the size of the whole machine's memory, without a GPU's own; None where it is not known."""
+    """Return the size of the whole machine's memory, without a GPU's own; None if it is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
@@ -56,18 +55,16 @@ def physical_memory_bytes() -> int | None:
 def keep_freed_memory() -> Iterator[None]:
     """Keep freed memory in the process for later allocations, inside the `with` block; on Linux CPUs only.
 
-    There MLX returns every freed array to the system, which hands its pages out again filled with zeros: a sixth of the
-    time of training a model of 135M parameters. Inside the block the process may hold as much as its peak.
-
-    Yields:
-        Nothing.
+    By default MLX returns every freed array to the system, which clears its pages before it provides them again; this
+    took a sixth of the training time of a model of 135M parameters. Inside the block the process may keep as much
+    memory as its peak.
     """
     library = _glibc()
     if library is None:
         yield
         return
     for parameter, usual in _USUAL_THRESHOLDS.items():
-        # Older versions of glibc accept no more than the usual value for one of them.
+        # Older versions of glibc accept at most the usual value for one of them.
         if not library.mallopt(parameter, _RAISED_THRESHOLD):
             library.mallopt(parameter, usual)
     try:
@@ -96,6 +93,6 @@ def _available_bytes(meminfo: Path) -> int | None:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError, IndexError):
         pass
-    # Other systems report free memory to administrators only, so half of the memory counts as available.
+    # Other systems report free memory to administrators only, so half of the memory is assumed to be available.
     total = physical_memory_bytes()
     return None if total is None else total // 2

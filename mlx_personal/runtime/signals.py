@@ -1,6 +1,7 @@
-"""Stop long work in an orderly way: turn SIGTERM and Ctrl-C into a flag or an exception.
+"""Stop long-running work cleanly: turn SIGTERM and Ctrl-C into a flag or an exception.
 
-During training the two signals set a flag, which the loop reads between two steps. Before and after it they raise.
+During training the two signals set a flag, which the loop checks between steps. Before and after it they raise an
+exception.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody has asked the work to stop.
+    """A request to stop the work, if there was one.
 
     Attributes:
-        signal: The signal that asked for it, SIGTERM or SIGINT; None as long as there was none.
+        signal: The signal that was received, SIGTERM or SIGINT; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -26,17 +27,13 @@ class StopRequest:
 class TerminatedError(BaseException):
     """SIGTERM was received.
 
-    A `BaseException`, like KeyboardInterrupt, so that no handler of ordinary errors catches it.
+    This is a `BaseException`, like KeyboardInterrupt, so that no handler of ordinary errors catches it.
     """
 
 
 @contextlib.contextmanager
 def terminate_immediately() -> Iterator[None]:
-    """Raise `TerminatedError` at once on SIGTERM inside the `with` block, as Ctrl-C raises KeyboardInterrupt.
-
-    Yields:
-        Nothing.
-    """
+    """Raise `TerminatedError` at once on SIGTERM inside the `with` block, as Ctrl-C raises KeyboardInterrupt."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise TerminatedError
@@ -49,9 +46,9 @@ def terminate_immediately() -> Iterator[None]:
 def stop_on_signal() -> Iterator[StopRequest]:
     """Record SIGTERM and the first Ctrl-C inside the `with` block instead of raising.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. The previous handlers are restored afterwards. A signal that was
-    ignored stays ignored, as Ctrl-C is in a background job of a shell script. Outside the main thread, where Python
-    accepts no handlers, nothing is ever recorded.
+    A second Ctrl-C raises KeyboardInterrupt at once. The previous handlers are restored afterwards. An ignored signal
+    stays ignored, such as Ctrl-C in a background job of a shell script. Outside the main thread, where Python accepts
+    no handlers, no signal is recorded.
 
     Yields:
         The request, to be checked whenever the work may stop.
@@ -69,7 +66,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def _handle_signals(handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Install a handler for these signals, except for ignored ones, and only in the main thread."""
+    """Install a handler for these signals, except for ignored ones, in the main thread only."""
     previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in numbers:

@@ -1,1 +1,1 @@
-"""The only place that writes to disk: atomic files and folders, and SQLite databases."""
+"""Everything that is written to disk: atomic files and folders, and SQLite databases."""

@@ -1,4 +1,4 @@
-"""A SQLite database in a folder: WAL mode, migrations, one writer at a time, and failures as `UserError`."""
+"""A SQLite database in a folder: WAL mode, migrations, one writer at a time, and errors as `UserError`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def utc_now() -> str:
-    """Return the present time as it is stored: UTC, ISO 8601, to the second."""
+    """Return the current time as it is stored: UTC, ISO 8601, in whole seconds."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
 
 
 def read_one_row(path: Path, query: str) -> sqlite3.Row | None:
-    """Return the first row of a query on a database of any version, without a lock or migrations.
+    """Return the first row of a query on a database of any version, without locking or migrating it.
 
     Args:
         path: The database file.
@@ -46,12 +46,12 @@ def read_one_row(path: Path, query: str) -> sqlite3.Row | None:
 
 @dataclass(frozen=True)
 class DatabaseSchema:
-    """What a kind of database contains, and how errors speak of it.
+    """The schema of a kind of database, and the words of its error messages.
 
     Attributes:
-        kind: What the folder is, as errors call it.
+        kind: Name of the kind of folder in error messages, such as `profile`.
         file_name: Name of the database file in the folder.
-        migrations: SQL scripts; `PRAGMA user_version` counts those that have been applied.
+        migrations: SQL scripts; `PRAGMA user_version` stores how many have been applied.
         busy_hint: What a user can do while another process uses the folder.
         access_hint: What a user can do if the folder cannot be written or read.
     """
@@ -68,12 +68,12 @@ def check_database_folder(folder: Path, schema: DatabaseSchema, write: bool, rem
 
     Args:
         folder: The folder.
-        schema: What it contains.
-        write: Whether it is to be written, and made if it does not exist.
+        schema: The database's schema.
+        write: Whether it will be written, and created if it does not exist.
         remedy: How to create it, as a remedy or in words.
 
     Raises:
-        UserError: If the path is a file, or if the folder is only to be read and contains no database.
+        UserError: If the path is a file, or if the folder will only be read and contains no database.
     """
     try:
         exists, is_file = (folder / schema.file_name).exists(), folder.is_file()
@@ -93,8 +93,8 @@ class Database:
 
     Args:
         folder: The folder; created, accessible only to its owner, if it does not exist.
-        write: Open for writing and take the folder's lock, so that a second writer fails at once.
-        schema: What the database contains.
+        write: Open for writing and lock the folder, so that a second writer fails at once.
+        schema: The database's schema.
 
     Attributes:
         path: The database file.
@@ -114,7 +114,7 @@ class Database:
                 if write:
                     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                     self._lock = on_failure.enter_context(_acquire_lock(folder / "lock", schema))
-                with self.errors():
+                with self.convert_errors():
                     self._connection = on_failure.enter_context(contextlib.closing(self._connect(write)))
                     self._connection.row_factory = sqlite3.Row
                     self._connection.execute("PRAGMA foreign_keys = ON")
@@ -135,7 +135,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Apply all changes of the `with` block, or none of them if it raises; blocks may be nested.
+        """Apply all changes of the `with` block, or none of them if it raises. Blocks may be nested.
 
         Yields:
             The connection.
@@ -143,7 +143,7 @@ class Database:
         Raises:
             UserError: If SQLite fails.
         """
-        with self.errors():
+        with self.convert_errors():
             if self._connection.in_transaction:  # An inner block belongs to the outer transaction.
                 yield self._connection
                 return
@@ -167,7 +167,7 @@ class Database:
         Raises:
             UserError: If SQLite fails.
         """
-        with self.errors():
+        with self.convert_errors():
             return self._connection.execute(query, values).fetchall()
 
     def fetch_one(self, query: str, *values: object) -> sqlite3.Row | None:
@@ -197,8 +197,8 @@ class Database:
         return int(row[0]) if row is not None and row[0] is not None else 0
 
     @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Convert SQLite's failures inside the `with` block.
+    def convert_errors(self) -> Iterator[None]:
+        """Convert SQLite's errors inside the `with` block to `UserError`.
 
         Raises:
             UserError: If SQLite fails.
@@ -209,14 +209,14 @@ class Database:
             raise from_sqlite_error(error, self.path, self._schema.kind, self._schema.access_hint) from error
 
     def _connect(self, write: bool) -> sqlite3.Connection:
-        # isolation_level None: transactions begin where `transaction` says, not where sqlite3 guesses.
+        # isolation_level None: transactions begin in `transaction` only, not implicitly.
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("SELECT 1 FROM sqlite_master")
         except sqlite3.OperationalError as error:
             connection.close()
-            # A reader of a WAL database creates files beside it, which a read-only folder refuses. It does not need
-            # them if there is no write-ahead log: then nobody is writing, and the database file is complete.
+            # A reader of a WAL database creates files next to it, which a read-only folder does not allow. They are not
+            # needed if there is no write-ahead log: then no process is writing, and the database file is complete.
             refused = error.sqlite_errorcode in (sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_CANTOPEN)
             if write or not refused or self.path.with_name(f"{self.path.name}-wal").exists():
                 raise
@@ -232,7 +232,7 @@ class Database:
             raise UserError(f"this {kind} was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
         if version < len(migrations) and not write:
             raise UserError(
-                f"this {kind} was made by an older version", self.path, "run it once, to bring it up to date"
+                f"this {kind} was created by an older version", self.path, "run it once to bring it up to date"
             )
         for number, statements in enumerate(migrations[version:], start=version + 1):
             logger.debug("migrating a %s to version %d", kind, number)

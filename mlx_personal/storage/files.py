@@ -1,6 +1,6 @@
-"""Write files and folders atomically: beside their destination, synced to disk, then renamed.
+"""Write files and folders atomically: next to their destination, synced to disk, then renamed.
 
-A full disk, a crash or a power failure leaves what was there before.
+After a full disk, a crash or a power failure the previous version is still there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written at `path`, before hours of work and not after them.
+    """Check that a file can be written, before hours of work whose result it will store.
 
     Args:
         path: The file.
@@ -100,7 +100,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise UserError("exists already", path, "name a new folder")
+            raise UserError("already exists", path, "name a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_folder(path)
         yield temporary
@@ -109,7 +109,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
                 _sync_file(file)
         _sync_folder(temporary)
         temporary.chmod(0o755)
-        # A folder that is not empty cannot be renamed over, so for a moment neither is at `path`.
+        # A non-empty folder cannot be replaced by renaming, so for a moment there is none at `path`.
         replaced = _temporary_folder(path) if replace else None
         if replaced is not None and path.exists():
             os.replace(path, replaced)
@@ -126,7 +126,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed process left in a folder.
+    """Remove temporary files and folders that a killed process left in a folder.
 
     Only the process that holds the folder's lock may call this.
 
@@ -154,7 +154,7 @@ def _sync_file(file: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sync the names in a folder: a rename is not durable until its folder is synced."""
+    """Sync a folder: a rename is not durable before that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -62,7 +62,7 @@ def test_invalid_models_are_reported_on_one_line(home: Path, tiny_model_folder: 
     shutil.copytree(tiny_model_folder, bare)
     for file in bare.glob("token*"):
         file.unlink()
-    assert "without a tokenizer" in error_line("init", "--model", bare)
+    assert "has no tokenizer" in error_line("init", "--model", bare)
     (tmp_path / "empty").mkdir()
     assert "no config.json" in error_line("init", "--model", tmp_path / "empty")
     assert "no such model folder" in error_line("init", "--model", tmp_path / "nowhere")

@@ -154,7 +154,7 @@ def test_the_properties_of_a_dialogue() -> None:
     assert (dialogue.question, dialogue.answer, dialogue.text) == ("c", "d", "a\nb\nc\nd")
     assert dialogue.exchanges() == [(messages[:2], "b"), (messages[:4], "d")]
     assert dialogue.with_turns("user", "ef").user_turns == ("e", "f")
-    with pytest.raises(ValueError, match="1 user turns given for a dialogue of 2"):
+    with pytest.raises(ValueError, match="1 user turns for a dialogue with 2"):
         dialogue.with_turns("user", ["e"])
 
 
@@ -276,7 +276,7 @@ def test_a_file_in_which_every_line_must_be_valid(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 dialogues; at least 3 are needed; name a file with more"):
         load_dialogues(file, min_count=3)
     file.write_bytes(VALID_LINE + b"\nhello")
-    with pytest.raises(UserError, match=r"chats\.jsonl:2: no dialogue \(not JSON .*; fix that line"):
+    with pytest.raises(UserError, match=r"chats\.jsonl:2: not a dialogue \(not JSON .*; fix that line"):
         load_dialogues(file)
 
 

@@ -257,7 +257,7 @@ def test_workers_that_cannot_start_are_an_error(
     with monkeypatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         double = importlib.import_module("only_in_the_parent").double
-    with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; see what it wrote"):
+    with pytest.raises(UserError, match="a worker process ended with status 1 before its first job; see its output"):
         list(run_jobs(double, jobs_of(1), workers=1))
     assert "No module named 'only_in_the_parent'" in capfd.readouterr().err
 
@@ -274,11 +274,11 @@ def test_two_jobs_of_one_key_are_refused() -> None:
 
 
 def test_fewer_than_one_worker_is_refused() -> None:
-    with pytest.raises(UserError, match="0 workers"):
+    with pytest.raises(UserError, match="the number of workers is 0"):
         run_jobs(double, [], workers=0)
 
 
-# How many.
+# The number of workers.
 
 
 def test_a_gpu_has_one_worker_and_a_cpu_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:

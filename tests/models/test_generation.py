@@ -184,5 +184,5 @@ def test_memory_limits_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("prompts", "limits"), [([[1], []], [1, 1]), ([[1]], [0])])
 def test_an_empty_prompt_or_limit_is_refused(prompts: list[list[int]], limits: list[int]) -> None:
-    with pytest.raises(ValueError, match="without tokens, or a limit below one"):
+    with pytest.raises(ValueError, match="has no tokens, or a limit is below 1"):
         generate(make("llama"), prompts, limits)

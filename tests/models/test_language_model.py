@@ -298,7 +298,7 @@ def test_an_invalid_model_folder_is_an_error_the_user_can_fix(tiny_model_folder:
     damaged = copy_without("nothing")
     (damaged / "model.safetensors").write_bytes(b"\0" * 100)
     for folder, reason in (
-        (copy_without("tokenizer*"), "without a tokenizer"),
+        (copy_without("tokenizer*"), "has no tokenizer"),
         (copy_without("config.json"), "no config.json or"),
         (copy_without("*.safetensors"), "no config.json or"),
         (tiny_model_folder / "config.json", "is not a model folder"),

@@ -103,7 +103,7 @@ def test_the_probabilities_of_all_answers_of_a_length_add_up_to_one() -> None:
 
 @pytest.mark.parametrize(("prompts", "answers"), [([[]], [[2]]), ([[5]], [[2], []])])
 def test_an_empty_prompt_or_answer_is_refused(prompts: list[list[int]], answers: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="without tokens"):
+    with pytest.raises(ValueError, match="has no tokens"):
         likelihood.log_likelihoods(make("llama"), prompts, answers)
 
 

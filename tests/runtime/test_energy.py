@@ -197,7 +197,7 @@ def test_an_nvml_counter_that_restarts_has_failed(
     meter = EnergyMeter(no_counters)
     sys.modules["pynvml"].energy.append(3)
     assert meter.read() == Energy()
-    assert "started again" in reason_of(meter)
+    assert "restarted" in reason_of(meter)
 
 
 def test_power_is_a_mean_since_the_last_reading_and_is_repeated_within_half_a_second(

@@ -46,7 +46,7 @@ def test_migrations_are_applied_once_and_only_by_a_writer(tmp_path: Path) -> Non
     database = Database(tmp_path, True, first)
     add_note(database, "a")
     database.close()
-    with pytest.raises(UserError, match="this notebook was made by an older version; run it once"):
+    with pytest.raises(UserError, match="this notebook was created by an older version; run it once"):
         Database(tmp_path, False, SCHEMA)
     for _ in range(2):
         database = Database(tmp_path, True, SCHEMA)

@@ -69,7 +69,7 @@ def test_an_existing_folder_is_only_replaced_on_request(tmp_path: Path) -> None:
     path.mkdir()
     with atomic_folder(path) as folder:  # An empty folder may be replaced.
         (folder / "file").write_text("first")
-    with pytest.raises(UserError, match="exists already; name a new folder"), atomic_folder(path):
+    with pytest.raises(UserError, match="already exists; name a new folder"), atomic_folder(path):
         pass
     with pytest.raises(ZeroDivisionError), atomic_folder(path, replace=True):
         raise ZeroDivisionError

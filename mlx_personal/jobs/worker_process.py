@@ -1,7 +1,7 @@
-"""A worker process: how the parent starts it, and what it does.
+"""A worker process: how the parent starts it, and its main function.
 
-Workers are fresh interpreters. The standard library's would first import the caller's script again, which costs time
-and runs whatever that script does when it is imported.
+Workers are new interpreters. Those of the standard library would first import the caller's script again, which costs
+time and runs the script's top-level code.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 
 from mlx_personal.jobs.job import Job, JobResult, describe_exception, run_job
 
-# The message of a worker that can take jobs.
+# Message of a worker that is ready for jobs.
 READY = "ready"
 
 
 class WorkerProcess:
-    """A worker process, seen from the parent.
+    """The parent's side of a worker process.
 
     Args:
-        threads: Number of BLAS threads of the process; None leaves BLAS alone.
+        threads: Number of BLAS threads of the process; None keeps the BLAS's own setting.
 
     Attributes:
         connection: Sends the function and the jobs; receives `READY`, then a `JobResult` for each job. It closes when
@@ -38,14 +38,15 @@ class WorkerProcess:
     def __init__(self, threads: int | None):
         parent_socket, worker_socket = socket.socketpair()
         parent_pipe, self._parent_pipe_end = os.pipe()
-        # Set in the environment because a BLAS reads it when it is loaded, before any code that could be sent runs.
+        # In the environment, because a BLAS reads it when it is loaded, before the worker could run code from the
+        # parent.
         environment = os.environ | ({} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)})
         code = (
             f"import sys; sys.path[:] = {[*map(str, sys.path)]}; "
-            f"from mlx_personal.jobs.worker import worker_main; worker_main"
+            f"from mlx_personal.jobs.worker_process import worker_main; worker_main"
         )
         command = [sys.executable, "-c", f"{code}({worker_socket.fileno()}, {parent_pipe})"]
-        # Block Ctrl-C until the process has started here, and until the worker ignores it there.
+        # Block Ctrl-C here until the process has started, and in the worker until it ignores the signal.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
@@ -67,7 +68,7 @@ class WorkerProcess:
 def worker_main(connection_descriptor: int, parent_pipe: int) -> None:
     """Run jobs until the connection closes: the main function of a worker process.
 
-    Ctrl-C in a terminal reaches all processes of a job; workers ignore it, as only the parent decides who ends.
+    Ctrl-C in a terminal reaches all processes of a job; workers ignore it, because their parent ends them.
 
     Args:
         connection_descriptor: File descriptor of the connection to the parent.
@@ -96,6 +97,6 @@ def _run_next(function: Callable[[Any], Any], connection: Connection) -> None:
 
 
 def _exit_with_parent(parent_pipe: int) -> None:
-    """End this process, even during a job, when the parent is gone: nobody would take the result."""
+    """End this process when its parent ends, even during a job: no process would receive the result."""
     os.read(parent_pipe, 1)
     os._exit(1)
