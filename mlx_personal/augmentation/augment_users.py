@@ -88,7 +88,7 @@ def augment_users(
 
     Args:
         folder: Folder of the run, created if it is missing. Consent for the server must be recorded in it.
-        users: The users, each with a name of its own.
+        users: The users, with distinct names.
         server: The server.
         workers: See `jobs.run_jobs`.
         ray_address: See `jobs.run_jobs`.
@@ -171,7 +171,7 @@ def preview_users(
 
     Args:
         folder: Folder of the run, which need not exist.
-        users: The users, each with a name of its own.
+        users: The users, with distinct names.
         server: The server.
         workers: See `jobs.run_jobs`.
         ray_address: See `jobs.run_jobs`.

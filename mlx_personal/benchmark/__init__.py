@@ -3,7 +3,7 @@
 - `workloads` defines what is trained, and `training_run` trains it once with one trainer; `mlx_lm_trainer` calls
   mlx-lm's.
 - `harness` runs the trainers in turn, each in a `child_process`.
-- `results` computes the published figures, whose form `schema.json` describes and `schema` checks.
+- `results` computes the published numbers; `schema.json` describes their form, and `schema` checks it.
 - `report` makes tables and plots of many results.
 """
 

@@ -1,4 +1,4 @@
-"""Progress of long commands on standard error: a bar, a spinner, or a line now and then."""
+"""Progress of long commands on standard error: a bar, a spinner, or a line from time to time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def progress_bar(cli: CommandContext, label: str | None = None) -> Iterator[Prog
 
 @contextlib.contextmanager
 def progress_bar_or_lines(cli: CommandContext) -> Iterator[Progress]:
-    """Show a progress bar on a terminal, a line now and then elsewhere, and nothing with `--json`.
+    """Show a progress bar on a terminal, a line from time to time elsewhere, and nothing with `--json`.
 
     Args:
         cli: The command's context.
@@ -61,7 +61,7 @@ def progress_bar_or_lines(cli: CommandContext) -> Iterator[Progress]:
 
 
 class ProgressLines:
-    """Prints a line on standard error where a stage begins and ends, and now and then in between."""
+    """Prints a line on standard error where a stage begins and ends, and from time to time in between."""
 
     def __init__(self) -> None:
         self._stage: str | None = None

@@ -53,7 +53,7 @@ def download_split(
         The paths of the files.
 
     Raises:
-        UserError: If the network or the disk fails, or the server sends something else than the file.
+        UserError: If the network fails, the file cannot be written, or the server sends something other than the file.
     """
     kinds: tuple[FileKind, ...] = ("questions",) if split == "test" else ("questions", "outputs")
     task_folder = folder / ("time" if by_time else "user") / task.file_names[0]

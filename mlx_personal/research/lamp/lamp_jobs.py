@@ -45,7 +45,7 @@ class JobResponses:
     Attributes:
         prepared: Requests for synthetic records; None where no method needs them.
         synthetic: The response to each of these requests; None for a missing one.
-        answers: Replies to the queries, by the name of the method.
+        answers: Responses to the queries, by the name of the method.
         seconds_per_answer: Seconds that each answer of a method took; None for responses of an earlier run.
     """
 

@@ -87,7 +87,7 @@ class MethodRow:
     counts: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures under the keys of the command line's JSON, which version 0.1 had."""
+        """Return the values under the keys of the command line's JSON, which are those of version 0.1."""
         return {
             "method": self.method,
             "users": self.num_users,

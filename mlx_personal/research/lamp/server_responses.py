@@ -27,7 +27,7 @@ class ServerResponses:
     Attributes:
         prompts: The requests.
         synthetic: Replies to the requests for synthetic records.
-        answers: Replies to the queries, by the name of the method.
+        answers: Responses to the queries, by the name of the method.
         seconds_per_answer: Seconds that each new answer of a method took; None where none is new.
         may_get_more: Whether another run may bring the synthetic records that are missing now.
     """
