@@ -37,7 +37,7 @@ class AnnotationConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.questions_per_day <= 1_000_000:
-            raise ValueError("questions_per_day must be at least 0 and at most 1,000,000")
+            raise ValueError(f"questions_per_day is {self.questions_per_day}; it must lie in 0..1,000,000")
 
 
 @dataclass(frozen=True)

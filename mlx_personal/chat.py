@@ -30,8 +30,10 @@ class ChatConfig:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0) or self.max_tokens < 1:
-            raise ValueError("temperature must be at least 0, max_tokens at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; it must be at least 0 and finite")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
 
 
 class Conversation:

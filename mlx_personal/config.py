@@ -54,8 +54,10 @@ class TrainingTrigger:
     min_buffer_change: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.min_received < 1 or not 0 < self.min_buffer_change <= 1:
-            raise ValueError("min_received must be at least 1, min_buffer_change above 0 and at most 1")
+        if self.min_received < 1:
+            raise ValueError(f"min_received is {self.min_received}; it must be at least 1")
+        if not 0 < self.min_buffer_change <= 1:
+            raise ValueError(f"min_buffer_change is {self.min_buffer_change}; it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)

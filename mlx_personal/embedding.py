@@ -67,9 +67,9 @@ class EmbeddingConfig:
 
     def __post_init__(self) -> None:
         if self.embedder != "hidden-states" and not self.embedder.startswith("sentence-transformers:"):
-            raise ValueError("embedder must be hidden-states or sentence-transformers:MODEL")
+            raise ValueError(f"embedder is {self.embedder!r}; it must be hidden-states or sentence-transformers:MODEL")
         if self.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
 
 
 class Embedder(Protocol):

@@ -1,4 +1,4 @@
-"""The demo: the embedded model, a fictional user's conversations, and the loop run on them."""
+"""The demo: the learning loop on the embedded model and a fictional user's conversations."""
 
 from mlx_personal.demo.runner import DemoResult, run_demo
 

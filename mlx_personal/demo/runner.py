@@ -1,7 +1,7 @@
-"""Runs all eight steps of the loop on the bundled conversations, offline, and measures each.
+"""Run all eight steps of the learning loop on the bundled conversations, offline, and measure each step.
 
-The fictional user's preferred answers are bundled with the conversations. They are used only for the dialogues that the
-selection asks about, as a person would be asked.
+The fictional user's preferred answers are bundled with the conversations. As with a real user, they are used only for
+the dialogues that were selected.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.runtime.device import device_name, peak_memory_bytes
 from mlx_personal.selection import SelectionConfig
 
-# What differs from the defaults, and why. A buffer of 96 bins: the stream has 480 conversations, not thousands. All
-# questions in one day. A higher learning rate: the embedded model is a thousand times smaller than those the default is
-# for. Shorter answers: it never generates long ones.
+# Differences from the defaults: 96 bins, because the stream has only 480 conversations; all questions in one day; a
+# higher learning rate, because the embedded model is a thousand times smaller than the models that the default is for;
+# shorter answers, because it never generates long ones.
 CONFIG: Final = Config(
     selection=SelectionConfig(bins=96),
     annotation=AnnotationConfig(questions_per_day=1000),
@@ -40,7 +40,7 @@ CONFIG: Final = Config(
     chat=ChatConfig(max_tokens=80),
 )
 
-# Held-out questions that are asked at the end, to show the difference.
+# Number of held-out questions that are asked again at the end, to show the difference.
 NUM_FINAL_QUESTIONS: Final = 3
 
 _CREATOR: Final = "demo"
@@ -52,22 +52,22 @@ class DemoResult:
     """The measurements of the demo. Its fields are the keys of `--json`.
 
     Attributes:
-        observed: Conversations that were new to the stream.
-        selected: Bins that were filled.
-        replaced: Bins that were replaced.
-        asked: Questions that were answered.
-        synthetic_generated: Rewrites that were generated.
-        synthetic_kept: Rewrites that were kept.
+        observed: Number of conversations that were new to the stream.
+        selected: Number of filled bins.
+        replaced: Number of times that a bin was replaced.
+        asked: Number of questions that were answered.
+        synthetic_generated: Number of generated rewrites.
+        synthetic_kept: Number of kept rewrites.
         rouge1_before: ROUGE-1 of the base model on the held-out dialogues.
         rouge1_after: ROUGE-1 of the adapted model.
-        rouge1_gain_ci: 95 % interval of the gain.
-        seconds: Seconds by stage.
-        peak_memory_bytes: The most that MLX held.
+        rouge1_gain_ci: 95 % confidence interval of the gain.
+        seconds: Seconds by stage, and in total.
+        peak_memory_bytes: Peak memory of the process.
         device: Name of the device.
         model: Name of the base model.
         adapter_path: Folder of the adapter.
-        evaluation: The comparison on the held-out dialogues.
-        asked_again: For some held-out questions the question, the base model's answer and the adapted model's.
+        evaluation: The comparison of the two models on the held-out dialogues.
+        asked_again: Some held-out questions, each with the base model's answer and the adapted model's.
     """
 
     observed: int
@@ -89,14 +89,17 @@ class DemoResult:
 
 
 def run_demo(folder: Path, on_progress: Progress = ignore_progress) -> DemoResult:
-    """Create the demo's profile from scratch and run the loop on it.
+    """Create the demo's profile from scratch and run the learning loop on it.
 
     Args:
         folder: The profile's folder; an earlier demo's profile there is replaced.
-        on_progress: Receives an event after each step, whose `detail` is a line of text about it.
+        on_progress: Receives an event after each step, whose `detail` is a line of text about the step.
+
+    Returns:
+        The measurements.
 
     Raises:
-        UserError: The folder holds a profile that the demo has not created.
+        UserError: If the folder is a profile that the demo has not created.
     """
 
     def report(step: str, text: str) -> None:
@@ -166,7 +169,7 @@ def _remove_earlier_demo(folder: Path) -> None:
     if not folder.exists():
         return
     if (folder / "profile.db").exists():
-        store = Store(folder)  # takes the lock, which fails while another demo is running
+        store = Store(folder)  # locks the folder, which fails while another demo is running
         creator = store.creator()
         store.close()
         if creator != _CREATOR:
@@ -177,7 +180,7 @@ def _remove_earlier_demo(folder: Path) -> None:
 
 
 def _load_stream() -> dict[Dialogue, Dialogue]:
-    """Return the bundled conversations in order, each with its version that has the user's preferred answers."""
+    """Return the bundled conversations in order, each with its version that contains the preferred answers."""
     stream = {}
     for line in (files("mlx_personal.demo") / "stream.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -187,7 +190,7 @@ def _load_stream() -> dict[Dialogue, Dialogue]:
 
 
 def _annotate(personalizer: Personalizer, preferred: dict[str, Dialogue]) -> int:
-    """Answer all questions as the user would; return how many there were."""
+    """Answer all questions as the user would, and return their number."""
     with personalizer.measure("annotation"):
         questions = personalizer.annotations.questions()
         for question in questions:
@@ -200,9 +203,9 @@ def _annotate(personalizer: Personalizer, preferred: dict[str, Dialogue]) -> int
 
 
 def _ask_again(personalizer: Personalizer, evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
-    """Ask some held-out questions in a chat; return each with the base model's answer and the adapted model's."""
+    """Ask some held-out questions again in chats; return each with the base model's and the adapted model's answer."""
     with personalizer.measure("chat"):
-        # Dialogues of one turn, and not of a few words: small talk shows little.
+        # Dialogues of one turn and of more than a few words, since small talk shows little.
         samples = [s for s in evaluation.samples if len(s.questions) == 1 and len(words(s.questions[0])) > 3]
         samples = samples[:NUM_FINAL_QUESTIONS]
         answers = []

@@ -1,4 +1,4 @@
-"""Evaluation [Qin24 §4.1]: ROUGE of generated against preferred answers, on dialogues that are held out of training."""
+"""Evaluation [Qin24 §4.1]: ROUGE of generated against preferred answers, on dialogues held out of training."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.cpu_ops import fast_ops
 
-# Tokens of one padded batch: its logits, with a vocabulary of 128k, take 0.5 GB.
+# Maximum number of tokens of a padded batch, whose logits take 0.5 GB with a vocabulary of 128k.
 _BATCH_TOKENS = 1024
 
 
@@ -25,7 +25,7 @@ class AnswerLoss:
     """The loss of one dialogue's assistant turns.
 
     Attributes:
-        nats: Sum of the cross entropy over the target tokens.
+        nats: Sum of the cross entropies of the target tokens.
         tokens: Number of target tokens.
     """
 
@@ -38,15 +38,15 @@ def answer_losses(lm: LanguageModel, dialogues: Sequence[Dialogue], max_tokens: 
 
     Args:
         lm: The model, with any adapter that is attached to it.
-        dialogues: The dialogues with the preferred answers. One without targets has 0 nats on 0 tokens.
-        max_tokens: Tokens of the longest sample; a longer one loses its beginning.
+        dialogues: The dialogues with the preferred answers. One without targets has a loss of 0 nats over 0 tokens.
+        max_tokens: Maximum number of tokens of a sample; a longer one is truncated from the left.
     """
     longest = min(max_tokens, lm.context_length)
     samples = [(i, sample) for i, d in enumerate(dialogues) for sample in make_samples(lm, [d], longest).samples]
     samples.sort(key=lambda pair: len(pair[1]))
     nats, tokens = np.zeros(len(dialogues)), np.zeros(len(dialogues), int)
     while samples:
-        # The longest first. Padding comes after the tokens, where a causal mask hides it from them.
+        # The longest first. Padding is on the right, where a causal mask hides it from the tokens.
         width = len(samples[-1][1])
         count = max(1, _BATCH_TOKENS // width)
         batch, samples = samples[-count:], samples[:-count]
@@ -63,7 +63,7 @@ def answer_losses(lm: LanguageModel, dialogues: Sequence[Dialogue], max_tokens: 
 
 
 def _cross_entropies(lm: LanguageModel, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the cross entropy of each target given the inputs up to its position: int [B, T] -> float32 [B, T]."""
+    """Return the cross entropy of each target, given the inputs up to its position: int [B, T] -> float32 [B, T]."""
     with fast_ops(lm.model):
         logits = lm.model(mx.array(inputs)).astype(mx.float32)
         at_target = mx.take_along_axis(logits, mx.array(targets)[..., None], axis=-1).squeeze(-1)

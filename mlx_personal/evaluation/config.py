@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-# The fraction is exact in every block of at most this many groups; it is the inverse of the smallest fraction.
-LARGEST_BLOCK: Final = 20
+# Largest denominator of the held-out fraction. Its inverse is the smallest fraction.
+MAX_DENOMINATOR: Final = 20
 
 
 @dataclass(frozen=True)
@@ -14,14 +14,14 @@ class EvaluationConfig:
     """Settings of the held-out split and of the comparison.
 
     Attributes:
-        holdout_ratio: Fraction of the groups of near-duplicates that is held out, 0.05 to 0.5; it is rounded to the
-            nearest fraction with a denominator of at most 20.
-        max_tokens: Most tokens of a generated answer.
-        seed: Random seed of the split and of the bootstrap. Changing it, or holdout_ratio, leaves known groups where
-            they are.
+        holdout_ratio: Fraction of the groups of near-duplicates that is held out, 0.05 to 0.5, rounded to the nearest
+            fraction with a denominator of at most 20.
+        max_tokens: Maximum number of tokens of a generated answer.
+        seed: Random seed of the split and of the bootstrap. A change of the seed or of `holdout_ratio` applies to new
+            groups only.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: If a setting is out of its range.
     """
 
     holdout_ratio: float = 0.1
@@ -29,9 +29,9 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 / LARGEST_BLOCK <= self.holdout_ratio <= 0.5:
-            raise ValueError(f"holdout_ratio is {self.holdout_ratio}; it must lie in {1 / LARGEST_BLOCK}..0.5")
+        if not 1 / MAX_DENOMINATOR <= self.holdout_ratio <= 0.5:
+            raise ValueError(f"holdout_ratio is {self.holdout_ratio}; it must lie in {1 / MAX_DENOMINATOR}..0.5")
         if not 1 <= self.max_tokens <= 100_000:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must lie in 1..100,000")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"the seed is {self.seed}; it must lie in 0..2^63, the end left out")
+            raise ValueError(f"seed is {self.seed}; it must lie in 0..{2**63 - 1:,}")

@@ -1,4 +1,4 @@
-"""Comparison of two models: generated answers, their ROUGE against the preferred answers, and a confidence interval.
+"""Compare two models: generate answers, score them by ROUGE against the preferred answers, and bootstrap the gain.
 
 The fields of these dataclasses are the keys under which profiles store evaluations.
 """
@@ -19,20 +19,20 @@ from mlx_personal.progress import Progress
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
 
-# Resamples drawn at once, which limits memory to this many times the number of values.
+# Number of resamples drawn at once, which limits memory.
 _CHUNK: Final = 1_000
 
 
 @dataclass(frozen=True)
 class MetricChange:
-    """The mean of a metric over dialogues before and after, and the 95 % interval of the mean difference.
+    """The mean of a metric over dialogues for two models, and the 95 % confidence interval of the mean difference.
 
     Attributes:
         before: Mean of the first model.
         after: Mean of the second model.
         gain: Mean of the differences.
-        low: Lower end of the interval of the gain.
-        high: Upper end of the interval of the gain.
+        low: Lower end of the confidence interval of the gain.
+        high: Upper end of the confidence interval of the gain.
     """
 
     before: float
@@ -44,7 +44,7 @@ class MetricChange:
 
 @dataclass(frozen=True)
 class EvaluatedDialogue:
-    """A held-out dialogue with the answers of both models; one tuple entry per turn, scores 0..1 are means over turns.
+    """A held-out dialogue with the answers of two models. Tuples have an entry per turn; scores are means, 0..1.
 
     Attributes:
         questions: The user's turns.
@@ -97,14 +97,14 @@ def generate_answers(
     Args:
         lm: The model, with any adapter that is attached to it.
         dialogues: The dialogues to answer.
-        max_tokens: Most tokens of an answer.
-        on_progress: Receives an event for each finished answer.
+        max_tokens: Maximum number of tokens of an answer.
+        on_progress: Receives an event of stage `generation` for each finished answer.
 
     Returns:
-        For each dialogue its answers.
+        The answers of each dialogue.
 
     Raises:
-        ValueError: An assistant turn of a dialogue consists of thoughts only.
+        ValueError: If an assistant turn of a dialogue consists of thoughts only.
     """
     contexts = [[context for context, _ in d.without_thoughts().exchanges()] for d in dialogues]
     prompts = [lm.tokenize_prompt(context) for context in itertools.chain.from_iterable(contexts)]
@@ -127,7 +127,7 @@ def compare_answers(
         The scores of both models and the paired differences.
 
     Raises:
-        ValueError: There are no dialogues, or not one answer for each assistant turn.
+        ValueError: If there are no dialogues, or not one answer for each assistant turn.
     """
     if not preferred:
         raise ValueError("there is no dialogue to evaluate on")
@@ -143,7 +143,7 @@ def compare_answers(
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean.
 
-    Of paired differences it is the interval of the paired bootstrap. A single value gives an interval of that point.
+    For paired differences it is the interval of the paired bootstrap. For a single value both ends are that value.
 
     Args:
         values: The values.
@@ -154,7 +154,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
         The 2.5th and the 97.5th percentile of the resampled means.
 
     Raises:
-        ValueError: There are no values.
+        ValueError: If there are no values.
 
     References:
         [Efron93]

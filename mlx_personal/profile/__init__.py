@@ -13,7 +13,7 @@ from mlx_personal.profile.records import (
     SyntheticRow,
     TrainingSource,
 )
-from mlx_personal.profile.store import Store, check_profile_exists, holds_profile
+from mlx_personal.profile.store import Store, check_profile_exists, is_profile
 
 __all__ = [
     "AdapterRow",
@@ -29,5 +29,5 @@ __all__ = [
     "SyntheticRow",
     "TrainingSource",
     "check_profile_exists",
-    "holds_profile",
+    "is_profile",
 ]

@@ -16,7 +16,7 @@ _APPLICATION: Final = "mlx-personal"
 
 @dataclass(frozen=True)
 class Home:
-    """The folder that holds all profiles, each in a folder of its own.
+    """The folder of all profiles, each of which has its own folder in it.
 
     Attributes:
         folder: The folder, which need not exist.
@@ -26,7 +26,7 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """Return the home folder that the environment names, or else the system's folder for application data."""
+        """Return the home folder that the environment sets, or else the system's folder for application data."""
         configured = os.environ.get("MLX_PERSONAL_HOME")
         return cls(Path(configured).expanduser() if configured else application_folder())
 
@@ -37,7 +37,7 @@ class Home:
             name: Name of the profile, which need not exist.
 
         Raises:
-            UserError: The name is not allowed, as it could lead out of the home folder.
+            UserError: If the name is not valid; it could lead out of the home folder.
         """
         if not re.fullmatch(r"[\w][\w.-]{0,63}", name):
             raise UserError(f"{name!r} is not a valid profile name", hint="use letters, digits, '-', '_' and '.'")
@@ -49,11 +49,11 @@ class Home:
 
 
 def application_folder() -> Path:
-    """Return this application's folder as the system places it.
+    """Return the system's folder for this application's data.
 
     Returns:
         `~/Library/Application Support/mlx-personal` on macOS, else `mlx-personal` in `XDG_CONFIG_HOME` or `~/.config`.
-        The same as `click.get_app_dir`, without importing click.
+        This is the result of `click.get_app_dir`, without importing click.
     """
     if sys.platform == "darwin":
         parent = os.path.expanduser("~/Library/Application Support")

@@ -1,6 +1,6 @@
 """The migrations of a profile's database: ordered SQL steps that are never changed after a release.
 
-`PRAGMA user_version` holds how many have been applied.
+`PRAGMA user_version` stores how many have been applied.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Records that the store reads and writes, one dataclass per kind of row."""
+"""Records of a profile's database: one dataclass for each kind of row."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class DialogueRow:
     """A dialogue of the stream.
 
     Attributes:
-        id: Number of the dialogue; ids rise along the stream.
+        id: Id of the dialogue; ids increase along the stream.
         dialogue: The dialogue itself.
-        source: Where it comes from.
+        source: Where the dialogue comes from, such as a file or `chat`.
         adapter_id: Adapter that generated the answers in `chat`; None for all other dialogues.
         received_at: Time of arrival, UTC.
     """
@@ -39,7 +39,7 @@ class DialogueRow:
 
 @dataclass(frozen=True)
 class DecisionRow:
-    """The decision of the selection on a dialogue, under the names of the table's columns.
+    """The decision of the selection on a dialogue. The fields have the names of the table's columns.
 
     Attributes:
         dialogue_id: The dialogue.
@@ -48,9 +48,9 @@ class DecisionRow:
         eoe: Entropy of embedding.
         dss: Domain specific score.
         idd: In-domain dissimilarity.
-        slot: Bin that the dialogue was put into; None if it was not kept.
+        slot: Bin of the dialogue; None if it was not selected.
         replaced_id: Dialogue that was replaced, if any.
-        detail: What explains the decision, see `selection.Decision`.
+        detail: Explanation of the decision, see `selection.Decision`.
         decided_at: Time of the decision, UTC.
     """
 
@@ -77,7 +77,7 @@ class BinRow:
 
     Attributes:
         slot: Number of the bin.
-        dialogue_id: The dialogue it holds.
+        dialogue_id: Id of its dialogue.
         dialogue: The dialogue itself.
         vector: Its embedding, float32 [D] of unit norm.
         eoe: Entropy of embedding.
@@ -103,7 +103,7 @@ class AnnotationRow:
     """A verdict of the user on a dialogue.
 
     Attributes:
-        id: Number of the annotation.
+        id: Id of the annotation.
         dialogue_id: The dialogue.
         verdict: `accept`, `edit`, `rewrite` or `skip`.
         preferred: The dialogue with the preferred answers; None for a skipped one.
@@ -136,12 +136,12 @@ class AnnotationRow:
 
 @dataclass(frozen=True)
 class AnnotationCounts:
-    """Numbers of annotations in force.
+    """Numbers of current annotations: those that were neither undone nor replaced.
 
     Attributes:
-        annotated: Annotations with a preferred answer.
-        held_out: Those of them that are held out for evaluation.
-        skipped: Dialogues that the user skipped.
+        annotated: Number of annotations with a preferred answer.
+        held_out: Number of these that are held out for evaluation.
+        skipped: Number of dialogues that the user skipped.
     """
 
     annotated: int
@@ -151,13 +151,13 @@ class AnnotationCounts:
 
 @dataclass(frozen=True)
 class NewSynthetic:
-    """A synthetic text to store.
+    """A synthetic dialogue to store.
 
     Attributes:
         annotation_id: The annotation it was generated for.
-        dialogue: The dialogue that was parsed from it; None if it could not be parsed.
+        dialogue: The dialogue parsed from the generated text; None if it could not be parsed.
         raw_text: The generated text.
-        rouge1: ROUGE-1 against the original; None where there is no dialogue.
+        rouge1: ROUGE-1 against the original; None without a dialogue.
         kept: Whether it is trained on.
         reason: Why it was kept or dropped.
     """
@@ -172,14 +172,14 @@ class NewSynthetic:
 
 @dataclass(frozen=True)
 class SyntheticRow:
-    """A stored synthetic text, kept or not.
+    """A stored synthetic dialogue, kept or not.
 
     Attributes:
-        id: Number of the text.
-        run_id: The synthesis that generated it.
+        id: Id of the synthetic dialogue.
+        run_id: The synthesis run that generated it.
         annotation_id: The annotation it was generated for.
-        dialogue: The dialogue that was parsed from it; None if it could not be parsed.
-        rouge1: ROUGE-1 against the original; None where there is no dialogue.
+        dialogue: The dialogue parsed from the generated text; None if it could not be parsed.
+        rouge1: ROUGE-1 against the original; None without a dialogue.
         kept: Whether it is trained on.
         reason: Why it was kept or dropped.
     """
@@ -208,14 +208,14 @@ class SyntheticRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """A synthesis or a training.
+    """A synthesis run or a training run.
 
     Attributes:
-        id: Number of the run.
+        id: Id of the run.
         kind: `synthesis` or `training`.
         model: Fingerprint of the base model.
-        config: Its settings, and for a training the ids it had seen.
-        received: Dialogues received when it began.
+        config: Its settings, and for a training run the last ids before it, see `Store.last_ids`.
+        received: Number of dialogues received when it began.
         started_at: Time of its start, UTC.
         finished_at: Time of its end, UTC; None until it has finished.
         result: Its result; None until it has finished.
@@ -239,13 +239,13 @@ class RunRow:
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """What one sample of a training was made of.
+    """The source of one example of a training run.
 
     Attributes:
-        position: Number of the example in the training set.
-        dialogue_id: Dialogue of the stream that it goes back to.
+        position: Index of the example in the training set.
+        dialogue_id: Dialogue of the stream that it comes from.
         annotation_id: Annotation of that dialogue.
-        synthetic_id: Synthetic text; None for the annotated dialogue itself.
+        synthetic_id: Id of the synthetic dialogue; None for the annotated dialogue itself.
     """
 
     position: int
@@ -259,12 +259,12 @@ class AdapterRow:
     """A trained adapter.
 
     Attributes:
-        id: Number of the adapter.
-        run_id: The training that made it.
+        id: Id of the adapter.
+        run_id: The training run that created it.
         folder: Its folder, relative to the profile's.
         model: Fingerprint of its base model.
         created_at: Time of its creation, UTC.
-        evaluation: Its comparison with the base model as JSON; None until it has been compared.
+        evaluation: Its comparison with the base model as JSON; None until it has been evaluated.
         promoted: Whether `chat` uses it.
     """
 
@@ -292,7 +292,7 @@ def load_dialogue(messages: str) -> Dialogue:
     """Return a stored dialogue.
 
     Raises:
-        UserError: The stored text is damaged.
+        UserError: If the stored text is damaged.
     """
     try:
         return Dialogue.from_messages(json.loads(messages))

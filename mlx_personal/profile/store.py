@@ -1,4 +1,4 @@
-"""The profile's database: each method is one query or one transaction. No rule of the loop is decided here."""
+"""The profile's database: each method is one query or one transaction, without any rules of the learning loop."""
 
 from __future__ import annotations
 
@@ -32,27 +32,30 @@ from mlx_personal.storage.files import remove_partials
 
 PROFILE = DatabaseSchema("profile", "profile.db", MIGRATIONS, "use another profile", "set MLX_PERSONAL_HOME elsewhere")
 
-# Dialogues are decided on in the order of the stream, so those after the last decision are the unscored ones. A search
-# for dialogues without a decision would take longer the longer the stream is.
+# Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
+# without a decision would take longer the longer the stream is.
 _LAST_DECIDED = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
-# Annotations in force that have a preferred answer.
+# Current annotations that have a preferred answer.
 _PREFERRED = "undone = 0 AND messages IS NOT NULL"
-# Dialogues of the buffer, and those whose verdict was undone, without those that have a verdict in force.
+# Dialogues of the buffer and those whose verdict was undone, except those that have a current verdict.
 _OPEN_QUESTIONS = (
     "SELECT dialogue_id FROM bins UNION SELECT dialogue_id FROM annotations"
     " EXCEPT SELECT dialogue_id FROM annotations WHERE undone = 0"
 )
-# The texts of the latest synthesis of every annotation in force.
+# The synthetic dialogues of the latest synthesis run of every current annotation.
 _LATEST_SYNTHETIC = (
     "synthetic JOIN annotations ON annotations.id = annotation_id AND undone = 0"
     " WHERE run_id = (SELECT max(run_id) FROM synthetic AS s WHERE s.annotation_id = synthetic.annotation_id)"
 )
 
 
-def holds_profile(folder: Path) -> bool:
-    """Return whether a folder holds a complete profile of any version.
+def is_profile(folder: Path) -> bool:
+    """Return whether a folder is a complete profile of any version.
 
-    A full disk can leave a profile without a model, or without tables.
+    A full disk can leave a profile without a base model, or without tables.
+
+    Args:
+        folder: The folder.
     """
     path = folder / PROFILE.file_name
     if not path.exists():
@@ -64,12 +67,15 @@ def holds_profile(folder: Path) -> bool:
 
 
 def check_profile_exists(folder: Path) -> None:
-    """Check that a folder holds a complete profile.
+    """Check that a folder is a complete profile.
+
+    Args:
+        folder: The folder.
 
     Raises:
-        UserError: It does not.
+        UserError: If it is not.
     """
-    if not holds_profile(folder):
+    if not is_profile(folder):
         raise UserError("there is no profile here yet", folder, remedy=Action.CREATE_PROFILE)
 
 
@@ -77,8 +83,15 @@ class Store:
     """The database of one profile.
 
     Args:
-        folder: The profile's folder; created if it is missing.
-        write: Whether to take the profile's lock. A reader needs no lock.
+        folder: The profile's folder; created if it does not exist.
+        write: Whether to write, which locks the profile. Reading needs no lock.
+
+    Attributes:
+        folder: The profile's folder.
+        database: Its database.
+
+    Raises:
+        UserError: If the folder cannot be read or written, or another process is writing to it.
     """
 
     def __init__(self, folder: Path, write: bool = True):
@@ -92,7 +105,7 @@ class Store:
         self.database.close()
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Return a block whose changes are all made, or none of them."""
+        """Return a context manager in which all changes are made, or none of them if it raises."""
         return self.database.transaction()
 
     # The stream
@@ -103,10 +116,10 @@ class Store:
         Args:
             dialogues: Dialogues in the order of the stream.
             source: Where they come from.
-            adapter_id: Adapter that generated the answers, if one did.
+            adapter_id: Adapter that generated the answers, if any.
 
         Returns:
-            How many were new.
+            The number of new dialogues.
         """
         with self.transaction() as connection:
             cursor = connection.executemany(
@@ -117,11 +130,11 @@ class Store:
             return cursor.rowcount
 
     def dialogue_count(self) -> int:
-        """Return how many dialogues the stream has brought so far."""
+        """Return how many dialogues have been received."""
         return self.database.fetch_int("SELECT count(*) FROM dialogues")
 
     def dialogue(self, dialogue_id: int) -> DialogueRow | None:
-        """Return a dialogue of the stream, or None if there is none with this id."""
+        """Return the dialogue with this id, or None if there is none."""
         row = self.database.fetch_one("SELECT * FROM dialogues WHERE id = ?", dialogue_id)
         return None if row is None else DialogueRow.from_row(row)
 
@@ -157,9 +170,9 @@ class Store:
             action: `stored`, `replaced`, `kept-out` or `duplicate`.
             domain: Its dominant domain.
             scores: EOE, DSS and IDD.
-            slot: Bin that it was put into, if any.
+            slot: Its bin, if it was selected.
             replaced_id: Dialogue that was replaced, if any.
-            detail: What explains the decision, as plain JSON.
+            detail: Explanation of the decision, as plain JSON.
         """
         with self.transaction() as connection:
             connection.execute(
@@ -173,7 +186,7 @@ class Store:
         return None if row is None else DecisionRow.from_row(row)
 
     def put_bin(self, slot: int, dialogue_id: int, vector: np.ndarray, eoe: float, idd: float) -> None:
-        """Fill a bin, or replace what it holds.
+        """Fill a bin, or replace its dialogue.
 
         Args:
             slot: Number of the bin.
@@ -194,26 +207,26 @@ class Store:
         return [BinRow.from_row(row) for row in self.database.fetch_all(query)]
 
     def bin_count(self) -> int:
-        """Return how many bins are filled."""
+        """Return the number of filled bins."""
         return self.database.fetch_int("SELECT count(*) FROM bins")
 
     def highest_slot(self) -> int | None:
-        """Return the highest number of a filled bin, or None if all are empty."""
+        """Return the highest slot of the filled bins, or None if all are empty."""
         row = self.database.fetch_one("SELECT max(slot) FROM bins")
         return None if row is None else row[0]
 
     def action_counts(self) -> dict[str, int]:
-        """Return how many dialogues there are for each action of the selection."""
+        """Return the number of dialogues for each action of the selection."""
         query = "SELECT action, count(*) FROM decisions GROUP BY action"
         return {row[0]: row[1] for row in self.database.fetch_all(query)}
 
     def entropies(self) -> list[float]:
-        """Return the EOE of every scored dialogue in the order of the stream, without refused near-duplicates."""
+        """Return the EOE of every scored dialogue in the order of the stream, except for rejected near-duplicates."""
         query = "SELECT eoe FROM decisions WHERE action != 'duplicate' ORDER BY dialogue_id"
         return [row["eoe"] for row in self.database.fetch_all(query)]
 
     def changed_bins(self, after: int) -> int:
-        """Return how many different bins were filled or replaced by dialogues with an id above `after`."""
+        """Return the number of bins that were filled or replaced by dialogues with an id above `after`."""
         return self.database.fetch_int("SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ?", after)
 
     # Annotation
@@ -263,23 +276,27 @@ class Store:
         return int(row["dialogue_id"])
 
     def annotations(self, undone: bool = False) -> list[AnnotationRow]:
-        """Return the annotations in force in order; with `undone` also those that were undone or replaced."""
+        """Return the current annotations in order.
+
+        Args:
+            undone: Whether to include those that were undone or replaced.
+        """
         query = "SELECT * FROM annotations WHERE undone <= ? ORDER BY id"
         return [AnnotationRow.from_row(row) for row in self.database.fetch_all(query, int(undone))]
 
     def annotation_of(self, dialogue_id: int) -> AnnotationRow | None:
-        """Return the annotation in force of a dialogue, or None if there is none."""
+        """Return the current annotation of a dialogue, or None if there is none."""
         query = "SELECT * FROM annotations WHERE undone = 0 AND dialogue_id = ?"
         row = self.database.fetch_one(query, dialogue_id)
         return None if row is None else AnnotationRow.from_row(row)
 
     def annotation_times(self) -> list[tuple[int, str]]:
-        """Return the dialogue id and the UTC time of every annotation, also of those that were undone."""
+        """Return the dialogue id and the UTC time of every annotation, including those that were undone."""
         rows = self.database.fetch_all("SELECT dialogue_id, asked_at FROM annotations ORDER BY id")
         return [(row["dialogue_id"], row["asked_at"]) for row in rows]
 
     def annotation_counts(self) -> AnnotationCounts:
-        """Return how many annotations are in force, by kind."""
+        """Return the numbers of current annotations by kind."""
         row = self.database.fetch_one(
             "SELECT count(messages), coalesce(sum(held_out AND messages IS NOT NULL), 0), count(*) - count(messages)"
             " FROM annotations WHERE undone = 0"
@@ -287,23 +304,23 @@ class Store:
         return AnnotationCounts(0, 0, 0) if row is None else AnnotationCounts(*row)
 
     def preferred_annotations(self, held_out: bool) -> list[AnnotationRow]:
-        """Return the annotations in force with a preferred answer, on one side of the split."""
+        """Return the current annotations with a preferred answer on one side of the held-out split."""
         query = f"SELECT * FROM annotations WHERE {_PREFERRED} AND held_out = ? ORDER BY id"
         return [AnnotationRow.from_row(row) for row in self.database.fetch_all(query, int(held_out))]
 
     def last_preferred_id(self) -> int:
-        """Return the id of the latest annotation in force with a preferred answer that is not held out; 0 for none."""
+        """Return the id of the latest current annotation with a preferred answer that is not held out; 0 if none."""
         return self.database.fetch_int(f"SELECT max(id) FROM annotations WHERE {_PREFERRED} AND held_out = 0")
 
     def unsynthesized_count(self) -> int:
-        """Return how many annotated dialogues that are not held out have no synthetic set."""
+        """Return the number of annotated dialogues that are not held out and have no synthetic dialogues."""
         return self.database.fetch_int(
             f"SELECT count(*) FROM annotations WHERE {_PREFERRED} AND held_out = 0"
             " AND id NOT IN (SELECT annotation_id FROM synthetic)"
         )
 
     def open_question_ids(self) -> list[int]:
-        """Return the ids of the dialogues that wait for a verdict, oldest first.
+        """Return the ids of the dialogues without a verdict, oldest first.
 
         These are the dialogues of the buffer, and those whose verdict was undone even if they left the buffer.
         """
@@ -311,17 +328,17 @@ class Store:
         return [row["dialogue_id"] for row in rows]
 
     def open_question_count(self) -> int:
-        """Return how many dialogues wait for a verdict."""
+        """Return the number of dialogues without a verdict."""
         return self.database.fetch_int(f"SELECT count(*) FROM ({_OPEN_QUESTIONS})")
 
     def last_ids(self) -> dict[str, int]:
-        """Return the ids of the last decision and the last annotation, which a training records as seen."""
+        """Return the ids of the last decision and the last annotation, which a training run stores in its config."""
         return {
             "last_dialogue": self.database.fetch_int("SELECT max(dialogue_id) FROM decisions"),
             "last_annotation": self.database.fetch_int("SELECT max(id) FROM annotations"),
         }
 
-    # Runs and synthetic sets
+    # Runs and synthetic dialogues
 
     def begin_run(self, kind: str, model: str, config: dict[str, Any]) -> int:
         """Record the start of a run.
@@ -373,7 +390,7 @@ class Store:
         return None if row is None else RunRow.from_row(row)
 
     def add_synthetic(self, run_id: int, texts: Iterable[NewSynthetic]) -> None:
-        """Store the texts of a synthesis; they replace those of earlier runs for the same annotations."""
+        """Store the dialogues of a synthesis run; they replace those of earlier runs for the same annotations."""
         values = [
             (
                 run_id,
@@ -394,20 +411,20 @@ class Store:
             )
 
     def synthetic(self) -> list[SyntheticRow]:
-        """Return the texts of the latest synthesis of every annotation in force."""
+        """Return the synthetic dialogues of the latest synthesis run of every current annotation."""
         query = f"SELECT synthetic.* FROM {_LATEST_SYNTHETIC} ORDER BY synthetic.id"
         return [SyntheticRow.from_row(row) for row in self.database.fetch_all(query)]
 
     def synthetic_counts(self) -> tuple[int, int]:
-        """Return how many texts `synthetic` has, and how many of them are kept."""
+        """Return the number of dialogues that `synthetic` returns, and how many of them are kept."""
         row = self.database.fetch_one(f"SELECT count(*), coalesce(sum(kept), 0) FROM {_LATEST_SYNTHETIC}")
         return (0, 0) if row is None else (row[0], row[1])
 
     def add_training_sources(self, run_id: int, sources: Sequence[tuple[int, int | None]]) -> None:
-        """Record what a training is made of.
+        """Record the sources of a training run's examples.
 
         Args:
-            run_id: The training.
+            run_id: The training run.
             sources: For each example its annotation id, and its synthetic id or None for the annotated dialogue itself.
         """
         with self.transaction() as connection:
@@ -417,7 +434,7 @@ class Store:
             )
 
     def training_sources(self, run_id: int) -> list[TrainingSource]:
-        """Return what a training was made of, in order."""
+        """Return the sources of a training run's examples, in order."""
         rows = self.database.fetch_all(
             "SELECT position, dialogue_id, annotation_id, synthetic_id FROM training_rows"
             " JOIN annotations ON annotations.id = annotation_id WHERE run_id = ? ORDER BY position",
@@ -426,7 +443,7 @@ class Store:
         return [TrainingSource(**dict(row)) for row in rows]
 
     def checkpoint_folder(self, run_id: int) -> Path:
-        """Return the folder that holds a training's checkpoints until it has finished."""
+        """Return the folder of a training run's checkpoints, which exists until the run has finished."""
         return self.folder / f"training/{run_id:04d}"
 
     # Adapters
@@ -435,7 +452,7 @@ class Store:
         """Record a trained adapter.
 
         Args:
-            run_id: The training that made it.
+            run_id: The training run that created it.
             folder: Its folder, relative to the profile's.
             model: Fingerprint of its base model.
 
@@ -455,7 +472,7 @@ class Store:
             connection.execute("UPDATE adapters SET evaluation = ? WHERE id = ?", (json.dumps(evaluation), adapter_id))
 
     def promote(self, adapter_id: int | None) -> None:
-        """Promote an adapter on the current base model; None is the base model itself."""
+        """Promote an adapter on the current base model; None promotes the base model itself."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO promotions (model, adapter_id, promoted_at) VALUES (?, ?, ?)",
@@ -474,16 +491,16 @@ class Store:
         return [row[0] for row in self.database.fetch_all(query, self.fingerprint())]
 
     def adapters(self) -> list[AdapterRow]:
-        """Return all adapters in order, those of other base models included."""
+        """Return all adapters in order, including those of other base models."""
         promoted = (self.promotions() or [None])[-1]
         rows = self.database.fetch_all("SELECT * FROM adapters ORDER BY id")
         return [AdapterRow.from_row(row, row["id"] == promoted) for row in rows]
 
     def adapter_count(self) -> int:
-        """Return how many adapters there are, those of other base models included."""
+        """Return the number of adapters, including those of other base models."""
         return self.database.fetch_int("SELECT count(*) FROM adapters")
 
-    # What the program stores about the profile itself
+    # Metadata of the profile
 
     def model_name(self) -> str | None:
         """Return the name of the current base model; None before one is set."""
@@ -500,15 +517,15 @@ class Store:
             self._set_meta("model", name)
 
     def embedding_signature(self) -> str | None:
-        """Return what the stored vectors and entropies were computed with; None before the first ones."""
+        """Return the embedder and the estimator of the stored vectors and entropies; None before the first ones."""
         return self._meta("embedded_by")
 
     def set_embedding_signature(self, signature: str) -> None:
-        """Record what the stored vectors and entropies are computed with."""
+        """Record the embedder and the estimator of the stored vectors and entropies."""
         self._set_meta("embedded_by", signature)
 
     def creator(self) -> str | None:
-        """Return which program created the profile; None for the user."""
+        """Return the name of the program that created the profile; None if the user did."""
         return self._meta("made_by")
 
     def set_creator(self, creator: str) -> None:

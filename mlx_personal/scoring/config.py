@@ -15,7 +15,10 @@ class ScoringConfig:
     """Settings of the scoring.
 
     Attributes:
-        entropy_estimator: Estimator of EOE, a name in `ESTIMATORS`.
+        entropy_estimator: Estimator of EOE, a name in `ESTIMATOR_NAMES`.
+
+    Raises:
+        ValueError: If no estimator has this name.
     """
 
     entropy_estimator: str = "spectral"
@@ -25,13 +28,13 @@ class ScoringConfig:
 
 
 def check_estimator(name: str) -> None:
-    """Check that an entropy estimator has this name.
+    """Check that there is an entropy estimator with this name.
 
     Args:
-        name: Name to check.
+        name: The name.
 
     Raises:
-        ValueError: No estimator has this name; the message gives the nearest one.
+        ValueError: If no estimator has this name; the message suggests the closest one.
     """
     if name not in ESTIMATOR_NAMES:
         nearest = difflib.get_close_matches(name, ESTIMATOR_NAMES, n=1, cutoff=0.0)[0]

@@ -1,7 +1,7 @@
 """IDD, the in-domain dissimilarity [Qin24 §3.2]: how different a dialogue is from the selected ones of its domain.
 
-IDD = 1/R * sum over the R selected dialogues of the domain of (1 - cos), clipped to 0..1. As vectors have unit norm,
-the mean of the cosines is one product with their running sum: O(D) per dialogue, however many are selected.
+IDD = 1/R * sum over the R selected dialogues of the domain of (1 - cos), clipped to 0..1. Because vectors have unit
+norm, the mean of the cosines is one product with the running sum of the vectors: O(D) per dialogue for any R.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 
 def in_domain_dissimilarity(vector: np.ndarray, domain_sum: np.ndarray | None, count: int) -> float:
-    """Return the mean cosine distance from one vector to `count` others, 0..1; 1 where there are none.
+    """Return the mean cosine distance from one vector to the others of its domain, 0..1; 1 if there are none.
 
     Args:
         vector: Embedding of the dialogue, [D] of unit norm.
-        domain_sum: Sum of the other vectors, float64 [D]; None where there are none.
+        domain_sum: Sum of the other vectors, float64 [D]; None if there are none.
         count: Number of the other vectors.
     """
     if domain_sum is None or count == 0:
@@ -25,7 +25,7 @@ def in_domain_dissimilarity(vector: np.ndarray, domain_sum: np.ndarray | None, c
 
 
 def leave_one_out_dissimilarity(vectors: np.ndarray, domain_sum: np.ndarray) -> np.ndarray:
-    """Return for each of the vectors of a domain the mean cosine distance to the others, [N]; 1 for a single one.
+    """Return the mean cosine distance of each vector of a domain to the others, [N]; 1 for a single vector.
 
     Args:
         vectors: Embeddings, [N, D] of unit norm.
@@ -39,7 +39,7 @@ def leave_one_out_dissimilarity(vectors: np.ndarray, domain_sum: np.ndarray) -> 
 
 
 def in_domain_dissimilarity_reference(vector: np.ndarray, others: Sequence[np.ndarray]) -> float:
-    """Return the IDD by its definition, over the list of the other vectors: the reference of the functions above.
+    """Return the IDD by its definition: the reference for the functions above.
 
     Args:
         vector: Embedding of the dialogue, [D].

@@ -1,8 +1,9 @@
 """EOE, the entropy of embedding [Qin24 §3.2]: how much the token states of a text differ from each other.
 
-The paper defines EOE = -sum p log p / log n and leaves p open. `ESTIMATORS` has three readings of it by name;
-`benchmarks/results/entropy.md` reports how well each separates real dialogues from degenerate ones. An entropy sees one
-text only: boilerplate and word salad are left to the other scores and to the refusal of near-duplicates.
+The paper defines EOE = -sum p log p / log n and does not define p. `ESTIMATORS` has three interpretations of it;
+`benchmarks/results/entropy.md` reports how well each separates real dialogues from degenerate ones. An entropy depends
+on one text only and does not detect boilerplate or word salad; the other scores and the rejection of near-duplicates
+do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> flo
         estimator: A name in `ESTIMATORS`.
 
     Raises:
-        ValueError: No estimator has this name, or the states have another shape or are not finite.
+        ValueError: If no estimator has this name, or the states have another shape or are not finite.
     """
     check_estimator(estimator)
     return ESTIMATORS[estimator](_checked(states).astype(np.float64))
@@ -37,15 +38,15 @@ def entropy_of_embedding(states: np.ndarray, estimator: str = "spectral") -> flo
 def entropies_of_embedding(dialogues: Sequence[np.ndarray], estimator: str = "spectral") -> list[float]:
     """Return the EOE of each dialogue, computed by the scoring kernels.
 
-    On a GPU all kernels are launched before the first result is read. An estimator without a kernel computes one
-    dialogue after the other in float64.
+    On a GPU all kernels are launched before the first result is read. Estimators without a kernel process the dialogues
+    one by one in float64.
 
     Args:
         dialogues: Token states of each dialogue, [T, D].
         estimator: A name in `ESTIMATORS`.
 
     Raises:
-        ValueError: No estimator has this name, or the states have another shape or are not finite.
+        ValueError: If no estimator has this name, or the states have another shape or are not finite.
     """
     check_estimator(estimator)
     if estimator not in _KERNELS:
@@ -58,11 +59,11 @@ def entropies_of_embedding(dialogues: Sequence[np.ndarray], estimator: str = "sp
 def spectral(states: np.ndarray) -> float:
     """Return the mean entropy of the token Gram matrix's spectrum in windows of 64 tokens.
 
-    p are the shares of the eigenvalues of the centered Gram matrix. The windows cover the text and are spread evenly,
-    so neighbors overlap where 64 does not divide the length; with shorter windows instead, a text of 65 tokens would
-    score a tenth below one of 64. The entropy of each window is divided by log 64, whatever its length, so that a few
-    words cannot score high, and the mean is clipped to 0..1. Windows keep a text from scoring for its length alone; in
-    return, what repeats after more than about 30 tokens looks varied.
+    p are the eigenvalues of the centered Gram matrix divided by their sum. The windows cover the text and are spread
+    evenly, so they overlap if 64 does not divide the length; with shorter windows instead, a text of 65 tokens would
+    score a tenth below one of 64. The entropy of each window is divided by log 64 for any length, so that a few words
+    cannot score high, and the mean is clipped to 0..1. Windows keep long texts from scoring high for their length
+    alone; the disadvantage is that text that repeats after more than about 30 tokens appears to be varied.
 
     Args:
         states: Token states, float64 [T, D]. Fewer than two tokens, or equal ones, give 0.
@@ -77,7 +78,7 @@ def spectral(states: np.ndarray) -> float:
 def spectral_whole(states: np.ndarray) -> float:
     """Return the entropy of the same spectrum over the whole text, divided by log T.
 
-    It is stricter on long repetitions than `spectral`, and falls with the length of the text.
+    It detects long repetitions better than `spectral`, and decreases with the length of the text.
 
     Args:
         states: Token states, float64 [T, D]. Fewer than two tokens give 0.
@@ -89,10 +90,10 @@ def spectral_whole(states: np.ndarray) -> float:
 
 
 def histogram(states: np.ndarray) -> float:
-    """Return the entropy as the script released with [Qin24] computes it, for comparison.
+    """Return the entropy as in the script of the authors of [Qin24], for comparison.
 
-    p is density times width over 100 bins of the values of the last token's state, in bits, divided by log2(T + 1). The
-    result is not bounded by 1 and depends mostly on the length.
+    It is the entropy in bits of a histogram of the last token's state with 100 bins, divided by log2(T + 1), where p is
+    the density times the width of a bin. It is not bounded by 1 and depends mostly on the length.
 
     Args:
         states: Token states, float64 [T, D]. No tokens give 0.
@@ -106,7 +107,7 @@ def histogram(states: np.ndarray) -> float:
 
 
 def _spectral_entropies(windows: np.ndarray) -> np.ndarray:
-    """Return the Shannon entropies (nats) of the eigenvalue shares of centered Gram matrices: [N, W, D] -> [N]."""
+    """Return the Shannon entropies in nats of the spectra of centered Gram matrices: [N, W, D] -> [N]."""
     centered = windows - windows.mean(axis=1, keepdims=True)
     transposed = centered.transpose(0, 2, 1)
     # With fewer dimensions than tokens the other product has the same eigenvalues except zeros, and is smaller.
@@ -122,16 +123,16 @@ def _spectral_entropies(windows: np.ndarray) -> np.ndarray:
 def _checked(states: np.ndarray) -> np.ndarray:
     states = np.asarray(states)
     if states.ndim != 2:
-        raise ValueError(f"token states have the shape [T, D], not {list(states.shape)}")
+        raise ValueError(f"token states must have the shape [T, D], not {list(states.shape)}")
     if not np.isfinite(states).all():
-        raise ValueError("token states that are not finite")
+        raise ValueError("token states are not finite")
     return states
 
 
 def _launch_kernel(states: np.ndarray, estimator: str) -> mx.array:
     if states.size == 0:
         return mx.array(0.0)
-    # One launch per dialogue: a batch would have to be padded to its longest one.
+    # One launch per dialogue, because a batch would have to be padded to its longest dialogue.
     return _KERNELS[estimator](mx.array(states[None], mx.float32), mx.array([len(states)], mx.int32))[0]
 
 

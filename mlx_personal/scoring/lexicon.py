@@ -1,7 +1,7 @@
-"""DSS, the domain specific score, and the dominant domain [Qin24 §3.2], by lexicons.
+"""DSS, the domain specific score, and the dominant domain of a text, from lexicons [Qin24 §3.2].
 
-A lexicon is a UTF-8 text file named after its domain (`cooking.txt`): words separated by white space; `#` starts a
-comment line. Lexicons and dialogues are split by `dialogue.words`, without stemming.
+A lexicon is a UTF-8 text file named after its domain (`cooking.txt`). It contains words separated by white space; `#`
+starts a comment line. Lexicons and dialogues are split by `dialogue.words`, without stemming.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlx_personal.dialogue import words
 from mlx_personal.errors import UserError, from_os_error
 
 OTHER: Final = "other"
-"""The domain of a text without hits."""
+"""The domain of a text without any hits."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DomainScore:
     Attributes:
         dss: The score, 0..1.
         domain: The dominant domain, or `other`.
-        hits: For each domain with hits, how many words of the text are in its lexicon.
+        hits: Number of words of the text in the lexicon of each domain that has any.
         word_count: Number of words of the text.
     """
 
@@ -38,10 +38,10 @@ class DomainScore:
 
 
 class Lexicons(Mapping[str, frozenset[str]]):
-    """The words of each domain, in the order of the domains' names.
+    """A mapping from each domain to its words, sorted by the domains' names.
 
     Args:
-        lexicons: Maps a domain's name to its words, as `dialogue.words` splits and folds them.
+        lexicons: Maps each domain to its words, as `dialogue.words` returns them.
     """
 
     def __init__(self, lexicons: Mapping[str, Iterable[str]]):
@@ -56,11 +56,11 @@ class Lexicons(Mapping[str, frozenset[str]]):
         """Return the built-in lexicons together with those of the user's folders.
 
         Args:
-            folders: Folders of lexicon files; a file replaces an earlier one of the same name. A folder that does not
-                exist is skipped.
+            *folders: Folders of lexicon files; a file replaces an earlier one of the same name. Folders that do not
+                exist are skipped.
 
         Raises:
-            UserError: A file cannot be read or has no words.
+            UserError: If a file cannot be read or has no words.
         """
         lexicons = _read_folder(files("mlx_personal") / "lexicons")
         for folder in folders:
@@ -80,8 +80,11 @@ class Lexicons(Mapping[str, frozenset[str]]):
     def domain_specific_score(self, text: str) -> DomainScore:
         """Return the domain specific score of a text and its dominant domain.
 
-        DSS = 1/m * sum over the m lexicons of the fraction of the text's words in it, every occurrence counted. The
-        dominant domain has the most hits; of equal ones it is the first by name.
+        DSS = 1/m * sum over the m lexicons of the fraction of the text's words that are in it, counting every
+        occurrence. The dominant domain has the most hits; among equal ones it is the first by name.
+
+        Args:
+            text: The text.
 
         References:
             [Qin24 §3.2]
@@ -119,5 +122,5 @@ def _read_file(file: Traversable | Path) -> list[str]:
         raise from_os_error(error, file) from error
     lexicon = [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in words(line)]
     if not lexicon:
-        raise UserError("a lexicon without words", file, "write its words into it, or remove the file")
+        raise UserError("this lexicon has no words", file, "write its words into it, or remove the file")
     return lexicon

@@ -1,4 +1,4 @@
-"""The scores of a dialogue."""
+"""The three scores of a dialogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggests domains and their words from the user's own dialogues, in any language.
+"""Suggest domains and their words from the user's own dialogues, in any language.
 
 A topic model (TF-IDF, then non-negative matrix factorization) over `dialogue.words`, without dictionary, stop list or
 stemmer. The user reviews the suggested words and edits the files.
@@ -15,12 +15,12 @@ from typing import Final
 
 import numpy as np
 
-from mlx_personal.dialogue import words as words_of
+from mlx_personal.dialogue import words
 from mlx_personal.errors import UserError
 
 MIN_TEXTS: Final = 3  # a word in fewer texts says nothing about a domain
-MAX_TEXT_SHARE: Final = 0.3  # a word in more texts is a function word or a habit of the user's
-MIN_DISTINCTIVENESS: Final = 0.8  # four times as frequent in the topic's dialogues as in the others
+MAX_TEXT_FRACTION: Final = 0.3  # a word in more texts is a function word or a habit of the user's
+MIN_DISTINCTIVENESS: Final = 0.8  # four times as frequent inside the topic's dialogues as outside
 MAX_COMMONNESS: Final = 3.0  # a topic whose words are this many times as common as other topics' is small talk
 MIN_TEXTS_PER_DOMAIN: Final = 5  # with fewer, a topic is a single conversation
 _MAX_TEXTS: Final = 5000
@@ -37,7 +37,7 @@ class Suggestion:
     Attributes:
         name: A name that is a valid file name.
         words: Its words, best first.
-        dialogues: How many dialogues are mostly about it.
+        dialogues: Number of dialogues that are mostly about it.
     """
 
     name: str
@@ -45,48 +45,50 @@ class Suggestion:
     dialogues: int
 
 
-def suggest_lexicons(texts: Sequence[str], *, domains: int = 8, words: int = 40, seed: int = 0) -> list[Suggestion]:
+def suggest_lexicons(
+    texts: Sequence[str], *, max_domains: int = 8, max_words: int = 40, seed: int = 0
+) -> list[Suggestion]:
     """Suggest lexicons that cover the texts.
 
     No word is in two of them, and words that all dialogues share are in none.
 
     Args:
-        texts: The dialogues' texts; of more than 5,000 a sample is taken.
-        domains: Most lexicons.
-        words: Most words of a lexicon.
+        texts: The dialogues' texts; if there are more than 5,000, a random sample of them is used.
+        max_domains: Maximum number of lexicons.
+        max_words: Maximum number of words of a lexicon.
         seed: Random seed of the sample and the factorization.
 
     Returns:
         The suggestions, the domain of most dialogues first.
 
     Raises:
-        UserError: There are too few texts or words.
+        UserError: If there are too few texts or words.
     """
-    needed = MIN_TEXTS_PER_DOMAIN * domains
+    needed = MIN_TEXTS_PER_DOMAIN * max_domains
     if len(texts) < needed:
-        raise UserError(f"{len(texts)} dialogues are too few for {domains} domains: at least {needed} are needed")
+        raise UserError(f"{len(texts)} dialogues are too few for {max_domains} domains: at least {needed} are needed")
     if len(texts) > _MAX_TEXTS:
         sample = np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False)
         texts = [texts[i] for i in np.sort(sample)]
-    vocabulary, weights = _tfidf([Counter(filter(_is_content_word, words_of(text))) for text in texts])
-    if len(vocabulary) < 2 * domains:
+    vocabulary, weights = _tfidf([Counter(filter(_is_content_word, words(text))) for text in texts])
+    if len(vocabulary) < 2 * max_domains:
         raise UserError(
             f"only {len(vocabulary)} content words recur in these {len(texts)} dialogues",
-            hint=f"import more, on different subjects, or ask for fewer than {domains} domains",
+            hint=f"import more, on different subjects, or ask for fewer than {max_domains} domains",
         )
-    shares, topics = _factorize(weights, domains, seed)
+    shares, topics = _factorize(weights, max_domains, seed)
     strongest = np.where(weights.any(axis=1), shares.argmax(axis=1), -1)
     topic_of_word = topics.argmax(axis=0)
-    text_share = (weights > 0).mean(axis=0)
+    text_fraction = (weights > 0).mean(axis=0)
     suggestions, commonness = [], []
-    for k in range(domains):
+    for k in range(max_domains):
         distinctive = _distinctiveness(weights > 0, strongest == k)
         scores = np.where((topic_of_word == k) & (distinctive >= MIN_DISTINCTIVENESS), topics[k] * distinctive, 0.0)
-        best = [i for i in np.argsort(-scores, kind="stable")[:words] if scores[i] > _TINY]
+        best = [i for i in np.argsort(-scores, kind="stable")[:max_words] if scores[i] > _TINY]
         if best:
             lexicon = tuple(vocabulary[i] for i in best)
             suggestions.append(Suggestion(_name(lexicon), lexicon, int((strongest == k).sum())))
-            commonness.append(float(text_share[best].mean()))
+            commonness.append(float(text_fraction[best].mean()))
     limit = MAX_COMMONNESS * float(np.median(commonness)) if suggestions else 0.0
     specific = [s for s, common in zip(suggestions, commonness, strict=True) if common <= limit]
     return sorted(specific, key=lambda s: (-s.dialogues, s.name))
@@ -103,11 +105,11 @@ def _is_content_word(word: str) -> bool:
 
 
 def _distinctiveness(occurs: np.ndarray, in_topic: np.ndarray) -> np.ndarray:
-    """Return for each word its share of dialogues in the topic, over that share plus the one outside it, 0..1.
+    """Return for each word its frequency inside the topic, divided by the sum of those inside and outside, 0..1.
 
     Args:
-        occurs: Whether a text has a word, bool [texts, words].
-        in_topic: Whether a text is of the topic, bool [texts].
+        occurs: Whether a text contains a word, bool [texts, words].
+        in_topic: Whether a text belongs to the topic, bool [texts].
     """
     inside = occurs[in_topic].mean(axis=0) if in_topic.any() else np.zeros(occurs.shape[1])
     outside = occurs[~in_topic].mean(axis=0) if not in_topic.all() else np.zeros(occurs.shape[1])
@@ -120,7 +122,7 @@ def _tfidf(counts: list[Counter[str]]) -> tuple[list[str], np.ndarray]:
     The square keeps function words, which occur in a tenth of all texts, from forming topics.
     """
     document_frequency = Counter(word for count in counts for word in count)
-    limit = MAX_TEXT_SHARE * len(counts)
+    limit = MAX_TEXT_FRACTION * len(counts)
     frequent = [(df, word) for word, df in document_frequency.items() if MIN_TEXTS <= df <= limit]
     frequent = sorted(frequent, key=lambda pair: (-pair[0], pair[1]))[:_MAX_WORDS]
     column = {word: i for i, (_, word) in enumerate(frequent)}
@@ -134,7 +136,7 @@ def _tfidf(counts: list[Counter[str]]) -> tuple[list[str], np.ndarray]:
 
 
 def _factorize(matrix: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return non-negative W [n, rank] and H [rank, m], rows of H of unit norm, with W @ H near `matrix`.
+    """Return non-negative W [n, rank] and H [rank, m], rows of H of unit norm, with W @ H close to `matrix`.
 
     References:
         [Cichocki09]

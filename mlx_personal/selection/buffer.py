@@ -1,7 +1,7 @@
 """The buffer of bins [Qin24 §3.1]: the selected dialogues and their scores.
 
-All that it derives (sums, fresh IDD) is a function of the bins in slot order, not of the order in which they came. So a
-buffer that is rebuilt from stored bins continues exactly like one that was never closed. Policies make the decisions.
+All derived values (sums, fresh IDD) are functions of the bins in slot order, independent of the order of their arrival,
+so that a buffer that is rebuilt from stored bins continues exactly like one that was never closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Bin:
 
     Attributes:
         slot: Number of the bin, from 0.
-        dialogue_id: Id of the dialogue; ids rise along the stream.
+        dialogue_id: Id of the dialogue; ids increase along the stream.
         domain: Its dominant domain.
         text: Its text.
         vector: Its embedding, float32 [D] of unit norm.
@@ -45,19 +45,23 @@ class Buffer:
 
     Args:
         capacity: Number of bins.
-        bins: Those that are filled already, in any order.
-        idd: `fresh` computes a bin's IDD leave-one-out against the current buffer, so that it falls as its domain
-            fills; `arrival` keeps the IDD it had when it was stored.
+        bins: The bins that are already filled, in any order.
+        idd: How the IDD of a bin is computed: `fresh` computes it leave-one-out against the current buffer, so that it
+            decreases as its domain fills; `arrival` keeps the IDD that it had when it was stored.
+
+    Attributes:
+        capacity: Number of bins.
+        idd: How the IDD of a bin is computed.
 
     Raises:
-        ValueError: A slot is out of range or filled twice, or vectors differ in length.
+        ValueError: If a slot is out of range or filled twice, or vectors differ in length.
     """
 
     def __init__(self, capacity: int, bins: Iterable[Bin] = (), idd: str = "fresh"):
         if capacity < 1:
             raise ValueError("a buffer needs at least one bin")
         if idd not in IDD_MODES:
-            raise ValueError(f"idd is one of {', '.join(IDD_MODES)}, not {idd!r}")
+            raise ValueError(f"idd is {idd!r}; it must be one of {', '.join(IDD_MODES)}")
         self.capacity = capacity
         self.idd = idd
         self._bins: dict[int, Bin] = {}
@@ -88,12 +92,13 @@ class Buffer:
         return self._bins[slot]
 
     def put(self, bin_: Bin) -> None:
-        """Fill the bin `bin_.slot`, or replace what it holds.
+        """Fill the bin `bin_.slot`, or replace its dialogue, in O(n D) for the n bins of the domains that change.
 
-        Takes O(n D) for the n bins of the domains that change.
+        Args:
+            bin_: The new bin.
 
         Raises:
-            ValueError: The slot is out of range, or the vector differs in length or is not finite.
+            ValueError: If the slot is out of range, or the vector differs in length or is not finite.
         """
         replaced = self._bins.get(bin_.slot)
         self._insert(bin_)
@@ -101,7 +106,7 @@ class Buffer:
             self._refresh(domain)
 
     def idd_of(self, vector: np.ndarray, domain: str) -> float:
-        """Return the IDD that a new dialogue would have, 0..1. Takes O(D).
+        """Return the IDD that a new dialogue would have, 0..1, in O(D).
 
         Args:
             vector: Its embedding, float32 [D] of unit norm.
@@ -111,11 +116,11 @@ class Buffer:
         return in_domain_dissimilarity(vector, total, count)
 
     def fresh_idd(self) -> np.ndarray:
-        """Return the IDD of each filled bin against the other bins of its domain, by slot; 1 for a single one."""
+        """Return the IDD of each filled bin relative to the other bins of its domain, by slot; 1 for a single bin."""
         return self._fresh_idd[self._slots()]
 
     def scores(self) -> np.ndarray:
-        """Return EOE, DSS and IDD of each filled bin by slot, [N, 3]; `idd` decides which IDD."""
+        """Return EOE, DSS and IDD of each filled bin by slot, [N, 3]."""
         bins = self.bins
         table = np.array([(b.eoe, b.dss, b.idd_on_arrival) for b in bins]).reshape(len(bins), 3)
         if self.idd == "fresh":
@@ -123,7 +128,11 @@ class Buffer:
         return table
 
     def nearest(self, vector: np.ndarray) -> tuple[int, float] | None:
-        """Return the slot with the highest cosine similarity to a vector, and that cosine; None if all are empty."""
+        """Return the slot with the highest cosine similarity to a vector, and that cosine; None if all bins are empty.
+
+        Args:
+            vector: An embedding, float32 [D] of unit norm.
+        """
         slots = self._slots()
         if not slots:
             return None
@@ -146,7 +155,7 @@ class Buffer:
         self._bins[bin_.slot] = bin_
 
     def _refresh(self, domain: str) -> None:
-        # From scratch: adding and subtracting would drift, and differ after a restart in the last bits.
+        # Computed from scratch: adding and subtracting would drift, and differ in the last bits after a restart.
         slots = [slot for slot in self._slots() if self._bins[slot].domain == domain]
         vectors = self._vectors[slots].astype(np.float64)
         self._sums[domain] = (vectors.sum(axis=0), len(slots))

@@ -13,15 +13,18 @@ from mlx_personal.selection.selector import Decision
 def explain(decision: Decision) -> str:
     """Return an explanation of a decision for the user.
 
-    Its lines are the decision and its reason, the scores, the bin that was replaced, how many bins were beaten, and the
-    nearest miss.
+    Its lines are the decision and its reason, the scores, the replaced bin, the number of beaten bins, and the nearest
+    miss.
+
+    Args:
+        decision: The decision.
     """
     scores, detail = asdict(decision.scores), decision.detail
     outcome = {
         "stored": f"kept in bin {decision.slot}",
         "replaced": f"kept in bin {decision.slot} in place of dialogue {decision.replaced_id}",
         "kept-out": "not kept",
-        "duplicate": "refused as a near-duplicate",
+        "duplicate": "rejected as a near-duplicate",
     }[decision.action]
     lines = [
         f"Dialogue {decision.dialogue_id} was {outcome}: {decision.reason}.",
@@ -50,5 +53,5 @@ def _scores(row: Mapping[str, Any]) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    # DSS is a mean over all domains and small: with three digits most values would look equal.
+    # DSS is a mean over all domains and therefore small: with fewer digits most values would look equal.
     return f"{value:.5f}" if name == "dss" else f"{value:.4f}"

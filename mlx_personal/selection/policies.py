@@ -1,7 +1,7 @@
 """The interface of replacement policies, and the rule of [Qin24 §3.2].
 
-A policy decides which bin is replaced by a new dialogue when the buffer is full. It sees the candidate, the buffer and
-a random generator. What it needs to know of the past (arrival order, distances) is in the bins. Free bins and
+A policy decides which bin is replaced by a new dialogue when the buffer is full, given the candidate, the buffer and a
+random generator. The bins contain what policies need of the past, such as the order of arrival. Free bins and
 near-duplicates are handled before a policy is called.
 """
 
@@ -22,7 +22,7 @@ class SelectionCandidate:
     """A dialogue that is offered to the buffer.
 
     Attributes:
-        dialogue_id: Id of the dialogue; ids rise along the stream.
+        dialogue_id: Id of the dialogue; ids increase along the stream.
         position: Its position in the stream, from 0.
         text: Its text.
         vector: Its embedding, float32 [D] of unit norm.
@@ -42,14 +42,14 @@ class SelectionCandidate:
 
 @dataclass(frozen=True)
 class PolicyDecision:
-    """What a policy decides, and what explains it.
+    """The decision of a policy and its explanation.
 
     Attributes:
         slot: Bin to replace; None to reject the candidate.
         reason: The reason, for the user.
         beaten_slots: Bins that could have been replaced.
-        unbeaten_counts: For each compared score, how many bins score as high as the candidate or higher.
-        nearest_miss: The slot that came closest to being replaced, and the scores in which it was not beaten.
+        unbeaten_counts: For each compared score, the number of bins that score at least as high as the candidate.
+        nearest_miss: Slot of the bin that came closest to being replaced, and the scores in which it was not beaten.
     """
 
     slot: int | None
@@ -76,19 +76,22 @@ class Policy(Protocol):
 class QualityPolicy:
     """The rule of [Qin24 §3.2]: a dialogue replaces a bin if it is higher in EOE, DSS and IDD at once.
 
-    Where both have a DSS of 0, the other scores decide. If several bins could be replaced, one is drawn at random.
+    If both have a DSS of 0, the other scores decide. If several bins could be replaced, one is drawn at random.
 
     Args:
-        scores: Scores to compare, names in `SCORE_NAMES`; a single one is a row of the ablation [Qin24 Table 4].
+        scores: Scores to compare, names in `SCORE_NAMES`; a single score is a column of the ablation [Qin24 Table 4].
+
+    Attributes:
+        scores: Scores that are compared.
 
     Raises:
-        ValueError: A name is unknown, or there is none.
+        ValueError: If a name is unknown, or there is none.
     """
 
     def __init__(self, scores: Sequence[str] = SCORE_NAMES):
         unknown = [name for name in scores if name not in SCORE_NAMES]
         if unknown or not scores:
-            raise ValueError(f"scores are some of {', '.join(SCORE_NAMES)}, not {list(scores)}")
+            raise ValueError(f"scores is {list(scores)}; it must be some of {', '.join(SCORE_NAMES)}")
         self.scores = tuple(name for name in SCORE_NAMES if name in scores)
 
     def choose(self, candidate: SelectionCandidate, buffer: Buffer, rng: np.random.Generator) -> PolicyDecision:
@@ -119,7 +122,7 @@ class QualityPolicy:
     def _nearest_miss(
         self, slots: list[int], bin_scores: np.ndarray, candidate_scores: np.ndarray, unbeaten: np.ndarray
     ) -> tuple[int, tuple[str, ...]] | None:
-        """Return the bin that was not beaten in the fewest scores, then by the least, in standard deviations."""
+        """Return the bin that was unbeaten in the fewest scores, among equal ones by the fewest standard deviations."""
         spread = bin_scores.std(axis=0)
         shortfall = np.where(unbeaten, (bin_scores - candidate_scores) / np.where(spread > 0, spread, 1.0), 0.0)
         total_shortfall = shortfall.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Policies by the names that settings and studies use."""
+"""Policies by name."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mlx_personal.selection.weighted import WeightedPolicy
 
 
 def make_policy(name: str, seed: int = 0, past_entropies: Callable[[], Iterable[float]] = tuple) -> Policy:
-    """Return the policy with this name.
+    """Create the policy with this name.
 
     Args:
         name: A name in `POLICIES`.
-        seed: Random seed of the draws that the selector's generator does not make.
-        past_entropies: Returns the EOE of the earlier dialogues, for a policy that uses those of the whole stream.
+        seed: Random seed of draws that are not made with the selector's generator.
+        past_entropies: Returns the EOE of all earlier dialogues, for policies that use them.
 
     Raises:
-        KeyError: No policy has this name.
+        KeyError: If no policy has this name.
     """
     if name in SCORE_NAMES:
         return QualityPolicy([name])

@@ -1,6 +1,6 @@
-"""Offers dialogues to the buffer: a near-duplicate is refused, a free bin is filled, otherwise the policy decides.
+"""Offer dialogues to the buffer: near-duplicates are rejected, free bins are filled, otherwise the policy decides.
 
-A decision depends on the bins, the seed and the dialogue's position in the stream, and on nothing that a restart loses.
+A decision depends on the bins, the seed and the dialogue's position in the stream only, so it survives a restart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlx_personal.selection.buffer import Bin, Buffer
 from mlx_personal.selection.config import SelectionConfig
 from mlx_personal.selection.policies import Policy, PolicyDecision, SelectionCandidate
 
-Action = Literal["stored", "replaced", "kept-out", "duplicate"]
+SelectionAction = Literal["stored", "replaced", "kept-out", "duplicate"]
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Decision:
 
     Attributes:
         dialogue_id: Id of the dialogue.
-        action: `stored` in a free bin, `replaced` another dialogue, `kept-out`, or refused as a `duplicate`.
+        action: `stored` in a free bin, `replaced` another dialogue, `kept-out`, or rejected as a `duplicate`.
         domain: Its dominant domain.
         scores: Its scores.
-        slot: Its bin; None if it was not kept.
+        slot: Its bin; None if it was not selected.
         replaced_id: Dialogue that was replaced, if any.
-        detail: What explains the decision, as plain JSON: `reason`, and where they apply `bins` (how many were
-            compared), `beaten`, `missed`, `nearest_miss`, `replaced` and `duplicate_of`. Bins in it have the scores of
-            that moment.
+        detail: Explanation of the decision as plain JSON: `reason` and, if they apply, `bins` (the number of compared
+            bins), `beaten`, `missed`, `nearest_miss`, `replaced` and `duplicate_of`. Bins in it have the scores at the
+            time of the decision.
     """
 
     dialogue_id: int
-    action: Action
+    action: SelectionAction
     domain: str
     scores: Scores
     slot: int | None
@@ -56,7 +56,11 @@ class Decision:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Return a decision from stored columns: the fields of this class, with `eoe`, `dss`, `idd` for the scores."""
+        """Return the decision of a stored row.
+
+        Args:
+            row: Values by column: the fields of this class, with `eoe`, `dss` and `idd` instead of the scores.
+        """
         return cls(
             dialogue_id=row["dialogue_id"],
             action=row["action"],
@@ -69,12 +73,18 @@ class Decision:
 
 
 class Selector:
-    """The selection from one stream.
+    """Selects dialogues from one stream.
 
     Args:
         buffer: The buffer, which `offer` changes.
         policy: Decides which bin is replaced when the buffer is full.
-        near_duplicate: ROUGE-1 of whole dialogues, 0..1, from which the later one is refused.
+        near_duplicate: ROUGE-1 between the texts of two dialogues, 0..1, from which the later one is rejected.
+        seed: Random seed of the policy's draws.
+
+    Attributes:
+        buffer: The buffer.
+        policy: The policy.
+        near_duplicate: ROUGE-1 from which a dialogue is rejected.
         seed: Random seed of the policy's draws.
     """
 
@@ -91,7 +101,11 @@ class Selector:
         self.seed = seed
 
     def offer(self, candidate: SelectionCandidate) -> Decision:
-        """Decide on the next dialogue of the stream, and put it into its bin if it is kept."""
+        """Decide on the next dialogue of the stream, and put it into its bin if it is selected.
+
+        Args:
+            candidate: The dialogue.
+        """
         idd = self.buffer.idd_of(candidate.vector, candidate.domain)
         scores = Scores(candidate.eoe, candidate.dss, idd)
         duplicate = self._near_duplicate_of(candidate)
@@ -111,13 +125,13 @@ class Selector:
         return _decision(candidate, scores, "replaced", policy_decision.slot, replaced_id, detail)
 
     def _near_duplicate_of(self, candidate: SelectionCandidate) -> dict[str, Any] | None:
-        """Return what explains that the candidate repeats the nearest bin; None if it does not."""
+        """Return the explanation if the candidate is a near-duplicate of the closest bin, else None."""
         nearest = self.buffer.nearest(candidate.vector)
         if nearest is None:
             return None
         slot, cosine = nearest
         selected = self.buffer[slot]
-        # The words decide: cosines differ too much between models. Texts without words, such as emoji, have no ROUGE
+        # By words, because cosines differ too much between models. Texts without words, such as emoji, have no ROUGE
         # but can be equal.
         overlap = 1.0 if selected.text == candidate.text else rouge1(candidate.text, selected.text)
         if overlap < self.near_duplicate:
@@ -142,7 +156,7 @@ class Selector:
         )
 
     def _detail(self, decision: PolicyDecision) -> dict[str, Any]:
-        """Return a policy's decision as JSON under its stored keys, with the bins as they are before any change."""
+        """Return a policy's decision as JSON with the stored keys, and with the bins before any change."""
         detail: dict[str, Any] = {
             "reason": decision.reason,
             "bins": len(self.buffer),
@@ -166,7 +180,7 @@ class Selector:
 def _decision(
     candidate: SelectionCandidate,
     scores: Scores,
-    action: Action,
+    action: SelectionAction,
     slot: int | None,
     replaced_id: int | None,
     detail: dict[str, Any],

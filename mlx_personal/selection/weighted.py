@@ -11,36 +11,36 @@ import numpy as np
 from mlx_personal.selection.buffer import Buffer
 from mlx_personal.selection.policies import PolicyDecision, SelectionCandidate
 
-# The best of 0 to 16 on the first halves of four data sets: the experiment `tuning` of the selection study.
+# The best value of 0 to 16 on the first halves of four data sets: the experiment `tuning` of the selection study.
 DEFAULT_WEIGHT: Final = 8.0
-# Entropies in the sample that ranks a new one: 4 KB, a fifth of what [Qin24] counts for a bin.
+# Number of entropies in the sample that ranks a new one: 4 KB, a fifth of the size of a bin in [Qin24].
 _SAMPLE_SIZE: Final = 512
 
 
 class WeightedPolicy:
-    """A quality-weighted reservoir: the probability of being in the buffer rises with a dialogue's EOE.
+    """A weighted reservoir: the probability that a dialogue is in the buffer increases with its EOE.
 
-    A dialogue's priority is weight * log q + g, where q is the fraction of the stream so far whose EOE is not above its
-    own, and g is a draw from the Gumbel distribution. The buffer holds the dialogues of highest priority. This is
-    sampling without replacement in proportion to q ** weight in one pass. As the stream goes on and q changes, the
-    priorities of the bins change with it.
+    A dialogue's priority is weight * log q + g, where q is the fraction of the stream so far with an EOE not above the
+    dialogue's, and g is a draw from the Gumbel distribution. The buffer contains the dialogues of highest priority.
+    This samples without replacement in proportion to q ** weight in one pass. The priorities of the bins change with q
+    while the stream continues.
 
-    Why it should be better than the rule of [Qin24]: that rule keeps extremes, and what it keeps depends on the order
-    of arrival, since a bin that is high in any one score is hard to replace. A sample has the stream's own mixture of
-    subjects whatever their order, and the weight drops dialogues that say little. Near-duplicates are refused before.
+    The rule of [Qin24] keeps extremes, and the result depends on the order of arrival, since a bin that is high in any
+    one score is hard to replace. A random sample has the stream's mixture of subjects in any order, and the weight
+    drops dialogues with little content. Near-duplicates are rejected before.
 
-    Measured with a model of 6.5M parameters, it is better in ROUGE-1 on two streams of four and no different on two, on
-    one of which the preferred answers become less likely: benchmarks/results/selection_study.
+    With a model of 6.5M parameters, ROUGE-1 was better on two of four streams and not different on two; on one of the
+    latter the preferred answers became less likely: benchmarks/results/selection_study.
 
     Args:
-        weight: 0 is a plain random sample; the higher, the fewer dialogues of low EOE are kept.
-        half_life: Dialogues after which an older one is half as likely to be kept; infinite ignores age.
-        seed: Random seed. A dialogue's draw is a hash of the seed and its id, so that of a bin need not be stored.
-        past_entropies: EOE of the earlier dialogues in order if the stream was interrupted, without refused
+        weight: 0 is a plain random sample; with a higher weight, fewer dialogues of low EOE are kept.
+        half_life: Number of dialogues after which a dialogue is half as likely to be kept; infinite ignores age.
+        seed: Random seed. A dialogue's draw is a hash of the seed and its id, so it need not be stored.
+        past_entropies: EOE of the earlier dialogues of an interrupted stream in order, without rejected
             near-duplicates.
 
     Raises:
-        ValueError: The weight is negative, or the half-life not positive.
+        ValueError: If the weight is negative, or the half-life not positive.
 
     References:
         [Efraimidis06]
@@ -53,8 +53,10 @@ class WeightedPolicy:
         seed: int = 0,
         past_entropies: Iterable[float] = (),
     ):
-        if weight < 0 or half_life <= 0:
-            raise ValueError("weight must be at least 0, half_life above 0")
+        if weight < 0:
+            raise ValueError(f"weight is {weight}; it must be at least 0")
+        if half_life <= 0:
+            raise ValueError(f"half_life is {half_life}; it must be above 0")
         self._weight, self._half_life, self._seed = weight, half_life, seed
         self._sample: list[float] = []
         self._count = 0
@@ -62,7 +64,7 @@ class WeightedPolicy:
             self._add_entropy(eoe)
 
     def choose(self, candidate: SelectionCandidate, buffer: Buffer, rng: np.random.Generator) -> PolicyDecision:
-        """Replace the bin of lowest priority, if the candidate's is higher."""
+        """Replace the bin of lowest priority if the candidate's priority is higher."""
         bins = buffer.bins
         if not self._count:
             # The first dialogues of the stream filled the bins before the policy was called.
@@ -95,7 +97,7 @@ class WeightedPolicy:
         return priority
 
     def _add_entropy(self, eoe: float) -> None:
-        """Add an entropy to the uniform sample of all of them (algorithm R of [Vitter85])."""
+        """Add an entropy to the uniform sample of all entropies (algorithm R of [Vitter85])."""
         if len(self._sample) < _SAMPLE_SIZE:
             self._sample.append(eoe)
         else:
@@ -106,7 +108,7 @@ class WeightedPolicy:
 
 
 def _uniform(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Return a number in (0, 1) for each id, a hash of the id and the seed (SplitMix64)."""
+    """Return a number in (0, 1) for each id, from a hash of the id and the seed (SplitMix64)."""
     mixed = _mix(_mix(np.uint64(seed & (2**64 - 1)) + np.zeros(len(ids), np.uint64)) ^ ids.astype(np.uint64))
     uniform: np.ndarray = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
     return uniform

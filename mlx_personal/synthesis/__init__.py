@@ -1,4 +1,4 @@
-"""Synthesis [Qin24 §3.3]: the model rewrites each annotated dialogue, and rewrites worth training on are kept."""
+"""Synthesis [Qin24 §3.3]: the model rewrites each annotated dialogue, and useful rewrites are kept for training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The two prompts of the synthesis and the parsers of their answers.
 
-The wording of [Qin24 §3.3] is not published; it says that the model is asked for a semantically similar text in
-brackets and nothing else. The embedded model was trained on exactly these prompts.
+The prompt of [Qin24 §3.3], which asks the model for a semantically similar text in brackets and nothing else, is not
+published. The embedded model was trained on exactly these prompts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ _TURN = re.compile(r"^[ \t]*(User|Assistant):", re.MULTILINE)
 
 
 def render_dialogue(dialogue: Dialogue) -> str:
-    """Return the turns as `User: ...` and `Assistant: ...`, one per line, without the system turn."""
+    """Return the turns as `User: ...` and `Assistant: ...`, one per line, without the system turn.
+
+    Args:
+        dialogue: The dialogue.
+    """
     turns = (m for m in dialogue.messages if m.role in _SPEAKERS)
     return "\n".join(f"{_SPEAKERS[m.role]}: {m.content}" for m in turns)
 
@@ -30,8 +34,11 @@ def render_dialogue(dialogue: Dialogue) -> str:
 def parse_question(answer: str) -> str:
     """Return the rewritten question in a model's answer.
 
+    Args:
+        answer: The generated text.
+
     Raises:
-        ValueError: There is none in brackets.
+        ValueError: If there is none in brackets.
     """
     return _bracketed(answer)
 
@@ -44,9 +51,9 @@ def parse_dialogue(answer: str, original: Dialogue) -> Dialogue:
         original: The dialogue that was rewritten.
 
     Raises:
-        ValueError: There is none in brackets, or its turns are not the original's.
+        ValueError: If there is none in brackets, or its turns do not match those of the original.
     """
-    # The split gives the text before the first label, then label and content in turn.
+    # The split returns the text before the first label, then labels and contents alternately.
     before, *labels_and_contents = _TURN.split(_bracketed(answer))
     speakers, contents = labels_and_contents[::2], [content.strip() for content in labels_and_contents[1::2]]
     if before.strip() or speakers != ["User", "Assistant"] * len(original.user_turns):

@@ -1,7 +1,7 @@
-"""Synthetic dialogues: all rewrites of all dialogues are generated in one batch and then filtered.
+"""Rewrite dialogues: all rewrites of all dialogues are generated in one batch and then filtered.
 
-A rewrite is kept if it parses, if it is not a near-duplicate of a held-out dialogue, if it is not a duplicate, and if
-its ROUGE-1 against the original lies inside a band. [Qin24 §3.3] has the lower bound only; the upper one drops rewrites
+A rewrite is kept if it can be parsed, if it is neither a near-duplicate of a held-out dialogue nor a duplicate, and if
+its ROUGE-1 against the original is inside a band. [Qin24 §3.3] has the lower bound only; the upper bound drops rewrites
 that add nothing new.
 """
 
@@ -35,10 +35,10 @@ class RewriteCandidate:
 
     Attributes:
         original_index: Index of its original among the dialogues passed to `synthesize`.
-        dialogue: The new dialogue; None where the answer could not be parsed or the original is too long.
-        raw_text: The generated texts, one per line: one for every user turn, or one for the whole dialogue. Empty where
-            the original is too long to be rewritten.
-        rouge1: ROUGE-1 of the rewritten turns against the original's, 0..1; None where there is no dialogue.
+        dialogue: The new dialogue; None if the answer could not be parsed or the original is too long.
+        raw_text: The generated texts, one per line: one for each user turn, or one for the whole dialogue. Empty if the
+            original is too long to be rewritten.
+        rouge1: ROUGE-1 of the rewritten turns against the original's, 0..1; None without a dialogue.
         reason: Why it was kept or dropped.
     """
 
@@ -56,11 +56,11 @@ class RewriteCandidate:
 
 @dataclass(frozen=True)
 class RewritePrompt:
-    """A chat that asks the model for a rewrite.
+    """A prompt that asks the model for a rewrite.
 
     Attributes:
-        messages: The chat.
-        max_tokens: Most tokens of the rewrite.
+        messages: The prompt in chat format.
+        max_tokens: Maximum number of tokens of the rewrite.
     """
 
     messages: list[dict[str, str]]
@@ -84,11 +84,11 @@ def synthesize(
         held_out: Dialogues held out for evaluation; a rewrite that is a near-duplicate of one is dropped.
 
     Returns:
-        The candidates in the order of the dialogues, those that were dropped included. Equal arguments give equal
-        candidates.
+        The candidates in the order of the dialogues, including those that were dropped. They are a function of the
+        arguments.
 
     Raises:
-        ValueError: An assistant turn of a dialogue consists of thoughts only.
+        ValueError: If an assistant turn of a dialogue consists of thoughts only.
     """
     config = config or SynthesisConfig()
     originals = [dialogue.without_thoughts() for dialogue in dialogues]
@@ -112,7 +112,7 @@ def synthesize(
         if not prompts[index]:
             candidates += [RewriteCandidate(index, None, "", None, "too long")] * config.k
             continue
-        # There are k texts of each prompt; candidate i is made of the i-th text of every prompt of the dialogue.
+        # There are k texts for each prompt; candidate i consists of the i-th text of each prompt of the dialogue.
         by_prompt = [list(itertools.islice(texts, config.k)) for _ in prompts[index]]
         for rewrites in zip(*by_prompt, strict=True):
             candidate = _filter(index, original, rewrites, config, known, held_out)
@@ -123,7 +123,7 @@ def synthesize(
 
 
 def rewrite_prompts(lm: LanguageModel, original: Dialogue, config: SynthesisConfig) -> list[RewritePrompt]:
-    """Return the prompts for one rewrite of a dialogue: one per user turn, or one for the whole dialogue.
+    """Return the prompts for a rewrite of a dialogue: one for each user turn, or one for the whole dialogue.
 
     Args:
         lm: The model that rewrites.
@@ -131,7 +131,7 @@ def rewrite_prompts(lm: LanguageModel, original: Dialogue, config: SynthesisConf
         config: Settings of the rewriting.
 
     Returns:
-        The prompts; none at all if one of the texts is too long.
+        The prompts; an empty list if one of the texts is too long.
     """
     texts: list[tuple[list[dict[str, str]], str, str]] = []
     if config.mode == "both":
@@ -182,5 +182,5 @@ def _filter(
 
 
 def _normalized_turns(dialogue: Dialogue) -> tuple[str, ...]:
-    """Return the words of each turn without case and punctuation; equal ones make two dialogues duplicates."""
+    """Return the words of each turn without case and punctuation, which are equal for duplicates."""
     return tuple(" ".join(words(m.content)) for m in dialogue.messages if m.role != "system")

@@ -113,8 +113,8 @@ def test_the_adapter_keeps_its_evaluation_and_changes_the_output(profile: Path, 
     with Personalizer(profile, write=False, lm=demo_model) as personalizer:
         adapter = personalizer.adapters.get(1)
         evaluation = adapter.evaluation
-        before = np.array(personalizer.base().model(tokens).astype(mx.float32))
-        after = np.array(personalizer.adapted(adapter).model(tokens).astype(mx.float32))
+        before = np.array(personalizer.base_model().model(tokens).astype(mx.float32))
+        after = np.array(personalizer.adapted_model(adapter).model(tokens).astype(mx.float32))
         demo_model.detach_adapter()
     assert evaluation is not None
     assert (evaluation["n"], len(evaluation["samples"])) == (2, 2)

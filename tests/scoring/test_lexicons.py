@@ -103,8 +103,8 @@ def make(path: Path, content: bytes | None) -> None:
     ("name", "content", "complaint"),
     [
         ("latin.txt", "smörgås".encode("latin-1"), r"latin\.txt: not UTF-8 text \(byte 3\)"),
-        ("empty.txt", b"", r"empty\.txt: a lexicon without words"),
-        ("comments.txt", b"# nothing\n  # but comments\n", r"comments\.txt: a lexicon without words"),
+        ("empty.txt", b"", r"empty\.txt: this lexicon has no words"),
+        ("comments.txt", b"# nothing\n  # but comments\n", r"comments\.txt: this lexicon has no words"),
         ("folder.txt", None, r"folder\.txt: is a folder, not a lexicon file"),
         ("other.txt", b"words", r"other\.txt: the name `other` is reserved"),
     ],

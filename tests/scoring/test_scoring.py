@@ -241,7 +241,7 @@ def stream(topics: dict[str, str], function_words: str, count: int, seed: int = 
 )
 def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics: dict[str, str], language: str) -> None:
     texts = stream(topics, FUNCTION_WORDS[language], 120)
-    suggestions = suggest_lexicons(texts, domains=len(topics), words=12)
+    suggestions = suggest_lexicons(texts, max_domains=len(topics), max_words=12)
     assert sum(s.dialogues for s in suggestions) == 120
     covered = set()
     for suggestion in suggestions:
@@ -262,8 +262,8 @@ def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics: d
 
 def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word() -> None:
     texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 100)
-    suggestions = suggest_lexicons(texts, domains=6, seed=3)
-    assert suggestions == suggest_lexicons(texts, domains=6, seed=3)
+    suggestions = suggest_lexicons(texts, max_domains=6, seed=3)
+    assert suggestions == suggest_lexicons(texts, max_domains=6, seed=3)
     every = [word for s in suggestions for word in s.words]
     assert len(every) == len(set(every))
     assert all(words(word) == [word] and not word.isdigit() for word in every)
@@ -273,7 +273,7 @@ def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word() -> None:
 def test_words_in_too_few_or_too_many_dialogues_are_not_suggested() -> None:
     texts = [text + " överallt" for text in stream(SWEDISH, FUNCTION_WORDS["sv"], 60)]
     texts[0] += " sällsynt"
-    every = {word for s in suggest_lexicons(texts, domains=4) for word in s.words}
+    every = {word for s in suggest_lexicons(texts, max_domains=4) for word in s.words}
     assert not every & {"överallt", "sällsynt"}
 
 
@@ -282,7 +282,7 @@ def test_small_talk_is_no_domain() -> None:
     small_talk = ["hej", "tack", "okej", "kanske", "jo", "nej", "fint", "visst", "bra", "då"]
     topics = SWEDISH | RUSSIAN | CHINESE
     texts = stream(topics, FUNCTION_WORDS["sv"], 200) + [" ".join(rng.sample(small_talk, 6)) for _ in range(70)]
-    every = {word for s in suggest_lexicons(texts, domains=11) for word in s.words}
+    every = {word for s in suggest_lexicons(texts, max_domains=11) for word in s.words}
     assert not every & set(small_talk)
     assert sum(len(every & set(topic.split())) >= 8 for topic in topics.values()) >= 9
 

@@ -174,5 +174,6 @@ def test_weighted_favors_high_entropies_and_with_a_half_life_new_dialogues() -> 
 
 @pytest.mark.parametrize("settings", [{"weight": -1.0}, {"half_life": 0.0}])
 def test_weighted_refuses_invalid_settings(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="half_life"):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
         WeightedPolicy(**settings)

@@ -408,7 +408,7 @@ def test_explanation_of_a_stored_and_of_a_refused_dialogue() -> None:
     )
     refused = selector.offer(make_candidate(2, text=make_candidate(1).text))
     assert explain(refused).startswith(
-        "Dialogue 2 was refused as a near-duplicate: it repeats dialogue 1 in bin 0 (ROUGE-1 1.00)."
+        "Dialogue 2 was rejected as a near-duplicate: it repeats dialogue 1 in bin 0 (ROUGE-1 1.00)."
     )
 
 
