@@ -19,7 +19,7 @@ class Job:
 
     Attributes:
         key: Identifies the job within its run.
-        argument: Argument of the function. It is pickled, so it consists of dataclasses, NumPy arrays and plain values.
+        argument: Argument of the function, sent to another process: dataclasses, NumPy arrays and plain values only.
     """
 
     key: str
