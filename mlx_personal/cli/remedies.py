@@ -63,7 +63,7 @@ _SENTENCES: Final[Mapping[Action, _Sentence]] = {
     Action.RUN_STUDY: lambda arguments, command: (
         f"run {command('study', 'run', arguments.get('folder', 'FOLDER'))} first"
     ),
-    Action.RUN_LAMP: lambda arguments, command: f"run {command('lamp', 'run')} first",
+    Action.RUN_LAMP: lambda arguments, command: f"run {command('lamp', 'run', *_lamp_options(arguments))} first",
 }
 
 
@@ -95,3 +95,8 @@ def remedy_sentence(remedy: Remedy, profile: ProfileOptions | None = None) -> st
 def _consent_options(arguments: Mapping[str, str]) -> list[str]:
     options = ["--server", arguments["server"], "--server-model", arguments["model"]]
     return options + (["--out", arguments["out"]] if "out" in arguments else [])
+
+
+def _lamp_options(arguments: Mapping[str, str]) -> list[str]:
+    options = ["--task", "TASK", "--questions", "FILE", "--method", "NAME"]
+    return options + (["--out", arguments["folder"]] if "folder" in arguments else [])

@@ -217,7 +217,8 @@ def test_questions_without_outputs_are_refused(command: list[Any]) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "there is no LaMP run here; run `mlx-personal lamp run` first" in error_line("lamp", "report", tmp_path)
+    command = f"mlx-personal lamp run --task TASK --questions FILE --method NAME --out {tmp_path}"
+    assert f"there is no LaMP run here; run `{command}` first" in error_line("lamp", "report", tmp_path)
     file = tmp_path / "file"
     file.write_text("")
     assert "is a file; a LaMP run is a folder; name a folder" in error_line("lamp", "report", file)

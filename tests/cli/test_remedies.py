@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+from mlx_personal.cli.lazy_group import loaded
 from mlx_personal.cli.main import main
 from mlx_personal.cli.remedies import ProfileOptions, error_line, remedy_sentence
 from mlx_personal.errors import Action, Remedy, UserError
@@ -45,6 +47,15 @@ def test_consent_names_the_whole_command() -> None:
     server_and_model = {"server": "https://example.org/v1", "model": "big model"}
     (command,) = commands(remedy_sentence(Remedy(Action.GRANT_CONSENT, server_and_model)))
     assert command == ["mlx-personal", "augment", "consent", *options[:4]]
+
+
+@pytest.mark.parametrize("action", [Action.RUN_STUDY, Action.RUN_LAMP])
+def test_runs_of_experiments_have_what_they_need_and_name_their_folder(action: Action) -> None:
+    (command,) = commands(remedy_sentence(Remedy(action, {"folder": "my folder"})))
+    group = loaded(main.commands[command[1]])
+    assert isinstance(group, click.Group)
+    group.commands[command[2]].make_context("run", command[3:])  # fails if a required option is missing
+    assert "my folder" in command
 
 
 def test_restart_of_a_training_names_the_profile() -> None:

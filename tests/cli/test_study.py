@@ -101,7 +101,8 @@ def test_wrong_input_is_reported_on_one_line(study: list[str], change: list[str]
 
 def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     for command in (["status", tmp_path], ["report", tmp_path, "--out", tmp_path / "out"]):
-        assert "there is no study here" in error_line("study", *command)
+        line = error_line("study", *command)
+        assert f"there is no study here; run `mlx-personal study run {tmp_path}` first" in line
 
 
 def test_file_instead_of_a_study_is_refused(study: list[str], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mlx_personal.errors import Action
+from mlx_personal.errors import Action, Remedy
 from mlx_personal.research.lamp.lamp_results import Count, MethodResult, StoredResult
 from mlx_personal.research.lamp.methods import current_name, stored_name
 from mlx_personal.storage.database import Database, DatabaseSchema, check_database_folder, utc_now
@@ -48,7 +48,7 @@ class LampDatabase:
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        check_database_folder(folder, SCHEMA, write, Action.RUN_LAMP)
+        check_database_folder(folder, SCHEMA, write, Remedy(Action.RUN_LAMP, {"folder": str(folder)}))
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 

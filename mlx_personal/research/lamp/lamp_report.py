@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlx_personal.errors import Action, UserError
+from mlx_personal.errors import Action, Remedy, UserError
 from mlx_personal.reporting import markdown_table
 from mlx_personal.research.lamp.lamp_database import LampDatabase
 from mlx_personal.research.lamp.lamp_results import DISPLAY_NAMES, MethodResult, StoredResult
@@ -189,7 +189,8 @@ def write_report(database: LampDatabase, out: Path | None = None) -> str:
             heading = f"## LaMP-{task.name}, {metadata['model_name']}; synthetic records by {server}\n\n"
             sections.append(heading + method_tables(task, rows))
     if not sections:
-        raise UserError("this run has no results yet", database.folder, remedy=Action.RUN_LAMP)
+        remedy = Remedy(Action.RUN_LAMP, {"folder": str(database.folder)})
+        raise UserError("this run has no results yet", database.folder, remedy=remedy)
     text = "\n".join(sections)
     if out is not None:
         atomic_write(out, text)

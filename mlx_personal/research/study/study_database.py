@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import Action, UserError
+from mlx_personal.errors import Action, Remedy, UserError
 from mlx_personal.research.study.cell import BASE_PROTOCOL, PROTOCOL, Cell
 from mlx_personal.research.study.cell_jobs import SynthesizedDialogues
 from mlx_personal.storage.database import Database, DatabaseSchema, check_database_folder, utc_now
@@ -64,7 +64,7 @@ class StudyDatabase:
     """
 
     def __init__(self, folder: Path, write: bool = False):
-        check_database_folder(folder, SCHEMA, write, Action.RUN_STUDY)
+        check_database_folder(folder, SCHEMA, write, Remedy(Action.RUN_STUDY, {"folder": str(folder)}))
         self.folder = folder
         self.database = Database(folder, write, SCHEMA)
 
