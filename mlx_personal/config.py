@@ -164,7 +164,7 @@ def _read_section(section: type, name: str, table: Any, path: Path, renamed: lis
         raise UserError(f"{name} must be a table", path, f"write [{name}] on a line of its own")
     table = _with_present_keys(name, table, path, renamed)
     hints = get_type_hints(section)
-    _check_known(table, list(hints), f"key in [{name}]", path)
+    _check_known(table, list(hints), f"key in [{name}]", path, RENAMED_KEYS.get(name, {}))
     values = {key: _checked(value, hints[key], f"{name}.{key}", path) for key, value in table.items()}
     try:
         return section(**values)
@@ -203,11 +203,15 @@ def _checked(value: Any, expected: Any, name: str, path: Path) -> Any:
     return value
 
 
-def _check_known(table: Mapping[str, Any], known: Sequence[str], what: str, path: Path) -> None:
+def _check_known(
+    table: Mapping[str, Any], known: Sequence[str], what: str, path: Path, renamed: Mapping[str, str] | None = None
+) -> None:
+    """Raise a UserError that suggests the nearest known name, also if an old name is misspelled."""
+    renamed = renamed or {}
     for key in table:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise UserError(f"unknown {what}: {key!r}", path, f"did you mean {nearest!r}?")
+            nearest = difflib.get_close_matches(key, [*known, *renamed], n=1, cutoff=0)[0]
+            raise UserError(f"unknown {what}: {key!r}", path, f"did you mean {renamed.get(nearest, nearest)!r}?")
 
 
 def _to_toml_value(value: object) -> str:

@@ -112,6 +112,7 @@ def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, tex
     ("text", "message"),
     [
         ("[finetune]\nrang = 4", "did you mean 'rank'"),
+        ("[finetune]\nmax_tokenz = 9", "did you mean 'max_seq_length'"),  # an old name misspelled
         ("[finetun]\nrank = 4", "did you mean 'finetune'"),
         ("finetune = 4", "must be a table"),
         ("[finetune]\nrank = '4'", "finetune.rank must be a whole number"),
@@ -128,8 +129,8 @@ def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, tex
         ("[finetune]\nmax_tokens = 1", "max_seq_length is 1"),
         (
             "[finetune]\nmax_tokens = 9\nmax_seq_length = 9",
-            "[finetune] has both max_tokens and max_seq_length, which are the old and the new name of the same setting; "
-            "remove max_tokens",
+            "[finetune] has both max_tokens and max_seq_length, which are the old and the new name of the same "
+            "setting; remove max_tokens",
         ),
         ("[chat]\ntemperature = -1.0", "temperature"),
         ("[finetune", "not TOML"),

@@ -6,6 +6,7 @@ Library code says what the user can do as an `Action`; this module says how to d
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class ProfileOptions:
 _Sentence = Callable[[Mapping[str, str], Callable[..., str]], str]
 
 _SENTENCES: Final[Mapping[Action, _Sentence]] = {
-    Action.CREATE_PROFILE: lambda arguments, command: f"run {command('init')} first",
+    Action.CREATE_PROFILE: lambda arguments, command: f"run {command('init', *_init_options())} first",
     Action.SET_BASE_MODEL: lambda arguments, command: (
         f"run {command('init', '--model', arguments.get('model', 'MODEL'))}"
     ),
@@ -90,6 +91,11 @@ def remedy_sentence(remedy: Remedy, profile: ProfileOptions | None = None) -> st
         profile: The profile to do it with; None for the default.
     """
     return _SENTENCES[remedy.action](remedy.arguments, (profile or ProfileOptions()).command)
+
+
+def _init_options() -> list[str]:
+    """Return the options that `init` needs; only on a Mac has it a default model."""
+    return [] if sys.platform == "darwin" else ["--model", "MODEL"]
 
 
 def _consent_options(arguments: Mapping[str, str]) -> list[str]:

@@ -75,7 +75,7 @@ def test_full_disk_is_reported_and_loses_nothing_stored(
 
 def test_missing_profile_is_reported_with_its_remedy(home: Path) -> None:
     for command in (["status"], ["import", "x"], ["review"], ["train"], ["chat", "hi"], ["run"], ["adapters", "list"]):
-        assert "run `mlx-personal init` first" in error_line(*command)
+        assert "run `mlx-personal init" in (line := error_line(*command)) and line.endswith("` first")
 
 
 def test_unknown_setting_is_reported_on_one_line(profile: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -70,7 +71,12 @@ def test_hint_and_remedy_are_both_in_the_line() -> None:
     assert error_line(UserError("no dialogue", "file", "check it")) == "file: no dialogue; check it"
 
 
-def test_errors_of_commands_name_the_profile(home: Path, tmp_path: Path) -> None:
-    assert run_cli("--profile", "work", "status").stderr.endswith("run `mlx-personal --profile work init` first\n")
+@pytest.mark.parametrize(("platform", "options"), [("darwin", ""), ("linux", " --model MODEL")])
+def test_errors_of_commands_name_the_profile(
+    platform: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)  # only a Mac has a default model
+    line = run_cli("--profile", "work", "status").stderr
+    assert line.endswith(f"run `mlx-personal --profile work init{options}` first\n")
     line = run_cli("--home", tmp_path / "a b", "status").stderr
-    assert line.endswith(f"run `mlx-personal --home '{tmp_path / 'a b'}' init` first\n")
+    assert line.endswith(f"run `mlx-personal --home '{tmp_path / 'a b'}' init{options}` first\n")

@@ -60,7 +60,7 @@ def test_signal_stops_a_training_with_its_exit_code(
     assert stopped.exit_code == 128 + number
     (line,) = stopped.stderr.splitlines()
     assert line.startswith("mlx-personal: training was stopped after step 3 of ")
-    assert line.endswith(" and saved; start the same training again to resume it")
+    assert line.endswith(" and saved; start the same training run again to resume it")
     assert run_json("train")["report"]["resumed_from"] == 3
 
 
@@ -151,7 +151,7 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
         "1 samples are held out to find the best epoch.\n1 general samples are held out to measure forgetting.\n"
         in result
     )
-    assert "Note: replay_ratio asks for" in result
+    assert "Note: replay_ratio requires" in result
 
 
 def test_dry_run_without_enough_memory_fails_as_the_training_would(
