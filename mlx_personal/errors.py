@@ -48,7 +48,7 @@ class Action(Enum):
     ANNOTATE = "annotate some dialogues"
     LIST_QUESTIONS = "list the open questions"
     TRAIN = "train an adapter"
-    RESTART_TRAINING = "drop the interrupted training and start again"
+    RESTART_TRAINING = "discard the interrupted training run and start again"
     LIST_ADAPTERS = "list the adapters"
     GRANT_CONSENT = "consent to sending records to this server"
     RUN_BENCHMARK = "run the benchmark"

@@ -120,8 +120,8 @@ def personalize(stream: Path, model: str, config: Config, num_unselected: int) -
         print(f"{stream.name}: trained", flush=True)
         unselected = draw_unselected(personalizer, num_unselected)
         max_tokens = config.evaluation.max_tokens
-        before = generate_answers(personalizer.base(), unselected, max_tokens)
-        after = generate_answers(personalizer.adapted(training.adapter), unselected, max_tokens)
+        before = generate_answers(personalizer.base_model(), unselected, max_tokens)
+        after = generate_answers(personalizer.adapted_model(training.adapter), unselected, max_tokens)
         return StreamResult(
             name=stream.stem,
             num_read=len(dialogues),

@@ -96,7 +96,7 @@ class UserResultStore:
             The result; None if there is none with this key, it misses more responses, or its adapter is gone.
         """
         row = self._database.fetch_one(f"SELECT * FROM {RESULTS_TABLE} WHERE user = ? AND key = ?", user, key)
-        if row is None or row["unanswered"] > max_unanswered or not self._adapter_dir(user).exists():
+        if row is None or row["unanswered"] > max_unanswered or not self._adapter_folder(user).exists():
             return None
         return UserResult.from_json(json.loads(row["result"]))
 
@@ -111,7 +111,7 @@ class UserResultStore:
         user, synthetic = job.user, trained.synthetic
         with self._database.transaction() as connection:
             connection.execute(f"DELETE FROM {RESULTS_TABLE} WHERE user = ?", (user.name,))
-        with atomic_folder(self._adapter_dir(user.name), replace=True) as written:
+        with atomic_folder(self._adapter_folder(user.name), replace=True) as written:
             for name, content in trained.files.items():
                 (written / name).write_bytes(content)
         atomic_write(self._folder / "synthetic" / f"{user.name}.jsonl", "".join(map(_json_line, synthetic.records)))
@@ -139,7 +139,7 @@ class UserResultStore:
         for name in ("adapters", "synthetic"):
             remove_partials(self._folder / name)
 
-    def _adapter_dir(self, user: str) -> Path:
+    def _adapter_folder(self, user: str) -> Path:
         return self._folder / "adapters" / user
 
 

@@ -1,16 +1,16 @@
 """Fine-tuning: a LoRA adapter trained on annotated and synthetic dialogues [Qin24 §3.4].
 
-`trainer.finetune` reads top to bottom: examples, samples, plan, verification, loop, adapter.
+`trainer.finetune` reads top to bottom: examples, samples, plan, equivalence check, loop, adapter.
 
 - `config`: the settings; `schedule`: learning rates and early stopping;
 - `data/`: examples and samples (`dataset`, `samples`), packing (`packing`), steps and batches (`batching`);
-- `plan`: the plan of a training; `planning/`: its memory, and an estimate without running it;
+- `plan`: the plan of a training run; `planning/`: its memory, and an estimate without running it;
 - `forward/`: losses and gradients, several times as fast as mlx-lm's forward pass and checked against it;
-- `loop`: the optimizer steps; `trainer_state`: what changes in them; `flat_parameters`: weights in one array;
-- `checkpoint`: the files of an unfinished training; `identity`: which training they belong to; `resume`: both together;
+- `loop`: the optimizer steps; `trainer_state`: the state that they change; `flat_parameters`: weights in one array;
+- `checkpoint`: checkpoint files; `identity`: which training run they belong to; `resume`: save and resume with both;
 - `distributed`, `worker`: training on several machines;
-- `trainer`: the whole from examples to an adapter on disk; `fuse`: merge an adapter into its base model;
-- `report`, `plot`: the results as numbers and as a picture.
+- `trainer`: from examples to an adapter on disk; `fuse`: merge an adapter into its base model;
+- `report`, `plot`: the results as numbers and as a plot.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ else:
             "finetune": "trainer",
         },
     )
-    # `from mlx_personal import finetune` is this package or its function of the same name: both can be called.
+    # `from mlx_personal import finetune` imports this package or its function of the same name; both are callable.
     make_callable(__name__, "finetune")
 
 __all__ = [

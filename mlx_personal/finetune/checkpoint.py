@@ -1,8 +1,8 @@
-"""Checkpoints of an unfinished training on disk: written completely or not at all, and exact to the bit.
+"""Checkpoint files of an unfinished training run: written atomically and exact to the bit.
 
-A checkpoint is one safetensors file. The newest two are kept, so that a damaged file costs the steps since the one
-before. MLX reads a file with flipped bits without an error; a checksum over names, types, shapes, bytes and metadata
-detects them. File names, keys and layout are those of version 0.1, whose checkpoints can still be resumed.
+A checkpoint is one safetensors file. The newest two are kept, so that a damaged file loses only the steps since the
+previous one. MLX does not detect flipped bits; a checksum over names, types, shapes, bytes and metadata does. File
+names, keys and layout are those of version 0.1, whose checkpoints can still be resumed.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from mlx_personal.storage.files import atomic_file, remove_partials
 logger = logging.getLogger(__name__)
 
 _MAX_CHECKPOINTS: Final = 2
-# Version of what a training saves; to be raised with every change of the arrays or the metadata.
+# Version of the checkpoint format, to be increased with every change of the arrays or the metadata.
 _LAYOUT: Final = 3
 _FILE_NAME: Final = re.compile(r"state-(\d{7,})\.safetensors")
 _METADATA_KEY: Final = "facts"
-# What MLX and the standard library raise for bytes that are not a checkpoint, such as bad JSON or bad offsets.
+# Errors that MLX and the standard library raise for files that are not a checkpoint, such as bad JSON or offsets.
 _DAMAGE_ERRORS: Final = (RuntimeError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the rest of a training depends on.
+    """Everything that the rest of a training run depends on.
 
     Attributes:
-        arrays: Arrays of any type and shape, by name.
-        metadata: JSON values, among them `step`, the number of completed steps. Tuples come back as lists.
+        arrays: Arrays of any type and shape by name.
+        metadata: JSON values by name, including `step`, the number of completed steps. Tuples are read back as lists.
     """
 
     arrays: Mapping[str, mx.array]
@@ -52,25 +52,25 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and remove those that are no longer needed.
+    """Write a checkpoint, and remove those that are no longer needed.
 
-    All but the newest two are removed, and so are those of later steps, which a damaged or abandoned training left.
+    All but the newest two are removed, and those of later steps, which a damaged or abandoned run has left.
 
     Args:
-        folder: Folder of the training's checkpoints.
-        checkpoint: What to save.
+        folder: Folder of the training run's checkpoints.
+        checkpoint: The checkpoint.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: If the disk fails; earlier checkpoints are unchanged then.
+        UserError: If the disk fails; earlier checkpoints remain unchanged.
     """
     path = folder / f"state-{checkpoint.step:07d}.safetensors"
     metadata = json.dumps({**checkpoint.metadata, "layout": _LAYOUT})
     header = {"format": "mlx", _METADATA_KEY: metadata, "checksum": _checksum(checkpoint.arrays, metadata)}
     with atomic_file(path) as file:
-        # Through a Python file, since MLX's own writing by path does not notice a full disk.
+        # Through a Python file, because MLX does not detect a full disk when it writes to a path.
         mx.save_safetensors(file, dict(checkpoint.arrays), header)
     saved = _paths_by_step(folder)
     earlier = sorted(step for step in saved if step <= checkpoint.step)
@@ -85,10 +85,10 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, str | None]:
     """Read the newest undamaged checkpoint.
 
     Args:
-        folder: Folder of the training's checkpoints.
+        folder: Folder of the training run's checkpoints.
 
     Returns:
-        The checkpoint, None if there is none, and a note on damaged ones that were skipped.
+        The checkpoint, or None if there is none; and a note on damaged ones that were skipped, or None.
 
     Raises:
         UserError: If all checkpoints are damaged, or if one cannot be read or has another layout.
@@ -114,7 +114,7 @@ def discard(folder: Path) -> None:
     """Remove all checkpoints of a folder, and the folder if nothing else is in it.
 
     Args:
-        folder: Folder of the training's checkpoints.
+        folder: Folder of the training run's checkpoints.
     """
     for path in _paths_by_step(folder).values():
         path.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def _load(path: Path) -> Checkpoint:
         raise ValueError("checksum differs")
     metadata = json.loads(header[_METADATA_KEY])
     if metadata.pop("layout", None) != _LAYOUT:
-        what = "cannot resume: another version of mlx-personal started this training"
+        what = "cannot resume: another version of mlx-personal started this training run"
         raise UserError(what, path, remedy=Action.RESTART_TRAINING)
     return Checkpoint(arrays, metadata)
 
@@ -142,7 +142,7 @@ def _checksum(arrays: Mapping[str, mx.array], metadata: str) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-        # As bytes, since the buffer protocol has no bfloat16.
+        # As bytes, because the buffer protocol does not support bfloat16.
         as_bytes: Any = array.reshape(-1).view(mx.uint8)
         digest.update(memoryview(as_bytes))
     digest.update(metadata.encode())

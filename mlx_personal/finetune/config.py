@@ -1,8 +1,8 @@
 """The settings of fine-tuning, under the names of mlx-lm, PEFT and trl where they mean the same.
 
-Rank, alpha, dropout and learning rate default to the values of [Qin24 §4.1]. Batch size and epochs do not. The authors'
-code adapts the attention projections and truncates samples at 512 tokens; here every linear layer of the blocks is
-adapted, as in mlx-lm, and samples have up to 1,024 tokens.
+The defaults of rank, alpha, dropout and learning rate are those of [Qin24 §4.1]; those of batch size and epochs are
+not. [Qin24] adapts the attention projections and truncates samples at 512 tokens; here all linear layers of the
+transformer layers are adapted, as in mlx-lm, and samples have up to 1,024 tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mlx_personal.finetune.schedule import LearningRateSchedule
 
-# Fields that version 0.1 stored under other names. Stored forms (runs of a profile, cells of a study, digests of LaMP
+# Fields that version 0.1 stored under other names. Stored data (runs of a profile, cells of a study, digests of LaMP
 # settings, checkpoints) keep those names, so that old files can be read and digests stay valid.
 STORED_NAMES: Final[Mapping[str, str]] = {
     "use_dora": "dora",
@@ -47,33 +47,35 @@ _RANGES: Final = {
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """The settings of an adapter and its training.
+    """The settings of an adapter and of its training.
 
     Attributes:
         rank: Rank of the two matrices of each adapted layer.
         alpha: The adapter's output is multiplied by `alpha / rank`.
-        scale: The factor itself, as in mlx-lm; used instead of `alpha / rank` unless it is 0.
-        dropout: Probability, 0 <= p < 1, of zeroing an input of the adapter in training. With 0, packed samples that
-            share a prompt compute it once.
-        use_dora: Train a DoRA adapter [Liu24], which also learns the magnitude of each output.
+        scale: The factor itself, as in mlx-lm, instead of `alpha / rank`; 0 for none.
+        dropout: Probability, 0 <= p < 1, of zeroing an input of the adapter in training. Only without dropout, packed
+            samples that share a prompt compute it once.
+        use_dora: Whether to train a DoRA adapter [Liu24], which also learns the magnitude of each output, instead of a
+            LoRA adapter [Hu22].
         learning_rate: Peak learning rate of AdamW.
         lr_scheduler_type: Decay after the peak: `cosine`, `linear` or `constant`.
-        warmup_ratio: Fraction of the steps, 0 to 1, in which the learning rate rises.
-        epochs: Passes over the training samples.
-        batch_size: Samples of an optimizer step. The 128 of [Qin24 §4.1] would leave a handful of steps on a personal
+        warmup_ratio: Fraction of the steps, 0 to 1, in which the learning rate increases.
+        epochs: Number of passes over the training samples.
+        batch_size: Number of samples of a batch. The 128 of [Qin24 §4.1] would leave only a few steps for a personal
             data set.
-        gradient_accumulation_steps: Batches whose gradients are accumulated for one optimizer step.
-        micro_batch_tokens: Tokens computed at once. The gradients of a step's micro-batches are accumulated, so this
-            affects memory and time only. 0: as many as fit into memory.
-        max_seq_length: Tokens of the longest sample; a longer one is truncated from the left.
-        num_layers: Blocks to adapt, counted from the last; -1 adapts all. The blocks below the adapted ones are
-            computed once per sample.
-        validation_split: Fraction of the examples' groups, 0 <= f < 1, held out to select the best epoch.
-        early_stopping_patience: Epochs without a better validation loss before training stops; 0 never stops early.
+        gradient_accumulation_steps: Number of batches whose gradients are accumulated for one optimizer step.
+        micro_batch_tokens: Maximum number of tokens computed at once; 0 for as many as fit into memory. The gradients
+            of a step's micro-batches are accumulated, so this affects memory and time only.
+        max_seq_length: Maximum number of tokens of a sample; a longer one is truncated from the left.
+        num_layers: Number of transformer layers to adapt, counted from the last; -1 for all. The layers below them are
+            frozen and computed once per sample.
+        validation_split: Fraction of the examples' groups, 0 <= f < 1, used for validation to select the best epoch.
+        early_stopping_patience: Number of epochs without a better validation loss after which training stops; 0 never
+            stops early.
         general_data: File of general dialogues (JSON Lines) to measure and limit forgetting; empty for none.
         replay_ratio: Fraction of an epoch's samples, 0 <= f < 1, that are general dialogues.
-        max_forgetting: An adapter that raises the loss on general dialogues by more than this fraction is not promoted.
-        save_every: Steps between two checkpoints.
+        max_forgetting: Largest relative increase of the loss on general dialogues with which an adapter is promoted.
+        save_every: Number of steps between two checkpoints.
         seed: Random seed of the adapter's initial weights, of dropout and of the order of the samples.
 
     Raises:
@@ -103,9 +105,9 @@ class LoRAConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in {least:,}..{most:,}")
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in {low:,}..{high:,}")
         for name in ("alpha", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
@@ -114,8 +116,8 @@ class LoRAConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         for name in ("scale", "max_forgetting"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
-        self.learning_rate_schedule(1)  # the schedule checks its own settings
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and finite")
+        self.learning_rate_schedule(1)  # checks the settings of the schedule
         if self.early_stopping_patience and not self.validation_split:
             raise ValueError("early_stopping_patience needs validation data: set validation_split above 0")
         if self.replay_ratio and not self.general_data:
@@ -125,7 +127,7 @@ class LoRAConfig:
 
     @property
     def effective_batch_size(self) -> int:
-        """Samples of one optimizer step."""
+        """Number of samples of one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps
 
     @property
@@ -134,7 +136,11 @@ class LoRAConfig:
         return {"rank": self.rank, "scale": self.scale or self.alpha / self.rank, "dropout": self.dropout}
 
     def learning_rate_schedule(self, steps: int) -> LearningRateSchedule:
-        """Return the learning rate schedule of a training of this many optimizer steps."""
+        """Return the learning rate schedule.
+
+        Args:
+            steps: Number of optimizer steps of the whole training run.
+        """
         return LearningRateSchedule(self.lr_scheduler_type, self.learning_rate, steps, self.warmup_ratio)
 
     def to_json(self) -> dict[str, Any]:
@@ -149,6 +155,10 @@ class LoRAConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LoRAConfig:
-        """Return the settings that `to_json` gave; those left out keep their defaults."""
+        """Return the settings of a JSON object; those that are missing have their defaults.
+
+        Args:
+            values: The result of `to_json`.
+        """
         present = {stored: name for name, stored in STORED_NAMES.items()}
         return cls(**{present.get(name, name): value for name, value in values.items()})

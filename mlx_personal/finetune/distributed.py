@@ -1,7 +1,7 @@
 """Data-parallel training on several machines: each computes a shard of every step, and the gradients are summed.
 
-Under `mlx.launch -n N` (or with a host file) every process runs the same training; without it the group has one
-process. Gradients travel as one array, since on Metal each transfer goes from the GPU to the CPU and back.
+Under `mlx.launch -n N` (or with a host file) every process runs the same training run; without it the group has one
+process. Gradients are transferred as one array, because on Metal each transfer goes through the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ProcessGroup:
     """The processes that train together.
 
     Attributes:
-        rank: Number of this process, from 0. Only rank 0 writes files.
+        rank: Rank of this process, from 0. Only rank 0 writes files.
         size: Number of processes.
 
     Raises:
@@ -30,7 +30,7 @@ class ProcessGroup:
 
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
-        # Without this check MLX would load its MPI library in every training on a single machine.
+        # Without this check MLX would load its MPI library even on a single machine.
         if "MLX_RANK" in os.environ:
             try:
                 self._group = mx.distributed.init(strict=True)
@@ -40,23 +40,23 @@ class ProcessGroup:
             self.rank, self.size = self._group.rank(), self._group.size()
 
     def shard(self, step: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """Return this process's samples of a step. Each process gets about the same number of tokens.
+        """Return this process's samples of a step, such that all processes have about the same number of tokens.
 
         Args:
             step: Indices of the step's samples.
-            lengths: Tokens of each sample of the data set.
+            lengths: Number of tokens of each sample of the data set.
 
         Returns:
-            Indices of samples, in the order of the step; the same for the same arguments.
+            Indices of samples in the order of the step, as a function of the arguments and the rank.
         """
         loads = [0] * self.size
-        own = []
+        shard = []
         for index in sorted(step, key=lambda index: -lengths[index]):
             lightest = loads.index(min(loads))
             loads[lightest] += lengths[index]
             if lightest == self.rank:
-                own.append(index)
-        return sorted(own, key=list(step).index)
+                shard.append(index)
+        return sorted(shard, key=list(step).index)
 
     def all_sum(self, array: mx.array) -> mx.array:
         """Return the sum of a float32 array over all processes, the same in each.
@@ -78,7 +78,7 @@ class ProcessGroup:
         """Return the value of rank 0.
 
         Args:
-            value: A JSON value; only that of rank 0 matters.
+            value: A JSON value; used on rank 0 only.
         """
         return self._broadcast_from(value, 0)
 
@@ -86,7 +86,7 @@ class ProcessGroup:
         """Return the arrays of rank 0, bit for bit.
 
         Args:
-            arrays: Arrays of any type and shape; only those of rank 0 matter.
+            arrays: Arrays of any type and shape; used on rank 0 only.
         """
         if self.size == 1:
             return arrays
@@ -94,18 +94,18 @@ class ProcessGroup:
         received = {}
         for name, (shape, dtype_name) in layouts.items():
             dtype = getattr(mx, dtype_name)
-            own = arrays[name] if self.rank == 0 else mx.zeros(shape, dtype)
-            as_bytes = own.reshape(-1).view(mx.uint8).astype(mx.int32)
+            array = arrays[name] if self.rank == 0 else mx.zeros(shape, dtype)
+            as_bytes = array.reshape(-1).view(mx.uint8).astype(mx.int32)
             received[name] = self._all_sum(as_bytes).astype(mx.uint8).view(dtype).reshape(shape)
         return received
 
     def _broadcast_from(self, value: Any, rank: int) -> Any:
         if self.size == 1:
             return value
-        own = json.dumps(value).encode() if self.rank == rank else b""
-        (length,) = np.array(self._all_sum(mx.array([len(own)], mx.int32))).tolist()
+        encoded = json.dumps(value).encode() if self.rank == rank else b""
+        (length,) = np.array(self._all_sum(mx.array([len(encoded)], mx.int32))).tolist()
         sent = np.zeros(length, np.int32)
-        sent[: len(own)] = np.frombuffer(own, np.uint8)
+        sent[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         received = np.array(self._all_sum(mx.array(sent)), copy=False).astype(np.uint8)
         return json.loads(received.tobytes())
 
@@ -114,6 +114,6 @@ class ProcessGroup:
         try:
             mx.eval(summed)
         except RuntimeError as error:
-            what = "another machine has left this training"
-            raise UserError(what, hint="see its error message, then start the same training again") from error
+            what = "another machine has left this training run"
+            raise UserError(what, hint="see its error message, then start the same training run again") from error
         return summed

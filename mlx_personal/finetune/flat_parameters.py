@@ -1,6 +1,6 @@
 """The weights of an adapter in one array, so that their norm, their sum over machines and AdamW are one operation each.
 
-An adapter has some hundred small matrices, and each operation on each of them costs more than its numbers do.
+An adapter has hundreds of small matrices, and the overhead of separate operations exceeds the cost of their arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class FlatParameters:
     """The layout of weights in one float32 array [P].
 
     Args:
-        weights: Weights with these names and shapes, nested as in the model.
+        weights: Weights whose names and shapes define the layout, nested as in the model.
     """
 
     def __init__(self, weights: Weights):

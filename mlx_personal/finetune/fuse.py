@@ -1,8 +1,8 @@
-"""Fuse a base model and an adapter into one model folder, so that a task's adapter becomes the base of users' adapters.
+"""Fuse a base model and an adapter into a new model folder, such as the base model of many users' adapters.
 
 That is the first stage of one adapter per user [Tan24]: what all users have in common is trained once and merged. The
-merge itself is mlx-lm's. `mlx_lm.fuse` quantizes merged layers again, which rounds away much of what an adapter has
-learned; here merged layers stay unquantized, which makes a quantized base larger by them alone.
+merge itself is mlx-lm's. `mlx_lm.fuse` quantizes merged layers again, which rounds away much of what the adapter has
+learned. Here merged layers are not quantized, so only these layers of a quantized base become larger.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from mlx_personal.storage.files import atomic_folder
 
 logger = logging.getLogger(__name__)
 
-# What a model folder has beside its weights: tokenizer, chat template, generation defaults.
+# Other files of a model folder than weights: tokenizer, chat template, generation defaults.
 _OTHER_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-# Files among them that are written here, or that describe the old weights.
+# Files among them that are rewritten here, or that describe the old weights.
 _NOT_COPIED: Final = ("config.json", "model.safetensors.index.json", "hf_quant_config.json")
 
 
-def fuse(lm: LanguageModel, adapter_dir: Path, out: Path) -> Path:
-    """Write a base model with an adapter merged into it as a model folder, completely or not at all.
+def fuse(lm: LanguageModel, adapter_folder: Path, output_folder: Path) -> Path:
+    """Merge an adapter into its base model, and write the result atomically as a model folder.
 
-    The folder is in mlx-lm's format and in the data types that `lm` computes with: on a CPU float32, unquantized.
+    The folder is in mlx-lm's format, with the dtypes that `lm` computes with: on a CPU float32 without quantization.
     Afterwards `lm` has no adapter.
 
     Args:
         lm: The base model.
-        adapter_dir: The adapter.
-        out: Folder to write; it must not exist yet.
+        adapter_folder: Folder of the adapter.
+        output_folder: Folder to write; it must not exist, or be empty.
 
     Returns:
-        `out`.
+        `output_folder`.
 
     Raises:
-        UserError: If the model was not loaded from a folder, the adapter does not fit, `out` exists, or the disk
-            fails.
+        UserError: If the model was not loaded from a folder, the adapter does not fit, `output_folder` is not empty, or
+            the disk fails.
     """
     if lm.path is None:
-        raise UserError("a model that was made in memory has no folder to copy tokenizer and settings from")
-    lm.attach_adapter(adapter_dir)
+        raise UserError("a model that was created in memory has no folder to copy tokenizer and settings from")
+    lm.attach_adapter(adapter_folder)
     try:
-        with atomic_folder(out) as folder:
-            # Through a Python file, since MLX's own writing by path does not notice a full disk.
+        with atomic_folder(output_folder) as folder:
+            # Through a Python file, because MLX does not detect a full disk when it writes to a path.
             with (folder / "model.safetensors").open("wb") as file:
                 mx.save_safetensors(file, _merged_weights(lm.model), {"format": "mlx"})
             save_config(_fused_config(lm.model, lm.path), folder / "config.json")
@@ -63,12 +63,12 @@ def fuse(lm: LanguageModel, adapter_dir: Path, out: Path) -> Path:
                         shutil.copyfile(path, folder / path.name)
     finally:
         lm.detach_adapter()
-    logger.info("fused %s", out)
-    return out
+    logger.info("fused %s", output_folder)
+    return output_folder
 
 
 def _merged_weights(model: nn.Module) -> dict[str, mx.array]:
-    """Return the weights by name, adapted layers as plain ones, without changing the model."""
+    """Return the weights by name, with adapters merged into their layers, without changing the model."""
     weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     for name, module in _adapted_layers(model).items():
         layer = module.linear if "linear" in module else module.embedding
@@ -76,7 +76,7 @@ def _merged_weights(model: nn.Module) -> dict[str, mx.array]:
         for key in [key for key in weights if key.startswith(f"{name}.")]:
             del weights[key]
         for key, weight in tree_flatten(module.fuse(dequantize=True).parameters()):
-            weights[f"{name}.{key}"] = weight.astype(dtype)  # DoRA's are in float32
+            weights[f"{name}.{key}"] = weight.astype(dtype)  # DoRA computes them in float32
     return weights
 
 
@@ -85,7 +85,7 @@ def _adapted_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def _fused_config(model: nn.Module, base: Path) -> dict[str, Any]:
-    """Return the base's config, which mentions quantization only where a layer is quantized and was not merged."""
+    """Return the base model's config with quantization only for layers that are quantized and not merged."""
     config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
     merged = tuple(f"{name}." for name in _adapted_layers(model))
     quantized = {name for name, module in model.named_modules() if hasattr(module, "bits")}
@@ -94,6 +94,6 @@ def _fused_config(model: nn.Module, base: Path) -> dict[str, Any]:
         if not quantized:
             config.pop(key, None)
         elif key in config:
-            # A layer may have settings of its own, which a merged one must lose.
+            # A layer may have its own settings, which must be removed if it was merged.
             config[key] = {k: v for k, v in config[key].items() if not isinstance(v, dict) or k in quantized}
     return config

@@ -1,4 +1,4 @@
-"""What makes two trainings the same, so that one may resume from a checkpoint of the other."""
+"""The identity of a training run, which decides whether it may resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _PRESENT_NAMES: Final = {stored: name for name, stored in STORED_NAMES.items()}
 
 @dataclass(frozen=True)
 class TrainingIdentity:
-    """What a resumed training must have in common with the interrupted one.
+    """What a resumed training run must have in common with the interrupted one.
 
     Attributes:
         base: Fingerprint of the base model.
         samples: Hash of all samples and their weights, in order.
-        settings: Settings that affect the result, under their stored names.
-        environment: What only the last bits depend on: versions, device, thread count, number of machines.
+        settings: Settings that affect the result, by their stored names.
+        environment: Versions, device, number of threads and of machines, which affect only the last bits.
     """
 
     base: str
@@ -54,7 +54,7 @@ class TrainingIdentity:
 def training_identity(
     lm: LanguageModel, data: TrainingData, config: LoRAConfig, process_group: ProcessGroup
 ) -> TrainingIdentity:
-    """Return the identity of a training.
+    """Return the identity of a training run.
 
     Args:
         lm: The base model, without an adapter.
@@ -63,11 +63,11 @@ def training_identity(
         process_group: The processes that train together.
 
     Returns:
-        All that decides the adapter, to the bit.
+        Everything that the bits of the adapter depend on.
     """
     digest = hashlib.sha256()
     for samples in (data.train, data.replay, data.validation, data.general):
-        # The word is that of version 0.1, whose checkpoints have the same hash.
+        # `rows` is the word of version 0.1, whose checkpoints have the same hash.
         digest.update(f"{len(samples)} rows".encode())
         for sample in samples:
             digest.update(len(sample).to_bytes(8, "little"))
@@ -87,25 +87,25 @@ def training_identity(
 
 
 def check_identity(saved: Mapping[str, Any], present: TrainingIdentity) -> str | None:
-    """Check that a checkpoint belongs to the present training.
+    """Check that a checkpoint belongs to the present training run.
 
     Args:
-        saved: What `TrainingIdentity.to_json` gave, as read from a checkpoint.
-        present: The identity of the present training.
+        saved: Result of `TrainingIdentity.to_json`, read from a checkpoint.
+        present: The identity of the present training run.
 
     Returns:
-        None, or a note if the rest of the training will not be bit-identical.
+        None, or a note if the rest of the run will not be bit-identical.
 
     Raises:
-        UserError: If it belongs to another training; the message names what differs.
+        UserError: If it belongs to another training run; the message names what differs.
     """
     if saved["base"] != present.base:
-        what = "cannot resume: the base model is not the one that this training started with"
+        what = "cannot resume: the base model is not the one that this training run started with"
         raise UserError(what, remedy=Action.RESTART_TRAINING)
     if different := _differences(saved["settings"], present.settings, _PRESENT_NAMES):
         raise UserError(f"cannot resume: changed settings: {different}", remedy=Action.RESTART_TRAINING)
     if saved["rows"] != present.samples:
-        what = "cannot resume: the training samples have changed since this training started"
+        what = "cannot resume: the training samples have changed since this training run started"
         raise UserError(what, remedy=Action.RESTART_TRAINING)
     if different := _differences(saved["environment"], present.environment, {}):
         return f"resumed under other conditions ({different}): the result will not be bit-identical"
@@ -113,7 +113,7 @@ def check_identity(saved: Mapping[str, Any], present: TrainingIdentity) -> str |
 
 
 def _differences(saved: Mapping[str, Any], present: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Return which entries differ and how, as `name was 1, is 2`; empty if none does."""
+    """Return the differences as text, such as `name was 1, is 2`; empty if there are none."""
     now = json.loads(json.dumps(dict(present)))
     keys = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     return ", ".join(f"{names.get(key, key)} was {saved.get(key)}, is {now.get(key)}" for key in keys)

@@ -5,7 +5,7 @@
     report = train(lm, plan_training(data, LoRAConfig()))
     lm.detach_adapter()
 
-mlx-lm's own loop computes padding, fails on samples without targets, drops the last batch, cannot be resumed, and sets
+mlx-lm's own loop computes padding, fails for samples without targets, drops the last batch, cannot be resumed, and sets
 the wired memory limit. Layers and adapters are mlx-lm's.
 """
 
@@ -25,7 +25,7 @@ from mlx_personal.errors import StoppedError, UserError
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.flat_parameters import FlatParameters
 from mlx_personal.finetune.forward.gradients import GradientComputer
-from mlx_personal.finetune.plan import TrainingPlan, verify
+from mlx_personal.finetune.plan import TrainingPlan, select_forward_mode
 from mlx_personal.finetune.report import TrainingReport, make_report, make_step
 from mlx_personal.finetune.resume import CheckpointStore
 from mlx_personal.finetune.trainer_state import TrainerState, initial_state
@@ -41,7 +41,7 @@ class InterruptedTrainingError(StoppedError):
 
 
 class DivergedError(UserError):
-    """The loss, the gradient or the adapter is not finite. A resumed training would diverge again."""
+    """The loss, the gradient or the adapter is not finite. A resumed training run would diverge again."""
 
 
 def train(
@@ -52,25 +52,25 @@ def train(
     process_group: ProcessGroup | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingReport:
-    """Train a new adapter, which is attached to the model afterwards with the best weights found, in float32.
+    """Train a new adapter, which is then attached to the model with the best weights in float32.
 
-    The same arguments on the same machine give the same adapter, bit for bit, whether or not the training was
-    interrupted. After an error the model has no adapter.
+    The same arguments on the same machine produce the same adapter, bit for bit, even if the run was interrupted. After
+    an error the model has no adapter.
 
     Args:
         lm: The base model.
-        plan: The samples and settings of the training.
-        checkpoints: Where to save checkpoints; the newest one that is there is resumed.
+        plan: The samples and settings of the training run.
+        checkpoints: Saves checkpoints; the newest existing one is resumed. None saves and resumes nothing.
         process_group: The processes that train together. Each calls this with the same arguments; rank 0 saves.
-        on_progress: Receives the stage `caching activations` before the first step, and after each step the stage
-            `training`, whose detail is a `TrainingStep`.
+        on_progress: Receives events of stage `caching activations` before the first step, and after each step one of
+            stage `training`, whose detail is a `TrainingStep`.
 
     Returns:
-        The report of the training.
+        The report of the training run.
 
     Raises:
-        UserError: If there are no samples, the model's weights are not finite, a checkpoint belongs to another
-            training, all checkpoints are damaged, or the disk fails.
+        UserError: If there are no samples, the model's weights are not finite, a checkpoint belongs to another training
+            run, all checkpoints are damaged, or the disk fails.
         DivergedError: If the loss is not finite.
         InterruptedTrainingError: If a signal stopped the training.
     """
@@ -100,7 +100,7 @@ def _train(
         plan = dataclasses.replace(plan, memory=resumed.memory or plan.memory)
 
     plan.attach_adapter(lm)
-    plan = verify(lm, plan, process_group)
+    plan = select_forward_mode(lm, plan, process_group)
     if plan.fallback_reason:
         notes.append(
             f"computed in a slower mode, {plan.forward_mode}, since the fastest is not exact: {plan.fallback_reason}"
@@ -116,7 +116,8 @@ def _train(
         state.restore(resumed.checkpoint)
     resumed_from = state.step
 
-    # A resumed training must see the very same activations: cached ones if they were, else computed ones.
+    # A resumed training run must use the same activations: cached ones if they were cached before, else recomputed
+    # ones.
     cache = resumed is None or resumed.cached_activations
     computer = GradientComputer(
         lm, plan.data.all, plan.forward_mode, plan.memory, share_prefixes=plan.share_prefixes, use_cache=cache
@@ -152,7 +153,7 @@ def _load_weights(lm: LanguageModel) -> None:
 
 @dataclass(frozen=True)
 class _Loop:
-    """The steps of a training, from the present state to its end."""
+    """The optimizer steps of a training run, from the present state to its end."""
 
     plan: TrainingPlan
     state: TrainerState
@@ -179,16 +180,16 @@ class _Loop:
                     cached = self.computer.cache_location != "nowhere"
                     self.checkpoints.save(state, plan, cached, self.process_group)
                 if stop and not done:
-                    # Without a signal here, another machine received it.
+                    # If this process received no signal, another machine did.
                     raise self._interrupted(number, request.signal or signal.SIGTERM)
 
     def _step(self, number: int, stop_requested: bool) -> bool:
-        """Do one optimizer step on all machines; return whether one of them was asked to stop."""
+        """Run one optimizer step on all machines, and return whether any of them was requested to stop."""
         plan, state, step = self.plan, self.state, self.plan.steps[self.state.step]
         indices = self.process_group.shard(step.indices, plan.lengths)
         seed = (plan.seed, number, self.process_group.rank)
         loss, gradient = self.computer.gradient(self.layout.unflatten(state.weights), indices, seed)
-        # Everything in one array, which is transferred at once.
+        # One array, so that there is one transfer.
         header = mx.stack([loss, mx.array(float(stop_requested))])
         summed = self.process_group.all_sum(mx.concatenate([header, self.layout.flatten(gradient)]))
         mean_gradient = summed[2:] / step.target_weight
@@ -197,7 +198,7 @@ class _Loop:
         norms = mx.linalg.norm(mean_gradient), mx.linalg.norm(state.weights)
         mx.eval(state.weights, state.optimizer.state, norms, summed)
         mean_loss = float(summed[0]) / step.target_weight
-        # The weights too, since those of the last step are in no later loss.
+        # The weights too, because those of the last step do not affect any later loss.
         for name, value in (("loss", mean_loss), ("gradient", float(norms[0])), ("adapter", float(norms[1]))):
             if not math.isfinite(value):
                 what = f"training failed, the {name} became {value} at step {number} of {len(plan.steps)}"
@@ -207,7 +208,7 @@ class _Loop:
         return float(summed[1]) > 0
 
     def _evaluate(self) -> None:
-        """Compute the losses on held-out samples, before the first step and after each epoch; keep the best weights."""
+        """Compute the validation losses, before the first step and after each epoch, and keep the best weights."""
         data, state, first = self.plan.data, self.state, len(self.plan.trained)
         validation = range(first, first + len(data.validation))
         general = range(validation.stop, validation.stop + len(data.general))
@@ -216,14 +217,14 @@ class _Loop:
         if validation:
             loss = self._loss(validation)
             state.validation_losses.append((state.step, loss))
-            # The first adapter does nothing yet: its loss is the one to compare with, but it is never kept.
+            # The loss before the first step is only for comparison: that adapter is never kept.
             if state.step > 0:
                 state.stopped_early = state.early_stopping.update(loss, state.step)
                 if state.early_stopping.best_step == state.step:
                     state.best_weights = state.weights
 
     def _loss(self, indices: Sequence[int]) -> float:
-        """Return the loss of rank 0 in all processes, which must make the same decisions with it."""
+        """Return the loss of rank 0 in all processes, so that they make the same decisions."""
         loss = None
         if self.process_group.rank == 0:
             loss = self.computer.loss(self.layout.unflatten(self.state.weights), indices)
@@ -235,4 +236,4 @@ class _Loop:
         logger.info("%s", what)
         if self.checkpoints is None:
             return InterruptedTrainingError(what, by)
-        return InterruptedTrainingError(f"{what} and saved", by, hint="start the same training again to resume it")
+        return InterruptedTrainingError(f"{what} and saved", by, hint="start the same training run again to resume it")

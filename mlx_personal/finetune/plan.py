@@ -1,4 +1,4 @@
-"""The plan of a training: all that its settings and samples decide, computed once before the loop."""
+"""The plan of a training run: everything that its settings and samples determine, computed before the loop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import bucketed_steps, shuffled_steps
-from mlx_personal.finetune.data.samples import Sample, TrainingData, target_tokens, target_weight
+from mlx_personal.finetune.data.samples import Sample, TrainingData, count_target_tokens, total_target_weight
 from mlx_personal.finetune.distributed import ProcessGroup
-from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, probe_samples, select_mode_once
+from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, select_mode_cached, select_probe
 from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.finetune.schedule import LearningRateSchedule
 from mlx_personal.models import LanguageModel
 
 logger = logging.getLogger(__name__)
 
-Order = Callable[[int], Sequence[Sequence[int]]]
-"""A function from an epoch, counted from 0, to the indices of the samples of each of its steps."""
+SampleOrder = Callable[[int], Sequence[Sequence[int]]]
+"""Returns the indices of the samples of each step of an epoch, which is counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PlannedStep:
     Attributes:
         epoch: The epoch, from 0.
         indices: Indices of its samples.
-        target_tokens: Number of their targets.
+        target_tokens: Number of target tokens of these samples.
         target_weight: Sum of the weights of their targets.
     """
 
@@ -42,37 +42,37 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything a training needs beside the model.
+    """Everything that a training run depends on, except for the model.
 
     Attributes:
         data: The samples.
-        config: The settings; read here, not in the loop.
-        memory: How memory is used: tokens of a micro-batch, gradient checkpointing, size of the activation cache.
+        config: The settings, which the loop does not read itself.
+        memory: The use of memory: tokens of a micro-batch, gradient checkpointing, size of the activation cache.
         order: The samples of each step; None for a random order that depends on the forward mode.
-        forward_mode: How the forward pass is computed: the fastest mode until `verify` has checked it.
+        forward_mode: The forward mode; before `select_forward_mode` the fastest one.
         fallback_reason: Why a faster mode is not used; empty for the fastest.
     """
 
     data: TrainingData
     config: LoRAConfig
     memory: MemoryPlan
-    order: Order | None = None
+    order: SampleOrder | None = None
     forward_mode: ForwardMode = FORWARD_MODES[0]
     fallback_reason: str = ""
 
     @functools.cached_property
     def trained(self) -> list[Sample]:
-        """Samples whose gradients are computed; `PlannedStep.indices` count within them."""
+        """The samples that are trained on, to which `PlannedStep.indices` refer."""
         return self.data.trained
 
     @functools.cached_property
     def probe(self) -> list[int]:
-        """Indices in `data.all` of the samples that verify the forward mode."""
-        return probe_samples(self.data.all)
+        """Indices in `data.all` of the samples of the equivalence check."""
+        return select_probe(self.data.all)
 
     @functools.cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each of these samples."""
+        """Number of tokens of each sample that is trained on."""
         return [len(sample) for sample in self.trained]
 
     @functools.cached_property
@@ -83,42 +83,47 @@ class TrainingPlan:
         for epoch in range(self.config.epochs):
             for indices in order(epoch):
                 samples = [self.trained[i] for i in indices]
-                steps.append(PlannedStep(epoch, tuple(indices), target_tokens(samples), target_weight(samples)))
+                tokens, weight = count_target_tokens(samples), total_target_weight(samples)
+                steps.append(PlannedStep(epoch, tuple(indices), tokens, weight))
         return steps
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of the first epoch."""
+        """Number of optimizer steps of the first epoch."""
         return sum(step.epoch == 0 for step in self.steps)
 
     @functools.cached_property
     def learning_rates(self) -> LearningRateSchedule:
-        """Learning rate of each step."""
+        """The learning rate of each step."""
         return self.config.learning_rate_schedule(len(self.steps))
 
     @property
     def share_prefixes(self) -> bool:
-        """Whether packed samples compute a common beginning of their prompts once."""
-        # With dropout they would also share what it draws there.
+        """Whether packed samples compute a common prefix of their prompts once."""
+        # With dropout they would also share the dropout mask of the prefix.
         return self.config.dropout == 0
 
     @property
     def save_every(self) -> int:
-        """Steps between two checkpoints."""
+        """Number of steps between two checkpoints."""
         return self.config.save_every
 
     @property
     def patience(self) -> int | None:
-        """Epochs without a better validation loss before training stops; None never stops early."""
+        """Number of epochs without a better validation loss after which training stops; None never stops early."""
         return self.config.early_stopping_patience or None
 
     @property
     def seed(self) -> int:
-        """Random seed of the training."""
+        """Random seed of the training run."""
         return self.config.seed
 
     def is_last_of_epoch(self, number: int) -> bool:
-        """Return whether an epoch ends with step `number`, counted from 1."""
+        """Return whether an epoch ends with a step.
+
+        Args:
+            number: The step, from 1.
+        """
         return number == len(self.steps) or self.steps[number].epoch != self.steps[number - 1].epoch
 
     def attach_adapter(self, lm: LanguageModel) -> None:
@@ -128,7 +133,7 @@ class TrainingPlan:
             lm: The base model.
 
         Raises:
-            UserError: If the model does not take such an adapter.
+            UserError: If the model does not support such an adapter.
         """
         config = self.config
         lm.attach_new_adapter(config.num_layers, config.lora_parameters, config.seed, config.use_dora)
@@ -141,14 +146,14 @@ class TrainingPlan:
 
 
 def plan_training(
-    data: TrainingData, config: LoRAConfig, memory: MemoryPlan | None = None, order: Order | None = None
+    data: TrainingData, config: LoRAConfig, memory: MemoryPlan | None = None, order: SampleOrder | None = None
 ) -> TrainingPlan:
-    """Plan a training without looking at the model.
+    """Plan a training run without the model.
 
     Args:
         data: The samples.
         config: The settings.
-        memory: How memory is used; `plan_memory` makes one that fits the machine.
+        memory: The use of memory; `plan_memory` plans one that fits the machine.
         order: The samples of each step; by default every sample once per epoch, in random order.
 
     Returns:
@@ -158,7 +163,7 @@ def plan_training(
 
 
 def plan_for_model(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> TrainingPlan:
-    """Plan a training of a model within the memory of this machine. Weights of a lazily loaded model are not read.
+    """Plan a training run of a model within the memory of this machine, without reading the weights of a lazy model.
 
     Args:
         lm: The base model.
@@ -169,13 +174,13 @@ def plan_for_model(lm: LanguageModel, data: TrainingData, config: LoRAConfig) ->
         The plan.
 
     Raises:
-        UserError: If the training does not fit into memory.
+        UserError: If the training run does not fit into memory.
     """
     return plan_training(data, config, plan_memory(lm, data, config))
 
 
-def verify(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -> TrainingPlan:
-    """Choose the fastest forward mode that agrees with mlx-lm's forward pass on every machine.
+def select_forward_mode(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -> TrainingPlan:
+    """Select the fastest forward mode that agrees with mlx-lm's forward pass on all machines.
 
     Args:
         lm: The model with the adapter to train.
@@ -188,10 +193,10 @@ def verify(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -
     Raises:
         UserError: If the base model's loss is not finite.
     """
-    selection = select_mode_once(lm, plan.config, plan.data.all, plan.probe)
+    selection = select_mode_cached(lm, plan.config, plan.data.all, plan.probe)
     mode, reason = max(
         process_group.all_gather([selection.mode, selection.fallback_reason]),
-        key=lambda chosen: FORWARD_MODES.index(chosen[0]),
+        key=lambda selected: FORWARD_MODES.index(selected[0]),
     )
     if reason:
         logger.info("forward mode %s: %s", mode, reason)

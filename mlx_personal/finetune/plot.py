@@ -1,6 +1,6 @@
-"""Plot the losses of a training: as a PNG with matplotlib, and as text for a terminal.
+"""Plot the losses of a training run: as a PNG with matplotlib, and as text for a terminal.
 
-The text plot uses braille characters of 2 x 4 dots and needs no library.
+The text plot uses braille characters of 2 x 4 dots and requires no library.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mlx_personal.storage.files import atomic_write
 _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#999999"
 # Bits of the dots of a braille character, by row and column.
 _DOT_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-# Characters of the labels on the left of a text plot.
+# Width in characters of the labels on the left of a text plot.
 _MARGIN = 10
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The losses of a training: mean cross entropies per target token. Steps count from 1.
+    """The losses of a training run: mean cross entropies per target token. Steps count from 1.
 
     Attributes:
         losses: Loss of every step; one that is not finite leaves a gap.
         epoch_ends: Last step of each epoch.
-        validation: (step, loss) on held-out samples; step 0 is before training.
-        general: (step, loss) on held-out general samples.
+        validation: (step, loss) on the validation samples; step 0 is before training.
+        general: (step, loss) on the general samples that measure forgetting.
     """
 
     losses: Sequence[float]
@@ -49,7 +49,11 @@ class Curves:
 
 
 def curves_of(report: TrainingReport) -> Curves:
-    """Return the losses of a report."""
+    """Return the losses of a report.
+
+    Args:
+        report: The report.
+    """
     return Curves(
         losses=report.losses,
         epoch_ends=report.epoch_ends,
@@ -61,7 +65,7 @@ def curves_of(report: TrainingReport) -> Curves:
 def smoothed(losses: Sequence[float]) -> tuple[np.ndarray, int]:
     """Return the moving average of losses.
 
-    The window narrows towards the first steps, where losses fall fast, and is cut off at the last one. Losses that are
+    The window is narrower at the first steps, where losses decrease fast, and cut off at the last one. Losses that are
     not finite are left out.
 
     Args:
@@ -123,13 +127,13 @@ def _draw_losses(axes: Any, curves: Curves) -> None:
     steps = np.arange(1, len(curves.losses) + 1)
     values = np.where(np.isfinite(curves.losses), curves.losses, np.nan)
     means, width = smoothed(curves.losses)
-    # Mark the steps where there are few, since a single one between two gaps has no line.
+    # Mark the steps if there are few, because a single step between two gaps has no line.
     marker = "." if len(steps) < 60 else ""
     axes.plot(steps, values, color=_BLUE, alpha=0.35, linewidth=0.8, marker=marker, label="training, each step")
     if len(steps) > width:
         axes.plot(steps, means, color=_BLUE, linewidth=2, label=f"training, mean of {width} steps")
     for points, color, marker, label in (
-        (curves.validation, _ORANGE, "o", "held-out dialogues"),
+        (curves.validation, _ORANGE, "o", "validation"),
         (curves.general, _GREEN, "s", "general dialogues (forgetting)"),
     ):
         if points:
@@ -137,15 +141,15 @@ def _draw_losses(axes: Any, curves: Curves) -> None:
 
 
 def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:
-    """Return a text plot: dots for the smoothed training loss, `o` for held-out samples, `x` for general ones.
+    """Return a text plot: dots for the smoothed training loss, `o` for the validation loss, `x` for general samples.
 
     Args:
         curves: The losses.
-        width: Characters of the longest line, at least 40.
-        height: Lines, at least 8.
+        width: Maximum number of characters of a line, at least 40.
+        height: Number of lines, at least 8.
 
     Returns:
-        The lines, without colors.
+        The plot, without colors.
     """
     columns, rows = max(width, 40) - _MARGIN, max(height, 8) - 3
     means, _ = smoothed(curves.losses)
@@ -181,7 +185,7 @@ def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:
     lines.append(" " * (_MARGIN - 1) + "└" + "─" * columns)
     lines.append(" " * _MARGIN + f"{first}{last:>{columns - len(str(first))}}")
     legend = ["⠤ training"]
-    legend += ["o held-out"] * bool(curves.validation) + ["x general"] * bool(curves.general)
+    legend += ["o validation"] * bool(curves.validation) + ["x general"] * bool(curves.general)
     legend += ["┊ end of an epoch"] * bool(curves.boundaries)
     lines.append(" " * _MARGIN + "loss by step: " + ", ".join(legend))
     return "\n".join(line.rstrip() for line in lines)

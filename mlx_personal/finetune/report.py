@@ -1,4 +1,4 @@
-"""The records of a training: one for each optimizer step, and the report at its end."""
+"""The records of a training run: one for each optimizer step, and the report at its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_personal.finetune.data.samples import target_tokens
+from mlx_personal.finetune.data.samples import count_target_tokens
 
 if TYPE_CHECKING:
     from mlx_personal.finetune.plan import TrainingPlan
@@ -18,15 +18,15 @@ class TrainingStep:
     """One optimizer step.
 
     Attributes:
-        number: The step, from 1 to `steps`.
-        steps: Steps of the whole training.
+        number: The step, from 1.
+        steps: Number of steps of the whole training run.
         epoch: The epoch, from 1.
         loss: Weighted mean cross entropy of the step's targets in nats, before the update.
         learning_rate: Learning rate of the update.
-        target_tokens: Targets of the step.
-        elapsed_s: Seconds the step took.
-        memory_bytes: Memory that MLX holds after the step.
-        power_watts: Power drawn during the step; None where nothing measures it. `train` leaves it to its caller.
+        target_tokens: Number of target tokens of the step.
+        elapsed_s: Duration of the step in seconds.
+        memory_bytes: Active memory of MLX after the step.
+        power_watts: Mean power during the step; None if it was not measured. `train` does not measure it.
     """
 
     number: int
@@ -42,33 +42,33 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """The results of a training. Losses are mean cross entropies per target token in nats, weighted by sample.
+    """The results of a training run. Losses are weighted mean cross entropies per target token in nats.
 
     Attributes:
-        samples: Samples trained on in each epoch, replayed general ones included.
-        replayed_samples: General samples among them.
-        dropped_samples: Samples left out because they have no target.
-        truncated_samples: Samples that lost their beginning.
-        target_tokens: Targets of one epoch.
-        processed_tokens: Tokens computed in one epoch, padding included.
-        epochs: Epochs that were completed; fewer than configured after early stopping.
-        steps: Optimizer steps that were completed.
+        samples: Number of samples of each epoch, including replayed general ones.
+        replayed_samples: Number of general samples among them.
+        dropped_samples: Number of samples left out because they have no target.
+        truncated_samples: Number of samples truncated from the left.
+        target_tokens: Number of target tokens of an epoch.
+        processed_tokens: Number of tokens computed in an epoch, including padding.
+        epochs: Number of completed epochs; fewer than configured after early stopping.
+        steps: Number of completed optimizer steps.
         losses: Loss of each step.
         epoch_losses: Mean loss of each epoch.
         epoch_ends: Last step of each epoch.
-        validation_losses: (step, loss) on held-out samples.
-        general_losses: (step, loss) on held-out general samples.
+        validation_losses: (step, loss) on the validation samples.
+        general_losses: (step, loss) on the general samples that measure forgetting.
         best_step: Step whose adapter was kept; the last one without validation data.
-        forward_mode: How the forward pass was computed, see `forward.equivalence`.
+        forward_mode: The forward mode, see `forward.equivalence`.
         fallback_reason: Why a faster mode was not used; empty for the fastest.
-        activation_cache: Where the activations of the frozen blocks were cached: `memory`, `file` or `nowhere`.
-        activation_cache_bytes: Size of that cache.
-        peak_memory_bytes: The most that MLX held.
-        estimated_memory_bytes: Estimate of that before the training; None where there is none.
-        elapsed_s: Seconds of the whole training.
+        activation_cache: Where the outputs of the frozen layers were cached: `memory`, `file` or `nowhere`.
+        activation_cache_bytes: Size of these outputs.
+        peak_memory_bytes: Peak memory of MLX.
+        estimated_memory_bytes: Estimate of the peak before training; None if there was none.
+        elapsed_s: Seconds of the whole training run.
         prepare_s: Seconds before the first step.
-        resumed_from: Step of the checkpoint that the training resumed from; 0 for none.
-        notes: Remarks for the user, one line each.
+        resumed_from: Step of the checkpoint that the run resumed from; 0 for none.
+        notes: Notes for the user, one line each.
     """
 
     samples: int
@@ -98,32 +98,32 @@ class TrainingReport:
 
     @property
     def forgetting(self) -> float | None:
-        """Relative rise of the loss on general dialogues; None where it was not measured."""
+        """Relative increase of the loss on general dialogues; None if it was not measured."""
         return forgetting(self.general_losses, self.best_step)
 
 
 def forgetting(general_losses: Sequence[Sequence[float]], best_step: int) -> float | None:
-    """Return how much the loss on general dialogues rose, relative to the loss before training.
+    """Return the relative increase of the loss on general dialogues since before training.
 
     Args:
         general_losses: (step, loss) pairs of a report or of a stored run; step 0 is before training.
         best_step: Step whose adapter was kept.
 
     Returns:
-        The relative rise; None without general losses.
+        The relative increase; None without general losses.
     """
     loss_by_step = {step: loss for step, loss in general_losses}
     return loss_by_step[best_step] / loss_by_step[0] - 1 if loss_by_step else None
 
 
 def make_step(plan: TrainingPlan, state: TrainerState, elapsed_s: float, memory_bytes: int) -> TrainingStep:
-    """Return the record of the step that was completed last.
+    """Return the record of the last completed step.
 
     Args:
-        plan: The plan of the training.
+        plan: The plan of the training run.
         state: The state after the step.
-        elapsed_s: Seconds the step took.
-        memory_bytes: Memory that MLX holds.
+        elapsed_s: Duration of the step in seconds.
+        memory_bytes: Active memory of MLX.
     """
     return TrainingStep(
         number=state.step,
@@ -150,19 +150,19 @@ def make_report(
     prepare_s: float,
     notes: Sequence[str],
 ) -> TrainingReport:
-    """Return the report of a training that has ended.
+    """Return the report of a completed training run.
 
     Args:
-        plan: The plan of the training.
+        plan: The plan of the training run.
         state: The state at its end.
         resumed_from: Step that it resumed from.
-        processed_tokens: Tokens computed since then, padding included, on all machines.
-        activation_cache: Where the activations of the frozen blocks were cached.
-        activation_cache_bytes: Size of that cache.
-        peak_memory_bytes: The most that MLX held.
-        elapsed_s: Seconds of the whole training.
+        processed_tokens: Number of tokens computed since then on all machines, including padding.
+        activation_cache: Where the outputs of the frozen layers were cached.
+        activation_cache_bytes: Size of these outputs.
+        peak_memory_bytes: Peak memory of MLX.
+        elapsed_s: Seconds of the whole training run.
         prepare_s: Seconds before the first step.
-        notes: Remarks for the user.
+        notes: Notes for the user.
     """
     epochs = plan.steps[state.step - 1].epoch + 1
     epoch_losses, epoch_ends = [], []
@@ -177,7 +177,7 @@ def make_report(
         replayed_samples=len(plan.data.replay),
         dropped_samples=0,
         truncated_samples=0,
-        target_tokens=target_tokens(plan.trained),
+        target_tokens=count_target_tokens(plan.trained),
         processed_tokens=round(processed_tokens / (state.step - resumed_from) * plan.steps_per_epoch),
         epochs=epochs,
         steps=state.step,

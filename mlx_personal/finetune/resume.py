@@ -1,4 +1,4 @@
-"""Save checkpoints of a training, and resume it from the newest one."""
+"""Save checkpoints of a training run, and resume it from the newest one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumedTraining:
-    """An interrupted training to resume.
+    """An interrupted training run to resume.
 
     Attributes:
         checkpoint: Its newest undamaged checkpoint.
-        memory: How it used memory on this machine; None if it ran on another number of machines.
-        cached_activations: Whether the activations of the frozen blocks were cached.
-        notes: Remarks for the user, one line each.
+        memory: Its use of memory on this machine; None if it ran on another number of machines.
+        cached_activations: Whether the outputs of the frozen layers were cached.
+        notes: Notes for the user, one line each.
     """
 
     checkpoint: Checkpoint
@@ -38,27 +38,27 @@ class ResumedTraining:
     notes: tuple[str, ...]
 
     def check_forward_mode(self, mode: ForwardMode) -> None:
-        """Check that the training is computed as before.
+        """Check that the forward mode is the same as before.
 
         Args:
             mode: The present forward mode.
 
         Raises:
-            UserError: If it was another one.
+            UserError: If the saved one is another.
         """
         saved = self.checkpoint.metadata["way"]
         if saved != mode:
-            what = f"cannot resume: the forward mode of this training was {saved}, and only {mode} is exact here"
+            what = f"cannot resume: the forward mode of this training run was {saved}, and only {mode} is exact here"
             raise UserError(what, remedy=Action.RESTART_TRAINING)
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one training.
+    """The checkpoints of one training run.
 
     Attributes:
-        folder: Where they are.
-        identity: What a checkpoint must have in common with this training.
+        folder: Their folder.
+        identity: Identity of the training run, which a checkpoint must match.
     """
 
     folder: Path
@@ -71,17 +71,17 @@ class CheckpointStore:
             process_group: The processes that train together; each receives the checkpoint.
 
         Returns:
-            The training to resume; None if there is no checkpoint.
+            The training run to resume; None if there is no checkpoint.
 
         Raises:
-            UserError: If the checkpoint belongs to another training, or all are damaged.
+            UserError: If the checkpoint belongs to another training run, or all are damaged.
         """
         latest, damage = checkpoint.load_latest(self.folder) if process_group.rank == 0 else (None, None)
         metadata = process_group.broadcast(None if latest is None else latest.metadata)
         if metadata is None:
             return None
         notes = [damage, check_identity(metadata["identity"], self.identity)]
-        # Each machine has its own plan, by its memory. How much is computed at once decides the last bits.
+        # Each machine has its own plan for its memory. The size of the micro-batches affects the last bits.
         plans = metadata["plans"]
         memory = _memory_from_json(plans[process_group.rank]) if len(plans) == process_group.size else None
         arrays = process_group.broadcast_arrays({} if latest is None else dict(latest.arrays))
@@ -98,8 +98,8 @@ class CheckpointStore:
 
         Args:
             state: The state to save.
-            plan: The plan of the training on this machine.
-            cached_activations: Whether the activations of the frozen blocks are cached.
+            plan: The plan of the training run on this machine.
+            cached_activations: Whether the outputs of the frozen layers are cached.
             process_group: The processes that train together; each calls this.
 
         Raises:
@@ -127,7 +127,7 @@ class CheckpointStore:
 
 
 def _memory_to_json(memory: MemoryPlan) -> dict[str, Any]:
-    """Return a memory plan under the key names of version 0.1."""
+    """Return a memory plan with the key names of version 0.1."""
     return {
         "batch_tokens": memory.micro_batch_tokens,
         "checkpoint": memory.gradient_checkpointing,

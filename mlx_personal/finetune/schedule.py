@@ -1,7 +1,7 @@
-"""Learning rates as a function of the step, so that a resumed training has the same ones, and early stopping.
+"""Learning rates as a function of the step, and early stopping.
 
-All rates are computed beforehand by Python in float64: MLX's cosine is in float32, which has few digits left near the
-end of the decay, and it differs between devices.
+All rates are computed beforehand in Python's float64: MLX's cosine is in float32, which loses precision near the end of
+the decay and differs between devices.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ LR_SCHEDULER_TYPES: Final = ("cosine", "linear", "constant")
 
 
 class LearningRateSchedule:
-    """The learning rate of every step of a training: a linear warmup, then a decay.
+    """The learning rate of every step of a training run: a linear warmup, then a decay.
 
-    An MLX optimizer takes it as `learning_rate`; `at` returns the same rate as a Python float. After the last step the
-    rate stays what it was there.
+    It can be the `learning_rate` of an MLX optimizer; `at` returns the same rate as a Python float. After the last step
+    the rate remains constant.
 
     Args:
-        lr_scheduler_type: Decay after the peak: `cosine` and `linear` fall towards 0, which the step after the last one
-            would have; `constant` stays.
-        learning_rate: The peak.
-        steps: Optimizer steps of the whole training.
-        warmup_ratio: Fraction of the steps, 0 to 1, in which the rate rises, starting above 0.
+        lr_scheduler_type: Decay after the peak: `cosine` and `linear` decrease to 0 at the step after the last one;
+            `constant` does not decrease.
+        learning_rate: Peak learning rate.
+        steps: Number of optimizer steps of the whole training run.
+        warmup_ratio: Fraction of the steps, 0 to 1, in which the rate increases from a value above 0.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -56,11 +56,19 @@ class LearningRateSchedule:
         return mx.array(self._rates, mx.float32)
 
     def at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Return the learning rate of a step.
+
+        Args:
+            step: The step, from 0.
+        """
         return self._rates[min(step, len(self._rates) - 1)]
 
     def __call__(self, step: mx.array) -> mx.array:
-        """Return the learning rate of a step, counted from 0, as MLX's optimizers ask for it."""
+        """Return the learning rate of a step as an MLX scalar.
+
+        Args:
+            step: The step, from 0.
+        """
         import mlx.core as mx
 
         return self._table[mx.minimum(step, len(self._rates) - 1)]
@@ -75,13 +83,13 @@ def _fraction(lr_scheduler_type: str, step: int, warmup_steps: int, steps: int) 
 
 
 class EarlyStopping:
-    """Track the best loss, and stop after a number of losses in a row that are not better.
+    """Track the best loss, and stop after a number of consecutive losses that are not better.
 
     Args:
-        patience: Losses in a row, at least 1; None never stops.
+        patience: Number of consecutive losses, at least 1; None never stops.
 
     Attributes:
-        best: The lowest finite loss; None before there was one.
+        best: The lowest finite loss; None if there is none.
         best_step: The step of that loss.
 
     Raises:
@@ -97,10 +105,10 @@ class EarlyStopping:
         self._worse = 0
 
     def update(self, loss: float, step: int) -> bool:
-        """Take the loss after a step, which is a new best if `best_step` is that step afterwards.
+        """Record the loss after a step. If it is the best, `best_step` is that step afterwards.
 
         Args:
-            loss: The loss; one that is not finite is never the best.
+            loss: The loss; it is never the best if it is not finite.
             step: The step.
 
         Returns:
@@ -117,5 +125,9 @@ class EarlyStopping:
         return {"best": self.best, "best_step": self.best_step, "worse": self._worse}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set the state to what `state_dict` returned."""
+        """Restore a state.
+
+        Args:
+            state: The result of `state_dict`.
+        """
         self.best, self.best_step, self._worse = state["best"], state["best_step"], state["worse"]

@@ -1,4 +1,4 @@
-"""Fine-tune an adapter: from examples to the files that mlx-lm loads."""
+"""Fine-tune an adapter: from examples to the adapter files that mlx-lm loads."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ def finetune(
     lm: LanguageModel,
     examples: Sequence[Example],
     config: LoRAConfig,
-    adapter_dir: Path,
+    adapter_folder: Path,
     *,
     general: Sequence[Dialogue] = (),
     metadata: Mapping[str, object] | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoint_folder: Path | None = None,
     process_group: ProcessGroup | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingReport:
-    """Train a new adapter on every assistant turn of the examples and write it to a folder, completely or not at all.
+    """Train a new adapter on every assistant turn of the examples, and write it atomically to a folder.
 
-    The same arguments on the same machine give the same adapter, bit for bit, whether or not the training was
-    interrupted. The weights of `lm` are never changed, and afterwards it has no adapter, even after an error.
+    The same arguments on the same machine produce the same adapter, bit for bit, even if the run was interrupted. The
+    weights of `lm` are never changed, and afterwards it has no adapter, even after an error.
 
     Args:
         lm: The base model.
         examples: The dialogues to train on, with their groups and weights.
-        config: Settings of the adapter and the training.
-        adapter_dir: Folder to write; it must not exist yet, or be empty.
-        general: Dialogues of no owner. Every second one measures forgetting, the others are replayed.
-        metadata: Entries for `adapter_config.json`, beside those that mlx-lm reads.
-        checkpoint_dir: Folder for checkpoints. A checkpoint of the same training that is found there is resumed; a
-            finished training leaves none.
+        config: Settings of the adapter and of its training.
+        adapter_folder: Folder to write; it must not exist, or be empty.
+        general: General dialogues. Every second one measures forgetting; the others may be replayed.
+        metadata: Entries of `adapter_config.json` in addition to those that mlx-lm reads.
+        checkpoint_folder: Folder for checkpoints. An existing checkpoint of the same training run is resumed; a
+            finished run leaves none. None saves and resumes nothing.
         process_group: The processes that train together. Each calls this with the same arguments; rank 0 writes.
         on_progress: Receives the events of `train`.
 
     Returns:
-        The report of the training.
+        The report of the training run.
 
     Raises:
-        UserError: If no example has a target, the disk fails, or a checkpoint belongs to another training.
+        UserError: If no example has a target, the disk fails, or a checkpoint belongs to another training run.
         DivergedError: If the loss is not finite; no checkpoint is left.
         InterruptedTrainingError: If a signal stopped the training.
         ValueError: If a weight is not above 0 and finite.
@@ -69,14 +69,14 @@ def finetune(
     prepared = prepare_data(lm, examples, config, general)
     plan = plan_for_model(lm, prepared.data, config)
     checkpoints = None
-    if checkpoint_dir is not None:
+    if checkpoint_folder is not None:
         identity = training_identity(lm, prepared.data, config, process_group)
-        checkpoints = CheckpointStore(checkpoint_dir, identity)
-    with _folder_of_rank_0(adapter_dir, process_group) as folder:
+        checkpoints = CheckpointStore(checkpoint_folder, identity)
+    with _folder_of_rank_0(adapter_folder, process_group) as folder:
         try:
             report = train(lm, plan, checkpoints=checkpoints, process_group=process_group, on_progress=on_progress)
         except DivergedError:
-            # A training resumed from these checkpoints would diverge again.
+            # A run resumed from these checkpoints would diverge again.
             if checkpoints is not None:
                 checkpoints.discard(process_group)
             raise
@@ -96,27 +96,27 @@ def finetune(
 
 
 def _folder_of_rank_0(path: Path, process_group: ProcessGroup) -> contextlib.AbstractContextManager[Path | None]:
-    """Return a new folder that becomes `path` at the end of the `with` block; None in the other processes."""
+    """Return a context manager of a temporary folder that becomes `path`; of None in the other processes."""
     return atomic_folder(path) if process_group.rank == 0 else contextlib.nullcontext(None)
 
 
 def write_adapter(model: nn.Module, folder: Path, config: LoRAConfig, metadata: Mapping[str, object]) -> None:
-    """Write an adapter's weights and its `adapter_config.json`, as mlx-lm loads them.
+    """Write an adapter's weights and its `adapter_config.json` in mlx-lm's format.
 
     Args:
         model: The model with the adapter.
         folder: Folder to write to.
         config: Settings of the adapter.
-        metadata: Further entries of `adapter_config.json`.
+        metadata: Additional entries of `adapter_config.json`.
     """
     weights = dict(tree_flatten(model.trainable_parameters()))
-    # Through a Python file, since MLX's own writing by path does not notice a full disk.
+    # Through a Python file, because MLX does not detect a full disk when it writes to a path.
     with (folder / "adapters.safetensors").open("wb") as file:
         mx.save_safetensors(file, weights, {"format": "mlx"})
-    entries_of_mlx_lm = {
+    mlx_lm_entries = {
         "fine_tune_type": "dora" if config.use_dora else "lora",
         "num_layers": config.num_layers,
         "lora_parameters": config.lora_parameters,
     }
-    text = json.dumps({**metadata, **entries_of_mlx_lm}, indent=2) + "\n"
+    text = json.dumps({**metadata, **mlx_lm_entries}, indent=2) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The state of a running training: what changes from step to step, and what a checkpoint must hold of it."""
+"""The state of a training run, which changes with every step and is saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TrainerState:
         early_stopping: The best validation loss so far.
         best_weights: The weights with that loss; None without validation data.
         losses: Loss of each completed step.
-        target_tokens: Number of targets of each completed step.
-        validation_losses: (step, loss) on held-out samples.
-        general_losses: (step, loss) on held-out general samples.
+        target_tokens: Number of target tokens of each completed step.
+        validation_losses: (step, loss) on the validation samples.
+        general_losses: (step, loss) on the general samples that measure forgetting.
         stopped_early: Whether early stopping has ended the training.
     """
 
@@ -53,14 +53,14 @@ class TrainerState:
         return self.early_stopping.best_step
 
     def to_checkpoint(self, metadata: Mapping[str, Any]) -> Checkpoint:
-        """Return a checkpoint of this state. The key names are those of version 0.1.
+        """Return a checkpoint of this state, with the key names of version 0.1.
 
         Args:
-            metadata: Further entries of its metadata.
+            metadata: Additional entries of its metadata.
         """
         trees = {"weights": self.weights, "optimizer": self.optimizer.state}
         trees |= {} if self.best_weights is None else {"best": self.best_weights}
-        own = {
+        state = {
             "step": self.step,
             "losses": self.losses,
             "targets": self.target_tokens,
@@ -68,13 +68,13 @@ class TrainerState:
             "general_losses": self.general_losses,
             "patience": self.early_stopping.state_dict(),
         }
-        return Checkpoint(dict(tree_flatten(trees)), {**own, **metadata})
+        return Checkpoint(dict(tree_flatten(trees)), {**state, **metadata})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Set this state to that of a checkpoint.
+        """Restore the state of a checkpoint.
 
         Args:
-            checkpoint: What `to_checkpoint` returned.
+            checkpoint: Result of `to_checkpoint`.
         """
         trees = tree_unflatten(list(checkpoint.arrays.items()))
         self.weights, self.optimizer.state = trees["weights"], trees["optimizer"]
@@ -92,7 +92,7 @@ def initial_state(weights: mx.array, learning_rates: LearningRateSchedule, patie
     Args:
         weights: The adapter's weights in one float32 array [P].
         learning_rates: Learning rate of each step.
-        patience: Epochs without a better validation loss before training stops; None never stops early.
+        patience: Number of epochs without a better validation loss after which training stops; None never stops early.
     """
     optimizer = make_optimizer(learning_rates)
     optimizer.init({"weights": weights})
@@ -100,11 +100,11 @@ def initial_state(weights: mx.array, learning_rates: LearningRateSchedule, patie
 
 
 def make_optimizer(learning_rates: LearningRateSchedule) -> optim.Optimizer:
-    """Return the AdamW of every training [Loshchilov19].
+    """Return the AdamW optimizer of a training run [Loshchilov19].
 
     Args:
         learning_rates: Learning rate of each step.
     """
-    # With bias correction, which MLX turns off by default: without it the first steps are three times as long as the
+    # With bias correction, which is off by default in MLX: without it the first updates are three times as large as the
     # learning rate.
     return optim.AdamW(learning_rate=learning_rates, bias_correction=True)

@@ -1,7 +1,7 @@
-"""Train on several machines: the first process has the profile and sends the others all they need.
+"""Train on several machines: rank 0 has the profile and broadcasts the training job to the workers.
 
-Under `mlx.launch` the same command runs everywhere, but the dialogues and settings are on one machine only. It
-broadcasts the job to the others, which load the same base model by its name, train along and write nothing.
+Under `mlx.launch` the same command runs on all machines, but the dialogues and settings are on one machine only. It
+broadcasts them to the others, which load the same base model by its name, train together with it, and write nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlx_personal.models.loading import fingerprint
 
 logger = logging.getLogger(__name__)
 
-# Workers write nothing; this path would be conspicuous if one did.
+# Workers write nothing to this path.
 _UNUSED_PATH = Path("nowhere")
 
 
@@ -33,15 +33,15 @@ def broadcast_job(
     config: LoRAConfig,
     general: Sequence[Dialogue],
 ) -> None:
-    """Send a training to the other processes of the group; do nothing in a group of one.
+    """Send a training job to the other processes of the group; do nothing in a group of one.
 
-    Rank 0 calls this right before `finetune` with the same arguments.
+    Rank 0 calls this immediately before `finetune` with the same arguments.
 
     Args:
         process_group: The processes that train together.
         lm: The base model.
         examples: The dialogues to train on.
-        config: Settings of the training.
+        config: Settings of the training run.
         general: General dialogues.
 
     Raises:
@@ -50,8 +50,8 @@ def broadcast_job(
     if process_group.size == 1:
         return
     if lm.path is None or lm.name is None:
-        raise UserError("a model that was made in memory cannot be trained on several machines")
-    # Groups may be anything hashable; which examples share one is all that matters.
+        raise UserError("a model that was created in memory cannot be trained on several machines")
+    # Groups may be any hashable objects; only which examples share one matters.
     numbers: dict[Hashable, int] = {}
     groups = [None if e.group is None else numbers.setdefault(e.group, len(numbers)) for e in examples]
     process_group.broadcast(
@@ -68,7 +68,7 @@ def broadcast_job(
 
 
 def run_worker(process_group: ProcessGroup) -> TrainingReport:
-    """Wait for a training, take part in it and return its report. Every rank but 0 calls this.
+    """Wait for a training job, take part in it, and return its report. Every rank but 0 calls this.
 
     Args:
         process_group: The processes that train together.
@@ -77,13 +77,13 @@ def run_worker(process_group: ProcessGroup) -> TrainingReport:
         The report, as on rank 0.
 
     Raises:
-        UserError: If the base model of this machine is not the same.
+        UserError: If the base model on this machine is another one.
     """
     job = process_group.broadcast(None)
     lm = load_language_model(job["model"])
     if lm.path is None or fingerprint(lm.path) != job["fingerprint"]:
         raise UserError("the base model here is not the one that is trained", job["model"], "copy it to this machine")
-    logger.info("rank %d of %d joins a training", process_group.rank, process_group.size)
+    logger.info("rank %d of %d joins a training run", process_group.rank, process_group.size)
     return finetune(
         lm,
         [
@@ -93,6 +93,6 @@ def run_worker(process_group: ProcessGroup) -> TrainingReport:
         LoRAConfig.from_json(job["config"]),
         _UNUSED_PATH,
         general=[Dialogue.from_messages(messages) for messages in job["general"]],
-        checkpoint_dir=_UNUSED_PATH,
+        checkpoint_folder=_UNUSED_PATH,
         process_group=process_group,
     )

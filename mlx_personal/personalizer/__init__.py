@@ -1,4 +1,4 @@
-"""The loop on one profile, which connects selection, annotation, synthesis, training, evaluation and chat."""
+"""The learning loop of one profile, which connects selection, annotation, synthesis, training, evaluation and chat."""
 
 from __future__ import annotations
 

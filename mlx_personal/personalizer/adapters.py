@@ -1,4 +1,4 @@
-"""The adapters of a profile: promotion, rollback, and the rule that an adapter fits only the base it was trained on."""
+"""The adapters of a profile: promotion, rollback, and the check of their base model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from mlx_personal.profile import AdapterRow, Store, TrainingSource
 
 
 class Adapters:
-    """The trained adapters of one profile. None stands for the base model wherever an adapter may be in use.
+    """The trained adapters of one profile. Where an adapter is in use, None means the base model.
 
-    Each base model has a history of its own: after a change of the base model, the adapter that was last in use on the
-    new one is in use again.
+    Each base model has its own history of promotions: after a change of the base model, the adapter that was last in
+    use on the new one is in use again.
 
     Args:
         store: The profile's store.
@@ -20,14 +20,17 @@ class Adapters:
         self._store = store
 
     def all(self) -> list[AdapterRow]:
-        """Return all adapters in order, those of other base models included."""
+        """Return all adapters in order, including those of other base models."""
         return self._store.adapters()
 
     def get(self, adapter_id: int) -> AdapterRow:
         """Return an adapter.
 
+        Args:
+            adapter_id: Id of the adapter.
+
         Raises:
-            UserError: There is none with this id.
+            UserError: If there is none with this id.
         """
         for adapter in self._store.adapters():
             if adapter.id == adapter_id:
@@ -39,14 +42,20 @@ class Adapters:
         return next((adapter for adapter in self._store.adapters() if adapter.promoted), None)
 
     def training_sources(self, adapter: AdapterRow) -> list[TrainingSource]:
-        """Return what an adapter was trained on."""
+        """Return the sources of the examples that an adapter was trained on."""
         return self._store.training_sources(adapter.run_id)
 
     def promote(self, adapter_id: int) -> AdapterRow:
         """Put an adapter into use.
 
+        Args:
+            adapter_id: Id of the adapter.
+
+        Returns:
+            The promoted adapter.
+
         Raises:
-            UserError: It was trained on another base model, or its files are missing.
+            UserError: If it was trained on another base model, or its files are missing.
         """
         adapter = self.get(adapter_id)
         self.check_base(adapter)
@@ -64,19 +73,22 @@ class Adapters:
             The adapter that is in use now; None for the base model.
 
         Raises:
-            UserError: The base model is in use already.
+            UserError: If the base model is already in use.
         """
         history = self._store.promotions()
         if not history or history[-1] is None:
-            raise UserError("the base model is in use already; there is nothing to roll back", self._store.folder)
+            raise UserError("the base model is already in use; there is nothing to roll back", self._store.folder)
         self._store.undo_promotion()
         return self.promoted()
 
     def check_base(self, adapter: AdapterRow) -> None:
         """Check that an adapter was trained on the current base model.
 
+        Args:
+            adapter: The adapter.
+
         Raises:
-            UserError: It was trained on another one.
+            UserError: If it was trained on another one.
         """
         if adapter.model != self._store.fingerprint():
             raise UserError(

@@ -1,7 +1,7 @@
-"""The first half of the loop: unscored dialogues of the stream are embedded, scored and offered to the buffer.
+"""Embed, score and select the unscored dialogues of the stream: the first three steps of the learning loop.
 
-They are processed in chunks, each committed as a whole, so an interruption at any point leaves a buffer that continues
-as if nothing had happened.
+Dialogues are processed in chunks, each committed as a whole, so that an interruption at any point does not change the
+result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
 from mlx_personal.selection import Bin, Buffer, Decision, SelectionCandidate, Selector, make_policy
 
-# Dialogues that are embedded and committed together, which an interruption costs at most.
+# Number of dialogues that are embedded and committed together; an interruption loses at most the work on these.
 _CHUNK: Final = 64
 
 
@@ -28,7 +28,7 @@ class Observer:
     Args:
         store: The profile's store.
         config: Its settings.
-        measure: Returns a context manager that measures the time of the stage with this name.
+        measure: Returns a context manager that measures the duration of the named stage.
     """
 
     def __init__(self, store: Store, config: Config, measure: Callable[[str], AbstractContextManager[None]]):
@@ -39,16 +39,16 @@ class Observer:
         self._lexicons: Lexicons | None = None
 
     def lexicons(self) -> Lexicons:
-        """Return the lexicons in use: the built-in ones, and the profile's own files in their place or beside them."""
+        """Return the lexicons in use: the built-in ones, replaced or extended by the profile's own files."""
         if self._lexicons is None:
             self._lexicons = Lexicons.load(self._store.folder / "lexicons")
         return self._lexicons
 
     def selector(self) -> Selector:
-        """Return the stored buffer with its policy; domains and DSS are computed with the lexicons in use.
+        """Return the selector with the stored buffer, whose domains and DSS are computed with the lexicons in use.
 
         Raises:
-            UserError: The configured buffer is smaller than the stored one.
+            UserError: If the configured buffer is smaller than the stored one.
         """
         if self._selector is None:
             settings = self._config.selection
@@ -66,7 +66,7 @@ class Observer:
             on_progress: Receives an event of stage `scoring` after each chunk.
 
         Returns:
-            How many dialogues met each decision.
+            The number of dialogues for each action of the selection.
         """
         if self._store.embedding_signature() != self._signature(embedder):
             self.reembed(embedder)
@@ -90,7 +90,10 @@ class Observer:
         return counts
 
     def reembed(self, embedder: Embedder) -> int:
-        """Compute the vectors and entropies of all bins again with another embedder.
+        """Recompute the vectors and entropies of all bins with another embedder.
+
+        Args:
+            embedder: Computes the embeddings.
 
         Returns:
             The number of bins.
@@ -123,7 +126,7 @@ class Observer:
         return bins
 
     def _signature(self, embedder: Embedder) -> str:
-        """Return what the stored vectors and entropies depend on; when it changes they are computed again."""
+        """Return the embedder and the estimator, a change of which requires new vectors and entropies."""
         return f"{embedder.name}, {self._config.scoring.entropy_estimator}"
 
     def _entropies(self, embeddings: list[Embedding]) -> list[float]:

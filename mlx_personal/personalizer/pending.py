@@ -1,4 +1,4 @@
-"""The steps of the loop that are pending, and why. This module only reads; `Personalizer` carries them out."""
+"""The pending steps of the learning loop, and why they are pending. `Personalizer` runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlx_personal.profile import AdapterRow, Store
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A pending step of the loop.
+    """A pending step of the learning loop.
 
     Attributes:
         step: `score`, `synthesize`, `train` or `evaluate`.
@@ -31,30 +31,41 @@ def pending_steps(store: Store, config: Config, fingerprint: str) -> list[Pendin
     """
     steps = []
     if unscored := store.unscored_count():
-        steps.append(PendingStep("score", f"{unscored} dialogues wait to be scored"))
+        steps.append(PendingStep("score", f"{unscored} dialogues have not been scored"))
     if unsynthesized := store.unsynthesized_count():
-        steps.append(PendingStep("synthesize", f"{unsynthesized} annotated dialogues have no synthetic set"))
+        steps.append(PendingStep("synthesize", f"{unsynthesized} annotated dialogues have no synthetic dialogues"))
     last_annotation = store.last_preferred_id()
     if last_annotation and interrupted_training(store, fingerprint) is not None:
-        steps.append(PendingStep("train", "a training was interrupted"))
+        steps.append(PendingStep("train", "a training run was interrupted"))
     elif last_annotation and (reason := _training_reason(store, config, fingerprint, last_annotation)):
         steps.append(PendingStep("train", reason))
-    elif (adapter := uncompared_adapter(store, fingerprint)) is not None:
-        steps.append(PendingStep("evaluate", f"adapter {adapter.id} has not been compared yet"))
+    elif (adapter := unevaluated_adapter(store, fingerprint)) is not None:
+        steps.append(PendingStep("evaluate", f"adapter {adapter.id} has not been evaluated"))
     return steps
 
 
 def interrupted_training(store: Store, fingerprint: str) -> int | None:
-    """Return the latest training on a base model, if it has not finished and left a checkpoint to resume from."""
+    """Return the id of an interrupted training run that can be resumed; None if there is none.
+
+    It is the latest training run on the base model, if it has not finished and there is a checkpoint.
+
+    Args:
+        store: The profile's store.
+        fingerprint: Fingerprint of the base model.
+    """
     run = store.unfinished_run("training", fingerprint)
     return run.id if run is not None and store.checkpoint_folder(run.id).exists() else None
 
 
-def uncompared_adapter(store: Store, fingerprint: str) -> AdapterRow | None:
-    """Return the newest adapter if it has not been compared yet but could be; else None.
+def unevaluated_adapter(store: Store, fingerprint: str) -> AdapterRow | None:
+    """Return the newest adapter if it has not been evaluated but can be, else None.
 
-    This happens after an interruption between training and comparison, and to an adapter that was trained before any
-    dialogue was held out. It can be compared if it fits the base model and there are held-out dialogues.
+    This happens after an interruption between training and evaluation, and if the adapter was trained before any
+    dialogue was held out. An adapter can be evaluated if it fits the base model and there are held-out dialogues.
+
+    Args:
+        store: The profile's store.
+        fingerprint: Fingerprint of the current base model.
     """
     newest = store.adapters()[-1:]
     if (
@@ -68,16 +79,16 @@ def uncompared_adapter(store: Store, fingerprint: str) -> AdapterRow | None:
 
 
 def _training_reason(store: Store, config: Config, fingerprint: str, last_annotation: int) -> str | None:
-    """Return why training is pending, or None; without a new annotation it would give the same adapter again."""
+    """Return why training is pending, or None. Without a new annotation it would produce the same adapter again."""
     trigger, last_run = config.trigger, store.last_run("training", fingerprint)
     if last_run is None and store.last_run("training") is not None:
-        return "the base model was changed, and nothing was trained on the new one"
+        return "the base model was changed, and no adapter was trained on the new one"
     if last_run is not None and last_annotation <= last_run.config["last_annotation"]:
         return None
     received = store.dialogue_count() - (last_run.received if last_run else 0)
     if received >= trigger.min_received:
-        return f"{received} dialogues received since the last training"
+        return f"{received} dialogues received since the last training run"
     changed = store.changed_bins(after=last_run.config["last_dialogue"] if last_run else 0) / config.selection.bins
     if changed >= trigger.min_buffer_change:
-        return f"{changed:.0%} of the buffer changed since the last training"
+        return f"{changed:.0%} of the buffer changed since the last training run"
     return None

@@ -1,4 +1,4 @@
-"""The loop on one profile: select dialogues, ask the user about some, train the model on them, and chat with it.
+"""The learning loop of one profile: select dialogues, ask the user about them, train the model, and chat with it.
 
     personalizer = Personalizer.create(Path("profile"), "demo")
     personalizer.observe([Dialogue.of("How long do eggs boil?", "Seven minutes.")])
@@ -7,7 +7,7 @@
     personalizer.synthesize()
     print(personalizer.train().evaluation)
 
-This module only connects the packages that implement the steps.
+This module connects the packages that implement the steps.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class ObserveResult:
     """The result of adding dialogues to the stream.
 
     Attributes:
-        total: Dialogues that were passed in.
-        new: Those of them that were new to the stream.
-        decisions: How many dialogues met each decision of the selection.
+        total: Number of dialogues that were passed in.
+        new: Number of these that were new to the stream.
+        decisions: Number of dialogues for each action of the selection.
     """
 
     total: int
@@ -81,13 +81,13 @@ class ObserveResult:
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """The result of a synthesis. Its fields are the keys under which profiles store it.
+    """The result of a synthesis run. Its fields are the keys under which profiles store it.
 
     Attributes:
-        dialogues: Dialogues that were rewritten.
-        generated: Generated rewrites.
-        kept: Rewrites that are trained on.
-        dropped: The other rewrites by reason.
+        dialogues: Number of dialogues that were rewritten.
+        generated: Number of generated rewrites.
+        kept: Number of rewrites that are trained on.
+        dropped: Numbers of the other rewrites by reason.
     """
 
     dialogues: int
@@ -98,11 +98,11 @@ class SynthesisResult:
 
 @dataclass(frozen=True)
 class TrainResult(PromotionResult):
-    """A trained adapter and its comparison.
+    """A trained adapter and its evaluation.
 
     Attributes:
         adapter: The adapter.
-        report: The report of the training.
+        report: The report of the training run.
         plot: File of a plot of the losses; None without matplotlib.
     """
 
@@ -115,19 +115,20 @@ class Personalizer:
     """One user's profile: a folder with a database, settings, lexicons and adapters.
 
     Args:
-        folder: A profile's folder that `create` has made.
-        write: False opens it for reading only, beside a process that writes.
-        lm: The base model if it is loaded already; otherwise it is loaded when it is first needed.
+        folder: Folder of a profile, see `create`.
+        write: Whether to write, which locks the profile. It can be read while another process writes.
+        lm: The base model if it is already loaded; otherwise it is loaded when it is first used.
 
     Attributes:
         folder: The profile's folder.
-        config: Its settings.
-        annotations: The questions to the user.
+        config: The profile's settings.
+        store: The profile's store.
+        annotations: The open questions and the user's verdicts.
         adapters: The trained adapters.
         stage_seconds: Seconds spent in each stage so far.
 
     Raises:
-        UserError: There is no profile, another process writes to it, or its settings or database cannot be read.
+        UserError: If there is no profile, another process writes to it, or its settings or database cannot be read.
     """
 
     def __init__(self, folder: Path, write: bool = True, lm: LanguageModel | None = None):
@@ -139,7 +140,7 @@ class Personalizer:
         self.annotations = AnnotationQueue(self.store, self.config.annotation, self._assign_split)
         self.stage_seconds: dict[str, float] = {}
         self._observer = Observer(self.store, self.config, self.measure)
-        self._promoter = Promoter(self.store, self.adapters, self.config, self.adapted, self.measure)
+        self._promoter = Promoter(self.store, self.adapters, self.config, self.adapted_model, self.measure)
         self._lm = lm
         self._base_checked = False
 
@@ -157,19 +158,22 @@ class Personalizer:
         Args:
             folder: Its folder.
             model: The base model: `demo`, a model folder, or a hub repository.
-            config: Its settings, which are written to config.toml if there is no such file yet.
-            lm: The base model if it is loaded already.
-            creator: Name of the program that creates the profile for itself; None for the user.
+            config: Its settings, which are written to config.toml unless that file exists.
+            lm: The base model if it is already loaded.
+            creator: Name of the program that creates the profile; None if the user does.
+
+        Returns:
+            The new profile, open for writing.
 
         Raises:
-            UserError: There is a profile already, or the model cannot be loaded.
+            UserError: If there is already a profile, or the model cannot be loaded.
         """
         folder = Path(folder).expanduser()
         lm = lm or load_language_model(model)
         store = Store(folder)
         try:
             if store.model_name() is not None:
-                raise UserError("there is a profile here already", folder, "open it, or change its base model")
+                raise UserError("there is already a profile here", folder, "open it, or change its base model")
             config_file = folder / "config.toml"
             if not config_file.exists():
                 atomic_write(config_file, (config or Config()).to_toml().encode())
@@ -193,7 +197,11 @@ class Personalizer:
 
     @contextlib.contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a block to a stage of `stage_seconds`."""
+        """Add the duration of the `with` block to a stage of `stage_seconds`.
+
+        Args:
+            stage: Name of the stage.
+        """
         start = time.perf_counter()
         try:
             yield
@@ -204,7 +212,7 @@ class Personalizer:
 
     @property
     def model_name(self) -> str:
-        """Name of the base model, as it was given."""
+        """Name of the base model."""
         return self.store.model_name() or ""
 
     @property
@@ -212,25 +220,25 @@ class Personalizer:
         """Fingerprint of the base model's weights: an adapter fits only the base model it was trained on."""
         return self.store.fingerprint()
 
-    def base(self, lazy: bool = False) -> LanguageModel:
+    def base_model(self, lazy: bool = False) -> LanguageModel:
         """Return the base model without an adapter, loaded once.
 
         Args:
             lazy: Whether its weights are read only when they are used.
 
         Raises:
-            UserError: The model cannot be loaded, or is not the one of the profile.
+            UserError: If the model cannot be loaded, or is not the one of the profile.
         """
         try:
             if self._lm is None:
                 self._lm = load_language_model(self.model_name, lazy=lazy)
             changed = not self._base_checked and fingerprint(resolve_model(self.model_name)) != self.fingerprint
         except UserError as error:
-            hint = "if the model has moved, set its new location"
+            hint = "if the model was moved, set its new location"
             raise UserError(error.what, error.where, hint, remedy=Action.SET_BASE_MODEL) from error
         if changed:
             raise UserError(
-                "the base model is not the one this profile was made with",
+                "the base model is not the one that this profile was created with",
                 self.model_name,
                 "set it again to accept the new one",
                 remedy=Remedy(Action.SET_BASE_MODEL, {"model": self.model_name}),
@@ -239,23 +247,26 @@ class Personalizer:
         self._lm.detach_adapter()
         return self._lm
 
-    def adapted(self, adapter: AdapterRow | None) -> LanguageModel:
+    def adapted_model(self, adapter: AdapterRow | None) -> LanguageModel:
         """Return the model with an adapter, or the base model for None.
 
+        Args:
+            adapter: The adapter.
+
         Raises:
-            UserError: The adapter was trained on another base model, or its files are damaged.
+            UserError: If the adapter was trained on another base model, or its files are damaged.
         """
-        lm = self.base()
+        lm = self.base_model()
         if adapter is not None:
             self.adapters.check_base(adapter)
             lm.attach_adapter(self.folder / adapter.folder)
         return lm
 
     def change_model(self, model: str | Path) -> int:
-        """Move the profile to another base model, which is used without an adapter until the next training.
+        """Change the base model of the profile. The new one is used without an adapter until the next training run.
 
-        The buffer is embedded again. Annotations are kept, and so are the adapters of the old base model: after a
-        change back, the one that was last in use is in use again.
+        The buffer is embedded again. Annotations are kept, and so are the adapters of the old base model: if it is set
+        again, the adapter that was last in use is in use again.
 
         Args:
             model: The new base model.
@@ -285,47 +296,66 @@ class Personalizer:
         Args:
             dialogues: The dialogues, in order.
             source: Where they come from, which is stored with them.
-            adapter_id: Adapter that generated the answers, if one did.
+            adapter_id: Adapter that generated the answers, if any.
             on_progress: Receives an event of stage `scoring` after each chunk.
+
+        Returns:
+            The numbers of new dialogues and of the selection's decisions.
         """
         dialogues = list(dialogues)
         new = self.add_dialogues(dialogues, source, adapter_id)
         return ObserveResult(len(dialogues), new, self.score(on_progress))
 
     def add_dialogues(self, dialogues: Iterable[Dialogue], source: str, adapter_id: int | None = None) -> int:
-        """Append dialogues to the stream without scoring them; return how many were new."""
+        """Append dialogues to the stream without scoring them, and return the number of new ones.
+
+        Args:
+            dialogues: The dialogues, in order.
+            source: Where they come from, which is stored with them.
+            adapter_id: Adapter that generated the answers, if any.
+        """
         return self.store.add_dialogues(dialogues, source, adapter_id)
 
     def score(self, on_progress: Progress | None = None) -> dict[str, int]:
-        """Score and select all unscored dialogues of the stream; return how many met each decision."""
+        """Score and select all unscored dialogues of the stream.
+
+        Args:
+            on_progress: Receives an event of stage `scoring` after each chunk.
+
+        Returns:
+            The number of dialogues for each action of the selection.
+        """
         if not self.store.unscored_count():
             return {}
-        return self._observer.score(make_embedder(self.config.embedding, self.base()), on_progress)
+        return self._observer.score(make_embedder(self.config.embedding, self.base_model()), on_progress)
 
     def buffer(self) -> Buffer:
         """Return the buffer with the scores of its bins."""
         return self._observer.selector().buffer
 
     def lexicons(self) -> Lexicons:
-        """Return the lexicons in use: the built-in ones, and the profile's own files in their place or beside them."""
+        """Return the lexicons in use: the built-in ones, replaced or extended by the profile's own files."""
         return self._observer.lexicons()
 
     # Synthesize, train, evaluate
 
     def synthesize(self, on_progress: Progress | None = None, regenerate: bool = False) -> SynthesisResult:
-        """Let the base model rewrite every annotated dialogue that has no synthetic set yet.
+        """Let the base model rewrite every annotated dialogue that has no synthetic dialogues.
 
-        Held-out dialogues are never rewritten, and rewrites that are near-duplicates of one are dropped.
+        Held-out dialogues are never rewritten, and rewrites that are near-duplicates of them are dropped.
 
         Args:
             on_progress: Receives an event of stage `synthesis` for each generated text.
-            regenerate: Whether to rewrite all annotated dialogues.
+            regenerate: Whether to rewrite all annotated dialogues again.
+
+        Returns:
+            The numbers of generated and kept rewrites.
         """
         covered = set() if regenerate else {s.annotation_id for s in self.store.synthetic()}
         annotations = [a for a in self.training_annotations() if a.id not in covered]
         if not annotations:
             return SynthesisResult(0, 0, 0, {})
-        lm = self.base()
+        lm = self.base_model()
         run_id = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
         originals = [a.preferred for a in annotations if a.preferred is not None]
         with self.measure("synthesis"):
@@ -345,16 +375,16 @@ class Personalizer:
         return result
 
     def last_synthesis(self) -> RunRow | None:
-        """Return the latest finished synthesis on the current base model."""
+        """Return the latest finished synthesis run on the current base model, or None if there is none."""
         return self.store.last_run("synthesis", self.fingerprint)
 
     def record_synthesis(self, config: dict[str, Any], texts: Sequence[NewSynthetic], result: dict[str, Any]) -> None:
-        """Store a synthesis made elsewhere; it replaces the synthetic sets of the same annotations.
+        """Store synthetic dialogues from another source; they replace those of the same annotations.
 
         Args:
-            config: Its settings.
-            texts: The synthetic texts.
-            result: Its result.
+            config: Settings with which they were generated.
+            texts: The synthetic dialogues.
+            result: The result to store with them.
         """
         with self.store.transaction():
             run_id = self.store.begin_run("synthesis", self.fingerprint, config)
@@ -362,24 +392,27 @@ class Personalizer:
             self.store.finish_run(run_id, result)
 
     def train(self, on_progress: Progress | None = None, restart: bool = False) -> TrainResult:
-        """Train a new adapter on the annotated dialogues and their synthetic sets, and promote it if it is better.
+        """Train a new adapter on the annotated dialogues and their rewrites, and promote it if it is better.
 
-        An interrupted training is resumed with the dialogues it began with.
+        An interrupted training run is resumed with the dialogues that it began with.
 
         Args:
             on_progress: Receives the events of `finetune`, and one of stage `evaluation` for each generated answer.
-            restart: Whether to drop an interrupted training and start from scratch.
+            restart: Whether to discard an interrupted training run and start again.
+
+        Returns:
+            The adapter, its evaluation, and the report of the training run.
 
         Raises:
-            UserError: There is nothing to train on, or not enough memory or disk space.
+            UserError: If there is nothing to train on, or not enough memory or disk space.
         """
         general = self._general_dialogues()
-        # Lazily, so that a training that does not fit fails before the weights are read.
-        lm, process_group = self.base(lazy=True), ProcessGroup()
+        # Lazily, so that a training run that does not fit into memory fails before the weights are read.
+        lm, process_group = self.base_model(lazy=True), ProcessGroup()
         training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
         run_id = begin_training(self.store, self.config.finetune, self.fingerprint, training_set)
         adapter_folder = f"adapters/{run_id:04d}"
-        # An unfinished run has no adapter: a folder there was written right before an interruption.
+        # An unfinished run has no adapter; its folder exists only if the run was interrupted right after writing it.
         shutil.rmtree(self.folder / adapter_folder, ignore_errors=True)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
         broadcast_job(process_group, lm, examples, self.config.finetune, general)
@@ -391,7 +424,7 @@ class Personalizer:
                 self.folder / adapter_folder,
                 general=general,
                 metadata={"base_model": self.model_name, "base_fingerprint": self.fingerprint},
-                checkpoint_dir=self.store.checkpoint_folder(run_id),
+                checkpoint_folder=self.store.checkpoint_folder(run_id),
                 process_group=process_group,
                 on_progress=on_progress,
             )
@@ -400,7 +433,7 @@ class Personalizer:
             adapter_id = self.store.add_adapter(run_id, adapter_folder, self.fingerprint)
             self.store.finish_run(run_id, dataclasses.asdict(report))
         plot = self.folder / adapter_folder / "losses.png"
-        with contextlib.suppress(UserError):  # a missing plot must not fail the training
+        with contextlib.suppress(UserError):  # training must not fail because of a missing plot
             loss_plot_png(plot, curves_of(report))
         promotion = self._promoter.promote_if_better(self.adapters.get(adapter_id), on_progress)
         return TrainResult(
@@ -411,32 +444,46 @@ class Personalizer:
         )
 
     def estimate_training(self, restart: bool = False) -> TrainingEstimate:
-        """Estimate what `train` would do and how much memory it would take, without reading weights.
+        """Estimate the steps and the memory of `train`, without reading weights.
 
         Args:
-            restart: Whether an interrupted training would be dropped.
+            restart: Whether an interrupted training run would be discarded.
 
         Raises:
-            UserError: There is nothing to train on, or not enough memory.
+            UserError: If there is nothing to train on, or not enough memory.
         """
         general = self._general_dialogues()
         training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
-        lm = self.base(lazy=True)
+        lm = self.base_model(lazy=True)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
         estimate = estimate_training(lm, examples, self.config.finetune, general)
-        resumed = "an interrupted training is resumed with these samples and its own micro-batches"
+        resumed = "an interrupted training run is resumed with these samples and its own micro-batches"
         notes = [*training_set.notes, *([] if training_set.resumed_run is None else [resumed]), *estimate.notes]
         return dataclasses.replace(estimate, notes=tuple(notes))
 
     def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
-        """Compare an adapter with the base model on the held-out dialogues, see `Promoter.evaluate`."""
+        """Compare an adapter with the base model on the held-out dialogues, without storing the result.
+
+        Args:
+            adapter: The adapter.
+            on_progress: Receives an event of stage `evaluation` for each generated answer.
+
+        Returns:
+            The comparison; None if no dialogue is held out.
+        """
         return self._promoter.evaluate(adapter, on_progress)
 
     def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
-        """Compare the adapter that has not been compared yet, and promote it if it is better.
+        """Evaluate the adapter that has not been evaluated, and promote it if it is better.
+
+        Args:
+            on_progress: Receives an event of stage `evaluation` for each generated answer.
+
+        Returns:
+            The adapter and the result.
 
         Raises:
-            UserError: There is none.
+            UserError: If there is none.
         """
         return self._promoter.promote_pending(on_progress)
 
@@ -444,11 +491,11 @@ class Personalizer:
 
     def conversation(self) -> Conversation:
         """Return a new conversation with the promoted adapter, or with the base model if none is promoted."""
-        return Conversation(self.adapted(self.adapters.promoted()), self.config.chat)
+        return Conversation(self.adapted_model(self.adapters.promoted()), self.config.chat)
 
     @contextlib.contextmanager
     def recorded_conversation(self, conversation: Conversation) -> Iterator[Conversation]:
-        """Append a conversation to the stream when the block ends, marked with the adapter that generated its answers.
+        """Append a conversation to the stream when the `with` block ends, with the id of the adapter in use.
 
         Args:
             conversation: The conversation, from `conversation`.
@@ -463,22 +510,22 @@ class Personalizer:
             if conversation.dialogue is not None:
                 self.add_dialogues([conversation.dialogue], "chat", None if promoted is None else promoted.id)
 
-    # Look-ups
+    # Lookups
 
     def status(self) -> ProfileStatus:
-        """Return the state of the profile."""
+        """Return the status of the profile."""
         return store_status(self.store, self.config)
 
     def pending_steps(self) -> list[PendingStep]:
-        """Return the pending steps of the loop, in order."""
+        """Return the pending steps of the learning loop, in order."""
         return pending_steps(self.store, self.config, self.fingerprint)
 
     def dialogue_count(self) -> int:
-        """Return how many dialogues the stream has brought so far."""
+        """Return the number of received dialogues."""
         return self.store.dialogue_count()
 
     def unscored_count(self) -> int:
-        """Return how many dialogues have not been scored."""
+        """Return the number of dialogues that have not been scored."""
         return self.store.unscored_count()
 
     def dialogues(self) -> list[DialogueRow]:
@@ -486,7 +533,7 @@ class Personalizer:
         return self.store.dialogues()
 
     def dialogue(self, dialogue_id: int) -> DialogueRow | None:
-        """Return a dialogue of the stream, or None if there is none with this id."""
+        """Return the dialogue with this id, or None if there is none."""
         return self.store.dialogue(dialogue_id)
 
     def decision(self, dialogue_id: int) -> DecisionRow | None:
@@ -494,7 +541,7 @@ class Personalizer:
         return self.store.decision(dialogue_id)
 
     def bins(self) -> list[BinRow]:
-        """Return the filled bins by slot, as they are stored."""
+        """Return the filled bins by slot, as stored."""
         return self.store.bins()
 
     def annotation_of(self, dialogue_id: int) -> AnnotationRow | None:
@@ -510,11 +557,11 @@ class Personalizer:
         return self._promoter.held_out_dialogues()
 
     def annotated_dialogues(self) -> list[Dialogue]:
-        """Return all annotated dialogues with their preferred answers, held-out ones included."""
+        """Return all annotated dialogues with their preferred answers, including held-out ones."""
         return [a.preferred for a in self.store.annotations() if a.preferred is not None]
 
     def synthetic(self) -> list[SyntheticRow]:
-        """Return the latest synthetic texts of every annotation, kept or not."""
+        """Return the latest synthetic dialogues of every annotation, kept or not."""
         return self.store.synthetic()
 
     def _assign_split(self, dialogue: Dialogue, earlier: Sequence[GroupedDialogue]) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""The promotion rule: a new adapter is promoted if it is better on the held-out dialogues than the one in use."""
+"""The promotion rule: a new adapter is promoted if it is better than the one in use on the held-out dialogues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_personal.evaluation import Evaluation, compare_answers, generate_answer
 from mlx_personal.finetune.report import forgetting
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
-from mlx_personal.personalizer.pending import uncompared_adapter
+from mlx_personal.personalizer.pending import unevaluated_adapter
 from mlx_personal.profile import AdapterRow, Store
 from mlx_personal.progress import Progress, ProgressEvent, as_stage
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """The result of comparing an adapter and of the promotion rule.
+    """The evaluation of an adapter and the result of the promotion rule.
 
     Attributes:
-        evaluation: Comparison with the base model; None where no dialogue is held out yet.
-        against_current: Comparison with the adapter that was in use, or with the base model if none was; None where no
-            dialogue is held out yet.
-        promoted: Whether the adapter is in use now.
-        exceeds_forgetting: Whether it is not promoted because it has forgotten too much.
+        evaluation: Comparison with the base model; None if no dialogue is held out.
+        against_current: Comparison with the adapter that was in use, or with the base model if none was; None if no
+            dialogue is held out.
+        promoted: Whether the adapter is now in use.
+        exceeds_forgetting: Whether forgetting exceeds the configured limit, so that it is not promoted.
     """
 
     evaluation: Evaluation | None
@@ -42,14 +42,14 @@ class PromotionResult:
 
 
 class Promoter:
-    """Compares the adapters of one profile, and promotes better ones.
+    """Evaluates the adapters of one profile, and promotes better ones.
 
     Args:
         store: The profile's store.
         adapters: The profile's adapters.
-        config: Its settings.
+        config: The profile's settings.
         adapted_model: Returns the model with an adapter, or the base model for None.
-        measure: Returns a context manager that measures the time of the stage with this name.
+        measure: Returns a context manager that measures the duration of the named stage.
     """
 
     def __init__(
@@ -71,11 +71,10 @@ class Promoter:
         return [d for a in self._store.preferred_annotations(held_out=True) if (d := a.preferred)]
 
     def promote_if_better(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
-        """Compare an adapter with the base model and with the adapter in use, store the result, and promote if better.
+        """Evaluate an adapter, store the evaluation, and promote the adapter if it is better than the one in use.
 
-        An adapter is better if its mean ROUGE-1 on the held-out dialogues is higher than that of the adapter in use,
-        and if it has not forgotten more of the general dialogues than is allowed. Without held-out dialogues it is not
-        compared and not promoted.
+        It is better if its mean ROUGE-1 on the held-out dialogues is higher, and if its forgetting does not exceed the
+        configured limit. Without held-out dialogues it is neither evaluated nor promoted.
 
         Args:
             adapter: The adapter.
@@ -88,7 +87,7 @@ class Promoter:
         answers = self._generate(adapter, held_out, on_progress)
         evaluation = against_current = self._compare(None, answers, held_out, on_progress)
         if current is not None and current != adapter:
-            # An adapter whose files are damaged or missing generates nothing: then the base model is to beat.
+            # If the files of the adapter in use are damaged or missing, the comparison with the base model decides.
             with contextlib.suppress(UserError):
                 against_current = self._compare(current, answers, held_out, on_progress)
         with self._store.transaction():
@@ -97,18 +96,24 @@ class Promoter:
                 self._store.promote(adapter.id)
         promoted = self._adapters.promoted()
         is_promoted = promoted is not None and promoted.id == adapter.id
-        logger.info("adapter %d was compared: %s", adapter.id, "promoted" if is_promoted else "not promoted")
+        logger.info("adapter %d was evaluated: %s", adapter.id, "promoted" if is_promoted else "not promoted")
         return PromotionResult(evaluation, against_current, is_promoted, exceeds_forgetting)
 
     def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
-        """Apply the rule to the adapter that has not been compared yet, see `pending.uncompared_adapter`.
+        """Evaluate the adapter that has not been evaluated, and promote it if it is better.
+
+        Args:
+            on_progress: Receives an event of stage `evaluation` for each generated answer.
+
+        Returns:
+            The adapter and the result.
 
         Raises:
-            UserError: There is none.
+            UserError: If there is none.
         """
-        adapter = uncompared_adapter(self._store, self._store.fingerprint())
+        adapter = unevaluated_adapter(self._store, self._store.fingerprint())
         if adapter is None:
-            raise UserError("every adapter has been compared", self._store.folder)
+            raise UserError("every adapter has been evaluated", self._store.folder)
         return adapter, self.promote_if_better(adapter, on_progress)
 
     def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
@@ -119,7 +124,7 @@ class Promoter:
             on_progress: Receives an event of stage `evaluation` for each generated answer.
 
         Returns:
-            The comparison; None where no dialogue is held out yet.
+            The comparison; None if no dialogue is held out.
         """
         held_out = self.held_out_dialogues()
         if not held_out:
@@ -127,7 +132,7 @@ class Promoter:
         return self._compare(None, self._generate(adapter, held_out, on_progress), held_out, on_progress)
 
     def _exceeds_forgetting(self, adapter: AdapterRow) -> bool:
-        """Return whether the loss on general dialogues rose by more than is allowed; False without such dialogues."""
+        """Return whether forgetting exceeds the configured limit; False without general dialogues."""
         run = self._store.run(adapter.run_id)
         result = {} if run is None or run.result is None else run.result
         rise = forgetting(result.get("general_losses", ()), result.get("best_step", 0))
@@ -138,7 +143,7 @@ class Promoter:
         self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
     ) -> list[list[str]]:
         if on_progress is not None:
-            on_progress(ProgressEvent("evaluation", 0, len(preferred)))  # the first answer may take a while
+            on_progress(ProgressEvent("evaluation", 0, len(preferred)))  # because the first answer may take a while
         with self._measure("evaluation"):
             return generate_answers(
                 self._adapted_model(adapter),

@@ -16,26 +16,26 @@ from mlx_personal.profile import Store, check_profile_exists
 
 @dataclass(frozen=True)
 class ProfileStatus:
-    """The state of a profile.
+    """The status of a profile.
 
     Attributes:
         folder: The profile's folder.
         model: Name of the base model.
-        received: Dialogues received so far.
-        unscored: Those of them that have not been scored.
-        filled_bins: Bins of the buffer that are filled.
-        bin_capacity: All bins of the buffer.
-        decisions: How many dialogues met each decision of the selection.
-        open_questions: Dialogues that wait for a verdict.
-        questions_left_today: How many more may be annotated today.
-        annotated: Annotated dialogues with a preferred answer.
-        held_out: Those of them that are held out for evaluation.
-        skipped: Dialogues that the user skipped.
-        synthetic_generated: Synthetic texts of the annotated dialogues.
-        synthetic_kept: Those of them that are trained on.
-        adapters: Trained adapters.
+        received: Number of received dialogues.
+        unscored: Number of these that have not been scored.
+        filled_bins: Number of filled bins of the buffer.
+        bin_capacity: Number of bins of the buffer.
+        decisions: Number of dialogues for each action of the selection.
+        open_questions: Number of dialogues without a verdict.
+        questions_left_today: Number of dialogues that may still be annotated today.
+        annotated: Number of annotated dialogues with a preferred answer.
+        held_out: Number of these that are held out for evaluation.
+        skipped: Number of dialogues that the user skipped.
+        synthetic_generated: Number of synthetic dialogues.
+        synthetic_kept: Number of these that are trained on.
+        adapters: Number of trained adapters.
         promoted: Id of the adapter in use; None for the base model.
-        last_training: Time when the last training finished, UTC; None without one.
+        last_training: Time when the last training run finished, UTC; None without one.
         pending: The pending steps in order.
     """
 
@@ -80,10 +80,13 @@ class ProfileStatus:
 
 
 def read_status(folder: Path) -> ProfileStatus:
-    """Return the status of the profile in a folder, beside any process that writes to it.
+    """Return the status of the profile in a folder, even while another process writes to it.
+
+    Args:
+        folder: The profile's folder.
 
     Raises:
-        UserError: There is no profile, or its settings or its database cannot be read.
+        UserError: If there is no profile, or its settings or its database cannot be read.
     """
     folder = Path(folder).expanduser()
     check_profile_exists(folder)
@@ -98,8 +101,12 @@ def read_status(folder: Path) -> ProfileStatus:
 def store_status(store: Store, config: Config) -> ProfileStatus:
     """Return the status of an open profile.
 
+    Args:
+        store: The profile's store.
+        config: The profile's settings.
+
     Raises:
-        UserError: The configured buffer is smaller than the stored one.
+        UserError: If the configured buffer is smaller than the stored one.
     """
     check_buffer_size(store, config)
     annotations, last_training = store.annotation_counts(), store.last_run("training")
@@ -129,8 +136,12 @@ def store_status(store: Store, config: Config) -> ProfileStatus:
 def check_buffer_size(store: Store, config: Config) -> None:
     """Check that the configured buffer has all bins that are filled.
 
+    Args:
+        store: The profile's store.
+        config: The profile's settings.
+
     Raises:
-        UserError: It is smaller.
+        UserError: If it has not.
     """
     bins, highest_slot = config.selection.bins, store.highest_slot()
     if highest_slot is not None and highest_slot >= bins:

@@ -1,4 +1,4 @@
-"""The training set: the current annotations and their synthetic sets, or those of an interrupted training."""
+"""The training set: the annotated dialogues and their rewrites, or those of an interrupted training run."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class TrainingSet:
     Attributes:
         sources: For each dialogue its annotation id, and its synthetic id or None for the annotated dialogue itself.
         dialogues: The dialogues, in the same order.
-        resumed_run: The interrupted training that is resumed with them; None for a new one.
-        dropped_run: The interrupted training that is not resumed, if there is one.
-        notes: What the user should know about the interrupted training, one line each.
+        resumed_run: Id of the interrupted training run that is resumed with them; None for a new run.
+        discarded_run: Id of the interrupted training run that is not resumed, if there is one.
+        notes: Notes for the user about the interrupted training run, one line each.
     """
 
     sources: list[tuple[int, int | None]]
     dialogues: list[Dialogue]
     resumed_run: int | None = None
-    dropped_run: int | None = None
+    discarded_run: int | None = None
     notes: tuple[str, ...] = ()
 
     def examples(self, synthetic_weight: float) -> list[Example]:
         """Return the examples to train on, each in the group of its annotation.
 
         Args:
-            synthetic_weight: Weight of a synthetic dialogue, where an annotated one weighs 1.
+            synthetic_weight: Weight of a synthetic dialogue; that of an annotated one is 1.
         """
         return [
             Example(dialogue, annotation, 1.0 if synthetic is None else synthetic_weight)
@@ -50,46 +50,53 @@ class TrainingSet:
 def build_training_set(
     store: Store, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False
 ) -> TrainingSet:
-    """Return what to train on, without starting the training.
+    """Return the dialogues to train on, without starting a training run.
 
-    An interrupted training on the current base model is resumed with the dialogues it began with, unless some of them
-    may no longer be trained on.
+    An interrupted training run on the current base model is resumed with the dialogues that it began with, unless some
+    of them may no longer be trained on.
 
     Args:
         store: The profile's store.
         fingerprint: Fingerprint of the current base model.
         held_out: The held-out dialogues.
-        restart: Whether to drop an interrupted training.
+        restart: Whether to discard an interrupted training run.
 
     Raises:
-        UserError: There is no annotated dialogue.
+        UserError: If there is no annotated dialogue.
     """
     current = _current_set(store, held_out)
     interrupted = interrupted_training(store, fingerprint)
     if interrupted is None:
         return current
     if restart:
-        return dataclasses.replace(current, dropped_run=interrupted, notes=("an interrupted training is dropped",))
+        note = "an interrupted training run is discarded"
+        return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
     dialogue_of = dict(zip(current.sources, current.dialogues, strict=True))
     sources = [(source.annotation_id, source.synthetic_id) for source in store.training_sources(interrupted)]
     if sources and all(source in dialogue_of for source in sources):
         return TrainingSet(sources, [dialogue_of[source] for source in sources], resumed_run=interrupted)
-    note = "an interrupted training is dropped: it used dialogues that may no longer be trained on"
-    return dataclasses.replace(current, dropped_run=interrupted, notes=(note,))
+    note = "an interrupted training run is discarded: it used dialogues that may no longer be trained on"
+    return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
 
 
 def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_set: TrainingSet) -> int:
-    """Start a training, or resume the interrupted one.
+    """Start a training run, or resume the interrupted one.
+
+    Args:
+        store: The profile's store.
+        config: Settings of the training run.
+        fingerprint: Fingerprint of the current base model.
+        training_set: The dialogues to train on.
 
     Returns:
         The run's id.
     """
     if training_set.resumed_run is not None:
-        logger.info("resuming training %d", training_set.resumed_run)
+        logger.info("resuming training run %d", training_set.resumed_run)
         return training_set.resumed_run
-    if training_set.dropped_run is not None:
-        logger.info("dropping interrupted training %d", training_set.dropped_run)
-        shutil.rmtree(store.checkpoint_folder(training_set.dropped_run), ignore_errors=True)
+    if training_set.discarded_run is not None:
+        logger.info("discarding interrupted training run %d", training_set.discarded_run)
+        shutil.rmtree(store.checkpoint_folder(training_set.discarded_run), ignore_errors=True)
     with store.transaction():
         run_id = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids()})
         store.add_training_sources(run_id, training_set.sources)
@@ -97,7 +104,7 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
 
 
 def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
-    """Return all annotated dialogues that are not held out, then their kept synthetic sets."""
+    """Return all annotated dialogues that are not held out, then their kept rewrites."""
     originals = {a.id: a.preferred for a in store.preferred_annotations(held_out=False) if a.preferred is not None}
     if not originals:
         raise UserError("no annotated dialogue to train on", store.folder, remedy=Action.ANNOTATE)
@@ -107,7 +114,7 @@ def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
         if s.kept
         and s.annotation_id in originals
         and s.dialogue is not None
-        # A rewrite can be older than the held-out dialogue that it is a near-duplicate of.
+        # A rewrite can be older than the held-out dialogue of which it is a near-duplicate.
         and not any(are_near_duplicates(s.dialogue, other) for other in held_out)
     ]
     sources: list[tuple[int, int | None]] = [(annotation, None) for annotation in originals]

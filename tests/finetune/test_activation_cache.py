@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_read_again_is_reported_in_one_line(large_folder
     lm = load_language_model(folder)
     random_models.with_adapter(lm, num_layers=1)
     computer = GradientComputer(lm, SAMPLES, "packed", MemoryPlan(), share_prefixes=True)
-    message = "the base model cannot be read any more; put its folder back"
+    message = "the base model can no longer be read; restore its folder"
     with pytest.raises(UserError, match=message) as raised, computer.prepared():
         for file in folder.glob("*.safetensors"):
             file.write_bytes(b"")

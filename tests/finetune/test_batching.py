@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.finetune.data.batching import bucketed_steps, collate, micro_batches, shuffled_steps
 from mlx_personal.finetune.data.packing import segment_path
-from mlx_personal.finetune.data.samples import Sample, make_samples, target_tokens
+from mlx_personal.finetune.data.samples import Sample, count_target_tokens, make_samples
 from tests.support import random_models
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет"]
@@ -48,7 +48,7 @@ def test_a_target_is_the_token_after_its_input(tiny_model: LanguageModel) -> Non
         assert sample.is_target.tolist() == is_target[1:]
         assert sample.prompt_length == is_target.index(True) - 1
         assert not sample.is_target[: sample.prompt_length].any() and sample.is_target[sample.prompt_length]
-    assert target_tokens(samples) == sum(int(sample.is_target.sum()) for sample in samples)
+    assert count_target_tokens(samples) == sum(int(sample.is_target.sum()) for sample in samples)
 
 
 def test_a_long_sample_keeps_its_end(tiny_model: LanguageModel) -> None:

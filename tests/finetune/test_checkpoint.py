@@ -161,7 +161,7 @@ def test_damage_anywhere_is_detected_or_harmless(
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"{}", bytes([255]) * 64, b"\x02\0\0\0\0\0\0\0{}"])
 def test_a_file_that_is_not_a_checkpoint_counts_as_damaged(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state-0000003.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged: state-0000003.+ and there is no other checkpoint; drop"):
+    with pytest.raises(UserError, match=r"damaged: state-0000003.+ and there is no other checkpoint; discard"):
         load_latest(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_layout_is_rejected_and_not_removed(
     with monkeypatch.context() as earlier:
         earlier.setattr("mlx_personal.finetune.checkpoint._LAYOUT", 1)
         file = save(tmp_path, checkpoint_at(10))
-    with pytest.raises(UserError, match="another version of mlx-personal started this training; drop"):
+    with pytest.raises(UserError, match="another version of mlx-personal started this training run; discard"):
         load_latest(tmp_path)
     assert file.exists()
 
@@ -269,7 +269,7 @@ def test_the_same_identity_gives_no_note() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"base": "other"}, "the base model is not the one that this training started with"),
+        ({"base": "other"}, "the base model is not the one that this training run started with"),
         ({"rows": "other"}, "the training samples have changed"),
         ({"settings": {"rank": 16, "betas": [0.9, 0.999]}}, "changed settings: rank was 16, is 8"),
         ({"settings": {"rank": 8}}, r"betas was None, is \[0.9, 0.999\]"),

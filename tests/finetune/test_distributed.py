@@ -127,7 +127,7 @@ def test_collectives_are_exact(tiny_model_folder: Path, tmp_path: Path) -> None:
 TRAINING = """
 group = ProcessGroup()
 report = finetune(
-    load_language_model(model), EXAMPLES, CONFIG, folder / f"adapter{group.rank}", checkpoint_dir=folder / "s"
+    load_language_model(model), EXAMPLES, CONFIG, folder / f"adapter{group.rank}", checkpoint_folder=folder / "s"
 )
 print(json.dumps([group.rank, report.losses, report.validation_losses, report.best_step]))
 """
@@ -185,7 +185,7 @@ config = LoRAConfig(epochs=3, batch_size=4, dropout=0.2, learning_rate=1e-2, val
 def run():
     adapter, checkpoints = folder / "adapter", folder / "s"
     lm = load_language_model(model)
-    return finetune(lm, EXAMPLES, config, adapter, checkpoint_dir=checkpoints, on_progress=for_each_step(stop))
+    return finetune(lm, EXAMPLES, config, adapter, checkpoint_folder=checkpoints, on_progress=for_each_step(stop))
 os.environ["stopping"] = "1"
 message = None
 try:
@@ -255,7 +255,7 @@ if group.rank == 0:
         raise OSError(28, "No space left on device")
     mx.save_safetensors = full
 try:
-    finetune(load_language_model(model), EXAMPLES, CONFIG, folder / "adapter", checkpoint_dir=folder / "s")
+    finetune(load_language_model(model), EXAMPLES, CONFIG, folder / "adapter", checkpoint_folder=folder / "s")
 except UserError as error:
     print(json.dumps(str(error)))
 """
@@ -265,7 +265,7 @@ except UserError as error:
 def test_a_failure_of_rank_0_is_reported_by_the_others(tiny_model_folder: Path, tmp_path: Path) -> None:
     first, second = run_processes(LEFT, tiny_model_folder, tmp_path)
     assert "the disk is full" in first
-    assert "another machine has left this training" in second and "\n" not in second
+    assert "another machine has left this training run" in second and "\n" not in second
     assert not (tmp_path / "adapter").exists()
 
 

@@ -174,11 +174,11 @@ def test_settings_that_cannot_be_followed_are_noted(tiny_model: LanguageModel) -
     partly = prepare_data(tiny_model, EXAMPLES[:5], config, general=GENERAL[:4])
     assert (len(partly.data.replay), partly.notes) == (
         2,
-        ("replay_ratio asks for 4 general samples, and half of those in general_data are 2",),
+        ("replay_ratio requires 4 general samples, but half of those in general_data are only 2",),
     )
     none = prepare_data(tiny_model, [Example(THOUGHT), EXAMPLES[0]], config, general=[THOUGHT, *GENERAL[:1]])
     assert [note.split(":")[0] for note in none.notes] == [
-        "validation_split has no effect, since the held-out examples have no target",
+        "validation_split has no effect, since the validation examples have no target",
         "the general dialogues have no target",
     ]
 
@@ -314,7 +314,7 @@ def test_a_full_disk_or_an_interrupt_leaves_no_adapter_and_the_base_model_unchan
 
 def test_an_adapter_is_never_overwritten(tiny_model: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "keep").write_text("me")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         finetune(tiny_model, EXAMPLES, QUICK, tmp_path)
     assert (tmp_path / "keep").read_text() == "me"
 

@@ -153,7 +153,7 @@ def test_an_existing_folder_is_not_overwritten(tiny_model: LanguageModel, tmp_pa
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
     before = logits(tiny_model.model)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         fuse(tiny_model, tmp_path / "adapter", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
     assert np.array_equal(logits(tiny_model.model), before)
@@ -180,5 +180,5 @@ def test_an_adapter_that_does_not_fit_is_rejected(tiny_model: LanguageModel, tmp
 
 
 def test_a_model_without_a_folder_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="made in memory"):
+    with pytest.raises(UserError, match="created in memory"):
         fuse(random_models.random_model("llama"), tmp_path / "adapter", tmp_path / "out")

@@ -51,7 +51,7 @@ def test_an_interrupted_training_is_resumed_bit_identically(ready: Personalizer)
     whole = ready.train()
     with pytest.raises(KeyboardInterrupt):
         ready.train(interrupt_at(3))
-    assert [d.step for d in ready.pending_steps() if d.reason == "a training was interrupted"] == ["train"]
+    assert [d.step for d in ready.pending_steps() if d.reason == "a training run was interrupted"] == ["train"]
     finished = ready.train()
     # Progress is reported before the checkpoint of a step is saved.
     assert finished.report.resumed_from == 2
@@ -95,7 +95,9 @@ def test_an_interrupted_training_is_dropped_if_one_of_its_annotations_is_undone(
     ready.store.undo_annotation()
     report = ready.train().report
     assert report.resumed_from == 0
-    assert report.notes == ("an interrupted training is dropped: it used dialogues that may no longer be trained on",)
+    assert report.notes == (
+        "an interrupted training run is discarded: it used dialogues that may no longer be trained on",
+    )
     assert ready.train().report.notes == ()
 
 
@@ -103,7 +105,7 @@ def test_restart_drops_an_interrupted_training(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
         ready.train(interrupt_at(3))
     report = ready.train(restart=True).report
-    assert (report.resumed_from, report.notes) == (0, ("an interrupted training is dropped",))
+    assert (report.resumed_from, report.notes) == (0, ("an interrupted training run is discarded",))
 
 
 def test_changed_settings_are_named_and_checkpoints_stay(ready: Personalizer) -> None:
@@ -213,7 +215,7 @@ def test_an_estimate_starts_nothing_and_notes_an_interrupted_training(ready: Per
     ready.store.add_synthetic(1, [NewSynthetic(annotation.id, stream(1, start=900)[0], "[x]", 0.5, True, "kept")])
     resumed, restarted = ready.estimate_training(), ready.estimate_training(restart=True)
     assert resumed.samples == before.samples == restarted.samples - 1
-    assert "an interrupted training is resumed" in resumed.notes[0] and "is dropped" in restarted.notes[0]
+    assert "an interrupted training run is resumed" in resumed.notes[0] and "is discarded" in restarted.notes[0]
     assert ready.train().report.resumed_from == 2
 
 
@@ -222,4 +224,4 @@ def test_an_estimate_reads_no_weights(ready: Personalizer, monkeypatch: pytest.M
     with Personalizer(ready.folder) as profile:
         held = mx.get_active_memory()
         profile.estimate_training()
-        assert mx.get_active_memory() - held < 10_000 < profile.base().model.model.embed_tokens.weight.nbytes
+        assert mx.get_active_memory() - held < 10_000 < profile.base_model().model.model.embed_tokens.weight.nbytes

@@ -13,10 +13,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_personal import LanguageModel, UserError
 from mlx_personal.finetune import LoRAConfig, TrainingData, TrainingReport, TrainingStep, plan_training, train
-from mlx_personal.finetune.data.samples import Sample, target_tokens
+from mlx_personal.finetune.data.samples import Sample, count_target_tokens
 from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ModeSelection
 from mlx_personal.finetune.forward.gradients import GradientComputer
-from mlx_personal.finetune.plan import Order
+from mlx_personal.finetune.plan import SampleOrder
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.progress import Progress
 from tests.support import random_models
@@ -41,7 +41,7 @@ def trained(
     data: TrainingData,
     config: LoRAConfig,
     memory: MemoryPlan | None = None,
-    order: Order | None = None,
+    order: SampleOrder | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[TrainingReport, Any]:
     """Return the report and the adapter's weights by name; the adapter is detached again."""
@@ -103,7 +103,9 @@ def test_training_is_adamw_on_the_mean_loss_of_the_targets(lm: LanguageModel, do
     assert [step.number for step in steps] == list(range(1, 7))
     assert [step.epoch for step in steps] == [1, 1, 1, 2, 2, 2]
     assert {step.steps for step in steps} == {6}
-    assert [step.target_tokens for step in steps] == [target_tokens(SAMPLES[i] for i in s) for s in order[0] + order[1]]
+    assert [step.target_tokens for step in steps] == [
+        count_target_tokens(SAMPLES[i] for i in s) for s in order[0] + order[1]
+    ]
     assert [step.learning_rate / 1e-2 for step in steps] == pytest.approx([1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4])
 
 
@@ -113,8 +115,8 @@ def test_epoch_loss_is_the_mean_over_its_targets(lm: LanguageModel) -> None:
     for epoch, loss in enumerate(report.epoch_losses, 1):
         epoch_steps = [step for step in steps if step.epoch == epoch]
         total = sum(step.loss * step.target_tokens for step in epoch_steps)
-        assert loss == pytest.approx(total / target_tokens(SAMPLES), rel=1e-9)
-        assert sum(step.target_tokens for step in epoch_steps) == report.target_tokens == target_tokens(SAMPLES)
+        assert loss == pytest.approx(total / count_target_tokens(SAMPLES), rel=1e-9)
+        assert sum(step.target_tokens for step in epoch_steps) == report.target_tokens == count_target_tokens(SAMPLES)
     assert (report.samples, report.steps, report.epochs) == (13, 8, 2)
     assert report.best_step == 8
     assert report.processed_tokens < sum(map(len, SAMPLES))
@@ -134,7 +136,7 @@ def test_small_data_sets_and_partial_batches_are_trained_on(
     recorded: list[TrainingStep] = []
     report, _ = trained(lm, TrainingData(SAMPLES[:count]), config, on_progress=for_each_step(recorded.append))
     assert (report.samples, report.steps) == (count, steps)
-    assert sum(step.target_tokens for step in recorded) == target_tokens(SAMPLES[:count])
+    assert sum(step.target_tokens for step in recorded) == count_target_tokens(SAMPLES[:count])
     assert report.epoch_losses[0] > 0
 
 
@@ -157,7 +159,7 @@ def test_losses_do_not_depend_on_the_forward_mode(lm: LanguageModel, monkeypatch
     losses = {}
     for mode in FORWARD_MODES:
         selection = ModeSelection(mode, ())
-        monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_, selection=selection: selection)
+        monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_cached", lambda *_, selection=selection: selection)
         report, _ = trained(lm, TrainingData(SAMPLES), CONFIG, order=lambda epoch: order)
         assert report.forward_mode == mode
         losses[mode] = report.losses
@@ -222,7 +224,7 @@ def test_float32_adapter_weights_are_used_in_bfloat16() -> None:
     start = dict(tree_flatten(lm.model.trainable_parameters()))
     tiny_changes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: ModeSelection("packed", ()))
+        patch.setattr("mlx_personal.finetune.plan.select_mode_cached", lambda *_: ModeSelection("packed", ()))
         patch.setattr(type(lm.model.layers[1].mlp), "__call__", watch)
         _, weights = trained(lm, TrainingData(SAMPLES), config)
     assert used == {mx.bfloat16}
@@ -250,7 +252,7 @@ def test_bfloat16_and_quantized_models_can_be_trained(kind: str) -> None:
 
 def mean_loss(lm: LanguageModel, samples: Sequence[Sample]) -> float:
     lm.model.eval()
-    return random_models.reference_loss(lm, samples) / target_tokens(samples)
+    return random_models.reference_loss(lm, samples) / count_target_tokens(samples)
 
 
 def test_held_out_losses_match_the_reference(lm: LanguageModel) -> None:
@@ -304,7 +306,7 @@ def test_replayed_samples_reduce_forgetting(lm: LanguageModel) -> None:
     with_replay = trained(lm, data, dataclasses.replace(CONFIG, epochs=6))[0]
     without = trained(lm, TrainingData(SAMPLES, general=OTHERS), dataclasses.replace(CONFIG, epochs=6))[0]
     assert (with_replay.samples, with_replay.replayed_samples, without.samples) == (19, 6, 13)
-    assert with_replay.target_tokens == target_tokens([*SAMPLES, *OTHERS])
+    assert with_replay.target_tokens == count_target_tokens([*SAMPLES, *OTHERS])
     assert with_replay.forgetting is not None and without.forgetting is not None
     assert with_replay.forgetting < without.forgetting - 0.05
 
@@ -372,6 +374,6 @@ def test_processed_tokens_count_padding(lm: LanguageModel) -> None:
 def test_an_unsupported_adapter_is_a_user_error() -> None:
     """mlx-lm has no DoRA for mixture-of-experts layers."""
     lm = random_models.random_model("mixtral")
-    with pytest.raises(UserError, match="this model takes no such adapter"):
+    with pytest.raises(UserError, match="this model does not support such an adapter"):
         train(lm, plan_training(TrainingData(random_models.prefix_sharing_samples()), LoRAConfig(use_dora=True)))
     assert not lm.model.training

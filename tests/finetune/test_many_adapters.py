@@ -105,7 +105,7 @@ def test_a_difference_near_the_tolerance_is_checked_for_each_user(
 
     monkeypatch.setattr("mlx_personal.finetune.forward.equivalence.select_mode", choose)
     for _ in range(2):
-        equivalence.select_mode_once(lm, CONFIG, UNRELATED)
+        equivalence.select_mode_cached(lm, CONFIG, UNRELATED)
     assert len(calls) == times
 
 
@@ -168,9 +168,9 @@ def test_a_failed_check_is_repeated(check_sizes: list[int]) -> None:
     lm.model.model.norm.weight = mx.full(sound.shape, mx.nan)
     for _ in range(2):
         with pytest.raises(UserError, match="not a number"):
-            equivalence.select_mode_once(lm, CONFIG, UNRELATED)
+            equivalence.select_mode_cached(lm, CONFIG, UNRELATED)
     lm.model.model.norm.weight = sound
-    assert equivalence.select_mode_once(lm, CONFIG, UNRELATED).mode == "packed"
+    assert equivalence.select_mode_cached(lm, CONFIG, UNRELATED).mode == "packed"
     assert len(check_sizes) == 3
     lm.detach_adapter()
 

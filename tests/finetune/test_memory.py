@@ -154,7 +154,7 @@ def test_long_samples_with_a_common_prefix_are_counted_in_the_equivalence_check(
     of_two, of_three = (
         estimate_memory(
             spec_from_model(demo_model), SampleSizes(lengths, targets, probe=probe), config, MemoryPlan(), None
-        ).verification_bytes
+        ).equivalence_check_bytes
         for probe in (None, [4, 5, 0])
     )
     assert of_three > 2 * of_two

@@ -17,7 +17,7 @@ from mlx_lm.utils import quantize_model
 
 from mlx_personal import Dialogue, LanguageModel, load_language_model
 from mlx_personal.finetune import Example, LoRAConfig, TrainingData, TrainingStep, finetune, plan_training, train
-from mlx_personal.finetune.data.samples import make_samples, target_tokens
+from mlx_personal.finetune.data.samples import count_target_tokens, make_samples
 from mlx_personal.finetune.forward.equivalence import TOLERANCES, select_mode
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
@@ -74,7 +74,7 @@ def test_a_trained_adapter_answers_the_same_when_loaded_again(
 def test_the_first_loss_matches_single_samples(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     model = build(tiny_model_folder, kind)
     samples = make_samples(model, DIALOGUES, 1024).samples
-    reference = random_models.reference_loss(model, samples) / target_tokens(samples)
+    reference = random_models.reference_loss(model, samples) / count_target_tokens(samples)
     report = finetune(model, EXAMPLES, LoRAConfig(epochs=1), tmp_path / "a")
     assert report.forward_mode == "packed"
     assert report.losses[0] == pytest.approx(reference, rel=2e-2)  # bfloat16 has 8 significant bits
@@ -133,9 +133,9 @@ def test_a_killed_training_resumes_bit_identically(tiny_model_folder: Path, tmp_
             EXAMPLES,
             config,
             tmp_path / "resumed",
-            checkpoint_dir=tmp_path / "states",
+            checkpoint_folder=tmp_path / "states",
             on_progress=for_each_step(interrupt),
         )
-    report = finetune(model, EXAMPLES, config, tmp_path / "resumed", checkpoint_dir=tmp_path / "states")
+    report = finetune(model, EXAMPLES, config, tmp_path / "resumed", checkpoint_folder=tmp_path / "states")
     assert report.resumed_from == 4
     assert report.losses == pytest.approx(whole.losses, rel=1e-3)

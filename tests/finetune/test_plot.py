@@ -72,7 +72,7 @@ def test_text_plot_marks_held_out_losses_and_epochs() -> None:
     assert [line[10] for line in lines[:17]].count("x") == 1
     assert {line[10 + round(69 * 0.25)] for line in lines[:17]} >= {"┊"}
     assert lines[18].split() == ["0", "100"]
-    assert lines[19].strip() == "loss by step: ⠤ training, o held-out, x general, ┊ end of an epoch"
+    assert lines[19].strip() == "loss by step: ⠤ training, o validation, x general, ┊ end of an epoch"
 
 
 @settings(max_examples=100, deadline=None)
@@ -114,7 +114,7 @@ def test_a_png_is_written_without_warnings(curves: Curves, tmp_path: Path) -> No
 
 def test_the_png_has_every_curve_in_its_color(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    colors = {"held-out": (0xD5, 0x5E, 0x00), "general": (0x00, 0x9E, 0x73), "training": (0x00, 0x72, 0xB2)}
+    colors = {"validation": (0xD5, 0x5E, 0x00), "general": (0x00, 0x9E, 0x73), "training": (0x00, 0x72, 0xB2)}
     loss_plot_png(tmp_path / "all.png", FALLING)
     loss_plot_png(tmp_path / "bare.png", Curves(FALLING.losses))
     for name, color in colors.items():

@@ -76,7 +76,7 @@ def run(
         dataclasses.replace(CONFIG, **changes),
         folder / "adapter",
         general=GENERAL,
-        checkpoint_dir=folder / "states",
+        checkpoint_folder=folder / "states",
         on_progress=None if callback is None else for_each_step(callback),
     )
 
@@ -192,9 +192,9 @@ def test_another_forward_mode_is_rejected(base: LanguageModel, tmp_path: Path, m
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(5, kill))
     before_resume = checkpoint_names(tmp_path)
-    monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_once", lambda *_: ModeSelection("padded", ()))
+    monkeypatch.setattr("mlx_personal.finetune.plan.select_mode_cached", lambda *_: ModeSelection("padded", ()))
     with pytest.raises(
-        UserError, match="the forward mode of this training was packed, and only padded is exact here; drop"
+        UserError, match="the forward mode of this training run was packed, and only padded is exact here; discard"
     ):
         run(base, tmp_path)
     assert checkpoint_names(tmp_path) == before_resume
@@ -339,7 +339,7 @@ def test_a_signal_stops_a_process_after_saving(
     # Signaled while step 5 is reported, it finishes step 6 and stops.
     assert done.stdout == (
         f"training was stopped after step 6 of {len(uninterrupted[0])} and saved; "
-        "start the same training again to resume it\n"
+        "start the same training run again to resume it\n"
     )
     assert check_process(process(base_folder, tmp_path), tmp_path, uninterrupted) == 6
 
@@ -351,7 +351,7 @@ def test_a_signal_stops_a_process_after_saving(
 def test_a_signal_saves_a_checkpoint_that_is_resumed(
     base: LanguageModel, tmp_path: Path, uninterrupted: Any, number: int
 ) -> None:
-    match = "stopped after step 4 of 16 and saved; start the same training again"
+    match = "stopped after step 4 of 16 and saved; start the same training run again"
     with pytest.raises(InterruptedTrainingError, match=match) as stopped:
         run(base, tmp_path, after_step(3, lambda: os.kill(os.getpid(), number)), save_every=100)
     assert stopped.value.signal == number
@@ -362,7 +362,7 @@ def test_a_signal_saves_a_checkpoint_that_is_resumed(
     assert outcome(report, tmp_path) == uninterrupted
 
 
-def test_a_signal_without_a_checkpoint_dir_only_stops(base: LanguageModel, tmp_path: Path) -> None:
+def test_a_signal_without_a_checkpoint_folder_only_stops(base: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(InterruptedTrainingError) as raised:
         stop = for_each_step(after_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
         finetune(base, EXAMPLES, CONFIG, tmp_path / "a", on_progress=stop)
@@ -445,9 +445,9 @@ def test_changed_samples_are_rejected(base: LanguageModel, tmp_path: Path) -> No
     interrupted(base, tmp_path)
     adapter = tmp_path / "adapter"
     with pytest.raises(UserError, match="cannot resume: the training samples have changed"):
-        finetune(base, EXAMPLES[1:], CONFIG, adapter, general=GENERAL, checkpoint_dir=tmp_path / "states")
+        finetune(base, EXAMPLES[1:], CONFIG, adapter, general=GENERAL, checkpoint_folder=tmp_path / "states")
     with pytest.raises(UserError, match="cannot resume: the training samples have changed"):
-        finetune(base, EXAMPLES, CONFIG, adapter, general=GENERAL[1:], checkpoint_dir=tmp_path / "states")
+        finetune(base, EXAMPLES, CONFIG, adapter, general=GENERAL[1:], checkpoint_folder=tmp_path / "states")
 
 
 def test_checkpoints_have_the_metadata_of_version_0_1(base: LanguageModel, tmp_path: Path) -> None:

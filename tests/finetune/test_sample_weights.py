@@ -17,9 +17,9 @@ from mlx.utils import tree_map
 
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.finetune import Example, LoRAConfig, TrainingData, finetune, plan_training, train
-from mlx_personal.finetune.data.batching import BatchShape, collate
+from mlx_personal.finetune.data.batching import BatchFormat, collate
 from mlx_personal.finetune.data.dataset import prepare_data
-from mlx_personal.finetune.data.samples import Sample, make_samples, target_weight
+from mlx_personal.finetune.data.samples import Sample, make_samples, total_target_weight
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.forward.equivalence import ForwardMode, select_mode
 from mlx_personal.finetune.forward.gradients import GradientComputer
@@ -70,9 +70,9 @@ def test_loss_and_gradient_match_weighted_samples(mode: ForwardMode, layers: int
 
 
 @pytest.mark.parametrize("shape", ["packed", "padded"])
-def test_each_target_has_its_samples_weight(shape: BatchShape) -> None:
+def test_each_target_has_its_samples_weight(shape: BatchFormat) -> None:
     batch = collate(SAMPLES, range(len(SAMPLES)), shape, share_prefixes=True)
-    actual = sorted(zip(batch.weights.tolist(), batch.targets.tolist(), strict=True))
+    actual = sorted(zip(batch.target_weights.tolist(), batch.targets.tolist(), strict=True))
     assert actual == sorted((float(np.float32(r.weight)), int(t)) for r in SAMPLES for t in r.targets[r.is_target])
 
 
@@ -130,9 +130,9 @@ def test_equal_weights_have_no_effect() -> None:
 def test_reported_losses_are_weighted_means() -> None:
     lm = random_models.random_model("llama")
     report, _ = trained(lm, SAMPLES, LoRAConfig(epochs=1, batch_size=64, dropout=0.0))
-    expected = sum(sample.weight * random_models.reference_loss(lm, [sample]) for sample in SAMPLES) / target_weight(
-        SAMPLES
-    )
+    expected = sum(
+        sample.weight * random_models.reference_loss(lm, [sample]) for sample in SAMPLES
+    ) / total_target_weight(SAMPLES)
     assert report.losses == pytest.approx([expected], rel=1e-5)
     assert report.epoch_losses == pytest.approx([expected], rel=1e-5)
     assert report.target_tokens == sum(int(sample.is_target.sum()) for sample in SAMPLES)
@@ -222,4 +222,4 @@ def test_one_weight_is_needed_for_each_dialogue(count: int, tiny_model: Language
 def test_target_weight_is_the_sum_of_the_batchs_weights(weights: list[float]) -> None:
     samples = [dataclasses.replace(sample, weight=weight) for sample, weight in zip(SAMPLES, weights, strict=True)]
     batch = collate(samples, range(len(samples)), "packed", share_prefixes=True)
-    assert target_weight(samples) == pytest.approx(float(batch.weights.astype(np.float64).sum()), rel=1e-6)
+    assert total_target_weight(samples) == pytest.approx(float(batch.target_weights.astype(np.float64).sum()), rel=1e-6)

@@ -303,7 +303,7 @@ def test_an_adapter_with_missing_files_or_tensors_is_a_one_line_error(personaliz
     mx.eval(stored)
     mx.save_safetensors(str(weights), dict(list(stored.items())[:2]))
     with pytest.raises(UserError, match="damaged or incomplete"):
-        personalizer.adapted(adapter)
+        personalizer.adapted_model(adapter)
     weights.unlink()
     with pytest.raises(UserError, match="are missing"):
         personalizer.adapters.promote(adapter.id)
@@ -405,14 +405,14 @@ def test_a_model_folder_that_changed_is_noticed(
     shutil.rmtree(folder)
     shutil.copytree(other_model_folder, folder)
     reopened = Personalizer(tmp_path / "third")
-    with pytest.raises(UserError, match="not the one this profile was made with"):
-        reopened.base()
+    with pytest.raises(UserError, match="not the one that this profile was created with"):
+        reopened.base_model()
     reopened.close()
 
 
 def test_there_is_one_profile_per_folder(personalizer: Personalizer, tiny_model_folder: Path, tmp_path: Path) -> None:
     personalizer.close()
-    with pytest.raises(UserError, match="a profile here already"):
+    with pytest.raises(UserError, match="already a profile here"):
         Personalizer.create(personalizer.folder, tiny_model_folder)
     with pytest.raises(UserError, match="no profile here yet"):
         Personalizer(tmp_path / "nowhere")

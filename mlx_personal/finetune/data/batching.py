@@ -1,8 +1,8 @@
 """The order of the samples, the micro-batches of a step, and the arrays of a batch.
 
 The samples of a step are computed in micro-batches of a limited number of tokens whose gradients are accumulated, so
-that memory depends on the micro-batch and the result on the step. The order is a function of seed and epoch alone,
-which lets a resumed training continue with the same steps.
+that memory depends on the micro-batch only and the result on the step only. The order is a function of seed and epoch,
+so that a resumed training run continues with the same steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from mlx_personal.finetune.data.packing import Segment, pack
 from mlx_personal.finetune.data.samples import Sample
 
-BatchShape = Literal["packed", "padded"]
+BatchFormat = Literal["packed", "padded"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class Batch:
     """Samples that are computed at once, with N targets in all.
 
     Attributes:
-        indices: Their indices in the data set.
-        inputs: int32 [1, T], the samples packed into one sequence, or [B, T], padded on the right.
-        segments: Layout of the packed sequence, whose `sample` counts within `indices`; None for a padded batch.
-        target_positions: int32 [N], indices into the flattened inputs whose next token is a target.
+        indices: Indices of the samples in the data set.
+        inputs: int32 [1, T] with the samples packed into one sequence, or [B, T] padded on the right.
+        segments: Layout of the packed sequence, where `Segment.sample` is an index of `indices`; None for a padded
+            batch.
+        target_positions: int32 [N], indices of the flattened inputs whose next token is a target.
         targets: int32 [N], the target token of each position.
-        weights: float32 [N], the weight of each target in the loss.
+        target_weights: float32 [N], the weight of each target in the loss.
     """
 
     indices: tuple[int, ...]
@@ -37,7 +38,7 @@ class Batch:
     segments: tuple[Segment, ...] | None
     target_positions: np.ndarray
     targets: np.ndarray
-    weights: np.ndarray
+    target_weights: np.ndarray
 
 
 def shuffled_steps(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -45,8 +46,8 @@ def shuffled_steps(count: int, batch_size: int, seed: int, epoch: int) -> list[l
 
     Args:
         count: Number of samples.
-        batch_size: Samples of a step; the last one has what is left.
-        seed: Random seed of the training.
+        batch_size: Number of samples of a step; the last step has the remaining ones.
+        seed: Random seed of the training run.
         epoch: The epoch, from 0.
 
     Returns:
@@ -57,12 +58,12 @@ def shuffled_steps(count: int, batch_size: int, seed: int, epoch: int) -> list[l
 
 
 def bucketed_steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return the samples of each step of an epoch, samples of similar length together and the steps in random order.
+    """Return the samples of each step of an epoch, grouped by similar length, with the steps in random order.
 
     Args:
-        lengths: Tokens of each sample.
-        batch_size: Samples of a step; one has what is left.
-        seed: Random seed of the training.
+        lengths: Number of tokens of each sample.
+        batch_size: Number of samples of a step; one step has the remaining ones.
+        seed: Random seed of the training run.
         epoch: The epoch, from 0.
 
     Returns:
@@ -70,31 +71,32 @@ def bucketed_steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: in
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    # A stable sort of a shuffle: samples of one length meet different ones in every epoch.
+    # A stable sort after a shuffle, so that samples of the same length are combined differently in each epoch.
     order = order[np.argsort(-np.array(lengths)[order], kind="stable")]
     steps = [order[at : at + batch_size].tolist() for at in range(0, len(order), batch_size)]
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
 def micro_batches(
-    step: Sequence[int], lengths: Sequence[int], max_tokens: int, shape: BatchShape
+    step: Sequence[int], lengths: Sequence[int], max_tokens: int, batch_format: BatchFormat
 ) -> Iterator[list[int]]:
     """Yield the samples of a step in micro-batches.
 
     Args:
         step: Indices of samples.
-        lengths: Tokens of each sample of the data set.
-        max_tokens: Tokens of the largest micro-batch, padding included; a longer sample is a micro-batch by itself.
-        shape: How the samples will be laid out.
+        lengths: Number of tokens of each sample of the data set.
+        max_tokens: Maximum number of tokens of a micro-batch, including padding; a longer sample is a micro-batch of
+            its own.
+        batch_format: Format of the batches.
 
     Yields:
-        Indices of samples, in the order of the step.
+        Indices of samples in the order of the step.
     """
     micro_batch: list[int] = []
     for index in step:
         extended = [*micro_batch, index]
         size = sum(lengths[i] for i in extended)
-        if shape == "padded":
+        if batch_format == "padded":
             size = len(extended) * max(lengths[i] for i in extended)
         if micro_batch and size > max_tokens:
             yield micro_batch
@@ -105,21 +107,21 @@ def micro_batches(
 
 
 def collate(
-    samples: Sequence[Sample], indices: Sequence[int], shape: BatchShape, share_prefixes: bool = False
+    samples: Sequence[Sample], indices: Sequence[int], batch_format: BatchFormat, share_prefixes: bool = False
 ) -> Batch:
-    """Make a batch of samples.
+    """Collate samples into a batch.
 
     Args:
         samples: The data set.
-        indices: Which of them.
-        shape: Pack them into one sequence, or pad them.
-        share_prefixes: Whether packed samples compute a common beginning of their prompts once.
+        indices: Indices of the samples of the batch.
+        batch_format: Whether to pack the samples into one sequence or to pad them.
+        share_prefixes: Whether packed samples store a common prefix of their prompts once.
 
     Returns:
         The batch.
     """
     members = [samples[i] for i in indices]
-    return _padded(members, indices) if shape == "padded" else _packed(members, indices, share_prefixes)
+    return _padded(members, indices) if batch_format == "padded" else _packed(members, indices, share_prefixes)
 
 
 def _padded(members: Sequence[Sample], indices: Sequence[int]) -> Batch:
@@ -135,7 +137,7 @@ def _padded(members: Sequence[Sample], indices: Sequence[int]) -> Batch:
         segments=None,
         target_positions=np.concatenate(positions).astype(np.int32),
         targets=np.concatenate(targets),
-        weights=_repeat_weights(members, list(map(len, targets))),
+        target_weights=_repeat_weights(members, list(map(len, targets))),
     )
 
 
@@ -156,10 +158,10 @@ def _packed(members: Sequence[Sample], indices: Sequence[int], share_prefixes: b
         segments=segments,
         target_positions=np.concatenate(positions).astype(np.int32),
         targets=np.concatenate(targets),
-        weights=_repeat_weights([members[segment.sample] for segment in segments], list(map(len, targets))),
+        target_weights=_repeat_weights([members[segment.sample] for segment in segments], list(map(len, targets))),
     )
 
 
 def _repeat_weights(samples: Sequence[Sample], counts: Sequence[int]) -> np.ndarray:
-    """Repeat each sample's weight as often as it has targets."""
+    """Repeat the weight of each sample for each of its targets."""
     return np.repeat(np.array([sample.weight for sample in samples], np.float32), counts)

@@ -1,4 +1,4 @@
-"""From examples to the samples of a training: the validation split, the general dialogues, and what was dropped."""
+"""Prepare the samples of a training run: the validation split, the general samples, and notes for the user."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Example:
     """A dialogue to train on.
 
     Attributes:
-        dialogue: Its assistant turns are the targets.
-        group: Examples of one group stay on one side of the validation split; None makes a group of its own.
+        dialogue: The dialogue, whose assistant turns are the targets.
+        group: Examples of the same group are on the same side of the validation split; None for a group of its own.
         weight: Weight of its targets in the mean loss of a step, above 0, so that synthetic data can count less than
-            real data (this project's design). Validation samples weigh 1.
+            real data (this project's own design). Validation samples have a weight of 1.
     """
 
     dialogue: Dialogue
@@ -32,13 +32,13 @@ class Example:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The samples of a training and how they came about.
+    """The samples of a training run, with notes on their preparation.
 
     Attributes:
         data: The samples.
-        dropped: Number of samples of the examples that have no target.
-        truncated: Number of samples of the examples that lost their beginning.
-        notes: Settings that could not be followed, one line each.
+        dropped: Number of the examples' samples left out because they have no target.
+        truncated: Number of the examples' samples truncated from the left.
+        notes: Notes on settings that had no effect or could not be satisfied, one line each.
     """
 
     data: TrainingData
@@ -50,27 +50,27 @@ class PreparedData:
 def prepare_data(
     lm: LanguageModel, examples: Sequence[Example], config: LoRAConfig, general: Sequence[Dialogue] = ()
 ) -> PreparedData:
-    """Make the samples of a training.
+    """Prepare the samples of a training run.
 
     Args:
         lm: The model whose tokenizer and chat template are used.
         examples: The dialogues to train on.
-        config: Settings of the training.
-        general: Dialogues of no owner. Every second one measures forgetting, the others are replayed.
+        config: Settings of the training run.
+        general: General dialogues. Every second one measures forgetting; the others may be replayed.
 
     Returns:
-        The samples with the counts and notes of their preparation.
+        The samples, with notes on their preparation.
 
     Raises:
         UserError: If there is nothing to train on.
     """
     max_seq_length = min(config.max_seq_length, lm.context_length)
     groups = [index if example.group is None else ("group", example.group) for index, example in enumerate(examples)]
-    held_out_groups = _validation_groups(groups, config)
-    training = [example for example, group in zip(examples, groups, strict=True) if group not in held_out_groups]
-    held_out = [example for example, group in zip(examples, groups, strict=True) if group in held_out_groups]
+    validation_groups = _validation_groups(groups, config)
+    training = [example for example, group in zip(examples, groups, strict=True) if group not in validation_groups]
+    validating = [example for example, group in zip(examples, groups, strict=True) if group in validation_groups]
     train = make_samples(lm, [e.dialogue for e in training], max_seq_length, [e.weight for e in training])
-    validation = make_samples(lm, [e.dialogue for e in held_out], max_seq_length)
+    validation = make_samples(lm, [e.dialogue for e in validating], max_seq_length)
     if not train.samples:
         raise UserError(
             f"nothing to train on: {train.dropped} samples have no target, or none that fits into {max_seq_length} "
@@ -85,11 +85,11 @@ def prepare_data(
     data = TrainingData(train.samples, [replayable[i] for i in order], validation.samples, measured)
     notes = []
     if config.validation_split and not validation.samples:
-        why = "all examples are of one group" if not held_out_groups else "the held-out examples have no target"
-        notes.append(f"validation_split has no effect, since {why}: the adapter of the last epoch is used")
+        reason = "the validation examples have no target" if validation_groups else "all examples are of one group"
+        notes.append(f"validation_split has no effect, since {reason}: the adapter of the last epoch is used")
     if len(replayable) < replay_count:
         notes.append(
-            f"replay_ratio asks for {replay_count} general samples, and half of those in general_data are "
+            f"replay_ratio requires {replay_count} general samples, but half of those in general_data are only "
             f"{len(replayable)}"
         )
     if general and not measured:

@@ -1,9 +1,9 @@
-"""Pack samples into a single sequence without padding, and store a common beginning once [Krell21].
+"""Pack samples into a single sequence without padding [Krell21], and store common prefixes once.
 
-A segment is a run of one sample's tokens. A sample is usually one segment. Where samples share their first tokens (the
-rewrites of one dialogue, a system prompt), these form a segment of their own, and each sample continues in another
-segment, which attends to its own tokens and to its ancestors. This is exact, since what a causal model computes for a
-token depends on the tokens before it alone.
+A segment is a run of consecutive tokens of a sample. Usually a sample is one segment. If samples share their first
+tokens, such as a system prompt, these tokens are one segment, and each sample continues in another segment, which
+attends to its own tokens and to those of its ancestors. This is exact, because what a causal model computes for a token
+depends only on the tokens before it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MIN_SHARED_TOKENS = 8
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens of one sample in a packed sequence.
+    """A run of consecutive tokens of a sample in a packed sequence.
 
     Attributes:
         sample: Index of the sample.
-        start: First token of the sample in this segment.
-        stop: End of the tokens, excluded.
-        parent: Segment of the same sequence that holds the tokens before `start`; -1 for none.
+        start: Index of the first token in the sample.
+        stop: Index after the last token in the sample.
+        parent: Index of the segment that contains the tokens before `start`; -1 for none.
     """
 
     sample: int
@@ -40,19 +40,19 @@ class Segment:
 
 
 def pack(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Segment]:
-    """Return the layout of all samples in one sequence, parents before children.
+    """Return the layout of all samples in one sequence.
 
     Args:
         tokens: Tokens of each sample, int [T].
-        shareable: How many first tokens of each sample may be shared with others; 0 keeps it apart.
+        shareable: Number of first tokens of each sample that may be shared with others; 0 for none.
 
     Returns:
-        The segments in the order of the sequence.
+        The segments in the order of the sequence, parents before children.
     """
     segments: list[Segment] = []
 
     def add(samples: list[int], start: int, depth: int, parent: int) -> None:
-        """Add samples that agree on `depth` tokens, of which those before `start` are in the sequence already."""
+        """Add samples that have `depth` tokens in common, of which those before `start` are already in the sequence."""
         if len(samples) == 1:
             segments.append(Segment(samples[0], start, len(tokens[samples[0]]), parent))
             return
@@ -75,14 +75,14 @@ def pack(tokens: Sequence[np.ndarray], shareable: Sequence[int]) -> list[Segment
 
 
 def segment_path(segments: Sequence[Segment], index: int) -> list[int]:
-    """Return the ancestors of a segment from the first one on, and the segment itself.
+    """Return the ancestors of a segment, the first one first, and the segment itself.
 
     Args:
         segments: The layout of a packed sequence.
-        index: The segment.
+        index: Index of the segment.
 
     Returns:
-        Indices of segments that together hold the sample's tokens up to the segment's end.
+        Indices of the segments that contain the sample's tokens up to the end of the segment.
     """
     path = [index]
     while (parent := segments[path[0]].parent) != -1:
@@ -91,17 +91,14 @@ def segment_path(segments: Sequence[Segment], index: int) -> list[int]:
 
 
 def max_packed_length(model_args: Any) -> int:
-    """Return how many tokens a packed sequence may have.
+    """Return the maximum number of tokens of a packed sequence.
 
     Most models depend on the distance between positions only. Some (Llama 4, Mistral 3, LongRoPE) compute tokens
-    differently from a position on that their settings name, which a packed token may reach although it would be before
-    it in a sample by itself.
+    differently from a position in their settings on, which a token may reach in a packed sequence although it would not
+    in its own sample.
 
     Args:
         model_args: mlx-lm's settings of the model.
-
-    Returns:
-        The number of tokens.
     """
     return min(_position_limits(model_args), default=2**31)
 

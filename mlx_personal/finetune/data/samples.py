@@ -1,4 +1,4 @@
-"""Training samples: the tokens of a dialogue, which of them are targets, and how much each counts in the loss."""
+"""Training samples: the tokens of a dialogue, which of them are targets, and their weight in the loss."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlx_personal.models import LanguageModel
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sequence of T + 1 tokens, as T inputs and the token that follows each.
+    """A training sequence of T + 1 tokens: T inputs, and the token after each.
 
     Attributes:
         inputs: Tokens, int32 [T].
         targets: The token after each input, int32 [T].
-        is_target: Whether that token counts in the loss, bool [T].
+        is_target: Whether that token is trained on, bool [T].
         weight: Weight of each of its targets in the mean loss of a step, above 0.
 
     Raises:
@@ -40,18 +40,18 @@ class Sample:
 
     @property
     def prompt_length(self) -> int:
-        """Number of inputs before the first one whose next token is a target."""
+        """Number of inputs before the first target position."""
         return int(self.is_target.argmax())
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """The samples made of some dialogues.
+    """The samples of some dialogues.
 
     Attributes:
-        samples: Samples that have a target.
-        dropped: Number of samples left out because they have none.
-        truncated: Number of samples that lost their beginning.
+        samples: The samples that have a target.
+        dropped: Number of samples left out because they have no target.
+        truncated: Number of samples truncated from the left.
     """
 
     samples: list[Sample]
@@ -61,13 +61,13 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The samples of a training.
+    """The samples of a training run.
 
     Attributes:
-        train: Samples to train on.
-        replay: General samples to train on beside them, against forgetting.
-        validation: Held-out samples of the owner; the adapter of the epoch with the lowest loss on them is kept.
-        general: Held-out general samples, to measure forgetting.
+        train: The user's samples to train on.
+        replay: General samples to train on as well, against forgetting.
+        validation: The user's samples on which the adapter of the best epoch is selected.
+        general: General samples on which forgetting is measured.
     """
 
     train: Sequence[Sample]
@@ -77,7 +77,7 @@ class TrainingData:
 
     @property
     def trained(self) -> list[Sample]:
-        """The samples whose gradients are computed: `train`, then `replay`."""
+        """The samples that are trained on: `train`, then `replay`."""
         return [*self.train, *self.replay]
 
     @property
@@ -89,29 +89,29 @@ class TrainingData:
 def make_samples(
     lm: LanguageModel, dialogues: Iterable[Dialogue], max_seq_length: int, weights: Iterable[float] | None = None
 ) -> SampleSet:
-    """Make samples of dialogues in which every assistant turn is a target, without the thoughts.
+    """Make samples of dialogues in which all assistant turns are targets, without thoughts.
 
-    A sample longer than `max_seq_length` tokens keeps the last ones. Samples without a target are dropped: their mean
-    loss would be 0 / 0.
+    Samples longer than `max_seq_length` tokens are truncated from the left. Samples without a target are dropped,
+    because their mean loss would be 0 / 0.
 
     Args:
         lm: The model whose tokenizer and chat template are used.
         dialogues: The dialogues.
-        max_seq_length: Tokens of the longest sample.
-        weights: Weight of each dialogue's samples; 1 by default.
+        max_seq_length: Maximum number of tokens of a sample.
+        weights: Weight of each dialogue's samples; None for 1.
 
     Returns:
         The samples in the order of the dialogues.
 
     Raises:
-        ValueError: If there is not one weight for each dialogue.
+        ValueError: If the numbers of dialogues and weights differ.
     """
     samples, dropped, truncated = [], 0, 0
     dialogues = list(dialogues)
     for dialogue, weight in zip(dialogues, [1.0] * len(dialogues) if weights is None else weights, strict=True):
         try:
             without_thoughts = dialogue.without_thoughts()
-        except ValueError:  # nothing but thoughts in a turn
+        except ValueError:  # a turn consists of thoughts only
             dropped += 1
             continue
         for tokens, is_target in lm.tokenize_dialogue(without_thoughts):
@@ -125,11 +125,19 @@ def make_samples(
     return SampleSet(samples, dropped, truncated)
 
 
-def target_tokens(samples: Iterable[Sample]) -> int:
-    """Return the number of targets of the samples."""
+def count_target_tokens(samples: Iterable[Sample]) -> int:
+    """Return the number of target tokens of samples.
+
+    Args:
+        samples: The samples.
+    """
     return int(sum(sample.is_target.sum() for sample in samples))
 
 
-def target_weight(samples: Iterable[Sample]) -> float:
-    """Return the sum of the weights of all targets, by which a summed loss is divided for the weighted mean."""
+def total_target_weight(samples: Iterable[Sample]) -> float:
+    """Return the sum of the weights of all targets, by which a summed loss is divided for the weighted mean.
+
+    Args:
+        samples: The samples.
+    """
     return float(sum(sample.weight * int(sample.is_target.sum()) for sample in samples))

@@ -1,7 +1,8 @@
-"""Outputs of the frozen layers, computed once for each sample: an adapter never changes the layers below it.
+"""A cache of the outputs of the frozen layers, which do not depend on the adapter, for all samples.
 
-A personal training set is small and used for several epochs, so these activations are cached: in memory up to a limit,
-else in a memory-mapped file without a name, which the system removes however the process ends, else nowhere.
+A personal training set is small and used for several epochs, so these activations are computed once and cached: in
+memory up to a limit, else in an unnamed memory-mapped file, which the system removes when the process ends in any way,
+else nowhere.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ logger = logging.getLogger(__name__)
 # Where activations are cached. Reports and checkpoints store these strings.
 CacheLocation = Literal["memory", "file", "nowhere"]
 
-# Tokens computed at once. This number and the order of the samples are fixed: a resumed training needs exactly the same
-# numbers, and a matrix product of another height may round differently.
+# Maximum number of tokens computed at once. It is constant, and so is the order of the samples, because a resumed
+# training run needs exactly the same activations, and a matrix product of another height may round differently.
 CACHE_BATCH_TOKENS = 1024
 
 
@@ -37,14 +38,15 @@ class ActivationCache:
 
     Args:
         network: The model, inside `network.patched()`.
-        samples: Samples of the training.
-        max_tokens: Tokens of several samples that are computed at once; 1 computes one sample at a time.
-        memory_limit_bytes: Memory that the activations may take.
-        enabled: False caches nothing.
-        on_progress: Called with the number of samples that are done, in the stage `caching activations`.
+        samples: All samples of the training run.
+        max_tokens: Maximum number of tokens of several samples computed at once; 1 computes one sample at a time.
+        memory_limit_bytes: Maximum size of activations that are cached in memory.
+        enabled: Whether to cache at all.
+        on_progress: Receives events of stage `caching activations` with the number of completed samples.
 
     Attributes:
-        location: `memory`, `file`, or `nowhere`: then they are computed again for each batch.
+        location: Where the activations are cached: `memory`, `file`, or `nowhere`, which recomputes them for each
+            batch.
         bytes: Size of all activations.
     """
 
@@ -79,7 +81,14 @@ class ActivationCache:
                 on_progress(ProgressEvent("caching activations", group[-1] + 1, len(samples)))
 
     def get(self, batch: Batch) -> mx.array:
-        """Return the activations [B, T, D] of a batch, arranged like its inputs."""
+        """Return the activations of a batch.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            [B, T, D], in the layout of the batch's inputs.
+        """
         if self.location == "nowhere":
             layout = BatchLayout(mx.array(batch.inputs), batch.segments)
             return mx.stop_gradient(self._network.frozen_activations(layout))
@@ -94,9 +103,9 @@ class ActivationCache:
         return mx.stack([mx.pad(x, [(0, width - x.shape[0]), (0, 0)]) for x in by_sample])
 
     def _add(self, group: Sequence[int]) -> None:
-        """Compute and store the activations of consecutive samples; those of a common prefix are computed once."""
+        """Compute and cache the activations of consecutive samples; those of a common prefix are computed once."""
         tokens = [self._samples[index].inputs for index in group]
-        # Only prompts are shared, since that is what the equivalence check has tested.
+        # Only prompts are shared, because the equivalence check tests only these.
         segments = pack(tokens, [self._samples[index].prompt_length for index in group])
         inputs = np.concatenate([tokens[s.sample][s.start : s.stop] for s in segments])
         activations = self._network.frozen_activations(BatchLayout(mx.array(inputs[None]), segments))[0]
@@ -119,15 +128,15 @@ class ActivationCache:
 
 
 def _create_file(shape: tuple[int, int]) -> np.memmap | None:
-    """Return bytes in a file without a name, or None if the disk has less than twice their size or refuses."""
+    """Return a memory map of an unnamed file; None if the disk has less than twice its size or cannot write it."""
     size = shape[0] * shape[1]
-    # Twice the size, so that a cache never fills a disk.
+    # Twice the size, so that the cache never fills a disk.
     if shutil.disk_usage(tempfile.gettempdir()).free < 2 * size:
         return None
     # The memory map keeps its own handle of the file.
     with tempfile.TemporaryFile() as file:
         try:
-            # Reserve the space now: writing to a page of the map on a full disk would kill the process.
+            # Reserve the space now, because writing to the memory map on a full disk would kill the process.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:

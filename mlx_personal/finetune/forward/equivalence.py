@@ -1,13 +1,13 @@
-"""Check a fast forward pass against the reference before training: does it compute what mlx-lm computes on this model?
+"""The equivalence check: compare a fast forward pass with the reference, mlx-lm's own, on this model before training.
 
-Two samples are computed both ways, with an adapter that already has an effect (a fresh one has no gradient for half of
-its weights). The relative differences of the losses and of all gradients must stay below a tolerance. The fastest mode
-that agrees is selected: packed samples, else padded samples, else the reference forward itself.
+Two samples are computed in both ways, with an adapter that already has an effect, because a new one has no gradient for
+half of its weights. The relative differences of the losses and of all gradients must not exceed a tolerance. The
+fastest mode that agrees is selected: packed samples, else padded samples, else the reference forward itself.
 
-Whether a mode is exact follows from how a model is built, its dtype and the layout of the adapter, not from the user's
-samples or from an adapter's weights. So the selection is cached for each loaded model: hundreds of users of one base
-model share it, and each gets the same bits as if trained alone. Samples of another kind and adapters of another layout
-are checked again, because they are computed differently; so is everything on a model that barely agrees or disagrees.
+Whether a mode is exact depends on the model's architecture, its dtype and the layout of the adapter, and not on the
+user's samples or the adapter's weights. So the selection is cached for each loaded model: hundreds of users of one base
+model share it, with the same bits as if each were trained alone. Samples of another kind and adapters of another layout
+are computed differently and checked again. If a model barely agrees or disagrees, nothing is cached.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ logger = logging.getLogger(__name__)
 ForwardMode = Literal["packed", "padded", "plain"]
 FORWARD_MODES: Sequence[ForwardMode] = ("packed", "padded", "plain")  # the fastest first
 
-# Largest relative difference that is explained by rounding, by the dtype the model computes with; a 4-bit model
-# computes with one of these. Over tiny random models of 16 families the largest differences of the gradients were
-# 1.0e-6, 3.1e-3 and 2.6e-2 (the last two of 4-bit models), and 0.6 where samples attended to each other.
+# Largest relative difference that rounding explains, by the dtype that the model computes with; a 4-bit model computes
+# with one of these. Over tiny random models of 16 families the largest differences of the gradients were 1.0e-6, 3.1e-3
+# and 2.6e-2 (the last two of 4-bit models), and 0.6 if samples attended to each other.
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 1e-2, mx.bfloat16: 6e-2}
 
-# Standard deviation of the noise added to the adapter's B matrices for the check; that of A is about 1 / sqrt(D).
+# Standard deviation of the noise that is added to the adapter's B matrices; that of A is about 1 / sqrt(D).
 _NOISE = 0.02
 
-# A check is clear if its difference is this factor away from the tolerance, on either side, so that no other samples
-# change its outcome: in float32 the differences of an exact mode are a hundredth of the tolerance. Those of 16-bit
-# models are close to theirs, and these models are checked each time.
+# A check is clear if its difference is below or above the tolerance by at least this factor, so that other samples
+# would not change its result. In float32 the differences of an exact mode are a hundredth of the tolerance; those of
+# 16-bit models are close to it, so these models are checked each time.
 _CLEAR_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
 class EquivalenceCheck:
-    """How far a fast forward mode is from the reference.
+    """The differences between a fast forward mode and the reference.
 
     Attributes:
-        mode: The mode.
-        dtype: The dtype that was computed with; None if the mode failed.
+        mode: The forward mode.
+        dtype: The dtype of the computation; None if the mode failed.
         loss_error: Largest relative difference of the losses.
         gradient_error: Largest relative difference of the gradients.
         failure: Why the mode could not be computed; empty if it could.
@@ -95,11 +95,11 @@ class EquivalenceCheck:
 
 @dataclass(frozen=True)
 class ModeSelection:
-    """The forward mode of a training.
+    """The selected forward mode of a training run.
 
     Attributes:
         mode: The selected mode.
-        checks: The checks that led to it, in the order in which they were made.
+        checks: The checks on which the selection is based, in order.
     """
 
     mode: ForwardMode
@@ -111,27 +111,27 @@ class ModeSelection:
         return "; ".join(str(check) for check in self.checks if not check.agrees)
 
 
-# A model that is loaded again is another key, and a model that is no longer referenced drops its selections.
+# A model that is loaded again is another key; the selections of a model that is no longer referenced are dropped.
 _SELECTIONS: weakref.WeakKeyDictionary[LanguageModel, dict[Hashable, ModeSelection]] = weakref.WeakKeyDictionary()
 
 
-def select_mode_once(
+def select_mode_cached(
     lm: LanguageModel, config: LoRAConfig, samples: Sequence[Sample], probe: Sequence[int] | None = None
 ) -> ModeSelection:
-    """Return the result of `select_mode`, from the cache if it is known for this model and this kind of training.
+    """Return the result of `select_mode`, from the cache if it is known for this model and this kind of samples.
 
     Args:
         lm: The model, with an adapter of this configuration attached.
-        config: The configuration of the training.
-        samples: Samples of the training.
-        probe: Indices of the samples to compute; None for those of `probe_samples`.
+        config: The settings of the training run.
+        samples: All samples of the training run.
+        probe: Indices of the samples to compute; None for those of `select_probe`.
 
     Returns:
         The selected mode.
     """
     adapter_layout = (config.num_layers, config.use_dora, *sorted(config.lora_parameters.items()))
     selections = _SELECTIONS.setdefault(lm, {})
-    probe = probe_samples(samples) if probe is None else probe
+    probe = select_probe(samples) if probe is None else probe
     key = (adapter_layout, _kind_of(samples, probe))
     if key in selections:
         return selections[key]
@@ -146,8 +146,8 @@ def select_mode(lm: LanguageModel, samples: Sequence[Sample], probe: Sequence[in
 
     Args:
         lm: The model, with an adapter attached.
-        samples: Samples of the training.
-        probe: Indices of the samples to compute; None for those of `probe_samples`.
+        samples: All samples of the training run.
+        probe: Indices of the samples to compute; None for those of `select_probe`.
 
     Returns:
         The selected mode.
@@ -156,9 +156,9 @@ def select_mode(lm: LanguageModel, samples: Sequence[Sample], probe: Sequence[in
         UserError: If the model's loss is not finite.
     """
     network = SplitModel(lm)
-    probed = [samples[i] for i in (probe_samples(samples) if probe is None else probe)]
+    probed = [samples[i] for i in (select_probe(samples) if probe is None else probe)]
     checks: list[EquivalenceCheck] = []
-    lm.model.eval()  # dropout would draw different masks in each mode
+    lm.model.eval()  # because dropout would draw different masks in each mode
     try:
         for mode in ("packed", "padded"):
             check = compare_with_reference(network, probed, mode)
@@ -190,7 +190,7 @@ def compare_with_reference(
         The differences, or why the mode failed.
 
     Raises:
-        UserError: If the reference loss is not finite: then the model is damaged, and no mode is better.
+        UserError: If the reference loss is not finite, because the model is damaged.
     """
     model, indices = network.model, range(len(samples))
     original: Weights = model.trainable_parameters()
@@ -202,7 +202,7 @@ def compare_with_reference(
             raise UserError("the base model's loss is not a number: its weights are damaged", hint="download it again")
         with network.patched():
             shared, separate = (collate(samples, indices, mode, share_prefixes) for share_prefixes in (True, False))
-            # Samples that share a prefix are computed differently from those that do not; a training does both.
+            # Samples that share a prefix are computed differently from others; training computes both.
             batches = [shared] if shared.segments == separate.segments else [shared, separate]
             results = [_compute(network, weights, batch) for batch in batches]
     except UserError:
@@ -219,17 +219,17 @@ def compare_with_reference(
     return EquivalenceCheck(mode, dtype, loss_error, gradient_error)
 
 
-def probe_samples(samples: Sequence[Sample]) -> list[int]:
-    """Select the samples for the check, the shortest that serve, because each costs a reference forward.
+def select_probe(samples: Sequence[Sample]) -> list[int]:
+    """Select the samples of the check: the shortest suitable ones, because the reference forward is slow.
 
     Args:
-        samples: Samples of the training.
+        samples: All samples of the training run.
 
     Returns:
-        Indices of two samples of different lengths; if some share a prefix, of two of those and of the shortest of all,
-        because positions are set only where samples share a prefix.
+        Indices of two samples of different lengths. If some samples share a prefix, indices of two of these and of the
+        shortest of all, because positions are set explicitly only for samples that share a prefix.
     """
-    different_lengths = two_lengths([len(sample) for sample in samples])
+    different_lengths = shortest_two_lengths([len(sample) for sample in samples])
     sorted_by_prompt = sorted(range(len(samples)), key=lambda i: samples[i].inputs[: samples[i].prompt_length].tolist())
     sharing = [
         pair
@@ -241,15 +241,22 @@ def probe_samples(samples: Sequence[Sample]) -> list[int]:
     return [*min(sharing, key=lambda pair: sum(len(samples[i]) for i in pair)), different_lengths[0]]
 
 
-def two_lengths(lengths: Sequence[int]) -> list[int]:
-    """Return the shortest sample and the shortest of those that are longer; any two if all have the same length."""
+def shortest_two_lengths(lengths: Sequence[int]) -> list[int]:
+    """Return the indices of two samples of different lengths, the shortest possible.
+
+    Args:
+        lengths: Number of tokens of each sample.
+
+    Returns:
+        The shortest sample, and the shortest of those that are longer; any two if all have the same length.
+    """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     longer = [i for i in order if lengths[i] > lengths[order[0]]]
     return [order[0], *(longer or order[1:])[:1]]
 
 
 def _is_clear(check: EquivalenceCheck) -> bool:
-    """Return whether other samples would give the same outcome; a mode that fails on a model always fails."""
+    """Return whether other samples would have the same result; a mode that fails on a model always fails."""
     if check.dtype is None:
         return True
     ratio = check.error / TOLERANCES[check.dtype]
@@ -257,7 +264,7 @@ def _is_clear(check: EquivalenceCheck) -> bool:
 
 
 def _kind_of(samples: Sequence[Sample], probe: Sequence[int]) -> Hashable:
-    """Return what a check depends on: the number of samples it takes, and whether lengths and weights differ."""
+    """Return what a check depends on: the number of its samples, and whether lengths and weights differ."""
     lengths, weights = {len(sample) for sample in samples}, {sample.weight for sample in samples}
     return len(probe), len(lengths) > 1, len(weights) > 1
 
@@ -273,7 +280,7 @@ def _compute(network: SplitModel, weights: Weights, batch: Batch) -> tuple[mx.Dt
 
 
 def _add_noise(weights: Weights) -> Weights:
-    """Return the weights with B matrices that are not zero, the same at every call."""
+    """Return the weights with noise added to the B matrices, which is the same at every call."""
     keys = iter(mx.random.split(mx.random.key(0), len(tree_flatten(weights))))
 
     def add_noise(path: str, weight: mx.array) -> mx.array:
@@ -296,7 +303,7 @@ def _relative_difference(expected: Any, actual: Any) -> float:
 
 
 def _fits_in_float32(model: nn.Module) -> bool:
-    """Return whether a float32 copy of all weights fits into memory beside the present ones."""
+    """Return whether a float32 copy of all weights fits into memory in addition to the present ones."""
     packed = {id(m.weight): 32 // m.bits for m in model.modules() if hasattr(m, "bits") and "weight" in m}
     count = sum(weight.size * packed.get(id(weight), 1) for _, weight in tree_flatten(model.parameters()))
     limit = usable_memory_bytes()
@@ -305,7 +312,7 @@ def _fits_in_float32(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
-    """Convert the model to float32 without quantization inside the `with` block, which removes most rounding."""
+    """Convert the model to float32 without quantization inside the `with` block, which removes most rounding errors."""
     layers, weights = model.leaf_modules(), model.parameters()
     try:
         dequantize_model(model)

@@ -1,11 +1,11 @@
-"""Gradient checkpointing: layers keep only their inputs and are computed again in the backward pass.
+"""Gradient checkpointing: layers save only their inputs and are recomputed in the backward pass.
 
-The activations of a layer shrink from some dozens of arrays to one, for about a third more time. mlx-lm's own function
-changes the layers' class for the whole process; this one patches individual layers for a while. It also gives a layer
-the same dropout mask in both passes; without that, the gradient would belong to another loss.
+The saved activations of a layer shrink from dozens of arrays to one, for about a third more time. mlx-lm's own function
+changes the layers' class for the whole process; this one patches individual layers temporarily. It also uses the same
+dropout mask in both passes; otherwise the gradient would belong to another loss.
 
 References:
-    [Chen16].
+    [Chen16]
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ def gradient_checkpointing(layers: Sequence[nn.Module], keys: RandomKeys) -> Ite
 
     Args:
         layers: Transformer layers of the model.
-        keys: The random keys that their dropout draws from.
-
-    Yields:
-        Nothing.
+        keys: Source of the random numbers of their dropout.
     """
-    # Some models use one layer at several depths.
+    # Some models use the same layer at several depths.
     distinct = {id(layer): layer for layer in layers}
     with patched([(layer, _checkpoint_patch(layer, keys)) for layer in distinct.values()]):
         yield

@@ -1,4 +1,4 @@
-"""Compute losses and gradients of any samples of a training, in the selected forward mode and within a memory plan."""
+"""Compute losses and gradients of any samples of a training run, in a forward mode and within a memory plan."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 from mlx.utils import tree_map
 
-from mlx_personal.finetune.data.batching import Batch, BatchShape, collate, micro_batches
+from mlx_personal.finetune.data.batching import Batch, BatchFormat, collate, micro_batches
 from mlx_personal.finetune.data.packing import max_packed_length
-from mlx_personal.finetune.data.samples import Sample, target_weight
+from mlx_personal.finetune.data.samples import Sample, total_target_weight
 from mlx_personal.finetune.forward.activation_cache import ActivationCache, CacheLocation
 from mlx_personal.finetune.forward.dropout import RandomKeys, keyed_dropout
 from mlx_personal.finetune.forward.equivalence import ForwardMode
@@ -24,21 +24,21 @@ from mlx_personal.runtime.memory import keep_freed_memory, release_freed_memory
 
 
 class GradientComputer:
-    """Losses and gradients of a model with an adapter. Compute them inside `prepared`.
+    """Computes losses and gradients of a model with an adapter, inside the `with` block of `prepared`.
 
     Args:
         lm: The model, with an adapter attached.
-        samples: All samples that are computed, for training and validation.
+        samples: All samples of the training run.
         mode: The forward mode.
-        plan: Micro-batches, gradient checkpointing and the size of the activation cache.
-        share_prefixes: Compute a prompt once that several samples of a micro-batch have in common. Such samples would
-            also share its dropout mask, so it must be False with dropout.
+        plan: Size of the micro-batches, gradient checkpointing, and size of the activation cache.
+        share_prefixes: Whether a common prefix of the prompts of a micro-batch is computed once. It must be False with
+            dropout, because samples would share the dropout mask of the prefix.
         use_cache: Whether the outputs of the frozen layers may be cached.
 
     Attributes:
         cache_location: Where the outputs of the frozen layers are cached: `memory`, `file` or `nowhere`.
-        cache_bytes: Their size.
-        processed_tokens: Tokens that gradients have been computed for, padding included.
+        cache_bytes: Size of these outputs.
+        processed_tokens: Number of tokens for which gradients have been computed, including padding.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class GradientComputer:
         use_cache: bool = True,
     ):
         self._lm, self._samples, self._mode, self._plan = lm, samples, mode, plan
-        self._shape: BatchShape = "packed" if mode == "packed" else "padded"
+        self._batch_format: BatchFormat = "packed" if mode == "packed" else "padded"
         self._share_prefixes, self._use_cache = share_prefixes, use_cache
         packed_limit = max_packed_length(getattr(lm.model, "args", None))
         self._max_tokens = packed_limit if mode == "packed" else plan.micro_batch_tokens
@@ -64,15 +64,12 @@ class GradientComputer:
 
     @contextlib.contextmanager
     def prepared(self, on_progress: Progress | None = None) -> Iterator[None]:
-        """Patch the model, and compute the outputs of the frozen layers, inside the `with` block.
+        """Patch the model inside the `with` block, after caching the outputs of the frozen layers.
 
-        The frozen layers' weights are released until the block ends, if their outputs are cached.
+        If these outputs are cached, the frozen layers' weights are released until the block ends.
 
         Args:
-            on_progress: Called with the stage `caching activations`.
-
-        Yields:
-            Nothing.
+            on_progress: Receives events of stage `caching activations`.
 
         Raises:
             UserError: At the end of the block, if the released weights cannot be read again.
@@ -114,7 +111,7 @@ class GradientComputer:
             total = loss_and_gradient if total is None else tree_map(mx.add, total, loss_and_gradient)
             mx.eval(total)
             self.processed_tokens += batch.inputs.size
-        # In a distributed training a process may get no sample of a step.
+        # In distributed training a process may have no sample of a step.
         return total or (mx.array(0.0), tree_map(mx.zeros_like, weights))
 
     def loss(self, weights: Weights, indices: Sequence[int]) -> float:
@@ -135,10 +132,10 @@ class GradientComputer:
                     total += float(self._loss(weights, batch))
         finally:
             self._lm.model.train()
-        return total / target_weight(self._samples[index] for index in indices)
+        return total / total_target_weight(self._samples[index] for index in indices)
 
     def _cache_activations(self, on_progress: Progress | None) -> None:
-        max_tokens = self._max_tokens if self._shape == "packed" else 1
+        max_tokens = self._max_tokens if self._batch_format == "packed" else 1
         cache = ActivationCache(
             self._network, self._samples, max_tokens, self._plan.cache_bytes, self._use_cache, on_progress
         )
@@ -147,5 +144,5 @@ class GradientComputer:
 
     def _batches(self, indices: Sequence[int], share_prefixes: bool) -> Iterator[Batch]:
         max_tokens = min(self._plan.micro_batch_tokens, self._max_tokens)
-        for micro_batch in micro_batches(indices, self._lengths, max_tokens, self._shape):
-            yield collate(self._samples, micro_batch, self._shape, share_prefixes)
+        for micro_batch in micro_batches(indices, self._lengths, max_tokens, self._batch_format):
+            yield collate(self._samples, micro_batch, self._batch_format, share_prefixes)

@@ -1,7 +1,7 @@
 """Compute LoRA layers in fewer operations than mlx-lm.
 
-mlx-lm multiplies the adapter's output, which is as wide as the layer's, by the scale and then adds it. Here the scale
-multiplies the small matrix A, and the addition is part of the product with B.
+mlx-lm multiplies the adapter's output, which has the width of the layer's output, by the scale and then adds it. Here
+the small matrix A is multiplied by the scale, and the addition is fused with the product with B.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from mlx_personal.finetune.forward.patching import Patch
 
 
 def lora_patches(layers: Sequence[nn.Module]) -> list[tuple[nn.Module, Patch]]:
-    """Return the patches of all LoRA linear layers in these layers, for `patched`.
+    """Return the patches of all LoRA linear modules of layers, for `patching.patched`.
 
-    Other kinds of adapters are left as they are.
+    Other kinds of adapter modules are not patched.
 
     Args:
         layers: Transformer layers of the model.
 
     References:
-        [Hu22].
+        [Hu22]
     """
     modules = {id(m): m for layer in layers for m in layer.modules() if type(m) is LoRALinear}
     return [(module, _lora_patch(module)) for module in modules.values()]

@@ -1,10 +1,10 @@
-"""The loss of a batch: of a model run in parts, and the reference loss of mlx-lm.
+"""The loss of a batch: that of a model run in parts, and the reference loss of mlx-lm.
 
-The adapter's master weights are float32 and stay so: a step of 1e-4 would vanish in bfloat16. For the computation they
-are cast to the model's dtype; otherwise every product with them would promote the activations to float32.
+The adapter's weights are float32, because an update of 1e-4 would be lost in bfloat16. For the computation they are
+cast to the model's dtype; otherwise every product with them would promote the activations to float32.
 
-Cross entropy is computed in chunks at the target positions only, so that the logits of a whole batch never exist. For
-a vocabulary of 128k and 2,000 targets they would take 1 GB of float32, and as much again for each step of the gradient.
+Cross entropy is computed in chunks at the target positions only, so that the logits of a whole batch never exist. With
+a vocabulary of 128k and 2,000 targets they would take 1 GB in float32, and as much again for each step of the gradient.
 The output head is frozen, so each chunk's gradient is computed together with its logits, and nothing is computed twice.
 """
 
@@ -27,8 +27,8 @@ Weights = dict[str, Any]
 Loss = Callable[[Weights, Batch], mx.array]
 """Returns the weighted sum of the cross entropies at the targets of a batch."""
 
-# Bytes of the logits of one chunk: 32 targets with a vocabulary of 128k. With fewer targets a chunk would spend more
-# time reading the output head's weights, which every chunk reads again, than multiplying by them.
+# Size of the logits of a chunk: 32 targets with a vocabulary of 128k. Smaller chunks would spend more time reading the
+# output head's weights, which each chunk reads again, than multiplying by them.
 CHUNK_BYTES = 16 * 2**20
 
 
@@ -39,7 +39,8 @@ def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array]
 
     Args:
         network: The model.
-        get_activations: Returns the output of the frozen layers for a batch, [B, T, D]; None computes these layers too.
+        get_activations: Returns the outputs of the frozen layers for a batch, [B, T, D]; None computes these layers
+            too.
 
     Returns:
         The loss function.
@@ -50,13 +51,13 @@ def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array]
         dtype = (network.frozen_activations(layout_of(batch)) if activations is None else activations).dtype
         network.model.update(_cast(weights, dtype))
         hidden = network.hidden_at_targets(mx.array(batch.inputs), activations, batch.target_positions)
-        return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.weights))
+        return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.target_weights))
 
     return loss
 
 
 def reference_loss(model: nn.Module) -> Loss:
-    """Return the same loss of padded batches, computed as mlx-lm does: all layers, all logits.
+    """Return the same loss for padded batches, computed as in mlx-lm: all layers, all logits.
 
     Args:
         model: The model of mlx-lm, with an adapter.
@@ -69,26 +70,30 @@ def reference_loss(model: nn.Module) -> Loss:
         model.update(weights)
         logits = model(mx.array(batch.inputs)).astype(mx.float32)
         target_logits = logits.reshape(-1, logits.shape[-1])[mx.array(batch.target_positions)]
-        return (nn.losses.cross_entropy(target_logits, mx.array(batch.targets)) * mx.array(batch.weights)).sum()
+        return (nn.losses.cross_entropy(target_logits, mx.array(batch.targets)) * mx.array(batch.target_weights)).sum()
 
     return loss
 
 
 def layout_of(batch: Batch) -> BatchLayout:
-    """Return the layout of a batch for `SplitModel`."""
+    """Return the layout of a batch for `SplitModel`.
+
+    Args:
+        batch: The batch.
+    """
     return BatchLayout(mx.array(batch.inputs), batch.segments)
 
 
 def summed_cross_entropy(
-    logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array, weights: mx.array
+    logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array, target_weights: mx.array
 ) -> mx.array:
     """Compute the weighted sum of the cross entropies at N targets, chunk by chunk.
 
     Args:
-        logits: Maps [1, n, D] to [1, n, V], each position on its own; without trainable parameters.
-        hidden: [1, N, D], hidden states after the final norm.
-        targets: int [N], target tokens.
-        weights: float32 [N], weight of each target.
+        logits: Maps hidden states [1, n, D] to logits [1, n, V], position by position, without trainable parameters.
+        hidden: Hidden states after the final norm, [1, N, D].
+        targets: Target tokens, int [N].
+        target_weights: Weight of each target, float32 [N].
 
     Returns:
         A float32 scalar.
@@ -110,12 +115,12 @@ def summed_cross_entropy(
             chunk = slice(start, start + chunk_size)
             chunk_hidden = hidden[:, chunk]
             if gradients:
-                # Force one chunk after the other: MLX would compute them side by side and hold all of them.
+                # Make MLX compute one chunk after the other; in parallel, all of them would be in memory.
                 chunk_hidden = mx.depends(chunk_hidden, [gradients[-1], losses[-1]])
             (_, target_losses), gradient = mx.value_and_grad(chunk_loss)(chunk_hidden, targets[chunk])
-            losses.append((target_losses * weights[chunk]).sum())
-            # A target's weight scales its gradient as it scales its loss; the hidden states are narrower than logits.
-            gradients.append((gradient * weights[chunk, None]).astype(gradient.dtype))
+            losses.append((target_losses * target_weights[chunk]).sum())
+            # A target's weight scales its gradient too; here, because the hidden states are narrower than the logits.
+            gradients.append((gradient * target_weights[chunk, None]).astype(gradient.dtype))
         return mx.stack(losses).sum(), mx.concatenate(gradients, axis=1)
 
     @total.vjp

@@ -1,11 +1,11 @@
 """Attention over a packed sequence: a few large calls for buckets of sequences of similar length.
 
-The sequences of a batch are short and differ in length. One call for each of them costs every layer some dozens of tiny
-operations, and with all of them padded to the longest, most of the attention would be to padding. So sequences of
-similar length are attended to together, padded on the right, where causal attention does not look.
+The sequences of a batch are short and differ in length. One call per sequence would be dozens of tiny operations in
+every layer; with all sequences padded to the longest, most of the attention would be to padding. So sequences of
+similar length are computed together, padded on the right, to which causal attention does not attend.
 
 References:
-    [Krell21].
+    [Krell21]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PackedAttention:
     """Causal attention of each sequence of a packed batch to itself.
 
     Args:
-        lengths: Lengths of the sequences, in the order in which they are packed; T is their sum.
+        lengths: Lengths of the sequences in the order of packing; T is their sum.
     """
 
     def __init__(self, lengths: Sequence[int]):
@@ -55,7 +55,7 @@ class PackedAttention:
         return packed.reshape(1, -1, self._tokens, width)
 
     def _to_buckets(self, x: mx.array) -> list[mx.array]:
-        """Turn [1, H, T, d] into [R, H, n, d] for each bucket of R sequences, padded to n."""
+        """Return [1, H, T, d] as an array [R, H, n, d] for each bucket of R sequences, padded to n."""
         _, heads, _, width = x.shape
         to_buckets, _ = self._permutations(heads)
         sizes = [bucket.size * heads for bucket in self._buckets]
@@ -66,7 +66,7 @@ class PackedAttention:
         ]
 
     def _permutations(self, heads: int) -> tuple[Permutation, Permutation]:
-        """Return the permutations of `heads` times T rows to the buckets and back; all layers use the same ones."""
+        """Return the permutations of `heads` times T rows to the buckets and back, which all layers share."""
         if heads not in self._permutations_by_heads:
             self._permutations_by_heads[heads] = self._new_permutations(heads)
         return self._permutations_by_heads[heads]
@@ -90,8 +90,8 @@ def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
         lengths: Lengths of the sequences.
 
     Returns:
-        Buckets of indices, the longest sequences first. No sequence is shorter than two thirds of the first in its
-        bucket.
+        Buckets of indices, the longest sequences first. All sequences of a bucket have at least two thirds of the
+        length of its first one.
     """
     buckets: list[list[int]] = []
     for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,7 +1,7 @@
 """Temporarily patch the `__call__` of individual modules of a model.
 
-Python looks `__call__` up on the class, so a patched module becomes an instance of a subclass of its own class. Its
-parameters, their names, and all other modules of that class stay as they are.
+Python looks up `__call__` on the class, so a patched module becomes an instance of a subclass of its own class. Its
+parameters, their names, and all other modules of that class are not changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import mlx.nn as nn
 
 Patch = Callable[..., Any]
-"""What replaces a module's `__call__`: it is called with the original `__call__` and then the arguments."""
+"""Replaces a module's `__call__`; its arguments are the original `__call__` and the arguments of the call."""
 
 
 @contextlib.contextmanager
@@ -22,9 +22,6 @@ def patched(patches: Sequence[tuple[nn.Module, Patch]]) -> Iterator[None]:
 
     Args:
         patches: Modules with their patches. Several patches of one module are nested, the last one outermost.
-
-    Yields:
-        Nothing.
     """
     with contextlib.ExitStack() as undo:
         for module, patch in patches:
@@ -35,7 +32,12 @@ def patched(patches: Sequence[tuple[nn.Module, Patch]]) -> Iterator[None]:
 
 
 def set_class(module: nn.Module, new_class: Any) -> None:
-    """Make `module` an instance of `new_class`."""
+    """Make a module an instance of another class.
+
+    Args:
+        module: The module.
+        new_class: The class.
+    """
     # `module.__class__ = ...` does not work: a module stores attributes that are assigned to it as parameters.
     object.__setattr__(module, "__class__", new_class)
 

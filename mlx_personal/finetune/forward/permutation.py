@@ -1,7 +1,7 @@
-"""Permute the rows of a matrix, with a gradient that is a permutation too.
+"""Permute the rows of a matrix, with a permutation as gradient.
 
-MLX's own gradient of indexing adds rows up at their origins, one number at a time. Where no row is taken twice there
-is nothing to add.
+MLX's gradient of indexing adds rows at their origins, one number at a time. If no row is selected twice, nothing has to
+be added.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ class Permutation:
     """Select and permute rows, from A rows to B rows.
 
     Args:
-        origins: int [B], the row that each result comes from, each at most once. -1 marks padding, which is filled with
-            arbitrary numbers that must not contribute to any result.
-        count: A, the number of input rows.
+        origins: The input row of each output row, int [B]; each at most once. -1 marks padding, which is filled with
+            arbitrary numbers that must not affect any result.
+        count: Number of input rows, A.
     """
 
     def __init__(self, origins: np.ndarray, count: int):
         self._origins = mx.array(np.maximum(origins, 0).astype(np.int32))
         real = np.flatnonzero(origins >= 0)
-        # Rows that are not taken get the gradient at index `len(origins)`, a row of zeros.
+        # Rows that are not selected have the gradient at index `len(origins)`, a row of zeros.
         destinations = np.full(count, len(origins), np.int32)
         destinations[origins[real]] = real
         self._destinations = mx.array(destinations)
-        self._all_taken = len(real) == count
+        self._all_selected = len(real) == count
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return the permuted rows.
@@ -41,14 +41,14 @@ class Permutation:
         """
 
         @mx.custom_function
-        def take(x: mx.array) -> mx.array:
+        def select(x: mx.array) -> mx.array:
             return x[self._origins]
 
-        @take.vjp
-        def take_vjp(_: object, cotangent: mx.array, __: object) -> mx.array:
-            if not self._all_taken:
+        @select.vjp
+        def select_vjp(_: object, cotangent: mx.array, __: object) -> mx.array:
+            if not self._all_selected:
                 cotangent = mx.concatenate([cotangent, mx.zeros((1, cotangent.shape[1]), cotangent.dtype)])
             return cotangent[self._destinations]
 
-        taken: Any = take(x)
-        return taken
+        selected: Any = select(x)
+        return selected

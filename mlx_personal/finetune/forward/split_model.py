@@ -1,13 +1,12 @@
-"""A model of mlx-lm run in parts: frozen layers, trained layers, and the output head on target positions.
+"""Run a model of mlx-lm in parts: frozen layers, trained layers, and the output head at the target positions.
 
-Nothing here depends on a model family. The model's own forward runs, with some of its modules patched: the frozen
-layers below the first adapted one are skipped, that one is fed activations that were computed once, and the last layer
-passes on only the positions whose next token is a target, so that the final norm and the output head compute nothing
-else. The samples of a batch are packed into one sequence without padding. Only MLX's attention function has to know
-about that: it is called for each sample, or for samples of similar length at once (`packed_attention`). What a family
-computes between and after its layers (scaled embeddings, sliding windows, capped logits, tied embeddings) is left
-unchanged. Whether a model really consists of layers in sequence, a norm and an output head is not looked up but tested
-(`equivalence`).
+Nothing here depends on the model family. The model's own forward runs with some of its modules patched. The frozen
+layers below the first adapted one are skipped, and the first adapted layer receives activations that were computed
+once. The last layer returns only the target positions, so that the final norm and the output head compute nothing else.
+The samples of a batch are packed into one sequence without padding, which only MLX's attention function has to respect:
+it is called for each sample, or for several samples of similar length (`packed_attention`). What a family computes
+between and after its layers (scaled embeddings, sliding windows, capped logits, tied embeddings) is not changed.
+Whether a model consists of consecutive layers, a norm and an output head is tested (`equivalence`).
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from mlx_personal.runtime.cpu_ops import fast_ops
 
 
 class UnsupportedModelError(Exception):
-    """This model cannot be run in parts; the message says why."""
+    """This model cannot be run in parts; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """The inputs of a batch and how its samples are arranged.
+    """The inputs of a batch and the layout of its samples.
 
     Attributes:
         inputs: int32 [B, T].
-        segments: Segments of the packed sequence of a batch [1, T]. None: each of the B sequences is one sample, padded
-            on the right, and the model computes as usual.
+        segments: Segments of the packed sequence of a batch [1, T]; None if each of the B sequences is one sample,
+            padded on the right.
     """
 
     inputs: mx.array
@@ -52,7 +51,7 @@ class BatchLayout:
 
 
 class SplitModel:
-    """A model with an adapter, run in parts. Use it inside `patched`.
+    """A model with an adapter that can be run in parts, inside the `with` block of `patched`.
 
     Args:
         lm: The model, with an adapter attached.
@@ -60,8 +59,7 @@ class SplitModel:
     Attributes:
         model: The model of mlx-lm.
         layers: Its transformer layers.
-        first_trained: Index of the first layer with trainable parameters. The outputs of the layers below it never
-            change.
+        first_trained: Index of the first layer with trainable parameters; the layers below it are frozen.
     """
 
     def __init__(self, lm: LanguageModel):
@@ -70,7 +68,7 @@ class SplitModel:
         self.first_trained = next(
             i for i, layer in enumerate(self.layers) if tree_flatten(layer.trainable_parameters())
         )
-        # What the patches do at the moment, set for the duration of one call.
+        # State of the patches, set for the duration of a call.
         self._packing = _Packing()
         self._activations: mx.array | None = None
         self._target_permutation: Permutation | None = None
@@ -79,11 +77,7 @@ class SplitModel:
 
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
-        """Patch the model's modules and MLX's attention inside the `with` block.
-
-        Yields:
-            Nothing.
-        """
+        """Patch the model's modules and MLX's attention inside the `with` block."""
         patches: list[tuple[nn.Module, Patch]]
         patches = [(layer, self._layer_patch(i)) for i, layer in enumerate(self.layers)]
         rotary = {id(m): m for layer in self.layers for m in layer.modules() if _is_rotary(m)}
@@ -95,9 +89,9 @@ class SplitModel:
 
     @contextlib.contextmanager
     def use_layout(self, layout: BatchLayout) -> Iterator[BatchLayout]:
-        """Arrange samples as in `layout`, inside the `with` block.
+        """Use the layout of a batch inside the `with` block.
 
-        Compute gradients inside the block, because checkpointed layers are computed again in the backward pass.
+        Compute gradients inside the block, because checkpointed layers are recomputed in the backward pass.
 
         Args:
             layout: The layout of the batch.
@@ -110,34 +104,48 @@ class SplitModel:
             yield layout
 
     def frozen_activations(self, layout: BatchLayout) -> mx.array:
-        """Return the input of the first trained layer, [B, T, D]."""
+        """Compute the frozen layers.
+
+        Args:
+            layout: The inputs and their layout.
+
+        Returns:
+            The input of the first trained layer, [B, T, D].
+        """
         with self.use_layout(layout):
             return self._run_until("first trained layer", layout.inputs)
 
     def hidden_at_targets(
         self, inputs: mx.array, activations: mx.array | None, target_positions: np.ndarray
     ) -> mx.array:
-        """Return the hidden states after the final norm at the target positions. Call it inside `use_layout`.
+        """Compute the hidden states after the final norm at the target positions, inside `use_layout`.
 
         Args:
             inputs: int32 [B, T].
             activations: Result of `frozen_activations`; None computes the frozen layers too.
-            target_positions: int [N], indices into B * T.
+            target_positions: Indices of the flattened inputs, int [N].
 
         Returns:
-            [1, N, D].
+            The hidden states, [1, N, D].
         """
         permutation = Permutation(target_positions, inputs.size)
         with self._set("_activations", activations), self._set("_target_permutation", permutation):
             return self._run_until("final norm", inputs)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """Return the logits [1, N, V] of hidden states [1, N, D], with the model's own output head."""
+        """Compute the model's output head.
+
+        Args:
+            hidden: Hidden states after the final norm, [1, N, D].
+
+        Returns:
+            The logits, [1, N, V].
+        """
         with self._set("_head_input", hidden):
             return self.model(mx.zeros(hidden.shape[:2], mx.int32))
 
     def _run_until(self, stop_at: Literal["first trained layer", "final norm"], inputs: mx.array) -> mx.array:
-        """Run the model up to a point and return its hidden states there."""
+        """Run the model up to a point, and return the hidden states at that point."""
         try:
             with self._set("_stop_at", stop_at):
                 self.model(inputs)
@@ -182,8 +190,8 @@ class SplitModel:
             for path in packing.paths:
                 queries, keys = all_queries[path[-1]], _concatenate_path(all_keys, path)
                 length = keys.shape[2]
-                # The corner of the model's own mask is the mask of a sample on its own. "causal" is aligned to the end
-                # of the keys, which is right for a segment behind the keys of its ancestors.
+                # The corner of the model's own mask is the mask of a single sample. "causal" is aligned to the end of
+                # the keys, which is correct for a segment after the keys of its ancestors.
                 corner = mask[..., length - queries.shape[2] : length, :length] if isinstance(mask, mx.array) else mask
                 outputs.append(attention(queries, keys, _concatenate_path(all_values, path), mask=corner, **kwargs))
             return mx.concatenate(outputs, axis=2)
@@ -191,12 +199,12 @@ class SplitModel:
         return call
 
     def _rotary_patch(self, rotary_call: Callable[..., Any], x: mx.array, *args: Any, **kwargs: Any) -> Any:
-        # Rotary embeddings encode only distances, so a sample may start anywhere in the sequence, unless it shares
+        # Rotary embeddings encode distances only, so a sample may start anywhere in the sequence, unless it shares
         # tokens with others.
         if self._packing.positions is None:
             return rotary_call(x, *args, **kwargs)
         batch, heads, tokens, width = x.shape
-        # As a batch of single tokens, because a rotary embedding takes one offset for each member of a batch.
+        # As a batch of single tokens, because a rotary embedding has one offset per member of a batch.
         single_tokens = x.transpose(0, 2, 1, 3).reshape(batch * tokens, heads, 1, width)
         rotated = rotary_call(single_tokens, offset=self._packing.positions)
         return rotated.reshape(batch, tokens, heads, width).transpose(0, 2, 1, 3)
@@ -211,7 +219,7 @@ class SplitModel:
 
 
 class _StopForwardError(Exception):
-    """Ends a forward pass where the rest of it is not needed."""
+    """Stops a forward pass at a point, with the hidden states there."""
 
     def __init__(self, hidden: mx.array):
         self.hidden = hidden
@@ -219,11 +227,11 @@ class _StopForwardError(Exception):
 
 @dataclass(frozen=True)
 class _Packing:
-    """How the segments of a packed sequence are arranged, and which of them each attends to.
+    """The layout of a packed sequence.
 
     Attributes:
         ends: Position after each segment but the last.
-        paths: For each segment its ancestors and itself; None if nothing is packed.
+        paths: The segments that each segment attends to: its ancestors and itself; None if nothing is packed.
         attention: Attention of segments without ancestors; None if some have ancestors.
         positions: Position of each token in its sample; None if no segment has ancestors.
     """

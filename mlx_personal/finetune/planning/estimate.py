@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.dataset import Example, prepare_data
-from mlx_personal.finetune.data.samples import target_tokens
+from mlx_personal.finetune.data.samples import count_target_tokens
 from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.memory import physical_memory_bytes, usable_memory_bytes
@@ -20,21 +20,21 @@ class TrainingEstimate:
     """A training run as it would start now.
 
     Attributes:
-        samples: Samples of each epoch, including replayed ones.
-        replayed_samples: General samples that are replayed.
-        validation_samples: The user's held-out samples.
-        general_samples: General samples on which forgetting is measured.
-        dropped_samples: Samples without a target, which are left out.
-        truncated_samples: Samples that lose their beginning.
-        target_tokens: Target tokens of one epoch.
+        samples: Number of samples of each epoch, including replayed general ones.
+        replayed_samples: Number of general samples among them.
+        validation_samples: Number of validation samples.
+        general_samples: Number of general samples that measure forgetting.
+        dropped_samples: Number of samples left out because they have no target.
+        truncated_samples: Number of samples truncated from the left.
+        target_tokens: Number of target tokens of an epoch.
         epochs: Number of epochs.
-        steps: Steps of all epochs, if training does not stop early.
-        layers: Layers of the model.
-        frozen_layers: Layers below the first adapted one, which are computed once for each sample.
-        plan: How memory will be used, and its expected peak.
-        usable_memory_bytes: Memory that MLX may take; None if it is not known.
+        steps: Number of steps of all epochs, if training does not stop early.
+        layers: Number of layers of the model.
+        frozen_layers: Number of layers below the first adapted one, which are computed once per sample.
+        plan: The use of memory, and its expected peak.
+        usable_memory_bytes: Memory that MLX can use; None if it is not known.
         machine_memory_bytes: Memory of the whole machine, without a GPU's own; None if it is not known.
-        notes: What the user should know, one sentence each.
+        notes: Notes for the user, one sentence each.
     """
 
     samples: int
@@ -60,12 +60,10 @@ def estimate_training(
     config: LoRAConfig,
     general: Sequence[Dialogue] = (),
 ) -> TrainingEstimate:
-    """Estimate what `finetune` would do with the same arguments.
-
-    The weights of a lazily loaded model are not read.
+    """Estimate a run of `finetune` with the same arguments, without reading the weights of a lazy model.
 
     Args:
-        lm: The base model; an attached adapter is detached.
+        lm: The base model; its adapter is detached, if it has one.
         examples: The training examples.
         config: The settings.
         general: General dialogues, for replay and for measuring forgetting.
@@ -74,7 +72,7 @@ def estimate_training(
         The estimate.
 
     Raises:
-        UserError: If `finetune` would raise it before training: there are no samples, or not enough memory.
+        UserError: If there are no samples, or not enough memory.
     """
     lm.detach_adapter()
     prepared = prepare_data(lm, examples, config, general)
@@ -88,7 +86,7 @@ def estimate_training(
         general_samples=len(data.general),
         dropped_samples=prepared.dropped,
         truncated_samples=prepared.truncated,
-        target_tokens=target_tokens(trained),
+        target_tokens=count_target_tokens(trained),
         epochs=config.epochs,
         steps=math.ceil(len(trained) / config.effective_batch_size) * config.epochs,
         layers=layers,

@@ -1,7 +1,7 @@
-"""How much memory the forward and backward pass of a micro-batch take, layer by layer: the parts of an estimate.
+"""Estimate the memory of the forward and backward pass of a micro-batch, layer by layer.
 
-The formulas count the arrays that MLX keeps for the gradient, as listed beside the coefficients. Each coefficient is a
-number of values per token and unit of width, unless its comment says otherwise.
+The formulas count the arrays that MLX saves for the backward pass, which the comments on the coefficients list. Each
+coefficient is a number of values per token and unit of width, unless its comment says otherwise.
 """
 
 from __future__ import annotations
@@ -15,47 +15,48 @@ from mlx_personal.finetune.forward.packed_attention import length_buckets
 from mlx_personal.finetune.planning.model_spec import LayerSpec, ModelSpec
 from mlx_personal.runtime.device import device_name
 
-# Values per token and layer that are kept for the gradient. They were counted in the code, and checked by evaluating
-# the loss alone and reading `mx.get_active_memory`: 1 to 6 % too few over 68 tiny Llamas with and without dropout and
-# DoRA, because of the adapter's own small arrays.
-# Each of the first two norms keeps its input and its output, each further one only one of them.
+# Values per token and layer that are saved for the backward pass. They were counted in the code, and checked by
+# evaluating the loss alone and reading `mx.get_active_memory`: 1 to 6 % too few over 68 tiny Llamas with and without
+# dropout and DoRA, because of the adapter's own small arrays.
+# Each of the first two norms saves its input and its output, each further one only one of them.
 _NORM, _FURTHER_NORM = 2, 1
-# The MLP: gate, its sigmoid, their product, the other factor, and the product of both; more for the polynomial and the
-# tanh of a GELU; input, activation and output without a gate.
+# The MLP: the gate, its sigmoid, their product, the other factor, and the product of both; more for the polynomial and
+# the tanh of GELU; without a gate the input, the activation and the output.
 _GATED_SILU, _GATED_GELU, _GELU, _UNGATED = 5, 7, 5, 3
-# Queries as they are multiplied by keys; keys and values; the output of attention.
+# Scaled queries; keys and values; the output of attention.
 _QUERIES, _KEYS, _ATTENTION_OUTPUT = 1, 2, 1
-# On a CPU this package's functions keep the output of attention too, and no product of gate and sigmoid.
+# On a CPU this package's functions also save the output of attention, and do not save the product of gate and sigmoid.
 _CPU_QUERIES, _CPU_GATED_SILU = 2, 4
-# Per head and pair of tokens: the softmax; if scores are capped (Gemma 2), each step on the way to it.
+# Per head and pair of tokens: the softmax; if scores are capped (Gemma 2), also each step before it.
 _SCORES, _CAPPED_SCORES = 1, 8
-# Linear layers that take the layer's normalized input: those of queries, keys and values.
+# Number of linear layers whose input is the layer's normalized input: those of queries, keys and values.
 _FROM_INPUT = 3
-# A layer of an unknown family: inputs and outputs of its linear layers, this many times. Measured on a small Mamba.
+# For a layer of an unknown family, as a multiple of the inputs and outputs of its linear layers. Measured on a small
+# Mamba.
 _UNKNOWN_LAYER = 6
 
-# Beyond that, memory holds what MLX computes ahead, which is ten operations on a CPU. It was measured there on tiny
+# In addition, memory contains what MLX computes ahead: ten operations on a CPU. This was measured on a CPU with tiny
 # Llamas of different sizes, as multiples of arrays of the MLP's width, the hidden size, the attention scores and the
 # queries.
-# In the backward pass of one layer, at its largest in the MLP, or in attention after the arrays kept for the MLP are
-# freed: over 90 measurements, all within 21 %.
+# In the backward pass of one layer, at its peak in the MLP, or in attention after the arrays saved for the MLP have
+# been freed: over 90 measurements, all within 21 %.
 _BACKWARD_MLP, _BACKWARD_HIDDEN = 4.4, 12.5
 _BACKWARD_SCORES, _BACKWARD_QUERIES = 7.8, 3
-# mlx-lm's own attention in the equivalence check, over 125 measurements; together with the logits that follow, one in
-# 20 is off by more than 15 %.
+# mlx-lm's own attention in the equivalence check, over 125 measurements; together with the logits below, one in 20 is
+# off by more than 15 %.
 _REFERENCE_BACKWARD_SCORES = 5.5
-# In addition where a checkpointed layer is computed again; over 36 measurements, most within 20 %.
+# In addition where a checkpointed layer is recomputed; over 36 measurements, most within 20 %.
 _RECOMPUTED_SCORES = 1.2
-# In a forward pass without gradient; over 61 measurements, most within 20 %.
+# In a forward pass without a gradient; over 61 measurements, most within 20 %.
 _FORWARD_MLP, _FORWARD_SCORES, _FORWARD_QUERIES = 6.4, 5.9, 5.1
 
-# Arrays of the size of one chunk's logits, of this chunk and of the next: on a CPU, where the exponential takes many
-# steps, over 13 sizes, within 12 %; and with a fused exponential, as on a GPU.
+# Number of arrays of the size of a chunk's logits, of this chunk and of the next: on a CPU, where the exponential takes
+# many operations, over 13 sizes, within 12 %; and with a fused exponential, as on a GPU.
 _HEAD_LOGITS, _HEAD_NEXT_LOGITS = 11, 4
 _HEAD_LOGITS_FUSED, _HEAD_NEXT_LOGITS_FUSED = 5, 8
-# Arrays of the hidden size per target: input and output of the final norm, and the gradient. Counted.
+# Number of arrays of the hidden size per target: input and output of the final norm, and the gradient. Counted.
 _HEAD_HIDDEN = 3
-# Arrays of full logits in mlx-lm's own loss, which the equivalence check computes: per token, and per target.
+# Number of arrays of full logits in mlx-lm's own loss, which the equivalence check computes: per token, and per target.
 _REFERENCE_LOGITS, _REFERENCE_TARGET_LOGITS = 2.4, 5.3
 
 
@@ -64,11 +65,11 @@ class MicroBatchSize:
     """The size of samples that are computed at once.
 
     Attributes:
-        tokens: Tokens of all samples, without padding if they are packed.
-        attention_tokens: Tokens of the attention's length buckets, padding included.
-        scores: Pairs of tokens in the buckets, which is the number of attention scores per head.
-        largest_scores: The same of the largest bucket.
-        targets: Target tokens.
+        tokens: Number of tokens of all samples, without padding if they are packed.
+        attention_tokens: Number of tokens of the attention's length buckets, including padding.
+        scores: Number of attention scores per head: pairs of tokens in the buckets.
+        largest_scores: Number of attention scores per head of the largest bucket.
+        targets: Number of target tokens.
     """
 
     tokens: int
@@ -79,7 +80,12 @@ class MicroBatchSize:
 
     @classmethod
     def packed(cls, lengths: Sequence[int], targets: Sequence[int]) -> MicroBatchSize:
-        """Return the size of packed samples, given the lengths and the numbers of targets."""
+        """Return the size of packed samples.
+
+        Args:
+            lengths: Number of tokens of each sample.
+            targets: Number of target tokens of each sample.
+        """
         buckets = [(len(bucket), lengths[bucket[0]]) for bucket in length_buckets(lengths)]
         attention_tokens = sum(count * longest for count, longest in buckets)
         scores = [count * longest**2 for count, longest in buckets]
@@ -87,7 +93,12 @@ class MicroBatchSize:
 
     @classmethod
     def padded(cls, lengths: Sequence[int], targets: Sequence[int]) -> MicroBatchSize:
-        """Return the size of padded samples, given the lengths and the numbers of targets."""
+        """Return the size of padded samples.
+
+        Args:
+            lengths: Number of tokens of each sample.
+            targets: Number of target tokens of each sample.
+        """
         tokens = len(lengths) * max(lengths)
         scores = tokens * max(lengths)
         return cls(tokens, tokens, scores, scores, sum(targets))
@@ -96,31 +107,31 @@ class MicroBatchSize:
 def gradient_bytes(
     spec: ModelSpec, trained: Sequence[LayerSpec], size: MicroBatchSize, config: LoRAConfig, checkpointing: bool
 ) -> int:
-    """Return the memory of a micro-batch's loss and gradient, without any weights.
+    """Return the memory of a micro-batch's loss and gradient, without weights.
 
     Args:
         spec: The model.
         trained: Its trained layers.
         size: The micro-batch.
         config: The settings.
-        checkpointing: Whether layers are computed again in the backward pass.
+        checkpointing: Whether layers are recomputed in the backward pass.
     """
     head = head_bytes(spec, size)
-    kept = [_kept_bytes(spec, layer, size, config, reference=False) for layer in trained]
+    saved = [_saved_bytes(spec, layer, size, config, reference=False) for layer in trained]
     hidden = spec.dtype_bytes * spec.hidden_size * size.tokens
     if not checkpointing:
-        # There is no gradient below the first layer: neither its input nor the masked inputs of its first linear
-        # layers are kept.
-        not_kept = hidden * (1 + (_FROM_INPUT if config.dropout else 0))
+        # There is no gradient below the first layer, so neither its input nor the masked inputs of its first linear
+        # layers are saved.
+        not_saved = hidden * (1 + (_FROM_INPUT if config.dropout else 0))
         backward = (_backward_bytes(spec, layer, size, reference=False) for layer in trained)
-        return sum(kept) - not_kept + max(head, *backward)
-    # On a CPU dropout masks are drawn when the graph is built: those of all layers, for both passes.
+        return sum(saved) - not_saved + max(head, *backward)
+    # On a CPU the dropout masks of all layers are drawn when the graph is built, for both passes.
     masks = [0] * len(trained)
     if config.dropout and device_name() == "cpu":
         masks = [spec.dtype_bytes * _linear_inputs(layer) * size.tokens for layer in trained]
     recomputed = max(
-        layer_kept - layer_masks + _backward_bytes(spec, layer, size, reference=False, recomputed=True)
-        for layer_kept, layer_masks, layer in zip(kept, masks, trained, strict=True)
+        layer_saved - layer_masks + _backward_bytes(spec, layer, size, reference=False, recomputed=True)
+        for layer_saved, layer_masks, layer in zip(saved, masks, trained, strict=True)
     )
     forward = sum(masks) + forward_bytes(spec, trained[-1], size)
     return len(trained) * hidden + sum(masks) + max(forward, head, recomputed)
@@ -129,7 +140,7 @@ def gradient_bytes(
 def reference_gradient_bytes(
     spec: ModelSpec, trained: Sequence[LayerSpec], size: MicroBatchSize, config: LoRAConfig
 ) -> int:
-    """Return the memory of the reference loss and gradient of the equivalence check, without any weights.
+    """Return the memory of the reference loss and gradient in the equivalence check, without weights.
 
     Args:
         spec: The model.
@@ -138,19 +149,30 @@ def reference_gradient_bytes(
         config: The settings, without dropout.
     """
     logits = int(4 * spec.vocab_size * (_REFERENCE_LOGITS * size.tokens + _REFERENCE_TARGET_LOGITS * size.targets))
-    kept = sum(_kept_bytes(spec, layer, size, config, reference=True) for layer in trained)
-    return kept + max(logits, _backward_bytes(spec, spec.layers[-1], size, reference=True))
+    saved = sum(_saved_bytes(spec, layer, size, config, reference=True) for layer in trained)
+    return saved + max(logits, _backward_bytes(spec, spec.layers[-1], size, reference=True))
 
 
 def forward_bytes(spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize) -> int:
-    """Return the memory of a layer's forward pass without gradient."""
+    """Return the memory of a layer's forward pass without a gradient.
+
+    Args:
+        spec: The model.
+        layer: The layer.
+        size: The micro-batch.
+    """
     mlp_width, scores = layer.mlp_width or 4 * spec.hidden_size, spec.heads * size.largest_scores
     attention = _FORWARD_QUERIES * layer.query_width * size.attention_tokens + _FORWARD_SCORES * scores
     return int(spec.dtype_bytes * (_FORWARD_MLP * mlp_width * size.tokens + attention))
 
 
 def head_bytes(spec: ModelSpec, size: MicroBatchSize) -> int:
-    """Return the memory of the final norm, the logits of a chunk, and the gradient of the hidden states."""
+    """Return the memory of the final norm, the logits of a chunk, and the gradient of the hidden states.
+
+    Args:
+        spec: The model.
+        size: The micro-batch.
+    """
     chunk = max(16, CHUNK_BYTES // (4 * spec.vocab_size))
     on_cpu = device_name() == "cpu"
     current, following = (_HEAD_LOGITS, _HEAD_NEXT_LOGITS) if on_cpu else (_HEAD_LOGITS_FUSED, _HEAD_NEXT_LOGITS_FUSED)
@@ -160,15 +182,22 @@ def head_bytes(spec: ModelSpec, size: MicroBatchSize) -> int:
 
 
 def adapter_parameters(layer: LayerSpec, config: LoRAConfig) -> int:
-    """Return the number of adapter parameters of a layer."""
+    """Return the number of adapter parameters of a layer.
+
+    Args:
+        layer: The layer.
+        config: The settings.
+    """
     magnitudes = sum(outputs for _, outputs, _ in layer.linear) if config.use_dora else 0
     return sum(config.rank * (inputs + outputs) * copies for inputs, outputs, copies in layer.linear) + magnitudes
 
 
-def _kept_bytes(spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize, config: LoRAConfig, *, reference: bool) -> int:
-    """Return the memory that a trained layer's forward pass keeps for the gradient.
+def _saved_bytes(
+    spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize, config: LoRAConfig, *, reference: bool
+) -> int:
+    """Return the memory that a trained layer's forward pass saves for the backward pass.
 
-    `reference` is mlx-lm's own forward pass instead of this package's.
+    `reference` means mlx-lm's own forward pass instead of this package's.
     """
     cpu_ops = not reference and device_name() == "cpu"
     inputs, outputs = _linear_inputs(layer), sum(outputs for _, outputs, _ in layer.linear)
@@ -188,7 +217,7 @@ def _kept_bytes(spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize, config:
     else:
         per_token += layer.mlp_width * (_GELU if spec.uses_gelu else _UNGATED)
     if config.dropout:
-        # Each linear layer keeps its own masked input and the mask; the common inputs are not needed.
+        # Each linear layer saves its own masked input and the mask; the common inputs are not saved.
         per_token += 2 * inputs - (2 * spec.hidden_size + layer.mlp_width + layer.query_width)
     if config.use_dora:
         per_token += outputs  # before they are scaled to the learned magnitudes
@@ -198,7 +227,7 @@ def _kept_bytes(spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize, config:
 def _backward_bytes(
     spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize, *, reference: bool, recomputed: bool = False
 ) -> int:
-    """Return the memory beyond what was kept while the backward pass is in one layer, in its MLP or its attention."""
+    """Return the additional memory of the backward pass of a layer: the peak in its MLP or in its attention."""
     hidden_size, mlp_width = spec.hidden_size, layer.mlp_width or 4 * spec.hidden_size
     mlp = (_BACKWARD_MLP * mlp_width + _BACKWARD_HIDDEN * hidden_size) * size.tokens
     freed = (_GATED_SILU if reference else _CPU_GATED_SILU) * mlp_width + _NORM * hidden_size

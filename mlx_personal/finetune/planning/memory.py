@@ -1,6 +1,6 @@
-"""Estimate the memory of a training before the model is loaded, and plan the fastest use of it that fits the machine.
+"""Estimate the memory of a training run before the model is loaded, and plan the fastest use of it that fits.
 
-The estimate is of the final value of `mx.get_peak_memory`, weights included: the largest memory of any phase.
+The estimate predicts `mx.get_peak_memory` at the end of the run, including weights: the largest memory of any phase.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import micro_batches, shuffled_steps
 from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.forward.activation_cache import CACHE_BATCH_TOKENS
-from mlx_personal.finetune.forward.equivalence import probe_samples, two_lengths
+from mlx_personal.finetune.forward.equivalence import select_probe, shortest_two_lengths
 from mlx_personal.finetune.planning.layer_memory import (
     MicroBatchSize,
     adapter_parameters,
@@ -29,27 +29,28 @@ from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.device import device_name
 from mlx_personal.runtime.memory import usable_memory_bytes
 
-# Float32 arrays of the adapter's size. Counted: weights, two moments, and the accumulated gradient. At the end of a
-# step, when MLX runs ahead through all of AdamW, and in the equivalence check: measured on 5 and on 59 models.
+# Number of float32 arrays of the adapter's size: weights, two moments and the accumulated gradient (counted); during
+# the update, when MLX runs ahead through all of AdamW (measured on 5 models); in the equivalence check (measured on
+# 59).
 _ADAPTER_COPIES, _ADAPTER_COPIES_IN_UPDATE = 4, 15
 _ADAPTER_COPIES_IN_CHECK = 4
 
 # Micro-batches of fewer tokens use the device inefficiently.
 _MIN_TOKENS = 256
 
-# Epochs whose steps are looked at: those of later epochs are similar.
+# Maximum number of epochs whose steps are estimated; those of later epochs are similar.
 _MAX_EPOCHS = 8
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a training uses memory.
+    """The use of memory of a training run.
 
     Attributes:
-        micro_batch_tokens: Tokens computed at once.
-        gradient_checkpointing: Whether layers keep only their inputs and are computed again for the gradient.
-        cache_bytes: Memory that the cached outputs of the frozen layers may take.
-        estimated_peak_bytes: Most memory that the training is expected to take; None if it was not estimated.
+        micro_batch_tokens: Maximum number of tokens computed at once.
+        gradient_checkpointing: Whether layers save only their inputs and are recomputed in the backward pass.
+        cache_bytes: Maximum memory of the cached outputs of the frozen layers.
+        estimated_peak_bytes: Expected peak memory; None if it was not estimated.
     """
 
     micro_batch_tokens: int = 2048
@@ -60,11 +61,11 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Most memory that each phase of a training is expected to take.
+    """The expected peak memory of each phase of a training run.
 
     Attributes:
         loading_bytes: Loading the model.
-        verification_bytes: Checking the forward mode against the reference.
+        equivalence_check_bytes: Checking the forward mode against the reference.
         caching_bytes: Computing the outputs of the frozen layers.
         training_bytes: Training steps and validation.
         reloading_bytes: Reading the frozen layers' weights again at the end.
@@ -72,7 +73,7 @@ class MemoryEstimate:
     """
 
     loading_bytes: int
-    verification_bytes: int
+    equivalence_check_bytes: int
     caching_bytes: int
     training_bytes: int
     reloading_bytes: int
@@ -80,10 +81,10 @@ class MemoryEstimate:
 
     @property
     def peak_bytes(self) -> int:
-        """The largest of all phases."""
+        """The largest memory of all phases."""
         return max(
             self.loading_bytes,
-            self.verification_bytes,
+            self.equivalence_check_bytes,
             self.caching_bytes,
             self.training_bytes,
             self.reloading_bytes,
@@ -92,13 +93,13 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """What an estimate has to know about the samples of a training.
+    """The sizes of the samples of a training run, from which memory is estimated.
 
     Attributes:
-        lengths: Number of inputs of each sample.
-        targets: Number of targets of each sample.
-        trained: How many of the samples are trained on, the first ones; None for all of them. The others are held out.
-        probe: Samples of the equivalence check; None for those that it takes if no samples share a prefix.
+        lengths: Number of tokens of each sample.
+        targets: Number of target tokens of each sample.
+        trained: Number of samples that are trained on, which come first; None for all. The others are only evaluated.
+        probe: Indices of the samples of the equivalence check; None for those if no samples share a prefix.
     """
 
     lengths: Sequence[int]
@@ -108,10 +109,14 @@ class SampleSizes:
 
     @classmethod
     def from_data(cls, data: TrainingData) -> SampleSizes:
-        """Return the sizes of the samples of a training."""
+        """Return the sizes of the samples of a training run.
+
+        Args:
+            data: The samples.
+        """
         samples: list[Sample] = data.all
         lengths, targets = [len(s) for s in samples], [int(s.is_target.sum()) for s in samples]
-        return cls(lengths, targets, len(data.trained), probe_samples(samples))
+        return cls(lengths, targets, len(data.trained), select_probe(samples))
 
     @property
     def trained_count(self) -> int:
@@ -119,11 +124,19 @@ class SampleSizes:
         return len(self.lengths) if self.trained is None else self.trained
 
     def packed(self, indices: Sequence[int]) -> MicroBatchSize:
-        """Return the size of some samples as a packed micro-batch."""
+        """Return the size of a packed micro-batch.
+
+        Args:
+            indices: Indices of its samples.
+        """
         return MicroBatchSize.packed(*self._select(indices))
 
     def padded(self, indices: Sequence[int]) -> MicroBatchSize:
-        """Return the size of some samples as a padded micro-batch."""
+        """Return the size of a padded micro-batch.
+
+        Args:
+            indices: Indices of its samples.
+        """
         return MicroBatchSize.padded(*self._select(indices))
 
     def _select(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -131,7 +144,7 @@ class SampleSizes:
 
 
 def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
-    """Plan the memory of a training on this machine.
+    """Plan the memory of a training run on this machine.
 
     Args:
         lm: The base model, without an adapter.
@@ -151,13 +164,13 @@ def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> Me
 def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limit_bytes: int | None) -> MemoryPlan:
     """Return the fastest plan within a memory limit.
 
-    Smaller micro-batches cost almost nothing, gradient checkpointing a third more time, and reading activations from a
-    file something in between. So a whole step at once is tried first, then smaller micro-batches, then checkpointing.
+    Smaller micro-batches take almost no additional time, gradient checkpointing a third more, and reading activations
+    from a file something in between. So whole steps are tried first, then smaller micro-batches, then checkpointing.
 
     Args:
         spec: The model.
         samples: The samples.
-        config: The settings; a `micro_batch_tokens` other than 0 is kept.
+        config: The settings; `micro_batch_tokens` is used unless it is 0.
         limit_bytes: The limit; None for no limit.
 
     Returns:
@@ -180,7 +193,7 @@ def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limi
     needed, available = smallest_peak / 1e9, (limit_bytes or 0) / 1e9
     alternative = "" if device_name() == "cpu" else " or a quantized"
     raise UserError(
-        f"this training needs at least {needed:.1f} GB of memory, and {available:.1f} GB are available",
+        f"this training run needs at least {needed:.1f} GB of memory, and {available:.1f} GB are available",
         hint=f"lower num_layers or max_seq_length, or use a smaller{alternative} model",
     )
 
@@ -188,14 +201,14 @@ def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limi
 def estimate_memory(
     spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, plan: MemoryPlan, cache_limit_bytes: int | None
 ) -> MemoryEstimate:
-    """Estimate the memory of a training that follows a plan.
+    """Estimate the memory of a training run with a plan.
 
     Args:
         spec: The model.
         samples: The samples.
         config: The settings.
         plan: The plan; its `cache_bytes` are not used.
-        cache_limit_bytes: Memory that the outputs of the frozen layers may take; None for no limit.
+        cache_limit_bytes: Maximum memory of the cached outputs of the frozen layers; None for no limit.
 
     Returns:
         The memory of each phase.
@@ -216,7 +229,7 @@ def estimate_memory(
         caching += cached + max(forward_bytes(spec, spec.layers[-1], samples.packed(group)) for group in groups)
     return MemoryEstimate(
         loading_bytes=spec.bytes,
-        verification_bytes=spec.bytes + _verification_bytes(spec, trained, samples, config, adapter),
+        equivalence_check_bytes=spec.bytes + _equivalence_check_bytes(spec, trained, samples, config, adapter),
         caching_bytes=caching,
         training_bytes=weights + cached + step,
         reloading_bytes=spec.bytes + cached + _ADAPTER_COPIES * adapter,
@@ -224,11 +237,11 @@ def estimate_memory(
     )
 
 
-def _verification_bytes(
+def _equivalence_check_bytes(
     spec: ModelSpec, trained: Sequence[LayerSpec], samples: SampleSizes, config: LoRAConfig, adapter: int
 ) -> int:
     """Return the memory of the equivalence check without the model's weights."""
-    probe = two_lengths(samples.lengths) if samples.probe is None else samples.probe
+    probe = shortest_two_lengths(samples.lengths) if samples.probe is None else samples.probe
     without_dropout = dataclasses.replace(config, dropout=0.0)
     reference = reference_gradient_bytes(spec, trained, samples.padded(probe), without_dropout)
     fast = gradient_bytes(spec, trained, samples.packed(probe), without_dropout, checkpointing=False)
@@ -266,7 +279,7 @@ def _steps(count: int, config: LoRAConfig) -> list[list[int]]:
 
 
 def _micro_batch_sizes(samples: SampleSizes, config: LoRAConfig) -> Iterator[int]:
-    """Yield the sizes in tokens to try: the chosen one, or a whole step and then half of it again and again."""
+    """Yield the sizes in tokens to try: the configured one, or that of a whole step, repeatedly halved."""
     if config.micro_batch_tokens:
         yield config.micro_batch_tokens
         return

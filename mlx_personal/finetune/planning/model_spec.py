@@ -1,7 +1,7 @@
-"""The sizes of a model's layers, read from its folder without loading it, for the estimate of memory.
+"""The sizes of a model's layers, read from its folder without loading it, to estimate memory.
 
-Weights are recognized by the names that mlx-lm's model families give them. Weights with other names are counted by
-their shapes, so a new family gives a rougher estimate and never an error.
+Weights are recognized by their names in mlx-lm's model families. Weights with other names are counted by their shapes,
+so a new family leads to a less precise estimate and not to an error.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class LayerSpec:
 
     Attributes:
         bytes: Size of its weights.
-        linear: (inputs, outputs, copies) of each linear layer; the copies are a mixture's experts.
+        linear: (inputs, outputs, copies) of each linear layer; copies are the experts of a mixture.
         norms: Number of norms over the hidden size.
-        query_width: Width of the queries of all heads; 0 if no such layer is known.
-        key_width: Width of the keys of all heads; 0 if no such layer is known.
-        has_qk_norm: Whether queries and keys are normalized too.
-        mlp_width: Width of the MLP's intermediate activations, over all experts that a token is routed to; 0 if not
-            known.
-        is_gated: Whether these activations are a product with a gate.
+        query_width: Width of the queries of all heads; 0 if it is not known.
+        key_width: Width of the keys of all heads; 0 if it is not known.
+        has_qk_norm: Whether queries and keys are normalized.
+        mlp_width: Width of the MLP's intermediate activations, over all experts that a token is routed to; 0 if it is
+            not known.
+        is_gated: Whether these activations are multiplied by a gate.
     """
 
     bytes: int
@@ -77,12 +77,12 @@ class ModelSpec:
         hidden_size: Width of the hidden states between layers.
         vocab_size: Number of tokens in the vocabulary.
         heads: Number of attention heads.
-        uses_gelu: Whether its MLPs use a GELU, whose gradient takes more arrays than that of a SiLU.
-        caps_scores: Whether its attention caps the scores, in additional operations.
-        dtype_bytes: Bytes of one number it computes with.
+        uses_gelu: Whether its MLPs use GELU, whose gradient requires more arrays than that of SiLU.
+        caps_scores: Whether its attention caps the scores, which requires additional operations.
+        dtype_bytes: Size of a number in the dtype that it computes with.
         layers: The layers, from the first to the last.
         other_bytes: Size of all weights outside the layers.
-        is_reloadable: Whether it comes from a folder, so that its weights can be released and read again.
+        is_reloadable: Whether it was loaded from a folder, so that its weights can be released and read again.
     """
 
     hidden_size: int
@@ -102,7 +102,7 @@ class ModelSpec:
 
 
 def spec_from_folder(folder: Path) -> ModelSpec:
-    """Read the sizes of a model as `load_language_model` would hold it on this machine.
+    """Read the sizes of a model as `load_language_model` would load it on this machine.
 
     Args:
         folder: The model's folder.
@@ -135,8 +135,8 @@ def spec_from_folder(folder: Path) -> ModelSpec:
         is_quantized = f"{layer}.scales" in stored
         size = math.prod(shape) * _BYTES.get(dtype, 4)
         if is_quantized and parameter == "weight" and dtype == "U32":
-            of_layer = quantization.get(layer)
-            bits = (of_layer if isinstance(of_layer, dict) else quantization).get("bits", 4)
+            layer_quantization = quantization.get(layer)
+            bits = (layer_quantization if isinstance(layer_quantization, dict) else quantization).get("bits", 4)
             shape = (*shape[:-1], shape[-1] * 32 // bits)
         elif is_quantized and in_float32 and parameter in ("scales", "biases"):
             continue
@@ -171,7 +171,7 @@ def spec_from_model(lm: LanguageModel) -> ModelSpec:
 
 
 def _safetensors_header(file: Path) -> dict[str, Any]:
-    """Read the entries of a safetensors file's header: 8 bytes of length, then JSON."""
+    """Read the header of a safetensors file: its length in 8 bytes, then JSON."""
     with file.open("rb") as data:
         length = int.from_bytes(data.read(8), "little")
         if length > file.stat().st_size:
@@ -223,7 +223,7 @@ def _layer_spec(
     query_width, key_width = (max((shape[-2] for shape in named(names)), default=0) for names in (_QUERY, _KEY))
     fused = named(_FUSED_QKV)
     if not query_width and fused:
-        # One matrix for queries, keys and values: the config gives their proportions.
+        # One matrix for queries, keys and values, whose proportions follow from the config.
         kv_heads = int(config.get("num_key_value_heads") or heads)
         head_width = fused[0][-2] // (heads + 2 * kv_heads)
         query_width, key_width = heads * head_width, kv_heads * head_width
