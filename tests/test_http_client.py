@@ -284,7 +284,7 @@ def test_an_interrupted_download_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
-    with serving(sending(b"no", status=404)) as url, pytest.raises(UserError, match=r"did not send the file \(HTTP 404\)"):
+    with serving(sending(b"no", status=404)) as url, pytest.raises(UserError, match=r"not send the file \(HTTP 404\)"):
         download(url, tmp_path / "file.json")
     assert not list(tmp_path.iterdir())
 

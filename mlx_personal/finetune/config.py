@@ -144,7 +144,7 @@ class LoRAConfig:
         return LearningRateSchedule(self.lr_scheduler_type, self.learning_rate, steps, self.warmup_ratio)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings under the names that version 0.1 stored; equal settings give equal JSON."""
+        """Return the settings under the names that version 0.1 stored; equal settings have equal JSON."""
         default = LoRAConfig()
         values = {
             name: value

@@ -222,8 +222,8 @@ class LanguageModel:
     ) -> None:
         """Attach an untrained LoRA adapter, ready to be trained, replacing any other one.
 
-        It does not change the model's output yet. Only the adapter's weights are trainable; they are float32, whatever
-        the model's dtype.
+        It does not change the model's output yet. Only the adapter's weights are trainable; they are float32 for any
+        dtype of the model.
 
         Args:
             num_layers: Number of transformer layers to adapt, counted from the last; -1 for all.

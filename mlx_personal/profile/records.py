@@ -46,7 +46,7 @@ class DecisionRow:
         action: `stored`, `replaced`, `kept-out` or `duplicate`.
         domain: Its dominant domain.
         eoe: Entropy of embedding.
-        dss: Domain specific score.
+        dss: Domain-specific score.
         idd: In-domain dissimilarity.
         slot: Bin of the dialogue; None if it was not selected.
         replaced_id: Dialogue that was replaced, if any.

@@ -1,7 +1,7 @@
 """Preload a tuned BLAS when MLX is about to be imported.
 
-`blas.preload` has an effect only before `mlx.core` is imported. An import hook calls it at that moment, so that
-programs that import this package and never MLX, such as the help of the command line, do not pay for it.
+`blas.preload` has an effect only before `mlx.core` is imported. An import hook calls it at that moment, so that a
+program that never imports MLX, such as the command line's help, does not load a BLAS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _PreloadBlas:
     ) -> ModuleSpec | None:
         if fullname != "mlx.core":
             return None
-        # Python holds its global import lock here: an import would wait for a thread that needs this lock to go on.
+        # Python holds its global import lock here: an import could deadlock with a thread that needs this lock.
         for finder in sys.meta_path:
             if finder is not cls and (spec := finder.find_spec(fullname, path, target)) is not None:
                 _preload_before_loading(spec.loader)
@@ -45,6 +45,6 @@ def _preload_before_loading(loader: Any) -> None:
 
 
 def install() -> None:
-    """Install the import hook, where MLX needs one and has not been imported yet."""
+    """Install the import hook on Linux, unless MLX has already been imported."""
     if sys.platform == "linux" and "mlx.core" not in sys.modules and _PreloadBlas not in sys.meta_path:
         sys.meta_path.insert(0, _PreloadBlas)

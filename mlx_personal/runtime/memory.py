@@ -76,7 +76,7 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def release_freed_memory() -> None:
-    """Return freed memory that the process still holds to the system."""
+    """Return to the system the freed memory that the process has kept."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
 

@@ -66,7 +66,7 @@ def spectral(states: np.ndarray) -> float:
     alone; the disadvantage is that text that repeats after more than about 30 tokens appears to be varied.
 
     Args:
-        states: Token states, float64 [T, D]. Fewer than two tokens, or equal ones, give 0.
+        states: Token states, float64 [T, D]. The result is 0 for fewer than two tokens and for equal ones.
     """
     length = len(states)
     if length < 2:
@@ -81,7 +81,7 @@ def spectral_whole(states: np.ndarray) -> float:
     It detects long repetitions better than `spectral`, and decreases with the length of the text.
 
     Args:
-        states: Token states, float64 [T, D]. Fewer than two tokens give 0.
+        states: Token states, float64 [T, D]. The result is 0 for fewer than two tokens.
     """
     if len(states) < 2:
         return 0.0
@@ -96,7 +96,7 @@ def histogram(states: np.ndarray) -> float:
     the density times the width of a bin. It is not bounded by 1 and depends mostly on the length.
 
     Args:
-        states: Token states, float64 [T, D]. No tokens give 0.
+        states: Token states, float64 [T, D]. The result is 0 without tokens.
     """
     if len(states) == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""DSS, the domain specific score, and the dominant domain of a text, from lexicons [Qin24 §3.2].
+"""DSS, the domain-specific score, and the dominant domain of a text, from lexicons [Qin24 §3.2].
 
 A lexicon is a UTF-8 text file named after its domain (`cooking.txt`). It contains words separated by white space; `#`
 starts a comment line. Lexicons and dialogues are split by `dialogue.words`, without stemming.
@@ -22,7 +22,7 @@ OTHER: Final = "other"
 
 @dataclass(frozen=True)
 class DomainScore:
-    """The domain specific score of a text.
+    """The domain-specific score of a text.
 
     Attributes:
         dss: The score, 0..1.
@@ -78,7 +78,7 @@ class Lexicons(Mapping[str, frozenset[str]]):
         return len(self._words)
 
     def domain_specific_score(self, text: str) -> DomainScore:
-        """Return the domain specific score of a text and its dominant domain.
+        """Return the domain-specific score of a text and its dominant domain.
 
         DSS = 1/m * sum over the m lexicons of the fraction of the text's words that are in it, counting every
         occurrence. The dominant domain has the most hits; among equal ones it is the first by name.

@@ -11,7 +11,7 @@ class Scores:
 
     Attributes:
         eoe: Entropy of embedding.
-        dss: Domain specific score.
+        dss: Domain-specific score.
         idd: In-domain dissimilarity.
     """
 

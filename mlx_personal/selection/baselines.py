@@ -9,7 +9,7 @@ from mlx_personal.selection.policies import PolicyDecision, SelectionCandidate
 
 
 class FifoPolicy:
-    """First in, first out: the buffer holds the newest dialogues."""
+    """First in, first out: the buffer contains the newest dialogues."""
 
     def choose(self, candidate: SelectionCandidate, buffer: Buffer, rng: np.random.Generator) -> PolicyDecision:
         """Replace the oldest bin."""

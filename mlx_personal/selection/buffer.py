@@ -26,7 +26,7 @@ class Bin:
         text: Its text.
         vector: Its embedding, float32 [D] of unit norm.
         eoe: Entropy of embedding.
-        dss: Domain specific score.
+        dss: Domain-specific score.
         idd_on_arrival: In-domain dissimilarity when it was stored.
     """
 

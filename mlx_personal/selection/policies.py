@@ -27,7 +27,7 @@ class SelectionCandidate:
         text: Its text.
         vector: Its embedding, float32 [D] of unit norm.
         eoe: Entropy of embedding.
-        dss: Domain specific score.
+        dss: Domain-specific score.
         domain: Its dominant domain.
     """
 

@@ -128,7 +128,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 def remove_partials(folder: Path) -> None:
     """Remove temporary files and folders that a killed process left in a folder.
 
-    Only the process that holds the folder's lock may call this.
+    Only the process that has locked the folder may call this.
 
     Args:
         folder: The folder.
