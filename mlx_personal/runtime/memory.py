@@ -13,8 +13,8 @@ import mlx.core as mx
 
 from mlx_personal.runtime.device import device_name
 
-# Parameters of glibc's allocator, and the values in bytes that they have by default in a process that frees large
-# blocks.
+# Parameters of glibc's allocator, and the values in bytes to which glibc itself raises them in a process that frees
+# large blocks.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _USUAL_THRESHOLDS = {_TRIM_THRESHOLD: 64 * 2**20, _MMAP_THRESHOLD: 32 * 2**20}
 _RAISED_THRESHOLD = 2**30

@@ -99,7 +99,8 @@ class SampleSizes:
         lengths: Number of tokens of each sample.
         targets: Number of target tokens of each sample.
         trained: Number of samples that are trained on, which come first; None for all. The others are only evaluated.
-        probe: Indices of the samples of the equivalence check; None for those if no samples share a prefix.
+        probe: Indices of the samples of the equivalence check; None for two samples of different lengths, as the check
+            uses if no samples share a prefix.
     """
 
     lengths: Sequence[int]

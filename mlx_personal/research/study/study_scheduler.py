@@ -61,7 +61,7 @@ class StudyResult:
     """What a run did.
 
     Attributes:
-        num_present: Cells that had finished before.
+        num_stored: Cells that had finished before.
         num_computed: Cells that were computed.
         failed: Cells that failed, with their error.
         skipped: Blocks that the time limit left out.

@@ -171,7 +171,7 @@ class ModelStudy:
         one that includes a group of the main protocol, then the one that finished last.
 
         Args:
-            fields: The setting, and settings that vary with it.
+            *fields: The setting, and settings that vary with it.
             min_values: Minimum number of values of a sweep.
         """
         ignored = _SYNTHETIC_SETTINGS if "synthetic" in fields else fields
