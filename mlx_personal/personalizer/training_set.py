@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates
@@ -17,20 +17,22 @@ from mlx_personal.profile import Store
 logger = logging.getLogger(__name__)
 
 
+Source = tuple[int, int | None]
+"""The annotation id of a dialogue, and its synthetic id or None for the annotated dialogue itself."""
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """The dialogues to train on.
 
     Attributes:
-        sources: For each dialogue its annotation id, and its synthetic id or None for the annotated dialogue itself.
-        dialogues: The dialogues, in the same order.
+        dialogues: The dialogues by their sources, in training order.
         resumed_run: Id of the interrupted training run that is resumed with them; None for a new run.
         discarded_run: Id of the interrupted training run that is not resumed, if there is one.
         notes: Notes for the user about the interrupted training run, one line each.
     """
 
-    sources: list[tuple[int, int | None]]
-    dialogues: list[Dialogue]
+    dialogues: Mapping[Source, Dialogue]
     resumed_run: int | None = None
     discarded_run: int | None = None
     notes: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ class TrainingSet:
         """
         return [
             Example(dialogue, annotation, 1.0 if synthetic is None else synthetic_weight)
-            for dialogue, (annotation, synthetic) in zip(self.dialogues, self.sources, strict=True)
+            for (annotation, synthetic), dialogue in self.dialogues.items()
         ]
 
 
@@ -71,10 +73,9 @@ def build_training_set(
     if restart:
         note = "an interrupted training run is discarded"
         return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
-    dialogue_of = dict(zip(current.sources, current.dialogues, strict=True))
     sources = [(source.annotation_id, source.synthetic_id) for source in store.training_sources(interrupted)]
-    if sources and all(source in dialogue_of for source in sources):
-        return TrainingSet(sources, [dialogue_of[source] for source in sources], resumed_run=interrupted)
+    if sources and all(source in current.dialogues for source in sources):
+        return TrainingSet({source: current.dialogues[source] for source in sources}, resumed_run=interrupted)
     note = "an interrupted training run is discarded: it used dialogues that may no longer be trained on"
     return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
 
@@ -99,24 +100,23 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
         shutil.rmtree(store.checkpoint_folder(training_set.discarded_run), ignore_errors=True)
     with store.transaction():
         run_id = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids()})
-        store.add_training_sources(run_id, training_set.sources)
+        store.add_training_sources(run_id, list(training_set.dialogues))
     return run_id
 
 
 def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
     """Return all annotated dialogues that are not held out, then their kept rewrites."""
-    originals = {a.id: a.preferred for a in store.preferred_annotations(held_out=False) if a.preferred is not None}
-    if not originals:
+    dialogues: dict[Source, Dialogue] = {
+        (annotation.id, None): annotation.preferred
+        for annotation in store.preferred_annotations(held_out=False)
+        if annotation.preferred is not None
+    }
+    if not dialogues:
         raise UserError("no annotated dialogue to train on", store.folder, remedy=Action.ANNOTATE)
-    synthetic = [
-        (s.annotation_id, s.id, s.dialogue)
-        for s in store.synthetic()
-        if s.kept
-        and s.annotation_id in originals
-        and s.dialogue is not None
+    for rewrite in store.synthetic():
+        if not rewrite.kept or rewrite.dialogue is None or (rewrite.annotation_id, None) not in dialogues:
+            continue
         # A rewrite can be older than the held-out dialogue of which it is a near-duplicate.
-        and not any(are_near_duplicates(s.dialogue, other) for other in held_out)
-    ]
-    sources: list[tuple[int, int | None]] = [(annotation, None) for annotation in originals]
-    sources += [(annotation, rewrite) for annotation, rewrite, _ in synthetic]
-    return TrainingSet(sources, [*originals.values(), *(dialogue for _, _, dialogue in synthetic)])
+        if not any(are_near_duplicates(rewrite.dialogue, other) for other in held_out):
+            dialogues[rewrite.annotation_id, rewrite.id] = rewrite.dialogue
+    return TrainingSet(dialogues)
