@@ -32,7 +32,7 @@ from tests.support.worker_functions import (
     exit_with,
     ignore_sigterm,
     kill_own_process,
-    mark_start,
+    mark_node_and_wait,
     raise_stopped,
     return_unpicklable,
     sum_columns,
@@ -340,16 +340,31 @@ def two_nodes(ray: Any) -> Iterator[Any]:
 def test_every_job_finishes_once_though_a_machine_dies(two_nodes: Any, tmp_path: Path) -> None:
     cluster, other = two_nodes
     jobs = [Job(str(number), (str(tmp_path), number)) for number in range(14)]
-    results: list[JobResult] = []
-    for result in run_jobs(mark_start, jobs, ray_address=cluster.address):
-        results.append(result)
-        if len(results) == 3:
-            cluster.remove_node(other, allow_graceful=False)
+
+    def starts() -> list[list[str]]:
+        """Return a line `node process` for each start of each job."""
+        return [path.read_text().splitlines() for path in tmp_path.iterdir() if path.name != "release"]
+
+    def processes_of_other() -> list[int]:
+        """Return the processes that run jobs on the machine."""
+        nodes = [line.split() for lines in starts() for line in lines]
+        return [int(process) for node, process in nodes if node == other.node_id]
+
+    def remove_other() -> None:
+        """Remove the machine once a job runs there, and let the other jobs finish when its processes are gone."""
+        eventually(lambda: bool(processes_of_other()), timeout_s=120)
+        cluster.remove_node(other, allow_graceful=False)
+        eventually(lambda: not any(map(is_running, processes_of_other())), timeout_s=120)
+        (tmp_path / "release").touch()
+
+    remover = threading.Thread(target=remove_other)
+    remover.start()
+    results = list(run_jobs(mark_node_and_wait, jobs, ray_address=cluster.address))
+    remover.join()
     assert [result.error for result in results] == [None] * 14
     assert sorted(result.result for result in results) == list(range(14))
-    starts = [len(mark.read_text().splitlines()) for mark in tmp_path.iterdir()]
     # Unless something was lost with the machine and started again, this test shows nothing.
-    assert max(starts) > 1
+    assert max(map(len, starts())) > 1
 
 
 @pytest.mark.slow

@@ -90,10 +90,12 @@ def describe_blas(_: object) -> tuple[int | None, str, str | None]:
     return blas.thread_count(), os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("RAY_USAGE_STATS_ENABLED")
 
 
-def mark_start(argument: tuple[str, int]) -> int:
-    """Append a line to the file of this number, take a while, and return the number."""
+def mark_node_and_wait(argument: tuple[str, int]) -> int:
+    """Append this Ray node and process to the file of this number, wait for the file `release`, return the number."""
+    import ray
+
     folder, number = argument
     with open(Path(folder, f"{number}"), "a") as marks:
-        marks.write(f"{os.getpid()}\n")
-    time.sleep(0.4)
+        marks.write(f"{ray.get_runtime_context().get_node_id()} {os.getpid()}\n")
+    wait_for_file(Path(folder, "release"))
     return number
