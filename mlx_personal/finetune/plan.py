@@ -48,6 +48,7 @@ class TrainingPlan:
         data: The samples.
         config: The settings, which the loop does not read itself.
         memory: The use of memory: tokens of a micro-batch, gradient checkpointing, size of the activation cache.
+        probe: Indices in `data.all` of the samples of the equivalence check.
         order: The samples of each step; None for a random order that depends on the forward mode.
         forward_mode: The forward mode; before `select_forward_mode` the fastest one.
         fallback_reason: Why a faster mode is not used; empty for the fastest.
@@ -56,6 +57,7 @@ class TrainingPlan:
     data: TrainingData
     config: LoRAConfig
     memory: MemoryPlan
+    probe: tuple[int, ...]
     order: SampleOrder | None = None
     forward_mode: ForwardMode = FORWARD_MODES[0]
     fallback_reason: str = ""
@@ -64,11 +66,6 @@ class TrainingPlan:
     def trained(self) -> list[Sample]:
         """The samples that are trained on, to which `PlannedStep.indices` refer."""
         return self.data.trained
-
-    @functools.cached_property
-    def probe(self) -> list[int]:
-        """Indices in `data.all` of the samples of the equivalence check."""
-        return select_probe(self.data.all)
 
     @functools.cached_property
     def lengths(self) -> list[int]:
@@ -146,7 +143,11 @@ class TrainingPlan:
 
 
 def plan_training(
-    data: TrainingData, config: LoRAConfig, memory: MemoryPlan | None = None, order: SampleOrder | None = None
+    data: TrainingData,
+    config: LoRAConfig,
+    memory: MemoryPlan | None = None,
+    order: SampleOrder | None = None,
+    probe: Sequence[int] | None = None,
 ) -> TrainingPlan:
     """Plan a training run without the model.
 
@@ -155,11 +156,14 @@ def plan_training(
         config: The settings.
         memory: The use of memory; `plan_memory` plans one that fits the machine.
         order: The samples of each step; by default every sample once per epoch, in random order.
+        probe: Indices of the samples of the equivalence check; None for those of `select_probe`.
 
     Returns:
         The plan.
     """
-    return TrainingPlan(data, config, memory or MemoryPlan(), order)
+    if probe is None:
+        probe = select_probe(data.all) if data.all else ()
+    return TrainingPlan(data, config, memory or MemoryPlan(), tuple(probe), order)
 
 
 def plan_for_model(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> TrainingPlan:
@@ -176,7 +180,8 @@ def plan_for_model(lm: LanguageModel, data: TrainingData, config: LoRAConfig) ->
     Raises:
         UserError: If the training run does not fit into memory.
     """
-    return plan_training(data, config, plan_memory(lm, data, config))
+    probe = select_probe(data.all)
+    return plan_training(data, config, plan_memory(lm, data, config, probe), probe=probe)
 
 
 def select_forward_mode(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -> TrainingPlan:

@@ -109,15 +109,16 @@ class SampleSizes:
     probe: Sequence[int] | None = None
 
     @classmethod
-    def from_data(cls, data: TrainingData) -> SampleSizes:
+    def from_data(cls, data: TrainingData, probe: Sequence[int] | None = None) -> SampleSizes:
         """Return the sizes of the samples of a training run.
 
         Args:
             data: The samples.
+            probe: Indices of the samples of the equivalence check; None for those of `select_probe`.
         """
         samples: list[Sample] = data.all
         lengths, targets = [len(s) for s in samples], [int(s.is_target.sum()) for s in samples]
-        return cls(lengths, targets, len(data.trained), select_probe(samples))
+        return cls(lengths, targets, len(data.trained), select_probe(samples) if probe is None else probe)
 
     @property
     def trained_count(self) -> int:
@@ -144,13 +145,16 @@ class SampleSizes:
         return [self.lengths[i] for i in indices], [self.targets[i] for i in indices]
 
 
-def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
+def plan_memory(
+    lm: LanguageModel, data: TrainingData, config: LoRAConfig, probe: Sequence[int] | None = None
+) -> MemoryPlan:
     """Plan the memory of a training run on this machine.
 
     Args:
         lm: The base model, without an adapter.
         data: The samples.
         config: The settings.
+        probe: Indices of the samples of the equivalence check; None for those of `select_probe`.
 
     Returns:
         The fastest plan that fits.
@@ -159,7 +163,7 @@ def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> Me
         UserError: If no plan fits.
     """
     spec = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
-    return fastest_plan(spec, SampleSizes.from_data(data), config, usable_memory_bytes())
+    return fastest_plan(spec, SampleSizes.from_data(data, probe), config, usable_memory_bytes())
 
 
 def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limit_bytes: int | None) -> MemoryPlan:
