@@ -103,4 +103,13 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (run_id, position)
     );
     """,
+    """
+    -- What was measured about a base model once, such as the probe of its chat template. Values are JSON.
+    CREATE TABLE model_records (
+        model TEXT NOT NULL,  -- fingerprint of the base
+        kind TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (model, kind)
+    );
+    """,
 )

@@ -516,6 +516,27 @@ class Store:
             self._set_meta("fingerprint", fingerprint)
             self._set_meta("model", name)
 
+    def model_record(self, kind: str) -> Any:
+        """Return what was measured about the current base model, or None if it was not measured yet.
+
+        Args:
+            kind: What was measured, such as `chat_format`.
+        """
+        query = "SELECT value FROM model_records WHERE model = ? AND kind = ?"
+        row = self.database.fetch_one(query, self.fingerprint(), kind)
+        return None if row is None else json.loads(row[0])
+
+    def set_model_record(self, kind: str, value: Any) -> None:
+        """Store what was measured about the current base model, replacing an earlier measurement.
+
+        Args:
+            kind: What was measured.
+            value: Anything that JSON can represent.
+        """
+        with self.transaction() as connection:
+            row = (self.fingerprint(), kind, json.dumps(value, ensure_ascii=False))
+            connection.execute("INSERT OR REPLACE INTO model_records VALUES (?, ?, ?)", row)
+
     def embedding_signature(self) -> str | None:
         """Return the embedder and the estimator of the stored vectors and entropies; None before the first ones."""
         return self._meta("embedded_by")

@@ -93,7 +93,8 @@ class Database:
 
     Args:
         folder: The folder; created, accessible only to its owner, if it does not exist.
-        write: Open for writing and lock the folder, so that a second writer fails at once.
+        write: Open for writing and lock the folder, so that a second writer fails at once. A database of an older
+            version is migrated in any case.
         schema: The database's schema.
 
     Attributes:
@@ -122,7 +123,10 @@ class Database:
                     if write:
                         os.chmod(self.path, 0o600)
                         self._connection.execute("PRAGMA journal_mode = WAL")
-                    self._migrate(write)
+                    if write:
+                        self._migrate()
+                    elif self._version() < len(schema.migrations):
+                        Database(folder, True, schema).close()  # only a writer can migrate it
             except OSError as error:
                 raise from_os_error(error, folder, schema.access_hint) from error
             on_failure.pop_all()  # From here on, `close` closes them.
@@ -224,16 +228,17 @@ class Database:
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         return connection
 
-    def _migrate(self, write: bool) -> None:
-        """Apply the migrations that the database lacks, each in its own transaction."""
-        kind, migrations = self._schema.kind, self._schema.migrations
+    def _version(self) -> int:
+        """Return how many migrations have been applied."""
         version = self.fetch_int("PRAGMA user_version")
-        if version > len(migrations):
-            raise UserError(f"this {kind} was written by a newer mlx-personal", self.path, "upgrade mlx-personal")
-        if version < len(migrations) and not write:
-            raise UserError(
-                f"this {kind} was created by an older version", self.path, "run it once to bring it up to date"
-            )
+        if version > len(self._schema.migrations):
+            what = f"this {self._schema.kind} was written by a newer mlx-personal"
+            raise UserError(what, self.path, "upgrade mlx-personal")
+        return version
+
+    def _migrate(self) -> None:
+        """Apply the migrations that the database lacks, each in its own transaction."""
+        kind, version, migrations = self._schema.kind, self._version(), self._schema.migrations
         for number, statements in enumerate(migrations[version:], start=version + 1):
             logger.debug("migrating a %s to version %d", kind, number)
             self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")

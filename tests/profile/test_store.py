@@ -217,7 +217,7 @@ def test_the_log_of_a_killed_writer_is_read_or_refused_but_never_ignored(
         Store(open_folder / "profile", write=False)
 
 
-def test_a_database_of_an_older_version_is_migrated_by_a_writer(tmp_path: Path) -> None:
+def test_a_database_of_an_older_version_is_migrated_by_a_reader_too(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "profile.db") as connection:
         connection.executescript("DROP TABLE promotions; DROP TABLE training_rows; PRAGMA user_version = 0")
@@ -225,10 +225,10 @@ def test_a_database_of_an_older_version_is_migrated_by_a_writer(tmp_path: Path) 
         for table in tables:
             if not table.startswith("sqlite_"):
                 connection.execute(f"DROP TABLE {table}")
-    with pytest.raises(UserError, match="older version"):
-        Store(tmp_path, write=False)
-    Store(tmp_path).close()
-    Store(tmp_path, write=False).close()
+    reader = Store(tmp_path, write=False)
+    assert reader.promotions() == []
+    Store(tmp_path).close()  # the reader holds no lock
+    reader.close()
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
@@ -304,3 +304,14 @@ def test_an_empty_profile_has_empty_counts(store: Store) -> None:
     assert (store.open_question_count(), store.unsynthesized_count(), store.last_preferred_id()) == (0, 0, 0)
     counts = store.annotation_counts()
     assert (counts.annotated, counts.held_out, counts.skipped) == (0, 0, 0)
+
+
+def test_a_model_record_belongs_to_the_current_base_model(store: Store) -> None:
+    store.set_model("first", "f1")
+    assert store.model_record("chat_format") is None
+    store.set_model_record("chat_format", {"end_token": "<|im_end|>"})
+    store.set_model_record("chat_format", {"end_token": "</s>"})
+    assert store.model_record("chat_format") == {"end_token": "</s>"}
+    assert store.model_record("prompt_style") is None
+    store.set_model("second", "f2")
+    assert store.model_record("chat_format") is None
