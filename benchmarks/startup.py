@@ -20,8 +20,9 @@ from pathlib import Path
 import benchmarks
 from benchmarks.arguments import positive_int
 from mlx_personal import Dialogue
-from mlx_personal.profile import Home, Store
+from mlx_personal.profile import Store
 from mlx_personal.reporting import markdown_table
+from mlx_personal.storage.home import Home
 
 # `sys.argv[0]` is what shell completion derives the name of its variable from.
 PROGRAM = (sys.executable, "-c", "import sys; sys.argv[0] = 'mlx-personal'; from mlx_personal.cli import main; main()")

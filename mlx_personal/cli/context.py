@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.personalizer import Personalizer
-    from mlx_personal.profile.home import Home
+    from mlx_personal.storage.home import Home
 
 # The number of a dialogue or an adapter; the database counts from 1 and holds 64 bits.
 ID: Final = click.IntRange(1, 2**63 - 1)
@@ -44,7 +44,7 @@ class CommandContext:
     @functools.cached_property
     def home(self) -> Home:
         """The folder of all profiles."""
-        from mlx_personal.profile.home import Home
+        from mlx_personal.storage.home import Home
 
         return Home(self.home_folder) if self.home_folder is not None else Home.default()
 

@@ -1,6 +1,5 @@
-"""Profiles on disk: the home folder, a profile's SQLite database, and the records it stores."""
+"""Profiles on disk: a profile's SQLite database, and the records it stores."""
 
-from mlx_personal.profile.home import Home
 from mlx_personal.profile.records import (
     AdapterRow,
     AnnotationCounts,
@@ -22,7 +21,6 @@ __all__ = [
     "BinRow",
     "DecisionRow",
     "DialogueRow",
-    "Home",
     "NewSynthetic",
     "RunRow",
     "Store",

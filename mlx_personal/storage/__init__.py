@@ -1,1 +1,1 @@
-"""Everything that is written to disk: atomic files and folders, and SQLite databases."""
+"""Everything that is written to disk: the home folder, atomic files and folders, and SQLite databases."""

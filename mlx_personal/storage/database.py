@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mlx_personal.errors import Action, Remedy, UserError, from_os_error, from_sqlite_error
+from mlx_personal.errors import Action, Remedy, StorageError, UserError, from_os_error, from_sqlite_error
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ def _acquire_lock(path: Path, schema: DatabaseSchema) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         file.close()
-        raise UserError(
+        raise StorageError(
             f"this {schema.kind} is in use by another process ({holder})",
             path.parent,
             f"wait for it, or {schema.busy_hint}",

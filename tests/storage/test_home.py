@@ -11,8 +11,7 @@ import click
 import pytest
 
 from mlx_personal.errors import UserError
-from mlx_personal.profile import Home
-from mlx_personal.profile.home import application_folder
+from mlx_personal.storage.home import Home, application_folder
 
 
 @pytest.mark.parametrize("platform", ["darwin", "linux"])
@@ -36,7 +35,7 @@ def test_the_environment_names_another_home(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_home_is_found_without_click_and_mlx() -> None:
     code = (
-        "import sys; import mlx_personal.profile.home; print(sorted({'click', 'mlx.core', 'rich'} & set(sys.modules)))"
+        "import sys; import mlx_personal.storage.home; print(sorted({'click', 'mlx.core', 'rich'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
