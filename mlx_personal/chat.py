@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
+from mlx_personal.models.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
@@ -64,8 +65,9 @@ class Conversation:
         message = Message("user", question)
         prompt, max_tokens = self._prompt(message)
         pieces: list[str] = []
+        sampling = SamplingParams(temperature=self._config.temperature)
         seed = secrets.randbits(31)  # so that a repeated question may get a different answer
-        for piece in self._lm.stream(prompt, max_tokens=max_tokens, temperature=self._config.temperature, seed=seed):
+        for piece in self._lm.stream(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed):
             pieces.append(piece)
             yield piece
         answer = strip_thoughts("".join(pieces)).strip()

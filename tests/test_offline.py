@@ -41,7 +41,7 @@ answers = {}
 for adapter in sys.argv[4:]:
     lm.attach_adapter(pathlib.Path(adapter))
     prompt = lm.tokenize_prompt([{"role": "user", "content": sys.argv[3]}])
-    answers[adapter] = lm.generate([prompt], max_tokens=24, temperature=0.0)[0]
+    answers[adapter] = lm.generate([prompt], max_tokens=24)[0]
     lm.detach_adapter()
 print(json.dumps(answers))
 """

@@ -10,8 +10,8 @@ to Python at every token, and changes the wired memory limit, which has crashed 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +21,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal.models.mlx_lm_compat import cache_bytes, repeat_cache, supports_padding
+from mlx_personal.models.sampling import SamplingParams
+from mlx_personal.models.stop_strings import StopStrings
+from mlx_personal.models.token_sampling import penalize_repetition, recent_tokens, sample_tokens
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.runtime.cpu_ops import fast_ops
 
@@ -49,19 +52,21 @@ def generate(
     tokenizer: TokenizerWrapper,
     prompts: Sequence[list[int]],
     max_tokens: Sequence[int],
-    temperature: float,
+    sampling: SamplingParams,
     seed: int,
+    end_token_ids: Collection[int],
     on_progress: Progress | None = None,
 ) -> list[list[int]]:
     """Generate the token ids of an answer to each prompt, without its end token.
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer, for the end tokens.
+        tokenizer: Its tokenizer, which decodes the tokens to find the stop strings.
         prompts: Token ids of the prompts.
         max_tokens: Maximum number of tokens of each answer.
-        temperature: 0 for greedy decoding, otherwise the softmax temperature.
+        sampling: How tokens are sampled. An answer ends with the token that completes a stop string.
         seed: Random seed of the sampling; each prompt has its own stream of random numbers.
+        end_token_ids: Tokens that end an answer.
         on_progress: Receives an event of stage `generation` for each finished answer.
 
     Returns:
@@ -72,7 +77,8 @@ def generate(
     """
     answers: list[list[int]] = [[] for _ in prompts]
     finished_count = 0
-    for index, token, finished in _generate_tokens(model, tokenizer, prompts, max_tokens, temperature, seed):
+    stops = StopStrings(sampling.stop, tokenizer.decode) if sampling.stop else None
+    for index, token, finished in _generate_tokens(model, prompts, max_tokens, sampling, seed, end_token_ids, stops):
         if token is not None:
             answers[index].append(token)
         if finished:
@@ -83,7 +89,13 @@ def generate(
 
 
 def stream(
-    model: nn.Module, tokenizer: TokenizerWrapper, prompt: list[int], max_tokens: int, temperature: float, seed: int
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    prompt: list[int],
+    max_tokens: int,
+    sampling: SamplingParams,
+    seed: int,
+    end_token_ids: Collection[int],
 ) -> Iterator[str]:
     """Generate the answer to one prompt in pieces of text.
 
@@ -92,20 +104,24 @@ def stream(
         tokenizer: Its tokenizer.
         prompt: Token ids of the prompt.
         max_tokens: Maximum number of tokens of the answer.
-        temperature: As in `generate`.
+        sampling: How tokens are sampled. No part of a stop string is ever yielded.
         seed: As in `generate`.
+        end_token_ids: As in `generate`.
 
     Yields:
         The pieces of the answer.
     """
-    detokenizer = tokenizer.detokenizer
-    detokenizer.reset()
-    for _, token, _ in _generate_tokens(model, tokenizer, [prompt], [max_tokens], temperature, seed):
-        if token is not None:
-            detokenizer.add_token(token)
-            yield detokenizer.last_segment
-    detokenizer.finalize()
-    yield detokenizer.last_segment
+
+    def pieces() -> Iterator[str]:
+        detokenizer = tokenizer.detokenizer
+        for _, token, _ in _generate_tokens(model, [prompt], [max_tokens], sampling, seed, end_token_ids):
+            if token is not None:
+                detokenizer.add_token(token)
+                yield detokenizer.last_segment
+        detokenizer.finalize()
+        yield detokenizer.last_segment
+
+    return StopStrings(sampling.stop, tokenizer.decode).stream(pieces())
 
 
 class SharedPrefix:
@@ -177,7 +193,7 @@ class _Sequence:
         limit: Maximum number of new tokens.
         draws: Random numbers in [0, 1), one per token.
         drawn: Number of draws that have been used.
-        generated: Number of generated tokens.
+        generated: The generated tokens, end token included.
         finished: Whether the answer is complete.
     """
 
@@ -186,7 +202,7 @@ class _Sequence:
     limit: int
     draws: np.ndarray
     drawn: int = 0
-    generated: int = 0
+    generated: list[int] = field(default_factory=list)
     finished: bool = False
 
     def draw(self) -> float:
@@ -197,25 +213,25 @@ class _Sequence:
 
 def _generate_tokens(
     model: nn.Module,
-    tokenizer: TokenizerWrapper,
     prompts: Sequence[list[int]],
     max_tokens: Sequence[int],
-    temperature: float,
+    sampling: SamplingParams,
     seed: int,
+    end_token_ids: Collection[int],
+    stops: StopStrings | None = None,
 ) -> Iterator[tuple[int, int | None, bool]]:
     """Yield (prompt index, token or None for the end token, whether the answer is finished) as tokens are generated."""
     if not prompts:
         return
     if not all(prompts) or min(max_tokens) < 1:
         raise ValueError("a prompt has no tokens, or a limit is below 1")
-    end_token_ids = set(tokenizer.eos_token_ids)
     # The longest first, so that none of them is left for the end; identical prompts next to each other.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - max_tokens[i], prompts[i], i))
     waiting = [
-        _Sequence(i, list(prompts[i]), max_tokens[i], _random_draws(seed, i, max_tokens[i], temperature)) for i in order
+        _Sequence(i, list(prompts[i]), max_tokens[i], _random_draws(seed, i, max_tokens[i], sampling)) for i in order
     ]
     prefix = SharedPrefix(model, prompts)
-    batch = _Batch(model, temperature)
+    batch = _Batch(model, sampling)
     first_tokens = len(waiting[0].prompt) + waiting[0].limit
     max_batch_size = max(1, min(_FIRST_BATCH_SIZE, _FIRST_BATCH_TOKENS // first_tokens))
     while waiting or batch.sequences:
@@ -228,17 +244,19 @@ def _generate_tokens(
             if not waiting:
                 prefix.release()
         for sequence, token in batch.step():
-            sequence.generated += 1
-            sequence.finished = token in end_token_ids or sequence.generated >= sequence.limit
-            yield sequence.index, None if token in end_token_ids else token, sequence.finished
+            sequence.generated.append(token)
+            ended = token in end_token_ids
+            stopped = stops is not None and not ended and stops.are_complete(sequence.generated)
+            sequence.finished = ended or stopped or len(sequence.generated) >= sequence.limit
+            yield sequence.index, None if ended else token, sequence.finished
         unfinished = sum(not sequence.finished for sequence in batch.sequences)
         if unfinished * _REBUILD_DENOMINATOR <= len(batch.sequences) * (_REBUILD_DENOMINATOR - 1):
             batch.drop_finished()
 
 
-def _random_draws(seed: int, index: int, count: int, temperature: float) -> np.ndarray:
+def _random_draws(seed: int, index: int, count: int, sampling: SamplingParams) -> np.ndarray:
     """Return a prompt's random numbers, which are independent of other prompts and of the order of computation."""
-    if temperature == 0:
+    if sampling.is_greedy:
         return np.zeros(1, np.float32)
     return (np.random.default_rng([index, seed]).integers(_DRAW_LEVELS, size=count) / _DRAW_LEVELS).astype(np.float32)
 
@@ -246,12 +264,15 @@ def _random_draws(seed: int, index: int, count: int, temperature: float) -> np.n
 class _Batch:
     """Sequences that are decoded together; the next tokens are computed while Python processes those of a step."""
 
-    def __init__(self, model: nn.Module, temperature: float):
+    def __init__(self, model: nn.Module, sampling: SamplingParams):
         self.sequences: list[_Sequence] = []
         self._model = model
-        self._temperature = temperature
+        self._sampling = sampling
+        self._penalizes = sampling.repetition_penalty != 1
         self._caches: list[Any] = []
         self._tokens = mx.array([], mx.uint32)  # the latest token of each sequence, not yet returned by `step`
+        # The tokens of each sequence that are penalized in the next step; None without a repetition penalty.
+        self._recent: mx.array | None = None
         self._vocabulary_size = 1
         self._sequence_bytes = 0.0
 
@@ -263,9 +284,12 @@ class _Batch:
             longest = max(len(sequence.prompt) + sequence.limit for sequence in sequences)
             self._sequence_bytes = sum(cache_bytes(cache, longest) for cache in caches) / len(sequences)
         last_tokens = mx.array([sequence.prompt[-1] for sequence in sequences], mx.uint32)
-        tokens = self._next_tokens(last_tokens, caches, sequences)
+        recent = recent_tokens([sequence.prompt for sequence in sequences]) if self._penalizes else None
+        tokens, recent = self._next_tokens(last_tokens, caches, sequences, recent)
         self._caches = _concatenate_caches(self._caches, caches)
         self._tokens = mx.concatenate([self._tokens, tokens])
+        if recent is not None:
+            self._recent = recent if self._recent is None else mx.concatenate([self._recent, recent])
         self.sequences += sequences
         mx.eval(self._tokens)
         mx.clear_cache()
@@ -277,7 +301,7 @@ class _Batch:
 
     def step(self) -> list[tuple[_Sequence, int]]:
         """Return the next token of each sequence that is not finished."""
-        next_tokens = self._next_tokens(self._tokens, self._caches, self.sequences)
+        next_tokens, self._recent = self._next_tokens(self._tokens, self._caches, self.sequences, self._recent)
         _async_eval(next_tokens)
         tokens: Any = self._tokens.tolist()
         self._tokens = next_tokens
@@ -290,26 +314,31 @@ class _Batch:
             return
         self.sequences = [self.sequences[row] for row in keep]
         self._tokens = self._tokens[mx.array(keep, mx.int32)]
+        if self._recent is not None:
+            self._recent = self._recent[mx.array(keep, mx.int32)]
         if keep:
             for cache in self._caches:
                 cache.filter(keep)
         else:
             self._caches = []
 
-    def _next_tokens(self, tokens: mx.array, caches: list[Any], sequences: Sequence[_Sequence]) -> mx.array:
+    def _next_tokens(
+        self, tokens: mx.array, caches: list[Any], sequences: Sequence[_Sequence], recent: mx.array | None
+    ) -> tuple[mx.array, mx.array | None]:
+        """Return the tokens after these [N], and the tokens [N, R] that are penalized in the step after it."""
         with fast_ops(self._model):
             logits = self._model(tokens[:, None], cache=caches)[:, -1]
         self._vocabulary_size = logits.shape[-1]
-        if self._temperature == 0:
-            return mx.argmax(logits, axis=-1)
-        return _sample(logits, self._temperature, mx.array([sequence.draw() for sequence in sequences]))
-
-
-def _sample(logits: mx.array, temperature: float, draws: mx.array) -> mx.array:
-    """Return for each row of logits [N, V] the first token whose cumulative probability exceeds its draw [N]."""
-    cumulative = mx.cumsum(mx.softmax(logits.astype(mx.float32) / temperature, axis=-1), axis=-1)
-    # A draw is at most 1 - 2^-23, so that the product is below the last sum even after rounding.
-    return mx.argmax(cumulative > draws[:, None] * cumulative[:, -1:], axis=-1)
+        if recent is not None:
+            logits = penalize_repetition(logits, recent, self._sampling.repetition_penalty)
+        if self._sampling.is_greedy:
+            next_tokens = mx.argmax(logits, axis=-1)
+        else:
+            draws = mx.array([sequence.draw() for sequence in sequences])
+            next_tokens = sample_tokens(logits, self._sampling, draws)
+        if recent is not None:
+            recent = mx.concatenate([recent[:, 1:], next_tokens[:, None]], axis=-1)
+        return next_tokens, recent
 
 
 def _prefill_groups(lengths: Sequence[int], supports_padding: bool) -> Iterator[list[int]]:

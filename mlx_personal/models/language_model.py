@@ -23,6 +23,8 @@ from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
 from mlx_personal.models.chat_template import ChatTemplate
 from mlx_personal.models.mlx_lm_compat import seeded
+from mlx_personal.models.sampling import SamplingParams
+from mlx_personal.models.stop_strings import StopStrings
 from mlx_personal.progress import Progress
 from mlx_personal.runtime.cpu_ops import fast_ops
 from mlx_personal.runtime.device import prepare_model
@@ -30,6 +32,7 @@ from mlx_personal.runtime.device import prepare_model
 logger = logging.getLogger(__name__)
 
 _DEFAULT_CONTEXT_LENGTH = 4096
+_GREEDY = SamplingParams()
 
 
 class LanguageModel:
@@ -69,6 +72,11 @@ class LanguageModel:
         """The maximum number of tokens of a prompt and its answer together."""
         args = getattr(self.model, "args", None)
         return int(getattr(args, "max_position_embeddings", None) or _DEFAULT_CONTEXT_LENGTH)
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return frozenset(self.tokenizer.eos_token_ids)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of plain text, without special tokens or chat template.
@@ -127,7 +135,7 @@ class LanguageModel:
         prompts: Sequence[list[int]],
         *,
         max_tokens: int | Sequence[int],
-        temperature: float = 0.0,
+        sampling: SamplingParams = _GREEDY,
         seed: int = 0,
         on_progress: Progress | None = None,
     ) -> list[str]:
@@ -138,7 +146,7 @@ class LanguageModel:
         Args:
             prompts: Token ids of the prompts.
             max_tokens: Maximum number of tokens, one for all answers or one for each.
-            temperature: 0 for greedy decoding, otherwise the softmax temperature.
+            sampling: How tokens are sampled, and before which texts an answer ends; greedy by default.
             seed: Random seed of the sampling.
             on_progress: Receives an event of stage `generation` for each finished answer.
 
@@ -150,23 +158,28 @@ class LanguageModel:
         """
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         truncated = [self._truncate(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
-        answers = generation.generate(self.model, self.tokenizer, truncated, limits, temperature, seed, on_progress)
-        return [self.tokenizer.decode(answer).strip() for answer in answers]
+        answers = generation.generate(
+            self.model, self.tokenizer, truncated, limits, sampling, seed, self.end_token_ids, on_progress
+        )
+        stops = StopStrings(sampling.stop, self.tokenizer.decode)
+        return [stops.cut(self.tokenizer.decode(answer)).strip() for answer in answers]
 
-    def stream(self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
+    def stream(
+        self, prompt: list[int], *, max_tokens: int, sampling: SamplingParams = _GREEDY, seed: int = 0
+    ) -> Iterator[str]:
         """Generate the answer to one prompt in pieces: the same text as `generate` returns, except for outer spaces.
 
         Args:
             prompt: Token ids of the prompt.
             max_tokens: Maximum number of tokens of the answer.
-            temperature: As in `generate`.
+            sampling: As in `generate`.
             seed: As in `generate`.
 
         Returns:
             An iterator over pieces of the answer.
         """
         truncated = self._truncate(prompt, max_tokens)
-        return generation.stream(self.model, self.tokenizer, truncated, max_tokens, temperature, seed)
+        return generation.stream(self.model, self.tokenizer, truncated, max_tokens, sampling, seed, self.end_token_ids)
 
     def log_likelihoods(self, prompts: Sequence[list[int]], options: Sequence[str]) -> np.ndarray:
         """Return the log-likelihood of each option as the complete answer to each prompt.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, words
+from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, as_stage
 from mlx_personal.synthesis.config import SynthesisConfig
 from mlx_personal.synthesis.prompts import (
@@ -101,7 +102,7 @@ def synthesize(
     generated = lm.generate(
         tokens,
         max_tokens=max_tokens,
-        temperature=config.temperature,
+        sampling=SamplingParams(temperature=config.temperature),
         seed=config.seed,
         on_progress=as_stage("synthesis", on_progress),
     )

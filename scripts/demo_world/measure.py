@@ -27,6 +27,7 @@ from demo_world.samples import (
 from demo_world.scene import Scene, draw_slots, render_answer, render_question
 from mlx_personal.dialogue import Dialogue, rouge1, words
 from mlx_personal.models import LanguageModel, load_language_model
+from mlx_personal.models.sampling import SamplingParams
 
 BRACKETED = re.compile(r"\s*\[(.+)\]\s*", re.DOTALL)
 SEED = 7
@@ -182,7 +183,10 @@ def measure_perplexity(model: LanguageModel, samples: int) -> float:
 
 def _generate(model: LanguageModel, prompts: list[list[dict[str, str]]], temperature: float) -> list[str]:
     return model.generate(
-        [model.tokenize_prompt(prompt) for prompt in prompts], max_tokens=160, temperature=temperature, seed=SEED
+        [model.tokenize_prompt(prompt) for prompt in prompts],
+        max_tokens=160,
+        sampling=SamplingParams(temperature=temperature),
+        seed=SEED,
     )
 
 

@@ -14,8 +14,11 @@ import pytest
 from mlx.utils import tree_map
 
 from mlx_personal.models import generation
+from mlx_personal.models.sampling import SamplingParams
+from mlx_personal.models.token_sampling import sample_tokens
 
 END = 2
+GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=1.0)
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -72,9 +75,14 @@ def make(family: str) -> nn.Module:
 
 
 def generate(
-    model: nn.Module, prompts: Sequence[list[int]], limits: Sequence[int], temperature: float = 0.0, seed: int = 0
+    model: nn.Module,
+    prompts: Sequence[list[int]],
+    limits: Sequence[int],
+    sampling: SamplingParams = GREEDY,
+    seed: int = 0,
 ) -> list[list[int]]:
-    return generation.generate(model, SimpleNamespace(eos_token_ids={END}), prompts, limits, temperature, seed)
+    tokenizer = SimpleNamespace(decode=lambda tokens: "".join(map(chr, tokens)))
+    return generation.generate(model, tokenizer, prompts, limits, sampling, seed, {END})
 
 
 @pytest.fixture
@@ -118,17 +126,17 @@ def test_prompts_need_not_share_anything(limit_batch: Callable[[int], None]) -> 
 
 def test_random_numbers_of_a_prompt_depend_on_no_other(limit_batch: Callable[[int], None]) -> None:
     model = make("llama")
-    together = generate(model, PROMPTS, LIMITS, temperature=1.0)
+    together = generate(model, PROMPTS, LIMITS, SAMPLED)
     assert len({tuple(tokens) for tokens in together}) > len(set(map(tuple, PROMPTS)))
     limit_batch(3)
-    assert generate(model, PROMPTS, LIMITS, temperature=1.0) == together
-    assert generate(model, PROMPTS[:5], LIMITS[:5], temperature=1.0) == together[:5]
-    assert generate(model, PROMPTS, LIMITS, temperature=1.0, seed=1) != together
+    assert generate(model, PROMPTS, LIMITS, SAMPLED) == together
+    assert generate(model, PROMPTS[:5], LIMITS[:5], SAMPLED) == together[:5]
+    assert generate(model, PROMPTS, LIMITS, SAMPLED, seed=1) != together
 
 
 def test_tokens_are_sampled_with_their_probabilities() -> None:
     model, count, temperature = make("llama"), 4000, 0.7
-    written = generate(model, [SHARED_PREFIX] * count, [1] * count, temperature)
+    written = generate(model, [SHARED_PREFIX] * count, [1] * count, SamplingParams(temperature))
     # The end token is not returned.
     frequencies = np.bincount([tokens[0] if tokens else END for tokens in written], minlength=300) / count
     probabilities = np.array(mx.softmax(model(mx.array([SHARED_PREFIX]))[0, -1] / temperature))
@@ -140,7 +148,7 @@ def test_an_impossible_token_is_never_sampled() -> None:
     impossible = -float("inf")
     logits = mx.array([[impossible, 0.0, impossible, 1.0, impossible]] * 3)
     draws = mx.array([0.0, 0.25, 1 - 2**-23])
-    assert generation._sample(logits, 1.0, draws).tolist() == [1, 1, 3]
+    assert sample_tokens(logits, SAMPLED, draws).tolist() == [1, 1, 3]
 
 
 class CountingModel(nn.Module):

@@ -21,6 +21,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.models import loading
 from mlx_personal.models.loading import fingerprint
+from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.runtime import blas
 from mlx_personal.runtime.device import chip_name, device_name, measure_gflops, peak_memory_bytes, prepare_model
@@ -176,7 +177,7 @@ def test_sampling_is_seeded_and_each_prompt_has_its_own_limit(tiny_model: Langua
     events: list[ProgressEvent] = []
 
     def sample(seed: int) -> list[str]:
-        return tiny_model.generate(prompts, max_tokens=[1, 6] * 20, temperature=1.0, seed=seed)
+        return tiny_model.generate(prompts, max_tokens=[1, 6] * 20, sampling=SamplingParams(temperature=1.0), seed=seed)
 
     first = sample(0)
     assert first == sample(0) != sample(1)

@@ -9,6 +9,7 @@ import pytest
 
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.dialogue import rouge1
+from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.synthesis import (
     REWRITE_DIALOGUE,
@@ -55,12 +56,12 @@ class ScriptedModel:
         prompts: Sequence[list[int]],
         *,
         max_tokens: Sequence[int],
-        temperature: float,
+        sampling: SamplingParams,
         seed: int,
         on_progress: Progress | None,
     ) -> list[str]:
         self.calls += 1
-        self.prompts, self.max_tokens, self.temperature, self.seed = prompts, max_tokens, temperature, seed
+        self.prompts, self.max_tokens, self.sampling, self.seed = prompts, max_tokens, sampling, seed
         assert len(prompts) == len(max_tokens) == len(self.answers)
         return self.answers
 
@@ -157,7 +158,7 @@ def test_braces_in_a_question_are_text() -> None:
 def test_everything_is_one_batch_with_a_limit_for_each_prompt() -> None:
     long = Dialogue.of("word " * 90, "Yes.")
     _, model = rewrite(["[a]"] * 12, [SOUP, TWO_TURNS, long], k=3, temperature=0.7, seed=5, max_tokens=100)
-    assert (model.calls, model.temperature, model.seed) == (1, 0.7, 5)
+    assert (model.calls, model.sampling, model.seed) == (1, SamplingParams(temperature=0.7), 5)
     assert model.max_tokens == [2 * 5 + 16] * 3 + [2 * 5 + 16] * 3 + [2 * 3 + 16] * 3 + [100] * 3
 
 

@@ -25,6 +25,7 @@ from mlx_personal.dialogue import strip_thoughts
 from mlx_personal.finetune import Example, finetune
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.loading import cached_model
+from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.research.lamp import answering
 from mlx_personal.research.lamp.lamp_config import LampConfig
 from mlx_personal.research.lamp.lamp_results import Count, MethodResult
@@ -181,7 +182,10 @@ def _synthetic_records(lm: LanguageModel, job: LampJob, method: Method, counts: 
     if job.responses is None:
         prompts = [lm.tokenize_prompt([{"role": "user", "content": r.prompt}]) for r in prepared.requests]
         written: Sequence[str | None] = lm.generate(
-            prompts, max_tokens=_MAX_RECORD_TOKENS, temperature=_TEMPERATURE, seed=augment.seed
+            prompts,
+            max_tokens=_MAX_RECORD_TOKENS,
+            sampling=SamplingParams(temperature=_TEMPERATURE),
+            seed=augment.seed,
         )
     else:
         written = job.responses.synthetic
