@@ -6,8 +6,10 @@ the entropy score (EOE). The `sentence-transformers` extra provides another embe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -138,7 +140,7 @@ class SentenceTransformerEmbedder:
         name: Identifies the embedder and its settings.
 
     Raises:
-        UserError: If the package is not installed.
+        UserError: If the package is not installed, or the model needs Python code of its own.
     """
 
     def __init__(self, model: str):
@@ -150,7 +152,9 @@ class SentenceTransformerEmbedder:
                 hint="pip install 'mlx-personal[sentence-transformers]', or set embedder = \"hidden-states\"",
             ) from error
         self.name = f"sentence-transformers:{model}"
-        self._model = SentenceTransformer(model)
+        _check_no_code(Path(model).expanduser())
+        # Other weight files than safetensors, and a model's own Python files, can run code.
+        self._model = SentenceTransformer(model, trust_remote_code=False, model_kwargs={"use_safetensors": True})
 
     def embed(self, texts: Sequence[str]) -> list[Embedding]:
         """Return the embedding of each text from the model's token embeddings.
@@ -164,6 +168,19 @@ class SentenceTransformerEmbedder:
         states = self._model.encode(list(texts), output_value="token_embeddings", convert_to_numpy=False)
         arrays = [np.asarray(s.cpu().numpy(), np.float32) for s in states]
         return [Embedding.from_states(array, self.name) for array in arrays]
+
+
+def _check_no_code(folder: Path) -> None:
+    """Raise UserError if a model folder of sentence-transformers names Python classes of another package."""
+    file = folder / "modules.json"
+    if not file.exists():
+        return
+    try:
+        types = [str(module["type"]) for module in json.loads(file.read_bytes())]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError("its modules.json is damaged", folder, "name another embedder") from None
+    if not all(name.startswith("sentence_transformers.") for name in types):
+        raise UserError("needs Python code of its own, which is never run", folder, "name another embedder")
 
 
 def make_embedder(config: EmbeddingConfig, lm: LanguageModel) -> Embedder:

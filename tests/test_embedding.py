@@ -100,7 +100,7 @@ def test_the_sentence_transformers_embedder_returns_token_states(
             return self.values
 
     class Model:
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, **_: object) -> None:
             assert name == "some-model"
 
         def encode(self, texts: list[str], output_value: str, convert_to_numpy: bool) -> list[Tensor]:

@@ -142,7 +142,7 @@ def test_the_command_line_imports_optional_components_only_inside_functions(comp
 @pytest.mark.parametrize(
     ("text", "module"),
     [
-        ("mlx_lm.load(", "models/loading.py"),
+        ("mlx_lm.load(", "models/safe_loading.py"),
         ("sqlite3.connect", "storage/database.py"),
         ("httpx2", "http_client.py"),
         ("set_wired_limit", None),

@@ -9,12 +9,13 @@ import logging
 import time
 from pathlib import Path
 
-import mlx_lm
 from huggingface_hub import errors as hub_errors
 
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models.language_model import LanguageModel
 from mlx_personal.models.mlx_lm_compat import cached_model_folder, download_model, silence_length_warnings
+from mlx_personal.models.model_folder import check_model_folder
+from mlx_personal.models.safe_loading import load_model_and_tokenizer
 from mlx_personal.runtime.device import prepare_model
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 DEMO_MODEL = "demo"
 _NETWORK_HINT = "check the network, or name a local folder"
 _DEMO_MODEL_FOLDER = Path(__file__).parent.parent / "demo" / "model"
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 silence_length_warnings()
 
@@ -42,13 +41,7 @@ def load_language_model(
         UserError: If there is no such model, it has no tokenizer, or it requires code of its own.
     """
     path, start = resolve_model(name_or_path), time.perf_counter()
-    try:
-        model, tokenizer = mlx_lm.load(str(path), lazy=lazy)[:2]
-    except OSError as error:
-        raise from_os_error(error, path) from error
-    except Exception as error:  # loaders raise anything from KeyError to SafetensorError for a damaged folder
-        reason = f"the model cannot be loaded ({error})"
-        raise UserError(reason, path, "check the folder, or name another model") from error
+    model, tokenizer = load_model_and_tokenizer(path, lazy)
     lm = LanguageModel(prepare_model(model, lazy), tokenizer, path, canonical_name(name_or_path))
     if adapter_path is not None:
         lm.attach_adapter(adapter_path)
@@ -97,10 +90,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
         path = _fetch(name)
     if not path.is_dir():
         raise UserError("is not a model folder", path, "name a folder with config.json and .safetensors files")
-    if not (path / "config.json").exists() or not any(path.glob("*.safetensors")):
-        raise UserError("no config.json or .safetensors weights in this folder", path, "name another model folder")
-    if not any((path / name).exists() for name in _TOKENIZER_FILES):
-        raise UserError("this model folder has no tokenizer", path, "add its tokenizer.json and tokenizer_config.json")
+    check_model_folder(path)
     return path
 
 

@@ -7,7 +7,10 @@ change fails there, with a message that says what to do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,55 @@ def cached_model_folder(repo: str) -> Path | None:
         return folder if any(folder.glob("*.safetensors")) else None
     except (OSError, hub_errors.HfHubHTTPError, ValueError):
         return None
+
+
+@functools.cache
+def known_model_types() -> frozenset[str]:
+    """Return the values of `model_type` in a config.json that mlx-lm has a model for."""
+    import mlx_lm.models
+
+    modules = {module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__)}
+    return frozenset(modules | set(mlx_lm_utils.MODEL_REMAPPING))
+
+
+def is_known_tokenizer(tokenizer_class: object, model_type: object) -> bool:
+    """Return whether transformers has a tokenizer of its own for a model folder, so that the folder's code is not used.
+
+    Args:
+        tokenizer_class: `tokenizer_class` of the folder's tokenizer_config.json.
+        model_type: `model_type` of its config.json.
+    """
+    from transformers.models.auto import tokenization_auto
+
+    if isinstance(tokenizer_class, str) and tokenization_auto.tokenizer_class_from_name(tokenizer_class) is not None:
+        return True
+    return isinstance(model_type, str) and model_type in tokenization_auto.TOKENIZER_MAPPING_NAMES
+
+
+_refusing_code = threading.RLock()
+
+
+@contextlib.contextmanager
+def code_of_models_refused() -> Iterator[None]:
+    """Make transformers refuse, inside the `with` block, to run a model's Python files, and to ask whether it may.
+
+    Its option `trust_remote_code` is not passed on to every loader that a model's files can name.
+    """
+    from transformers import dynamic_module_utils as modules
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("it needs Python code of its own, which is never run")
+
+    names = ("get_class_in_module", "TIME_OUT_REMOTE_CODE")
+    with _refusing_code:
+        originals = {name: getattr(modules, name) for name in names}
+        try:
+            modules.get_class_in_module = refuse  # the only place that runs a file
+            modules.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer; with 0 it raises an error at once
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(modules, name, original)
 
 
 def silence_length_warnings() -> None:

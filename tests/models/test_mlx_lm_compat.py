@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tuner import trainer
 from mlx_lm.tuner.utils import linear_to_lora_layers
+from transformers import dynamic_module_utils
 
 from mlx_personal import LanguageModel
 from mlx_personal.models import mlx_lm_compat
@@ -52,6 +53,46 @@ def test_mlx_lm_finds_a_cached_model_by_its_name(monkeypatch: pytest.MonkeyPatch
     assert mlx_lm_compat.cached_model_folder("a/b") is None, "a download without weights is not a model"
     (tmp_path / "model.safetensors").touch()
     assert mlx_lm_compat.cached_model_folder("a/b") == tmp_path
+
+
+def test_mlx_lm_keeps_its_models_in_one_package() -> None:
+    known = mlx_lm_compat.known_model_types()
+    assert_upstream(
+        {"llama", "mistral", "qwen3", "gemma3_text"} <= known and "bert" not in known,
+        "mlx-lm finds the class of a model type elsewhere than in mlx_lm.models and MODEL_REMAPPING",
+        "collect the types in known_model_types from there",
+    )
+
+
+def test_transformers_finds_tokenizers_by_class_and_by_model_type() -> None:
+    found = [
+        mlx_lm_compat.is_known_tokenizer(tokenizer_class, model_type)
+        for tokenizer_class, model_type in (("GPT2Tokenizer", None), (None, "qwen2"), ("OwnTokenizer", "own"))
+    ]
+    assert_upstream(
+        found == [True, True, False],
+        "transformers chooses a tokenizer's class by other names",
+        "let is_known_tokenizer follow AutoTokenizer.from_pretrained",
+    )
+
+
+def test_transformers_runs_a_models_code_in_one_place() -> None:
+    source = inspect.getsource(dynamic_module_utils)
+    assert_upstream(
+        source.count("exec_module(") == 1
+        and "exec_module(" in inspect.getsource(dynamic_module_utils.get_class_in_module),
+        "transformers runs the Python files of a model elsewhere too",
+        "refuse that in code_of_models_refused",
+    )
+    assert_upstream(
+        "TIME_OUT_REMOTE_CODE > 0" in inspect.getsource(dynamic_module_utils.resolve_trust_remote_code),
+        "transformers no longer skips its question whether to run code if TIME_OUT_REMOTE_CODE is 0",
+        "prevent that question in code_of_models_refused",
+    )
+    before = dynamic_module_utils.get_class_in_module
+    with mlx_lm_compat.code_of_models_refused(), pytest.raises(ValueError, match="never run"):
+        dynamic_module_utils.get_class_in_module("Model", "model.py")
+    assert dynamic_module_utils.get_class_in_module is before and dynamic_module_utils.TIME_OUT_REMOTE_CODE > 0
 
 
 def test_the_tokenizer_does_not_warn_of_long_texts(tiny_model: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
