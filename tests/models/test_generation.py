@@ -12,10 +12,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_map
+from mlx_lm.sample_utils import make_repetition_penalty
 
 from mlx_personal.models import generation
 from mlx_personal.models.sampling import SamplingParams
-from mlx_personal.models.token_sampling import sample_tokens
 
 END = 2
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=1.0)
@@ -144,13 +144,6 @@ def test_tokens_are_sampled_with_their_probabilities() -> None:
     assert np.abs(frequencies - probabilities).sum() < np.sqrt(2 / np.pi * probabilities / count).sum() * 2
 
 
-def test_an_impossible_token_is_never_sampled() -> None:
-    impossible = -float("inf")
-    logits = mx.array([[impossible, 0.0, impossible, 1.0, impossible]] * 3)
-    draws = mx.array([0.0, 0.25, 1 - 2**-23])
-    assert sample_tokens(logits, SAMPLED, draws).tolist() == [1, 1, 3]
-
-
 class CountingModel(nn.Module):
     """A model that records the shapes of its inputs."""
 
@@ -194,3 +187,54 @@ def test_memory_limits_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_prompt_or_limit_is_refused(prompts: list[list[int]], limits: list[int]) -> None:
     with pytest.raises(ValueError, match="has no tokens, or a limit is below 1"):
         generate(make("llama"), prompts, limits)
+
+
+# Penalties, filters and stop strings
+
+
+def generate_with_mlx_lm_penalty(model: nn.Module, prompt: list[int], limit: int, penalty: float) -> list[int]:
+    """Return the likeliest tokens under mlx-lm's repetition penalty, without a cache."""
+    tokens, penalize = list(prompt), make_repetition_penalty(penalty)
+    for _ in range(limit):
+        logits = np.array(penalize(mx.array(tokens), model(mx.array([tokens]))[:, -1]))[0]
+        second, first = np.sort(logits)[-2:]
+        assert first - second > 1e-3, "choose other weights: rounding may decide here"
+        tokens.append(int(np.argmax(logits)))
+        if tokens[-1] == END:
+            return tokens[len(prompt) : -1]
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("max_size", [96, 4])
+def test_repetition_is_penalized_in_the_prompt_and_in_the_answer(
+    max_size: int, limit_batch: Callable[[int], None]
+) -> None:
+    model, prompts = make("llama"), [[7], *PROMPTS[:7]]
+    limits = [30, *LIMITS[:7]]
+    limit_batch(max_size)
+    penalized = generate(model, prompts, limits, SamplingParams(repetition_penalty=1.5))
+    assert penalized == [generate_with_mlx_lm_penalty(model, p, n, 1.5) for p, n in zip(prompts, limits, strict=True)]
+    assert penalized != generate(model, prompts, limits)
+
+
+def test_filtered_samples_of_a_prompt_depend_on_no_other(limit_batch: Callable[[int], None]) -> None:
+    model = make("llama")
+    sampling = SamplingParams(1.5, top_p=0.95, top_k=60, min_p=0.01, repetition_penalty=1.2)
+    together = generate(model, PROMPTS, LIMITS, sampling)
+    limit_batch(3)
+    assert generate(model, PROMPTS, LIMITS, sampling) == together
+    assert generate(model, PROMPTS[:5], LIMITS[:5], sampling) == together[:5]
+    assert generate(model, PROMPTS, LIMITS, SAMPLED) != together
+
+
+def test_an_answer_ends_with_the_token_that_completes_a_stop_string() -> None:
+    model = make("llama")
+    unlimited = generate(model, PROMPTS, LIMITS)
+    stop = tuple(map(chr, unlimited[0][1:3]))
+    expected = []
+    for tokens in unlimited:
+        end = next((n for n, token in enumerate(tokens, 1) if chr(token) in stop), len(tokens))
+        expected.append(tokens[:end])
+    assert generate(model, PROMPTS, LIMITS, SamplingParams(stop=stop)) == expected != unlimited
+    pair = "".join(map(chr, unlimited[0][:2]))
+    assert generate(model, PROMPTS[:1], LIMITS[:1], SamplingParams(stop=(pair,))) == [unlimited[0][:2]]
