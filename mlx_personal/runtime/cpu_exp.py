@@ -45,6 +45,12 @@ def _exp(x: mx.array) -> mx.array:
 exp = mx.compile(_exp)
 """Return exp of float32 numbers clamped to [-87, 88]; NaN stays NaN. Not differentiable."""
 
+# Longer rows are summed in two steps, first in blocks. If one number is much larger than all others, as the most likely
+# token's is, each small number that is added to it loses its last digits: the gradients of a model with 49,152 tokens
+# had a relative error of 5e-5, and of 4e-6 with blocks.
+_LONGEST_SIMPLE_SUM = 4096
+_BLOCK = 128
+
 # Logits this far below the largest have the probability 0, which changes no float32 sum. Otherwise their probabilities,
 # such as those of all masked tokens, would be denormal numbers, whose products take fifty times as long.
 _LOWEST_DIFFERENCE = -80.0
@@ -69,9 +75,17 @@ def softmax(x: mx.array) -> tuple[mx.array, mx.array]:
         return mx.softmax(x, axis=-1), mx.logsumexp(x, axis=-1)
     largest = x.max(axis=-1, keepdims=True)
     exponentials: Any = _exp_of_difference(x, largest)
-    # A matrix product, because MLX's own float32 sums on a CPU lose two digits over a vocabulary.
-    sums = exponentials @ mx.ones((x.shape[-1], 1))
+    sums = _row_sums(exponentials)
     return exponentials / sums, (largest + mx.log(sums))[..., 0]
+
+
+def _row_sums(x: mx.array) -> mx.array:
+    """Sum [..., n] to [..., 1] by products, since MLX's own float32 sums on a CPU lose two digits over a vocabulary."""
+    if x.shape[-1] > _LONGEST_SIMPLE_SUM:
+        padding = -x.shape[-1] % _BLOCK
+        padded = mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) if padding else x
+        x = (padded.reshape(-1, _BLOCK) @ mx.ones((_BLOCK, 1))).reshape(*x.shape[:-1], -1)
+    return x @ mx.ones((x.shape[-1], 1))
 
 
 # Each compiled function has one result, because the compiler does not vectorize if two outputs might overlap.

@@ -293,6 +293,35 @@ def test_a_training_reports_that_it_fell_back_and_why(monkeypatch: pytest.Monkey
     assert report.losses == pytest.approx(expected.losses, rel=1e-4)
 
 
+def test_the_vocabulary_of_a_real_model_leaves_the_check_ten_times_its_rounding_errors() -> None:
+    """Real models have 50,000 logits with a large common part, on which mlx-lm's cross entropy differs by 5e-4."""
+    lm = random_models.random_model("llama-untied", vocab_size=50_257, num_hidden_layers=2)
+    head = lm.model.lm_head
+    head.weight = 4 * head.weight + 4 * mx.random.normal((64,), key=mx.random.key(1))
+    weights = random_models.with_adapter(lm, num_layers=1)
+    samples = FEW_SAMPLES[:2]
+    stock = random_models.reference_gradient(lm, weights, samples)
+    assert random_models.distance(compute(lm, weights, samples, "packed")[1], stock) > TOLERANCES[mx.float32]
+    for mode in ("packed", "padded"):
+        assert compare_with_reference(SplitModel(lm), samples, mode).error < TOLERANCES[mx.float32] / 10
+
+
+@pytest.mark.parametrize("vocabulary", [100, 128, 50_000])
+def test_the_reference_cross_entropy_and_its_gradient_equal_float64(vocabulary: int) -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(-12, 2, size=(6, vocabulary)), rng.integers(vocabulary, size=6)
+    logits[np.arange(6), rng.integers(vocabulary, size=6)] = 0.0
+    logits = logits.astype(np.float32).astype(np.float64)
+    exponentials = np.exp(logits)
+    expected = np.log(exponentials.sum(axis=1)) - logits[np.arange(6), targets]
+    expected_gradient = exponentials / exponentials.sum(axis=1, keepdims=True)
+    expected_gradient[np.arange(6), targets] -= 1
+    function: Any = lambda x: losses._cross_entropies(x, mx.array(targets)).sum()  # noqa: E731
+    loss, gradient = mx.value_and_grad(function)(mx.array(logits.astype(np.float32)))
+    assert loss.item() == pytest.approx(expected.sum(), rel=1e-6)
+    np.testing.assert_allclose(np.array(gradient), expected_gradient, atol=2e-6, rtol=2e-5)
+
+
 def test_a_model_that_cannot_be_split_uses_the_reference_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model("llama")
     weights = random_models.with_adapter(lm)

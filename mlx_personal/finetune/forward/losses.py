@@ -10,6 +10,7 @@ The output head is frozen, so each chunk's gradient is computed together with it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,9 @@ Loss = Callable[[Weights, Batch], mx.array]
 # Size of the logits of a chunk: 32 targets with a vocabulary of 128k. Smaller chunks would spend more time reading the
 # output head's weights, which each chunk reads again, than multiplying by them.
 CHUNK_BYTES = 16 * 2**20
+
+# Number of logits that the reference loss sums at once.
+_BLOCK = 128
 
 
 def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array] | None) -> Loss:
@@ -59,6 +63,9 @@ def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array]
 def reference_loss(model: nn.Module) -> Loss:
     """Return the same loss for padded batches, computed as in mlx-lm: all layers, all logits.
 
+    Only the cross entropy is not mlx-lm's function, whose float32 sum over the vocabulary loses digits on a CPU: with
+    49,152 tokens the gradients of a real model differed from float64 by 6e-4, and by 5e-6 with `_cross_entropies`.
+
     Args:
         model: The model of mlx-lm, with an adapter.
 
@@ -70,7 +77,7 @@ def reference_loss(model: nn.Module) -> Loss:
         model.update(weights)
         logits = model(mx.array(batch.inputs)).astype(mx.float32)
         target_logits = logits.reshape(-1, logits.shape[-1])[mx.array(batch.target_positions)]
-        return (nn.losses.cross_entropy(target_logits, mx.array(batch.targets)) * mx.array(batch.target_weights)).sum()
+        return (_cross_entropies(target_logits, mx.array(batch.targets)) * mx.array(batch.target_weights)).sum()
 
     return loss
 
@@ -131,6 +138,14 @@ def summed_cross_entropy(
     outputs: Any = total(hidden)
     loss: mx.array = outputs[0]
     return loss
+
+
+def _cross_entropies(logits: mx.array, targets: mx.array) -> mx.array:
+    """Return the cross entropies [n] of float32 logits [n, V], summing the vocabulary in blocks; differentiable."""
+    padding = -logits.shape[-1] % _BLOCK
+    padded = mx.pad(logits, [(0, 0), (0, padding)], constant_values=-math.inf) if padding else logits
+    log_sums = mx.logsumexp(mx.logsumexp(padded.reshape(len(targets), -1, _BLOCK), axis=-1), axis=-1)
+    return log_sums - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def _losses_and_gradient(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
