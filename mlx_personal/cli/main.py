@@ -2,7 +2,7 @@
 
 Exit code 0: the command succeeded. 1: it ran, but a check or a job failed, or a part of the result is missing. 2: the
 command or its input is wrong; one line on standard error says what, where and what to do. 128 plus the number of the
-signal, as in shells: Ctrl-C (130) or SIGTERM (143) stopped it.
+signal, as in shells: Ctrl-C (130), SIGTERM (143) or SIGHUP, the end of its terminal (129), stopped it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ page.
 
 Every command that prints a result has `--json`. The exit code is 0 if the command succeeded; 1 if it ran, but a check
 or a job failed or a part of the result is missing; 2 if the command or its input is wrong, which one line on standard
-error explains; 130 or 143 if Ctrl-C or SIGTERM stopped it."""
+error explains; 130, 143 or 129 if Ctrl-C, SIGTERM or SIGHUP (a closed terminal) stopped it."""
 
 
 def render_reference() -> str:

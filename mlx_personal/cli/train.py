@@ -93,7 +93,7 @@ def run_training(cli: CommandContext, personalizer: Personalizer, restart: bool 
         except (KeyboardInterrupt, TerminatedError) as error:
             # Outside the steps, or by a second Ctrl-C: the training itself handles the first one between two steps.
             what, hint = _INTERRUPTED[next(iter(current), "prepare")]
-            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.signal
             raise StoppedError(what, number, hint.format(run=cli.command("run"))) from None
 
 
@@ -108,7 +108,9 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
         f"{report.elapsed_s:.1f} s, {tokens_per_second:,.0f} target tokens/s, "
         f"peak memory {report.peak_memory_bytes / 1e9:.2f} GB{_estimate_text(report)}."
     ]
-    if report.resumed_from:
+    if report.resumed_from == report.steps:
+        lines.append("Its training had finished before, so nothing was trained again.")
+    elif report.resumed_from:
         lines.append(f"Resumed from step {report.resumed_from}, where it had been interrupted.")
     lines += _excluded_lines(report)
     lines += [f"Note: {note}" for note in report.notes]

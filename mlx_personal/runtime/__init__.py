@@ -9,7 +9,7 @@ Modules:
     energy: Read the energy counters of the CPU, GPU and memory.
     machine: Describe the machine of a measurement: hardware, versions and thermal state.
     memory: Usable memory, and the handling of freed memory.
-    signals: Stop a long run cleanly on SIGTERM or Ctrl-C.
+    signals: Stop a long run cleanly on SIGTERM, SIGHUP or Ctrl-C.
 
 `blas` and `energy` import no MLX, so that `blas.preload` can run first.
 """

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlx_personal.runtime.signals import StopRequest, stop_on_signal
+from mlx_personal.runtime.signals import StopRequest, TerminatedError, stop_on_signal, terminate_immediately
 
 LOOP = """
 import sys, time
@@ -30,18 +30,21 @@ print("left regularly", flush=True)
 """
 
 
+HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
 @pytest.fixture(autouse=True)
 def handlers_are_restored() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in HANDLED]
     yield
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in HANDLED] == before
 
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", HANDLED)
 def test_a_signal_becomes_a_flag(number: int) -> None:
     with stop_on_signal() as stop:
         assert stop.signal is None
@@ -56,7 +59,22 @@ def test_a_second_sigterm_changes_nothing() -> None:
         assert stop.signal == signal.SIGTERM
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_termination_raises_at_once(number: signal.Signals) -> None:
+    with pytest.raises(TerminatedError) as error, terminate_immediately():
+        send(number)
+        pytest.fail("not terminated")
+    assert error.value.signal == number
+
+
+def test_only_the_named_signals_become_a_flag() -> None:
+    with pytest.raises(TerminatedError), terminate_immediately(), stop_on_signal(signal.SIGINT) as stop:
+        send(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        send(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("first", HANDLED)
 def test_ctrl_c_after_a_first_signal_raises_at_once(first: int) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
         send(first)
@@ -105,7 +123,7 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     assert [stop.signal for stop in requests] == [None]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_process_stops_its_loop_regularly(name: str) -> None:
     with subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
