@@ -108,6 +108,14 @@ class UserError(Exception):
         return " ".join(text.split())
 
 
+class StorageError(UserError):
+    """A file or a database cannot be read or written, whatever the input is: a full disk, a missing permission, damage.
+
+    A function that skips invalid input and continues with the rest must let this error pass, because the rest would
+    fail in the same way and valid input would be reported as invalid.
+    """
+
+
 class StoppedError(UserError):
     """The work was stopped by a signal; nothing is wrong with the input.
 
@@ -126,10 +134,21 @@ class StoppedError(UserError):
 
 
 _HOME_HINT = "set MLX_PERSONAL_HOME elsewhere"
+# Errors of a name, which another name would not have.
+_NAME_ERRORS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+}
 
 
 def from_os_error(error: OSError, where: object = None, access_hint: str = _HOME_HINT) -> UserError:
-    """Return the `UserError` that explains an `OSError`.
+    """Return the `UserError` that explains an `OSError`: a `StorageError`, unless another file name or host may work.
 
     Args:
         error: The error.
@@ -138,18 +157,20 @@ def from_os_error(error: OSError, where: object = None, access_hint: str = _HOME
     """
     where = where or error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError("the disk is full", where, DISK_HINT)
+        return StorageError("the disk is full", where, DISK_HINT)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError("cannot write or read here", where, f"check its permissions, or {access_hint}")
+        return StorageError("cannot write or read here", where, f"check its permissions, or {access_hint}")
     if error.errno == errno.ENOENT:
         return UserError("no such file or folder", where, "check the name")
-    return UserError((error.strerror or str(error)).lower(), where)
+    # Errors without a number come from libraries, such as one of a damaged gzip file.
+    of_input = error.errno is None or error.errno in _NAME_ERRORS or isinstance(error, ConnectionError | TimeoutError)
+    return (UserError if of_input else StorageError)((error.strerror or str(error)).lower(), where)
 
 
 def from_sqlite_error(
     error: sqlite3.Error, where: object = None, kind: str = "profile", access_hint: str = _HOME_HINT
-) -> UserError:
-    """Return the `UserError` that explains an SQLite failure.
+) -> StorageError:
+    """Return the `StorageError` that explains an SQLite failure.
 
     Args:
         error: The error.
@@ -159,11 +180,13 @@ def from_sqlite_error(
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
-        return UserError("the disk is full or failing", where, DISK_HINT)
+        return StorageError("the disk is full or failing", where, DISK_HINT)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return UserError(f"the {kind} is in use by another process", where, "wait for it to finish")
+        return StorageError(f"the {kind} is in use by another process", where, "wait for it to finish")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return UserError(f"the {kind} cannot be written or read", where, f"check its permissions, or {access_hint}")
+        return StorageError(f"the {kind} cannot be written or read", where, f"check its permissions, or {access_hint}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return UserError(f"the {kind}'s database is damaged", where, f"restore it from a backup, or use another {kind}")
-    return UserError(f"the {kind}'s database failed ({error})", where)
+        return StorageError(
+            f"the {kind}'s database is damaged", where, f"restore it from a backup, or use another {kind}"
+        )
+    return StorageError(f"the {kind}'s database failed ({error})", where)

@@ -18,7 +18,7 @@ from mlx_personal.augmentation.ledger import Ledger
 from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.response_cache import ResponseCache
 from mlx_personal.augmentation.server import RetryableError, Server
-from mlx_personal.errors import StoppedError, UserError
+from mlx_personal.errors import StoppedError, StorageError, UserError
 from mlx_personal.http_client import Session, TransportError
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.runtime.signals import StopRequest, stop_on_signal
@@ -129,10 +129,13 @@ def fetch_responses(
         logger.info("sending %d requests, %d responses are cached", len(missing), cached)
         with stop_on_signal() as stop:
             asyncio.run(run.send_all(concurrency, stop))
+        stored = f"{cached + run.new} of {len(by_key)} responses are stored"
+        if isinstance(run.refusal, StorageError):
+            raise StorageError(f"{run.refusal.what}, {stored}", run.refusal.where, run.refusal.hint)
         if run.refusal is not None:
             raise run.refusal
         if stop.signal is not None:
-            what = f"stopped; {cached + run.new} of {len(by_key)} responses are stored"
+            what = f"stopped; {stored}"
             raise StoppedError(what, stop.signal, _RESUME_HINT)
     responses = {key: cache.get(key) for key in by_key}
     texts = tuple(

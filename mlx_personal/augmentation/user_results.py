@@ -1,6 +1,7 @@
 """The results of a run: for each user an adapter, the synthetic records it was trained on, and a database row.
 
-The row is written last and deleted first, so an adapter with a row is complete.
+The row is written last and deleted just before its adapter is replaced. So an adapter with a row is complete, and a
+full disk leaves the earlier result.
 """
 
 from __future__ import annotations
@@ -109,12 +110,13 @@ class UserResultStore:
             trained: The result of the job.
         """
         user, synthetic = job.user, trained.synthetic
-        with self._database.transaction() as connection:
-            connection.execute(f"DELETE FROM {RESULTS_TABLE} WHERE user = ?", (user.name,))
         with atomic_folder(self._adapter_folder(user.name), replace=True) as written:
             for name, content in trained.files.items():
                 (written / name).write_bytes(content)
-        atomic_write(self._folder / "synthetic" / f"{user.name}.jsonl", "".join(map(_json_line, synthetic.records)))
+            records_file = self._folder / "synthetic" / f"{user.name}.jsonl"
+            atomic_write(records_file, "".join(map(_json_line, synthetic.records)))
+            with self._database.transaction() as connection:
+                connection.execute(f"DELETE FROM {RESULTS_TABLE} WHERE user = ?", (user.name,))
         result = UserResult(
             records=len(user.records),
             skipped=user.skipped,

@@ -9,7 +9,7 @@ import click
 
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, print_styled
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,16 +81,21 @@ def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
     from mlx_personal.dialogue.readers import read_json_lines
 
     recorded, invalid = 0, []
-    for line in read_json_lines(file):
-        if isinstance(line, InvalidLine):
-            invalid.append(line)
-            continue
-        where, value = line
-        try:
-            queue.record(*_parse_verdict(value))
-            recorded += 1
-        except (ValueError, UserError) as error:
-            invalid.append(InvalidLine(where, error.what if isinstance(error, UserError) else str(error)))
+    try:
+        for line in read_json_lines(file):
+            if isinstance(line, InvalidLine):
+                invalid.append(line)
+                continue
+            where, value = line
+            try:
+                queue.record(*_parse_verdict(value))
+                recorded += 1
+            except StorageError:
+                raise  # the line is valid
+            except (ValueError, UserError) as error:
+                invalid.append(InvalidLine(where, error.what if isinstance(error, UserError) else str(error)))
+    except StorageError as error:
+        raise _after_recording(error, recorded) from error
     if invalid and not recorded:
         raise UserError(invalid[0].reason, invalid[0].where, "fix the line and run the command again")
 
@@ -100,6 +105,15 @@ def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
         print_lines(console, f"{recorded} verdicts recorded, {len(invalid)} invalid lines skipped.")
 
     return CommandResult({"judged": recorded, "bad_lines": [vars(line) for line in invalid]}, show)
+
+
+def _after_recording(error: StorageError, recorded: int) -> StorageError:
+    """Return the error with the number of verdicts that were recorded before it.
+
+    They may be given again: a verdict replaces an equal one, and a dialogue counts once toward the daily limit.
+    """
+    stored = f"{recorded} verdicts were recorded" if recorded else "no verdict was recorded"
+    return StorageError(f"{error.what}, {stored}", error.where, error.hint, remedy=error.remedy)
 
 
 def _parse_verdict(value: Any) -> tuple[int, Any, list[str] | None]:
@@ -135,7 +149,10 @@ def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
         if action in ("edit", "rewrite") and answers is None:
             print_lines(console, "Nothing was changed.")
             continue
-        queue.record(question.dialogue_id, action, answers)  # type: ignore[arg-type]
+        try:
+            queue.record(question.dialogue_id, action, answers)  # type: ignore[arg-type]
+        except StorageError as error:
+            raise _after_recording(error, annotated) from error
         annotated += 1
     return max(annotated, 0)
 

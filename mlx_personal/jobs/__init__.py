@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from typing import Any
 
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StorageError, UserError
 from mlx_personal.jobs.cores import default_workers
 from mlx_personal.jobs.job import Job, JobResult
 from mlx_personal.jobs.local import run_locally
@@ -18,10 +19,11 @@ def run_jobs(
 ) -> Generator[JobResult, None, None]:
     """Call `function` with each job's argument, and yield one result per job, in the order of completion.
 
-    A job that fails yields its error and does not stop the others. Results are only yielded, never written. `jobs` is
-    consumed only as fast as jobs can be started. The workers end when the caller leaves its loop or closes this
-    generator, on Ctrl-C, and with this process. If a process or a machine dies, a job may be computed more than once,
-    but it is still yielded once.
+    A job that fails yields its error and does not stop the others. Only if the machine is at fault, as on a full disk,
+    all jobs end with a `StorageError`, because the others would fail too. Results are only yielded, never written.
+    `jobs` is consumed only as fast as jobs can be started. The workers end when the caller leaves its loop or closes
+    this generator, on Ctrl-C, and with this process. If a process or a machine dies, a job may be computed more than
+    once, but it is still yielded once.
 
     On this machine, a job whose process dies is retried once in another process. A process runs many jobs, so a cached
     model stays loaded. Each process uses its share of the cores for matrix products, unless OPENBLAS_NUM_THREADS is
@@ -45,6 +47,7 @@ def run_jobs(
         The result of each job.
 
     Raises:
+        StorageError: If a job could not read or write its files, after the results that came before were yielded.
         UserError: If `workers` is below 1; when the first result is requested, if Ray is not installed or not
             reachable, or if workers cannot start.
         ValueError: If two jobs have the same key, or `function` belongs to a script.
@@ -55,13 +58,22 @@ def run_jobs(
         # Imported here because Ray is optional.
         from mlx_personal.jobs.ray_cluster import run_on_ray
 
-        return run_on_ray(function, _with_unique_keys(jobs), ray_address, workers)
+        return _until_storage_fails(run_on_ray(function, _with_unique_keys(jobs), ray_address, workers))
     if getattr(function, "__module__", None) == "__main__":
         raise ValueError(f"{function} is defined in a script; other processes can only import functions of modules")
     workers = workers or default_workers()
     # With fewer jobs than workers, fewer processes share the cores.
     max_workers = max(1, min(workers, len(jobs))) if isinstance(jobs, Sized) else workers
-    return run_locally(function, _with_unique_keys(jobs), max_workers)
+    return _until_storage_fails(run_locally(function, _with_unique_keys(jobs), max_workers))
+
+
+def _until_storage_fails(results: Generator[JobResult, None, None]) -> Generator[JobResult, None, None]:
+    """Yield the results up to the first that failed because of the machine, and raise its error."""
+    with contextlib.closing(results):
+        for result in results:
+            if result.storage_failed:
+                raise StorageError(result.error or "")
+            yield result
 
 
 def _with_unique_keys(jobs: Iterable[Job]) -> Iterator[Job]:

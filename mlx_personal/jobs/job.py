@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_personal.errors import StoppedError, UserError
+from mlx_personal.errors import StoppedError, StorageError, UserError, from_os_error
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class JobResult:
         result: Return value of the function; None if it failed.
         error: Why it failed, on one line; None if it did not.
         elapsed_s: Seconds that the function took, or until its process died.
+        storage_failed: Whether the job failed with a `StorageError`, so that other jobs would fail too.
     """
 
     key: str
     result: Any
     error: str | None
     elapsed_s: float
+    storage_failed: bool = False
 
 
 def run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
@@ -60,8 +62,10 @@ def run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
         signal.signal(stopped.signal, signal.SIG_DFL)
         signal.raise_signal(stopped.signal)
         raise
-    except UserError as error:
-        return JobResult(job.key, None, error.line(), time.perf_counter() - start)
+    except (UserError, OSError) as error:
+        user_error = from_os_error(error) if isinstance(error, OSError) else error
+        failed = isinstance(user_error, StorageError)
+        return JobResult(job.key, None, user_error.line(), time.perf_counter() - start, failed)
     except Exception as error:
         # One write call, because other workers write to stderr too.
         sys.stderr.write(f"{job.key}: {traceback.format_exc()}")

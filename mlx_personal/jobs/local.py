@@ -50,7 +50,8 @@ def run_locally(function: Callable[[Any], Any], jobs: Iterable[Job], workers: in
         while True:
             # Before yielding, so that workers compute while the caller processes the results.
             pool.start_jobs()
-            yield from results
+            # The caller stops at the first result of a machine whose disk is full, so it comes last.
+            yield from sorted(results, key=lambda result: result.storage_failed)
             results = pool.wait()
             if not results:
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StorageError, UserError
 from mlx_personal.evaluation import Evaluation, compare_answers, generate_answers
 from mlx_personal.finetune.report import forgetting
 from mlx_personal.models import LanguageModel
@@ -88,8 +87,12 @@ class Promoter:
         evaluation = against_current = self._compare(None, answers, held_out, on_progress)
         if current is not None and current != adapter:
             # If the files of the adapter in use are damaged or missing, the comparison with the base model decides.
-            with contextlib.suppress(UserError):
+            try:
                 against_current = self._compare(current, answers, held_out, on_progress)
+            except StorageError:
+                raise  # they may be undamaged, so the adapter in use must not be replaced without a comparison
+            except UserError as error:
+                logger.info("the adapter in use cannot be compared: %s", error)
         with self._store.transaction():
             self._store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
             if current != adapter and against_current.rouge1.gain > 0 and not exceeds_forgetting:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def load_dialogue(messages: str) -> Dialogue:
     """Return a stored dialogue.
 
     Raises:
-        UserError: If the stored text is damaged.
+        StorageError: If the stored text is damaged.
     """
     try:
         return Dialogue.from_messages(json.loads(messages))
@@ -311,5 +311,5 @@ def _load_vector(blob: bytes) -> np.ndarray:
         raise _damaged() from error
 
 
-def _damaged() -> UserError:
-    return UserError("the profile's database is damaged", hint="restore it from a backup, or use another profile")
+def _damaged() -> StorageError:
+    return StorageError("the profile's database is damaged", hint="restore it from a backup, or use another profile")

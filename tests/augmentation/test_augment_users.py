@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from mlx_personal import LanguageModel, jobs, load_language_model
-from mlx_personal.augmentation import on_device, user_jobs
+from mlx_personal.augmentation import on_device, user_jobs, user_results
 from mlx_personal.augmentation.augment_users import augment_users, preview_users
 from mlx_personal.augmentation.on_device import PreparedRequests
 from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.sampling import SampleBudget
 from mlx_personal.augmentation.task import Record, Task
-from mlx_personal.errors import Action, Remedy, UserError
+from mlx_personal.errors import Action, Remedy, StorageError, UserError
 from mlx_personal.progress import ProgressEvent
 from tests.jobs.test_jobs import ray, two_nodes
 from tests.support.augmentation import (
@@ -215,6 +215,29 @@ def test_another_setting_replaces_the_adapter(
     assert list(augment_users(folder, other, server).trained) == ["ann"]
     assert list(augment_users(folder, other, server).existing) == ["ann"]
     assert list(augment_users(folder, make_users(tiny_model_folder, "ann"), server).trained) == ["ann"]
+
+
+def test_a_full_disk_leaves_the_earlier_adapter_and_its_row(
+    folder: Path,
+    fake_server: FakeServer,
+    in_process_jobs: InProcessJobs,
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = make_server(fake_server.url)
+    augment_users(folder, make_users(tiny_model_folder, "ann"), server)
+    before = adapters(folder)
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    other = make_users(tiny_model_folder, "ann", config=dataclasses.replace(CONFIG, seed=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(user_results, "atomic_write", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            augment_users(folder, other, server)
+    assert adapters(folder) == before
+    assert list(augment_users(folder, make_users(tiny_model_folder, "ann"), server).existing) == ["ann"]
 
 
 def test_an_adapter_does_not_depend_on_other_users(

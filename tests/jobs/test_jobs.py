@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import os
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_personal.errors import UserError
-from mlx_personal.jobs import Job, JobResult, cores, default_workers, ray_cluster, run_jobs
+from mlx_personal.errors import StorageError, UserError
+from mlx_personal.jobs import Job, JobResult, cores, default_workers, local, ray_cluster, run_jobs
+from mlx_personal.jobs.job import run_job
 from tests.support.paths import ROOT
 from tests.support.worker_functions import (
     NamedArray,
@@ -140,6 +142,23 @@ def test_errors_are_on_one_line_and_stop_no_other_job(capfd: pytest.CaptureFixtu
     }
     written = capfd.readouterr().err
     assert "job 1: Traceback" in written and "in call_or_raise" in written and "UserError:" not in written
+
+
+def test_a_full_disk_stops_all_jobs_after_the_results_that_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_disk() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "file")
+
+    full = run_job(call_or_raise, Job("full", fill_disk))
+    assert (full.storage_failed, full.result) == (True, None) and "file: the disk is full" in (full.error or "")
+    # Two results that a worker pool returns at once: the one that was stored before the disk was full comes first.
+    pools = iter([[full, JobResult("done", 1, None, 0.0)], [JobResult("never read", 2, None, 0.0)], []])
+    monkeypatch.setattr(local._WorkerPool, "start_jobs", lambda self: None)
+    monkeypatch.setattr(local._WorkerPool, "wait", lambda self: next(pools))
+    results = run_jobs(call_or_raise, jobs_of(1, 2, 3), workers=1)
+    assert next(results).key == "done"
+    with pytest.raises(StorageError, match="file: the disk is full; free some space"):
+        next(results)
+    assert list(results) == []
 
 
 def test_an_unpicklable_argument_is_the_error_of_its_job_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StorageError, UserError
 from mlx_personal.evaluation import Evaluation, EvaluationConfig, compare_answers
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.profile import AdapterRow
@@ -340,6 +341,40 @@ def test_a_damaged_promoted_adapter_does_not_block_the_next_one(personalizer: Pe
     trained = personalizer.train()
     assert trained.evaluation == trained.against_current, "the base model is to beat"
     assert personalizer.adapters.rollback() is None or trained.promoted
+
+
+def test_a_failing_disk_is_no_reason_to_replace_the_adapter_in_use(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    personalizer.observe(stream(6))
+    annotate_all(personalizer)
+    first = personalizer.adapters.promote(personalizer.train().adapter.id)
+    personalizer.store.add_adapter(first.run_id, "adapters/0009", first.model)
+    shutil.copytree(personalizer.folder / first.folder, personalizer.folder / "adapters/0009")
+    attach = LanguageModel.attach_adapter
+
+    def fail_on_first(self: LanguageModel, folder: Path) -> None:
+        if folder.name == "0001":
+            raise StorageError("cannot write or read here", folder)
+        attach(self, folder)
+
+    monkeypatch.setattr(LanguageModel, "attach_adapter", fail_on_first)
+    with pytest.raises(StorageError, match="cannot write or read here"):
+        personalizer.promote_pending()
+    assert promoted_id(personalizer) == 1
+    assert "evaluate" in [step.step for step in personalizer.pending_steps()]
+
+
+def test_a_failing_disk_is_not_taken_for_a_moved_model(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: object) -> str:
+        raise StorageError("the disk is full", "cache", "free some space")
+
+    monkeypatch.setattr("mlx_personal.personalizer.personalizer.fingerprint", fail)
+    with pytest.raises(StorageError) as error:
+        personalizer.base_model()
+    assert error.value.line() == "cache: the disk is full; free some space"
 
 
 def test_each_base_model_has_its_own_history(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlx_personal.errors import UserError
+from mlx_personal.errors import StorageError, UserError
+from mlx_personal.jobs import Job
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.research.lamp import run_lamp
 from mlx_personal.research.lamp.lamp_database import LampDatabase
@@ -131,6 +132,24 @@ def test_a_failed_job_stops_no_other_user(
     in_process_jobs.fails = lambda function, job: None
     again = run_lamp(tmp_path / "run", spec)
     assert (again.num_stored, again.num_computed, again.failed) == (4, 2, [])
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_stored(
+    tmp_path: Path, world: Path, in_process_jobs: InProcessJobs, tiny_model_folder: Path
+) -> None:
+    spec = lamp_spec(world, tiny_model_folder, "non-personalized")
+
+    def fail(function: object, job: Job) -> str | None:
+        if job.key == "1":
+            raise StorageError("the disk is full", tmp_path)
+        return None
+
+    in_process_jobs.fails = fail
+    with pytest.raises(StorageError, match="the disk is full"):
+        run_lamp(tmp_path / "run", spec)
+    in_process_jobs.fails = lambda function, job: None
+    again = run_lamp(tmp_path / "run", spec)
+    assert (again.num_stored, again.num_computed, again.failed) == (1, 2, [])
 
 
 def test_a_killed_run_continues(tmp_path: Path, world: Path, tiny_model_folder: Path) -> None:
