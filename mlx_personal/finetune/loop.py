@@ -100,21 +100,25 @@ def _train(
         plan = dataclasses.replace(plan, memory=resumed.memory or plan.memory)
 
     plan.attach_adapter(lm)
-    plan = select_forward_mode(lm, plan, process_group)
-    if plan.fallback_reason:
-        notes.append(
-            f"computed in a slower mode, {plan.forward_mode}, since the fastest is not exact: {plan.fallback_reason}"
-        )
-    if resumed is not None:
-        resumed.check_forward_mode(plan.forward_mode)
-
     layout = FlatParameters(lm.model.trainable_parameters())
     first_weights = {"weights": layout.flatten(lm.model.trainable_parameters())}
     weights = process_group.broadcast_arrays(first_weights)["weights"]
     state = initial_state(weights, plan.learning_rates, plan.patience)
     if resumed is not None:
         state.restore(resumed.checkpoint)
-    resumed_from = state.step
+    resumed_from, finished = state.step, state.is_finished(len(plan.steps))
+
+    if resumed is not None and finished:
+        # Nothing is computed any more, so no forward mode is checked.
+        plan = dataclasses.replace(plan, forward_mode=resumed.forward_mode)
+    else:
+        plan = select_forward_mode(lm, plan, process_group)
+        if resumed is not None:
+            resumed.check_forward_mode(plan.forward_mode)
+    if plan.fallback_reason:
+        notes.append(
+            f"computed in a slower mode, {plan.forward_mode}, since the fastest is not exact: {plan.fallback_reason}"
+        )
 
     # A resumed training run must use the same activations: cached ones if they were cached before, else recomputed
     # ones.
@@ -122,12 +126,18 @@ def _train(
     computer = GradientComputer(
         lm, plan.data.all, plan.forward_mode, plan.memory, share_prefixes=plan.share_prefixes, use_cache=cache
     )
-    with computer.prepared(on_progress):
-        if resumed is not None and cache and computer.cache_location == "nowhere":
-            notes.append("no space for the activations that were cached before: the result will not be bit-identical")
-        prepare_s = time.perf_counter() - start
-        logger.info("training: %d steps, from step %d, %s", len(plan.steps), resumed_from, plan.forward_mode)
-        _Loop(plan, state, computer, layout, process_group, checkpoints).run(on_progress)
+    prepare_s = time.perf_counter() - start
+    if finished:
+        logger.info("the training had finished at step %d", state.step)
+    else:
+        with computer.prepared(on_progress):
+            if resumed is not None and cache and computer.cache_location == "nowhere":
+                notes.append(
+                    "no space for the activations that were cached before: the result will not be bit-identical"
+                )
+            prepare_s = time.perf_counter() - start
+            logger.info("training: %d steps, from step %d, %s", len(plan.steps), resumed_from, plan.forward_mode)
+            _Loop(plan, state, computer, layout, process_group, checkpoints).run(on_progress)
     lm.model.update(layout.unflatten(state.weights if state.best_weights is None else state.best_weights))
 
     processed_tokens = float(process_group.all_sum(mx.array([float(computer.processed_tokens)])))
@@ -167,7 +177,7 @@ class _Loop:
         with stop_on_signal() as request:
             if state.step == 0:
                 self._evaluate()
-            while state.step < len(plan.steps) and not state.stopped_early:
+            while not state.is_finished(len(plan.steps)):
                 start, number = time.perf_counter(), state.step + 1
                 stop = self._step(number, request.signal is not None)
                 if plan.is_last_of_epoch(number):
@@ -175,8 +185,9 @@ class _Loop:
                 if on_progress is not None:
                     step = make_step(plan, state, time.perf_counter() - start, mx.get_active_memory())
                     on_progress(ProgressEvent("training", number, len(plan.steps), detail=step))
-                done = number == len(plan.steps) or state.stopped_early
-                if self.checkpoints is not None and not done and (stop or number % plan.save_every == 0):
+                done = state.is_finished(len(plan.steps))
+                # The last one too, so that a finished training is not lost before its adapter is stored.
+                if self.checkpoints is not None and (stop or done or number % plan.save_every == 0):
                     cached = self.computer.cache_location != "nowhere"
                     self.checkpoints.save(state, plan, cached, self.process_group)
                 if stop and not done:
@@ -219,7 +230,7 @@ class _Loop:
             state.validation_losses.append((state.step, loss))
             # The loss before the first step is only for comparison: that adapter is never kept.
             if state.step > 0:
-                state.stopped_early = state.early_stopping.update(loss, state.step)
+                state.early_stopping.update(loss, state.step)
                 if state.early_stopping.best_step == state.step:
                     state.best_weights = state.weights
 

@@ -50,7 +50,8 @@ class TrainingReport:
         dropped_samples: Number of samples left out because they have no target.
         truncated_samples: Number of samples truncated from the left.
         target_tokens: Number of target tokens of an epoch.
-        processed_tokens: Number of tokens computed in an epoch, including padding.
+        processed_tokens: Number of tokens computed in an epoch, including padding; 0 if the training had finished
+            before this run, which only wrote the adapter.
         epochs: Number of completed epochs; fewer than configured after early stopping.
         steps: Number of completed optimizer steps.
         losses: Loss of each step.
@@ -164,7 +165,7 @@ def make_report(
         prepare_s: Seconds before the first step.
         notes: Notes for the user.
     """
-    epochs = plan.steps[state.step - 1].epoch + 1
+    epochs, computed_steps = plan.steps[state.step - 1].epoch + 1, state.step - resumed_from
     epoch_losses, epoch_ends = [], []
     for epoch in range(epochs):
         steps = [i for i in range(state.step) if plan.steps[i].epoch == epoch]
@@ -178,7 +179,7 @@ def make_report(
         dropped_samples=0,
         truncated_samples=0,
         target_tokens=count_target_tokens(plan.trained),
-        processed_tokens=round(processed_tokens / (state.step - resumed_from) * plan.steps_per_epoch),
+        processed_tokens=round(processed_tokens / max(computed_steps, 1) * plan.steps_per_epoch),
         epochs=epochs,
         steps=state.step,
         losses=tuple(state.losses),

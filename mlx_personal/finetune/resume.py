@@ -37,6 +37,12 @@ class ResumedTraining:
     cached_activations: bool
     notes: tuple[str, ...]
 
+    @property
+    def forward_mode(self) -> ForwardMode:
+        """Its forward mode."""
+        mode: ForwardMode = self.checkpoint.metadata["way"]
+        return mode
+
     def check_forward_mode(self, mode: ForwardMode) -> None:
         """Check that the forward mode is the same as before.
 
@@ -46,8 +52,8 @@ class ResumedTraining:
         Raises:
             UserError: If the saved one is another.
         """
-        saved = self.checkpoint.metadata["way"]
-        if saved != mode:
+        if self.forward_mode != mode:
+            saved = self.forward_mode
             what = f"cannot resume: the forward mode of this training run was {saved}, and only {mode} is exact here"
             raise UserError(what, remedy=Action.RESTART_TRAINING)
 

@@ -104,6 +104,11 @@ class EarlyStopping:
         self.best_step: int | None = None
         self._worse = 0
 
+    @property
+    def stopped(self) -> bool:
+        """Whether to stop, since the last losses were not better."""
+        return self._patience is not None and self._worse >= self._patience
+
     def update(self, loss: float, step: int) -> bool:
         """Record the loss after a step. If it is the best, `best_step` is that step afterwards.
 
@@ -118,7 +123,7 @@ class EarlyStopping:
             self.best, self.best_step, self._worse = loss, step, 0
         else:
             self._worse += 1
-        return self._patience is not None and self._worse >= self._patience
+        return self.stopped
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values, for `load_state_dict`."""

@@ -35,6 +35,7 @@ def finetune(
     general: Sequence[Dialogue] = (),
     metadata: Mapping[str, object] | None = None,
     checkpoint_folder: Path | None = None,
+    keep_checkpoints: bool = False,
     process_group: ProcessGroup | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingReport:
@@ -52,6 +53,9 @@ def finetune(
         metadata: Entries of `adapter_config.json` in addition to those that mlx-lm reads.
         checkpoint_folder: Folder for checkpoints. An existing checkpoint of the same training run is resumed; a
             finished run leaves none. None saves and resumes nothing.
+        keep_checkpoints: Whether a finished run leaves its last checkpoint, from which the same call writes the same
+            adapter again without training. A caller that records the adapter elsewhere discards it afterwards with
+            `checkpoint.discard`.
         process_group: The processes that train together. Each calls this with the same arguments; rank 0 writes.
         on_progress: Receives the events of `train`.
 
@@ -85,7 +89,7 @@ def finetune(
                 write_adapter(lm.model, folder, config, metadata or {})
         finally:
             lm.detach_adapter()
-    if checkpoints is not None:
+    if checkpoints is not None and not keep_checkpoints:
         checkpoints.discard(process_group)
     return dataclasses.replace(
         report,

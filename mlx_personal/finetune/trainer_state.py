@@ -27,7 +27,6 @@ class TrainerState:
         target_tokens: Number of target tokens of each completed step.
         validation_losses: (step, loss) on the validation samples.
         general_losses: (step, loss) on the general samples that measure forgetting.
-        stopped_early: Whether early stopping has ended the training.
     """
 
     weights: mx.array
@@ -38,12 +37,24 @@ class TrainerState:
     target_tokens: list[int] = field(default_factory=list)
     validation_losses: list[tuple[int, float]] = field(default_factory=list)
     general_losses: list[tuple[int, float]] = field(default_factory=list)
-    stopped_early: bool = False
 
     @property
     def step(self) -> int:
         """Number of completed steps."""
         return len(self.losses)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping has ended the training."""
+        return self.early_stopping.stopped
+
+    def is_finished(self, steps: int) -> bool:
+        """Return whether the training has ended.
+
+        Args:
+            steps: Number of steps of the training run.
+        """
+        return self.step == steps or self.stopped_early
 
     @property
     def best_step(self) -> int:

@@ -29,9 +29,9 @@ from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.readers import load_dialogues
 from mlx_personal.embedding import make_embedder
-from mlx_personal.errors import Action, Remedy, UserError
+from mlx_personal.errors import Action, Remedy, StorageError, UserError
 from mlx_personal.evaluation import Evaluation, assign_split
-from mlx_personal.finetune import TrainingEstimate, TrainingReport, estimate_training, finetune
+from mlx_personal.finetune import TrainingEstimate, TrainingReport, checkpoint, estimate_training, finetune
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
 from mlx_personal.finetune.worker import broadcast_job
@@ -233,6 +233,8 @@ class Personalizer:
             if self._lm is None:
                 self._lm = load_language_model(self.model_name, lazy=lazy)
             changed = not self._base_checked and fingerprint(resolve_model(self.model_name)) != self.fingerprint
+        except StorageError:
+            raise  # a full disk or a missing permission says nothing about where the model is
         except UserError as error:
             hint = "if the model was moved, set its new location"
             raise UserError(error.what, error.where, hint, remedy=Action.SET_BASE_MODEL) from error
@@ -412,7 +414,7 @@ class Personalizer:
         training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
         run_id = begin_training(self.store, self.config.finetune, self.fingerprint, training_set)
         adapter_folder = f"adapters/{run_id:04d}"
-        # An unfinished run has no adapter; its folder exists only if the run was interrupted right after writing it.
+        # The folder exists if the run was interrupted after writing it: it is written again from the last checkpoint.
         shutil.rmtree(self.folder / adapter_folder, ignore_errors=True)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
         broadcast_job(process_group, lm, examples, self.config.finetune, general)
@@ -425,6 +427,7 @@ class Personalizer:
                 general=general,
                 metadata={"base_model": self.model_name, "base_fingerprint": self.fingerprint},
                 checkpoint_folder=self.store.checkpoint_folder(run_id),
+                keep_checkpoints=True,
                 process_group=process_group,
                 on_progress=on_progress,
             )
@@ -432,6 +435,8 @@ class Personalizer:
         with self.store.transaction():
             adapter_id = self.store.add_adapter(run_id, adapter_folder, self.fingerprint)
             self.store.finish_run(run_id, dataclasses.asdict(report))
+        # Only now: without the row, the next call would have to train again.
+        checkpoint.discard(self.store.checkpoint_folder(run_id))
         plot = self.folder / adapter_folder / "losses.png"
         with contextlib.suppress(UserError):  # training must not fail because of a missing plot
             loss_plot_png(plot, curves_of(report))

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
+from mlx_personal.profile.leftovers import remove_leftovers
 from mlx_personal.profile.migrations import MIGRATIONS
 from mlx_personal.profile.records import (
     AdapterRow,
@@ -99,6 +100,7 @@ class Store:
         self.database = Database(folder, write, PROFILE)
         if write:
             remove_partials(folder / "adapters")
+            remove_leftovers(folder, self.database)
 
     def close(self) -> None:
         """Close the database and release the lock."""
@@ -443,7 +445,7 @@ class Store:
         return [TrainingSource(**dict(row)) for row in rows]
 
     def checkpoint_folder(self, run_id: int) -> Path:
-        """Return the folder of a training run's checkpoints, which exists until the run has finished."""
+        """Return the folder of a training run's checkpoints, which exists until its adapter is recorded."""
         return self.folder / f"training/{run_id:04d}"
 
     # Adapters

@@ -70,12 +70,26 @@ def fuse_task_adapter(
     fused, adapter, checkpoints = (folder / f"{name}{end}" for end in ("", ".adapter", ".states"))
     if fused.exists():
         logger.info("the task adapter %s is fused already", name)
+        _remove(adapter, checkpoints)  # of a run that was killed after it had fused the adapter
         return fused
     on_progress(ProgressEvent("task adapter", 0, 1, None))
     lm = cached_model(str(model_dir))
-    shutil.rmtree(adapter, ignore_errors=True)  # of a run that was killed before it fused the adapter
-    finetune(lm, list(map(Example, dialogues)), training, adapter, checkpoint_folder=checkpoints)
+    # Of a run that was killed before it fused the adapter, which is written again from the last checkpoint.
+    _remove(adapter)
+    finetune(
+        lm,
+        list(map(Example, dialogues)),
+        training,
+        adapter,
+        checkpoint_folder=checkpoints,
+        keep_checkpoints=True,
+    )
     fuse(lm, adapter, fused)
-    shutil.rmtree(adapter)
+    _remove(adapter, checkpoints)
     on_progress(ProgressEvent("task adapter", 1, 1, None))
     return fused
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

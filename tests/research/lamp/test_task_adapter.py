@@ -11,6 +11,7 @@ import pytest
 from mlx_personal import Dialogue, LanguageModel, load_language_model
 from mlx_personal.errors import UserError
 from mlx_personal.finetune import Example, finetune
+from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.finetune.fuse import fuse
 from mlx_personal.research.lamp import run_lamp, task_adapter
 from tests.support.augmentation import TRAINING, InProcessJobs
@@ -55,6 +56,31 @@ def test_a_task_adapter_is_trained_and_fused_once(
     fuse(lm, tmp_path / "adapter", tmp_path / "fused")
     plain = lamp_spec(world, tmp_path / "fused", "non-personalized", "oppu", num_users=1)
     assert run_and_read(tmp_path / "by hand", plain) == results
+
+
+def test_a_trained_adapter_is_not_trained_again_after_a_kill(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialogues = [Dialogue.of(f"Which number follows {i}?", f"It is {i + 1}.") for i in range(4)]
+
+    def fuse_adapter(folder: Path) -> Path:
+        return task_adapter.fuse_task_adapter(
+            tiny_model_folder, "base", dialogues, TRAINING, folder, lambda event: None
+        )
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = fuse_adapter(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(task_adapter, "fuse", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fuse_adapter(tmp_path / "killed")
+    with monkeypatch.context() as patched:
+        patched.setattr(GradientComputer, "gradient", killed)
+        fused = fuse_adapter(tmp_path / "killed")
+    assert (fused / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == [fused.name]
 
 
 def test_a_user_of_the_run_among_the_others_is_refused(tmp_path: Path, world: Path, tiny_model_folder: Path) -> None:
