@@ -14,8 +14,10 @@ import ipaddress
 import json
 import logging
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -33,8 +35,14 @@ logger = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S: Final = 10.0
 # Maximum time between two chunks of a download.
 _READ_TIMEOUT_S: Final = 60.0
-# Far above any response: a language model's answer is a thousandth of this.
-_MAX_RESPONSE_BYTES: Final = 64 * 2**20
+# A language model's answer is a thousandth of this. Parsed JSON may take a hundred times as much memory.
+_MAX_RESPONSE_BYTES: Final = 4 * 2**20
+# Longest part of a library's or a server's message that is repeated in an error.
+_MAX_REASON_CHARS: Final = 200
+# A Content-Length of more digits is no length of a file.
+_MAX_LENGTH_DIGITS: Final = 18
+# A Retry-After header is a number of seconds or a date; a longer one is neither.
+_MAX_RETRY_AFTER_CHARS: Final = 64
 
 
 class TransportError(Exception):
@@ -80,15 +88,15 @@ class HTTPResponse:
 
     def retry_after_s(self) -> float:
         """Return the seconds to wait before a retry, from the Retry-After header; 0 if there is none."""
-        value = self.headers.get("retry-after", "")
-        try:
-            return max(0.0, float(int(value)))
-        except ValueError:
-            pass
+        value = self.headers.get("retry-after", "").strip()
+        if len(value) > _MAX_RETRY_AFTER_CHARS:
+            return 0.0
+        if value.isascii() and value.isdecimal():
+            return float(value)
         try:
             retry_at = email.utils.parsedate_to_datetime(value)
             return max(0.0, (retry_at - datetime.datetime.now(datetime.UTC)).total_seconds())
-        except (TypeError, ValueError):  # Not a date, or one without a time zone.
+        except (TypeError, ValueError, OverflowError):  # Not a date, one without a time zone, or one beyond all years.
             return 0.0
 
 
@@ -119,6 +127,7 @@ class Session:
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             timeout=httpx.Timeout(None, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             headers={"Accept-Encoding": "identity", "Content-Type": "application/json", **(headers or {})},
+            cookies=_NoCookies(),
         )
 
     async def __aenter__(self) -> Self:
@@ -143,16 +152,16 @@ class Session:
         httpx = _import_httpx()
         body = json.dumps(payload, ensure_ascii=False).encode()
         before_sending(self.url, body)
-        received = bytearray()
+        received = _Body()
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
                 self._client.stream("POST", self.url, content=body, headers=dict(headers)) as response,
             ):
-                async for chunk in response.aiter_bytes():
-                    received += chunk
-                    if len(received) > _MAX_RESPONSE_BYTES:
-                        raise TransportError("the response does not end", sent=True)
+                received.set_encoding(response.headers.get("content-encoding", ""))
+                # Not `aiter_bytes`, which decompresses each chunk to any size.
+                async for chunk in response.aiter_raw():
+                    received.add(chunk)
         except TimeoutError:
             raise TransportError(f"no response within {self._timeout_s:g} s", sent=True) from None
         except httpx.LocalProtocolError:
@@ -161,8 +170,52 @@ class Session:
         except httpx.HTTPError as error:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
             raise TransportError(_reason(error), sent=not isinstance(error, not_sent)) from error
-        logger.debug("POST %s: HTTP %d, %d bytes", _without_query(self.url), response.status_code, len(received))
-        return HTTPResponse(response.status_code, {k.lower(): v for k, v in response.headers.items()}, bytes(received))
+        body = received.content()
+        logger.debug("POST %s: HTTP %d, %d bytes", _without_query(self.url), response.status_code, len(body))
+        return HTTPResponse(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+
+
+class _NoCookies(CookieJar):
+    """Stores and sends no cookies: they would let a server recognize its user."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Ignore the cookies of a response, which Python's parser warns about if they are malformed."""
+
+
+class _Body:
+    """The body of a response, decompressed while it arrives: at most `_MAX_RESPONSE_BYTES`, however small it was sent.
+
+    Compression is not requested, but some servers and proxies compress regardless.
+    """
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+        self._decompressor: zlib._Decompress | None = None
+
+    def set_encoding(self, encoding: str) -> None:
+        """Set the Content-Encoding of the chunks; TransportError for one that cannot be decoded."""
+        encoding = encoding.strip().lower()
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            self._decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects both formats
+        elif encoding not in ("", "identity"):
+            raise TransportError("the response has an encoding that was not requested", sent=True)
+
+    def add(self, chunk: bytes) -> None:
+        """Add a chunk; TransportError if the body becomes too long or cannot be decompressed."""
+        if self._decompressor is not None:
+            try:
+                chunk = self._decompressor.decompress(chunk, _MAX_RESPONSE_BYTES + 1 - len(self._content))
+            except zlib.error:
+                raise TransportError("the response cannot be decompressed", sent=True) from None
+        self._content += chunk
+        if len(self._content) > _MAX_RESPONSE_BYTES:
+            raise TransportError("the response does not end", sent=True)
+
+    def content(self) -> bytes:
+        """Return the whole body; TransportError if its compressed form is not complete."""
+        if self._decompressor is not None and self._content and not self._decompressor.eof:
+            raise TransportError("the response is not complete", sent=True)
+        return bytes(self._content)
 
 
 def check_url(url: str) -> None:
@@ -216,7 +269,7 @@ def download(url: str, path: Path, on_progress: Progress | None = None) -> None:
             if response.status_code != 200:
                 raise UserError(f"the server did not send the file (HTTP {response.status_code})", url, "check the URL")
             length = response.headers.get("content-length", "")
-            total = int(length) if length.isdecimal() else None
+            total = int(length) if length.isdecimal() and len(length) <= _MAX_LENGTH_DIGITS else None
             done = 0
             with atomic_file(path) as file:
                 for chunk in response.iter_raw():
@@ -256,8 +309,8 @@ def _make_client(client_class: Callable[..., Any], url: str, **options: Any) -> 
 
 
 def _reason(error: Exception) -> str:
-    """Return the text of a connection error, or its type if it has no text."""
-    return str(error) or type(error).__name__
+    """Return the beginning of a connection error's text, or its type if it has no text."""
+    return " ".join(str(error).split())[:_MAX_REASON_CHARS] or type(error).__name__
 
 
 def _import_httpx() -> ModuleType:

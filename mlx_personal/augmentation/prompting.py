@@ -18,10 +18,15 @@ from typing import Any, Final
 
 from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.dialogue import strip_thoughts
+from mlx_personal.dialogue.types import MAX_MESSAGE_CHARS
 from mlx_personal.errors import UserError, from_os_error
 
 DEFAULT_PROMPT: Final = Path(__file__).with_name("prompts") / "augment.txt"
 _SLOTS: Final = ("{labels}", "{records}")
+# A response of more characters has no record that a dialogue can hold.
+_MAX_RESPONSE_CHARS: Final = 2 * MAX_MESSAGE_CHARS
+# Opening braces that begin no JSON object, such as those of formulas in chatter.
+_MAX_BRACES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -153,11 +158,14 @@ def parse_record(response: str, task: Task) -> Record:
     Raises:
         ValueError: If there is not exactly one JSON object with a text and an answer. The message gives the reason.
     """
-    objects = _json_objects(strip_thoughts(response))
+    text_without_thoughts = strip_thoughts(response)
+    if len(text_without_thoughts) > _MAX_RESPONSE_CHARS:
+        raise ValueError("too long for a record")
+    objects = _json_objects(text_without_thoughts)
     if len(objects) != 1:
         raise ValueError(f"{len(objects)} JSON objects instead of one")
     text, answer = objects[0].get("text"), objects[0].get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
+    if _is_number(answer):
         answer = str(answer)  # most models write a score as a number
     if not isinstance(text, str) or not isinstance(answer, str):
         raise ValueError("the text or the answer is missing or not a string")
@@ -172,6 +180,7 @@ def _json_objects(text: str) -> list[dict[str, Any]]:
     """Return all outermost JSON objects in a text, in order."""
     decoder = json.JSONDecoder(strict=False)  # models write line breaks inside strings
     objects: list[dict[str, Any]] = []
+    failures = 0
     start = text.find("{")
     while start >= 0:
         end = start + 1
@@ -180,10 +189,20 @@ def _json_objects(text: str) -> list[dict[str, Any]]:
             objects.append(value)
         except RecursionError as error:
             raise ValueError("the JSON is nested too deeply") from error
-        except json.JSONDecodeError:
-            pass
+        except json.JSONDecodeError as error:
+            # Each failure may have read the rest of the text.
+            failures += 1
+            if failures >= _MAX_BRACES:
+                raise ValueError("too many braces that are no JSON") from error
         start = text.find("{", end)
     return objects
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a parsed value is a number of JSON, which has no NaN and no infinity, though Python reads them."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _match_label(answer: str, task: Task) -> str:

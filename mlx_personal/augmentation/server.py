@@ -18,6 +18,8 @@ from mlx_personal.http_client import HTTPResponse, check_url
 
 # Tokens that a server's chat template may add to a prompt.
 _TEMPLATE_TOKENS: Final = 64
+# Longest `finish_reason` that is stored; the usual ones are words like `stop`.
+_MAX_REASON_CHARS: Final = 40
 # The characters that an API key may consist of: what a header may hold, without spaces.
 _KEY_CHARACTERS: Final = "[!-~]+"
 
@@ -167,8 +169,9 @@ def _parse_completion(http_response: HTTPResponse) -> Response:
     try:
         completion = http_response.json()
         choice = completion["choices"][0]
-        # None where the server's content filter removed the text; another attempt would not help.
-        text, reason = choice["message"]["content"] or "", choice.get("finish_reason")
+        text, reason = choice["message"]["content"], choice.get("finish_reason")
+        if text is None:  # The server's content filter removed the text; another attempt would not help.
+            text = ""
         if not isinstance(text, str):
             raise TypeError("the content is not a string")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -176,11 +179,16 @@ def _parse_completion(http_response: HTTPResponse) -> Response:
     usage = completion.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Response(
-        text.encode("utf-8", "replace").decode(),  # a lone surrogate cannot be stored
-        reason if isinstance(reason, str) else None,
+        _storable(text),
+        _storable(reason[:_MAX_REASON_CHARS]) if isinstance(reason, str) else None,
         _parse_count(counts.get("prompt_tokens")),
         _parse_count(counts.get("completion_tokens")),
     )
+
+
+def _storable(text: str) -> str:
+    """Return a text without the lone surrogates that JSON may have and a database may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _parse_count(value: object) -> int | None:
