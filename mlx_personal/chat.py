@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
 from mlx_personal.models.sampling import SamplingParams
@@ -14,27 +14,54 @@ from mlx_personal.models.sampling import SamplingParams
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
 
+# Maximum number of tokens of an answer if neither the settings nor the model say one.
+_MAX_TOKENS: Final = 512
+_SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 @dataclass(frozen=True)
 class ChatConfig:
     """Settings of the answers in `chat`.
 
+    A setting that is None is the model's: that of its `generation_config.json`. Without one, answers are greedy and of
+    at most 512 tokens.
+
     Attributes:
-        temperature: Sampling temperature; 0 is greedy.
+        temperature: Softmax temperature; 0 is greedy.
+        top_p: Only the likeliest tokens whose probabilities together reach this value are sampled; 1 for all.
+        top_k: Only this number of likeliest tokens is sampled; 0 for all.
+        min_p: Smallest probability of a sampled token, relative to the likeliest token's; 0 for all.
+        repetition_penalty: Factor by which the last 20 tokens are made less likely; 1 for none.
         max_tokens: Maximum number of tokens of an answer.
+        stop: Texts before which an answer ends.
+        system: System prompt; empty for none.
 
     Raises:
         ValueError: If a setting is out of its range.
     """
 
-    temperature: float = 0.0
-    max_tokens: int = 512
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    system: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}; it must be at least 0 and finite")
-        if self.max_tokens < 1:
+        SamplingParams(**self._sampling(), stop=self.stop)
+        if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if self.system:
+            Message("system", self.system)
+
+    def sampling(self, default: SamplingParams) -> SamplingParams:
+        """Return how tokens are sampled, where settings that are None are those of `default`."""
+        return dataclasses.replace(default, **self._sampling(), stop=self.stop)
+
+    def _sampling(self) -> dict[str, Any]:
+        return {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
 
 
 class Conversation:
@@ -43,18 +70,53 @@ class Conversation:
     Args:
         lm: The model that answers, with any adapter that is attached to it.
         config: Settings of the answers.
+        seed: Random seed of the sampling: the same questions get the same answers. None for a random one.
+
+    Attributes:
+        sampling: How tokens are sampled.
+        max_tokens: Maximum number of tokens of an answer.
+        system: System prompt; empty for none.
+        recommended: The parameters in force that come from the model's `generation_config.json`.
+        notices: What the user should know about these settings, one line each.
+        on_answer: Called with the conversation so far after each complete answer; None for nothing.
     """
 
-    def __init__(self, lm: LanguageModel, config: ChatConfig):
+    def __init__(self, lm: LanguageModel, config: ChatConfig, seed: int | None = None):
+        # Here, because they import MLX, and this module is imported for its settings too.
+        from mlx_personal.models.adapter_folder import adapter_changes_nothing
+        from mlx_personal.models.generation_config import read_generation_config
+
+        recommended = read_generation_config(lm.path)
+        self.sampling = config.sampling(recommended.sampling)
+        self.max_tokens = config.max_tokens or recommended.max_tokens or _MAX_TOKENS
+        self.system = config.system
+        in_force = ("repetition_penalty",) if self.sampling.is_greedy else _SAMPLING
+        self.recommended = tuple(
+            name
+            for name in in_force
+            if getattr(config, name) is None and getattr(recommended.sampling, name) != getattr(SamplingParams(), name)
+        )
+        self.notices = [] if recommended.invalid is None else [recommended.invalid]
+        filters = [name for name in ("top_p", "top_k", "min_p") if getattr(config, name) is not None]
+        if filters and self.sampling.is_greedy:
+            self.notices.append(f"not used at temperature 0: {', '.join(filters)}")
+        if adapter_changes_nothing(lm.model):
+            self.notices.append("the adapter changes nothing: all its updates are zero")
+        self.on_answer: Callable[[Dialogue], None] | None = None
         self._lm = lm
-        self._config = config
+        self._seed = seed
+        self._questions = 0
+        self._system = (Message("system", self.system),) if self.system else ()
         self._messages: list[Message] = []
 
-    def ask(self, question: str) -> Iterator[str]:
-        """Generate the answer to a question; both are added to the conversation once the answer is complete.
+    def ask(self, question: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[str]:
+        """Generate the answer to a question; both are added to the conversation once the answer has ended.
+
+        An answer of which nothing is left without its thoughts is not added, nor is its question.
 
         Args:
             question: The user's turn.
+            should_stop: Called after each piece; the answer ends there if it returns True.
 
         Yields:
             The answer, piece by piece.
@@ -64,27 +126,32 @@ class Conversation:
         """
         message = Message("user", question)
         prompt, max_tokens = self._prompt(message)
+        # A random seed, so that a repeated question may get a different answer.
+        seed = secrets.randbits(31) if self._seed is None else self._seed + self._questions
+        self._questions += 1
         pieces: list[str] = []
-        sampling = SamplingParams(temperature=self._config.temperature)
-        seed = secrets.randbits(31)  # so that a repeated question may get a different answer
-        for piece in self._lm.stream(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed):
+        for piece in self._lm.stream(prompt, max_tokens=max_tokens, sampling=self.sampling, seed=seed):
             pieces.append(piece)
             yield piece
+            if should_stop():
+                break
         answer = strip_thoughts("".join(pieces)).strip()
         if answer:
             self._messages += [message, Message("assistant", answer)]
+            if self.on_answer is not None and self.dialogue is not None:
+                self.on_answer(self.dialogue)
 
     @property
     def dialogue(self) -> Dialogue | None:
-        """The turns so far; None before the first answer."""
-        return Dialogue(tuple(self._messages)) if self._messages else None
+        """The system prompt and the turns so far; None before the first answer."""
+        return Dialogue((*self._system, *self._messages)) if self._messages else None
 
     def _prompt(self, message: Message) -> tuple[list[int], int]:
         """Return the prompt's tokens, without the oldest exchanges if necessary, and the limit of the answer."""
-        max_tokens = min(self._config.max_tokens, self._lm.context_length // 2)
+        max_tokens = min(self.max_tokens, self._lm.context_length // 2)
         history = self._messages
         while True:
-            messages = [{"role": m.role, "content": m.content} for m in [*history, message]]
+            messages = [{"role": m.role, "content": m.content} for m in (*self._system, *history, message)]
             prompt = self._lm.tokenize_prompt(messages)
             if not history or len(prompt) + max_tokens <= self._lm.context_length:
                 return prompt, max_tokens

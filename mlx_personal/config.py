@@ -1,7 +1,8 @@
 """The settings of a profile: `config.toml`, with one table for each package that has settings.
 
-Defaults are defined by the config class of each package. An unknown key, a wrong type or a value out of range is an
-error that names the file and, for a key, the closest known one. Keys of version 0.1 are still read, with a notice.
+Defaults are defined by the config class of each package. A setting that is None in its class, because its default is a
+property of the model, is written as "model". An unknown key, a wrong type or a value out of range is an error that
+names the file and, for a key, the closest known one. Keys of version 0.1 are still read, with a notice.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Final, get_args, get_type_hints
 
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.chat import ChatConfig
@@ -36,6 +38,8 @@ RENAMED_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "scoring": {"entropy": "entropy_estimator"},
     "trigger": {"received": "min_received", "buffer_changed": "min_buffer_change"},
 }
+# The value of a setting that is None, which TOML does not have.
+_MODEL: Final = "model"
 
 
 @dataclass(frozen=True)
@@ -191,15 +195,25 @@ def _with_present_keys(name: str, table: Mapping[str, Any], path: Path, renamed:
 
 def _checked(value: Any, expected: Any, name: str, path: Path) -> Any:
     """Return a value of the expected type; raise UserError if it has another one."""
+    or_model = ""
+    if isinstance(expected, UnionType):
+        if value == _MODEL:
+            return None
+        (expected,) = (type_ for type_ in get_args(expected) if type_ is not NoneType)
+        or_model = f' or "{_MODEL}"'
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if getattr(expected, "__origin__", None) is tuple:
+        if expected.__args__[1:] == (...,):
+            if not isinstance(value, list):
+                raise UserError(f"{name} must be a list", path)
+            return tuple(_checked(v, expected.__args__[0], name, path) for v in value)
         if isinstance(value, list) and len(value) == len(expected.__args__):
             return tuple(_checked(v, e, name, path) for v, e in zip(value, expected.__args__, strict=True))
         raise UserError(f"{name} must be a list of {len(expected.__args__)} values", path)
     kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     if expected in kinds and (not isinstance(value, expected) or (expected is int and isinstance(value, bool))):
-        raise UserError(f"{name} must be {kinds[expected]}, not {value!r}", path)
+        raise UserError(f"{name} must be {kinds[expected]}{or_model}, not {value!r}", path)
     return value
 
 
@@ -215,9 +229,11 @@ def _check_known(
 
 
 def _to_toml_value(value: object) -> str:
+    if value is None:
+        value = _MODEL
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         # JSON's escapes are TOML's too, except that JSON leaves a delete character as it is and TOML does not allow it.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    return f"[{', '.join(map(_to_toml_value, value))}]" if isinstance(value, tuple) else str(value)

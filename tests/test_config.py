@@ -38,6 +38,16 @@ def test_a_written_file_can_be_read_back(tmp_path: Path) -> None:
     assert read(tmp_path, uncommented) == Config()
 
 
+def test_settings_of_the_model_are_unset(tmp_path: Path) -> None:
+    text = 'temperature = "model"\nmax_tokens = 20\nstop = ["###", "\\nUser:"]\nsystem = "Be brief.\\nReally."'
+    chat = read(tmp_path, f"[chat]\n{text}").chat
+    assert (chat.temperature, chat.top_k, chat.max_tokens) == (None, None, 20)
+    assert (chat.stop, chat.system) == (("###", "\nUser:"), "Be brief.\nReally.")
+    changed = dataclasses.replace(Config(), chat=chat)
+    assert read(tmp_path, changed.to_toml()) == changed
+    assert '# temperature = "model"' in changed.to_toml()
+
+
 OLD = """
 [finetune]
 rank = 2
@@ -133,6 +143,12 @@ def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, tex
             "setting; remove max_tokens",
         ),
         ("[chat]\ntemperature = -1.0", "temperature"),
+        ("[chat]\ntop_p = 'all'", """chat.top_p must be a number or "model", not 'all'"""),
+        ("[chat]\ntop_k = 0.5", 'chat.top_k must be a whole number or "model", not 0.5'),
+        ("[chat]\nstop = '###'", "chat.stop must be a list"),
+        ("[chat]\nstop = ['###', 3]", "chat.stop must be a text"),
+        ("[chat]\nstop = ['']", "stop must be"),
+        ("[chat]\nsystem = ' '", "an empty system message"),
         ("[finetune", "not TOML"),
         (b"\xff\xfe", "not UTF-8"),
     ],

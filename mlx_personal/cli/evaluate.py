@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_personal.cli.context import ID, CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.errors import Action, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mlx_personal.profile import AdapterRow
+
 
 @click.command()
 @click.argument("adapter_id", type=ID, required=False)
+@click.option(
+    "--adapter-path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Compare this adapter in mlx-lm's format, which is not stored in the profile.",
+)
 @json_option
-def evaluate(cli: CommandContext, adapter_id: int | None) -> CommandResult:
+def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | None) -> CommandResult:
     """Compare an adapter with the base model on held-out dialogues.
 
-    Without ADAPTER_ID, the promoted adapter is compared.
+    Without ADAPTER_ID, the promoted adapter is compared. Answers are greedy, whatever the settings of `chat` are.
     """
+    from mlx_personal.models.adapter_folder import adapter_changes_nothing
+
+    if adapter_id is not None and adapter_path is not None:
+        raise click.UsageError("give ADAPTER_ID or --adapter-path, not both")
     with cli.open_profile() as personalizer:
         adapters = personalizer.adapters
-        adapter = adapters.promoted() if adapter_id is None else adapters.get(adapter_id)
+        adapter: AdapterRow | Path | None = adapter_path
+        if adapter_path is None:
+            adapter = adapters.promoted() if adapter_id is None else adapters.get(adapter_id)
         if adapter is None:
             raise UserError("no adapter is promoted", personalizer.folder, "name one", remedy=Action.LIST_ADAPTERS)
+        if adapter_path is not None and adapter_changes_nothing(personalizer.adapted_model(adapter_path).model):
+            print_notice(f"{adapter_path}: this adapter changes nothing: all its updates are zero")
         with progress_bar(cli, "Comparing") as on_progress:
             result = personalizer.evaluate(adapter, on_progress)
+    name = f"the adapter in {adapter}" if isinstance(adapter, Path) else f"adapter {adapter.id}"
     evaluation = None if result is None else dataclasses.asdict(result)
 
     def show(console: Console) -> None:
@@ -42,9 +60,13 @@ def evaluate(cli: CommandContext, adapter_id: int | None) -> CommandResult:
                 f"Annotate more with {cli.command('review')}",
             )
         else:
-            print_lines(console, f"adapter {adapter.id} against the base model: {evaluation_text(evaluation)}")
+            print_lines(console, f"{name} against the base model: {evaluation_text(evaluation)}")
 
-    data = {"adapter": adapter.id, "evaluation": evaluation}
+    data = {
+        "adapter": None if isinstance(adapter, Path) else adapter.id,
+        "adapter_path": None if adapter_path is None else str(adapter_path),
+        "evaluation": evaluation,
+    }
     return CommandResult(data, show, exit_code=0 if evaluation is not None else 1)
 
 

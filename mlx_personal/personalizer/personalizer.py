@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from mlx_personal.annotation import AnnotationQueue, GroupedDialogue
-from mlx_personal.chat import Conversation
+from mlx_personal.chat import ChatConfig, Conversation
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.readers import load_dialogues
@@ -249,19 +249,26 @@ class Personalizer:
         self._lm.detach_adapter()
         return self._lm
 
-    def adapted_model(self, adapter: AdapterRow | None) -> LanguageModel:
+    def adapted_model(self, adapter: AdapterRow | Path | None) -> LanguageModel:
         """Return the model with an adapter, or the base model for None.
 
         Args:
-            adapter: The adapter.
+            adapter: An adapter of the profile, or the folder of any other one in mlx-lm's format.
 
         Raises:
             UserError: If the adapter was trained on another base model, or its files are damaged.
         """
         lm = self.base_model()
-        if adapter is not None:
+        if isinstance(adapter, AdapterRow):
             self.adapters.check_base(adapter)
             lm.attach_adapter(self.folder / adapter.folder)
+        elif adapter is not None:
+            try:
+                lm.attach_adapter(adapter)
+            except StorageError:
+                raise
+            except UserError as error:
+                raise UserError(error.what, error.where, "name the folder of an adapter for this model") from error
         return lm
 
     def change_model(self, model: str | Path) -> int:
@@ -466,7 +473,7 @@ class Personalizer:
         notes = [*training_set.notes, *([] if training_set.resumed_run is None else [resumed]), *estimate.notes]
         return dataclasses.replace(estimate, notes=tuple(notes))
 
-    def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
+    def evaluate(self, adapter: AdapterRow | Path, on_progress: Progress | None = None) -> Evaluation | None:
         """Compare an adapter with the base model on the held-out dialogues, without storing the result.
 
         Args:
@@ -494,26 +501,49 @@ class Personalizer:
 
     # Chat
 
-    def conversation(self) -> Conversation:
-        """Return a new conversation with the promoted adapter, or with the base model if none is promoted."""
-        return Conversation(self.adapted_model(self.adapters.promoted()), self.config.chat)
+    def conversation(
+        self, config: ChatConfig | None = None, adapter_folder: Path | None = None, seed: int | None = None
+    ) -> Conversation:
+        """Return a new conversation with the promoted adapter, or with the base model if none is promoted.
+
+        Args:
+            config: Settings of the answers; the profile's by default.
+            adapter_folder: Folder of an adapter outside the profile that answers instead.
+            seed: Random seed of the sampling; None for a random one.
+        """
+        lm = self.adapted_model(adapter_folder or self.adapters.promoted())
+        return Conversation(lm, config or self.config.chat, seed)
 
     @contextlib.contextmanager
-    def recorded_conversation(self, conversation: Conversation) -> Iterator[Conversation]:
-        """Append a conversation to the stream when the `with` block ends, with the id of the adapter in use.
+    def recorded_conversation(
+        self, conversation: Conversation, adapter_folder: Path | None = None
+    ) -> Iterator[Conversation]:
+        """Store a conversation in the stream as one dialogue that grows with each answer inside the `with` block.
+
+        The dialogue names the adapter in use. Answers of an adapter outside the profile are stored like imported ones,
+        with its folder as their source.
 
         Args:
             conversation: The conversation, from `conversation`.
+            adapter_folder: Folder of the adapter outside the profile that answers, if any.
 
         Yields:
             The same conversation.
         """
-        promoted = self.adapters.promoted()
+        promoted = None if adapter_folder is not None else self.adapters.promoted()
+        source = "chat" if adapter_folder is None else f"chat with the adapter in {adapter_folder}"
+        dialogue_id: int | None = None
+
+        def record(dialogue: Dialogue) -> None:
+            nonlocal dialogue_id
+            adapter_id = None if promoted is None else promoted.id
+            dialogue_id = self.store.put_conversation(dialogue_id, dialogue, source, adapter_id)
+
+        conversation.on_answer = record
         try:
             yield conversation
         finally:
-            if conversation.dialogue is not None:
-                self.add_dialogues([conversation.dialogue], "chat", None if promoted is None else promoted.id)
+            conversation.on_answer = None
 
     # Lookups
 

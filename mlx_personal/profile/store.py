@@ -80,6 +80,19 @@ def check_profile_exists(folder: Path) -> None:
         raise UserError("there is no profile here yet", folder, remedy=Action.CREATE_PROFILE)
 
 
+def base_model_of(folder: Path) -> str | None:
+    """Return the name of a profile's base model, for a profile of any version; None if it has none.
+
+    Args:
+        folder: The profile's folder.
+
+    Raises:
+        UserError: If the database cannot be read.
+    """
+    row = read_one_row(folder / PROFILE.file_name, "SELECT value FROM meta WHERE key = 'model'")
+    return None if row is None else str(row[0])
+
+
 class Store:
     """The database of one profile.
 
@@ -130,6 +143,37 @@ class Store:
                 ((d.key, dump_dialogue(d), source, adapter_id, utc_now()) for d in dialogues),
             )
             return cursor.rowcount
+
+    def put_conversation(
+        self, dialogue_id: int | None, dialogue: Dialogue, source: str, adapter_id: int | None = None
+    ) -> int | None:
+        """Store the present state of a conversation that may go on.
+
+        Its earlier state is replaced, so that the stream has one dialogue of it. If that has been scored meanwhile,
+        which cannot be undone, the conversation is appended as another dialogue. Nothing is stored twice: if the stream
+        has the same dialogue from elsewhere, the conversation is not stored until it differs.
+
+        Args:
+            dialogue_id: What this method returned for its earlier state; None for a new conversation.
+            dialogue: The conversation so far.
+            source: Where it comes from.
+            adapter_id: Adapter that generated the answers, if any.
+
+        Returns:
+            Its id in the stream; None if it is not stored.
+        """
+        unscored = f"id = ? AND id > {_LAST_DECIDED}"
+        with self.transaction() as connection:
+            updated = connection.execute(
+                f"UPDATE OR IGNORE dialogues SET key = ?, messages = ? WHERE {unscored}",
+                (dialogue.key, dump_dialogue(dialogue), dialogue_id),
+            )
+            if updated.rowcount:
+                return dialogue_id
+            connection.execute(f"DELETE FROM dialogues WHERE {unscored}", (dialogue_id,))
+            if not self.add_dialogues([dialogue], source, adapter_id):
+                return None
+            return self.database.fetch_int("SELECT max(id) FROM dialogues")
 
     def dialogue_count(self) -> int:
         """Return how many dialogues have been received."""

@@ -39,6 +39,51 @@ def test_a_dialogue_is_stored_once(store: Store) -> None:
     assert [row.dialogue for row in store.dialogues()] == [EGGS, TEA]
 
 
+def conversation(*answers: str) -> Dialogue:
+    turns = [({"role": "user", "content": "And?"}, {"role": "assistant", "content": answer}) for answer in answers]
+    return Dialogue.from_messages(message for exchange in turns for message in exchange)
+
+
+def test_a_growing_conversation_is_one_dialogue(store: Store) -> None:
+    store.add_dialogues([EGGS], "file")
+    first = store.put_conversation(None, conversation("a"), "chat", None)
+    assert first == 2
+    store.add_dialogues([TEA], "file")
+    assert store.put_conversation(first, conversation("a", "b"), "chat") == first
+    assert store.put_conversation(first, conversation("a", "b", "c"), "chat") == first
+    assert [row.dialogue for row in store.dialogues()] == [EGGS, conversation("a", "b", "c"), TEA]
+    assert store.put_conversation(None, conversation("z"), "chat") == 4
+
+
+def test_a_scored_state_of_a_conversation_stays(store: Store) -> None:
+    first = store.put_conversation(None, conversation("a"), "chat")
+    assert first == 1
+    store.add_decision(first, "stored", "cooking", (0.5, 0.25, 1.0), 0, None, {})
+    second = store.put_conversation(first, conversation("a", "b"), "chat")
+    assert second == 2
+    assert store.put_conversation(second, conversation("a", "b", "c"), "chat") == second
+    assert [row.dialogue for row in store.dialogues()] == [conversation("a"), conversation("a", "b", "c")]
+
+
+def test_a_conversation_that_the_stream_has_is_not_stored_again(store: Store) -> None:
+    store.add_dialogues([conversation("a"), conversation("a", "b", "c")], "file")
+    assert store.put_conversation(None, conversation("a"), "chat") is None
+    third = store.put_conversation(None, conversation("a", "b"), "chat")
+    assert third is not None
+    assert store.put_conversation(third, conversation("a", "b", "c"), "chat") is None
+    assert [row.source for row in store.dialogues()] == ["file", "file"]
+    assert store.put_conversation(None, conversation("a", "b", "c", "d"), "chat") is not None
+    assert store.dialogue_count() == 3
+
+
+def test_a_conversation_that_cannot_be_stored_keeps_its_earlier_state(store: Store) -> None:
+    first = store.put_conversation(None, conversation("a"), "chat")
+    with pytest.raises(RuntimeError), store.transaction():
+        store.put_conversation(first, conversation("a", "b"), "chat")
+        raise RuntimeError
+    assert [row.dialogue for row in store.dialogues()] == [conversation("a")]
+
+
 def test_everything_written_is_read_back(store: Store) -> None:
     store.add_dialogues([EGGS, TEA], "file")
     vector = np.array([0.6, -0.8], np.float32)

@@ -1,0 +1,141 @@
+"""Conversations: settings of the profile, the model and the call, stopped answers, and the system prompt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+import pytest
+
+from mlx_personal import Dialogue, LanguageModel
+from mlx_personal.chat import ChatConfig, Conversation
+from mlx_personal.models.sampling import SamplingParams
+
+
+class ScriptedModel:
+    """A model that gives prepared answers in pieces of three characters, and records what it is asked."""
+
+    path: Path | None = None
+    context_length = 40
+    model = nn.Module()
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = iter(answers)
+        self.prompts: list[list[str]] = []
+        self.calls: list[dict[str, Any]] = []
+
+    def tokenize_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        self.prompts.append([f"{m['role']}: {m['content']}" for m in messages])
+        return [0] * sum(len(m["content"].split()) for m in messages)
+
+    def stream(self, prompt: list[int], **settings: Any) -> Iterator[str]:
+        self.calls.append(settings)
+        answer = next(self.answers)
+        yield from (answer[i : i + 3] for i in range(0, len(answer), 3))
+
+
+def converse(model: ScriptedModel, *questions: str, seed: int | None = None, **settings: Any) -> Conversation:
+    conversation = Conversation(model, ChatConfig(**settings), seed)  # type: ignore[arg-type]
+    for question in questions:
+        list(conversation.ask(question))
+    return conversation
+
+
+def test_the_system_prompt_begins_every_prompt_and_the_dialogue() -> None:
+    model = ScriptedModel("In May.", "A hand.")
+    conversation = converse(model, "Tomatoes?", "How deep?", system="Be brief.")
+    assert model.prompts == [
+        ["system: Be brief.", "user: Tomatoes?"],
+        ["system: Be brief.", "user: Tomatoes?", "assistant: In May.", "user: How deep?"],
+    ]
+    assert conversation.dialogue is not None
+    assert [m.role for m in conversation.dialogue.messages] == ["system", *("user", "assistant") * 2]
+
+
+def test_a_full_context_loses_the_oldest_exchange_but_not_the_system_prompt() -> None:
+    model = ScriptedModel("one " * 10, "two " * 10)
+    converse(model, "a " * 10, "b " * 10, system="Be brief.", max_tokens=10)
+    assert model.prompts[-1] == ["system: Be brief.", f"user: {'b ' * 10}"]
+
+
+def test_an_answer_ends_where_it_is_stopped_and_stays_in_the_conversation() -> None:
+    model = ScriptedModel("one two three", "<think>never mind")
+    conversation = converse(model)
+    shown: list[str] = []
+    for piece in conversation.ask("Count.", lambda: len(shown) == 2):
+        shown.append(piece)
+    assert "".join(shown) == "one tw"
+    assert conversation.dialogue == Dialogue.of("Count.", "one tw")
+    for piece in conversation.ask("Think.", lambda: "".join(shown).endswith("nev")):
+        shown.append(piece)
+    assert conversation.dialogue == Dialogue.of("Count.", "one tw")
+
+
+def test_each_complete_answer_is_reported_with_the_conversation_so_far() -> None:
+    conversation = converse(ScriptedModel("yes", "", "no"))
+    reported: list[Dialogue] = []
+    conversation.on_answer = reported.append
+    for question in ("A?", "B?", "C?"):
+        list(conversation.ask(question))
+    assert [dialogue.user_turns for dialogue in reported] == [("A?",), ("A?", "C?")]
+    assert reported[-1] == conversation.dialogue
+
+
+def test_a_seed_gives_each_question_its_own_fixed_seed() -> None:
+    first, second, random = ScriptedModel("a", "a"), ScriptedModel("a", "a"), ScriptedModel("a", "a")
+    for model, seed in ((first, 7), (second, 7), (random, None)):
+        converse(model, "A?", "A?", seed=seed)
+    assert [call["seed"] for call in first.calls] == [call["seed"] for call in second.calls]
+    assert len({call["seed"] for call in (*first.calls, *random.calls)}) == 4
+
+
+def test_options_override_the_model_which_overrides_the_defaults(tmp_path: Path) -> None:
+    recommended = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 99}
+    (tmp_path / "generation_config.json").write_text(json.dumps(recommended))
+    model = ScriptedModel()
+    conversation = converse(model)
+    assert (conversation.sampling, conversation.max_tokens, conversation.recommended) == (SamplingParams(), 512, ())
+    model.path = tmp_path
+    conversation = converse(model)
+    assert (conversation.sampling, conversation.max_tokens) == (SamplingParams(0.6, 0.9), 99)
+    assert conversation.recommended == ("temperature", "top_p")
+    conversation = converse(model, temperature=0.2, top_p=1.0, max_tokens=7, stop=("\n",))
+    assert (conversation.sampling, conversation.max_tokens) == (SamplingParams(0.2, stop=("\n",)), 7)
+    assert (conversation.recommended, conversation.notices) == ((), [])
+    conversation = converse(model, temperature=0.0, min_p=0.1)
+    assert conversation.sampling == SamplingParams(0.0, 0.9, min_p=0.1)
+    assert (conversation.recommended, conversation.notices) == ((), ["not used at temperature 0: min_p"])
+
+
+def test_an_invalid_file_of_the_model_is_a_notice(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text("{")
+    model = ScriptedModel()
+    model.path = tmp_path
+    assert converse(model).notices == ["generation_config.json of the model is not a JSON object"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1.0}, {"max_tokens": 0}, {"stop": ("",)}, {"system": " "}, {"top_k": -1}]
+)
+def test_a_setting_out_of_range_is_an_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}"):
+        ChatConfig(**settings)
+
+
+def test_a_real_model_answers_with_the_sampling_of_its_folder(
+    tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    def answers(lm: LanguageModel) -> set[str]:
+        return {
+            "".join(Conversation(lm, ChatConfig(max_tokens=6), seed).ask("What shall I cook?")) for seed in range(6)
+        }
+
+    assert len(answers(tiny_model)) == 1
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true}')
+    sampled = LanguageModel(tiny_model.model, tiny_model.tokenizer, tmp_path)
+    assert len(answers(sampled)) > 3
