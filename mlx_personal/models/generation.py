@@ -96,6 +96,7 @@ def stream(
     sampling: SamplingParams,
     seed: int,
     end_token_ids: Collection[int],
+    hidden_token_ids: Collection[int] = (),
 ) -> Iterator[str]:
     """Generate the answer to one prompt in pieces of text.
 
@@ -107,6 +108,7 @@ def stream(
         sampling: How tokens are sampled. No part of a stop string is ever yielded.
         seed: As in `generate`.
         end_token_ids: As in `generate`.
+        hidden_token_ids: Tokens that are left out of the text.
 
     Yields:
         The pieces of the answer.
@@ -115,7 +117,7 @@ def stream(
     def pieces() -> Iterator[str]:
         detokenizer = tokenizer.detokenizer
         for _, token, _ in _generate_tokens(model, [prompt], [max_tokens], sampling, seed, end_token_ids):
-            if token is not None:
+            if token is not None and token not in hidden_token_ids:
                 detokenizer.add_token(token)
                 yield detokenizer.last_segment
         detokenizer.finalize()

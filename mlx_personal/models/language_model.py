@@ -5,6 +5,8 @@ Layers, caches and adapters are mlx-lm's; a `LanguageModel` can also wrap what `
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +53,7 @@ class LanguageModel:
         name: The name by which another machine can load it, or None.
         chat_template: Converts conversations to token ids.
         backbone: The part of the model below the vocabulary projection.
+        vocabulary_size: Number of its token embeddings; None if it has no usual embedding.
 
     Raises:
         UserError: If the model's architecture has no known backbone.
@@ -62,8 +65,9 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.path, self.name = path, name
-        self.chat_template = ChatTemplate(tokenizer)
         self.backbone = _find_backbone(model)
+        self.vocabulary_size = _count_embeddings(self.backbone)
+        self.chat_template = ChatTemplate(tokenizer, path, self.vocabulary_size)
         self.model.eval()
         self._base_layers: Any = None
 
@@ -75,24 +79,28 @@ class LanguageModel:
 
     @property
     def end_token_ids(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return frozenset(self.tokenizer.eos_token_ids)
+        """The tokens that end an answer: those of the tokenizer and the configs, and those of the chat template."""
+        return frozenset(self.tokenizer.eos_token_ids) | self.chat_template.end_token_ids
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of plain text, without special tokens or chat template.
 
         Args:
-            text: The text.
+            text: The text; control tokens that it mentions become plain text.
         """
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.chat_template.tokenize(text)
 
-    def tokenize_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+    def tokenize_prompt(self, messages: list[dict[str, str]], now: datetime.datetime | None = None) -> list[int]:
         """Return the token ids after which the model generates the next assistant turn.
 
         Args:
             messages: The conversation in chat format.
+            now: The time for chat templates that write it; by default a fixed one, so that prompts stay the same.
+
+        Raises:
+            UserError: If the chat template fails on this conversation.
         """
-        return self.chat_template.tokenize_prompt(messages)
+        return self.chat_template.tokenize_prompt(messages, now)
 
     def tokenize_dialogue(self, dialogue: Dialogue) -> list[tuple[list[int], list[bool]]]:
         """Return training sequences in which each assistant turn, with its end token, is a target once.
@@ -102,6 +110,9 @@ class LanguageModel:
 
         Returns:
             Pairs of token ids and, for each token, whether it is a training target.
+
+        Raises:
+            UserError: If the chat template fails on this dialogue.
         """
         return self.chat_template.tokenize_dialogue(dialogue)
 
@@ -157,12 +168,13 @@ class LanguageModel:
             ValueError: If a prompt has no tokens, or a limit is below 1.
         """
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+        sampling = self._with_stop_strings(sampling)
         truncated = [self._truncate(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
         answers = generation.generate(
             self.model, self.tokenizer, truncated, limits, sampling, seed, self.end_token_ids, on_progress
         )
         stops = StopStrings(sampling.stop, self.tokenizer.decode)
-        return [stops.cut(self.tokenizer.decode(answer)).strip() for answer in answers]
+        return [stops.cut(self._decode(answer)).strip() for answer in answers]
 
     def stream(
         self, prompt: list[int], *, max_tokens: int, sampling: SamplingParams = _GREEDY, seed: int = 0
@@ -179,7 +191,16 @@ class LanguageModel:
             An iterator over pieces of the answer.
         """
         truncated = self._truncate(prompt, max_tokens)
-        return generation.stream(self.model, self.tokenizer, truncated, max_tokens, sampling, seed, self.end_token_ids)
+        return generation.stream(
+            self.model,
+            self.tokenizer,
+            truncated,
+            max_tokens,
+            self._with_stop_strings(sampling),
+            seed,
+            self.end_token_ids,
+            self.chat_template.hidden_token_ids,
+        )
 
     def log_likelihoods(self, prompts: Sequence[list[int]], options: Sequence[str]) -> np.ndarray:
         """Return the log-likelihood of each option as the complete answer to each prompt.
@@ -303,6 +324,16 @@ class LanguageModel:
                 return str(name)
         return None
 
+    def _with_stop_strings(self, sampling: SamplingParams) -> SamplingParams:
+        """Return sampling parameters with the texts that end an answer in this chat template."""
+        own = self.chat_template.stop_strings
+        return dataclasses.replace(sampling, stop=(*sampling.stop, *own)) if own else sampling
+
+    def _decode(self, answer: list[int]) -> str:
+        """Return the text of an answer without control tokens, which must not become text of a dialogue."""
+        hidden = self.chat_template.hidden_token_ids
+        return str(self.tokenizer.decode([token for token in answer if token not in hidden]))
+
     def _truncate(self, prompt: list[int], max_tokens: int) -> list[int]:
         """Return the end of a prompt that leaves space for the answer, but at least half of the context."""
         return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]
@@ -315,6 +346,14 @@ def _find_backbone(model: nn.Module) -> nn.Module:
         if isinstance(getattr(inner, name, None), nn.Module):
             return getattr(inner, name)
     raise UserError(f"models of the family {type(model).__module__.rpartition('.')[2]} are not supported")
+
+
+def _count_embeddings(backbone: nn.Module) -> int | None:
+    """Return the number of a model's token embeddings, or None if it has no usual embedding."""
+    # The first one, since some models embed positions too.
+    leaves = tree_flatten(backbone.leaf_modules(), is_leaf=lambda value: isinstance(value, nn.Module))
+    embeddings = (module for _, module in leaves if isinstance(module, nn.Embedding | nn.QuantizedEmbedding))
+    return next((int(module.weight.shape[0]) for module in embeddings), None)
 
 
 def _check_complete(model: nn.Module, folder: Path) -> None:

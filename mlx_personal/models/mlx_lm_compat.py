@@ -96,6 +96,15 @@ def code_of_models_refused() -> Iterator[None]:
                 setattr(modules, name, original)
 
 
+def has_python_template(tokenizer: Any) -> bool:
+    """Return whether mlx-lm renders chats by a Python function of its own instead of the tokenizer's template.
+
+    Args:
+        tokenizer: A tokenizer, as `mlx_lm.load` returns it.
+    """
+    return getattr(tokenizer, "_chat_template", None) is not None
+
+
 def silence_length_warnings() -> None:
     """Silence transformers' warning about texts beyond the context length, which this package truncates itself."""
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)

@@ -195,3 +195,15 @@ def test_the_trainer_runs_without_its_display_and_memory_limit() -> None:
             display.whatever_method(1)
         trainer.maybe_set_recommended_wired_limit()
     assert {name: getattr(trainer, name) for name in names} == originals
+
+
+def test_mlx_lm_keeps_its_python_templates_in_the_tokenizer(tiny_model: LanguageModel) -> None:
+    assert not mlx_lm_compat.has_python_template(tiny_model.tokenizer)
+    wrapper = type(tiny_model.tokenizer)(tiny_model.tokenizer._tokenizer, chat_template=lambda *_, **__: "text")
+    assert_upstream(
+        mlx_lm_compat.has_python_template(wrapper),
+        "a TokenizerWrapper keeps a Python chat template elsewhere than in _chat_template",
+        "let has_python_template look there",
+    )
+    rendered = wrapper.apply_chat_template([], tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    assert rendered == "text", "a TokenizerWrapper renders otherwise; adapt ChatRenderer.render in chat_renderer.py"
