@@ -97,7 +97,8 @@ def _train(
     resumed = None if checkpoints is None else checkpoints.load(process_group)
     if resumed is not None:
         notes += resumed.notes
-        plan = dataclasses.replace(plan, memory=resumed.memory or plan.memory)
+        if resumed.memory is not None:
+            plan = dataclasses.replace(plan, memory=resumed.memory, plan_memory_for=None)
 
     plan.attach_adapter(lm)
     layout = FlatParameters(lm.model.trainable_parameters())

@@ -13,11 +13,15 @@ from mlx_personal.finetune.data.batching import bucketed_steps, shuffled_steps
 from mlx_personal.finetune.data.samples import Sample, TrainingData, count_target_tokens, total_target_weight
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, select_mode_cached, select_probe
-from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
+from mlx_personal.finetune.planning.memory import MemoryPlan, SampleSizes, fastest_plan, model_spec
 from mlx_personal.finetune.schedule import LearningRateSchedule
 from mlx_personal.models import LanguageModel
+from mlx_personal.runtime.memory import usable_memory_bytes
 
 logger = logging.getLogger(__name__)
+
+PlanMemory = Callable[[ForwardMode], MemoryPlan]
+"""Plans the memory of a training run that is computed in a forward mode."""
 
 SampleOrder = Callable[[int], Sequence[Sequence[int]]]
 """Returns the indices of the samples of each step of an epoch, which is counted from 0."""
@@ -52,6 +56,7 @@ class TrainingPlan:
         order: The samples of each step; None for a random order that depends on the forward mode.
         forward_mode: The forward mode; before `select_forward_mode` the fastest one.
         fallback_reason: Why a faster mode is not used; empty for the fastest.
+        plan_memory_for: Plans the memory again for a slower forward mode, which needs more; None to keep `memory`.
     """
 
     data: TrainingData
@@ -61,6 +66,7 @@ class TrainingPlan:
     order: SampleOrder | None = None
     forward_mode: ForwardMode = FORWARD_MODES[0]
     fallback_reason: str = ""
+    plan_memory_for: PlanMemory | None = None
 
     @functools.cached_property
     def trained(self) -> list[Sample]:
@@ -181,7 +187,13 @@ def plan_for_model(lm: LanguageModel, data: TrainingData, config: LoRAConfig) ->
         UserError: If the training run does not fit into memory.
     """
     probe = select_probe(data.all)
-    return plan_training(data, config, plan_memory(lm, data, config, probe), probe=probe)
+    spec, sizes = model_spec(lm), SampleSizes.from_data(data, probe)
+
+    def plan_memory_for(mode: ForwardMode) -> MemoryPlan:
+        return fastest_plan(spec, sizes, config, usable_memory_bytes(), mode)
+
+    plan = plan_training(data, config, plan_memory_for(FORWARD_MODES[0]), probe=probe)
+    return dataclasses.replace(plan, plan_memory_for=plan_memory_for)
 
 
 def select_forward_mode(lm: LanguageModel, plan: TrainingPlan, process_group: ProcessGroup) -> TrainingPlan:
@@ -196,7 +208,7 @@ def select_forward_mode(lm: LanguageModel, plan: TrainingPlan, process_group: Pr
         The plan with the forward mode.
 
     Raises:
-        UserError: If the base model's loss is not finite.
+        UserError: If the base model's loss is not finite, or the slower mode needs more memory than there is.
     """
     selection = select_mode_cached(lm, plan.config, plan.data.all, plan.probe)
     mode, reason = max(
@@ -205,4 +217,7 @@ def select_forward_mode(lm: LanguageModel, plan: TrainingPlan, process_group: Pr
     )
     if reason:
         logger.info("forward mode %s: %s", mode, reason)
-    return dataclasses.replace(plan, forward_mode=mode, fallback_reason=reason)
+    memory = plan.memory
+    if mode != plan.forward_mode and plan.plan_memory_for is not None:
+        memory = plan.plan_memory_for(mode)
+    return dataclasses.replace(plan, memory=memory, forward_mode=mode, fallback_reason=reason)

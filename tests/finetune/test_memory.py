@@ -19,10 +19,14 @@ from mlx.utils import tree_flatten
 
 from mlx_personal import LanguageModel, load_language_model
 from mlx_personal.errors import UserError
+from mlx_personal.finetune import loop
+from mlx_personal.finetune import plan as plan_module
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.samples import Sample, TrainingData
+from mlx_personal.finetune.forward.equivalence import ForwardMode
+from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.loop import train
-from mlx_personal.finetune.plan import plan_training
+from mlx_personal.finetune.plan import plan_for_model, plan_training
 from mlx_personal.finetune.planning.memory import (
     MemoryPlan,
     SampleSizes,
@@ -54,7 +58,11 @@ def settings_of(**changes: Any) -> LoRAConfig:
 
 
 def expected_and_measured(
-    lm: LanguageModel, data: TrainingData, config: LoRAConfig, plan: MemoryPlan | None = None
+    lm: LanguageModel,
+    data: TrainingData,
+    config: LoRAConfig,
+    plan: MemoryPlan | None = None,
+    mode: ForwardMode = "packed",
 ) -> tuple[int, int]:
     """Return the expected and the measured peak of a training in bytes; by default with the plan made for it."""
     # A new object, because the equivalence check is part of what is measured and made once for each model.
@@ -67,7 +75,7 @@ def expected_and_measured(
         expected = plan.estimated_peak_bytes
     else:
         samples = SampleSizes.from_data(data)
-        expected = estimate_memory(spec_from_model(lm), samples, config, plan, plan.cache_bytes).peak_bytes
+        expected = estimate_memory(spec_from_model(lm), samples, config, plan, plan.cache_bytes, mode).peak_bytes
     report = train(lm, plan_training(data, config, memory=plan))
     lm.detach_adapter()
     assert expected is not None
@@ -98,6 +106,49 @@ def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[st
         lm, TrainingData(random_samples(LENGTHS, 2048)), settings_of(**changes), plan
     )
     assert expected == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("mode", ["padded", "plain"])
+@pytest.mark.parametrize(
+    ("changes", "plan"),
+    [
+        ({}, MemoryPlan()),
+        ({"num_layers": 2, "dropout": 0.05, "batch_size": 8}, MemoryPlan(micro_batch_tokens=512)),
+        ({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True)),
+    ],
+)
+def test_the_slower_forward_modes_are_estimated_within_a_quarter(
+    mode: ForwardMode, changes: dict[str, Any], plan: MemoryPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "select_forward_mode", lambda lm, plan, _: dataclasses.replace(plan, forward_mode=mode))
+    lm, data = load_language_model("demo"), TrainingData(random_samples(LENGTHS, 2048))
+    expected, measured = expected_and_measured(lm, data, settings_of(**changes), plan, mode)
+    assert expected == pytest.approx(measured, rel=0.25)
+
+
+def test_a_model_that_needs_the_plain_mode_is_estimated_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, config = load_language_model("demo"), settings_of(num_layers=2)
+    data = TrainingData(random_samples(LENGTHS, 2048))
+    plan = plan_for_model(lm, data, config)
+    logits = SplitModel.logits
+    monkeypatch.setattr(SplitModel, "logits", lambda self, hidden: 1.3 * logits(self, hidden))
+    gc.collect()
+    mx.clear_cache()
+    others = mx.get_active_memory() - sum(weight.nbytes for _, weight in tree_flatten(lm.model.parameters()))
+    report = train(lm, plan)
+    measured = report.peak_memory_bytes - others
+    assert report.forward_mode == "plain"
+    assert report.estimated_memory_bytes == pytest.approx(measured, rel=0.2)
+    assert (plan.memory.estimated_peak_bytes or 0) < 0.8 * measured
+
+
+def test_a_slower_mode_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, data = load_language_model("demo"), TrainingData(random_samples(LENGTHS, 2048))
+    plan = plan_for_model(lm, data, settings_of(num_layers=2))
+    monkeypatch.setattr(SplitModel, "logits", lambda self, hidden: hidden)
+    monkeypatch.setattr(plan_module, "usable_memory_bytes", lambda: 15_000_000)
+    with pytest.raises(UserError, match="needs at least"):
+        train(lm, plan)
 
 
 @pytest.mark.parametrize(

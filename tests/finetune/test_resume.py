@@ -160,7 +160,7 @@ def test_uncached_activations_stay_uncached_after_a_resume(
     with monkeypatch.context() as full:
         full.setattr("mlx_personal.finetune.forward.activation_cache._create_file", lambda _: None)
         full.setattr(
-            "mlx_personal.finetune.plan.plan_memory", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
+            "mlx_personal.finetune.plan.fastest_plan", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
         )
         expected = outcome(report := run(base, tmp_path / "whole"), tmp_path / "whole")
         assert report.activation_cache == "nowhere"
@@ -175,7 +175,7 @@ def test_a_cache_that_no_longer_fits_is_noted(
     base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "mlx_personal.finetune.plan.plan_memory", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
+        "mlx_personal.finetune.plan.fastest_plan", lambda *_: MemoryPlan(cache_bytes=0, estimated_peak_bytes=1)
     )
     with pytest.raises(Killed):
         run(base, tmp_path, after_step(5, kill))

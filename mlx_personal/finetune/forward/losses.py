@@ -33,7 +33,7 @@ Loss = Callable[[Weights, Batch], mx.array]
 CHUNK_BYTES = 16 * 2**20
 
 # Number of logits that the reference loss sums at once.
-_BLOCK = 128
+REFERENCE_BLOCK = 128
 
 
 def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array] | None) -> Loss:
@@ -142,9 +142,9 @@ def summed_cross_entropy(
 
 def _cross_entropies(logits: mx.array, targets: mx.array) -> mx.array:
     """Return the cross entropies [n] of float32 logits [n, V], summing the vocabulary in blocks; differentiable."""
-    padding = -logits.shape[-1] % _BLOCK
+    padding = -logits.shape[-1] % REFERENCE_BLOCK
     padded = mx.pad(logits, [(0, 0), (0, padding)], constant_values=-math.inf) if padding else logits
-    log_sums = mx.logsumexp(mx.logsumexp(padded.reshape(len(targets), -1, _BLOCK), axis=-1), axis=-1)
+    log_sums = mx.logsumexp(mx.logsumexp(padded.reshape(len(targets), -1, REFERENCE_BLOCK), axis=-1), axis=-1)
     return log_sums - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.forward.losses import CHUNK_BYTES
+from mlx_personal.finetune.forward.losses import CHUNK_BYTES, REFERENCE_BLOCK
 from mlx_personal.finetune.forward.packed_attention import length_buckets
 from mlx_personal.finetune.planning.model_spec import LayerSpec, ModelSpec
 from mlx_personal.runtime.device import device_name
@@ -56,8 +56,9 @@ _HEAD_LOGITS, _HEAD_NEXT_LOGITS = 11, 4
 _HEAD_LOGITS_FUSED, _HEAD_NEXT_LOGITS_FUSED = 5, 8
 # Number of arrays of the hidden size per target: input and output of the final norm, and the gradient. Counted.
 _HEAD_HIDDEN = 3
-# Number of arrays of full logits in mlx-lm's own loss, which the equivalence check computes: per token, and per target.
-_REFERENCE_LOGITS, _REFERENCE_TARGET_LOGITS = 2.4, 5.3
+# Number of arrays of full logits in the reference loss: per token, per target, and per target if the vocabulary has to
+# be padded to whole blocks; over 24 measurements, all within 10 %.
+_REFERENCE_LOGITS, _REFERENCE_TARGET_LOGITS, _PADDED_TARGET_LOGITS = 2.0, 3.2, 1.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,13 @@ class MicroBatchSize:
 
 
 def gradient_bytes(
-    spec: ModelSpec, trained: Sequence[LayerSpec], size: MicroBatchSize, config: LoRAConfig, checkpointing: bool
+    spec: ModelSpec,
+    trained: Sequence[LayerSpec],
+    size: MicroBatchSize,
+    config: LoRAConfig,
+    checkpointing: bool,
+    *,
+    reference: bool = False,
 ) -> int:
     """Return the memory of a micro-batch's loss and gradient, without weights.
 
@@ -115,42 +122,28 @@ def gradient_bytes(
         size: The micro-batch.
         config: The settings.
         checkpointing: Whether layers are recomputed in the backward pass.
+        reference: Whether they are computed by mlx-lm's own forward pass with all logits, as in the equivalence check
+            and in plain mode.
     """
-    head = head_bytes(spec, size)
-    saved = [_saved_bytes(spec, layer, size, config, reference=False) for layer in trained]
+    head = reference_head_bytes(spec, size) if reference else head_bytes(spec, size)
+    saved = [_saved_bytes(spec, layer, size, config, reference=reference) for layer in trained]
     hidden = spec.dtype_bytes * spec.hidden_size * size.tokens
     if not checkpointing:
         # There is no gradient below the first layer, so neither its input nor the masked inputs of its first linear
         # layers are saved.
         not_saved = hidden * (1 + (_FROM_INPUT if config.dropout else 0))
-        backward = (_backward_bytes(spec, layer, size, reference=False) for layer in trained)
+        backward = (_backward_bytes(spec, layer, size, reference=reference) for layer in trained)
         return sum(saved) - not_saved + max(head, *backward)
     # On a CPU the dropout masks of all layers are drawn when the graph is built, for both passes.
     masks = [0] * len(trained)
     if config.dropout and device_name() == "cpu":
         masks = [spec.dtype_bytes * _linear_inputs(layer) * size.tokens for layer in trained]
     recomputed = max(
-        layer_saved - layer_masks + _backward_bytes(spec, layer, size, reference=False, recomputed=True)
+        layer_saved - layer_masks + _backward_bytes(spec, layer, size, reference=reference, recomputed=True)
         for layer_saved, layer_masks, layer in zip(saved, masks, trained, strict=True)
     )
     forward = sum(masks) + forward_bytes(spec, trained[-1], size)
     return len(trained) * hidden + sum(masks) + max(forward, head, recomputed)
-
-
-def reference_gradient_bytes(
-    spec: ModelSpec, trained: Sequence[LayerSpec], size: MicroBatchSize, config: LoRAConfig
-) -> int:
-    """Return the memory of the reference loss and gradient in the equivalence check, without weights.
-
-    Args:
-        spec: The model.
-        trained: Its trained layers.
-        size: The padded samples of the check.
-        config: The settings, without dropout.
-    """
-    logits = int(4 * spec.vocab_size * (_REFERENCE_LOGITS * size.tokens + _REFERENCE_TARGET_LOGITS * size.targets))
-    saved = sum(_saved_bytes(spec, layer, size, config, reference=True) for layer in trained)
-    return saved + max(logits, _backward_bytes(spec, spec.layers[-1], size, reference=True))
 
 
 def forward_bytes(spec: ModelSpec, layer: LayerSpec, size: MicroBatchSize) -> int:
@@ -179,6 +172,17 @@ def head_bytes(spec: ModelSpec, size: MicroBatchSize) -> int:
     next_chunk = min(max(size.targets - chunk, 0), chunk)
     logits = 4 * spec.vocab_size * (current * min(size.targets, chunk) + following * next_chunk)
     return logits + 4 * _HEAD_HIDDEN * spec.hidden_size * size.targets
+
+
+def reference_head_bytes(spec: ModelSpec, size: MicroBatchSize) -> int:
+    """Return the memory of the reference loss's logits, of all tokens and of the targets, and of their gradients.
+
+    Args:
+        spec: The model.
+        size: The padded micro-batch.
+    """
+    of_targets = _REFERENCE_TARGET_LOGITS + (_PADDED_TARGET_LOGITS if spec.vocab_size % REFERENCE_BLOCK else 0)
+    return int(4 * spec.vocab_size * (_REFERENCE_LOGITS * size.tokens + of_targets * size.targets))
 
 
 def adapter_parameters(layer: LayerSpec, config: LoRAConfig) -> int:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.batching import micro_batches, shuffled_steps
+from mlx_personal.finetune.data.batching import BatchFormat, bucketed_steps, micro_batches, shuffled_steps
 from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.forward.activation_cache import CACHE_BATCH_TOKENS
-from mlx_personal.finetune.forward.equivalence import select_probe, shortest_two_lengths
+from mlx_personal.finetune.forward.equivalence import ForwardMode, select_probe, shortest_two_lengths
 from mlx_personal.finetune.planning.layer_memory import (
     MicroBatchSize,
     adapter_parameters,
     forward_bytes,
     gradient_bytes,
     head_bytes,
-    reference_gradient_bytes,
+    reference_head_bytes,
 )
 from mlx_personal.finetune.planning.model_spec import LayerSpec, ModelSpec, spec_from_folder, spec_from_model
 from mlx_personal.models import LanguageModel
@@ -141,20 +141,35 @@ class SampleSizes:
         """
         return MicroBatchSize.padded(*self._select(indices))
 
+    def in_format(self, batch_format: BatchFormat, indices: Sequence[int]) -> MicroBatchSize:
+        """Return the size of a micro-batch in a format.
+
+        Args:
+            batch_format: The format.
+            indices: Indices of its samples.
+        """
+        return self.packed(indices) if batch_format == "packed" else self.padded(indices)
+
     def _select(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
         return [self.lengths[i] for i in indices], [self.targets[i] for i in indices]
 
 
-def plan_memory(
-    lm: LanguageModel, data: TrainingData, config: LoRAConfig, probe: Sequence[int] | None = None
-) -> MemoryPlan:
-    """Plan the memory of a training run on this machine.
+def model_spec(lm: LanguageModel) -> ModelSpec:
+    """Return the sizes of a model without reading the weights of one that was loaded from a folder.
+
+    Args:
+        lm: The model, without an adapter.
+    """
+    return spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
+
+
+def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
+    """Plan the memory of a training run in the fastest forward mode on this machine.
 
     Args:
         lm: The base model, without an adapter.
         data: The samples.
         config: The settings.
-        probe: Indices of the samples of the equivalence check; None for those of `select_probe`.
 
     Returns:
         The fastest plan that fits.
@@ -162,11 +177,16 @@ def plan_memory(
     Raises:
         UserError: If no plan fits.
     """
-    spec = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
-    return fastest_plan(spec, SampleSizes.from_data(data, probe), config, usable_memory_bytes())
+    return fastest_plan(model_spec(lm), SampleSizes.from_data(data), config, usable_memory_bytes())
 
 
-def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limit_bytes: int | None) -> MemoryPlan:
+def fastest_plan(
+    spec: ModelSpec,
+    samples: SampleSizes,
+    config: LoRAConfig,
+    limit_bytes: int | None,
+    mode: ForwardMode = "packed",
+) -> MemoryPlan:
     """Return the fastest plan within a memory limit.
 
     Smaller micro-batches take almost no additional time, gradient checkpointing a third more, and reading activations
@@ -177,6 +197,7 @@ def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limi
         samples: The samples.
         config: The settings; `micro_batch_tokens` is used unless it is 0.
         limit_bytes: The limit; None for no limit.
+        mode: The forward mode.
 
     Returns:
         The plan.
@@ -186,10 +207,10 @@ def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limi
     """
     smallest_peak = math.inf
     for checkpointing in (False, True):
-        for tokens in _micro_batch_sizes(samples, config):
+        for tokens in _micro_batch_sizes(samples, config, mode):
             plan = MemoryPlan(tokens, checkpointing)
             for cache_limit in (None, 0):
-                estimate = estimate_memory(spec, samples, config, plan, cache_limit)
+                estimate = estimate_memory(spec, samples, config, plan, cache_limit, mode)
                 smallest_peak = min(smallest_peak, estimate.peak_bytes)
                 if limit_bytes is None or estimate.peak_bytes <= limit_bytes:
                     return dataclasses.replace(
@@ -204,7 +225,12 @@ def fastest_plan(spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, limi
 
 
 def estimate_memory(
-    spec: ModelSpec, samples: SampleSizes, config: LoRAConfig, plan: MemoryPlan, cache_limit_bytes: int | None
+    spec: ModelSpec,
+    samples: SampleSizes,
+    config: LoRAConfig,
+    plan: MemoryPlan,
+    cache_limit_bytes: int | None,
+    mode: ForwardMode = "packed",
 ) -> MemoryEstimate:
     """Estimate the memory of a training run with a plan.
 
@@ -214,6 +240,7 @@ def estimate_memory(
         config: The settings.
         plan: The plan; its `cache_bytes` are not used.
         cache_limit_bytes: Maximum memory of the cached outputs of the frozen layers; None for no limit.
+        mode: The forward mode.
 
     Returns:
         The memory of each phase.
@@ -222,14 +249,16 @@ def estimate_memory(
     first = 0 if config.num_layers == -1 else max(0, len(spec.layers) - config.num_layers)
     trained = spec.layers[first:]
     adapter = 4 * sum(adapter_parameters(layer, config) for layer in trained)
-    activations = sum(lengths) * spec.hidden_size * spec.dtype_bytes if first else 0
+    # The plain mode computes the frozen layers in every step, so nothing is cached and no weights are released.
+    skips_frozen = first > 0 and mode != "plain"
+    activations = sum(lengths) * spec.hidden_size * spec.dtype_bytes if skips_frozen else 0
     cached = activations if cache_limit_bytes is None or activations <= cache_limit_bytes else 0
-    releases_frozen = spec.is_reloadable and first > 0
+    releases_frozen = spec.is_reloadable and skips_frozen
     weights = spec.other_bytes + sum(layer.bytes for layer in trained) if releases_frozen else spec.bytes
 
-    step = _training_step_bytes(spec, trained, samples, config, plan, adapter)
+    step = _training_step_bytes(spec, trained, samples, config, plan, adapter, mode)
     caching = spec.bytes + adapter
-    if first:
+    if skips_frozen:
         groups = micro_batches(range(len(lengths)), lengths, CACHE_BATCH_TOKENS, "packed")
         caching += cached + max(forward_bytes(spec, spec.layers[-1], samples.packed(group)) for group in groups)
     return MemoryEstimate(
@@ -248,7 +277,7 @@ def _equivalence_check_bytes(
     """Return the memory of the equivalence check without the model's weights."""
     probe = shortest_two_lengths(samples.lengths) if samples.probe is None else samples.probe
     without_dropout = dataclasses.replace(config, dropout=0.0)
-    reference = reference_gradient_bytes(spec, trained, samples.padded(probe), without_dropout)
+    reference = gradient_bytes(spec, trained, samples.padded(probe), without_dropout, False, reference=True)
     fast = gradient_bytes(spec, trained, samples.packed(probe), without_dropout, checkpointing=False)
     return _ADAPTER_COPIES_IN_CHECK * adapter + max(reference, fast)
 
@@ -260,36 +289,43 @@ def _training_step_bytes(
     config: LoRAConfig,
     plan: MemoryPlan,
     adapter: int,
+    mode: ForwardMode,
 ) -> int:
     """Return the memory of the largest step or validation without the model's weights."""
-    lengths, count = samples.lengths, samples.trained_count
+    lengths, count, is_plain = samples.lengths, samples.trained_count, mode == "plain"
+    batch_format: BatchFormat = "packed" if mode == "packed" else "padded"
     peaks = [_ADAPTER_COPIES_IN_UPDATE * adapter]
-    for step in _steps(count, config):
-        for micro_batch in micro_batches(step, lengths, plan.micro_batch_tokens, "packed"):
-            size = samples.packed(micro_batch)
-            gradient = gradient_bytes(spec, trained, size, config, plan.gradient_checkpointing)
+    for step in _steps(samples, config, mode):
+        for micro_batch in micro_batches(step, lengths, plan.micro_batch_tokens, batch_format):
+            size = samples.in_format(batch_format, micro_batch)
+            checkpointing = plan.gradient_checkpointing
+            gradient = gradient_bytes(spec, trained, size, config, checkpointing, reference=is_plain)
             peaks.append(_ADAPTER_COPIES * adapter + gradient)
-    for micro_batch in micro_batches(range(count, len(lengths)), lengths, plan.micro_batch_tokens, "packed"):
-        size = samples.packed(micro_batch)
-        forward = max(forward_bytes(spec, spec.layers[-1], size), head_bytes(spec, size))
-        peaks.append(_ADAPTER_COPIES * adapter + forward)
+    for micro_batch in micro_batches(range(count, len(lengths)), lengths, plan.micro_batch_tokens, batch_format):
+        size = samples.in_format(batch_format, micro_batch)
+        head = reference_head_bytes(spec, size) if is_plain else head_bytes(spec, size)
+        peaks.append(_ADAPTER_COPIES * adapter + max(forward_bytes(spec, spec.layers[-1], size), head))
     return max(peaks)
 
 
-def _steps(count: int, config: LoRAConfig) -> list[list[int]]:
+def _steps(samples: SampleSizes, config: LoRAConfig, mode: ForwardMode) -> list[list[int]]:
     """Return the samples of the steps of the first epochs."""
-    epochs = range(min(config.epochs, _MAX_EPOCHS))
-    batch_size = config.effective_batch_size
-    return [step for epoch in epochs for step in shuffled_steps(count, batch_size, config.seed, epoch)]
+    epochs, batch_size = range(min(config.epochs, _MAX_EPOCHS)), config.effective_batch_size
+    if mode == "packed":
+        count = samples.trained_count
+        return [step for epoch in epochs for step in shuffled_steps(count, batch_size, config.seed, epoch)]
+    lengths = samples.lengths[: samples.trained_count]
+    return [step for epoch in epochs for step in bucketed_steps(lengths, batch_size, config.seed, epoch)]
 
 
-def _micro_batch_sizes(samples: SampleSizes, config: LoRAConfig) -> Iterator[int]:
+def _micro_batch_sizes(samples: SampleSizes, config: LoRAConfig, mode: ForwardMode) -> Iterator[int]:
     """Yield the sizes in tokens to try: the configured one, or that of a whole step, repeatedly halved."""
     if config.micro_batch_tokens:
         yield config.micro_batch_tokens
         return
-    steps = _steps(samples.trained_count, config)
-    tokens = max(_MIN_TOKENS, max(sum(samples.lengths[i] for i in step) for step in steps))
+    batch_format: BatchFormat = "packed" if mode == "packed" else "padded"
+    steps = _steps(samples, config, mode)
+    tokens = max(_MIN_TOKENS, max(samples.in_format(batch_format, step).tokens for step in steps))
     while tokens >= _MIN_TOKENS:
         yield tokens
         tokens //= 2
