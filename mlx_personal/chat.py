@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import datetime
+import functools
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -149,10 +152,16 @@ class Conversation:
     def _prompt(self, message: Message) -> tuple[list[int], int]:
         """Return the prompt's tokens, without the oldest exchanges if necessary, and the limit of the answer."""
         max_tokens = min(self.max_tokens, self._lm.context_length // 2)
-        history = self._messages
-        while True:
-            messages = [{"role": m.role, "content": m.content} for m in (*self._system, *history, message)]
-            prompt = self._lm.tokenize_prompt(messages)
-            if not history or len(prompt) + max_tokens <= self._lm.context_length:
-                return prompt, max_tokens
-            history = history[2:]
+        exchanges = len(self._messages) // 2
+        now = datetime.datetime.now()  # for chat templates that write today's date
+
+        @functools.cache
+        def prompt_without(dropped: int) -> list[int]:
+            messages = (*self._system, *self._messages[2 * dropped :], message)
+            return self._lm.tokenize_prompt([{"role": m.role, "content": m.content} for m in messages], now)
+
+        def fits(dropped: int) -> bool:
+            return dropped == exchanges or len(prompt_without(dropped)) + max_tokens <= self._lm.context_length
+
+        dropped = 0 if fits(0) else bisect.bisect_left(range(exchanges + 1), True, key=fits)
+        return prompt_without(dropped), max_tokens

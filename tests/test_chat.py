@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from collections.abc import Iterator
@@ -26,9 +27,11 @@ class ScriptedModel:
     def __init__(self, *answers: str) -> None:
         self.answers = iter(answers)
         self.prompts: list[list[str]] = []
+        self.times: list[datetime.datetime] = []
         self.calls: list[dict[str, Any]] = []
 
-    def tokenize_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+    def tokenize_prompt(self, messages: list[dict[str, str]], now: datetime.datetime) -> list[int]:
+        self.times.append(now)
         self.prompts.append([f"{m['role']}: {m['content']}" for m in messages])
         return [0] * sum(len(m["content"].split()) for m in messages)
 
@@ -56,10 +59,27 @@ def test_the_system_prompt_begins_every_prompt_and_the_dialogue() -> None:
     assert [m.role for m in conversation.dialogue.messages] == ["system", *("user", "assistant") * 2]
 
 
+def test_a_chat_template_is_given_the_time_of_the_question() -> None:
+    model, before = ScriptedModel("In May."), datetime.datetime.now()
+    converse(model, "Tomatoes?")
+    assert [before <= time <= datetime.datetime.now() for time in model.times] == [True]
+
+
 def test_a_full_context_loses_the_oldest_exchange_but_not_the_system_prompt() -> None:
     model = ScriptedModel("one " * 10, "two " * 10)
     converse(model, "a " * 10, "b " * 10, system="Be brief.", max_tokens=10)
     assert model.prompts[-1] == ["system: Be brief.", f"user: {'b ' * 10}"]
+
+
+def test_as_many_exchanges_are_kept_as_fit_found_with_few_prompts() -> None:
+    model = ScriptedModel(*["one two"] * 30)
+    conversation = converse(model, *["a b c"] * 29, max_tokens=10)
+    del model.prompts[:]
+    list(conversation.ask("a b c"))
+    # 40 tokens, of which 10 are the answer's, hold the question and five exchanges of five words each.
+    assert model.prompts.count(["user: a b c", "assistant: one two"] * 5 + ["user: a b c"]) == 1
+    assert max(len(prompt) for prompt in model.prompts if len(prompt) < 12) == 11
+    assert len(model.prompts) < 8
 
 
 def test_an_answer_ends_where_it_is_stopped_and_stays_in_the_conversation() -> None:
