@@ -194,6 +194,9 @@ def _read_line(prompt: str) -> str:
         return sys.stdin.readline()
     except EOFError:
         return ""
+    except KeyboardInterrupt:
+        click.echo("", err=True)  # the terminal's line has the prompt on it
+        raise
     except UnicodeDecodeError as error:
         raise UserError("not UTF-8 text", "standard input", "check the terminal's encoding") from error
 

@@ -87,9 +87,10 @@ def _errors_on_one_line(ctx: click.Context) -> Iterator[None]:
     except OSError as error:
         line = from_os_error(error).line()
     line = escape_surrogates(line)
-    if ctx.meta["as_json"]:
-        click.echo(json.dumps({"error": line}))
-    click.echo(f"mlx-personal: {line}", err=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        if ctx.meta["as_json"]:
+            click.echo(json.dumps({"error": line}))
+        click.echo(f"mlx-personal: {line}", err=True)
     ctx.exit(exit_code)
 
 

@@ -23,6 +23,7 @@ from mlx_lm.utils import load_model
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
+from mlx_personal.models.adapter_folder import read_adapter_config
 from mlx_personal.models.chat_template import ChatTemplate
 from mlx_personal.models.mlx_lm_compat import seeded
 from mlx_personal.models.sampling import SamplingParams
@@ -234,6 +235,7 @@ class LanguageModel:
             UserError: If it does not fit the model, or is damaged.
         """
         self.detach_adapter()
+        read_adapter_config(folder)
         self._base_layers = self.model.leaf_modules()
         try:
             load_adapters(self.model, str(folder))

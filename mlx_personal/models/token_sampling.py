@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_personal.models.sampling import REPETITION_CONTEXT_SIZE, SamplingParams
 
@@ -79,11 +80,19 @@ def penalize_repetition(logits: mx.array, recent: mx.array, penalty: float) -> m
 
 def _keep_top_p(log_probabilities: mx.array, top_p: float) -> mx.array:
     """Set all but the likeliest tokens that together reach a probability of `top_p` to -inf: [N, C] -> [N, C]."""
-    ascending = mx.sort(log_probabilities, axis=-1)
+    ascending = _sort(log_probabilities)
     mass_above = mx.cumsum(mx.exp(ascending), axis=-1, reverse=True, inclusive=False)
     num_dropped = (mass_above >= top_p).sum(axis=-1, keepdims=True)  # never all, since above the likeliest is nothing
     lowest = mx.take_along_axis(ascending, num_dropped, axis=-1)
     return mx.where(log_probabilities < lowest, -math.inf, log_probabilities)
+
+
+def _sort(values: mx.array) -> mx.array:
+    """Return the rows of values [N, C] in ascending order."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        # MLX's own sort is 10 times as slow on a CPU: 0.3 of the time of 32 answers with a vocabulary of 49,152.
+        return mx.array(np.sort(np.array(values), axis=-1))
+    return mx.sort(values, axis=-1)
 
 
 def _draw(logits: mx.array, draws: mx.array) -> mx.array:
