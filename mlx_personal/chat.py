@@ -81,7 +81,7 @@ class Conversation:
         system: System prompt; empty for none.
         recommended: The parameters in force that come from the model's `generation_config.json`.
         notices: What the user should know about these settings, one line each.
-        on_answer: Called with the conversation so far after each complete answer; None for nothing.
+        record: Called with the conversation so far after each complete answer; None for nothing.
     """
 
     def __init__(self, lm: LanguageModel, config: ChatConfig, seed: int | None = None):
@@ -105,7 +105,7 @@ class Conversation:
             self.notices.append(f"not used at temperature 0: {', '.join(filters)}")
         if adapter_changes_nothing(lm.model):
             self.notices.append("the adapter changes nothing: all its updates are zero")
-        self.on_answer: Callable[[Dialogue], None] | None = None
+        self.record: Callable[[Dialogue], None] | None = None
         self._lm = lm
         self._seed = seed
         self._questions = 0
@@ -141,8 +141,8 @@ class Conversation:
         answer = strip_thoughts("".join(pieces)).strip()
         if answer:
             self._messages += [message, Message("assistant", answer)]
-            if self.on_answer is not None and self.dialogue is not None:
-                self.on_answer(self.dialogue)
+            if self.record is not None and self.dialogue is not None:
+                self.record(self.dialogue)
 
     @property
     def dialogue(self) -> Dialogue | None:

@@ -98,7 +98,7 @@ def test_an_answer_ends_where_it_is_stopped_and_stays_in_the_conversation() -> N
 def test_each_complete_answer_is_reported_with_the_conversation_so_far() -> None:
     conversation = converse(ScriptedModel("yes", "", "no"))
     reported: list[Dialogue] = []
-    conversation.on_answer = reported.append
+    conversation.record = reported.append
     for question in ("A?", "B?", "C?"):
         list(conversation.ask(question))
     assert [dialogue.user_turns for dialogue in reported] == [("A?",), ("A?", "C?")]

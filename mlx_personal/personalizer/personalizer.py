@@ -539,11 +539,11 @@ class Personalizer:
             adapter_id = None if promoted is None else promoted.id
             dialogue_id = self.store.put_conversation(dialogue_id, dialogue, source, adapter_id)
 
-        conversation.on_answer = record
+        conversation.record = record
         try:
             yield conversation
         finally:
-            conversation.on_answer = None
+            conversation.record = None
 
     # Lookups
 
