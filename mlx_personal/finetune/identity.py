@@ -75,6 +75,8 @@ def training_identity(
                 digest.update(np.ascontiguousarray(array).tobytes())
             digest.update(np.float64(sample.weight).tobytes())
     settings = {name: value for name, value in config.to_json().items() if name not in _WITHOUT_EFFECT}
+    if (date := lm.chat_template.training_date) is not None:
+        settings["template_date"] = date  # absent otherwise, as in checkpoints of version 0.1
     environment = {
         **{package: version(package) for package in ("mlx-personal", "mlx", "mlx-lm")},
         "device": device_name(),

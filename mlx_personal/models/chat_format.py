@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import re
 from collections.abc import Mapping, Sequence
@@ -69,18 +68,9 @@ class ChatFormat:
     stop_strings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the format as JSON, as profiles store it."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ChatFormat:
-        """Return the format that `to_json` has written.
-
-        Args:
-            value: Its result.
-        """
-        fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
-        return cls(**fields)
+        """Return the format and its notes as JSON, as profiles store them."""
+        fields = {key: list(item) if isinstance(item, tuple) else item for key, item in vars(self).items()}
+        return {**fields, "notes": list(self.notes())}
 
     def notes(self) -> tuple[str, ...]:
         """Return what a user may want to know about the format, in short phrases; empty for an ordinary template."""

@@ -62,6 +62,14 @@ class ChatTemplate:
         except UserError:
             return frozenset()
 
+    @property
+    def training_date(self) -> str | None:
+        """The date in training sequences, in ISO format; None for a template that writes none."""
+        try:
+            return FIXED_TIME.date().isoformat() if self.format.writes_date else None
+        except UserError:
+            return None
+
     @functools.cached_property
     def stop_strings(self) -> tuple[str, ...]:
         """Texts that end an answer in the template; empty for a model that cannot be used for chats."""

@@ -38,6 +38,7 @@ from mlx_personal.finetune.worker import broadcast_job
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
+from mlx_personal.personalizer.chat_format_record import check_chat_format, record_chat_format
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
@@ -142,6 +143,7 @@ class Personalizer:
         self._observer = Observer(self.store, self.config, self.measure)
         self._promoter = Promoter(self.store, self.adapters, self.config, self.adapted_model, self.measure)
         self._lm = lm
+        self._writes = write
         self._base_checked = False
 
     @classmethod
@@ -166,10 +168,11 @@ class Personalizer:
             The new profile, open for writing.
 
         Raises:
-            UserError: If there is already a profile, or the model cannot be loaded.
+            UserError: If there is already a profile, or the model cannot be loaded or used for chats.
         """
         folder = Path(folder).expanduser()
         lm = lm or load_language_model(model)
+        check_chat_format(lm)
         store = Store(folder)
         try:
             if store.model_name() is not None:
@@ -179,6 +182,7 @@ class Personalizer:
                 atomic_write(config_file, (config or Config()).to_toml().encode())
             with store.transaction():
                 _set_model(store, model)
+                record_chat_format(store, lm)
                 if creator is not None:
                     store.set_creator(creator)
         finally:
@@ -227,7 +231,7 @@ class Personalizer:
             lazy: Whether its weights are read only when they are used.
 
         Raises:
-            UserError: If the model cannot be loaded, or is not the one of the profile.
+            UserError: If the model cannot be loaded or used for chats, or is not the one of the profile.
         """
         try:
             if self._lm is None:
@@ -245,6 +249,10 @@ class Personalizer:
                 "set it again to accept the new one",
                 remedy=Remedy(Action.SET_BASE_MODEL, {"model": self.model_name}),
             )
+        if not self._base_checked:
+            check_chat_format(self._lm)
+            if self._writes:
+                record_chat_format(self.store, self._lm)
         self._base_checked = True
         self._lm.detach_adapter()
         return self._lm
@@ -282,10 +290,15 @@ class Personalizer:
 
         Returns:
             The number of bins that were embedded again.
+
+        Raises:
+            UserError: If the model cannot be loaded or used for chats; the profile keeps its base model then.
         """
         lm = load_language_model(model)
+        check_chat_format(lm)
         with self.store.transaction():
             _set_model(self.store, model)
+            record_chat_format(self.store, lm)
             bins = self._observer.reembed(make_embedder(self.config.embedding, lm))
         self._lm = lm
         logger.info("base model changed; %d bins embedded again", bins)
