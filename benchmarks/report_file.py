@@ -22,7 +22,7 @@ def heading(title: str, command: str) -> str:
 
 def machine_line() -> str:
     """Return chip, device, threads and versions on one line."""
-    threads = os.environ.get("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
+    threads = blas.thread_count() or os.cpu_count()
     versions = [f"Python {platform.python_version()}"]
     versions += [
         f"{name} {version}"

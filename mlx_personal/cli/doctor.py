@@ -18,17 +18,25 @@ from mlx_personal.cli.remedies import error_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-# A lower float32 speed means that something is wrong with the machine or its BLAS.
+    from mlx_personal.runtime.blas_threads import ThreadChoice
+
+# A lower float32 speed means that something is wrong with the machine or its BLAS, unless other processes use it.
 _MIN_GFLOPS = 20
+_MEASUREMENTS = 3
+_BUSY_LOAD = 0.5
 
 
 @dataclass(frozen=True)
 class _Check:
-    """The result of a check. The field names are keys of the output with `--json`."""
+    """The result of a check. The field names are keys of the output with `--json`.
+
+    A check that says nothing because the machine is busy is ok and busy.
+    """
 
     name: str
     ok: bool
     found: str
+    busy: bool = False
 
 
 @click.command()
@@ -40,7 +48,7 @@ def doctor(cli: CommandContext) -> CommandResult:
     """
     from mlx_personal.runtime import blas, device
 
-    gflops = device.measure_gflops()
+    gflops, threads = _measure_speed()
     kind = device.device_name()
     library = blas.preload()
     checks = [
@@ -48,7 +56,8 @@ def doctor(cli: CommandContext) -> CommandResult:
         _Check("device", True, f"{kind}: {device.chip_name()}"),
         _Check("dtype", True, "float32, models are dequantized" if kind == "cpu" else "the model's own"),
         _Check("blas", library.tuned, library.name + (f": {library.reason}" if library.reason else "")),
-        _Check("speed", gflops > _MIN_GFLOPS, f"{gflops:.0f} GFLOP/s in float32, measured now"),
+        _threads_check(threads),
+        _speed_check(gflops, threads),
         *_check_compiler(library.tuned),
         *_version_checks(),
         _check_home(cli),
@@ -59,10 +68,46 @@ def doctor(cli: CommandContext) -> CommandResult:
         width = max(len(check.name) for check in checks) + 2
         for check in checks:
             mark, style = ("ok", "green") if check.ok else ("no", "red")
+            if check.busy:
+                mark, style = "--", "yellow"
             print_styled(console, mark, style, f"  {check.name:<{width}}{check.found}")
 
     data = {"gflops": gflops, "checks": [vars(check) for check in checks]}
     return CommandResult(data, show, exit_code=0 if all(check.ok for check in checks) else 1)
+
+
+def _measure_speed() -> tuple[float, ThreadChoice]:
+    """Return the speed in GFLOP/s, and the number of threads with which it was measured.
+
+    A low speed is measured again, because another process may have been active for a moment.
+    """
+    from mlx_personal.runtime import blas_threads, device
+
+    # The load of the machine is known some time after the start.
+    device.measure_gflops()
+    threads, gflops = blas_threads.adapt_threads(), 0.0
+    for _ in range(_MEASUREMENTS):
+        gflops = max(gflops, device.measure_gflops())
+        if gflops > _MIN_GFLOPS:
+            break
+        threads = blas_threads.adapt_threads()
+    return gflops, threads
+
+
+def _threads_check(threads: ThreadChoice) -> _Check:
+    """Say how many threads compute matrix products on a CPU, and why."""
+    if threads.threads is None:
+        return _Check("threads", True, threads.reason)
+    override = "" if "OPENBLAS_NUM_THREADS" in os.environ else "; OPENBLAS_NUM_THREADS=N sets another number"
+    return _Check("threads", True, f"{threads.threads}, {threads.reason}{override}")
+
+
+def _speed_check(gflops: float, threads: ThreadChoice) -> _Check:
+    found = f"{gflops:.0f} GFLOP/s in float32, measured now"
+    slow, load = gflops <= _MIN_GFLOPS, threads.other_load or 0.0
+    if slow and load >= _BUSY_LOAD:
+        return _Check("speed", True, f"{found}: other processes use {load:.1f} processors, so this says nothing", True)
+    return _Check("speed", not slow, found)
 
 
 def _check_compiler(tuned: bool) -> list[_Check]:

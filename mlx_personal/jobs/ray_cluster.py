@@ -70,7 +70,7 @@ def run_on_ray(
 def _run_job(function: Callable[[Any], Any], job: Job) -> JobResult:
     """Run one job in a Ray process, where Ray has set OMP_NUM_THREADS to the job's one core.
 
-    The BLAS's own variable is set too, because `blas.set_single_threaded` would let large models use all cores.
+    The BLAS's own variable is set too, because `blas_threads` would let large models use all idle cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return run_job(function, job)

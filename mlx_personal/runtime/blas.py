@@ -71,22 +71,15 @@ _current: Blas | None = None
 _library: ctypes.CDLL | None = None
 
 
-def set_single_threaded(single: bool) -> None:
-    """Limit OpenBLAS to one thread, or remove that limit.
-
-    OpenBLAS's threads wait for each other at every product. If another process uses a core, each wait takes a time
-    slice of the system: on 2 cores, the products of a small model were 6 to 12 times slower with two threads than with
-    one. Nothing is changed if OPENBLAS_NUM_THREADS is set, or for other libraries.
+def set_thread_count(count: int) -> None:
+    """Set the number of threads of OpenBLAS; this does nothing for another library.
 
     Args:
-        single: True for one thread, False for as many as there are processors.
+        count: Number of threads.
     """
-    if _library is None or "OPENBLAS_NUM_THREADS" in os.environ:
-        return
     for prefix in ("openblas", "scipy_openblas"):
-        if hasattr(_library, f"{prefix}_set_num_threads"):
-            processors = getattr(_library, f"{prefix}_get_num_procs")()
-            getattr(_library, f"{prefix}_set_num_threads")(1 if single else processors)
+        if _library is not None and hasattr(_library, f"{prefix}_set_num_threads"):
+            getattr(_library, f"{prefix}_set_num_threads")(count)
 
 
 def thread_count() -> int | None:
@@ -94,6 +87,14 @@ def thread_count() -> int | None:
     for prefix in ("openblas", "scipy_openblas"):
         if _library is not None and hasattr(_library, f"{prefix}_get_num_threads"):
             return int(getattr(_library, f"{prefix}_get_num_threads")())
+    return None
+
+
+def processor_count() -> int | None:
+    """Return the number of processors that OpenBLAS may use; None for another library or if it is not known."""
+    for prefix in ("openblas", "scipy_openblas"):
+        if _library is not None and hasattr(_library, f"{prefix}_get_num_procs"):
+            return int(getattr(_library, f"{prefix}_get_num_procs")())
     return None
 
 

@@ -35,9 +35,10 @@ def _preload_before_loading(loader: Any) -> None:
     create_module = loader.create_module
 
     def create_after_preload(spec: ModuleSpec) -> ModuleType | None:
-        from mlx_personal.runtime import blas
+        from mlx_personal.runtime import blas, blas_threads
 
         blas.preload()
+        blas_threads.start_measuring()
         module: ModuleType | None = create_module(spec)
         return module
 

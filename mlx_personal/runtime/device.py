@@ -12,10 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_personal.runtime import blas
-
-# Number of parameters below which a model's matrix products are too small to gain from a second thread.
-_SMALL_MODEL_PARAMETERS = 50_000_000
+from mlx_personal.runtime import blas_threads
 
 
 def device_name() -> str:
@@ -56,7 +53,7 @@ def prepare_model(model: nn.Module, lazy: bool = False) -> nn.Module:
         model = dequantize_model(model)
         model.set_dtype(mx.float32)
         parameter_count = sum(weight.size for _, weight in tree_flatten(model.parameters()))
-        blas.set_single_threaded(parameter_count < _SMALL_MODEL_PARAMETERS)
+        blas_threads.use_threads_for(parameter_count)
     if not lazy:
         mx.eval(model.parameters())
     return model

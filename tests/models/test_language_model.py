@@ -383,7 +383,7 @@ count = getattr(blas._library, prefix + "_get_num_threads") if library.tuned els
 before = count() if count else 0
 mlx_personal.load_language_model({str(tiny_model_folder)!r})
 small = count() if count else 0
-blas.set_single_threaded(False)
+blas.set_thread_count(before)
 print(before, small, count() if count else 0)
 """
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
