@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.default_command import DefaultCommandGroup
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.errors import UserError
@@ -33,15 +34,7 @@ _MEASUREMENTS: Final = (
 )
 
 
-class _RunByDefault(click.Group):
-    """A group in which `benchmark --workload small` is `benchmark run --workload small`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
-        return super().parse_args(ctx, args if is_named else ["run", *args])
-
-
-@click.group(cls=_RunByDefault)
+@click.group(cls=DefaultCommandGroup, default_command="run")
 def benchmark() -> None:
     """Measure the fine-tuning speed of this machine.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ _PACKAGE = "mlx_personal.cli"
 # The module and the short help of each command, in the order of `--help`, which shows them without importing any.
 COMMANDS: Final = {
     "init": (f"{_PACKAGE}.profile:init", "Create a profile, or change its base model."),
+    "models": (f"{_PACKAGE}.models:models", "List the models that this machine has, and delete converted ones."),
     "import": (f"{_PACKAGE}.import_:import_", "Import dialogues from JSONL FILES, then score and select them."),
     "status": (f"{_PACKAGE}.profile:status", "Show the state of the profile and its pending steps."),
     "buffer": (f"{_PACKAGE}.buffer:buffer", "Show the selected dialogues and why they were selected."),
@@ -120,6 +122,10 @@ def _profile_options(ctx: click.Context) -> ProfileOptions:
 @click.pass_context
 def main(ctx: click.Context, name: str, home: Path | None, verbose: int, log_file: Path | None) -> None:
     """Personalize a language model with your own conversations, privately, on MLX."""
+    if home is not None:
+        home = home.expanduser()
+        # Models are converted into the home too, in this process and in those that it starts.
+        os.environ["MLX_PERSONAL_HOME"] = str(home.absolute())
     ctx.obj = CommandContext(home, name, _profile_options(ctx))
     ctx.call_on_close(configure_logging(verbose, log_file))
     logger.info("mlx-personal %s: %s", mlx_personal.__version__, ctx.invoked_subcommand)

@@ -9,7 +9,7 @@ import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
-from mlx_personal.cli.progress import show_status
+from mlx_personal.cli.progress import progress_bar, show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--model",
-    metavar="REPO_OR_PATH",
-    help=f"Hub repository, model folder, or `demo` for the embedded model.  [default: {MAC_MODEL} on a Mac]",
+    metavar="NAME",
+    help="Hub repository, model folder, .gguf file, `ollama:NAME`, `lmstudio:PUBLISHER/NAME`, or `demo` for the "
+    f"embedded model; `models` lists those on this machine.  [default: {MAC_MODEL} on a Mac]",
 )
 @json_option
 def init(cli: CommandContext, model: str | None) -> CommandResult:
@@ -29,7 +30,8 @@ def init(cli: CommandContext, model: str | None) -> CommandResult:
 
     After a change of the base model the buffer is embedded again; annotations are kept.
     """
-    from mlx_personal.personalizer import Personalizer
+    from mlx_personal.models.finding import find_model
+    from mlx_personal.personalizer import Personalizer, read_status
     from mlx_personal.profile import is_profile
 
     exists = is_profile(cli.profile_folder)
@@ -39,32 +41,44 @@ def init(cli: CommandContext, model: str | None) -> CommandResult:
         if sys.platform != "darwin":
             raise click.UsageError("name a --model: a folder, a hub repository, or `demo`")
         model = MAC_MODEL
+    with progress_bar(cli) as on_progress:
+        found = find_model(model, on_progress)
     if exists:
         with Personalizer(cli.profile_folder) as personalizer:
             annotated = len(personalizer.annotated_dialogues())
             with show_status(cli, f"Loading {model} and embedding the buffer"):
-                bins = personalizer.change_model(model)
+                bins = personalizer.change_model(found.name)
     else:
         bins = annotated = 0
         with show_status(cli, f"Loading {model}"):
-            Personalizer.create(cli.profile_folder, model).close()
+            Personalizer.create(cli.profile_folder, found.name).close()
+    chat_format_notes = read_status(cli.profile_folder).chat_format_notes
     data = {
         "folder": str(cli.profile_folder),
         "model": model,
+        "base_model": found.name,
+        "note": found.note,
+        "chat_format": list(chat_format_notes),
         "changed": exists,
         "re_embedded": bins,
         "annotated": annotated,
     }
 
     def show(console: Console) -> None:
+        if found.note is not None:
+            print_lines(console, f"{found.note}.")
+        notes = [f"Chat format: {note}." for note in chat_format_notes]
         if not exists:
             print_lines(
                 console,
                 f"Created a profile in {cli.profile_folder} with the base model {model}.",
+                *notes,
                 f"Next: {cli.command('import', 'FILE')}",
             )
             return
-        print_lines(console, f"The base model is now {model}; {bins} dialogues of the buffer were embedded again.")
+        print_lines(
+            console, f"The base model is now {model}; {bins} dialogues of the buffer were embedded again.", *notes
+        )
         if annotated:
             print_lines(
                 console,
@@ -91,7 +105,10 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
     in_use = "the base model" if status.promoted is None else f"adapter {status.promoted}"
     table = Table.grid(padding=(0, 2))
     table.add_row("profile", printable(status.folder))
-    table.add_row("base model", printable(status.model))
+    source = "" if status.model_source is None else f" (from {status.model_source})"
+    table.add_row("base model", printable(f"{status.model}{source}"))
+    for number, note in enumerate(status.chat_format_notes):
+        table.add_row("" if number else "chat format", printable(note))
     table.add_row("dialogues", f"{status.received} received, {status.unscored} not scored yet")
     table.add_row(
         "buffer",

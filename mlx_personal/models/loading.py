@@ -1,4 +1,4 @@
-"""Load language models: the demo model, folders, and repositories of the Hugging Face hub."""
+"""Load language models by any name that `find_model` understands."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import logging
 import time
 from pathlib import Path
 
-from huggingface_hub import errors as hub_errors
-
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import UserError
+from mlx_personal.models.finding import find_model
 from mlx_personal.models.language_model import LanguageModel
-from mlx_personal.models.mlx_lm_compat import cached_model_folder, download_model, silence_length_warnings
-from mlx_personal.models.model_folder import check_model_folder
+from mlx_personal.models.mlx_lm_compat import silence_length_warnings
+from mlx_personal.models.model_names import DEMO_MODEL, NameKind, parse_model_name
 from mlx_personal.models.safe_loading import load_model_and_tokenizer
 from mlx_personal.runtime.device import prepare_model
+from mlx_personal.storage.home import Home
+
+__all__ = ["DEMO_MODEL", "cached_model", "canonical_name", "fingerprint", "load_language_model", "resolve_model"]
 
 logger = logging.getLogger(__name__)
-
-DEMO_MODEL = "demo"
-_NETWORK_HINT = "check the network, or name a local folder"
-_DEMO_MODEL_FOLDER = Path(__file__).parent.parent / "demo" / "model"
 
 silence_length_warnings()
 
@@ -33,16 +31,18 @@ def load_language_model(
     """Load a model with its tokenizer.
 
     Args:
-        name_or_path: `demo` for the embedded model, a folder, or a repository of the Hugging Face hub.
+        name_or_path: `demo` for the embedded model, a folder, a .gguf file, `ollama:NAME[:TAG]`,
+            `lmstudio:PUBLISHER/NAME`, or a repository of the Hugging Face hub; see `find_model`.
         adapter_path: Folder of a LoRA adapter to attach.
         lazy: Whether weights are read only when they are used or `LanguageModel.reload_weights` is called.
 
     Raises:
         UserError: If there is no such model, it has no tokenizer, or it requires code of its own.
     """
-    path, start = resolve_model(name_or_path), time.perf_counter()
-    model, tokenizer = load_model_and_tokenizer(path, lazy)
-    lm = LanguageModel(prepare_model(model, lazy), tokenizer, path, canonical_name(name_or_path))
+    found, start = find_model(name_or_path), time.perf_counter()
+    model, tokenizer = load_model_and_tokenizer(found.folder, lazy)
+    lm = LanguageModel(prepare_model(model, lazy), tokenizer, found.folder, found.name)
+    _check_vocabulary(lm)
     if adapter_path is not None:
         lm.attach_adapter(adapter_path)
     logger.info("loaded the model %s in %.1f s", lm.name, time.perf_counter() - start)
@@ -65,18 +65,24 @@ def cached_model(path: str) -> LanguageModel:
 
 
 def canonical_name(name_or_path: str | Path) -> str:
-    """Return the name under which a profile stores a model: an absolute path for a folder.
+    """Return the name under which a profile stores a model: an absolute path for a folder or a converted file.
 
     Args:
-        name_or_path: As for `load_language_model`.
+        name_or_path: As for `load_language_model`; a name that no model has is returned as it is.
+
+    Raises:
+        UserError: If it is the name of a file that cannot be converted.
     """
-    if str(name_or_path) != DEMO_MODEL and Path(name_or_path).expanduser().exists():
-        return str(Path(name_or_path).expanduser().resolve())
-    return str(name_or_path)
+    try:
+        name = parse_model_name(name_or_path, Home.default().models)
+    except UserError:
+        return str(name_or_path)
+    is_folder = name.kind in (NameKind.PATH, NameKind.CONVERTED) and Path(name.text).is_dir()
+    return name.text if is_folder or name.kind in (NameKind.DEMO, NameKind.HUB) else find_model(name_or_path).name
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """Return the folder of a model; a hub repository that is not in the cache is downloaded.
+    """Return the folder of a model; see `find_model`.
 
     Args:
         name_or_path: As for `load_language_model`.
@@ -84,14 +90,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
     Raises:
         UserError: If there is no such model, or its folder lacks weights or a tokenizer.
     """
-    name = canonical_name(name_or_path)
-    path = _DEMO_MODEL_FOLDER if name == DEMO_MODEL else Path(name)
-    if not path.exists():
-        path = _fetch(name)
-    if not path.is_dir():
-        raise UserError("is not a model folder", path, "name a folder with config.json and .safetensors files")
-    check_model_folder(path)
-    return path
+    return find_model(name_or_path).folder
 
 
 def fingerprint(folder: Path) -> str:
@@ -113,22 +112,13 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fetch(repo: str) -> Path:
-    """Return the folder of a hub repository, from the cache or downloaded."""
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
-        raise UserError("no such model folder", repo, "name a folder, a hub repository like owner/name, or `demo`")
-    # A cached model is never updated: adapters fit only the revision they were trained on.
-    cached = cached_model_folder(repo)
-    if cached is not None:
-        return cached
-    try:
-        logger.info("downloading the model %s", repo)
-        return download_model(repo)
-    except hub_errors.RepositoryNotFoundError as error:
-        raise UserError("no such repository on the hub", repo, "check its name, or log in if it is gated") from error
-    except OSError as error:
-        if error.errno:
-            raise from_os_error(error, repo) from error
-        raise UserError("cannot be downloaded from the hub", repo, _NETWORK_HINT) from error
-    except Exception as error:  # without a network the hub's client raises errors of its HTTP library
-        raise UserError("cannot be downloaded from the hub", repo, _NETWORK_HINT) from error
+def _check_vocabulary(lm: LanguageModel) -> None:
+    """Raise UserError if the tokenizer has tokens for which the model has no embedding.
+
+    MLX does not check indices: such a token would get the numbers of whatever lies behind the embedding in memory. Added
+    tokens are not counted: those without an embedding are never used, and some sound models have them.
+    """
+    tokens, embeddings = lm.tokenizer.vocab_size, lm.vocabulary_size
+    if embeddings is not None and tokens > embeddings:
+        what = f"the tokenizer has {tokens:,} tokens, the model only {embeddings:,} embeddings"
+        raise UserError(what, lm.path, "name another model, or add the tokenizer that belongs to it")

@@ -10,6 +10,8 @@ from typing import Any
 from mlx_personal.annotation import left_today
 from mlx_personal.config import Config
 from mlx_personal.errors import UserError
+from mlx_personal.models.model_source import read_source
+from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.profile import Store, check_profile_exists
 
@@ -21,6 +23,8 @@ class ProfileStatus:
     Attributes:
         folder: The profile's folder.
         model: Name of the base model.
+        model_source: Name of what the base model was converted from; None if it was not converted.
+        chat_format_notes: What is notable about the base model's chat template; empty if nothing is.
         received: Number of received dialogues.
         unscored: Number of these that have not been scored.
         filled_bins: Number of filled bins of the buffer.
@@ -41,6 +45,8 @@ class ProfileStatus:
 
     folder: str
     model: str
+    model_source: str | None
+    chat_format_notes: tuple[str, ...]
     received: int
     unscored: int
     filled_bins: int
@@ -63,6 +69,8 @@ class ProfileStatus:
         return {
             "folder": self.folder,
             "model": self.model,
+            "model_source": self.model_source,
+            "chat_format": list(self.chat_format_notes),
             "received": self.received,
             "unscored": self.unscored,
             "bins": {"filled": self.filled_bins, "capacity": self.bin_capacity},
@@ -109,11 +117,14 @@ def store_status(store: Store, config: Config) -> ProfileStatus:
         UserError: If the configured buffer is smaller than the stored one.
     """
     check_buffer_size(store, config)
+    model_source = read_source(Path(store.model_name() or ""))
     annotations, last_training = store.annotation_counts(), store.last_run("training")
     synthetic_generated, synthetic_kept = store.synthetic_counts()
     return ProfileStatus(
         folder=str(store.folder),
         model=store.model_name() or "",
+        model_source=None if model_source is None else model_source.name,
+        chat_format_notes=chat_format_notes(store),
         received=store.dialogue_count(),
         unscored=store.unscored_count(),
         filled_bins=store.bin_count(),

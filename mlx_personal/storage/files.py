@@ -6,6 +6,7 @@ After a full disk, a crash or a power failure the previous version is still ther
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -123,6 +124,26 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise from_os_error(error, path) from error
         raise
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file inside the `with` block, after waiting for any other process that holds it.
+
+    Args:
+        path: The lock file, which is created and stays.
+
+    Raises:
+        UserError: If it cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove_partials(folder: Path) -> None:

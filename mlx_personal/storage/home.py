@@ -16,7 +16,7 @@ _APPLICATION: Final = "mlx-personal"
 
 @dataclass(frozen=True)
 class Home:
-    """The folder of all profiles, each of which has its own folder in it.
+    """The folder of all profiles, each of which has its own folder in it, and of the models that they share.
 
     Attributes:
         folder: The folder, which need not exist.
@@ -29,6 +29,11 @@ class Home:
         """Return the home folder that the environment sets, or else the system's folder for application data."""
         configured = os.environ.get("MLX_PERSONAL_HOME")
         return cls(Path(configured).expanduser() if configured else application_folder())
+
+    @property
+    def models(self) -> Path:
+        """The folder of models that were converted from files of other programs."""
+        return self.folder / "models"
 
     def profile(self, name: str) -> Path:
         """Return the folder of a profile.

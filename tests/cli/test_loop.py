@@ -71,7 +71,7 @@ def test_invalid_models_are_reported_on_one_line(home: Path, tiny_model_folder: 
     (broken / "model.safetensors").write_bytes(b"junk")
     assert "cannot be loaded" in error_line("init", "--model", broken)
     (broken / "config.json").write_text("{")
-    assert "cannot be loaded" in error_line("init", "--model", broken)
+    assert "is not a JSON object" in error_line("init", "--model", broken)
     assert not (home / "profiles" / "default" / "profile.db").exists()
 
 

@@ -63,6 +63,8 @@ def test_the_status_counts_what_the_lists_hold(profile: Path, tiny_model: Langua
     assert list(printed) == [
         "folder",
         "model",
+        "model_source",
+        "chat_format",
         "received",
         "unscored",
         "bins",

@@ -61,6 +61,8 @@ def test_the_status_command_prints_the_same_values(profile: Path) -> None:
     printed = json.loads(result.stdout)
     assert printed.pop("folder") == str(profile)
     assert printed.pop("questions")["open"] == 0
+    assert printed.pop("model_source") is None
+    assert printed.pop("chat_format") == []
     assert printed == STATUS
 
 

@@ -1,12 +1,11 @@
 """The sizes of a model's layers, read from its folder without loading it, to estimate memory.
 
-Weights are recognized by their names in mlx-lm's model families. Weights with other names are counted by their shapes,
-so a new family leads to a less precise estimate and not to an error.
+Weights are recognized by their names in mlx-lm's model families and in GGUF files. Weights with other names are counted
+by their shapes, so a new family leads to a less precise estimate and not to an error.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,18 +15,25 @@ from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import UserError
 from mlx_personal.models import LanguageModel
+from mlx_personal.models.gguf.architectures import model_config
+from mlx_personal.models.gguf.blocks import GROUP_SIZE
+from mlx_personal.models.gguf.convert import default_precision
+from mlx_personal.models.gguf.file import read_gguf
+from mlx_personal.models.gguf.header import TensorInfo
+from mlx_personal.models.gguf.weights import Precision, stored_bits
+from mlx_personal.models.model_folder import read_json_object
+from mlx_personal.models.stored_weights import stored_weights
 from mlx_personal.runtime.device import device_name
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.(.+)$")
 _OTHER_TOWERS = ("vision", "visual", "audio")
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U32": 4, "U16": 2, "U8": 1, "I8": 1, "BOOL": 1}
-_QUERY = ("q_proj", "wq", "query", "q_b_proj", "c_q")
-_KEY = ("k_proj", "wk", "key", "c_k")
-_FUSED_QKV = ("qkv_proj", "Wqkv", "query_key_value", "c_attn")
-_DOWN = ("down_proj", "fc2", "w2", "dense_4h_to_h", "fc_out", "mlp.c_proj")
-_GATE = ("gate_proj", "gate_up_proj", "w3")
+_QUERY = ("q_proj", "wq", "query", "q_b_proj", "c_q", "attn_q")
+_KEY = ("k_proj", "wk", "key", "c_k", "attn_k")
+_FUSED_QKV = ("qkv_proj", "Wqkv", "query_key_value", "c_attn", "attn_qkv")
+_DOWN = ("down_proj", "fc2", "w2", "dense_4h_to_h", "fc_out", "mlp.c_proj", "ffn_down")
+_GATE = ("gate_proj", "gate_up_proj", "w3", "ffn_gate")
 
 
 @dataclass(frozen=True)
@@ -113,37 +119,44 @@ def spec_from_folder(folder: Path) -> ModelSpec:
     Raises:
         UserError: If the folder contains no readable model.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        files = sorted(folder.glob("model*.safetensors"))  # the files that mlx-lm reads
-        stored = {name: entry for file in files for name, entry in _safetensors_header(file).items()}
-    except OSError as error:
-        raise from_os_error(error, folder) from error
-    except (ValueError, AttributeError) as error:
-        raise UserError("this model's files are damaged", folder, "download it again") from error
-    config = {**config, **(config.get("text_config") or {})}
+    config = read_json_object(folder / "config.json")
+    text_config = config.get("text_config")
+    config = {**config, **(text_config if isinstance(text_config, dict) else {})}
+    stored = stored_weights(folder, config)
     in_float32 = device_name() == "cpu"
-    quantization = config.get("quantization") or config.get("quantization_config") or {}
     weights, dtype_bytes = {}, 4
-    for name, entry in stored.items():
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
+    for name, weight in stored.items():
         if any(tower in name for tower in _OTHER_TOWERS):
             continue
         if name.startswith("lm_head") and config.get("tie_word_embeddings"):
             continue  # dropped when the model is loaded
-        layer, _, parameter = name.rpartition(".")
-        is_quantized = f"{layer}.scales" in stored
-        size = math.prod(shape) * _BYTES.get(dtype, 4)
-        if is_quantized and parameter == "weight" and dtype == "U32":
-            layer_quantization = quantization.get(layer)
-            bits = (layer_quantization if isinstance(layer_quantization, dict) else quantization).get("bits", 4)
-            shape = (*shape[:-1], shape[-1] * 32 // bits)
-        elif is_quantized and in_float32 and parameter in ("scales", "biases"):
-            continue
-        elif not in_float32 and dtype in ("F16", "BF16"):
+        if weight.is_scale and in_float32:
+            continue  # and the weight that it belongs to is dequantized
+        if weight.bits is None and not in_float32 and weight.dtype in ("F16", "BF16"):
             dtype_bytes = 2
-        weights[name] = TensorSpec(shape, 4 * math.prod(shape) if in_float32 else size)
+        weights[name] = TensorSpec(weight.shape, 4 * math.prod(weight.shape) if in_float32 else weight.bytes)
     return _model_spec(weights, config, dtype_bytes, folder)
+
+
+def spec_from_gguf(path: Path) -> ModelSpec:
+    """Read the sizes of a GGUF file's model as `load_language_model` would convert and load it on this machine.
+
+    Args:
+        path: The GGUF file.
+
+    Raises:
+        UserError: If the file is damaged, or holds a model that is not supported.
+    """
+    file = read_gguf(path)
+    config, precision = model_config(file), default_precision(file)
+    in_float32 = device_name() == "cpu"
+    weights = {
+        tensor.name: TensorSpec(
+            tensor.shape, 4 * tensor.parameter_count if in_float32 else _converted_bytes(tensor, precision)
+        )
+        for tensor in file.tensors
+    }
+    return _model_spec(weights, config, 4 if precision.dtype == "float32" else 2, path)
 
 
 def spec_from_model(lm: LanguageModel) -> ModelSpec:
@@ -170,14 +183,14 @@ def spec_from_model(lm: LanguageModel) -> ModelSpec:
     return _model_spec(weights, merged, dtype_bytes, lm.path)
 
 
-def _safetensors_header(file: Path) -> dict[str, Any]:
-    """Read the header of a safetensors file: its length in 8 bytes, then JSON."""
-    with file.open("rb") as data:
-        length = int.from_bytes(data.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError("the file is truncated")
-        entries: dict[str, Any] = json.loads(data.read(length))
-    return {name: entry for name, entry in entries.items() if name != "__metadata__"}
+def _converted_bytes(tensor: TensorInfo, precision: Precision) -> int:
+    """Return the size of a GGUF tensor after its conversion."""
+    bits = stored_bits(tensor, precision)
+    number_bytes = 4 if precision.dtype == "float32" else 2
+    if bits is None:
+        return number_bytes * tensor.parameter_count
+    scales_and_biases = 2 * number_bytes * tensor.parameter_count // GROUP_SIZE
+    return tensor.parameter_count * bits // 8 + scales_and_biases
 
 
 def _model_spec(
