@@ -22,7 +22,12 @@ def test_loop_by_commands(profile: Path, chats: Path) -> None:
     assert run_json("adapters", "list")[0]["id"] == trained["adapter"]["id"]
     adapter = run_json("adapters", "show", 1)
     assert adapter["rows"] >= len(adapter["dialogues"]) > 0
-    assert run_json("evaluate", 1)["evaluation"]["n"] == trained["evaluation"]["n"]
+    evaluated = run_json("evaluate", 1)
+    assert evaluated["evaluation"]["n"] == trained["evaluation"]["n"]
+    # The same files as an adapter of another program.
+    by_path = run_json("evaluate", "--adapter-path", profile / "adapters" / Path(adapter["folder"]).name)
+    assert by_path["evaluation"] == evaluated["evaluation"]
+    assert (evaluated["adapter"], by_path["adapter"]) == (1, None)
     assert run_json("adapters", "promote", 1) == {"promoted": 1}
     chat = run_json("chat", "How do I fix the lamp?")
     assert chat["adapter"] == 1

@@ -205,12 +205,12 @@ def generate_with_mlx_lm_penalty(model: nn.Module, prompt: list[int], limit: int
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("max_size", [96, 4])
+@pytest.mark.parametrize("max_size", [96, 2])
 def test_repetition_is_penalized_in_the_prompt_and_in_the_answer(
     max_size: int, limit_batch: Callable[[int], None]
 ) -> None:
-    model, prompts = make("llama"), [[7], *PROMPTS[:7]]
-    limits = [30, *LIMITS[:7]]
+    model, prompts = make("llama"), [[7], *PROMPTS[:4]]
+    limits = [24, *LIMITS[:4]]
     limit_batch(max_size)
     penalized = generate(model, prompts, limits, SamplingParams(repetition_penalty=1.5))
     assert penalized == [generate_with_mlx_lm_penalty(model, p, n, 1.5) for p, n in zip(prompts, limits, strict=True)]
@@ -220,11 +220,12 @@ def test_repetition_is_penalized_in_the_prompt_and_in_the_answer(
 def test_filtered_samples_of_a_prompt_depend_on_no_other(limit_batch: Callable[[int], None]) -> None:
     model = make("llama")
     sampling = SamplingParams(1.5, top_p=0.95, top_k=60, min_p=0.01, repetition_penalty=1.2)
-    together = generate(model, PROMPTS, LIMITS, sampling)
+    prompts, limits = PROMPTS[:8], LIMITS[:8]
+    together = generate(model, prompts, limits, sampling)
     limit_batch(3)
-    assert generate(model, PROMPTS, LIMITS, sampling) == together
-    assert generate(model, PROMPTS[:5], LIMITS[:5], sampling) == together[:5]
-    assert generate(model, PROMPTS, LIMITS, SAMPLED) != together
+    assert generate(model, prompts, limits, sampling) == together
+    assert generate(model, prompts[:3], limits[:3], sampling) == together[:3]
+    assert generate(model, prompts, limits, SAMPLED) != together
 
 
 def test_an_answer_ends_with_the_token_that_completes_a_stop_string() -> None:
