@@ -6,13 +6,14 @@ This module implements the queue of questions; the caller shows them and reads t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args, overload
 
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError, quoted
-from mlx_personal.profile import Store
+from mlx_personal.profile import AnnotationRow, Store
 from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
@@ -70,6 +71,51 @@ class GroupedDialogue:
     held_out: bool
 
 
+class GroupedDialogues(Sequence[GroupedDialogue]):
+    """Annotated dialogues in order, among which near-duplicates are found without comparing all of them.
+
+    Args:
+        dialogues: The first ones.
+    """
+
+    def __init__(self, dialogues: Iterable[GroupedDialogue] = ()):
+        self._dialogues: list[GroupedDialogue] = []
+        self._index = NearDuplicateIndex()
+        for dialogue in dialogues:
+            self.append(dialogue)
+
+    def append(self, dialogue: GroupedDialogue) -> None:
+        """Append a dialogue.
+
+        Args:
+            dialogue: The dialogue.
+        """
+        self._dialogues.append(dialogue)
+        self._index.add(dialogue.dialogue)
+
+    def near_duplicates(self, dialogue: Dialogue) -> list[tuple[GroupedDialogue, float]]:
+        """Return the near-duplicates of a dialogue in order, each with its similarity.
+
+        Args:
+            dialogue: The dialogue.
+        """
+        return [
+            (self._dialogues[number], similarity) for number, similarity in sorted(self._index.find(dialogue).items())
+        ]
+
+    def __len__(self) -> int:
+        return len(self._dialogues)
+
+    @overload
+    def __getitem__(self, index: int) -> GroupedDialogue: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[GroupedDialogue]: ...
+
+    def __getitem__(self, index: int | slice) -> GroupedDialogue | list[GroupedDialogue]:
+        return self._dialogues[index]
+
+
 SplitRule: TypeAlias = Callable[[Dialogue, Sequence[GroupedDialogue]], tuple[int, bool]]
 """Returns the group of a dialogue and whether it is held out, given the dialogues annotated before."""
 
@@ -87,6 +133,10 @@ class AnnotationQueue:
         self._store = store
         self._config = config
         self._assign_split = assign_split
+        # Splits of the annotated dialogues by their ids, and the dialogues, up to the last known annotation.
+        self._splits: dict[int, tuple[int, bool]] = {}
+        self._grouped = GroupedDialogues()
+        self._last_known: AnnotationRow | None = None
 
     def open_questions(self) -> list[Question]:
         """Return all dialogues without a verdict, oldest first, regardless of the daily limit.
@@ -153,17 +203,29 @@ class AnnotationQueue:
 
     def _split_of(self, dialogue_id: int, dialogue: Dialogue, verdict: Verdict) -> tuple[int, bool]:
         """Return the dialogue's group and whether it is held out: fixed by its first verdict with an answer."""
-        # Undone verdicts count too; otherwise a dialogue could change sides.
-        splits = {
-            a.dialogue_id: (a.group, a.held_out) for a in self._store.annotations(undone=True) if a.group != NO_GROUP
-        }
-        if dialogue_id in splits:
-            return splits[dialogue_id]
+        self._read_splits()
+        if dialogue_id in self._splits:
+            return self._splits[dialogue_id]
         if verdict == "skip":
             return NO_GROUP, False
-        rows = [(self._store.dialogue(i), split) for i, split in splits.items()]
-        earlier = [GroupedDialogue(row.dialogue, *split) for row, split in rows if row is not None]
-        return self._assign_split(dialogue, earlier)
+        return self._assign_split(dialogue, self._grouped)
+
+    def _read_splits(self) -> None:
+        """Read the splits of the annotations since the last known one."""
+        known = self._last_known
+        # A transaction that was rolled back may have taken annotations with it.
+        if known is not None and self._store.annotation(known.id) != known:
+            self._splits, self._grouped, known = {}, GroupedDialogues(), None
+        # Undone verdicts count too; otherwise a dialogue could change sides.
+        for annotation in self._store.annotations(undone=True, after_id=0 if known is None else known.id):
+            known = annotation
+            if annotation.group == NO_GROUP or annotation.dialogue_id in self._splits:
+                continue
+            self._splits[annotation.dialogue_id] = annotation.group, annotation.held_out
+            row = self._store.dialogue(annotation.dialogue_id)
+            if row is not None:
+                self._grouped.append(GroupedDialogue(row.dialogue, annotation.group, annotation.held_out))
+        self._last_known = known
 
 
 def left_today(store: Store, config: AnnotationConfig) -> int:
@@ -180,8 +242,11 @@ def left_today(store: Store, config: AnnotationConfig) -> int:
 
 def _annotated_today(store: Store) -> set[int]:
     """Return the dialogues annotated today in local time, including those whose verdict was undone."""
-    today = _local_date(utc_now())
-    return {dialogue_id for dialogue_id, time in store.annotation_times() if _local_date(time) == today}
+    now = utc_now()
+    # Two days reach before midnight in every time zone.
+    since = (datetime.datetime.fromisoformat(now) - datetime.timedelta(days=2)).date().isoformat()
+    today = _local_date(now)
+    return {dialogue_id for dialogue_id, time in store.annotation_times(since) if _local_date(time) == today}
 
 
 def _local_date(utc_time: str) -> datetime.date:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from mlx_personal.dialogue.types import Dialogue
@@ -18,11 +19,13 @@ from mlx_personal.dialogue.words import words
 NEAR_DUPLICATE_THRESHOLD: Final = 0.8
 # Shorter texts ("ok thanks", "why is that?") may share most of their words and still have different meanings.
 MIN_WORDS: Final = 4
-# Tolerance for rounding errors in the search of `flag_near_duplicates`, whose candidates are then compared exactly.
+# Tolerance for rounding errors in the search of `NearDuplicateIndex`, whose candidates are then compared exactly.
 _SEARCH_TOLERANCE: Final = 1e-9
 
 # A word and how many times it has occurred so far: in this form a multiset of words is a set.
 _NumberedWord = tuple[str, int]
+# The number of a dialogue, and the words of a bag.
+_Bag = tuple[int, frozenset[_NumberedWord]]
 
 
 def dialogue_similarity(a: Dialogue, b: Dialogue) -> float:
@@ -57,39 +60,82 @@ def are_near_duplicates(a: Dialogue, b: Dialogue) -> bool:
 def flag_near_duplicates(dialogues: Iterable[Dialogue], references: Sequence[Dialogue]) -> list[bool]:
     """Return for each dialogue whether it is a near-duplicate of any reference.
 
-    The result is that of `are_near_duplicates` for all pairs. Only pairs whose bags of words overlap enough are
-    compared.
+    The result is that of `are_near_duplicates` for all pairs.
 
     Args:
         dialogues: The dialogues.
         references: The dialogues they are compared with.
     """
-    # Imported here because most users of this module need no NumPy.
-    import numpy as np
+    index = NearDuplicateIndex(references)
+    return [bool(index.find(dialogue)) for dialogue in dialogues]
 
-    bags = [(number, bag) for number, dialogue in enumerate(references) for bag in _numbered_bags(dialogue)]
-    reference_of_bag = np.array([number for number, _ in bags], int)
-    bag_sizes = np.array([len(bag) for _, bag in bags], int)
-    word_rows: dict[_NumberedWord, int] = {}
-    for _, bag in bags:
-        for word in bag:
-            word_rows.setdefault(word, len(word_rows))
-    contains = np.zeros((len(word_rows), len(bags)), np.uint8)  # [words, bags]
-    for column, (_, bag) in enumerate(bags):
-        contains[[word_rows[word] for word in bag], column] = 1
-    # Questions without words have no bag: they are near-duplicates only if they are identical.
-    reference_questions = {dialogue.user_turns for dialogue in references}
-    flags = []
-    for dialogue in dialogues:
-        candidates: set[int] = set()
-        for bag in _numbered_bags(dialogue):
-            rows = [word_rows[word] for word in bag if word in word_rows]
-            shared = contains[rows].sum(axis=0, dtype=np.int32)
-            min_shared = (NEAR_DUPLICATE_THRESHOLD - _SEARCH_TOLERANCE) * (bag_sizes + len(bag))
-            candidates.update(reference_of_bag[2 * shared >= min_shared].tolist())
-        is_similar = any(are_near_duplicates(dialogue, references[number]) for number in sorted(candidates))
-        flags.append(is_similar or dialogue.user_turns in reference_questions)
-    return flags
+
+class NearDuplicateIndex:
+    """Dialogues among which the near-duplicates of another one are found without comparing it with all of them.
+
+    Two bags of words that are similar enough share at least one of the rarest words of each [Bayardo07], so that only
+    the bags with one of these words are compared.
+
+    Args:
+        dialogues: The first dialogues.
+    """
+
+    def __init__(self, dialogues: Iterable[Dialogue] = ()):
+        self._count = 0
+        self._by_user_turns: dict[tuple[str, ...], list[int]] = {}
+        # Number of the dialogue and the words of each bag, and for each word the bags that contain it: for bags of all
+        # turns, and for bags of single turns, which are compared with each other only.
+        self._bags: tuple[list[_Bag], list[_Bag]] = ([], [])
+        self._bags_with: tuple[dict[_NumberedWord, list[int]], dict[_NumberedWord, list[int]]] = ({}, {})
+        for dialogue in dialogues:
+            self.add(dialogue)
+
+    def add(self, dialogue: Dialogue) -> None:
+        """Add a dialogue, whose number is how many were added before it.
+
+        Args:
+            dialogue: The dialogue.
+        """
+        number, self._count = self._count, self._count + 1
+        self._by_user_turns.setdefault(dialogue.user_turns, []).append(number)
+        for bags, bags_with, words_of_bags in zip(self._bags, self._bags_with, _numbered_bags(dialogue), strict=True):
+            for bag in words_of_bags:
+                for word in bag:
+                    bags_with.setdefault(word, []).append(len(bags))
+                bags.append((number, bag))
+
+    def find(self, dialogue: Dialogue) -> dict[int, float]:
+        """Return the near-duplicates of a dialogue.
+
+        Args:
+            dialogue: The dialogue.
+
+        Returns:
+            The `dialogue_similarity` of each near-duplicate, by its number.
+        """
+        found: dict[int, float] = {}
+        for bags, bags_with, words_of_bags in zip(self._bags, self._bags_with, _numbered_bags(dialogue), strict=True):
+            for bag in words_of_bags:
+                for number, similarity in _similar_bags(bag, bags, bags_with):
+                    found[number] = max(similarity, found.get(number, 0.0))
+        return found | dict.fromkeys(self._by_user_turns.get(dialogue.user_turns, ()), 1.0)
+
+
+def _similar_bags(
+    bag: frozenset[_NumberedWord], bags: Sequence[_Bag], bags_with: Mapping[_NumberedWord, Sequence[int]]
+) -> Iterator[tuple[int, float]]:
+    """Yield the dialogue and the similarity of each bag that is similar enough to this one."""
+    # At least this many words are shared, since a smaller bag cannot share more than all of its own.
+    min_shared = len(bag) * NEAR_DUPLICATE_THRESHOLD / (2 - NEAR_DUPLICATE_THRESHOLD) - _SEARCH_TOLERANCE
+    rarest = sorted(bag, key=lambda word: len(bags_with.get(word, ())))[: len(bag) - math.ceil(min_shared) + 1]
+    for candidate in {candidate for word in rarest for candidate in bags_with.get(word, ())}:
+        number, other = bags[candidate]
+        total = len(bag) + len(other)
+        if 2 * min(len(bag), len(other)) < (NEAR_DUPLICATE_THRESHOLD - _SEARCH_TOLERANCE) * total:
+            continue
+        similarity = 2 * len(bag & other) / total
+        if similarity >= NEAR_DUPLICATE_THRESHOLD:
+            yield number, similarity
 
 
 @functools.lru_cache(maxsize=2048)
@@ -107,17 +153,20 @@ def _overlap(a: Counter[str], b: Counter[str]) -> float:
     return 2 * (a & b).total() / max(a.total() + b.total(), 1)
 
 
-def _numbered_bags(dialogue: Dialogue) -> list[list[_NumberedWord]]:
-    """Return the numbered words of all user turns together, and of each turn if there are several."""
+def _numbered_bags(dialogue: Dialogue) -> tuple[list[frozenset[_NumberedWord]], list[frozenset[_NumberedWord]]]:
+    """Return the bag of all user turns together, and those of the turns of at least `MIN_WORDS` words.
+
+    Bags without words are left out.
+    """
     turns = [words(turn) for turn in dialogue.user_turns]
-    together = [word for turn in turns for word in turn]
-    return [_number_words(bag) for bag in ([together] if len(turns) == 1 else [together, *turns]) if bag]
+    together = _number_words([word for turn in turns for word in turn])
+    return [together] if together else [], [_number_words(turn) for turn in turns if len(turn) >= MIN_WORDS]
 
 
-def _number_words(bag: Sequence[str]) -> list[_NumberedWord]:
+def _number_words(bag: Sequence[str]) -> frozenset[_NumberedWord]:
     counts: Counter[str] = Counter()
     numbered = []
     for word in bag:
         counts[word] += 1
         numbered.append((word, counts[word]))
-    return numbered
+    return frozenset(numbered)

@@ -17,9 +17,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from mlx_personal.annotation import GroupedDialogue
-from mlx_personal.dialogue import Dialogue, dialogue_similarity
-from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
+from mlx_personal.annotation import GroupedDialogue, GroupedDialogues
+from mlx_personal.dialogue import Dialogue
 from mlx_personal.evaluation.config import MAX_DENOMINATOR, EvaluationConfig
 
 
@@ -37,12 +36,12 @@ def assign_split(dialogue: Dialogue, earlier: Sequence[GroupedDialogue], config:
     Returns:
         The group, and whether it is held out.
     """
-    similarities = [(other.held_out, dialogue_similarity(dialogue, other.dialogue), other.group) for other in earlier]
-    near_duplicates = [entry for entry in similarities if entry[1] >= NEAR_DUPLICATE_THRESHOLD]
+    grouped = earlier if isinstance(earlier, GroupedDialogues) else GroupedDialogues(earlier)
+    near_duplicates = grouped.near_duplicates(dialogue)
     if near_duplicates:
         # Of equally similar ones `max` returns the first.
-        held_out, _, group = max(near_duplicates, key=lambda entry: entry[:2])
-        return group, held_out
+        nearest, _ = max(near_duplicates, key=lambda pair: (pair[0].held_out, pair[1]))
+        return nearest.group, nearest.held_out
     group = max((other.group for other in earlier), default=-1) + 1
     return group, is_held_out(group, config.seed, config.holdout_ratio)
 

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_personal.dialogue import Dialogue, are_near_duplicates
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError
 from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.personalizer.pending import interrupted_training
@@ -113,10 +114,11 @@ def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
     }
     if not dialogues:
         raise UserError("no annotated dialogue to train on", store.folder, remedy=Action.ANNOTATE)
+    held_out_index = NearDuplicateIndex(held_out)
     for rewrite in store.synthetic():
         if not rewrite.kept or rewrite.dialogue is None or (rewrite.annotation_id, None) not in dialogues:
             continue
         # A rewrite can be older than the held-out dialogue of which it is a near-duplicate.
-        if not any(are_near_duplicates(rewrite.dialogue, other) for other in held_out):
+        if not held_out_index.find(rewrite.dialogue):
             dialogues[rewrite.annotation_id, rewrite.id] = rewrite.dialogue
     return TrainingSet(dialogues)

@@ -15,6 +15,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
 from mlx_personal.profile.leftovers import remove_leftovers
 from mlx_personal.profile.migrations import MIGRATIONS
+from mlx_personal.profile.proposed_questions import ANSWERED_PROPOSALS, ProposedQuestions
 from mlx_personal.profile.records import (
     AdapterRow,
     AnnotationCounts,
@@ -33,6 +34,8 @@ from mlx_personal.storage.files import remove_partials
 
 PROFILE = DatabaseSchema("profile", "profile.db", MIGRATIONS, "use another profile", "set MLX_PERSONAL_HOME elsewhere")
 
+# The stream: all dialogues but the answers to proposed questions.
+_STREAM = f"dialogues WHERE id NOT IN {ANSWERED_PROPOSALS}"
 # Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
 # without a decision would take longer the longer the stream is.
 _LAST_DECIDED = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
@@ -42,6 +45,7 @@ _PREFERRED = "undone = 0 AND messages IS NOT NULL"
 _OPEN_QUESTIONS = (
     "SELECT dialogue_id FROM bins UNION SELECT dialogue_id FROM annotations"
     " EXCEPT SELECT dialogue_id FROM annotations WHERE undone = 0"
+    " EXCEPT SELECT dialogue_id FROM proposed_questions"
 )
 # The synthetic dialogues of the latest synthesis run of every current annotation.
 _LATEST_SYNTHETIC = (
@@ -103,6 +107,7 @@ class Store:
     Attributes:
         folder: The profile's folder.
         database: Its database.
+        proposed: The questions that a model proposed.
 
     Raises:
         UserError: If the folder cannot be read or written, or another process is writing to it.
@@ -111,6 +116,7 @@ class Store:
     def __init__(self, folder: Path, write: bool = True):
         self.folder = folder
         self.database = Database(folder, write, PROFILE)
+        self.proposed = ProposedQuestions(self.database)
         if write:
             remove_partials(folder / "adapters")
             remove_leftovers(folder, self.database)
@@ -177,7 +183,7 @@ class Store:
 
     def dialogue_count(self) -> int:
         """Return how many dialogues have been received."""
-        return self.database.fetch_int("SELECT count(*) FROM dialogues")
+        return self.database.fetch_int(f"SELECT count(*) FROM {_STREAM}")
 
     def dialogue(self, dialogue_id: int) -> DialogueRow | None:
         """Return the dialogue with this id, or None if there is none."""
@@ -186,16 +192,16 @@ class Store:
 
     def dialogues(self) -> list[DialogueRow]:
         """Return the whole stream in order."""
-        return [DialogueRow.from_row(row) for row in self.database.fetch_all("SELECT * FROM dialogues ORDER BY id")]
+        return [DialogueRow.from_row(row) for row in self.database.fetch_all(f"SELECT * FROM {_STREAM} ORDER BY id")]
 
     def unscored(self, limit: int) -> list[DialogueRow]:
         """Return the first `limit` dialogues of the stream that have not been scored."""
-        query = f"SELECT * FROM dialogues WHERE id > {_LAST_DECIDED} ORDER BY id LIMIT ?"
+        query = f"SELECT * FROM {_STREAM} AND id > {_LAST_DECIDED} ORDER BY id LIMIT ?"
         return [DialogueRow.from_row(row) for row in self.database.fetch_all(query, limit)]
 
     def unscored_count(self) -> int:
         """Return how many dialogues have not been scored."""
-        return self.database.fetch_int(f"SELECT count(*) FROM dialogues WHERE id > {_LAST_DECIDED}")
+        return self.database.fetch_int(f"SELECT count(*) FROM {_STREAM} AND id > {_LAST_DECIDED}")
 
     # Selection
 
@@ -321,14 +327,20 @@ class Store:
                 connection.execute("UPDATE annotations SET undone = 0 WHERE id = ?", (row["replaces"],))
         return int(row["dialogue_id"])
 
-    def annotations(self, undone: bool = False) -> list[AnnotationRow]:
+    def annotations(self, undone: bool = False, after_id: int = 0) -> list[AnnotationRow]:
         """Return the current annotations in order.
 
         Args:
             undone: Whether to include those that were undone or replaced.
+            after_id: Id of the annotation after which they begin; 0 for all.
         """
-        query = "SELECT * FROM annotations WHERE undone <= ? ORDER BY id"
-        return [AnnotationRow.from_row(row) for row in self.database.fetch_all(query, int(undone))]
+        query = "SELECT * FROM annotations WHERE undone <= ? AND id > ? ORDER BY id"
+        return [AnnotationRow.from_row(row) for row in self.database.fetch_all(query, int(undone), after_id)]
+
+    def annotation(self, annotation_id: int) -> AnnotationRow | None:
+        """Return an annotation, even one that was undone, or None if there is none of this id."""
+        row = self.database.fetch_one("SELECT * FROM annotations WHERE id = ?", annotation_id)
+        return None if row is None else AnnotationRow.from_row(row)
 
     def annotation_of(self, dialogue_id: int) -> AnnotationRow | None:
         """Return the current annotation of a dialogue, or None if there is none."""
@@ -336,9 +348,14 @@ class Store:
         row = self.database.fetch_one(query, dialogue_id)
         return None if row is None else AnnotationRow.from_row(row)
 
-    def annotation_times(self) -> list[tuple[int, str]]:
-        """Return the dialogue id and the UTC time of every annotation, including those that were undone."""
-        rows = self.database.fetch_all("SELECT dialogue_id, asked_at FROM annotations ORDER BY id")
+    def annotation_times(self, since: str = "") -> list[tuple[int, str]]:
+        """Return the dialogue id and the UTC time of annotations, including those that were undone.
+
+        Args:
+            since: The earliest UTC time in ISO format; empty for all.
+        """
+        query = "SELECT dialogue_id, asked_at FROM annotations WHERE asked_at >= ? ORDER BY id"
+        rows = self.database.fetch_all(query, since)
         return [(row["dialogue_id"], row["asked_at"]) for row in rows]
 
     def annotation_counts(self) -> AnnotationCounts:

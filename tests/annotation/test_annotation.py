@@ -219,6 +219,24 @@ def test_a_skipped_dialogue_joins_no_group_until_it_is_annotated(store: Store) -
     assert {a.dialogue_id: (a.group, a.held_out) for a in store.annotations()} == {1: (6, True), 2: (5, True)}
 
 
+def test_a_verdict_that_is_rolled_back_leaves_no_trace_in_the_split(store: Store) -> None:
+    seen: list[list[int]] = []
+
+    def assign_split(dialogue: Dialogue, earlier: Sequence[GroupedDialogue]) -> tuple[int, bool]:
+        seen.append([other.group for other in earlier])
+        return len(seen), False
+
+    annotations = make_queue(store, numbered(4), assign_split=assign_split)
+    annotations.record(1, "accept")
+    with pytest.raises(RuntimeError), store.transaction():
+        annotations.record(2, "accept")
+        annotations.record(3, "accept")
+        raise RuntimeError
+    annotations.record(4, "accept")
+    annotations.record(2, "accept")
+    assert seen == [[], [1], [1, 2], [1], [1, 4]]
+
+
 @pytest.mark.parametrize("number", [-1, 2**63])
 def test_a_daily_limit_out_of_range_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match="questions_per_day"):
