@@ -37,7 +37,7 @@ from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import public_model_name
 from mlx_personal.config import Config
-from mlx_personal.demo.runner import CONFIG
+from mlx_personal.demo.settings import EMBEDDED_MODEL_CONFIG
 from mlx_personal.dialogue.readers import InvalidLine, read_json_lines
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.reporting import markdown_table
@@ -125,9 +125,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     defaults = {
         "dialogues": (48, None),
-        "bins": (16, CONFIG.selection.bins),
-        "rewrites": (2, CONFIG.synthesis.k),
-        "epochs": (1, CONFIG.finetune.epochs),
+        "bins": (16, EMBEDDED_MODEL_CONFIG.selection.bins),
+        "rewrites": (2, EMBEDDED_MODEL_CONFIG.synthesis.k),
+        "epochs": (1, EMBEDDED_MODEL_CONFIG.finetune.epochs),
         "rounds": (1, 3),
     }
     return set_defaults(options, defaults)
@@ -141,10 +141,12 @@ def make_config(options: argparse.Namespace) -> Config:
     """
     try:
         return dataclasses.replace(
-            CONFIG,
-            selection=dataclasses.replace(CONFIG.selection, bins=options.bins),
-            synthesis=dataclasses.replace(CONFIG.synthesis, k=options.rewrites),
-            finetune=dataclasses.replace(CONFIG.finetune, epochs=options.epochs, num_layers=options.num_layers),
+            EMBEDDED_MODEL_CONFIG,
+            selection=dataclasses.replace(EMBEDDED_MODEL_CONFIG.selection, bins=options.bins),
+            synthesis=dataclasses.replace(EMBEDDED_MODEL_CONFIG.synthesis, k=options.rewrites),
+            finetune=dataclasses.replace(
+                EMBEDDED_MODEL_CONFIG.finetune, epochs=options.epochs, num_layers=options.num_layers
+            ),
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -41,7 +41,7 @@ from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.mlx_lm_trainer import exact_loss, train_with_mlx_lm
 from mlx_personal.benchmark.random_weights import public_model_name
-from mlx_personal.demo.runner import CONFIG
+from mlx_personal.demo.settings import EMBEDDED_MODEL_CONFIG
 from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.trainer_state import make_optimizer
@@ -147,7 +147,7 @@ def make_config(options: argparse.Namespace) -> LoRAConfig:
     """
     sizes = {"epochs": options.epochs, "batch_size": options.batch_size, "num_layers": options.num_layers}
     try:
-        return dataclasses.replace(CONFIG.finetune, **sizes)
+        return dataclasses.replace(EMBEDDED_MODEL_CONFIG.finetune, **sizes)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -1,17 +1,21 @@
-"""`demo`: run the whole loop on the embedded model and bundled dialogues, offline."""
+"""`demo`: run the whole loop on bundled dialogues, on the embedded model or on one's own, offline."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 from typing import TYPE_CHECKING
 
 import click
 
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, printable
-from mlx_personal.cli.progress import show_status
+from mlx_personal.cli.progress import progress_bar_or_lines
 from mlx_personal.cli.remedies import ProfileOptions
-from mlx_personal.progress import ProgressEvent
+from mlx_personal.errors import StoppedError
+from mlx_personal.models.model_names import DEMO_MODEL
+from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,28 +26,60 @@ _PROFILE = "demo"
 
 
 @click.command()
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="Chat model to run it on, named as for `init`.  [default: the embedded model]",
+)
 @json_option
-def demo(cli: CommandContext) -> CommandResult:
+def demo(cli: CommandContext, model: str | None) -> CommandResult:
     """Run the whole loop on bundled dialogues, offline.
 
     Creates the profile `demo`, in place of one of an earlier run. Afterwards you can chat with the personalized model:
     mlx-personal --profile demo chat
     """
-    console = make_console()
-    with show_status(cli, "Loading the embedded model") as status:
-
-        def on_progress(event: ProgressEvent, /) -> None:
-            if not cli.as_json:
-                print_lines(console, str(event.detail))
-            status.update("Working")
-
-        from mlx_personal.demo import run_demo
-
-        result = run_demo(cli.home.profile(_PROFILE), on_progress)
+    result = _run(cli, model or DEMO_MODEL)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
     chat = ProfileOptions(_PROFILE, cli.profile_options.home_folder).command("chat")
     return CommandResult(data, lambda console: _show_result(console, result, chat))
+
+
+def _run(cli: CommandContext, model: str) -> DemoResult:
+    """Run the demo, with its progress on standard error and a line of text on standard output after each step."""
+    from mlx_personal.runtime.signals import TerminatedError, terminate_immediately
+
+    console = make_console()
+    with terminate_immediately(), contextlib.ExitStack() as display:
+        shown: list[Progress] = []
+
+        def show_progress(event: ProgressEvent) -> None:
+            if not shown:
+                shown.append(display.enter_context(progress_bar_or_lines(cli)))
+            shown[0](event)
+
+        def on_progress(event: ProgressEvent, /) -> None:
+            if not isinstance(event.detail, str):
+                show_progress(event)
+                return
+            # A line that is printed while a bar is shown would be overwritten by it.
+            display.close()
+            shown.clear()
+            if not cli.as_json:
+                print_lines(console, event.detail)
+            if cli.shows_progress:
+                show_progress(ProgressEvent("working", 0, None))
+
+        if cli.shows_progress:
+            show_progress(ProgressEvent("loading", 0, None))
+        try:
+            from mlx_personal.demo import run_demo
+
+            return run_demo(cli.home.profile(_PROFILE), model, on_progress)
+        except (KeyboardInterrupt, TerminatedError, StoppedError) as error:
+            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.signal
+            hint = "its profile holds what was done so far; the same command runs it again from the beginning"
+            raise StoppedError("the demo was stopped", number, hint) from None
 
 
 def _show_result(console: Console, result: DemoResult, chat: str) -> None:

@@ -9,39 +9,34 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from mlx_personal.annotation import AnnotationConfig
-from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
+from mlx_personal.demo.settings import demo_config
 from mlx_personal.dialogue import Dialogue, words
+from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import Action, UserError
-from mlx_personal.evaluation import Evaluation, EvaluationConfig
-from mlx_personal.finetune import LoRAConfig
-from mlx_personal.models import load_language_model
+from mlx_personal.evaluation import Evaluation
+from mlx_personal.finetune import Example, estimate_training
+from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.models.loading import DEMO_MODEL
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.profile import Store
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.runtime.device import device_name, peak_memory_bytes
-from mlx_personal.selection import SelectionConfig
-
-# Differences from the defaults: 96 bins, because the stream has only 480 conversations; all questions in one day; a
-# higher learning rate, because the embedded model is a thousand times smaller than the models that the default is for;
-# shorter answers, because it never generates long ones.
-CONFIG: Final = Config(
-    selection=SelectionConfig(bins=96),
-    annotation=AnnotationConfig(questions_per_day=1000),
-    finetune=LoRAConfig(learning_rate=4e-3, epochs=4),
-    evaluation=EvaluationConfig(max_tokens=80),
-    chat=ChatConfig(max_tokens=80),
-)
 
 # Number of held-out questions that are asked again at the end, to show the difference.
 NUM_FINAL_QUESTIONS: Final = 3
+
+# Number of conversations that are embedded to estimate the duration.
+_TIMED_CONVERSATIONS: Final = 12
+# Duration of the whole loop divided by that of embedding the stream, measured with SmolLM2-135M-Instruct on two cores.
+# All steps compute with the same weights, so the ratio depends little on the size of the model.
+_LOOP_PER_EMBEDDING: Final = 12.0
 
 _CREATOR: Final = "demo"
 _STEPS: Final = ("embed", "score", "select", "annotate", "synthesize", "train", "evaluate", "chat")
@@ -88,18 +83,25 @@ class DemoResult:
     asked_again: tuple[tuple[str, str, str], ...]
 
 
-def run_demo(folder: Path, on_progress: Progress = ignore_progress) -> DemoResult:
+def run_demo(
+    folder: Path,
+    model: str | Path = DEMO_MODEL,
+    on_progress: Progress = ignore_progress,
+    num_conversations: int | None = None,
+) -> DemoResult:
     """Create the demo's profile from scratch and run the learning loop on it.
 
     Args:
         folder: The profile's folder; an earlier demo's profile there is replaced.
-        on_progress: Receives an event after each step, whose `detail` is a line of text about the step.
+        model: The base model, as for `load_language_model`.
+        on_progress: Receives the events of each step, and after it one whose `detail` is a line of text about it.
+        num_conversations: Number of the bundled conversations to use, the first ones; None for all.
 
     Returns:
         The measurements.
 
     Raises:
-        UserError: If the folder is a profile that the demo has not created.
+        UserError: If the folder is a profile that the demo has not created, or the model cannot be used.
     """
 
     def report(step: str, text: str) -> None:
@@ -107,13 +109,20 @@ def run_demo(folder: Path, on_progress: Progress = ignore_progress) -> DemoResul
         on_progress(ProgressEvent(step, done, len(_STEPS), detail=text))
 
     start = time.perf_counter()
+    stream, config = _load_stream(num_conversations), demo_config(model)
+    # Before an earlier demo is removed, which a model that cannot be used must not cost.
+    base = load_language_model(model)
+    if str(model) == DEMO_MODEL:
+        duration = ""
+    else:
+        estimate_training(base, [Example(d, 0, 1.0) for d in stream.values()], config.finetune)  # raises if too large
+        duration = f" This will take about {_duration_text(_expected_seconds(base, config, list(stream)))}."
     _remove_earlier_demo(folder)
-    stream = _load_stream()
-    base = load_language_model(DEMO_MODEL)
-    with Personalizer.create(folder, DEMO_MODEL, CONFIG, base, _CREATOR) as personalizer:
+    with Personalizer.create(folder, model, config, base, _CREATOR) as personalizer:
         personalizer.stage_seconds["load"] = time.perf_counter() - start
-        report("load", f"{len(stream)} conversations of one user, on the embedded model ({device_name()}, float32).")
-        observed = personalizer.observe(stream, source="demo")
+        on = f"on {_display_name(personalizer.model_name)} ({device_name()})"
+        report("load", f"{len(stream)} conversations of one user, {on}.{duration}")
+        observed = personalizer.observe(stream, source="demo", on_progress=on_progress)
         counts = observed.decisions
         selected, replaced = len(personalizer.bins()), counts.get("replaced", 0)
         report(
@@ -123,9 +132,9 @@ def run_demo(folder: Path, on_progress: Progress = ignore_progress) -> DemoResul
         )
         asked = _annotate(personalizer, {dialogue.key: preferred for dialogue, preferred in stream.items()})
         report("annotate", f"4 annotate: {asked} questions, none about the other {len(stream) - asked} conversations.")
-        synthesis = personalizer.synthesize()
+        synthesis = personalizer.synthesize(on_progress)
         report("synthesize", f"5 synthesize: {synthesis.kept} of {synthesis.generated} rewrites kept.")
-        trained = personalizer.train()
+        trained = personalizer.train(on_progress)
         training = trained.report
         report(
             "train",
@@ -157,11 +166,34 @@ def run_demo(folder: Path, on_progress: Progress = ignore_progress) -> DemoResul
             seconds={**personalizer.stage_seconds, "total": time.perf_counter() - start},
             peak_memory_bytes=peak_memory_bytes(),
             device=device_name(),
-            model=DEMO_MODEL,
+            model=personalizer.model_name,
             adapter_path=str(personalizer.folder / trained.adapter.folder),
             evaluation=evaluation,
             asked_again=asked_again,
         )
+
+
+def _expected_seconds(lm: LanguageModel, config: Config, stream: Sequence[Dialogue]) -> float:
+    """Return the expected duration of the demo, from the time that the model takes to embed some of the stream."""
+    embedder = make_embedder(config.embedding, lm)
+    texts = [dialogue.text for dialogue in stream]
+    timed = texts[:_TIMED_CONVERSATIONS]
+    embedder.embed(timed[:1])  # the first call also allocates and compiles
+    start = time.perf_counter()
+    embedder.embed(timed)
+    seconds_per_character = (time.perf_counter() - start) / sum(map(len, timed))
+    return _LOOP_PER_EMBEDDING * seconds_per_character * sum(map(len, texts))
+
+
+def _duration_text(seconds: float) -> str:
+    if seconds < 90:
+        return "a minute"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _display_name(model: str) -> str:
+    """Return the name of a model without the folders that it is in."""
+    return "the embedded model" if model == DEMO_MODEL else Path(model).name
 
 
 def _remove_earlier_demo(folder: Path) -> None:
@@ -179,10 +211,14 @@ def _remove_earlier_demo(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _load_stream() -> dict[Dialogue, Dialogue]:
-    """Return the bundled conversations in order, each with its version that contains the preferred answers."""
+def _load_stream(count: int | None = None) -> dict[Dialogue, Dialogue]:
+    """Return the first bundled conversations in order, each with its version that contains the preferred answers.
+
+    Args:
+        count: Number of conversations; None for all. Those that are repeated word for word are returned once.
+    """
     stream = {}
-    for line in (files("mlx_personal.demo") / "stream.jsonl").read_text("utf-8").splitlines():
+    for line in (files("mlx_personal.demo") / "stream.jsonl").read_text("utf-8").splitlines()[:count]:
         row = json.loads(line)
         dialogue = Dialogue.from_messages(row["messages"])
         stream[dialogue] = dialogue.with_turns("assistant", row["preferred"])

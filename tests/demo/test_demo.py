@@ -1,26 +1,85 @@
-"""The demo: the whole loop, offline, on the embedded model, and the figures it must reach."""
+"""The demo: the whole loop, offline, on the embedded model and on others, and the figures it must reach."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from mlx_personal import LanguageModel
+import mlx_personal.demo
+from mlx_personal import Config, LanguageModel, Personalizer, Progress, ProgressEvent, SynthesisConfig, UserError
 from mlx_personal.cli import main
-from mlx_personal.demo.runner import CONFIG, _load_stream
-from mlx_personal.personalizer import Personalizer
+from mlx_personal.demo import DemoResult, runner
+from mlx_personal.demo.runner import _load_stream, run_demo
+from mlx_personal.demo.settings import CHAT_MODEL_CONFIG, EMBEDDED_MODEL_CONFIG, demo_config
+from tests.support.cli import error_line, run_cli, run_json
+
+# Enough of the stream for some bins, some near-duplicates and a held-out dialogue.
+NUM_CONVERSATIONS = 16
+# The settings of a chat model, with less to generate: a random model's answers never end.
+QUICK_CONFIG = dataclasses.replace(
+    CHAT_MODEL_CONFIG,
+    synthesis=SynthesisConfig(k=1, style="zero-shot", max_attempts=1),
+    finetune=dataclasses.replace(CHAT_MODEL_CONFIG.finetune, epochs=1),
+    evaluation=dataclasses.replace(CHAT_MODEL_CONFIG.evaluation, max_tokens=4),
+    chat=dataclasses.replace(CHAT_MODEL_CONFIG.chat, max_tokens=4),
+)
+STEPS = ["load", "select", "annotate", "synthesize", "train", "evaluate", "chat"]
+JSON_KEYS = {
+    "observed",
+    "selected",
+    "replaced",
+    "asked",
+    "synthetic_generated",
+    "synthetic_kept",
+    "rouge1_before",
+    "rouge1_after",
+    "rouge1_gain_ci",
+    "seconds",
+    "peak_memory_bytes",
+    "device",
+    "model",
+    "adapter_path",
+}
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """A demo on the tiny model: its folder, its events and its result."""
+
+    folder: Path
+    events: list[ProgressEvent]
+    result: DemoResult
+
+    def replay(self, folder: Path, model: str, on_progress: Progress) -> DemoResult:
+        """Report the events of this run and return its result, in place of `run_demo`."""
+        for event in self.events:
+            on_progress(event)
+        return self.result
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[DemoRun]:
+    folder, events = tmp_path_factory.mktemp("demo") / "demo", list[ProgressEvent]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "demo_config", lambda _: QUICK_CONFIG)
+        result = run_demo(folder, tiny_model_folder, events.append, NUM_CONVERSATIONS)
+    yield DemoRun(folder, events, result)
 
 
 def test_the_stream_is_long_enough_and_the_buffer_far_smaller() -> None:
     stream = _load_stream()
     assert len(stream) >= 400
-    assert CONFIG.selection.bins < len(stream) / 3
+    assert EMBEDDED_MODEL_CONFIG.selection.bins < len(stream) / 3
+    assert CHAT_MODEL_CONFIG.selection.bins < len(stream) / 3
 
 
 def test_a_profile_of_the_user_named_demo_is_not_replaced(
@@ -34,6 +93,91 @@ def test_a_profile_of_the_user_named_demo_is_not_replaced(
     assert (folder / "profile.db").exists()
 
 
+def test_the_embedded_model_has_its_own_settings() -> None:
+    assert demo_config("demo") == EMBEDDED_MODEL_CONFIG
+    assert demo_config(Path("some/folder")) == demo_config("owner/name") == CHAT_MODEL_CONFIG
+
+
+def test_any_chat_model_goes_through_all_steps(demo_run: DemoRun, tiny_model_folder: Path) -> None:
+    result, events = demo_run.result, demo_run.events
+    lines = {event.stage: event.detail for event in events if isinstance(event.detail, str)}
+    assert list(lines) == STEPS
+    assert "This will take about" in lines["load"]
+    assert {"scoring", "synthesis", "training", "evaluation"} <= {event.stage for event in events}
+    assert result.observed == len(_load_stream(NUM_CONVERSATIONS))
+    assert result.selected == result.asked > 0
+    assert result.evaluation.n > 0
+    assert result.seconds["total"] >= sum(s for stage, s in result.seconds.items() if stage != "total")
+    assert (Path(result.adapter_path) / "adapters.safetensors").exists()
+    assert Config.read(demo_run.folder / "config.toml") == QUICK_CONFIG
+    with Personalizer(demo_run.folder, write=False) as personalizer:
+        assert personalizer.model_name == result.model == str(tiny_model_folder)
+        assert len(personalizer.annotated_dialogues()) == result.asked
+        assert len(personalizer.held_out_dialogues()) == result.evaluation.n
+
+
+def test_the_command_prints_a_line_for_each_step_and_progress_in_between(
+    demo_run: DemoRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlx_personal.demo, "run_demo", demo_run.replay)
+    result = run_cli("demo", "--model", "any")
+    assert result.exit_code == 0
+    for step in ("1 embed, 2 score, 3 select", "4 annotate", "5 synthesize", "6 fine-tune", "7 evaluate", "8 chat"):
+        assert f"\n{step}: " in result.stdout
+    assert "ROUGE-1 on held-out dialogues: " in result.stdout
+    for stage in ("scoring", "training", "evaluation"):
+        assert f"mlx-personal: {stage} " in result.stderr
+
+
+def test_json_is_all_that_is_printed(demo_run: DemoRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlx_personal.demo, "run_demo", demo_run.replay)
+    assert set(run_json("demo", "--model", "any")) == JSON_KEYS
+    assert run_cli("demo", "--json").stderr == ""
+
+
+def test_a_model_that_cannot_be_used_is_one_line_and_costs_nothing(home: Path, tiny_model_folder: Path) -> None:
+    folder = _create_earlier_demo(home, tiny_model_folder)
+    assert "no-such-model" in error_line("demo", "--model", home / "no-such-model")
+    assert (folder / "profile.db").exists()
+
+
+def test_a_model_whose_training_does_not_fit_is_rejected_before_anything_is_done(
+    home: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_error(*_: object) -> None:
+        raise UserError("not enough memory")
+
+    monkeypatch.setattr(runner, "estimate_training", raise_error)
+    folder = _create_earlier_demo(home, tiny_model_folder)
+    assert error_line("demo", "--model", tiny_model_folder) == "mlx-personal: not enough memory"
+    assert (folder / "profile.db").exists()
+
+
+def test_a_stopped_demo_leaves_a_profile_that_works_and_is_replaced(
+    home: Path, tiny_model_folder: Path, other_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Personalizer, "synthesize", stop)
+    monkeypatch.setattr(runner, "_load_stream", lambda _: _load_stream(NUM_CONVERSATIONS))
+    for model in (tiny_model_folder, other_model_folder):
+        result = run_cli("demo", "--model", model)
+        assert result.exit_code == 130
+        assert result.stderr.splitlines()[-1].startswith("mlx-personal: the demo was stopped")
+        with Personalizer(home / "profiles" / "demo") as personalizer:
+            assert personalizer.model_name == str(model)
+            assert personalizer.pending_steps()[0].step == "synthesize"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(20, "a minute"), (89, "a minute"), (120, "2 minutes"), (3000, "50 minutes"), (9000, "2.5 hours")],
+)
+def test_an_expected_duration_is_a_round_number(seconds: float, text: str) -> None:
+    assert runner._duration_text(seconds) == text
+
+
 @pytest.mark.slow
 def test_the_demo_improves_rouge_in_two_minutes(home: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -42,25 +186,10 @@ def test_the_demo_improves_rouge_in_two_minutes(home: Path) -> None:
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
-    assert set(result) == {
-        "observed",
-        "selected",
-        "replaced",
-        "asked",
-        "synthetic_generated",
-        "synthetic_kept",
-        "rouge1_before",
-        "rouge1_after",
-        "rouge1_gain_ci",
-        "seconds",
-        "peak_memory_bytes",
-        "device",
-        "model",
-        "adapter_path",
-    }
+    assert set(result) == JSON_KEYS
     assert result["observed"] >= 400
     assert result["replaced"] > 0
-    assert result["asked"] == result["selected"] == CONFIG.selection.bins
+    assert result["asked"] == result["selected"] == EMBEDDED_MODEL_CONFIG.selection.bins
     assert 0 < result["synthetic_kept"] <= result["synthetic_generated"]
     assert result["rouge1_after"] - result["rouge1_before"] >= 0.15
     assert result["rouge1_gain_ci"][0] > 0
@@ -80,3 +209,10 @@ def test_the_demo_improves_rouge_in_two_minutes(home: Path) -> None:
     assert reference.returncode == 0, reference.stderr
     # float16 there, float32 here: the answers begin the same, and a later token may differ.
     assert reference.stdout.strip()[:8] == json.loads(chat.stdout)["answer"][:8]
+
+
+def _create_earlier_demo(home: Path, model: Path) -> Path:
+    """Create the profile of a demo that has done nothing, and return its folder."""
+    folder = home / "profiles" / "demo"
+    Personalizer.create(folder, model, creator="demo").close()
+    return folder
