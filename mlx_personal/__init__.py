@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         finetune,
     )
     from mlx_personal.finetune.fuse import fuse
-    from mlx_personal.models import LanguageModel, load_language_model
+    from mlx_personal.models import LanguageModel, SamplingParams, load_language_model
     from mlx_personal.personalizer import Personalizer
     from mlx_personal.progress import Progress, ProgressEvent
     from mlx_personal.scoring import Lexicons, entropy_of_embedding
@@ -54,6 +54,7 @@ else:
             "Personalizer": "personalizer",
             "Progress": "progress",
             "ProgressEvent": "progress",
+            "SamplingParams": "models",
             "SynthesisConfig": "synthesis",
             "TrainingEstimate": "finetune",
             "TrainingReport": "finetune",
@@ -92,6 +93,7 @@ __all__ = [
     "Personalizer",
     "Progress",
     "ProgressEvent",
+    "SamplingParams",
     "SynthesisConfig",
     "TrainingEstimate",
     "TrainingReport",
