@@ -28,7 +28,7 @@ from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.trainer_state import make_optimizer
 from mlx_personal.scoring import entropy_of_embedding
 from mlx_personal.selection import SelectionConfig
-from mlx_personal.synthesis import SynthesisConfig, parse_question, rewrite_prompts
+from mlx_personal.synthesis import STYLES, SynthesisConfig, parse_question
 
 Sampler = Callable[[mx.array], mx.array]
 
@@ -139,12 +139,13 @@ class BaselineBuffer:
 def synthesize(lm: LanguageModel, dialogues: Iterable[Dialogue], config: SynthesisConfig) -> list[Dialogue]:
     """Generate `config.k` rewrites of each dialogue, one by one, and return those that are valid and in the band."""
     sampler = make_sampler(temp=config.temperature)
+    method = STYLES["zero-shot"].method(lm, config)
     rewrites = []
     for dialogue in dialogues:
         original = dialogue.without_thoughts()
-        prompts = rewrite_prompts(lm, original, config)
+        prompts = [method.prompt(original, unit, 0) for unit in method.units(original)]
         for _ in range(config.k if prompts else 0):
-            texts = [generate_text(lm, lm.tokenize_prompt(p.messages), p.max_tokens, sampler) for p in prompts]
+            texts = [generate_text(lm, p.tokens, p.max_tokens, sampler) for p in prompts]
             try:
                 rewrite = original.with_turns("user", [parse_question(text) for text in texts])
             except ValueError:

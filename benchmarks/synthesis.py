@@ -31,8 +31,10 @@ from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import SHAPES, model_folder, public_model_name
 from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.models import generation
+from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.reporting import markdown_table
-from mlx_personal.synthesis import SynthesisConfig, rewrite_prompts, synthesize
+from mlx_personal.synthesis import STYLES, SynthesisConfig, synthesize
+from mlx_personal.synthesis.config import PUBLISHED_METHOD
 
 MIN_SPEEDUP = 4
 # Rounding may swap logits that are closer than this.
@@ -113,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure the speed, compare the texts and print the report."""
     lm = load_language_model(model_folder(options.shape) if options.shape else options.model)
     dialogues = distinct_dialogues(options.stream, options.dialogues)
-    config = SynthesisConfig(k=options.rewrites)
+    config = SynthesisConfig(k=options.rewrites, **PUBLISHED_METHOD)
     speed = measure_speed(lm, dialogues, config, options.rounds, is_text=not options.shape)
     agreement = compare_greedy(lm, build_requests(lm, dialogues, config), is_text=not options.shape)
     report = make_report(options, len(dialogues), config, speed, agreement)
@@ -159,8 +161,9 @@ def build_requests(
 ) -> list[GenerationRequest]:
     """Return the prompts of the synthesis, each once."""
     originals = [dialogue.without_thoughts() for dialogue in dialogues]
-    prompts = [prompt for dialogue in originals for prompt in rewrite_prompts(lm, dialogue, config)]
-    return [GenerationRequest(lm.tokenize_prompt(prompt.messages), prompt.max_tokens) for prompt in prompts]
+    method = STYLES["zero-shot"].method(lm, config)
+    prompts = [method.prompt(dialogue, unit, 0) for dialogue in originals for unit in method.units(dialogue)]
+    return [GenerationRequest(prompt.tokens, prompt.max_tokens) for prompt in prompts]
 
 
 def measure_speed(
@@ -202,7 +205,11 @@ def compare_greedy(lm: LanguageModel, requests: Sequence[GenerationRequest], is_
         for i, request in enumerate(requests)
         if generate_text(lm, request.prompt, request.max_tokens).strip() != texts[i]
     ]
-    tokens = generation.generate(lm.model, lm.tokenizer, prompts, limits, 0.0, 0) if different else []
+    tokens = (
+        generation.generate(lm.model, lm.tokenizer, prompts, limits, SamplingParams(), 0, lm.end_token_ids)
+        if different
+        else []
+    )
     gaps = (logit_gap(lm, requests[i], tokens[i]) for i in different)
     return Agreement(len(requests), tuple(gap for gap in gaps if is_text or gap < float("inf")))
 

@@ -12,6 +12,7 @@ that the rewrites keep: one can be high while the other is low.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import tempfile
@@ -39,6 +40,7 @@ from mlx_personal.models import load_language_model
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.storage.files import atomic_folder
 from mlx_personal.synthesis import REWRITE_QUESTION, SynthesisConfig, synthesize
+from mlx_personal.synthesis.config import PUBLISHED_METHOD
 
 
 def read_texts(paths: Sequence[Path]) -> list[str]:
@@ -170,7 +172,7 @@ def measure(lm: LanguageModel, path: Path, count: int, config: SynthesisConfig, 
     if not dialogues:
         raise UserError("holds no dialogue", path, "name a file of dialogues, as for import")
     sampled = Random(0).sample(dialogues, min(count, len(dialogues)))
-    candidates = synthesize(lm, sampled, config)
+    candidates = synthesize(lm, sampled, dataclasses.replace(config, **PUBLISHED_METHOD))
     reasons = Counter(c.reason for c in candidates)
     overlaps = [c.rouge1 for c in candidates if c.rouge1 is not None]
     parsed = [(c.kept, _recall(sampled[c.original_index], c.dialogue)) for c in candidates if c.dialogue is not None]

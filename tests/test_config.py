@@ -133,6 +133,8 @@ def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, tex
         ("[annotation]\nquestions_per_day = -1", "questions_per_day"),
         ("[scoring]\nentropy_estimator = 'spectra'", "spectral"),
         ("[synthesis]\nmode = 'answers'", "mode"),
+        ("[synthesis]\nstyle = 'poetic'", "style"),
+        ("[synthesis]\nstyle = 3", "style"),
         ("[synthesis]\nband = [0.3]", "list of 2"),
         ("[synthesis]\nband = 0.3", "list of 2"),
         ("[trigger]\nmin_buffer_change = 0.0", "min_buffer_change"),

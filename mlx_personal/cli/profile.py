@@ -117,7 +117,8 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
     )
     table.add_row("questions", f"{status.open_questions} open, {status.questions_left_today} more can be asked today")
     table.add_row("annotated", f"{status.annotated}, {status.held_out} of them held out; {status.skipped} skipped")
-    table.add_row("synthetic", f"{status.synthetic_kept} kept of {status.synthetic_generated}")
+    style = "" if status.prompt_style is None else f", prompt style {status.prompt_style}"
+    table.add_row("synthetic", printable(f"{status.synthetic_kept} kept of {status.synthetic_generated}{style}"))
     table.add_row("adapters", f"{status.adapters}; {in_use} is in use")
     for pending in status.pending:
         table.add_row("pending", f"{pending.step}: {pending.reason}")

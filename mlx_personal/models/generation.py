@@ -20,6 +20,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_personal.models.lexical_constraints import LexicalConstraint, TokenBonuses
 from mlx_personal.models.mlx_lm_compat import cache_bytes, repeat_cache, supports_padding
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.models.stop_strings import StopStrings
@@ -56,6 +57,7 @@ def generate(
     seed: int,
     end_token_ids: Collection[int],
     on_progress: Progress | None = None,
+    constraints: Sequence[LexicalConstraint] = (),
 ) -> list[list[int]]:
     """Generate the token ids of an answer to each prompt, without its end token.
 
@@ -68,6 +70,7 @@ def generate(
         seed: Random seed of the sampling; each prompt has its own stream of random numbers.
         end_token_ids: Tokens that end an answer.
         on_progress: Receives an event of stage `generation` for each finished answer.
+        constraints: For each prompt the tokens that its answer should contain; none if empty.
 
     Returns:
         The answers, in the order of the prompts.
@@ -78,7 +81,9 @@ def generate(
     answers: list[list[int]] = [[] for _ in prompts]
     finished_count = 0
     stops = StopStrings(sampling.stop, tokenizer.decode) if sampling.stop else None
-    for index, token, finished in _generate_tokens(model, prompts, max_tokens, sampling, seed, end_token_ids, stops):
+    for index, token, finished in _generate_tokens(
+        model, prompts, max_tokens, sampling, seed, end_token_ids, stops, constraints
+    ):
         if token is not None:
             answers[index].append(token)
         if finished:
@@ -194,6 +199,7 @@ class _Sequence:
         prompt: Token ids of the prompt.
         limit: Maximum number of new tokens.
         draws: Random numbers in [0, 1), one per token.
+        constraint: Tokens that the answer should contain, if any.
         drawn: Number of draws that have been used.
         generated: The generated tokens, end token included.
         finished: Whether the answer is complete.
@@ -203,6 +209,7 @@ class _Sequence:
     prompt: list[int]
     limit: int
     draws: np.ndarray
+    constraint: LexicalConstraint | None = None
     drawn: int = 0
     generated: list[int] = field(default_factory=list)
     finished: bool = False
@@ -221,6 +228,7 @@ def _generate_tokens(
     seed: int,
     end_token_ids: Collection[int],
     stops: StopStrings | None = None,
+    constraints: Sequence[LexicalConstraint] = (),
 ) -> Iterator[tuple[int, int | None, bool]]:
     """Yield (prompt index, token or None for the end token, whether the answer is finished) as tokens are generated."""
     if not prompts:
@@ -230,7 +238,14 @@ def _generate_tokens(
     # The longest first, so that none of them is left for the end; identical prompts next to each other.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - max_tokens[i], prompts[i], i))
     waiting = [
-        _Sequence(i, list(prompts[i]), max_tokens[i], _random_draws(seed, i, max_tokens[i], sampling)) for i in order
+        _Sequence(
+            i,
+            list(prompts[i]),
+            max_tokens[i],
+            _random_draws(seed, i, max_tokens[i], sampling),
+            constraints[i] if constraints else None,
+        )
+        for i in order
     ]
     prefix = SharedPrefix(model, prompts)
     batch = _Batch(model, sampling)
@@ -275,6 +290,8 @@ class _Batch:
         self._tokens = mx.array([], mx.uint32)  # the latest token of each sequence, not yet returned by `step`
         # The tokens of each sequence that are penalized in the next step; None without a repetition penalty.
         self._recent: mx.array | None = None
+        # The bonuses of each sequence's next token; None without constraints.
+        self._bonuses: TokenBonuses | None = None
         self._vocabulary_size = 1
         self._sequence_bytes = 0.0
 
@@ -287,11 +304,15 @@ class _Batch:
             self._sequence_bytes = sum(cache_bytes(cache, longest) for cache in caches) / len(sequences)
         last_tokens = mx.array([sequence.prompt[-1] for sequence in sequences], mx.uint32)
         recent = recent_tokens([sequence.prompt for sequence in sequences]) if self._penalizes else None
-        tokens, recent = self._next_tokens(last_tokens, caches, sequences, recent)
+        constraints = [sequence.constraint for sequence in sequences if sequence.constraint is not None]
+        bonuses = TokenBonuses.of(constraints) if constraints else None
+        tokens, recent, bonuses = self._next_tokens(last_tokens, caches, sequences, recent, bonuses)
         self._caches = _concatenate_caches(self._caches, caches)
         self._tokens = mx.concatenate([self._tokens, tokens])
         if recent is not None:
             self._recent = recent if self._recent is None else mx.concatenate([self._recent, recent])
+        if bonuses is not None:
+            self._bonuses = bonuses if self._bonuses is None else self._bonuses.concatenate(bonuses)
         self.sequences += sequences
         mx.eval(self._tokens)
         mx.clear_cache()
@@ -303,7 +324,9 @@ class _Batch:
 
     def step(self) -> list[tuple[_Sequence, int]]:
         """Return the next token of each sequence that is not finished."""
-        next_tokens, self._recent = self._next_tokens(self._tokens, self._caches, self.sequences, self._recent)
+        next_tokens, self._recent, self._bonuses = self._next_tokens(
+            self._tokens, self._caches, self.sequences, self._recent, self._bonuses
+        )
         _async_eval(next_tokens)
         tokens: Any = self._tokens.tolist()
         self._tokens = next_tokens
@@ -318,6 +341,8 @@ class _Batch:
         self._tokens = self._tokens[mx.array(keep, mx.int32)]
         if self._recent is not None:
             self._recent = self._recent[mx.array(keep, mx.int32)]
+        if self._bonuses is not None:
+            self._bonuses = self._bonuses.filter(mx.array(keep, mx.int32))
         if keep:
             for cache in self._caches:
                 cache.filter(keep)
@@ -325,14 +350,21 @@ class _Batch:
             self._caches = []
 
     def _next_tokens(
-        self, tokens: mx.array, caches: list[Any], sequences: Sequence[_Sequence], recent: mx.array | None
-    ) -> tuple[mx.array, mx.array | None]:
-        """Return the tokens after these [N], and the tokens [N, R] that are penalized in the step after it."""
+        self,
+        tokens: mx.array,
+        caches: list[Any],
+        sequences: Sequence[_Sequence],
+        recent: mx.array | None,
+        bonuses: TokenBonuses | None,
+    ) -> tuple[mx.array, mx.array | None, TokenBonuses | None]:
+        """Return the tokens after these [N], and the penalized tokens [N, R] and the bonuses of the step after it."""
         with fast_ops(self._model):
             logits = self._model(tokens[:, None], cache=caches)[:, -1]
         self._vocabulary_size = logits.shape[-1]
         if recent is not None:
             logits = penalize_repetition(logits, recent, self._sampling.repetition_penalty)
+        if bonuses is not None:
+            logits = bonuses.add_to(logits)
         if self._sampling.is_greedy:
             next_tokens = mx.argmax(logits, axis=-1)
         else:
@@ -340,7 +372,7 @@ class _Batch:
             next_tokens = sample_tokens(logits, self._sampling, draws)
         if recent is not None:
             recent = mx.concatenate([recent[:, 1:], next_tokens[:, None]], axis=-1)
-        return next_tokens, recent
+        return next_tokens, recent, None if bonuses is None else bonuses.without(next_tokens)
 
 
 def _prefill_groups(lengths: Sequence[int], supports_padding: bool) -> Iterator[list[int]]:

@@ -24,6 +24,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
 from mlx_personal.models.adapter_folder import read_adapter_config
+from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.chat_template import ChatTemplate
 from mlx_personal.models.mlx_lm_compat import seeded
 from mlx_personal.models.sampling import SamplingParams
@@ -150,6 +151,7 @@ class LanguageModel:
         sampling: SamplingParams = _GREEDY,
         seed: int = 0,
         on_progress: Progress | None = None,
+        constraints: Sequence[LexicalConstraint] = (),
     ) -> list[str]:
         """Generate one answer to each prompt, all in one continuous batch.
 
@@ -161,6 +163,7 @@ class LanguageModel:
             sampling: How tokens are sampled, and before which texts an answer ends; greedy by default.
             seed: Random seed of the sampling.
             on_progress: Receives an event of stage `generation` for each finished answer.
+            constraints: For each prompt the tokens that its answer should contain; none if empty.
 
         Returns:
             The answers, in the order of the prompts.
@@ -172,7 +175,7 @@ class LanguageModel:
         sampling = self._with_stop_strings(sampling)
         truncated = [self._truncate(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
         answers = generation.generate(
-            self.model, self.tokenizer, truncated, limits, sampling, seed, self.end_token_ids, on_progress
+            self.model, self.tokenizer, truncated, limits, sampling, seed, self.end_token_ids, on_progress, constraints
         )
         stops = StopStrings(sampling.stop, self.tokenizer.decode)
         return [stops.cut(self._decode(answer)).strip() for answer in answers]

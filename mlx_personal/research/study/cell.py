@@ -35,6 +35,8 @@ _STREAM_SETTINGS: Final = ("bins", "received", "every", "order", "strength", "en
 
 # Size of a bin, inferred from [Qin24 Table 4]: its buffer of 2816 KB has 128 bins.
 KB_PER_BIN: Final = 22
+# The others do not apply to the published method, with which cells are computed.
+_SYNTHESIS_SETTINGS: Final = ("k", "temperature", "mode", "band", "max_tokens", "seed")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Cell:
         """Return the settings as stored; settings without effect have one fixed value."""
         stored = {"protocol": self.protocol, **dataclasses.asdict(self), "training": self.training.to_json()}
         stored["training"]["seed"] = stored["synthesis"]["seed"] = 0
+        stored["synthesis"] = {name: stored["synthesis"][name] for name in _SYNTHESIS_SETTINGS}
         stored["synthesis"]["band"] = list(stored["synthesis"]["band"])
         if self.policy != WEIGHTED:
             stored["weight"] = 0.0

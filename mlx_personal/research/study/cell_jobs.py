@@ -32,6 +32,7 @@ from mlx_personal.research.study.stream import MAX_REFERENCE_ANSWERS
 from mlx_personal.runtime.machine import machine_info
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding
 from mlx_personal.synthesis import SynthesisConfig, synthesize
+from mlx_personal.synthesis.config import PUBLISHED_METHOD
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def synthesize_dialogues(job: SynthesisJob) -> list[SynthesizedDialogues]:
 
 def _synthesize_one(lm: LanguageModel, dialogue: Dialogue, job: SynthesisJob) -> SynthesizedDialogues:
     seed = int(digest([job.config.seed, dialogue.key])[:15], 16)
-    candidates = synthesize(lm, [dialogue], dataclasses.replace(job.config, seed=seed), held_out=job.forbidden)
+    config = dataclasses.replace(job.config, seed=seed, **PUBLISHED_METHOD)
+    candidates = synthesize(lm, [dialogue], config, held_out=job.forbidden)
     accepted = [c.dialogue for c in candidates if c.kept and c.dialogue is not None]
     return SynthesizedDialogues(dialogue.key, accepted, dict(Counter(c.reason for c in candidates)))
 
