@@ -121,6 +121,9 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
     )
     if report.forgetting is not None:
         lines.append(f"The loss on general dialogues changed by {report.forgetting:+.1%}.")
+    if not result.has_effect:
+        lines.append("The adapter is kept and not promoted.")
+        return lines
     if result.evaluation is None:
         promote = cli.command("adapters", "promote", str(result.adapter.id))
         lines.append(

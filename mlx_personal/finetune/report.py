@@ -70,6 +70,7 @@ class TrainingReport:
         prepare_s: Seconds before the first step.
         resumed_from: Step of the checkpoint that the run resumed from; 0 for none.
         notes: Notes for the user, one line each.
+        has_effect: Whether the adapter changes what the model computes.
     """
 
     samples: int
@@ -96,6 +97,7 @@ class TrainingReport:
     prepare_s: float
     resumed_from: int
     notes: tuple[str, ...]
+    has_effect: bool = True
 
     @property
     def forgetting(self) -> float | None:

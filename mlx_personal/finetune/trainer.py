@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,8 +23,11 @@ from mlx_personal.finetune.plan import plan_for_model
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.finetune.resume import CheckpointStore
 from mlx_personal.models import LanguageModel
+from mlx_personal.models.adapter_effect import AdapterProbe
 from mlx_personal.progress import Progress
 from mlx_personal.storage.files import atomic_folder
+
+_NO_EFFECT: Final = "the adapter changes nothing: raise the learning rate or the number of epochs"
 
 
 def finetune(
@@ -87,15 +91,18 @@ def finetune(
         try:
             if folder is not None:
                 write_adapter(lm.model, folder, config, metadata or {})
+            probe = AdapterProbe(lm, plan.data.all[plan.probe[0]].inputs.tolist())
         finally:
             lm.detach_adapter()
     if checkpoints is not None and not keep_checkpoints:
         checkpoints.discard(process_group)
+    has_effect = probe.has_effect(lm)
     return dataclasses.replace(
         report,
+        has_effect=has_effect,
         dropped_samples=prepared.dropped,
         truncated_samples=prepared.truncated,
-        notes=(*prepared.notes, *report.notes),
+        notes=(*prepared.notes, *report.notes, *([] if has_effect else [_NO_EFFECT])),
     )
 
 

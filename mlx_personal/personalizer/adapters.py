@@ -55,16 +55,29 @@ class Adapters:
             The promoted adapter.
 
         Raises:
-            UserError: If it was trained on another base model, or its files are missing.
+            UserError: If it was trained on another base model, changes nothing, or its files are missing.
         """
         adapter = self.get(adapter_id)
         self.check_base(adapter)
         folder = self._store.folder / adapter.folder
+        if not self.has_effect(adapter):
+            what = f"adapter {adapter.id} changes nothing: with it, the model answers as without it"
+            raise UserError(what, folder, remedy=Action.TRAIN)
         if not (folder / "adapters.safetensors").exists():
             raise UserError(f"the files of adapter {adapter.id} are missing", folder, remedy=Action.TRAIN)
         if not adapter.promoted:
             self._store.promote(adapter_id)
         return self.get(adapter_id)
+
+    def has_effect(self, adapter: AdapterRow) -> bool:
+        """Return whether an adapter changes what its base model computes, as its training run found.
+
+        Args:
+            adapter: The adapter.
+        """
+        run = self._store.run(adapter.run_id)
+        result = {} if run is None or run.result is None else run.result
+        return bool(result.get("has_effect", True))  # version 0.1 did not check it
 
     def rollback(self) -> AdapterRow | None:
         """Undo the last promotion.

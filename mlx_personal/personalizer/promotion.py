@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
@@ -32,12 +33,14 @@ class PromotionResult:
             dialogue is held out.
         promoted: Whether the adapter is now in use.
         exceeds_forgetting: Whether forgetting exceeds the configured limit, so that it is not promoted.
+        has_effect: Whether the adapter changes what the model computes; otherwise it is not promoted.
     """
 
     evaluation: Evaluation | None
     against_current: Evaluation | None
     promoted: bool
     exceeds_forgetting: bool
+    has_effect: bool
 
 
 class Promoter:
@@ -56,7 +59,7 @@ class Promoter:
         store: Store,
         adapters: Adapters,
         config: Config,
-        adapted_model: Callable[[AdapterRow | None], LanguageModel],
+        adapted_model: Callable[[AdapterRow | Path | None], LanguageModel],
         measure: Callable[[str], AbstractContextManager[None]],
     ):
         self._store = store
@@ -72,17 +75,18 @@ class Promoter:
     def promote_if_better(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
         """Evaluate an adapter, store the evaluation, and promote the adapter if it is better than the one in use.
 
-        It is better if its mean ROUGE-1 on the held-out dialogues is higher, and if its forgetting does not exceed the
-        configured limit. Without held-out dialogues it is neither evaluated nor promoted.
+        It is better if its mean ROUGE-1 on the held-out dialogues is higher, if its forgetting does not exceed the
+        configured limit, and if it changes what the base model computes.
+        Without held-out dialogues it is neither evaluated nor promoted.
 
         Args:
             adapter: The adapter.
             on_progress: Receives an event of stage `evaluation` for each generated answer.
         """
         current, held_out = self._adapters.promoted(), self.held_out_dialogues()
-        exceeds_forgetting = self._exceeds_forgetting(adapter)
+        exceeds_forgetting, has_effect = self._exceeds_forgetting(adapter), self._adapters.has_effect(adapter)
         if not held_out:
-            return PromotionResult(None, None, adapter == current, exceeds_forgetting)
+            return PromotionResult(None, None, adapter == current, exceeds_forgetting, has_effect)
         answers = self._generate(adapter, held_out, on_progress)
         evaluation = against_current = self._compare(None, answers, held_out, on_progress)
         if current is not None and current != adapter:
@@ -95,12 +99,13 @@ class Promoter:
                 logger.info("the adapter in use cannot be compared: %s", error)
         with self._store.transaction():
             self._store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-            if current != adapter and against_current.rouge1.gain > 0 and not exceeds_forgetting:
+            is_better = against_current.rouge1.gain > 0 and not exceeds_forgetting and has_effect
+            if current != adapter and is_better:
                 self._store.promote(adapter.id)
         promoted = self._adapters.promoted()
         is_promoted = promoted is not None and promoted.id == adapter.id
         logger.info("adapter %d was evaluated: %s", adapter.id, "promoted" if is_promoted else "not promoted")
-        return PromotionResult(evaluation, against_current, is_promoted, exceeds_forgetting)
+        return PromotionResult(evaluation, against_current, is_promoted, exceeds_forgetting, has_effect)
 
     def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
         """Evaluate the adapter that has not been evaluated, and promote it if it is better.
@@ -119,11 +124,11 @@ class Promoter:
             raise UserError("every adapter has been evaluated", self._store.folder)
         return adapter, self.promote_if_better(adapter, on_progress)
 
-    def evaluate(self, adapter: AdapterRow, on_progress: Progress | None = None) -> Evaluation | None:
+    def evaluate(self, adapter: AdapterRow | Path, on_progress: Progress | None = None) -> Evaluation | None:
         """Compare an adapter with the base model without storing the result.
 
         Args:
-            adapter: The adapter.
+            adapter: An adapter of the profile, or the folder of any other one.
             on_progress: Receives an event of stage `evaluation` for each generated answer.
 
         Returns:
@@ -143,7 +148,7 @@ class Promoter:
         return rise is not None and not rise <= self._config.finetune.max_forgetting
 
     def _generate(
-        self, adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
+        self, adapter: AdapterRow | Path | None, preferred: Sequence[Dialogue], on_progress: Progress | None
     ) -> list[list[str]]:
         if on_progress is not None:
             on_progress(ProgressEvent("evaluation", 0, len(preferred)))  # because the first answer may take a while

@@ -284,6 +284,17 @@ def test_examples_without_targets_are_a_user_error(tiny_model: LanguageModel, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_adapter_that_changes_nothing_is_reported(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    answers = generate_answers(tiny_model)
+    report = finetune(tiny_model, EXAMPLES, dataclasses.replace(QUICK, learning_rate=1e-30), tmp_path / "a")
+    assert not report.has_effect
+    assert "the adapter changes nothing: raise the learning rate or the number of epochs" in report.notes
+    tiny_model.attach_adapter(tmp_path / "a")
+    assert generate_answers(tiny_model) == answers
+    tiny_model.detach_adapter()
+    assert finetune(tiny_model, EXAMPLES, QUICK, tmp_path / "b").has_effect
+
+
 def test_a_loss_that_is_not_finite_writes_no_adapter(tiny_model: LanguageModel, tmp_path: Path) -> None:
     answers = generate_answers(tiny_model)
     with pytest.raises(UserError, match="lower the learning rate"):

@@ -344,6 +344,23 @@ def test_a_damaged_promoted_adapter_does_not_block_the_next_one(personalizer: Pe
     assert personalizer.adapters.rollback() is None or trained.promoted
 
 
+def test_an_adapter_that_changes_nothing_is_never_promoted(
+    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, finetune=LoRAConfig(epochs=1, learning_rate=1e-30))
+    with Personalizer.create(tmp_path / "profile", tiny_model_folder, config, tiny_model) as personalizer:
+        personalizer.observe(stream(12))
+        annotate_all(personalizer)
+        # Compared with a worse adapter, even this one would win.
+        better = compare_answers([["a"]], [["b"]], [Dialogue.of("q", "b")], 0)
+        monkeypatch.setattr(personalizer._promoter, "_compare", lambda *_: better)
+        trained = personalizer.train()
+        assert (trained.has_effect, trained.promoted, promoted_id(personalizer)) == (False, False, None)
+        assert any("changes nothing" in note for note in trained.report.notes)
+        with pytest.raises(UserError, match="adapter 1 changes nothing"):
+            personalizer.adapters.promote(1)
+
+
 def test_a_failing_disk_is_no_reason_to_replace_the_adapter_in_use(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
