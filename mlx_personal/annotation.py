@@ -14,10 +14,13 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError, quoted
 from mlx_personal.profile import AnnotationRow, Store
+from mlx_personal.profile.proposed_questions import ProposedQuestionRow
 from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
 
+# Source of the dialogues that answer proposed questions.
+PROPOSED_SOURCE: Final = "proposed"
 # Group number of a skipped dialogue, which is neither trained on nor evaluated and so needs no group.
 NO_GROUP: Final = -1
 
@@ -54,6 +57,21 @@ class Question:
     dialogue_id: int
     dialogue: Dialogue
     adapter_id: int | None
+
+
+@dataclass(frozen=True)
+class ProposedQuestion:
+    """A question that the base model wrote in the owner's manner, and that the owner has not asked.
+
+    The model does not answer it: accepting such an answer would train the model on its own output.
+
+    Attributes:
+        id: Its id.
+        question: The question.
+    """
+
+    id: int
+    question: str
 
 
 @dataclass(frozen=True)
@@ -183,23 +201,95 @@ class AnnotationQueue:
         decision = self._store.decision(dialogue_id)
         if decision is None or decision.action not in ("stored", "replaced"):
             raise UserError(f"dialogue {dialogue_id} was never selected", remedy=Action.LIST_QUESTIONS)
-        annotated_today, limit = _annotated_today(self._store), self._config.questions_per_day
-        if dialogue_id not in annotated_today and len(annotated_today) >= limit:
-            raise UserError(
-                f"dialogue {dialogue_id} exceeds the daily limit of {limit} annotations",
-                hint="continue tomorrow, or raise questions_per_day in config.toml",
-            )
+        self._check_limit(dialogue_id, f"dialogue {dialogue_id}")
         preferred = None if verdict == "skip" else _preferred(row.dialogue, verdict, answers, dialogue_id)
         group, held_out = self._split_of(dialogue_id, row.dialogue, verdict)
         return self._store.add_annotation(dialogue_id, verdict, preferred, group, held_out)
 
-    def undo(self) -> int | None:
+    def proposed_questions(self) -> list[ProposedQuestion]:
+        """Return the proposed questions that can be answered today, after the questions about the owner's dialogues.
+
+        One whose answer was undone today comes first and does not count again.
+        """
+        left = max(0, self.left_today() - len(self.questions()))
+        annotated_today, rows = _annotated_today(self._store), self._store.proposed.open()
+        again = [row for row in rows if row.dialogue_id in annotated_today]
+        new = [row for row in rows if row.dialogue_id not in annotated_today]
+        return [ProposedQuestion(row.id, row.question) for row in (*again, *new[:left])]
+
+    def answer_proposed(self, proposed_id: int, answer: str) -> int:
+        """Record the owner's answer to a proposed question, which becomes an annotated dialogue.
+
+        The dialogue does not join the stream, because the owner has not asked its question.
+
+        Args:
+            proposed_id: Id of the question.
+            answer: The answer that the owner prefers.
+
+        Returns:
+            The annotation's id.
+
+        Raises:
+            UserError: If there is no such question, the answer is not valid, or the daily limit is reached.
+        """
+        row = self._proposed(proposed_id)
+        try:
+            dialogue = Dialogue.of(row.question, answer).without_thoughts()
+        except ValueError as error:
+            raise UserError(f"the answer to proposed question {proposed_id} is not valid: {error}") from error
+        self._check_limit(row.dialogue_id, f"proposed question {proposed_id}")
+        with self._store.transaction():
+            dialogue_id = row.dialogue_id
+            if dialogue_id is None:
+                dialogue_id = self._store.add_dialogue(dialogue, PROPOSED_SOURCE)
+                self._store.proposed.set_dialogue(proposed_id, dialogue_id)
+            group, held_out = self._split_of(dialogue_id, dialogue, "rewrite")
+            return self._store.add_annotation(dialogue_id, "rewrite", dialogue, group, held_out)
+
+    def reject_proposed(self, proposed_id: int) -> None:
+        """Record that the owner would not ask a proposed question.
+
+        Args:
+            proposed_id: Id of the question.
+
+        Raises:
+            UserError: If there is no such question, or it was answered.
+        """
+        row = self._proposed(proposed_id)
+        if row.dialogue_id is not None and self._store.annotation_of(row.dialogue_id) is not None:
+            raise UserError(f"proposed question {proposed_id} was answered", hint="undo the answer first")
+        self._store.proposed.reject(proposed_id)
+
+    def undo(self) -> int | ProposedQuestion | None:
         """Undo the last verdict and restore an earlier one on the same dialogue.
 
         Returns:
-            The dialogue's id, or None if there was no verdict.
+            The dialogue's id, or the proposed question that the verdict was about; None if there was no verdict.
         """
-        return self._store.undo_annotation()
+        with self._store.transaction():
+            row = self._store.proposed.undo_rejection()
+            if row is None:
+                dialogue_id = self._store.undo_annotation()
+                row = None if dialogue_id is None else self._store.proposed.of_dialogue(dialogue_id)
+                if row is None:
+                    return dialogue_id
+        return ProposedQuestion(row.id, row.question)
+
+    def _proposed(self, proposed_id: int) -> ProposedQuestionRow:
+        row = self._store.proposed.get(proposed_id)
+        if row is None or row.is_rejected:
+            state = "does not exist" if row is None else "was rejected"
+            raise UserError(f"proposed question {proposed_id} {state}", remedy=Action.LIST_QUESTIONS)
+        return row
+
+    def _check_limit(self, dialogue_id: int | None, what: str) -> None:
+        """Raise UserError if the daily limit allows no verdict on a dialogue."""
+        annotated_today, limit = _annotated_today(self._store), self._config.questions_per_day
+        if dialogue_id not in annotated_today and len(annotated_today) >= limit:
+            raise UserError(
+                f"{what} exceeds the daily limit of {limit} annotations",
+                hint="continue tomorrow, or raise questions_per_day in config.toml",
+            )
 
     def _split_of(self, dialogue_id: int, dialogue: Dialogue, verdict: Verdict) -> tuple[int, bool]:
         """Return the dialogue's group and whether it is held out: fixed by its first verdict with an answer."""

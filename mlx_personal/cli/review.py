@@ -14,10 +14,13 @@ from mlx_personal.errors import StorageError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlx_personal.annotation import AnnotationQueue, Question
+    from mlx_personal.annotation import AnnotationQueue, ProposedQuestion, Question
 
 _KEYS = {"a": "accept", "e": "edit", "r": "rewrite", "s": "skip", "u": "undo", "q": "quit"}
 _PROMPT = "[a]ccept [e]dit [r]ewrite [s]kip [u]ndo [q]uit"
+# Other letters than those above, so that a habit does not reject a proposed question.
+_PROPOSED_KEYS = {"w": "answer", "j": "reject", "u": "undo", "q": "quit"}
+_PROPOSED_PROMPT = "[w]rite an answer re[j]ect [u]ndo [q]uit"
 
 
 @click.command()
@@ -33,13 +36,15 @@ _PROMPT = "[a]ccept [e]dit [r]ewrite [s]kip [u]ndo [q]uit"
 def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
     """Annotate the answers of selected dialogues.
 
-    Each answer can be accepted, edited, rewritten or skipped. With --json, today's questions are listed instead of
+    Each answer can be accepted, edited, rewritten or skipped. Questions that the model proposed come last; you can
+    answer or reject them. With --json, today's questions are listed instead of
     asked. Verdicts from a file count toward the limit `questions_per_day` in config.toml, too.
     """
     if undo:
         with cli.open_profile() as personalizer:
             undone = personalizer.annotations.undo()
-        return CommandResult({"undone": undone}, lambda console: print_lines(console, _undone_text(undone)))
+        data = {"undone": undone} if undone is None or isinstance(undone, int) else {"undone_proposed": undone.id}
+        return CommandResult(data, lambda console: print_lines(console, _undone_text(undone)))
     if file is None and cli.as_json:
         return _list_questions(cli)
     with cli.open_profile() as personalizer:
@@ -64,15 +69,22 @@ def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
 def _list_questions(cli: CommandContext) -> CommandResult:
     with cli.open_profile(write=False) as personalizer:
         questions = personalizer.annotations.questions()
+        proposed = personalizer.annotations.proposed_questions()
         left_today = personalizer.annotations.left_today()
     data = [
         {"dialogue": q.dialogue_id, "adapter": q.adapter_id, "messages": q.dialogue.to_messages()} for q in questions
     ]
-    return CommandResult({"questions": data, "left_today": left_today}, lambda console: None)
+    data_proposed = [{"proposed": q.id, "question": q.question} for q in proposed]
+    return CommandResult(
+        {"questions": data, "proposed_questions": data_proposed, "left_today": left_today}, lambda console: None
+    )
 
 
-def _undone_text(undone: int | None) -> str:
-    return "Nothing to undo." if undone is None else f"The verdict on dialogue {undone} was undone."
+def _undone_text(undone: int | ProposedQuestion | None) -> str:
+    if undone is None:
+        return "Nothing to undo."
+    what = f"dialogue {undone}" if isinstance(undone, int) else f"proposed question {undone.id}"
+    return f"The verdict on {what} was undone."
 
 
 def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
@@ -88,7 +100,10 @@ def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
                 continue
             where, value = line
             try:
-                queue.record(*_parse_verdict(value))
+                if isinstance(value, dict) and "proposed" in value:
+                    _record_proposed(queue, value)
+                else:
+                    queue.record(*_parse_verdict(value))
                 recorded += 1
             except StorageError:
                 raise  # the line is valid
@@ -130,10 +145,31 @@ def _parse_verdict(value: Any) -> tuple[int, Any, list[str] | None]:
     return dialogue, verdict, answers
 
 
+def _record_proposed(queue: AnnotationQueue, value: dict[str, Any]) -> None:
+    """Record the verdict of a parsed line on a proposed question; ValueError for an invalid one."""
+    proposed, verdict, answers = value["proposed"], value.get("verdict"), value.get("answers")
+    if type(proposed) is not int or not 1 <= proposed < 2**63:
+        raise ValueError('"proposed" is not the number of a question')
+    if verdict == "reject":
+        queue.reject_proposed(proposed)
+    elif verdict == "answer":
+        if not isinstance(answers, list) or len(answers) != 1 or not isinstance(answers[0], str):
+            raise ValueError('"answers" is not a list of one text')
+        queue.answer_proposed(proposed, answers[0])
+    else:
+        raise ValueError("the verdict on a proposed question is neither answer nor reject")
+
+
 def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
     """Ask today's questions until none is left or the owner quits; return how many were annotated."""
     annotated = 0
-    while questions := queue.questions():
+    while (questions := queue.questions()) or queue.proposed_questions():
+        if not questions:
+            change = _ask_proposed(queue, console, annotated)
+            if change is None:
+                break
+            annotated += change
+            continue
         question = questions[0]
         _print_question(console, question, len(questions))
         keys = click.Choice(list(_KEYS), case_sensitive=False)
@@ -155,6 +191,31 @@ def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
             raise _after_recording(error, annotated) from error
         annotated += 1
     return max(annotated, 0)
+
+
+def _ask_proposed(queue: AnnotationQueue, console: Console, annotated: int) -> int | None:
+    """Ask about the next proposed question; return the change of the number of annotations, or None to quit."""
+    question, *others = queue.proposed_questions()
+    console.rule(f"proposed question {question.id}, {len(others) + 1} left today")
+    print_styled(console, "user", "bold", f" {question.question}")
+    print_styled(console, "proposed question: you have not asked this", "dim")
+    print_lines(console, "Might you ask it? Then write the ideal answer.")
+    keys = click.Choice(list(_PROPOSED_KEYS), case_sensitive=False)
+    action = _PROPOSED_KEYS[click.prompt(_PROPOSED_PROMPT, type=keys, show_choices=False).lower()]
+    if action == "quit":
+        return None
+    if action == "undo":
+        undone = queue.undo()
+        print_lines(console, _undone_text(undone))
+        return -1 if undone is not None and annotated else 0
+    try:
+        if action == "reject":
+            queue.reject_proposed(question.id)
+            return 0
+        queue.answer_proposed(question.id, click.prompt("The ideal answer"))
+        return 1
+    except StorageError as error:
+        raise _after_recording(error, annotated) from error
 
 
 def _print_question(console: Console, question: Question, left: int) -> None:

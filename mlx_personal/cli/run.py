@@ -10,7 +10,7 @@ import click
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
-from mlx_personal.cli.synthesize import run_synthesis, synthesis_text
+from mlx_personal.cli.synthesize import proposal_lines, run_proposals, run_synthesis, synthesis_text
 from mlx_personal.cli.train import run_training, training_lines
 
 
@@ -36,6 +36,10 @@ def run(cli: CommandContext) -> CommandResult:
             synthesis = run_synthesis(cli, personalizer)
             done["synthesize"] = dataclasses.asdict(synthesis)
             lines.append(synthesis_text(synthesis))
+        proposals = run_proposals(cli, personalizer)
+        if proposals.generated:
+            done["questions"] = dataclasses.asdict(proposals)
+            lines += proposal_lines(cli, proposals)
         if is_pending("train"):
             training = run_training(cli, personalizer)
             done["train"] = dataclasses.asdict(training)

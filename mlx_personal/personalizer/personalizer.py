@@ -42,6 +42,7 @@ from mlx_personal.personalizer.chat_format_record import check_chat_format, reco
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
+from mlx_personal.personalizer.question_proposals import ProposalResult, propose_for_profile
 from mlx_personal.personalizer.status import ProfileStatus, store_status
 from mlx_personal.personalizer.training_set import begin_training, build_training_set
 from mlx_personal.profile import (
@@ -90,17 +91,17 @@ class SynthesisResult:
         generated: Number of generated rewrites; those that fail a check are drawn again.
         kept: Number of rewrites that are trained on.
         dropped: Numbers of the other rewrites by reason.
-    """
         wanted: Number of rewrites that were to be kept.
         style: Name of the prompt style; empty if nothing was rewritten.
+    """
 
     dialogues: int
     generated: int
     kept: int
     dropped: dict[str, int]
-
     wanted: int = 0
     style: str = ""
+
 
 @dataclass(frozen=True)
 class TrainResult(PromotionResult):
@@ -377,8 +378,8 @@ class Personalizer:
         Args:
             on_progress: Receives an event of stage `calibration` or `synthesis` for each generated text.
             regenerate: Whether to rewrite all annotated dialogues again.
-
             recalibrate: Whether to find the prompt style again.
+
         Returns:
             The numbers of generated and kept rewrites.
         """
@@ -407,7 +408,6 @@ class Personalizer:
             self.store.finish_run(run_id, dataclasses.asdict(result))
         return result
 
-    def last_synthesis(self) -> RunRow | None:
     def prompt_style(self) -> Calibration | None:
         """Return the prompt style that was found for the current base model, or None if it has not been looked for."""
         return Calibration.from_json(self.store.model_record(CALIBRATION_RECORD))
@@ -436,6 +436,7 @@ class Personalizer:
             self.store.set_model_record(CALIBRATION_RECORD, known.to_json())
         return known.style
 
+    def last_synthesis(self) -> RunRow | None:
         """Return the latest finished synthesis run on the current base model, or None if there is none."""
         return self.store.last_run("synthesis", self.fingerprint)
 
@@ -451,6 +452,24 @@ class Personalizer:
             run_id = self.store.begin_run("synthesis", self.fingerprint, config)
             self.store.add_synthetic(run_id, texts)
             self.store.finish_run(run_id, result)
+
+    def propose_questions(self, count: int | None = None, on_progress: Progress | None = None) -> ProposalResult:
+        """Let the base model write questions that the owner might ask, for the owner to answer or to reject.
+
+        Args:
+            count: Number of wanted questions; None for as many as the settings want and are not open yet.
+            on_progress: Receives events of stage `questions`.
+
+        Returns:
+            The numbers of proposed and generated questions.
+        """
+        if count is None:
+            count = max(0, self.config.synthesis.questions - len(self.store.proposed.open()))
+        if count == 0:
+            return ProposalResult(0, 0, {})
+        held_out, seed = self.held_out_dialogues(), self.config.synthesis.seed
+        with self.measure("questions"):
+            return propose_for_profile(self.store, self.base_model(), count, held_out, seed, on_progress)
 
     def train(self, on_progress: Progress | None = None, restart: bool = False) -> TrainResult:
         """Train a new adapter on the annotated dialogues and their rewrites, and promote it if it is better.

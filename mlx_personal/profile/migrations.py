@@ -111,5 +111,17 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         value TEXT NOT NULL,
         PRIMARY KEY (model, kind)
     );
+
+    -- Questions that a model wrote in the owner's manner, for the owner to answer or to reject. They are not in the
+    -- stream, and an answered one is a dialogue that selection never sees.
+    CREATE TABLE proposed_questions (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        question TEXT NOT NULL UNIQUE,
+        model TEXT NOT NULL,  -- fingerprint of the base
+        proposed_at TEXT NOT NULL,
+        dialogue_id INTEGER UNIQUE REFERENCES dialogues (id),  -- with the owner's answer, once there is one
+        rejected_after INTEGER,  -- the last annotation before it was rejected, for undoing; NULL unless it is rejected
+        rejection INTEGER  -- number of the rejection
+    );
     """,
 )
