@@ -19,8 +19,6 @@ from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
 
-# Source of the dialogues that answer proposed questions.
-PROPOSED_SOURCE: Final = "proposed"
 # Group number of a skipped dialogue, which is neither trained on nor evaluated and so needs no group.
 NO_GROUP: Final = -1
 
@@ -241,8 +239,7 @@ class AnnotationQueue:
         with self._store.transaction():
             dialogue_id = row.dialogue_id
             if dialogue_id is None:
-                dialogue_id = self._store.add_dialogue(dialogue, PROPOSED_SOURCE)
-                self._store.proposed.set_dialogue(proposed_id, dialogue_id)
+                dialogue_id = self._store.proposed.add_dialogue(proposed_id, dialogue)
             group, held_out = self._split_of(dialogue_id, dialogue, "rewrite")
             return self._store.add_annotation(dialogue_id, "rewrite", dialogue, group, held_out)
 

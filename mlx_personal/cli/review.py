@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,24 +163,19 @@ def _record_proposed(queue: AnnotationQueue, value: dict[str, Any]) -> None:
 
 def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
     """Ask today's questions until none is left or the owner quits; return how many were annotated."""
-    annotated = 0
-    while (questions := queue.questions()) or queue.proposed_questions():
+    verdicts: list[str] = []  # those of this session
+    while (questions := queue.questions()) or (proposed := queue.proposed_questions()):
         if not questions:
-            change = _ask_proposed(queue, console, annotated)
-            if change is None:
+            if not _ask_proposed(queue, console, proposed, verdicts):
                 break
-            annotated += change
             continue
         question = questions[0]
         _print_question(console, question, len(questions))
-        keys = click.Choice(list(_KEYS), case_sensitive=False)
-        action = _KEYS[click.prompt(_PROMPT, type=keys, show_choices=False).lower()]
+        action = _ask_action(_PROMPT, _KEYS)
         if action == "quit":
             break
         if action == "undo":
-            undone = queue.undo()
-            annotated -= undone is not None
-            print_lines(console, _undone_text(undone))
+            _undo(queue, console, verdicts)
             continue
         answers = _ask_answers(question, action) if action in ("edit", "rewrite") else None
         if action in ("edit", "rewrite") and answers is None:
@@ -188,34 +184,48 @@ def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
         try:
             queue.record(question.dialogue_id, action, answers)  # type: ignore[arg-type]
         except StorageError as error:
-            raise _after_recording(error, annotated) from error
-        annotated += 1
-    return max(annotated, 0)
+            raise _after_recording(error, len(verdicts)) from error
+        verdicts.append(action)
+    return sum(verdict != "reject" for verdict in verdicts)
 
 
-def _ask_proposed(queue: AnnotationQueue, console: Console, annotated: int) -> int | None:
-    """Ask about the next proposed question; return the change of the number of annotations, or None to quit."""
-    question, *others = queue.proposed_questions()
-    console.rule(f"proposed question {question.id}, {len(others) + 1} left today")
+def _ask_proposed(
+    queue: AnnotationQueue, console: Console, proposed: Sequence[ProposedQuestion], verdicts: list[str]
+) -> bool:
+    """Ask about the first of the proposed questions; return False if the owner quits."""
+    question = proposed[0]
+    console.rule(f"proposed question {question.id}, {len(proposed)} left today")
     print_styled(console, "user", "bold", f" {question.question}")
     print_styled(console, "proposed question: you have not asked this", "dim")
     print_lines(console, "Might you ask it? Then write the ideal answer.")
-    keys = click.Choice(list(_PROPOSED_KEYS), case_sensitive=False)
-    action = _PROPOSED_KEYS[click.prompt(_PROPOSED_PROMPT, type=keys, show_choices=False).lower()]
-    if action == "quit":
-        return None
+    action = _ask_action(_PROPOSED_PROMPT, _PROPOSED_KEYS)
     if action == "undo":
-        undone = queue.undo()
-        print_lines(console, _undone_text(undone))
-        return -1 if undone is not None and annotated else 0
+        _undo(queue, console, verdicts)
+    if action in ("quit", "undo"):
+        return action != "quit"
     try:
         if action == "reject":
             queue.reject_proposed(question.id)
-            return 0
-        queue.answer_proposed(question.id, click.prompt("The ideal answer"))
-        return 1
+        else:
+            queue.answer_proposed(question.id, click.prompt("The ideal answer"))
     except StorageError as error:
-        raise _after_recording(error, annotated) from error
+        raise _after_recording(error, len(verdicts)) from error
+    verdicts.append(action)
+    return True
+
+
+def _ask_action(prompt: str, actions: Mapping[str, str]) -> str:
+    """Return the action of the key that the owner presses."""
+    keys = click.Choice(list(actions), case_sensitive=False)
+    return actions[click.prompt(prompt, type=keys, show_choices=False).lower()]
+
+
+def _undo(queue: AnnotationQueue, console: Console, verdicts: list[str]) -> None:
+    """Undo the last verdict, which may be one of an earlier session."""
+    undone = queue.undo()
+    if undone is not None and verdicts:
+        verdicts.pop()
+    print_lines(console, _undone_text(undone))
 
 
 def _print_question(console: Console, question: Question, left: int) -> None:

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
 
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.profile.records import dump_dialogue
 from mlx_personal.storage.database import Database, utc_now
 
+# Source of the dialogues that answer proposed questions.
+SOURCE: Final = "proposed"
 # The dialogues that are answers to proposed questions, and no part of the stream.
 ANSWERED_PROPOSALS: Final = "(SELECT dialogue_id FROM proposed_questions WHERE dialogue_id IS NOT NULL)"
 _OPEN: Final = (
@@ -84,11 +88,24 @@ class ProposedQuestions:
         row = self._database.fetch_one("SELECT * FROM proposed_questions WHERE dialogue_id = ?", dialogue_id)
         return None if row is None else ProposedQuestionRow.from_row(row)
 
-    def set_dialogue(self, proposed_id: int, dialogue_id: int) -> None:
-        """Record the dialogue that holds the owner's answer."""
+    def add_dialogue(self, proposed_id: int, dialogue: Dialogue) -> int:
+        """Store the dialogue that holds the owner's answer, outside of the stream.
+
+        Args:
+            proposed_id: Id of the question.
+            dialogue: The question and the answer.
+
+        Returns:
+            The dialogue's id.
+        """
+        # Not the dialogue's own key: if the owner has the same conversation one day, it joins the stream.
+        row = (f"proposed question {proposed_id}", dump_dialogue(dialogue), SOURCE, utc_now())
         with self._database.transaction() as connection:
+            query = "INSERT INTO dialogues (key, messages, source, received_at) VALUES (?, ?, ?, ?)"
+            dialogue_id = int(connection.execute(query, row).lastrowid or 0)
             query = "UPDATE proposed_questions SET dialogue_id = ? WHERE id = ?"
             connection.execute(query, (dialogue_id, proposed_id))
+        return dialogue_id
 
     def reject(self, proposed_id: int) -> None:
         """Record that the owner has rejected a question."""

@@ -150,17 +150,6 @@ class Store:
             )
             return cursor.rowcount
 
-    def add_dialogue(self, dialogue: Dialogue, source: str) -> int:
-        """Store a dialogue, unless it is there already, and return its id.
-
-        Args:
-            dialogue: The dialogue.
-            source: Where it comes from.
-        """
-        with self.transaction():
-            self.add_dialogues([dialogue], source)
-            return self.database.fetch_int("SELECT id FROM dialogues WHERE key = ?", dialogue.key)
-
     def put_conversation(
         self, dialogue_id: int | None, dialogue: Dialogue, source: str, adapter_id: int | None = None
     ) -> int | None:
