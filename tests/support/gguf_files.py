@@ -125,8 +125,9 @@ def write_gguf(
     head_dim: int | None = HEAD_DIM,
     rope_theta: float = 5e5,
     pre: str = "gpt-2",
+    without: Sequence[str] = (),
 ) -> Path:
-    """Write a file with the metadata of `COMMON`; `settings` are more keys, with their values."""
+    """Write a file with the metadata of `COMMON`; `settings` are more keys, `without` are keys that it lacks."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny Model")
     writer.add_context_length(512)
@@ -140,8 +141,16 @@ def write_gguf(
     if head_dim is not None:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
+    for key in without:
+        del writer.kv_data[0][key]
     for key, value in (settings or {}).items():
-        add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add = {
+            list: writer.add_array,
+            str: writer.add_string,
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+        }
         add[type(value)](key, value)
     if tokenizer is not None:
         tokenizer(writer)

@@ -54,6 +54,9 @@ _REFUSED_SETTINGS = (
 _LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _GEMMA3_27B_LAYERS = 62
 _GEMMA3_GLOBAL_EVERY = 6
+# What Ollama's own files of the Gemma 3 models with vision do not say, and the vision tensors that they contain.
+_GEMMA3_ROPE_SCALING = {"rope_type": "linear", "factor": 8.0}
+_GEMMA3_VISION = ("v.", "mm.")
 _MAX_DIMENSION = 1 << 24
 _MAX_LAYERS = 1024
 
@@ -70,6 +73,8 @@ class Architecture:
         is_permuted: Whether rows of query and key projections are in interleaved order.
         has_shifted_norms: Whether norm weights have 1 added.
         dtype: The half-precision dtype that its activations do not overflow in.
+        rms_norm_eps: The value where a file has none; None if each must have one.
+        rope_theta: The value where a file has none.
     """
 
     model_type: str
@@ -79,6 +84,8 @@ class Architecture:
     is_permuted: bool = False
     has_shifted_norms: bool = False
     dtype: str = "float16"
+    rms_norm_eps: float | None = None
+    rope_theta: float = 10000.0
 
 
 def architecture_of(file: GGUFFile) -> Architecture:
@@ -132,9 +139,9 @@ def model_config(file: GGUFFile) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": _size(file, "attention.head_count_kv", heads),
         "head_dim": _size(file, "attention.key_length", hidden_size // heads),
-        "rms_norm_eps": file.number(f"{key}.attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": file.number(f"{key}.attention.layer_norm_rms_epsilon", architecture.rms_norm_eps),
         "max_position_embeddings": _size(file, "context_length"),
-        "rope_theta": file.number(f"{key}.rope.freq_base", 10000.0),
+        "rope_theta": file.number(f"{key}.rope.freq_base", architecture.rope_theta),
         "vocab_size": _vocabulary_size(file),
         "tie_word_embeddings": _find(file, "output.weight") is None,
     }
@@ -149,7 +156,7 @@ def model_config(file: GGUFFile) -> dict[str, Any]:
 def weight_names(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, str]:
     """Return mlx-lm's name of each tensor, after checking that they are the weights that mlx-lm's model has.
 
-    Tensors that hold rotary factors have none: they are in the config.
+    Tensors that hold rotary factors, which are in the config, and those of a vision model have none.
 
     Args:
         file: The file.
@@ -232,7 +239,7 @@ def _factors(file: GGUFFile, name: str) -> np.ndarray | None:
 
 
 def _weight_name(file: GGUFFile, architecture: Architecture, name: str) -> str | None:
-    if name in _ROTARY_FACTORS:
+    if name in _ROTARY_FACTORS or (architecture.model_type == "gemma3_text" and name.startswith(_GEMMA3_VISION)):
         return None
     module, _, kind = name.rpartition(".")
     if kind in ("weight", "bias"):
@@ -332,15 +339,28 @@ def _qwen3_settings(file: GGUFFile, config: dict[str, Any]) -> None:
 
 def _gemma3_settings(file: GGUFFile, config: dict[str, Any]) -> None:
     _check_full_rotation(file, config)
-    config["rope_scaling"] = _rope_scaling(file)
+    has_vision = any(tensor.name.startswith(_GEMMA3_VISION) for tensor in file.tensors)
+    config["rope_scaling"] = _rope_scaling(file) or (_GEMMA3_ROPE_SCALING if has_vision else None)
     config["sliding_window"] = _size(file, "attention.sliding_window")
-    config["sliding_window_pattern"] = _size(file, "attention.sliding_window_pattern", _GEMMA3_GLOBAL_EVERY)
-    config["rope_local_base_freq"] = file.number("gemma3.rope.freq_base_swa", 10000.0)
+    config["sliding_window_pattern"] = _gemma3_pattern(file, config["num_hidden_layers"])
+    local_base = file.number("gemma3.rope.local.freq_base", 10000.0)
+    config["rope_local_base_freq"] = file.number("gemma3.rope.freq_base_swa", local_base)
     # Files do not have it; only the 27B model differs.
     is_27b = config["num_hidden_layers"] == _GEMMA3_27B_LAYERS
     config["query_pre_attn_scalar"] = (
         config["hidden_size"] // config["num_attention_heads"] if is_27b else config["head_dim"]
     )
+
+
+def _gemma3_pattern(file: GGUFFile, layer_count: int) -> int:
+    """Return how many layers there are for each one with global attention."""
+    is_local = file.numbers("gemma3.attention.sliding_window_pattern")  # one truth value for each layer
+    if is_local is None:
+        return _size(file, "attention.sliding_window_pattern", _GEMMA3_GLOBAL_EVERY)
+    every = int(np.argmin(is_local)) + 1 if len(is_local) == layer_count else 0
+    if every == 0 or any(bool(is_local[layer]) == ((layer + 1) % every == 0) for layer in range(layer_count)):
+        raise file.error("has an irregular order of layers with local attention, which is not supported")
+    return every
 
 
 def _phi3_settings(file: GGUFFile, config: dict[str, Any]) -> None:
@@ -378,6 +398,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _gemma3_settings,
         has_shifted_norms=True,
         dtype="bfloat16",
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
     ),
     "phi3": Architecture(
         "phi3",

@@ -152,6 +152,10 @@ def _read_vocabulary(file: GGUFFile, vocabulary_size: int) -> _Vocabulary:
         types = np.full(len(tokens), _TokenType.NORMAL)
     if len(types) != len(tokens):
         raise file.error("is a damaged GGUF file: not one type for each token", "download it again")
+    if file.string("tokenizer.ggml.model") == "llama":
+        # Tokens that users defined match texts in which spaces are not replaced yet; older files have them replaced.
+        for token_id in np.flatnonzero(types == _TokenType.USER_DEFINED).tolist():
+            tokens[token_id] = tokens[token_id].replace(_SPACE, " ")
     seen: set[str] = set()
     for token_id, token in enumerate(tokens):
         if token in seen:  # the first one is what texts are tokenized to
@@ -170,11 +174,16 @@ def _special_tokens(file: GGUFFile, tokens: list[str], types: np.ndarray) -> Spe
             raise file.error(f"is a damaged GGUF file: {key} is {value} of {len(tokens)} tokens", "download it again")
         return value
 
-    named_ends = [token_id(name) for name in ("eos", "eot", "eom")]
+    named_ends = [end for name in ("eos", "eot", "eom") if (end := token_id(name)) is not None]
+    listed_ends = file.numbers("tokenizer.ggml.eos_token_ids")  # in files that Ollama made
+    if listed_ends is not None:
+        named_ends += [end for end in listed_ends.tolist() if end in range(len(tokens))]
     is_control = types == _TokenType.CONTROL
     known_ends = [i for i in np.flatnonzero(is_control).tolist() if tokens[i] in _END_TOKENS]
-    ends = dict.fromkeys([end for end in named_ends if end is not None] + known_ends)
-    return SpecialTokens(token_id("bos"), tuple(ends), token_id("padding"), token_id("unknown"))
+    unknown = token_id("unknown")
+    if unknown is None and (types == _TokenType.UNKNOWN).any():
+        unknown = int(np.argmax(types == _TokenType.UNKNOWN))
+    return SpecialTokens(token_id("bos"), tuple(dict.fromkeys(named_ends + known_ends)), token_id("padding"), unknown)
 
 
 def _bpe_family(file: GGUFFile) -> BPEFamily:
@@ -214,7 +223,8 @@ def _sentencepiece_bpe(file: GGUFFile, vocabulary: _Vocabulary) -> Tokenizer:
         vocabulary.ids(), merges_by_score(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes
     )
     tokenizer = Tokenizer(model)
-    adds_space = file.boolean("tokenizer.ggml.add_space_prefix", True)
+    # Ollama's own files of Gemma 3 do not say it.
+    adds_space = file.boolean("tokenizer.ggml.add_space_prefix", file.architecture != "gemma3")
     spaces = normalizers.Replace(" ", _SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if adds_space else spaces
     steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -254,7 +264,7 @@ def _add_special_tokens(file: GGUFFile, tokenizer: Tokenizer, vocabulary: _Vocab
             rstrip = strips_right and token.startswith("<|") and token != "<|endoftext|>"
             added.append(AddedToken(token, special=True, normalized=False, rstrip=rstrip))
         elif kind == _TokenType.USER_DEFINED:
-            added.append(AddedToken(token.replace(_SPACE, " "), special=False, normalized=False))
+            added.append(AddedToken(token, special=False, normalized=False))
     tokenizer.add_tokens(added)
 
 

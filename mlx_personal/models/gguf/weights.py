@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +25,9 @@ from mlx_personal.models.gguf.blocks import (
 )
 from mlx_personal.models.gguf.header import TensorInfo
 
-_CHUNK_WEIGHTS = 1 << 21
+_CHUNK_WEIGHTS = 1 << 17  # fits the cache of a core
+_THREADS = min(8, os.cpu_count() or 1)
+_T = TypeVar("_T")
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _STORED_DTYPES = {GGMLQuantizationType.F16: mx.float16, GGMLQuantizationType.BF16: mx.bfloat16}
 
@@ -72,7 +78,7 @@ def convert_tensor(
     bits = stored_bits(tensor, precision)
     if bits is None:
         return {"weight": _dense(tensor, precision, order, added)}
-    groups = [_affine(tensor, rows, bits) for rows in _row_chunks(tensor, order)]
+    groups = list(_affine(tensor, order, bits))
     dtype = _DTYPES[precision.dtype]
     scales, biases = _concatenated([g.scales for g in groups]), _concatenated([g.biases for g in groups])
     if not (_is_finite(scales.astype(dtype)) and _is_finite(biases.astype(dtype))):
@@ -84,14 +90,15 @@ def convert_tensor(
     }
 
 
-def _affine(tensor: TensorInfo, rows: np.ndarray, bits: int) -> AffineWeights:
-    is_exact = affine_bits(tensor.type) is not None
-    weights = (
-        to_affine(rows, tensor.type) if is_exact else quantize(_finite(tensor, to_float32(rows, tensor.type)), bits)
-    )
-    _finite(tensor, weights.scales)
-    _finite(tensor, weights.biases)
-    return weights
+def _affine(tensor: TensorInfo, order: np.ndarray | None, bits: int) -> Iterator[AffineWeights]:
+    if affine_bits(tensor.type) is None:
+        for weights in _map_rows(lambda rows: _finite(tensor, to_float32(rows, tensor.type)), tensor, order):
+            yield quantize(weights, bits)
+        return
+    for groups in _map_rows(lambda rows: to_affine(rows, tensor.type), tensor, order):
+        _finite(tensor, groups.scales)
+        _finite(tensor, groups.biases)
+        yield groups
 
 
 def _dense(tensor: TensorInfo, precision: Precision, order: np.ndarray | None, added: float) -> mx.array:
@@ -101,11 +108,11 @@ def _dense(tensor: TensorInfo, precision: Precision, order: np.ndarray | None, a
     # A vector's elements, not its one row, are in the order of the model's rows.
     is_vector = len(tensor.shape) == 1
     chunks = []
-    for rows in _row_chunks(tensor, None if is_vector else order):
-        weights = _finite(tensor, to_float32(rows, tensor.type))
-        if is_vector and order is not None:
-            weights = weights[:, order]
-        converted = mx.array(weights + np.float32(added) if added else weights).astype(dtype)
+    for weights in _map_rows(
+        lambda rows: _finite(tensor, to_float32(rows, tensor.type)), tensor, None if is_vector else order
+    ):
+        ordered = weights[:, order] if is_vector and order is not None else weights
+        converted = mx.array(ordered + np.float32(added) if added else ordered).astype(dtype)
         if not _is_finite(converted):
             return _dense(tensor, Precision("float32"), order, added)
         chunks.append(converted)
@@ -113,14 +120,22 @@ def _dense(tensor: TensorInfo, precision: Precision, order: np.ndarray | None, a
     return dense.reshape(tensor.shape)
 
 
-def _row_chunks(tensor: TensorInfo, order: np.ndarray | None) -> Iterator[np.ndarray]:
+def _map_rows(function: Callable[[np.ndarray], _T], tensor: TensorInfo, order: np.ndarray | None) -> Iterator[_T]:
+    """Yield what a function returns for the bytes of some rows, for all rows in order, computed in threads."""
     row_count = tensor.parameter_count // tensor.shape[-1]
     chunk_rows = max(1, _CHUNK_WEIGHTS // tensor.shape[-1])
     # Only query and key projections are put in order, and those are small enough to be read at once.
     all_rows = None if order is None else read_rows(tensor)[order]
-    for start in range(0, row_count, chunk_rows):
+
+    def run(start: int) -> _T:
         stop = min(start + chunk_rows, row_count)
-        yield read_rows(tensor, start, stop) if all_rows is None else all_rows[start:stop]
+        return function(read_rows(tensor, start, stop) if all_rows is None else all_rows[start:stop])
+
+    starts = iter(range(0, row_count, chunk_rows))
+    # NumPy releases Python's lock. A few chunks for each thread at a time bound the memory.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while batch := list(islice(starts, 4 * _THREADS)):
+            yield from pool.map(run, batch)
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> mx.array:

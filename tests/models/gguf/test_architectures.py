@@ -133,6 +133,24 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, np.nd
         {"gemma3.attention.sliding_window": 16, "gemma3.block_count": 6},
         {},
     ),
+    "gemma3-with-vision": (
+        "gemma3",
+        "gemma3_text",
+        GEMMA
+        | {
+            "num_hidden_layers": 6,
+            "sliding_window_pattern": 3,
+            "rope_local_base_freq": 2e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
+            "gemma3.attention.sliding_window": 16,
+            "gemma3.attention.sliding_window_pattern": [True, True, False] * 2,
+            "gemma3.block_count": 6,
+            "gemma3.rope.local.freq_base": 2e4,
+        },
+        {"v.blk.0.attn_q.weight": np.ones((4, 4), np.float32), "mm.input_projection.weight": np.ones(4, np.float32)},
+    ),
     "gemma3-linear": (
         "gemma3",
         "gemma3_text",
@@ -215,6 +233,30 @@ def test_the_largest_gemma_scales_queries_by_its_hidden_size(tmp_path: Path) -> 
     settings = {"gemma3.attention.sliding_window": 16, "gemma3.block_count": 62, "gemma3.attention.head_count": 2}
     path = write_gguf(tmp_path / "model.gguf", "gemma3", weights, settings=settings)
     assert model_config(read_gguf(path))["query_pre_attn_scalar"] == 32
+
+
+@pytest.mark.parametrize("pattern", [[True, False, True, True], [True, False], [True, True, False, False]])
+def test_an_irregular_order_of_local_layers_is_refused(tmp_path: Path, pattern: list[bool]) -> None:
+    weights = {"token_embd.weight": np.zeros((VOCABULARY, HIDDEN), np.float32)}
+    settings = {
+        "gemma3.attention.sliding_window": 16,
+        "gemma3.attention.sliding_window_pattern": pattern,
+        "gemma3.block_count": 4,
+    }
+    path = write_gguf(tmp_path / "model.gguf", "gemma3", weights, settings=settings)
+    with pytest.raises(UserError, match="an irregular order of layers with local attention"):
+        model_config(read_gguf(path))
+
+
+def test_gemma3s_settings_are_known_where_a_file_has_none(tmp_path: Path) -> None:
+    weights = {"token_embd.weight": np.zeros((VOCABULARY, HIDDEN), np.float32)}
+    settings = {"gemma3.attention.sliding_window": 16}
+    without = ("gemma3.rope.freq_base", "gemma3.attention.layer_norm_rms_epsilon")
+    path = write_gguf(tmp_path / "model.gguf", "gemma3", weights, settings=settings, without=without)
+    config = model_config(read_gguf(path))
+    assert (config["rope_theta"], config["rms_norm_eps"]) == (1e6, 1e-6)
+    assert (config["rope_local_base_freq"], config["sliding_window_pattern"]) == (1e4, 6)
+    assert config["rope_scaling"] is None
 
 
 def llama_file(tmp_path: Path, **changes: Any) -> Path:

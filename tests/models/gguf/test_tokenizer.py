@@ -117,6 +117,23 @@ def sentencepiece_metadata(processor: Any) -> tuple[list[str], list[float], list
     return tokens, [piece.score for piece in pieces], [piece.type for piece in pieces]
 
 
+@pytest.mark.parametrize("is_escaped", [True, False])
+def test_tokens_of_spaces_that_users_defined_match_spaces(tmp_path: Path, is_escaped: bool) -> None:
+    processor = train_sentencepiece(1000, add_dummy_prefix=False, user_defined_symbols=["▁▁", "▁▁▁"])
+    tokens, scores, types = sentencepiece_metadata(processor)
+    if is_escaped:  # as in files of older converters
+        tokens = [token.replace(" ", "▁") for token in tokens]
+
+    def add(writer: gguf.GGUFWriter) -> None:
+        add_tokenizer(writer, tokens, types, scores=scores, bos=1, eos=2)
+        writer.add_add_space_prefix(False)
+
+    lm = converted(tmp_path, tokens, add)
+    assert encode(lm, "   a  soup") == processor.encode("   a  soup")
+    assert len(lm.tokenizer.get_vocab()) == len(tokens)
+    assert lm.tokenizer.unk_token_id == 0  # by its type, as the file does not name it
+
+
 @pytest.mark.parametrize("adds_space", [True, False])
 def test_sentencepiece_bpe_gives_the_ids_of_sentencepiece(tmp_path: Path, adds_space: bool) -> None:
     # After a token that a user defined, SentencePiece adds no space, and llama.cpp and tokenizers do.
@@ -167,6 +184,14 @@ def test_every_end_token_ends_an_answer(tmp_path: Path) -> None:
     for name in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "out" / name).read_text())["eos_token_id"] == [0, 2, 3]
     assert lm.tokenizer.eos_token_id == 0 and lm.tokenizer.pad_token_id == 0 and lm.tokenizer.bos_token_id == 1
+
+
+def test_end_tokens_in_a_list_end_an_answer(tmp_path: Path) -> None:
+    def add(writer: gguf.GGUFWriter) -> None:
+        add_small(writer, eos=2)
+        writer.add_array("tokenizer.ggml.eos_token_ids", [2, 4, 10**6])
+
+    assert converted(tmp_path, ["x"] * SMALL_TOKENS, add).end_token_ids == {0, 2, 3, 4}
 
 
 def test_a_tokenizer_without_special_tokens_has_none(tmp_path: Path) -> None:
