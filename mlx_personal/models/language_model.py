@@ -18,20 +18,21 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import load_model
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
 from mlx_personal.models.adapter_folder import read_adapter_config
-from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.chat_template import ChatTemplate
+from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.mlx_lm_compat import seeded
+from mlx_personal.models.safe_loading import load_unread_model
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.models.stop_strings import StopStrings
 from mlx_personal.progress import Progress
 from mlx_personal.runtime.cpu_ops import fast_ops
 from mlx_personal.runtime.device import prepare_model
+from mlx_personal.runtime.parallel import map_on_idle_processors
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,23 @@ class LanguageModel:
         Returns:
             For each sequence of T tokens a float32 array [T, D].
         """
+        [states] = self.hidden_states_of_batches([sequences])
+        return states
+
+    def hidden_states_of_batches(self, batches: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[np.ndarray]]:
+        """Yield the hidden states of batches of sequences, which are computed side by side on a CPU.
+
+        Args:
+            batches: Batches as in `hidden_states`; one of sequences of similar length wastes the least on padding.
+
+        Yields:
+            For each batch what `hidden_states` returns.
+        """
+        mx.eval(self.model.parameters())
+        with fast_ops(self.model):
+            yield from map_on_idle_processors(self._hidden_states, batches)
+
+    def _hidden_states(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
         full = [start + list(sequence) for sequence in sequences]
         longest = max((len(sequence) for sequence in full), default=0)
@@ -139,8 +157,7 @@ class LanguageModel:
         batch = np.zeros((len(full), longest), np.int32)
         for i, sequence in enumerate(full):
             batch[i, : len(sequence)] = sequence
-        with fast_ops(self.model):
-            states = np.array(self.backbone(mx.array(batch)).astype(mx.float32))
+        states = np.array(self.backbone(mx.array(batch)).astype(mx.float32))
         return [states[i, len(start) : len(sequence)] for i, sequence in enumerate(full)]
 
     def generate(
@@ -304,7 +321,7 @@ class LanguageModel:
             return
         kept_ids = {id(module) for module in keep}
         kept_prefixes = tuple(f"{name}." for name, module in self.model.named_modules() if id(module) in kept_ids)
-        unread = prepare_model(load_model(self.path, lazy=True)[0], lazy=True)
+        unread = prepare_model(load_unread_model(self.path), lazy=True)
         released = [
             (name, weight) for name, weight in tree_flatten(unread.parameters()) if not name.startswith(kept_prefixes)
         ]

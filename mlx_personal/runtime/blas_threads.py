@@ -8,8 +8,10 @@ between the batches of long work. OPENBLAS_NUM_THREADS, if it is set, is kept. A
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlx_personal.runtime import blas
@@ -47,7 +49,7 @@ def start_measuring() -> None:
 
 
 _other_load: OtherLoad | None = None
-_model_is_small = False
+_model_is_small = _is_fixed = False
 
 
 def use_threads_for(parameter_count: int) -> ThreadChoice:
@@ -71,10 +73,36 @@ def adapt_threads() -> ThreadChoice:
         The choice.
     """
     choice = choose_threads()
-    if choice.threads is not None and choice.threads != blas.thread_count():
+    if not _is_fixed and choice.threads is not None and choice.threads != blas.thread_count():
         logger.info("BLAS threads: %d, %s", choice.threads, choice.reason)
         blas.set_thread_count(choice.threads)
     return choice
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute each matrix product with one thread inside the `with` block, because products are computed side by side.
+
+    The number is not adapted to the load in the block.
+    """
+    global _is_fixed
+    before, fixed_before = blas.thread_count(), _is_fixed
+    _is_fixed = True
+    blas.set_thread_count(1)
+    try:
+        yield
+    finally:
+        _is_fixed = fixed_before
+        if before is not None:
+            blas.set_thread_count(before)
+
+
+def idle_processors() -> int:
+    """Return the number of processors that other processes leave idle, at least 1, or OPENBLAS_NUM_THREADS."""
+    if (set_by_user := os.environ.get("OPENBLAS_NUM_THREADS", "")).isdigit():
+        return max(1, int(set_by_user))
+    processors, load = _processor_count(), _load()
+    return processors if load is None else _idle(processors, load)
 
 
 def choose_threads() -> ThreadChoice:
@@ -82,16 +110,28 @@ def choose_threads() -> ThreadChoice:
     processors, present = blas.processor_count(), blas.thread_count()
     if processors is None or present is None:
         return ThreadChoice(None, f"chosen by the library {blas.preload().name}")
-    start_measuring()
-    assert _other_load is not None
-    load = _other_load.processors()
+    load = _load()
     if "OPENBLAS_NUM_THREADS" in os.environ:
         return ThreadChoice(present, "set by OPENBLAS_NUM_THREADS", load)
     if _model_is_small:
         return ThreadChoice(1, "since the model is small", load)
     if load is None:
         return ThreadChoice(processors, "one for each processor; the load is not known")
-    threads = max(1, int(processors - load + _TOLERATED_LOAD))
-    if threads >= processors:
+    threads = _idle(processors, load)
+    if threads == processors:
         return ThreadChoice(processors, "one for each processor, since other processes use none", load)
     return ThreadChoice(threads, f"since other processes use {load:.1f} of {processors} processors", load)
+
+
+def _load() -> float | None:
+    start_measuring()
+    assert _other_load is not None
+    return _other_load.processors()
+
+
+def _idle(processors: int, load: float) -> int:
+    return min(processors, max(1, int(processors - load + _TOLERATED_LOAD)))
+
+
+def _processor_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
