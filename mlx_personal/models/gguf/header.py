@@ -1,7 +1,7 @@
 """Read the header of one GGUF file: its metadata and the place of every tensor.
 
 The library `gguf` reads a header without bounds: a damaged count makes it allocate or loop without end, and it takes
-10 s and 1 GB for a vocabulary of 262,144 tokens. Here every count, length and offset is checked against the file
+10 s and 0.7 GB for a vocabulary of 262,144 tokens. Here every count, length and offset is checked against the file
 before it is used, arrays are skipped and decoded only on request, and no weight is read.
 
 References:
@@ -124,9 +124,7 @@ def read_header(path: Path) -> Header:
         if path.exists() and not path.is_file():
             raise UserError("is not a file", path, "name a .gguf file")
         with path.open("rb") as file:
-            size_bytes = path.stat().st_size
-            if size_bytes < 24:
-                raise _damaged(path, "it is too short")
+            _check_magic(path, file.read(4))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _HeaderReader(path, data).read()
     except OSError as error:
@@ -142,9 +140,18 @@ def read_numbers(path: Path, array: MetadataArray) -> np.ndarray:
 
     Returns:
         The numbers [length].
+
+    Raises:
+        UserError: If the file cannot be read.
     """
     dtype = np.dtype(f"<{_NUMBER_FORMATS[array.element_type]}")
-    return np.fromfile(path, dtype, array.length, offset=array.offset)
+    try:
+        numbers = np.fromfile(path, dtype, array.length, offset=array.offset)
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    if len(numbers) != array.length:
+        raise _cut(path)
+    return numbers
 
 
 def read_strings(path: Path, array: MetadataArray) -> list[str]:
@@ -155,11 +162,14 @@ def read_strings(path: Path, array: MetadataArray) -> list[str]:
         array: The array, as `read_header` found it in this file.
 
     Raises:
-        UserError: If a string is not UTF-8.
+        UserError: If a string is not UTF-8, or the file cannot be read.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        reader = _HeaderReader(path, data, array.offset)
-        return [reader.string(_MAX_STRING_BYTES) for _ in range(array.length)]
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            reader = _HeaderReader(path, data, array.offset)
+            return [reader.string(_MAX_STRING_BYTES) for _ in range(array.length)]
+    except OSError as error:
+        raise from_os_error(error, path) from error
 
 
 class _HeaderReader:
@@ -170,7 +180,8 @@ class _HeaderReader:
         self.array_string_count = 0
 
     def read(self) -> Header:
-        self._check_format()
+        self.offset = len(_MAGIC)
+        self._check_version()
         tensor_count, key_count = self._integer("Q"), self._integer("Q")
         if tensor_count > _MAX_TENSORS:
             raise _damaged(self.path, f"it counts {tensor_count} tensors")
@@ -191,15 +202,7 @@ class _HeaderReader:
         except UnicodeDecodeError as error:
             raise _damaged(self.path, "a text that is not UTF-8") from error
 
-    def _check_format(self) -> None:
-        magic = self.data[:4]
-        if magic in _OLDER_MAGICS:
-            raise UserError(
-                "is in a format from before GGUF", self.path, "download a newer version of the model, in GGUF"
-            )
-        if magic != _MAGIC:
-            raise UserError("is not a GGUF file", self.path, "name a .gguf file")
-        self.offset = 4
+    def _check_version(self) -> None:
         version = self._integer("I")
         if version & 0xFFFF == 0:
             raise UserError(
@@ -313,6 +316,13 @@ class _HeaderReader:
         if in_order and in_order[-1].offset + in_order[-1].size_bytes > len(self.data):
             raise _cut(self.path, in_order[-1].offset + in_order[-1].size_bytes)
         return tuple(tensors.values())
+
+
+def _check_magic(path: Path, magic: bytes) -> None:
+    if magic in _OLDER_MAGICS:
+        raise UserError("is in a format from before GGUF", path, "download a newer version of the model, in GGUF")
+    if magic != _MAGIC:
+        raise UserError("is not a GGUF file" if magic else "is empty", path, "name a .gguf file")
 
 
 def _alignment(path: Path, metadata: dict[str, Scalar | MetadataArray]) -> int:
