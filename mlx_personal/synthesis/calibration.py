@@ -18,7 +18,7 @@ from mlx_personal.synthesis.styles import STYLES
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
 
-# Each style draws two rewrites of at most so many dialogues, which tells a kept rate of 0.5 from one of 0.9.
+# Each style draws two rewrites of at most so many dialogues, enough to separate a kept rate of 0.5 from one of 0.9.
 _MAX_DIALOGUES: Final = 8
 _REWRITES: Final = 2
 # The first style that keeps this share is taken: redrawing gets the rest. Styles are tried in the order in which they

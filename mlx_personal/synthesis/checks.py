@@ -50,7 +50,7 @@ class Rewording:
 
     @cached_property
     def opening(self) -> str:
-        """The polite or introducing words that the rewrite begins with, such as `Can you tell me`."""
+        """The polite or introducing words that the rewrite begins with, such as `I'd like to know`."""
         return opening_of(self.rewrite, self.language)
 
     @cached_property
@@ -90,7 +90,7 @@ def is_no_comment(rewording: Rewording) -> bool:
 
 
 def has_same_language(rewording: Rewording) -> bool:
-    """Return whether the rewrite is in the original's script and, as far as can be told, in its language."""
+    """Return whether the rewrite is in the original's script and, as far as can be detected, in its language."""
     scripts, new_scripts = _scripts(rewording.original), _scripts(rewording.rewrite)
     if not new_scripts <= scripts:
         return False
@@ -177,7 +177,7 @@ def has_similar_length(rewording: Rewording) -> bool:
 def copies_no_example(rewording: Rewording) -> bool:
     """Return whether no content word comes from a worked example instead of the original."""
     language = rewording.language
-    if language is None or language.code == "zh":  # whose words are single characters, too common to tell
+    if language is None or language.code == "zh":  # whose words are single characters, too common
         return True
     examples = {
         stem for pairs in language.examples.values() for p in pairs for t in p for stem in content_stems(t, language)

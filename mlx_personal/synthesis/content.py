@@ -11,7 +11,7 @@ from mlx_personal.synthesis.languages import Language
 # Endings in which two wordings may differ. Removing them is enough to compare words; a stem need not be a word.
 _ENDINGS: Final = {
     "en": ("ingly", "edly", "ing", "ies", "ied", "ed", "es", "ly", "s", "y", "e"),
-    "de": ("ern", "en", "er", "es", "em", "st", "te", "e", "n", "s", "t"),
+    "de": ("ern", "en", "er", "es", "em", "st", "e", "n", "s", "t"),
     "fr": ("ement", "ées", "ée", "és", "er", "es", "ez", "é", "e", "s"),
     "es": ("mente", "ando", "iendo", "ado", "ido", "ar", "er", "ir", "as", "os", "es", "ó", "ió", "a", "o", "e", "s"),
 }

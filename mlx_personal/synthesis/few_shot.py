@@ -14,13 +14,16 @@ from mlx_personal.models import LanguageModel
 from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.synthesis.config import SynthesisConfig
 from mlx_personal.synthesis.content import content_words
-from mlx_personal.synthesis.languages import Kind, detect_language, kind_of, load_languages
+from mlx_personal.synthesis.languages import Kind, Language, detect_language, kind_of, load_languages
 from mlx_personal.synthesis.sentences import can_be_reworded, split_sentences
 from mlx_personal.synthesis.units import Unit, UnitPrompt
 
 # What is added to the logits of the original's words until they have been generated, in nats.
 _CONTENT_BONUS: Final = 3.0
-_FUNCTION_BONUS: Final = 1.0
+_FUNCTION_BONUS: Final = 0.5
+# The same for the tokens that may close the answer, against answers that run on after the question.
+_CLOSING_BONUS: Final = 1.0
+_CLOSINGS: Final = ("]", "?]", ".]", "!]")
 
 _WORD = re.compile(r"[^\W_][\w'\u2019-]*")
 _PUNCTUATION = re.compile(r"[^\w\s]")
@@ -145,16 +148,35 @@ class FewShot:
             for form in (word, word.lower()) if position == 0 else (word,):
                 for token_id in self._lm.tokenize(f" {form}")[:1]:
                     bonuses[token_id] = max(bonus, bonuses.get(token_id, 0.0))
+        if self._in_brackets:
+            closings = [self._lm.tokenize(text) for text in _CLOSINGS]
+            bonuses.update({ids[0]: _CLOSING_BONUS for ids in closings if len(ids) == 1})
         return LexicalConstraint(tuple(bonuses), tuple(bonuses.values()))
 
 
 def _opening(unit: Unit, attempt: int) -> str:
-    """Return an opening for a unit that does not begin with it already."""
+    """Return an opening for a unit that does not begin with it already; an empty one leaves it to the model."""
     if unit.language is None:
         return ""
+    openings = list(unit.language.openings[unit.kind])
+    if unit.kind == "statement":
+        # Parts of a statement can change places: those of the text itself come between the introducing words.
+        clauses = _clause_openings(unit.text, unit.language)
+        openings = [*clauses[:2], *openings[:2], *clauses[2:4], *openings[2:]] if clauses else openings
     original = unit.text.lower()
-    openings = [o for o in unit.language.openings[unit.kind] if not o or not original.startswith(o.lower())]
+    openings = [opening for opening in openings if not opening or not original.startswith(opening.lower())]
     return openings[attempt % len(openings)] if openings else ""
+
+
+def _clause_openings(text: str, language: Language) -> list[str]:
+    """Return the first two words of each part of a statement that may come first, capitalized."""
+    found = [match.group() for match in _WORD.finditer(text)]
+    openings = []
+    for position in range(2, len(found) - 2):
+        if words(found[position])[:1] and words(found[position])[0] in language.clause_starts:
+            first, second = found[position : position + 2]
+            openings.append(f"{first[0].upper()}{first[1:]} {second}")
+    return list(dict.fromkeys(openings))
 
 
 def _mixed_examples(kind: Kind) -> list[tuple[str, str]]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, words
+from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.synthesis.checks import Rewording, find_fault
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from mlx_personal.synthesis.styles import PromptStyle
 
 KEPT = "kept"
+# Reasons for which a rewrite was dropped because it changed too little.
+_TOO_LITTLE: Final = ("too near", "duplicate")
+# Maximum number of tokens of a text whose similarity to its rewrite is computed.
+_EMBEDDED_TOKENS: Final = 256
+# The lowest and the highest temperature of later attempts.
+_TEMPERATURES: Final = (0.1, 1.3)
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,13 @@ class _Slot:
         number: Its number among the wanted rewrites of its dialogue.
         texts: The accepted text of each unit; None where one has still to be drawn.
         is_kept: Whether the rewrite is complete and kept.
+        temperature: Sampling temperature of the next draw.
     """
 
     number: int
     texts: list[str | None]
     is_kept: bool = False
+    temperature: float = 0.0
 
 
 @dataclass
@@ -153,7 +162,8 @@ class _Synthesis:
         for dialogue in (dialogue.without_thoughts() for dialogue in dialogues):
             units = self._method.units(dialogue)
             original = _Original(dialogue, units, [], config.k * config.max_attempts)
-            original.slots = [_Slot(number, original.empty_texts()) for number in range(config.k if units else 0)]
+            count = config.k if units else 0
+            original.slots = [_Slot(n, original.empty_texts(), temperature=config.temperature) for n in range(count)]
             self._originals.append(original)
         self._known = {_normalized_turns(original.dialogue) for original in self._originals}
         self._similarity: SimilarityCheck | None = None
@@ -163,7 +173,7 @@ class _Synthesis:
         """Return all candidates by dialogue."""
         if self._config.check_meaning and any(original.units for original in self._originals):
             texts = [_compared_text(original.dialogue, self._config) for original in self._originals]
-            self._similarity = SimilarityCheck(self._lm, texts)
+            self._similarity = SimilarityCheck(HiddenStateEmbedder(self._lm, _EMBEDDED_TOKENS), texts)
         round_number = 0
         while draws := self._open_draws(round_number):
             self._generate(draws, round_number, on_progress)
@@ -193,26 +203,19 @@ class _Synthesis:
         # By dialogue, then by unit, then by slot: the random numbers of an answer depend on its place.
         places = [(draw, n) for draw in draws for n in range(len(draw.prompts))]
         places.sort(key=lambda place: (place[0].index, place[0].units[place[1]], place[0].slot.number))
-        batches: dict[tuple[str, ...], list[tuple[_Draw, int]]] = {}
+        batches: dict[tuple[float, tuple[str, ...]], list[tuple[_Draw, int]]] = {}
         for draw, n in places:
-            batches.setdefault(draw.prompts[n].shared, []).append((draw, n))
-        sampling = SamplingParams(
-            temperature=self._config.temperature + round_number * self._style.temperature_step
-            if self._config.temperature
-            else 0.0,
-            min_p=self._style.min_p,
-            stop=self._style.stop,
-        )
+            batches.setdefault((draw.slot.temperature, draw.prompts[n].shared), []).append((draw, n))
         total = self._generated_count + len(places)
         for draw in draws:
             draw.answers = [""] * len(draw.prompts)
-        for number, batch in enumerate(batches.values()):
+        for number, ((temperature, _), batch) in enumerate(batches.items()):
             prompts = [draw.prompts[n] for draw, n in batch]
             constraints = [prompt.constraint for prompt in prompts if prompt.constraint is not None]
             answers = self._lm.generate(
                 [prompt.tokens for prompt in prompts],
                 max_tokens=[prompt.max_tokens for prompt in prompts],
-                sampling=sampling,
+                sampling=SamplingParams(temperature=temperature, min_p=self._style.min_p, stop=self._style.stop),
                 seed=(self._config.seed + round_number + (number << 32)) % 2**63,
                 on_progress=_counted(on_progress, self._generated_count, total),
                 **({"constraints": constraints} if constraints else {}),
@@ -246,8 +249,17 @@ class _Synthesis:
             original = self._originals[draw.index]
             original.candidates.append(candidate)
             draw.slot.is_kept = candidate.kept
+            draw.slot.temperature = self._next_temperature(draw.slot.temperature, candidate.reason)
             if not candidate.kept and None not in draw.slot.texts:
                 draw.slot.texts = original.empty_texts()
+
+    def _next_temperature(self, temperature: float, reason: str) -> float:
+        """Return the temperature after a draw: higher if it changed too little, lower if it failed another check."""
+        if self._config.temperature == 0:
+            return 0.0
+        step = self._style.temperature_step if reason in _TOO_LITTLE else -self._style.temperature_step
+        # Rounded, so that slots with equal histories share a batch.
+        return round(min(max(temperature + step, _TEMPERATURES[0]), max(_TEMPERATURES[1], temperature)), 3)
 
     def _accept_units(self, draw: _Draw) -> RewriteCandidate:
         """Parse and check the drawn texts; those that pass are kept in the slot for the next attempt."""

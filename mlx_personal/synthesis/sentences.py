@@ -1,4 +1,4 @@
-"""Divide a text into sentences, and tell which of them can be said in other words."""
+"""Divide a text into sentences, and find those that can be said in other words."""
 
 from __future__ import annotations
 

@@ -11,22 +11,20 @@ from typing import Final
 
 import numpy as np
 
-from mlx_personal.embedding import HiddenStateEmbedder
-from mlx_personal.models import LanguageModel
+from mlx_personal.embedding import Embedder
 from mlx_personal.synthesis.languages import KINDS, detect_language, opening_of
 
 # Share of the pairs of different texts that are less similar than a rewrite has to be to its original.
 _QUANTILE: Final = 0.9
-# Fewer texts do not tell what similarity is accidental.
+# Fewer texts do not show what similarity is accidental.
 _MIN_TEXTS: Final = 8
-_MAX_TOKENS: Final = 256
 
 
 class SimilarityCheck:
-    """Tells whether a rewrite is more similar to its original than different texts are to each other.
+    """Finds rewrites that are less similar to their originals than different texts are to each other.
 
     Args:
-        lm: The model whose hidden states are the embeddings.
+        embedder: Computes the embeddings.
         originals: The texts that are rewritten. Texts of the worked examples in their languages are added as different
             ones, since a profile may have few of its own.
 
@@ -34,8 +32,8 @@ class SimilarityCheck:
         threshold: The lowest similarity of a kept rewrite to its original, -1..1; None with too few texts.
     """
 
-    def __init__(self, lm: LanguageModel, originals: Sequence[str]):
-        self._embedder = HiddenStateEmbedder(lm, _MAX_TOKENS)
+    def __init__(self, embedder: Embedder, originals: Sequence[str]):
+        self._embedder = embedder
         languages = {found for text in originals if (found := detect_language(text)) is not None}
         examples = sorted(text for lang in languages for kind in KINDS for text, _ in lang.examples[kind])
         vectors = self._embed([*originals, *examples])
@@ -47,7 +45,7 @@ class SimilarityCheck:
         self.threshold = float(np.quantile(similarities, _QUANTILE)) if enough else None
 
     def passes(self, indices: Sequence[int], rewrites: Sequence[str]) -> list[bool]:
-        """Return whether each rewrite is similar enough to its original.
+        """Return whether each rewrite is similar enough to its original, or at least to no other text more.
 
         Args:
             indices: Index of the original of each rewrite.
@@ -56,8 +54,9 @@ class SimilarityCheck:
         if self.threshold is None or not rewrites:
             return [True] * len(rewrites)
         vectors = _unit(self._embed(rewrites) - self._mean)
-        similarities = (vectors * self._originals[list(indices)]).sum(axis=1)
-        return [bool(similarity >= self.threshold) for similarity in similarities]
+        similarities = vectors @ self._originals.T
+        own = similarities[np.arange(len(rewrites)), list(indices)]
+        return [bool(value >= min(self.threshold, row.max())) for value, row in zip(own, similarities, strict=True)]
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Without their openings, which would outweigh the rest of a short text.

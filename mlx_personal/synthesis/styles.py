@@ -28,7 +28,8 @@ class PromptStyle:
         is_guided: Whether sentences are rewritten one by one, with given openings and soft lexical constraints.
         is_chat: Whether the prompt is made of chat turns, which needs a chat template.
         stop: Texts before which an answer ends.
-        temperature_step: What is added to the temperature in each later attempt.
+        temperature_step: What is added to the temperature after a rewrite that changed too little, and subtracted after
+            one that failed another check.
         min_p: Smallest probability of a token, relative to the likeliest token's.
     """
 
@@ -39,7 +40,7 @@ class PromptStyle:
     is_guided: bool = False
     is_chat: bool = True
     stop: tuple[str, ...] = ("]",)
-    temperature_step: float = 0.1
+    temperature_step: float = 0.2
     min_p: float = 0.0
 
     def method(self, lm: LanguageModel, config: SynthesisConfig) -> RewriteMethod:
@@ -61,8 +62,7 @@ STYLES: Final[dict[StyleName, PromptStyle]] = {
         PromptStyle("zero-shot-prefilled", has_examples=False),
         PromptStyle("few-shot-plain", in_brackets=False, is_prefilled=False, stop=("\n\n",)),
         PromptStyle("few-shot"),
-        # Openings differ from attempt to attempt, so that the rest may stay close to the text.
-        PromptStyle("few-shot-guided", is_guided=True, temperature_step=0.0, min_p=0.1),
+        PromptStyle("few-shot-guided", is_guided=True, min_p=0.05),
         PromptStyle(
             "completion",
             in_brackets=False,
@@ -70,8 +70,7 @@ STYLES: Final[dict[StyleName, PromptStyle]] = {
             is_guided=True,
             is_chat=False,
             stop=("\n",),
-            temperature_step=0.0,
-            min_p=0.1,
+            min_p=0.05,
         ),
     )
 }

@@ -17,7 +17,7 @@ def fault(original: str, rewrite: str, kept: float = 0.6, added: float = 0.34) -
 @pytest.mark.parametrize(
     ("original", "rewrite"),
     [
-        ("What is glass made of?", "Can you tell me what glass is made of?"),
+        ("What is glass made of?", "Do you know what glass is made of?"),
         ("What is glass made of", "I'd like to know what glass is made of."),
         ("Sort the 3 animals by habitat.", "Could you sort the 3 animals by their habitat?"),
         ("I moved over the weekend with Emma.", "Over the weekend, I moved with Emma."),
@@ -44,17 +44,17 @@ FAULTS = [
     ("length", "How do I bake rye bread?", "Bread?"),
     ("length", "How do I bake rye bread?", "How do I bake rye bread, and what is it that I do with it then?"),
     ("loop", "How do I bake good bread at home?", "How do I bake good, how do I bake good bread?"),
-    ("numbers", "What can I cook with 3 eggs?", "Can you tell me what I can cook with 4 eggs?"),
+    ("numbers", "What can I cook with 3 eggs?", "Do you know what I can cook with 4 eggs?"),
     ("numbers", "What can I cook with three eggs?", "What could I cook with two eggs?"),
-    ("numbers", "What can I cook with eggs?", "Can you tell me what I can cook with 3 eggs?"),
+    ("numbers", "What can I cook with eggs?", "Do you know what I can cook with 3 eggs?"),
     ("negation", "Why does my bread rise?", "Why does my bread not rise?"),
-    ("negation", "Why doesn't my bread rise?", "Please tell me why my bread does rise."),
+    ("negation", "Why doesn't my bread rise?", "I was wondering why my bread does rise."),
     ("names", "Who painted the chapel in Rome?", "Do you know who painted the chapel?"),
     ("names", "Who painted the chapel?", "Do you know who in Rome painted the chapel?"),
     ("persons", "I have a really sore throat.", "You have a really sore throat."),
-    ("persons", "What is glass made of?", "Can you tell me what my glass is made of?"),
-    ("example copied", "What is a good way to dry a shirt?", "Can you tell me a good way to dry a coffee shirt?"),
-    ("content lost", "Why does bread with rye flour rise slowly?", "Can you tell me why bread does this?"),
+    ("persons", "What is glass made of?", "Do you know what my glass is made of?"),
+    ("example copied", "What is a good way to dry a shirt?", "Do you know a good way to dry a coffee shirt?"),
+    ("content lost", "Why does bread with rye flour rise slowly?", "Do you know why bread does this?"),
     ("content added", "Why does bread rise?", "Why does fresh wheat bread rise high?"),
 ]
 
@@ -69,7 +69,7 @@ def test_every_check_is_tested() -> None:
 
 
 def test_the_degree_of_content_is_set() -> None:
-    original, rewrite = "Why does bread with rye flour rise slowly?", "Can you tell me why this bread rises so?"
+    original, rewrite = "Why does bread with rye flour rise slowly?", "Do you know why this bread rises so?"
     assert fault(original, rewrite) == "content lost"
     assert fault(original, rewrite, kept=0.4) is None
     assert fault("Why does bread rise?", "Why does fresh bread rise?", added=0.3) == "content added"

@@ -55,7 +55,7 @@ def kind_of(text: str, language: Language | None) -> Kind:
 
 
 def opening_of(text: str, language: Language | None) -> str:
-    """Return the polite or introducing words that a text begins with, such as `Can you tell me`; empty without any.
+    """Return the polite or introducing words that a text begins with, such as `I'd like to know`; empty without any.
 
     Args:
         text: The text.
@@ -63,7 +63,8 @@ def opening_of(text: str, language: Language | None) -> str:
     """
     if language is None:
         return ""
-    known = {opening for openings in language.openings.values() for opening in openings if opening}
+    known = [opening for openings in language.openings.values() for opening in openings if opening]
+    known += language.other_openings
     return text[: max((len(opening) for opening in known if _begins_with(text, opening)), default=0)]
 
 

@@ -24,6 +24,7 @@ _WORD_SETS: Final = (
     "number_words",
     "first_person",
     "second_person",
+    "clause_starts",
 )
 
 
@@ -42,11 +43,13 @@ class Language:
         number_words: Numbers that are written as words.
         first_person: Words by which speakers mean themselves.
         second_person: Words by which speakers mean the other one.
+        clause_starts: Words with which a part of a statement begins that may also come first.
         instruction: The instruction to rewrite a text.
         bracket_instruction: The same for an answer in brackets.
         system: The system turn before the worked examples.
         examples: For each kind of text, pairs of a text and the same in other words.
         openings: For each kind of text, beginnings of a rewrite; an empty one leaves the beginning to the model.
+        other_openings: More beginnings that texts have, which are not given to the model.
         comments: Beginnings of answers that talk about the task, or refuse it, instead of doing it.
     """
 
@@ -58,11 +61,13 @@ class Language:
     number_words: frozenset[str]
     first_person: frozenset[str]
     second_person: frozenset[str]
+    clause_starts: frozenset[str]
     instruction: str
     bracket_instruction: str
     system: str
     examples: Mapping[Kind, tuple[tuple[str, str], ...]]
     openings: Mapping[Kind, tuple[str, ...]]
+    other_openings: tuple[str, ...]
     comments: tuple[str, ...]
 
 
@@ -76,5 +81,6 @@ def _parse(stored: dict[str, Any]) -> Language:
     word_sets: dict[str, Any] = {name: frozenset(" ".join(stored[name]).split()) for name in _WORD_SETS}
     by_kind = {kind: tuple((text, rewrite) for text, rewrite in stored["examples"][kind]) for kind in KINDS}
     openings = {kind: tuple(stored["openings"][kind]) for kind in KINDS}
+    lists: dict[str, Any] = {name: tuple(stored[name]) for name in ("other_openings", "comments")}
     texts: dict[str, Any] = {name: stored[name] for name in ("code", "instruction", "bracket_instruction", "system")}
-    return Language(**word_sets, **texts, examples=by_kind, openings=openings, comments=tuple(stored["comments"]))
+    return Language(**word_sets, **texts, examples=by_kind, openings=openings, **lists)
