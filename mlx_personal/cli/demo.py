@@ -28,7 +28,7 @@ _PROFILE = "demo"
 @click.command()
 @click.option(
     "--model",
-    metavar="MODEL",
+    metavar="NAME",
     help="Chat model to run it on, named as for `init`.  [default: the embedded model]",
 )
 @json_option

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mlx_personal.config import Config
-from mlx_personal.demo.settings import demo_config
+from mlx_personal.demo.settings import EMBEDDED_MODEL_CONFIG, chat_model_config
 from mlx_personal.dialogue import Dialogue, words
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import Action, UserError
@@ -109,12 +109,13 @@ def run_demo(
         on_progress(ProgressEvent(step, done, len(_STEPS), detail=text))
 
     start = time.perf_counter()
-    stream, config = _load_stream(num_conversations), demo_config(model)
+    stream = _load_stream(num_conversations)
     # Before an earlier demo is removed, which a model that cannot be used must not cost.
     base = load_language_model(model)
     if str(model) == DEMO_MODEL:
-        duration = ""
+        config, duration = EMBEDDED_MODEL_CONFIG, ""
     else:
+        config = chat_model_config(base.hidden_states([base.tokenize("Hej Nora")])[0].shape[1])
         estimate_training(base, [Example(d, 0, 1.0) for d in stream.values()], config.finetune)  # raises if too large
         duration = f" This will take about {_duration_text(_expected_seconds(base, config, list(stream)))}."
     _remove_earlier_demo(folder)

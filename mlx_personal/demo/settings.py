@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 from typing import Final
 
 from mlx_personal.annotation import AnnotationConfig
@@ -10,7 +10,6 @@ from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.models.model_names import DEMO_MODEL
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
 
@@ -28,8 +27,15 @@ EMBEDDED_MODEL_CONFIG: Final = Config(
     chat=ChatConfig(max_tokens=_MAX_ANSWER_TOKENS),
 )
 
-# Measured with SmolLM2-135M-Instruct, for the whole loop in a few minutes on two CPU cores.
-# Answers of `chat` are greedy whatever the model's own settings, to be comparable with those of the evaluation.
+# Hidden size of SmolLM2-135M-Instruct, with which the settings of chat models were found.
+_MEASURED_HIDDEN_SIZE: Final = 576
+
+# For the whole loop in a few minutes on two CPU cores. Against the defaults:
+# - 96 bins and a fifth held out: about 20 held-out dialogues, enough for an interval of +-0.1;
+# - 2 rewrites of each dialogue instead of 6, because generating them takes the longest of all steps;
+# - the last 16 layers, as in mlx-lm, because half of the model learns as well in half of the time;
+# - a higher learning rate: 2e-3 reached a ROUGE-1 of 0.73 where 1e-3 reached 0.64;
+# - answers of `chat` that are greedy whatever the model's own settings, like those of the evaluation.
 CHAT_MODEL_CONFIG: Final = Config(
     selection=SelectionConfig(bins=96),
     annotation=_ANNOTATION,
@@ -40,10 +46,17 @@ CHAT_MODEL_CONFIG: Final = Config(
 )
 
 
-def demo_config(model: str | Path) -> Config:
-    """Return the settings of the demo's profile on a model.
+def chat_model_config(hidden_size: int) -> Config:
+    """Return the settings of the demo's profile on a chat model.
 
     Args:
-        model: The model's name, as for `load_language_model`.
+        hidden_size: Width of the model's hidden states.
+
+    Returns:
+        The measured settings, with a learning rate that falls as 1 / hidden size for larger models, as the best one of
+        Adam does [Yang22 Table 3]. At the width of a 7B model it is about the default.
     """
-    return EMBEDDED_MODEL_CONFIG if str(model) == DEMO_MODEL else CHAT_MODEL_CONFIG
+    ratio = min(1.0, _MEASURED_HIDDEN_SIZE / hidden_size)
+    finetune = CHAT_MODEL_CONFIG.finetune
+    finetune = dataclasses.replace(finetune, learning_rate=ratio * finetune.learning_rate)
+    return dataclasses.replace(CHAT_MODEL_CONFIG, finetune=finetune)

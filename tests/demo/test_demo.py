@@ -19,7 +19,7 @@ from mlx_personal import Config, LanguageModel, Personalizer, Progress, Progress
 from mlx_personal.cli import main
 from mlx_personal.demo import DemoResult, runner
 from mlx_personal.demo.runner import _load_stream, run_demo
-from mlx_personal.demo.settings import CHAT_MODEL_CONFIG, EMBEDDED_MODEL_CONFIG, demo_config
+from mlx_personal.demo.settings import CHAT_MODEL_CONFIG, EMBEDDED_MODEL_CONFIG, chat_model_config
 from tests.support.cli import error_line, run_cli, run_json
 
 # Enough of the stream for some bins, some near-duplicates and a held-out dialogue.
@@ -70,7 +70,7 @@ class DemoRun:
 def demo_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[DemoRun]:
     folder, events = tmp_path_factory.mktemp("demo") / "demo", list[ProgressEvent]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "demo_config", lambda _: QUICK_CONFIG)
+        patch.setattr(runner, "chat_model_config", lambda _: QUICK_CONFIG)
         result = run_demo(folder, tiny_model_folder, events.append, NUM_CONVERSATIONS)
     yield DemoRun(folder, events, result)
 
@@ -93,9 +93,10 @@ def test_a_profile_of_the_user_named_demo_is_not_replaced(
     assert (folder / "profile.db").exists()
 
 
-def test_the_embedded_model_has_its_own_settings() -> None:
-    assert demo_config("demo") == EMBEDDED_MODEL_CONFIG
-    assert demo_config(Path("some/folder")) == demo_config("owner/name") == CHAT_MODEL_CONFIG
+def test_the_learning_rate_falls_with_the_width_of_a_model_and_never_exceeds_the_measured_one() -> None:
+    rates = [chat_model_config(hidden_size).finetune.learning_rate for hidden_size in (64, 576, 1152, 4096)]
+    assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 2.8125e-4])
+    assert chat_model_config(576) == CHAT_MODEL_CONFIG
 
 
 def test_any_chat_model_goes_through_all_steps(demo_run: DemoRun, tiny_model_folder: Path) -> None:
