@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -33,7 +34,10 @@ def models() -> None:
 @models.command("list")
 @json_option
 def list_(cli: CommandContext) -> CommandResult:
-    """List the models of the Hugging Face cache, LM Studio, Ollama, llama.cpp, and those converted before."""
+    """List the models with their sizes, and whether they fit into memory.
+
+    They are those of the Hugging Face cache, LM Studio, Ollama and llama.cpp, and those converted before.
+    """
     from mlx_personal.personalizer.model_list import list_models
 
     listed = list_models(cli.home)
@@ -45,9 +49,13 @@ def list_(cli: CommandContext) -> CommandResult:
 @json_option
 def show(cli: CommandContext, name: str) -> CommandResult:
     """Show one model by the NAME that the list has for it."""
+    from mlx_personal.personalizer.chat_format_record import describe_chat_format
     from mlx_personal.personalizer.model_list import find_listed_model
 
     listed = find_listed_model(cli.home, name)
+    folder = Path(listed.model.path)
+    # A file that is not converted yet has no chat template that could be run.
+    chat_format = describe_chat_format(folder) if listed.model.problem is None and folder.is_dir() else None
 
     def show_model(console: Console) -> None:
         from rich.table import Table
@@ -64,6 +72,7 @@ def show(cli: CommandContext, name: str) -> CommandResult:
             "quantization": model.quantization,
             "context": None if model.context_length is None else f"{model.context_length} tokens",
             "on disk": bytes_text(model.size_bytes),
+            "chat format": chat_format,
             "memory for chat": _memory_text(listed.chat_bytes, listed.fits_chat),
             "memory for training": _memory_text(listed.training_bytes, listed.fits_training),
             "base model of": ", ".join(listed.profiles),
@@ -74,7 +83,7 @@ def show(cli: CommandContext, name: str) -> CommandResult:
                 table.add_row(title, printable(value))
         console.print(table)
 
-    return CommandResult(listed.to_json(), show_model)
+    return CommandResult({**listed.to_json(), "chat_format": chat_format}, show_model)
 
 
 @models.command()

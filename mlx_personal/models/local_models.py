@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import converted_models
 from mlx_personal.models.gguf.architectures import architecture_of
-from mlx_personal.models.gguf.file import read_gguf
+from mlx_personal.models.gguf.file import GGUFFile, read_gguf
 from mlx_personal.models.model_folder import check_model_folder, read_json_object
 from mlx_personal.models.stored_weights import quantization_name, stored_weights
 from mlx_personal.models.stores import hugging_face, llama_cpp, lm_studio, ollama
@@ -48,6 +48,7 @@ class LocalModel:
         size_bytes: Size of its files.
         context_length: Number of tokens that it was made for, or None if it is not known.
         problem: Why it cannot be loaded, or None.
+        gguf: What its GGUF file says, so that it need not be read again; None for a folder.
     """
 
     name: str
@@ -59,6 +60,11 @@ class LocalModel:
     size_bytes: int = 0
     context_length: int | None = None
     problem: str | None = None
+    gguf: GGUFFile | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but `gguf` as a JSON object."""
+        return {name: value for name, value in vars(self).items() if name != "gguf"}
 
 
 def list_local_models(home: Home) -> list[LocalModel]:
@@ -164,6 +170,7 @@ def _describe_gguf(store: str, entry: StoreEntry) -> LocalModel:
         size_bytes=file.size_bytes,
         context_length=file.context_length,
         problem=problem,
+        gguf=file,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ class ListedModel:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as one JSON object."""
-        own = asdict(self)
-        return {**own.pop("model"), **own}
+        return {**self.model.to_json(), **{name: value for name, value in vars(self).items() if name != "model"}}
 
 
 def list_models(home: Home) -> list[ListedModel]:
@@ -120,7 +119,7 @@ def _listed(model: LocalModel, profiles: dict[str, tuple[str, ...]], usable_byte
     path = Path(model.path)
     source = read_source(path)
     try:
-        needs = None if model.problem is not None else memory_needs(path)
+        needs = None if model.problem is not None else memory_needs(model.gguf or path)
     except Exception:  # files that other programs wrote can contain anything
         logger.debug("cannot estimate the memory of %s", model.name, exc_info=True)
         needs = None

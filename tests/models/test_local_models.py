@@ -19,7 +19,7 @@ from mlx_personal.finetune.planning.fit import chat_bytes, memory_needs
 from mlx_personal.finetune.planning.model_spec import spec_from_folder, spec_from_gguf
 from mlx_personal.models import converted_models, finding
 from mlx_personal.models.finding import find_model
-from mlx_personal.models.gguf import Precision, convert_gguf
+from mlx_personal.models.gguf import Precision, convert_gguf, file_hash, read_gguf
 from mlx_personal.models.local_models import LocalModel, list_local_models, local_model_names
 from mlx_personal.models.model_folder import check_model_folder
 from mlx_personal.models.model_names import NameKind, nearest_names, parse_model_name
@@ -145,7 +145,7 @@ def test_models_that_cannot_be_used_are_listed_with_the_reason(
         stores.write_manifest(f"{library}/{name}/latest", text)
     stores.add_lm_studio("x/cut/cut.gguf", gguf_file).write_bytes(gguf_file.read_bytes()[:2000])
     stores.add_lm_studio("x/noise/noise.gguf", gguf_file).write_bytes(bytes(range(256)) * 8)
-    write_tiny_gguf(stores.lm_studio / "x" / "projector" / "vision.gguf", general__type="mmproj")
+    write_tiny_gguf(stores.lm_studio / "x" / "projector" / "vision.gguf", {"general.type": "mmproj"})
     for name, damage in FOLDER_DAMAGES.items():
         damage(stores.add_hub(f"x/{name}", tiny_model_folder))
     (stores.hub / "models--x--nothing" / "snapshots" / "abc").mkdir(parents=True)
@@ -308,11 +308,11 @@ def tree(model: object) -> list[tuple[str, mx.array]]:
 
 def test_the_size_of_a_gguf_model_is_that_of_its_converted_folder(gguf_file: Path, tmp_path: Path) -> None:
     convert_gguf(gguf_file, tmp_path / "converted")
-    assert spec_from_gguf(gguf_file) == spec_from_folder(tmp_path / "converted")
-    needs = memory_needs(gguf_file)
+    spec = spec_from_gguf(read_gguf(gguf_file))
+    assert spec == spec_from_folder(tmp_path / "converted")
+    needs = memory_needs(read_gguf(gguf_file))
     assert needs == memory_needs(tmp_path / "converted")
-    assert needs.training_bytes > spec_from_gguf(gguf_file).bytes
-    spec = spec_from_gguf(gguf_file)
+    assert needs.training_bytes > spec.bytes
     # The cache of keys and values of two layers with two heads of 16 numbers, and the rest of a forward pass.
     assert chat_bytes(spec, 64) > spec.bytes + 2 * 2 * 2 * 16 * 4 * 64
     assert chat_bytes(spec, 64) < chat_bytes(spec, 128) < spec.bytes + 2**20 * 2
@@ -335,7 +335,7 @@ def test_the_size_of_a_gguf_model_on_a_gpu_is_that_of_its_weights(
     monkeypatch.setattr(model_spec, "device_name", lambda: "metal")
     monkeypatch.setattr(model_spec, "default_precision", lambda _: precision)
     stored = sum(weight.nbytes for _, weight in mx_weights(tmp_path / "converted"))
-    assert spec_from_gguf(file).bytes == stored == spec_from_folder(tmp_path / "converted").bytes
+    assert spec_from_gguf(read_gguf(file)).bytes == stored == spec_from_folder(tmp_path / "converted").bytes
 
 
 # Names
@@ -440,13 +440,12 @@ def test_a_file_is_hashed_and_converted_once(
     full_stores: ModelStores, gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    real = converted_models.file_hash
 
-    def file_hash(paths: tuple[Path, ...]) -> str:
+    def recorded_hash(paths: tuple[Path, ...]) -> str:
         hashed.append(paths[0].name)
-        return real(paths)
+        return file_hash(paths)
 
-    monkeypatch.setattr(converted_models, "file_hash", file_hash)
+    monkeypatch.setattr(converted_models, "file_hash", recorded_hash)
     file = copied(gguf_file, tmp_path / "mine.gguf")
     first = find_model(file).folder
     assert find_model(file).folder == find_model(str(file)).folder == first
@@ -502,7 +501,7 @@ def test_a_blob_with_other_content_than_its_name_says_is_refused(full_stores: Mo
 
 
 def test_a_conversion_that_fails_leaves_nothing(stores: ModelStores, tmp_path: Path) -> None:
-    file = write_tiny_gguf(tmp_path / "odd.gguf", llama__expert_count=8)
+    file = write_tiny_gguf(tmp_path / "odd.gguf", {"llama.expert_count": 8})
     with pytest.raises(UserError, match="expert_count"):
         find_model(file)
     assert sorted(path.name for path in Home.default().models.iterdir()) == [".lock", "index.json"]
@@ -519,11 +518,11 @@ def original(stores: ModelStores, tmp_path: Path, gguf_file: Path) -> Path:
     return stores.add_hub("someone/Original", folder)
 
 
-SOURCE = {"general__source__huggingface__repository": "someone/Original"}
+SOURCE = {"general.source.huggingface.repository": "someone/Original"}
 
 
 def test_the_original_of_a_gguf_file_is_preferred_and_said(original: Path, tmp_path: Path) -> None:
-    file = write_tiny_gguf(tmp_path / "made-from-it.gguf", **SOURCE)
+    file = write_tiny_gguf(tmp_path / "made-from-it.gguf", SOURCE)
     found = find_model(file)
     assert (found.name, found.folder) == ("someone/Original", original)
     assert found.note == (
@@ -547,14 +546,14 @@ def test_another_or_a_damaged_original_is_not_used(
     original: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(original)
-    found = find_model(write_tiny_gguf(tmp_path / "made-from-it.gguf", **SOURCE))
+    found = find_model(write_tiny_gguf(tmp_path / "made-from-it.gguf", SOURCE))
     assert found.folder.parent == Home.default().models
     assert found.note is None
 
 
 def test_the_base_that_a_model_was_tuned_from_is_not_its_original(original: Path, tmp_path: Path) -> None:
-    settings = {"general__base_model__0__repo_url": "https://huggingface.co/someone/Original"}
-    assert find_model(write_tiny_gguf(tmp_path / "tuned.gguf", **settings)).note is None
+    metadata = {"general.base_model.0.repo_url": "https://huggingface.co/someone/Original"}
+    assert find_model(write_tiny_gguf(tmp_path / "tuned.gguf", metadata)).note is None
 
 
 # Loading

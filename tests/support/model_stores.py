@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from tests.support.gguf_files import COMMON, converted_weights, random_model, wr
 OLLAMA_LAYER = "application/vnd.ollama.image."
 
 
-def write_tiny_gguf(path: Path, seed: int = 0, **settings: Any) -> Path:
-    """Write a GGUF file of a random 2-layer llama; `settings` are further metadata, with `__` for a dot."""
+def write_tiny_gguf(path: Path, settings: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
+    """Write a GGUF file of a random 2-layer llama; `settings` are further metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {key.replace("__", "."): value for key, value in settings.items()}
-    return write_gguf(path, "llama", converted_weights(random_model("llama", COMMON, seed), "llama"), settings=metadata)
+    return write_gguf(path, "llama", converted_weights(random_model("llama", COMMON, seed), "llama"), settings=settings)
 
 
 class ModelStores:

@@ -10,11 +10,14 @@ from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.planning.layer_memory import MicroBatchSize, forward_bytes
 from mlx_personal.finetune.planning.memory import MemoryPlan, SampleSizes, estimate_memory
 from mlx_personal.finetune.planning.model_spec import ModelSpec, spec_from_folder, spec_from_gguf
+from mlx_personal.models.gguf.file import GGUFFile
 
 # A conversation of some turns; dialogues of usual length, half of whose tokens are answers.
 CHAT_TOKENS: Final = 2048
 SAMPLE_TOKENS: Final = 256
 _SAMPLES = SampleSizes([SAMPLE_TOKENS] * 8, [SAMPLE_TOKENS // 2] * 8)
+# The number of epochs changes the time of the estimate and not its result.
+_CONFIG = LoRAConfig(epochs=1)
 _SMALLEST_PLAN = MemoryPlan(micro_batch_tokens=SAMPLE_TOKENS, gradient_checkpointing=True)
 
 
@@ -31,17 +34,17 @@ class MemoryNeeds:
     training_bytes: int
 
 
-def memory_needs(path: Path) -> MemoryNeeds:
+def memory_needs(model: Path | GGUFFile) -> MemoryNeeds:
     """Estimate the memory that a model needs, without reading its weights.
 
     Args:
-        path: The model's folder, or its GGUF file.
+        model: The model's folder, or its GGUF file.
 
     Raises:
         UserError: If its files are damaged, or its layers cannot be recognized.
     """
-    spec = spec_from_folder(path) if path.is_dir() else spec_from_gguf(path)
-    training = estimate_memory(spec, _SAMPLES, LoRAConfig(), _SMALLEST_PLAN, cache_limit_bytes=0)
+    spec = spec_from_gguf(model) if isinstance(model, GGUFFile) else spec_from_folder(model)
+    training = estimate_memory(spec, _SAMPLES, _CONFIG, _SMALLEST_PLAN, cache_limit_bytes=0)
     return MemoryNeeds(chat_bytes(spec, CHAT_TOKENS), training.peak_bytes)
 
 

@@ -20,7 +20,7 @@ from mlx_personal.models import LanguageModel
 from mlx_personal.models.gguf.architectures import model_config
 from mlx_personal.models.gguf.blocks import GROUP_SIZE
 from mlx_personal.models.gguf.convert import default_precision
-from mlx_personal.models.gguf.file import read_gguf
+from mlx_personal.models.gguf.file import GGUFFile
 from mlx_personal.models.gguf.header import TensorInfo
 from mlx_personal.models.gguf.weights import Precision, stored_bits
 from mlx_personal.models.model_folder import read_json_object
@@ -138,16 +138,15 @@ def spec_from_folder(folder: Path) -> ModelSpec:
     return _model_spec(weights, config, dtype_bytes, folder)
 
 
-def spec_from_gguf(path: Path) -> ModelSpec:
-    """Read the sizes of a GGUF file's model as `load_language_model` would convert and load it on this machine.
+def spec_from_gguf(file: GGUFFile) -> ModelSpec:
+    """Return the sizes of a GGUF file's model as `load_language_model` would convert and load it on this machine.
 
     Args:
-        path: The GGUF file.
+        file: The file.
 
     Raises:
-        UserError: If the file is damaged, or holds a model that is not supported.
+        UserError: If it holds a model that is not supported.
     """
-    file = read_gguf(path)
     config, precision = model_config(file), default_precision(file)
     in_float32 = device_name() == "cpu"
     weights = {
@@ -156,7 +155,7 @@ def spec_from_gguf(path: Path) -> ModelSpec:
         )
         for tensor in file.tensors
     }
-    return _model_spec(weights, config, 4 if precision.dtype == "float32" else 2, path)
+    return _model_spec(weights, config, 4 if precision.dtype == "float32" else 2, file.path)
 
 
 def spec_from_model(lm: LanguageModel) -> ModelSpec:
