@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.models.chat_renderer import FIXED_TIME, PLAIN_STOP, ChatRenderer, TemplateSource
-from mlx_personal.models.jinja_sandbox import TemplateFailureError
+from mlx_personal.models.jinja_sandbox import TemplateFailureError, TemplateLimitError
 from mlx_personal.models.text_encoder import TextEncoder
 
 SystemTurn = Literal["supported", "merged"]
@@ -249,6 +249,8 @@ def _wants_parts(renderer: ChatRenderer, question: Mapping[str, Any]) -> bool:
         try:
             if _QUESTION in _Probe(renderer, content_parts).render([question], add_generation_prompt=True):
                 return content_parts
+        except TemplateLimitError:
+            raise  # the other kind would only take as long again
         except TemplateFailureError as failure:
             failures.append(failure)
     raise failures[0] if failures else TemplateFailureError("leaves the question out of the prompt")

@@ -48,6 +48,10 @@ class TemplateFailureError(ValueError):
     """
 
 
+class TemplateLimitError(TemplateFailureError):
+    """A chat template exceeds a limit of time or size."""
+
+
 @dataclass(frozen=True)
 class _Limits:
     """The limits of one rendering.
@@ -63,13 +67,13 @@ class _Limits:
     def check_time(self) -> None:
         # The CPU time of the thread, so that a busy machine does not stop a template that does little.
         if time.thread_time() > self.deadline:
-            raise TemplateFailureError("takes too long")
+            raise TemplateLimitError("takes too long")
 
     def check_values(self, values: Iterable[Any]) -> None:
         for value in values:
             too_long = isinstance(value, str | bytes | list | tuple | dict) and len(value) > self.max_chars
             if too_long or (isinstance(value, int) and abs(value) > self.max_chars):
-                raise TemplateFailureError("makes too long a text")
+                raise TemplateLimitError("makes too long a text")
 
     def check_format(self, text: str, values: Iterable[Any] = ()) -> None:
         """Check the widths in a format string and its values."""
@@ -83,7 +87,7 @@ class _Limits:
             value = waiting.pop()
             count += len(value) if isinstance(value, str) else 1
             if count > self.max_chars:
-                raise TemplateFailureError("makes too long a text")
+                raise TemplateLimitError("makes too long a text")
             waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
 
 
@@ -138,7 +142,7 @@ class ChatTemplateProgram:
             for piece in self._template.generate(strftime_now=now.strftime, **variables):
                 length += len(piece)
                 if length > max_chars:
-                    raise TemplateFailureError("makes too long a text")
+                    raise TemplateLimitError("makes too long a text")
                 pieces.append(piece)
             return "".join(pieces)
         except Exception as error:  # a template can raise anything, such as ZeroDivisionError
@@ -188,9 +192,9 @@ class _ChatEnvironment(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             limits.check_format(left, right if isinstance(right, tuple) else (right,))
         if any(isinstance(number, int) and number.bit_length() > _MAX_BITS for number in (left, right)):
-            raise TemplateFailureError("makes too large a number")
+            raise TemplateLimitError("makes too large a number")
         if operator == "**" and isinstance(right, int | float) and abs(right) > _MAX_BITS:
-            raise TemplateFailureError("makes too large a number")
+            raise TemplateLimitError("makes too large a number")
         if operator == "*":
             for text, count in ((left, right), (right, left)):
                 if isinstance(text, str | bytes | list | tuple) and isinstance(count, int):
@@ -329,7 +333,7 @@ def _failure(error: Exception) -> TemplateFailureError:
     if isinstance(error, TemplateFailureError):
         return error
     if isinstance(error, RecursionError | MemoryError):
-        return TemplateFailureError("needs too much memory")
+        return TemplateLimitError("needs too much memory")
     text = textwrap.shorten(escape_surrogates(error), _MAX_MESSAGE_CHARS, placeholder=" ...") or type(error).__name__
     text = "".join(character if character.isprintable() else "?" for character in text)
     if isinstance(error, jinja2.TemplateSyntaxError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlx_personal.errors import Action, UserError
@@ -11,6 +12,24 @@ if TYPE_CHECKING:  # importing it imports MLX, which `status` does not need
     from mlx_personal.models import LanguageModel
 
 _KIND: Final = "chat_format"
+
+
+def describe_chat_format(folder: Path) -> str:
+    """Return in a line what a model's chat template does, or why it cannot be used for chats, without reading weights.
+
+    Args:
+        folder: The model's folder.
+
+    Raises:
+        UserError: If the folder cannot be loaded.
+    """
+    from mlx_personal.models import load_language_model
+
+    lm = load_language_model(folder, lazy=True)
+    try:
+        return "; ".join(lm.chat_template.format.notes()) or "nothing notable"
+    except UserError as error:
+        return f"cannot be used: {error.what}"
 
 
 def check_chat_format(lm: LanguageModel) -> None:

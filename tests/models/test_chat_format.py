@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal import LanguageModel, UserError, load_language_model
+from mlx_personal.models import jinja_sandbox
 from mlx_personal.models.chat_format import ChatFormat
 from tests.conftest import TEMPLATE
 
@@ -150,6 +152,15 @@ def test_a_template_that_loses_text_or_fails_is_refused_in_one_line(
     # It can still embed texts, and continue any prompt.
     assert model.tokenize("My cat") == model.tokenizer.encode("My cat", add_special_tokens=False)
     assert len(model.generate([[5, 6]], max_tokens=2)) == 1
+
+
+def test_a_template_that_never_ends_is_run_once(with_template: WithTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja_sandbox, "MAX_SECONDS", 0.2)
+    model = with_template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    start = time.thread_time()
+    with pytest.raises(UserError, match="the model's chat template takes too long"):
+        chat_format(model)
+    assert time.thread_time() - start < 0.4
 
 
 def test_the_end_of_a_turn_ends_an_answer_though_it_is_no_end_of_text(tiny_model: LanguageModel) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from mlx_personal import Personalizer, UserError
 from mlx_personal.personalizer import read_status
+from mlx_personal.personalizer.chat_format_record import describe_chat_format
 from mlx_personal.profile import Store, is_profile
 from tests.conftest import TEMPLATE
-from tests.support.cli import run_cli
+from tests.support.cli import run_cli, run_json
+from tests.support.model_stores import ModelStores
 
 DATED = "{{ strftime_now('%d %b %Y') }}" + TEMPLATE
 LOST = "{{ 'Hello' }}"
@@ -73,6 +75,19 @@ def test_a_template_that_was_damaged_since_is_named_before_any_work(tiny_model_f
     (model / "chat_template.jinja").write_text("{% for %}")
     with Personalizer(profile) as personalizer, pytest.raises(UserError, match="has an error in line 1"):
         personalizer.base_model()
+
+
+def test_a_chat_format_is_described_without_a_profile(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert describe_chat_format(tiny_model_folder) == "nothing notable"
+    assert describe_chat_format(model_with(DATED, tiny_model_folder, tmp_path / "dated")) == NOTE
+    lost = model_with(LOST, tiny_model_folder, tmp_path / "lost")
+    expected = "cannot be used: the model's chat template leaves the question out of the prompt"
+    assert describe_chat_format(lost) == expected
+    stores = ModelStores(tmp_path / "user", monkeypatch)
+    stores.add_lm_studio("someone/lost", lost)
+    assert run_json("models", "show", "lmstudio:someone/lost")["chat_format"] == expected
 
 
 def test_init_and_status_say_what_is_notable(tiny_model_folder: Path, tmp_path: Path) -> None:
