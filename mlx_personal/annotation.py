@@ -215,6 +215,10 @@ class AnnotationQueue:
         new = [row for row in rows if row.dialogue_id not in annotated_today]
         return [ProposedQuestion(row.id, row.question) for row in (*again, *new[:left])]
 
+    def open_proposed_count(self) -> int:
+        """Return the number of proposed questions without a verdict, regardless of the daily limit."""
+        return len(self._store.proposed.open())
+
     def answer_proposed(self, proposed_id: int, answer: str) -> int:
         """Record the owner's answer to a proposed question, which becomes an annotated dialogue.
 

@@ -99,10 +99,13 @@ def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
 @json_option
 def why(cli: CommandContext, dialogue_id: int) -> CommandResult:
     """Explain why a dialogue was selected or rejected."""
+    from mlx_personal.profile.proposed_questions import PROPOSED_SOURCE
     from mlx_personal.selection import Decision, explain
 
     with cli.open_profile(write=False) as personalizer:
-        record = personalizer.decision(dialogue_id)
+        record, dialogue = personalizer.decision(dialogue_id), personalizer.dialogue(dialogue_id)
+    if record is None and dialogue is not None and dialogue.source == PROPOSED_SOURCE:
+        raise UserError(f"dialogue {dialogue_id} answers a proposed question; selection has nothing to do with it")
     if record is None:
         raise UserError(f"dialogue {dialogue_id} does not exist or was not scored yet", remedy=Action.RUN_PENDING_STEPS)
     data = dataclasses.asdict(record)

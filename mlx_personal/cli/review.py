@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _KEYS = {"a": "accept", "e": "edit", "r": "rewrite", "s": "skip", "u": "undo", "q": "quit"}
 _PROMPT = "[a]ccept [e]dit [r]ewrite [s]kip [u]ndo [q]uit"
 # Other letters than those above, so that a habit does not reject a proposed question.
-_PROPOSED_KEYS = {"w": "answer", "j": "reject", "u": "undo", "q": "quit"}
-_PROPOSED_PROMPT = "[w]rite an answer re[j]ect [u]ndo [q]uit"
+_PROPOSED_KEYS = {"w": "answer", "n": "reject", "u": "undo", "q": "quit"}
+_PROPOSED_PROMPT = "[w]rite an answer, [n]o question of mine, [u]ndo, [q]uit"
 
 
 @click.command()
@@ -57,12 +57,15 @@ def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
             raise UserError("not UTF-8 text", "standard input", "check the terminal's encoding") from error
         open_questions = len(personalizer.annotations.open_questions())
         left_today = personalizer.annotations.left_today()
+        proposed = personalizer.annotations.open_proposed_count()
 
     def show(console: Console) -> None:
         print_lines(
             console,
             f"{annotated} annotated; {open_questions} questions are open, {left_today} more can be asked today.",
         )
+        if proposed:
+            print_lines(console, f"{proposed} proposed questions are open; they come after all others.")
 
     return CommandResult({}, show)
 

@@ -12,7 +12,7 @@ from mlx_personal.profile.records import dump_dialogue
 from mlx_personal.storage.database import Database, utc_now
 
 # Source of the dialogues that answer proposed questions.
-SOURCE: Final = "proposed"
+PROPOSED_SOURCE: Final = "proposed"
 # The dialogues that are answers to proposed questions, and no part of the stream.
 ANSWERED_PROPOSALS: Final = "(SELECT dialogue_id FROM proposed_questions WHERE dialogue_id IS NOT NULL)"
 _OPEN: Final = (
@@ -99,7 +99,7 @@ class ProposedQuestions:
             The dialogue's id.
         """
         # Not the dialogue's own key: if the owner has the same conversation one day, it joins the stream.
-        row = (f"proposed question {proposed_id}", dump_dialogue(dialogue), SOURCE, utc_now())
+        row = (f"proposed question {proposed_id}", dump_dialogue(dialogue), PROPOSED_SOURCE, utc_now())
         with self._database.transaction() as connection:
             query = "INSERT INTO dialogues (key, messages, source, received_at) VALUES (?, ?, ?, ?)"
             dialogue_id = int(connection.execute(query, row).lastrowid or 0)

@@ -59,17 +59,17 @@ def test_a_run_proposes_as_many_as_the_settings_want(reviewed: Path) -> None:
     settings.write_text(settings.read_text().replace("[synthesis]", "[synthesis]\nquestions = 2"))
     assert run_json("run")["done"]["questions"]["proposed"] == 2
     assert "questions" not in run_json("run")["done"], "two are open"
-    assert run_cli("review", stdin="j\nq\n").exit_code == 0
+    assert "1 proposed questions are open" in run_cli("review", stdin="n\nq\n").stdout
     assert run_json("run")["done"]["questions"]["proposed"] == 1
 
 
 def test_the_owner_answers_rejects_and_undoes(reviewed: Path) -> None:
     run_cli("synthesize", "--questions", 3)
     before = run_json("status")
-    output = run_cli("review", stdin="w\nIn March.\nj\nu\nj\nx\nw\nThe oily one.\n").stdout
+    output = run_cli("review", stdin="w\nIn March.\nn\nu\nn\nx\nw\nThe oily one.\n").stdout
     assert output.count("proposed question: you have not asked this") == 5
     assert "The verdict on proposed question 2 was undone." in output
-    assert "2 annotated" in output
+    assert "2 annotated" in output and "proposed questions are open" not in output
     after = run_json("status")
     assert after["annotated"] == before["annotated"] + 2
     assert (after["received"], after["unscored"]) == (before["received"], before["unscored"])
@@ -112,3 +112,10 @@ def test_a_model_without_questions_is_reported(profile: Path, chats: Path, monke
         run_cli("synthesize", "--questions", 2).stdout
     )
     assert "is not in the range" in error_line("synthesize", "--questions", -1)
+
+
+def test_selection_has_nothing_to_explain_about_an_answer(reviewed: Path) -> None:
+    run_cli("synthesize", "--questions", 1)
+    run_cli("review", stdin="w\nIn March.\n")
+    assert run_json("buffer", "show", 31)["source"] == "proposed"
+    assert "dialogue 31 answers a proposed question" in error_line("buffer", "why", 31)

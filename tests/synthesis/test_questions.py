@@ -14,7 +14,7 @@ from mlx_personal.progress import ProgressEvent
 from mlx_personal.synthesis.questions import QuestionStyle, propose_questions
 
 OWN = [
-    "How do I repot a large fern?",
+    "How do I water a large fern?",
     "What can I cook with red lentils?",
     "Why does my bicycle chain fall off?",
     "How long should I stretch before a run?",
@@ -73,7 +73,7 @@ def test_new_questions_are_kept(tiny_model: LanguageModel, monkeypatch: pytest.M
         ("How many days has the month of March?", "held out"),
         ("Prune them in early spring, before they bud.", "form"),
         ("I'm sorry, but what should I write about?", "comment"),
-        ("Wie lange dauert es, bis der Kuchen fertig ist?", "language"),
+        ("Wie lange dauert es, bis wir fertig sind?", "language"),
         ("Как приготовить суп?", "language"),
         ("Why so?", "too short"),
         ("Can you go to the shop and go to the shop and go to the shop?", "loop"),
