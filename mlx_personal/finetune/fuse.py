@@ -25,7 +25,7 @@ from mlx_personal.storage.files import atomic_folder
 logger = logging.getLogger(__name__)
 
 # Other files of a model folder than weights: tokenizer, chat template, generation defaults.
-_OTHER_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_OTHER_FILES: Final = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", "*.model", "*.tiktoken")
 # Files among them that are rewritten here, or that describe the old weights.
 _NOT_COPIED: Final = ("config.json", "model.safetensors.index.json", "hf_quant_config.json")
 
@@ -60,7 +60,9 @@ def fuse(lm: LanguageModel, adapter_folder: Path, output_folder: Path) -> Path:
             for pattern in _OTHER_FILES:
                 for path in lm.path.glob(pattern):
                     if path.name not in _NOT_COPIED:
-                        shutil.copyfile(path, folder / path.name)
+                        copy = folder / path.relative_to(lm.path)
+                        copy.parent.mkdir(exist_ok=True)
+                        shutil.copyfile(path, copy)
     finally:
         lm.detach_adapter()
     logger.info("fused %s", output_folder)

@@ -71,10 +71,13 @@ def test_tokenizer_and_chat_template_are_copied(tiny_model: LanguageModel, tmp_p
     (tmp_path / "base").mkdir()
     assert tiny_model.path is not None
     shutil.copytree(tiny_model.path, tmp_path / "base", dirs_exist_ok=True)
-    (tmp_path / "base" / "chat_template.jinja").write_text("{{ 'Say: ' + messages[0]['content'] }}")
+    template = "Say: {{ messages | map(attribute='content') | join('<|end|>') }}<|end|>"
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    (tmp_path / "base" / "additional_chat_templates").mkdir()
+    (tmp_path / "base" / "additional_chat_templates" / "rag.jinja").write_text("Read: ")
     base = load_language_model(tmp_path / "base")
     fused = load_language_model(fuse(base, tmp_path / "adapter", tmp_path / "fused"))
-    assert fused.tokenizer.chat_template == base.tokenizer.chat_template
+    assert fused.tokenizer.chat_template == base.tokenizer.chat_template == {"default": template, "rag": "Read: "}
     assert fused.tokenize_prompt(MESSAGES) == base.tokenize_prompt(MESSAGES)
     text = "Привет, 今日は. <|end|> 12"
     assert fused.tokenize(text) == base.tokenize(text)
