@@ -16,9 +16,17 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_personal.errors import quoted
-from mlx_personal.models.gguf.blocks import is_supported, read_rows, to_float32
+from mlx_personal.models.gguf.blocks import is_supported
 from mlx_personal.models.gguf.file import GGUFFile
 from mlx_personal.models.gguf.header import TensorInfo
+from mlx_personal.models.gguf.rotary import (
+    FREQUENCY_FACTORS,
+    LONG_FACTORS,
+    SHORT_FACTORS,
+    rope_factors,
+    rope_scaling,
+    scaling_by_factors,
+)
 
 _TOP_LEVEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _ATTENTION = {
@@ -36,7 +44,6 @@ _GEMMA_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Settings that change what a model computes, and that mlx-lm's classes of these architectures do not have.
 _REFUSED_SETTINGS = (
     "expert_count",
@@ -50,8 +57,6 @@ _REFUSED_SETTINGS = (
     "final_logit_softcapping",
     "rope.scaling.yarn_log_multiplier",
 )
-# Llama 3.1 to 3.3 scale their rotary frequencies with these; a file has only the resulting factors.
-_LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _GEMMA3_27B_LAYERS = 62
 _GEMMA3_GLOBAL_EVERY = 6
 # What Ollama's own files of the Gemma 3 models with vision do not say, and the vision tensors that they contain.
@@ -129,6 +134,9 @@ def model_config(file: GGUFFile) -> dict[str, Any]:
     for setting in _REFUSED_SETTINGS:
         if file.metadata.get(f"{key}.{setting}", 0) not in (0, 1):
             raise file.error(f"has {key}.{setting} in its metadata, which is not supported")
+    embedding = file.tensor("token_embd.weight")
+    if embedding is None:
+        raise file.error("lacks the tensor token_embd.weight", "download it again")
     hidden_size, heads = _size(file, "embedding_length"), _size(file, "attention.head_count")
     config: dict[str, Any] = {
         "model_type": architecture.model_type,
@@ -142,11 +150,13 @@ def model_config(file: GGUFFile) -> dict[str, Any]:
         "rms_norm_eps": file.number(f"{key}.attention.layer_norm_rms_epsilon", architecture.rms_norm_eps),
         "max_position_embeddings": _size(file, "context_length"),
         "rope_theta": file.number(f"{key}.rope.freq_base", architecture.rope_theta),
-        "vocab_size": _vocabulary_size(file),
-        "tie_word_embeddings": _find(file, "output.weight") is None,
+        "vocab_size": embedding.shape[0],
+        "tie_word_embeddings": file.tensor("output.weight") is None,
     }
     if config["num_hidden_layers"] > _MAX_LAYERS or heads % config["num_key_value_heads"]:
         raise file.error("is a damaged GGUF file: its numbers of layers and heads do not fit", "download it again")
+    if config["rope_theta"] <= 0 or config["rms_norm_eps"] < 0:
+        raise file.error("is a damaged GGUF file: its rotary base or epsilon is negative", "download it again")
     if _size(file, "attention.value_length", config["head_dim"]) != config["head_dim"]:
         raise file.error("has keys and values of different sizes, which is not supported")
     architecture.add_settings(file, config)
@@ -212,34 +222,10 @@ def _size(file: GGUFFile, setting: str, default: int | None = None) -> int:
     return value
 
 
-def _find(file: GGUFFile, name: str) -> TensorInfo | None:
-    return next((tensor for tensor in file.tensors if tensor.name == name), None)
-
-
-def _find_required(file: GGUFFile, name: str) -> TensorInfo:
-    tensor = _find(file, name)
-    if tensor is None:
-        raise file.error(f"lacks the tensor {name}", "download it again")
-    return tensor
-
-
-def _vocabulary_size(file: GGUFFile) -> int:
-    return _find_required(file, "token_embd.weight").shape[0]
-
-
-def _factors(file: GGUFFile, name: str) -> np.ndarray | None:
-    """Return a vector of rotary factors, or None if the file has none of this name."""
-    tensor = _find(file, name)
-    if tensor is None:
-        return None
-    factors = to_float32(read_rows(tensor), tensor.type).reshape(-1)
-    if not np.isfinite(factors).all() or (factors <= 0).any():
-        raise file.error(f"is a damaged GGUF file: factors in {name} that are not positive", "download it again")
-    return factors
-
-
 def _weight_name(file: GGUFFile, architecture: Architecture, name: str) -> str | None:
-    if name in _ROTARY_FACTORS or (architecture.model_type == "gemma3_text" and name.startswith(_GEMMA3_VISION)):
+    if name in (FREQUENCY_FACTORS, LONG_FACTORS, SHORT_FACTORS) or (
+        architecture.model_type == "gemma3_text" and name.startswith(_GEMMA3_VISION)
+    ):
         return None
     module, _, kind = name.rpartition(".")
     if kind in ("weight", "bias"):
@@ -265,27 +251,6 @@ def _expected_shapes(
     return {name: weight.shape for name, weight in tree_flatten(model.parameters())}
 
 
-def _rope_scaling(file: GGUFFile) -> dict[str, Any] | None:
-    """Return the rotary scaling that metadata names, as mlx-lm reads it, or None."""
-    prefix = f"{file.architecture}.rope"
-    kind = file.string(f"{prefix}.scaling.type") or "linear"
-    factor = file.number(f"{prefix}.scaling.factor", file.number(f"{prefix}.scale_linear", 1.0))
-    if kind == "none" or factor in (0.0, 1.0):
-        return None
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
-    if kind == "yarn" and file.number(f"{prefix}.scaling.attn_factor", 1.0) == 1.0:
-        original_length = file.integer(f"{prefix}.scaling.original_context_length")
-        return {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original_length,
-            "beta_fast": file.number(f"{prefix}.scaling.yarn_beta_fast", 32.0),
-            "beta_slow": file.number(f"{prefix}.scaling.yarn_beta_slow", 1.0),
-        }
-    raise file.error(f"has rotary scaling of the kind {quoted(kind)}, which is not supported")
-
-
 def _check_full_rotation(file: GGUFFile, config: Mapping[str, Any]) -> None:
     rotated = _size(file, "rope.dimension_count", config["head_dim"])
     if rotated != config["head_dim"]:
@@ -294,53 +259,29 @@ def _check_full_rotation(file: GGUFFile, config: Mapping[str, Any]) -> None:
 
 def _llama_settings(file: GGUFFile, config: dict[str, Any]) -> None:
     _check_full_rotation(file, config)
-    config["rope_scaling"] = _rope_scaling(file)
-    config["attention_bias"] = _find(file, "blk.0.attn_q.bias") is not None
-    config["mlp_bias"] = _find(file, "blk.0.ffn_up.bias") is not None
-    factors = _factors(file, "rope_freqs.weight")
-    if factors is None:
-        return
-    if len(factors) != config["head_dim"] // 2:
-        raise file.error("is a damaged GGUF file: not one rotary factor for each frequency", "download it again")
-    llama3 = {"rope_type": "llama3", "factor": float(factors.max()), **_LLAMA3_SCALING}
-    if np.allclose(factors, _llama3_factors(config["rope_theta"], config["head_dim"], llama3), rtol=1e-5):
-        config["rope_scaling"] = llama3
-    else:
-        # mlx-lm multiplies frequencies by a list of factors in this kind only, and scales nothing at equal lengths.
-        config["rope_scaling"] = {
-            "rope_type": "longrope",
-            "original_max_position_embeddings": config["max_position_embeddings"],
-            "short_factor": factors.tolist(),
-            "long_factor": factors.tolist(),
-        }
-
-
-def _llama3_factors(base: float, head_dim: int, scaling: Mapping[str, Any]) -> np.ndarray:
-    """Return the factors by which Llama 3 lengthens the period of each frequency [head_dim / 2]."""
-    wavelengths = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
-    context = scaling["original_max_position_embeddings"]
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    share = np.clip((context / wavelengths - low) / (high - low), 0.0, 1.0)
-    factors: np.ndarray = 1 / ((1 - share) / scaling["factor"] + share)
-    return factors
+    config["rope_scaling"] = rope_scaling(file)
+    config["attention_bias"] = file.tensor("blk.0.attn_q.bias") is not None
+    config["mlp_bias"] = file.tensor("blk.0.ffn_up.bias") is not None
+    if file.tensor(FREQUENCY_FACTORS) is not None:
+        config["rope_scaling"] = scaling_by_factors(file, config)
 
 
 def _qwen2_settings(file: GGUFFile, config: dict[str, Any]) -> None:
     _check_full_rotation(file, config)
     if config["head_dim"] * config["num_attention_heads"] != config["hidden_size"]:
         raise file.error("has heads that do not add up to its hidden size, which mlx-lm's qwen2 does not support")
-    config["rope_scaling"] = _rope_scaling(file)
+    config["rope_scaling"] = rope_scaling(file)
 
 
 def _qwen3_settings(file: GGUFFile, config: dict[str, Any]) -> None:
     _check_full_rotation(file, config)
-    config["rope_scaling"] = _rope_scaling(file)
+    config["rope_scaling"] = rope_scaling(file)
 
 
 def _gemma3_settings(file: GGUFFile, config: dict[str, Any]) -> None:
     _check_full_rotation(file, config)
     has_vision = any(tensor.name.startswith(_GEMMA3_VISION) for tensor in file.tensors)
-    config["rope_scaling"] = _rope_scaling(file) or (_GEMMA3_ROPE_SCALING if has_vision else None)
+    config["rope_scaling"] = rope_scaling(file) or (_GEMMA3_ROPE_SCALING if has_vision else None)
     config["sliding_window"] = _size(file, "attention.sliding_window")
     config["sliding_window_pattern"] = _gemma3_pattern(file, config["num_hidden_layers"])
     local_base = file.number("gemma3.rope.local.freq_base", 10000.0)
@@ -371,9 +312,9 @@ def _phi3_settings(file: GGUFFile, config: dict[str, Any]) -> None:
     share = rotated / head_dim
     # mlx-lm truncates the product to an integer.
     config["partial_rotary_factor"] = share if int(head_dim * share) == rotated else math.nextafter(share, 1.0)
-    long_factors, short_factors = _factors(file, _ROTARY_FACTORS[1]), _factors(file, _ROTARY_FACTORS[2])
+    long_factors, short_factors = rope_factors(file, LONG_FACTORS), rope_factors(file, SHORT_FACTORS)
     if long_factors is None or short_factors is None:
-        if _rope_scaling(file) is not None:
+        if rope_scaling(file) is not None:
             raise file.error("has rotary scaling without factors, which mlx-lm's phi3 does not support")
         return
     if len(long_factors) != rotated // 2:

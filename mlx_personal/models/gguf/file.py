@@ -109,6 +109,14 @@ class GGUFFile:
         found = [repository for value in values if (repository := _repository(value)) is not None]
         return tuple(dict.fromkeys(found))
 
+    def tensor(self, name: str) -> TensorInfo | None:
+        """Return a tensor by its name, or None if there is none.
+
+        Args:
+            name: The name.
+        """
+        return next((tensor for tensor in self.tensors if tensor.name == name), None)
+
     def string(self, key: str) -> str | None:
         """Return a text of the metadata, or None if there is none.
 

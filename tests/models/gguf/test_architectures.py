@@ -302,6 +302,8 @@ def test_another_storage_type_is_refused_by_name(tmp_path: Path) -> None:
         ({"weights": {"output_norm.weight": np.zeros(4, np.float32)}}, r"of shape [4] instead of [64]"),
         ({"weights": {"rope_freqs.weight": np.ones(3, np.float32)}}, "not one rotary factor for each frequency"),
         ({"weights": {"rope_freqs.weight": np.zeros(8, np.float32)}}, "factors in rope_freqs.weight"),
+        ({"weights": {"rope_freqs.weight": np.ones(1 << 17, np.float32)}}, "131072 factors in rope_freqs.weight"),
+        ({"settings": {"llama.rope.freq_base": -1.0}}, "its rotary base or epsilon is negative"),
         ({"head_dim": 1 << 25}, "its attention.key_length is"),
         ({"head_dim": 12}, "of shape [64, 64] instead of [48, 64]"),
     ],
