@@ -188,7 +188,7 @@ def load_and_train_with_mlx_lm(
     The initial adapter, the optimizer and the learning rates are the same as ours.
     """
     start = time.perf_counter()
-    model, tokenizer = mlx_lm.load(str(path))[:2]
+    model, tokenizer = mlx_lm.load(str(path), tokenizer_config={"trust_remote_code": False})[:2]
     if in_float32:
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())

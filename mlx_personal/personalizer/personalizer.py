@@ -165,7 +165,7 @@ class Personalizer:
 
         Args:
             folder: Its folder.
-            model: The base model: `demo`, a model folder, or a hub repository.
+            model: The base model, by any name that `load_language_model` takes.
             config: Its settings, which are written to config.toml unless that file exists.
             lm: The base model if it is already loaded.
             creator: Name of the program that creates the profile; None if the user does.
@@ -292,7 +292,7 @@ class Personalizer:
         again, the adapter that was last in use is in use again.
 
         Args:
-            model: The new base model.
+            model: The new base model, by any name that `load_language_model` takes.
 
         Returns:
             The number of bins that were embedded again.
