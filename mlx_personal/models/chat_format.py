@@ -187,9 +187,9 @@ def _probe(
     ends = [encoder.find_control_token(end) for end in (last_end, end_between)]
     end_of_turn, end_of_turn_id = _end_of_turn(tokenizer, encoder, ends, vocabulary_size)
     first_row = [*encoder.encode_rendering(prompt + answer_start), *encoder.encode(_ANSWER), end_of_turn_id]
-    # A marker for which the tokenizer has no token, or the heading of the next question.
-    marker = (end_between.partition(ends[1])[0] if ends[1] else end_between).strip()
-    stop_strings = (PLAIN_STOP,) if renderer.source == "none" else tuple(marker.splitlines()[:1])
+    # Markers for which the tokenizer has no token, and the heading of the next question.
+    markers = end_between.partition(ends[1])[0] if ends[1] else end_between
+    stop_strings = (PLAIN_STOP,) if renderer.source == "none" else _stop_strings(markers)
     later = _Probe(renderer, content_parts, _OTHER_TIME)
     chat_format = ChatFormat(
         source=renderer.source,
@@ -297,6 +297,12 @@ def _end_of_turn(
             return token, token_id
     what = "the model's tokenizer has no end-of-text token, and its chat template ends no answer with a token"
     raise UserError(what, hint="name another model, or add an eos_token to its tokenizer_config.json")
+
+
+def _stop_strings(markers: str) -> tuple[str, ...]:
+    """Return the lines that end an answer, each with the newline before it if it has one."""
+    lines = markers.split("\n")
+    return tuple(("\n" if number else "") + line.strip() for number, line in enumerate(lines) if line.strip())
 
 
 def _check_written_tokens(encoder: TextEncoder, vocabulary_size: int | None, renderings: Sequence[str]) -> None:

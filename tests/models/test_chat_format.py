@@ -111,7 +111,7 @@ def test_an_ordinary_template_has_no_notes(tiny_model: LanguageModel) -> None:
         (THINKING, {"opens_thought": True, "answer_start": "\n</think>\n\n", "prompt_is_prefix": False}, "a thought"),
         (CLOSED_BY_ROWS, {"opens_thought": True, "answer_start": "\n</think>\n\n"}, "the prompt opens a thought"),
         (CHANNEL, {"answer_start": "final:", "has_generation_prompt": True}, None),
-        (HEADINGS, {"end_token_ids": (), "end_of_turn": "<|end|>", "stop_strings": ("### user:",)}, "one training"),
+        (HEADINGS, {"end_token_ids": (), "end_of_turn": "<|end|>", "stop_strings": ("\n### user:",)}, "one training"),
         (DROPS_ANSWERS, {"prompt_is_prefix": False}, "one training sample for each answer"),
         (None, {"source": "none", "stop_strings": ("\nUser:",)}, "no chat template: plain `User:`"),
     ],
@@ -187,6 +187,9 @@ def test_a_marker_that_the_tokenizer_has_no_token_for_ends_an_answer_as_text(tin
     found = chat_format(with_tokenizer(tiny_model, template))
     assert found.stop_strings == ("<|fin|>",)
     assert found.end_of_turn == "<|end|>"
+    # No marker is a token, as where a template belongs to another tokenizer: the next turn's ends an answer, too.
+    template = "{% for m in messages %}{{ '[' + m['role'] + ']\n' + m['content'] + '[fin]\n' }}{% endfor %}" + PROMPT
+    assert chat_format(with_tokenizer(tiny_model, template)).stop_strings == ("[fin]", "\n[user]")
 
 
 def test_tokens_beyond_the_embedding_are_refused_or_never_used(tiny_model: LanguageModel) -> None:
