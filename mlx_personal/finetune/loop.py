@@ -31,6 +31,7 @@ from mlx_personal.finetune.resume import CheckpointStore
 from mlx_personal.finetune.trainer_state import TrainerState, initial_state
 from mlx_personal.models import LanguageModel
 from mlx_personal.progress import Progress, ProgressEvent
+from mlx_personal.runtime import blas_threads
 from mlx_personal.runtime.signals import stop_on_signal
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,12 @@ def _train(
                 )
             prepare_s = time.perf_counter() - start
             logger.info("training: %d steps, from step %d, %s", len(plan.steps), resumed_from, plan.forward_mode)
-            _Loop(plan, state, computer, layout, process_group, checkpoints).run(on_progress)
+            threads = blas_threads.adapt_threads().threads
+            if _Loop(plan, state, computer, layout, process_group, checkpoints).run(on_progress) - {threads}:
+                notes.append(
+                    "the load of the machine changed, and so did the number of BLAS threads: the last bits of the "
+                    "adapter differ from those of an undisturbed run"
+                )
     lm.model.update(layout.unflatten(state.weights if state.best_weights is None else state.best_weights))
 
     processed_tokens = float(process_group.all_sum(mx.array([float(computer.processed_tokens)])))
@@ -173,13 +179,16 @@ class _Loop:
     process_group: ProcessGroup
     checkpoints: CheckpointStore | None
 
-    def run(self, on_progress: Progress | None) -> None:
+    def run(self, on_progress: Progress | None) -> set[int | None]:
+        """Run the remaining steps, and return the numbers of BLAS threads that were used."""
         plan, state = self.plan, self.state
+        thread_counts: set[int | None] = set()
         with stop_on_signal() as request:
             if state.step == 0:
                 self._evaluate()
             while not state.is_finished(len(plan.steps)):
                 start, number = time.perf_counter(), state.step + 1
+                thread_counts.add(blas_threads.adapt_threads().threads)
                 stop = self._step(number, request.signal is not None)
                 if plan.is_last_of_epoch(number):
                     self._evaluate()
@@ -194,6 +203,7 @@ class _Loop:
                 if stop and not done:
                     # If this process received no signal, another machine did.
                     raise self._interrupted(number, request.signal or signal.SIGTERM)
+        return thread_counts
 
     def _step(self, number: int, stop_requested: bool) -> bool:
         """Run one optimizer step on all machines, and return whether any of them was requested to stop."""

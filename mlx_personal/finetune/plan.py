@@ -54,7 +54,7 @@ class TrainingPlan:
         memory: The use of memory: tokens of a micro-batch, gradient checkpointing, size of the activation cache.
         probe: Indices in `data.all` of the samples of the equivalence check.
         order: The samples of each step; None for a random order that depends on the forward mode.
-        forward_mode: The forward mode; before `select_forward_mode` the fastest one.
+        forward_mode: The forward mode; before `select_forward_mode` the fastest one, or `plain` to use no other.
         fallback_reason: Why a faster mode is not used; empty for the fastest.
         plan_memory_for: Plans the memory again for a slower forward mode, which needs more; None to keep `memory`.
     """
@@ -210,6 +210,8 @@ def select_forward_mode(lm: LanguageModel, plan: TrainingPlan, process_group: Pr
     Raises:
         UserError: If the base model's loss is not finite, or the slower mode needs more memory than there is.
     """
+    if plan.forward_mode == FORWARD_MODES[-1]:
+        return plan
     selection = select_mode_cached(lm, plan.config, plan.data.all, plan.probe)
     mode, reason = max(
         process_group.all_gather([selection.mode, selection.fallback_reason]),

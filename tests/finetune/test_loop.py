@@ -19,6 +19,8 @@ from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.finetune.plan import SampleOrder
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.progress import Progress
+from mlx_personal.runtime import blas_threads
+from mlx_personal.runtime.blas_threads import ThreadChoice
 from tests.support import random_models
 from tests.support.training_steps import for_each_step
 
@@ -176,6 +178,27 @@ def test_training_is_reproducible_and_depends_on_the_seed(lm: LanguageModel) -> 
     other = trained(lm, TrainingData(SAMPLES, OTHERS[:2], OTHERS[2:4]), dataclasses.replace(config, seed=1))
     assert first[0].losses == second[0].losses != other[0].losses
     assert random_models.bits(first[1]) == random_models.bits(second[1])
+
+
+def test_a_change_of_the_number_of_blas_threads_is_noted(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products of LoRA's shapes round differently with another number."""
+    data, config = TrainingData(SAMPLES[:4]), LoRAConfig(epochs=3, batch_size=4)
+    choice = ThreadChoice(2, "one for each processor")
+    monkeypatch.setattr(blas_threads, "adapt_threads", lambda: choice)
+    assert trained(lm, data, config)[0].notes == ()
+    choices = iter([choice, choice, ThreadChoice(1, "since other processes use 1.0 of 2 processors"), choice])
+    monkeypatch.setattr(blas_threads, "adapt_threads", lambda: next(choices))
+    (note,) = trained(lm, data, config)[0].notes
+    assert note.startswith("the load of the machine changed, and so did the number of BLAS threads")
+
+
+def test_a_plan_for_the_plain_mode_is_computed_in_it(lm: LanguageModel) -> None:
+    data, config = TrainingData(SAMPLES[:4]), LoRAConfig(epochs=2, batch_size=4, dropout=0.0)
+    expected, _ = trained(lm, data, config)
+    report = train(lm, dataclasses.replace(plan_training(data, config), forward_mode="plain"))
+    lm.detach_adapter()
+    assert (expected.forward_mode, report.forward_mode, report.fallback_reason) == ("packed", "plain", "")
+    assert report.losses == pytest.approx(expected.losses, rel=1e-4)
 
 
 def test_global_random_state_is_unchanged(lm: LanguageModel) -> None:
