@@ -19,7 +19,7 @@ from mlx_personal.synthesis.content import content_stems, content_words, kept_sh
 from mlx_personal.synthesis.languages import Kind, Language, detect_language, kind_of, opening_of
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W_]+")
 _A_NOT_A = re.compile(r"(.)不(?=\1)")
 _SENTENCE_END = re.compile(r"[.!?:\n\"“]\s*$")
 

@@ -15,15 +15,15 @@ from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.synthesis.config import SynthesisConfig
 from mlx_personal.synthesis.content import content_words
 from mlx_personal.synthesis.languages import Kind, Language, detect_language, kind_of, load_languages
-from mlx_personal.synthesis.sentences import can_be_reworded, split_sentences
+from mlx_personal.synthesis.sentences import Sentence, can_be_reworded, material_start, split_parts, with_end_of
 from mlx_personal.synthesis.units import Unit, UnitPrompt
 
 # What is added to the logits of the original's words until they have been generated, in nats.
 _CONTENT_BONUS: Final = 3.0
 _FUNCTION_BONUS: Final = 0.5
-# The same for the tokens that may close the answer, against answers that run on after the question.
-_CLOSING_BONUS: Final = 1.0
-_CLOSINGS: Final = ("]", "?]", ".]", "!]")
+# The same for the tokens that close the answer, when all words have been generated: against answers that run on.
+_CLOSING_BONUS: Final = 4.0
+_CLOSINGS: Final = ("]", "?]", ".]", "!]", ".", "?", "!")
 
 _WORD = re.compile(r"[^\W_][\w'\u2019-]*")
 _PUNCTUATION = re.compile(r"[^\w\s]")
@@ -46,6 +46,8 @@ class FewShot:
         self._in_brackets, self._is_guided, self._is_chat = in_brackets, is_guided, is_chat
         # The tokens of a unit's prompt before the beginning of the answer, which are drawn from several times.
         self._prompts: dict[Unit, list[int]] = {}
+        closings = (lm.tokenize(text) for text in _CLOSINGS if in_brackets or "]" not in text)
+        self._closing_ids = tuple(dict.fromkeys(ids[0] for ids in closings if len(ids) == 1))
 
     def units(self, original: Dialogue) -> list[Unit]:
         """Return a unit for each rewritten turn, or for each of their sentences.
@@ -58,11 +60,15 @@ class FewShot:
         for turn, message in enumerate(original.messages):
             if message.role not in roles:
                 continue
-            pieces = [(s.text, s.space) for s in split_sentences(message.content)] if self._is_guided else None
-            for text, space in pieces or [(message.content, "")]:
+            whole = [Sentence(message.content, "")]
+            parts = split_parts(message.content, language) if self._is_guided else whole
+            end, after_address = material_start(parts, language), False
+            for index, (text, space) in enumerate((part.text, part.space) for part in parts):
                 own_language = detect_language(text) or language
-                is_fixed = not can_be_reworded(text, own_language)
-                units.append(Unit(text, turn, is_fixed, space, own_language, kind_of(text, own_language)))
+                is_fixed = index >= end or not can_be_reworded(text, own_language)
+                kind = kind_of(text, own_language)
+                units.append(Unit(text, turn, is_fixed, space, after_address, own_language, kind))
+                after_address = text.endswith(",")
         if all(unit.is_fixed for unit in units):
             longest = max(range(len(units)), key=lambda i: len(units[i].text))
             units[longest] = Unit(**{**vars(units[longest]), "is_fixed": False})
@@ -83,7 +89,7 @@ class FewShot:
             (code, unit.kind),
         )
 
-    def parse(self, prompt: UnitPrompt, answer: str) -> str:
+    def parse(self, unit: Unit, prompt: UnitPrompt, answer: str) -> str:
         """Return the rewritten text, which ends at the closing bracket or the end of the answer."""
         answer = strip_thoughts(answer)
         if not self._in_brackets:
@@ -96,7 +102,9 @@ class FewShot:
             raise ValueError("an empty answer")
         if len(self._lm.tokenize(answer)) >= prompt.max_tokens - 1:
             raise ValueError("the answer was cut off")
-        return text
+        if not self._is_guided:
+            return text
+        return _with_case(with_end_of(text, unit.text), unit)
 
     def compose(self, original: Dialogue, units: list[Unit], texts: list[str]) -> Dialogue:
         """Return the dialogue with the rewritten sentences in their places."""
@@ -136,7 +144,7 @@ class FewShot:
         """Return the first tokens of the words that the rewrite should contain and its opening does not."""
         if unit.language is not None and unit.language.code == "zh":
             ids = dict.fromkeys(self._lm.tokenize(unit.text), _CONTENT_BONUS)
-            return LexicalConstraint(tuple(ids), tuple(ids.values()))
+            return LexicalConstraint(tuple(ids), tuple(ids.values()), self._closing_ids, _CLOSING_BONUS)
         used = set(words(opening))
         bonuses: dict[int, float] = {}
         for position, match in enumerate(_WORD.finditer(unit.text)):
@@ -148,10 +156,7 @@ class FewShot:
             for form in (word, word.lower()) if position == 0 else (word,):
                 for token_id in self._lm.tokenize(f" {form}")[:1]:
                     bonuses[token_id] = max(bonus, bonuses.get(token_id, 0.0))
-        if self._in_brackets:
-            closings = [self._lm.tokenize(text) for text in _CLOSINGS]
-            bonuses.update({ids[0]: _CLOSING_BONUS for ids in closings if len(ids) == 1})
-        return LexicalConstraint(tuple(bonuses), tuple(bonuses.values()))
+        return LexicalConstraint(tuple(bonuses), tuple(bonuses.values()), self._closing_ids, _CLOSING_BONUS)
 
 
 def _opening(unit: Unit, attempt: int) -> str:
@@ -177,6 +182,15 @@ def _clause_openings(text: str, language: Language) -> list[str]:
             first, second = found[position : position + 2]
             openings.append(f"{first[0].upper()}{first[1:]} {second}")
     return list(dict.fromkeys(openings))
+
+
+def _with_case(text: str, unit: Unit) -> str:
+    """Return a rewrite in lower case at its beginning, if it comes after a form of address and is no name."""
+    first = _WORD.match(text)
+    if not unit.follows_address or first is None or unit.language is None or first.group() in unit.text:
+        return text
+    is_function_word = words(first.group())[0] in unit.language.function_words
+    return text[0].lower() + text[1:] if is_function_word and not text.startswith(("I ", "I'")) else text
 
 
 def _mixed_examples(kind: Kind) -> list[tuple[str, str]]:

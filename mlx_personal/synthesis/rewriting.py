@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, words
+from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, rougeL, words
 from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, ProgressEvent
@@ -43,7 +43,7 @@ class RewriteCandidate:
         dialogue: The new dialogue; None if the answer could not be parsed or the original is too long.
         raw_text: The generated texts, one per line: one for each part of the dialogue that was drawn. Empty if the
             original is too long to be rewritten.
-        rouge1: ROUGE-1 of the rewritten turns against the original's, 0..1; None without a dialogue.
+        rouge1: ROUGE-1 of the rewritten parts against those of the original, 0..1; None without a dialogue.
         reason: `kept`, or why it was dropped: `too long`, `unparsable`, `held out`, `duplicate`, `too far`,
             `too near`, `similarity`, or the name of one of `checks.CHECKS`.
     """
@@ -230,7 +230,8 @@ class _Synthesis:
         for draw in draws:
             candidate = self._accept_units(draw)
             if candidate.reason == KEPT and candidate.dialogue is not None:
-                reason = self._check_dialogue(candidate.dialogue, candidate.rouge1 or 0.0)
+                texts = [text for text in draw.slot.texts if text is not None]
+                reason = self._check_dialogue(self._originals[draw.index], candidate, texts)
                 if reason == KEPT:
                     # At once, so that the next draw is a duplicate of it; taken back if it fails the last check.
                     self._known.add(_normalized_turns(candidate.dialogue))
@@ -268,7 +269,7 @@ class _Synthesis:
         for n, prompt, answer in zip(draw.units, draw.prompts, draw.answers, strict=True):
             unit = original.units[n]
             try:
-                texts[n] = self._method.parse(prompt, answer)
+                texts[n] = self._method.parse(unit, prompt, answer)
             except ValueError:
                 reason = "unparsable" if reason == KEPT else reason
                 continue
@@ -286,7 +287,7 @@ class _Synthesis:
         except ValueError:
             draw.slot.texts = original.empty_texts()
             return RewriteCandidate(draw.index, None, raw_text, None, "unparsable")
-        overlap = rouge1(_compared_text(dialogue, self._config), _compared_text(original.dialogue, self._config))
+        overlap = rouge1(*self._changed(original, complete, dialogue))
         return RewriteCandidate(draw.index, dialogue, raw_text, overlap, reason)
 
     def _find_fault(self, unit: Unit, rewrite: str) -> str | None:
@@ -298,15 +299,30 @@ class _Synthesis:
             Rewording(unit.text, rewrite, unit.language, unit.kind, config.min_content_kept, config.max_content_added)
         )
 
-    def _check_dialogue(self, dialogue: Dialogue, overlap: float) -> str:
-        """Return why a rewritten dialogue with this ROUGE-1 is kept or dropped."""
+    def _check_dialogue(self, original: _Original, candidate: RewriteCandidate, texts: Sequence[str]) -> str:
+        """Return why a rewritten dialogue is kept or dropped."""
+        dialogue, overlap, band = candidate.dialogue, candidate.rouge1 or 0.0, self._config.band
+        if dialogue is None:
+            return "unparsable"
         if any(are_near_duplicates(dialogue, other) for other in self._held_out):
             return "held out"
         if _normalized_turns(dialogue) in self._known:
             return "duplicate"
-        if overlap < self._config.band[0]:
+        if overlap < band[0]:
             return "too far"
-        return "too near" if overlap > self._config.band[1] else KEPT
+        if overlap <= band[1]:
+            return KEPT
+        # The same words in another order are another wording, if their meaning is checked.
+        if self._config.check_meaning and rougeL(*self._changed(original, texts, dialogue)) <= band[1]:
+            return KEPT
+        return "too near"
+
+    def _changed(self, original: _Original, texts: Sequence[str], rewrite: Dialogue) -> tuple[str, str]:
+        """Return the parts that may change, rewritten and original: whole turns if a prompt asks for the dialogue."""
+        if original.units[0].turn is None:
+            return _compared_text(rewrite, self._config), _compared_text(original.dialogue, self._config)
+        pairs = [(text, unit.text) for text, unit in zip(texts, original.units, strict=True) if not unit.is_fixed]
+        return "\n".join(text for text, _ in pairs), "\n".join(text for _, text in pairs)
 
 
 def _compared_text(dialogue: Dialogue | None, config: SynthesisConfig) -> str:

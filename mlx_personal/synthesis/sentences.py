@@ -1,17 +1,26 @@
-"""Divide a text into sentences, and find those that can be said in other words."""
+"""Divide a text into sentences, and find what can be said in other words.
+
+A form of address before a sentence and the material after a colon (`Sort by length: plum, fig`) are parts of their own.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.dialogue import words
-from mlx_personal.synthesis.languages import Language
+from mlx_personal.synthesis.languages import Language, kind_of
 
 # Shorter sentences ("Hello doctor.", "ok thanks") have hardly any other wording.
 MIN_WORDS: Final = 4
 
+_END = re.compile("[.!?:\u3002\uff01\uff1f]+$")
+# A form of address: one or two words and a comma, before the rest of the sentence.
+_ADDRESS = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)?,\s+(?=\S)")
+# What an instruction is about, after a colon.
+_MATERIAL = re.compile(r":\s+(?=\S)")
 # A sentence with the spaces after it: up to a final punctuation mark before a space, or up to the end of the line.
 # A mark after a single letter or a title belongs to an abbreviation.
 _SENTENCE = re.compile(
@@ -42,6 +51,57 @@ def split_sentences(text: str) -> list[Sentence]:
     """
     found = [match.group() for match in _SENTENCE.finditer(text.strip())]
     return [Sentence(piece.rstrip(), piece[len(piece.rstrip()) :]) for piece in found]
+
+
+def split_parts(text: str, language: Language | None) -> list[Sentence]:
+    """Return the sentences of a text, without a form of address and the material, which are parts of their own.
+
+    Args:
+        text: The text.
+        language: Its language.
+    """
+    parts = []
+    for sentence in split_sentences(text):
+        rest = sentence.text
+        address = _ADDRESS.match(rest)
+        if address and can_be_reworded(rest[address.end() :], language):
+            found = address.group()
+            parts.append(Sentence(found.rstrip(), found[len(found.rstrip()) :]))
+            rest = rest[address.end() :]
+        material = _MATERIAL.search(rest)
+        if material and can_be_reworded(rest[: material.start()], language):
+            parts.append(Sentence(rest[: material.start()], material.group()))
+            rest = rest[material.end() :]
+        parts.append(Sentence(rest, sentence.space))
+    return parts
+
+
+def material_start(parts: Sequence[Sentence], language: Language | None) -> int:
+    """Return the index of the first part that is material: after a colon, or on a line below an instruction.
+
+    Args:
+        parts: The parts of a text.
+        language: Its language.
+    """
+    asks = False
+    for index, part in enumerate(parts):
+        asks = asks or kind_of(part.text, language) != "statement"
+        if part.space.startswith(":") or (asks and "\n" in part.space):
+            return index + 1
+    return len(parts)
+
+
+def with_end_of(sentence: str, original: str) -> str:
+    """Return a sentence with the end of its original: a mark if the original has one and it has none, or without.
+
+    Args:
+        sentence: The sentence.
+        original: The sentence that it rewrites.
+    """
+    end, own_end = _END.search(original), _END.search(sentence)
+    if end and not own_end:
+        return sentence + end.group()
+    return sentence if end or not own_end else sentence[: own_end.start()]
 
 
 def can_be_reworded(sentence: str, language: Language | None) -> bool:

@@ -55,6 +55,9 @@ class PromptStyle:
         return FewShot(lm, config, self.in_brackets, self.is_guided, self.is_chat)
 
 
+# Guided rewriting asks for one sentence, whose mark is put back.
+_SENTENCE_ENDS: Final = (". ", "? ", "! ", ".\n", "?\n", "!\n", "\u3002", "\uff1f")
+
 STYLES: Final[dict[StyleName, PromptStyle]] = {
     style.name: style
     for style in (
@@ -62,14 +65,14 @@ STYLES: Final[dict[StyleName, PromptStyle]] = {
         PromptStyle("zero-shot-prefilled", has_examples=False),
         PromptStyle("few-shot-plain", in_brackets=False, is_prefilled=False, stop=("\n\n",)),
         PromptStyle("few-shot"),
-        PromptStyle("few-shot-guided", is_guided=True, min_p=0.05),
+        PromptStyle("few-shot-guided", is_guided=True, stop=("]", *_SENTENCE_ENDS), min_p=0.05),
         PromptStyle(
             "completion",
             in_brackets=False,
             is_prefilled=False,
             is_guided=True,
             is_chat=False,
-            stop=("\n",),
+            stop=("\n", *_SENTENCE_ENDS),
             min_p=0.05,
         ),
     )

@@ -19,6 +19,7 @@ class Unit:
         turn: Index of its message in the dialogue; None for the whole dialogue.
         is_fixed: Whether it stays as it is, because it is too short to be reworded.
         space: The white space after it.
+        follows_address: Whether it comes after a form of address (`Doctor, ...`), so that it begins in lower case.
         language: Its language, or None.
         kind: Whether it asks, requests or states something.
     """
@@ -27,6 +28,7 @@ class Unit:
     turn: int | None
     is_fixed: bool = False
     space: str = ""
+    follows_address: bool = False
     language: Language | None = None
     kind: Kind = "question"
 
@@ -61,7 +63,7 @@ class RewriteMethod(Protocol):
         """Return the prompt for a unit; later attempts may differ."""
         ...
 
-    def parse(self, prompt: UnitPrompt, answer: str) -> str:
+    def parse(self, unit: Unit, prompt: UnitPrompt, answer: str) -> str:
         """Return the rewritten text in an answer.
 
         Raises:

@@ -61,7 +61,7 @@ class ZeroShot:
         max_tokens = min(self._config.max_tokens, 2 * len(self._lm.tokenize(unit.text)) + 16)
         return UnitPrompt(tokens, max_tokens, self._beginning)
 
-    def parse(self, prompt: UnitPrompt, answer: str) -> str:
+    def parse(self, unit: Unit, prompt: UnitPrompt, answer: str) -> str:
         """Return the text in brackets."""
         return parse_question(f"{prompt.beginning}{answer}]" if prompt.beginning else answer)
 

@@ -31,6 +31,14 @@ def test_rows_are_filtered_and_joined_whatever_their_number_of_tokens() -> None:
     assert added(joined.filter(mx.array([1])), 1) == [[0, 1, 1, 1, 0, 0]]
 
 
+def test_the_closing_tokens_become_likelier_as_the_others_are_generated() -> None:
+    bonuses = TokenBonuses.of([LexicalConstraint((1, 4), (1.0, 3.0), (5,), 8.0), NO_CONSTRAINT])
+    assert added(bonuses, 2) == [[0, 1, 0, 0, 3, 0], [0] * 6]
+    after_four = bonuses.without(mx.array([4, 4]))
+    assert added(after_four, 2) == [[0, 1, 0, 0, 0, 6], [0] * 6]
+    assert added(after_four.without(mx.array([1, 1])), 2) == [[0, 0, 0, 0, 0, 8], [0] * 6]
+
+
 @pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.7, repetition_penalty=1.2)])
 def test_each_answer_is_that_of_its_own_constraint(tiny_model: LanguageModel, sampling: SamplingParams) -> None:
     prompts = [tiny_model.tokenize("How do I bake bread?")] * 2 + [tiny_model.tokenize("And soup")] * 40

@@ -160,6 +160,14 @@ def test_a_text_that_is_similar_to_nothing_is_drawn_again_even_if_it_comes_twice
     assert [c.reason for c in candidates] == ["similarity", "similarity", "kept"]
 
 
+def test_another_order_of_the_words_is_another_wording() -> None:
+    wanted = Dialogue.of("My hands are often numb, and I have been weak and tired lately.", "Rest.")
+    moved = "I have been weak and tired lately, and my hands are often numb."
+    assert [c.reason for c in rewrite(lambda _, n: moved, [wanted], k=1)[0]] == ["kept"]
+    plain, _ = rewrite(lambda _, n: moved, [wanted], k=1, max_attempts=1, check_meaning=False)
+    assert [(c.reason, c.rouge1) for c in plain] == [("too near", 1.0)]
+
+
 def test_without_checks_of_meaning_only_the_overlap_counts() -> None:
     candidates, _ = rewrite(lambda _, n: "Glass is made of sand.", [GLASS], k=1, check_meaning=False)
     assert [c.reason for c in candidates] == ["kept"]
