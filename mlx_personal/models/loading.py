@@ -115,8 +115,8 @@ def fingerprint(folder: Path) -> str:
 def _check_vocabulary(lm: LanguageModel) -> None:
     """Raise UserError if the tokenizer has tokens for which the model has no embedding.
 
-    MLX does not check indices: such a token would get the numbers of whatever lies behind the embedding in memory. Added
-    tokens are not counted: those without an embedding are never used, and some sound models have them.
+    MLX does not check indices: such a token would get the numbers of whatever lies behind the embedding in memory.
+    Added tokens are not counted: those without an embedding are never used, and some sound models have them.
     """
     tokens, embeddings = lm.tokenizer.vocab_size, lm.vocabulary_size
     if embeddings is not None and tokens > embeddings:
