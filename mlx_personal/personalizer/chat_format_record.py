@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlx_personal.errors import Action, UserError
+from mlx_personal.errors import UserError
 from mlx_personal.profile import Store
 
 if TYPE_CHECKING:  # importing it imports MLX, which `status` does not need
@@ -41,10 +41,7 @@ def check_chat_format(lm: LanguageModel) -> None:
     Raises:
         UserError: If its chat template loses text or fails, or no token ends an answer.
     """
-    try:
-        _ = lm.chat_template.format
-    except UserError as error:
-        raise UserError(error.what, error.where, error.hint, remedy=Action.SET_BASE_MODEL) from error
+    _ = lm.chat_template.format
 
 
 def record_chat_format(store: Store, lm: LanguageModel) -> None:
