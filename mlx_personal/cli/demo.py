@@ -38,7 +38,7 @@ def demo(cli: CommandContext, model: str | None) -> CommandResult:
     Creates the profile `demo`, in place of one of an earlier run. Afterwards you can chat with the personalized model:
     mlx-personal --profile demo chat
     """
-    result = _run(cli, model or DEMO_MODEL)
+    result = _run(cli, DEMO_MODEL if model is None else model)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
     chat = ProfileOptions(_PROFILE, cli.profile_options.home_folder).command("chat")

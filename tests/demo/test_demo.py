@@ -139,6 +139,7 @@ def test_json_is_all_that_is_printed(demo_run: DemoRun, monkeypatch: pytest.Monk
 def test_a_model_that_cannot_be_used_is_one_line_and_costs_nothing(home: Path, tiny_model_folder: Path) -> None:
     folder = _create_earlier_demo(home, tiny_model_folder)
     assert "no-such-model" in error_line("demo", "--model", home / "no-such-model")
+    assert error_line("demo", "--model", "")
     assert (folder / "profile.db").exists()
 
 
