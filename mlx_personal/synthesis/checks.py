@@ -110,17 +110,18 @@ def has_same_form(rewording: Rewording) -> bool:
 
 
 def has_same_persons(rewording: Rewording) -> bool:
-    """Return whether the rewrite speaks of speaker and listener where the original does, opening aside.
+    """Return whether the rewrite speaks of the same persons as the original, openings aside.
 
     A small model that drifts begins to speak as the assistant: `I'm not sure what your question is`.
     """
-    if rewording.language is None:
+    language = rewording.language
+    if language is None:
         return True
-    first, second = rewording.language.first_person, rewording.language.second_person
     original, body = set(rewording.original_words), set(rewording.body_words)
-    original_body = set(words(rewording.original[len(opening_of(rewording.original, rewording.language)) :]))
-    lost = original_body & first and not set(words(rewording.rewrite)) & first
-    return not lost and not any(body & person and not original & person for person in (first, second))
+    original_body = set(words(rewording.original[len(opening_of(rewording.original, language)) :]))
+    lost = original_body & language.first_person and not set(words(rewording.rewrite)) & language.first_person
+    persons = (language.first_person, language.second_person, language.third_person)
+    return not lost and not any(body & person and not original & person for person in persons)
 
 
 def has_same_negation(rewording: Rewording) -> bool:

@@ -8,6 +8,7 @@ the checks of `checks` and `similarity` drop those that say something else.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,8 @@ KEPT = "kept"
 _TOO_LITTLE: Final = ("too near", "duplicate")
 # Maximum number of tokens of a text whose similarity to its rewrite is computed.
 _EMBEDDED_TOKENS: Final = 256
+# A sentence that has failed so often stays as it is, if another one of its dialogue is reworded.
+_MAX_UNIT_FAILURES: Final = 2
 # The lowest and the highest temperature of later attempts.
 _TEMPERATURES: Final = (0.1, 1.3)
 
@@ -103,12 +106,14 @@ class _Slot:
     Attributes:
         number: Its number among the wanted rewrites of its dialogue.
         texts: The accepted text of each unit; None where one has still to be drawn.
+        failures: Number of times that each unit has failed.
         is_kept: Whether the rewrite is complete and kept.
         temperature: Sampling temperature of the next draw.
     """
 
     number: int
     texts: list[str | None]
+    failures: Counter[int] = field(default_factory=Counter)
     is_kept: bool = False
     temperature: float = 0.0
 
@@ -134,6 +139,10 @@ class _Original:
     def empty_texts(self) -> list[str | None]:
         """Return the texts of a slot for which nothing has been drawn."""
         return [unit.text if unit.is_fixed else None for unit in self.units]
+
+    def is_reworded(self, texts: Sequence[str | None]) -> bool:
+        """Return whether any of the texts accepted so far differs from its unit."""
+        return any(text is not None and text != unit.text for text, unit in zip(texts, self.units, strict=True))
 
 
 @dataclass
@@ -265,19 +274,24 @@ class _Synthesis:
     def _accept_units(self, draw: _Draw) -> RewriteCandidate:
         """Parse and check the drawn texts; those that pass are kept in the slot for the next attempt."""
         original = self._originals[draw.index]
-        texts, reason = list(draw.slot.texts), KEPT
+        texts, faults = list(draw.slot.texts), dict[int, str]()
         for n, prompt, answer in zip(draw.units, draw.prompts, draw.answers, strict=True):
-            unit = original.units[n]
             try:
-                texts[n] = self._method.parse(unit, prompt, answer)
+                texts[n] = self._method.parse(original.units[n], prompt, answer)
             except ValueError:
-                reason = "unparsable" if reason == KEPT else reason
+                faults[n] = "unparsable"
                 continue
-            fault = self._find_fault(unit, texts[n] or "")
+            fault = self._find_fault(original.units[n], texts[n] or "")
             if fault is None:
                 draw.slot.texts[n] = texts[n]
-            elif reason == KEPT:
-                reason = fault
+            else:
+                faults[n] = fault
+        draw.slot.failures.update(list(faults))
+        for n in [n for n in faults if draw.slot.failures[n] >= _MAX_UNIT_FAILURES]:
+            if original.is_reworded(draw.slot.texts):
+                texts[n] = draw.slot.texts[n] = original.units[n].text
+                del faults[n]
+        reason = next(iter(faults.values()), KEPT)
         raw_text = "\n".join(draw.answers)
         complete = [text for text in texts if text is not None]
         if len(complete) < len(texts):

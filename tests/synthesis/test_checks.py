@@ -9,7 +9,7 @@ from mlx_personal.synthesis.content import content_kept, content_words
 from mlx_personal.synthesis.languages import detect_language, kind_of
 
 
-def fault(original: str, rewrite: str, kept: float = 0.6, added: float = 0.34) -> str | None:
+def fault(original: str, rewrite: str, kept: float = 0.7, added: float = 0.25) -> str | None:
     language = detect_language(original)
     return find_fault(Rewording(original, rewrite, language, kind_of(original, language), kept, added))
 
@@ -53,6 +53,7 @@ FAULTS = [
     ("names", "Who painted the chapel?", "Do you know who in Rome painted the chapel?"),
     ("persons", "I have a really sore throat.", "You have a really sore throat."),
     ("persons", "What is glass made of?", "Do you know what my glass is made of?"),
+    ("persons", "What should I get for a birthday?", "Can you say what she should get me for a birthday?"),
     ("example copied", "What is a good way to dry a shirt?", "Do you know a good way to dry a coffee shirt?"),
     ("content lost", "Why does bread with rye flour rise slowly?", "Do you know why bread does this?"),
     ("content added", "Why does bread rise?", "Why does fresh wheat bread rise high?"),

@@ -130,6 +130,22 @@ def test_a_sentence_that_passed_is_not_drawn_again() -> None:
     assert candidates[-1].dialogue.question.startswith("For 3 days, I've had a cough. ")
 
 
+def test_a_sentence_that_fails_twice_stays_as_it_is_if_another_one_is_reworded() -> None:
+    first, second = "I have had a cough for 3 days.", "What could the cause of it be?"
+
+    def answer(text: str, n: int) -> str:
+        return "days, I've had a cough." if text == first else "A cold."
+
+    candidates, model = rewrite(answer, [TWO_SENTENCES], k=1, style="few-shot-guided")
+    assert model.drawn == {first: 1, second: 2}
+    assert candidates[-1].kept
+    assert candidates[-1].dialogue is not None
+    assert candidates[-1].dialogue.question == f"For 3 days, I've had a cough. {second}"
+    # Alone it would be a copy.
+    alone, _ = rewrite(answer, [Dialogue.of(second, "A cold.")], k=1, style="few-shot-guided")
+    assert not any(candidate.kept for candidate in alone)
+
+
 def test_the_temperature_rises_after_a_copy_and_falls_after_a_drift() -> None:
     step = STYLES["few-shot"].temperature_step
     for answer, direction in (("Sand.", -1), (GLASS.question, 1)):

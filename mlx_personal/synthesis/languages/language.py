@@ -24,6 +24,7 @@ _WORD_SETS: Final = (
     "number_words",
     "first_person",
     "second_person",
+    "third_person",
     "clause_starts",
 )
 
@@ -43,6 +44,7 @@ class Language:
         number_words: Numbers that are written as words.
         first_person: Words by which speakers mean themselves.
         second_person: Words by which speakers mean the other one.
+        third_person: Words for persons who do not take part.
         clause_starts: Words with which a part of a statement begins that may also come first.
         instruction: The instruction to rewrite a text.
         bracket_instruction: The same for an answer in brackets.
@@ -61,6 +63,7 @@ class Language:
     number_words: frozenset[str]
     first_person: frozenset[str]
     second_person: frozenset[str]
+    third_person: frozenset[str]
     clause_starts: frozenset[str]
     instruction: str
     bracket_instruction: str
