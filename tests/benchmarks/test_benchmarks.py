@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -153,3 +155,34 @@ def test_bandwidth_is_reported_for_every_kernel_and_size(timing: ModuleType) -> 
     section = bandwidth.bandwidth_section([(32, 16, 1), (32, 16, 8)], [(2, 64, 16)], effort)
     for line in ("in_domain_distance | R 32, D 16, 1 queries", "nearest | R 32, D 16, 8 queries", "B 2, T 64, D 16"):
         assert line in section
+
+
+@pytest.mark.slow
+def test_the_real_model_benchmark_compares_every_task(tmp_path: Path) -> None:
+    printed = run("real_model", "--quick", "--out", str(tmp_path / "real_model.md"))
+    for start in (
+        "| embedding | mlx-lm, one by one |",
+        "| generation | mlx_lm.batch_generate |",
+        "| generation | loop of mlx_lm.generate |",
+        "| fine-tuning | mlx-lm |",
+        "| packed |",
+        "| plain |",
+    ):
+        assert start in printed
+    # A tie of two logits may change a text, but not each of them.
+    assert "| 0 of 6 texts equal |" not in printed
+    (difference,) = re.findall(r"largest difference ([\d.e-]+) \|", printed)
+    assert float(difference) < 1e-5
+    assert (tmp_path / "real_model.md").read_text() == printed.removesuffix("\n")
+
+
+def test_the_real_model_benchmark_refuses_a_short_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_model = importlib.import_module("benchmarks.real_model")
+    (tmp_path / "one.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}\n'
+    )
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert real_model.main(["--quick", str(tmp_path / "one.jsonl")]) == 2
+    assert "has 1 dialogues, not 6; choose fewer with --dialogues" in capsys.readouterr().err
