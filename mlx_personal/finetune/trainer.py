@@ -45,8 +45,9 @@ def finetune(
 ) -> TrainingReport:
     """Train a new adapter on every assistant turn of the examples, and write it atomically to a folder.
 
-    The same arguments on the same machine produce the same adapter, bit for bit, even if the run was interrupted. The
-    weights of `lm` are never changed, and afterwards it has no adapter, even after an error.
+    The same arguments on the same machine produce the same adapter, bit for bit, even if the run was interrupted; the
+    report notes what else may change its last bits, such as another number of BLAS threads on a Linux CPU. The weights
+    of `lm` are never changed, and afterwards it has no adapter, even after an error.
 
     Args:
         lm: The base model.
