@@ -149,7 +149,7 @@ def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, tex
         ("[chat]\ntop_k = 0.5", 'chat.top_k must be a whole number or "model", not 0.5'),
         ("[chat]\nstop = '###'", "chat.stop must be a list"),
         ("[chat]\nstop = ['###', 3]", "chat.stop must be a text"),
-        ("[chat]\nstop = ['']", "stop must be"),
+        ("[chat]\nstop = ['']", "a text of stop is empty"),
         ("[chat]\nsystem = ' '", "an empty system message"),
         ("[finetune", "not TOML"),
         (b"\xff\xfe", "not UTF-8"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,8 @@ WEIGHTS_FILE: Final = "adapters.safetensors"
 
 _OTHER_FOLDER: Final = "name the folder of an mlx-lm adapter"
 _PEFT_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+# MLX takes no larger integers.
+_MAX_NUMBER: Final = 1 << 31
 # Relative difference of DoRA's magnitudes that recomputing them with other rounding may make.
 _MAGNITUDE_TOLERANCE: Final = 1e-4
 
@@ -84,7 +85,7 @@ def _check_parameters(config: dict[str, Any], file: Path) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, int | float) and -_MAX_NUMBER < value < _MAX_NUMBER
 
 
 def _is_unchanged(module: Any) -> bool:

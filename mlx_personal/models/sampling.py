@@ -8,6 +8,9 @@ from typing import Final
 
 # Number of tokens before a new one that a repetition penalty looks at, prompt included; mlx-lm's default.
 REPETITION_CONTEXT_SIZE: Final = 20
+# At a lower temperature logits divided by it may overflow float32; vLLM has the same limit.
+_MIN_TEMPERATURE: Final = 1e-5
+_PENALTY_RANGE: Final = (0.01, 100.0)
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class SamplingParams:
     all of them. They have no effect at temperature 0.
 
     Attributes:
-        temperature: Softmax temperature; 0 is greedy.
+        temperature: Softmax temperature; 0, or less than 1e-5, is greedy.
         top_p: The likeliest tokens whose probabilities together reach this value are sampled from [Holtzman20]; 1 for
             all.
         top_k: Number of likeliest tokens that are sampled from; 0 for all.
@@ -48,12 +51,15 @@ class SamplingParams:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 0")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p is {self.min_p}; it must lie in 0..1")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 and finite")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise ValueError("stop must be a tuple of texts that are not empty")
+        lowest, highest = _PENALTY_RANGE
+        if not lowest <= self.repetition_penalty <= highest:
+            raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must lie in {lowest:g}..{highest:g}")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
+            raise ValueError("stop must be a tuple of texts")
+        if not all(self.stop):
+            raise ValueError("a text of stop is empty")
 
     @property
     def is_greedy(self) -> bool:
         """Whether each token is the likeliest one, so that no random numbers are used."""
-        return self.temperature == 0
+        return self.temperature < _MIN_TEMPERATURE

@@ -135,6 +135,7 @@ def make_model(folder: Path) -> None:
         (rewrite(lora_parameters={"rank": 0}), "rank in its lora_parameters is '0'"),
         (rewrite(lora_parameters={"scale": "x"}), "scale in its lora_parameters is 'x'"),
         (rewrite(lora_parameters={"scale": float("nan")}), "scale in its lora_parameters is 'nan'"),
+        (rewrite(lora_parameters={"scale": 1 << 31}), "scale in its lora_parameters is '2147483648'"),
         (rewrite(lora_parameters={"dropout": 1}), "dropout in its lora_parameters is '1'"),
         (rewrite(lora_parameters={"keys": "all"}), "keys in its lora_parameters is 'all'"),
         (rewrite(lora_parameters={"rank": 5}), "damaged or made for another model"),

@@ -132,7 +132,7 @@ def test_repetition_is_penalized_as_by_mlx_lm(length: int, penalty: float) -> No
         ("top_p", [0.0, 1.1, math.nan]),
         ("top_k", [-1]),
         ("min_p", [-0.1, 1.1, math.nan]),
-        ("repetition_penalty", [0.0, -1.0, math.inf, math.nan]),
+        ("repetition_penalty", [0.0, 1e-300, -1.0, 1e300, math.inf, math.nan]),
         ("stop", [("",), "###", ("a", 3)]),
     ],
 )
@@ -140,6 +140,14 @@ def test_a_parameter_out_of_range_is_named(name: str, values: list[Any]) -> None
     for value in values:
         with pytest.raises(ValueError, match=name):
             SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e300])
+def test_extreme_temperatures_sample_a_token(temperature: float) -> None:
+    logits = 100 * random_logits(0)
+    expected = np.eye(len(logits))[logits.argmax()] if temperature < 1 else 1 / len(logits)
+    np.testing.assert_allclose(frequencies(logits, SamplingParams(temperature)), expected, atol=1 / NUM_DRAWS)
+    assert SamplingParams(temperature / 10).is_greedy == (temperature < 1)
 
 
 def test_parameters_are_importable_without_mlx() -> None:
