@@ -38,8 +38,8 @@ def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
     """Annotate the answers of selected dialogues.
 
     Each answer can be accepted, edited, rewritten or skipped. Questions that the model proposed come last; you can
-    answer or reject them. With --json, today's questions are listed instead of
-    asked. Verdicts from a file count toward the limit `questions_per_day` in config.toml, too.
+    answer or reject them. With --json, today's questions are listed instead of asked. Verdicts from a file count toward
+    the limit `questions_per_day` in config.toml, too.
     """
     if undo:
         with cli.open_profile() as personalizer:
@@ -188,6 +188,9 @@ def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
             queue.record(question.dialogue_id, action, answers)  # type: ignore[arg-type]
         except StorageError as error:
             raise _after_recording(error, len(verdicts)) from error
+        except UserError as error:  # an answer that no dialogue can hold
+            print_lines(console, f"Nothing was changed: {error.what}.")
+            continue
         verdicts.append(action)
     return sum(verdict != "reject" for verdict in verdicts)
 
@@ -213,6 +216,9 @@ def _ask_proposed(
             queue.answer_proposed(question.id, click.prompt("The ideal answer"))
     except StorageError as error:
         raise _after_recording(error, len(verdicts)) from error
+    except UserError as error:  # an answer that no dialogue can hold
+        print_lines(console, f"Nothing was changed: {error.what}.")
+        return True
     verdicts.append(action)
     return True
 

@@ -76,8 +76,8 @@ class Promoter:
         """Evaluate an adapter, store the evaluation, and promote the adapter if it is better than the one in use.
 
         It is better if its mean ROUGE-1 on the held-out dialogues is higher, if its forgetting does not exceed the
-        configured limit, and if it changes what the base model computes.
-        Without held-out dialogues it is neither evaluated nor promoted.
+        configured limit, and if it changes what the base model computes. Without held-out dialogues it is neither
+        evaluated nor promoted.
 
         Args:
             adapter: The adapter.

@@ -66,8 +66,9 @@ def test_a_run_proposes_as_many_as_the_settings_want(reviewed: Path) -> None:
 def test_the_owner_answers_rejects_and_undoes(reviewed: Path) -> None:
     run_cli("synthesize", "--questions", 3)
     before = run_json("status")
-    output = run_cli("review", stdin="w\nIn March.\nn\nu\nn\nx\nw\nThe oily one.\n").stdout
-    assert output.count("proposed question: you have not asked this") == 5
+    output = run_cli("review", stdin="w\nIn March.\nn\nu\nn\nx\nw\n  \nw\nThe oily one.\n").stdout
+    assert output.count("proposed question: you have not asked this") == 6
+    assert "Nothing was changed: the answer to proposed question 3 is not valid: an empty assistant message." in output
     assert "The verdict on proposed question 2 was undone." in output
     assert "2 annotated" in output and "proposed questions are open" not in output
     after = run_json("status")

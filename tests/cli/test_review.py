@@ -18,6 +18,14 @@ def test_review_undoes_and_quits(profile: Path, chats: Path) -> None:
     assert "1 annotated" in output
 
 
+def test_an_answer_that_is_not_valid_is_asked_for_again(profile: Path, chats: Path) -> None:
+    run_cli("import", chats)
+    result = run_cli("review", stdin="r\n<think>hm</think>\nr\nSeven.\nq\n")
+    assert result.exit_code == 0
+    assert "Nothing was changed: the answers to dialogue 1 are not valid: an empty assistant message." in result.stdout
+    assert run_json("buffer", "show", 1)["preferred"][-1]["content"] == "Seven."
+
+
 def test_last_verdict_of_the_day_can_be_undone(profile: Path, chats: Path) -> None:
     run_cli("import", chats)
     assert run_cli("review", stdin="a\n" * 8).exit_code == 0
