@@ -8,10 +8,12 @@ signal, as in shells: Ctrl-C (130), SIGTERM (143) or SIGHUP, the end of its term
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -126,6 +128,8 @@ def main(ctx: click.Context, name: str, home: Path | None, verbose: int, log_fil
         home = home.expanduser()
         # Models are converted into the home too, in this process and in those that it starts.
         os.environ["MLX_PERSONAL_HOME"] = str(home.absolute())
+    if sys.stdin is None:  # it was closed, as by `<&-` in a shell; commands read it as an empty one
+        sys.stdin = io.StringIO()
     ctx.obj = CommandContext(home, name, _profile_options(ctx))
     ctx.call_on_close(configure_logging(verbose, log_file))
     logger.info("mlx-personal %s: %s", mlx_personal.__version__, ctx.invoked_subcommand)

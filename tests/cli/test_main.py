@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlx_personal.cli.main import COMMANDS
+from mlx_personal.cli.main import COMMANDS, main
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
 
@@ -88,6 +88,17 @@ def test_errors_are_printed_as_json_too(home: Path, monkeypatch: pytest.MonkeyPa
     result = run_cli("status", "--json")
     assert result.exit_code == 2
     assert "init" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.parametrize(("command", "exit_code"), [("chat", 0), ("review", 1)])
+def test_closed_standard_input_is_read_as_empty(
+    command: str, exit_code: int, profile: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cli("import", chats)
+    monkeypatch.setattr(sys, "stdin", None)  # as Python sets it if its descriptor is closed
+    with pytest.raises(SystemExit) as exit:
+        main([command])
+    assert exit.value.code == exit_code
 
 
 def test_help_names_every_command() -> None:
