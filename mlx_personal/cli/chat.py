@@ -160,7 +160,7 @@ def _converse(conversation: Conversation, console: Console) -> None:
             with stop_on_signal(signal.SIGINT) as stop:
                 _print_pieces(conversation.ask(question, lambda: stop.signal is not None), console)
         except ValueError as error:
-            click.echo(f"{error}", err=True)
+            click.echo(f"{error}; ask something else", err=True)
             continue
         is_stopped, is_answered = stop.signal is not None, conversation.dialogue != before
         if is_stopped and is_answered:

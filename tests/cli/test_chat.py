@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mlx_personal import LanguageModel
+from mlx_personal.profile import Store
 from tests.models.test_adapter_folder import write_adapter
 from tests.support.cli import error_line, run_cli, run_json
 
@@ -79,7 +81,7 @@ def test_options_override_the_profile_which_overrides_the_model(
         (["--temperature", "nan"], "temperature is nan; it must be at least 0 and finite"),
         (["--top-p", "0"], "top_p is 0.0; it must be above 0 and at most 1"),
         (["--max-tokens", "0"], "max_tokens is 0; it must be at least 1"),
-        (["--stop", ""], "stop must be"),
+        (["--stop", ""], "a text of stop is empty"),
         (["--system", " "], "an empty system message"),
         (["--seed", "-1"], "--seed"),
     ],
@@ -139,6 +141,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.slow
 def test_complete_answers_outlive_a_process_that_is_ended(profile: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", CHATS], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -156,6 +159,28 @@ def test_complete_answers_outlive_a_process_that_is_ended(profile: Path) -> None
     for index, name in enumerate(["SIGHUP", "SIGTERM", "SIGKILL"], 1):
         questions = [m["content"] for m in run_json("buffer", "show", index)["messages"] if m["role"] == "user"]
         assert questions == [f"How do I get a {thing} before {name}?" for thing in ("lamp", "soup", "bus")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_ends_the_conversation_and_complete_answers_are_stored(
+    number: signal.Signals, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = []
+
+    def stream(*_: object, **__: object) -> Iterator[str]:
+        with contextlib.closing(Store(profile, write=False)) as store:  # as another process reads it
+            received.append([len(row.dialogue.user_turns) for row in store.dialogues()])
+        if len(received) == 3:
+            os.kill(os.getpid(), number)
+        yield "An answer."
+
+    monkeypatch.setattr(LanguageModel, "stream", stream)
+    result = run_cli("chat", stdin="One.\nTwo.\nThree.\nFour.\n")
+    assert result.exit_code == 128 + number
+    assert result.stderr.endswith("mlx-personal: the conversation was ended; all complete answers are stored\n")
+    assert received == [[], [1], [2]]
+    questions = [m["content"] for m in run_json("buffer", "show", 1)["messages"] if m["role"] == "user"]
+    assert questions == ["One.", "Two."]
 
 
 def interrupt(pieces: int) -> Callable[..., Iterator[str]]:
