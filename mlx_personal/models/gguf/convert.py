@@ -7,6 +7,7 @@ largest tensor, not that of the model.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -173,9 +174,17 @@ def _token_ids(special: SpecialTokens) -> dict[str, Any]:
 
 
 def _sampling(file: GGUFFile) -> dict[str, Any]:
-    """Return the sampling settings that the file recommends, under transformers' names."""
+    """Return the sampling settings that the file recommends, under transformers' names.
+
+    What is not a finite number is ignored, since the model works without it.
+    """
     keys = {f"general.sampling.{ours}": theirs for ours, theirs in _SAMPLING.items()}
-    numbers = {theirs: file.number(key) for key, theirs in keys.items() if key in file.metadata}
+    values = {theirs: (key, file.metadata.get(key)) for key, theirs in keys.items()}
+    numbers = {
+        theirs: file.number(key)
+        for theirs, (key, value) in values.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
     if "top_k" in numbers:
         numbers["top_k"] = int(numbers["top_k"])
     return {"do_sample": True, **numbers} if numbers else {}

@@ -23,6 +23,8 @@ from mlx_personal.models.gguf.file import GGUFFile
 from mlx_personal.models.gguf.pre_tokenizers import BPE_FAMILIES, BPEFamily
 
 _SPACE = "▁"  # stands for a space in SentencePiece's pieces
+# SentencePiece makes pieces of at most 512. Merges are found in a time that grows with the square of the length.
+_MAX_PIECE_CHARACTERS = 512
 # Tokens that end a turn in some chat template; a file names at most three of its end tokens by id.
 _END_TOKENS = frozenset(
     {
@@ -176,7 +178,7 @@ def _special_tokens(file: GGUFFile, tokens: list[str], types: np.ndarray) -> Spe
 
     named_ends = [end for name in ("eos", "eot", "eom") if (end := token_id(name)) is not None]
     listed_ends = file.numbers("tokenizer.ggml.eos_token_ids")  # in files that Ollama made
-    if listed_ends is not None:
+    if listed_ends is not None and np.issubdtype(listed_ends.dtype, np.integer):
         named_ends += [end for end in listed_ends.tolist() if end in range(len(tokens))]
     is_control = types == _TokenType.CONTROL
     known_ends = [i for i in np.flatnonzero(is_control).tolist() if tokens[i] in _END_TOKENS]
@@ -217,6 +219,8 @@ def _sentencepiece_bpe(file: GGUFFile, vocabulary: _Vocabulary) -> Tokenizer:
     is_normal = (vocabulary.types == _TokenType.NORMAL).tolist()
     scored = zip(vocabulary.tokens, scores.tolist(), is_normal, strict=True)
     pieces = {piece: score for piece, score, is_piece in scored if is_piece}
+    if (longest := max(map(len, pieces), default=0)) > _MAX_PIECE_CHARACTERS:
+        raise file.error(f"is a damaged GGUF file: a token of {longest} characters", "download it again")
     unknown = vocabulary.text(vocabulary.special.unknown)
     has_bytes = bool((vocabulary.types == _TokenType.BYTE).any())
     model = models.BPE(

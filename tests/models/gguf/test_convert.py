@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 from pathlib import Path
@@ -63,7 +64,13 @@ def test_the_source_is_stored_with_the_model(tmp_path: Path) -> None:
 
 
 def test_recommended_sampling_goes_to_the_generation_config(tmp_path: Path) -> None:
-    sampling = {"general.sampling.temp": 0.7, "general.sampling.top_k": 20, "general.sampling.penalty_repeat": 1.1}
+    sampling = {
+        "general.sampling.temp": 0.7,
+        "general.sampling.top_k": 20,
+        "general.sampling.penalty_repeat": 1.1,
+        "general.sampling.top_p": math.nan,
+        "general.sampling.min_p": "low",
+    }
     convert_gguf(small_file(tmp_path, **sampling), tmp_path / "out", sha256="0")
     config = read_json(tmp_path / "out" / "generation_config.json")
     assert config == {

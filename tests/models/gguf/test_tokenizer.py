@@ -194,6 +194,14 @@ def test_end_tokens_in_a_list_end_an_answer(tmp_path: Path) -> None:
     assert converted(tmp_path, ["x"] * SMALL_TOKENS, add).end_token_ids == {0, 2, 3, 4}
 
 
+def test_end_tokens_that_are_no_integers_are_ignored(tmp_path: Path) -> None:
+    def add(writer: gguf.GGUFWriter) -> None:
+        add_small(writer)
+        writer.add_array("tokenizer.ggml.eos_token_ids", [1.0, 4.0])
+
+    assert converted(tmp_path, ["x"] * SMALL_TOKENS, add).end_token_ids == {0, 2, 3}
+
+
 def test_a_tokenizer_without_special_tokens_has_none(tmp_path: Path) -> None:
     def add(writer: gguf.GGUFWriter) -> None:
         tokens = [*byte_characters(), "th", "the"]
@@ -234,6 +242,10 @@ def test_phi3_drops_spaces_after_its_control_tokens(tmp_path: Path) -> None:
     assert encode(lm, "<|user|>\n soup<|end|>\n") == encode(lm, "<|user|>soup<|end|>")
 
 
+def add_long_piece(writer: gguf.GGUFWriter) -> None:
+    add_tokenizer(writer, ["<unk>", "a", "a" * 513], [2, 1, 1], scores=[0.0, -1.0, -2.0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -250,6 +262,7 @@ def test_phi3_drops_spaces_after_its_control_tokens(tmp_path: Path) -> None:
         (lambda w: w.add_uint32("tokenizer.ggml.eos_token_id", 9999), "eos_token_id is 9999 of 263 tokens"),
         (lambda w: w.add_int32("tokenizer.ggml.eos_token_id", -1), "eos_token_id is -1 of 263 tokens"),
         (lambda w: w.add_tokenizer_model("llama"), "not one score for each token"),
+        (add_long_piece, "a token of 513 characters"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_read_is_one_line(
