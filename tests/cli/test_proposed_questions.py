@@ -41,12 +41,9 @@ def reviewed(profile: Path, chats: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return profile
 
 
-def test_no_question_is_proposed_unless_it_is_wanted(reviewed: Path) -> None:
+def test_questions_are_proposed_only_on_request_and_marked(reviewed: Path) -> None:
     assert run_json("synthesize")["questions"]["generated"] == 0
     assert run_json("review")["proposed_questions"] == []
-
-
-def test_questions_are_proposed_on_request_and_marked(reviewed: Path) -> None:
     output = run_cli("synthesize", "--questions", 3).stdout
     assert "3 questions are proposed; answer or reject them with `mlx-personal review`" in output
     listed = run_json("review")
@@ -74,6 +71,8 @@ def test_the_owner_answers_rejects_and_undoes(reviewed: Path) -> None:
     after = run_json("status")
     assert after["annotated"] == before["annotated"] + 2
     assert (after["received"], after["unscored"]) == (before["received"], before["unscored"])
+    assert run_json("buffer", "show", 31)["source"] == "proposed"
+    assert "dialogue 31 answers a proposed question" in error_line("buffer", "why", 31), "selection never saw it"
     assert run_json("review", "--undo") == {"undone_proposed": 3}
     assert run_json("review")["proposed_questions"] == [{"proposed": 3, "question": NEW[2]}]
 
@@ -113,10 +112,3 @@ def test_a_model_without_questions_is_reported(profile: Path, chats: Path, monke
         run_cli("synthesize", "--questions", 2).stdout
     )
     assert "is not in the range" in error_line("synthesize", "--questions", -1)
-
-
-def test_selection_has_nothing_to_explain_about_an_answer(reviewed: Path) -> None:
-    run_cli("synthesize", "--questions", 1)
-    run_cli("review", stdin="w\nIn March.\n")
-    assert run_json("buffer", "show", 31)["source"] == "proposed"
-    assert "dialogue 31 answers a proposed question" in error_line("buffer", "why", 31)

@@ -78,7 +78,7 @@ JSON_VALUES = st.recursive(
 NAMES = st.sampled_from(["do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(NAMES, JSON_VALUES))
 def test_no_value_is_an_error(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
     config = read(tmp_path_factory.getbasetemp(), content)
