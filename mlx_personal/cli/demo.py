@@ -14,7 +14,6 @@ from mlx_personal.cli.output import CommandResult, json_option, make_console, pr
 from mlx_personal.cli.progress import progress_bar_or_lines
 from mlx_personal.cli.remedies import ProfileOptions
 from mlx_personal.errors import StoppedError
-from mlx_personal.models.model_names import DEMO_MODEL
 from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def demo(cli: CommandContext, model: str | None) -> CommandResult:
     Creates the profile `demo`, in place of one of an earlier run. Afterwards you can chat with the personalized model:
     mlx-personal --profile demo chat
     """
+    from mlx_personal.models.model_names import DEMO_MODEL
+
     result = _run(cli, DEMO_MODEL if model is None else model)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
