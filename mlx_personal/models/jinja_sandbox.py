@@ -2,8 +2,8 @@
 
 A template is a program from the model folder. The sandbox offers it what transformers offers. Every rendering has a
 limit of CPU time of its thread, which is checked at each iteration of a loop and at each call, so that it works in any
-thread and process. The lengths of the output and of all texts in between are bounded, so that nothing between two
-checks takes long.
+thread and process. The lengths of the output and of all values in between are bounded, so that nothing between two
+checks takes long. The length of a list is that of its text, in which a value that it contains twice occurs twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import json
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -32,13 +32,16 @@ from mlx_personal.errors import escape_surrogates
 MAX_SECONDS: Final = 5.0
 # The output may be this many times as long as the messages, and this much longer.
 _OUTPUT_FACTOR, _OUTPUT_CHARS = 4, 1_000_000
-_MAX_TEMPLATE_CHARS: Final = 1_000_000
+# All that is written in one rendering, into the output and into variables.
+_MAX_WRITTEN_CHARS: Final = 50_000_000
+_MAX_TEMPLATE_CHARS: Final = 200_000
 _MAX_BITS: Final = 4_096
 _MAX_MESSAGE_CHARS: Final = 120
-# Filters that make a text of any value.
-_FILTERS_TO_TEXT: Final = {"format", "join", "pprint", "replace", "string", "tojson", "urlencode", "xmlattr"}
-# Filters and functions whose result depends on chance.
-_RANDOM_FILTER, _RANDOM_GLOBAL = "random", "lipsum"
+# Filters and functions whose result depends on chance, and filters for web pages and debugging that can take long.
+_EXCLUDED_FILTERS: Final = ("pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
+_EXCLUDED_GLOBAL: Final = "lipsum"
+# Filters with numbers of characters or items.
+_FILTERS_WITH_SIZES: Final = {"batch", "center", "indent", "slice", "tojson", "truncate"}
 
 
 class TemplateFailureError(ValueError):
@@ -52,43 +55,52 @@ class TemplateLimitError(TemplateFailureError):
     """A chat template exceeds a limit of time or size."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Limits:
     """The limits of one rendering.
 
     Attributes:
         deadline: CPU time of the thread at which the rendering is stopped, in seconds.
-        max_chars: Maximum length of the output and of each text in between, and the largest number in a call.
+        max_chars: Maximum length of the output and of each value in between.
+        written_chars: Number of characters that were written so far.
     """
 
     deadline: float
     max_chars: int
+    written_chars: int = 0
 
     def check_time(self) -> None:
         # The CPU time of the thread, so that a busy machine does not stop a template that does little.
         if time.thread_time() > self.deadline:
             raise TemplateLimitError("takes too long")
 
-    def check_values(self, values: Iterable[Any]) -> None:
+    def check_length(self, length: int) -> None:
+        if length > self.max_chars:
+            raise TemplateLimitError("makes too long a text")
+
+    def check_sizes(self, values: Iterable[Any]) -> None:
+        """Check the numbers among arguments that say how long a result is."""
         for value in values:
-            too_long = isinstance(value, str | bytes | list | tuple | dict) and len(value) > self.max_chars
-            if too_long or (isinstance(value, int) and abs(value) > self.max_chars):
-                raise TemplateLimitError("makes too long a text")
+            self.check_length(abs(value) if isinstance(value, int) else 0)
 
-    def check_format(self, text: str, values: Iterable[Any] = ()) -> None:
-        """Check the widths in a format string and its values."""
-        widths = "".join(c if c.isdigit() else " " for c in text).split()
-        self.check_values([*(int(digits[:20]) for digits in widths), *values])
-
-    def check_nested(self, value: Any) -> None:
-        """Check how long the text of nested lists would be, in which a list may occur many times."""
-        waiting, count = [value], 0
+    def measure(self, value: Any) -> int:
+        """Return the length of a value, at least one for each part of it, after checking it."""
+        waiting, length = [value], 0
         while waiting:
             value = waiting.pop()
-            count += len(value) if isinstance(value, str) else 1
-            if count > self.max_chars:
-                raise TemplateLimitError("makes too long a text")
-            waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            length += len(value) if isinstance(value, str | bytes) else 1
+            if isinstance(value, Collection) and not isinstance(value, str | bytes | range):
+                self.check_length(len(value))
+                waiting += value
+                waiting += value.values() if isinstance(value, dict) else ()
+            self.check_length(length + len(waiting))
+        return length
+
+    def write(self, length: int) -> None:
+        """Count characters that are written."""
+        self.written_chars += length
+        if self.written_chars > _MAX_WRITTEN_CHARS:
+            raise TemplateLimitError("makes too long a text")
 
 
 # Templates are also compiled outside of a rendering, when constants are folded.
@@ -135,14 +147,19 @@ class ChatTemplateProgram:
             TemplateFailureError: If it fails, or exceeds a limit.
         """
         seconds = MAX_SECONDS if max_seconds is None else max_seconds
-        max_chars = _OUTPUT_CHARS + _OUTPUT_FACTOR * _count_chars(variables)
-        token = _LIMITS.set(_Limits(time.thread_time() + seconds, max_chars))
+        limits = _Limits(time.thread_time() + seconds, _OUTPUT_CHARS + _OUTPUT_FACTOR * _count_chars(variables))
+        token = _LIMITS.set(limits)
+
+        def strftime_now(format_string: str) -> str:
+            # Each directive may have a width and write as much.
+            limits.check_length(sum(_numbers(format_string)))
+            return now.strftime(format_string)
+
         try:
             pieces, length = [], 0
-            for piece in self._template.generate(strftime_now=now.strftime, **variables):
+            for piece in self._template.generate(strftime_now=strftime_now, **variables):
                 length += len(piece)
-                if length > max_chars:
-                    raise TemplateLimitError("makes too long a text")
+                limits.check_length(length)
                 pieces.append(piece)
             return "".join(pieces)
         except Exception as error:  # a template can raise anything, such as ZeroDivisionError
@@ -152,17 +169,30 @@ class ChatTemplateProgram:
 
 
 class _LimitedNodes(NodeTransformer):
-    """Wraps loops and concatenations in filters that check the limits."""
+    """Wraps loops, concatenations and lists in filters that check the limits."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - the name in Jinja
+        written = sum(len(text.data) for text in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        node.iter = nodes.Filter(node.iter, "_limited_loop", [], [], None, None, lineno=node.lineno)
+        node.iter = self._filtered("_limited_loop", node.iter, nodes.Const(written))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         self.generic_visit(node)
-        parts = nodes.List(node.nodes, lineno=node.lineno)
-        return nodes.Filter(parts, "_limited_concat", [], [], None, None, lineno=node.lineno)
+        return self._filtered("_limited_concat", nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_List(self, node: nodes.List | nodes.Dict) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return self._filtered("_limited_value", node)
+
+    visit_Dict = visit_List  # noqa: N815
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Tuple | nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return self._filtered("_limited_value", node) if node.ctx == "load" else node
+
+    def _filtered(self, name: str, node: Any, *arguments: nodes.Expr) -> nodes.Filter:
+        return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
 class _LimitedCodeGenerator(CodeGenerator):
@@ -181,27 +211,31 @@ class _ChatEnvironment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         limits = _LIMITS.get()
         limits.check_time()
-        limits.check_values([*args, *kwargs.values()])
+        limits.measure([*args, *kwargs.values()])
+        text = getattr(function, "__self__", None)
+        if isinstance(text, str | bytes):
+            limits.check_sizes([*args, *kwargs.values()])
+            args = _check_growth(f"{function.__name__}()", text, args, kwargs)
         result = super().call(context, function, *args, **kwargs)
-        limits.check_values([result])
+        limits.write(limits.measure(result))
         return result
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         limits = _LIMITS.get()
         limits.check_time()
-        if operator == "%" and isinstance(left, str):
-            limits.check_format(left, right if isinstance(right, tuple) else (right,))
+        if operator == "%" and isinstance(left, str | bytes):
+            values = tuple(right.values()) if isinstance(right, dict) else right
+            _check_growth("format", left, values if isinstance(values, tuple) else (values,), {})
         if any(isinstance(number, int) and number.bit_length() > _MAX_BITS for number in (left, right)):
             raise TemplateLimitError("makes too large a number")
         if operator == "**" and isinstance(right, int | float) and abs(right) > _MAX_BITS:
             raise TemplateLimitError("makes too large a number")
         if operator == "*":
-            for text, count in ((left, right), (right, left)):
-                if isinstance(text, str | bytes | list | tuple) and isinstance(count, int):
-                    limits.check_values([len(text) * count])
+            for value, count in ((left, right), (right, left)):
+                if isinstance(value, str | bytes | list | tuple) and isinstance(count, int):
+                    limits.check_length(len(value) * count)
         result = super().call_binop(context, operator, left, right)
-        if isinstance(result, str | list | tuple):
-            limits.check_values([result])
+        limits.measure(result)
         return result
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -210,9 +244,7 @@ class _ChatEnvironment(ImmutableSandboxedEnvironment):
             return None
 
         def limited(*args: Any, **kwargs: Any) -> str:
-            limits = _LIMITS.get()
-            limits.check_format(str(value.__self__))
-            limits.check_nested([*args, *kwargs.values()])
+            _check_growth("format", value.__self__, args, kwargs)
             return formatted(*args, **kwargs)
 
         return limited
@@ -242,55 +274,135 @@ class _SafeNamespace(Namespace):
         _check_attribute(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"  # without the attributes, which can be long
+
 
 @functools.cache
 def _environment() -> _ChatEnvironment:
     environment = _ChatEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], finalize=_check_output
     )
-    del environment.filters[_RANDOM_FILTER], environment.globals[_RANDOM_GLOBAL]
+    for name in _EXCLUDED_FILTERS:
+        del environment.filters[name]
+    del environment.globals[_EXCLUDED_GLOBAL]
     environment.filters["tojson"] = _to_json
-    environment.filters["_limited_concat"] = _concatenate
     for name, function in list(environment.filters.items()):
         environment.filters[name] = _limited(name, function)
-    environment.filters["_limited_loop"] = _limited_loop
+    environment.filters |= {
+        "_limited_loop": _limited_loop,
+        "_limited_concat": _concatenate,
+        "_limited_value": _limited_value,
+    }
     environment.globals |= {"raise_exception": _raise_exception, "namespace": _SafeNamespace, "dict": _make_dict}
     return environment
 
 
 def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a filter that checks the limits of its arguments and of its result."""
+    takes_context = hasattr(function, "jinja_pass_arg")
 
     @functools.wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
         limits = _LIMITS.get()
         limits.check_time()
-        limits.check_values([*args[1:], *kwargs.values()])
-        if name == "format":
-            limits.check_format(str(args[0]))
-        if name in _FILTERS_TO_TEXT:
-            limits.check_nested(args)
-        result = function(*args, **kwargs)
-        limits.check_values([result])
+        context, (subject, *arguments) = (args[:1], args[1:]) if takes_context else ((), args)
+        limits.measure([subject, *arguments, *kwargs.values()])
+        if name in _FILTERS_WITH_SIZES:
+            limits.check_sizes([*arguments, *kwargs.values()])
+        if name == "join" and not isinstance(subject, Collection):
+            subject = list(subject)
+        _check_growth(name, subject, tuple(arguments), kwargs)
+        result = function(*context, subject, *arguments, **kwargs)
+        limits.measure(result)
         return result
 
     return limited
 
 
+def _check_growth(operation: str, subject: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Check an operation that can make a much longer text than its values are.
+
+    Args:
+        operation: Name of a filter, or of a method of texts with `()`.
+        subject: The value that it is applied to.
+        args: Its arguments.
+        kwargs: Its named arguments.
+
+    Returns:
+        The arguments; an iterator among those of `join()` has become a list.
+    """
+    if operation == "join()":
+        args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
+    count = _ADDED_CHARS.get(operation)
+    if count is not None:
+        _LIMITS.get().check_length(count(subject, *args, **kwargs))
+    return args
+
+
+def _count_tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> int:
+    size = indent if isinstance(indent, int) else len(str(indent or ""))
+    longest = sum(map(len, map(str, separators or ())))
+    # Every value can be on a line of its own, indented by as much as it is nested.
+    return _LIMITS.get().measure(value) * (size * _depth(value) + longest)
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return 1 + max(map(_depth, parts), default=0)
+
+
+def _count_formatted(text: Any, *args: Any, **kwargs: Any) -> int:
+    """Return how many characters a format string can write, given its values."""
+    limits, text, values = _LIMITS.get(), str(text), [*args, *kwargs.values()]
+    if "*" in text:  # a width that is a value
+        limits.check_sizes(values)
+    fields = text.count("%") + text.count("{")
+    return sum(_numbers(text)) + fields * max(map(limits.measure, values), default=0)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers in a text."""
+    return [int(digits[:20]) for digits in "".join(c if c.isdecimal() else " " for c in text).split()]
+
+
+def _length(value: Any) -> int:
+    return value if isinstance(value, int) else len(str(value))
+
+
+# How many characters an operation can add to a text, for those that write an argument in several places.
+_ADDED_CHARS: Final[Mapping[str, Callable[..., int]]] = {
+    "format": _count_formatted,
+    "indent": lambda text, width=4, *_, **__: (str(text).count("\n") + 1) * _length(width),
+    "join": lambda items, d="", *_, **__: len(items) * _length(d),
+    "replace": lambda text, old, new, *_, **__: str(text).count(str(old)) * _length(str(new)),
+    "tojson": _count_tojson,
+    "expandtabs()": lambda text, tabsize=8: len(text) * tabsize,
+    "join()": lambda separator, items: len(items) * len(separator),
+    "replace()": lambda text, old, new, *_, **__: text.count(old) * len(new),
+    "translate()": lambda text, table: len(text) * _LIMITS.get().measure(table),
+}
+
+
 @jinja2.pass_context  # constants are not folded in a filter that takes the context
-def _limited_loop(_context: Any, items: Iterable[Any]) -> Iterator[Any]:
+def _limited_loop(_context: Any, items: Iterable[Any], written_chars: int) -> Iterator[Any]:
     limits = _LIMITS.get()
     for item in items:
         limits.check_time()
+        limits.write(written_chars)
         yield item
 
 
+def _limited_value(value: Any) -> Any:
+    _LIMITS.get().measure(value)
+    return value
+
+
 def _concatenate(parts: list[Any]) -> str:
-    limits = _LIMITS.get()
-    limits.check_nested(parts)
-    texts = [part if isinstance(part, str) else str(part) for part in parts]
-    limits.check_values([sum(map(len, texts))])
-    return "".join(texts)
+    _LIMITS.get().measure(parts)
+    return "".join(part if isinstance(part, str) else str(part) for part in parts)
 
 
 def _to_json(
@@ -300,10 +412,11 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _check_output(value: Any) -> Any:
+@jinja2.pass_context  # as for loops
+def _check_output(_context: Any, value: Any) -> Any:
     """Check the limits of a value that is written."""
-    if not isinstance(value, str):
-        _LIMITS.get().check_nested(value)
+    limits = _LIMITS.get()
+    limits.write(limits.measure(value))
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -52,7 +53,41 @@ ENDLESS = [
     "{% set ns = namespace(x=[1]) %}{% for a in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
     "{% set ns = namespace(x=[1]) %}{% for a in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
     "{{ ns.x | tojson }}",
+    "{% set ns = namespace(x=[1], y=[1]) %}{% for a in range(99) %}{% set ns.x, ns.y = (ns.x, ns.x), (ns.y, ns.y) %}"
+    "{% endfor %}{{ ns.x == ns.y }}",
+    "{% set ns = namespace(x={}) %}{% for a in range(99) %}{% set ns.x = {'a': ns.x.items(), 'b': ns.x.items()} %}"
+    "{% endfor %}{{ ns.x | upper }}",
+    "{{ '%s' * 99999 % ((messages,) * 99999) }}",
 ]
+# Programs that make a text of 200 MB in one instruction, of values that are short enough.
+LONG_TEXTS = [
+    "{{ ('x' * 10000).join(['a'] * 20000) | length }}",
+    "{{ ('x' * 10000).join(range(20000) | map('string')) | length }}",
+    "{{ range(20000) | join('x' * 10000) | length }}",
+    "{{ ('a' * 20000).replace('a', 'x' * 10000) | length }}",
+    "{{ ('a' * 20000) | replace('a', 'x' * 10000) | length }}",
+    "{{ ('a' * 20000).translate({97: 'x' * 10000}) | length }}",
+    "{{ ('\t' * 20000).expandtabs(10000) | length }}",
+    "{{ ('\n' * 20000) | indent(10000, blank=true) | length }}",
+    "{{ ([1] * 20000) | tojson(indent=10000) | length }}",
+    "{{ ('{0}' * 20000).format('x' * 10000) | length }}",
+    "{{ ('%(a)s' * 20000 % {'a': 'x' * 10000}) | length }}",
+    "{{ ('%(a)s' * 20000) | format(a='x' * 10000) | length }}",
+    "{{ strftime_now('%9999Y' * 20000) | length }}",
+    "{% filter upper %}{% for a in range(20000) %}{{ 'x' * 10000 }}{% endfor %}{% endfilter %}",
+    "{% set a %}{% for a in range(20000) %}" + "x" * 10_000 + "{% endfor %}{% endset %}{{ a | length }}",
+]
+# Filters with arguments that make no long text.
+SHORT_TEXTS = {
+    "{{ messages | map(attribute='role') | join(', ') }}": "system, user, assistant",
+    "{{ ', '.join(messages | map(attribute='role')) }}": "system, user, assistant",
+    "{{ 'a b' | replace(' ', '--') }}{{ 'a b'.replace(' ', '') }}": "a--bab",
+    "{{ {'a': [1]} | tojson(indent=1) }}": '{\n "a": [\n  1\n ]\n}',
+    "{{ 'a\nb' | indent(width=2, first=true) }}{{ 'a\tb'.expandtabs(4) }}": "  a\n  ba   b",
+    "{{ '%d' % 20260101 }}{{ '{:>9}'.format(20260101) }}{{ x | default(20260101) }}": "20260101 2026010120260101",
+    "{{ strftime_now('%Y%m%d') | int + 1 }}": "20240230",
+    "{% for a, b in [('x', {'y': (1, 2)})] %}{{ a ~ b }}{% endfor %}": "x{'y': (1, 2)}",
+}
 
 
 def render(source: str, **variables: Any) -> str:
@@ -80,7 +115,7 @@ def test_templates_render_as_in_transformers(source: str) -> None:
         ("{{ messages.append(1) }}", "fails ("),
         ("{% set ns = namespace(__class__=1) %}", "fails ("),
         ("{{ '(' * 3 }}" + "{{ " + "(" * 4000 + "1" + ")" * 4000 + " }}", "needs too much memory"),
-        ("x" * 1_000_001, "is too long"),
+        ("x" * 200_001, "is too long"),
     ],
 )
 def test_a_failure_says_on_one_line_what_the_template_does(source: str, failure: str) -> None:
@@ -98,6 +133,23 @@ def test_a_template_cannot_run_on_or_fill_the_memory(source: str) -> None:
     with pytest.raises(TemplateFailureError, match=r"takes too long|makes too l|needs too much memory"):
         render(source)
     assert time.thread_time() - start < 1
+
+
+@pytest.mark.parametrize("source", LONG_TEXTS)
+def test_a_text_that_would_be_too_long_is_not_made(source: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateFailureError, match="makes too long a text"):
+            ChatTemplateProgram(source).render({"messages": MESSAGES}, NOW)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 120_000_000
+
+
+@pytest.mark.parametrize("source", SHORT_TEXTS)
+def test_the_limits_do_not_affect_short_texts(source: str) -> None:
+    assert render(source) == SHORT_TEXTS[source]
 
 
 def test_the_limit_of_time_holds_in_other_threads_at_the_same_time() -> None:
