@@ -109,6 +109,21 @@ def has_same_form(rewording: Rewording) -> bool:
     return asks == (rewording.kind != "statement")
 
 
+def asks_the_same(rewording: Rewording) -> bool:
+    """Return whether the rewrite of a question has its question words, and that of a yes-or-no question none."""
+    language = rewording.language
+    if language is None or rewording.kind != "question" or not language.interrogatives:
+        return True
+    body, original = rewording.body_words, rewording.original_words
+    asked, asks = ([not group.isdisjoint(found) for group in language.interrogatives] for found in (original, body))
+    if any(new and not old for old, new in zip(asked, asks, strict=True)):
+        return False
+    # A noun may stand for the first group: `what it is for`, `the purpose of it`.
+    if any(old and not new for old, new in zip(asked[1:], asks[1:], strict=True)):
+        return False
+    return any(asked) or not rewording.opening or not language.whether_words.isdisjoint(body)
+
+
 def has_same_persons(rewording: Rewording) -> bool:
     """Return whether the rewrite speaks of the same persons as the original, openings aside.
 
@@ -206,6 +221,7 @@ CHECKS: Final[dict[str, Callable[[Rewording], bool]]] = {
     "form": has_same_form,
     "length": has_similar_length,
     "loop": has_no_loop,
+    "question word": asks_the_same,
     "numbers": has_same_numbers,
     "negation": has_same_negation,
     "names": has_same_names,

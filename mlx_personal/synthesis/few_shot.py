@@ -20,7 +20,7 @@ from mlx_personal.synthesis.units import Unit, UnitPrompt
 
 # What is added to the logits of the original's words until they have been generated, in nats.
 _CONTENT_BONUS: Final = 3.0
-_FUNCTION_BONUS: Final = 0.5
+_FUNCTION_BONUS: Final = 1.0
 # The same for the tokens that close the answer, when all words have been generated: against answers that run on.
 _CLOSING_BONUS: Final = 4.0
 _CLOSINGS: Final = ("]", "?]", ".]", "!]", ".", "?", "!")

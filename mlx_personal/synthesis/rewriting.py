@@ -31,6 +31,9 @@ KEPT = "kept"
 _TOO_LITTLE: Final = ("too near", "duplicate")
 # Maximum number of tokens of a text whose similarity to its rewrite is computed.
 _EMBEDDED_TOKENS: Final = 256
+# A dialogue that keeps most of its rewrites has attempts left for the others, but each round computes the prompts'
+# shared beginning again, for fewer and fewer draws.
+_ROUNDS_PER_ATTEMPT: Final = 2
 # A sentence that has failed so often stays as it is, if another one of its dialogue is reworded.
 _MAX_UNIT_FAILURES: Final = 2
 # The lowest and the highest temperature of later attempts.
@@ -183,11 +186,12 @@ class _Synthesis:
         if self._config.check_meaning and any(original.units for original in self._originals):
             texts = [_compared_text(original.dialogue, self._config) for original in self._originals]
             self._similarity = SimilarityCheck(HiddenStateEmbedder(self._lm, _EMBEDDED_TOKENS), texts)
-        round_number = 0
-        while draws := self._open_draws(round_number):
+        for round_number in range(_ROUNDS_PER_ATTEMPT * self._config.max_attempts):
+            draws = self._open_draws(round_number)
+            if not draws:
+                break
             self._generate(draws, round_number, on_progress)
             self._decide(draws)
-            round_number += 1
         candidates = []
         for index, original in enumerate(self._originals):
             too_long = [] if original.units else [RewriteCandidate(index, None, "", None, "too long")] * self._config.k

@@ -92,16 +92,16 @@ def material_start(parts: Sequence[Sentence], language: Language | None) -> int:
 
 
 def with_end_of(sentence: str, original: str) -> str:
-    """Return a sentence with the end of its original: a mark if the original has one and it has none, or without.
+    """Return a sentence with the end of its original, if only one of them has a mark or it only exclaims.
 
     Args:
         sentence: The sentence.
         original: The sentence that it rewrites.
     """
     end, own_end = _END.search(original), _END.search(sentence)
-    if end and not own_end:
-        return sentence + end.group()
-    return sentence if end or not own_end else sentence[: own_end.start()]
+    if own_end and (not end or own_end.group().startswith("!")):
+        sentence, own_end = sentence[: own_end.start()], None
+    return sentence + end.group() if end and not own_end else sentence
 
 
 def can_be_reworded(sentence: str, language: Language | None) -> bool:

@@ -20,6 +20,7 @@ _WORD_SETS: Final = (
     "function_words",
     "question_words",
     "request_verbs",
+    "whether_words",
     "negations",
     "number_words",
     "first_person",
@@ -39,6 +40,8 @@ class Language:
         code: Its ISO 639-1 code.
         function_words: Words without content of their own: articles, pronouns, prepositions, auxiliaries.
         question_words: Words with which a question begins that may lack its question mark; in Chinese, words inside it.
+        interrogatives: Groups of question words, of which those of one group may replace each other.
+        whether_words: Words that begin an indirect question without a question word.
         request_verbs: Words with which a request begins.
         negations: Words that negate.
         number_words: Numbers that are written as words.
@@ -58,6 +61,8 @@ class Language:
     code: str
     function_words: frozenset[str]
     question_words: frozenset[str]
+    interrogatives: tuple[frozenset[str], ...]
+    whether_words: frozenset[str]
     request_verbs: frozenset[str]
     negations: frozenset[str]
     number_words: frozenset[str]
@@ -82,8 +87,9 @@ def load_languages() -> tuple[Language, ...]:
 
 def _parse(stored: dict[str, Any]) -> Language:
     word_sets: dict[str, Any] = {name: frozenset(" ".join(stored[name]).split()) for name in _WORD_SETS}
+    interrogatives = tuple(frozenset(group.split()) for group in stored["interrogatives"])
     by_kind = {kind: tuple((text, rewrite) for text, rewrite in stored["examples"][kind]) for kind in KINDS}
     openings = {kind: tuple(stored["openings"][kind]) for kind in KINDS}
     lists: dict[str, Any] = {name: tuple(stored[name]) for name in ("other_openings", "comments")}
     texts: dict[str, Any] = {name: stored[name] for name in ("code", "instruction", "bracket_instruction", "system")}
-    return Language(**word_sets, **texts, examples=by_kind, openings=openings, **lists)
+    return Language(**word_sets, interrogatives=interrogatives, **texts, examples=by_kind, openings=openings, **lists)
