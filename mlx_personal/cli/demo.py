@@ -86,7 +86,10 @@ def _run(cli: CommandContext, model: str) -> DemoResult:
 def _show_result(console: Console, result: DemoResult, chat: str) -> None:
     from rich.table import Table
 
-    table = Table("question", "before", "after", show_lines=True, title="The same questions, before and after")
+    from mlx_personal.demo.settings import MAX_ANSWER_TOKENS
+
+    title = f"The same questions, before and after (answers of at most {MAX_ANSWER_TOKENS} tokens)"
+    table = Table("question", "before", "after", show_lines=True, title=title)
     for row in result.asked_again:
         table.add_row(*(printable(text) for text in row))
     console.print(table)

@@ -13,18 +13,19 @@ from mlx_personal.finetune import LoRAConfig
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
 
-# All questions are asked in one day. The preferred answers have at most 70 tokens.
+# All questions are asked in one day.
 _ANNOTATION: Final = AnnotationConfig(questions_per_day=1000)
-_MAX_ANSWER_TOKENS: Final = 80
+# A little more than the preferred answers need. Answers of an unadapted model are longer and are cut off.
+MAX_ANSWER_TOKENS: Final = 80
 
-# Differences from the defaults: 96 bins, because the stream has only 480 conversations; a higher learning rate, because
+# Differences from the defaults: 96 bins, because the stream has only 421 different conversations; a higher learning rate, because
 # the embedded model is a thousand times smaller than the models that the default is for.
 EMBEDDED_MODEL_CONFIG: Final = Config(
     selection=SelectionConfig(bins=96),
     annotation=_ANNOTATION,
     finetune=LoRAConfig(learning_rate=4e-3, epochs=4),
-    evaluation=EvaluationConfig(max_tokens=_MAX_ANSWER_TOKENS),
-    chat=ChatConfig(max_tokens=_MAX_ANSWER_TOKENS),
+    evaluation=EvaluationConfig(max_tokens=MAX_ANSWER_TOKENS),
+    chat=ChatConfig(max_tokens=MAX_ANSWER_TOKENS),
 )
 
 # Hidden size of SmolLM2-135M-Instruct, with which the settings of chat models were found.
@@ -41,8 +42,8 @@ CHAT_MODEL_CONFIG: Final = Config(
     annotation=_ANNOTATION,
     synthesis=SynthesisConfig(k=2, max_attempts=2),
     finetune=LoRAConfig(learning_rate=2e-3, epochs=3, num_layers=16, dropout=0.0),
-    evaluation=EvaluationConfig(holdout_ratio=0.2, max_tokens=_MAX_ANSWER_TOKENS),
-    chat=ChatConfig(temperature=0.0, repetition_penalty=1.0, max_tokens=_MAX_ANSWER_TOKENS),
+    evaluation=EvaluationConfig(holdout_ratio=0.2, max_tokens=MAX_ANSWER_TOKENS),
+    chat=ChatConfig(temperature=0.0, repetition_penalty=1.0, max_tokens=MAX_ANSWER_TOKENS),
 )
 
 
