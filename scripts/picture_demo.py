@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-WIDTH = 110
+WIDTH = 114
 # What the picture shows instead of the temporary home folder.
 SHOWN_HOME = "~/.config/mlx-personal"
 

@@ -18,8 +18,8 @@ _ANNOTATION: Final = AnnotationConfig(questions_per_day=1000)
 # A little more than the preferred answers need. Answers of an unadapted model are longer and are cut off.
 MAX_ANSWER_TOKENS: Final = 80
 
-# Differences from the defaults: 96 bins, because the stream has only 421 different conversations; a higher learning rate, because
-# the embedded model is a thousand times smaller than the models that the default is for.
+# Differences from the defaults: 96 bins, because the stream has only 421 different conversations; a higher learning
+# rate, because the embedded model is a thousand times smaller than the models that the default is for.
 EMBEDDED_MODEL_CONFIG: Final = Config(
     selection=SelectionConfig(bins=96),
     annotation=_ANNOTATION,
