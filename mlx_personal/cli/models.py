@@ -109,20 +109,27 @@ def delete(cli: CommandContext, name: str, yes: bool, force: bool) -> CommandRes
 
 
 def _show_list(console: Console, cli: CommandContext, listed: Sequence[ListedModel]) -> None:
-    from rich.table import Table
-
     usable = [model for model in listed if model.model.problem is None]
     if usable:
-        table = Table("name", "in", "parameters", "stored as", "on disk", "chat", "training")
-        table.columns[0].overflow = "fold"
+        rows = [["architecture", "parameters", "stored as", "on disk", "chat", "training", "name"]]
         for item in usable:
             model = item.model
-            fits = [_FITS[item.fits_chat], _FITS[item.fits_training]]
             numbers = [_count_text(model.parameters) or "?", model.quantization or "?", bytes_text(model.size_bytes)]
-            table.add_row(*map(printable, [model.name, model.store, *numbers, *fits]))
-        console.print(table)
+            rows.append(
+                [
+                    model.architecture or "?",
+                    *numbers,
+                    _FITS[item.fits_chat],
+                    _FITS[item.fits_training],
+                    _one_line(model.name),
+                ]
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        # The name comes last and is not wrapped, so that it can be copied.
+        print_lines(console, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
         print_lines(
             console,
+            "",
             "chat, training: whether its memory is available on this machine now",
             f"To use one: {cli.command('init', '--model', 'NAME')}",
         )
@@ -131,7 +138,12 @@ def _show_list(console: Console, cli: CommandContext, listed: Sequence[ListedMod
     unusable = [item.model for item in listed if item.model.problem is not None]
     if unusable:
         print_lines(console, "", "Cannot be used:")
-        print_lines(console, *(f"  {model.name} ({model.store}): {model.problem}" for model in unusable))
+        print_lines(console, *(_one_line(f"  {model.name} ({model.store}): {model.problem}") for model in unusable))
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line feeds, which names of files may contain."""
+    return text.replace("\n", "\ufffd")
 
 
 def _count_text(parameters: int | None) -> str | None:

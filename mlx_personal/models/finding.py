@@ -71,7 +71,13 @@ def _find(name_or_path: str | Path, home: Home, on_progress: Progress | None) ->
             return FoundModel(name.text, _DEMO_MODEL_FOLDER)
         case NameKind.OLLAMA:
             path = _ollama_file(name.text, home)
-            return _from_gguf(path, str(name_or_path), home, on_progress, ollama.digest_of(path))
+            try:
+                return _from_gguf(path, str(name_or_path), home, on_progress, ollama.digest_of(path))
+            except UserError as error:
+                if error.where != str(path):
+                    raise
+                # The name says more than that of the blob.
+                raise UserError(error.what, str(name_or_path), error.hint) from error
         case NameKind.LM_STUDIO:
             path = _lm_studio_path(name.text, home)
         case NameKind.HUB:

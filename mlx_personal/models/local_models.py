@@ -185,7 +185,7 @@ def _size(path: Path) -> int:
     try:
         if path.is_dir():
             with os.scandir(path) as files:
-                return sum(file.stat().st_size for file in files if file.is_file())
+                return sum(os.path.getsize(file) for file in files if os.path.isfile(file))
         return path.stat().st_size
     except OSError:
         return 0

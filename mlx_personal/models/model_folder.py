@@ -21,6 +21,9 @@ TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config
 
 _OTHER_MODEL = "name another model"
 _MAX_JSON_BYTES = 64 * 2**20
+# A damaged number of layers could fill the memory: a model is built before its weights are read.
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_MAX_LAYERS = 10_000
 # Values of `quantization_config.quant_method` for which mlx-lm has a loader.
 _QUANTIZATION_METHODS = frozenset(("awq", "bitnet", "compressed-tensors", "fp8", "gptq", "modelopt", "mxfp4", "mxfp8"))
 # Classes of models that do not predict the next token.
@@ -42,7 +45,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
         UserError: If the file cannot be read, or contains something else.
     """
     try:
-        content = json.loads(file.read_bytes()) if file.stat().st_size <= _MAX_JSON_BYTES else None
+        # Reading a pipe or a device may never end.
+        is_readable = file.is_file() and file.stat().st_size <= _MAX_JSON_BYTES
+        content = json.loads(file.read_bytes()) if is_readable or not file.exists() else None
     except OSError as error:
         raise from_os_error(error, file) from error
     except (ValueError, RecursionError):
@@ -67,6 +72,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     _check_files(folder)
     config = read_json_object(folder / "config.json")
     _check_shards(folder)
+    _check_layer_count(config, folder)
     _check_model_class(config, folder)
     _check_quantization(config, folder)
     _check_tokenizer(config, folder)
@@ -75,7 +81,11 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
 
 def _check_files(folder: Path) -> None:
     """Raise UserError if the folder holds no weights that mlx-lm reads, or something else than a model."""
-    names = sorted(path.name for path in folder.iterdir())
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError("is a pipe or a device, not a file of a model", path, _OTHER_MODEL)
+    names = [path.name for path in paths]
     has_config, has_weights = "config.json" in names, any(folder.glob(WEIGHT_FILES))
     if has_config and has_weights:
         return
@@ -103,6 +113,15 @@ def _check_shards(folder: Path) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weight file {quoted(missing[0])}{more} is missing", folder, "download the model again")
+
+
+def _check_layer_count(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError if the model has more layers than any model."""
+    text_config = config.get("text_config")
+    for sizes in (config, text_config if isinstance(text_config, dict) else {}):
+        for count in (sizes.get(name) for name in _LAYER_COUNTS):
+            if isinstance(count, int | float) and not count <= _MAX_LAYERS:
+                raise UserError("its config.json has an impossible number of layers", folder, "download it again")
 
 
 def _check_model_class(config: Mapping[str, Any], folder: Path) -> None:

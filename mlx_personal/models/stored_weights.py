@@ -85,6 +85,9 @@ def _stored_weight(name: str, entries: Mapping[str, Any], quantization: Mapping[
     """Return one weight, given the entries of all weights in the files."""
     dtype, shape = str(entries[name]["dtype"]), tuple(int(size) for size in entries[name]["shape"])
     size = math.prod(shape) * _DTYPE_BYTES.get(dtype, _UNKNOWN_DTYPE_BYTES)
+    begin, end = entries[name]["data_offsets"]
+    if min(shape, default=0) < 0 or (dtype in _DTYPE_BYTES and end - begin != size):
+        raise ValueError("the shape does not fit the data")
     layer, _, parameter = name.rpartition(".")
     if f"{layer}.scales" not in entries:
         return StoredWeight(shape, dtype, size)
@@ -97,6 +100,8 @@ def _stored_weight(name: str, entries: Mapping[str, Any], quantization: Mapping[
 
 def _read_header(file: Path) -> dict[str, Any]:
     """Read the header of a safetensors file: its length in 8 bytes, then JSON."""
+    if not file.is_file():  # reading a pipe may never end
+        raise ValueError("not a file")
     size = file.stat().st_size
     with file.open("rb") as data:
         length = int.from_bytes(data.read(8), "little")

@@ -36,6 +36,9 @@ def test_the_list_names_models_by_what_init_takes(stores: ModelStores) -> None:
     assert tiny["training_bytes"] > tiny["parameters"] * 4
     assert listed["ollama:broken:latest"]["problem"] == "its manifest is damaged"
     output = run_cli("models", "list").stdout
+    lines = [line.split() for line in output.splitlines()]
+    assert " ".join(lines[0]) == "architecture parameters stored as on disk chat training name"
+    assert next(line for line in lines if line[-1:] == ["ollama:tiny:latest"])[:3] == ["llama", "0M", "F32"]
     assert run_cli("models").stdout == output
     assert "ollama:broken:latest (ollama): its manifest is damaged" in output
     assert run_json("models", "list") == run_json("models")
@@ -101,6 +104,8 @@ def test_models_are_converted_into_the_home_that_is_named(stores: ModelStores, h
 def test_names_cannot_change_the_terminal(stores: ModelStores, gguf_file: Path) -> None:
     stores.add_lm_studio("x/\x1b[2J/a.gguf", gguf_file)
     stores.add_lm_studio("x/\x1b]0;b/a.gguf", gguf_file).write_bytes(b"")
+    stores.add_lm_studio("x/two\nlines/a.gguf", gguf_file)
     output = run_cli("models").stdout
+    assert "x/two\ufffdlines" in output
     assert "\x1b[2J" not in output and "\x1b]0" not in output
     assert "lmstudio:x/\x1b[2J" in {model["name"] for model in json.loads(run_cli("models", "--json").stdout)}

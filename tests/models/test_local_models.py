@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -201,6 +202,19 @@ def cut_weights(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
+def make_weights_a_pipe(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def change_shape(shape: list[int]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}).encode()
+        (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+    return write
+
+
 def rename_weights(name: str) -> Callable[[Path], None]:
     def rename(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / name)
@@ -235,6 +249,10 @@ FOLDER_PROBLEMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "consolidated": (rename_weights("consolidated.safetensors"), "none of its weight files is called"),
     "pytorch": (rename_weights("pytorch_model.bin"), "are PyTorch files"),
     "no-tokenizer": (remove_tokenizer, "has no tokenizer"),
+    "layers": (with_config(num_hidden_layers=10**9), "an impossible number of layers"),
+    "inner-layers": (with_config(text_config={"num_layers": float("inf")}), "an impossible number of layers"),
+    "pipe": (lambda folder: os.mkfifo(folder / "chat_template.jinja"), "chat_template.jinja: is a pipe or a device"),
+    "weights-pipe": (make_weights_a_pipe, "model.safetensors: is a pipe or a device"),
     "config-list": (write_file("config.json", "[1]"), "config.json: is not a JSON object"),
     "config-nested": (write_file("config.json", "[" * 100_000), "config.json: is not a JSON object"),
     "config-binary": (lambda folder: write_bytes(folder / "config.json"), "config.json: is not a JSON object"),
@@ -246,11 +264,21 @@ def write_bytes(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
 
 
-def test_cut_weights_are_listed_as_damaged(stores: ModelStores, tiny_model_folder: Path) -> None:
-    cut_weights(stores.add_hub("x/cut", tiny_model_folder))
-    assert "damaged" in problems()["x/cut"]
+@pytest.mark.parametrize("damage", [cut_weights, change_shape([2**40, 2**40]), change_shape([-1])])
+def test_damaged_weights_are_listed_as_damaged(
+    stores: ModelStores, tiny_model_folder: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(stores.add_hub("x/damaged", tiny_model_folder))
+    assert "damaged" in problems()["x/damaged"]
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_language_model("x/cut")
+        load_language_model("x/damaged")
+
+
+def test_an_error_in_a_blob_names_the_model(stores: ModelStores, gguf_file: Path) -> None:
+    blob = stores.add_ollama("registry.ollama.ai/library/growing/latest", gguf_file)
+    blob.write_bytes(gguf_file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"^ollama:growing: is cut short or still being written"):
+        find_model("ollama:growing")
 
 
 def test_a_folder_that_cannot_be_read_is_one_line_of_the_list(
