@@ -134,7 +134,9 @@ def has_same_persons(rewording: Rewording) -> bool:
         return True
     original, body = set(rewording.original_words), set(rewording.body_words)
     original_body = set(words(rewording.original[len(opening_of(rewording.original, language)) :]))
-    lost = original_body & language.first_person and not set(words(rewording.rewrite)) & language.first_person
+    # `How do I bake bread?` may become `Can you tell me how to bake bread?`
+    rewrite = body if rewording.kind == "statement" else set(words(rewording.rewrite))
+    lost = original_body & language.first_person and not rewrite & language.first_person
     persons = (language.first_person, language.second_person, language.third_person)
     return not lost and not any(body & person and not original & person for person in persons)
 

@@ -62,12 +62,13 @@ class FewShot:
                 continue
             whole = [Sentence(message.content, "")]
             parts = split_parts(message.content, language) if self._is_guided else whole
-            end, after_address = material_start(parts, language), False
+            end, after_address, is_first = material_start(parts, language), False, True
             for index, (text, space) in enumerate((part.text, part.space) for part in parts):
                 own_language = detect_language(text) or language
                 is_fixed = index >= end or not can_be_reworded(text, own_language)
                 kind = kind_of(text, own_language)
-                units.append(Unit(text, turn, is_fixed, space, after_address, own_language, kind))
+                units.append(Unit(text, turn, is_fixed, space, after_address, is_first, own_language, kind))
+                is_first = is_first and is_fixed
                 after_address = text.endswith(",")
         if all(unit.is_fixed for unit in units):
             longest = max(range(len(units)), key=lambda i: len(units[i].text))
@@ -167,20 +168,28 @@ def _opening(unit: Unit, attempt: int) -> str:
     if unit.kind == "statement":
         # Parts of a statement can change places: those of the text itself come between the introducing words.
         clauses = _clause_openings(unit.text, unit.language)
-        openings = [*clauses[:2], *openings[:2], *clauses[2:4], *openings[2:]] if clauses else openings
+        openings = openings if unit.is_introduced else [""]
+        openings = [*clauses[:2], *openings[:2], *clauses[2:4], *openings[2:]]
     original = unit.text.lower()
     openings = [opening for opening in openings if not opening or not original.startswith(opening.lower())]
     return openings[attempt % len(openings)] if openings else ""
 
 
 def _clause_openings(text: str, language: Language) -> list[str]:
-    """Return the first two words of each part of a statement that may come first, capitalized."""
-    found = [match.group() for match in _WORD.finditer(text)]
+    """Return the first two words of each part of a statement that may come first, capitalized.
+
+    Such a part begins with an adverb, a preposition or a subordinator; with a pronoun only after a conjunction or a
+    comma, because elsewhere it is an object.
+    """
+    matches = list(_WORD.finditer(text))
+    persons = language.first_person | language.second_person | language.third_person
     openings = []
-    for position in range(2, len(found) - 2):
-        if words(found[position])[:1] and words(found[position])[0] in language.clause_starts:
-            first, second = found[position : position + 2]
-            openings.append(f"{first[0].upper()}{first[1:]} {second}")
+    for before, match, after in zip(matches[1:], matches[2:], matches[3:-1], strict=False):
+        word = words(match.group())[0]
+        begins_clause = "," in text[before.end() : match.start()] or before.group().lower() in language.conjunctions
+        goes_on = after.group().lower() not in language.conjunctions
+        if word in language.clause_starts and goes_on and (begins_clause or word not in persons):
+            openings.append(f"{match.group()[0].upper()}{match.group()[1:]} {after.group()}")
     return list(dict.fromkeys(openings))
 
 

@@ -20,6 +20,7 @@ class Unit:
         is_fixed: Whether it stays as it is, because it is too short to be reworded.
         space: The white space after it.
         follows_address: Whether it comes after a form of address (`Doctor, ...`), so that it begins in lower case.
+        is_introduced: Whether it may begin with introducing words; only one sentence of a turn does.
         language: Its language, or None.
         kind: Whether it asks, requests or states something.
     """
@@ -29,6 +30,7 @@ class Unit:
     is_fixed: bool = False
     space: str = ""
     follows_address: bool = False
+    is_introduced: bool = True
     language: Language | None = None
     kind: Kind = "question"
 

@@ -108,6 +108,23 @@ def test_attempts_have_different_openings_but_never_that_of_the_text() -> None:
     assert beginnings[-1] == beginnings[0]
 
 
+def test_a_statement_may_begin_with_a_later_part_of_it_and_only_one_of_a_turn_is_introduced() -> None:
+    rewriting, _ = method("few-shot-guided")
+    dialogue = Dialogue.of(
+        "I saw my dog while running in the park, and it barked. We then went to town with my sister.", "Oh."
+    )
+    first, second = rewriting.units(dialogue)
+    found = [[rewriting.prompt(dialogue, unit, n).beginning[1:] for n in range(30)] for unit in (first, second)]
+    assert [
+        sorted({text for text in texts if text and text not in ENGLISH.openings["statement"]}) for texts in found
+    ] == [
+        ["In the", "It barked", "While running"],
+        ["With my"],
+    ]
+    assert "To be honest," in found[0]
+    assert "To be honest," not in found[1]
+
+
 def test_content_words_get_a_higher_bonus_and_words_of_the_opening_none() -> None:
     rewriting, model, unit, dialogue = unit_of("Glass of Murano: can you make it?")
     constraint = rewriting.prompt(dialogue, unit, 0).constraint

@@ -27,6 +27,7 @@ _WORD_SETS: Final = (
     "second_person",
     "third_person",
     "clause_starts",
+    "conjunctions",
 )
 
 
@@ -49,6 +50,7 @@ class Language:
         second_person: Words by which speakers mean the other one.
         third_person: Words for persons who do not take part.
         clause_starts: Words with which a part of a statement begins that may also come first.
+        conjunctions: Words that join clauses without changing their order.
         instruction: The instruction to rewrite a text.
         bracket_instruction: The same for an answer in brackets.
         system: The system turn before the worked examples.
@@ -70,6 +72,7 @@ class Language:
     second_person: frozenset[str]
     third_person: frozenset[str]
     clause_starts: frozenset[str]
+    conjunctions: frozenset[str]
     instruction: str
     bracket_instruction: str
     system: str
