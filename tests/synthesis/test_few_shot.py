@@ -111,7 +111,7 @@ def test_attempts_have_different_openings_but_never_that_of_the_text() -> None:
 def test_a_statement_may_begin_with_a_later_part_of_it_and_only_one_of_a_turn_is_introduced() -> None:
     rewriting, _ = method("few-shot-guided")
     dialogue = Dialogue.of(
-        "I saw my dog while running in the park, and it barked. We then went to town with my sister.", "Oh."
+        "I saw my dog while running in the park, and it barked at me. We then went to town with my sister.", "Oh."
     )
     first, second = rewriting.units(dialogue)
     found = [[rewriting.prompt(dialogue, unit, n).beginning[1:] for n in range(30)] for unit in (first, second)]
