@@ -197,9 +197,8 @@ def test_forms_of_address_and_material_stay_as_they_are() -> None:
         ("And this is a word.", True),
     ]
     head, instruction = units[1], units[2]
-    assert rewriting.parse(head, rewriting.prompt(dialogue, head, 2), "Since May my head hurts a lot") == (
-        "since May my head hurts a lot."
-    )
+    free = next(p for n in range(9) if (p := rewriting.prompt(dialogue, head, n)).beginning == "[")
+    assert rewriting.parse(head, free, "Since May my head hurts a lot") == ("since May my head hurts a lot.")
     prompts = (rewriting.prompt(dialogue, instruction, attempt) for attempt in range(9))
     free = next(prompt for prompt in prompts if prompt.beginning == "[")
     asked = rewriting.parse(instruction, free, "Can you sort these words by length?")
