@@ -9,13 +9,13 @@ from pathlib import Path
 from huggingface_hub import errors as hub_errors
 
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.models.converted_models import convert_once
 from mlx_personal.models.gguf.file import GGUFFile, read_gguf
 from mlx_personal.models.local_models import local_model_names
 from mlx_personal.models.mlx_lm_compat import cached_model_folder, download_model
 from mlx_personal.models.model_folder import check_model_folder
 from mlx_personal.models.model_names import NAMES_HINT, NameKind, parse_model_name, suggest_names
 from mlx_personal.models.stores import lm_studio, ollama
+from mlx_personal.models.stores.converted import convert_once
 from mlx_personal.progress import Progress
 from mlx_personal.storage.home import Home
 

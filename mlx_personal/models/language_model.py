@@ -23,7 +23,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
 from mlx_personal.models.adapter_folder import read_adapter_config
-from mlx_personal.models.chat_template import ChatTemplate
+from mlx_personal.models.chat_template.template import ChatTemplate
 from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.mlx_lm_compat import seeded
 from mlx_personal.models.safe_loading import load_unread_model

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlx_personal.errors import UserError, from_os_error
-from mlx_personal.models import converted_models
 from mlx_personal.models.gguf.architectures import architecture_of
 from mlx_personal.models.gguf.file import GGUFFile, read_gguf
 from mlx_personal.models.model_folder import check_model_folder, read_json_object
 from mlx_personal.models.stored_weights import quantization_name, stored_weights
-from mlx_personal.models.stores import hugging_face, llama_cpp, lm_studio, ollama
+from mlx_personal.models.stores import converted, hugging_face, llama_cpp, lm_studio, ollama
 from mlx_personal.models.stores.entry import StoreEntry
 from mlx_personal.storage.home import Home
 
@@ -119,7 +118,7 @@ def describe_model(store: str, entry: StoreEntry) -> LocalModel:
 
 def _entries(home: Home) -> Iterator[tuple[str, StoreEntry]]:
     """Yield the entries of all stores with the store's name."""
-    for store, entries in {CONVERTED: lambda: converted_models.entries(home.models), **_STORES}.items():
+    for store, entries in {CONVERTED: lambda: converted.entries(home.models), **_STORES}.items():
         yield from ((store, entry) for entry in sorted(entries(), key=lambda entry: entry.name))
 
 

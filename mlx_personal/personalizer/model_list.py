@@ -9,10 +9,10 @@ from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.planning.fit import memory_needs
-from mlx_personal.models import converted_models
 from mlx_personal.models.local_models import LocalModel, find_local_model, list_local_models, local_model_names
 from mlx_personal.models.model_names import suggest_names
-from mlx_personal.models.model_source import read_source
+from mlx_personal.models.stores import converted
+from mlx_personal.models.stores.model_source import read_source
 from mlx_personal.profile.store import base_model_of
 from mlx_personal.runtime.memory import usable_memory_bytes
 from mlx_personal.storage.home import Home
@@ -85,12 +85,12 @@ def check_deletable(home: Home, name: str, force: bool = False) -> None:
     Raises:
         UserError: If it cannot.
     """
-    converted = [entry.name for entry in converted_models.entries(home.models)]
-    if name not in converted:
+    converted_names = [entry.name for entry in converted.entries(home.models)]
+    if name not in converted_names:
         names = local_model_names(home)
         if name in names:
             raise UserError("belongs to another program", name, "delete it with that program")
-        raise UserError("there is no converted model of this name", name, suggest_names(name, converted))
+        raise UserError("there is no converted model of this name", name, suggest_names(name, converted_names))
     users = _profiles_by_model(home).get(str((home.models / name).resolve()), ())
     if users and not force:
         profiles = f"profile{'s' if len(users) > 1 else ''} {', '.join(users)}"
@@ -112,7 +112,7 @@ def delete_model(home: Home, name: str, force: bool = False) -> int:
         UserError: If it cannot be deleted; see `check_deletable`.
     """
     check_deletable(home, name, force)
-    return converted_models.delete_converted(home.models, name)
+    return converted.delete_converted(home.models, name)
 
 
 def _listed(model: LocalModel, profiles: dict[str, tuple[str, ...]], usable_bytes: int | None) -> ListedModel:

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_personal.annotation import left_today
 from mlx_personal.config import Config
 from mlx_personal.errors import UserError
-from mlx_personal.models.model_source import read_source
+from mlx_personal.models.stores.model_source import read_source
 from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.profile import Store, check_profile_exists

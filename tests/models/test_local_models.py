@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from mlx_personal import Personalizer, UserError, load_language_model
 from mlx_personal.finetune.planning.fit import chat_bytes, memory_needs
 from mlx_personal.finetune.planning.model_spec import spec_from_folder, spec_from_gguf
-from mlx_personal.models import converted_models, finding
+from mlx_personal.models import finding
 from mlx_personal.models.finding import find_model
 from mlx_personal.models.gguf import Precision, convert_gguf, file_hash, read_gguf
 from mlx_personal.models.local_models import LocalModel, list_local_models, local_model_names
 from mlx_personal.models.model_folder import check_model_folder
 from mlx_personal.models.model_names import NameKind, nearest_names, parse_model_name
-from mlx_personal.models.model_source import read_source
-from mlx_personal.models.stores import ollama
+from mlx_personal.models.stores import converted, ollama
+from mlx_personal.models.stores.model_source import read_source
 from mlx_personal.storage.home import Home
 from tests.support.model_stores import ModelStores, copied, write_tiny_gguf
 
@@ -473,7 +473,7 @@ def test_a_file_is_hashed_and_converted_once(
         hashed.append(paths[0].name)
         return file_hash(paths)
 
-    monkeypatch.setattr(converted_models, "file_hash", recorded_hash)
+    monkeypatch.setattr(converted, "file_hash", recorded_hash)
     file = copied(gguf_file, tmp_path / "mine.gguf")
     first = find_model(file).folder
     assert find_model(file).folder == find_model(str(file)).folder == first
@@ -508,7 +508,7 @@ def test_two_conversions_at_once_make_one_model(
     (tmp_path / ".half.partial").mkdir()  # what a killed conversion left
     found: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: found.append(converted_models.convert_once(gguf_file, "tiny", tmp_path)))
+        threading.Thread(target=lambda: found.append(converted.convert_once(gguf_file, "tiny", tmp_path)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -525,7 +525,7 @@ def test_a_blob_with_other_content_than_its_name_says_is_refused(full_stores: Mo
     write_tiny_gguf(blob, seed=1)
     with pytest.raises(UserError, match="has another SHA-256"):
         find_model("ollama:tiny")
-    assert [entry.name for entry in converted_models.entries(Home.default().models)] == []
+    assert [entry.name for entry in converted.entries(Home.default().models)] == []
 
 
 def test_a_conversion_that_fails_leaves_nothing(stores: ModelStores, tmp_path: Path) -> None:

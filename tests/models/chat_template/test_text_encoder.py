@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlx_personal.models.text_encoder import TextEncoder
+from mlx_personal.models.chat_template.text_encoder import TextEncoder
 
 CORPUS = ["A turn ends with a mark, and the next begins: user, assistant.", "Write both marks, please! 12 ünïcödé été."]
 CONTROL = ["<s>", "</s>", "<|turn|>", "<|end|>"]

@@ -12,17 +12,17 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
-from mlx_personal.models.chat_format import (
+from mlx_personal.models.chat_template.format import (
     ChatFormat,
     adapt_messages,
     is_thought_tag,
     probe_chat_format,
     template_error,
 )
-from mlx_personal.models.chat_renderer import FIXED_TIME, ChatRenderer
-from mlx_personal.models.jinja_sandbox import TemplateFailureError
-from mlx_personal.models.long_dialogue import LocatedPrompts, locate_prompts
-from mlx_personal.models.text_encoder import TextEncoder
+from mlx_personal.models.chat_template.jinja_sandbox import TemplateFailureError
+from mlx_personal.models.chat_template.long_dialogue import LocatedPrompts, locate_prompts
+from mlx_personal.models.chat_template.renderer import FIXED_TIME, ChatRenderer
+from mlx_personal.models.chat_template.text_encoder import TextEncoder
 
 # A dialogue of more exchanges is rendered as a whole, since rendering each prompt takes quadratic time.
 _MAX_RENDERED_PROMPTS = 8

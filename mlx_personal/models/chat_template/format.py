@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal.errors import UserError, quoted
-from mlx_personal.models.chat_renderer import FIXED_TIME, PLAIN_STOP, ChatRenderer, TemplateSource
-from mlx_personal.models.jinja_sandbox import TemplateFailureError, TemplateLimitError
-from mlx_personal.models.text_encoder import TextEncoder
+from mlx_personal.models.chat_template.jinja_sandbox import TemplateFailureError, TemplateLimitError
+from mlx_personal.models.chat_template.renderer import FIXED_TIME, PLAIN_STOP, ChatRenderer, TemplateSource
+from mlx_personal.models.chat_template.text_encoder import TextEncoder
 
 SystemTurn = Literal["supported", "merged"]
 Messages = Sequence[Mapping[str, Any]]

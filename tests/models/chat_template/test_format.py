@@ -14,8 +14,8 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal import LanguageModel, UserError, load_language_model
-from mlx_personal.models import jinja_sandbox
-from mlx_personal.models.chat_format import ChatFormat
+from mlx_personal.models.chat_template import jinja_sandbox
+from mlx_personal.models.chat_template.format import ChatFormat
 from tests.conftest import TEMPLATE
 
 WithTemplate = Callable[[str | None], LanguageModel]

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from mlx_personal.models.jinja_sandbox import ChatTemplateProgram, TemplateFailureError
+from mlx_personal.models.chat_template.jinja_sandbox import ChatTemplateProgram, TemplateFailureError
 from mlx_personal.models.mlx_lm_compat import has_python_template
 
 TemplateSource = Literal["model", "mlx-lm", "none"]

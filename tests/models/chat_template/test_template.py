@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_personal import Dialogue, LanguageModel, UserError
-from mlx_personal.models import chat_template, generation
+from mlx_personal.models import generation
+from mlx_personal.models.chat_template import template as chat_template
 from tests.conftest import TEMPLATE
-from tests.models.test_chat_format import (
+from tests.models.chat_template.test_format import (
     ALTERNATING,
     CHANNEL,
     CLOSED_BY_ROWS,

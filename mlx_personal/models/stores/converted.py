@@ -17,8 +17,8 @@ from typing import Any
 
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models.gguf.file import file_hash, read_gguf
-from mlx_personal.models.model_source import ModelSource, write_source
 from mlx_personal.models.stores.entry import StoreEntry, subfolders, unreadable
+from mlx_personal.models.stores.model_source import ModelSource, write_source
 from mlx_personal.progress import Progress
 from mlx_personal.storage.files import atomic_write, exclusive_lock, remove_partials
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from mlx_personal.models.jinja_sandbox import ChatTemplateProgram, TemplateFailureError
+from mlx_personal.models.chat_template.jinja_sandbox import ChatTemplateProgram, TemplateFailureError
 
 NOW = datetime.datetime(2024, 2, 29, 6)
 MESSAGES = [
