@@ -241,7 +241,7 @@ class LanguageModel:
         """
         if not all(option.strip() for option in options):
             raise ValueError("an empty option")
-        answers = [[*self.tokenize(option), self.chat_template.end_token_id()] for option in options]
+        answers = [self.chat_template.tokenize_answer(option) for option in options]
         longest = max(map(len, answers), default=0)
         return likelihood.log_likelihoods(self.model, [self._truncate(prompt, longest) for prompt in prompts], answers)
 

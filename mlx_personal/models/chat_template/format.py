@@ -44,6 +44,7 @@ class ChatFormat:
         has_generation_prompt: Whether the template writes the beginning of an answer when asked to.
         answer_start: Text that is appended to the template's prompt, before the answer: what its rows have there but
             its prompt lacks, and the end of a thought that its prompt opens.
+        answer_space: A space that belongs to the first token of an answer, where the tokenizer does not add it itself.
         opens_thought: Whether the template's prompt opens a thought and leaves it open.
         prompt_is_prefix: Whether the prompt of a later turn continues the row of an earlier one.
         writes_date: Whether the text depends on the time.
@@ -59,6 +60,7 @@ class ChatFormat:
     roles_alternate: bool
     has_generation_prompt: bool
     answer_start: str
+    answer_space: str
     opens_thought: bool
     prompt_is_prefix: bool
     writes_date: bool
@@ -186,7 +188,9 @@ def _probe(
     end_between = two_turns.partition(_ANSWER)[2].partition(_SECOND_QUESTION)[0]
     ends = [encoder.find_control_token(end) for end in (last_end, end_between)]
     end_of_turn, end_of_turn_id = _end_of_turn(tokenizer, encoder, ends, vocabulary_size)
-    first_row = [*encoder.encode_rendering(prompt + answer_start), *encoder.encode(_ANSWER), end_of_turn_id]
+    answer_space = _answer_space(prompt + answer_start, row, encoder)
+    answer_ids = encoder.encode(answer_space + _ANSWER)
+    first_row = [*encoder.encode_rendering(prompt + answer_start), *answer_ids, end_of_turn_id]
     # Markers for which the tokenizer has no token, and the heading of the next question.
     markers = end_between.partition(ends[1])[0] if ends[1] else end_between
     stop_strings = (PLAIN_STOP,) if renderer.source == "none" else _stop_strings(markers)
@@ -198,6 +202,7 @@ def _probe(
         roles_alternate=probe.roles_alternate(question, second),
         has_generation_prompt=has_generation_prompt,
         answer_start=answer_start,
+        answer_space=answer_space,
         opens_thought=opens_thought,
         prompt_is_prefix=encoder.encode_rendering(two_turns)[: len(first_row)] == first_row,
         writes_date=later.render([question], add_generation_prompt=True) != prompt,
@@ -266,6 +271,14 @@ def _answer_start(prompt: str, row: str, tokenizer: TokenizerWrapper) -> tuple[s
         newline = "" if (prompt + answer_start).endswith("\n") else "\n"
         answer_start += f"{newline}\n{closing}\n\n"
     return answer_start, _closing_tag(prompt, tokenizer) is not None
+
+
+def _answer_space(prompt: str, row: str, encoder: TextEncoder) -> str:
+    """Return a space if the row has one before the answer that the tokenizer does not add to an answer itself."""
+    if not row.startswith(f"{prompt} {_ANSWER}"):
+        return ""
+    row_ids = encoder.encode_rendering(f"{prompt} {_ANSWER}")
+    return " " if row_ids == [*encoder.encode_rendering(prompt), *encoder.encode(f" {_ANSWER}")] else ""
 
 
 def _closing_tag(text: str, tokenizer: TokenizerWrapper) -> str | None:

@@ -93,6 +93,17 @@ class ChatTemplate:
         """
         return self._encoder.encode(text)
 
+    def tokenize_answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer as they follow a prompt, with the token that ends it.
+
+        Args:
+            text: The answer.
+
+        Raises:
+            UserError: If there is no such token.
+        """
+        return [*self._encoder.encode(self.format.answer_space + text), self.format.end_of_turn_id]
+
     def tokenize_prompt(self, messages: Sequence[Mapping[str, str]], now: datetime.datetime | None = None) -> list[int]:
         """Return the token ids after which the model generates the next assistant turn.
 
@@ -129,7 +140,7 @@ class ChatTemplate:
         # The ids before the last piece of the last prompt, which all later prompts begin with too.
         shared = 0
         for prompt, answer in zip(self._prompts(dialogue), dialogue.assistant_turns, strict=True):
-            answer_ids = [*self._encoder.encode(answer), self.format.end_of_turn_id]
+            answer_ids = self.tokenize_answer(answer)
             if not (sequences and prompt.starts_with(sequences[-1][0], shared)):
                 sequences.append(([], []))
             token_ids, is_target = sequences[-1]

@@ -80,6 +80,7 @@ def test_an_ordinary_template_has_no_notes(tiny_model: LanguageModel) -> None:
         roles_alternate=False,
         has_generation_prompt=True,
         answer_start="",
+        answer_space="",
         opens_thought=False,
         prompt_is_prefix=True,
         writes_date=False,

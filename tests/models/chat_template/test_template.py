@@ -79,10 +79,7 @@ def rows_of_prompts(model: LanguageModel, dialogue: Dialogue) -> Sequences:
     """Make the rows from the prompt of each answer, which is rendered on its own."""
     rows: Sequences = []
     for context, answer in dialogue.exchanges():
-        prompt, answer_ids = (
-            model.tokenize_prompt(context),
-            [*model.tokenize(answer), model.chat_template.end_token_id()],
-        )
+        prompt, answer_ids = model.tokenize_prompt(context), model.chat_template.tokenize_answer(answer)
         continues = bool(rows) and prompt[: len(rows[-1][0])] == rows[-1][0]
         ids, targets = rows.pop() if continues else ([], [])
         rows.append((prompt + answer_ids, targets + [False] * (len(prompt) - len(ids)) + [True] * len(answer_ids)))
@@ -208,6 +205,18 @@ def test_what_a_template_writes_before_answers_is_part_of_the_prompt(with_templa
     assert target_texts(model, [row])[0].startswith("In May.")
 
 
+@pytest.mark.parametrize("kind", ["none", "instructions"])
+def test_a_space_before_answers_is_in_rows_as_in_later_prompts(with_template: WithTemplate, kind: str) -> None:
+    model = with_template(KINDS[kind])
+    dialogue = long_dialogue(2)
+    (context, answer), (later_context, _) = dialogue.exchanges()
+    answer_ids = model.tokenize(f" {answer}")
+    assert answer_ids != model.tokenize(answer)
+    expected = model.tokenize_prompt(context) + answer_ids
+    assert model.tokenize_dialogue(dialogue)[0][0][: len(expected)] == expected
+    assert model.tokenize_prompt(later_context)[: len(expected)] == expected
+
+
 # Mentions of control tokens
 
 
@@ -234,7 +243,7 @@ def test_a_mention_is_text_in_prompts_and_rows(
     (expected,) = model.tokenize_dialogue(Dialogue.from_messages(plain))
     control = [token for token in row[0] if token < 6]
     assert control == [token for token in expected[0] if token < 6]
-    assert target_texts(model, [row]) == [f"A{answer}.<|end|>"]
+    assert target_texts(model, [row]) == [f"{model.chat_template.format.answer_space}A{answer}.<|end|>"]
     assert text(model, row[0]).count(f"Q{question.rstrip()}") == 1
     assert model.tokenize_prompt(messages[:1]) == row[0][: row[1].index(True)]
 
