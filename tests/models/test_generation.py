@@ -112,7 +112,8 @@ def generate_greedily(model: nn.Module, prompt: list[int], limit: int) -> list[i
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_tokens_are_those_of_each_prompt_alone(family: str, limit_batch: Callable[[int], None]) -> None:
     model = make(family)
-    alone = [generate_greedily(model, prompt, limit) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    longest = {tuple(prompt): generate_greedily(model, prompt, max(LIMITS)) for prompt in PROMPTS[: len(PROMPTS) // 3]}
+    alone = [longest[tuple(prompt)][:limit] for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
     assert generate(model, PROMPTS, LIMITS) == alone
     limit_batch(4)  # prompts wait, and join sequences that are longer
     assert generate(model, PROMPTS, LIMITS) == alone

@@ -191,8 +191,9 @@ def test_sampling_is_seeded_and_each_prompt_has_its_own_limit(tiny_model: Langua
 def test_a_prompt_longer_than_the_context_loses_its_beginning(tiny_model: LanguageModel) -> None:
     assert tiny_model.context_length == 256
     tokens = [int(t) for t in np.random.default_rng(0).integers(10, 300, 2000)]
-    assert tiny_model.generate([tokens], max_tokens=6) == tiny_model.generate([tokens[-250:]], max_tokens=6)
-    assert tiny_model.generate([tokens], max_tokens=200) == tiny_model.generate([tokens[-128:]], max_tokens=200)
+    for max_tokens, kept_tokens in ((6, 250), (200, 128)):
+        answer, expected = tiny_model.generate([tokens, tokens[-kept_tokens:]], max_tokens=max_tokens)
+        assert answer == expected
 
 
 def test_no_prompts_have_no_answers(tiny_model: LanguageModel) -> None:
