@@ -92,13 +92,13 @@ def test_more_layers_than_the_model_has_are_refused() -> None:
 
 
 def test_random_weights_are_written_once_and_load_as_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {**random_weights.SHAPES["135m"], "hidden_size": 36, "num_hidden_layers": 2, "vocab_size": 97}
+    shape = {**random_weights.SHAPES["135m"], "hidden_size": 36, "num_hidden_layers": 2, "vocab_size": 2100}
     monkeypatch.setitem(random_weights.SHAPES, "135m", shape)
     folder = random_weights.model_folder("135m", tmp_path)
     model = load_language_model(folder).model
     assert len(model.layers) == 2
-    assert model(mx.array([[1, 2, 3]])).shape == (1, 3, 97)
-    assert random_weights.vocabulary_size(folder) == 97
+    assert model(mx.array([[1, 2, 3]])).shape == (1, 3, 2100)
+    assert random_weights.vocabulary_size(folder) == 2100
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
     assert random_weights.model_folder("135m", tmp_path) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp

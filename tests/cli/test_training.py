@@ -157,7 +157,8 @@ def test_dry_run_shows_the_cache_the_held_out_samples_and_notes(ready: Path, tmp
 def test_dry_run_without_enough_memory_fails_as_the_training_would(
     ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_personal.finetune.planning.memory.usable_memory_bytes", lambda: 1000)
+    for module in ("planning.memory", "plan"):
+        monkeypatch.setattr(f"mlx_personal.finetune.{module}.usable_memory_bytes", lambda: 1000)
     assert error_line("train", "--dry-run") == error_line("train")
 
 
