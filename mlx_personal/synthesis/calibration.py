@@ -18,12 +18,12 @@ from mlx_personal.synthesis.styles import STYLES
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
 
-# Each style draws two rewrites of at most so many dialogues, enough to separate a kept rate of 0.5 from one of 0.9.
-_MAX_DIALOGUES: Final = 8
+# Each style draws two rewrites of at most so many dialogues, enough to separate a kept rate of 0.4 from one of 0.8.
+_MAX_DIALOGUES: Final = 6
 _REWRITES: Final = 2
-# The first style that keeps this share is taken: redrawing gets the rest. Styles are tried in the order in which they
+# The first style that would get this share of the wanted rewrites is taken. Styles are tried in the order in which they
 # leave less to the model, since rewrites differ more from each other where it is free.
-ENOUGH_KEPT: Final = 0.6
+ENOUGH_GOT: Final = 0.75
 # Without a chat template, worked examples as chat turns would be the same plain text as those of the last style.
 _WITHOUT_TEMPLATE: Final[tuple[StyleName, ...]] = ("zero-shot", "completion")
 
@@ -95,7 +95,7 @@ def calibrate(
         kept = [(sample[c.original_index], c.dialogue) for c in candidates if c.kept and c.dialogue is not None]
         contents = [_content_kept(original, rewrite) for original, rewrite in kept]
         rates[name] = StyleRate(len(kept) / max(len(candidates), 1), sum(contents) / max(len(contents), 1))
-        if rates[name].kept_rate >= ENOUGH_KEPT or not sample:
+        if 1 - (1 - rates[name].kept_rate) ** config.max_attempts >= ENOUGH_GOT or not sample:
             return Calibration(name, config.mode, rates)
     best = max(names, key=lambda name: (rates[name].kept_rate, rates[name].content_kept))
     return Calibration(best, config.mode, rates)
