@@ -97,17 +97,17 @@ class TextEncoder:
         Args:
             rendering: Output of a chat template.
             marks: Result of `mark_mentions` for the messages.
-            by_lines: Whether to split before lines too, for renderings without control tokens.
+            by_lines: Whether to split before lines, for renderings without control tokens but at their beginning.
 
         Returns:
             The pieces, each of which but the first begins with a control token of the template, or a line.
         """
         if not self._supports_pieces:
             return [rendering]
-        found = [match for match in self._written_or_marked(marks).finditer(rendering) if match[0] in self._boundaries]
-        if by_lines and not found and self._supports_lines:
-            found = list(_LINE.finditer(rendering))
-        cuts = [match.start() for match in found if match.start()]
+        tokens = self._written_or_marked(marks).finditer(rendering)
+        cuts = [match.start() for match in tokens if match[0] in self._boundaries and match.start()]
+        if by_lines and not cuts and self._supports_lines:
+            cuts = [match.start() for match in _LINE.finditer(rendering)]
         return [rendering[start:end] for start, end in zip([0, *cuts], [*cuts, len(rendering)], strict=True)]
 
     def encode_piece(self, piece: str, marks: str = "") -> list[int]:

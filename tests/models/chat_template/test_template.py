@@ -58,6 +58,7 @@ KINDS: dict[str, str | None] = {
     "closed by rows": CLOSED_BY_ROWS,
     "channel": CHANNEL,
     "headings": HEADINGS,
+    "headings after a token": "{{ '<|bos|>' }}" + HEADINGS,
     "drops answers": DROPS_ANSWERS,
     "instructions": INSTRUCTIONS,
     "window": WINDOW,
@@ -108,26 +109,32 @@ def test_rows_of_a_long_dialogue_are_those_of_its_prompts(
         assert model.tokenize_dialogue(dialogue) == rows_of_prompts(model, dialogue)
 
 
-def _count_and_render(counts: list[int], render: Callable[..., str], messages: Any, *args: Any, **kwargs: Any) -> str:
-    counts.append(len(messages))
-    return render(messages, *args, **kwargs)
+def _count_and_call(counts: list[int], function: Callable[..., Any], value: Any, *args: Any, **kwargs: Any) -> Any:
+    counts.append(len(value))
+    return function(value, *args, **kwargs)
 
 
 def test_a_long_dialogue_takes_time_that_is_linear_in_its_length(
     with_template: WithTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in ("ordinary", "thinking", "headings", "none"):
-        model = with_template(KINDS[kind])
-        rendered: list[int] = []
-        counted = functools.partial(_count_and_render, rendered, model.chat_template._renderer.render)
-        monkeypatch.setattr(model.chat_template._renderer, "render", counted)
-        counts = []
+    for kind in ("ordinary", "thinking", "headings", "headings after a token", "none"):
+        template = with_template(KINDS[kind]).chat_template
+        rendered_turns: list[int] = []
+        tokenized_chars: list[int] = []
+        for counts, owner, name in (
+            (rendered_turns, template._renderer, "render"),
+            (tokenized_chars, template._encoder, "_encode"),
+        ):
+            monkeypatch.setattr(owner, name, functools.partial(_count_and_call, counts, getattr(owner, name)))
+        turns, chars = [], []
         for exchanges in (60, 120):
-            del rendered[:]
-            model.tokenize_dialogue(long_dialogue(exchanges))
-            counts.append(sum(rendered))
-        assert counts[0] < 6 * 120
-        assert counts[1] < 2.1 * counts[0]
+            del rendered_turns[:], tokenized_chars[:]
+            template.tokenize_dialogue(long_dialogue(exchanges))
+            turns.append(sum(rendered_turns))
+            chars.append(sum(tokenized_chars))
+        assert turns[0] < 6 * 120
+        assert turns[1] < 2.1 * turns[0]
+        assert chars[1] < 2.3 * chars[0], kind
 
 
 def test_a_short_dialogue_renders_each_prompt(with_template: WithTemplate) -> None:
