@@ -134,7 +134,7 @@ def has_same_persons(rewording: Rewording) -> bool:
         return True
     original, body = set(rewording.original_words), set(rewording.body_words)
     original_body = set(words(rewording.original[len(opening_of(rewording.original, language)) :]))
-    # `How do I bake bread?` may become `Can you tell me how to bake bread?`
+    # `How do I bake bread?` may become `I want to know how to bake bread`.
     rewrite = body if rewording.kind == "statement" else set(words(rewording.rewrite))
     lost = original_body & language.first_person and not rewrite & language.first_person
     persons = (language.first_person, language.second_person, language.third_person)
