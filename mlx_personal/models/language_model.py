@@ -32,7 +32,6 @@ from mlx_personal.models.stop_strings import StopStrings
 from mlx_personal.progress import Progress
 from mlx_personal.runtime.cpu_ops import fast_ops
 from mlx_personal.runtime.device import prepare_model
-from mlx_personal.runtime.parallel import map_on_idle_processors
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class LanguageModel:
         return states
 
     def hidden_states_of_batches(self, batches: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[np.ndarray]]:
-        """Yield the hidden states of batches of sequences, which are computed side by side on a CPU.
+        """Yield the hidden states of batches of sequences, one after the other.
 
         Args:
             batches: Batches as in `hidden_states`; one of sequences of similar length wastes the least on padding.
@@ -143,9 +142,8 @@ class LanguageModel:
         Yields:
             For each batch what `hidden_states` returns.
         """
-        mx.eval(self.model.parameters())
         with fast_ops(self.model):
-            yield from map_on_idle_processors(self._hidden_states, batches)
+            yield from map(self._hidden_states, batches)
 
     def _hidden_states(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []

@@ -11,7 +11,6 @@ Modules:
     energy: Read the energy counters of the CPU, GPU and memory.
     machine: Describe the machine of a measurement: hardware, versions and thermal state.
     memory: Usable memory, and the handling of freed memory.
-    parallel: Compute independent batches side by side on a CPU.
     signals: Stop a long run cleanly on SIGTERM, SIGHUP or Ctrl-C.
 
 `blas`, `blas_threads`, `cpu_load` and `energy` import no MLX, so that `blas.preload` can run first.

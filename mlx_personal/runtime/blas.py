@@ -74,9 +74,13 @@ _library: ctypes.CDLL | None = None
 def set_thread_count(count: int) -> None:
     """Set the number of threads of OpenBLAS; this does nothing for another library.
 
+    MLX computes in a thread of its own, and the number must not change during a product there.
+
     Args:
         count: Number of threads.
     """
+    if (mlx := sys.modules.get("mlx.core")) is not None:
+        mlx.synchronize()
     for prefix in ("openblas", "scipy_openblas"):
         if _library is not None and hasattr(_library, f"{prefix}_set_num_threads"):
             getattr(_library, f"{prefix}_set_num_threads")(count)

@@ -8,10 +8,8 @@ between the batches of long work. OPENBLAS_NUM_THREADS, if it is set, is kept. A
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlx_personal.runtime import blas
@@ -49,7 +47,7 @@ def start_measuring() -> None:
 
 
 _other_load: OtherLoad | None = None
-_model_is_small = _is_fixed = False
+_model_is_small = False
 
 
 def use_threads_for(parameter_count: int) -> ThreadChoice:
@@ -73,28 +71,10 @@ def adapt_threads() -> ThreadChoice:
         The choice.
     """
     choice = choose_threads()
-    if not _is_fixed and choice.threads is not None and choice.threads != blas.thread_count():
+    if choice.threads is not None and choice.threads != blas.thread_count():
         logger.info("BLAS threads: %d, %s", choice.threads, choice.reason)
         blas.set_thread_count(choice.threads)
     return choice
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute each matrix product with one thread inside the `with` block, because products are computed side by side.
-
-    The number is not adapted to the load in the block.
-    """
-    global _is_fixed
-    before, fixed_before = blas.thread_count(), _is_fixed
-    _is_fixed = True
-    blas.set_thread_count(1)
-    try:
-        yield
-    finally:
-        _is_fixed = fixed_before
-        if before is not None:
-            blas.set_thread_count(before)
 
 
 def idle_processors() -> int:
