@@ -43,7 +43,7 @@ from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.plan import plan_for_model
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.reporting import markdown_table
-from mlx_personal.runtime import blas_threads
+from mlx_personal.runtime import blas
 from mlx_personal.runtime.device import peak_memory_bytes
 
 OURS, PLAIN, BATCH, LOOP = "ours", "mlx-lm, one by one", "mlx_lm.batch_generate", "loop of mlx_lm.generate"
@@ -118,7 +118,7 @@ def measure(task: str, method: str, options: argparse.Namespace) -> Measurement:
         "seconds": seconds,
         "tokens": tokens,
         "peak_memory_bytes": peak_memory_bytes(),
-        "idle_processors": blas_threads.idle_processors(),
+        "blas_threads": blas.thread_count(),
         "results": results,
     }
 
@@ -205,7 +205,7 @@ def summarize(task: str, measurements: Mapping[str, Sequence[Measurement]]) -> d
             "seconds": statistics.median(run["seconds"] for run in runs),
             "tokens_per_second": statistics.median(run["tokens"] / run["seconds"] for run in runs),
             "peak_memory_bytes": statistics.median(run["peak_memory_bytes"] for run in runs),
-            "idle_processors": [run.get("idle_processors") for run in runs],
+            "blas_threads": [run.get("blas_threads") for run in runs],
             "speedups": [run["seconds"] / our["seconds"] for run, our in zip(runs, ours, strict=False)],
             "difference": difference(task, runs[0]["results"], ours[0]["results"]),
         }
@@ -273,13 +273,13 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
     model = public_model_name(options.model)
     sizes = " ".join(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in SIZES)
     command = f"python -m benchmarks.real_model --model {model} {sizes}{' FILE.jsonl...' if options.files else ''}"
-    counts = [n for task in ("embedding", "generation") for of in values[task].values() for n in of["idle_processors"]]
-    idle = ", ".join(map(str, sorted(set(counts))))
+    counts = [n for task in ("embedding", "generation") for of in values[task].values() for n in of["blas_threads"]]
+    threads = ", ".join(map(str, sorted(set(counts), key=str)))
     return "\n".join(
         [
             heading(f"{model} with this package and with mlx-lm {mlx_lm.__version__}", command),
             markdown_table(columns, rows),
-            f"Medians of {options.rounds} rounds; ratios within each round. Idle processors: {idle}. `peak MB` of "
+            f"Medians of {options.rounds} rounds; ratios within each round. BLAS threads: {threads}. `peak MB` of "
             "fine-tuning is MLX's count, of the others the process's; its seconds are those to the same loss.\n",
             "## Memory of fine-tuning, estimated before it starts\n",
             markdown_table(["forward mode", "peak MB of MLX", "estimate"], memory),

@@ -124,9 +124,8 @@ class HiddenStateEmbedder:
         tokens = [self._lm.tokenize(text)[: self._max_tokens] for text in texts]
         model = self._lm.name or self._lm.path
         embeddings: dict[int, Embedding] = {}
-        batches = list(_length_batches([len(t) for t in tokens]))
-        all_states = self._lm.hidden_states_of_batches([[tokens[i] for i in batch] for batch in batches])
-        for batch, states in zip(batches, all_states, strict=True):
+        for batch in _length_batches([len(t) for t in tokens]):
+            states = self._lm.hidden_states([tokens[i] for i in batch])
             embeddings.update((i, Embedding.from_states(s, model)) for i, s in zip(batch, states, strict=True))
         return [embeddings[i] for i in range(len(tokens))]
 

@@ -56,8 +56,8 @@ def test_many_long_texts_are_embedded_in_batches(tiny_model: LanguageModel) -> N
 def test_a_model_with_states_that_are_not_finite_is_named(
     tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = tiny_model._hidden_states
-    monkeypatch.setattr(tiny_model, "_hidden_states", lambda rows: [states * np.nan for states in real(rows)])
+    real = tiny_model.hidden_states
+    monkeypatch.setattr(tiny_model, "hidden_states", lambda rows: [states * np.nan for states in real(rows)])
     with pytest.raises(UserError, match="not finite: its weights are damaged; download it again") as raised:
         HiddenStateEmbedder(tiny_model).embed(TEXTS)
     assert raised.value.where == tiny_model.name
@@ -120,13 +120,13 @@ def test_a_batch_holds_texts_of_similar_length_within_its_limit(
 ) -> None:
     monkeypatch.setattr(embedding_module, "_batch_tokens", lambda: budget)
     batches: list[list[int]] = []
-    real = tiny_model._hidden_states
+    real = tiny_model.hidden_states
 
     def recorded(texts: Sequence[list[int]]) -> list[np.ndarray]:
         batches.append([len(tokens) for tokens in texts])
         return real(texts)
 
-    monkeypatch.setattr(tiny_model, "_hidden_states", recorded)
+    monkeypatch.setattr(tiny_model, "hidden_states", recorded)
     texts = ["egg " * (1 + i * 7 % 40) for i in range(40)]
     together = HiddenStateEmbedder(tiny_model).embed(texts)
     assert all(max(batch) * len(batch) <= budget or len(batch) == 1 for batch in batches)

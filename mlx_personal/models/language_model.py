@@ -130,22 +130,6 @@ class LanguageModel:
         Returns:
             For each sequence of T tokens a float32 array [T, D].
         """
-        [states] = self.hidden_states_of_batches([sequences])
-        return states
-
-    def hidden_states_of_batches(self, batches: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[np.ndarray]]:
-        """Yield the hidden states of batches of sequences, one after the other.
-
-        Args:
-            batches: Batches as in `hidden_states`; one of sequences of similar length wastes the least on padding.
-
-        Yields:
-            For each batch what `hidden_states` returns.
-        """
-        with fast_ops(self.model):
-            yield from map(self._hidden_states, batches)
-
-    def _hidden_states(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
         full = [start + list(sequence) for sequence in sequences]
         longest = max((len(sequence) for sequence in full), default=0)
@@ -155,7 +139,8 @@ class LanguageModel:
         batch = np.zeros((len(full), longest), np.int32)
         for i, sequence in enumerate(full):
             batch[i, : len(sequence)] = sequence
-        states = np.array(self.backbone(mx.array(batch)).astype(mx.float32))
+        with fast_ops(self.model):
+            states = np.array(self.backbone(mx.array(batch)).astype(mx.float32))
         return [states[i, len(start) : len(sequence)] for i, sequence in enumerate(full)]
 
     def generate(

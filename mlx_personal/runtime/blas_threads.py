@@ -77,14 +77,6 @@ def adapt_threads() -> ThreadChoice:
     return choice
 
 
-def idle_processors() -> int:
-    """Return the number of processors that other processes leave idle, at least 1, or OPENBLAS_NUM_THREADS."""
-    if (set_by_user := os.environ.get("OPENBLAS_NUM_THREADS", "")).isdigit():
-        return max(1, int(set_by_user))
-    processors, load = _processor_count(), _load()
-    return processors if load is None else _idle(processors, load)
-
-
 def choose_threads() -> ThreadChoice:
     """Return the number of threads for the present load without setting it."""
     processors, present = blas.processor_count(), blas.thread_count()
@@ -111,7 +103,3 @@ def _load() -> float | None:
 
 def _idle(processors: int, load: float) -> int:
     return min(processors, max(1, int(processors - load + _TOLERATED_LOAD)))
-
-
-def _processor_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

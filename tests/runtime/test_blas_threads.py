@@ -159,14 +159,3 @@ def test_a_busy_process_is_seen_and_our_own_work_is_not(busy_process: subprocess
     load = other.processors()
     # Other programs of this machine may be busy too.
     assert load is not None and 0.2 < load <= (os.cpu_count() or 1)
-
-
-def test_the_environment_limits_the_number_of_idle_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
-    assert blas_threads.idle_processors() == 2
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
-    monkeypatch.setattr(blas_threads, "_processor_count", lambda: 8)
-    monkeypatch.setattr(blas_threads, "_load", lambda: 5.1)
-    assert blas_threads.idle_processors() == 3
-    monkeypatch.setattr(blas_threads, "_load", lambda: None)
-    assert blas_threads.idle_processors() == 8
