@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from mlx_personal.dialogue import Dialogue, are_near_duplicates, rouge1, rougeL, words
+from mlx_personal.dialogue import Dialogue, rouge1, rougeL, words
+from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, ProgressEvent
@@ -98,7 +99,7 @@ def synthesize(
     config = config or SynthesisConfig()
     if style is None:
         name = calibrate(lm, dialogues, config).style if config.style == AUTO else config.style
-        style = next(known for known in STYLES.values() if known.name == name)
+        style = STYLES[name]
     return _Synthesis(lm, dialogues, config, held_out, style).run(on_progress)
 
 
@@ -168,7 +169,8 @@ class _Synthesis:
         held_out: Sequence[Dialogue],
         style: PromptStyle,
     ):
-        self._lm, self._config, self._held_out, self._style = lm, config, held_out, style
+        self._lm, self._config, self._style = lm, config, style
+        self._held_out = NearDuplicateIndex(held_out)
         self._method: RewriteMethod = style.method(lm, config)
         self._originals: list[_Original] = []
         for dialogue in (dialogue.without_thoughts() for dialogue in dialogues):
@@ -231,7 +233,7 @@ class _Synthesis:
                 sampling=SamplingParams(temperature=temperature, min_p=self._style.min_p, stop=self._style.stop),
                 seed=(self._config.seed + round_number + (number << 32)) % 2**63,
                 on_progress=_counted(on_progress, self._generated_count, total),
-                **({"constraints": constraints} if constraints else {}),
+                constraints=constraints,
             )
             self._generated_count += len(batch)
             for (draw, n), answer in zip(batch, answers, strict=True):
@@ -322,7 +324,7 @@ class _Synthesis:
         dialogue, overlap, band = candidate.dialogue, candidate.rouge1 or 0.0, self._config.band
         if dialogue is None:
             return "unparsable"
-        if any(are_near_duplicates(dialogue, other) for other in self._held_out):
+        if self._held_out.find(dialogue):
             return "held out"
         if _normalized_turns(dialogue) in self._known:
             return "duplicate"

@@ -9,6 +9,7 @@ import pytest
 
 from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.dialogue import rouge1
+from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.synthesis import (
@@ -60,7 +61,9 @@ class ScriptedModel:
         sampling: SamplingParams,
         seed: int,
         on_progress: Progress | None,
+        constraints: Sequence[LexicalConstraint],
     ) -> list[str]:
+        assert not constraints
         self.calls += 1
         self.prompts, self.max_tokens, self.sampling, self.seed = prompts, max_tokens, sampling, seed
         assert len(prompts) == len(max_tokens) == len(self.answers)
