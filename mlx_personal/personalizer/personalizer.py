@@ -36,7 +36,8 @@ from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
 from mlx_personal.finetune.worker import broadcast_job
 from mlx_personal.models import LanguageModel, load_language_model
-from mlx_personal.models.loading import DEMO_MODEL, canonical_name, fingerprint, resolve_model
+from mlx_personal.models.finding import find_model
+from mlx_personal.models.loading import DEMO_MODEL, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.chat_format_record import check_chat_format, record_chat_format
 from mlx_personal.personalizer.observer import Observer
@@ -679,4 +680,5 @@ class Personalizer:
 
 
 def _set_model(store: Store, model: str | Path) -> None:
-    store.set_model(canonical_name(model), fingerprint(resolve_model(model)))
+    found = find_model(model)
+    store.set_model(found.name, fingerprint(found.folder))

@@ -123,7 +123,6 @@ class Database:
                     if write:
                         os.chmod(self.path, 0o600)
                         self._connection.execute("PRAGMA journal_mode = WAL")
-                    if write:
                         self._migrate()
                     elif self._version() < len(schema.migrations):
                         Database(folder, True, schema).close()  # only a writer can migrate it
