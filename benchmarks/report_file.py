@@ -15,14 +15,17 @@ from mlx_personal.runtime import blas, device
 from mlx_personal.storage.files import atomic_write
 
 
-def heading(title: str, command: str) -> str:
-    """Return the title, the command that repeats the report, and the machine it ran on."""
-    return f"# {title}\n\n`{command}`\n\n{machine_line()}\n"
+def heading(title: str, command: str, threads: object = None) -> str:
+    """Return the title, the command that repeats the report, and the machine it ran on.
+
+    The threads are those of this process unless the measurements in other processes had others.
+    """
+    return f"# {title}\n\n`{command}`\n\n{machine_line(threads)}\n"
 
 
-def machine_line() -> str:
+def machine_line(threads: object = None) -> str:
     """Return chip, device, threads and versions on one line."""
-    threads = blas.thread_count() or os.cpu_count()
+    threads = threads or blas.thread_count() or os.cpu_count()
     versions = [f"Python {platform.python_version()}"]
     versions += [
         f"{name} {version}"
