@@ -97,7 +97,7 @@ class NearDuplicateIndex:
             dialogue: The dialogue.
         """
         number, self._count = self._count, self._count + 1
-        self._by_user_turns.setdefault(dialogue.user_turns, []).append(number)
+        self._by_user_turns.setdefault(_user_turns(dialogue), []).append(number)
         for bags, bags_with, words_of_bags in zip(self._bags, self._bags_with, _numbered_bags(dialogue), strict=True):
             for bag in words_of_bags:
                 for word in bag:
@@ -118,7 +118,7 @@ class NearDuplicateIndex:
             for bag in words_of_bags:
                 for number, similarity in _similar_bags(bag, bags, bags_with):
                     found[number] = max(similarity, found.get(number, 0.0))
-        return found | dict.fromkeys(self._by_user_turns.get(dialogue.user_turns, ()), 1.0)
+        return found | dict.fromkeys(self._by_user_turns.get(_user_turns(dialogue), ()), 1.0)
 
 
 def _similar_bags(
@@ -144,8 +144,13 @@ def _word_counts(dialogue: Dialogue) -> tuple[Counter[str], ...]:
 
     The result is cached because all pairs of dialogues are compared.
     """
-    turns = [Counter(words(turn)) for turn in dialogue.user_turns]
+    turns = [Counter(words(turn)) for turn in _user_turns(dialogue)]
     return sum(turns, Counter()), *(turn for turn in turns if turn.total() >= MIN_WORDS)
+
+
+def _user_turns(dialogue: Dialogue) -> tuple[str, ...]:
+    """Return all user turns, including those that are only context: a later part of a conversation resembles it."""
+    return tuple(m.content for m in dialogue.messages if m.role == "user")
 
 
 def _overlap(a: Counter[str], b: Counter[str]) -> float:
@@ -158,7 +163,7 @@ def _numbered_bags(dialogue: Dialogue) -> tuple[list[frozenset[_NumberedWord]], 
 
     Bags without words are left out.
     """
-    turns = [words(turn) for turn in dialogue.user_turns]
+    turns = [words(turn) for turn in _user_turns(dialogue)]
     together = _number_words([word for turn in turns for word in turn])
     return [together] if together else [], [_number_words(turn) for turn in turns if len(turn) >= MIN_WORDS]
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mlx_personal.errors import quoted
 
-ROLES: Final = ("system", "user", "assistant")
+ROLES: Final = ("system", "user", "assistant", "tool")
 # A longer message is a pasted file rather than conversation, and the cost of its attention is quadratic.
 MAX_MESSAGE_CHARS = 100_000
 
@@ -40,8 +40,9 @@ class Message:
     """One turn of a dialogue.
 
     Attributes:
-        role: `system`, `user` or `assistant`.
+        role: `system`, `user`, `assistant` or `tool`.
         content: The text.
+        weight: 0 for an assistant turn that is only context of later ones, otherwise 1, as in OpenAI's chat data.
 
     Raises:
         ValueError: If the role is unknown, or the content is empty, too long or not valid Unicode text.
@@ -49,9 +50,12 @@ class Message:
 
     role: str
     content: str
+    weight: int = 1
 
     def __post_init__(self) -> None:
         _check_role(self.role)
+        if self.weight not in (0, 1) or (self.weight == 0 and self.role != "assistant"):
+            raise ValueError(f"a {self.role} message of weight {self.weight}")
         if not self.content.strip():
             raise ValueError(f"an empty {self.role} message")
         if len(self.content) > MAX_MESSAGE_CHARS:
@@ -66,13 +70,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A dialogue: an optional system turn, then user and assistant turns alternately, an assistant turn last.
+    """A dialogue: an optional system turn, then exchanges of a user turn and an assistant turn.
+
+    Between them may be results of tools, which are context of the answer. An exchange whose answer has weight 0 is
+    context of later ones: it is in the prompt, and nothing else is computed from it.
 
     Attributes:
         messages: The turns.
 
     Raises:
-        ValueError: If the order of the roles is wrong, or only one side speaks; the message is one line.
+        ValueError: If the order of the roles is wrong, only one side speaks, or the last answer has weight 0; the
+            message is one line.
 
     References:
         The dialogue set of [Qin24 §3.1].
@@ -88,12 +96,17 @@ class Dialogue:
             raise ValueError("an empty dialogue")
         if len(set(roles)) == 1:
             raise ValueError(f"a one-sided dialogue: only the {roles[0]} speaks")
+        expected = "user"
         for position, role in enumerate(roles):
-            expected = ("user", "assistant")[position % 2]
+            if role == "tool" and expected == "assistant":
+                continue
             if role != expected:
                 raise ValueError(f"a wrong role order: turn {position + 1} is {role}, expected {expected}")
-        if roles[-1] != "assistant":
+            expected = "assistant" if role == "user" else "user"
+        if expected == "assistant":
             raise ValueError("the last question has no answer")
+        if self.messages[-1].weight == 0:
+            raise ValueError("the last answer has weight 0")
 
     @classmethod
     def of(cls, question: str, answer: str) -> Dialogue:
@@ -117,24 +130,34 @@ class Dialogue:
         """
         return cls(tuple(_parse_message(m) for m in messages))
 
-    def to_messages(self) -> list[dict[str, str]]:
+    def to_messages(self) -> list[dict[str, Any]]:
         """Return the messages in chat format, as used by chat templates and JSON."""
-        return [{"role": m.role, "content": m.content} for m in self.messages]
+        return [
+            {"role": m.role, "content": m.content, **({} if m.weight else {"weight": m.weight})} for m in self.messages
+        ]
 
     @functools.cached_property
     def key(self) -> str:
         """The SHA-256 of the content in hex; equal dialogues from different files have the same key."""
         return hashlib.sha256(json.dumps(self.to_messages(), ensure_ascii=True).encode()).hexdigest()
 
+    @functools.cached_property
+    def turn_indices(self) -> tuple[tuple[int, int], ...]:
+        """For each answer of weight 1 the indices of its question and of itself in `messages`."""
+        users = [i for i, m in enumerate(self.messages) if m.role == "user"]
+        assistants = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        pairs = zip(users, assistants, strict=True)
+        return tuple((user, assistant) for user, assistant in pairs if self.messages[assistant].weight)
+
     @property
     def user_turns(self) -> tuple[str, ...]:
         """The contents of the user turns."""
-        return tuple(m.content for m in self.messages if m.role == "user")
+        return tuple(self.messages[user].content for user, _ in self.turn_indices)
 
     @property
     def assistant_turns(self) -> tuple[str, ...]:
         """The contents of the assistant turns."""
-        return tuple(m.content for m in self.messages if m.role == "assistant")
+        return tuple(self.messages[assistant].content for _, assistant in self.turn_indices)
 
     @property
     def question(self) -> str:
@@ -149,29 +172,30 @@ class Dialogue:
     @property
     def text(self) -> str:
         """The text that is embedded and scored [Qin24 §3.1]: user turns, and assistant turns without thoughts."""
-        turns = [m for m in self.messages if m.role != "system"]
-        return "\n".join(strip_thoughts(m.content) if m.role == "assistant" else m.content for m in turns)
+        pairs = zip(self.user_turns, self.assistant_turns, strict=True)
+        return "\n".join(text for user, assistant in pairs for text in (user, strip_thoughts(assistant)))
 
-    def exchanges(self) -> list[tuple[list[dict[str, str]], str]]:
-        """Return for each assistant turn the messages before it, in chat format, and its content."""
+    def exchanges(self) -> list[tuple[list[dict[str, Any]], str]]:
+        """Return for each assistant turn all messages before it, in chat format, and its content."""
         messages = self.to_messages()
-        return [(messages[:i], m["content"]) for i, m in enumerate(messages) if m["role"] == "assistant"]
+        return [(messages[:assistant], messages[assistant]["content"]) for _, assistant in self.turn_indices]
 
     def with_turns(self, role: str, contents: Iterable[str]) -> Dialogue:
         """Return this dialogue with all turns of one role replaced.
 
         Args:
-            role: The role.
+            role: `user` or `assistant`.
             contents: The new contents, in order.
 
         Raises:
             ValueError: If their number differs from that of the turns, or a content is not valid.
         """
-        replacements, indices = list(contents), [i for i, m in enumerate(self.messages) if m.role == role]
+        replacements = list(contents)
+        indices = [pair[("user", "assistant").index(role)] for pair in self.turn_indices]
         if len(replacements) != len(indices):
             raise ValueError(f"{len(replacements)} {role} turns for a dialogue with {len(indices)}")
         turns = dict(zip(indices, replacements, strict=True))
-        return Dialogue(tuple(Message(m.role, turns.get(i, m.content)) for i, m in enumerate(self.messages)))
+        return Dialogue(tuple(Message(m.role, turns.get(i, m.content), m.weight) for i, m in enumerate(self.messages)))
 
     def without_thoughts(self) -> Dialogue:
         """Return this dialogue without the thoughts in its assistant turns.
@@ -179,7 +203,12 @@ class Dialogue:
         Raises:
             ValueError: If an assistant turn consists of thoughts only.
         """
-        return self.with_turns("assistant", [strip_thoughts(turn) for turn in self.assistant_turns])
+        return Dialogue(
+            tuple(
+                Message(m.role, strip_thoughts(m.content), m.weight) if m.role == "assistant" else m
+                for m in self.messages
+            )
+        )
 
 
 def _parse_message(raw: Mapping[str, Any]) -> Message:
@@ -193,7 +222,7 @@ def _parse_message(raw: Mapping[str, Any]) -> Message:
         content = "\n".join(_text_of_part(part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"a {role} message whose content is not text")
-    return Message(role, content)
+    return Message(role, content, 0 if role == "assistant" and raw.get("weight") == 0 else 1)
 
 
 def _check_role(role: str) -> None:

@@ -54,12 +54,11 @@ class FewShot:
 
         Turns and sentences that cannot be reworded are fixed, unless all are; then the longest is reworded.
         """
-        roles = ("user", "assistant") if self._config.mode == "both" else ("user",)
         language = detect_language("\n".join(original.user_turns))
         units = []
-        for turn, message in enumerate(original.messages):
-            if message.role not in roles:
-                continue
+        speakers = 2 if self._config.mode == "both" else 1
+        for turn in (turn for pair in original.turn_indices for turn in pair[:speakers]):
+            message = original.messages[turn]
             whole = [Sentence(message.content, "")]
             parts = split_parts(message.content, language) if self._is_guided else whole
             end, after_address, is_first = material_start(parts, language), False, True

@@ -27,7 +27,7 @@ def render_dialogue(dialogue: Dialogue) -> str:
     Args:
         dialogue: The dialogue.
     """
-    turns = (m for m in dialogue.messages if m.role in _SPEAKERS)
+    turns = [dialogue.messages[index] for pair in dialogue.turn_indices for index in pair]
     return "\n".join(f"{_SPEAKERS[m.role]}: {m.content}" for m in turns)
 
 

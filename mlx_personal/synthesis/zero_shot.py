@@ -37,7 +37,7 @@ class ZeroShot:
         if self._config.mode == "both":
             units = [Unit(render_dialogue(original), None, language=language)]
         else:
-            turns = [(i, m.content) for i, m in enumerate(original.messages) if m.role == "user"]
+            turns = [(user, original.messages[user].content) for user, _ in original.turn_indices]
             units = [Unit(text, i, language=language, kind=kind_of(text, language)) for i, text in turns]
         longest = max(len(self._lm.tokenize(unit.text)) for unit in units)
         return units if longest <= self._config.max_tokens else []

@@ -125,7 +125,7 @@ def test_thought_tags_of_the_user_are_text() -> None:
         ([USER, SYSTEM, ASSISTANT], "turn 2 is system"),
         ([SYSTEM, SYSTEM, USER, ASSISTANT], "turn 1 is system"),
         ([USER, ASSISTANT, USER], "the last question has no answer"),
-        ([USER, {"role": "tool", "content": "x"}], "'tool' is none of"),
+        ([USER, {"role": "critic", "content": "x"}], "'critic' is none of"),
         ([{"role": "a\nb\u2028", "content": 3}], r"the role 'a\\nb\\u2028' is none of"),
         ([{"role": "\ud800", "content": "x"}], r"'\\ud800' is none of"),
         ([{"role": "r" * 3000, "content": []}], r"the role 'r{36}\.\.\. is none of"),
@@ -284,3 +284,65 @@ def test_rouge_score_is_imported_when_rouge_is_computed() -> None:
     code = "import sys, mlx_personal.dialogue as d; assert 'rouge_score' not in sys.modules; print(d.rouge1('a', 'a'))"
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert completed.stdout == "1.0\n"
+
+
+TOOL_DIALOGUE: list[dict[str, Any]] = [
+    {"role": "user", "content": "How warm is the cellar?"},
+    {"role": "tool", "content": '{"celsius": 11}'},
+    {"role": "assistant", "content": "It has 11 degrees."},
+]
+CONTEXT_DIALOGUE: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "When do I prune?"},
+    {"role": "assistant", "content": "<think>Hm.</think>In a freezer.", "weight": 0},
+    {"role": "user", "content": "The pear, I mean."},
+    {"role": "assistant", "content": "In January."},
+]
+
+
+def test_a_result_of_a_tool_is_context_of_the_answer() -> None:
+    dialogue = Dialogue.from_messages(TOOL_DIALOGUE)
+    assert dialogue.text == "How warm is the cellar?\nIt has 11 degrees."
+    assert dialogue.exchanges() == [(TOOL_DIALOGUE[:2], "It has 11 degrees.")]
+
+
+def test_an_answer_with_weight_0_is_context_only() -> None:
+    dialogue = Dialogue.from_messages(CONTEXT_DIALOGUE)
+    assert dialogue.user_turns == ("The pear, I mean.",)
+    assert dialogue.assistant_turns == ("In January.",)
+    assert dialogue.text == "The pear, I mean.\nIn January."
+    assert dialogue.exchanges() == [(CONTEXT_DIALOGUE[:4], "In January.")]
+
+
+def test_messages_with_weights_and_tools_survive_a_round_trip() -> None:
+    for messages in (TOOL_DIALOGUE, CONTEXT_DIALOGUE):
+        assert Dialogue.from_messages(messages).to_messages() == messages
+
+
+def test_replaced_turns_keep_context() -> None:
+    edited = Dialogue.from_messages(CONTEXT_DIALOGUE).with_turns("assistant", ["In late January."])
+    assert edited.to_messages() == [*CONTEXT_DIALOGUE[:4], {"role": "assistant", "content": "In late January."}]
+
+
+def test_thoughts_are_removed_from_context_too() -> None:
+    without = Dialogue.from_messages(CONTEXT_DIALOGUE).without_thoughts()
+    assert without.messages[2] == Message("assistant", "In a freezer.", 0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        (CONTEXT_DIALOGUE[:3], "the last answer has weight 0"),
+        ([TOOL_DIALOGUE[1], TOOL_DIALOGUE[0], TOOL_DIALOGUE[2]], "turn 1 is tool, expected user"),
+        ([*TOOL_DIALOGUE, TOOL_DIALOGUE[1]], "turn 4 is tool, expected user"),
+    ],
+)
+def test_context_in_a_wrong_place_is_refused(messages: list[dict[str, Any]], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Dialogue.from_messages(messages)
+
+
+@pytest.mark.parametrize(("role", "weight"), [("user", 0), ("assistant", 2)])
+def test_only_an_answer_can_have_weight_0(role: str, weight: int) -> None:
+    with pytest.raises(ValueError, match=f"a {role} message of weight {weight}"):
+        Message(role, "x", weight)

@@ -25,6 +25,7 @@ _SYSTEM = "Quinces are fruits that this sentence mentions."
 _QUESTION = "Which quince bakes best in a pie?"
 _ANSWER = "Boskoop quinces bake best."
 _SECOND_QUESTION = "Where does Boskoop grow?"
+_TOOL_RESULT = "[Result of a tool]"
 _OTHER_TIME: Final = datetime.datetime(2031, 10, 17, 8, 30, 15)
 
 # A tag that opens or closes a thought; models name it think, thinking, thought or seed:think.
@@ -137,6 +138,23 @@ def is_thought_tag(text: str) -> bool:
         text: The text.
     """
     return _THOUGHT_TAG.fullmatch(text) is not None
+
+
+def merge_tool_results(messages: Messages) -> list[dict[str, str]]:
+    """Return a conversation in which each result of a tool is part of the question before it.
+
+    The templates of most small models know no other roles than `system`, `user` and `assistant`.
+
+    Args:
+        messages: The conversation in chat format.
+    """
+    merged: list[dict[str, str]] = []
+    for message in messages:
+        if message["role"] == "tool" and merged:
+            merged[-1]["content"] += f"\n\n{_TOOL_RESULT}\n{message['content']}"
+        else:
+            merged.append({"role": message["role"], "content": message["content"]})
+    return merged
 
 
 def adapt_messages(

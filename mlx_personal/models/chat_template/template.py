@@ -16,6 +16,7 @@ from mlx_personal.models.chat_template.format import (
     ChatFormat,
     adapt_messages,
     is_thought_tag,
+    merge_tool_results,
     probe_chat_format,
     template_error,
 )
@@ -116,7 +117,7 @@ class ChatTemplate:
         Raises:
             UserError: If the template fails on this conversation.
         """
-        marked, marks = self._encoder.mark_mentions(messages)
+        marked, marks = self._encoder.mark_mentions(merge_tool_results(messages))
         rendering = self._render_prompt(marked, now or FIXED_TIME)
         return self._start + self._encoder.encode_rendering(rendering, marks)
 
@@ -139,13 +140,14 @@ class ChatTemplate:
         sequences: list[tuple[list[int], list[bool]]] = []
         # The ids before the last piece of the last prompt, which all later prompts begin with too.
         shared = 0
-        for prompt, answer in zip(self._prompts(dialogue), dialogue.assistant_turns, strict=True):
-            answer_ids = self.tokenize_answer(answer)
+        answers = [message for message in dialogue.messages if message.role == "assistant"]
+        for prompt, answer in zip(self._prompts(dialogue), answers, strict=True):
+            answer_ids = self.tokenize_answer(answer.content)
             if not (sequences and prompt.starts_with(sequences[-1][0], shared)):
                 sequences.append(([], []))
             token_ids, is_target = sequences[-1]
             token_ids += prompt.after(len(token_ids))
-            is_target += [False] * (len(token_ids) - len(is_target)) + [True] * len(answer_ids)
+            is_target += [False] * (len(token_ids) - len(is_target)) + [bool(answer.weight)] * len(answer_ids)
             token_ids += answer_ids
             shared = prompt.stable_length
         return sequences
@@ -168,7 +170,7 @@ class ChatTemplate:
 
     def _prompts(self, dialogue: Dialogue) -> Iterator[_Prompt]:
         """Yield the prompt of each assistant turn."""
-        messages, marks = self._encoder.mark_mentions(dialogue.to_messages())
+        messages, marks = self._encoder.mark_mentions(merge_tool_results(dialogue.to_messages()))
         positions = [position for position, message in enumerate(messages) if message["role"] == "assistant"]
         if len(positions) > _MAX_RENDERED_PROMPTS:
             located = locate_prompts(messages[: positions[-1]], self._render_prompt)

@@ -277,3 +277,30 @@ def test_control_tokens_are_no_text_of_answers(with_template: WithTemplate, monk
     assert model.generate([[3]], max_tokens=30) == ["In May. Deep."]
     monkeypatch.setattr(generation, "_generate_tokens", lambda *_, **__: ((0, token, False) for token in answer))
     assert "".join(model.stream([3], max_tokens=30)) == "In May. Deep."
+
+
+def test_a_result_of_a_tool_is_part_of_the_question(with_template: WithTemplate) -> None:
+    lm = with_template(TEMPLATE)
+    dialogue = Dialogue.from_messages(
+        [
+            {"role": "user", "content": "how warm"},
+            {"role": "tool", "content": "11"},
+            {"role": "assistant", "content": "cold"},
+        ]
+    )
+    merged = Dialogue.of("how warm\n\n[Result of a tool]\n11", "cold")
+    assert lm.tokenize_dialogue(dialogue) == lm.tokenize_dialogue(merged)
+    assert lm.tokenize_prompt(dialogue.exchanges()[0][0]) == lm.tokenize_prompt(merged.exchanges()[0][0])
+
+
+@pytest.mark.parametrize("exchanges", [2, 12])
+def test_an_answer_with_weight_0_is_in_the_row_and_no_target(with_template: WithTemplate, exchanges: int) -> None:
+    lm = with_template(TEMPLATE)
+    turns = [{"role": role, "content": f"{role} {i}"} for i in range(exchanges) for role in ("user", "assistant")]
+    ((all_ids, all_targets),) = lm.tokenize_dialogue(Dialogue.from_messages(turns))
+    context: list[dict[str, Any]] = [*({**turn, "weight": 0} if i == 1 else turn for i, turn in enumerate(turns))]
+    ((ids, targets),) = lm.tokenize_dialogue(Dialogue.from_messages(context))
+    assert ids == all_ids
+    first = all_targets.index(True)
+    length = all_targets[first:].index(False)
+    assert targets == [*all_targets[:first], *[False] * length, *all_targets[first + length :]]
