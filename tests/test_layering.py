@@ -23,6 +23,7 @@ LAYERS = [
     "dialogue",
     "runtime",
     "storage",
+    "importers",
     "models",
     "jobs",
     "kernels",
@@ -143,13 +144,17 @@ def test_the_command_line_imports_optional_components_only_inside_functions(comp
     ("text", "module"),
     [
         ("mlx_lm.load(", "models/safe_loading.py"),
-        ("sqlite3.connect", "storage/database.py"),
         ("httpx2", "http_client.py"),
         ("set_wired_limit", None),
     ],
 )
 def test_some_things_happen_in_one_module_only(text: str, module: str | None) -> None:
     assert [name_of(file) for file in modules() if text in file.read_text()] == ([module] if module else [])
+
+
+def test_databases_are_opened_by_storage_only() -> None:
+    files = [name_of(file) for file in modules() if "sqlite3.connect" in file.read_text()]
+    assert files == ["storage/database.py", "storage/foreign_database.py"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,203 @@
+"""The beginning of a file: what importers recognize their format by."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import ijson
+
+from mlx_personal.importers.document import Document
+from mlx_personal.storage.foreign_database import column_names
+
+Kind = Literal["json", "lines", "text", "sqlite", "parquet", "zip", "empty", "binary"]
+
+HEAD_BYTES: Final = 262_144
+# Keys below this depth say nothing about a format, and a tree of messages has thousands of them.
+_MAX_DEPTH: Final = 6
+_MAX_EVENTS: Final = 20_000
+# A file that is one object with its conversations under one of these keys.
+_WRAPPERS: Final = ("conversations", "chats", "data", "rows", "items", "train")
+# Keys of the turns of one conversation, whose list under a key above is no list of conversations.
+_TURN_KEYS: Final = ("from", "role", "value", "content", "sender", "speaker", "text")
+_BOMS: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of a file.
+
+    Attributes:
+        name: The file's name in its folder or zip.
+        kind: `json` for one or several JSON values, `lines` for a value a line, or another kind of file.
+        encoding: Encoding of its text.
+        text: Its first characters; empty for a binary file.
+        is_list: Whether it is one JSON list.
+        wrapper: The key under which the records are, if the file is one object with a list of them; otherwise empty.
+        keys: Dotted paths of the keys of the first records, where `item` stands for an item of a list; of a
+            database its columns as `table.column`.
+    """
+
+    name: str
+    kind: Kind
+    encoding: str = "utf-8"
+    text: str = ""
+    is_list: bool = False
+    wrapper: str = ""
+    keys: frozenset[str] = frozenset()
+
+    def has(self, *paths: str) -> bool:
+        """Return whether the first records have all of these keys.
+
+        Args:
+            *paths: Dotted paths, such as `messages.item.role`.
+        """
+        return self.keys.issuperset(paths)
+
+    @property
+    def base_name(self) -> str:
+        """The file's name without its folder."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the file consists of JSON values."""
+        return self.kind in ("json", "lines")
+
+
+def read_head(document: Document) -> Head:
+    """Return the beginning of a file.
+
+    Args:
+        document: The file.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    with document.open() as stream:
+        data = stream.read(HEAD_BYTES) or b""
+    head = head_of(data, document.name)
+    if head.kind == "sqlite":
+        with document.open_database() as connection:
+            return replace(head, keys=column_names(connection))
+    return head
+
+
+def head_of(data: bytes, name: str) -> Head:
+    """Return what is known about a file from its first bytes.
+
+    Args:
+        data: The first `HEAD_BYTES` bytes.
+        name: The file's name.
+    """
+    for magic, kind in ((b"SQLite format 3\0", "sqlite"), (b"PAR1", "parquet"), (b"PK\x03\x04", "zip")):
+        if data.startswith(magic):
+            return Head(name, kind)  # type: ignore[arg-type]
+    encoding = _encoding(data)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(data).lstrip("\ufeff")
+    if not text.strip():
+        return Head(name, "empty", encoding)
+    if "\0" in text[:1000]:
+        return Head(name, "binary")
+    lines = list(_parsed_lines(text))
+    if _is_lines(text, name, lines):
+        keys = _record_keys([value for value in lines if value is not None])
+        return Head(name, "lines", encoding, text, keys=frozenset(keys))
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):
+        return Head(name, "text", encoding, text)
+    paths = _paths(text)
+    if start == "[":
+        prefix, wrapper = "item", ""
+    else:
+        wrapper = _wrapper(paths)
+        prefix = f"{wrapper}.item" if wrapper else ""
+    keys = {path.removeprefix(f"{prefix}.") for path in paths if not prefix or path.startswith(f"{prefix}.")}
+    return Head(name, "json", encoding, text, start == "[", wrapper, frozenset(keys))
+
+
+def _encoding(data: bytes) -> str:
+    """Return the encoding of a text: by its byte order mark, or by the zeros that UTF-16 has in most letters."""
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            return encoding
+    if data[:2] and data[1:2] == b"\0" and data[:1] != b"\0":
+        return "utf-16-le"
+    if data[:1] == b"\0" and data[1:2] not in (b"\0", b""):
+        return "utf-16-be"
+    return "utf-8"
+
+
+def _parsed_lines(text: str) -> Iterator[Any]:
+    """Yield the JSON value of each of the first complete lines; None for a line that is none."""
+    lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    if len(text) >= HEAD_BYTES // 4:  # the last line may be cut off
+        lines = lines[:-1]
+    for line in lines[:5]:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        yield value if isinstance(value, dict | list) and value else None
+
+
+def _is_lines(text: str, name: str, lines: list[Any]) -> bool:
+    """Return whether a file has a JSON value on each line."""
+    found = sum(value is not None for value in lines)
+    if name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+        return found > 0 or not text.lstrip().startswith("[")
+    # Lines of a printed value can be values too, such as `{}`, but never the first.
+    return found > 0 and (lines[0] is not None or not text.lstrip().startswith(("[", "{"))) and len(lines) > 1
+
+
+def _record_keys(records: list[Any]) -> set[str]:
+    """Return the paths of the keys of parsed records."""
+    paths: set[str] = set()
+    for record in records:
+        pending = [("", record, 0)]
+        while pending and len(paths) < _MAX_EVENTS:
+            prefix, value, depth = pending.pop()
+            if depth > _MAX_DEPTH:
+                continue
+            if isinstance(value, dict):
+                for key, child in value.items():
+                    path = f"{prefix}.{key}" if prefix else str(key)
+                    paths.add(path)
+                    pending.append((path, child, depth + 1))
+            elif isinstance(value, list):
+                path = f"{prefix}.item" if prefix else "item"
+                pending += [(path, child, depth + 1) for child in value[:20]]
+    return paths
+
+
+def _paths(text: str) -> set[str]:
+    """Return the paths of the keys in the beginning of a JSON text."""
+    paths: set[str] = set()
+    try:
+        events = ijson.parse(text.lstrip().encode("utf-8", "replace"), multiple_values=True)
+        for number, (prefix, event, value) in enumerate(events):
+            if number > _MAX_EVENTS:
+                break
+            if event == "map_key" and prefix.count(".") <= _MAX_DEPTH:
+                paths.add(f"{prefix}.{value}" if prefix else value)
+    except ijson.JSONError:  # the text is cut off
+        pass
+    return paths
+
+
+def _wrapper(paths: set[str]) -> str:
+    """Return the key under which a file that is one object has a list of conversations; empty if there is none."""
+    for name in _WRAPPERS:
+        children = {path.split(".")[2] for path in paths if path.startswith(f"{name}.item.")}
+        if children and not (children & set(_TURN_KEYS) and "messages" not in children and "mapping" not in children):
+            return name
+    return ""

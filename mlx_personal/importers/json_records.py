@@ -1,0 +1,158 @@
+"""Read the records of a JSON file one after the other: a list, a value a line, or one object.
+
+A record that is damaged is yielded as skipped, and the rest is read: of a value a line all others, of a list those
+before it, because the end of a damaged item cannot be known.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+import ijson
+
+from mlx_personal.importers.conversation import Skipped
+from mlx_personal.importers.document import Document
+from mlx_personal.importers.head import Head
+
+# Far above any conversation; longer lines are skipped instead of filling the memory.
+MAX_LINE_BYTES: Final = 64_000_000
+_CHUNK_BYTES: Final = 1_048_576
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON value of a file.
+
+    Attributes:
+        value: The value.
+        where: File and position in it.
+    """
+
+    value: Any
+    where: str
+
+
+def read_records(document: Document, head: Head) -> Iterator[Record | Skipped]:
+    """Yield the records of a JSON file.
+
+    Args:
+        document: The file.
+        head: Its beginning.
+
+    Yields:
+        Each value, or why it cannot be read.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    if head.kind == "lines":
+        yield from _read_lines(document, head)
+        return
+    prefix = "item" if head.is_list else f"{head.wrapper}.item" if head.wrapper else ""
+    number = 0
+    with document.open() as stream:
+        try:
+            for value in ijson.items(
+                Utf8Stream(stream, head.encoding), prefix, use_float=True, multiple_values=True, buf_size=_CHUNK_BYTES
+            ):
+                number += 1
+                yield Record(value, f"{document.where}:{number}" if prefix else document.where)
+        except (ijson.JSONError, ValueError, OverflowError) as error:
+            reason = "the end of the file is missing" if "ncomplete" in str(error) else "not JSON from here on"
+            yield Skipped(f"{document.where}:{number + 1}", reason)
+
+
+def read_lines(document: Document, encoding: str) -> Iterator[tuple[int, bytes | None]]:
+    r"""Yield the lines of a text file with their numbers.
+
+    Lines end with `\n`, `\r\n` or `\r` only, because JSON texts may contain U+2028 and similar characters.
+
+    Args:
+        document: The file.
+        encoding: Its encoding.
+
+    Yields:
+        Number and UTF-8 text of each line without its end; None for a line of over `MAX_LINE_BYTES`.
+    """
+    number, rest, is_too_long = 1, b"", False
+    with document.open() as stream:
+        reader: Any = stream if encoding == "utf-8" else Utf8Stream(stream, encoding)
+        while chunk := reader.read(_CHUNK_BYTES):
+            if chunk.endswith(b"\r"):  # the next chunk may begin with its \n
+                chunk += reader.read(1)
+            first, *others = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+            rest += first
+            is_too_long = is_too_long or len(rest) > MAX_LINE_BYTES
+            if is_too_long:
+                rest = b""
+            for line in others:
+                yield number, None if is_too_long else rest
+                number, rest, is_too_long = number + 1, line, False
+    if rest or is_too_long:
+        yield number, None if is_too_long else rest
+
+
+def _read_lines(document: Document, head: Head) -> Iterator[Record | Skipped]:
+    for number, line in read_lines(document, head.encoding):
+        where = f"{document.where}:{number}"
+        if line is None:
+            yield Skipped(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB")
+        elif line.strip():
+            yield parse_json(line, where)
+
+
+def parse_json(data: bytes, where: str) -> Record | Skipped:
+    """Return the JSON value of a text, or why it has none.
+
+    Args:
+        data: The text in UTF-8.
+        where: File and position in it.
+    """
+    try:
+        return Record(json.loads(data.decode("utf-8-sig").strip()), where)
+    except UnicodeDecodeError:
+        return Skipped(where, "not UTF-8 text")
+    except json.JSONDecodeError as error:
+        return Skipped(where, f"not JSON ({error.msg.lower()})")
+    except RecursionError:
+        return Skipped(where, "JSON nested too deeply")
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        return Skipped(where, "a number with too many digits")
+
+
+class Utf8Stream(io.RawIOBase):
+    """A stream in any encoding, read as UTF-8 without a byte order mark; invalid bytes become U+FFFD.
+
+    Args:
+        stream: The stream.
+        encoding: Its encoding.
+    """
+
+    def __init__(self, stream: BinaryIO, encoding: str):
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._buffer = b""
+        self._is_done = False
+
+    def readable(self) -> bool:
+        """Return that the stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read bytes into a buffer, and return their number."""
+        size = len(buffer)
+        if size == 0:
+            return 0
+        while not self._buffer and not self._is_done:
+            data = self._stream.read(size)
+            self._is_done = not data
+            self._buffer = self._decoder.decode(data, final=self._is_done).encode("utf-8", "replace")
+        count = min(size, len(self._buffer))
+        buffer[:count] = self._buffer[:count]
+        self._buffer = self._buffer[count:]
+        return count
