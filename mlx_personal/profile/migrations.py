@@ -124,4 +124,82 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         rejection INTEGER  -- number of the rejection
     );
     """,
+    """
+    -- A batch of imported dialogues, which can be taken back whole.
+    CREATE TABLE imports (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        paths TEXT NOT NULL,    -- JSON list
+        options TEXT NOT NULL,  -- JSON: the format and the filters
+        started_at TEXT NOT NULL,
+        finished_at TEXT,  -- NULL if it was interrupted
+        summary TEXT,      -- JSON: what was read, new, known and skipped
+        undone_at TEXT
+    );
+
+    -- Where imported dialogues come from. A dialogue has a row for each import that brought turns of it: a later export
+    -- of the same conversation may continue it.
+    CREATE TABLE origins (
+        dialogue_id INTEGER NOT NULL REFERENCES dialogues (id),
+        import_id INTEGER NOT NULL REFERENCES imports (id),
+        app TEXT NOT NULL,
+        conversation_id TEXT NOT NULL,  -- empty if the app has none
+        title TEXT NOT NULL,
+        model TEXT NOT NULL,
+        time REAL,  -- when the conversation began, in seconds since 1970, UTC
+        position INTEGER NOT NULL,  -- index of the first message that this import brought
+        PRIMARY KEY (dialogue_id, import_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX origins_by_import ON origins (import_id);
+    CREATE INDEX origins_by_conversation ON origins (conversation_id, app) WHERE conversation_id != '';
+
+    -- Verdicts that follow from an export, such as a thumb. They are proposals until the owner takes them.
+    CREATE TABLE inferred_verdicts (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        dialogue_id INTEGER NOT NULL REFERENCES dialogues (id),
+        import_id INTEGER NOT NULL REFERENCES imports (id),
+        answer INTEGER NOT NULL,  -- index among the answers of the dialogue that have weight 1
+        rating TEXT NOT NULL,     -- good or bad
+        source TEXT NOT NULL,
+        evidence TEXT NOT NULL,
+        UNIQUE (dialogue_id, answer, source)
+    );
+    CREATE INDEX inferred_verdicts_by_import ON inferred_verdicts (import_id);
+
+    -- Pairs of answers of which the owner preferred one.
+    CREATE TABLE preference_pairs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        dialogue_id INTEGER NOT NULL REFERENCES dialogues (id),
+        import_id INTEGER NOT NULL REFERENCES imports (id),
+        answer INTEGER NOT NULL,  -- as in inferred_verdicts
+        chosen TEXT NOT NULL,
+        rejected TEXT NOT NULL,
+        source TEXT NOT NULL
+    );
+    CREATE INDEX preference_pairs_by_dialogue ON preference_pairs (dialogue_id);
+    CREATE INDEX preference_pairs_by_import ON preference_pairs (import_id);
+
+    -- Folders of apps whose new conversations are imported.
+    CREATE TABLE watched_folders (
+        path TEXT PRIMARY KEY,
+        format TEXT NOT NULL,  -- empty to recognize each file
+        added_at TEXT NOT NULL,
+        polled_at TEXT  -- NULL before the first time
+    );
+
+    -- Whose verdict it is: of the owner, of the owner who took a proposal, or inferred and accepted without asking.
+    ALTER TABLE annotations ADD COLUMN origin TEXT NOT NULL DEFAULT 'owner'
+        CHECK (origin IN ('owner', 'proposal', 'inferred'));
+
+    -- For counts over a long stream, which would otherwise read all texts.
+    CREATE INDEX dialogues_by_adapter ON dialogues (adapter_id);
+    CREATE INDEX decisions_by_action ON decisions (action);
+    CREATE INDEX decisions_with_slot ON decisions (dialogue_id, slot) WHERE slot IS NOT NULL;
+
+    -- For taking back an import, which deletes dialogues that these columns may refer to.
+    CREATE INDEX decisions_by_replaced ON decisions (replaced_id) WHERE replaced_id IS NOT NULL;
+    CREATE INDEX annotations_by_dialogue ON annotations (dialogue_id);
+    CREATE INDEX annotations_by_replaces ON annotations (replaces) WHERE replaces IS NOT NULL;
+    CREATE INDEX training_rows_by_annotation ON training_rows (annotation_id);
+    CREATE INDEX training_rows_by_synthetic ON training_rows (synthetic_id) WHERE synthetic_id IS NOT NULL;
+    """,
 )
