@@ -183,7 +183,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         path TEXT PRIMARY KEY,
         format TEXT NOT NULL,  -- empty to recognize each file
         added_at TEXT NOT NULL,
-        polled_at TEXT  -- NULL before the first time
+        polled_at TEXT,  -- NULL before the first time
+        files TEXT NOT NULL DEFAULT '{}'  -- JSON: size and time of change of each file that was imported, by its path
     );
 
     -- Whose verdict it is: of the owner, of the owner who took a proposal, or inferred and accepted without asking.
