@@ -1,5 +1,6 @@
 """Profiles on disk: a profile's SQLite database, and the records it stores."""
 
+from mlx_personal.profile.imports import ImportRow, InferredVerdictRow, Origin, PreferencePairRow
 from mlx_personal.profile.records import (
     AdapterRow,
     AnnotationCounts,
@@ -21,7 +22,11 @@ __all__ = [
     "BinRow",
     "DecisionRow",
     "DialogueRow",
+    "ImportRow",
+    "InferredVerdictRow",
     "NewSynthetic",
+    "Origin",
+    "PreferencePairRow",
     "RunRow",
     "Store",
     "SyntheticRow",

@@ -110,6 +110,8 @@ class AnnotationRow:
         group: Number of its group of near-duplicates.
         held_out: Whether it is held out for evaluation.
         annotated_at: Time of the verdict, UTC.
+        origin: Whose verdict it is: `owner`, `proposal` of the owner who took one, or `inferred` and accepted without
+            asking.
     """
 
     id: int
@@ -119,6 +121,7 @@ class AnnotationRow:
     group: int
     held_out: bool
     annotated_at: str
+    origin: str = "owner"
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Self:
@@ -131,6 +134,7 @@ class AnnotationRow:
             group=row["near_duplicates"],
             held_out=bool(row["held_out"]),
             annotated_at=row["asked_at"],
+            origin=row["origin"],
         )
 
 

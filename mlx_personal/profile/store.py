@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
+from mlx_personal.profile.imports import LAST_DECIDED, Imports
 from mlx_personal.profile.leftovers import remove_leftovers
 from mlx_personal.profile.migrations import MIGRATIONS
 from mlx_personal.profile.proposed_questions import ANSWERED_PROPOSALS, ProposedQuestions
@@ -36,9 +37,6 @@ PROFILE = DatabaseSchema("profile", "profile.db", MIGRATIONS, "use another profi
 
 # The stream: all dialogues but the answers to proposed questions.
 _STREAM = f"dialogues WHERE id NOT IN {ANSWERED_PROPOSALS}"
-# Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
-# without a decision would take longer the longer the stream is.
-_LAST_DECIDED = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
 # Current annotations that have a preferred answer.
 _PREFERRED = "undone = 0 AND messages IS NOT NULL"
 # Dialogues of the buffer and those whose verdict was undone, except those that have a current verdict.
@@ -108,6 +106,7 @@ class Store:
         folder: The profile's folder.
         database: Its database.
         proposed: The questions that a model proposed.
+        imports: The imports and what they brought.
 
     Raises:
         UserError: If the folder cannot be read or written, or another process is writing to it.
@@ -117,6 +116,7 @@ class Store:
         self.folder = folder
         self.database = Database(folder, write, PROFILE)
         self.proposed = ProposedQuestions(self.database)
+        self.imports = Imports(self.database)
         if write:
             remove_partials(folder / "adapters")
             remove_leftovers(folder, self.database)
@@ -168,7 +168,7 @@ class Store:
         Returns:
             Its id in the stream; None if it is not stored.
         """
-        unscored = f"id = ? AND id > {_LAST_DECIDED}"
+        unscored = f"id = ? AND id > {LAST_DECIDED}"
         with self.transaction() as connection:
             updated = connection.execute(
                 f"UPDATE OR IGNORE dialogues SET key = ?, messages = ? WHERE {unscored}",
@@ -196,12 +196,12 @@ class Store:
 
     def unscored(self, limit: int) -> list[DialogueRow]:
         """Return the first `limit` dialogues of the stream that have not been scored."""
-        query = f"SELECT * FROM {_STREAM} AND id > {_LAST_DECIDED} ORDER BY id LIMIT ?"
+        query = f"SELECT * FROM {_STREAM} AND id > {LAST_DECIDED} ORDER BY id LIMIT ?"
         return [DialogueRow.from_row(row) for row in self.database.fetch_all(query, limit)]
 
     def unscored_count(self) -> int:
         """Return how many dialogues have not been scored."""
-        return self.database.fetch_int(f"SELECT count(*) FROM {_STREAM} AND id > {_LAST_DECIDED}")
+        return self.database.fetch_int(f"SELECT count(*) FROM {_STREAM} AND id > {LAST_DECIDED}")
 
     # Selection
 
@@ -284,7 +284,13 @@ class Store:
     # Annotation
 
     def add_annotation(
-        self, dialogue_id: int, verdict: str, preferred: Dialogue | None, group: int, held_out: bool
+        self,
+        dialogue_id: int,
+        verdict: str,
+        preferred: Dialogue | None,
+        group: int,
+        held_out: bool,
+        origin: str = "owner",
     ) -> int:
         """Record a verdict, which replaces an earlier one on the same dialogue.
 
@@ -294,6 +300,7 @@ class Store:
             preferred: The dialogue with the preferred answers; None for a skipped one.
             group: Number of its group of near-duplicates.
             held_out: Whether it is held out for evaluation.
+            origin: Whose verdict it is, see `AnnotationRow`.
 
         Returns:
             The annotation's id.
@@ -306,9 +313,9 @@ class Store:
             messages = None if preferred is None else dump_dialogue(preferred)
             cursor = connection.execute(
                 "INSERT INTO annotations"
-                " (dialogue_id, verdict, messages, near_duplicates, held_out, replaces, asked_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (dialogue_id, verdict, messages, group, held_out, replaces, utc_now()),
+                " (dialogue_id, verdict, messages, near_duplicates, held_out, replaces, asked_at, origin)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (dialogue_id, verdict, messages, group, held_out, replaces, utc_now(), origin),
             )
         return int(cursor.lastrowid or 0)
 

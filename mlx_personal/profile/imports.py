@@ -1,0 +1,366 @@
+"""The tables of imports: batches, the origins of dialogues, and the verdicts that follow from an export.
+
+Each method is one query or one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.profile.records import dump_dialogue, load_dialogue
+from mlx_personal.storage.database import Database, utc_now
+
+# Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
+# without a decision would take longer the longer the stream is.
+LAST_DECIDED: Final = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
+# Verdicts on dialogues that have no verdict of the owner.
+_OPEN: Final = "dialogue_id NOT IN (SELECT dialogue_id FROM annotations WHERE undone = 0)"
+
+
+@dataclass(frozen=True)
+class ImportRow:
+    """A batch of imported dialogues.
+
+    Attributes:
+        id: Its id.
+        paths: What was imported.
+        options: The format and the filters.
+        started_at: Time of its start, UTC.
+        finished_at: Time of its end, UTC; None if it was interrupted.
+        summary: What was read, new, known and skipped; None if it was interrupted.
+        undone_at: When it was taken back, UTC; None unless it was.
+    """
+
+    id: int
+    paths: tuple[str, ...]
+    options: dict[str, Any]
+    started_at: str
+    finished_at: str | None
+    summary: dict[str, Any] | None
+    undone_at: str | None
+
+    @classmethod
+    def from_row(cls, row: sqlite3.Row) -> Self:
+        """Return the record of a row of `imports`."""
+        summary = None if row["summary"] is None else json.loads(row["summary"])
+        parsed = {"paths": tuple(json.loads(row["paths"])), "options": json.loads(row["options"]), "summary": summary}
+        return cls(**{**dict(row), **parsed})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported dialogue comes from.
+
+    Attributes:
+        app: Name of the app or of the file format.
+        conversation_id: The app's id of the conversation; empty if it has none.
+        title: Title of the conversation; empty if it has none.
+        model: Name of the model that answered; empty if unknown.
+        time: When the conversation began, in seconds since 1970, UTC; None if unknown.
+        position: Index of the first message that the import brought; those before it are context, or of an earlier
+            import.
+    """
+
+    app: str
+    conversation_id: str = ""
+    title: str = ""
+    model: str = ""
+    time: float | None = None
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class OriginRow:
+    """An import's share of a dialogue.
+
+    Attributes:
+        dialogue_id: The dialogue.
+        import_id: The import.
+        origin: Where it comes from.
+    """
+
+    dialogue_id: int
+    import_id: int
+    origin: Origin
+
+    @classmethod
+    def from_row(cls, row: sqlite3.Row) -> Self:
+        """Return the record of a row of `origins`."""
+        names = ("app", "conversation_id", "title", "model", "time", "position")
+        return cls(row["dialogue_id"], row["import_id"], Origin(**{name: row[name] for name in names}))
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A stored dialogue of a conversation: all of it, or the turns that a later export added.
+
+    Attributes:
+        dialogue_id: Id of the dialogue.
+        dialogue: The dialogue.
+        is_scored: Whether it has been scored, after which it does not change.
+    """
+
+    dialogue_id: int
+    dialogue: Dialogue
+    is_scored: bool
+
+
+@dataclass(frozen=True)
+class InferredVerdictRow:
+    """A verdict that follows from an export.
+
+    Attributes:
+        id: Its id.
+        dialogue_id: The dialogue.
+        answer: Index of the answer in the dialogue's `assistant_turns`.
+        rating: `good` or `bad`.
+        source: What it follows from, such as `thumbs`.
+        evidence: The words or the record that it follows from.
+    """
+
+    id: int
+    dialogue_id: int
+    answer: int
+    rating: str
+    source: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class PreferencePairRow:
+    """Two answers to the same question, of which the owner preferred one.
+
+    Attributes:
+        dialogue_id: The dialogue.
+        answer: Index of the preferred answer in the dialogue's `assistant_turns`.
+        chosen: The preferred answer.
+        rejected: The other one.
+        source: How the preference is known.
+    """
+
+    dialogue_id: int
+    answer: int
+    chosen: str
+    rejected: str
+    source: str
+
+
+class Imports:
+    """The imports of a profile.
+
+    Args:
+        database: The profile's database.
+    """
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    # Batches
+
+    def begin(self, paths: Sequence[str], options: dict[str, Any]) -> int:
+        """Record the start of an import.
+
+        Args:
+            paths: What is imported.
+            options: The format and the filters.
+
+        Returns:
+            The import's id.
+        """
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO imports (paths, options, started_at) VALUES (?, ?, ?)",
+                (json.dumps(list(paths)), json.dumps(options), utc_now()),
+            )
+        return int(cursor.lastrowid or 0)
+
+    def finish(self, import_id: int, summary: dict[str, Any]) -> None:
+        """Record the end of an import.
+
+        Args:
+            import_id: The import.
+            summary: What was read, new, known and skipped, as plain JSON.
+        """
+        with self._database.transaction() as connection:
+            query = "UPDATE imports SET finished_at = ?, summary = ? WHERE id = ?"
+            connection.execute(query, (utc_now(), json.dumps(summary), import_id))
+
+    def all(self) -> list[ImportRow]:
+        """Return all imports in order, including interrupted ones and those that were taken back."""
+        return [ImportRow.from_row(row) for row in self._database.fetch_all("SELECT * FROM imports ORDER BY id")]
+
+    def get(self, import_id: int) -> ImportRow | None:
+        """Return the import with this id, or None if there is none."""
+        row = self._database.fetch_one("SELECT * FROM imports WHERE id = ?", import_id)
+        return None if row is None else ImportRow.from_row(row)
+
+    # Dialogues
+
+    def has_key(self, key: str) -> bool:
+        """Return whether the profile has a dialogue with this content.
+
+        Args:
+            key: Its `Dialogue.key`.
+        """
+        return self._database.fetch_one("SELECT 1 FROM dialogues WHERE key = ?", key) is not None
+
+    def parts(self, app: str, conversation_id: str) -> list[StoredPart]:
+        """Return the stored dialogues of a conversation in order.
+
+        Args:
+            app: Name of the app.
+            conversation_id: The app's id of the conversation.
+        """
+        if not conversation_id:
+            return []
+        rows = self._database.fetch_all(
+            f"SELECT id, messages, id <= {LAST_DECIDED} AS is_scored FROM dialogues WHERE id IN (SELECT dialogue_id"
+            " FROM origins WHERE conversation_id = ? AND conversation_id != '' AND app = ?) ORDER BY id",
+            conversation_id,
+            app,
+        )
+        return [StoredPart(row["id"], load_dialogue(row["messages"]), bool(row["is_scored"])) for row in rows]
+
+    def add(self, import_id: int, dialogue: Dialogue, source: str, origin: Origin) -> int | None:
+        """Append a dialogue to the stream.
+
+        Args:
+            import_id: The import that brings it.
+            dialogue: The dialogue.
+            source: The file that it comes from.
+            origin: The conversation that it comes from.
+
+        Returns:
+            Its id; None if the stream already has it.
+        """
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT OR IGNORE INTO dialogues (key, messages, source, received_at) VALUES (?, ?, ?, ?)",
+                (dialogue.key, dump_dialogue(dialogue), source, utc_now()),
+            )
+            if not cursor.rowcount:
+                return None
+            dialogue_id = int(cursor.lastrowid or 0)
+            _add_origin(connection, import_id, dialogue_id, origin)
+        return dialogue_id
+
+    def extend(self, import_id: int, dialogue_id: int, dialogue: Dialogue, origin: Origin) -> bool:
+        """Replace an unscored dialogue by its continuation.
+
+        Args:
+            import_id: The import that brings it.
+            dialogue_id: The dialogue.
+            dialogue: Its messages and further ones.
+            origin: The conversation that it comes from.
+
+        Returns:
+            Whether it was replaced; not if the stream already has the longer dialogue.
+        """
+        with self._database.transaction() as connection:
+            query = "UPDATE OR IGNORE dialogues SET key = ?, messages = ? WHERE id = ?"
+            if not connection.execute(query, (dialogue.key, dump_dialogue(dialogue), dialogue_id)).rowcount:
+                return False
+            _add_origin(connection, import_id, dialogue_id, origin)
+        return True
+
+    def origins(self, dialogue_id: int) -> list[OriginRow]:
+        """Return where a dialogue comes from: nothing for one that was not imported, else a row for each import.
+
+        Args:
+            dialogue_id: The dialogue.
+        """
+        query = "SELECT * FROM origins WHERE dialogue_id = ? ORDER BY import_id"
+        return [OriginRow.from_row(row) for row in self._database.fetch_all(query, dialogue_id)]
+
+    def dialogue_count(self, import_id: int) -> int:
+        """Return the number of dialogues that have turns of an import."""
+        return self._database.fetch_int("SELECT count(*) FROM origins WHERE import_id = ?", import_id)
+
+    # Verdicts
+
+    def add_verdicts(self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]]) -> int:
+        """Store verdicts that follow from an export; those that are known are left out.
+
+        Args:
+            import_id: The import that brings them.
+            dialogue_id: The dialogue.
+            verdicts: Index of the answer in the dialogue's `assistant_turns`, rating, source and evidence of each.
+
+        Returns:
+            The number of new ones.
+        """
+        with self._database.transaction() as connection:
+            return connection.executemany(
+                "INSERT OR IGNORE INTO inferred_verdicts (dialogue_id, import_id, answer, rating, source, evidence)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                ((dialogue_id, import_id, *verdict) for verdict in verdicts),
+            ).rowcount
+
+    def add_pairs(self, import_id: int, pairs: Iterable[PreferencePairRow]) -> int:
+        """Store preference pairs; those that are known are left out.
+
+        Args:
+            import_id: The import that brings them.
+            pairs: The pairs.
+
+        Returns:
+            The number of new ones.
+        """
+        new = 0
+        with self._database.transaction() as connection:
+            for pair in pairs:
+                values = (pair.dialogue_id, pair.answer, pair.chosen, pair.rejected, pair.source)
+                new += connection.execute(
+                    "INSERT INTO preference_pairs (import_id, dialogue_id, answer, chosen, rejected, source)"
+                    " SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM preference_pairs"
+                    " WHERE dialogue_id = ? AND answer = ? AND rejected = ?)",
+                    (import_id, *values, pair.dialogue_id, pair.answer, pair.rejected),
+                ).rowcount
+        return new
+
+    def verdicts(self, dialogue_id: int) -> list[InferredVerdictRow]:
+        """Return the verdicts on a dialogue that follow from an export, in the order of its answers.
+
+        Args:
+            dialogue_id: The dialogue.
+        """
+        return self._verdicts("dialogue_id = ? ORDER BY answer, id", dialogue_id)
+
+    def open_verdicts(self) -> list[InferredVerdictRow]:
+        """Return the verdicts on dialogues about which the owner has not decided, in the order of the stream."""
+        return self._verdicts(f"{_OPEN} ORDER BY dialogue_id, answer, id")
+
+    def open_verdict_count(self) -> int:
+        """Return the number of verdicts on dialogues about which the owner has not decided."""
+        return self._database.fetch_int(f"SELECT count(*) FROM inferred_verdicts WHERE {_OPEN}")
+
+    def pairs(self) -> list[PreferencePairRow]:
+        """Return all preference pairs in order."""
+        query = "SELECT dialogue_id, answer, chosen, rejected, source FROM preference_pairs ORDER BY id"
+        return [PreferencePairRow(**dict(row)) for row in self._database.fetch_all(query)]
+
+    def _verdicts(self, condition: str, *values: object) -> list[InferredVerdictRow]:
+        query = f"SELECT id, dialogue_id, answer, rating, source, evidence FROM inferred_verdicts WHERE {condition}"
+        return [InferredVerdictRow(**dict(row)) for row in self._database.fetch_all(query, *values)]
+
+
+def _add_origin(connection: sqlite3.Connection, import_id: int, dialogue_id: int, origin: Origin) -> None:
+    # An import may bring turns of a dialogue twice, when its files have the same conversation in two states.
+    connection.execute(
+        "INSERT OR IGNORE INTO origins VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            dialogue_id,
+            import_id,
+            origin.app,
+            origin.conversation_id,
+            origin.title,
+            origin.model,
+            origin.time,
+            origin.position,
+        ),
+    )
