@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -19,10 +18,11 @@ HEAD_BYTES: Final = 262_144
 # Keys below this depth say nothing about a format, and a tree of messages has thousands of them.
 _MAX_DEPTH: Final = 6
 _MAX_EVENTS: Final = 20_000
+_MAX_LINES: Final = 50
 # A file that is one object with its conversations under one of these keys.
 _WRAPPERS: Final = ("conversations", "chats", "data", "rows", "items", "train")
 # Keys of the turns of one conversation, whose list under a key above is no list of conversations.
-_TURN_KEYS: Final = ("from", "role", "value", "content", "sender", "speaker", "text")
+_TURN_KEYS: Final = ("from", "role", "sender", "speaker")
 _BOMS: Final = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -108,9 +108,9 @@ def head_of(data: bytes, name: str) -> Head:
         return Head(name, "empty", encoding)
     if "\0" in text[:1000]:
         return Head(name, "binary")
-    lines = list(_parsed_lines(text))
+    lines = _parsed_lines(text)
     if _is_lines(text, name, lines):
-        keys = _record_keys([value for value in lines if value is not None])
+        keys = _record_keys([value for value in lines if value is not None]) or _paths(text)
         return Head(name, "lines", encoding, text, keys=frozenset(keys))
     start = text.lstrip()[:1]
     if start not in ("{", "["):
@@ -137,26 +137,35 @@ def _encoding(data: bytes) -> str:
     return "utf-8"
 
 
-def _parsed_lines(text: str) -> Iterator[Any]:
-    """Yield the JSON value of each of the first complete lines; None for a line that is none."""
+def _parsed_lines(text: str) -> list[Any]:
+    """Return the JSON value of each of the first complete lines; None for a line that is none."""
     lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
     if len(text) >= HEAD_BYTES // 4:  # the last line may be cut off
         lines = lines[:-1]
-    for line in lines[:5]:
+    values: list[Any] = []
+    for line in lines[:_MAX_LINES]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             value = None
-        yield value if isinstance(value, dict | list) and value else None
+        values.append(value if isinstance(value, dict | list) and value else None)
+    return values
 
 
 def _is_lines(text: str, name: str, lines: list[Any]) -> bool:
-    """Return whether a file has a JSON value on each line."""
+    """Return whether a file has a JSON value on each line.
+
+    Args:
+        text: Its beginning.
+        name: Its name.
+        lines: The values of its first lines; empty if the first line is longer than the text.
+    """
     found = sum(value is not None for value in lines)
+    is_open = text.lstrip().startswith(("[", "{"))
     if name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
-        return found > 0 or not text.lstrip().startswith("[")
-    # Lines of a printed value can be values too, such as `{}`, but never the first.
-    return found > 0 and (lines[0] is not None or not text.lstrip().startswith(("[", "{"))) and len(lines) > 1
+        # Of a printed value only few lines are values.
+        return not (is_open and lines) or lines[0] is not None or 2 * found >= len(lines)
+    return len(lines) > 1 and found > 0 and (lines[0] is not None or not is_open)
 
 
 def _record_keys(records: list[Any]) -> set[str]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
+from mlx_personal.dialogue.types import ROLES
+from mlx_personal.errors import quoted
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 
 _Skip = Callable[[str], None]
@@ -65,8 +67,9 @@ def normalize(conversation: Conversation) -> NormalizedDialogue | Skipped:
         skip("an answer with weight 0 after the last target")
         exchanges.pop()
     if not exchanges:
-        reason = skipped[-1].reason if len(skipped) == 1 else _why_empty(conversation.turns)
-        return Skipped(conversation.where, reason, conversation.app)
+        problems = {problem for turn in conversation.turns if (problem := _problem(turn)) is not None}
+        reasons = problems if len(problems) == 1 else {item.reason for item in skipped} if len(skipped) == 1 else set()
+        return Skipped(conversation.where, (*reasons, _why_empty(conversation.turns))[0], conversation.app)
     names = {turn.name for exchange in exchanges for turn in exchange.user if turn.name}
     messages: list[Message] = []
     turns: list[tuple[Turn, ...]] = []
@@ -129,6 +132,8 @@ def _close(exchange: _Exchange | None, exchanges: list[_Exchange], skip: _Skip) 
 
 def _problem(turn: Turn) -> str | None:
     """Return why a turn is left out, or None."""
+    if turn.role not in ROLES:
+        return f"a turn with the unknown role {quoted(turn.role)}" if turn.role else "a turn without a role"
     if turn.role == "assistant" and turn.calls_tool:
         return "an assistant turn that calls a tool"
     if not turn.text.strip():

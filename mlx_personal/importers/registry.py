@@ -10,12 +10,15 @@ from mlx_personal.errors import UserError, quoted
 from mlx_personal.importers.chatgpt import ChatGPTImporter
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import Importer
+from mlx_personal.importers.lm_studio import LMStudioImporter
+from mlx_personal.importers.open_webui import OpenWebUIImporter
+from mlx_personal.importers.training_set import TrainingSetImporter
 
 
 @cache
 def importers() -> Mapping[str, Importer]:
     """Return all importers by the names of their formats."""
-    found: list[Importer] = [ChatGPTImporter()]
+    found: list[Importer] = [ChatGPTImporter(), TrainingSetImporter(), OpenWebUIImporter(), LMStudioImporter()]
     return {importer.name: importer for importer in found}
 
 
