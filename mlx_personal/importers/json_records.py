@@ -11,13 +11,14 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import ijson
 
 from mlx_personal.importers.conversation import Skipped
-from mlx_personal.importers.document import Document
-from mlx_personal.importers.head import Head
+from mlx_personal.importers.document import Document, file_document
+from mlx_personal.importers.head import Head, text_encoding
 
 # Far above any conversation; longer lines are skipped instead of filling the memory.
 MAX_LINE_BYTES: Final = 64_000_000
@@ -63,8 +64,26 @@ def read_records(document: Document, head: Head) -> Iterator[Record | Skipped]:
                 number += 1
                 yield Record(value, f"{document.where}:{number}" if prefix else document.where)
         except (ijson.JSONError, ValueError, OverflowError) as error:
-            reason = "the end of the file is missing" if "ncomplete" in str(error) else "not JSON from here on"
+            # ijson has two parsers; the one in C says "premature EOF", the one in Python "Incomplete".
+            is_cut_off = "premature EOF" in str(error) or "ncomplete" in str(error)
+            reason = "the end of the file is missing" if is_cut_off else "not JSON from here on"
             yield Skipped(f"{document.where}:{number + 1}", reason)
+
+
+def read_json_lines(path: Path | str) -> Iterator[Record | Skipped]:
+    """Yield the JSON value of each line of a file that is no import; blank lines are skipped.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Each value, or why a line has none.
+
+    Raises:
+        UserError: If the file cannot be read or is a folder.
+    """
+    document = file_document(Path(path))
+    yield from _read_lines(document, Head(document.name, "lines", text_encoding(document)))
 
 
 def read_lines(document: Document, encoding: str) -> Iterator[tuple[int, bytes | None]]:
