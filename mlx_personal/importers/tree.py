@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mlx_personal.importers.conversation import Alternative, Turn
-
 
 class MessageTree:
     """The messages of a conversation, each with the message that it follows.
@@ -40,18 +38,6 @@ class MessageTree:
             key = self._parents[key]
         return path[::-1]
 
-    def last_descendant(self, key: object) -> object:
-        """Return the message that is reached from a message by its last children, as apps show it.
-
-        Args:
-            key: The id of the message.
-        """
-        seen: set[object] = set()
-        while isinstance(key, str) and key not in seen and self._children.get(key):
-            seen.add(key)
-            key = self._children[key][-1]
-        return key
-
     def following(self, key: str) -> Iterator[str]:
         """Yield a message and those after it, each time the last of several, as apps show them.
 
@@ -72,24 +58,6 @@ class MessageTree:
         """
         return [other for other in self._children[self._parents[key]] if other != key]
 
-    def is_later_sibling(self, key: str) -> bool:
-        """Return whether a message was written as another version of an earlier one.
-
-        Args:
-            key: The id of the message.
-        """
-        return self._children[self._parents[key]][0] != key
-
     def _latest(self) -> str:
         leaves = [key for key in self._parents if not self._children.get(key)] or list(self._parents)
         return max(leaves, key=lambda key: self._times.get(key) or 0.0)
-
-
-def alternatives_of(answers: list[Turn], reason: str = "regenerated") -> tuple[Alternative, ...]:
-    """Return answers that the owner did not continue with.
-
-    Args:
-        answers: Other answers to the same question.
-        reason: Why there are several.
-    """
-    return tuple(Alternative(turn.text, reason) for turn in answers if turn.role == "assistant" and turn.text.strip())
