@@ -42,7 +42,7 @@ def assign_split(dialogue: Dialogue, earlier: Sequence[GroupedDialogue], config:
         # Of equally similar ones `max` returns the first.
         nearest, _ = max(near_duplicates, key=lambda pair: (pair[0].held_out, pair[1]))
         return nearest.group, nearest.held_out
-    group = max((other.group for other in earlier), default=-1) + 1
+    group = grouped.next_group
     return group, is_held_out(group, config.seed, config.holdout_ratio)
 
 

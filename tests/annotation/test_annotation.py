@@ -59,7 +59,7 @@ def test_the_daily_limit_of_questions(store: Store) -> None:
 def test_the_next_day_brings_new_questions(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     annotations = make_queue(store, numbered(3), questions_per_day=1)
     annotations.record(1, "accept")
-    monkeypatch.setattr("mlx_personal.annotation.utc_now", lambda: "2999-01-01T00:00:00+00:00")
+    monkeypatch.setattr("mlx_personal.annotation.queue.utc_now", lambda: "2999-01-01T00:00:00+00:00")
     assert [q.dialogue_id for q in annotations.questions()] == [2]
 
 
@@ -192,11 +192,11 @@ def test_a_day_begins_at_the_users_midnight(store: Store, monkeypatch: pytest.Mo
     try:
         annotations = make_queue(store, numbered(3), questions_per_day=1)
         at = "2030-07-01T11:59:00+00:00"
-        monkeypatch.setattr("mlx_personal.annotation.utc_now", lambda: at)
+        monkeypatch.setattr("mlx_personal.annotation.queue.utc_now", lambda: at)
         monkeypatch.setattr("mlx_personal.profile.store.utc_now", lambda: at)
         annotations.record(1, "accept")
         assert annotations.left_today() == 0
-        monkeypatch.setattr("mlx_personal.annotation.utc_now", lambda: "2030-07-01T12:01:00+00:00")
+        monkeypatch.setattr("mlx_personal.annotation.queue.utc_now", lambda: "2030-07-01T12:01:00+00:00")
         assert annotations.left_today() == 1
     finally:
         monkeypatch.undo()

@@ -1,45 +1,21 @@
-"""Annotation [Qin24 §3.3]: the user is asked about the selected dialogues, with a daily limit.
-
-This module implements the queue of questions; the caller shows them and reads the replies.
-"""
+"""The queue of questions about dialogues; the caller shows them and reads the replies."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args, overload
+from typing import Literal, get_args
 
+from mlx_personal.annotation.config import AnnotationConfig
+from mlx_personal.annotation.groups import NO_GROUP, GroupedDialogue, GroupedDialogues, SplitRule
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError, quoted
 from mlx_personal.profile import AnnotationRow, Store
 from mlx_personal.profile.proposed_questions import ProposedQuestionRow
 from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
-
-# Group number of a skipped dialogue, which is neither trained on nor evaluated and so needs no group.
-NO_GROUP: Final = -1
-
-
-@dataclass(frozen=True)
-class AnnotationConfig:
-    """Settings of the annotation.
-
-    Attributes:
-        questions_per_day: Maximum number of dialogues annotated in one day, which begins at midnight local time.
-            Verdicts read from a file count too.
-
-    Raises:
-        ValueError: If a setting is out of its range.
-    """
-
-    questions_per_day: int = 10
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.questions_per_day <= 1_000_000:
-            raise ValueError(f"questions_per_day is {self.questions_per_day}; it must lie in 0..1,000,000")
 
 
 @dataclass(frozen=True)
@@ -70,70 +46,6 @@ class ProposedQuestion:
 
     id: int
     question: str
-
-
-@dataclass(frozen=True)
-class GroupedDialogue:
-    """An annotated dialogue and its side of the held-out split.
-
-    Attributes:
-        dialogue: The dialogue.
-        group: Number of its group of near-duplicates.
-        held_out: Whether the group is held out for evaluation.
-    """
-
-    dialogue: Dialogue
-    group: int
-    held_out: bool
-
-
-class GroupedDialogues(Sequence[GroupedDialogue]):
-    """Annotated dialogues in order, among which near-duplicates are found without comparing all of them.
-
-    Args:
-        dialogues: The first ones.
-    """
-
-    def __init__(self, dialogues: Iterable[GroupedDialogue] = ()):
-        self._dialogues: list[GroupedDialogue] = []
-        self._index = NearDuplicateIndex()
-        for dialogue in dialogues:
-            self.append(dialogue)
-
-    def append(self, dialogue: GroupedDialogue) -> None:
-        """Append a dialogue.
-
-        Args:
-            dialogue: The dialogue.
-        """
-        self._dialogues.append(dialogue)
-        self._index.add(dialogue.dialogue)
-
-    def near_duplicates(self, dialogue: Dialogue) -> list[tuple[GroupedDialogue, float]]:
-        """Return the near-duplicates of a dialogue in order, each with its similarity.
-
-        Args:
-            dialogue: The dialogue.
-        """
-        return [
-            (self._dialogues[number], similarity) for number, similarity in sorted(self._index.find(dialogue).items())
-        ]
-
-    def __len__(self) -> int:
-        return len(self._dialogues)
-
-    @overload
-    def __getitem__(self, index: int) -> GroupedDialogue: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[GroupedDialogue]: ...
-
-    def __getitem__(self, index: int | slice) -> GroupedDialogue | list[GroupedDialogue]:
-        return self._dialogues[index]
-
-
-SplitRule: TypeAlias = Callable[[Dialogue, Sequence[GroupedDialogue]], tuple[int, bool]]
-"""Returns the group of a dialogue and whether it is held out, given the dialogues annotated before."""
 
 
 class AnnotationQueue:
