@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from mlx_personal.importers.conversation import Conversation, Skipped, Turn, role_of
+from mlx_personal.importers.branches import REGENERATED
+from mlx_personal.importers.conversation import Alternative, Conversation, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, LIKELY, NO
 from mlx_personal.importers.json_records import Record, read_records
-from mlx_personal.importers.tree import alternatives_of
 
 _SUFFIX: Final = ".conversation.json"
 # The app writes a file within milliseconds.
@@ -85,11 +86,11 @@ def _turns(message: Mapping[str, Any]) -> list[Turn]:
     if not turns:
         return []
     *before, last = turns
-    others = [_version_turns(version) for number, version in enumerate(versions) if number != selected]
-    fields = {**vars(last), "alternatives": alternatives_of([turns[-1] for turns in others if turns])}
     if last.role == "user":
-        fields |= {"alternatives": (), "is_edit": selected > 0}
-    return [*before, Turn(**fields)]
+        return [*before, replace(last, is_edit=selected > 0)]
+    others = [_version_turns(version)[-1:] for number, version in enumerate(versions) if number != selected]
+    texts = [turn.text for other in others for turn in other if turn.role == "assistant" and turn.text]
+    return [*before, replace(last, alternatives=tuple(Alternative(text, REGENERATED) for text in texts))]
 
 
 def _version_turns(version: Mapping[str, Any]) -> list[Turn]:

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mlx_personal.errors import UserError
-from mlx_personal.importers.conversation import Alternative, Conversation, Rating, Skipped, Turn, role_of
+from mlx_personal.importers.branches import turns_of_branch
+from mlx_personal.importers.conversation import Conversation, Rating, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of, text_of_parts
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
 from mlx_personal.importers.json_records import read_records
 from mlx_personal.importers.table_rows import json_value, read_rows
-from mlx_personal.importers.tree import MessageTree, alternatives_of
 
 _NAME: Final = "open-webui"
 _OTHER_USER: Final = "a chat of another user"
@@ -144,13 +144,14 @@ def _conversation(
         messages = _chain(as_list(chat.get("messages")))
     if not messages:
         return Skipped(where, "a chat without messages", _NAME)
-    times = {key: as_time(message.get("timestamp")) for key, message in messages.items()}
-    tree = MessageTree({key: text_of(message.get("parentId")) or None for key, message in messages.items()}, times)
-    turns: list[Turn] = []
-    for key in tree.branch(history.get("currentId")):
-        turns += _turns(key, messages, tree, ratings)
+    turns = turns_of_branch(
+        {key: text_of(message.get("parentId")) or None for key, message in messages.items()},
+        {key: as_time(message.get("timestamp")) for key, message in messages.items()},
+        history.get("currentId"),
+        lambda key: _turns(messages[key], ratings.get(key)),
+    )
     return Conversation(
-        tuple(turns),
+        turns,
         _NAME,
         where,
         id=text_of(value.get("id")) or text_of(chat.get("id")),
@@ -167,11 +168,8 @@ def _chain(messages: Any) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _turns(
-    key: str, messages: Mapping[str, Mapping[str, Any]], tree: MessageTree, ratings: Mapping[str, Rating]
-) -> list[Turn]:
+def _turns(message: Mapping[str, Any], rating: Rating | None) -> list[Turn]:
     """Return the turns of a message: of an answer also its tool calls and their results, the answer last."""
-    message = messages[key]
     role = role_of(message.get("role"))
     if role is None:
         return []
@@ -181,8 +179,8 @@ def _turns(
         kind = "image" if as_mapping(file).get("type") == "image" else "file"
         left_out[kind] = left_out.get(kind, 0) + 1
     if role != "assistant":
-        return [Turn(role, text, time=time, left_out=left_out, is_edit=role == "user" and tree.is_later_sibling(key))]
-    rating = ratings.get(key) or _rating(as_mapping(message.get("annotation")).get("rating"))
+        return [Turn(role, text, time=time, left_out=left_out)]
+    rating = rating or _rating(as_mapping(message.get("annotation")).get("rating"))
     *before, text = _split(text if not message.get("error") else "")
     answer = Turn(
         role,
@@ -191,22 +189,9 @@ def _turns(
         model=text_of(message.get("model")),
         rating=rating,
         rating_source="rating" if rating else "",
-        alternatives=_alternatives(key, messages, tree),
         left_out=left_out,
     )
     return [*before, answer]
-
-
-def _alternatives(key: str, messages: Mapping[str, Mapping[str, Any]], tree: MessageTree) -> tuple[Alternative, ...]:
-    """Return the other answers to the same question: written again, or by another model beside it."""
-    found: tuple[Alternative, ...] = ()
-    for other in tree.siblings(key):
-        message = messages[other]
-        is_beside = message.get("modelIdx") != messages[key].get("modelIdx")
-        text = _split(text_of_parts(message.get("content"))[0])[-1]
-        role = role_of(message.get("role")) or ""
-        found += alternatives_of([Turn(role, text)], "another model beside it" if is_beside else "regenerated")
-    return found
 
 
 def _split(text: str) -> list[Any]:

@@ -10,7 +10,9 @@ from mlx_personal.errors import UserError, quoted
 from mlx_personal.importers.chatgpt import ChatGPTImporter
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import Importer
+from mlx_personal.importers.llm_logs import LLMLogsImporter
 from mlx_personal.importers.lm_studio import LMStudioImporter
+from mlx_personal.importers.ollama_app import OllamaAppImporter
 from mlx_personal.importers.open_webui import OpenWebUIImporter
 from mlx_personal.importers.training_set import TrainingSetImporter
 
@@ -18,7 +20,14 @@ from mlx_personal.importers.training_set import TrainingSetImporter
 @cache
 def importers() -> Mapping[str, Importer]:
     """Return all importers by the names of their formats."""
-    found: list[Importer] = [ChatGPTImporter(), TrainingSetImporter(), OpenWebUIImporter(), LMStudioImporter()]
+    found: list[Importer] = [
+        ChatGPTImporter(),
+        TrainingSetImporter(),
+        OpenWebUIImporter(),
+        LMStudioImporter(),
+        OllamaAppImporter(),
+        LLMLogsImporter(),
+    ]
     return {importer.name: importer for importer in found}
 
 

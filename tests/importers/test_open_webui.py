@@ -68,9 +68,9 @@ def test_a_chat_without_a_tree_is_read(tmp_path: Path) -> None:
 def test_the_branch_that_the_app_shows_is_read_and_the_others_are_alternatives(tmp_path: Path) -> None:
     inner = chat(
         QUESTION,
-        node("a0", "q", "assistant", "Any pear.", modelIdx=0),
-        node("a1", "q", "assistant", "The plum.", modelIdx=1),
-        {**ANSWER, "modelIdx": 0},
+        node("a0", "q", "assistant", "Any pear."),
+        node("a1", "q", "assistant", "The plum."),
+        ANSWER,
         node("old", "a", "user", "And which aple?"),
         node("q2", "a", "user", "And which apple?"),
         node("a2", "q2", "assistant", "Boskoop."),
@@ -80,7 +80,7 @@ def test_the_branch_that_the_app_shows_is_read_and_the_others_are_alternatives(t
     assert dialogues(path) == [[*EXCHANGE, ("user", "And which apple?"), ("assistant", "Boskoop.")]]
     [found] = conversations(path, OpenWebUIImporter())
     alternatives = [(other.text, other.reason) for other in found.turns[1].alternatives]
-    assert alternatives == [("Any pear.", "regenerated"), ("The plum.", "another model beside it")]
+    assert alternatives == [("Any pear.", "regenerated"), ("The plum.", "regenerated")]
     assert [turn.is_edit for turn in found.turns] == [False, False, True, False]
 
 
