@@ -201,13 +201,14 @@ class Imports:
 
     # Dialogues
 
-    def has_key(self, key: str) -> bool:
-        """Return whether the profile has a dialogue with this content.
+    def id_of_key(self, key: str) -> int | None:
+        """Return the id of the dialogue with this content, or None if the profile has none.
 
         Args:
             key: Its `Dialogue.key`.
         """
-        return self._database.fetch_one("SELECT 1 FROM dialogues WHERE key = ?", key) is not None
+        row = self._database.fetch_one("SELECT id FROM dialogues WHERE key = ?", key)
+        return None if row is None else int(row["id"])
 
     def parts(self, app: str, conversation_id: str) -> list[StoredPart]:
         """Return the stored dialogues of a conversation in order.

@@ -1,0 +1,191 @@
+"""Take back an import: its dialogues, and everything that was made of them.
+
+A dialogue that another import also brought keeps the turns of that import. Trained adapters stay, because what they
+learned cannot be taken out of their weights.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.profile.imports import OriginRow
+from mlx_personal.profile.records import dump_dialogue
+from mlx_personal.profile.store import Store
+from mlx_personal.storage.database import utc_now
+
+# Dialogues that lose turns with an import: those of which it brought the last ones.
+_CHANGED: Final = (
+    "(SELECT dialogue_id FROM origins AS o WHERE import_id = ? AND NOT EXISTS"
+    " (SELECT 1 FROM origins AS later WHERE later.dialogue_id = o.dialogue_id AND later.import_id > o.import_id))"
+)
+_DELETED: Final = "(SELECT id FROM temp.deleted)"
+_DELETED_ANNOTATIONS: Final = f"(SELECT id FROM annotations WHERE dialogue_id IN {_DELETED})"
+
+
+@dataclass(frozen=True)
+class ImportDependents:
+    """What was made of the dialogues of an import.
+
+    Attributes:
+        dialogues: Number of dialogues that lose all or some of their turns.
+        selected: Number of these that are in the buffer.
+        verdicts: Number of verdicts on them.
+        synthetic: Number of synthetic dialogues of these verdicts.
+        adapters: Ids of the adapters that were trained on them.
+    """
+
+    dialogues: int
+    selected: int
+    verdicts: int
+    synthetic: int
+    adapters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UndoneImport:
+    """The result of taking back an import.
+
+    Attributes:
+        deleted: Number of dialogues that were deleted.
+        shortened: Number of dialogues that lost the turns of this import and kept those of an earlier one.
+        freed_bins: Number of bins of the buffer that became free.
+    """
+
+    deleted: int
+    shortened: int
+    freed_bins: int
+
+
+def import_dependents(store: Store, import_id: int) -> ImportDependents:
+    """Return what was made of the dialogues of an import.
+
+    Args:
+        store: The profile's store.
+        import_id: The import.
+    """
+
+    def count(query: str) -> int:
+        return store.database.fetch_int(query, import_id)
+
+    annotations = f"(SELECT id FROM annotations WHERE dialogue_id IN {_CHANGED})"
+    adapters = store.database.fetch_all(
+        f"SELECT id FROM adapters WHERE run_id IN (SELECT run_id FROM training_rows WHERE annotation_id IN"
+        f" {annotations}) ORDER BY id",
+        import_id,
+    )
+    return ImportDependents(
+        dialogues=count(f"SELECT count(*) FROM {_CHANGED}"),
+        selected=count(f"SELECT count(*) FROM bins WHERE dialogue_id IN {_CHANGED}"),
+        verdicts=count(f"SELECT count(*) FROM annotations WHERE undone = 0 AND dialogue_id IN {_CHANGED}"),
+        synthetic=count(f"SELECT count(*) FROM synthetic WHERE annotation_id IN {annotations}"),
+        adapters=tuple(row["id"] for row in adapters),
+    )
+
+
+def undo_import(store: Store, import_id: int) -> UndoneImport:
+    """Take back an import in one transaction.
+
+    Its dialogues are deleted with their decisions, bins, verdicts, synthetic dialogues and training rows. Bins that
+    become free are filled by later dialogues. A dialogue that the import continued loses these turns; if it was scored
+    with them, it joins the stream again at its end.
+
+    Args:
+        store: The profile's store.
+        import_id: The import.
+    """
+    shortened = 0
+    with store.transaction() as connection:
+        before = store.dialogue_count()
+        for dialogue_id in _shared_dialogues(store, import_id):
+            origins = store.imports.origins(dialogue_id)
+            number = [origin.import_id for origin in origins].index(import_id)
+            if number + 1 < len(origins):
+                _hand_over(connection, origins[number], origins[number + 1])
+            else:
+                shortened += _shorten(store, connection, origins[number])
+        connection.execute("CREATE TEMP TABLE IF NOT EXISTS deleted (id INTEGER PRIMARY KEY)")
+        connection.execute("DELETE FROM temp.deleted")
+        query = "INSERT INTO temp.deleted SELECT dialogue_id FROM origins WHERE import_id = ?"
+        connection.execute(query, (import_id,))
+        freed_bins = _delete(connection)
+        for table in ("inferred_verdicts", "preference_pairs"):
+            connection.execute(f"DELETE FROM {table} WHERE import_id = ?", (import_id,))
+        connection.execute("UPDATE imports SET undone_at = ? WHERE id = ?", (utc_now(), import_id))
+        after = store.dialogue_count()
+    return UndoneImport(before - after, shortened, freed_bins)
+
+
+def _shared_dialogues(store: Store, import_id: int) -> list[int]:
+    """Return the dialogues of which another import brought turns too."""
+    rows = store.database.fetch_all(
+        "SELECT dialogue_id FROM origins AS o WHERE import_id = ? AND EXISTS"
+        " (SELECT 1 FROM origins AS other WHERE other.dialogue_id = o.dialogue_id AND other.import_id != o.import_id)",
+        import_id,
+    )
+    return [row["dialogue_id"] for row in rows]
+
+
+def _hand_over(connection: sqlite3.Connection, origin: OriginRow, heir: OriginRow) -> None:
+    """Let a later import, which had the same turns and further ones, be the one that brought them."""
+    connection.execute(
+        "UPDATE origins SET position = ? WHERE dialogue_id = ? AND import_id = ?",
+        (origin.origin.position, heir.dialogue_id, heir.import_id),
+    )
+    for table in ("inferred_verdicts", "preference_pairs"):
+        query = f"UPDATE {table} SET import_id = ? WHERE dialogue_id = ? AND import_id = ?"
+        connection.execute(query, (heir.import_id, origin.dialogue_id, origin.import_id))
+    _delete_origin(connection, origin)
+
+
+def _shorten(store: Store, connection: sqlite3.Connection, origin: OriginRow) -> bool:
+    """Take the last turns from a dialogue, and return whether the rest is kept.
+
+    It is not if the stream has the same dialogue from elsewhere. What is not kept still has its origin, and is deleted
+    with all others of the import.
+    """
+    row = store.dialogue(origin.dialogue_id)
+    if row is None:
+        return False
+    dialogue = Dialogue(row.dialogue.messages[: origin.origin.position])
+    values = (dialogue.key, dump_dialogue(dialogue))
+    if store.decision(row.id) is None:
+        query = "UPDATE OR IGNORE dialogues SET key = ?, messages = ? WHERE id = ?"
+        if not connection.execute(query, (*values, row.id)).rowcount:
+            return False
+        _delete_origin(connection, origin)
+        return True
+    cursor = connection.execute(
+        "INSERT OR IGNORE INTO dialogues (key, messages, source, received_at) VALUES (?, ?, ?, ?)",
+        (*values, row.source, row.received_at),
+    )
+    if not cursor.rowcount:
+        return False
+    for table in ("origins", "inferred_verdicts", "preference_pairs"):
+        query = f"UPDATE {table} SET dialogue_id = ? WHERE dialogue_id = ? AND import_id != ?"
+        connection.execute(query, (cursor.lastrowid, row.id, origin.import_id))
+    return True
+
+
+def _delete_origin(connection: sqlite3.Connection, origin: OriginRow) -> None:
+    query = "DELETE FROM origins WHERE dialogue_id = ? AND import_id = ?"
+    connection.execute(query, (origin.dialogue_id, origin.import_id))
+
+
+def _delete(connection: sqlite3.Connection) -> int:
+    """Delete the dialogues of the temporary table with all that refers to them, and return the number of their bins."""
+    # Without any of its rows, an interrupted training run is started again instead of resumed.
+    connection.execute(
+        "DELETE FROM training_rows WHERE run_id IN (SELECT run_id FROM training_rows JOIN runs ON runs.id = run_id"
+        f" WHERE finished_at IS NULL AND annotation_id IN {_DELETED_ANNOTATIONS})"
+    )
+    for table in ("training_rows", "synthetic"):
+        connection.execute(f"DELETE FROM {table} WHERE annotation_id IN {_DELETED_ANNOTATIONS}")
+    connection.execute(f"UPDATE decisions SET replaced_id = NULL WHERE replaced_id IN {_DELETED}")
+    freed_bins = connection.execute(f"DELETE FROM bins WHERE dialogue_id IN {_DELETED}").rowcount
+    for table in ("annotations", "decisions", "inferred_verdicts", "preference_pairs", "origins"):
+        connection.execute(f"DELETE FROM {table} WHERE dialogue_id IN {_DELETED}")
+    connection.execute(f"DELETE FROM dialogues WHERE id IN {_DELETED}")
+    return freed_bins
