@@ -3,7 +3,7 @@
 Rules, in this order:
 
 - A turn without text, or with text that no dialogue can hold, is left out. Together with an answer its question is left
-  out, so that the next answer is not taken for its own.
+  out, so that the next answer is not taken for its own, and together with a question its answer.
 - The text of an assistant turn that calls a tool is no answer. The tool's result is context of the answer after it.
 - Turns of the same role in a row are joined. Of answers in a row, those with weight 0 are left out beside others.
 - A greeting before the first question, and a question without an answer, are left out. System turns before the first
@@ -94,6 +94,9 @@ def _exchanges(turns: Iterable[Turn], skip: _Skip) -> tuple[list[Turn], list[_Ex
             skip(problem)
             if turn.role == "assistant" and current is not None and not turn.calls_tool and strip_thoughts(turn.text):
                 current.is_damaged = True
+            elif turn.role == "user" and current is not None and (current.assistant or current.is_damaged):
+                _close(current, exchanges, skip)
+                current = _Exchange([], [], [], is_damaged=True)
             continue
         if turn.role == "system":
             if current is None:
@@ -111,6 +114,8 @@ def _exchanges(turns: Iterable[Turn], skip: _Skip) -> tuple[list[Turn], list[_Ex
             skip("an assistant turn before the first question" if turn.role == "assistant" else "a tool turn alone")
         elif turn.role == "tool":
             current.tools.append(turn)
+        elif current.is_damaged and not current.user:
+            skip("an answer to a question that is left out")
         else:
             current.assistant.append(turn)
     _close(current, exchanges, skip)

@@ -75,6 +75,17 @@ def test_the_dialogue_that_is_left_is_kept(
     assert skipped(*turns) == ["an assistant turn that calls a tool" if r is CALL else r for r in reasons]
 
 
+@pytest.mark.parametrize("question", [Turn("user", "", left_out={"image": 1}), Turn("user", "a\0b")])
+def test_an_answer_goes_with_its_question(question: Turn) -> None:
+    assert messages(QUESTION, ANSWER, question, REPLY) == EXCHANGE
+    assert skipped(QUESTION, ANSWER, question, REPLY)[1:] == ["an answer to a question that is left out"]
+    assert messages(QUESTION, ANSWER, question, REPLY, REPLY, SECOND, REPLY)[2:] == [
+        ("user", "And which apple?"),
+        ("assistant", "Boskoop."),
+    ]
+    assert messages(question, REPLY, QUESTION, ANSWER) == EXCHANGE
+
+
 def test_a_question_goes_with_its_damaged_answer() -> None:
     damaged = Turn("assistant", "a\0b")
     assert messages(SECOND, damaged, QUESTION, ANSWER) == EXCHANGE
