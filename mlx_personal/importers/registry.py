@@ -8,8 +8,11 @@ from functools import cache
 
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.importers.chatgpt import ChatGPTImporter
+from mlx_personal.importers.claude import ClaudeImporter
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import Importer
+from mlx_personal.importers.jan import JanImporter
+from mlx_personal.importers.llama_cpp import LlamaCppImporter
 from mlx_personal.importers.llm_logs import LLMLogsImporter
 from mlx_personal.importers.lm_studio import LMStudioImporter
 from mlx_personal.importers.ollama_app import OllamaAppImporter
@@ -22,11 +25,14 @@ def importers() -> Mapping[str, Importer]:
     """Return all importers by the names of their formats."""
     found: list[Importer] = [
         ChatGPTImporter(),
+        ClaudeImporter(),
         TrainingSetImporter(),
         OpenWebUIImporter(),
         LMStudioImporter(),
         OllamaAppImporter(),
         LLMLogsImporter(),
+        LlamaCppImporter(),
+        JanImporter(),
     ]
     return {importer.name: importer for importer in found}
 
