@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from mlx_personal.annotation.config import AnnotationConfig, InferredMode
     from mlx_personal.annotation.groups import NO_GROUP, GroupedDialogue, GroupedDialogues, SplitRule
     from mlx_personal.annotation.proposals import Proposal, proposal_of
-    from mlx_personal.annotation.queue import AnnotationQueue, ProposedQuestion, Question, Verdict, left_today
+    from mlx_personal.annotation.queue import (
+        AnnotationQueue,
+        ProposedQuestion,
+        Question,
+        Verdict,
+        left_today,
+        open_question_count,
+    )
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -28,6 +35,7 @@ else:
             "Question": "queue",
             "Verdict": "queue",
             "left_today": "queue",
+            "open_question_count": "queue",
         },
     )
 
@@ -44,5 +52,6 @@ __all__ = [
     "SplitRule",
     "Verdict",
     "left_today",
+    "open_question_count",
     "proposal_of",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mlx_personal.annotation.config import AnnotationConfig
 from mlx_personal.annotation.groups import NO_GROUP, GroupedDialogue, GroupedDialogues, SplitRule
+from mlx_personal.annotation.proposals import Proposal, as_context, proposal_of
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError, quoted
-from mlx_personal.profile import AnnotationRow, Store
+from mlx_personal.profile import AnnotationRow, DialogueRow, Store
 from mlx_personal.profile.proposed_questions import ProposedQuestionRow
 from mlx_personal.storage.database import utc_now
 
@@ -20,17 +22,19 @@ Verdict = Literal["accept", "edit", "rewrite", "skip"]
 
 @dataclass(frozen=True)
 class Question:
-    """A selected dialogue without a verdict.
+    """A dialogue without a verdict that was selected, or that has a proposal.
 
     Attributes:
         dialogue_id: The dialogue's id.
         dialogue: The dialogue itself.
         adapter_id: Adapter that generated the answers, if any; they are trained on only if the user accepts them.
+        proposal: The verdict that follows from an export; None if none does, or if proposals are off.
     """
 
     dialogue_id: int
     dialogue: Dialogue
     adapter_id: int | None
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,16 @@ class AnnotationQueue:
         self._last_known: AnnotationRow | None = None
 
     def open_questions(self) -> list[Question]:
-        """Return all dialogues without a verdict, oldest first, regardless of the daily limit.
+        """Return all dialogues without a verdict, regardless of the daily limit.
 
-        These are the dialogues of the buffer, and those whose verdict was undone even if they left the buffer.
+        Those with a proposal come first. The others are the dialogues of the buffer, and those whose verdict was undone
+        even if they left the buffer.
         """
-        rows = [row for i in self._store.open_question_ids() if (row := self._store.dialogue(i)) is not None]
-        return [Question(row.id, row.dialogue, row.adapter_id) for row in rows]
+        return self._read_questions(self._open_ids(self._store.inferred.counts().proposals))
+
+    def open_question_count(self) -> int:
+        """Return the number of dialogues that `open_questions` returns, without reading them."""
+        return open_question_count(self._store, self._config)
 
     def left_today(self) -> int:
         """Return how many more dialogues may be annotated today."""
@@ -83,10 +91,11 @@ class AnnotationQueue:
 
         A dialogue that was annotated today and whose verdict was undone comes first and does not count again.
         """
-        annotated_today, open_questions = _annotated_today(self._store), self.open_questions()
-        again = [q for q in open_questions if q.dialogue_id in annotated_today]
-        new = [q for q in open_questions if q.dialogue_id not in annotated_today]
-        return again + new[: self.left_today()]
+        annotated_today, left = _annotated_today(self._store), self.left_today()
+        open_ids = self._open_ids(left + len(annotated_today))
+        again = [dialogue_id for dialogue_id in open_ids if dialogue_id in annotated_today]
+        new = [dialogue_id for dialogue_id in open_ids if dialogue_id not in annotated_today]
+        return self._read_questions([*again, *new[:left]])
 
     def record(self, dialogue_id: int, verdict: Verdict, answers: Sequence[str] | None = None) -> int:
         """Record the user's verdict.
@@ -109,12 +118,55 @@ class AnnotationQueue:
         if row is None:
             raise UserError(f"there is no dialogue {dialogue_id}", remedy=Action.LIST_QUESTIONS)
         decision = self._store.decision(dialogue_id)
-        if decision is None or decision.action not in ("stored", "replaced"):
+        was_selected = decision is not None and decision.action in ("stored", "replaced")
+        if not was_selected and not self._store.inferred.has_proposal(dialogue_id):
             raise UserError(f"dialogue {dialogue_id} was never selected", remedy=Action.LIST_QUESTIONS)
         self._check_limit(dialogue_id, f"dialogue {dialogue_id}")
         preferred = None if verdict == "skip" else _preferred(row.dialogue, verdict, answers, dialogue_id)
         group, held_out = self._split_of(dialogue_id, row.dialogue, verdict)
         return self._store.add_annotation(dialogue_id, verdict, preferred, group, held_out)
+
+    def take_proposal(self, dialogue_id: int) -> int:
+        """Record the verdict that is proposed for a dialogue as the user's.
+
+        Args:
+            dialogue_id: A dialogue with a proposal.
+
+        Returns:
+            The annotation's id.
+
+        Raises:
+            UserError: If nothing is proposed for it, the answers are not valid, or the daily limit is reached.
+        """
+        row = self._store.dialogue(dialogue_id)
+        proposal = None if row is None else self._proposal(row)
+        if row is None or proposal is None:
+            raise UserError(f"nothing is proposed for dialogue {dialogue_id}", remedy=Action.LIST_QUESTIONS)
+        self._check_limit(dialogue_id, f"dialogue {dialogue_id}")
+        return self._add_proposed(row, proposal, "proposal")
+
+    def accept_inferred(self) -> int:
+        """Record all proposals without asking, if this is the setting; they do not count toward the daily limit.
+
+        Those that the user decided about before are left out, even if the verdict was undone.
+
+        Returns:
+            The number of dialogues.
+        """
+        if self._config.inferred != "accept":
+            return 0
+        accepted = 0
+        with self._store.transaction():
+            for dialogue_id in self._store.inferred.never_annotated_ids():
+                row = self._store.dialogue(dialogue_id)
+                proposal = None if row is None else self._proposal(row)
+                if row is None or proposal is None:
+                    continue
+                # An answer of thoughts only, which nobody could accept, is left for the user to see.
+                with contextlib.suppress(UserError):
+                    self._add_proposed(row, proposal, "inferred")
+                    accepted += 1
+        return accepted
 
     def proposed_questions(self) -> list[ProposedQuestion]:
         """Return the proposed questions that can be answered today, after the questions about the owner's dialogues.
@@ -188,6 +240,29 @@ class AnnotationQueue:
                     return dialogue_id
         return ProposedQuestion(row.id, row.question)
 
+    def _open_ids(self, proposals: int) -> list[int]:
+        """Return the dialogues without a verdict: up to a number of those with a proposal, then all others."""
+        open_ids = self._store.open_question_ids()
+        if self._config.inferred == "off":
+            return open_ids
+        return list(dict.fromkeys([*self._store.inferred.open_ids(proposals), *open_ids]))
+
+    def _read_questions(self, dialogue_ids: Iterable[int]) -> list[Question]:
+        rows = [row for i in dialogue_ids if (row := self._store.dialogue(i)) is not None]
+        return [Question(row.id, row.dialogue, row.adapter_id, self._proposal(row)) for row in rows]
+
+    def _proposal(self, row: DialogueRow) -> Proposal | None:
+        if self._config.inferred == "off" or not self._store.inferred.has_proposal(row.id):
+            return None
+        return proposal_of(row.dialogue, self._store.imports.verdicts(row.id))
+
+    def _add_proposed(self, row: DialogueRow, proposal: Proposal, origin: str) -> int:
+        preferred = None
+        if proposal.verdict == "accept":
+            preferred = _preferred(as_context(row.dialogue, proposal.bad_answers), "accept", None, row.id)
+        group, held_out = self._split_of(row.id, row.dialogue, proposal.verdict)
+        return self._store.add_annotation(row.id, proposal.verdict, preferred, group, held_out, origin)
+
     def _proposed(self, proposed_id: int) -> ProposedQuestionRow:
         row = self._store.proposed.get(proposed_id)
         if row is None or row.is_rejected:
@@ -241,6 +316,16 @@ def left_today(store: Store, config: AnnotationConfig) -> int:
         config: Settings of the annotation.
     """
     return max(0, config.questions_per_day - len(_annotated_today(store)))
+
+
+def open_question_count(store: Store, config: AnnotationConfig) -> int:
+    """Return the number of dialogues without a verdict that were selected, or that have a proposal.
+
+    Args:
+        store: The profile's store.
+        config: Settings of the annotation.
+    """
+    return store.open_question_count(with_proposals=config.inferred != "off")
 
 
 def _annotated_today(store: Store) -> set[int]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Terminal columns of a line of `buffer list` that the scores take, and the fewest that the text gets.
 _SCORE_COLUMNS, _MIN_TEXT_COLUMNS = 58, 20
 
+# What is shown after a verdict of each origin.
+_ORIGINS = {"owner": "", "proposal": ", as proposed", "inferred": ", inferred from an import without asking"}
+
 
 @click.group()
 def buffer() -> None:
@@ -80,6 +83,7 @@ def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
         "received_at": record.received_at,
         "messages": messages,
         "verdict": None if annotation is None else annotation.verdict,
+        "verdict_origin": None if annotation is None else annotation.origin,
         "preferred": preferred,
     }
 
@@ -87,7 +91,7 @@ def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
         print_lines(console, f"dialogue {record.id}, from {record.source}, {record.received_at}")
         _print_messages(console, messages)
         if annotation is not None:
-            print_lines(console, f"verdict: {annotation.verdict}")
+            print_lines(console, f"verdict: {annotation.verdict}{_ORIGINS[annotation.origin]}")
         if preferred is not None and preferred != messages:
             _print_messages(console, preferred)
 

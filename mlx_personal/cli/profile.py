@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.personalizer import ProfileStatus
+    from mlx_personal.profile.inferred import InferredCounts
 
 
 @click.command()
@@ -118,6 +120,8 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
     table.add_row("questions", f"{status.open_questions} open, {status.questions_left_today} more can be asked today")
     table.add_row("annotated", f"{status.annotated}, {status.held_out} of them held out; {status.skipped} skipped")
     style = "" if status.prompt_style is None else f", prompt style {status.prompt_style}"
+    if any(dataclasses.astuple(status.inferred)):
+        table.add_row("from imports", _inferred_text(status.inferred))
     table.add_row("synthetic", printable(f"{status.synthetic_kept} kept of {status.synthetic_generated}{style}"))
     table.add_row("adapters", f"{status.adapters}; {in_use} is in use")
     for pending in status.pending:
@@ -125,3 +129,12 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
     if not status.pending:
         table.add_row("pending", "nothing; everything is up to date")
     console.print(table)
+
+
+def _inferred_text(counts: InferredCounts) -> str:
+    """Return the line on verdicts that follow from imports; the annotations are among those of the lines above."""
+    accepted = f"{counts.annotated} annotated without asking, {counts.held_out} of them held out"
+    return (
+        f"{counts.proposals} proposals open, {counts.taken} taken; {accepted}; {counts.skipped} skipped; "
+        f"{counts.pairs} preference pairs"
+    )

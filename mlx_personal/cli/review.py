@@ -15,10 +15,13 @@ from mlx_personal.errors import StorageError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlx_personal.annotation import AnnotationQueue, ProposedQuestion, Question
+    from mlx_personal.annotation import AnnotationQueue, Proposal, ProposedQuestion, Question
 
 _KEYS = {"a": "accept", "e": "edit", "r": "rewrite", "s": "skip", "u": "undo", "q": "quit"}
 _PROMPT = "[a]ccept [e]dit [r]ewrite [s]kip [u]ndo [q]uit"
+# For a dialogue with a proposal.
+_TAKE_KEYS = {"t": "take", **_KEYS}
+_TAKE_PROMPT = f"[t]ake the proposal {_PROMPT}"
 # Other letters than those above, so that a habit does not reject a proposed question.
 _PROPOSED_KEYS = {"w": "answer", "n": "reject", "u": "undo", "q": "quit"}
 _PROPOSED_PROMPT = "[w]rite an answer, [n]o question of mine, [u]ndo, [q]uit"
@@ -30,16 +33,18 @@ _PROPOSED_PROMPT = "[w]rite an answer, [n]o question of mine, [u]ndo, [q]uit"
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='Read verdicts from a JSON Lines file: {"dialogue": 7, "verdict": "rewrite", "answers": ["..."]}.',
+    help='Read verdicts from a JSON Lines file: {"dialogue": 7, "verdict": "rewrite", "answers": ["..."]}; '
+    '"take" takes the proposal.',
 )
 @click.option("--undo", is_flag=True, help="Undo the last verdict, even if no question is left for today.")
 @json_option
 def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
     """Annotate the answers of selected dialogues.
 
-    Each answer can be accepted, edited, rewritten or skipped. Questions that the model proposed come last; you can
-    answer or reject them. With --json, today's questions are listed instead of asked. Verdicts from a file count toward
-    the limit `questions_per_day` in config.toml, too.
+    Each answer can be accepted, edited, rewritten or skipped. Dialogues whose verdict follows from an export, such as
+    from a thumb, come first, and the proposed verdict is taken with one key. Questions that the model proposed come
+    last; you can answer or reject them. With --json, today's questions are listed instead of asked. Verdicts from a
+    file count toward the limit `questions_per_day` in config.toml, too.
     """
     if undo:
         with cli.open_profile() as personalizer:
@@ -55,7 +60,7 @@ def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
             annotated = _ask_questions(personalizer.annotations, make_console())
         except UnicodeDecodeError as error:
             raise UserError("not UTF-8 text", "standard input", "check the terminal's encoding") from error
-        open_questions = len(personalizer.annotations.open_questions())
+        open_questions = personalizer.annotations.open_question_count()
         left_today = personalizer.annotations.left_today()
         proposed = personalizer.annotations.open_proposed_count()
 
@@ -76,12 +81,28 @@ def _list_questions(cli: CommandContext) -> CommandResult:
         proposed = personalizer.annotations.proposed_questions()
         left_today = personalizer.annotations.left_today()
     data = [
-        {"dialogue": q.dialogue_id, "adapter": q.adapter_id, "messages": q.dialogue.to_messages()} for q in questions
+        {
+            "dialogue": q.dialogue_id,
+            "adapter": q.adapter_id,
+            "messages": q.dialogue.to_messages(),
+            "proposal": None if q.proposal is None else _proposal_data(q.proposal),
+        }
+        for q in questions
     ]
     data_proposed = [{"proposed": q.id, "question": q.question} for q in proposed]
     return CommandResult(
         {"questions": data, "proposed_questions": data_proposed, "left_today": left_today}, lambda console: None
     )
+
+
+def _proposal_data(proposal: Proposal) -> dict[str, Any]:
+    """Return a proposal for JSON; its answers are counted from 1, as on the screen."""
+    reasons = [
+        {"answer": row.answer + 1, "rating": row.rating, "source": row.source, "evidence": row.evidence}
+        for row in proposal.reasons
+    ]
+    bad_answers = [answer + 1 for answer in proposal.bad_answers]
+    return {"verdict": proposal.verdict, "bad_answers": bad_answers, "reasons": reasons}
 
 
 def _undone_text(undone: int | ProposedQuestion | None) -> str:
@@ -93,26 +114,26 @@ def _undone_text(undone: int | ProposedQuestion | None) -> str:
 
 def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
     """Record the verdicts of a file; invalid lines are skipped."""
-    from mlx_personal.dialogue import InvalidLine
-    from mlx_personal.dialogue.readers import read_json_lines
+    from mlx_personal.importers import Skipped
+    from mlx_personal.importers.json_records import read_json_lines
 
     recorded, invalid = 0, []
     try:
         for line in read_json_lines(file):
-            if isinstance(line, InvalidLine):
+            if isinstance(line, Skipped):
                 invalid.append(line)
                 continue
-            where, value = line
+            value = line.value
             try:
                 if isinstance(value, dict) and "proposed" in value:
                     _record_proposed(queue, value)
                 else:
-                    queue.record(*_parse_verdict(value))
+                    _record(queue, *_parse_verdict(value))
                 recorded += 1
             except StorageError:
                 raise  # the line is valid
             except (ValueError, UserError) as error:
-                invalid.append(InvalidLine(where, error.what if isinstance(error, UserError) else str(error)))
+                invalid.append(Skipped(line.where, error.what if isinstance(error, UserError) else str(error)))
     except StorageError as error:
         raise _after_recording(error, recorded) from error
     if invalid and not recorded:
@@ -123,7 +144,9 @@ def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
             print_styled(console, "skipped", "yellow", f" {line.where}: {line.reason}")
         print_lines(console, f"{recorded} verdicts recorded, {len(invalid)} invalid lines skipped.")
 
-    return CommandResult({"judged": recorded, "bad_lines": [vars(line) for line in invalid]}, show)
+    return CommandResult(
+        {"judged": recorded, "bad_lines": [{"where": line.where, "reason": line.reason} for line in invalid]}, show
+    )
 
 
 def _after_recording(error: StorageError, recorded: int) -> StorageError:
@@ -147,6 +170,14 @@ def _parse_verdict(value: Any) -> tuple[int, Any, list[str] | None]:
     if answers is not None and (not isinstance(answers, list) or not all(isinstance(a, str) for a in answers)):
         raise ValueError('"answers" is not a list of texts')
     return dialogue, verdict, answers
+
+
+def _record(queue: AnnotationQueue, dialogue_id: int, action: Any, answers: list[str] | None) -> None:
+    """Record a verdict, or that the proposal is taken."""
+    if action == "take":
+        queue.take_proposal(dialogue_id)
+    else:
+        queue.record(dialogue_id, action, answers)
 
 
 def _record_proposed(queue: AnnotationQueue, value: dict[str, Any]) -> None:
@@ -174,7 +205,7 @@ def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
             continue
         question = questions[0]
         _print_question(console, question, len(questions))
-        action = _ask_action(_PROMPT, _KEYS)
+        action = _ask_action(*((_PROMPT, _KEYS) if question.proposal is None else (_TAKE_PROMPT, _TAKE_KEYS)))
         if action == "quit":
             break
         if action == "undo":
@@ -185,7 +216,7 @@ def _ask_questions(queue: AnnotationQueue, console: Console) -> int:
             print_lines(console, "Nothing was changed.")
             continue
         try:
-            queue.record(question.dialogue_id, action, answers)  # type: ignore[arg-type]
+            _record(queue, question.dialogue_id, action, answers)
         except StorageError as error:
             raise _after_recording(error, len(verdicts)) from error
         except UserError as error:  # an answer that no dialogue can hold
@@ -244,7 +275,18 @@ def _print_question(console: Console, question: Question, left: int) -> None:
     if question.adapter_id is not None:
         note = f"answered by your adapter {question.adapter_id}; nothing is trained on it unless you approve it"
         print_styled(console, note, "dim")
+    if question.proposal is not None:
+        _print_proposal(console, question.proposal)
     print_lines(console, "Was the answer good? If not, what is the ideal answer?")
+
+
+def _print_proposal(console: Console, proposal: Proposal) -> None:
+    """Print a proposal, and what it follows from."""
+    bad_answers = ", ".join(str(answer + 1) for answer in proposal.bad_answers)
+    context = f", answer {bad_answers} as context only" if bad_answers and proposal.verdict == "accept" else ""
+    print_styled(console, "proposal", "bold", f" {proposal.verdict}{context}")
+    for row in proposal.reasons:
+        print_styled(console, f"  answer {row.answer + 1}: {row.rating}, by {row.source}: {row.evidence}", "dim")
 
 
 def _ask_answers(question: Question, action: str) -> list[str] | None:

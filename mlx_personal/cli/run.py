@@ -32,6 +32,9 @@ def run(cli: CommandContext) -> CommandResult:
             with progress_bar(cli, "Scoring") as on_progress:
                 done["score"] = personalizer.score(on_progress)
             lines.append(f"{unscored} dialogues scored.")
+        if accepted := personalizer.annotations.accept_inferred():
+            done["accept"] = accepted
+            lines.append(f"{accepted} verdicts that follow from imports were accepted.")
         if is_pending("synthesize"):
             synthesis = run_synthesis(cli, personalizer)
             done["synthesize"] = dataclasses.asdict(synthesis)
@@ -50,7 +53,7 @@ def run(cli: CommandContext) -> CommandResult:
             done["evaluate"] = {"adapter": adapter.id, "promoted": promotion.promoted}
             outcome = "and promoted: it answers from now on" if promotion.promoted else "and not promoted"
             lines.append(f"Adapter {adapter.id} was compared {outcome}.")
-        open_questions = len(personalizer.annotations.open_questions())
+        open_questions = personalizer.annotations.open_question_count()
     if not done:
         lines.append("No step is pending.")
     if open_questions:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_personal.annotation import left_today
+from mlx_personal.annotation import left_today, open_question_count
 from mlx_personal.config import Config
 from mlx_personal.errors import UserError
 from mlx_personal.models.stores.model_source import read_source
 from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.profile import Store, check_profile_exists
+from mlx_personal.profile.inferred import InferredCounts
 from mlx_personal.synthesis.config import CALIBRATION_RECORD
 
 
@@ -31,11 +32,12 @@ class ProfileStatus:
         filled_bins: Number of filled bins of the buffer.
         bin_capacity: Number of bins of the buffer.
         decisions: Number of dialogues for each action of the selection.
-        open_questions: Number of dialogues without a verdict.
+        open_questions: Number of dialogues without a verdict that were selected or have a proposal.
         questions_left_today: Number of dialogues that may still be annotated today.
         annotated: Number of annotated dialogues with a preferred answer.
         held_out: Number of these that are held out for evaluation.
         skipped: Number of dialogues that the user skipped.
+        inferred: Numbers of proposals, which follow from exports, and of what became of them.
         synthetic_generated: Number of synthetic dialogues.
         synthetic_kept: Number of these that are trained on.
         prompt_style: The prompt style that was found for the base model; None if none was looked for.
@@ -59,6 +61,7 @@ class ProfileStatus:
     annotated: int
     held_out: int
     skipped: int
+    inferred: InferredCounts
     synthetic_generated: int
     synthetic_kept: int
     prompt_style: str | None
@@ -82,6 +85,7 @@ class ProfileStatus:
             "annotated": self.annotated,
             "held_out": self.held_out,
             "skipped": self.skipped,
+            "inferred": dataclasses.asdict(self.inferred),
             "synthetic": {"written": self.synthetic_generated, "kept": self.synthetic_kept},
             "prompt_style": self.prompt_style,
             "adapters": self.adapters,
@@ -134,11 +138,12 @@ def store_status(store: Store, config: Config) -> ProfileStatus:
         filled_bins=store.bin_count(),
         bin_capacity=config.selection.bins,
         decisions=store.action_counts(),
-        open_questions=store.open_question_count(),
+        open_questions=open_question_count(store, config.annotation),
         questions_left_today=left_today(store, config.annotation),
         annotated=annotations.annotated,
         held_out=annotations.held_out,
         skipped=annotations.skipped,
+        inferred=store.inferred.counts(),
         synthetic_generated=synthetic_generated,
         synthetic_kept=synthetic_kept,
         prompt_style=(store.model_record(CALIBRATION_RECORD) or {}).get("style"),

@@ -14,6 +14,7 @@ import numpy as np
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
 from mlx_personal.profile.imports import LAST_DECIDED, Imports
+from mlx_personal.profile.inferred import OPEN_PROPOSALS, InferredVerdicts
 from mlx_personal.profile.leftovers import remove_leftovers
 from mlx_personal.profile.migrations import MIGRATIONS
 from mlx_personal.profile.proposed_questions import ANSWERED_PROPOSALS, ProposedQuestions
@@ -107,6 +108,7 @@ class Store:
         database: Its database.
         proposed: The questions that a model proposed.
         imports: The imports and what they brought.
+        inferred: The dialogues with verdicts that follow from exports.
 
     Raises:
         UserError: If the folder cannot be read or written, or another process is writing to it.
@@ -117,6 +119,7 @@ class Store:
         self.database = Database(folder, write, PROFILE)
         self.proposed = ProposedQuestions(self.database)
         self.imports = Imports(self.database)
+        self.inferred = InferredVerdicts(self.database)
         if write:
             remove_partials(folder / "adapters")
             remove_leftovers(folder, self.database)
@@ -356,12 +359,12 @@ class Store:
         return None if row is None else AnnotationRow.from_row(row)
 
     def annotation_times(self, since: str = "") -> list[tuple[int, str]]:
-        """Return the dialogue id and the UTC time of annotations, including those that were undone.
+        """Return the dialogue id and the UTC time of the user's annotations, including those that were undone.
 
         Args:
             since: The earliest UTC time in ISO format; empty for all.
         """
-        query = "SELECT dialogue_id, asked_at FROM annotations WHERE asked_at >= ? ORDER BY id"
+        query = "SELECT dialogue_id, asked_at FROM annotations WHERE asked_at >= ? AND origin != 'inferred' ORDER BY id"
         rows = self.database.fetch_all(query, since)
         return [(row["dialogue_id"], row["asked_at"]) for row in rows]
 
@@ -397,9 +400,17 @@ class Store:
         rows = self.database.fetch_all(f"{_OPEN_QUESTIONS} ORDER BY dialogue_id")
         return [row["dialogue_id"] for row in rows]
 
-    def open_question_count(self) -> int:
-        """Return the number of dialogues without a verdict."""
-        return self.database.fetch_int(f"SELECT count(*) FROM ({_OPEN_QUESTIONS})")
+    def open_question_count(self, with_proposals: bool = False) -> int:
+        """Return the number of dialogues without a verdict.
+
+        Args:
+            with_proposals: Whether to count the dialogues outside of the buffer that have a proposal, too.
+        """
+        count = self.database.fetch_int(f"SELECT count(*) FROM ({_OPEN_QUESTIONS})")
+        if with_proposals:
+            others = f"{OPEN_PROPOSALS} EXCEPT SELECT * FROM ({_OPEN_QUESTIONS})"
+            count += self.database.fetch_int(f"SELECT count(*) FROM ({others})")
+        return count
 
     def last_ids(self) -> dict[str, int]:
         """Return the ids of the last decision and the last annotation, which a training run stores in its config."""

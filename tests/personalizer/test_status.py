@@ -73,6 +73,7 @@ def test_the_status_counts_what_the_lists_hold(profile: Path, tiny_model: Langua
         "annotated",
         "held_out",
         "skipped",
+        "inferred",
         "synthetic",
         "prompt_style",
         "adapters",
