@@ -74,11 +74,13 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
     """Return ROUGE-1 and ROUGE-L before and after, with the interval of the gain.
 
     Args:
-        evaluation: An evaluation as it is stored with an adapter.
+        evaluation: An evaluation as it is stored with an adapter; those of older versions lack `inferred`.
     """
     rouge1, rouge_l = evaluation["rouge1"], evaluation["rougeL"]
+    whose = " with verdicts inferred from imports" if evaluation.get("is_inferred") else ""
+    apart = f"; apart from these, {evaluation_text(evaluation['inferred'])}" if evaluation.get("inferred") else ""
     return (
         f"ROUGE-1 {rouge1['before']:.3f} -> {rouge1['after']:.3f} (gain {rouge1['gain']:+.3f}, 95 % interval "
         f"{rouge1['low']:+.3f} to {rouge1['high']:+.3f}), ROUGE-L {rouge_l['before']:.3f} -> {rouge_l['after']:.3f}, "
-        f"on {evaluation['n']} held-out dialogues"
+        f"on {evaluation['n']} held-out dialogues{whose}{apart}"
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         MetricChange,
         bootstrap_interval,
         compare_answers,
+        compare_apart,
         generate_answers,
     )
     from mlx_personal.evaluation.holdout import assign_split, is_held_out
@@ -30,6 +31,7 @@ else:
             "MetricChange": "evaluate",
             "bootstrap_interval": "evaluate",
             "compare_answers": "evaluate",
+            "compare_apart": "evaluate",
             "generate_answers": "evaluate",
             "assign_split": "holdout",
             "is_held_out": "holdout",
@@ -46,6 +48,7 @@ __all__ = [
     "assign_split",
     "bootstrap_interval",
     "compare_answers",
+    "compare_apart",
     "generate_answers",
     "is_held_out",
 ]

@@ -5,6 +5,7 @@ The fields of these dataclasses are the keys under which profiles store evaluati
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -76,12 +77,16 @@ class Evaluation:
         rouge1: Change in ROUGE-1.
         rougeL: Change in ROUGE-L.
         samples: The dialogues with their answers and scores.
+        is_inferred: Whether the preferred answers were inferred from exports, and not judged by the user.
+        inferred: The comparison on further dialogues for which they were, if there are any.
     """
 
     n: int
     rouge1: MetricChange
     rougeL: MetricChange  # noqa: N815
     samples: tuple[EvaluatedDialogue, ...]
+    is_inferred: bool = False
+    inferred: Evaluation | None = None
 
 
 def generate_answers(
@@ -138,6 +143,45 @@ def compare_answers(
         rougeL=_change([s.rougeL_before for s in samples], [s.rougeL_after for s in samples], seed),
         samples=samples,
     )
+
+
+def compare_apart(
+    before: Sequence[Sequence[str]],
+    after: Sequence[Sequence[str]],
+    preferred: Sequence[Dialogue],
+    inferred: Sequence[bool],
+    seed: int = 0,
+) -> Evaluation:
+    """Compare two models' answers on the dialogues that the user judged, and apart from them on all others.
+
+    Args:
+        before: Answers of the first model, one for each assistant turn of each dialogue.
+        after: Answers of the second model.
+        preferred: The dialogues with the preferred answers.
+        inferred: For each dialogue, whether its preferred answers were inferred from an export.
+        seed: Random seed of the bootstrap.
+
+    Returns:
+        The comparison on the dialogues that the user judged, with that on the others; if the user judged none, the
+        comparison on the others alone.
+
+    Raises:
+        ValueError: If there are no dialogues, or not one answer for each assistant turn.
+    """
+    evaluations: dict[bool, Evaluation] = {}
+    compared = list(zip(before, after, preferred, inferred, strict=True))
+    for is_inferred in (False, True):
+        part = [(b, a, dialogue) for b, a, dialogue, flag in compared if flag == is_inferred]
+        if part:
+            evaluation = compare_answers(
+                [b for b, _, _ in part], [a for _, a, _ in part], [d for _, _, d in part], seed
+            )
+            evaluations[is_inferred] = dataclasses.replace(evaluation, is_inferred=is_inferred)
+    if not evaluations:
+        raise ValueError("there is no dialogue to evaluate on")
+    if False not in evaluations:
+        return evaluations[True]
+    return dataclasses.replace(evaluations[False], inferred=evaluations.get(True))
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:

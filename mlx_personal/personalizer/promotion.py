@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError
-from mlx_personal.evaluation import Evaluation, compare_answers, generate_answers
+from mlx_personal.evaluation import Evaluation, compare_apart, generate_answers
 from mlx_personal.finetune.report import forgetting
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
@@ -43,6 +43,19 @@ class PromotionResult:
     has_effect: bool
 
 
+@dataclass(frozen=True)
+class _HeldOut:
+    """The held-out dialogues.
+
+    Attributes:
+        dialogues: The dialogues with their preferred answers.
+        inferred: For each one, whether its annotation was inferred from an export and accepted without asking.
+    """
+
+    dialogues: list[Dialogue]
+    inferred: list[bool]
+
+
 class Promoter:
     """Evaluates the adapters of one profile, and promotes better ones.
 
@@ -70,24 +83,25 @@ class Promoter:
 
     def held_out_dialogues(self) -> list[Dialogue]:
         """Return the annotated dialogues that are held out, with their preferred answers."""
-        return [d for a in self._store.preferred_annotations(held_out=True) if (d := a.preferred)]
+        return self._held_out().dialogues
 
     def promote_if_better(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
         """Evaluate an adapter, store the evaluation, and promote the adapter if it is better than the one in use.
 
         It is better if its mean ROUGE-1 on the held-out dialogues is higher, if its forgetting does not exceed the
-        configured limit, and if it changes what the base model computes. Without held-out dialogues it is neither
-        evaluated nor promoted.
+        configured limit, and if it changes what the base model computes. Dialogues whose annotation was inferred from
+        an export count only if the user annotated none of those that are held out. Without held-out dialogues the
+        adapter is neither evaluated nor promoted.
 
         Args:
             adapter: The adapter.
             on_progress: Receives an event of stage `evaluation` for each generated answer.
         """
-        current, held_out = self._adapters.promoted(), self.held_out_dialogues()
+        current, held_out = self._adapters.promoted(), self._held_out()
         exceeds_forgetting, has_effect = self._exceeds_forgetting(adapter), self._adapters.has_effect(adapter)
-        if not held_out:
+        if not held_out.dialogues:
             return PromotionResult(None, None, adapter == current, exceeds_forgetting, has_effect)
-        answers = self._generate(adapter, held_out, on_progress)
+        answers = self._generate(adapter, held_out.dialogues, on_progress)
         evaluation = against_current = self._compare(None, answers, held_out, on_progress)
         if current is not None and current != adapter:
             # If the files of the adapter in use are damaged or missing, the comparison with the base model decides.
@@ -134,10 +148,15 @@ class Promoter:
         Returns:
             The comparison; None if no dialogue is held out.
         """
-        held_out = self.held_out_dialogues()
-        if not held_out:
+        held_out = self._held_out()
+        if not held_out.dialogues:
             return None
-        return self._compare(None, self._generate(adapter, held_out, on_progress), held_out, on_progress)
+        return self._compare(None, self._generate(adapter, held_out.dialogues, on_progress), held_out, on_progress)
+
+    def _held_out(self) -> _HeldOut:
+        annotations = self._store.preferred_annotations(held_out=True)
+        pairs = [(a.preferred, a.origin == "inferred") for a in annotations if a.preferred is not None]
+        return _HeldOut([dialogue for dialogue, _ in pairs], [inferred for _, inferred in pairs])
 
     def _exceeds_forgetting(self, adapter: AdapterRow) -> bool:
         """Return whether forgetting exceeds the configured limit; False without general dialogues."""
@@ -164,9 +183,9 @@ class Promoter:
         self,
         baseline: AdapterRow | None,
         answers: Sequence[Sequence[str]],
-        preferred: Sequence[Dialogue],
+        held_out: _HeldOut,
         on_progress: Progress | None,
     ) -> Evaluation:
         """Compare an adapter's answers with those of another adapter, or of the base model."""
-        before = self._generate(baseline, preferred, on_progress)
-        return compare_answers(before, answers, preferred, self._config.evaluation.seed)
+        before = self._generate(baseline, held_out.dialogues, on_progress)
+        return compare_apart(before, answers, held_out.dialogues, held_out.inferred, self._config.evaluation.seed)

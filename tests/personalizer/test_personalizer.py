@@ -16,7 +16,7 @@ from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.errors import StorageError, UserError
-from mlx_personal.evaluation import Evaluation, EvaluationConfig, compare_answers
+from mlx_personal.evaluation import Evaluation, EvaluationConfig, compare_answers, compare_apart
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.profile import AdapterRow
 from mlx_personal.selection import Decision, SelectionCandidate, SelectionConfig, Selector
@@ -167,10 +167,10 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(
     from mlx_personal.personalizer import promotion
 
     def no_gain(*arguments: Any) -> Evaluation:
-        evaluation = compare_answers(*arguments)
+        evaluation = compare_apart(*arguments)
         return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.0))
 
-    monkeypatch.setattr(promotion, "compare_answers", no_gain)
+    monkeypatch.setattr(promotion, "compare_apart", no_gain)
     trained = personalizer.train()
     assert not trained.promoted
     assert personalizer.adapters.promoted() is None
