@@ -9,6 +9,9 @@ from functools import cache
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.importers.chatgpt import ChatGPTImporter
 from mlx_personal.importers.claude import ClaudeImporter
+from mlx_personal.importers.claude_code import ClaudeCodeImporter
+from mlx_personal.importers.codex import CodexImporter
+from mlx_personal.importers.gemini import GeminiImporter
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import Importer
 from mlx_personal.importers.jan import JanImporter
@@ -17,6 +20,7 @@ from mlx_personal.importers.llm_logs import LLMLogsImporter
 from mlx_personal.importers.lm_studio import LMStudioImporter
 from mlx_personal.importers.ollama_app import OllamaAppImporter
 from mlx_personal.importers.open_webui import OpenWebUIImporter
+from mlx_personal.importers.pi import PiImporter
 from mlx_personal.importers.training_set import TrainingSetImporter
 
 
@@ -26,6 +30,7 @@ def importers() -> Mapping[str, Importer]:
     found: list[Importer] = [
         ChatGPTImporter(),
         ClaudeImporter(),
+        GeminiImporter(),
         TrainingSetImporter(),
         OpenWebUIImporter(),
         LMStudioImporter(),
@@ -33,6 +38,9 @@ def importers() -> Mapping[str, Importer]:
         LLMLogsImporter(),
         LlamaCppImporter(),
         JanImporter(),
+        ClaudeCodeImporter(),
+        CodexImporter(),
+        PiImporter(),
     ]
     return {importer.name: importer for importer in found}
 
