@@ -50,6 +50,7 @@ class Action(Enum):
     TRAIN = "train an adapter"
     RESTART_TRAINING = "discard the interrupted training run and start again"
     LIST_ADAPTERS = "list the adapters"
+    LIST_IMPORTS = "list the imports"
     GRANT_CONSENT = "consent to sending records to this server"
     RUN_BENCHMARK = "run the benchmark"
     RUN_STUDY = "run the study"

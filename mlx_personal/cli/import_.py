@@ -1,70 +1,172 @@
-"""`import`: read dialogues from files, score and select them."""
+"""`import`: read the conversations of files, folders and zips, then score and select them."""
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled
+from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
 from mlx_personal.cli.progress import progress_bar
-from mlx_personal.errors import UserError, escape_surrogates
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlx_personal.dialogue import InvalidLine
+    from mlx_personal.importers import ImportedDialogue
+    from mlx_personal.personalizer import ImportResult
+
+# Characters of a question and its answer in the examples of `--dry-run`.
+_EXAMPLE_CHARS = 100
+_DAY = datetime.timedelta(days=1)
+_DATE = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command(name="import")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "format_", metavar="NAME", help="Format of all files, instead of recognizing each one.")
+@click.option("--since", type=_DATE, metavar="DATE", help="Leave out conversations that ended before this day.")
+@click.option("--until", type=_DATE, metavar="DATE", help="Leave out conversations that began after this day.")
+@click.option("--app", default="", metavar="NAME", help="Take the conversations of this app only.")
+@click.option("--title", default="", metavar="TEXT", help="Take conversations with this text in their title only.")
+@click.option("--dry-run", is_flag=True, help="Show what would be taken and what skipped, and store nothing.")
+@click.option("--select-later", is_flag=True, help="Store the dialogues; the next `run` scores and selects them.")
 @json_option
-def import_(cli: CommandContext, files: tuple[Path, ...]) -> CommandResult:
-    """Import dialogues from JSONL FILES, then score and select them.
+def import_(
+    cli: CommandContext,
+    paths: tuple[Path, ...],
+    format_: str | None,
+    since: datetime.datetime | None,
+    until: datetime.datetime | None,
+    app: str,
+    title: str,
+    dry_run: bool,
+    select_later: bool,
+) -> CommandResult:
+    """Import conversations from PATHS, then score and select them.
 
-    A line is {"messages": [{"role": ..., "content": ...}, ...]}, a list of such messages, or
-    {"prompt": ..., "completion": ...}. Invalid lines are reported and skipped.
+    A path is a file, a folder or a zip: an app's export, a folder of its files, a session of an agent, or a training
+    set. `-` is standard input. Formats are recognized. What cannot be read is counted and skipped, and what was
+    imported before is not imported again.
     """
-    from mlx_personal.dialogue import InvalidLine, read_dialogues
+    from mlx_personal.personalizer import ImportOptions
 
-    invalid: list[InvalidLine] = []
-    read = new = 0
-    with cli.open_profile() as personalizer:
-        for file in files:
-            lines = list(read_dialogues(file))
-            dialogues = [line for line in lines if not isinstance(line, InvalidLine)]
-            invalid += [line for line in lines if isinstance(line, InvalidLine)]
-            read += len(dialogues)
-            new += personalizer.add_dialogues(dialogues, f"import:{escape_surrogates(file.name)}")
-        if not read:
-            raise UserError(
-                f"no dialogue could be read ({invalid[0].reason})" if invalid else "no dialogue in this file",
-                invalid[0].where if invalid else files[0],
-                'each line must be {"messages": [...]}',
-            )
-        with progress_bar(cli, "Scoring") as on_progress:
-            decisions = personalizer.score(on_progress)
-        open_questions = len(personalizer.annotations.open_questions())
+    options = ImportOptions(
+        format_,
+        None if since is None else since.timestamp(),
+        None if until is None else (until + _DAY).timestamp(),
+        app,
+        title,
+    )
+    decisions: dict[str, int] = {}
+    accepted = 0
+    with cli.open_profile(write=not dry_run) as personalizer:
+        with progress_bar(cli, "Reading", in_bytes=True) as on_progress:
+            result = personalizer.import_paths(paths, options, on_progress, dry_run)
+        if not dry_run and not select_later:
+            with progress_bar(cli, "Scoring") as on_progress:
+                decisions = personalizer.score(on_progress)
+            accepted = personalizer.annotations.accept_inferred()
+        open_questions, unscored = personalizer.annotations.open_question_count(), personalizer.unscored_count()
     data = {
-        "read": read,
-        "new": new,
-        "bad_lines": [{"where": line.where, "reason": line.reason} for line in invalid],
+        "import": result.import_id,
+        "dry_run": dry_run,
+        "read": result.summary.total("dialogues"),
+        **{name: result.summary.total(name) for name in ("conversations", "new", "continued", "known")},
+        **result.summary.to_json(),
+        "failed": [error.line() for error in result.failed],
         "decisions": decisions,
+        "accepted": accepted,
+        "unscored": unscored,
         "open_questions": open_questions,
     }
+    if dry_run:
+        data["examples"] = [_example(imported) for imported in result.examples]
 
     def show(console: Console) -> None:
-        for line in invalid:
-            print_styled(console, "skipped", "yellow", f" {line.where}: {line.reason}")
-        print_lines(
-            console,
-            f"{read} dialogues read, {new} of them new, {len(invalid)} invalid lines skipped.",
-            f"Buffer: {decisions.get('stored', 0)} stored in free bins, {decisions.get('replaced', 0)} replaced a bin, "
-            f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected.",
-        )
+        show_summary(console, data)
+        for error in result.failed:
+            print_styled(console, "not read", "red", f" {error.line()}")
+        if dry_run:
+            _show_examples(console, result)
+            return
+        if decisions:
+            print_lines(console, decisions_text(decisions))
+        if accepted:
+            print_lines(console, f"{accepted} verdicts that follow from the export were accepted.")
+        if unscored:
+            print_lines(console, f"{unscored} dialogues wait to be scored: {cli.command('run')}")
         if open_questions:
             print_lines(console, f"{open_questions} questions are open; answer them with {cli.command('review')}")
 
-    return CommandResult(data, show)
+    return CommandResult(data, show, exit_code=1 if result.failed else 0)
+
+
+def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print what an import read, stored and left out.
+
+    Args:
+        console: The console.
+        summary: An `ImportSummary` as JSON.
+    """
+    from rich.table import Table
+
+    columns = ("conversations", "dialogues", "new", "continued", "known", "skipped")
+    table = Table("app", *columns)
+    for name, counts in summary["apps"].items():
+        table.add_row(printable(name), *(f"{counts[column]:,}" for column in columns))
+    console.print(table)
+    for skipped in summary["skipped"]:
+        what = "turns left out" if skipped["is_turn"] else "skipped"
+        places = _places_text(skipped["places"]) + (", ..." if skipped["count"] > len(skipped["places"]) else "")
+        print_styled(console, f"{skipped['count']:,} {what}", "yellow", f" {skipped['reason']}: {places}")
+    proposals = summary["proposals"]
+    if any(proposals.values()):
+        print_lines(
+            console,
+            f"Verdicts in the export: {proposals['good']:,} good, {proposals['bad']:,} bad; "
+            f"{proposals['pairs']:,} pairs of a preferred and another answer.",
+        )
+
+
+def _places_text(places: Sequence[str]) -> str:
+    """Return places as text, such as `chats.json:1, 2, other.json:5`: a file is named once."""
+    texts, last_file = [], ""
+    for place in places:
+        file, _, number = place.rpartition(":")
+        texts.append(number if file and file == last_file else place)
+        last_file = file
+    return ", ".join(texts)
+
+
+def decisions_text(decisions: Mapping[str, int]) -> str:
+    """Return the numbers of the selection's decisions as text.
+
+    Args:
+        decisions: Number of dialogues for each action of the selection.
+    """
+    return (
+        f"Buffer: {decisions.get('stored', 0)} stored in free bins, {decisions.get('replaced', 0)} replaced a bin, "
+        f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected."
+    )
+
+
+def _example(imported: ImportedDialogue) -> dict[str, str]:
+    return {
+        "app": imported.conversation.app,
+        "title": imported.conversation.title,
+        "question": imported.dialogue.user_turns[0],
+        "answer": imported.dialogue.assistant_turns[0],
+    }
+
+
+def _show_examples(console: Console, result: ImportResult) -> None:
+    new = result.summary.total("new") + result.summary.total("continued")
+    print_lines(console, f"Nothing was stored. {new:,} dialogues would be" + (", such as:" if new else "."))
+    for imported in result.examples:
+        example = {name: " ".join(text.split())[:_EXAMPLE_CHARS] for name, text in _example(imported).items()}
+        print_styled(console, example["title"] or example["app"], "bold", f" {example['question']}")
+        print_lines(console, f"    {example['answer']}")

@@ -35,7 +35,8 @@ _PACKAGE = "mlx_personal.cli"
 COMMANDS: Final = {
     "init": (f"{_PACKAGE}.profile:init", "Create a profile, or change its base model."),
     "models": (f"{_PACKAGE}.models:models", "List the models that this machine has, and delete converted ones."),
-    "import": (f"{_PACKAGE}.import_:import_", "Import dialogues from JSONL FILES, then score and select them."),
+    "import": (f"{_PACKAGE}.import_:import_", "Import conversations from PATHS, then score and select them."),
+    "imports": (f"{_PACKAGE}.imports:imports", "List the imports, and take one back."),
     "status": (f"{_PACKAGE}.profile:status", "Show the state of the profile and its pending steps."),
     "buffer": (f"{_PACKAGE}.buffer:buffer", "Show the selected dialogues and why they were selected."),
     "lexicon": (

@@ -20,20 +20,22 @@ _LINE_INTERVAL_S: Final = 10
 
 
 @contextlib.contextmanager
-def progress_bar(cli: CommandContext, label: str | None = None) -> Iterator[Progress]:
+def progress_bar(cli: CommandContext, label: str | None = None, in_bytes: bool = False) -> Iterator[Progress]:
     """Show a progress bar on a terminal and nothing elsewhere.
 
     Args:
         cli: The command's context.
         label: Text before the bar; None shows the stage of each event.
+        in_bytes: Whether the units of work are bytes.
 
     Yields:
         The callable that receives the progress events.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as ProgressBar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
     with ProgressBar(*columns, console=cli.progress_console, transient=True, disable=not cli.shows_progress) as bar:
         task = bar.add_task(label or "", total=None)
 

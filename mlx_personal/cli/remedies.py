@@ -55,6 +55,7 @@ _SENTENCES: Final[Mapping[Action, _Sentence]] = {
         f"to drop that training and start again: {command('train', '--restart')}"
     ),
     Action.LIST_ADAPTERS: lambda arguments, command: f"{command('adapters', 'list')} lists the adapters",
+    Action.LIST_IMPORTS: lambda arguments, command: f"{command('imports', 'list')} lists the imports",
     Action.GRANT_CONSENT: lambda arguments, command: (
         f"to allow it, run {command('augment', 'consent', *_consent_options(arguments))}"
     ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_personal.lazy_imports import lazy_exports
 
 if TYPE_CHECKING:
+    from mlx_personal.personalizer.importing import ImportOptions, ImportResult
     from mlx_personal.personalizer.pending import PendingStep
     from mlx_personal.personalizer.personalizer import ObserveResult, Personalizer, SynthesisResult, TrainResult
     from mlx_personal.personalizer.promotion import PromotionResult
@@ -15,6 +16,8 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
+            "ImportOptions": "importing",
+            "ImportResult": "importing",
             "PendingStep": "pending",
             "ObserveResult": "personalizer",
             "Personalizer": "personalizer",
@@ -27,6 +30,8 @@ else:
     )
 
 __all__ = [
+    "ImportOptions",
+    "ImportResult",
     "ObserveResult",
     "PendingStep",
     "Personalizer",

@@ -58,6 +58,10 @@ class Observer:
             self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
 
+    def forget_buffer(self) -> None:
+        """Read the buffer from the store when it is used next, because the stored one was changed."""
+        self._selector = None
+
     def score(self, embedder: Embedder, on_progress: Progress | None = None) -> dict[str, int]:
         """Score and select all unscored dialogues.
 

@@ -27,7 +27,6 @@ from mlx_personal.annotation import AnnotationQueue, GroupedDialogue
 from mlx_personal.chat import ChatConfig, Conversation
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.dialogue.readers import load_dialogues
 from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import Action, Remedy, StorageError, UserError
 from mlx_personal.evaluation import Evaluation, assign_split
@@ -35,11 +34,13 @@ from mlx_personal.finetune import TrainingEstimate, TrainingReport, checkpoint, 
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
 from mlx_personal.finetune.worker import broadcast_job
+from mlx_personal.importers import load_dialogues
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.models.finding import find_model
 from mlx_personal.models.loading import DEMO_MODEL, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.chat_format_record import check_chat_format, record_chat_format
+from mlx_personal.personalizer.importing import ImportOptions, ImportResult, import_paths
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
@@ -58,6 +59,7 @@ from mlx_personal.profile import (
     SyntheticRow,
     check_profile_exists,
 )
+from mlx_personal.profile.undo_import import ImportDependents, UndoneImport, import_dependents, undo_import
 from mlx_personal.progress import Progress, as_stage
 from mlx_personal.scoring import Lexicons
 from mlx_personal.selection import Buffer
@@ -133,6 +135,7 @@ class Personalizer:
         store: The profile's store.
         annotations: The open questions and the user's verdicts.
         adapters: The trained adapters.
+        imports: The imports and what they brought.
         stage_seconds: Seconds spent in each stage so far.
 
     Raises:
@@ -145,6 +148,7 @@ class Personalizer:
         self.config = Config.read(self.folder / "config.toml")
         self.store = Store(self.folder, write)
         self.adapters = Adapters(self.store)
+        self.imports = self.store.imports
         self.annotations = AnnotationQueue(self.store, self.config.annotation, self._assign_split)
         self.stage_seconds: dict[str, float] = {}
         self._observer = Observer(self.store, self.config, self.measure)
@@ -344,6 +348,43 @@ class Personalizer:
             adapter_id: Adapter that generated the answers, if any.
         """
         return self.store.add_dialogues(dialogues, source, adapter_id)
+
+    def import_paths(
+        self,
+        paths: Sequence[Path],
+        options: ImportOptions | None = None,
+        on_progress: Progress | None = None,
+        dry_run: bool = False,
+    ) -> ImportResult:
+        """Append the conversations of files, folders and zips of any known format to the stream, without scoring them.
+
+        Args:
+            paths: What to import; `-` is standard input.
+            options: What is imported; by default everything.
+            on_progress: Receives events of stage `reading`, in bytes.
+            dry_run: Whether to store nothing.
+
+        Returns:
+            What was read, stored and left out.
+
+        Raises:
+            UserError: If no dialogue could be read.
+        """
+        return import_paths(self.store, paths, options, on_progress, dry_run)
+
+    def undo_import(self, import_id: int) -> UndoneImport:
+        """Take back an import: its dialogues, and everything that was made of them, except for trained adapters.
+
+        Args:
+            import_id: The import.
+
+        Raises:
+            UserError: If there is no such import, or it was taken back before.
+        """
+        undone = undo_import(self.store, import_id)
+        self._observer.forget_buffer()
+        self.annotations = AnnotationQueue(self.store, self.config.annotation, self._assign_split)
+        return undone
 
     def score(self, on_progress: Progress | None = None) -> dict[str, int]:
         """Score and select all unscored dialogues of the stream.
@@ -626,6 +667,14 @@ class Personalizer:
     def pending_steps(self) -> list[PendingStep]:
         """Return the pending steps of the learning loop, in order."""
         return pending_steps(self.store, self.config, self.fingerprint)
+
+    def import_dependents(self, import_id: int) -> ImportDependents:
+        """Return what was made of the dialogues of an import.
+
+        Raises:
+            UserError: If there is no import with this id.
+        """
+        return import_dependents(self.store, self.imports.get(import_id).id)
 
     def dialogue_count(self) -> int:
         """Return the number of received dialogues."""

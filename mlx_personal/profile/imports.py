@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import Action, UserError
 from mlx_personal.profile.records import dump_dialogue, load_dialogue
 from mlx_personal.storage.database import Database, utc_now
 
@@ -190,14 +191,29 @@ class Imports:
             query = "UPDATE imports SET finished_at = ?, summary = ? WHERE id = ?"
             connection.execute(query, (utc_now(), json.dumps(summary), import_id))
 
+    def discard(self, import_id: int) -> None:
+        """Delete an import that brought nothing.
+
+        Args:
+            import_id: The import.
+        """
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM imports WHERE id = ?", (import_id,))
+
     def all(self) -> list[ImportRow]:
         """Return all imports in order, including interrupted ones and those that were taken back."""
         return [ImportRow.from_row(row) for row in self._database.fetch_all("SELECT * FROM imports ORDER BY id")]
 
-    def get(self, import_id: int) -> ImportRow | None:
-        """Return the import with this id, or None if there is none."""
+    def get(self, import_id: int) -> ImportRow:
+        """Return the import with this id.
+
+        Raises:
+            UserError: If there is none.
+        """
         row = self._database.fetch_one("SELECT * FROM imports WHERE id = ?", import_id)
-        return None if row is None else ImportRow.from_row(row)
+        if row is None:
+            raise UserError(f"there is no import {import_id}", remedy=Action.LIST_IMPORTS)
+        return ImportRow.from_row(row)
 
     # Dialogues
 
@@ -335,10 +351,6 @@ class Imports:
     def open_verdicts(self) -> list[InferredVerdictRow]:
         """Return the verdicts on dialogues about which the owner has not decided, in the order of the stream."""
         return self._verdicts(f"{_OPEN} ORDER BY dialogue_id, answer, id")
-
-    def open_verdict_count(self) -> int:
-        """Return the number of verdicts on dialogues about which the owner has not decided."""
-        return self._database.fetch_int(f"SELECT count(*) FROM inferred_verdicts WHERE {_OPEN}")
 
     def pairs(self) -> list[PreferencePairRow]:
         """Return all preference pairs in order."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import Action, UserError
 from mlx_personal.profile.imports import OriginRow
 from mlx_personal.profile.records import dump_dialogue
 from mlx_personal.profile.store import Store
@@ -95,7 +96,12 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
     Args:
         store: The profile's store.
         import_id: The import.
+
+    Raises:
+        UserError: If there is no such import, or it was taken back before.
     """
+    if store.imports.get(import_id).undone_at is not None:
+        raise UserError(f"import {import_id} was already taken back", remedy=Action.LIST_IMPORTS)
     shortened = 0
     with store.transaction() as connection:
         before = store.dialogue_count()

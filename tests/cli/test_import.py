@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
 
@@ -58,24 +60,78 @@ def test_invalid_lines_are_reported_and_the_others_imported(profile: Path, chats
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join([*bad, dialogue_line("Good?", "Good.")]))
     answer = run_json("import", mixed)
-    assert answer["read"] == 1
-    assert [b["where"] for b in answer["bad_lines"]] == [f"{mixed}:{n}" for n in range(1, len(bad) + 1)]
-    assert all("\n" not in b["reason"] for b in answer["bad_lines"])
+    assert (answer["read"], answer["new"]) == (1, 1)
+    assert sum(skipped["count"] for skipped in answer["skipped"]) == len(bad)
+    places = [place for skipped in answer["skipped"] for place in skipped["places"]]
+    assert set(places) <= {f"{mixed}:{number}" for number in range(1, len(bad) + 1)}
+    assert all("\n" not in skipped["reason"] for skipped in answer["skipped"])
     report = run_cli("import", mixed).stdout.splitlines()
-    assert [line.split(": ")[0] for line in report[: len(bad)]] == [
-        f"skipped {b['where']}" for b in answer["bad_lines"]
-    ]
-    assert report[len(bad)] == f"1 dialogues read, 0 of them new, {len(bad)} invalid lines skipped."
+    assert sum(line.partition(" ")[2].startswith("skipped ") for line in report) == len(answer["skipped"])
     only_bad = tmp_path / "bad.jsonl"
     only_bad.write_text("\n".join(bad))
-    assert f"{only_bad}:1" in error_line("import", only_bad)
+    assert f"{only_bad}:9: no dialogue could be read" in error_line("import", only_bad)
+    assert run_json("status")["received"] == 1
+
+
+def test_thousands_of_bad_lines_are_one_line_for_each_reason(profile: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(dialogue_line("Good?", "Good.") + "\n{broken" * 4997)
+    (line,) = (line for line in run_cli("import", file).stdout.splitlines() if "not JSON" in line)
+    assert line.startswith("4,997 skipped not JSON")
+    assert line.endswith(f": {file}:2, 3, 4, ...")
+
+
+def test_a_dry_run_shows_examples_and_stores_nothing(profile: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(dialogue_line(f"Question {number}?", "Yes.") for number in range(12)))
+    shown = run_cli("import", "--dry-run", file).stdout
+    assert "Nothing was stored. 12 dialogues would be" in shown
+    assert shown.count("Question") == 10
+    data = run_json("import", "--dry-run", file)
+    assert (data["new"], data["import"], len(data["examples"])) == (12, None, 10)
+    assert data["examples"][0]["question"] == "Question 0?"
+    assert run_json("status")["received"] == 0
+
+
+def test_dialogues_can_be_scored_later(profile: Path, chats: Path) -> None:
+    data = run_json("import", "--select-later", chats)
+    assert (data["new"], data["decisions"], data["unscored"]) == (30, {}, 30)
+    decisions = run_json("run")["done"]["score"]
+    status = run_json("status")
+    assert (sum(decisions.values()), status["decisions"], status["unscored"]) == (30, decisions, 0)
+
+
+def test_days_of_a_filter_are_local_and_whole(profile: Path, tmp_path: Path) -> None:
+    noon = datetime.datetime(2026, 3, 5, 12).timestamp()
+    export = write_chatgpt_export(tmp_path / "chats.json", chatgpt_conversation("a", ["Hi?", "Yes."], "Noon", noon))
+
+    def new(*options: str) -> int:
+        return int(run_json("import", "--dry-run", *options, export)["new"])
+
+    assert new("--since", "2026-03-05", "--until", "2026-03-05") == 1
+    assert new("--since", "2026-03-06") == new("--until", "2026-03-04") == 0
+    assert new("--title", "noon", "--app", "chatgpt") == 1
+    assert "'05.03.2026' does not match" in error_line("import", "--since", "05.03.2026", export)
+
+
+def test_a_format_can_be_forced(profile: Path, tmp_path: Path) -> None:
+    export = write_chatgpt_export(tmp_path / "chats.json", chatgpt_conversation("a", ["Hi?", "Yes."]))
+    assert run_json("import", "--format", "chatgpt", export)["new"] == 1
+    assert "did you mean chatgpt?" in error_line("import", "--format", "chatgtp", export)
+
+
+def test_a_path_that_cannot_be_read_is_named_and_the_others_imported(profile: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_text(dialogue_line("Good?", "Good."))
+    result = run_cli("import", tmp_path / "none.json", file)
+    assert result.exit_code == 1
+    assert f"not read {tmp_path / 'none.json'}: no such file or folder" in result.stdout
     assert run_json("status")["received"] == 1
 
 
 def test_unreadable_files_are_reported_on_one_line(profile: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "none.jsonl") in error_line("import", tmp_path / "none.jsonl")
-    assert "is a folder" in error_line("import", tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
     assert "no dialogue" in error_line("import", tmp_path / "empty.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    assert "not UTF-8" in error_line("import", tmp_path / "binary.jsonl")
+    assert "an empty file" in error_line("import", tmp_path / "binary.jsonl")

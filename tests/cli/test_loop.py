@@ -10,7 +10,7 @@ from tests.support.cli import error_line, run_cli, run_json
 
 def test_loop_by_commands(profile: Path, chats: Path) -> None:
     imported = run_json("import", chats)
-    assert (imported["read"], imported["new"], imported["bad_lines"]) == (30, 30, [])
+    assert (imported["read"], imported["new"], imported["skipped"]) == (30, 30, [])
     assert run_json("import", chats)["new"] == 0
     questions = run_json("review")["questions"]
     assert len(questions) == 8

@@ -1,0 +1,299 @@
+"""Import conversations into a profile: read, filter, store in chunks, and count what is left out.
+
+Each chunk is a transaction, so that an interrupted import loses nothing that was stored; the same import brings the
+rest when it is run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.errors import StorageError, UserError, escape_surrogates
+from mlx_personal.importers.conversation import Conversation, Skipped
+from mlx_personal.importers.reading import ImportedDialogue, read_imports
+from mlx_personal.importers.verdicts import Inferences, infer_verdicts
+from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
+from mlx_personal.personalizer.import_summary import ImportSummary
+from mlx_personal.profile import Origin, PreferencePairRow, Store
+from mlx_personal.profile.imports import StoredPart
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
+
+# Limits of a chunk: a transaction takes longer than many insertions, and long dialogues take memory.
+_CHUNK_DIALOGUES: Final = 256
+_CHUNK_CHARS: Final = 8_000_000
+# A longer conversation is a log rather than a conversation: a book has half as many characters.
+MAX_DIALOGUE_CHARS: Final = 1_000_000
+_EXAMPLES: Final = 10
+
+Outcome = Literal["new", "continued", "known"]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is imported.
+
+    Attributes:
+        format: Name of the format of all files; None to recognize each one.
+        since: Conversations that ended earlier are left out, in seconds since 1970, UTC; None for all.
+        until: Conversations that began at this time or later are left out, in seconds since 1970, UTC; None for all.
+        app: Conversations of other apps are left out; empty for all.
+        title: Conversations whose title does not contain this are left out, regardless of case; empty for all.
+    """
+
+    format: str | None = None
+    since: float | None = None
+    until: float | None = None
+    app: str = ""
+    title: str = ""
+
+    def reason_against(self, conversation: Conversation) -> str | None:
+        """Return why a conversation is left out, or None.
+
+        Args:
+            conversation: The conversation.
+        """
+        if self.app and conversation.app != self.app:
+            return "of another app"
+        if self.title.casefold() not in conversation.title.casefold():
+            return "its title does not match"
+        if self.since is not None or self.until is not None:
+            times = [turn.time for turn in conversation.turns if turn.time is not None]
+            times += [] if conversation.time is None else [conversation.time]
+            if not times:
+                return "its time is unknown"
+            if (self.since is not None and max(times) < self.since) or (
+                self.until is not None and min(times) >= self.until
+            ):
+                return "outside of the wanted time"
+        return None
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """The result of an import.
+
+    Attributes:
+        import_id: Id of the import; None if it stored nothing.
+        summary: What was read, stored and left out.
+        examples: The first dialogues that are new, with their conversations.
+        failed: The paths that could not be read, beside others that could.
+    """
+
+    import_id: int | None
+    summary: ImportSummary
+    examples: tuple[ImportedDialogue, ...]
+    failed: tuple[UserError, ...]
+
+
+def import_paths(
+    store: Store,
+    paths: Sequence[Path],
+    options: ImportOptions | None = None,
+    on_progress: Progress | None = None,
+    dry_run: bool = False,
+) -> ImportResult:
+    """Import the conversations of files, folders and zips, without scoring them.
+
+    Args:
+        store: The profile's store.
+        paths: What to import; `-` is standard input.
+        options: What is imported; by default everything.
+        on_progress: Receives events of stage `reading`, in bytes.
+        dry_run: Whether to store nothing.
+
+    Returns:
+        What was read, stored and left out.
+
+    Raises:
+        UserError: If no dialogue could be read.
+    """
+    options = options or ImportOptions()
+    batch = _Batch(store, [escape_surrogates(path) for path in paths], options, dry_run)
+    progress = _BytesProgress(on_progress or ignore_progress)
+    for path in paths:
+        batch.read(path, progress)
+        progress.next_path()
+    if not batch.summary.total("dialogues"):
+        raise batch.failed[0] if batch.failed else _nothing_read(batch.summary, paths[0])
+    batch.finish()
+    return ImportResult(batch.import_id, batch.summary, tuple(batch.examples), tuple(batch.failed))
+
+
+def _nothing_read(summary: ImportSummary, path: Path) -> UserError:
+    for skipped in summary.by_count():
+        return UserError(f"no dialogue could be read ({skipped.reason})", skipped.places[0], "see the formats in the documentation")
+    return UserError("no dialogue in this file", path, "name a file with conversations")
+
+
+class _BytesProgress:
+    """Forwards the bytes that are read from several paths as progress."""
+
+    def __init__(self, on_progress: Progress):
+        self._on_progress = on_progress
+        self._done_before = self._total_before = self._done = self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        event = ProgressEvent("reading", self._done_before + done, self._total_before + total)
+        self._on_progress(event)
+
+    def next_path(self) -> None:
+        self._done_before += self._done
+        self._total_before += self._total
+        self._done = self._total = 0
+
+
+class _Batch:
+    """One import: the dialogues of a chunk, and what was counted so far."""
+
+    def __init__(self, store: Store, paths: list[str], options: ImportOptions, dry_run: bool):
+        self._store = store
+        self._paths = paths
+        self._options = options
+        self._dry_run = dry_run
+        self._chunk: list[tuple[ImportedDialogue, str]] = []
+        self._chunk_chars = 0
+        self._keys: set[bytes] = set()  # of the new dialogues of a dry run
+        self.import_id: int | None = None
+        self.summary = ImportSummary()
+        self.examples: list[ImportedDialogue] = []
+        self.failed: list[UserError] = []
+
+    def read(self, path: Path, on_bytes: Callable[[int, int], None]) -> None:
+        """Store the dialogues of a path. Those before an error are stored too."""
+        source = f"import:{escape_surrogates(path.name)}"
+        try:
+            for item in read_imports(path, self._options.format, on_bytes):
+                if isinstance(item, Skipped):
+                    self.summary.skip(item)
+                else:
+                    self._add(item, source)
+        except StorageError:
+            raise  # nothing more can be stored
+        except UserError as error:
+            self.failed.append(error)
+        self._store_chunk()
+
+    def finish(self) -> None:
+        """Record the end of the import, which is none if it brought nothing."""
+        if self.import_id is not None and self.summary.is_empty:
+            self._store.imports.discard(self.import_id)
+            self.import_id = None
+        elif self.import_id is not None:
+            self._store.imports.finish(self.import_id, self.summary.to_json())
+
+    def _add(self, imported: ImportedDialogue, source: str) -> None:
+        conversation = imported.conversation
+        chars = sum(len(message.content) for message in imported.dialogue.messages)
+        reason = self._options.reason_against(conversation)
+        if reason is None and chars > MAX_DIALOGUE_CHARS:
+            reason = f"a conversation of over {MAX_DIALOGUE_CHARS:,} characters"
+        if reason is not None:
+            self.summary.app(conversation.app).dialogues += 1
+            self.summary.skip(Skipped(conversation.where, reason, conversation.app))
+            return
+        self._chunk.append((imported, source))
+        self._chunk_chars += chars
+        if len(self._chunk) >= _CHUNK_DIALOGUES or self._chunk_chars >= _CHUNK_CHARS:
+            self._store_chunk()
+
+    def _store_chunk(self) -> None:
+        chunk, self._chunk, self._chunk_chars = self._chunk, [], 0
+        if self._dry_run:
+            for imported, _ in chunk:
+                self._count(imported, self._would_store(imported))
+            return
+        if chunk:
+            with self._store.transaction():
+                for imported, source in chunk:
+                    self._count(imported, self._put(imported, source))
+
+    def _count(self, imported: ImportedDialogue, outcome: Outcome) -> None:
+        counts = self.summary.app(imported.conversation.app)
+        counts.conversations += 1
+        counts.dialogues += 1
+        setattr(counts, outcome, getattr(counts, outcome) + 1)
+        if outcome != "known" and len(self.examples) < _EXAMPLES:
+            self.examples.append(imported)
+
+    def _would_store(self, imported: ImportedDialogue) -> Outcome:
+        """Return what would become of a dialogue."""
+        conversation = imported.conversation
+        part = new_part(imported.dialogue, self._store.imports.parts(conversation.app, conversation.id))
+        if part is None:
+            return "known"
+        key = bytes.fromhex(part.dialogue.key)
+        if key in self._keys or self._store.imports.id_of_key(part.dialogue.key) is not None:
+            return "known"
+        self._keys.add(key)
+        inferences = infer_verdicts(imported)
+        for verdict in inferences.verdicts:
+            self.summary.count_verdict(verdict.rating)
+        self.summary.pairs += len(inferences.pairs)
+        return _outcome(part)
+
+    def _put(self, imported: ImportedDialogue, source: str) -> Outcome:
+        """Store what is new about a conversation."""
+        conversation, imports = imported.conversation, self._store.imports
+        parts = imports.parts(conversation.app, conversation.id)
+        part = new_part(imported.dialogue, parts)
+        is_new = part is not None and self._put_part(part, conversation, source)
+        inferences = infer_verdicts(imported)
+        if inferences.verdicts or inferences.pairs:
+            if parts:
+                parts = imports.parts(conversation.app, conversation.id)
+            elif (dialogue_id := imports.id_of_key(imported.dialogue.key)) is not None:
+                parts = [StoredPart(dialogue_id, imported.dialogue, False)]
+            self._put_inferences(imported.dialogue, inferences, parts)
+        return _outcome(part) if part is not None and is_new else "known"
+
+    def _put_part(self, part: NewPart, conversation: Conversation, source: str) -> bool:
+        """Store the new turns of a conversation, and return whether the profile did not have them."""
+        origin = _origin(conversation, part.position)
+        if part.continues is not None:
+            return self._store.imports.extend(self._begun(), part.continues, part.dialogue, origin)
+        if self._store.imports.id_of_key(part.dialogue.key) is not None:
+            return False
+        return self._store.imports.add(self._begun(), part.dialogue, source, origin) is not None
+
+    def _put_inferences(self, dialogue: Dialogue, inferences: Inferences, parts: Sequence[StoredPart]) -> None:
+        """Store the verdicts and the pairs of a conversation with the dialogues that have their answers."""
+        imports = self._store.imports
+        for verdict in inferences.verdicts:
+            if (found := find_answer(dialogue, verdict.answer, parts)) is not None:
+                values = (found[1], verdict.rating, verdict.source, verdict.evidence)
+                if imports.add_verdicts(self._begun(), found[0], [values]):
+                    self.summary.count_verdict(verdict.rating)
+        for pair in inferences.pairs:
+            if (found := find_answer(dialogue, pair.answer, parts)) is not None:
+                row = PreferencePairRow(*found, pair.chosen, pair.rejected, pair.source)
+                self.summary.pairs += imports.add_pairs(self._begun(), [row])
+
+    def _begun(self) -> int:
+        """Return the id of this import, which begins with the first thing that it stores."""
+        if self.import_id is None:
+            self.import_id = self._store.imports.begin(self._paths, dataclasses.asdict(self._options))
+        return self.import_id
+
+
+def _outcome(part: NewPart) -> Outcome:
+    return "new" if part.position == 0 and part.continues is None else "continued"
+
+
+def _origin(conversation: Conversation, position: int) -> Origin:
+    """Return what is stored about the conversation of a dialogue."""
+    models = [turn.model for turn in conversation.turns if turn.model]
+    times = [conversation.time, *(turn.time for turn in conversation.turns)]
+    return Origin(
+        app=conversation.app,
+        conversation_id=conversation.id,
+        title=conversation.title,
+        model=models[-1] if models else "",
+        time=next((time for time in times if time is not None), None),
+        position=position,
+    )

@@ -1,0 +1,181 @@
+"""An import can be taken back whole, with all that was made of it, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.profile import NewSynthetic, Origin, PreferencePairRow, Store
+from mlx_personal.profile.undo_import import ImportDependents, UndoneImport, import_dependents, undo_import
+
+TEA = Dialogue.of("How hot is tea?", "Hot.")
+VECTOR = np.ones(4, np.float32) / 2
+
+
+def chat(*questions: str) -> Dialogue:
+    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": f"{q}!"}] for q in questions]
+    return Dialogue.from_messages(message for exchange in turns for message in exchange)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "profile")
+    yield store
+    store.close()
+
+
+def begin(store: Store) -> int:
+    return store.imports.begin(["x.json"], {})
+
+
+def add(store: Store, import_id: int, dialogue: Dialogue, position: int = 0) -> int:
+    dialogue_id = store.imports.add(import_id, dialogue, "import:x", Origin("app", "c1", position=position))
+    assert dialogue_id is not None
+    return dialogue_id
+
+
+def extend(store: Store, import_id: int, dialogue_id: int, dialogue: Dialogue, position: int) -> None:
+    assert store.imports.extend(import_id, dialogue_id, dialogue, Origin("app", "c1", position=position))
+
+
+def select(store: Store, dialogue_id: int, slot: int, replaced_id: int | None = None) -> None:
+    action = "stored" if replaced_id is None else "replaced"
+    store.add_decision(dialogue_id, action, "food", (1.0, 1.0, 1.0), slot, replaced_id, {"reason": "test"})
+    store.put_bin(slot, dialogue_id, VECTOR, 1.0, 1.0)
+
+
+def content(store: Store) -> dict[str, list[tuple[object, ...]]]:
+    """Return all rows of all tables except for the imports themselves."""
+    names = [row["name"] for row in store.database.fetch_all("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {
+        name: [tuple(row) for row in store.database.fetch_all(f"SELECT * FROM {name}")]
+        for name in names
+        if name not in ("imports", "sqlite_sequence")
+    }
+
+
+def test_all_that_was_made_of_an_import_is_deleted(store: Store) -> None:
+    store.add_dialogues([TEA], "file")
+    select(store, 1, 0)
+    store.add_annotation(1, "accept", TEA, 1, False)
+    before = content(store)
+    batch = begin(store)
+    dialogue_id = add(store, batch, chat("a", "b"))
+    select(store, dialogue_id, 1)
+    for _ in range(2):  # the second verdict replaces the first
+        annotation = store.add_annotation(dialogue_id, "accept", chat("a", "b"), 2, True)
+    run = store.begin_run("synthesis", "model", {})
+    store.add_synthetic(run, [NewSynthetic(annotation, TEA, "raw", 0.5, True, "kept")])
+    (synthetic,) = store.synthetic()
+    training = store.begin_run("training", "model", {})
+    store.add_training_sources(training, [(annotation, None), (annotation, synthetic.id)])
+    store.finish_run(training, {})
+    adapter = store.add_adapter(training, "adapters/0001", "model")
+    store.imports.add_verdicts(batch, dialogue_id, [(0, "good", "thumbs", "up")])
+    store.imports.add_pairs(batch, [PreferencePairRow(dialogue_id, 0, "a!", "no", "regenerated")])
+    assert import_dependents(store, batch) == ImportDependents(1, 1, 1, 1, (adapter,))
+    assert undo_import(store, batch) == UndoneImport(deleted=1, shortened=0, freed_bins=1)
+    after = content(store)
+    for table in ("runs", "adapters"):
+        del before[table], after[table]
+    assert after == before
+    (row,) = store.imports.all()
+    assert row.undone_at is not None
+
+
+def test_dialogues_that_replaced_an_imported_one_stay_without_naming_it(store: Store) -> None:
+    batch = begin(store)
+    select(store, add(store, batch, chat("a")), 0)
+    store.add_dialogues([TEA], "file")
+    select(store, 2, 0, replaced_id=1)
+    assert import_dependents(store, batch) == ImportDependents(1, 0, 0, 0, ())
+    assert undo_import(store, batch) == UndoneImport(deleted=1, shortened=0, freed_bins=0)
+    decision = store.decision(2)
+    assert decision is not None and (decision.action, decision.replaced_id) == ("replaced", None)
+    assert [bin_.dialogue_id for bin_ in store.bins()] == [2]
+
+
+def test_an_interrupted_training_on_it_is_not_resumed(store: Store) -> None:
+    batch = begin(store)
+    dialogue_id = add(store, batch, chat("a"))
+    select(store, dialogue_id, 0)
+    store.add_dialogues([TEA], "file")
+    select(store, 2, 1)
+    verdicts = [store.add_annotation(i, "accept", TEA, i, False) for i in (dialogue_id, 2)]
+    training = store.begin_run("training", "model", {})
+    store.add_training_sources(training, [(verdict, None) for verdict in verdicts])
+    undo_import(store, batch)
+    assert store.training_sources(training) == []
+
+
+def test_a_continued_dialogue_loses_the_last_turns(store: Store) -> None:
+    first, second = begin(store), begin(store)
+    dialogue_id = add(store, first, chat("a"))
+    store.imports.add_verdicts(first, dialogue_id, [(0, "good", "thumbs", "up")])
+    extend(store, second, dialogue_id, chat("a", "b"), 2)
+    store.imports.add_verdicts(second, dialogue_id, [(1, "bad", "thumbs", "down")])
+    assert undo_import(store, second) == UndoneImport(deleted=0, shortened=1, freed_bins=0)
+    assert [(row.id, row.dialogue) for row in store.dialogues()] == [(dialogue_id, chat("a"))]
+    assert [(verdict.answer, verdict.rating) for verdict in store.imports.verdicts(dialogue_id)] == [(0, "good")]
+    assert [row.import_id for row in store.imports.origins(dialogue_id)] == [first]
+
+
+def test_a_scored_continuation_joins_the_stream_again_without_them(store: Store) -> None:
+    first, second = begin(store), begin(store)
+    dialogue_id = add(store, first, chat("a"))
+    store.imports.add_verdicts(first, dialogue_id, [(0, "good", "thumbs", "up")])
+    extend(store, second, dialogue_id, chat("a", "b"), 2)
+    store.add_dialogues([TEA], "file")
+    for slot, scored_id in enumerate((dialogue_id, 2)):
+        select(store, scored_id, slot)
+    assert undo_import(store, second) == UndoneImport(deleted=0, shortened=1, freed_bins=1)
+    assert [(row.id, row.dialogue) for row in store.dialogues()] == [(2, TEA), (3, chat("a"))]
+    assert [row.id for row in store.unscored(10)] == [3]
+    assert [verdict.dialogue_id for verdict in store.imports.verdicts(3)] == [3]
+    assert undo_import(store, first) == UndoneImport(deleted=1, shortened=0, freed_bins=0)
+    assert [row.id for row in store.dialogues()] == [2]
+
+
+def test_a_later_import_inherits_the_turns_of_an_earlier_one(store: Store) -> None:
+    first, second, third = begin(store), begin(store), begin(store)
+    dialogue_id = add(store, first, chat("a"))
+    store.imports.add_verdicts(first, dialogue_id, [(0, "good", "thumbs", "up")])
+    extend(store, second, dialogue_id, chat("a", "b"), 2)
+    extend(store, third, dialogue_id, chat("a", "b", "c"), 4)
+    assert import_dependents(store, first).dialogues == 0
+    assert undo_import(store, first) == UndoneImport(0, 0, 0)
+    assert [(row.import_id, row.origin.position) for row in store.imports.origins(dialogue_id)] == [
+        (second, 0),
+        (third, 4),
+    ]
+    assert len(store.imports.verdicts(dialogue_id)) == 1
+    assert undo_import(store, third) == UndoneImport(0, 1, 0)
+    assert [row.dialogue for row in store.dialogues()] == [chat("a", "b")]
+    assert undo_import(store, second) == UndoneImport(1, 0, 0)
+    assert store.dialogues() == [] and store.imports.open_verdicts() == []
+
+
+def test_the_rest_is_deleted_if_the_stream_has_it_from_elsewhere(store: Store) -> None:
+    for is_scored in (False, True):
+        first, second = begin(store), begin(store)
+        dialogue_id = add(store, first, chat("a"))
+        extend(store, second, dialogue_id, chat("a", "b"), 2)
+        store.add_dialogues([chat("a")], "file")
+        if is_scored:
+            select(store, dialogue_id, 0)
+        assert undo_import(store, second) == UndoneImport(1, 0, int(is_scored))
+        assert [row.source for row in store.dialogues()] == ["file"]
+        with store.transaction() as connection:
+            connection.execute("DELETE FROM dialogues")
+
+
+def test_verdicts_on_known_dialogues_are_taken_back(store: Store) -> None:
+    first, second = begin(store), begin(store)
+    dialogue_id = add(store, first, chat("a"))
+    store.imports.add_verdicts(second, dialogue_id, [(0, "good", "thumbs", "up")])
+    assert undo_import(store, second) == UndoneImport(0, 0, 0)
+    assert store.imports.verdicts(dialogue_id) == [] and store.dialogue_count() == 1
