@@ -38,7 +38,8 @@ from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import public_model_name
 from mlx_personal.config import Config
 from mlx_personal.demo.settings import EMBEDDED_MODEL_CONFIG
-from mlx_personal.dialogue.readers import InvalidLine, read_json_lines
+from mlx_personal.importers import Skipped
+from mlx_personal.importers.json_records import read_json_lines
 from mlx_personal.personalizer import Personalizer
 from mlx_personal.reporting import markdown_table
 
@@ -167,10 +168,10 @@ def read_stream(stream: Path | None, max_count: int | None) -> dict[Dialogue, Di
     """
     path = stream or DEMO_STREAM
     preferred: dict[Dialogue, Dialogue] = {}
-    for line in read_json_lines(path):
-        if isinstance(line, InvalidLine):
-            raise UserError(line.reason, line.where)
-        where, value = line
+    for record in read_json_lines(path):
+        if isinstance(record, Skipped):
+            raise UserError(record.reason, record.where)
+        where, value = record.where, record.value
         try:
             dialogue = Dialogue.from_messages(value["messages"])
             answers = value.get("preferred", dialogue.assistant_turns)

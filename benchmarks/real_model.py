@@ -36,11 +36,11 @@ from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark import Workload, run_benchmark
 from mlx_personal.benchmark.random_weights import public_model_name
-from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.embedding import EmbeddingConfig, HiddenStateEmbedder, unit_mean
 from mlx_personal.finetune import LoRAConfig, TrainingData, train
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.plan import plan_for_model
+from mlx_personal.importers import read_dialogues
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.reporting import markdown_table
 from mlx_personal.runtime import blas

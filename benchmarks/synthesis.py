@@ -27,9 +27,8 @@ from benchmarks.arguments import DEMO_STREAM, positive_int, run_command, set_def
 from benchmarks.mlx_lm_loop import generate_text
 from benchmarks.report_file import heading, print_result
 from benchmarks.timing import Effort, Timings, time_in_turn
-from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
+from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model, read_dialogues
 from mlx_personal.benchmark.random_weights import SHAPES, model_folder, public_model_name
-from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.models import generation
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.reporting import markdown_table

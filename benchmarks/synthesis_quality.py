@@ -29,8 +29,8 @@ from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import public_model_name
 from mlx_personal.dialogue import rouge1
-from mlx_personal.dialogue.readers import read_dialogues
 from mlx_personal.errors import from_os_error
+from mlx_personal.importers import read_dialogues
 from mlx_personal.reporting import markdown_table
 from mlx_personal.storage.files import atomic_write
 from mlx_personal.synthesis import STYLES, RewriteCandidate, SynthesisConfig, calibrate, content_kept, synthesize

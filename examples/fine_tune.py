@@ -13,8 +13,16 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from mlx_personal import Example, LoRAConfig, ProgressEvent, TrainingStep, finetune, load_language_model
-from mlx_personal.dialogue import InvalidLine, read_dialogues
+from mlx_personal import (
+    Dialogue,
+    Example,
+    LoRAConfig,
+    ProgressEvent,
+    TrainingStep,
+    finetune,
+    load_language_model,
+    read_dialogues,
+)
 
 
 def show(event: ProgressEvent) -> None:
@@ -35,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     lm = load_language_model(arguments.model)
-    dialogues = [line for line in read_dialogues(arguments.data) if not isinstance(line, InvalidLine)]
+    dialogues = [item for item in read_dialogues(arguments.data) if isinstance(item, Dialogue)]
     examples = [Example(dialogue) for dialogue in dialogues]
     config = LoRAConfig(num_layers=arguments.num_layers, epochs=arguments.epochs, learning_rate=arguments.learning_rate)
     with tempfile.TemporaryDirectory() as scratch:

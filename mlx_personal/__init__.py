@@ -19,7 +19,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from mlx_personal.config import Config
-    from mlx_personal.dialogue import Dialogue, Message, load_dialogues, read_dialogues
+    from mlx_personal.dialogue import Dialogue, Message
     from mlx_personal.embedding import HiddenStateEmbedder
     from mlx_personal.errors import UserError
     from mlx_personal.evaluation import Evaluation, compare_answers, generate_answers
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         finetune,
     )
     from mlx_personal.finetune.fuse import fuse
+    from mlx_personal.importers import load_dialogues, read_dialogues
     from mlx_personal.models import LanguageModel, SamplingParams, load_language_model
     from mlx_personal.personalizer import Personalizer
     from mlx_personal.progress import Progress, ProgressEvent
@@ -65,9 +66,9 @@ else:
             "estimate_training": "finetune",
             "fuse": "finetune.fuse",
             "generate_answers": "evaluation",
-            "load_dialogues": "dialogue",
+            "load_dialogues": "importers",
             "load_language_model": "models",
-            "read_dialogues": "dialogue",
+            "read_dialogues": "importers",
             "synthesize": "synthesis",
         },
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_personal.dialogue import Dialogue, read_dialogues
+from mlx_personal import Dialogue, read_dialogues
 from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.errors import UserError
 from mlx_personal.kernels.spectral_entropy import WINDOW, window_starts

@@ -20,10 +20,11 @@ import numpy as np
 from mlx_personal import Dialogue, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config
-from mlx_personal.dialogue import InvalidLine, read_dialogues, rouge1
+from mlx_personal.dialogue import rouge1
 from mlx_personal.dialogue.similarity import NEAR_DUPLICATE_THRESHOLD
 from mlx_personal.evaluation import Evaluation, EvaluationConfig, MetricChange, compare_answers, generate_answers
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.importers import read_dialogues
 from mlx_personal.personalizer import SynthesisResult, TrainResult
 from mlx_personal.runtime import blas, device
 from mlx_personal.selection import SelectionConfig
@@ -102,7 +103,7 @@ def personalize(stream: Path, model: str, config: Config, num_unselected: int) -
         num_unselected: Number of dialogues to evaluate on that were never selected.
     """
     start = time.perf_counter()
-    dialogues = [line for line in read_dialogues(stream) if not isinstance(line, InvalidLine)]
+    dialogues = [item for item in read_dialogues(stream) if isinstance(item, Dialogue)]
     with (
         tempfile.TemporaryDirectory() as folder,
         Personalizer.create(Path(folder, "profile"), model, config) as personalizer,

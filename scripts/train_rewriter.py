@@ -33,9 +33,10 @@ from rewriter_pairs import FUNCTION_WORDS, Material, draw_pairs, extract_materia
 from write_demo_corpus import draw_corpus
 
 from mlx_personal import Dialogue, LanguageModel
-from mlx_personal.dialogue import InvalidLine, read_dialogues, words
+from mlx_personal.dialogue import words
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import Example, LoRAConfig, TrainingReport, TrainingStep, finetune
+from mlx_personal.importers import read_dialogues
 from mlx_personal.models import load_language_model
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.storage.files import atomic_folder
@@ -168,7 +169,7 @@ def measure(lm: LanguageModel, path: Path, count: int, config: SynthesisConfig, 
     Raises:
         UserError: If the file holds no dialogue.
     """
-    dialogues = [line for line in read_dialogues(path) if not isinstance(line, InvalidLine)]
+    dialogues = [item for item in read_dialogues(path) if isinstance(item, Dialogue)]
     if not dialogues:
         raise UserError("holds no dialogue", path, "name a file of dialogues, as for import")
     sampled = Random(0).sample(dialogues, min(count, len(dialogues)))

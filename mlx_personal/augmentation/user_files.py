@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.dialogue.readers import InvalidLine, read_dialogues
 from mlx_personal.errors import UserError, escape_surrogates, from_os_error
+from mlx_personal.importers import Skipped, read_dialogues
 
 TASK_FILE: Final = "task.json"
 _KEYS: Final = ("question", "labels")
@@ -53,7 +53,7 @@ class UserFolder:
     task: Task
     users: dict[str, UserRecords]
     excluded: dict[str, str]
-    invalid_lines: tuple[InvalidLine, ...]
+    invalid_lines: tuple[Skipped, ...]
 
 
 def read_users(folder: Path) -> UserFolder:
@@ -78,7 +78,7 @@ def read_users(folder: Path) -> UserFolder:
     task = _read_task(folder / TASK_FILE)
     users: dict[str, UserRecords] = {}
     excluded: dict[str, str] = {}
-    invalid_lines: list[InvalidLine] = []
+    invalid_lines: list[Skipped] = []
     for file in files:
         name = escape_surrogates(file.stem)
         user, invalid = _read_user(file, task)
@@ -118,14 +118,15 @@ def record_from_dialogue(dialogue: Dialogue, task: Task) -> Record:
     return record
 
 
-def _read_user(file: Path, task: Task) -> tuple[UserRecords, list[InvalidLine]]:
+def _read_user(file: Path, task: Task) -> tuple[UserRecords, list[Skipped]]:
     records: list[Record] = []
     skipped: Counter[str] = Counter()
-    invalid_lines: list[InvalidLine] = []
+    invalid_lines: list[Skipped] = []
     for line in read_dialogues(file):
-        if isinstance(line, InvalidLine):
-            invalid_lines.append(line)
-            skipped["invalid line"] += 1
+        if isinstance(line, Skipped):
+            if not line.is_turn:
+                invalid_lines.append(line)
+                skipped[line.reason] += 1
             continue
         try:
             record = record_from_dialogue(line, task)

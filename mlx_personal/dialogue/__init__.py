@@ -1,6 +1,5 @@
-"""Dialogues: types, readers of files, words, similarity and ROUGE."""
+"""Dialogues: types, words, similarity and ROUGE."""
 
-from mlx_personal.dialogue.readers import InvalidLine, load_dialogues, read_dialogues
 from mlx_personal.dialogue.rouge import rouge1, rougeL
 from mlx_personal.dialogue.similarity import are_near_duplicates, dialogue_similarity
 from mlx_personal.dialogue.types import Dialogue, Message, strip_thoughts
@@ -8,12 +7,9 @@ from mlx_personal.dialogue.words import words
 
 __all__ = [
     "Dialogue",
-    "InvalidLine",
     "Message",
     "are_near_duplicates",
     "dialogue_similarity",
-    "load_dialogues",
-    "read_dialogues",
     "rouge1",
     "rougeL",
     "strip_thoughts",

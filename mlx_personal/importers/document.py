@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import lzma
 import os
 import sqlite3
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -30,6 +32,11 @@ MAX_MEMBER_BYTES: Final = 8_000_000_000
 MAX_TOTAL_BYTES: Final = 32_000_000_000
 # Only larger members are checked for their ratio.
 _SMALL_BYTES: Final = 10_000_000
+_TOO_LARGE: Final = f"unpacks to more than {MAX_RATIO} times its size"
+_DAMAGED: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
+_DAMAGED_HINT: Final = "export it again"
+_ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")
+_GZIP_MAGIC: Final = b"\x1f\x8b"
 # Endings of files that contain no conversations: media, and code of a web page.
 _IGNORED_SUFFIXES: Final = frozenset(
     {
@@ -40,6 +47,8 @@ _IGNORED_SUFFIXES: Final = frozenset(
         *(".db-wal", ".db-shm", ".sqlite-wal", ".sqlite-shm", ".db-journal"),
     }
 )
+# Of the scripts in an archive of X, those with the chats with Grok.
+_CHATS_IN_A_SCRIPT: Final = "grok-chat-item"
 
 
 @dataclass(frozen=True)
@@ -82,10 +91,16 @@ class Document:
             UserError: If it cannot be read, or it is a damaged or encrypted member of a zip.
         """
         try:
-            with self.open_binary() as stream:
+            stream = self.open_binary()
+        except (*_DAMAGED, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+            raise UserError("is damaged, or compressed in an unknown way", self.where, _DAMAGED_HINT) from error
+        except OSError as error:
+            raise from_os_error(error, self.where) from error
+        try:
+            with stream:
                 yield stream
-        except (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
-            raise UserError("is cut off or damaged", self.where, "export it again") from error
+        except _DAMAGED as error:
+            raise UserError("is cut off or damaged", self.where, _DAMAGED_HINT) from error
         except OSError as error:
             raise from_os_error(error, self.where) from error
 
@@ -116,7 +131,7 @@ def open_documents(path: Path) -> Iterator[Document | Skipped]:
         UserError: If the path does not exist, or it is a zip that cannot be read.
     """
     if str(path) == "-":
-        yield _standard_input()
+        yield from _standard_input()
         return
     path = path.expanduser()
     try:
@@ -127,17 +142,42 @@ def open_documents(path: Path) -> Iterator[Document | Skipped]:
         yield from _folder(path)
     elif not stat.S_ISREG(mode):
         raise UserError("is neither a file nor a folder", path, "name a file")
-    elif _begins_with(path, b"PK\x03\x04", b"PK\x05\x06"):
-        yield from _zip(path)
+    elif _begins_with(path, *_ZIP_MAGIC):
+        yield from _zip(path, escape_surrogates(path))
     else:
         yield _file(path, path.name)
 
 
-def _standard_input() -> Document:
+def file_document(path: Path) -> Document:
+    """Return a file that is named itself, decompressed if it is a gzip file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If it does not exist, or is no file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    if stat.S_ISDIR(mode):
+        raise UserError("is a folder, not a file", path, "name the files in it")
+    if not stat.S_ISREG(mode):
+        raise UserError("is neither a file nor a folder", path, "name a file")
+    return _file(path, path.name)
+
+
+def _standard_input() -> Iterator[Document | Skipped]:
     import sys
 
-    data = io.BytesIO(sys.stdin.buffer.read())
-    return Document("standard input", "standard input", len(data.getvalue()), lambda: io.BytesIO(data.getvalue()))
+    data, where = sys.stdin.buffer.read(), "standard input"
+    if data.startswith(_ZIP_MAGIC):
+        yield from _zip(io.BytesIO(data), where)
+    elif data.startswith(_GZIP_MAGIC):
+        yield Document(where, where, _unpacked_size(data[-4:]), lambda: _open_gzip(io.BytesIO(data), len(data), where))
+    else:
+        yield Document(where, where, len(data), lambda: io.BytesIO(data))
 
 
 def _begins_with(path: Path, *magic: bytes) -> bool:
@@ -149,16 +189,24 @@ def _begins_with(path: Path, *magic: bytes) -> bool:
 
 
 def _file(path: Path, name: str) -> Document:
-    opener = _open_gzip if _begins_with(path, b"\x1f\x8b") else _open_plain
-    return Document(name, escape_surrogates(path), path.stat().st_size, lambda: opener(path), path)
+    where, size = escape_surrogates(path), path.stat().st_size
+    if not _begins_with(path, _GZIP_MAGIC):
+        return Document(name, where, size, lambda: path.open("rb"), path)
+    with path.open("rb") as file:
+        file.seek(max(0, size - 4))
+        unpacked_size = _unpacked_size(file.read())
+    return Document(name, where, unpacked_size, lambda: _open_gzip(path, size, where), path)
 
 
-def _open_plain(path: Path) -> BinaryIO:
-    return path.open("rb")
+def _unpacked_size(trailer: bytes) -> int:
+    """Return the size, modulo 4 GiB, that the last bytes of a gzip file give for its content."""
+    return int.from_bytes(trailer, "little")
 
 
-def _open_gzip(path: Path) -> BinaryIO:
-    return io.BufferedReader(_Bounded(cast(BinaryIO, gzip.open(path, "rb")), MAX_MEMBER_BYTES))
+def _open_gzip(source: Path | BinaryIO, size: int, where: str) -> BinaryIO:
+    """Open a gzip file for reading, up to `MAX_RATIO` times its size."""
+    limit = min(MAX_MEMBER_BYTES, max(_SMALL_BYTES, MAX_RATIO * size))
+    return io.BufferedReader(_Bounded(cast(BinaryIO, gzip.open(source, "rb")), limit, where))
 
 
 def _folder(folder: Path) -> Iterator[Document | Skipped]:
@@ -171,53 +219,60 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
 
     for parent, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        skipped += [
+            Skipped(escape_surrogates(Path(parent) / name), "a link")
+            for name in folders
+            if (Path(parent) / name).is_symlink()
+        ]
         for name in sorted(names):
             path = Path(parent) / name
             relative = path.relative_to(folder).as_posix()
-            if name.startswith(".") or path.suffix.lower() in _IGNORED_SUFFIXES:
+            if name.startswith(".") or _is_ignored(name):
                 continue
             try:
-                information = path.lstat()
-                if stat.S_ISLNK(information.st_mode):
-                    skipped.append(Skipped(escape_surrogates(path), "a link"))
-                elif stat.S_ISREG(information.st_mode):
-                    document = _file(path, relative)
-                    siblings[relative] = Document(
-                        relative, document.where, document.size, document.open_binary, path, siblings
-                    )
+                mode = path.lstat().st_mode
+                if stat.S_ISREG(mode):
+                    siblings[relative] = replace(_file(path, relative), siblings=siblings)
+                else:
+                    reason = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                    skipped.append(Skipped(escape_surrogates(path), reason))
             except (OSError, UserError):
                 skipped.append(Skipped(escape_surrogates(path), "cannot be read"))
     yield from skipped
     yield from list(siblings.values())
 
 
-def _zip(path: Path) -> Iterator[Document | Skipped]:
+def _zip(source: Path | BinaryIO, where: str) -> Iterator[Document | Skipped]:
     """Yield the members of a zip."""
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise UserError("is a damaged or cut-off zip", path, "export it again") from error
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise UserError("is a damaged or cut-off zip", where, _DAMAGED_HINT) from error
+    except OSError as error:
+        raise from_os_error(error, where) from error
     with archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
         if len(members) > MAX_MEMBERS:
-            raise UserError(f"has {len(members):,} files; at most {MAX_MEMBERS:,} are read", path, "name its files")
+            raise UserError(f"has {len(members):,} files; at most {MAX_MEMBERS:,} are read", where, "name its files")
         if sum(member.file_size for member in members) > MAX_TOTAL_BYTES:
-            raise UserError("is larger than 32 GB when unpacked", path, "unpack it and name its files")
+            what = f"unpacks to more than {MAX_TOTAL_BYTES // 1_000_000_000} GB"
+            raise UserError(what, where, "unpack it and name its files")
         siblings: dict[str, Document] = {}
         skipped: list[Skipped] = []
         for member in sorted(members, key=lambda member: member.filename):
-            where = f"{escape_surrogates(path)}:{escape_surrogates(member.filename)}"
+            member_where = f"{where}:{escape_surrogates(member.filename)}"
             reason = _member_problem(member)
+            if member.filename in siblings:
+                reason = "a second file of the same name"
             if reason is not None:
-                skipped.append(Skipped(where, reason))
-            elif Path(member.filename).suffix.lower() not in _IGNORED_SUFFIXES and not _is_hidden(member.filename):
-                opener = _member_opener(archive, member)
-                siblings[member.filename] = Document(member.filename, where, member.file_size, opener, None, siblings)
+                skipped.append(Skipped(member_where, reason))
+            elif not _is_ignored(member.filename) and not _is_hidden(member.filename):
+                siblings[member.filename] = _member(archive, member, member_where, siblings)
         if siblings or not skipped:
             yield from skipped
             yield from list(siblings.values())
         else:
-            raise UserError(f"nothing in this zip can be read: {skipped[0].reason}", path, "export it again")
+            raise UserError(f"nothing in this zip can be read: {skipped[0].reason}", where, _DAMAGED_HINT)
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:
@@ -230,10 +285,15 @@ def _member_problem(member: zipfile.ZipInfo) -> str | None:
     if member.flag_bits & 1:
         return "protected by a password"
     if member.file_size > MAX_MEMBER_BYTES:
-        return "larger than 8 GB when unpacked"
+        return f"unpacks to more than {MAX_MEMBER_BYTES // 1_000_000_000} GB"
     if member.file_size > _SMALL_BYTES and member.file_size > MAX_RATIO * max(member.compress_size, 1):
-        return "unpacks to more than 200 times its size"
+        return _TOO_LARGE
     return None
+
+
+def _is_ignored(name: str) -> bool:
+    base_name = name.rpartition("/")[2].lower()
+    return Path(base_name).suffix in _IGNORED_SUFFIXES and not base_name.startswith(_CHATS_IN_A_SCRIPT)
 
 
 def _is_hidden(name: str) -> bool:
@@ -241,16 +301,21 @@ def _is_hidden(name: str) -> bool:
     return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
 
 
-def _member_opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
-    # The size in the directory may be wrong, so the bytes are counted as well.
-    return lambda: io.BufferedReader(_Bounded(cast(BinaryIO, archive.open(member)), member.file_size))
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, siblings: dict[str, Document]) -> Document:
+    """Return a member of a zip, decompressed if it is a gzip file."""
+
+    def open_binary() -> BinaryIO:
+        stream = cast(BinaryIO, archive.open(member))
+        return _open_gzip(stream, member.file_size, where) if member.filename.endswith(".gz") else stream
+
+    return Document(member.filename, where, member.file_size, open_binary, None, siblings)
 
 
 class _Bounded(io.RawIOBase):
     """A stream that ends with an error after a number of bytes."""
 
-    def __init__(self, stream: BinaryIO, limit: int):
-        self._stream, self._left = stream, limit
+    def __init__(self, stream: BinaryIO, limit: int, where: str):
+        self._stream, self._left, self._where = stream, limit, where
 
     def readable(self) -> bool:
         return True
@@ -259,7 +324,7 @@ class _Bounded(io.RawIOBase):
         data = self._stream.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise zipfile.BadZipFile("larger than it says")
+            raise UserError(_TOO_LARGE, self._where, "unpack it and name its files")
         buffer[: len(data)] = data
         return len(data)
 

@@ -92,6 +92,19 @@ def read_head(document: Document) -> Head:
     return head
 
 
+def text_encoding(document: Document) -> str:
+    """Return the encoding of a text file.
+
+    Args:
+        document: The file.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    with document.open() as stream:
+        return _encoding(stream.read(4) or b"")
+
+
 def head_of(data: bytes, name: str) -> Head:
     """Return what is known about a file from its first bytes.
 
@@ -106,14 +119,15 @@ def head_of(data: bytes, name: str) -> Head:
     text = codecs.getincrementaldecoder(encoding)("replace").decode(data).lstrip("\ufeff")
     if not text.strip():
         return Head(name, "empty", encoding)
-    if "\0" in text[:1000]:
+    start = text.lstrip()[:1]
+    if "\0" in text[:1000] and start not in ("{", "["):
         return Head(name, "binary")
     lines = _parsed_lines(text)
     if _is_lines(text, name, lines):
         keys = _record_keys([value for value in lines if value is not None]) or _paths(text)
         return Head(name, "lines", encoding, text, keys=frozenset(keys))
-    start = text.lstrip()[:1]
-    if start not in ("{", "["):
+    # A text can begin with a time or a link in brackets; a list of numbers is nothing that is imported.
+    if start not in ("{", "[") or (start == "[" and text.lstrip()[1:].lstrip()[:1] not in ("{", "[", '"', "]", "")):
         return Head(name, "text", encoding, text)
     paths = _paths(text)
     if start == "[":

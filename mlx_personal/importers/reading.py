@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError
 from mlx_personal.importers.conversation import Conversation, Skipped
+from mlx_personal.importers.data_folder import is_test_split
 from mlx_personal.importers.document import Document, open_documents
 from mlx_personal.importers.head import Head, read_head
 from mlx_personal.importers.importer import Importer
@@ -58,29 +59,31 @@ def read_imports(
     """
     forced = None if importer_name is None else importer_named(importer_name)
     counter = _ByteCounter(on_bytes)
-    documents = open_documents(path)
-    recognized = 0
+    is_anything_read = False
     unknown: list[Document] = []
-    for document in documents:
-        if isinstance(document, Skipped):
-            yield document
+    for document in open_documents(path):
+        if isinstance(document, Skipped) or is_test_split(document):
+            is_anything_read = True
+            yield document if isinstance(document, Skipped) else Skipped(document.where, "the test split of a data set")
             continue
         counter.add_total(document)
         try:
             head = read_head(document)
-        except StorageError:
-            raise
         except UserError as error:
+            if isinstance(error, StorageError) or document.path == path.expanduser():
+                raise
+            head = None
             yield Skipped(document.where, error.what)
-            continue
-        importer = forced or detect(head)
-        if importer is None:
-            if not is_side_file(head):
-                unknown.append(document)
-            continue
-        recognized += 1
-        yield from _read_document(counter.counted(document), head, importer)
-    if not recognized and unknown:
+        if head is not None and head.kind == "empty" and detect(head) is None and not is_side_file(head):
+            yield Skipped(document.where, "an empty file")
+        elif head is not None:
+            importer = forced or detect(head)
+            if importer is None:
+                unknown += [] if is_side_file(head) else [document]
+                continue
+            yield from _read_document(counter.counted(document), head, importer)
+        is_anything_read = True
+    if not is_anything_read:
         what = "is in no format that can be read" if len(unknown) == 1 else "has no file in a format that can be read"
         raise UserError(what, unknown[0].where if len(unknown) == 1 else path, "see the formats in the documentation")
     for document in unknown:

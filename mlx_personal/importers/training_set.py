@@ -24,6 +24,7 @@ from mlx_personal.importers.json_records import Record, read_records
 from mlx_personal.importers.parquet import read_parquet
 from mlx_personal.importers.preference_rows import preference_turns
 
+_FALLBACK: Final = 0.1
 # Shorter ids are numbers of rows, which other files have too.
 _MIN_ID_CHARS: Final = 16
 
@@ -47,7 +48,10 @@ class TrainingSetImporter:
         if _is_one_conversation(head) or {"chosen", "rejected"} <= keys or "preferred_output" in keys:
             return LIKELY
         is_instruction = keys & set(QUESTION_KEYS) and keys & set(ANSWER_KEYS)
-        return POSSIBLE if is_instruction or keys & {"text", *CHAT_KEYS} else NO
+        if is_instruction or keys & {"text", *CHAT_KEYS}:
+            return POSSIBLE
+        # Lines that no other importer knows are at least counted.
+        return _FALLBACK if head.kind == "lines" else NO
 
     def read(self, document: Document, head: Head) -> Iterator[Conversation | Skipped]:
         """Yield the conversations of a file."""

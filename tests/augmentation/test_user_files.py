@@ -63,14 +63,15 @@ def test_skipped_dialogues_are_counted_by_reason_and_invalid_lines_are_named(fol
     assert read.users["ann"].records == (Record("one", "comedy"), Record("two", "comedy"))
     assert read.users["ann"].skipped == {
         "duplicate": 1,
-        "invalid line": 1,
+        read.invalid_lines[0].reason: 1,
         "the answer is not a label": 1,
         "has several turns": 2,
         "has a system message": 1,
-        "nothing but thoughts": 1,
+        "an assistant turn that consists of thoughts only": 1,
     }
-    [invalid] = read.invalid_lines
+    invalid, without_answer = read.invalid_lines
     assert invalid.where.endswith("ann.jsonl:3") and invalid.reason.startswith("not JSON")
+    assert without_answer.where.endswith("ann.jsonl:7")
     assert read.task == Task("Which? {text}", ("comedy", "drama"))
 
 
@@ -81,9 +82,9 @@ def test_a_user_with_fewer_than_two_records_is_excluded_with_a_reason(folder: Pa
     read = read_users(folder)
     assert list(read.users) == ["bob"]
     assert read.excluded == {
-        "empty": "no record",
-        "none": "no record, 1 skipped: invalid line",
-        "one": "one record, 1 skipped: invalid line",
+        "empty": "no record, 1 skipped: an empty file",
+        "none": "no record, 1 skipped: not JSON (expecting value)",
+        "one": "one record, 1 skipped: not JSON (expecting value)",
     }
 
 

@@ -1,15 +1,11 @@
-"""Dialogues, words, thoughts, ROUGE, and reading files of any quality."""
+"""Dialogues, words, thoughts and ROUGE."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import string
 import subprocess
 import sys
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer, tokenizers
 
-from mlx_personal import Dialogue, Message, UserError
-from mlx_personal.dialogue import InvalidLine, load_dialogues, read_dialogues, rouge1, rougeL, strip_thoughts, words
-from mlx_personal.dialogue.readers import read_json_lines
+from mlx_personal import Dialogue, Message
+from mlx_personal.dialogue import rouge1, rougeL, strip_thoughts, words
 from mlx_personal.dialogue.types import MAX_MESSAGE_CHARS
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": "x"} for role in ("user", "assistant", "system"))
@@ -168,116 +163,6 @@ def test_keys_depend_on_the_content_only() -> None:
     other = [Dialogue.of("a", "c"), Dialogue.of("ab", "c"), Dialogue.from_messages([SYSTEM, USER, ASSISTANT])]
     assert len({d.key for d in same}) == 1
     assert len({d.key for d in same + other}) == 4
-
-
-# Files
-
-VALID_LINE = json.dumps({"messages": [USER, ASSISTANT]}).encode()
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"messages": [', "not JSON"),
-        (b"hello", "not JSON"),
-        (b"[" * 100_000, "nested too deeply|not JSON"),
-        (b'{"messages": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}", "nested too deeply|not an object"),
-        (b'{"a": 1}', 'no "messages"'),
-        (b'{"messages": "hi"}', "not a list"),
-        (b"17", "not a list"),
-        (b"null", "not a list"),
-        (json.dumps([ASSISTANT, USER]).encode(), "wrong role order"),
-        (json.dumps([USER]).encode(), "one-sided"),
-        (json.dumps([USER, {"role": "assistant", "content": "x" * 1_000_000}]).encode(), "1,000,000 characters"),
-        (rb'[{"role": "user", "content": "a\ud800b"}, {"role": "assistant", "content": "x"}]', "lone surrogate"),
-        (rb'[{"role": "user", "content": "a\u0000b"}, {"role": "assistant", "content": "x"}]', "NUL"),
-        (b'[{"role": "user", "content": "a\x00b"}]', "not JSON"),
-        (b'[{"role": "user", "content": "caf\xe9"}]', r"not UTF-8 text \(byte 34\)"),
-        (VALID_LINE.decode().encode("utf-16"), "not UTF-8"),
-        (b'{"prompt": ' + b"9" * 5000 + b"}", "too many digits"),
-        (b'[{"role": "user\\nx", "content": "a"}]', "none of"),
-        (b'{"prompt": "a", "completion": 3}', 'no "messages"'),
-        (b'[{"role": "user", "content": 1e999}]', "not text"),
-    ],
-)
-def test_an_invalid_line_is_reported_and_the_others_are_read(tmp_path: Path, line: bytes, reason: str) -> None:
-    file = tmp_path / "chats.jsonl"
-    file.write_bytes(VALID_LINE + b"\n" + line.replace(b"\n", b"") + b"\n\n" + VALID_LINE)
-    first, invalid, last = read_dialogues(file)
-    assert first == last == Dialogue.of("x", "x")
-    assert isinstance(invalid, InvalidLine)
-    assert invalid.where == f"{file}:2"
-    assert re.search(reason, invalid.reason), invalid.reason
-    assert "\n" not in invalid.reason
-
-
-def test_all_three_formats_of_a_line_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "chats.jsonl"
-    lines = [{"messages": [USER, ASSISTANT]}, [USER, ASSISTANT], {"prompt": "x", "completion": "x"}]
-    file.write_text("\r\n".join(json.dumps(line) for line in lines))
-    assert list(read_dialogues(str(file))) == [Dialogue.of("x", "x")] * 3
-
-
-def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
-    file = tmp_path / "chats.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + VALID_LINE)
-    assert list(read_dialogues(file)) == [Dialogue.of("x", "x")]
-
-
-def test_an_endless_line_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_personal.dialogue.readers.MAX_LINE_BYTES", 1_000_000)
-    file = tmp_path / "chats.jsonl"
-    file.write_bytes(b"x" * 2_500_000 + b"\n" + VALID_LINE)
-    invalid, valid = read_dialogues(file)
-    assert invalid == InvalidLine(f"{file}:1", "a line of over 1 MB")
-    assert valid == Dialogue.of("x", "x")
-
-
-def test_only_newlines_end_a_line(tmp_path: Path) -> None:
-    file = tmp_path / "lines.jsonl"
-    file.write_bytes('"a\u2028b\u0085c"\r\n\n{\n'.encode())
-    assert list(read_json_lines(file)) == [
-        (f"{file}:1", "a\u2028b\u0085c"),
-        InvalidLine(f"{file}:3", "not JSON (expecting property name enclosed in double quotes at column 2)"),
-    ]
-
-
-def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
-    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
-    try:
-        file.write_bytes(b"{\n")
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    (invalid,) = read_dialogues(file)
-    assert isinstance(invalid, InvalidLine)
-    assert invalid.where.encode().endswith(rb"caf\udce9.jsonl:1")
-    file.unlink()
-    with pytest.raises(UserError) as raised:
-        list(read_dialogues(file))
-    assert raised.value.line().encode().endswith(b"no such file or folder; check the name")
-
-
-def test_an_empty_file_contains_no_dialogue(tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").touch()
-    assert list(read_dialogues(tmp_path / "empty.jsonl")) == []
-
-
-def test_a_folder_or_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder, not a file"):
-        list(read_dialogues(tmp_path))
-    with pytest.raises(UserError, match="no such file"):
-        list(read_dialogues(tmp_path / "none.jsonl"))
-
-
-def test_a_file_in_which_every_line_must_be_valid(tmp_path: Path) -> None:
-    file = tmp_path / "chats.jsonl"
-    file.write_bytes(VALID_LINE + b"\n" + VALID_LINE)
-    assert load_dialogues(file, min_count=2) == [Dialogue.of("x", "x")] * 2
-    with pytest.raises(UserError, match="2 dialogues; at least 3 are needed; name a file with more"):
-        load_dialogues(file, min_count=3)
-    file.write_bytes(VALID_LINE + b"\nhello")
-    with pytest.raises(UserError, match=r"chats\.jsonl:2: not a dialogue \(not JSON .*; fix that line"):
-        load_dialogues(file)
 
 
 def test_rouge_score_is_imported_when_rouge_is_computed() -> None:

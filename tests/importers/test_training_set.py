@@ -53,7 +53,7 @@ def test_rows_of_all_forms_may_be_in_one_file(tmp_path: Path) -> None:
 
 
 def test_valid_rows_keep_the_keys_that_they_had(tmp_path: Path) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": " Be brief.\n"},
         {"role": "user", "content": [{"text": "a", "type": "text"}]},
     ]

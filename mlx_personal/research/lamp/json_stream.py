@@ -5,35 +5,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import BinaryIO
+
+import ijson
 
 from mlx_personal.errors import UserError, from_os_error
 
 
 @contextlib.contextmanager
-def open_json_stream(path: Path) -> Iterator[tuple[ModuleType, BinaryIO]]:
+def open_json_stream(path: Path) -> Iterator[BinaryIO]:
     """Open a JSON file for the streaming parser ijson.
 
     Args:
         path: File to read.
 
     Yields:
-        The module `ijson`, and the open file to pass to one of its parsers within the block.
+        The open file to pass to one of ijson's parsers within the block.
 
     Raises:
-        UserError: If ijson is not installed, the file cannot be read, or the block meets text that is not JSON.
+        UserError: If the file cannot be read, or the block meets text that is not JSON.
     """
-    try:
-        import ijson
-    except ImportError as error:
-        hint = "pip install 'mlx-personal[lamp]'"
-        raise UserError("LaMP's files need ijson, which is not installed", path, hint) from error
     try:
         with path.open("rb") as file:
             if not file.peek(1):
                 raise UserError("an empty file", path, "download it again, or name another")
-            yield ijson, file
+            yield file
     except OSError as error:
         raise from_os_error(error, path) from error
     except ijson.IncompleteJSONError as error:

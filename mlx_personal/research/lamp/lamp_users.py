@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import ijson
+
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.research.lamp.json_stream import open_json_stream
 from mlx_personal.research.lamp.predictions import Outputs
@@ -168,7 +170,7 @@ def read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterat
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON list one at a time."""
     number = 0
-    with open_json_stream(path) as (ijson, file):
+    with open_json_stream(path) as file:
         for number, entry in enumerate(ijson.items(file, "item", use_float=True), 1):
             if not isinstance(entry, dict):
                 raise UserError(f"entry {number} is not a JSON object", path, _HINT)

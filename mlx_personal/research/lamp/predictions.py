@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ijson
+
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.research.lamp.json_stream import open_json_stream
 from mlx_personal.research.lamp.tasks import LampTask
@@ -44,7 +46,7 @@ def read_outputs(task: LampTask, path: Path) -> Outputs:
     """
     task_name: str | None = None
     by_id: dict[str, str] = {}
-    with open_json_stream(path) as (ijson, file):
+    with open_json_stream(path) as file:
         entry: dict[str, Any] = {}
         # Not `ijson.items`, which would need one pass for `task` and one for `golds`: either may come first.
         for prefix, event, value in ijson.parse(file, use_float=True):

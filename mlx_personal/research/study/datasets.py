@@ -16,8 +16,8 @@ from typing import Final
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-from mlx_personal.dialogue import InvalidLine
 from mlx_personal.errors import UserError, from_os_error, quoted
+from mlx_personal.importers import Skipped
 from mlx_personal.research.hashing import file_hash
 from mlx_personal.research.study.file_formats import check_readable, read_rows
 from mlx_personal.research.study.schemas import (
@@ -51,7 +51,7 @@ class LoadedDataset:
 
     dialogues: tuple[LabeledDialogue, ...]
     source: str
-    invalid_lines: tuple[InvalidLine, ...]
+    invalid_lines: tuple[Skipped, ...]
     num_duplicates: int
 
 
@@ -106,11 +106,11 @@ def load_dataset(name: str, path: Path | str | None = None, max_dialogues: int |
         check_readable(Path(path))
         files, source = [Path(path)], file_hash(Path(path))[:16]
     dialogues: dict[str, LabeledDialogue] = {}
-    invalid_lines: list[InvalidLine] = []
+    invalid_lines: list[Skipped] = []
     unknown_keys: list[str] = []
     num_duplicates, limited = 0, False
     for labeled in (labeled for file in files for labeled in _read_dialogues(file, dataset, unknown_keys)):
-        if isinstance(labeled, InvalidLine):
+        if isinstance(labeled, Skipped):
             invalid_lines.append(labeled)
         elif labeled.dialogue.key in dialogues:
             num_duplicates += 1
@@ -188,14 +188,14 @@ def _quiet_hub() -> Iterator[None]:
         hub_logger.setLevel(level)
 
 
-def _read_dialogues(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iterator[LabeledDialogue | InvalidLine]:
+def _read_dialogues(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iterator[LabeledDialogue | Skipped]:
     """Yield the dialogues of a file in its order; dialogues spread over several rows come last.
 
     The keys of the first row that matches no schema are stored in `unknown_keys`.
     """
     groups: dict[tuple[Schema, str], tuple[str, dict[int, DataRow]]] = {}
     for row in read_rows(path, dataset.csv_quoting):
-        if isinstance(row, InvalidLine):
+        if isinstance(row, Skipped):
             yield row
             continue
         location, value = row
@@ -205,14 +205,14 @@ def _read_dialogues(path: Path, dataset: Dataset, unknown_keys: list[str]) -> It
         if schema is None:
             keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
             unknown_keys[:] = unknown_keys or [keys]
-            yield InvalidLine(location, "not of the data set's schema")
+            yield Skipped(location, "not of the data set's schema")
         elif schema.grouping is None:
             yield _read_dialogue(schema, location, [value])
         else:
             try:
                 dialogue_id, position = schema.grouping.locate(value)
             except ValueError as error:
-                yield InvalidLine(location, str(error))
+                yield Skipped(location, str(error))
                 continue
             groups.setdefault((schema, dialogue_id), (location, {}))[1].setdefault(position, value)
     for (schema, _), (location, rows) in groups.items():
@@ -220,19 +220,17 @@ def _read_dialogues(path: Path, dataset: Dataset, unknown_keys: list[str]) -> It
         if contiguous:
             yield _read_dialogue(schema, location, contiguous)
         else:
-            yield InvalidLine(location, "a dialogue without its beginning")
+            yield Skipped(location, "a dialogue without its beginning")
 
 
-def _read_dialogue(schema: Schema, location: str, rows: Sequence[DataRow]) -> LabeledDialogue | InvalidLine:
+def _read_dialogue(schema: Schema, location: str, rows: Sequence[DataRow]) -> LabeledDialogue | Skipped:
     try:
         return schema.read(rows)
     except ValueError as error:
-        return InvalidLine(location, str(error))
+        return Skipped(location, str(error))
 
 
-def _unusable(
-    path: Path, dataset: Dataset, unknown_keys: Sequence[str], invalid_lines: Sequence[InvalidLine]
-) -> UserError:
+def _unusable(path: Path, dataset: Dataset, unknown_keys: Sequence[str], invalid_lines: Sequence[Skipped]) -> UserError:
     if unknown_keys:
         schemas = " or ".join(", ".join(schema.keys) for schema in (*dataset.schemas, *CHATS))
         return UserError(

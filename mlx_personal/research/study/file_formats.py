@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from mlx_personal.dialogue import InvalidLine
-from mlx_personal.dialogue.readers import read_json_lines
 from mlx_personal.errors import UserError, escape_surrogates, from_os_error
+from mlx_personal.importers import Skipped
+from mlx_personal.importers.json_records import read_json_lines
 
 FILE_FORMATS: Final = (".json", ".jsonl", ".csv", ".parquet")
 _PARQUET_BATCH_SIZE: Final = 1024
 
 
-def read_rows(path: Path, csv_quoting: bool = True) -> Iterator[tuple[str, Any] | InvalidLine]:
+def read_rows(path: Path, csv_quoting: bool = True) -> Iterator[tuple[str, Any] | Skipped]:
     """Yield the rows of a data file. All formats except `.json` and gzipped files are read incrementally.
 
     A `.json` file may hold a list of rows, an object of equally long columns, an object of named rows, or one row per
@@ -32,7 +32,7 @@ def read_rows(path: Path, csv_quoting: bool = True) -> Iterator[tuple[str, Any] 
         csv_quoting: Whether a CSV file quotes its fields.
 
     Yields:
-        (location, row), or an `InvalidLine`.
+        (location, row), or an `Skipped`.
 
     Raises:
         UserError: If the file is missing, damaged or of another format, or if Parquet needs a library that is missing.
@@ -48,8 +48,8 @@ def read_rows(path: Path, csv_quoting: bool = True) -> Iterator[tuple[str, Any] 
         else:
             rows = _read_json_lines(plain) if file_format == ".jsonl" else _read_json(plain)
         for row in rows:
-            if isinstance(row, InvalidLine):
-                yield InvalidLine(f"{escape_surrogates(path)}{row.where}", row.reason)
+            if isinstance(row, Skipped):
+                yield Skipped(f"{escape_surrogates(path)}{row.where}", row.reason)
             else:
                 yield f"{escape_surrogates(path)}{row[0]}", row[1]
 
@@ -94,14 +94,13 @@ def _decompressed(path: Path) -> Iterator[Path]:
 # The readers below give locations within the file: ":3" for a line, " row 3" where there are no lines.
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
+def _read_json_lines(path: Path) -> Iterator[tuple[str, Any] | Skipped]:
     for row in read_json_lines(path):
-        file_location = row.where if isinstance(row, InvalidLine) else row[0]
-        location = f":{file_location.rpartition(':')[2]}"
-        yield InvalidLine(location, row.reason) if isinstance(row, InvalidLine) else (location, row[1])
+        location = f":{row.where.rpartition(':')[2]}"
+        yield Skipped(location, row.reason) if isinstance(row, Skipped) else (location, row.value)
 
 
-def _read_json(path: Path) -> Iterator[tuple[str, Any] | InvalidLine]:
+def _read_json(path: Path) -> Iterator[tuple[str, Any] | Skipped]:
     try:
         document = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -126,7 +125,7 @@ def _json_rows(document: Any) -> list[Any]:
     return [document]
 
 
-def _read_csv(path: Path, quoting: bool) -> Iterator[tuple[str, Any] | InvalidLine]:
+def _read_csv(path: Path, quoting: bool) -> Iterator[tuple[str, Any] | Skipped]:
     try:
         # Bytes that are not UTF-8 become lone surrogates, which no message accepts: one bad row instead of a bad file.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -137,7 +136,7 @@ def _read_csv(path: Path, quoting: bool) -> Iterator[tuple[str, Any] | InvalidLi
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield InvalidLine(f":{rows.line_num}", f"not CSV ({error})")
+                    yield Skipped(f":{rows.line_num}", f"not CSV ({error})")
                     continue
                 yield f":{rows.line_num}", row
     except OSError as error:

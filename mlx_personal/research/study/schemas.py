@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlx_personal.dialogue import Dialogue, Message
-from mlx_personal.dialogue.readers import dialogue_from_json
 from mlx_personal.errors import quoted
 
 # One row of a data file, by column.
@@ -228,7 +227,16 @@ def _chatdoctor(rows: Sequence[DataRow]) -> LabeledDialogue:
 def _chat(rows: Sequence[DataRow]) -> LabeledDialogue:
     (row,) = rows
     topics = (row[key] for key in _TOPIC_KEYS if isinstance(row.get(key), str) and row[key].strip())
-    return LabeledDialogue(dialogue_from_json(row), next(topics, None))
+    return LabeledDialogue(_chat_dialogue(row), next(topics, None))
+
+
+def _chat_dialogue(row: DataRow) -> Dialogue:
+    """Return the dialogue of a row as it is; a wrong order of roles is an error, as in all schemas of the study."""
+    if isinstance(row.get("messages"), list):
+        return Dialogue.from_messages(row["messages"])
+    if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
+        return Dialogue.of(row["prompt"], row["completion"])
+    raise ValueError("no list of messages, nor a prompt and a completion")
 
 
 CHATS: Final = (Schema(("messages",), _chat), Schema(("prompt", "completion"), _chat))

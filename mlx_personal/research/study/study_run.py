@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_personal.dialogue import load_dialogues
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.importers import load_dialogues
 from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
 from mlx_personal.progress import Progress, ignore_progress
 from mlx_personal.research.hashing import digest

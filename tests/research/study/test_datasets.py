@@ -266,7 +266,7 @@ def test_invalid_rows_are_skipped_and_reported(tmp_path: Path) -> None:
     assert contents(loaded) == [["Name a river.", "The Oder."]]
     assert [line.where for line in loaded.invalid_lines] == [f"{path}:{i}" for i in range(1, 7)]
     assert [line.reason for line in loaded.invalid_lines] == [
-        "not JSON (expecting property name enclosed in double quotes at column 2)",
+        "not JSON (expecting property name enclosed in double quotes)",
         "no question with an answer",
         "its context is not text",
         "not of the data set's schema",
