@@ -45,7 +45,7 @@ _TYPE_NAME: Final = re.compile(r"[a-z_]{1,40}")
 _MARK: Final = re.compile("([ \t]?)\ue200([^\ue200\ue201]*)\ue201")
 _SEPARATOR: Final = "\ue202"
 _PRIVATE_USE: Final = re.compile("[\ue200-\ue20f]")
-_OLD_CITATION: Final = re.compile("【[0-9:]+†[^】]*】")
+_OLD_CITATION: Final = re.compile("【[0-9:]+†[^【】]*】")
 
 
 class ChatGPTImporter:

@@ -50,6 +50,7 @@ _BODY: Final = re.compile(
     r'<div class="content-cell[^"]*mdl-typography--body-1">(.*?)(?=<div class="content-cell|\Z)', re.S
 )
 _HEADER: Final = re.compile(r'mdl-typography--title">(.*?)</p>', re.S)
+_MAX_HEADER_CHARS: Final = 2_000
 _BREAK: Final = re.compile(r"<br\s*/?>")
 _BLOCK: Final = re.compile(r"<(?:p|h[1-6]|ul|ol|pre|table|blockquote|hr|div)[\s>/]")
 # A short line with a year and a clock time with seconds, in any language.
@@ -207,7 +208,7 @@ def _question(title: str, label: str) -> str:
 def _read_html(document: Document, encoding: str) -> Iterator[_Activity | Skipped]:
     for number, cell in enumerate(_cells(document, encoding), 1):
         where = f"{document.where}:{number}"
-        header, body = _HEADER.search(cell), _BODY.search(cell)
+        header, body = _HEADER.search(cell[:_MAX_HEADER_CHARS]), _BODY.search(cell)
         if header is not None and not any(product in header[1].lower() for product in _PRODUCTS):
             yield Skipped(where, "an activity of another product", _APP)
             continue
