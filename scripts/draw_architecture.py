@@ -20,7 +20,7 @@ LAYERS = [
         ["embedding", "scoring", "selection", "annotation", "synthesis", "finetune", "evaluation", "chat"],
     ),
     ("profile", ["profile"]),
-    ("services", ["storage", "models", "kernels", "jobs", "http_client"]),
+    ("services", ["storage", "importers", "models", "kernels", "jobs", "http_client"]),
     ("base", ["dialogue", "runtime", "errors", "progress", "reporting"]),
 ]
 WIDTH, ROW, LABEL, GAP = 1080, 62, 130, 10
