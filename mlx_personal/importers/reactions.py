@@ -3,7 +3,8 @@
 A rule file of `verdict_rules` lists phrases of one language:
 
 - `thanks` and `praise` approve of the answer, `corrections` and `objections` do not. `fillers` may stand before them.
-- `denials` such as `no` are corrections only before a comma or another mark.
+- `denials` such as `no` are corrections only before a comma or another mark, and not before `statements`, with which an
+  answer about the user begins, such as `my`.
 - `contrasts` such as `but`, and `changes` such as `remove`, take back an approval before them.
 - `neither` are phrases that begin like one of these and mean something else, such as `no problem`.
 
@@ -24,13 +25,24 @@ from typing import Final, Literal
 
 Reaction = Literal["approval", "correction"]
 _Kind = Literal[
-    "fillers", "thanks", "praise", "corrections", "objections", "denials", "contrasts", "changes", "neither"
+    "fillers",
+    "thanks",
+    "praise",
+    "corrections",
+    "objections",
+    "denials",
+    "statements",
+    "contrasts",
+    "changes",
+    "neither",
 ]
 
 _LANGUAGES: Final = ("en", "de", "es", "fr", "zh")
+_APPROVING: Final = ("fillers", "thanks", "praise")
 # From the weakest to the strongest, if languages have the same phrase.
 _KINDS: Final[tuple[_Kind, ...]] = (
-    *("changes", "fillers", "contrasts", "denials", "praise", "thanks", "objections", "corrections", "neither"),
+    *("changes", "statements", "fillers", "contrasts", "denials"),
+    *("praise", "thanks", "objections", "corrections", "neither"),
 )
 # More than any turn within the limits of words.
 _MAX_CHARS: Final = 2_000
@@ -44,7 +56,8 @@ _STOP: Final = re.compile("[,.;!\u2026\n\u3002\uff0c\uff01\uff1b\u3001~)\u2013\u
 _QUESTION_MARK: Final = re.compile("[?\uff1f]")
 # What begins like this is quoted text and not addressed to the assistant.
 _QUOTATION: Final = ('"', "\u201c", "\u201e", "\u00ab", "\u300c", "\u300e", "'", "`", ">", "#", "*")
-_TRAILING_MARKS: Final = " \t\n*_)\"\u201d\u2019'"
+# Characters of the end of an answer in which a question is one to the user.
+_ENDING_CHARS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -55,13 +68,13 @@ class _Phrase:
         kind: What it means.
         length: Number of its words.
         max_words: Number of words of a turn up to which it counts, by reaction.
-        is_short: Whether it could be the beginning of a longer word, because its script has no spaces.
+        is_unspaced: Whether its script has no spaces between words.
     """
 
     kind: _Kind
     length: int
     max_words: Mapping[str, int]
-    is_short: bool
+    is_unspaced: bool
 
 
 def reaction_of(text: str, answer: str) -> Reaction | None:
@@ -69,7 +82,7 @@ def reaction_of(text: str, answer: str) -> Reaction | None:
 
     Args:
         text: The user turn.
-        answer: The answer. If it ends with a question, a mere `no` replies to that.
+        answer: The answer. If it ends with a question, a mere `no` or `great` may reply to that.
     """
     stripped = text.strip()
     if not stripped or len(stripped) > _MAX_CHARS or stripped.startswith(_QUOTATION):
@@ -89,9 +102,9 @@ class _Turn:
         folded = _fold(text)
         matches = list(_WORD.finditer(folded))
         self._words = [match[0] for match in matches]
-        ends = [match.start() for match in matches[1:]] + [len(folded)]
+        starts = [match.start() for match in matches] + [len(folded)]
         # What stands after each word.
-        self._gaps = [folded[match.end() : end] for match, end in zip(matches, ends, strict=True)]
+        self._gaps = [folded[match.end() : start] for match, start in zip(matches, starts[1:], strict=True)]
 
     def reaction(self, asks: bool) -> Reaction | None:
         """Return the reaction that the turn is.
@@ -103,22 +116,25 @@ class _Turn:
         while position < len(self._words):
             phrase = self._phrase_at(position)
             kind = None if phrase is None else phrase.kind
-            if phrase is None or kind in ("contrasts", "changes"):
-                break
-            if kind == "neither":
+            if kind == "neither" and approval is None:
                 return None
-            if kind in ("corrections", "objections", "denials"):
-                return self._correction(phrase, position, asks) if approval is None else self._after(approval, position)
-            position += phrase.length
-            if kind == "thanks" or (kind == "praise" and self._ends_clause(position)):
+            if phrase is not None and approval is None and kind in ("corrections", "objections", "denials"):
+                return self._correction(phrase, position, asks)
+            is_opening = kind in ("fillers", "thanks", "praise") or (kind == "contrasts" and approval is None)
+            if phrase is None or not is_opening:
+                break
+            # `great question` is no praise of the answer, and `thanks giving` no thanks.
+            end = position + phrase.length
+            if kind == "praise" and not self._ends_clause(end) and not self._ends_clause(self._skip(end, *_APPROVING)):
+                break
+            if kind == "thanks" and not self._ends_clause(end) and self._phrase_at(end) is None:
+                break
+            position = end
+            if kind == "thanks" or (kind == "praise" and approval is None):
                 approval = phrase
-            elif kind == "praise":
-                # `great job` followed by fillers may still end the clause; `great question` does not.
-                following = self._skip_fillers(position)
-                if not self._ends_clause(following):
-                    return None
-                approval = phrase
-        return None if approval is None else self._after(approval, position)
+        if approval is None or (asks and approval.kind == "praise" and position < len(self._words)):
+            return None
+        return self._after(approval, position)
 
     def _correction(self, phrase: _Phrase, position: int, asks: bool) -> Reaction | None:
         """Return whether a phrase at the beginning makes the turn a correction."""
@@ -126,11 +142,12 @@ class _Turn:
         if asks and phrase.kind != "corrections":
             return None
         if phrase.kind == "denials":
-            following = self._phrase_at(self._skip_fillers(end))
-            says_otherwise = following is not None and following.kind in ("thanks", "praise", "neither")
+            next_phrases = (self._phrase_at(end), self._phrase_at(self._skip(end, "fillers")))
+            kinds = {following.kind for following in next_phrases if following is not None}
+            says_otherwise = not kinds.isdisjoint(("statements", "thanks", "praise", "neither"))
             if end >= len(self._words) or not _STOP.search(self._gaps[end - 1]) or says_otherwise:
                 return None
-        elif phrase.is_short and not self._ends_clause(end) and not self._ends_clause(self._skip_fillers(end)):
+        elif phrase.is_unspaced and phrase.length < 3 and not self._ends_clause(self._skip(end, "fillers")):
             return None
         return "correction" if len(self._words) <= phrase.max_words["correction"] else None
 
@@ -147,7 +164,7 @@ class _Turn:
                 return "correction"
             if kind == "contrasts":
                 contrasted = True
-            elif kind in ("changes", "objections", "denials"):
+            elif kind in ("changes", "corrections", "objections", "denials"):
                 changed = True
             step = phrase.length if phrase is not None and kind in ("contrasts", "fillers", "neither") else 1
             position += step
@@ -162,13 +179,12 @@ class _Turn:
             return False
         return position >= len(self._words) or bool(_STOP.search(gap))
 
-    def _skip_fillers(self, position: int) -> int:
-        """Return the position after words that approve or mean nothing."""
-        while not self._ends_clause(position):
-            phrase = self._phrase_at(position)
-            if phrase is None or phrase.kind not in ("fillers", "thanks", "praise"):
-                break
+    def _skip(self, position: int, *kinds: _Kind) -> int:
+        """Return the position after phrases of some kinds in the same clause."""
+        while (phrase := self._phrase_at(position)) is not None and phrase.kind in kinds:
             position += phrase.length
+            if self._ends_clause(position):
+                break
         return position
 
     def _phrase_at(self, position: int) -> _Phrase | None:
@@ -176,7 +192,11 @@ class _Turn:
         phrases, longest = _rules()
         for length in range(min(longest, len(self._words) - position), 0, -1):
             phrase = phrases.get(tuple(self._words[position : position + length]))
-            if phrase is not None:
+            # In a script without spaces, words of two clauses look like one.
+            is_one = (
+                phrase is None or not phrase.is_unspaced or not "".join(self._gaps[position : position + length - 1])
+            )
+            if phrase is not None and is_one:
                 return phrase
         return None
 
@@ -192,8 +212,7 @@ def _rules() -> tuple[Mapping[tuple[str, ...], _Phrase], int]:
         for rule in rules:
             for text in rule[kind]:
                 key = tuple(_WORD.findall(_fold(text)))
-                is_short = len(key) < 3 and bool(_HAN.search(text))
-                phrases[key] = _Phrase(kind, len(key), rule["max_words"], is_short)
+                phrases[key] = _Phrase(kind, len(key), rule["max_words"], bool(_HAN.search(text)))
     return phrases, max(map(len, phrases))
 
 
@@ -204,4 +223,5 @@ def _fold(text: str) -> str:
 
 
 def _ends_with_question(answer: str) -> bool:
-    return answer.rstrip(_TRAILING_MARKS)[-1:] in ("?", "\uff1f")
+    """Return whether the last lines of an answer ask something."""
+    return bool(_QUESTION_MARK.search(answer.rstrip()[-_ENDING_CHARS:].rpartition("\n")[2]))
