@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "models": (f"{_PACKAGE}.models:models", "List the models that this machine has, and delete converted ones."),
     "import": (f"{_PACKAGE}.import_:import_", "Import conversations from PATHS, then score and select them."),
     "imports": (f"{_PACKAGE}.imports:imports", "List the imports, and take one back."),
+    "watch": (f"{_PACKAGE}.watch:watch", "Watch folders of other programs, from which `run` imports what is new."),
     "status": (f"{_PACKAGE}.profile:status", "Show the state of the profile and its pending steps."),
     "buffer": (f"{_PACKAGE}.buffer:buffer", "Show the selected dialogues and why they were selected."),
     "lexicon": (

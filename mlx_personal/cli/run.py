@@ -12,6 +12,7 @@ from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.synthesize import proposal_lines, run_proposals, run_synthesis, synthesis_text
 from mlx_personal.cli.train import run_training, training_lines
+from mlx_personal.cli.watch import poll_data, poll_text
 
 
 @click.command()
@@ -19,6 +20,7 @@ from mlx_personal.cli.train import run_training, training_lines
 def run(cli: CommandContext) -> CommandResult:
     """Run all pending steps: score, synthesize, train, evaluate.
 
+    Before them, new conversations of watched folders are imported.
     An adapter that answers better than the one in use is promoted. Questions stay open for `review`.
     """
     done: dict[str, Any] = {}
@@ -28,6 +30,11 @@ def run(cli: CommandContext) -> CommandResult:
         def is_pending(step: str) -> bool:
             return any(pending.step == step for pending in personalizer.pending_steps())
 
+        with progress_bar(cli, "Reading", in_bytes=True) as on_progress:
+            polls = [poll for poll in personalizer.poll_watched_folders(on_progress) if poll.changed or poll.problem]
+        if polls:
+            done["watch"] = [poll_data(poll) for poll in polls]
+            lines += map(poll_text, polls)
         if unscored := personalizer.unscored_count():
             with progress_bar(cli, "Scoring") as on_progress:
                 done["score"] = personalizer.score(on_progress)

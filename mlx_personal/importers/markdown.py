@@ -1,7 +1,7 @@
 """Transcripts as plain text or Markdown, where a heading or the beginning of a line says who speaks.
 
 Such as `## User`, `### You said:`, `**User:** Hello`, `Assistant: Hello`, `[10:05] Claude: Hello`. A file has one
-style, that by which most turns of both sides are marked. Other headings are part of the text, and so is all in code blocks.
+style, that by which most turns of both sides are marked. Other headings are part of the text, and so is all in code.
 """
 
 from __future__ import annotations

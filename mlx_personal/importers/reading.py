@@ -42,7 +42,10 @@ class ImportedDialogue:
 
 
 def read_imports(
-    path: Path, importer_name: str | None = None, on_bytes: OnBytes | None = None
+    path: Path,
+    importer_name: str | None = None,
+    on_bytes: OnBytes | None = None,
+    wanted: Callable[[Document], bool] | None = None,
 ) -> Iterator[ImportedDialogue | Skipped]:
     """Yield the dialogues of a path, and what is left out.
 
@@ -50,6 +53,7 @@ def read_imports(
         path: A file, a folder, or a zip; `-` is standard input.
         importer_name: Name of the format of all its files; None to recognize each one.
         on_bytes: Receives the progress.
+        wanted: Returns whether a file is read; None to read all.
 
     Yields:
         Each dialogue, or what is left out. Of a conversation with turns that are left out, these follow it.
@@ -62,6 +66,8 @@ def read_imports(
     is_anything_read = False
     unknown: list[Document] = []
     for document in open_documents(path):
+        if wanted is not None and not (isinstance(document, Document) and wanted(document)):
+            continue
         if isinstance(document, Skipped) or is_test_split(document):
             is_anything_read = True
             yield document if isinstance(document, Skipped) else Skipped(document.where, "the test split of a data set")

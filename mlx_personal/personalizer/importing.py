@@ -15,6 +15,7 @@ from typing import Final, Literal
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError, escape_surrogates
 from mlx_personal.importers.conversation import Conversation, Skipped
+from mlx_personal.importers.document import Document
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
 from mlx_personal.importers.verdicts import Inferences, infer_verdicts
 from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
@@ -96,6 +97,7 @@ def import_paths(
     options: ImportOptions | None = None,
     on_progress: Progress | None = None,
     dry_run: bool = False,
+    wanted: Callable[[Document], bool] | None = None,
 ) -> ImportResult:
     """Import the conversations of files, folders and zips, without scoring them.
 
@@ -105,6 +107,7 @@ def import_paths(
         options: What is imported; by default everything.
         on_progress: Receives events of stage `reading`, in bytes.
         dry_run: Whether to store nothing.
+        wanted: Returns whether a file is read; None to read all.
 
     Returns:
         What was read, stored and left out.
@@ -113,7 +116,7 @@ def import_paths(
         UserError: If no dialogue could be read.
     """
     options = options or ImportOptions()
-    batch = _Batch(store, [escape_surrogates(path) for path in paths], options, dry_run)
+    batch = _Batch(store, [escape_surrogates(path) for path in paths], options, dry_run, wanted)
     progress = _BytesProgress(on_progress or ignore_progress)
     for path in paths:
         batch.read(path, progress)
@@ -126,7 +129,9 @@ def import_paths(
 
 def _nothing_read(summary: ImportSummary, path: Path) -> UserError:
     for skipped in summary.by_count():
-        return UserError(f"no dialogue could be read ({skipped.reason})", skipped.places[0], "see the formats in the documentation")
+        return UserError(
+            f"no dialogue could be read ({skipped.reason})", skipped.places[0], "see the formats in the documentation"
+        )
     return UserError("no dialogue in this file", path, "name a file with conversations")
 
 
@@ -151,11 +156,19 @@ class _BytesProgress:
 class _Batch:
     """One import: the dialogues of a chunk, and what was counted so far."""
 
-    def __init__(self, store: Store, paths: list[str], options: ImportOptions, dry_run: bool):
+    def __init__(
+        self,
+        store: Store,
+        paths: list[str],
+        options: ImportOptions,
+        dry_run: bool,
+        wanted: Callable[[Document], bool] | None,
+    ):
         self._store = store
         self._paths = paths
         self._options = options
         self._dry_run = dry_run
+        self._wanted = wanted
         self._chunk: list[tuple[ImportedDialogue, str]] = []
         self._chunk_chars = 0
         self._keys: set[bytes] = set()  # of the new dialogues of a dry run
@@ -168,7 +181,7 @@ class _Batch:
         """Store the dialogues of a path. Those before an error are stored too."""
         source = f"import:{escape_surrogates(path.name)}"
         try:
-            for item in read_imports(path, self._options.format, on_bytes):
+            for item in read_imports(path, self._options.format, on_bytes, self._wanted):
                 if isinstance(item, Skipped):
                     self.summary.skip(item)
                 else:

@@ -47,6 +47,7 @@ from mlx_personal.personalizer.promotion import Promoter, PromotionResult
 from mlx_personal.personalizer.question_proposals import ProposalResult, propose_for_profile
 from mlx_personal.personalizer.status import ProfileStatus, store_status
 from mlx_personal.personalizer.training_set import begin_training, build_training_set
+from mlx_personal.personalizer.watching import Poll, poll, unwatch, watch
 from mlx_personal.profile import (
     AdapterRow,
     AnnotationRow,
@@ -60,6 +61,7 @@ from mlx_personal.profile import (
     check_profile_exists,
 )
 from mlx_personal.profile.undo_import import ImportDependents, UndoneImport, import_dependents, undo_import
+from mlx_personal.profile.watched_folders import WatchedFolderRow
 from mlx_personal.progress import Progress, as_stage
 from mlx_personal.scoring import Lexicons
 from mlx_personal.selection import Buffer
@@ -371,6 +373,44 @@ class Personalizer:
             UserError: If no dialogue could be read.
         """
         return import_paths(self.store, paths, options, on_progress, dry_run)
+
+    def watch(self, path: Path, format_name: str | None = None) -> str:
+        """Watch a folder or file of another program, from which `poll_watched_folders` imports what is new.
+
+        Args:
+            path: The folder or file.
+            format_name: Name of the format of all its files; None to recognize each one.
+
+        Returns:
+            Its absolute path, by which it is known.
+
+        Raises:
+            UserError: If it does not exist, or it has files and none of the first ones can be imported.
+        """
+        return watch(self.store, path, format_name)
+
+    def unwatch(self, path: Path) -> str:
+        """Stop watching a folder or file, and return its absolute path.
+
+        Raises:
+            UserError: If it is not watched.
+        """
+        return unwatch(self.store, path)
+
+    def watched_folders(self) -> list[WatchedFolderRow]:
+        """Return the watched folders in the order in which they were added."""
+        return self.store.watched.all()
+
+    def poll_watched_folders(self, on_progress: Progress | None = None) -> list[Poll]:
+        """Append the conversations of new and changed files of all watched folders to the stream, without scoring them.
+
+        Args:
+            on_progress: Receives events of stage `reading`, in bytes.
+
+        Returns:
+            What each folder brought.
+        """
+        return poll(self.store, on_progress)
 
     def undo_import(self, import_id: int) -> UndoneImport:
         """Take back an import: its dialogues, and everything that was made of them, except for trained adapters.

@@ -31,6 +31,7 @@ from mlx_personal.profile.records import (
     TrainingSource,
     dump_dialogue,
 )
+from mlx_personal.profile.watched_folders import WatchedFolders
 from mlx_personal.storage.database import Database, DatabaseSchema, read_one_row, utc_now
 from mlx_personal.storage.files import remove_partials
 
@@ -109,6 +110,7 @@ class Store:
         proposed: The questions that a model proposed.
         imports: The imports and what they brought.
         inferred: The dialogues with verdicts that follow from exports.
+        watched: The folders of other programs that are watched.
 
     Raises:
         UserError: If the folder cannot be read or written, or another process is writing to it.
@@ -120,6 +122,7 @@ class Store:
         self.proposed = ProposedQuestions(self.database)
         self.imports = Imports(self.database)
         self.inferred = InferredVerdicts(self.database)
+        self.watched = WatchedFolders(self.database)
         if write:
             remove_partials(folder / "adapters")
             remove_leftovers(folder, self.database)
