@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,13 +16,15 @@ class Proposal:
 
     Attributes:
         verdict: `accept`, or `skip` if all answers are bad.
-        bad_answers: Indices of the answers that become context: they stay in the prompt of later answers, and are not
-            trained on. Those after the last good answer are left out of the dialogue.
+        context_answers: Indices of the bad answers before the last one that is not bad. They become context: they stay
+            in the prompt of later answers, and are not trained on.
+        left_out_answers: Indices of the bad answers after it, which are left out of the dialogue with their questions.
         reasons: The verdicts on answers that it follows from, in the order of the answers.
     """
 
     verdict: Literal["accept", "skip"]
-    bad_answers: tuple[int, ...]
+    context_answers: tuple[int, ...]
+    left_out_answers: tuple[int, ...]
     reasons: tuple[InferredVerdictRow, ...]
 
 
@@ -40,22 +42,24 @@ def proposal_of(dialogue: Dialogue, verdicts: Sequence[InferredVerdictRow]) -> P
     if not latest:
         return None
     reasons = tuple(latest[answer] for answer in sorted(latest))
-    bad_answers = tuple(row.answer for row in reasons if row.rating == "bad")
-    return Proposal("skip" if len(bad_answers) == count else "accept", bad_answers, reasons)
+    bad_answers = {row.answer for row in reasons if row.rating == "bad"}
+    if len(bad_answers) == count:
+        return Proposal("skip", (), (), reasons)
+    last = max(answer for answer in range(count) if answer not in bad_answers)
+    context = tuple(sorted(answer for answer in bad_answers if answer < last))
+    return Proposal("accept", context, tuple(range(last + 1, count)), reasons)
 
 
-def as_context(dialogue: Dialogue, answers: Collection[int]) -> Dialogue:
-    """Return a dialogue in which some answers are context, up to its last other answer.
+def accepted(dialogue: Dialogue, proposal: Proposal) -> Dialogue:
+    """Return what is accepted of a dialogue: without the answers that are left out, and with the others as context.
 
     Args:
         dialogue: The dialogue.
-        answers: Indices in its `assistant_turns`, not of all of them.
-
-    Raises:
-        ValueError: If no other answer is left.
+        proposal: Its proposal, with the verdict `accept`.
     """
-    context = {assistant for number, (_, assistant) in enumerate(dialogue.turn_indices) if number in answers}
-    end = max((assistant for _, assistant in dialogue.turn_indices if assistant not in context), default=-1) + 1
+    assistants = [assistant for _, assistant in dialogue.turn_indices]
+    context = {assistants[answer] for answer in proposal.context_answers}
+    end = assistants[len(assistants) - len(proposal.left_out_answers) - 1] + 1
     messages = (
         Message(message.role, message.content, 0) if index in context else message
         for index, message in enumerate(dialogue.messages[:end])

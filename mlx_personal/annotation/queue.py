@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from mlx_personal.annotation.config import AnnotationConfig
 from mlx_personal.annotation.groups import NO_GROUP, GroupedDialogue, GroupedDialogues, SplitRule
-from mlx_personal.annotation.proposals import Proposal, as_context, proposal_of
+from mlx_personal.annotation.proposals import Proposal, accepted, proposal_of
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError, quoted
 from mlx_personal.profile import AnnotationRow, DialogueRow, Store
@@ -155,7 +155,7 @@ class AnnotationQueue:
         """
         if self._config.inferred != "accept":
             return 0
-        accepted = 0
+        count = 0
         with self._store.transaction():
             for dialogue_id in self._store.inferred.never_annotated_ids():
                 row = self._store.dialogue(dialogue_id)
@@ -165,8 +165,8 @@ class AnnotationQueue:
                 # An answer of thoughts only, which nobody could accept, is left for the user to see.
                 with contextlib.suppress(UserError):
                     self._add_proposed(row, proposal, "inferred")
-                    accepted += 1
-        return accepted
+                    count += 1
+        return count
 
     def proposed_questions(self) -> list[ProposedQuestion]:
         """Return the proposed questions that can be answered today, after the questions about the owner's dialogues.
@@ -259,7 +259,7 @@ class AnnotationQueue:
     def _add_proposed(self, row: DialogueRow, proposal: Proposal, origin: str) -> int:
         preferred = None
         if proposal.verdict == "accept":
-            preferred = _preferred(as_context(row.dialogue, proposal.bad_answers), "accept", None, row.id)
+            preferred = _preferred(accepted(row.dialogue, proposal), "accept", None, row.id)
         group, held_out = self._split_of(row.id, row.dialogue, proposal.verdict)
         return self._store.add_annotation(row.id, proposal.verdict, preferred, group, held_out, origin)
 

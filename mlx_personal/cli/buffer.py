@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -117,6 +117,7 @@ def why(cli: CommandContext, dialogue_id: int) -> CommandResult:
     return CommandResult(data, lambda console: print_lines(console, explanation))
 
 
-def _print_messages(console: Console, messages: Iterable[Mapping[str, str]]) -> None:
+def _print_messages(console: Console, messages: Iterable[Mapping[str, Any]]) -> None:
     for message in messages:
-        print_styled(console, message["role"], "bold", f" {message['content']}")
+        context = "" if message.get("weight", 1) else " (context only)"
+        print_styled(console, f"{message['role']}{context}", "bold", f" {message['content']}")

@@ -101,8 +101,12 @@ def _proposal_data(proposal: Proposal) -> dict[str, Any]:
         {"answer": row.answer + 1, "rating": row.rating, "source": row.source, "evidence": row.evidence}
         for row in proposal.reasons
     ]
-    bad_answers = [answer + 1 for answer in proposal.bad_answers]
-    return {"verdict": proposal.verdict, "bad_answers": bad_answers, "reasons": reasons}
+    return {
+        "verdict": proposal.verdict,
+        "context_answers": [answer + 1 for answer in proposal.context_answers],
+        "left_out_answers": [answer + 1 for answer in proposal.left_out_answers],
+        "reasons": reasons,
+    }
 
 
 def _undone_text(undone: int | ProposedQuestion | None) -> str:
@@ -270,8 +274,12 @@ def _undo(queue: AnnotationQueue, console: Console, verdicts: list[str]) -> None
 
 def _print_question(console: Console, question: Question, left: int) -> None:
     console.rule(f"dialogue {question.dialogue_id}, {left} left today")
-    for message in question.dialogue.messages:
-        print_styled(console, message.role, "bold", f" {message.content}")
+    numbers = {assistant: number for number, (_, assistant) in enumerate(question.dialogue.turn_indices, start=1)}
+    for index, message in enumerate(question.dialogue.messages):
+        context = "" if message.weight else " (context only)"
+        # The number by which the proposal names it.
+        number = f" {numbers[index]}" if question.proposal is not None and index in numbers and len(numbers) > 1 else ""
+        print_styled(console, f"{message.role}{number}{context}", "bold", f" {message.content}")
     if question.adapter_id is not None:
         note = f"answered by your adapter {question.adapter_id}; nothing is trained on it unless you approve it"
         print_styled(console, note, "dim")
@@ -282,9 +290,11 @@ def _print_question(console: Console, question: Question, left: int) -> None:
 
 def _print_proposal(console: Console, proposal: Proposal) -> None:
     """Print a proposal, and what it follows from."""
-    bad_answers = ", ".join(str(answer + 1) for answer in proposal.bad_answers)
-    context = f", answer {bad_answers} as context only" if bad_answers and proposal.verdict == "accept" else ""
-    print_styled(console, "proposal", "bold", f" {proposal.verdict}{context}")
+    details = ""
+    for answers, what in ((proposal.context_answers, "as context only"), (proposal.left_out_answers, "left out")):
+        if answers:
+            details += f", answer {', '.join(str(answer + 1) for answer in answers)} {what}"
+    print_styled(console, "proposal", "bold", f" {proposal.verdict}{details}")
     for row in proposal.reasons:
         print_styled(console, f"  answer {row.answer + 1}: {row.rating}, by {row.source}: {row.evidence}", "dim")
 

@@ -152,9 +152,12 @@ def _verdict(number: int, exchange: _Exchange) -> InferredVerdict | None:
         if reaction == "approval":
             return InferredVerdict(number, "good", THANKS, evidence)
         return InferredVerdict(number, "bad", CORRECTION, evidence)
-    others = sum(other.reason == REGENERATED for other in exchange.turns[-1].alternatives)
+    last = exchange.turns[-1]
+    others = {
+        other.text for other in last.alternatives if other.reason == REGENERATED and _differ(last.text, other.text)
+    }
     if others and exchange.following:
-        other_answers = "another answer" if others == 1 else f"{others} other answers"
+        other_answers = "another answer" if len(others) == 1 else f"{len(others)} other answers"
         return InferredVerdict(number, "good", REGENERATED, f"continued with it after {other_answers}{edited}")
     return None
 
