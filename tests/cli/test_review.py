@@ -10,6 +10,98 @@ import pytest
 from tests.support.cli import error_line, run_cli, run_json
 
 
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    """A ChatGPT export: thanks, a correction, a thumb down, and a conversation without a verdict."""
+    conversations = [
+        conversation("a", "How do I cook soup?", "Half an hour.", "Thanks, that works!"),
+        conversation("b", "How long do eggs boil?", "It depends on much.", "no, shorter", "Seven minutes."),
+        conversation("c", "Where is the bus?", "At home."),
+        conversation("d", "What do I pack?", "A map and a coat."),
+    ]
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "conversations.json").write_text(json.dumps(conversations))
+    (folder / "message_feedback.json").write_text(json.dumps([{"message_id": "c1", "rating": "thumbs_down"}]))
+    return folder
+
+
+def conversation(name: str, *texts: str) -> dict[str, object]:
+    nodes = {
+        f"{name}{number}": {
+            "id": f"{name}{number}",
+            "parent": f"{name}{number - 1}" if number else None,
+            "children": [f"{name}{number + 1}"] if number + 1 < len(texts) else [],
+            "message": {
+                "author": {"role": ("user", "assistant")[number % 2]},
+                "content": {"content_type": "text", "parts": [text]},
+            },
+        }
+        for number, text in enumerate(texts)
+    }
+    return {"conversation_id": name, "current_node": f"{name}{len(texts) - 1}", "mapping": nodes}
+
+
+def test_a_proposal_is_shown_with_its_evidence_and_taken_with_one_key(profile: Path, export: Path) -> None:
+    run_cli("import", export)
+    asked = run_json("review")["questions"]
+    assert [question["proposal"] and question["proposal"]["verdict"] for question in asked] == [
+        "accept",
+        "accept",
+        "skip",
+        None,
+    ]
+    assert asked[1]["proposal"] == {
+        "verdict": "accept",
+        "context_answers": [1],
+        "left_out_answers": [],
+        "reasons": [{"answer": 1, "rating": "bad", "source": "correction", "evidence": 'the next turn: "no, shorter"'}],
+    }
+    output = run_cli("review", stdin="t\nt\nt\nt\nq\n").stdout
+    assert 'answer 1: good, by thanks: the next turn: "Thanks, that works!"' in output
+    assert "proposal accept, answer 1 as context only" in output
+    assert "assistant 1 It depends on much." in output and "assistant 2 Seven minutes." in output
+    assert "proposal skip" in output and "answer 1: bad, by thumbs: rated bad in the app" in output
+    assert output.count("[t]ake the proposal") == 3, "not for the last one, where t is no key"
+    assert "3 annotated; 1 questions are open" in output
+    assert run_json("status")["inferred"]["taken"] == 3
+    shown = run_json("buffer", "show", 2)
+    assert (shown["verdict"], shown["verdict_origin"]) == ("accept", "proposal")
+    assert [message.get("weight", 1) for message in shown["preferred"]] == [1, 0, 1, 1]
+    text = run_cli("buffer", "show", 2).stdout
+    assert "verdict: accept, as proposed" in text and "assistant (context only) It depends on much." in text
+
+
+def test_a_proposal_can_be_taken_from_a_file(profile: Path, export: Path, tmp_path: Path) -> None:
+    run_cli("import", export)
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text("\n".join(json.dumps({"dialogue": i, "verdict": "take"}) for i in (1, 4)))
+    answer = run_json("review", "--answers", file)
+    assert answer["judged"] == 1
+    assert answer["bad_lines"] == [{"where": f"{file}:2", "reason": "nothing is proposed for dialogue 4"}]
+
+
+def test_verdicts_are_accepted_without_asking_if_this_is_the_setting(profile: Path, export: Path) -> None:
+    settings = profile / "config.toml"
+    settings.write_text(settings.read_text().replace("questions_per_day = 9", 'inferred = "accept"'))
+    result = run_json("import", export)
+    assert result["accepted"] == 3
+    assert [question["dialogue"] for question in run_json("review")["questions"]] == [4]
+    assert "verdict: skip, inferred from an import without asking" in run_cli("buffer", "show", 3).stdout
+    assert "0 proposals open, 0 taken; 2 annotated without asking" in " ".join(run_cli("status").stdout.split())
+    assert run_json("review", "--undo")["undone"] == 3
+    assert [question["dialogue"] for question in run_json("review")["questions"]] == [3, 4]
+
+
+def test_nothing_is_proposed_if_this_is_the_setting(profile: Path, export: Path) -> None:
+    settings = profile / "config.toml"
+    settings.write_text(settings.read_text().replace("questions_per_day = 9", 'inferred = "off"'))
+    run_cli("import", export)
+    assert [question["proposal"] for question in run_json("review")["questions"]] == [None] * 4
+    settings.write_text(settings.read_text().replace('"off"', '"ask"'))
+    assert "inferred is 'ask'; it must be one of propose, accept, off" in error_line("review")
+
+
 def test_review_undoes_and_quits(profile: Path, chats: Path) -> None:
     run_cli("import", chats)
     output = run_cli("review", stdin="u\na\nu\na\nq\n").stdout

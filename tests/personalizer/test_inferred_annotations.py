@@ -1,0 +1,99 @@
+"""Annotations that were inferred from exports: accepted at an import or a run, evaluated apart, and counted apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mlx_personal import Dialogue, LanguageModel, Personalizer
+from mlx_personal.annotation import AnnotationConfig
+from mlx_personal.config import Config
+from mlx_personal.profile import AdapterRow
+from mlx_personal.progress import Progress
+from mlx_personal.selection import SelectionConfig
+
+CONFIG = Config(selection=SelectionConfig(bins=2), annotation=AnnotationConfig(inferred="accept"))
+RIGHT, WRONG = "A soup of leeks.", "Nothing at all."
+
+
+@pytest.fixture
+def personalizer(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Iterator[Personalizer]:
+    personalizer = Personalizer.create(tmp_path / "profile", tiny_model_folder, CONFIG, tiny_model)
+    personalizer.observe([Dialogue.of(f"What is dish number {number}?", RIGHT) for number in range(1, 5)])
+    yield personalizer
+    personalizer.close()
+
+
+def annotate(personalizer: Personalizer, dialogue_id: int, origin: str) -> None:
+    row = personalizer.store.dialogue(dialogue_id)
+    assert row is not None
+    personalizer.store.add_annotation(dialogue_id, "accept", row.dialogue, dialogue_id, True, origin)
+
+
+def adapter(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch, good: set[int], base_good: set[int]
+) -> AdapterRow:
+    """Return an adapter that answers some of the dialogues right; the base model does others."""
+
+    def generate(
+        adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
+    ) -> list[list[str]]:
+        numbers = [int(dialogue.question.rstrip("?").split()[-1]) for dialogue in preferred]
+        right = base_good if adapter is None else good
+        return [[RIGHT if number in right else WRONG] for number in numbers]
+
+    monkeypatch.setattr(personalizer._promoter, "_generate", generate)
+    monkeypatch.setattr(personalizer.adapters, "has_effect", lambda adapter: True)
+    run_id = personalizer.store.begin_run("training", personalizer.fingerprint, {})
+    personalizer.store.finish_run(run_id, {})
+    return personalizer.adapters.get(personalizer.store.add_adapter(run_id, "adapters/0001", personalizer.fingerprint))
+
+
+def test_the_owners_figures_decide_about_the_promotion(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for dialogue_id, origin in ((1, "owner"), (2, "inferred"), (3, "inferred"), (4, "proposal")):
+        annotate(personalizer, dialogue_id, origin)
+    trained = adapter(personalizer, monkeypatch, good={2, 3}, base_good={1, 4})
+    result = personalizer._promoter.promote_if_better(trained)
+    assert not result.promoted
+    evaluation = result.evaluation
+    assert evaluation is not None and evaluation.inferred is not None
+    assert (evaluation.n, evaluation.rouge1.gain, evaluation.is_inferred) == (2, -1.0, False)
+    assert (evaluation.inferred.n, evaluation.inferred.rouge1.gain, evaluation.inferred.is_inferred) == (2, 1.0, True)
+    stored = personalizer.adapters.get(trained.id).evaluation
+    assert stored is not None and stored["inferred"]["n"] == 2
+    assert len(personalizer.held_out_dialogues()) == 4, "none of them is trained on"
+
+
+def test_inferred_annotations_decide_if_there_are_no_others(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotate(personalizer, 2, "inferred")
+    trained = adapter(personalizer, monkeypatch, good={2}, base_good=set())
+    result = personalizer._promoter.promote_if_better(trained)
+    assert result.promoted
+    assert result.evaluation is not None and result.evaluation.is_inferred and result.evaluation.inferred is None
+
+
+def test_the_status_counts_proposals_and_inferred_annotations(personalizer: Personalizer) -> None:
+    store = personalizer.store
+    import_id = store.imports.begin(["export"], {})
+    for dialogue_id, rating in ((1, "good"), (2, "bad"), (3, "good")):
+        store.imports.add_verdicts(import_id, dialogue_id, [(0, rating, "thumbs", "seen")])
+    assert personalizer.status().inferred.proposals == 3
+    assert personalizer.annotations.accept_inferred() == 3
+    personalizer.annotations.undo()
+    printed = personalizer.status().to_json()
+    assert printed["inferred"] == {
+        "proposals": 1,
+        "taken": 0,
+        "annotated": 1,
+        "held_out": printed["held_out"],
+        "skipped": 1,
+        "pairs": 0,
+    }
+    assert (printed["annotated"], printed["skipped"]) == (1, 1)
+    assert printed["questions"] == {"open": len(personalizer.annotations.open_questions()), "left_today": 10}
