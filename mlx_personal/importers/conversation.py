@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from mlx_personal.errors import escape_surrogates
+
 Rating = Literal["good", "bad"]
 
 # Roles by the names that apps and datasets give them, in lower case.
@@ -35,6 +37,14 @@ def role_of(name: object) -> str | None:
     return ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
+def _escape(instance: object, *names: str) -> None:
+    """Escape halves of characters in texts that are stored without being checked as a message is."""
+    for name in names:
+        text = getattr(instance, name)
+        if not text.isascii():
+            object.__setattr__(instance, name, escape_surrogates(text))
+
+
 @dataclass(frozen=True)
 class Alternative:
     """Another version of an assistant turn that the app recorded.
@@ -46,6 +56,9 @@ class Alternative:
 
     text: str
     reason: str
+
+    def __post_init__(self) -> None:
+        _escape(self, "text")
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,9 @@ class Turn:
     is_edit: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _escape(self, "model")
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -100,6 +116,9 @@ class Conversation:
     id: str = ""
     title: str = ""
     time: float | None = None
+
+    def __post_init__(self) -> None:
+        _escape(self, "id", "title")
 
 
 @dataclass(frozen=True)

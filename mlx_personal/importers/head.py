@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -205,13 +206,24 @@ def _record_keys(records: list[Any]) -> set[str]:
 def _paths(text: str) -> set[str]:
     """Return the paths of the keys in the beginning of a JSON text."""
     paths: set[str] = set()
+    # For each open list and object the path of what is in it. Paths of deep values are not made: they would be as long
+    # as the text.
+    open_paths: list[tuple[str, bool]] = []
+    key_path = ""
     try:
-        events = ijson.parse(text.lstrip().encode("utf-8", "replace"), multiple_values=True)
-        for number, (prefix, event, value) in enumerate(events):
-            if number > _MAX_EVENTS:
-                break
-            if event == "map_key" and prefix.count(".") <= _MAX_DEPTH:
-                paths.add(f"{prefix}.{value}" if prefix else value)
+        events = ijson.basic_parse(text.lstrip().encode("utf-8", "replace"), multiple_values=True)
+        for event, value in itertools.islice(events, _MAX_EVENTS):
+            path, is_list = open_paths[-1] if open_paths else ("", False)
+            if len(open_paths) > _MAX_DEPTH + 1:
+                path = key_path = ""
+            elif event == "map_key":
+                key_path = f"{path}.{value}" if path else value
+                paths.add(key_path)
+            if event in ("start_map", "start_array"):
+                inner = (f"{path}.item" if path else "item") if is_list else key_path if open_paths else ""
+                open_paths.append((inner, event == "start_array"))
+            elif event in ("end_map", "end_array"):
+                open_paths.pop()
     except ijson.JSONError:  # the text is cut off
         pass
     return paths

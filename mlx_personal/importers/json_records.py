@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import ijson
-
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import Document, file_document
 from mlx_personal.importers.head import Head, text_encoding
-from mlx_personal.importers.json_values import CUT_OFF, DAMAGED, DamagedValueError, decode_values
+from mlx_personal.importers.json_values import DamagedValueError, decode_values
 
 # Far above any conversation; longer lines are skipped instead of filling the memory.
 MAX_LINE_BYTES: Final = 64_000_000
@@ -58,32 +56,12 @@ def read_records(document: Document, head: Head) -> Iterator[Record | Skipped]:
     number = 0
     with document.open() as stream:
         try:
-            for value in _values(stream, head):
+            for value in decode_values(stream, head.encoding, head.is_list, head.wrapper):
                 number += 1
                 is_item = head.is_list or head.wrapper
                 yield Record(value, f"{document.where}:{number}" if is_item else document.where)
         except DamagedValueError as error:
             yield Skipped(f"{document.where}:{number + 1}", error.reason)
-
-
-def _values(stream: BinaryIO, head: Head) -> Iterator[Any]:
-    """Yield the values of a file that is no JSON Lines.
-
-    Raises:
-        DamagedValueError: If a value is damaged or cut off.
-    """
-    if not head.wrapper:
-        yield from decode_values(stream, head.encoding, head.is_list)
-        return
-    text = Utf8Stream(stream, head.encoding)
-    try:
-        yield from ijson.items(
-            text, f"{head.wrapper}.item", use_float=True, multiple_values=True, buf_size=_CHUNK_BYTES
-        )
-    except (ijson.JSONError, ValueError, OverflowError) as error:
-        # ijson has two parsers; the one in C says "premature EOF", the one in Python "Incomplete".
-        is_cut_off = "premature EOF" in str(error) or "ncomplete" in str(error)
-        raise DamagedValueError(CUT_OFF if is_cut_off else DAMAGED) from error
 
 
 def read_json_lines(path: Path | str) -> Iterator[Record | Skipped]:

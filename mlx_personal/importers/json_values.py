@@ -1,7 +1,7 @@
 """Decode the JSON values of a stream one after the other: the items of a list, or several values in a row.
 
-Python's decoder is several times as fast as one that works on a stream. It needs a whole value, so as much text is kept
-as the longest value has.
+A decoder of events needs memory that grows with the square of the depth of a value, which a damaged file can make
+large. Python's decoder needs a whole value, so as much text is kept as the longest value has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 
 _CHUNK_BYTES: Final = 1_048_576
 # A longer value is damaged, such as by a quotation mark that is missing.
-MAX_VALUE_CHARS: Final = 400_000_000
+MAX_VALUE_CHARS: Final = 128_000_000
 _SPACE: Final = re.compile(r"[\s\ufeff]*")
 # The longest beginning of a token that can be cut off: an escape sequence such as \ud83d\ude00.
 _MAX_TOKEN_CHARS: Final = 16
@@ -40,13 +40,14 @@ class DamagedValueError(ValueError):
         super().__init__(reason)
 
 
-def decode_values(stream: BinaryIO, encoding: str, is_list: bool) -> Iterator[Any]:
+def decode_values(stream: BinaryIO, encoding: str, is_list: bool, wrapper: str = "") -> Iterator[Any]:
     """Yield the JSON values of a stream.
 
     Args:
         stream: The stream.
-        encoding: Its encoding; invalid bytes become U+FFFD.
+        encoding: Its encoding. Bytes that are not UTF-8 become lone surrogates, so that only their message is invalid.
         is_list: Whether the values are the items of a list, or of several lists in a row.
+        wrapper: The key of an object under which the list of values is; empty if they are not in an object.
 
     Raises:
         DamagedValueError: If a value is damaged or cut off, after those before it.
@@ -54,18 +55,31 @@ def decode_values(stream: BinaryIO, encoding: str, is_list: bool) -> Iterator[An
     text = _Text(stream, encoding)
     text.peek()  # there must be something
     while text.skip_space():
-        if not is_list:
+        if wrapper and text.peek() == "{":
+            yield from _wrapped_items(text, wrapper)
+        elif is_list:
+            yield from _items(text)
+        else:
             yield text.decode()
-            continue
-        text.expect("[")
-        is_first = True
-        while text.peek() != "]":
-            if not is_first:
-                text.expect(",")
-                text.peek()
-            yield text.decode()
-            is_first = False
-        text.expect("]")
+
+
+def _items(text: _Text) -> Iterator[Any]:
+    """Yield the items of a list."""
+    text.expect("[")
+    for _ in text.members("]"):
+        yield text.decode()
+
+
+def _wrapped_items(text: _Text, wrapper: str) -> Iterator[Any]:
+    """Yield the items of the list that an object has under a key."""
+    text.expect("{")
+    for _ in text.members("}"):
+        key = text.decode()
+        text.expect(":")
+        if text.peek() == "[" and key == wrapper:
+            yield from _items(text)
+        else:
+            text.decode()
 
 
 class _Text:
@@ -73,7 +87,8 @@ class _Text:
 
     def __init__(self, stream: BinaryIO, encoding: str):
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors)
         self._json = json.JSONDecoder(strict=False)
         self._text = ""
         self._position = 0
@@ -100,6 +115,17 @@ class _Text:
         if self.peek() != character:
             raise DamagedValueError(DAMAGED)
         self._position += 1
+
+    def members(self, end: str) -> Iterator[None]:
+        """Go to each member of a list or an object, whose beginning was read, and beyond its end."""
+        is_first = True
+        while self.peek() != end:
+            if not is_first:
+                self.expect(",")
+                self.peek()
+            yield
+            is_first = False
+        self.expect(end)
 
     def decode(self) -> Any:
         """Return the value that begins here, and go to its end."""

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_personal.importers import json_values
@@ -33,6 +33,7 @@ def decoded(text: str, is_list: bool = True, encoding: str = "utf-8", chunk: int
     return values, ""
 
 
+@settings(max_examples=50)
 @given(st.lists(VALUES), st.integers(1, 9), st.sampled_from([None, 2]), st.booleans())
 def test_items_are_those_of_the_whole_text(items: list[Any], chunk: int, indent: int | None, is_ascii: bool) -> None:
     try:
@@ -43,6 +44,7 @@ def test_items_are_those_of_the_whole_text(items: list[Any], chunk: int, indent:
     assert decoded(text, chunk=chunk) == (json.loads(text), "")
 
 
+@settings(max_examples=40)
 @given(st.lists(VALUES, min_size=1), st.integers(1, 9))
 def test_values_in_a_row_are_all_read(values: list[Any], chunk: int) -> None:
     text = "\n".join(map(json.dumps, values))
@@ -86,7 +88,42 @@ def test_edge_cases(text: str, values: list[Any], reason: str) -> None:
 
 def test_other_encodings() -> None:
     assert decoded('["\u00e9", "\U0001f600"]', encoding="utf-16", chunk=1) == (["\u00e9", "\U0001f600"], "")
-    assert list(decode_values(io.BytesIO(b'["a\xffb"]'), "utf-8", True)) == ["a\ufffdb"]
+    assert list(decode_values(io.BytesIO(b'["a\xffb", "c"]'), "utf-8", True)) == ["a\udcffb", "c"]
+    assert list(decode_values(io.BytesIO(b'[\0"\0\0\xd8"\0]\0'), "utf-16-le", True)) == ["\ufffd"]
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.text("ab"), VALUES, max_size=3), st.lists(VALUES), st.dictionaries(st.text("cd"), VALUES))
+def test_the_items_under_a_key_of_an_object_are_read(
+    before: dict[str, Any], items: list[Any], after: dict[str, Any]
+) -> None:
+    text = json.dumps({**before, "rows": items, **after})
+    values = list(decode_values(io.BytesIO(text.encode()), "utf-8", False, "rows"))
+    assert values == json.loads(text)["rows"]
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "reason"),
+    [
+        ('{"rows": [1, 2], "more": 3} {"rows": [4]}', [1, 2, 4], ""),
+        ('{"rows": 1}', [], ""),
+        ('{"rows": [1', [1], CUT_OFF),
+        ('{"rows": [1], ', [1], CUT_OFF),
+        ('{"rows": [1] "a": 2}', [1], DAMAGED),
+        ('{"rows" [1]}', [], DAMAGED),
+        ('{"a": ' + '{"a":' * 100_000, [], "JSON nested too deeply"),
+    ],
+)
+def test_damaged_objects_give_the_items_before(text: str, values: list[Any], reason: str) -> None:
+    found: list[Any] = []
+    try:
+        for value in decode_values(io.BytesIO(text.encode()), "utf-8", False, "rows"):
+            found.append(value)
+    except DamagedValueError as error:
+        assert error.reason == reason
+    else:
+        assert not reason
+    assert found == values
 
 
 def test_a_value_that_never_ends_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

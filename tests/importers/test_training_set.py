@@ -331,7 +331,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(JSON, max_size=4), st.sampled_from(["a.jsonl", "a.json"]))
 def test_rows_of_any_shape_are_read_or_counted(tmp_path: Path, rows: list[Any], name: str) -> None:
     file = tmp_path / name
