@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.dialogue import strip_thoughts
+from mlx_personal.importers.branches import REGENERATED
 from mlx_personal.importers.conversation import Rating, Turn
 from mlx_personal.importers.reactions import Reaction, reaction_of
 from mlx_personal.importers.reading import ImportedDialogue
 
-# Sources of verdicts beside those of ratings, which their importers name.
+# Sources of verdicts beside `REGENERATED` and those of ratings, which their importers name.
 THANKS: Final = "thanks"
 CORRECTION: Final = "correction"
-REGENERATED: Final = "regenerated"
 # Source of a rating whose importer names none.
 RATING: Final = "rating"
 # Length of the quotation of a turn in the evidence.
@@ -113,6 +113,13 @@ class _Exchange:
             return None
         return reaction_of("\n".join(turn.text for turn in self.following), self.answer)
 
+    def other_answers(self) -> Iterator[tuple[str, str]]:
+        """Yield the other answers to the question that differ, each with the reason why this one is preferred."""
+        for other in self.turns[-1].alternatives:  # where importers put those to the whole answer
+            text = strip_thoughts(other.text)
+            if _differ(self.answer, text):
+                yield text, other.reason
+
     def is_followed_by(self, other: _Exchange) -> bool:
         """Return whether the question of another exchange is what the owner wrote next."""
         return bool(self.following) and any(turn is self.following[0] for turn in other.question)
@@ -152,10 +159,7 @@ def _verdict(number: int, exchange: _Exchange) -> InferredVerdict | None:
         if reaction == "approval":
             return InferredVerdict(number, "good", THANKS, evidence)
         return InferredVerdict(number, "bad", CORRECTION, evidence)
-    last = exchange.turns[-1]
-    others = {
-        other.text for other in last.alternatives if other.reason == REGENERATED and _differ(last.text, other.text)
-    }
+    others = {text for text, reason in exchange.other_answers() if reason == REGENERATED}
     if others and exchange.following:
         other_answers = "another answer" if len(others) == 1 else f"{len(others)} other answers"
         return InferredVerdict(number, "good", REGENERATED, f"continued with it after {other_answers}{edited}")
@@ -169,13 +173,9 @@ def _regenerated_pairs(exchanges: Sequence[_Exchange], bad: Sequence[bool]) -> I
     one that the owner rejected.
     """
     for number, exchange in enumerate(exchanges):
-        if len(exchange.turns) > 1:  # the alternatives are to one of them only
-            continue
-        for other in exchange.turns[0].alternatives:
-            rejected = strip_thoughts(other.text)
-            is_preferred = other.reason != REGENERATED or (exchange.following and not bad[number])
-            if is_preferred and _differ(exchange.answer, rejected):
-                yield PreferencePair(number, exchange.answer, rejected, other.reason)
+        for rejected, reason in exchange.other_answers():
+            if reason != REGENERATED or (exchange.following and not bad[number]):
+                yield PreferencePair(number, exchange.answer, rejected, reason)
 
 
 def _correction_pairs(

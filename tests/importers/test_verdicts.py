@@ -153,9 +153,9 @@ def test_an_answer_that_the_owner_rejected_makes_a_pair_wherever_it_is() -> None
     assert inferences == Inferences((), (PreferencePair(0, "chosen", "rejected", "comparison"),))
 
 
-def test_alternatives_to_one_of_several_turns_make_no_pair() -> None:
-    inferences = infer(user("q"), answer("part one"), answer("part two", "other"), user("next"), answer("b"))
-    assert inferences.pairs == ()
+def test_the_alternatives_of_the_last_turn_are_to_the_whole_answer() -> None:
+    inferences = infer(user("q"), answer("part one", "x"), answer("part two", "other"), user("next"), answer("b"))
+    assert inferences.pairs == (PreferencePair(0, "part one\n\npart two", "other", "regenerated"),)
 
 
 def test_an_edited_question_is_no_verdict_alone() -> None:
