@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from mlx_personal.errors import UserError
 from mlx_personal.importers.conversation import Conversation, Skipped, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.head import Head
@@ -28,6 +27,7 @@ _IMESSAGE: Final = re.compile(
 )
 _LOG_LEVELS: Final = frozenset({"trace", "debug", "info", "notice", "warn", "warning", "error", "critical", "fatal"})
 _MIN_MESSAGES: Final = 3
+_REFUSAL: Final = "a conversation with other people, who have not agreed that a model learns from it"
 # Keys of exports, and columns of databases: Telegram, Messenger and Instagram, Discord, Slack; iMessage, WhatsApp.
 _KEYS: Final = (
     ("messages.item.from_id", "messages.item.text"),
@@ -53,14 +53,8 @@ class ChatLogImporter:
         return CERTAIN if head.kind == "text" and _is_log(head.text) else NO
 
     def read(self, document: Document, head: Head) -> Iterator[Conversation | Skipped]:
-        """Refuse the file.
-
-        Raises:
-            UserError: Always.
-        """
-        what = "is a conversation with other people, who have not agreed that a model learns from it"
-        raise UserError(what, document.where, "import only conversations with an assistant")
-        yield
+        """Yield why the file is left out."""
+        yield Skipped(document.where, _REFUSAL, self.name)
 
 
 def _is_log(text: str) -> bool:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from mlx_personal.errors import UserError
 from mlx_personal.importers import Skipped
 from mlx_personal.importers.chat_log import ChatLogImporter
 from mlx_personal.importers.document import open_documents
 from mlx_personal.importers.head import read_head
 from tests.support.exports import skipped, write_database, write_json
 
-REFUSED = "is a conversation with other people, who have not agreed that a model learns from it"
+REFUSED = "a conversation with other people, who have not agreed that a model learns from it"
 IPHONE = "[14.03.24, 18:22:10] {}: Hello\n[14.03.24, 18:23:01] Ben: Hi\n\u200e[14.03.24, 18:24:59] {}: image omitted\n"
 ANDROID = "3/14/24, 6:22 PM - {}: Hello\n3/14/24, 6:23\u202fPM - Ben: Hi\nall well?\n3/14/24, 6:24 PM - {}: Yes\n"
 TELEGRAM = "{}, [14.03.2024 18:22]\nHello\n\nBen, [14.03.2024 18:23]\nHi\n\n{}, [14.03.2024 18:24]\nYes\n"
@@ -67,5 +66,3 @@ def test_transcripts_and_logs_of_programs_are_not_taken_for_one(tmp_path: Path, 
     [document] = open_documents(path)
     assert not isinstance(document, Skipped)
     assert ChatLogImporter().sniff(read_head(document)) == 0
-    with pytest.raises(UserError, match="have not agreed"):
-        list(ChatLogImporter().read(document, read_head(document)))
