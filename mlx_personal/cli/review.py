@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _KEYS = {"a": "accept", "e": "edit", "r": "rewrite", "s": "skip", "u": "undo", "q": "quit"}
 _PROMPT = "[a]ccept [e]dit [r]ewrite [s]kip [u]ndo [q]uit"
 # For a dialogue with a proposal.
-_TAKE_KEYS = {"t": "take", **_KEYS}
-_TAKE_PROMPT = f"[t]ake the proposal {_PROMPT}"
+_TAKE_KEYS = {"p": "take", **_KEYS}
+_TAKE_PROMPT = f"take the [p]roposal {_PROMPT}"
 # Other letters than those above, so that a habit does not reject a proposed question.
 _PROPOSED_KEYS = {"w": "answer", "n": "reject", "u": "undo", "q": "quit"}
 _PROPOSED_PROMPT = "[w]rite an answer, [n]o question of mine, [u]ndo, [q]uit"

@@ -57,12 +57,12 @@ def test_a_proposal_is_shown_with_its_evidence_and_taken_with_one_key(profile: P
         "left_out_answers": [],
         "reasons": [{"answer": 1, "rating": "bad", "source": "correction", "evidence": 'the next turn: "no, shorter"'}],
     }
-    output = run_cli("review", stdin="t\nt\nt\nt\nq\n").stdout
+    output = run_cli("review", stdin="p\np\np\np\nq\n").stdout
     assert 'answer 1: good, by thanks: the next turn: "Thanks, that works!"' in output
     assert "proposal accept, answer 1 as context only" in output
     assert "assistant 1 It depends on much." in output and "assistant 2 Seven minutes." in output
     assert "proposal skip" in output and "answer 1: bad, by thumbs: rated bad in the app" in output
-    assert output.count("[t]ake the proposal") == 3, "not for the last one, where t is no key"
+    assert output.count("take the [p]roposal") == 3, "not for the last one, where p is no key"
     assert "3 annotated; 1 questions are open" in output
     assert run_json("status")["inferred"]["taken"] == 3
     shown = run_json("buffer", "show", 2)
