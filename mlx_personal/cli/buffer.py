@@ -31,8 +31,11 @@ def buffer() -> None:
 @json_option
 def list_(cli: CommandContext) -> CommandResult:
     """List the bins with their scores."""
-    with cli.open_profile(write=False) as personalizer:
-        buffer = personalizer.buffer()
+    from mlx_personal.config import Config
+    from mlx_personal.personalizer.stored_buffer import stored_buffer
+
+    with cli.open_store() as store:
+        buffer = stored_buffer(store, Config.read(store.folder / "config.toml"))
         data = [
             {
                 "slot": bin_.slot,
@@ -68,12 +71,12 @@ def list_(cli: CommandContext) -> CommandResult:
 @json_option
 def show_(cli: CommandContext, dialogue_id: int) -> CommandResult:
     """Print a dialogue, and your annotation of it if there is one."""
-    with cli.open_profile(write=False) as personalizer:
-        record = personalizer.dialogue(dialogue_id)
+    with cli.open_store() as store:
+        record = store.dialogue(dialogue_id)
         if record is None:
             hint = f"{cli.command('buffer', 'list')} lists the selected ones"
             raise UserError(f"there is no dialogue {dialogue_id}", hint=hint)
-        annotation = personalizer.annotation_of(dialogue_id)
+        annotation = store.annotation_of(dialogue_id)
     messages = record.dialogue.to_messages()
     preferred = None if annotation is None or annotation.preferred is None else annotation.preferred.to_messages()
     data = {
@@ -106,8 +109,8 @@ def why(cli: CommandContext, dialogue_id: int) -> CommandResult:
     from mlx_personal.profile.proposed_questions import PROPOSED_SOURCE
     from mlx_personal.selection import Decision, explain
 
-    with cli.open_profile(write=False) as personalizer:
-        record, dialogue = personalizer.decision(dialogue_id), personalizer.dialogue(dialogue_id)
+    with cli.open_store() as store:
+        record, dialogue = store.decision(dialogue_id), store.dialogue(dialogue_id)
     if record is None and dialogue is not None and dialogue.source == PROPOSED_SOURCE:
         raise UserError(f"dialogue {dialogue_id} answers a proposed question; selection has nothing to do with it")
     if record is None:

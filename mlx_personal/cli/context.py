@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.personalizer import Personalizer
+    from mlx_personal.profile import Store
     from mlx_personal.storage.home import Home
 
 # The number of a dialogue or an adapter; the database counts from 1 and holds 64 bits.
@@ -76,3 +79,14 @@ class CommandContext:
         from mlx_personal.personalizer import Personalizer
 
         return Personalizer(self.profile_folder, write)
+
+    def open_store(self) -> AbstractContextManager[Store]:
+        """Open the database of the profile for reading, which needs neither a model nor its library.
+
+        Raises:
+            UserError: If there is no profile, or its database cannot be read.
+        """
+        from mlx_personal.profile import Store, check_profile_exists
+
+        check_profile_exists(self.profile_folder)
+        return contextlib.closing(Store(self.profile_folder, write=False))

@@ -28,8 +28,8 @@ def imports() -> None:
 @json_option
 def list_(cli: CommandContext) -> CommandResult:
     """List the imports that brought something."""
-    with cli.open_profile(write=False) as personalizer:
-        rows = personalizer.imports.all()
+    with cli.open_store() as store:
+        rows = store.imports.all()
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -53,8 +53,10 @@ def list_(cli: CommandContext) -> CommandResult:
 @json_option
 def show_(cli: CommandContext, import_id: int) -> CommandResult:
     """Show what an import brought, and what was made of it."""
-    with cli.open_profile(write=False) as personalizer:
-        row, dependents = personalizer.imports.get(import_id), personalizer.import_dependents(import_id)
+    from mlx_personal.profile.undo_import import import_dependents
+
+    with cli.open_store() as store:
+        row, dependents = store.imports.get(import_id), import_dependents(store, import_id)
 
     def show(console: Console) -> None:
         print_lines(console, f"import {row.id}, {row.started_at}, {_state(row)}: {', '.join(row.paths)}")

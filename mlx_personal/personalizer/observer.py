@@ -12,11 +12,11 @@ from typing import Final
 
 from mlx_personal.config import Config
 from mlx_personal.embedding import Embedder, Embedding
-from mlx_personal.personalizer.status import check_buffer_size
+from mlx_personal.personalizer.stored_buffer import stored_buffer, stored_lexicons
 from mlx_personal.profile import DialogueRow, Store
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
-from mlx_personal.selection import Bin, Buffer, Decision, SelectionCandidate, Selector, make_policy
+from mlx_personal.selection import Decision, SelectionCandidate, Selector, make_policy
 
 # Number of dialogues that are embedded and committed together; an interruption loses at most the work on these.
 _CHUNK: Final = 64
@@ -41,7 +41,7 @@ class Observer:
     def lexicons(self) -> Lexicons:
         """Return the lexicons in use: the built-in ones, replaced or extended by the profile's own files."""
         if self._lexicons is None:
-            self._lexicons = Lexicons.load(self._store.folder / "lexicons")
+            self._lexicons = stored_lexicons(self._store)
         return self._lexicons
 
     def selector(self) -> Selector:
@@ -52,8 +52,7 @@ class Observer:
         """
         if self._selector is None:
             settings = self._config.selection
-            check_buffer_size(self._store, self._config)
-            buffer = Buffer(settings.bins, self._stored_bins(), idd=settings.idd)
+            buffer = stored_buffer(self._store, self._config, self.lexicons())
             policy = make_policy(settings.policy, settings.seed, self._store.entropies)
             self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
@@ -110,24 +109,6 @@ class Observer:
             self._store.set_embedding_signature(self._signature(embedder))
         self._selector = None
         return len(bins)
-
-    def _stored_bins(self) -> list[Bin]:
-        bins = []
-        for row in self._store.bins():
-            score = self.lexicons().domain_specific_score(row.dialogue.text)
-            bins.append(
-                Bin(
-                    slot=row.slot,
-                    dialogue_id=row.dialogue_id,
-                    text=row.dialogue.text,
-                    domain=score.domain,
-                    vector=row.vector,
-                    eoe=row.eoe,
-                    dss=score.dss,
-                    idd_on_arrival=row.idd,
-                )
-            )
-        return bins
 
     def _signature(self, embedder: Embedder) -> str:
         """Return the embedder and the estimator, a change of which requires new vectors and entropies."""
