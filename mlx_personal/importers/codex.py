@@ -89,7 +89,7 @@ class _Reader:
         elif kind == "turn_context":
             self._model = text_of(payload.get("model"))
         elif kind == "event_msg":
-            if payload.get("type") == "user_message":
+            if payload.get("type") == "user_message" and self._has_user_events:
                 self._ask(text_of(payload.get("message")), time, len(as_list(payload.get("images"))))
         elif payload.get("type") == "message":
             self._read_message(payload, time)

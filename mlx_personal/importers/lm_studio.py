@@ -124,7 +124,7 @@ def _content(content: object) -> tuple[str, dict[str, int], list[str]]:
     results: list[str] = []
     for part in map(as_mapping, as_list(content)):
         kind = text_of(part.get("type"))
-        if kind == "text":
+        if kind == "text" and part.get("isStructural") is not True:  # a structural one is a tag around thoughts
             texts.append(text_of(part.get("text")))
         elif kind == "toolCallResult":
             results.append(text_of(part.get("content")))

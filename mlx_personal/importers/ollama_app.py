@@ -14,7 +14,7 @@ from mlx_personal.importers.importer import CERTAIN, NO
 from mlx_personal.importers.table_rows import read_rows
 
 _NAME: Final = "ollama-app"
-_MESSAGE_COLUMNS: Final = ("id", "role", "content", "model_name", "created_at")
+_MESSAGE_COLUMNS: Final = ("id", "role", "content", "model_name", "created_at", "tool_result")
 
 
 class OllamaAppImporter:
@@ -62,7 +62,7 @@ def _turns(connection: sqlite3.Connection, head: Head, chat_id: object) -> Itera
             continue
         yield Turn(
             role,
-            text_of(row["content"]),
+            text_of(row["content"]) or (text_of(row["tool_result"]) if role == "tool" else ""),
             time=as_time(row["created_at"]),
             model=text_of(row["model_name"]) if role == "assistant" else "",
             calls_tool=role == "assistant" and row["id"] in calls,

@@ -23,6 +23,8 @@ from mlx_personal.importers.json_records import read_records
 from mlx_personal.importers.table_rows import json_value, read_rows
 
 _NAME: Final = "open-webui"
+# A chat that was shared is stored a second time, for a user of this name.
+_OWN: Final = "WHERE COALESCE(user_id, '') NOT LIKE 'shared-%'"
 _OTHER_USER: Final = "a chat of another user"
 _DETAILS: Final = re.compile(
     r'<details\s+type="(?P<type>reasoning|tool_calls|code_interpreter)"(?P<attributes>[^>]*)>.*?(?:</details>|\Z)',
@@ -80,7 +82,7 @@ class OpenWebUIImporter:
 
 
 def _read_database(connection: sqlite3.Connection, document: Document, head: Head) -> Iterator[Conversation | Skipped]:
-    users = connection.execute("SELECT COUNT(DISTINCT user_id) FROM chat").fetchone()[0]
+    users = connection.execute(f"SELECT COUNT(DISTINCT user_id) FROM chat {_OWN}").fetchone()[0]
     if users > 1:
         what = f"contains the chats of {users} people, of whom only one can agree"
         raise UserError(what, document.where, "export your own chats in the settings of Open WebUI")
@@ -89,7 +91,7 @@ def _read_database(connection: sqlite3.Connection, document: Document, head: Hea
         rows = read_rows(connection, head, "feedback", ("data", "meta"))
         ratings = _ratings({key: json_value(row[key]) for key in ("data", "meta")} for row in rows)
     columns = ("id", "title", "chat", "created_at")
-    for number, row in enumerate(read_rows(connection, head, "chat", columns, "ORDER BY created_at, id"), 1):
+    for number, row in enumerate(read_rows(connection, head, "chat", columns, f"{_OWN} ORDER BY created_at, id"), 1):
         where = f"{document.where}:{number}"
         value = {**dict(row), "chat": json_value(row["chat"])}
         stored = _stored_messages(connection, head, text_of(row["id"]))

@@ -64,10 +64,13 @@ class PiImporter:
 
 
 def _reduced(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of an entry that are needed, without the output of tools, which can be large."""
-    message = as_mapping(value.get("message"))
+    """Return the fields of an entry that are needed, without what tools are called with and return, which is large."""
+    message = dict(as_mapping(value.get("message")))
     if message.get("role") in ("toolResult", *_INJECTED_ROLES):
         message = {"role": message["role"]}
+    elif isinstance(message.get("content"), list):
+        parts = [as_mapping(part) for part in message["content"]]
+        message["content"] = [part if part.get("type") == "text" else {"type": part.get("type")} for part in parts]
     return {"type": value.get("type"), "parentId": value.get("parentId"), "message": message}
 
 

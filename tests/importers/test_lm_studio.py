@@ -77,7 +77,8 @@ def test_without_a_selection_the_last_version_is_read(tmp_path: Path, selected: 
 
 def test_thoughts_and_debug_blocks_are_no_text(tmp_path: Path) -> None:
     thought = block("Which one keeps?", style={"type": "thinking"})
-    answer = assistant([thought, block("The winter pear."), {"type": "debugInfoBlock", "debugInfo": "x"}])
+    tag = {"type": "contentBlock", "content": [{**text("</think>"), "isStructural": True}]}
+    answer = assistant([thought, tag, block("The winter pear."), {"type": "debugInfoBlock", "debugInfo": "x"}])
     assert dialogues(write_json(tmp_path / NAME, conversation(QUESTION, answer))) == [EXCHANGE]
 
 

@@ -186,6 +186,14 @@ def test_a_database_of_several_people_is_refused(tmp_path: Path) -> None:
         conversations(path, OpenWebUIImporter())
 
 
+def test_a_chat_that_was_shared_is_read_once(tmp_path: Path) -> None:
+    inner = json.dumps(chat(QUESTION, ANSWER))
+    path = write_database(
+        tmp_path / "webui.db", TABLES, {"chat": [("c1", "u1", "", inner, TIME), ("c2", "shared-c1", "", inner, TIME)]}
+    )
+    assert dialogues(path) == [EXCHANGE]
+
+
 def test_a_locked_database_is_read_and_a_damaged_one_is_left_out(tmp_path: Path) -> None:
     chats = [(f"c{i}", "u1", "", json.dumps(chat(QUESTION, ANSWER)), TIME + i) for i in range(200)]
     path = write_database(tmp_path / "webui.db", TABLES, {"chat": chats})
@@ -195,8 +203,10 @@ def test_a_locked_database_is_read_and_a_damaged_one_is_left_out(tmp_path: Path)
     lock.close()
     data = path.read_bytes()
     path.write_bytes(data[:8192] + b"\xff" * 20_000 + data[28_192:])
-    items = list(read_imports(path))
-    assert any(isinstance(item, Skipped) and "cannot be read as a database" in item.reason for item in items)
+    with pytest.raises(UserError, match="cannot be read as a database"):
+        list(read_imports(path))
+    (item,) = read_imports(path.parent)
+    assert isinstance(item, Skipped) and "cannot be read as a database" in item.reason
 
 
 @given(data=st.data())

@@ -96,7 +96,7 @@ def mutated(draw: st.DrawFn, value: Any) -> Any:
         else:
             try:
                 if draw(st.booleans()):
-                    target[place[-1]] = draw(DAMAGED)
+                    target[place[-1]] = copy.deepcopy(draw(DAMAGED))
                 else:
                     del target[place[-1]]
             except (KeyError, IndexError, TypeError):
