@@ -128,7 +128,8 @@ def head_of(data: bytes, name: str) -> Head:
         keys = _record_keys([value for value in lines if value is not None]) or _paths(text)
         return Head(name, "lines", encoding, text, keys=frozenset(keys))
     # A text can begin with a time or a link in brackets; a list of numbers is nothing that is imported.
-    if start not in ("{", "[") or (start == "[" and text.lstrip()[1:].lstrip()[:1] not in ("{", "[", '"', "]", "")):
+    first = text.lstrip()[1:].lstrip()
+    if start not in ("{", "[") or (start == "[" and first and not first.startswith(("{", "[", '"', "]", "null"))):
         return Head(name, "text", encoding, text)
     paths = _paths(text)
     if start == "[":
@@ -224,7 +225,7 @@ def _paths(text: str) -> set[str]:
                 open_paths.append((inner, event == "start_array"))
             elif event in ("end_map", "end_array"):
                 open_paths.pop()
-    except ijson.JSONError:  # the text is cut off
+    except (ijson.JSONError, ValueError):  # the text is cut off, or has a number with too many digits
         pass
     return paths
 

@@ -41,7 +41,7 @@ def read_parquet(document: Document) -> Iterator[Record | Skipped]:
                     for row in batch.to_pylist():
                         number += 1
                         yield Record(row, f"{document.where}:{number}")
-        except (pyarrow.ArrowException, UnicodeDecodeError, ValueError, OverflowError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             if number == 0:
                 raise UserError("is a damaged Parquet file", document.where, "export it again") from error
             yield Skipped(f"{document.where}:{number + 1}", "a damaged Parquet file from here on")

@@ -73,13 +73,14 @@ def read_imports(
             yield document if isinstance(document, Skipped) else Skipped(document.where, "the test split of a data set")
             continue
         counter.add_total(document)
+        is_alone = document.path == path.expanduser()
         try:
             head = read_head(document)
         except UserError as error:
-            if isinstance(error, StorageError) or document.path == path.expanduser():
+            if isinstance(error, StorageError) or is_alone:
                 raise
             head = None
-            yield Skipped(document.where, error.what)
+            yield _unreadable(document, error)
         if head is not None and head.kind == "empty" and detect(head) is None and not is_side_file(head):
             yield Skipped(document.where, "an empty file")
         elif head is not None:
@@ -87,7 +88,7 @@ def read_imports(
             if importer is None:
                 unknown += [] if is_side_file(head) else [document]
                 continue
-            yield from _read_document(counter.counted(document), head, importer)
+            yield from _read_document(counter.counted(document), head, importer, is_alone)
         is_anything_read = True
     if not is_anything_read:
         what = "is in no format that can be read" if len(unknown) == 1 else "has no file in a format that can be read"
@@ -131,9 +132,13 @@ def load_dialogues(path: Path | str, min_count: int = 1) -> list[Dialogue]:
     return dialogues
 
 
-def _read_document(document: Document, head: Head, importer: Importer) -> Iterator[ImportedDialogue | Skipped]:
+def _read_document(
+    document: Document, head: Head, importer: Importer, is_alone: bool
+) -> Iterator[ImportedDialogue | Skipped]:
+    is_anything_read = False
     try:
         for item in importer.read(document, head):
+            is_anything_read = True
             if isinstance(item, Skipped):
                 yield item
                 continue
@@ -143,10 +148,14 @@ def _read_document(document: Document, head: Head, importer: Importer) -> Iterat
             else:
                 yield ImportedDialogue(normalized, item)
                 yield from normalized.skipped
-    except StorageError:
-        raise
     except UserError as error:  # a damaged file; the others are still read
-        yield Skipped(document.where, error.what, importer.name)
+        if isinstance(error, StorageError) or (is_alone and not is_anything_read):
+            raise
+        yield _unreadable(document, error, importer.name)
+
+
+def _unreadable(document: Document, error: UserError, app: str = "") -> Skipped:
+    return Skipped(document.where, " ".join(error.what.split()), app)
 
 
 class _ByteCounter:
