@@ -52,6 +52,8 @@ _BODY: Final = re.compile(
 _HEADER: Final = re.compile(r'mdl-typography--title">(.*?)</p>', re.S)
 _MAX_HEADER_CHARS: Final = 2_000
 _BREAK: Final = re.compile(r"<br\s*/?>")
+_LINK: Final = re.compile(r"</?a\b[^<>]*>")
+_FILE: Final = re.compile(r"\s*-\s*(?:&nbsp;\s*)*<a ")
 _BLOCK: Final = re.compile(r"<(?:p|h[1-6]|ul|ol|pre|table|blockquote|hr|div)[\s>/]")
 # A short line with a year and a clock time with seconds, in any language.
 _TIME_LINE: Final = re.compile(r"(?=[^<>]*\b(?:19|20)\d\d\b)[^<>]*\d{1,2}:\d\d:\d\d[^<>]*")
@@ -206,6 +208,7 @@ def _question(title: str, label: str) -> str:
 
 
 def _read_html(document: Document, encoding: str) -> Iterator[_Activity | Skipped]:
+    number = 0
     for number, cell in enumerate(_cells(document, encoding), 1):
         where = f"{document.where}:{number}"
         header, body = _HEADER.search(cell[:_MAX_HEADER_CHARS]), _BODY.search(cell)
@@ -217,14 +220,16 @@ def _read_html(document: Document, encoding: str) -> Iterator[_Activity | Skippe
         if number_of_time is None:
             yield Skipped(where, "an activity without a time" if lines else _NO_PROMPT, _APP)
             continue
-        question = [html.unescape(line).strip(" \r\n\t") for line in lines[:number_of_time]]
-        files = sum("<a " in line for line in question)
-        if files:  # the names of attached files, after a line with their number
-            first = next(n for n, line in enumerate(question) if "<a " in line)
-            question = question[: max(first - 1, 0)]
+        question = lines[:number_of_time]
+        files = [n for n, line in enumerate(question) if _FILE.match(line)]
+        if files:  # the names of attached files are after a line with their number
+            question = question[: max(files[0] - 1, 0)]
+        title = "\n".join(html.unescape(_LINK.sub("", line)).strip(" \r\n\t") for line in question)
         answer = "<br>".join(lines[number_of_time + 1 :])
         time = _time(html.unescape(lines[number_of_time]).strip())
-        yield _activity(where, "\n".join(question), [answer], time, _conversation_ids([cell]), {"file": files})
+        yield _activity(where, title, [answer], time, _conversation_ids([cell]), {"file": len(files)})
+    if not number:
+        yield Skipped(document.where, "no activity of the Gemini apps", _APP)
 
 
 def _cells(document: Document, encoding: str) -> Iterator[str]:

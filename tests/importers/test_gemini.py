@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_personal.errors import UserError
-from mlx_personal.importers import Conversation, read_imports
+from mlx_personal.importers import Conversation, Skipped, read_imports
 from mlx_personal.importers.conversation import Alternative
 from mlx_personal.importers.gemini import GeminiImporter
 from tests.support.exports import conversations, dialogues, mutated, skipped, write_json
@@ -225,6 +225,12 @@ def test_html_is_read_like_json(tmp_path: Path) -> None:
     assert read(path)[0].turns[0].left_out == {"file": 1}
 
 
+def test_a_question_about_html_is_kept(tmp_path: Path) -> None:
+    question = 'Is<br>- &lt;a href="peas"&gt;<br>or <a href="https://example.com">example.com</a><br>right?'
+    path = page(tmp_path, cell(f"Prompted\xa0{question}", "<p>Yes.</p>", "Nov 5, 2025, 1:00:00 AM UTC"))
+    assert dialogues(path)[0][0] == ("user", 'Is\n- <a href="peas">\nor example.com\nright?')
+
+
 def test_a_log_in_html_is_read_in_pieces(tmp_path: Path) -> None:
     cells = [
         cell(f"Prompted\xa0{n} ä", "<p>" + "a" * 700_000 + "</p>", "Nov 5, 2025, 1:00:00 AM UTC") for n in range(4)
@@ -240,6 +246,16 @@ def test_a_takeout_is_read_and_other_products_are_named(tmp_path: Path) -> None:
         archive.writestr("Takeout/My Activity/Gemini Apps/image-1.png", b"\x89PNG")
     assert dialogues(tmp_path / "takeout.zip") == [EXCHANGE]
     assert skipped(tmp_path / "takeout.zip") == ["a file in no known format"]
+
+
+def test_a_log_whose_first_entry_is_damaged_is_read(tmp_path: Path) -> None:
+    assert dialogues(log(tmp_path, None, PEAS)) == [EXCHANGE]
+
+
+def test_another_file_in_this_format_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<html>no activity</html>")
+    found = list(read_imports(tmp_path / "a.html", "gemini"))
+    assert [item.reason for item in found if isinstance(item, Skipped)] == ["no activity of the Gemini apps"]
 
 
 SEED = [
