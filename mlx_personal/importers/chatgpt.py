@@ -32,7 +32,7 @@ from mlx_personal.importers.json_records import Record, read_records
 
 # Content types that the app does not show as part of the conversation.
 _HIDDEN_TYPES: Final = frozenset({"thoughts", "reasoning_recap", "user_editable_context", "model_editable_context"})
-# Types of parts of a message by the last word of what they point to.
+# What parts without text are counted as, by their content type.
 _PARTS: Final = {
     "image_asset_pointer": "image",
     "audio_asset_pointer": "audio",
@@ -125,14 +125,16 @@ def _chosen(messages: Mapping[str, Mapping[str, Any]]) -> set[str]:
 
 
 def _with_feedback_without_message(
-    turns: tuple[Turn, ...], feedback: Feedback, identity: str, messages: Mapping[str, Any]
+    turns: tuple[Turn, ...], feedback: Feedback, identity: str, messages: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Turn, ...]:
     """Return the turns with feedback that names no message of its conversation, if there is one answer only."""
-    unknown = [key for key in feedback.by_conversation.get(identity, ()) if key not in messages]
+    rows = feedback.by_conversation.get(identity, ())
+    ids = {*messages, *(text_of(message.get("id")) for message in messages.values())} - {""} if rows else set()
+    ratings = [rating for key, rating in rows if key not in ids]
     answers = [n for n, turn in enumerate(turns) if turn.role == "assistant" and turn.text and not turn.calls_tool]
-    if not unknown or len(answers) != 1 or turns[answers[0]].rating is not None:
+    if not ratings or len(answers) != 1 or turns[answers[0]].rating is not None:
         return turns
-    answer = replace(turns[answers[0]], rating=feedback.by_message[unknown[-1]], rating_source="thumbs")
+    answer = replace(turns[answers[0]], rating=ratings[-1], rating_source="thumbs")
     return (*turns[: answers[0]], answer, *turns[answers[0] + 1 :])
 
 

@@ -32,12 +32,12 @@ class Feedback:
 
     Attributes:
         by_message: Ratings by the ids of the messages.
-        by_conversation: For each conversation the ids of the rated messages, in the order of the file. Older exports
-            have ids of the feedback instead.
+        by_conversation: For each conversation the ids of the rated messages and the ratings, in the order of the file.
+            Older exports have ids of the feedback instead.
     """
 
     by_message: dict[str, Rating] = field(default_factory=dict)
-    by_conversation: dict[str, list[str]] = field(default_factory=dict)
+    by_conversation: dict[str, list[tuple[str, Rating]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,11 @@ def _records(document: Document | None, skipped: list[Skipped]) -> Iterator[Any]
 def _add_feedback(row: Mapping[str, Any], feedback: Feedback) -> None:
     rating = _RATINGS.get(text_of(row.get("rating")))
     message = text_of(row.get("message_id")) or text_of(row.get("id"))
-    if rating is not None:
+    if rating is None:
+        return
+    if message:
         feedback.by_message[message] = rating
-        feedback.by_conversation.setdefault(text_of(row.get("conversation_id")), []).append(message)
+    feedback.by_conversation.setdefault(text_of(row.get("conversation_id")), []).append((message, rating))
 
 
 def _is_first(document: Document) -> bool:
