@@ -83,8 +83,8 @@ def _turns(message: Mapping[str, Any]) -> list[Turn]:
     if not isinstance(selected, int) or not 0 <= selected < len(versions):
         selected = len(versions) - 1
     turns = _version_turns(versions[selected])
-    if not turns:
-        return []
+    if not turns or len(versions) == 1:
+        return turns
     *before, last = turns
     if last.role == "user":
         return [*before, replace(last, is_edit=selected > 0)]

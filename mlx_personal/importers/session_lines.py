@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from mlx_personal.importers.fields import as_mapping
 from mlx_personal.importers.head import Head
 
 
+# Several importers ask for the same line, which can be long.
+@functools.lru_cache(maxsize=1)
 def first_line(head: Head) -> Mapping[str, Any]:
     """Return the object on the first line of a file with a JSON value a line; an empty one if there is none.
 
