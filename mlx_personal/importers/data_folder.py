@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
-
-from mlx_personal.importers.document import Document
 
 # Names of mlx-lm's data folders, and of the files of data sets on the Hugging Face hub.
 _SPLIT: Final = re.compile(
@@ -23,17 +22,16 @@ def split_of(name: str) -> str:
     return match["split"] if match else ""
 
 
-def is_test_split(document: Document) -> bool:
-    """Return whether a file is the test split of a data set whose training split is beside it.
+def is_test_split(name: str, names: Iterable[str]) -> bool:
+    """Return whether a file is the test split of a data set whose training split is in the same folder.
 
-    It is for the comparison of models, so a model must not be trained on it. A file that is named itself has nothing
-    beside it.
+    It is for the comparison of models, so a model must not be trained on it.
 
     Args:
-        document: The file.
+        name: Name of the file with its folder.
+        names: Names of all files.
     """
-    if split_of(document.name) != "test":
+    if split_of(name) != "test":
         return False
-    folder = document.name.rpartition("/")[0]
-    names = (name for name in document.siblings if name.rpartition("/")[0] == folder)
-    return any(split_of(name) == "train" for name in names)
+    folder = name.rpartition("/")[0]
+    return any(split_of(other) == "train" for other in names if other.rpartition("/")[0] == folder)

@@ -68,7 +68,7 @@ def read_imports(
     for document in open_documents(path):
         if wanted is not None and not (isinstance(document, Document) and wanted(document)):
             continue
-        if isinstance(document, Skipped) or is_test_split(document):
+        if isinstance(document, Skipped) or is_test_split(document.name, document.siblings):
             is_anything_read = True
             yield document if isinstance(document, Skipped) else Skipped(document.where, "the test split of a data set")
             continue

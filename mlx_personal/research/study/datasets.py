@@ -6,18 +6,17 @@ local file of the same schema, or of chats (`{"messages": [...]}` per line). Thi
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import errors as hub_errors
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-from mlx_personal.errors import UserError, from_os_error, quoted
+from mlx_personal.errors import UserError, quoted
 from mlx_personal.importers import Skipped
+from mlx_personal.importers.hub_dataset import hub_access
 from mlx_personal.research.hashing import file_hash
 from mlx_personal.research.study.file_formats import check_readable, read_rows
 from mlx_personal.research.study.schemas import (
@@ -141,29 +140,9 @@ def _download(dataset: Dataset, file: str) -> Path:
 
     This is the only function through which a study downloads data.
     """
-    location = f"{dataset.repo}/{file}"
-    alternative = "or name a local file"
-    try:
-        with _quiet_hub():
-            return Path(_cached_or_downloaded(dataset.repo, file, dataset.revision))
-    except hub_errors.GatedRepoError as error:
-        raise UserError(
-            "its owners require a login", location, f"accept their terms on the hub, {alternative}"
-        ) from error
-    except (
-        hub_errors.RepositoryNotFoundError,
-        hub_errors.RevisionNotFoundError,
-        hub_errors.RemoteEntryNotFoundError,
-    ) as error:
-        raise UserError(
-            f"revision {dataset.revision[:8]} is no longer on the hub", location, "name a local file"
-        ) from error
-    except OSError as error:
-        if error.errno:
-            raise from_os_error(error, location) from error
-        raise UserError("cannot be fetched from the hub", location, f"check the network, {alternative}") from error
-    except Exception as error:  # without a network the hub's client raises errors of its HTTP library
-        raise UserError("cannot be fetched from the hub", location, f"check the network, {alternative}") from error
+    location, missing = f"{dataset.repo}/{file}", f"revision {dataset.revision[:8]} is no longer on the hub"
+    with hub_access(location, missing, "or name a local file"):
+        return Path(_cached_or_downloaded(dataset.repo, file, dataset.revision))
 
 
 def _cached_or_downloaded(repo: str, file: str, revision: str) -> str:
@@ -174,18 +153,6 @@ def _cached_or_downloaded(repo: str, file: str, revision: str) -> str:
     get_hf_file_metadata(hf_hub_url(repo, file, repo_type="dataset", revision=revision), timeout=_HUB_TIMEOUT_S)
     logger.info("downloading %s of %s", file, repo)
     return hf_hub_download(repo, file, repo_type="dataset", revision=revision)
-
-
-@contextlib.contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Silence the hub's client, which logs each error that it also raises."""
-    hub_logger = logging.getLogger("huggingface_hub")
-    level = hub_logger.level
-    hub_logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        hub_logger.setLevel(level)
 
 
 def _read_dialogues(path: Path, dataset: Dataset, unknown_keys: list[str]) -> Iterator[LabeledDialogue | Skipped]:
