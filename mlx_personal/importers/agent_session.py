@@ -73,6 +73,8 @@ class AgentSession:
     def call_tool(self) -> None:
         """Add a call of a tool: the texts since the question are no answer."""
         self.leave_out(TOOL_CALL)
+        if not self._is_asked:
+            return  # the texts before it answer an earlier question
         for index in reversed(range(len(self._turns))):
             turn = self._turns[index]
             if turn.role == "user" or turn.calls_tool:

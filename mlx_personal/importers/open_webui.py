@@ -53,7 +53,8 @@ class OpenWebUIImporter:
     def sniff(self, head: Head) -> float:
         """Return how certain it is that a file was written by Open WebUI."""
         if head.kind == "sqlite":
-            return CERTAIN if head.has("chat.chat", "chat.user_id") or head.has("chat_message.chat_id") else NO
+            has_messages = head.has("chat.chat") or head.has("chat_message.chat_id")
+            return CERTAIN if has_messages and head.has("chat.id", "chat.user_id") else NO
         if not head.is_json:
             return NO
         chats = ("chat.history.messages", "history.messages", "snapshot.chat.chat.history")
@@ -183,7 +184,7 @@ def _turns(message: Mapping[str, Any], rating: Rating | None) -> list[Turn]:
     if role != "assistant":
         return [Turn(role, text, time=time, left_out=left_out)]
     rating = rating or _rating(as_mapping(message.get("annotation")).get("rating"))
-    *before, text = _split(text if not message.get("error") else "")
+    before, text = _split(text if not message.get("error") else "")
     answer = Turn(
         role,
         text,
@@ -196,17 +197,17 @@ def _turns(message: Mapping[str, Any], rating: Rating | None) -> list[Turn]:
     return [*before, answer]
 
 
-def _split(text: str) -> list[Any]:
-    """Return the turns of tool calls and results in an answer, and last the text after them, without thoughts."""
-    parts: list[Any] = []
+def _split(text: str) -> tuple[list[Turn], str]:
+    """Return the turns of tool calls and results in an answer, and the text after them, without thoughts."""
+    turns: list[Turn] = []
     rest, position = "", 0
     for match in _DETAILS.finditer(text):
         rest += text[position : match.start()]
         position = match.end()
         if match["type"] != "reasoning":
-            parts.append(Turn("assistant", rest.strip(), calls_tool=True))
+            turns.append(Turn("assistant", rest.strip(), calls_tool=True))
             rest = ""
             result = _RESULT.search(match["attributes"])
             if result:
-                parts.append(Turn("tool", html.unescape(result[1])))
-    return [*parts, (rest + text[position:]).strip()]
+                turns.append(Turn("tool", html.unescape(result[1])))
+    return turns, (rest + text[position:]).strip()

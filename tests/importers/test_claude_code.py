@@ -100,8 +100,8 @@ def test_what_the_program_wrote_is_left_out_and_counted(tmp_path: Path, injected
     ],
 )
 def test_the_answer_to_a_command_is_none_to_the_question_before(tmp_path: Path, command: Fields) -> None:
-    reply = record("y", "x", "assistant", text("Reviewed."))
-    path = write_lines(tmp_path / "s1.jsonl", [QUESTION, ANSWER, command, reply])
+    replies = [record("y", "x", "assistant", USE), record("z", "y", "assistant", text("Reviewed."))]
+    path = write_lines(tmp_path / "s1.jsonl", [QUESTION, ANSWER, command, *replies])
     assert dialogues(path) == [EXCHANGE]
     assert "an answer to a command of the agent's program" in skipped(path)
 
