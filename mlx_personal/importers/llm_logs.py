@@ -8,15 +8,15 @@ once.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
-from mlx_personal.importers.fields import as_time, text_of
+from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
-from mlx_personal.importers.table_rows import read_rows
+from mlx_personal.importers.table_rows import json_value, read_rows
 
 _NAME: Final = "llm"
 _THREADS: Final = ("threads.id", "threads.tip_message_hash", "messages.parent_hash", "parts.message_hash")
@@ -90,20 +90,15 @@ def _message_turns(connection: sqlite3.Connection, head: Head, message: object, 
     left_out: dict[str, int] = {}
     results: list[Turn] = []
     calls_tool = False
-    columns = ("type", "text", "output", "fragment_id")
+    columns = ("type", "text", "payload")
     for part in read_rows(connection, head, "parts", columns, "WHERE message_hash = ? ORDER BY position", (message,)):
-        kind = part["type"]
+        kind, payload = part["type"], as_mapping(json_value(part["payload"]))
         if kind == "text":
-            text = text_of(part["text"])
-            if part["text"] is None and head.has("fragments.content"):
-                query = "SELECT content FROM fragments WHERE id = ?"
-                fragment = connection.execute(query, (part["fragment_id"],)).fetchone()
-                text = text_of(fragment["content"]) if fragment is not None else ""
-            texts.append(text)
+            texts.append(text_of(part["text"]) or _text_of_pieces(connection, head, payload))
         elif kind == "tool_call":
             calls_tool = True
         elif kind == "tool_result":
-            results.append(Turn("tool", text_of(part["output"])))
+            results.append(Turn("tool", text_of(payload.get("output"))))
         elif kind == "attachment":
             left_out["file"] = left_out.get("file", 0) + 1
     known_role = role_of(role)
@@ -120,6 +115,19 @@ def _message_turns(connection: sqlite3.Connection, head: Head, message: object, 
         return results
     is_call = calls_tool and known_role == "assistant"
     return [*results, Turn(str(known_role), text, time=time, model=model, calls_tool=is_call, left_out=left_out)]
+
+
+def _text_of_pieces(connection: sqlite3.Connection, head: Head, payload: Mapping[str, Any]) -> str:
+    """Return a text that is stored as pieces, of which some are fragments that other texts share."""
+    texts: list[str] = []
+    for piece in map(as_mapping, as_list(payload.get("text_ref"))):
+        if isinstance(piece.get("fragment"), int) and head.has("fragments.content"):
+            query = "SELECT content FROM fragments WHERE id = ?"
+            row = connection.execute(query, (piece["fragment"],)).fetchone()
+            texts.append("" if row is None else text_of(row["content"]))
+        else:
+            texts.append(text_of(piece.get("literal")))
+    return "".join(texts)
 
 
 def _read_responses(connection: sqlite3.Connection, head: Head, done: set[str]) -> Iterator[Conversation]:

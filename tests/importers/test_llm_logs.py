@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ CREATE TABLE threads (id TEXT PRIMARY KEY, name TEXT, tip_message_hash TEXT, for
 CREATE TABLE turns (id TEXT PRIMARY KEY, thread_id TEXT, tip_message_hash TEXT, model TEXT, datetime_utc TEXT);
 CREATE TABLE messages (hash TEXT PRIMARY KEY, parent_hash TEXT, role TEXT);
 CREATE TABLE parts (
-    id INTEGER PRIMARY KEY, message_hash TEXT, position INTEGER, type TEXT, text TEXT, output TEXT, fragment_id INTEGER
+    id INTEGER PRIMARY KEY, message_hash TEXT, position INTEGER, type TEXT, tool_name TEXT, text TEXT, payload TEXT
 );
 """
 DAY = "2026-08-01T12:00:00.5+00:00"
@@ -34,9 +35,9 @@ RESPONSE = ("r1", "small", "Which pear keeps?", None, "The winter pear.", "c1", 
 THREAD = ("c1", "Pears", "a", None, DAY)
 MESSAGES = [("q", None, "user"), ("a", "q", "assistant")]
 PARTS = [
-    (1, "q", 0, "text", "Which pear keeps?", None, None),
-    (2, "a", 0, "reasoning", "It keeps.", None, None),
-    (3, "a", 1, "text", "The winter pear.", None, None),
+    (1, "q", 0, "text", None, "Which pear keeps?", None),
+    (2, "a", 0, "reasoning", None, "It keeps.", None),
+    (3, "a", 1, "text", None, "The winter pear.", None),
 ]
 
 
@@ -79,7 +80,7 @@ def test_the_newer_schema_is_read_from_the_last_message(tmp_path: Path) -> None:
         threads=[THREAD],
         turns=[("t1", "c1", "a", "small", DAY), ("t2", None, "b", "small", DAY)],
         messages=[*MESSAGES, ("b", "q", "assistant")],
-        parts=[*PARTS, (4, "b", 0, "text", "Any pear.", None, None)],
+        parts=[*PARTS, (4, "b", 0, "text", None, "Any pear.", None)],
     )
     assert dialogues(path) == [EXCHANGE, [EXCHANGE[0], ("assistant", "Any pear.")]]
     thread, loose = conversations(path, LLMLogsImporter())
@@ -90,12 +91,13 @@ def test_the_newer_schema_is_read_from_the_last_message(tmp_path: Path) -> None:
 
 def test_tools_and_fragments_of_the_newer_schema_are_read(tmp_path: Path) -> None:
     messages = [("q", None, "user"), ("c", "q", "assistant"), ("r", "c", "tool"), ("a", "r", "assistant")]
+    pieces = {"text_ref": [{"literal": "Which "}, {"fragment": 1}, {"fragment": 9}, {}]}
     parts = [
-        (1, "q", 0, "text", None, None, 1),
-        (2, "c", 0, "text", "I will look.", None, None),
-        (3, "c", 1, "tool_call", None, None, None),
-        (4, "r", 0, "tool_result", None, "pears: winter", None),
-        (5, "a", 0, "text", "The winter pear.", None, None),
+        (1, "q", 0, "text", None, None, json.dumps(pieces)),
+        (2, "c", 0, "text", None, "I will look.", None),
+        (3, "c", 1, "tool_call", "find", None, json.dumps({"name": "find", "arguments": {}})),
+        (4, "r", 0, "tool_result", "find", None, json.dumps({"name": "find", "output": "pears: winter"})),
+        (5, "a", 0, "text", None, "The winter pear.", None),
     ]
     script = NEW + "CREATE TABLE fragments (id INTEGER PRIMARY KEY, hash TEXT, content TEXT);"
     path = write(
@@ -104,7 +106,7 @@ def test_tools_and_fragments_of_the_newer_schema_are_read(tmp_path: Path) -> Non
         threads=[THREAD],
         messages=messages,
         parts=parts,
-        fragments=[(1, "h", "Which pear keeps?")],
+        fragments=[(1, "h", "pear keeps?")],
     )
     assert dialogues(path) == [[EXCHANGE[0], ("tool", "pears: winter"), EXCHANGE[1]]]
 
