@@ -46,6 +46,8 @@ _KINDS: Final[tuple[_Kind, ...]] = (
 )
 # More than any turn within the limits of words.
 _MAX_CHARS: Final = 2_000
+# More than a first word of the rules with marks before it.
+_BEGINNING_CHARS: Final = 60
 _WORD: Final = re.compile(
     "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[👍👎👌🙏]|[^\\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
 )
@@ -85,10 +87,13 @@ def reaction_of(text: str, answer: str) -> Reaction | None:
         answer: The answer. If it ends with a question, a mere `no` or `great` may reply to that.
     """
     stripped = text.strip()
-    if not stripped or len(stripped) > _MAX_CHARS or stripped.startswith(_QUOTATION):
+    if len(stripped) > _MAX_CHARS or stripped.startswith(_QUOTATION):
         return None
-    turn = _Turn(stripped)
-    return turn.reaction(asks=_ends_with_question(answer))
+    # Most turns begin with no phrase, and an import has many of them.
+    first_word = _WORD.search(_fold(stripped[:_BEGINNING_CHARS]))
+    if first_word is None or first_word[0] not in _first_words():
+        return None
+    return _Turn(stripped).reaction(asks=_ends_with_question(answer))
 
 
 class _Turn:
@@ -216,8 +221,15 @@ def _rules() -> tuple[Mapping[tuple[str, ...], _Phrase], int]:
     return phrases, max(map(len, phrases))
 
 
+@functools.cache
+def _first_words() -> frozenset[str]:
+    return frozenset(phrase[0] for phrase in _rules()[0])
+
+
 def _fold(text: str) -> str:
     """Return a text without case, accents and apostrophes."""
+    if text.isascii():
+        return _APOSTROPHES.sub("", text).lower()
     decomposed = unicodedata.normalize("NFKD", _APOSTROPHES.sub("", text).casefold())
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
