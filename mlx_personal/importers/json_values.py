@@ -18,7 +18,7 @@ MAX_VALUE_CHARS: Final = 128_000_000
 _SPACE: Final = re.compile(r"[\s\ufeff]*")
 # The longest beginning of a token that can be cut off: an escape sequence such as \ud83d\ude00.
 _MAX_TOKEN_CHARS: Final = 16
-_CUT_TOKEN: Final = re.compile(r"(-|t|tr|tru|f|fa|fal|fals|n|nu|nul)?\s*\Z")
+_CUT_TOKEN: Final = re.compile(r"(-|t(r(u)?)?|f(a(l(s)?)?)?|n(u(l)?)?)?\s*\Z")
 # Characters that may stand in a number after its beginning that is a number itself: `.`, or `e-`.
 _MAX_NUMBER_SIGNS: Final = 2
 CUT_OFF: Final = "the end of the file is missing"
