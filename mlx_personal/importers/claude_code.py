@@ -26,6 +26,8 @@ _INJECTED: Final = re.compile(
     r"\s*(<(local-command-\w+|bash-std\w+|user-prompt-submit-hook|tick)\b|\[Request interrupted by user"
     r"|This session is being continued from a previous conversation|Caveat: The messages below were generated)"
 )
+# Records of titles, and the keys in them: the person's own, the program's, and that of older versions.
+_TITLES: Final = {"custom-title": "customTitle", "ai-title": "aiTitle", "summary": "summary"}
 # Texts that the program adds to what the person typed.
 _ADDED: Final = re.compile(r"<(system-reminder|ide_opened_file|ide_selection|ide_diagnostics)>.*?</\1>", re.DOTALL)
 
@@ -47,26 +49,27 @@ class ClaudeCodeImporter:
         """Yield the session of a file."""
         session = AgentSession(self.name, document.where)
         lengths: dict[str, int] = {}  # number of turns when each record was read
-        identity = title = ""
+        identity, titles = "", dict[str, str]()
         for record in read_records(document, head):
             if isinstance(record, Skipped):
                 yield record
                 continue
             value = as_mapping(record.value)
-            if value.get("type") == "summary":
-                title = text_of(value.get("summary")) or title
+            kind = text_of(value.get("type"))
+            if kind in _TITLES:
+                titles[kind] = text_of(value.get(_TITLES[kind])) or titles.get(kind, "")
                 continue
             if value.get("isSidechain") is True:
                 session.leave_out(SUB_AGENT)
                 continue
             identity = identity or text_of(value.get("sessionId"))
-            if value.get("type") == "user":
+            if kind == "user":
                 _read_user(session, value, lengths)
-            elif value.get("type") == "assistant":
+            elif kind == "assistant":
                 _read_assistant(session, value)
             if text_of(value.get("uuid")):
                 lengths[value["uuid"]] = len(session)
-        yield from session.result(identity, title)
+        yield from session.result(identity, next((titles[kind] for kind in _TITLES if titles.get(kind)), ""))
 
 
 def _read_user(session: AgentSession, value: Mapping[str, Any], lengths: Mapping[str, int]) -> None:

@@ -57,7 +57,7 @@ class CodexImporter:
             if reader.is_sub_agent:
                 yield Skipped(document.where, SUB_AGENT, self.name)
                 return
-        yield from reader.session.result(reader.identity, time=reader.time)
+        yield from reader.session.result(reader.identity, reader.title, reader.time)
 
 
 class _Reader:
@@ -70,7 +70,7 @@ class _Reader:
 
     def __init__(self, session: AgentSession, has_user_events: bool):
         self.session = session
-        self.identity = ""
+        self.identity = self.title = ""
         self.time: float | None = None
         self.is_sub_agent = False
         self._has_user_events = has_user_events
@@ -91,6 +91,8 @@ class _Reader:
         elif kind == "event_msg":
             if payload.get("type") == "user_message" and self._has_user_events:
                 self._ask(text_of(payload.get("message")), time, len(as_list(payload.get("images"))))
+            elif payload.get("type") == "thread_name_updated":
+                self.title = text_of(payload.get("thread_name")) or self.title
         elif payload.get("type") == "message":
             self._read_message(payload, time)
         elif payload.get("type") in _CALLS:

@@ -153,8 +153,9 @@ def _conversation(
         history.get("currentId"),
         lambda key: _turns(messages[key], ratings.get(key)),
     )
+    system = text_of(as_mapping(chat.get("params")).get("system"))
     return Conversation(
-        turns,
+        (Turn("system", system), *turns) if system.strip() else turns,
         _NAME,
         where,
         id=text_of(value.get("id")) or text_of(chat.get("id")),

@@ -55,6 +55,13 @@ def test_a_session_is_read_with_its_origin(tmp_path: Path) -> None:
     assert found.turns[1].model == "small"
 
 
+def test_the_title_of_the_person_is_preferred_to_that_of_the_program(tmp_path: Path) -> None:
+    titles = [{"type": "ai-title", "aiTitle": "A test"}, {"type": "custom-title", "customTitle": "My test"}]
+    for records, title in ((titles[:1], "A test"), (titles[::-1], "My test")):
+        path = write_lines(tmp_path / "s1.jsonl", [QUESTION, ANSWER, *records])
+        assert conversations(path, ClaudeCodeImporter())[0].title == title
+
+
 def test_only_the_closing_prose_is_an_answer_and_tools_are_counted(tmp_path: Path) -> None:
     records = [
         QUESTION,

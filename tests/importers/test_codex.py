@@ -47,12 +47,13 @@ OUTPUT = record("response_item", type="function_call_output", call_id="1", outpu
 
 def test_a_session_is_read_with_its_origin(tmp_path: Path) -> None:
     records = [META, TURN, item("developer", "Rules"), item("user", CONTEXT), item("user", EXCHANGE[0][1])]
-    answer = [event(EXCHANGE[0][1]), item("assistant", EXCHANGE[1][1])]
+    name = record("event_msg", type="thread_name_updated", thread_name="A failing test")
+    answer = [event(EXCHANGE[0][1]), item("assistant", EXCHANGE[1][1]), name]
     path = write_lines(tmp_path / "rollout-1.jsonl", [*records, *answer])
     assert dialogues(path) == [EXCHANGE]
     assert skipped(path) == ["a text that the agent's program wrote"]
     [found] = conversations(path, CodexImporter())
-    assert (found.app, found.id, found.title, found.time) == ("codex", "s1", "", 1_785_585_600.5)
+    assert (found.app, found.id, found.title, found.time) == ("codex", "s1", "A failing test", 1_785_585_600.5)
     assert found.turns[1].model == "small"
 
 

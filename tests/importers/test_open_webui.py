@@ -44,11 +44,11 @@ EXCHANGE = [("user", "Which pear keeps?"), ("assistant", "The winter pear.")]
 
 
 def test_an_export_is_read_with_its_origin(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "chats.json", [exported(chat(QUESTION, ANSWER))])
-    assert dialogues(path) == [EXCHANGE]
+    path = write_json(tmp_path / "chats.json", [exported(chat(QUESTION, ANSWER, params={"system": "Be brief."}))])
+    assert dialogues(path) == [[("system", "Be brief."), *EXCHANGE]]
     [found] = conversations(path, OpenWebUIImporter())
     assert (found.app, found.id, found.title, found.time) == ("open-webui", "c1", "Pears", TIME)
-    assert (found.turns[1].model, found.turns[1].time) == ("small", TIME + 1)
+    assert (found.turns[2].model, found.turns[2].time) == ("small", TIME + 1)
 
 
 @pytest.mark.parametrize("indent", [None, 1])
