@@ -60,14 +60,20 @@ class Message:
             raise ValueError(f"an empty {self.role} message")
         if len(self.content) > MAX_MESSAGE_CHARS:
             raise ValueError(
-                f"a {self.role} message of {len(self.content):,} characters; at most {MAX_MESSAGE_CHARS:,} are allowed"
+                f"{self._kind} of {len(self.content):,} characters; at most {MAX_MESSAGE_CHARS:,} are allowed"
             )
         if "\0" in self.content:
-            raise ValueError(f"a NUL byte in a {self.role} message")
+            raise ValueError(f"a NUL byte in {self._kind}")
         try:
             self.content.encode()  # many times as fast as looking at each character
         except UnicodeEncodeError:
-            raise ValueError(f"a lone surrogate (half a character) in a {self.role} message") from None
+            # A byte that is not UTF-8 becomes one where a file is read.
+            what = "a lone surrogate (half a character, or a byte that is not UTF-8)"
+            raise ValueError(f"{what} in {self._kind}") from None
+
+    @property
+    def _kind(self) -> str:
+        return f"{'an' if self.role == 'assistant' else 'a'} {self.role} message"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_a_line_that_never_ends_is_not_kept(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))), st.integers(1, 5))
 def test_lines_are_those_of_the_text(tmp_path: Path, lines: list[str], chunk: int) -> None:
     for end in ("\n", "\r", "\r\n"):

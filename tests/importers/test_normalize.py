@@ -89,7 +89,7 @@ def test_an_answer_goes_with_its_question(question: Turn) -> None:
 def test_a_question_goes_with_its_damaged_answer() -> None:
     damaged = Turn("assistant", "a\0b")
     assert messages(SECOND, damaged, QUESTION, ANSWER) == EXCHANGE
-    assert skipped(SECOND, damaged, QUESTION, ANSWER) == ["a NUL byte in a assistant message"]
+    assert skipped(SECOND, damaged, QUESTION, ANSWER) == ["a NUL byte in an assistant message"]
 
 
 def test_answers_with_weight_0_are_context() -> None:

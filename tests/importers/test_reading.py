@@ -155,7 +155,7 @@ def test_a_message_at_the_limit_is_read_and_one_above_is_counted(tmp_path: Path)
     dialogue, skipped = read_dialogues(write_lines(tmp_path / "a.jsonl", rows))
     assert isinstance(dialogue, Dialogue)
     assert isinstance(skipped, Skipped)
-    assert skipped.reason == "a assistant message of 100,001 characters; at most 100,000 are allowed"
+    assert skipped.reason == "an assistant message of 100,001 characters; at most 100,000 are allowed"
 
 
 def test_the_facade_imports_no_importer_until_it_reads() -> None:

@@ -287,7 +287,7 @@ def test_time_title_and_a_unique_id_are_kept(tmp_path: Path) -> None:
         ({"messages": []}, "a conversation without text"),
         (17, "a row that is not an object"),
         (None, "a row that is not an object"),
-        ({"prompt": QUESTION, "completion": "a\0b"}, "a NUL byte in a assistant message"),
+        ({"prompt": QUESTION, "completion": "a\0b"}, "a NUL byte in an assistant message"),
     ],
 )
 def test_a_row_without_a_dialogue_is_counted(tmp_path: Path, row: object, reason: str) -> None:

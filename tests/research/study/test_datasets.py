@@ -271,7 +271,7 @@ def test_invalid_rows_are_skipped_and_reported(tmp_path: Path) -> None:
         "its context is not text",
         "not of the data set's schema",
         "not of the data set's schema",
-        "a lone surrogate (half a character) in a assistant message",
+        "a lone surrogate (half a character, or a byte that is not UTF-8) in an assistant message",
     ]
 
 
