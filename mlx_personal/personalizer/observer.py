@@ -1,14 +1,16 @@
 """Embed, score and select the unscored dialogues of the stream: the first three steps of the learning loop.
 
-Dialogues are processed in chunks, each committed as a whole, so that an interruption at any point does not change the
-result.
+Dialogues are embedded in chunks of similar length and selected in the order of the stream. Windows of them are
+committed as a whole, so that an interruption at any point does not change the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
+
+import numpy as np
 
 from mlx_personal.config import Config
 from mlx_personal.embedding import Embedder, Embedding
@@ -18,7 +20,9 @@ from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
 from mlx_personal.selection import Decision, SelectionCandidate, Selector, make_policy
 
-# Number of dialogues that are embedded and committed together; an interruption loses at most the work on these.
+# Number of dialogues that are committed together; an interruption loses at most the work on these.
+_WINDOW: Final = 256
+# Number of them, of similar length, that are embedded together: the states of all their tokens are in memory.
 _CHUNK: Final = 64
 
 
@@ -66,7 +70,7 @@ class Observer:
 
         Args:
             embedder: Computes the embeddings.
-            on_progress: Receives an event of stage `scoring` after each chunk.
+            on_progress: Receives an event of stage `scoring` after each chunk of embeddings.
 
         Returns:
             The number of dialogues for each action of the selection.
@@ -75,22 +79,37 @@ class Observer:
             self.reembed(embedder)
         counts: dict[str, int] = {}
         total = self._store.unscored_count()
-        while rows := self._store.unscored(_CHUNK):
-            with self._measure("embedding"):
-                embeddings = embedder.embed([row.dialogue.text for row in rows])
-            with self._measure("scoring"):
-                entropies = self._entropies(embeddings)
+        while rows := self._store.unscored(_WINDOW):
+            done = sum(counts.values())
+            embedded = self._embed([row.dialogue.text for row in rows], embedder, done, total, on_progress)
             try:
                 with self._store.transaction():
-                    for row, embedding, eoe in zip(rows, embeddings, entropies, strict=True):
-                        action = self._select(row, embedding, eoe)
+                    for row, (vector, eoe) in zip(rows, embedded, strict=True):
+                        action = self._select(row, vector, eoe)
                         counts[action] = counts.get(action, 0) + 1
             except BaseException:
                 self._selector = None  # the buffer in memory is ahead of the stored one
                 raise
-            if on_progress is not None:
-                on_progress(ProgressEvent("scoring", sum(counts.values()), total))
         return counts
+
+    def _embed(
+        self, texts: Sequence[str], embedder: Embedder, done: int, total: int, on_progress: Progress | None
+    ) -> list[tuple[np.ndarray, float]]:
+        """Return vector and entropy of each text, computed in chunks of similar length."""
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        embedded: dict[int, tuple[np.ndarray, float]] = {}
+        for start in range(0, len(order), _CHUNK):
+            chunk = order[start : start + _CHUNK]
+            with self._measure("embedding"):
+                embeddings = embedder.embed([texts[number] for number in chunk])
+            with self._measure("scoring"):
+                entropies = self._entropies(embeddings)
+            # The states, of all tokens, are not kept: they are thousands of times as large as the vectors.
+            vectors = (embedding.vector for embedding in embeddings)
+            embedded.update(zip(chunk, zip(vectors, entropies, strict=True), strict=True))
+            if on_progress is not None:
+                on_progress(ProgressEvent("scoring", done + len(embedded), total))
+        return [embedded[number] for number in range(len(texts))]
 
     def reembed(self, embedder: Embedder) -> int:
         """Recompute the vectors and entropies of all bins with another embedder.
@@ -119,7 +138,7 @@ class Observer:
             [embedding.states for embedding in embeddings], self._config.scoring.entropy_estimator
         )
 
-    def _select(self, row: DialogueRow, embedding: Embedding, eoe: float) -> str:
+    def _select(self, row: DialogueRow, vector: np.ndarray, eoe: float) -> str:
         text = row.dialogue.text
         with self._measure("scoring"):
             score = self.lexicons().domain_specific_score(text)
@@ -128,16 +147,16 @@ class Observer:
                 dialogue_id=row.id,
                 position=row.id,
                 text=text,
-                vector=embedding.vector,
+                vector=vector,
                 eoe=eoe,
                 dss=score.dss,
                 domain=score.domain,
             )
             decision = self.selector().offer(candidate)
-            self._record(decision, embedding)
+            self._record(decision, vector)
         return decision.action
 
-    def _record(self, decision: Decision, embedding: Embedding) -> None:
+    def _record(self, decision: Decision, vector: np.ndarray) -> None:
         eoe, dss, idd = decision.scores.eoe, decision.scores.dss, decision.scores.idd
         self._store.add_decision(
             decision.dialogue_id,
@@ -149,4 +168,4 @@ class Observer:
             decision.detail,
         )
         if decision.slot is not None:
-            self._store.put_bin(decision.slot, decision.dialogue_id, embedding.vector, eoe, idd)
+            self._store.put_bin(decision.slot, decision.dialogue_id, vector, eoe, idd)
