@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 @click.option("--title", default="", metavar="TEXT", help="Take conversations with this text in their title only.")
 @click.option("--dry-run", is_flag=True, help="Show what would be taken and what skipped, and store nothing.")
 @click.option("--select-later", is_flag=True, help="Store the dialogues; the next `run` scores and selects them.")
+@click.option("--yes", is_flag=True, help="Download data sets of the Hugging Face hub without asking.")
 @json_option
 def import_(
     cli: CommandContext,
@@ -45,12 +47,13 @@ def import_(
     title: str,
     dry_run: bool,
     select_later: bool,
+    yes: bool,
 ) -> CommandResult:
     """Import conversations from PATHS, then score and select them.
 
     A path is a file, a folder or a zip: an app's export, a folder of its files, a session of an agent, or a training
-    set. `-` is standard input. Formats are recognized. What cannot be read is counted and skipped, and what was
-    imported before is not imported again.
+    set. `-` is standard input, and OWNER/NAME is a data set of the Hugging Face hub. Formats are recognized. What
+    cannot be read is counted and skipped, and what was imported before is not imported again.
     """
     from mlx_personal.personalizer import ImportOptions
 
@@ -64,8 +67,9 @@ def import_(
     decisions: dict[str, int] = {}
     accepted = 0
     with cli.open_profile(write=not dry_run) as personalizer:
+        local_paths = [file for path in paths for file in _local_files(cli, path, yes)]
         with progress_bar(cli, "Reading", in_bytes=True) as on_progress:
-            result = personalizer.import_paths(paths, options, on_progress, dry_run)
+            result = personalizer.import_paths(local_paths, options, on_progress, dry_run)
         if not dry_run and not select_later:
             with progress_bar(cli, "Scoring") as on_progress:
                 decisions = personalizer.score(on_progress)
@@ -103,6 +107,24 @@ def import_(
             print_lines(console, f"{open_questions} questions are open; answer them with {cli.command('review')}")
 
     return CommandResult(data, show, exit_code=1 if result.failed else 0)
+
+
+def _local_files(cli: CommandContext, path: Path, yes: bool) -> list[Path]:
+    """Return a path itself, or the files of the data set on the hub that it names, downloaded after permission."""
+    from mlx_personal.errors import UserError
+    from mlx_personal.importers.hub_dataset import dataset_files, is_dataset_name
+
+    name = str(path)
+    if not is_dataset_name(name) or path.exists():
+        return [path]
+    if not yes:
+        try:
+            return dataset_files(name, allow_download=False)
+        except UserError as error:
+            question = f"{name} is a data set of the Hugging Face hub. Download it?"
+            if cli.as_json or not sys.stdin.isatty() or not click.confirm(question, err=True):
+                raise UserError(error.what, name, "allow the download with --yes, or name files") from error
+    return dataset_files(name, allow_download=True)
 
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_personal.errors import UserError
 from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
@@ -135,3 +136,20 @@ def test_unreadable_files_are_reported_on_one_line(profile: Path, tmp_path: Path
     assert "no dialogue" in error_line("import", tmp_path / "empty.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     assert "an empty file" in error_line("import", tmp_path / "binary.jsonl")
+
+
+def test_a_data_set_of_the_hub_is_downloaded_after_permission_only(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(dialogue_line("Good?", "Good."))
+
+    def files(name: str, allow_download: bool) -> list[Path]:
+        if not allow_download:
+            raise UserError("is not on this machine", name, "allow the download")
+        return [file]
+
+    monkeypatch.setattr("mlx_personal.importers.hub_dataset.dataset_files", files)
+    line = error_line("import", "someone/chats")
+    assert line.endswith("someone/chats: is not on this machine; allow the download with --yes, or name files")
+    assert run_json("import", "--yes", "someone/chats")["new"] == 1
