@@ -76,10 +76,13 @@ def _wrapped_items(text: _Text, wrapper: str) -> Iterator[Any]:
     for _ in text.members("}"):
         key = text.decode()
         text.expect(":")
-        if text.peek() == "[" and key == wrapper:
+        if text.peek() != "[":
+            text.decode()
+        elif key == wrapper:
             yield from _items(text)
         else:
-            text.decode()
+            for _ in _items(text):  # a list that is left out is not kept as a whole
+                pass
 
 
 class _Text:
