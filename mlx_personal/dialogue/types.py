@@ -59,9 +59,7 @@ class Message:
         if not self.content.strip():
             raise ValueError(f"an empty {self.role} message")
         if len(self.content) > MAX_MESSAGE_CHARS:
-            raise ValueError(
-                f"{self._kind} of {len(self.content):,} characters; at most {MAX_MESSAGE_CHARS:,} are allowed"
-            )
+            raise ValueError(f"{self._kind} of over {MAX_MESSAGE_CHARS:,} characters")
         if "\0" in self.content:
             raise ValueError(f"a NUL byte in {self._kind}")
         try:

@@ -139,7 +139,7 @@ def test_each_message_names_its_turns() -> None:
         ([QUESTION, Turn("critic", "Good.")], "a turn with the unknown role 'critic'"),
         ([QUESTION, Turn("", "Good.")], "a turn without a role"),
         ([QUESTION, replace(ANSWER, weight=0)], "an answer with weight 0 after the last target"),
-        ([Turn("user", "x" * 60_000), Turn("user", "x" * 60_000), ANSWER], "a user message of 120,002 characters"),
+        ([Turn("user", "x" * 60_000), Turn("user", "x" * 60_000), ANSWER], "a user message of over 100,000 characters"),
     ],
 )
 def test_a_conversation_without_a_dialogue_is_skipped(turns: list[Turn], reason: str) -> None:
