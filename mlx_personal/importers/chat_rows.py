@@ -13,7 +13,7 @@ CHAT_KEYS: Final = ("messages", "conversations", "conversation", "dialogue", "di
 TIME_KEYS: Final = ("create_time", "created_at", "timestamp", "created")
 _SYSTEM_KEYS: Final = ("system", "system_prompt", "systemInstruction", "system_instruction")
 # Items of OpenAI's Responses API have a type instead of a role.
-_ROLE_KEYS: Final = ("role", "from", "sender", "speaker", "type")
+_ROLE_KEYS: Final = ("role", "from", "type")
 _CONTENT_KEYS: Final = ("content", "value", "text", "parts", "output")
 # Roles of turns that call a tool, whose text is the call.
 _CALL_ROLES: Final = ("function_call", "tool_call")
@@ -40,8 +40,9 @@ def chat_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
         row: The row.
     """
     for key in CHAT_KEYS:
-        if isinstance(row.get(key), list):
-            return (*system_turns(row), *turns_of_messages(row[key]))
+        messages = row.get(key)
+        if isinstance(messages, list) and (key == "messages" or any(map(is_message, messages))):
+            return (*system_turns(row), *turns_of_messages(messages))
     return None
 
 

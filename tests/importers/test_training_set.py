@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_personal import Dialogue
+from mlx_personal import Dialogue, read_dialogues
 from mlx_personal.errors import UserError
 from mlx_personal.importers import read_imports
 from mlx_personal.importers.conversation import Alternative
@@ -60,6 +60,21 @@ def test_valid_rows_keep_the_keys_that_they_had(tmp_path: Path) -> None:
     messages += [{"role": "assistant", "content": "<think>b</think>\n c "}, USER, ASSISTANT]
     (item,) = imported(write_lines(tmp_path / "a.jsonl", [{"messages": messages}]))
     assert item.dialogue.key == Dialogue.from_messages(messages).key
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0<"), min_size=1).filter(str.strip)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3), st.none() | TEXT, st.booleans())
+def test_valid_dialogues_are_read_as_they_are(
+    tmp_path: Path, exchanges: list[tuple[str, str]], system: str | None, is_list: bool
+) -> None:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for question, answer in exchanges:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    file = write_lines(tmp_path / "a.jsonl", [messages if is_list else {"messages": messages}])
+    assert list(read_dialogues(file)) == [Dialogue.from_messages(messages)]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -282,6 +297,8 @@ def test_time_title_and_a_unique_id_are_kept(tmp_path: Path) -> None:
         ({"text": "The pear is ripe in late September."}, "a text without turns"),
         ({"a": 1}, "a row without a conversation"),
         ({"messages": "hi"}, "a row without a conversation"),
+        ({"messages": [17, "x"]}, "a turn without a role"),
+        ({"dialogue": ["Hello.", "Hello, Ida."]}, "a row without a conversation"),
         ({"prompt": "a", "completion": 3}, "a row without a conversation"),
         ({"prompt": [], "completion": []}, "a row without a conversation"),
         ({"messages": []}, "a conversation without text"),
