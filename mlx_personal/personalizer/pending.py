@@ -13,7 +13,7 @@ class PendingStep:
     """A pending step of the learning loop.
 
     Attributes:
-        step: `score`, `synthesize`, `train` or `evaluate`.
+        step: `score`, `accept` (proposals that follow from exports), `synthesize`, `train` or `evaluate`.
         reason: Why it is pending.
     """
 
@@ -32,6 +32,8 @@ def pending_steps(store: Store, config: Config, fingerprint: str) -> list[Pendin
     steps = []
     if unscored := store.unscored_count():
         steps.append(PendingStep("score", f"{unscored} dialogues have not been scored"))
+    if config.annotation.inferred == "accept" and (proposals := len(store.inferred.never_annotated_ids())):
+        steps.append(PendingStep("accept", f"{proposals} verdicts that follow from imports are to be accepted"))
     if unsynthesized := store.unsynthesized_count():
         steps.append(PendingStep("synthesize", f"{unsynthesized} annotated dialogues have no synthetic dialogues"))
     last_annotation = store.last_preferred_id()

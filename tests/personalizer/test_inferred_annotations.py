@@ -84,7 +84,9 @@ def test_the_status_counts_proposals_and_inferred_annotations(personalizer: Pers
     for dialogue_id, rating in ((1, "good"), (2, "bad"), (3, "good")):
         store.imports.add_verdicts(import_id, dialogue_id, [(0, rating, "thumbs", "seen")])
     assert personalizer.status().inferred.proposals == 3
+    assert [step.step for step in personalizer.pending_steps()] == ["accept"]
     assert personalizer.annotations.accept_inferred() == 3
+    assert "accept" not in [step.step for step in personalizer.pending_steps()]
     personalizer.annotations.undo()
     printed = personalizer.status().to_json()
     assert printed["inferred"] == {
