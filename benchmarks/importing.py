@@ -212,7 +212,7 @@ def write_export(path: Path, num_bytes: int) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         file.write("[")
-        while file.tell() < num_bytes:
+        while path.stat().st_size < num_bytes:
             nodes = dict(_nodes(rng, encoded, count))
             mapping = ", ".join(f'"{key}": {node}' for key, node in nodes.items())
             file.write(f"{', ' if count else ''}{{")
