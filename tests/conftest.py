@@ -25,6 +25,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mlx_personal import LanguageModel, load_language_model
 
 if TYPE_CHECKING:
+    import sqlite3
+
+    from mlx_personal.storage.database import Database
     from tests.support.augmentation import InProcessJobs
     from tests.support.fake_server import FakeServer
 
@@ -40,6 +43,24 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Let no file and no database wait until the disk has it, which only a power failure could tell."""
+    from mlx_personal.storage.database import Database
+
+    connect = Database._connect
+
+    def connect_without_waiting(self: Database, write: bool) -> sqlite3.Connection:
+        connection = connect(self, write)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(Database, "_connect", connect_without_waiting)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -178,7 +178,7 @@ def test_processed_tokens_include_the_padding_of_mlx_lm() -> None:
 # Ours
 
 
-@pytest.mark.parametrize("num_layers", [1, 2, -1])
+@pytest.mark.parametrize("num_layers", [*(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2)), -1])
 def test_both_trainers_have_the_same_losses(num_layers: int) -> None:
     workload = TINY.with_settings(num_layers=num_layers)
     folder = random_weights.model_folder(workload.model)
@@ -218,7 +218,8 @@ def test_the_energy_of_a_counter_is_reported_without_idle_power(
 ) -> None:
     monkeypatch.setattr("mlx_personal.benchmark.IDLE_S", 0.2)
     monkeypatch.setattr("mlx_personal.benchmark.training_run._READ_INTERVAL_S", 3600)
-    result = run_benchmark(TINY, ignore_progress, "mlx-lm", rounds=1)
+    workload = TINY.with_settings(samples=4, epochs=1)
+    result = run_benchmark(workload, ignore_progress, "mlx-lm", rounds=1)
     idle = result["energy"]["idle_watts"]
     assert idle["total"] == pytest.approx(400 / result["energy"]["idle_seconds"])
     for trainer_name in (OURS, MLX_LM, MLX_LM_STOCK):

@@ -91,8 +91,12 @@ def test_a_quick_stream_has_the_given_length() -> None:
         assert raised.value.code == 2
 
 
-def test_the_selector_benchmark_prints_a_row_for_each_point_and_draws_the_curve(tmp_path: Path) -> None:
-    printed = run("selector", "--quick", "--out", str(tmp_path / "selector.md"))
+def test_the_selector_benchmark_prints_a_row_for_each_point_and_draws_the_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    selector = importlib.import_module("benchmarks.selector")
+    assert selector.main(["--quick", "--out", str(tmp_path / "selector.md")]) == 0
+    printed = capsys.readouterr().out
     for column in ("received", "scoring, µs", "selection, µs", "store, µs", "memory, MiB", "replaced", "duplicate"):
         assert f"| {column} |" in printed
     rows = [line.strip(" |").split(" | ") for line in printed.splitlines() if line.startswith("| ")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,12 +51,13 @@ def loop() -> ModuleType:
 # Synthesis
 
 
-def test_the_synthesis_benchmark_prints_its_values_and_writes_its_report(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.synthesis", "--quick", "--dialogues", "3", "--rewrites", "2", "--json"]
+def test_the_synthesis_benchmark_prints_its_values_and_writes_its_report(
+    synthesis: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "synthesis.md"
-    finished = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    result = json.loads(finished.stdout)
+    arguments = ["--quick", "--dialogues", "3", "--rewrites", "2", "--json", "--out", str(out)]
+    assert synthesis.main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
     assert result["greedy"]["texts"] == result["greedy"]["equal"] + result["greedy"]["ties"] == 3
     assert (result["dialogues"], result["rewrites"], result["model"]) == (3, 2, "demo")
     (our_s,), (loop_s,) = result["seconds"]["ours"], result["seconds"]["mlx_lm"]
@@ -147,6 +147,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 # The whole loop
 
 
+@pytest.mark.slow
 def test_the_loop_benchmark_runs_all_stages_with_the_same_work(
     loop: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

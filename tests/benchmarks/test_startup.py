@@ -20,6 +20,7 @@ def startup() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT))
 
 
+@pytest.mark.slow
 def test_every_command_is_measured_on_a_profile(startup: ModuleType, tmp_path: Path) -> None:
     startup.create_profile(tmp_path, 50)
     times = [startup.cpu_time_s(case, tmp_path) for case in startup.CASES]

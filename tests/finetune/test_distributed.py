@@ -56,6 +56,11 @@ def free_ports(count: int) -> list[int]:
 
 def run_processes(program: str, model: Path, folder: Path, size: int = 2) -> list[Any]:
     """Run a program in several processes of a ring, as `mlx.launch` does, and return the JSON of their last lines."""
+    return [lines[-1] for lines in run_all_lines(program, model, folder, size)]
+
+
+def run_all_lines(program: str, model: Path, folder: Path, size: int = 2) -> list[list[Any]]:
+    """Run a program in several processes of a ring, and return the JSON of all lines of each."""
     folder.mkdir(exist_ok=True)
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
@@ -72,7 +77,7 @@ def run_processes(program: str, model: Path, folder: Path, size: int = 2) -> lis
         for process in running:
             process.kill()
     assert all(process.returncode == 0 for process in running), printed
-    return [json.loads(out.splitlines()[-1]) for out, _ in printed]
+    return [list(map(json.loads, out.splitlines())) for out, _ in printed]
 
 
 # Two processes
@@ -104,8 +109,8 @@ print(json.dumps({
 """
 
 
-def test_collectives_are_exact(tiny_model_folder: Path, tmp_path: Path) -> None:
-    first, second = run_processes(COLLECTIVES, tiny_model_folder, tmp_path)
+def test_collectives_are_exact(two_processes: tuple[Path, list[list[Any]]]) -> None:
+    _, ((first, *_), (second, *_)) = two_processes
     assert [(r["rank"], r["size"]) for r in (first, second)] == [(0, 2), (1, 2)]
     each = [np.random.default_rng(rank).normal(size=15).astype(np.float32) for rank in range(2)]
     for result in (first, second):
@@ -133,19 +138,29 @@ print(json.dumps([group.rank, report.losses, report.validation_losses, report.be
 """
 
 
-def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -> None:
-    results = run_processes(TRAINING, tiny_model_folder, tmp_path / "two")
-    ((_, alone, validation, best),) = run_processes(TRAINING, tiny_model_folder, tmp_path / "one", 1)
+def test_two_processes_train_like_one(
+    two_processes: tuple[Path, list[list[Any]]],
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    together, lines = two_processes
+    results = [trained for _, trained, _ in lines]
+    # A single process needs no ring: this one.
+    monkeypatch.setattr(sys, "argv", ["-c", str(tiny_model_folder), str(tmp_path)])
+    exec(PROGRAM + TRAINING, {})
+    _, alone, validation, best = json.loads(capsys.readouterr().out)
     assert [rank for rank, *_ in results] == [0, 1]
     assert results[0][1:4] == results[1][1:4]
     assert results[0][1] == pytest.approx(alone, abs=1e-5, rel=1e-5)
     assert [loss for _, loss in results[0][2]] == pytest.approx([loss for _, loss in validation], abs=1e-5, rel=1e-5)
     assert results[0][3] == best
     # Only rank 0 writes.
-    written = sorted(path.name for path in (tmp_path / "two").iterdir() if path.name != "hosts.json")
+    written = sorted(path.name for path in together.iterdir() if path.name not in ("hosts.json", "home0", "home1"))
     assert written in (["adapter0"], ["adapter0", "s"])
     adapters = [
-        random_models.load_weights(tmp_path / name / "adapter0" / "adapters.safetensors") for name in ("one", "two")
+        random_models.load_weights(folder / "adapter0" / "adapters.safetensors") for folder in (tmp_path, together)
     ]
     assert adapters[0].keys() == adapters[1].keys()
     for name, weight in adapters[0].items():
@@ -235,13 +250,22 @@ try:
     with contextlib.redirect_stdout(output):
         main(["train", "--json"])
 except SystemExit as left:
-    written = [str(path.relative_to(folder)) for path in folder.rglob("adapters.safetensors")]
+    written = [str(path.relative_to(folder)) for path in home.parent.rglob("home*/**/adapters.safetensors")]
     print(json.dumps([rank, left.code, list(map(json.loads, output.getvalue().splitlines())), written]))
 """
 
 
-def test_the_train_command_runs_on_both_machines_and_rank_0_reports(tiny_model_folder: Path, tmp_path: Path) -> None:
-    first, second = run_processes(COMMAND, tiny_model_folder, tmp_path)
+@pytest.fixture(scope="module")
+def two_processes(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[Any]]]:
+    """The folder of two processes, and what each has printed; starting them takes longer than what they do."""
+    folder = tmp_path_factory.mktemp("two-processes")
+    return folder, run_all_lines(COLLECTIVES + TRAINING + COMMAND, tiny_model_folder, folder)
+
+
+def test_the_train_command_runs_on_both_machines_and_rank_0_reports(
+    two_processes: tuple[Path, list[list[Any]]],
+) -> None:
+    _, ((*_, first), (*_, second)) = two_processes
     assert [output["report"]["samples"] for output in first[2]] == [6]
     assert second[2] == []
     assert first[:2] == [0, 0] and second[:2] == [1, 0]

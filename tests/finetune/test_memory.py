@@ -170,7 +170,9 @@ def test_models_of_other_sizes_are_estimated_within_20_percent(
     assert expected == pytest.approx(measured, rel=0.2)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gemma3", "phi", "mixtral", "gemma2", "mamba"])
+@pytest.mark.parametrize(
+    "family", ["qwen3", "gemma3", "phi", "mixtral", "gemma2", pytest.param("mamba", marks=pytest.mark.slow)]
+)
 def test_other_families_are_estimated_within_a_third(family: str) -> None:
     """Without knowledge of their structure: some compute in steps that nothing in their files shows."""
     lm = random_models.random_model(

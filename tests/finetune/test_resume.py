@@ -282,11 +282,13 @@ def check_process(done: subprocess.CompletedProcess[str], folder: Path, uninterr
 
 
 def test_a_process_killed_by_sigkill_is_resumed_by_another(
-    base_folder: Path, tmp_path: Path, uninterrupted: Any
+    base: LanguageModel, base_folder: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:
     assert process(base_folder, tmp_path, 7).returncode == -signal.SIGKILL
     assert checkpoint_names(tmp_path) == ["state-0000004.safetensors", "state-0000006.safetensors"]
-    assert check_process(process(base_folder, tmp_path), tmp_path, uninterrupted) == 6
+    report = run(base, tmp_path)
+    assert report.resumed_from == 6
+    assert outcome(report, tmp_path) == uninterrupted
 
 
 @pytest.mark.slow

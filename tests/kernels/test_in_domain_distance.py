@@ -77,6 +77,7 @@ def test_an_excluded_row_of_another_domain_changes_nothing(machine: None) -> Non
     check(bank[:2], bank, excluded=np.array([0, 1]), query_domains=np.array([1, 1]), bank_domains=np.array([0, 1] * 3))
 
 
+@pytest.mark.slow
 def test_65536_rows(machine: None) -> None:
     bank = cases.random(65_536, 6)
     domains = np.arange(65_536) % 40

@@ -48,7 +48,7 @@ def test_adversarial_vectors(machine: None, name: str, dtype: mx.Dtype) -> None:
     check(*cases.adversarial(dtype)[name], dtype)
 
 
-@pytest.mark.parametrize("rows", [512, 65_536])
+@pytest.mark.parametrize("rows", [512, 4_100, pytest.param(65_536, marks=pytest.mark.slow)])
 def test_large_banks(machine: None, rows: int) -> None:
     bank = cases.random(rows, 6)
     best = [0, rows // 2 + 1, rows - 1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +17,7 @@ from mlx_personal.kernels.spectral_entropy import spectral_entropy_cpu, spectral
 
 pytestmark = pytest.mark.metal
 
-DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+HALF = [mx.float16, mx.bfloat16]
 # The absolute tolerance is for scores near 0 in a range of 0..1: eigenvalues of 0 come out as 1e-7 of the largest.
 RTOL, ATOL = 1e-5, 2e-6
 
@@ -55,7 +57,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [mx.float32, *(pytest.param(half, marks=pytest.mark.slow) for half in HALF)], ids=str)
 def test_ragged_lengths(machine: None, dtype: mx.Dtype) -> None:
     lengths = [0, 1, 2, 3, 63, 64, 65, 130, 140, -1]
     check(random(10, 140, 40), lengths, dtype)
@@ -73,6 +75,7 @@ def test_a_length_beyond_the_states_counts_as_all_tokens(machine: None) -> None:
         assert beyond.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_8192_tokens_that_vary_in_three_regions(machine: None) -> None:
     x = np.ones((1, 8192, 3))
     for start in (0, 4000, 8100):
@@ -104,8 +107,16 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", STATES)
+def adversarial_cases() -> list[Any]:
+    """Return all states in all dtypes; most of those in half precision, which only loads differ in, are slow tests."""
+    cases = [pytest.param(name, mx.float32, id=f"{name}-float32") for name in STATES]
+    for name, dtype in itertools.product(STATES, HALF):
+        marks = () if name in ("huge", "falling spectrum") else pytest.mark.slow
+        cases.append(pytest.param(name, dtype, id=f"{name}-{dtype}", marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "dtype"), adversarial_cases())
 def test_adversarial_states(machine: None, name: str, dtype: mx.Dtype) -> None:
     states, largest = STATES[name], np.abs(STATES[name]).max()
     if dtype == mx.float16 and largest > 0:  # as extreme as the dtype allows

@@ -269,7 +269,17 @@ def test_the_same_pointer_is_valid_for_a_larger_input() -> None:
     assert run(source, mx.arange(8).astype(mx.float32)).tolist() == [0] * 64
 
 
-@pytest.mark.parametrize("fault", MEMORY + RACES + WHOLE + TOGETHER + UNDEFINED + LIMITS, ids=lambda fault: fault.name)
+def first_of_each_kind_quick(faults: list[Mistake]) -> list[Any]:
+    """Return the faults, of which all but the first of each kind are slow tests: each compiles a kernel twice."""
+    seen: set[str] = {"time limit"}
+    cases = []
+    for fault in faults:
+        cases.append(pytest.param(fault, id=fault.name, marks=pytest.mark.slow if fault.kind in seen else ()))
+        seen.add(fault.kind)
+    return cases
+
+
+@pytest.mark.parametrize("fault", first_of_each_kind_quick(MEMORY + RACES + WHOLE + TOGETHER + UNDEFINED + LIMITS))
 def test_fault_is_detected(fault: Mistake) -> None:
     with pytest.raises(Fault) as raised:
         run(fault.source, *fault.inputs, **fault.call)

@@ -65,6 +65,7 @@ def test_a_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert commands == []
 
 
+@pytest.mark.slow
 def test_the_cache_may_be_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "with spaces" / Path(*["long" * 50] * 8)
     monkeypatch.setattr(compiler, "cache_folder", lambda: folder)

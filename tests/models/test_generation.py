@@ -109,7 +109,9 @@ def generate_greedily(model: nn.Module, prompt: list[int], limit: int) -> list[i
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if name == "mamba" else ()) for name in FAMILIES]
+)
 def test_greedy_tokens_are_those_of_each_prompt_alone(family: str, limit_batch: Callable[[int], None]) -> None:
     model = make(family)
     longest = {tuple(prompt): generate_greedily(model, prompt, max(LIMITS)) for prompt in PROMPTS[: len(PROMPTS) // 3]}

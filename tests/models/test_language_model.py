@@ -370,7 +370,7 @@ def test_a_missing_compiler_is_reported_as_the_reason(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is for Linux")
-@pytest.mark.parametrize(("threads", "after_small"), [(None, "1"), ("2", "2")])
+@pytest.mark.parametrize(("threads", "after_small"), [(None, "1"), pytest.param("2", "2", marks=pytest.mark.slow)])
 def test_a_small_model_uses_one_thread_unless_the_user_sets_the_number(
     tiny_model_folder: Path, threads: str | None, after_small: str
 ) -> None:
