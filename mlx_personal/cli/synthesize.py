@@ -68,12 +68,12 @@ def proposal_lines(cli: CommandContext, result: ProposalResult) -> list[str]:
 def synthesis_text(result: SynthesisResult) -> str:
     """Return a sentence about the result of a synthesis."""
     if not result.dialogues:
-        return "Every annotated dialogue has synthetic dialogues already."
+        return "Every annotated dialogue was rewritten already."
     if not result.kept:
         return (
-            f"None of {result.generated} rewrites could be kept ({counts_text(result.dropped, 'none drawn')}): with no "
-            "prompt style does this model rewrite these dialogues. You can train without synthetic dialogues; a larger "
-            "instruction-tuned base model would write them."
+            f"None of {result.generated} rewrites could be kept ({counts_text(result.dropped, 'none drawn')}). Prompt "
+            f"style: {result.style}. You can train without synthetic dialogues; a larger instruction-tuned base model "
+            "would write them."
         )
     dropped = counts_text(result.dropped, "none dropped")
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -18,9 +19,10 @@ from mlx_personal.synthesis.styles import STYLES
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
 
-# Each style draws two rewrites of at most so many dialogues, enough to separate a kept rate of 0.4 from one of 0.8.
+# Each style draws twelve rewrites of at most so many dialogues, enough to separate a kept rate of 0.4 from one of 0.8.
 _MAX_DIALOGUES: Final = 6
-_REWRITES: Final = 2
+# With fewer dialogues each is rewritten more often, because one lucky rewrite of a few says nothing.
+_DRAWS: Final = 12
 # The first style that would get this share of the wanted rewrites is taken. Styles are tried in the order in which they
 # leave less to the model, since rewrites differ more from each other where it is free.
 ENOUGH_GOT: Final = 0.75
@@ -87,7 +89,8 @@ def calibrate(
         The calibration, a function of the arguments.
     """
     sample = _spread(dialogues, _MAX_DIALOGUES)
-    trial = dataclasses.replace(config, k=_REWRITES, max_attempts=1)
+    rewrites = math.ceil(_DRAWS / max(len(sample), 1))
+    trial = dataclasses.replace(config, k=rewrites, max_attempts=1)
     names = STYLE_NAMES if lm.tokenizer.has_chat_template else _WITHOUT_TEMPLATE
     rates: dict[str, StyleRate] = {}
     for name in names:
@@ -97,7 +100,8 @@ def calibrate(
         rates[name] = StyleRate(len(kept) / max(len(candidates), 1), sum(contents) / max(len(contents), 1))
         if 1 - (1 - rates[name].kept_rate) ** config.max_attempts >= ENOUGH_GOT or not sample:
             return Calibration(name, config.mode, rates)
-    best = max(names, key=lambda name: (rates[name].kept_rate, rates[name].content_kept))
+    # Of equal ones a guided style, which keeps the sentences that passed and draws only the others again.
+    best = max(names, key=lambda name: (rates[name].kept_rate, STYLES[name].is_guided, rates[name].content_kept))
     return Calibration(best, config.mode, rates)
 
 

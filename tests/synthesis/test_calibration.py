@@ -39,17 +39,18 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
 
     def synthesize(lm: Any, dialogues: list[Dialogue], config: SynthesisConfig, _: Any, style: Any) -> Any:
         rates.names.append(style.name)
-        assert (config.k, config.max_attempts, len(dialogues)) == (2, 1, 6)
+        assert (config.k * len(dialogues), config.max_attempts) == (12, 1)
         kept = round(rates.get(style.name, 0.0) * 12)
         rewrite = Dialogue.of("Do you know what glass is?", "Sand.")
-        return [RewriteCandidate(n // 2, rewrite, "", 0.5, "kept" if n < kept else "form") for n in range(12)]
+        reasons = ["kept"] * kept + ["form"] * (12 - kept)
+        return [RewriteCandidate(n % len(dialogues), rewrite, "", 0.5, reason) for n, reason in enumerate(reasons)]
 
     monkeypatch.setattr("mlx_personal.synthesis.calibration.synthesize", synthesize)
     return rates
 
 
-def run(has_template: bool = True) -> Calibration:
-    return calibrate(cast(LanguageModel, TemplateModel(has_template)), DIALOGUES, SynthesisConfig(k=6))
+def run(has_template: bool = True, count: int = 20) -> Calibration:
+    return calibrate(cast(LanguageModel, TemplateModel(has_template)), DIALOGUES[:count], SynthesisConfig(k=6))
 
 
 def test_the_first_style_that_keeps_enough_is_taken(tried: Tried) -> None:
@@ -67,6 +68,17 @@ def test_otherwise_the_style_that_keeps_most(tried: Tried) -> None:
     tried.update({"zero-shot-prefilled": 0.25, "few-shot": 1 / 3})
     assert run().style == "few-shot"
     assert tried.names == list(STYLE_NAMES)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_fewer_dialogues_are_rewritten_more_often(tried: Tried, count: int) -> None:
+    tried.update({"few-shot": 0.25})
+    assert run(count=count).style == "few-shot"
+
+
+def test_of_equal_styles_a_guided_one_is_taken(tried: Tried) -> None:
+    tried.update(dict.fromkeys(STYLE_NAMES, 1 / 6))
+    assert run().style == "few-shot-guided"
 
 
 def test_without_a_chat_template_examples_are_plain_text(tried: Tried) -> None:
