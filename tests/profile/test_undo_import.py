@@ -179,3 +179,13 @@ def test_verdicts_on_known_dialogues_are_taken_back(store: Store) -> None:
     store.imports.add_verdicts(second, dialogue_id, [(0, "good", "thumbs", "up")])
     assert undo_import(store, second) == UndoneImport(0, 0, 0)
     assert store.imports.verdicts(dialogue_id) == [] and store.dialogue_count() == 1
+
+
+def test_no_text_stays_in_the_file(tmp_path: Path) -> None:
+    store = Store(tmp_path / "profile")
+    batch = begin(store)
+    secret = "a very particular sentence"
+    add(store, batch, chat(*(f"{secret} {number}" for number in range(500))))
+    undo_import(store, batch)
+    store.close()
+    assert all(secret.encode() not in file.read_bytes() for file in (tmp_path / "profile").iterdir())
