@@ -8,7 +8,7 @@ from typing import Final
 from mlx_personal.importers.conversation import Turn, role_of
 
 # A role at the beginning of a line, and what it is called in instruction data.
-_SPEAKERS: Final = "system|user|human|assistant|ai|bot|gpt|model|instruction|input|response|question|answer"
+_SPEAKERS: Final = "system|user|human|assistant|ai|bot|gpt|model|instruction|input|response|output|question|answer"
 # For each form the beginning of a turn with its role, and the marks that end a turn, which are removed.
 _FORMS: Final = tuple(
     (re.compile(header, re.MULTILINE | re.IGNORECASE), re.compile(end))
@@ -24,11 +24,9 @@ _FORMS: Final = tuple(
         (rf"^[ \t]*(?P<role>{_SPEAKERS})[ \t]*:[ \t]*", r"</s>|<\|endoftext\|>"),
     )
 )
-_LLAMA_2: Final = re.compile(
-    r"(?:<s>)?\s*\[INST\]\s*(?:<<SYS>>(?P<system>.*?)<</SYS>>)?(?P<user>.*?)\[/INST\](?P<assistant>.*?)"
-    r"(?=(?:<s>)?\s*\[INST\]|\Z)",
-    re.DOTALL,
-)
+# The marks of Llama 2, and the role that begins after each.
+_LLAMA_2: Final = re.compile(r"(\[INST\]|\[/INST\]|<<SYS>>|<</SYS>>)")
+_LLAMA_2_ROLES: Final = {"[INST]": "user", "[/INST]": "assistant", "<<SYS>>": "system", "<</SYS>>": "user"}
 
 
 def turns_of_text(text: str) -> tuple[Turn, ...]:
@@ -58,10 +56,9 @@ def turns_of_text(text: str) -> tuple[Turn, ...]:
 
 
 def _llama_2_turns(text: str) -> list[Turn]:
-    turns = []
-    for match in _LLAMA_2.finditer(text):
-        for role in ("system", "user", "assistant"):
-            content = (match[role] or "").replace("</s>", "").strip()
-            if content or role != "system":
-                turns.append(Turn(role, content))
-    return turns
+    pieces = _LLAMA_2.split(text)[1:]
+    # The marks of the beginning and the end of a sample are at the end of its answer.
+    texts = [piece.strip().removesuffix("<s>").strip().removesuffix("</s>").strip() for piece in pieces[1::2]]
+    turns = [Turn(_LLAMA_2_ROLES[mark], content) for mark, content in zip(pieces[::2], texts, strict=True)]
+    # Nothing is between the beginnings of a user turn and of the system turn in it.
+    return [turn for turn in turns if turn.text or turn.role == "assistant"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,7 @@ PREAMBLE = "Below is an instruction that describes a task. Write a response.\n\n
         (f"<|user|>\n{QUESTION}<|end|>\n<|assistant|>\n{ANSWER}<|end|>\n", "ua"),
         (f"<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{QUESTION} [/INST] {ANSWER} </s>", "sua"),
         (f"<s>[INST] {QUESTION} [/INST] {ANSWER}</s><s>[INST] {QUESTION} [/INST] {ANSWER}</s>", "uaua"),
+        (f"Input: {QUESTION}\nOutput: {ANSWER}", "ua"),
         (f"{PREAMBLE}### Instruction:\n{QUESTION}\n\n### Response:\n{ANSWER}", "ua"),
         (f"### Human: {QUESTION}### Assistant: {ANSWER}", "ua"),
         (f"### Human: {QUESTION}\n### Assistant: {ANSWER}", "ua"),
@@ -49,6 +52,13 @@ def test_an_input_belongs_to_the_instruction() -> None:
         ("user", "die Birne"),
         ("assistant", "the pear"),
     ]
+
+
+@pytest.mark.parametrize("mark", ["[/INST][INST]", "<<SYS>>", "###", "### User", "User :", "<|im_start|>a", " \t"])
+def test_the_time_is_linear_in_the_number_of_marks(mark: str) -> None:
+    start = time.process_time()
+    turns_of_text("[/INST]" + mark * 20_000 if "[" in mark or "<<" in mark else mark * 20_000)
+    assert time.process_time() - start < 2
 
 
 @given(st.lists(st.sampled_from(["User: ", "\nAssistant:", "[INST]", "[/INST]", "<|im_start|>user\n", "### ", "x"])))
