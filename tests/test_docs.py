@@ -95,6 +95,7 @@ def test_the_python_of_the_front_page_runs_as_it_stands(
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 def test_the_python_of_the_api_page_runs_on_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = code_blocks("python", ROOT / "docs/python-api.md")

@@ -43,7 +43,13 @@ def test_importing_the_package_imports_neither_mlx_nor_transformers() -> None:
     assert run_python(code) == "[]\n"
 
 
-@pytest.mark.parametrize("first", ["", "import mlx_personal.finetune", "mlx_personal.Personalizer"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import mlx_personal.finetune",
+        *(pytest.param(first, marks=pytest.mark.slow) for first in ("", "mlx_personal.Personalizer")),
+    ],
+)
 def test_finetune_is_callable_whatever_was_imported_first(first: str) -> None:
     error, modules = run_python(TRAIN_NOTHING.format(first=first)).splitlines()
     assert error.startswith("finetune() missing ")

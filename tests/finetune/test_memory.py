@@ -93,7 +93,7 @@ def expected_and_measured(
         ({"num_layers": 2, "use_dora": True}, MemoryPlan()),
         ({"num_layers": 4, "dropout": 0.1}, MemoryPlan()),
         ({"num_layers": 1}, MemoryPlan(micro_batch_tokens=1)),
-        ({"rank": 128, "epochs": 3}, MemoryPlan()),
+        pytest.param({"rank": 128, "epochs": 3}, MemoryPlan(), marks=pytest.mark.slow),
         ({"batch_size": 8}, MemoryPlan(micro_batch_tokens=256)),
         ({}, MemoryPlan(gradient_checkpointing=True)),
         ({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True)),
