@@ -7,28 +7,28 @@ from collections.abc import Mapping
 from functools import cache
 
 from mlx_personal.errors import UserError, quoted
-from mlx_personal.importers.ai_studio import AIStudioImporter
-from mlx_personal.importers.chat_log import ChatLogImporter
-from mlx_personal.importers.chatgpt import ChatGPTImporter
-from mlx_personal.importers.claude import ClaudeImporter
-from mlx_personal.importers.claude_code import ClaudeCodeImporter
-from mlx_personal.importers.codex import CodexImporter
-from mlx_personal.importers.copilot import CopilotImporter
-from mlx_personal.importers.deepseek import DeepSeekImporter
-from mlx_personal.importers.gemini import GeminiImporter
-from mlx_personal.importers.grok import GrokImporter
+from mlx_personal.importers.formats.ai_studio import AIStudioImporter
+from mlx_personal.importers.formats.chat_log import ChatLogImporter
+from mlx_personal.importers.formats.chatgpt import ChatGPTImporter
+from mlx_personal.importers.formats.claude import ClaudeImporter
+from mlx_personal.importers.formats.claude_code import ClaudeCodeImporter
+from mlx_personal.importers.formats.codex import CodexImporter
+from mlx_personal.importers.formats.copilot import CopilotImporter
+from mlx_personal.importers.formats.deepseek import DeepSeekImporter
+from mlx_personal.importers.formats.gemini import GeminiImporter
+from mlx_personal.importers.formats.grok import GrokImporter
+from mlx_personal.importers.formats.jan import JanImporter
+from mlx_personal.importers.formats.llama_cpp import LlamaCppImporter
+from mlx_personal.importers.formats.llm_logs import LLMLogsImporter
+from mlx_personal.importers.formats.lm_studio import LMStudioImporter
+from mlx_personal.importers.formats.markdown import MarkdownImporter
+from mlx_personal.importers.formats.mistral import MistralImporter
+from mlx_personal.importers.formats.ollama_app import OllamaAppImporter
+from mlx_personal.importers.formats.open_webui import OpenWebUIImporter
+from mlx_personal.importers.formats.pi import PiImporter
+from mlx_personal.importers.formats.training_set import TrainingSetImporter
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import Importer
-from mlx_personal.importers.jan import JanImporter
-from mlx_personal.importers.llama_cpp import LlamaCppImporter
-from mlx_personal.importers.llm_logs import LLMLogsImporter
-from mlx_personal.importers.lm_studio import LMStudioImporter
-from mlx_personal.importers.markdown import MarkdownImporter
-from mlx_personal.importers.mistral import MistralImporter
-from mlx_personal.importers.ollama_app import OllamaAppImporter
-from mlx_personal.importers.open_webui import OpenWebUIImporter
-from mlx_personal.importers.pi import PiImporter
-from mlx_personal.importers.training_set import TrainingSetImporter
 
 
 @cache

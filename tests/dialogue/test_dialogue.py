@@ -131,7 +131,10 @@ def test_thought_tags_of_the_user_are_text() -> None:
         ([USER, {"role": "assistant", "content": [{"type": "image_url"}]}], "part that is not text"),
         ([USER, {"role": "assistant", "content": "a\0b"}], "NUL byte"),
         ([USER, {"role": "assistant", "content": "a\ud800b"}], "lone surrogate"),
-        ([USER, {"role": "assistant", "content": "x" * (MAX_MESSAGE_CHARS + 1)}], "an assistant message of over 100,000 characters"),
+        (
+            [USER, {"role": "assistant", "content": "x" * (MAX_MESSAGE_CHARS + 1)}],
+            "an assistant message of over 100,000 characters",
+        ),
     ],
 )
 def test_an_invalid_dialogue_is_refused_in_one_line(messages: list[Any], reason: str) -> None:

@@ -1,0 +1,91 @@
+"""The turns of the branch that an app shows, with the versions of answers and questions that the owner left behind.
+
+Apps keep every version: an answer that is written again becomes a sibling of the earlier one, and so does a question
+that is edited. An answer can consist of several messages, such as thoughts, a tool call, its result and the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from mlx_personal.importers.conversation import Alternative, Turn
+from mlx_personal.importers.formats.tree import MessageTree
+
+REGENERATED: Final = "regenerated"
+COMPARED: Final = "compared"
+
+
+def turns_of_branch(
+    parents: Mapping[str, str | None],
+    times: Mapping[str, float | None],
+    current: object,
+    read: Callable[[str], Sequence[Turn]],
+    chosen: Collection[str] = (),
+) -> tuple[Turn, ...]:
+    """Return the turns from the first message to the one that the app shows last.
+
+    Args:
+        parents: The parent of each message by its id; None for the first message.
+        times: When each message was written, in seconds since 1970, as far as it is known.
+        current: Id of the message that the app shows last; if it is unknown, the latest one is taken.
+        read: Returns the turns of a message; none for one that the app does not show.
+        chosen: Ids of the answers that the owner chose when the app showed several.
+
+    Returns:
+        The turns. An answer has the others to the same question as alternatives, and an edited question is marked.
+    """
+    order = sorted(parents, key=lambda key: times.get(key) or 0.0)
+    position = {key: number for number, key in enumerate(order)}
+    tree = MessageTree({key: parents[key] for key in order}, times)
+    turns: list[Turn] = []
+    is_asked = False
+    answer: int | None = None  # index of the last turn that answers the present question
+    others: list[str] = []  # other answers to it
+    reason = REGENERATED
+
+    def close() -> None:
+        if answer is not None and others:
+            found = tuple(Alternative(text, reason) for text in others)
+            turns[answer] = replace(turns[answer], alternatives=found)
+
+    for key in tree.branch(current):
+        siblings = tree.siblings(key)
+        if is_asked and answer is None:
+            others += [text for other in siblings if (text := _answer(tree, other, read))]
+        if key in chosen:
+            reason = COMPARED
+        for turn in read(key):
+            if turn.role == "user":
+                close()
+                is_asked, answer, others, reason = True, None, [], REGENERATED
+                before = (other for other in siblings if position[other] < position[key])
+                if any(_is_question(read(other)) for other in before):
+                    turn = replace(turn, is_edit=True)
+            elif _is_answer(turn):
+                answer = len(turns)
+            turns.append(turn)
+    close()
+    return tuple(turns)
+
+
+def _answer(tree: MessageTree, key: str, read: Callable[[str], Sequence[Turn]]) -> str:
+    """Return the text of an answer that begins with a message; empty if the owner rated it as good."""
+    texts = []
+    for message in tree.following(key):
+        turns = read(message)
+        if _is_question(turns):
+            break
+        if any(turn.rating == "good" for turn in turns):
+            return ""
+        texts += [turn.text for turn in turns if _is_answer(turn)]
+    return "\n\n".join(texts)
+
+
+def _is_answer(turn: Turn) -> bool:
+    return turn.role == "assistant" and not turn.calls_tool and bool(turn.text.strip())
+
+
+def _is_question(turns: Sequence[Turn]) -> bool:
+    return any(turn.role == "user" for turn in turns)
