@@ -130,6 +130,7 @@ def test_the_png_is_reproducible(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_pyplot_and_its_figures_are_untouched(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     program = """

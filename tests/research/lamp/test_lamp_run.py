@@ -180,6 +180,7 @@ def test_the_base_model_answers_for_a_user_without_items(tmp_path: Path, world: 
         assert result.adapter_bytes is None and result.training_samples == 0
 
 
+@pytest.mark.slow
 def test_the_files_of_lamp_and_oppu_give_the_same_results(tmp_path: Path, world: Path, tiny_model_folder: Path) -> None:
     spec = lamp_spec(world, tiny_model_folder, "bm25:1", "cdcda+recency:1", num_users=2)
     history = dataclasses.replace(spec, questions=world / "LaMP_3_history.json", outputs=None)

@@ -379,6 +379,7 @@ def test_missing_cells_and_an_invalid_folder_give_one_line_errors(tmp_path: Path
         report.write_report(finished_grid(), tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_figures_are_valid_linked_and_reproducible(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     cells = cells_of_every_kind() + finished(make_cell(model="e" * 32, model_name="a $model_1/$"))

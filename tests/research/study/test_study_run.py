@@ -185,6 +185,7 @@ def test_a_failure_of_a_shared_computation_ends_the_run(in_process: InProcessJob
         run_blocks(database, BLOCKS, INPUTS)
 
 
+@pytest.mark.slow
 def test_synthetic_dialogues_do_not_depend_on_other_cells(
     in_process: InProcessJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
