@@ -42,6 +42,7 @@ COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("imports", "list"),
     ("imports", "show", "1"),
 )
+REPEATS: Final = 3
 # Dialogues of the small profile that the large one is compared with.
 SMALL: Final = 1_000
 
@@ -117,10 +118,7 @@ def run(options: argparse.Namespace) -> int:
         homes = {count: folder / str(count) for count in (SMALL, options.dialogues)}
         for count, home in homes.items():
             write_profile(home, count)
-        commands = {
-            command: [measured(PROGRAM[2], command, command_environment(home)) for home in homes.values()]
-            for command in COMMANDS
-        }
+        commands = {command: [best_of(REPEATS, command, home) for home in homes.values()] for command in COMMANDS}
     reading_mb_per_s = size_mb / stages["reading"].cpu_s
     is_met = reading_mb_per_s >= MIN_MB_PER_S and all(usage.peak_mb <= MAX_PEAK_MB for usage in stages.values())
     is_met = is_met and all(large.cpu_s <= MAX_CPU_S for _, large in commands.values())
@@ -172,8 +170,15 @@ def commands_section(commands: dict[tuple[str, ...], list[ProcessUsage]], dialog
 ## Commands on a profile of {dialogues:,} dialogues
 
 {markdown_table(columns, rows)}
-All dialogues are imported and scored, 128 of them selected. Target: at most {MAX_CPU_S} CPU seconds on the large one.
+All dialogues are imported and scored, 128 of them selected. The best of {REPEATS} runs counts. Target: at most
+{MAX_CPU_S} CPU seconds on the large profile.
 """
+
+
+def best_of(repeats: int, command: Sequence[str], home: Path) -> ProcessUsage:
+    """Run a command on a profile and return what the run with the least CPU time used."""
+    usages = (measured(PROGRAM[2], command, command_environment(home)) for _ in range(repeats))
+    return min(usages, key=lambda usage: usage.cpu_s)
 
 
 def measured(code: str, arguments: Sequence[str], environment: Mapping[str, str]) -> ProcessUsage:

@@ -30,6 +30,7 @@ def list_(cli: CommandContext) -> CommandResult:
     """List the imports that brought something."""
     with cli.open_store() as store:
         rows = store.imports.all()
+        stored = {row.id: store.imports.dialogue_count(row.id) for row in rows}
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -37,15 +38,13 @@ def list_(cli: CommandContext) -> CommandResult:
         if not rows:
             print_lines(console, f"Nothing was imported yet: {cli.command('import', 'PATH')}")
             return
-        table = Table("import", "started", "state", "new", "continued", "what")
+        table = Table("import", "started", "state", "dialogues", "what")
         for row in rows:
-            apps = (row.summary or {}).get("apps", {}).values()
-            counts = (f"{sum(counts[name] for counts in apps):,}" for name in ("new", "continued"))
             names = ", ".join(path.rpartition("/")[2] or path for path in row.paths)
-            table.add_row(str(row.id), _minute(row.started_at), _state(row), *counts, printable(names))
+            table.add_row(str(row.id), _minute(row.started_at), _state(row), f"{stored[row.id]:,}", printable(names))
         console.print(table)
 
-    return CommandResult([dataclasses.asdict(row) for row in rows], show)
+    return CommandResult([{**dataclasses.asdict(row), "dialogues": stored[row.id]} for row in rows], show)
 
 
 @imports.command("show")

@@ -17,9 +17,9 @@ from mlx_personal.profile.records import dump_dialogue
 from mlx_personal.profile.store import Store
 from mlx_personal.storage.database import utc_now
 
-# Dialogues that lose turns with an import: those of which it brought the last ones.
-_CHANGED: Final = (
-    "(SELECT dialogue_id FROM origins AS o WHERE import_id = ? AND NOT EXISTS"
+# That a dialogue loses turns with an import: that it brought the last ones.
+_CHANGES: Final = (
+    "EXISTS (SELECT 1 FROM origins AS o WHERE o.dialogue_id = {table}.dialogue_id AND o.import_id = ?1 AND NOT EXISTS"
     " (SELECT 1 FROM origins AS later WHERE later.dialogue_id = o.dialogue_id AND later.import_id > o.import_id))"
 )
 _DELETED: Final = "(SELECT id FROM temp.deleted)"
@@ -67,21 +67,24 @@ def import_dependents(store: Store, import_id: int) -> ImportDependents:
         store: The profile's store.
         import_id: The import.
     """
+    annotations = f"(SELECT id FROM annotations WHERE {_CHANGES.format(table='annotations')})"
 
-    def count(query: str) -> int:
+    def count(table: str, condition: str = "TRUE") -> int:
+        query = f"SELECT count(*) FROM {table} WHERE {condition} AND {_CHANGES.format(table=table)}"
         return store.database.fetch_int(query, import_id)
 
-    annotations = f"(SELECT id FROM annotations WHERE dialogue_id IN {_CHANGED})"
     adapters = store.database.fetch_all(
         f"SELECT id FROM adapters WHERE run_id IN (SELECT run_id FROM training_rows WHERE annotation_id IN"
         f" {annotations}) ORDER BY id",
         import_id,
     )
     return ImportDependents(
-        dialogues=count(f"SELECT count(*) FROM {_CHANGED}"),
-        selected=count(f"SELECT count(*) FROM bins WHERE dialogue_id IN {_CHANGED}"),
-        verdicts=count(f"SELECT count(*) FROM annotations WHERE undone = 0 AND dialogue_id IN {_CHANGED}"),
-        synthetic=count(f"SELECT count(*) FROM synthetic WHERE annotation_id IN {annotations}"),
+        dialogues=count("origins", "import_id = ?1"),
+        selected=count("bins"),
+        verdicts=count("annotations", "undone = 0"),
+        synthetic=store.database.fetch_int(
+            f"SELECT count(*) FROM synthetic WHERE annotation_id IN {annotations}", import_id
+        ),
         adapters=tuple(row["id"] for row in adapters),
     )
 

@@ -13,7 +13,10 @@ def test_an_import_is_listed_shown_and_taken_back(profile: Path, chats: Path, tm
     assert run_json("import", other)["import"] == 1
     assert run_json("import", chats)["import"] == 2
     listed = run_json("imports", "list")
-    assert [(row["id"], row["paths"]) for row in listed] == [(1, [str(other)]), (2, [str(chats)])]
+    assert [(row["id"], row["paths"], row["dialogues"]) for row in listed] == [
+        (1, [str(other)], 1),
+        (2, [str(chats)], 30),
+    ]
     shown = run_json("imports", "show", 2)
     assert shown["summary"]["apps"]["training-set"]["new"] == 30
     assert (shown["dependents"]["dialogues"], shown["dependents"]["selected"]) == (30, 8)
