@@ -47,7 +47,7 @@ SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|
 
 @pytest.fixture(scope="session", autouse=True)
 def without_waiting_for_the_disk() -> Iterator[None]:
-    """Let no file and no database wait until the disk has it, which only a power failure could tell."""
+    """Let no file and no database wait until the disk has it, which only matters if the power fails."""
     from mlx_personal.storage.database import Database
 
     connect = Database._connect
