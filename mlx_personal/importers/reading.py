@@ -72,7 +72,7 @@ def read_imports(
             is_anything_read = True
             yield document if isinstance(document, Skipped) else Skipped(document.where, "the test split of a data set")
             continue
-        counter.add_total(document)
+        counter.begin(document)
         is_alone = document.path == path.expanduser()
         try:
             head = read_head(document)
@@ -90,6 +90,7 @@ def read_imports(
                 continue
             yield from _read_document(counter.counted(document), head, importer, is_alone)
         is_anything_read = True
+    counter.end()
     if not is_anything_read:
         what = "is in no format that can be read" if len(unknown) == 1 else "has no file in a format that can be read"
         raise UserError(what, unknown[0].where if len(unknown) == 1 else path, "see the formats in the documentation")
@@ -159,14 +160,28 @@ def _unreadable(document: Document, error: UserError, app: str = "") -> Skipped:
 
 
 class _ByteCounter:
-    """Counts the bytes that are read from several files."""
+    """Counts the bytes of the files that are done, and those that are read from the present one."""
 
     def __init__(self, on_bytes: OnBytes | None):
         self._on_bytes = on_bytes
-        self._done = self._total = 0
+        self._done = self._total = self._size = self._read = 0
+        self._folders: set[int] = set()
 
-    def add_total(self, document: Document) -> None:
-        self._total += document.size
+    def begin(self, document: Document) -> None:
+        """Begin with a file, whether it is read or not; with the first one all files of its folder or zip are known."""
+        self.end()
+        self._size, self._read = document.size, 0
+        if not document.siblings:
+            self._total += document.size
+        elif id(document.siblings) not in self._folders:
+            self._folders.add(id(document.siblings))
+            self._total += sum(sibling.size for sibling in document.siblings.values())
+
+    def end(self) -> None:
+        """Count the present file as done."""
+        self._done += self._size
+        self._size = self._read = 0
+        self._report()
 
     def counted(self, document: Document) -> Document:
         """Return a document that reports the bytes read from it."""
@@ -178,9 +193,12 @@ class _ByteCounter:
         return io.BufferedReader(_CountedStream(document.open_binary(), self._count))
 
     def _count(self, size: int) -> None:
-        self._done += size
-        if self._on_bytes is not None:
-            self._on_bytes(self._done, self._total)
+        self._read += size
+        self._report()
+
+    def _report(self) -> None:
+        if self._on_bytes is not None:  # a compressed file has more bytes than its size, and some are read twice
+            self._on_bytes(self._done + min(self._read, self._size), self._total)
 
 
 class _CountedStream(io.RawIOBase):

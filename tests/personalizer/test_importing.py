@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,21 @@ def test_progress_counts_the_bytes_of_all_paths(store: Store, tmp_path: Path) ->
     assert {event.stage for event in events} == {"reading"}
     assert (events[-1].done, events[-1].total) == (size, size)
     assert [event.done for event in events] == sorted(event.done for event in events)
+
+
+def test_progress_counts_files_that_are_not_read_and_compressed_ones(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(dialogue_line(*SOUP))
+    (folder / "b.unknown").write_text("nothing")
+    packed = (dialogue_line(*TEA) + "\n").encode() * 1000
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(packed))
+    events: list[ProgressEvent] = []
+    import_paths(store, [folder], on_progress=events.append)
+    size = len(packed) + sum((folder / name).stat().st_size for name in ("a.jsonl", "b.unknown"))
+    assert {event.total for event in events[1:]} == {size}
+    assert [event.done for event in events] == sorted(event.done for event in events)
+    assert events[-1].done == size
 
 
 def infer_from_thanks(imported: ImportedDialogue) -> Inferences:
