@@ -170,8 +170,8 @@ def commands_section(commands: dict[tuple[str, ...], list[ProcessUsage]], dialog
 ## Commands on a profile of {dialogues:,} dialogues
 
 {markdown_table(columns, rows)}
-All dialogues are imported and scored, 128 of them selected. The best of {REPEATS} runs counts. Target: at most
-{MAX_CPU_S} CPU seconds on the large profile.
+All dialogues are imported and scored, 128 of them selected and annotated. The best of {REPEATS} runs counts. Target: at
+most {MAX_CPU_S} CPU seconds on the large profile.
 """
 
 
@@ -274,7 +274,10 @@ def _message(key: str, role: str, text: str, hidden: bool = False, kind: str = "
 
 
 def write_profile(home: Path, num_dialogues: int) -> None:
-    """Write a profile on the embedded model whose dialogues are imported and scored, the first 128 of them selected."""
+    """Write a profile on the embedded model whose dialogues are imported and scored.
+
+    The first 128 of them are selected and annotated.
+    """
     command = [*PROGRAM, "init", "--model", "demo"]
     subprocess.run(command, env=command_environment(home), check=True, stdout=subprocess.DEVNULL)
     store = Store(Home(home).profile("default"))
@@ -294,6 +297,7 @@ def write_profile(home: Path, num_dialogues: int) -> None:
                 store.add_decision(dialogue_id, action, "work", (0.7, 0.0, 0.4), slot, None, detail)
                 if slot is not None:
                     store.put_bin(slot, dialogue_id, vector, 0.7, 0.4)
+                    store.add_annotation(dialogue_id, "accept", dialogue, number, held_out=number % 5 == 0)
             counts = AppCounts(conversations=num_dialogues, dialogues=num_dialogues, new=num_dialogues)
             store.imports.finish(import_id, ImportSummary({"chatgpt": counts}).to_json())
     finally:

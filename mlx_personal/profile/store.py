@@ -285,7 +285,8 @@ class Store:
 
     def changed_bins(self, after: int) -> int:
         """Return the number of bins that were filled or replaced by dialogues with an id above `after`."""
-        return self.database.fetch_int("SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ?", after)
+        query = "SELECT count(DISTINCT slot) FROM decisions WHERE dialogue_id > ? AND slot IS NOT NULL"
+        return self.database.fetch_int(query, after)
 
     # Annotation
 

@@ -78,8 +78,13 @@ def import_dependents(store: Store, import_id: int) -> ImportDependents:
         f" {annotations}) ORDER BY id",
         import_id,
     )
+    continued = store.database.fetch_int(
+        "SELECT count(DISTINCT later.dialogue_id) FROM origins AS later JOIN origins AS own"
+        " ON own.dialogue_id = later.dialogue_id AND own.import_id = ?1 WHERE later.import_id > ?1",
+        import_id,
+    )
     return ImportDependents(
-        dialogues=count("origins", "import_id = ?1"),
+        dialogues=store.imports.dialogue_count(import_id) - continued,
         selected=count("bins"),
         verdicts=count("annotations", "undone = 0"),
         synthetic=store.database.fetch_int(

@@ -360,3 +360,23 @@ def test_a_model_record_belongs_to_the_current_base_model(store: Store) -> None:
     assert store.model_record("prompt_style") is None
     store.set_model("second", "f2")
     assert store.model_record("chat_format") is None
+
+
+def test_counts_over_a_long_stream_read_no_texts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them reads an index that has all that it needs, and not the rows of the table."""
+    queries: list[tuple[str, tuple[object, ...]]] = []
+    fetch_all = store.database.fetch_all
+
+    def record(query: str, *values: object) -> list[sqlite3.Row]:
+        queries.append((query, values))
+        return fetch_all(query, *values)
+
+    monkeypatch.setattr(store.database, "fetch_all", record)
+    store.dialogue_count()
+    store.action_counts()
+    store.changed_bins(after=0)
+    assert len(queries) == 3
+    for query, values in queries:
+        plan = [row["detail"] for row in fetch_all(f"EXPLAIN QUERY PLAN {query}", *values)]
+        assert any("USING COVERING INDEX" in step for step in plan), plan
+        assert not any(step in ("SCAN dialogues", "SCAN decisions") for step in plan), plan
