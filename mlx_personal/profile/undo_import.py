@@ -22,6 +22,14 @@ _CHANGES: Final = (
     "EXISTS (SELECT 1 FROM origins AS o WHERE o.dialogue_id = {table}.dialogue_id AND o.import_id = ?1 AND NOT EXISTS"
     " (SELECT 1 FROM origins AS later WHERE later.dialogue_id = o.dialogue_id AND later.import_id > o.import_id))"
 )
+# That an annotation was accepted without asking, by verdicts of an import that did not bring its dialogue, and of no
+# other import.
+_INFERRED: Final = (
+    "undone = 0 AND origin = 'inferred'"
+    " AND EXISTS (SELECT 1 FROM inferred_verdicts AS v WHERE v.dialogue_id = a.dialogue_id AND import_id = ?1)"
+    " AND NOT EXISTS (SELECT 1 FROM inferred_verdicts AS v WHERE v.dialogue_id = a.dialogue_id AND import_id != ?1)"
+    " AND NOT EXISTS (SELECT 1 FROM origins AS o WHERE o.dialogue_id = a.dialogue_id AND import_id = ?1)"
+)
 _DELETED: Final = "(SELECT id FROM temp.deleted)"
 _DELETED_ANNOTATIONS: Final = f"(SELECT id FROM annotations WHERE dialogue_id IN {_DELETED})"
 
@@ -33,9 +41,9 @@ class ImportDependents:
     Attributes:
         dialogues: Number of dialogues that lose all or some of their turns.
         selected: Number of these that are in the buffer.
-        verdicts: Number of verdicts on them.
+        verdicts: Number of verdicts on them, and of those on other dialogues that follow from this import only.
         synthetic: Number of synthetic dialogues of these verdicts.
-        adapters: Ids of the adapters that were trained on them.
+        adapters: Ids of the adapters that were trained on them or on these verdicts.
     """
 
     dialogues: int
@@ -67,11 +75,7 @@ def import_dependents(store: Store, import_id: int) -> ImportDependents:
         store: The profile's store.
         import_id: The import.
     """
-    annotations = f"(SELECT id FROM annotations WHERE {_CHANGES.format(table='annotations')})"
-
-    def count(table: str, condition: str = "TRUE") -> int:
-        query = f"SELECT count(*) FROM {table} WHERE {condition} AND {_CHANGES.format(table=table)}"
-        return store.database.fetch_int(query, import_id)
+    annotations = f"(SELECT id FROM annotations AS a WHERE {_CHANGES.format(table='a')} OR {_INFERRED})"
 
     adapters = store.database.fetch_all(
         f"SELECT id FROM adapters WHERE run_id IN (SELECT run_id FROM training_rows WHERE annotation_id IN"
@@ -85,8 +89,12 @@ def import_dependents(store: Store, import_id: int) -> ImportDependents:
     )
     return ImportDependents(
         dialogues=store.imports.dialogue_count(import_id) - continued,
-        selected=count("bins"),
-        verdicts=count("annotations", "undone = 0"),
+        selected=store.database.fetch_int(
+            f"SELECT count(*) FROM bins WHERE {_CHANGES.format(table='bins')}", import_id
+        ),
+        verdicts=store.database.fetch_int(
+            f"SELECT count(*) FROM annotations WHERE undone = 0 AND id IN {annotations}", import_id
+        ),
         synthetic=store.database.fetch_int(
             f"SELECT count(*) FROM synthetic WHERE annotation_id IN {annotations}", import_id
         ),
@@ -99,7 +107,8 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
 
     Its dialogues are deleted with their decisions, bins, verdicts, synthetic dialogues and training rows. Bins that
     become free are filled by later dialogues. A dialogue that the import continued loses these turns; if it was scored
-    with them, it joins the stream again at its end.
+    with them, it joins the stream again at its end. Verdicts on other dialogues that were accepted without asking, by
+    what only this import had about them, are undone.
 
     Args:
         store: The profile's store.
@@ -121,6 +130,7 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
                 _hand_over(connection, origins[number], origins[number + 1])
             else:
                 shortened += _shorten(store, connection, origins[number])
+        connection.execute(f"UPDATE annotations AS a SET undone = 1 WHERE {_INFERRED}", (import_id,))
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS deleted (id INTEGER PRIMARY KEY)")
         connection.execute("DELETE FROM temp.deleted")
         query = "INSERT INTO temp.deleted SELECT dialogue_id FROM origins WHERE import_id = ?"

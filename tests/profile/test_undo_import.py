@@ -87,6 +87,24 @@ def test_all_that_was_made_of_an_import_is_deleted(store: Store) -> None:
     assert row.undone_at is not None
 
 
+def test_verdicts_accepted_by_what_a_later_import_had_are_undone_with_it(store: Store) -> None:
+    first, second = begin(store), begin(store)
+    dialogues = [add(store, first, chat(question)) for question in "abcd"]
+    origins = ["inferred", "inferred", "proposal", "owner"]
+    for slot, (dialogue_id, origin) in enumerate(zip(dialogues, origins, strict=True)):
+        select(store, dialogue_id, slot)
+        store.imports.add_verdicts(second, dialogue_id, [(0, "good", "thumbs", "up")])
+        store.add_annotation(dialogue_id, "accept", chat("x"), slot, False, origin)
+    store.imports.add_verdicts(first, dialogues[1], [(0, "good", "thanks", "thanks")])
+    training = store.begin_run("training", "model", {})
+    store.add_training_sources(training, [(1, None)])
+    store.finish_run(training, {})
+    adapter = store.add_adapter(training, "adapters/0001", "model")
+    assert import_dependents(store, second) == ImportDependents(0, 0, 1, 0, (adapter,))
+    assert undo_import(store, second) == UndoneImport(deleted=0, shortened=0, freed_bins=0)
+    assert [annotation.dialogue_id for annotation in store.annotations()] == dialogues[1:]
+
+
 def test_dialogues_that_replaced_an_imported_one_stay_without_naming_it(store: Store) -> None:
     batch = begin(store)
     select(store, add(store, batch, chat("a")), 0)
