@@ -26,11 +26,35 @@ _DAY = datetime.timedelta(days=1)
 _DATE = click.DateTime(["%Y-%m-%d"])
 
 
+def _check_day(
+    context: click.Context, parameter: click.Parameter, day: datetime.datetime | None
+) -> datetime.datetime | None:
+    """Refuse a day that begins or ends at a time which cannot be represented, such as those of the years 1 and 9999."""
+    try:
+        for time in () if day is None else (day, day + _DAY):
+            time.timestamp()
+    except (ValueError, OverflowError, OSError) as error:
+        raise click.BadParameter("no conversation is that old or new", context, parameter) from error
+    return day
+
+
 @click.command(name="import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--format", "format_", metavar="NAME", help="Format of all files, instead of recognizing each one.")
-@click.option("--since", type=_DATE, metavar="DATE", help="Leave out conversations that ended before this day.")
-@click.option("--until", type=_DATE, metavar="DATE", help="Leave out conversations that began after this day.")
+@click.option(
+    "--since",
+    type=_DATE,
+    callback=_check_day,
+    metavar="DATE",
+    help="Leave out conversations that ended before this day.",
+)
+@click.option(
+    "--until",
+    type=_DATE,
+    callback=_check_day,
+    metavar="DATE",
+    help="Leave out conversations that began after this day.",
+)
 @click.option("--app", default="", metavar="NAME", help="Take the conversations of this app only.")
 @click.option("--title", default="", metavar="TEXT", help="Take conversations with this text in their title only.")
 @click.option("--dry-run", is_flag=True, help="Show what would be taken and what skipped, and store nothing.")

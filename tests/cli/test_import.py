@@ -112,7 +112,10 @@ def test_days_of_a_filter_are_local_and_whole(profile: Path, tmp_path: Path) -> 
     assert new("--since", "2026-03-05", "--until", "2026-03-05") == 1
     assert new("--since", "2026-03-06") == new("--until", "2026-03-04") == 0
     assert new("--title", "noon", "--app", "chatgpt") == 1
+    assert new("--since", "1970-01-01", "--until", "2100-12-31") == 1
     assert "'05.03.2026' does not match" in error_line("import", "--since", "05.03.2026", export)
+    for option, day in (("--since", "0001-01-01"), ("--until", "9999-12-31")):
+        assert "no conversation is that old or new" in error_line("import", option, day, export)
 
 
 def test_a_format_can_be_forced(profile: Path, tmp_path: Path) -> None:
