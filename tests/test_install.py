@@ -80,7 +80,7 @@ def test_a_wheel_contains_every_file_that_is_read_at_run_time(wheel: Path) -> No
 def test_heavy_packages_are_extras() -> None:
     core = [requirement for requirement in requires("mlx-personal") or [] if "extra ==" not in requirement]
     names = {re.split(r"[<>=; ]", requirement)[0] for requirement in core}
-    libraries = {"mlx", "mlx[cpu]", "mlx-lm", "gguf", "jinja2", "tokenizers", "numpy", "scipy-openblas32"}
+    libraries = {"mlx", "mlx[cpu]", "mlx-lm", "gguf", "jinja2", "tokenizers", "numpy", "scipy-openblas32", "ijson"}
     assert names == {*libraries, "click", "rich", "rouge-score"}
 
 
