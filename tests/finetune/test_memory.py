@@ -67,7 +67,7 @@ def expected_and_measured(
     """Return the expected and the measured peak of a training in bytes; by default with the plan made for it."""
     # A new object, because the equivalence check is part of what is measured and made once for each model.
     lm = LanguageModel(lm.model, lm.tokenizer, lm.path)
-    # Work that still runs holds arrays of earlier tests, which would be counted, and must not be freed from two threads.
+    # Work that still runs holds arrays of earlier tests, which would be counted or freed by two threads at once.
     mx.synchronize()
     gc.collect()
     mx.synchronize()
