@@ -88,10 +88,12 @@ def import_(
         app,
         title,
     )
+    if since is not None and until is not None and since > until:
+        raise click.BadParameter("is later than --until", param_hint="--since")
     decisions: dict[str, int] = {}
     accepted = 0
     with cli.open_profile(write=not dry_run) as personalizer:
-        local_paths = [file for path in paths for file in _local_files(cli, path, yes)]
+        local_paths = [file for path in paths for file in _local_files(cli, path, yes, len(paths) == 1)]
         with progress_bar(cli, "Reading", in_bytes=True) as on_progress:
             result = personalizer.import_paths(local_paths, options, on_progress, dry_run)
         if not dry_run and not select_later:
@@ -133,8 +135,11 @@ def import_(
     return CommandResult(data, show, exit_code=1 if result.failed else 0)
 
 
-def _local_files(cli: CommandContext, path: Path, yes: bool) -> list[Path]:
-    """Return a path itself, or the files of the data set on the hub that it names, downloaded after permission."""
+def _local_files(cli: CommandContext, path: Path, yes: bool, is_only: bool) -> list[Path]:
+    """Return a path itself, or the files of the data set on the hub that it names, downloaded after permission.
+
+    Without permission it is a path that does not exist, so that the others are still imported.
+    """
     from mlx_personal.errors import UserError
     from mlx_personal.importers.hub_dataset import dataset_files, is_dataset_name
 
@@ -147,7 +152,10 @@ def _local_files(cli: CommandContext, path: Path, yes: bool) -> list[Path]:
         except UserError as error:
             question = f"{name} is a data set of the Hugging Face hub. Download it?"
             if cli.as_json or not sys.stdin.isatty() or not click.confirm(question, err=True):
-                raise UserError(error.what, name, "allow the download with --yes, or name files") from error
+                if not is_only:
+                    return [path]
+                what = "there is no such file, and no such data set of the hub on this machine"
+                raise UserError(what, name, "correct the path, or allow the download with --yes") from error
     return dataset_files(name, allow_download=True)
 
 
@@ -166,9 +174,9 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         table.add_row(printable(name), *(f"{counts[column]:,}" for column in columns))
     console.print(table)
     for skipped in summary["skipped"]:
-        what = "turns left out" if skipped["is_turn"] else "skipped"
+        what = f"turn{'' if skipped['count'] == 1 else 's'} left out" if skipped["is_turn"] else "skipped"
         places = _places_text(skipped["places"]) + (", ..." if skipped["count"] > len(skipped["places"]) else "")
-        print_styled(console, f"{skipped['count']:,} {what}", "yellow", f" {skipped['reason']}: {places}")
+        print_styled(console, f"{skipped['count']:,} {what}:", "yellow", f" {skipped['reason']} ({places})")
     proposals = summary["proposals"]
     if any(proposals.values()):
         print_lines(

@@ -78,7 +78,7 @@ def poll_data(poll: Poll) -> dict[str, Any]:
     Args:
         poll: The result of polling it.
     """
-    brought = {name: poll.result.summary.total(name) if poll.result else 0 for name in ("new", "continued")}
+    brought = {name: poll.result.summary.total(name) if poll.result else 0 for name in ("new", "continued", "skipped")}
     import_id = poll.result.import_id if poll.result else None
     return {"path": poll.path, "changed": poll.changed, "import": import_id, **brought, "problem": poll.problem}
 
@@ -94,5 +94,5 @@ def poll_text(poll: Poll) -> str:
     data = poll_data(poll)
     return (
         f"{printable(poll.path)}: {data['new']:,} new and {data['continued']:,} continued conversations imported"
-        f" from {poll.changed:,} changed files."
+        f" from {poll.changed:,} changed files, {data['skipped']:,} skipped."
     )

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from mlx_personal.errors import UserError, escape_surrogates, from_os_error
+from mlx_personal.errors import StorageError, UserError, escape_surrogates, from_os_error
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.storage.foreign_database import open_foreign_database
 
@@ -51,6 +51,9 @@ _IGNORED_SUFFIXES: Final = frozenset(
 _CHATS_IN_A_SCRIPT: Final = "grok-chat-item"
 
 
+_PASSWORD: Final = "protected by a password"
+
+
 @dataclass(frozen=True)
 class Document:
     """A file that may contain conversations.
@@ -61,6 +64,7 @@ class Document:
         size: Its size in bytes; 0 if unknown.
         open_binary: Opens it for reading.
         path: Its path on the disk; None for members of a zip and for standard input.
+        archive: The zip that it is a member of; None if it is none.
         siblings: The other files of the same folder or zip by name, which may be one export.
     """
 
@@ -69,6 +73,7 @@ class Document:
     size: int
     open_binary: Callable[[], BinaryIO]
     path: Path | None = None
+    archive: Path | None = None
     siblings: dict[str, Document] = field(default_factory=dict, repr=False, compare=False)
 
     def sibling(self, name: str) -> Document | None:
@@ -210,8 +215,9 @@ def _open_gzip(source: Path | BinaryIO, size: int, where: str) -> BinaryIO:
 
 
 def _folder(folder: Path) -> Iterator[Document | Skipped]:
-    """Yield the files below a folder, without following links."""
+    """Yield the files below a folder and the members of the zips in it, without following links."""
     siblings: dict[str, Document] = {}
+    archives: list[tuple[Path, str]] = []
     skipped: list[Skipped] = []
 
     def on_error(error: OSError) -> None:
@@ -231,7 +237,9 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
                 continue
             try:
                 mode = path.lstat().st_mode
-                if stat.S_ISREG(mode):
+                if stat.S_ISREG(mode) and path.suffix.lower() == ".zip" and _begins_with(path, *_ZIP_MAGIC):
+                    archives.append((path, relative))
+                elif stat.S_ISREG(mode):
                     siblings[relative] = replace(_file(path, relative), siblings=siblings)
                 else:
                     reason = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
@@ -240,10 +248,17 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
                 skipped.append(Skipped(escape_surrogates(path), "cannot be read"))
     yield from skipped
     yield from list(siblings.values())
+    for path, relative in archives:
+        try:
+            yield from _zip(path, escape_surrogates(path), f"{relative}/")
+        except StorageError:
+            raise
+        except UserError as error:
+            yield Skipped(escape_surrogates(path), error.what)
 
 
-def _zip(source: Path | BinaryIO, where: str) -> Iterator[Document | Skipped]:
-    """Yield the members of a zip."""
+def _zip(source: Path | BinaryIO, where: str, prefix: str = "") -> Iterator[Document | Skipped]:
+    """Yield the members of a zip, with a prefix before their names."""
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
@@ -262,17 +277,22 @@ def _zip(source: Path | BinaryIO, where: str) -> Iterator[Document | Skipped]:
         for member in sorted(members, key=lambda member: member.filename):
             member_where = f"{where}:{escape_surrogates(member.filename)}"
             reason = _member_problem(member)
-            if member.filename in siblings:
+            name = prefix + member.filename
+            if name in siblings:
                 reason = "a second file of the same name"
             if reason is not None:
                 skipped.append(Skipped(member_where, reason))
             elif not _is_ignored(member.filename) and not _is_hidden(member.filename):
-                siblings[member.filename] = _member(archive, member, member_where, siblings)
+                archive_path = source if isinstance(source, Path) else None
+                siblings[name] = replace(
+                    _member(archive, member, member_where), name=name, archive=archive_path, siblings=siblings
+                )
         if siblings or not skipped:
             yield from skipped
             yield from list(siblings.values())
         else:
-            raise UserError(f"nothing in this zip can be read: {skipped[0].reason}", where, _DAMAGED_HINT)
+            hint = "unpack it and name its files" if skipped[0].reason == _PASSWORD else _DAMAGED_HINT
+            raise UserError(f"nothing in this zip can be read: {skipped[0].reason}", where, hint)
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:
@@ -283,7 +303,7 @@ def _member_problem(member: zipfile.ZipInfo) -> str | None:
     if stat.S_ISLNK(member.external_attr >> 16):
         return "a link"
     if member.flag_bits & 1:
-        return "protected by a password"
+        return _PASSWORD
     if member.file_size > MAX_MEMBER_BYTES:
         return f"unpacks to more than {MAX_MEMBER_BYTES // 1_000_000_000} GB"
     if member.file_size > _SMALL_BYTES and member.file_size > MAX_RATIO * max(member.compress_size, 1):
@@ -301,14 +321,14 @@ def _is_hidden(name: str) -> bool:
     return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, siblings: dict[str, Document]) -> Document:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Document:
     """Return a member of a zip, decompressed if it is a gzip file."""
 
     def open_binary() -> BinaryIO:
         stream = cast(BinaryIO, archive.open(member))
         return _open_gzip(stream, member.file_size, where) if member.filename.endswith(".gz") else stream
 
-    return Document(member.filename, where, member.file_size, open_binary, None, siblings)
+    return Document(member.filename, where, member.file_size, open_binary)
 
 
 class _Bounded(io.RawIOBase):

@@ -42,7 +42,7 @@ class ImportOptions:
         format: Name of the format of all files; None to recognize each one.
         since: Conversations that ended earlier are left out, in seconds since 1970, UTC; None for all.
         until: Conversations that began at this time or later are left out, in seconds since 1970, UTC; None for all.
-        app: Conversations of other apps are left out; empty for all.
+        app: Conversations of other apps are left out, regardless of case; empty for all.
         title: Conversations whose title does not contain this are left out, regardless of case; empty for all.
     """
 
@@ -58,7 +58,7 @@ class ImportOptions:
         Args:
             conversation: The conversation.
         """
-        if self.app and conversation.app != self.app:
+        if self.app and conversation.app != self.app.casefold():
             return "of another app"
         if self.title.casefold() not in conversation.title.casefold():
             return "its title does not match"

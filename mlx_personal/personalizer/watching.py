@@ -123,7 +123,7 @@ def _states(path: Path) -> dict[str, FileState]:
     states = {}
     for document in open_documents(path):
         if isinstance(document, Document):
-            file = document.path or path
+            file = document.path or document.archive or path
             states[document.name] = (*_state(file), *_state(file.with_name(f"{file.name}-wal")))
     return states
 

@@ -67,7 +67,7 @@ def test_invalid_lines_are_reported_and_the_others_imported(profile: Path, chats
     assert set(places) <= {f"{mixed}:{number}" for number in range(1, len(bad) + 1)}
     assert all("\n" not in skipped["reason"] for skipped in answer["skipped"])
     report = run_cli("import", mixed).stdout.splitlines()
-    assert sum(line.partition(" ")[2].startswith("skipped ") for line in report) == len(answer["skipped"])
+    assert sum(line.partition(" ")[2].startswith("skipped: ") for line in report) == len(answer["skipped"])
     only_bad = tmp_path / "bad.jsonl"
     only_bad.write_text("\n".join(bad))
     assert f"{only_bad}:9: no dialogue could be read" in error_line("import", only_bad)
@@ -78,8 +78,8 @@ def test_thousands_of_bad_lines_are_one_line_for_each_reason(profile: Path, tmp_
     file = tmp_path / "bad.jsonl"
     file.write_text(dialogue_line("Good?", "Good.") + "\n{broken" * 4997)
     (line,) = (line for line in run_cli("import", file).stdout.splitlines() if "not JSON" in line)
-    assert line.startswith("4,997 skipped not JSON")
-    assert line.endswith(f": {file}:2, 3, 4, ...")
+    assert line.startswith("4,997 skipped: not JSON")
+    assert line.endswith(f" ({file}:2, 3, 4, ...)")
 
 
 def test_a_dry_run_shows_examples_and_stores_nothing(profile: Path, tmp_path: Path) -> None:
@@ -111,11 +111,13 @@ def test_days_of_a_filter_are_local_and_whole(profile: Path, tmp_path: Path) -> 
 
     assert new("--since", "2026-03-05", "--until", "2026-03-05") == 1
     assert new("--since", "2026-03-06") == new("--until", "2026-03-04") == 0
-    assert new("--title", "noon", "--app", "chatgpt") == 1
+    assert new("--title", "noon", "--app", "ChatGPT") == 1
     assert new("--since", "1970-01-01", "--until", "2100-12-31") == 1
     assert "'05.03.2026' does not match" in error_line("import", "--since", "05.03.2026", export)
     for option, day in (("--since", "0001-01-01"), ("--until", "9999-12-31")):
         assert "no conversation is that old or new" in error_line("import", option, day, export)
+    days = ("--since", "2026-03-05", "--until", "2026-03-04")
+    assert "is later than --until" in error_line("import", *days, export)
 
 
 def test_a_format_can_be_forced(profile: Path, tmp_path: Path) -> None:
@@ -154,5 +156,12 @@ def test_a_data_set_of_the_hub_is_downloaded_after_permission_only(
 
     monkeypatch.setattr("mlx_personal.importers.hub_dataset.dataset_files", files)
     line = error_line("import", "someone/chats")
-    assert line.endswith("someone/chats: is not on this machine; allow the download with --yes, or name files")
+    assert line.endswith(
+        "someone/chats: there is no such file, and no such data set of the hub on this machine; "
+        "correct the path, or allow the download with --yes"
+    )
+    other = tmp_path / "other.jsonl"
+    other.write_text(dialogue_line("Which pear keeps?", "The winter pear."))
+    both = run_cli("import", "--json", "someone/chats", other)
+    assert (both.exit_code, json.loads(both.stdout)["new"]) == (1, 1)
     assert run_json("import", "--yes", "someone/chats")["new"] == 1

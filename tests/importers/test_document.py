@@ -71,6 +71,22 @@ def test_a_folder_knows_the_files_beside_each_file(tmp_path: Path) -> None:
     assert one.sibling("three.json") is None
 
 
+def test_zips_in_a_folder_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "downloads").mkdir()
+    write_zip(tmp_path / "downloads/b.zip", {"x/a.jsonl": LINE, "x/b.txt": b"-"})
+    write_zip(tmp_path / "a.zip", {"x/a.jsonl": LINE})
+    (tmp_path / "c.jsonl").write_bytes(LINE)
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04broken")
+    items = list(open_documents(tmp_path))
+    found = {item.name: item for item in items if isinstance(item, document.Document)}
+    assert list(found) == ["c.jsonl", "a.zip/x/a.jsonl", "downloads/b.zip/x/a.jsonl", "downloads/b.zip/x/b.txt"]
+    assert found["downloads/b.zip/x/a.jsonl"].sibling("b.txt") is found["downloads/b.zip/x/b.txt"]
+    assert found["downloads/b.zip/x/a.jsonl"].archive == tmp_path / "downloads/b.zip"
+    skipped = [(item.where, item.reason) for item in items if isinstance(item, Skipped)]
+    assert skipped == [(str(tmp_path / "broken.zip"), "is a damaged or cut-off zip")]
+    assert counted(tmp_path)[0] == 3
+
+
 def test_links_and_special_files_of_a_folder_are_not_opened(tmp_path: Path) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     outside.mkdir()
@@ -265,7 +281,9 @@ def test_a_gzip_file_that_is_cut_off_gives_what_is_before(tmp_path: Path) -> Non
     assert skipped == [("", "is cut off or damaged")]
 
 
-@pytest.mark.parametrize("data", [LINES, gzip.compress(LINES), LINES.decode().encode("utf-16")])
+@pytest.mark.parametrize(
+    "data", [LINES, gzip.compress(LINES), LINES.decode().encode("utf-16")], ids=["plain", "gzip", "UTF-16"]
+)
 def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     assert counted(Path("-")) == (2, [])

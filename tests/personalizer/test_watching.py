@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,16 @@ def test_a_folder_that_is_gone_is_reported_and_others_are_read(store: Store, fol
     gone.mkdir()
     (gone / "bread.jsonl").write_text(BREAD)
     assert [brought(result) for result in poll(store)] == [(1, 1, ""), (0, 0, "")]
+
+
+def test_a_zip_in_a_watched_folder_is_read_when_it_changed(store: Store, folder: Path) -> None:
+    watch(store, folder)
+    poll(store)
+    line = json.dumps({"prompt": "Which pear keeps?", "completion": "The winter pear."})
+    with zipfile.ZipFile(folder / "export.zip", "w") as archive:
+        archive.writestr("chats.jsonl", line)
+    assert [brought(result) for result in poll(store)] == [(1, 1, "")]
+    assert [brought(result) for result in poll(store)] == [(0, 0, "")]
 
 
 def test_what_cannot_be_watched_is_refused(store: Store, folder: Path, tmp_path: Path) -> None:
