@@ -301,7 +301,7 @@ class Imports:
     # Verdicts
 
     def add_verdicts(self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]]) -> int:
-        """Store verdicts that follow from an export; those that are known are left out.
+        """Store verdicts that follow from an export; those that equal the latest one from their source are left out.
 
         Args:
             import_id: The import that brings them.
@@ -311,12 +311,16 @@ class Imports:
         Returns:
             The number of new ones.
         """
+        new = 0
         with self._database.transaction() as connection:
-            return connection.executemany(
-                "INSERT OR IGNORE INTO inferred_verdicts (dialogue_id, import_id, answer, rating, source, evidence)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                ((dialogue_id, import_id, *verdict) for verdict in verdicts),
-            ).rowcount
+            for answer, rating, source, evidence in verdicts:
+                new += connection.execute(
+                    "INSERT INTO inferred_verdicts (dialogue_id, import_id, answer, rating, source, evidence)"
+                    " SELECT ?, ?, ?, ?, ?, ? WHERE ? IS NOT (SELECT rating FROM inferred_verdicts"
+                    " WHERE dialogue_id = ? AND answer = ? AND source = ? ORDER BY id DESC LIMIT 1)",
+                    (dialogue_id, import_id, answer, rating, source, evidence, rating, dialogue_id, answer, source),
+                ).rowcount
+        return new
 
     def add_pairs(self, import_id: int, pairs: Iterable[PreferencePairRow]) -> int:
         """Store preference pairs; those that are known are left out.

@@ -160,9 +160,9 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         answer INTEGER NOT NULL,  -- index among the answers of the dialogue that have weight 1
         rating TEXT NOT NULL,     -- good or bad
         source TEXT NOT NULL,
-        evidence TEXT NOT NULL,
-        UNIQUE (dialogue_id, answer, source)
+        evidence TEXT NOT NULL
     );
+    CREATE INDEX inferred_verdicts_by_answer ON inferred_verdicts (dialogue_id, answer, source);
     CREATE INDEX inferred_verdicts_by_import ON inferred_verdicts (import_id);
 
     -- Pairs of answers of which the owner preferred one.

@@ -6,9 +6,11 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from mlx_personal.annotation.proposals import proposal_of
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError
 from mlx_personal.importers.conversation import Skipped
@@ -18,6 +20,7 @@ from mlx_personal.personalizer import importing
 from mlx_personal.personalizer.import_summary import ImportSummary
 from mlx_personal.personalizer.importing import ImportOptions, ImportResult, import_paths
 from mlx_personal.profile import Store
+from mlx_personal.profile.undo_import import undo_import
 from mlx_personal.progress import ProgressEvent
 from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
 from tests.support.cli import dialogue_line
@@ -287,6 +290,24 @@ def test_a_verdict_on_a_known_dialogue_is_an_import_of_its_own(
     monkeypatch.setattr(importing, "infer_verdicts", infer_from_thanks)
     result = import_paths(store, [file])
     assert (result.summary.good, result.summary.total("known"), result.import_id) == (1, 1, 2)
+
+
+def test_the_rating_of_a_later_export_counts_until_that_import_is_taken_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratings: list[Literal["good", "bad"]] = ["good", "good", "bad"]
+    results, latest = [], []
+    for rating in ratings:
+        verdict = InferredVerdict(0, rating, "thumbs", f"rated {rating} in the app")
+        monkeypatch.setattr(importing, "infer_verdicts", lambda imported, found=verdict: Inferences((found,)))
+        results.append(import_chat(store, tmp_path, *SOUP))
+        latest.append(proposal_of(Dialogue.of(*SOUP), store.imports.verdicts(1)))
+    assert [result.import_id is not None for result in results] == [True, False, True]
+    assert [proposal.verdict for proposal in latest if proposal is not None] == ["accept", "accept", "skip"]
+    assert results[2].import_id is not None
+    undo_import(store, results[2].import_id)
+    proposal = proposal_of(Dialogue.of(*SOUP), store.imports.verdicts(1))
+    assert proposal is not None and proposal.verdict == "accept"
 
 
 def test_equal_reasons_are_counted_together() -> None:
