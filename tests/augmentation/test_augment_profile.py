@@ -46,6 +46,7 @@ def personalizer(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageMo
         yield personalizer
 
 
+@pytest.mark.slow
 def test_synthetic_dialogues_are_used_by_the_next_training(personalizer: Personalizer, fake_server: FakeServer) -> None:
     server = make_server(fake_server.url)
     grant_consent(personalizer.folder / FOLDER, server)
@@ -114,6 +115,7 @@ def test_a_profile_without_annotations_has_nothing_to_send(
     assert error.value.remedy is not None and error.value.remedy.action is Action.ANNOTATE
 
 
+@pytest.mark.slow
 def test_a_weight_of_1_trains_as_without_weights_and_another_does_not(
     tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, fake_server: FakeServer
 ) -> None:

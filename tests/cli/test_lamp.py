@@ -46,6 +46,7 @@ def command(official: list[Any], tiny_model_folder: Path, tmp_path: Path, in_pro
     return [*official, "--model", tiny_model_folder, "--out", tmp_path / "run", "--method", "non-personalized", *SHORT]
 
 
+@pytest.mark.slow
 def test_official_files_are_run_unchanged(
     official: list[Any], in_process_jobs: Any, home: Path, tiny_model_folder: Path
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_model_whose_training_does_not_fit_is_rejected_before_anything_is_done
     assert (folder / "profile.db").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_demo_leaves_a_profile_that_works_and_is_replaced(
     home: Path, tiny_model_folder: Path, other_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_it_can_be_nested() -> None:
     assert type(lm.model.layers[1]) is layer_class
 
 
+@pytest.mark.slow
 def test_successive_trainings_are_equal() -> None:
     lm = random_models.random_model("llama")
     result = []

@@ -75,6 +75,7 @@ def test_an_adapter_that_was_not_recorded_is_trained_again(
     assert (ready.folder / trained.adapter.folder / "adapters.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_keeps_its_examples(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
         ready.train(interrupt_at(3))

@@ -188,6 +188,7 @@ def test_other_families_are_estimated_within_a_third(family: str) -> None:
     assert expected == pytest.approx(measured, rel=1 / 3)
 
 
+@pytest.mark.slow
 def test_replayed_and_held_out_samples_are_counted(demo_model: LanguageModel) -> None:
     short, long = random_samples([30, 40, 50, 60], 2048), random_samples([200, 220, 300], 2048)
     for data in (

@@ -238,6 +238,7 @@ def test_chunks_give_the_float64_sum_and_gradient(count: int, dtype: mx.Dtype, m
     assert max(widths) <= 16
 
 
+@pytest.mark.slow
 def test_full_logits_are_never_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """4,000 targets of a vocabulary of 20,000 are 320 MB of logits alone, and a chunk is 8 MB of them."""
     monkeypatch.setattr(losses_module, "CHUNK_BYTES", 8 * 2**20)

@@ -324,6 +324,7 @@ def test_the_near_duplicate_threshold_is_an_argument() -> None:
     assert selector.offer(make_candidate(7, text="a b x y")).action == "duplicate"
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from(["fresh", "arrival"]), st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
 def test_a_restart_anywhere_changes_no_decision(seed: int, stop: int, idd: str, draw_seed: int) -> None:

@@ -146,6 +146,7 @@ def test_too_few_questions_give_none(tiny_model: LanguageModel) -> None:
     assert propose_questions(tiny_model, OWN, 0) == []
 
 
+@pytest.mark.slow
 def test_the_embedded_model_proposes_questions(demo_model: LanguageModel) -> None:
     own = [
         "How do I start with my presentation?",

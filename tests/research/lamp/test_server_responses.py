@@ -35,6 +35,7 @@ def server_spec(world: Path, model: Path, fake_server: FakeServer, *methods: str
     return lamp_spec(world, model, *names, server=make_server(fake_server.url), **changes)
 
 
+@pytest.mark.slow
 def test_synthetic_records_are_trained_on_and_answers_are_stored(
     world: Path, folder: Path, fake_server: FakeServer, tiny_model_folder: Path
 ) -> None:
@@ -242,6 +243,7 @@ def test_only_users_with_active_jobs_are_in_memory(
     assert len(numbers) == 8 and max(numbers) <= 4
 
 
+@pytest.mark.slow
 def test_a_users_adapter_and_answers_are_bit_identical_alone_and_among_others(
     tmp_path: Path,
     world: Path,
