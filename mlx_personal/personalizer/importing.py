@@ -30,6 +30,8 @@ _CHUNK_CHARS: Final = 8_000_000
 # A longer conversation is a log rather than a conversation: a book has half as many characters.
 MAX_DIALOGUE_CHARS: Final = 1_000_000
 _EXAMPLES: Final = 10
+# Characters of the conversations that a dry run remembers, so that a second export of the same chat is not new again.
+_PLANNED_CHARS: Final = 64_000_000
 
 Outcome = Literal["new", "continued", "known"]
 
@@ -171,7 +173,10 @@ class _Batch:
         self._wanted = wanted
         self._chunk: list[tuple[ImportedDialogue, str]] = []
         self._chunk_chars = 0
-        self._keys: set[bytes] = set()  # of the new dialogues of a dry run
+        # What a dry run would have stored: the keys of all dialogues, and the parts of the first conversations.
+        self._keys: set[bytes] = set()
+        self._planned: dict[tuple[str, str], list[StoredPart]] = {}
+        self._planned_chars = 0
         self.import_id: int | None = None
         self.summary = ImportSummary()
         self.examples: list[ImportedDialogue] = []
@@ -237,13 +242,19 @@ class _Batch:
     def _would_store(self, imported: ImportedDialogue) -> Outcome:
         """Return what would become of a dialogue."""
         conversation = imported.conversation
-        part = new_part(imported.dialogue, self._store.imports.parts(conversation.app, conversation.id))
+        name = (conversation.app, conversation.id)
+        parts = self._planned.get(name) or self._store.imports.parts(*name)
+        part = new_part(imported.dialogue, parts)
         if part is None:
             return "known"
         key = bytes.fromhex(part.dialogue.key)
         if key in self._keys or self._store.imports.id_of_key(part.dialogue.key) is not None:
             return "known"
         self._keys.add(key)
+        if conversation.id and self._planned_chars < _PLANNED_CHARS:
+            self._planned_chars += sum(len(message.content) for message in part.dialogue.messages)
+            kept = [stored for stored in parts if stored.dialogue_id != part.continues]
+            self._planned[name] = [*kept, StoredPart(part.continues or -len(parts) - 1, part.dialogue, False)]
         inferences = infer_verdicts(imported)
         for verdict in inferences.verdicts:
             self.summary.count_verdict(verdict.rating)

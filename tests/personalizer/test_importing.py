@@ -310,6 +310,18 @@ def test_the_rating_of_a_later_export_counts_until_that_import_is_taken_back(
     assert proposal is not None and proposal.verdict == "accept"
 
 
+def test_a_dry_run_of_several_exports_of_a_chat_counts_as_the_import_does(store: Store, tmp_path: Path) -> None:
+    exports = [
+        write_chatgpt_export(tmp_path / f"{number}.json", chatgpt_conversation("c1", texts))
+        for number, texts in enumerate([SOUP, [*SOUP, *BREAD], [*SOUP, *BREAD], [*SOUP, *TEA]])
+    ]
+    dry = import_paths(store, exports, dry_run=True).summary
+    assert store.dialogue_count() == 0
+    real = import_paths(store, exports).summary
+    assert dry.to_json() == real.to_json()
+    assert (real.total("new"), real.total("continued"), real.total("known")) == (1, 2, 1)
+
+
 def test_equal_reasons_are_counted_together() -> None:
     summary = ImportSummary()
     for number in range(5):
