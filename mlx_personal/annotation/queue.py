@@ -148,7 +148,8 @@ class AnnotationQueue:
     def accept_inferred(self) -> int:
         """Record all proposals without asking, if this is the setting; they do not count toward the daily limit.
 
-        Those that the user decided about before are left out, even if the verdict was undone.
+        Those that the user decided about before are left out, even if the verdict was undone. A verdict that was
+        recorded like this is replaced if a later import changes the proposal.
 
         Returns:
             The number of dialogues.
@@ -157,7 +158,7 @@ class AnnotationQueue:
             return 0
         count = 0
         with self._store.transaction():
-            for dialogue_id in self._store.inferred.never_annotated_ids():
+            for dialogue_id in self._store.inferred.acceptable_ids():
                 row = self._store.dialogue(dialogue_id)
                 proposal = None if row is None else self._proposal(row)
                 if row is None or proposal is None:

@@ -16,6 +16,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError, escape_surrogates
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.document import Document
+from mlx_personal.importers.json_values import CUT_OFF
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
 from mlx_personal.importers.verdicts import Inferences, infer_verdicts
 from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
@@ -124,16 +125,19 @@ def import_paths(
         batch.read(path, progress)
         progress.next_path()
     if not batch.summary.total("dialogues"):
-        raise batch.failed[0] if batch.failed else _nothing_read(batch.summary, paths[0])
+        raise batch.failed[0] if batch.failed else _nothing_read(batch.summary, paths[0], options.format)
     batch.finish()
     return ImportResult(batch.import_id, batch.summary, tuple(batch.examples), tuple(batch.failed))
 
 
-def _nothing_read(summary: ImportSummary, path: Path) -> UserError:
+def _nothing_read(summary: ImportSummary, path: Path, format_name: str | None) -> UserError:
     for skipped in summary.by_count():
-        return UserError(
-            f"no dialogue could be read ({skipped.reason})", skipped.places[0], "see the formats in the documentation"
-        )
+        hint = "see the formats in the documentation"
+        if format_name is not None:
+            hint = "name another format, or none to recognize it"
+        elif skipped.reason == CUT_OFF:
+            hint = "export it again"
+        return UserError(f"no dialogue could be read ({skipped.reason})", skipped.places[0], hint)
     return UserError("no dialogue in this file", path, "name a file with conversations")
 
 

@@ -32,7 +32,7 @@ def pending_steps(store: Store, config: Config, fingerprint: str) -> list[Pendin
     steps = []
     if unscored := store.unscored_count():
         steps.append(PendingStep("score", f"{unscored} dialogues have not been scored"))
-    if config.annotation.inferred == "accept" and (proposals := len(store.inferred.never_annotated_ids())):
+    if config.annotation.inferred == "accept" and (proposals := len(store.inferred.acceptable_ids())):
         steps.append(PendingStep("accept", f"{proposals} verdicts that follow from imports are to be accepted"))
     if unsynthesized := store.unsynthesized_count():
         steps.append(PendingStep("synthesize", f"{unsynthesized} annotated dialogues have no synthetic dialogues"))

@@ -58,9 +58,16 @@ class InferredVerdicts:
         rows = self._database.fetch_all(f"{OPEN_PROPOSALS} ORDER BY dialogue_id LIMIT ?", limit)
         return [row["dialogue_id"] for row in rows]
 
-    def never_annotated_ids(self) -> list[int]:
-        """Return the dialogues with a proposal that never had an annotation, not even one that was undone."""
-        rows = self._database.fetch_all(f"{_SCORED} AND NOT EXISTS ({_ANNOTATIONS}) ORDER BY dialogue_id")
+    def acceptable_ids(self) -> list[int]:
+        """Return the dialogues whose proposal may be accepted without asking, in the order of the stream.
+
+        These never had an annotation, not even one that was undone; or they have one that was accepted without asking,
+        and nothing was decided about them since an import with another verdict began.
+        """
+        unasked = f"EXISTS ({_ANNOTATIONS} AND undone = 0 AND origin = 'inferred')"
+        later = f"{_ANNOTATIONS} AND asked_at >= (SELECT started_at FROM imports WHERE id = v.import_id)"
+        condition = f"(NOT EXISTS ({_ANNOTATIONS}) OR ({unasked} AND NOT EXISTS ({later})))"
+        rows = self._database.fetch_all(f"{_SCORED} AND {condition} ORDER BY dialogue_id")
         return [row["dialogue_id"] for row in rows]
 
     def has_proposal(self, dialogue_id: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.profile import Store
 from mlx_personal.profile.imports import InferredVerdictRow
 from mlx_personal.profile.inferred import InferredCounts
+from mlx_personal.storage.database import utc_now
 from tests.annotation.test_annotation import new_group, select
 
 
@@ -220,6 +222,24 @@ def test_accepting_stays_undone_and_is_proposed_instead(store: Store) -> None:
     assert asked(queue)[0] == 2
     queue.take_proposal(2)
     assert store.annotations()[0].origin == "proposal"
+
+
+def test_the_verdict_of_a_later_import_replaces_an_accepted_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, {2: "good", 3: "good"})
+    queue = make_queue(store, inferred="accept")
+    assert queue.accept_inferred() == 2
+    queue.record(3, "skip")
+    later = (datetime.datetime.fromisoformat(utc_now()) + datetime.timedelta(minutes=5)).isoformat()
+    for module in ("mlx_personal.profile.imports", "mlx_personal.profile.store"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: later)
+    add_ratings(store, {2: [(0, "bad")], 3: [(0, "bad")]})
+    assert queue.accept_inferred() == 1
+    assert [(a.dialogue_id, a.verdict, a.origin) for a in store.annotations()] == [
+        (3, "skip", "owner"),
+        (2, "skip", "inferred"),
+    ]
+    assert queue.undo() == 2
+    assert queue.accept_inferred() == 0
 
 
 def test_the_owners_verdict_replaces_an_accepted_one(store: Store) -> None:

@@ -124,6 +124,10 @@ def test_a_format_can_be_forced(profile: Path, tmp_path: Path) -> None:
     export = write_chatgpt_export(tmp_path / "chats.json", chatgpt_conversation("a", ["Hi?", "Yes."]))
     assert run_json("import", "--format", "chatgpt", export)["new"] == 1
     assert "did you mean chatgpt?" in error_line("import", "--format", "chatgtp", export)
+    truncated = tmp_path / "truncated.json"
+    truncated.write_text(export.read_text()[:-30])
+    assert error_line("import", truncated).endswith("(the end of the file is missing); export it again")
+    assert error_line("import", "--format", "claude", export).endswith("name another format, or none to recognize it")
 
 
 def test_a_path_that_cannot_be_read_is_named_and_the_others_imported(profile: Path, tmp_path: Path) -> None:
