@@ -132,7 +132,7 @@ def test_a_template_cannot_run_on_or_fill_the_memory(source: str) -> None:
     start = time.thread_time()
     with pytest.raises(TemplateFailureError, match=r"takes too long|makes too l|needs too much memory"):
         render(source)
-    assert time.thread_time() - start < 3  # far below the limit, also on a busy machine
+    assert time.thread_time() - start < 1
 
 
 @pytest.mark.parametrize("source", LONG_TEXTS)
