@@ -8,7 +8,7 @@ default:
 
 # The quick tests, on all cores.
 test:
-    {{python}} -m pytest -q -n auto -m 'not slow'
+    {{python}} -m pytest -q -n auto --dist worksteal -m 'not slow'
 
 # The tests that take longer.
 slow:

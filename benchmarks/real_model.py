@@ -279,8 +279,8 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
         [
             heading(f"{model} with this package and with mlx-lm {mlx_lm.__version__}", command, threads),
             markdown_table(columns, rows),
-            f"Medians of {options.rounds} rounds; ratios within each round. `peak MB` of fine-tuning is MLX's count, of "
-            "the others the process's; its seconds are those to the same loss.\n",
+            f"Medians of {options.rounds} rounds; ratios within each round. `peak MB` of fine-tuning is MLX's count, "
+            "of the others the process's; its seconds are those to the same loss.\n",
             "## Memory of fine-tuning, estimated before it starts\n",
             markdown_table(["forward mode", "peak MB of MLX", "estimate"], memory),
         ]

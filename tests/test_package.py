@@ -9,10 +9,12 @@ import sys
 import pytest
 
 import mlx_personal
+from tests.support.cases import slow_cases
 
 # The subpackage `finetune` is called like its function.
 TRAIN_NOTHING = """
 import mlx_personal
+from tests.support.cases import slow_cases
 {first}
 from mlx_personal import LoRAConfig, finetune, load_language_model
 try:
@@ -20,6 +22,7 @@ try:
 except TypeError as error:
     print(error)
 import mlx_personal.finetune.config as config
+from tests.support.cases import slow_cases
 print(config.LoRAConfig is LoRAConfig, mlx_personal.finetune.LoRAConfig is LoRAConfig)
 """
 
@@ -47,7 +50,7 @@ def test_importing_the_package_imports_neither_mlx_nor_transformers() -> None:
     "first",
     [
         "import mlx_personal.finetune",
-        *(pytest.param(first, marks=pytest.mark.slow) for first in ("", "mlx_personal.Personalizer")),
+        *slow_cases("", "mlx_personal.Personalizer"),
     ],
 )
 def test_finetune_is_callable_whatever_was_imported_first(first: str) -> None:

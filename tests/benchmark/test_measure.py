@@ -28,6 +28,7 @@ from mlx_personal.benchmark import (
 from mlx_personal.benchmark.training_run import MLX_LM, MLX_LM_STOCK, OURS, train_once
 from mlx_personal.benchmark.workloads import make_random_samples, mlx_lm_order
 from mlx_personal.progress import ignore_progress
+from tests.support.cases import slow_cases
 from tests.support.paths import ROOT
 
 TINY = Workload("small", "demo", samples=8, epochs=2, num_layers=1)
@@ -148,6 +149,7 @@ def test_the_exact_loss_is_the_mean_over_the_targets_and_the_stock_loss_adds_one
     assert mlx_lm_trainer.stock_loss(tiny_model.model, batch, lengths)[1].item() == total + 2
 
 
+@pytest.mark.slow
 def test_mlx_lm_trains_without_its_display_and_memory_limit(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +180,7 @@ def test_processed_tokens_include_the_padding_of_mlx_lm() -> None:
 # Ours
 
 
-@pytest.mark.parametrize("num_layers", [*(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2)), -1])
+@pytest.mark.parametrize("num_layers", [*slow_cases(1, 2), -1])
 def test_both_trainers_have_the_same_losses(num_layers: int) -> None:
     workload = TINY.with_settings(num_layers=num_layers)
     folder = random_weights.model_folder(workload.model)

@@ -49,6 +49,7 @@ def run(name: str, *arguments: str) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_the_scoring_benchmark_prints_and_writes_its_tables(tmp_path: Path) -> None:
     printed = run("scoring", "--quick", "--queries", "1", "--out", str(tmp_path / "scoring.md"))
     for column in ("NumPy, ms", "MLX ops, ms", "ours, ms", "running sum, ms", "loop over bins, ms", "order 2, ms"):
@@ -91,6 +92,7 @@ def test_a_quick_stream_has_the_given_length() -> None:
         assert raised.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_selector_benchmark_prints_a_row_for_each_point_and_draws_the_curve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def loop() -> ModuleType:
 # Synthesis
 
 
+@pytest.mark.slow
 def test_the_synthesis_benchmark_prints_its_values_and_writes_its_report(
     synthesis: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

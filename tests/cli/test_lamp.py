@@ -98,6 +98,7 @@ def test_failed_user_sets_the_exit_code(command: list[Any], in_process_jobs: Any
     assert "failed: user-1-1: out of breath" in result.stdout
 
 
+@pytest.mark.slow
 def test_server_needs_consent_and_missing_responses_set_the_exit_code(command: list[Any], tmp_path: Path) -> None:
     with FakeServer(cloud_response) as fake_server:
         command += ["--server", fake_server.url, "--server-model", "cloud", "--method", "cdcda,cloud:0"]

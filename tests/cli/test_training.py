@@ -15,6 +15,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_personal.progress import Progress, ProgressEvent
+from tests.support.cases import slow_cases
 from tests.support.cli import error_line, run_cli, run_json
 
 
@@ -49,8 +50,13 @@ def press_ctrl_c(*_: Any, **__: Any) -> None:
 # Stopping by signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["train", "run"])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("train", signal.SIGINT),
+        *slow_cases(("train", signal.SIGTERM), ("run", signal.SIGINT), ("run", signal.SIGTERM)),
+    ],
+)
 def test_signal_stops_a_training_with_its_exit_code(
     ready: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -182,11 +183,13 @@ def test_an_expected_duration_is_a_round_number(seconds: float, text: str) -> No
 
 
 @pytest.mark.slow
-def test_the_demo_improves_rouge_in_minutes(home: Path) -> None:
+def test_the_demo_improves_rouge_in_two_minutes(home: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     environment.pop("OPENBLAS_NUM_THREADS", None)
     command = [sys.executable, "-c", "from mlx_personal.cli import main; main()", "demo", "--json"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     assert set(result) == JSON_KEYS
@@ -196,7 +199,8 @@ def test_the_demo_improves_rouge_in_minutes(home: Path) -> None:
     assert 0 < result["synthetic_kept"] <= result["synthetic_generated"]
     assert result["rouge1_after"] - result["rouge1_before"] >= 0.15
     assert result["rouge1_gain_ci"][0] > 0
-    assert result["seconds"]["total"] <= 480  # two minutes on two quiet cores, several times as long on busy ones
+    # Of CPU time, which other processes affect less: on a quiet machine it takes as long as that.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 120
     assert os.path.exists(os.path.join(result["adapter_path"], "adapters.safetensors"))
 
     # The adapter is in use in the demo's profile, and loads in mlx-lm.

@@ -197,6 +197,7 @@ def active_memory_bytes() -> int:
     return mx.get_active_memory()
 
 
+@pytest.mark.slow
 def test_frozen_layers_are_released_during_training_and_restored_afterwards(large_folder: Path) -> None:
     lm = load_language_model(large_folder)
     before, base = random_models.bits(lm.model.parameters()), active_memory_bytes()
@@ -226,6 +227,7 @@ def test_a_model_without_a_folder_trains_equally_and_keeps_its_weights(large_fol
     assert random_models.bits(in_memory_model.model.parameters()) == before
 
 
+@pytest.mark.slow
 def test_layers_are_not_released_if_their_outputs_are_not_cached(
     large_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_collectives_are_exact(two_processes: tuple[Path, list[list[Any]]]) -> None:
     _, ((first, *_), (second, *_)) = two_processes
     assert [(r["rank"], r["size"]) for r in (first, second)] == [(0, 2), (1, 2)]
@@ -138,6 +139,7 @@ print(json.dumps([group.rank, report.losses, report.validation_losses, report.be
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(
     two_processes: tuple[Path, list[list[Any]]],
     tiny_model_folder: Path,
@@ -262,6 +264,7 @@ def two_processes(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFact
     return folder, run_all_lines(COLLECTIVES + TRAINING + COMMAND, tiny_model_folder, folder)
 
 
+@pytest.mark.slow
 def test_the_train_command_runs_on_both_machines_and_rank_0_reports(
     two_processes: tuple[Path, list[list[Any]]],
 ) -> None:

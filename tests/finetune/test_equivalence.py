@@ -22,6 +22,7 @@ from mlx_personal.finetune.forward.packed_attention import PackedAttention
 from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
+from tests.support.cases import slow_cases
 
 SAMPLES = random_models.prefix_sharing_samples()
 # For slow dtypes; some of them share a prefix.
@@ -68,7 +69,7 @@ def test_all_modes_give_the_loss_and_gradient_of_each_sample_alone(family: str) 
     assert (selection.mode, selection.fallback_reason) == ("packed", "")
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt2", pytest.param("mamba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", *slow_cases("mamba")])
 def test_a_family_that_cannot_be_packed_is_padded_with_a_reason(family: str) -> None:
     lm = random_models.random_model(family)
     check(lm, SAMPLES[:7], ["padded", "plain"], 1e-5)
@@ -87,9 +88,7 @@ def test_dora_and_any_number_of_layers_are_exact(num_layers: int, dora: bool) ->
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
-@pytest.mark.parametrize(
-    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma3", "phi3", "phi"))]
-)
+@pytest.mark.parametrize("family", ["llama", *slow_cases("qwen3", "gemma3", "phi3", "phi")])
 def test_half_precision_is_within_its_tolerance(family: str, kind: str) -> None:
     lm = random_models.random_model(family, kind, num_hidden_layers=2)
     check(lm, FEW_SAMPLES, ["packed", "padded"], TOLERANCES[getattr(mx, kind)] / 2, num_layers=1)

@@ -19,6 +19,7 @@ from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.profile import NewSynthetic
 from mlx_personal.progress import Progress
 from tests.personalizer.test_personalizer import CONFIG, annotate_all, personalizer, stream
+from tests.support.cases import slow_cases
 from tests.support.training_steps import for_each_step
 
 assert personalizer  # the fixture
@@ -88,6 +89,7 @@ def test_an_interrupted_training_keeps_its_examples(ready: Personalizer) -> None
     assert ready.train().report.samples == before + 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_dropped_if_one_of_its_annotations_is_undone(ready: Personalizer) -> None:
     with pytest.raises(KeyboardInterrupt):
         ready.train(interrupt_at(3))
@@ -119,7 +121,7 @@ def test_changed_settings_are_named_and_checkpoints_stay(ready: Personalizer) ->
     assert ready.train().report.resumed_from == 2
 
 
-@pytest.mark.parametrize(("rise", "promoted"), [(0.09, True), (0.11, False)])
+@pytest.mark.parametrize(("rise", "promoted"), [(0.11, False), *slow_cases((0.09, True))])
 def test_an_adapter_above_max_forgetting_is_not_promoted(
     ready: Personalizer, monkeypatch: pytest.MonkeyPatch, rise: float, promoted: bool
 ) -> None:
@@ -162,6 +164,7 @@ def test_an_invalid_line_of_general_data_is_named(ready: Personalizer, tmp_path:
     assert ready.store.unfinished_run("training", ready.fingerprint) is None, "none was begun"
 
 
+@pytest.mark.slow
 def test_a_diverged_training_leaves_no_checkpoints(ready: Personalizer, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = GradientComputer.gradient, []
 

@@ -324,6 +324,7 @@ def test_early_stopping_after_patience_epochs(lm: LanguageModel) -> None:
     assert len(report.epoch_losses) == report.epochs
 
 
+@pytest.mark.slow
 def test_replayed_samples_reduce_forgetting(lm: LanguageModel) -> None:
     data = TrainingData(SAMPLES, replay=OTHERS, general=OTHERS)
     with_replay = trained(lm, data, dataclasses.replace(CONFIG, epochs=6))[0]

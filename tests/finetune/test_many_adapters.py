@@ -20,6 +20,7 @@ from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.forward import equivalence
 from mlx_personal.finetune.forward.equivalence import EquivalenceCheck, ModeSelection, select_mode
 from tests.support import random_models
+from tests.support.cases import slow_cases
 from tests.support.paths import ROOT
 from tests.support.training_steps import for_each_step
 
@@ -51,7 +52,7 @@ def adapter(lm: LanguageModel, user: int, folder: Path, config: LoRAConfig = CON
     return (folder / "adapters.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("dropout", "layers"), [(0.0, -1), (0.3, 1)])
+@pytest.mark.parametrize(("dropout", "layers"), [(0.3, 1), *slow_cases((0.0, -1))])
 def test_the_seventh_adapter_equals_one_trained_alone(
     dropout: float, layers: int, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_base_is_unchanged_after_many_adapters(tiny_model_folder: Path, tmp_
     assert random_models.bits(lm.model.parameters()) == before
 
 
+@pytest.mark.slow
 def test_a_base_is_checked_once_for_all_users(check_sizes: list[int], tmp_path: Path) -> None:
     lm = load_language_model("demo")
     for user in range(2, 6):

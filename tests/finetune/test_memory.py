@@ -37,6 +37,7 @@ from mlx_personal.finetune.planning.memory import (
 from mlx_personal.finetune.planning.model_spec import spec_from_folder, spec_from_model
 from mlx_personal.runtime.memory import usable_memory_bytes
 from tests.support import random_models
+from tests.support.cases import slow_cases
 
 LENGTHS = [35, 70, 154, 119, 66, 43, 227, 91]
 TARGETS = [round(0.6 * length) for length in LENGTHS]
@@ -89,18 +90,20 @@ def expected_and_measured(
     ("changes", "plan"),
     [
         ({}, MemoryPlan()),
-        ({"dropout": 0.05}, MemoryPlan()),
-        ({"use_dora": True}, MemoryPlan()),
-        ({"num_layers": 2}, MemoryPlan()),
-        ({"num_layers": 2, "dropout": 0.05}, MemoryPlan()),
-        ({"num_layers": 2, "use_dora": True}, MemoryPlan()),
         ({"num_layers": 4, "dropout": 0.1}, MemoryPlan()),
-        ({"num_layers": 1}, MemoryPlan(micro_batch_tokens=1)),
-        pytest.param({"rank": 128, "epochs": 3}, MemoryPlan(), marks=pytest.mark.slow),
-        ({"batch_size": 8}, MemoryPlan(micro_batch_tokens=256)),
-        ({}, MemoryPlan(gradient_checkpointing=True)),
-        ({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True)),
         ({"num_layers": 3, "batch_size": 8}, MemoryPlan(gradient_checkpointing=True, cache_bytes=0)),
+        *slow_cases(
+            ({"dropout": 0.05}, MemoryPlan()),
+            ({"use_dora": True}, MemoryPlan()),
+            ({"num_layers": 2}, MemoryPlan()),
+            ({"num_layers": 2, "dropout": 0.05}, MemoryPlan()),
+            ({"num_layers": 2, "use_dora": True}, MemoryPlan()),
+            ({"num_layers": 1}, MemoryPlan(micro_batch_tokens=1)),
+            ({"rank": 128, "epochs": 3}, MemoryPlan()),
+            ({"batch_size": 8}, MemoryPlan(micro_batch_tokens=256)),
+            ({}, MemoryPlan(gradient_checkpointing=True)),
+            ({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True)),
+        ),
     ],
 )
 def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[str, Any], plan: MemoryPlan) -> None:
@@ -115,9 +118,8 @@ def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[st
 @pytest.mark.parametrize(
     ("changes", "plan"),
     [
-        ({}, MemoryPlan()),
         ({"num_layers": 2, "dropout": 0.05, "batch_size": 8}, MemoryPlan(micro_batch_tokens=512)),
-        pytest.param({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True), marks=pytest.mark.slow),
+        *slow_cases(({}, MemoryPlan()), ({"dropout": 0.1}, MemoryPlan(gradient_checkpointing=True))),
     ],
 )
 def test_the_slower_forward_modes_are_estimated_within_a_quarter(
@@ -158,9 +160,9 @@ def test_a_slower_mode_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("hidden_size", "mlp_width", "heads", "kv_heads", "vocab_size", "lengths"),
     [
-        (384, 1536, 4, 2, 512, [150, 160, 70]),  # dominated by the MLP
-        (64, 96, 8, 2, 128, [200, 190, 300]),  # by attention
+        (64, 96, 8, 2, 128, [200, 190, 300]),  # dominated by attention
         (128, 256, 4, 4, 8192, [60, 90, 120]),  # by the output head
+        *slow_cases((384, 1536, 4, 2, 512, [150, 160, 70])),  # by the MLP
     ],
 )
 def test_models_of_other_sizes_are_estimated_within_20_percent(
@@ -174,9 +176,7 @@ def test_models_of_other_sizes_are_estimated_within_20_percent(
     assert expected == pytest.approx(measured, rel=0.2)
 
 
-@pytest.mark.parametrize(
-    "family", ["qwen3", "gemma3", "phi", "mixtral", "gemma2", pytest.param("mamba", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("family", ["qwen3", *slow_cases("gemma3", "phi", "mixtral", "gemma2", "mamba")])
 def test_other_families_are_estimated_within_a_third(family: str) -> None:
     """Without knowledge of their structure: some compute in steps that nothing in their files shows."""
     lm = random_models.random_model(
@@ -200,6 +200,7 @@ def test_replayed_and_held_out_samples_are_counted(demo_model: LanguageModel) ->
         assert expected == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.slow
 def test_long_samples_with_a_common_prefix_are_counted_in_the_equivalence_check(demo_model: LanguageModel) -> None:
     short, long = random_samples([20, 30, 25, 40], 2048), random_samples([400, 380], 2048)
     long[1].inputs[:100] = long[0].inputs[:100]

@@ -112,6 +112,7 @@ def test_a_png_is_written_without_warnings(curves: Curves, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
 
 
+@pytest.mark.slow
 def test_the_png_has_every_curve_in_its_color(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     colors = {"validation": (0xD5, 0x5E, 0x00), "general": (0x00, 0x9E, 0x73), "training": (0x00, 0x72, 0xB2)}

@@ -31,6 +31,7 @@ from mlx_personal.finetune import (
 from mlx_personal.finetune.checkpoint import load_latest
 from mlx_personal.finetune.forward.equivalence import ModeSelection
 from mlx_personal.finetune.planning.memory import MemoryPlan
+from tests.support.cases import slow_cases
 from tests.support.paths import ROOT
 from tests.support.training_steps import for_each_step
 
@@ -153,6 +154,7 @@ def test_a_training_killed_repeatedly_ends_bit_identically(
     assert outcome(report, tmp_path) == uninterrupted
 
 
+@pytest.mark.slow
 def test_uncached_activations_stay_uncached_after_a_resume(
     base: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +211,8 @@ def test_save_every_does_not_affect_the_result(base: LanguageModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_layers": -1}, {"use_dora": True, "validation_split": 0.0, "early_stopping_patience": 0}]
+    "changes",
+    [{"use_dora": True, "validation_split": 0.0, "early_stopping_patience": 0}, *slow_cases({"num_layers": -1})],
 )
 def test_other_settings_resume_bit_identically(base: LanguageModel, tmp_path: Path, changes: dict[str, Any]) -> None:
     expected = outcome(run(base, tmp_path / "whole", **changes), tmp_path / "whole")
@@ -218,6 +221,7 @@ def test_other_settings_resume_bit_identically(base: LanguageModel, tmp_path: Pa
     assert outcome(run(base, tmp_path, **changes), tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_early_stopping_works_after_a_resume(base: LanguageModel, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"epochs": 12, "early_stopping_patience": 1, "learning_rate": 3e-1}
     uninterrupted = run(base, tmp_path / "whole", **changes)
@@ -281,6 +285,7 @@ def check_process(done: subprocess.CompletedProcess[str], folder: Path, uninterr
     return int(resumed_from)
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_sigkill_is_resumed_by_another(
     base: LanguageModel, base_folder: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:

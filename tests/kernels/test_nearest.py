@@ -13,6 +13,7 @@ from mlx_personal.kernels import build, cosine, nearest
 from mlx_personal.kernels.nearest import nearest_cpu, nearest_kernel, nearest_ops
 from mlx_personal.runtime.device import device_name
 from tests.support import cosine_cases as cases
+from tests.support.cases import slow_cases
 
 pytestmark = pytest.mark.metal
 
@@ -48,7 +49,7 @@ def test_adversarial_vectors(machine: None, name: str, dtype: mx.Dtype) -> None:
     check(*cases.adversarial(dtype)[name], dtype)
 
 
-@pytest.mark.parametrize("rows", [512, 4_100, pytest.param(65_536, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [512, 4_100, *slow_cases(65_536)])
 def test_large_banks(machine: None, rows: int) -> None:
     bank = cases.random(rows, 6)
     best = [0, rows // 2 + 1, rows - 1]

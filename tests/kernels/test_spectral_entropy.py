@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_personal.kernels import build, spectral_entropy
 from mlx_personal.kernels.spectral_entropy import spectral_entropy_cpu, spectral_entropy_kernel, spectral_entropy_ops
+from tests.support.cases import slow_cases
 
 pytestmark = pytest.mark.metal
 
@@ -57,7 +58,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, *(pytest.param(half, marks=pytest.mark.slow) for half in HALF)], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float32, *slow_cases(*HALF)], ids=str)
 def test_ragged_lengths(machine: None, dtype: mx.Dtype) -> None:
     lengths = [0, 1, 2, 3, 63, 64, 65, 130, 140, -1]
     check(random(10, 140, 40), lengths, dtype)

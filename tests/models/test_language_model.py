@@ -369,8 +369,9 @@ def test_a_missing_compiler_is_reported_as_the_reason(tmp_path: Path, monkeypatc
     assert "no C compiler" in library.reason
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is for Linux")
-@pytest.mark.parametrize(("threads", "after_small"), [(None, "1"), pytest.param("2", "2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("threads", "after_small"), [(None, "1"), ("2", "2")])
 def test_a_small_model_uses_one_thread_unless_the_user_sets_the_number(
     tiny_model_folder: Path, threads: str | None, after_small: str
 ) -> None:

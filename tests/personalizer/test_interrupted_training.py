@@ -114,6 +114,7 @@ MOMENTS = {
 QUICK = ("adapter written", "folder not renamed", "row added")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MOMENTS]
 )

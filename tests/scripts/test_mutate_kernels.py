@@ -30,6 +30,7 @@ def candidates(texts: dict[str, str]) -> list[Any]:
     return [mutant for file, text in texts.items() for mutant in mutants.generate_mutants(file, text)]
 
 
+@pytest.mark.slow
 def test_a_mutant_differs_in_one_token(texts: dict[str, str], candidates: list[Any]) -> None:
     for mutant in candidates:
         before = [token for token, _, _ in mutants.tokenize(texts[mutant.file])]

@@ -32,6 +32,7 @@ def without_processes(in_process_jobs: InProcessJobs) -> None:
     """No test here starts worker processes."""
 
 
+@pytest.mark.slow
 def test_every_method_answers_every_query_and_a_second_run_computes_nothing(
     tmp_path: Path, world: Path, in_process_jobs: InProcessJobs, tiny_model_folder: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_results_of_different_files_are_kept_apart(tmp_path: Path, world: Path, 
     assert run_and_read(run, first) == results and predictions.read_text() == written and len(results) == 3
 
 
+@pytest.mark.slow
 def test_a_failed_job_stops_no_other_user(
     tmp_path: Path, world: Path, in_process_jobs: InProcessJobs, tiny_model_folder: Path
 ) -> None:

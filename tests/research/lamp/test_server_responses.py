@@ -85,6 +85,7 @@ def test_nothing_is_sent_without_consent(
     assert not fake_server.received and not in_process_jobs.done
 
 
+@pytest.mark.slow
 def test_a_dead_server_leaves_its_results_for_a_later_run_and_nothing_is_asked_twice(
     world: Path, folder: Path, fake_server: FakeServer, tiny_model_folder: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_dead_server_leaves_its_results_for_a_later_run_and_nothing_is_asked_t
     assert len(fake_server.answered_prompts) == 18
 
 
+@pytest.mark.slow
 def test_a_used_up_budget_trains_on_the_records_that_came(
     world: Path, folder: Path, fake_server: FakeServer, tiny_model_folder: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_refusal_is_a_user_error_and_earlier_responses_are_kept(
     assert Counter(fake_server.answered_prompts) == dict.fromkeys(fake_server.answered_prompts, 1)
 
 
+@pytest.mark.slow
 def test_a_user_whose_prompts_fail_is_reported_and_stops_no_other(
     world: Path, folder: Path, fake_server: FakeServer, in_process_jobs: InProcessJobs, tiny_model_folder: Path
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_user_whose_prompts_fail_is_reported_and_stops_no_other(
     assert (result.num_computed, result.num_unanswered) == (5, 1)
 
 
+@pytest.mark.slow
 def test_redacted_words_are_never_sent_and_restored_in_the_answers(
     world: Path, folder: Path, fake_server: FakeServer, tiny_model_folder: Path
 ) -> None:
@@ -223,6 +227,7 @@ def test_thoughts_are_stripped_and_empty_answers_are_counted(
         assert set(result.predictions.values()) == {prediction} and result.counts == counts
 
 
+@pytest.mark.slow
 def test_only_users_with_active_jobs_are_in_memory(
     tmp_path: Path, fake_server: FakeServer, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

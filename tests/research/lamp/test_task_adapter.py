@@ -23,6 +23,7 @@ def without_processes(in_process_jobs: InProcessJobs) -> None:
     """No test here starts worker processes."""
 
 
+@pytest.mark.slow
 def test_a_task_adapter_is_trained_and_fused_once(
     tmp_path: Path, world: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

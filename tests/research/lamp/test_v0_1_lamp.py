@@ -30,7 +30,8 @@ def folder(tmp_path: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("name", ["non-personalised", pytest.param("non-personalized", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["non-personalised", "non-personalized"])
 def test_the_same_command_finds_all_results(folder: Path, tmp_path: Path, name: str) -> None:
     arguments = ["--task", "3", "--questions", WORLD / "LaMP_3_questions.json"]
     arguments += ["--outputs", WORLD / "LaMP_3_outputs.json", "--model", "demo", "--out", folder]

@@ -64,6 +64,7 @@ def database(tmp_path: Path) -> Iterator[StudyDatabase]:
         yield database
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_continues_and_computes_every_cell_once(
     in_process: InProcessJobs, database: StudyDatabase
 ) -> None:
