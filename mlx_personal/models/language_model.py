@@ -5,6 +5,7 @@ Layers, caches and adapters are mlx-lm's; a `LanguageModel` can also wrap what `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -23,6 +24,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.models import generation, likelihood
 from mlx_personal.models.adapter_folder import read_adapter_config
+from mlx_personal.models.adapter_switch import disabled_adapter
 from mlx_personal.models.chat_template.template import ChatTemplate
 from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.mlx_lm_compat import seeded
@@ -291,6 +293,17 @@ class LanguageModel:
             self.model.update_modules(self._base_layers)
             self._base_layers = None
             self.model.eval()
+
+    @contextlib.contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Compute as the base model inside the `with` block, without copying weights; as PEFT's method of this name.
+
+        Blocks may be nested. An adapter that is attached or detached inside the block stays so after it. Cached keys
+        and values of a prompt are of the model that computed them: do not use them on both sides.
+        """
+        base_layers = self._base_layers
+        with disabled_adapter(self.model, lambda: self._base_layers is base_layers):
+            yield
 
     def release_weights(self, keep: Sequence[nn.Module]) -> None:
         """Free the memory of all weights except those of some modules; they are read again when they are used.
