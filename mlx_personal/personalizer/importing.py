@@ -300,7 +300,9 @@ class _Batch:
         for pair in inferences.pairs:
             if (found := find_answer(dialogue, pair.answer, parts)) is not None:
                 row = PreferencePairRow(*found, pair.chosen, pair.rejected, pair.source)
-                self.summary.pairs += imports.add_pairs(self._begun(), [row])
+                if not self._store.pairs.has(row):
+                    self._store.pairs.add(self._begun(), row)
+                    self.summary.pairs += 1
 
     def _begun(self) -> int:
         """Return the id of this import, which begins with the first thing that it stores."""

@@ -1,6 +1,7 @@
 """Profiles on disk: a profile's SQLite database, and the records it stores."""
 
-from mlx_personal.profile.imports import ImportRow, InferredVerdictRow, Origin, PreferencePairRow
+from mlx_personal.profile.imports import ImportRow, InferredVerdictRow, Origin
+from mlx_personal.profile.preference_pairs import PreferencePairRow
 from mlx_personal.profile.records import (
     AdapterRow,
     AnnotationCounts,

@@ -19,8 +19,6 @@ from mlx_personal.storage.database import Database, utc_now
 # Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
 # without a decision would take longer the longer the stream is.
 LAST_DECIDED: Final = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
-# Verdicts on dialogues that have no verdict of the owner.
-_OPEN: Final = "dialogue_id NOT IN (SELECT dialogue_id FROM annotations WHERE undone = 0)"
 
 
 @dataclass(frozen=True)
@@ -130,25 +128,6 @@ class InferredVerdictRow:
     rating: str
     source: str
     evidence: str
-
-
-@dataclass(frozen=True)
-class PreferencePairRow:
-    """Two answers to the same question, of which the owner preferred one.
-
-    Attributes:
-        dialogue_id: The dialogue.
-        answer: Index of the preferred answer in the dialogue's `assistant_turns`.
-        chosen: The preferred answer.
-        rejected: The other one.
-        source: How the preference is known.
-    """
-
-    dialogue_id: int
-    answer: int
-    chosen: str
-    rejected: str
-    source: str
 
 
 class Imports:
@@ -322,48 +301,15 @@ class Imports:
                 ).rowcount
         return new
 
-    def add_pairs(self, import_id: int, pairs: Iterable[PreferencePairRow]) -> int:
-        """Store preference pairs; those that are known are left out.
-
-        Args:
-            import_id: The import that brings them.
-            pairs: The pairs.
-
-        Returns:
-            The number of new ones.
-        """
-        new = 0
-        with self._database.transaction() as connection:
-            for pair in pairs:
-                values = (pair.dialogue_id, pair.answer, pair.chosen, pair.rejected, pair.source)
-                new += connection.execute(
-                    "INSERT INTO preference_pairs (import_id, dialogue_id, answer, chosen, rejected, source)"
-                    " SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM preference_pairs"
-                    " WHERE dialogue_id = ? AND answer = ? AND rejected = ?)",
-                    (import_id, *values, pair.dialogue_id, pair.answer, pair.rejected),
-                ).rowcount
-        return new
-
     def verdicts(self, dialogue_id: int) -> list[InferredVerdictRow]:
         """Return the verdicts on a dialogue that follow from an export, in the order of its answers.
 
         Args:
             dialogue_id: The dialogue.
         """
-        return self._verdicts("dialogue_id = ? ORDER BY answer, id", dialogue_id)
-
-    def open_verdicts(self) -> list[InferredVerdictRow]:
-        """Return the verdicts on dialogues about which the owner has not decided, in the order of the stream."""
-        return self._verdicts(f"{_OPEN} ORDER BY dialogue_id, answer, id")
-
-    def pairs(self) -> list[PreferencePairRow]:
-        """Return all preference pairs in order."""
-        query = "SELECT dialogue_id, answer, chosen, rejected, source FROM preference_pairs ORDER BY id"
-        return [PreferencePairRow(**dict(row)) for row in self._database.fetch_all(query)]
-
-    def _verdicts(self, condition: str, *values: object) -> list[InferredVerdictRow]:
-        query = f"SELECT id, dialogue_id, answer, rating, source, evidence FROM inferred_verdicts WHERE {condition}"
-        return [InferredVerdictRow(**dict(row)) for row in self._database.fetch_all(query, *values)]
+        query = "SELECT id, dialogue_id, answer, rating, source, evidence FROM inferred_verdicts"
+        rows = self._database.fetch_all(f"{query} WHERE dialogue_id = ? ORDER BY answer, id", dialogue_id)
+        return [InferredVerdictRow(**dict(row)) for row in rows]
 
 
 def _add_origin(connection: sqlite3.Connection, import_id: int, dialogue_id: int, origin: Origin) -> None:

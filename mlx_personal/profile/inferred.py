@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.profile.imports import LAST_DECIDED
+from mlx_personal.profile.preference_pairs import PreferencePairs
 from mlx_personal.storage.database import Database
 
 _SCORED: Final = f"SELECT DISTINCT dialogue_id FROM inferred_verdicts AS v WHERE dialogue_id <= {LAST_DECIDED}"
@@ -28,7 +29,7 @@ class InferredCounts:
         annotated: Number of annotations with a preferred answer that were accepted without asking.
         held_out: Number of these that are held out for evaluation.
         skipped: Number of dialogues that were skipped without asking.
-        pairs: Number of preference pairs.
+        pairs: Number of preference pairs that are used.
     """
 
     proposals: int
@@ -88,5 +89,5 @@ class InferredVerdicts:
             " coalesce(sum(origin = 'inferred' AND messages IS NULL), 0) AS skipped"
             " FROM annotations WHERE undone = 0 AND origin != 'owner'"
         )
-        pairs = self._database.fetch_int("SELECT count(*) FROM preference_pairs")
+        pairs = PreferencePairs(self._database).usable_count()
         return InferredCounts(proposals=proposals, pairs=pairs, **dict(row))

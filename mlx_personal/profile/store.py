@@ -17,6 +17,7 @@ from mlx_personal.profile.imports import LAST_DECIDED, Imports
 from mlx_personal.profile.inferred import OPEN_PROPOSALS, InferredVerdicts
 from mlx_personal.profile.leftovers import remove_leftovers
 from mlx_personal.profile.migrations import MIGRATIONS
+from mlx_personal.profile.preference_pairs import PreferencePairs
 from mlx_personal.profile.proposed_questions import ANSWERED_PROPOSALS, ProposedQuestions
 from mlx_personal.profile.records import (
     AdapterRow,
@@ -110,6 +111,7 @@ class Store:
         proposed: The questions that a model proposed.
         imports: The imports and what they brought.
         inferred: The dialogues with verdicts that follow from exports.
+        pairs: The preference pairs of these.
         watched: The folders of other programs that are watched.
 
     Raises:
@@ -122,6 +124,7 @@ class Store:
         self.proposed = ProposedQuestions(self.database)
         self.imports = Imports(self.database)
         self.inferred = InferredVerdicts(self.database)
+        self.pairs = PreferencePairs(self.database)
         self.watched = WatchedFolders(self.database)
         if write:
             remove_partials(folder / "adapters")

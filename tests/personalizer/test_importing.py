@@ -262,11 +262,11 @@ def test_verdicts_are_stored_with_the_dialogue_that_has_the_answer(
     longer = [*SOUP, "and?", "a", "no, shorter", "b", "thanks", "c"]
     result = import_chat(store, tmp_path, *longer)
     assert (result.summary.good, result.summary.bad, result.summary.pairs) == (1, 1, 1)
-    assert [vars(row) for row in store.imports.open_verdicts()] == [
+    assert [vars(row) for dialogue_id in (1, 2) for row in store.imports.verdicts(dialogue_id)] == [
         {"id": 1, "dialogue_id": 1, "answer": 1, "rating": "bad", "source": "no,", "evidence": "no, shorter"},
         {"id": 2, "dialogue_id": 2, "answer": 0, "rating": "good", "source": "thanks", "evidence": "thanks"},
     ]
-    assert [(pair.dialogue_id, pair.answer, pair.rejected) for pair in store.imports.pairs()] == [(1, 1, "a")]
+    assert [(pair.dialogue_id, pair.answer, pair.rejected) for pair in store.pairs.usable()] == [(1, 1, "a")]
     again = import_chat(store, tmp_path, *longer)
     assert (again.summary.good, again.summary.bad, again.summary.pairs, again.import_id) == (0, 0, 0, None)
 
@@ -308,6 +308,22 @@ def test_the_rating_of_a_later_export_counts_until_that_import_is_taken_back(
     undo_import(store, results[2].import_id)
     proposal = proposal_of(Dialogue.of(*SOUP), store.imports.verdicts(1))
     assert proposal is not None and proposal.verdict == "accept"
+
+
+def test_a_pair_is_used_until_a_later_export_rates_its_rejected_answer_good(store: Store, tmp_path: Path) -> None:
+    texts = ["How long?", "Two hours.", "No, that is wrong.", "Half an hour."]
+    import_chat(store, tmp_path, *texts)
+    assert [(pair.chosen, pair.rejected) for pair in store.pairs.usable()] == [("Half an hour.", "Two hours.")]
+    export = tmp_path / "export"
+    export.mkdir()
+    write_chatgpt_export(export / "conversations.json", chatgpt_conversation("c1", texts))
+    thumb = {"message_id": "c1-1", "conversation_id": "c1", "rating": "thumbs_up"}
+    (export / "message_feedback.json").write_text(json.dumps([thumb]))
+    result = import_paths(store, [export])
+    assert (result.summary.good, store.inferred.counts().pairs, store.pairs.usable()) == (1, 0, [])
+    assert result.import_id is not None
+    undo_import(store, result.import_id)
+    assert (store.inferred.counts().pairs, len(store.pairs.usable())) == (1, 1)
 
 
 def test_a_dry_run_of_several_exports_of_a_chat_counts_as_the_import_does(store: Store, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_all_that_was_made_of_an_import_is_deleted(store: Store) -> None:
     store.finish_run(training, {})
     adapter = store.add_adapter(training, "adapters/0001", "model")
     store.imports.add_verdicts(batch, dialogue_id, [(0, "good", "thumbs", "up")])
-    store.imports.add_pairs(batch, [PreferencePairRow(dialogue_id, 0, "a!", "no", "regenerated")])
+    store.pairs.add(batch, PreferencePairRow(dialogue_id, 0, "a!", "no", "regenerated"))
     assert import_dependents(store, batch) == ImportDependents(1, 1, 1, 1, (adapter,))
     assert undo_import(store, batch) == UndoneImport(deleted=1, shortened=0, freed_bins=1)
     after = content(store)
@@ -174,7 +174,7 @@ def test_a_later_import_inherits_the_turns_of_an_earlier_one(store: Store) -> No
     assert undo_import(store, third) == UndoneImport(0, 1, 0)
     assert [row.dialogue for row in store.dialogues()] == [chat("a", "b")]
     assert undo_import(store, second) == UndoneImport(1, 0, 0)
-    assert store.dialogues() == [] and store.imports.open_verdicts() == []
+    assert store.dialogues() == [] and store.imports.verdicts(dialogue_id) == []
 
 
 def test_the_rest_is_deleted_if_the_stream_has_it_from_elsewhere(store: Store) -> None:
