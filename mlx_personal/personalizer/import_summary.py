@@ -120,11 +120,6 @@ class ImportSummary:
         """
         return sum(getattr(counts, name) for counts in self.apps.values())
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the import brought nothing new."""
-        return not (self.total("new") or self.total("continued") or self.good or self.bad or self.pairs)
-
     def by_count(self) -> list[SkippedCount]:
         """Return what was left out, the most frequent reason first."""
         return sorted(self.skipped.values(), key=lambda skipped: -skipped.count)

@@ -202,11 +202,8 @@ class _Batch:
         self._store_chunk()
 
     def finish(self) -> None:
-        """Record the end of the import, which is none if it brought nothing."""
-        if self.import_id is not None and self.summary.is_empty:
-            self._store.imports.discard(self.import_id)
-            self.import_id = None
-        elif self.import_id is not None:
+        """Record the end of the import, unless it stored nothing."""
+        if self.import_id is not None:
             self._store.imports.finish(self.import_id, self.summary.to_json())
 
     def _add(self, imported: ImportedDialogue, source: str) -> None:
@@ -282,11 +279,11 @@ class _Batch:
 
     def _put_part(self, part: NewPart, conversation: Conversation, source: str) -> bool:
         """Store the new turns of a conversation, and return whether the profile did not have them."""
+        if self._store.imports.id_of_key(part.dialogue.key) is not None:
+            return False
         origin = _origin(conversation, part.position)
         if part.continues is not None:
             return self._store.imports.extend(self._begun(), part.continues, part.dialogue, origin)
-        if self._store.imports.id_of_key(part.dialogue.key) is not None:
-            return False
         return self._store.imports.add(self._begun(), part.dialogue, source, origin) is not None
 
     def _put_inferences(self, dialogue: Dialogue, inferences: Inferences, parts: Sequence[StoredPart]) -> None:
@@ -294,8 +291,10 @@ class _Batch:
         imports = self._store.imports
         for verdict in inferences.verdicts:
             if (found := find_answer(dialogue, verdict.answer, parts)) is not None:
-                values = (found[1], verdict.rating, verdict.source, verdict.evidence)
-                if imports.add_verdicts(self._begun(), found[0], [values]):
+                dialogue_id, answer = found
+                if not imports.has_verdict(dialogue_id, answer, verdict.rating, verdict.source):
+                    values = (answer, verdict.rating, verdict.source, verdict.evidence)
+                    imports.add_verdicts(self._begun(), dialogue_id, [values])
                     self.summary.count_verdict(verdict.rating)
         for pair in inferences.pairs:
             if (found := find_answer(dialogue, pair.answer, parts)) is not None:

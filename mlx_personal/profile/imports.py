@@ -170,15 +170,6 @@ class Imports:
             query = "UPDATE imports SET finished_at = ?, summary = ? WHERE id = ?"
             connection.execute(query, (utc_now(), json.dumps(summary), import_id))
 
-    def discard(self, import_id: int) -> None:
-        """Delete an import that brought nothing.
-
-        Args:
-            import_id: The import.
-        """
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM imports WHERE id = ?", (import_id,))
-
     def all(self) -> list[ImportRow]:
         """Return all imports in order, including interrupted ones and those that were taken back."""
         return [ImportRow.from_row(row) for row in self._database.fetch_all("SELECT * FROM imports ORDER BY id")]
@@ -279,27 +270,38 @@ class Imports:
 
     # Verdicts
 
-    def add_verdicts(self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]]) -> int:
-        """Store verdicts that follow from an export; those that equal the latest one from their source are left out.
+    def has_verdict(self, dialogue_id: int, answer: int, rating: str, source: str) -> bool:
+        """Return whether the latest verdict on an answer from a source has this rating.
+
+        Args:
+            dialogue_id: The dialogue.
+            answer: Index of the answer in the dialogue's `assistant_turns`.
+            rating: `good` or `bad`.
+            source: What the verdict follows from, such as `thumbs`.
+        """
+        row = self._database.fetch_one(
+            "SELECT rating FROM inferred_verdicts WHERE dialogue_id = ? AND answer = ? AND source = ?"
+            " ORDER BY id DESC LIMIT 1",
+            dialogue_id,
+            answer,
+            source,
+        )
+        return row is not None and row["rating"] == rating
+
+    def add_verdicts(self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]]) -> None:
+        """Store verdicts that follow from an export.
 
         Args:
             import_id: The import that brings them.
             dialogue_id: The dialogue.
             verdicts: Index of the answer in the dialogue's `assistant_turns`, rating, source and evidence of each.
-
-        Returns:
-            The number of new ones.
         """
-        new = 0
         with self._database.transaction() as connection:
-            for answer, rating, source, evidence in verdicts:
-                new += connection.execute(
-                    "INSERT INTO inferred_verdicts (dialogue_id, import_id, answer, rating, source, evidence)"
-                    " SELECT ?, ?, ?, ?, ?, ? WHERE ? IS NOT (SELECT rating FROM inferred_verdicts"
-                    " WHERE dialogue_id = ? AND answer = ? AND source = ? ORDER BY id DESC LIMIT 1)",
-                    (dialogue_id, import_id, answer, rating, source, evidence, rating, dialogue_id, answer, source),
-                ).rowcount
-        return new
+            connection.executemany(
+                "INSERT INTO inferred_verdicts (dialogue_id, import_id, answer, rating, source, evidence)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                ((dialogue_id, import_id, *verdict) for verdict in verdicts),
+            )
 
     def verdicts(self, dialogue_id: int) -> list[InferredVerdictRow]:
         """Return the verdicts on a dialogue that follow from an export, in the order of its answers.

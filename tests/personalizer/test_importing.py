@@ -269,6 +269,7 @@ def test_verdicts_are_stored_with_the_dialogue_that_has_the_answer(
     assert [(pair.dialogue_id, pair.answer, pair.rejected) for pair in store.pairs.usable()] == [(1, 1, "a")]
     again = import_chat(store, tmp_path, *longer)
     assert (again.summary.good, again.summary.bad, again.summary.pairs, again.import_id) == (0, 0, 0, None)
+    assert import_chat(store, tmp_path, *TEA, name="c2").import_id == 3, "an import that stores nothing has no id"
 
 
 def test_a_verdict_on_a_known_dialogue_is_an_import_of_its_own(
