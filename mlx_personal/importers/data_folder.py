@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Final
 
 # Names of mlx-lm's data folders, and of the files of data sets on the Hugging Face hub.
-_SPLIT: Final = re.compile(
-    r"(?P<split>train|valid|validation|dev|eval|test)(?:[-_]\d+(?:-of-\d+)?)?\.(?:jsonl|json|parquet)(?:\.gz)?"
-)
+SPLITS: Final = ("train", "valid", "validation", "dev", "eval", "test")
+TEST_SPLIT: Final = "test"
+TEST_SPLIT_REASON: Final = "the test split of a data set"
+_SPLIT: Final = re.compile(rf"(?P<split>{'|'.join(SPLITS)})(?:[-_]\d+(?:-of-\d+)?)?\.(?:jsonl|json|parquet)(?:\.gz)?")
 
 
 def split_of(name: str) -> str:
@@ -31,7 +32,7 @@ def is_test_split(name: str, names: Iterable[str]) -> bool:
         name: Name of the file with its folder.
         names: Names of all files.
     """
-    if split_of(name) != "test":
+    if split_of(name) != TEST_SPLIT:
         return False
     folder = name.rpartition("/")[0]
     return any(split_of(other) == "train" for other in names if other.rpartition("/")[0] == folder)

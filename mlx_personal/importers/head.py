@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import ijson
 
+from mlx_personal.importers.data_folder import SPLITS
 from mlx_personal.importers.document import Document
 from mlx_personal.storage.foreign_database import column_names
 
@@ -43,7 +44,8 @@ class Head:
         encoding: Encoding of its text.
         text: Its first characters; empty for a binary file.
         is_list: Whether it is one JSON list.
-        wrapper: The key under which the records are, if the file is one object with a list of them; otherwise empty.
+        wrapper: The key under which the first records are, if the file is one object with lists of them; otherwise
+            empty.
         keys: Dotted paths of the keys of the first records, where `item` stands for an item of a list; of a
             database its columns as `table.column`.
     """
@@ -63,6 +65,13 @@ class Head:
             *paths: Dotted paths, such as `messages.item.role`.
         """
         return self.keys.issuperset(paths)
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The keys under which the records are; empty if the file is no object with lists of them."""
+        if self.wrapper in SPLITS:
+            return SPLITS
+        return (self.wrapper,) if self.wrapper else ()
 
     @property
     def base_name(self) -> str:
@@ -232,7 +241,8 @@ def _paths(text: str) -> set[str]:
 
 def _wrapper(paths: set[str]) -> str:
     """Return the key under which a file that is one object has a list of conversations; empty if there is none."""
-    for name in _WRAPPERS:
+    has_splits_only = {path.partition(".")[0] for path in paths} <= set(SPLITS)
+    for name in SPLITS if has_splits_only else _WRAPPERS:
         children = {path.split(".")[2] for path in paths if path.startswith(f"{name}.item.")}
         if children and not (children & set(_TURN_KEYS) and "messages" not in children and "mapping" not in children):
             return name

@@ -1,7 +1,8 @@
 """Read the records of a JSON file one after the other: a list, a value a line, or one object.
 
 A record that is damaged is yielded as skipped, and the rest is read: of a value a line all others, of a list those
-before it, because the end of a damaged item cannot be known.
+before it, because the end of a damaged item cannot be known. The test split of an object with several splits is left
+out, as that of a data folder.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from mlx_personal.importers.conversation import Skipped
+from mlx_personal.importers.data_folder import TEST_SPLIT, TEST_SPLIT_REASON
 from mlx_personal.importers.document import Document, file_document
 from mlx_personal.importers.head import Head, text_encoding
-from mlx_personal.importers.json_values import DamagedValueError, decode_values
+from mlx_personal.importers.json_values import CUT_OFF, DamagedValueError, decode_values
 
 # Far above any conversation; longer lines are skipped instead of filling the memory.
 MAX_LINE_BYTES: Final = 64_000_000
@@ -53,15 +55,20 @@ def read_records(document: Document, head: Head) -> Iterator[Record | Skipped]:
     if head.kind == "lines":
         yield from _read_lines(document, head)
         return
-    number = 0
+    number, is_test_skipped = 0, False
     with document.open() as stream:
         try:
-            for value in decode_values(stream, head.encoding, head.is_list, head.wrapper):
+            for key, value in decode_values(stream, head.encoding, head.is_list, head.lists):
                 number += 1
-                is_item = head.is_list or head.wrapper
-                yield Record(value, f"{document.where}:{number}" if is_item else document.where)
+                where = f"{document.where}:{number}" if head.is_list or key else document.where
+                if key != TEST_SPLIT:
+                    yield Record(value, where)
+                elif not is_test_skipped:
+                    is_test_skipped = True
+                    yield Skipped(where, TEST_SPLIT_REASON)
         except DamagedValueError as error:
-            yield Skipped(f"{document.where}:{number + 1}", error.reason)
+            rest = "" if error.reason == CUT_OFF else "; the rest of the file was not read"
+            yield Skipped(f"{document.where}:{number + 1}", f"{error.reason}{rest}")
 
 
 def read_json_lines(path: Path | str) -> Iterator[Record | Skipped]:

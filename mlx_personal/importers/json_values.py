@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO, Final
 
 _CHUNK_BYTES: Final = 1_048_576
@@ -22,7 +22,7 @@ _CUT_TOKEN: Final = re.compile(r"(-|t(r(u)?)?|f(a(l(s)?)?)?|n(u(l)?)?)?\s*\Z")
 # Characters that may stand in a number after its beginning that is a number itself: `.`, or `e-`.
 _MAX_NUMBER_SIGNS: Final = 2
 CUT_OFF: Final = "the end of the file is missing"
-DAMAGED: Final = "not JSON from here on"
+DAMAGED: Final = "not JSON"
 
 
 class DamagedValueError(ValueError):
@@ -40,14 +40,19 @@ class DamagedValueError(ValueError):
         super().__init__(reason)
 
 
-def decode_values(stream: BinaryIO, encoding: str, is_list: bool, wrapper: str = "") -> Iterator[Any]:
-    """Yield the JSON values of a stream.
+def decode_values(
+    stream: BinaryIO, encoding: str, is_list: bool, lists: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Yield the JSON values of a stream, each with the key of the list that it is in.
 
     Args:
         stream: The stream.
         encoding: Its encoding. Bytes that are not UTF-8 become lone surrogates, so that only their message is invalid.
         is_list: Whether the values are the items of a list, or of several lists in a row.
-        wrapper: The key of an object under which the list of values is; empty if they are not in an object.
+        lists: The keys of an object under which lists of values are; empty if they are not in an object.
+
+    Yields:
+        The key, which is empty if there is none, and the value.
 
     Raises:
         DamagedValueError: If a value is damaged or cut off, after those before it.
@@ -55,12 +60,12 @@ def decode_values(stream: BinaryIO, encoding: str, is_list: bool, wrapper: str =
     text = _Text(stream, encoding)
     text.peek()  # there must be something
     while text.skip_space():
-        if wrapper and text.peek() == "{":
-            yield from _wrapped_items(text, wrapper)
+        if lists and text.peek() == "{":
+            yield from _items_of_lists(text, lists)
         elif is_list:
-            yield from _items(text)
+            yield from (("", item) for item in _items(text))
         else:
-            yield text.decode()
+            yield "", text.decode()
 
 
 def _items(text: _Text) -> Iterator[Any]:
@@ -70,19 +75,18 @@ def _items(text: _Text) -> Iterator[Any]:
         yield text.decode()
 
 
-def _wrapped_items(text: _Text, wrapper: str) -> Iterator[Any]:
-    """Yield the items of the list that an object has under a key."""
+def _items_of_lists(text: _Text, lists: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the items of the lists that an object has under some keys, each with its key."""
     text.expect("{")
     for _ in text.members("}"):
         key = text.decode()
         text.expect(":")
         if text.peek() != "[":
             text.decode()
-        elif key == wrapper:
-            yield from _items(text)
         else:
-            for _ in _items(text):  # a list that is left out is not kept as a whole
-                pass
+            for item in _items(text):  # a list that is left out is not kept as a whole
+                if key in lists:
+                    yield key, item
 
 
 class _Text:

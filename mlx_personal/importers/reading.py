@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError
 from mlx_personal.importers.conversation import Conversation, Skipped
-from mlx_personal.importers.data_folder import is_test_split
+from mlx_personal.importers.data_folder import TEST_SPLIT_REASON, is_test_split
 from mlx_personal.importers.document import Document, open_documents
 from mlx_personal.importers.head import Head, read_head
 from mlx_personal.importers.importer import Importer
@@ -70,7 +70,7 @@ def read_imports(
             continue
         if isinstance(document, Skipped) or is_test_split(document.name, document.siblings):
             is_anything_read = True
-            yield document if isinstance(document, Skipped) else Skipped(document.where, "the test split of a data set")
+            yield document if isinstance(document, Skipped) else Skipped(document.where, TEST_SPLIT_REASON)
             continue
         counter.begin(document)
         is_alone = document.path == path.expanduser()

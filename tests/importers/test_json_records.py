@@ -45,9 +45,9 @@ def test_records_of_every_layout(tmp_path: Path, name: str, text: str, expected:
     ("text", "reason"),
     [
         ('[{"a": 1}, {"a": 2', "the end of the file is missing"),
-        ('[{"a": 1}, {"a": oops}, {"a": 3}]' + " " * 100, "not JSON from here on"),
-        ('[{"a": 1}, ' + "[" * 100_000, "JSON nested too deeply"),
-        ('[{"a": 1}, ' + "9" * 5000 + "]", "a number with too many digits"),
+        ('[{"a": 1}, {"a": oops}, {"a": 3}]' + " " * 100, "not JSON; the rest of the file was not read"),
+        ('[{"a": 1}, ' + "[" * 100_000, "JSON nested too deeply; the rest of the file was not read"),
+        ('[{"a": 1}, ' + "9" * 5000 + "]", "a number with too many digits; the rest of the file was not read"),
     ],
 )
 def test_of_a_damaged_list_the_records_before_are_read(tmp_path: Path, text: str, reason: str) -> None:

@@ -26,7 +26,7 @@ def decoded(text: str, is_list: bool = True, encoding: str = "utf-8", chunk: int
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(json_values, "_CHUNK_BYTES", chunk)
         try:
-            for value in decode_values(io.BytesIO(text.encode(encoding, "surrogatepass")), encoding, is_list):
+            for _, value in decode_values(io.BytesIO(text.encode(encoding, "surrogatepass")), encoding, is_list):
                 values.append(value)
         except DamagedValueError as error:
             return values, error.reason
@@ -88,8 +88,8 @@ def test_edge_cases(text: str, values: list[Any], reason: str) -> None:
 
 def test_other_encodings() -> None:
     assert decoded('["\u00e9", "\U0001f600"]', encoding="utf-16", chunk=1) == (["\u00e9", "\U0001f600"], "")
-    assert list(decode_values(io.BytesIO(b'["a\xffb", "c"]'), "utf-8", True)) == ["a\udcffb", "c"]
-    assert list(decode_values(io.BytesIO(b'[\0"\0\0\xd8"\0]\0'), "utf-16-le", True)) == ["\ufffd"]
+    assert list(decode_values(io.BytesIO(b'["a\xffb", "c"]'), "utf-8", True)) == [("", "a\udcffb"), ("", "c")]
+    assert list(decode_values(io.BytesIO(b'[\0"\0\0\xd8"\0]\0'), "utf-16-le", True)) == [("", "\ufffd")]
 
 
 @settings(max_examples=40)
@@ -98,8 +98,14 @@ def test_the_items_under_a_key_of_an_object_are_read(
     before: dict[str, Any], items: list[Any], after: dict[str, Any]
 ) -> None:
     text = json.dumps({**before, "rows": items, **after})
-    values = list(decode_values(io.BytesIO(text.encode()), "utf-8", False, "rows"))
-    assert values == json.loads(text)["rows"]
+    values = list(decode_values(io.BytesIO(text.encode()), "utf-8", False, ["rows"]))
+    assert values == [("rows", item) for item in json.loads(text)["rows"]]
+
+
+def test_the_items_under_several_keys_are_read_in_order() -> None:
+    text = '{"b": [1], "a": [2, 3], "c": [4], "b": [5]}'
+    values = list(decode_values(io.BytesIO(text.encode()), "utf-8", False, ["a", "b"]))
+    assert values == [("b", 1), ("a", 2), ("a", 3), ("b", 5)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,7 @@ def test_the_items_under_a_key_of_an_object_are_read(
 def test_damaged_objects_give_the_items_before(text: str, values: list[Any], reason: str) -> None:
     found: list[Any] = []
     try:
-        for value in decode_values(io.BytesIO(text.encode()), "utf-8", False, "rows"):
+        for _, value in decode_values(io.BytesIO(text.encode()), "utf-8", False, ["rows"]):
             found.append(value)
     except DamagedValueError as error:
         assert error.reason == reason

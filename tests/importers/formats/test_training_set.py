@@ -14,6 +14,7 @@ from mlx_personal import Dialogue, read_dialogues
 from mlx_personal.errors import UserError
 from mlx_personal.importers import read_imports
 from mlx_personal.importers.conversation import Alternative
+from mlx_personal.importers.head import HEAD_BYTES
 from tests.support.imports import conversations, imported, skip_reasons, write_lines
 
 QUESTION, ANSWER = "When is the pear ripe?", "In late September."
@@ -83,6 +84,26 @@ def test_json_lists_are_read(tmp_path: Path, indent: int | None, wrapper: str | 
     rows = [{"messages": [USER, ASSISTANT]}, {"messages": [ASSISTANT, USER, ASSISTANT]}]
     (tmp_path / "a.json").write_text(json.dumps(rows if wrapper is None else {wrapper: rows}, indent=indent))
     assert conversations(tmp_path / "a.json") == [EXCHANGE] * 2
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_all_splits_of_an_object_are_read_except_for_the_test_split(tmp_path: Path, indent: int | None) -> None:
+    file, row = tmp_path / "a.json", {"messages": [USER, ASSISTANT]}
+    file.write_text(json.dumps({"test": [row] * 3, "valid": [row], "train": [row, row], "eval": [row]}, indent=indent))
+    assert conversations(file) == [EXCHANGE] * 4
+    assert skip_reasons(file) == ["the test split of a data set"]
+    file.write_text(json.dumps({"validation": [row], "n": 1, "train": [row]}))
+    assert conversations(file) == [EXCHANGE] * 2
+    file.write_text(json.dumps({"messages": [USER, ASSISTANT], "eval": [{"score": 3}]}, indent=indent))
+    assert conversations(file) == [EXCHANGE], "a list of this name beside a conversation is no split"
+
+
+def test_a_test_split_that_is_longer_than_the_head_is_left_out(tmp_path: Path) -> None:
+    row = {"messages": [USER, {"role": "assistant", "content": "x" * 1000}]}
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"test": [row] * 300, "train": [{"messages": [USER, ASSISTANT]}]}))
+    assert file.stat().st_size > HEAD_BYTES
+    assert conversations(file) == [EXCHANGE]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
