@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
+from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice, print_styled, printable
 from mlx_personal.cli.progress import progress_bar
+from mlx_personal.cli.remedies import error_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,6 +97,8 @@ def import_(
         local_paths = [file for path in paths for file in _local_files(cli, path, yes, len(paths) == 1)]
         with progress_bar(cli, "Reading", in_bytes=True) as on_progress:
             result = personalizer.import_paths(local_paths, options, on_progress, dry_run)
+        for error in result.failed:
+            print_notice(error_line(error, cli.profile_options))
         if not dry_run and not select_later:
             with progress_bar(cli, "Scoring") as on_progress:
                 decisions = personalizer.score(on_progress)
@@ -118,8 +121,6 @@ def import_(
 
     def show(console: Console) -> None:
         show_summary(console, data)
-        for error in result.failed:
-            print_styled(console, "not read", "red", f" {error.line()}")
         if dry_run:
             _show_examples(console, result)
             return
@@ -132,7 +133,7 @@ def import_(
         if open_questions:
             print_lines(console, f"{open_questions} questions are open; answer them with {cli.command('review')}")
 
-    return CommandResult(data, show, exit_code=1 if result.failed else 0)
+    return CommandResult(data, show, exit_code=2 if result.failed else 0)
 
 
 def _local_files(cli: CommandContext, path: Path, yes: bool, is_only: bool) -> list[Path]:

@@ -130,9 +130,11 @@ class Skipped:
         reason: Why, on one line. Equal kinds have equal reasons, so that they can be counted.
         app: Name of the app or format, if it is known.
         is_turn: Whether it is a turn of a conversation whose rest is imported.
+        is_damaged: Whether it cannot be read, rather than that it is nothing to import.
     """
 
     where: str
     reason: str
     app: str = ""
     is_turn: bool = False
+    is_damaged: bool = False

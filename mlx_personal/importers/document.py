@@ -221,7 +221,7 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
     skipped: list[Skipped] = []
 
     def on_error(error: OSError) -> None:
-        skipped.append(Skipped(escape_surrogates(error.filename), "cannot be read"))
+        skipped.append(Skipped(escape_surrogates(error.filename), "cannot be read", is_damaged=True))
 
     for parent, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -245,7 +245,7 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
                     reason = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
                     skipped.append(Skipped(escape_surrogates(path), reason))
             except (OSError, UserError):
-                skipped.append(Skipped(escape_surrogates(path), "cannot be read"))
+                skipped.append(Skipped(escape_surrogates(path), "cannot be read", is_damaged=True))
     yield from skipped
     yield from list(siblings.values())
     for path, relative in archives:
@@ -254,7 +254,7 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
         except StorageError:
             raise
         except UserError as error:
-            yield Skipped(escape_surrogates(path), error.what)
+            yield Skipped(escape_surrogates(path), error.what, is_damaged=True)
 
 
 def _zip(source: Path | BinaryIO, where: str, prefix: str = "") -> Iterator[Document | Skipped]:

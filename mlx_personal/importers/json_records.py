@@ -68,7 +68,7 @@ def read_records(document: Document, head: Head) -> Iterator[Record | Skipped]:
                     yield Skipped(where, TEST_SPLIT_REASON)
         except DamagedValueError as error:
             rest = "" if error.reason == CUT_OFF else "; the rest of the file was not read"
-            yield Skipped(f"{document.where}:{number + 1}", f"{error.reason}{rest}")
+            yield Skipped(f"{document.where}:{number + 1}", f"{error.reason}{rest}", is_damaged=True)
 
 
 def read_json_lines(path: Path | str) -> Iterator[Record | Skipped]:
@@ -121,7 +121,7 @@ def _read_lines(document: Document, head: Head) -> Iterator[Record | Skipped]:
     for number, line in read_lines(document, head.encoding):
         where = f"{document.where}:{number}"
         if line is None:
-            yield Skipped(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB")
+            yield Skipped(where, f"a line of over {MAX_LINE_BYTES // 1_000_000} MB", is_damaged=True)
         elif line.strip():
             yield parse_json(line, where)
 
@@ -136,13 +136,14 @@ def parse_json(data: bytes, where: str) -> Record | Skipped:
     try:
         return Record(json.loads(data.decode("utf-8-sig").strip()), where)
     except UnicodeDecodeError:
-        return Skipped(where, "not UTF-8 text")
+        reason = "not UTF-8 text"
     except json.JSONDecodeError as error:
-        return Skipped(where, f"not JSON ({error.msg.lower()})")
+        reason = f"not JSON ({error.msg.lower()})"
     except RecursionError:
-        return Skipped(where, "JSON nested too deeply")
+        reason = "JSON nested too deeply"
     except ValueError:  # Python reads no integer of more than 4300 digits
-        return Skipped(where, "a number with too many digits")
+        reason = "a number with too many digits"
+    return Skipped(where, reason, is_damaged=True)
 
 
 class Utf8Stream(io.RawIOBase):

@@ -82,7 +82,7 @@ def read_imports(
             head = None
             yield _unreadable(document, error)
         if head is not None and head.kind == "empty" and detect(head) is None and not is_side_file(head):
-            yield Skipped(document.where, "an empty file")
+            yield Skipped(document.where, "an empty file", is_damaged=True)
         elif head is not None:
             importer = forced or detect(head)
             if importer is None:
@@ -156,7 +156,7 @@ def _read_document(
 
 
 def _unreadable(document: Document, error: UserError, app: str = "") -> Skipped:
-    return Skipped(document.where, " ".join(error.what.split()), app)
+    return Skipped(document.where, " ".join(error.what.split()), app, is_damaged=True)
 
 
 class _ByteCounter:

@@ -34,6 +34,8 @@ _EXAMPLES: Final = 10
 # Characters of the conversations that a dry run remembers, so that a second export of the same chat is not new again.
 _PLANNED_CHARS: Final = 64_000_000
 
+_NOTHING: Final = "no dialogue could be read ({})"
+
 Outcome = Literal["new", "continued", "known"]
 
 
@@ -85,7 +87,7 @@ class ImportResult:
         import_id: Id of the import; None if it stored nothing.
         summary: What was read, stored and left out.
         examples: The first dialogues that are new, with their conversations.
-        failed: The paths that could not be read, beside others that could.
+        failed: Why paths brought nothing that could not be read, or are damaged, beside others that could.
     """
 
     import_id: int | None
@@ -127,7 +129,7 @@ def import_paths(
     if not batch.summary.total("dialogues"):
         raise batch.failed[0] if batch.failed else _nothing_read(batch.summary, paths[0], options.format)
     batch.finish()
-    return ImportResult(batch.import_id, batch.summary, tuple(batch.examples), tuple(batch.failed))
+    return ImportResult(batch.import_id, batch.summary, tuple(batch.examples), (*batch.failed, *batch.damaged))
 
 
 def _nothing_read(summary: ImportSummary, path: Path, format_name: str | None) -> UserError:
@@ -137,7 +139,7 @@ def _nothing_read(summary: ImportSummary, path: Path, format_name: str | None) -
             hint = "name another format, or none to recognize it"
         elif skipped.reason == CUT_OFF:
             hint = "export it again"
-        return UserError(f"no dialogue could be read ({skipped.reason})", skipped.places[0], hint)
+        return UserError(_NOTHING.format(skipped.reason), skipped.places[0], hint)
     return UserError("no dialogue in this file", path, "name a file with conversations")
 
 
@@ -185,21 +187,27 @@ class _Batch:
         self.summary = ImportSummary()
         self.examples: list[ImportedDialogue] = []
         self.failed: list[UserError] = []
+        self.damaged: list[UserError] = []
 
     def read(self, path: Path, on_bytes: Callable[[int, int], None]) -> None:
         """Store the dialogues of a path. Those before an error are stored too."""
-        source = f"import:{escape_surrogates(path.name)}"
+        source, damage = f"import:{escape_surrogates(path.name)}", None
+        dialogues_before = self.summary.total("dialogues")
         try:
             for item in read_imports(path, self._options.format, on_bytes, self._wanted):
                 if isinstance(item, Skipped):
                     self.summary.skip(item)
+                    damage = damage or (item if item.is_damaged else None)
                 else:
                     self._add(item, source)
         except StorageError:
             raise  # nothing more can be stored
         except UserError as error:
             self.failed.append(error)
+            damage = None
         self._store_chunk()
+        if damage is not None and self.summary.total("dialogues") == dialogues_before:
+            self.damaged.append(UserError(_NOTHING.format(damage.reason), damage.where, "export it again"))
 
     def finish(self) -> None:
         """Record the end of the import, unless it stored nothing."""

@@ -133,10 +133,24 @@ def test_a_format_can_be_forced(profile: Path, tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_read_is_named_and_the_others_imported(profile: Path, tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     file.write_text(dialogue_line("Good?", "Good."))
-    result = run_cli("import", tmp_path / "none.json", file)
-    assert result.exit_code == 1
-    assert f"not read {tmp_path / 'none.json'}: no such file or folder" in result.stdout
+    truncated = write_chatgpt_export(tmp_path / "truncated.json", chatgpt_conversation("a", ["Hi?", "Yes."]))
+    truncated.write_text(truncated.read_text()[:-30])
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    unanswered = tmp_path / "unanswered.jsonl"
+    unanswered.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello?"}]}))
+    result = run_cli("import", tmp_path / "none.json", truncated, empty, unanswered, file, "--json")
+    lines = [
+        f"{tmp_path / 'none.json'}: no such file or folder; check the name",
+        f"{truncated}:1: no dialogue could be read (the end of the file is missing); export it again",
+        f"{empty}: no dialogue could be read (an empty file); export it again",
+    ]
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [f"mlx-personal: {line}" for line in lines]
+    assert json.loads(result.stdout)["failed"] == lines
     assert run_json("status")["received"] == 1
+    file.write_text(f"{dialogue_line('And tea?', 'With hot water.')}\n{{broken")
+    assert run_cli("import", file).exit_code == 0, "a file with some damage gave what it has"
 
 
 def test_unreadable_files_are_reported_on_one_line(profile: Path, tmp_path: Path) -> None:
@@ -167,5 +181,5 @@ def test_a_data_set_of_the_hub_is_downloaded_after_permission_only(
     other = tmp_path / "other.jsonl"
     other.write_text(dialogue_line("Which pear keeps?", "The winter pear."))
     both = run_cli("import", "--json", "someone/chats", other)
-    assert (both.exit_code, json.loads(both.stdout)["new"]) == (1, 1)
+    assert (both.exit_code, json.loads(both.stdout)["new"]) == (2, 1)
     assert run_json("import", "--yes", "someone/chats")["new"] == 1

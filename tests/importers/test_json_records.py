@@ -54,7 +54,7 @@ def test_of_a_damaged_list_the_records_before_are_read(tmp_path: Path, text: str
     (tmp_path / "a.json").write_text(text)
     first, second = records(tmp_path / "a.json")
     assert first == Record({"a": 1}, f"{tmp_path / 'a.json'}:1")
-    assert second == Skipped(f"{tmp_path / 'a.json'}:2", reason)
+    assert second == Skipped(f"{tmp_path / 'a.json'}:2", reason, is_damaged=True)
 
 
 def test_a_line_that_never_ends_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_line_that_never_ends_is_not_kept(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))), st.integers(1, 5))
 def test_lines_are_those_of_the_text(tmp_path: Path, lines: list[str], chunk: int) -> None:
     for end in ("\n", "\r", "\r\n"):
@@ -85,7 +85,7 @@ def test_the_lines_of_a_file_are_read_whatever_they_hold(tmp_path: Path) -> None
     file.write_bytes('"a\u2028b\u0085c"\r\n\n{\n[1]'.encode())
     assert list(read_json_lines(str(file))) == [
         Record("a\u2028b\u0085c", f"{file}:1"),
-        Skipped(f"{file}:3", "not JSON (expecting property name enclosed in double quotes)"),
+        Skipped(f"{file}:3", "not JSON (expecting property name enclosed in double quotes)", is_damaged=True),
         Record([1], f"{file}:4"),
     ]
     file.write_text(json.dumps({"a": "é"}, ensure_ascii=False), encoding="utf-16")

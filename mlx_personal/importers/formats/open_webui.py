@@ -97,7 +97,7 @@ def _read_database(connection: sqlite3.Connection, document: Document, head: Hea
         value = {**dict(row), "chat": json_value(row["chat"])}
         stored = _stored_messages(connection, head, text_of(row["id"]))
         if value["chat"] is None and row["chat"] is not None and not stored:
-            yield Skipped(where, "a chat that is not JSON", _NAME)
+            yield Skipped(where, "a chat that is not JSON", _NAME, is_damaged=True)
             continue
         yield _conversation(value, where, ratings, stored)
 

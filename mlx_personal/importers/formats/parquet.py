@@ -44,4 +44,4 @@ def read_parquet(document: Document) -> Iterator[Record | Skipped]:
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             if number == 0:
                 raise UserError("is a damaged Parquet file", document.where, "export it again") from error
-            yield Skipped(f"{document.where}:{number + 1}", "a damaged Parquet file from here on")
+            yield Skipped(f"{document.where}:{number + 1}", "a damaged Parquet file from here on", is_damaged=True)
