@@ -25,6 +25,7 @@ from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.config import STORED_NAMES
+from mlx_personal.memory import MemoryConfig
 from mlx_personal.scoring import ScoringConfig
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
@@ -96,6 +97,7 @@ class Config:
         mixture: How annotated and synthetic dialogues are mixed in training.
         trigger: When a training run is pending.
         evaluation: Settings of the evaluation.
+        memory: Settings of the dialogues that are put before a question as examples.
         chat: Settings of the answers in `chat`.
         notices: Notices for the user about the file that the settings were read from, one line each.
     """
@@ -109,6 +111,7 @@ class Config:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     trigger: TrainingTrigger = field(default_factory=TrainingTrigger)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
     notices: tuple[str, ...] = field(default=(), compare=False)
 

@@ -34,6 +34,7 @@ LAYERS = [
     "selection",
     "annotation",
     "synthesis",
+    "memory",
     "finetune",
     "evaluation",
     "chat",
