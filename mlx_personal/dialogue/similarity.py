@@ -44,7 +44,17 @@ def dialogue_similarity(a: Dialogue, b: Dialogue) -> float:
     if a.user_turns == b.user_turns:
         return 1.0
     (all_a, *turns_a), (all_b, *turns_b) = _word_counts(a), _word_counts(b)
-    return max(_overlap(x, y) for x, y in [(all_a, all_b), *itertools.product(turns_a, turns_b)])
+    return max(bag_overlap(x, y) for x, y in [(all_a, all_b), *itertools.product(turns_a, turns_b)])
+
+
+def bag_overlap(a: Counter[str], b: Counter[str]) -> float:
+    """Return `rouge1` of two bags of words.
+
+    Args:
+        a: The words of a text and how often each occurs.
+        b: Those of another text.
+    """
+    return 2 * (a & b).total() / max(a.total() + b.total(), 1)
 
 
 def are_near_duplicates(a: Dialogue, b: Dialogue) -> bool:
@@ -151,11 +161,6 @@ def _word_counts(dialogue: Dialogue) -> tuple[Counter[str], ...]:
 def _user_turns(dialogue: Dialogue) -> tuple[str, ...]:
     """Return all user turns, including those that are only context: a later part of a conversation resembles it."""
     return tuple(m.content for m in dialogue.messages if m.role == "user")
-
-
-def _overlap(a: Counter[str], b: Counter[str]) -> float:
-    """Return `rouge1` of two bags of words."""
-    return 2 * (a & b).total() / max(a.total() + b.total(), 1)
 
 
 def _numbered_bags(dialogue: Dialogue) -> tuple[list[frozenset[_NumberedWord]], list[frozenset[_NumberedWord]]]:

@@ -1,4 +1,7 @@
-"""Evaluation [Qin24 §4.1]: ROUGE of generated against preferred answers, on dialogues held out of training."""
+"""Evaluation on held-out dialogues: how likely the preferred answers are, and how similar the generated ones.
+
+[Qin24 §4.1] reports ROUGE of generated answers only.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,100 @@ from mlx_personal.lazy_imports import lazy_exports
 
 if TYPE_CHECKING:
     from mlx_personal.evaluation.answer_loss import AnswerLoss, answer_losses
+    from mlx_personal.evaluation.answer_similarity import answer_similarities
+    from mlx_personal.evaluation.choice import (
+        ChoiceChange,
+        compare_choice,
+        group_by_length,
+        reciprocal_ranks,
+        top1_shares,
+    )
     from mlx_personal.evaluation.config import EvaluationConfig
+    from mlx_personal.evaluation.constant_answer import choose_constant_answer
+    from mlx_personal.evaluation.diversity import distinct_2, mean_words
     from mlx_personal.evaluation.evaluate import (
         EvaluatedDialogue,
         Evaluation,
-        MetricChange,
-        bootstrap_interval,
         compare_answers,
         compare_apart,
         generate_answers,
     )
     from mlx_personal.evaluation.holdout import assign_split, is_held_out
+    from mlx_personal.evaluation.intervals import MetricChange, bootstrap_interval
+    from mlx_personal.evaluation.questions import Question, answer_likelihoods, make_questions, question_pairs
+    from mlx_personal.evaluation.specificity import (
+        SpecificityChange,
+        compare_specificity,
+        draw_other_questions,
+        own_question_shares,
+        specificities,
+    )
 else:
     __getattr__ = lazy_exports(
         __name__,
         {
             "AnswerLoss": "answer_loss",
             "answer_losses": "answer_loss",
+            "answer_similarities": "answer_similarity",
+            "ChoiceChange": "choice",
+            "compare_choice": "choice",
+            "group_by_length": "choice",
+            "reciprocal_ranks": "choice",
+            "top1_shares": "choice",
             "EvaluationConfig": "config",
+            "choose_constant_answer": "constant_answer",
+            "distinct_2": "diversity",
+            "mean_words": "diversity",
             "EvaluatedDialogue": "evaluate",
             "Evaluation": "evaluate",
-            "MetricChange": "evaluate",
-            "bootstrap_interval": "evaluate",
             "compare_answers": "evaluate",
             "compare_apart": "evaluate",
             "generate_answers": "evaluate",
             "assign_split": "holdout",
             "is_held_out": "holdout",
+            "MetricChange": "intervals",
+            "bootstrap_interval": "intervals",
+            "Question": "questions",
+            "answer_likelihoods": "questions",
+            "make_questions": "questions",
+            "question_pairs": "questions",
+            "SpecificityChange": "specificity",
+            "compare_specificity": "specificity",
+            "draw_other_questions": "specificity",
+            "own_question_shares": "specificity",
+            "specificities": "specificity",
         },
     )
 
 __all__ = [
     "AnswerLoss",
+    "ChoiceChange",
     "EvaluatedDialogue",
     "Evaluation",
     "EvaluationConfig",
     "MetricChange",
+    "Question",
+    "SpecificityChange",
+    "answer_likelihoods",
     "answer_losses",
+    "answer_similarities",
     "assign_split",
     "bootstrap_interval",
+    "choose_constant_answer",
     "compare_answers",
     "compare_apart",
+    "compare_choice",
+    "compare_specificity",
+    "distinct_2",
+    "draw_other_questions",
     "generate_answers",
+    "group_by_length",
     "is_held_out",
+    "make_questions",
+    "mean_words",
+    "own_question_shares",
+    "question_pairs",
+    "reciprocal_ranks",
+    "specificities",
+    "top1_shares",
 ]

@@ -10,37 +10,14 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts
+from mlx_personal.evaluation.intervals import MetricChange
 from mlx_personal.progress import Progress
 
 if TYPE_CHECKING:
     from mlx_personal.models import LanguageModel
-
-# Number of resamples drawn at once, which limits memory.
-_CHUNK: Final = 1_000
-
-
-@dataclass(frozen=True)
-class MetricChange:
-    """The mean of a metric over dialogues for two models, and the 95 % confidence interval of the mean difference.
-
-    Attributes:
-        before: Mean of the first model.
-        after: Mean of the second model.
-        gain: Mean of the differences.
-        low: Lower end of the confidence interval of the gain.
-        high: Upper end of the confidence interval of the gain.
-    """
-
-    before: float
-    after: float
-    gain: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -139,8 +116,8 @@ def compare_answers(
     samples = tuple(_evaluate(d, tuple(b), tuple(a)) for d, b, a in zip(preferred, before, after, strict=True))
     return Evaluation(
         n=len(samples),
-        rouge1=_change([s.rouge1_before for s in samples], [s.rouge1_after for s in samples], seed),
-        rougeL=_change([s.rougeL_before for s in samples], [s.rougeL_after for s in samples], seed),
+        rouge1=MetricChange.of([s.rouge1_before for s in samples], [s.rouge1_after for s in samples], seed),
+        rougeL=MetricChange.of([s.rougeL_before for s in samples], [s.rougeL_after for s in samples], seed),
         samples=samples,
     )
 
@@ -184,36 +161,6 @@ def compare_apart(
     return dataclasses.replace(evaluations[False], inferred=evaluations.get(True))
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean.
-
-    For paired differences it is the interval of the paired bootstrap. For a single value both ends are that value.
-
-    Args:
-        values: The values.
-        seed: Random seed of the resamples.
-        resamples: Number of resamples.
-
-    Returns:
-        The 2.5th and the 97.5th percentile of the resampled means.
-
-    Raises:
-        ValueError: If there are no values.
-
-    References:
-        [Efron93]
-    """
-    if not values:
-        raise ValueError("an interval needs at least one value")
-    data, rng = np.array(values, np.float64), np.random.default_rng(seed)
-    means = [
-        data[rng.integers(len(data), size=(min(_CHUNK, resamples - done), len(data)))].mean(axis=1)
-        for done in range(0, resamples, _CHUNK)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def _evaluate(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...]) -> EvaluatedDialogue:
     preferred = tuple(strip_thoughts(turn) for turn in dialogue.assistant_turns)
     return EvaluatedDialogue(
@@ -230,9 +177,3 @@ def _evaluate(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...
 
 def _mean_score(metric: Callable[[str, str], float], answers: tuple[str, ...], preferred: tuple[str, ...]) -> float:
     return statistics.fmean(metric(answer, target) for answer, target in zip(answers, preferred, strict=True))
-
-
-def _change(before: list[float], after: list[float], seed: int) -> MetricChange:
-    differences = [b - a for a, b in zip(before, after, strict=True)]
-    low, high = bootstrap_interval(differences, seed)
-    return MetricChange(statistics.fmean(before), statistics.fmean(after), statistics.fmean(differences), low, high)

@@ -120,6 +120,15 @@ class LanguageModel:
         """
         return self.chat_template.tokenize_dialogue(dialogue)
 
+    def truncate_prompt(self, prompt: list[int], max_tokens: int) -> list[int]:
+        """Return the end of a prompt that leaves space for the answer, but at least half of the context.
+
+        Args:
+            prompt: Token ids of the prompt.
+            max_tokens: Maximum number of tokens of the answer.
+        """
+        return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]
+
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Return the hidden states of the last layer after the final norm.
 
@@ -175,7 +184,7 @@ class LanguageModel:
         """
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         sampling = self._with_stop_strings(sampling)
-        truncated = [self._truncate(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
+        truncated = [self.truncate_prompt(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
         answers = generation.generate(
             self.model, self.tokenizer, truncated, limits, sampling, seed, self.end_token_ids, on_progress, constraints
         )
@@ -196,7 +205,7 @@ class LanguageModel:
         Returns:
             An iterator over pieces of the answer.
         """
-        truncated = self._truncate(prompt, max_tokens)
+        truncated = self.truncate_prompt(prompt, max_tokens)
         return generation.stream(
             self.model,
             self.tokenizer,
@@ -228,7 +237,9 @@ class LanguageModel:
             raise ValueError("an empty option")
         answers = [self.chat_template.tokenize_answer(option) for option in options]
         longest = max(map(len, answers), default=0)
-        return likelihood.log_likelihoods(self.model, [self._truncate(prompt, longest) for prompt in prompts], answers)
+        return likelihood.log_likelihoods(
+            self.model, [self.truncate_prompt(prompt, longest) for prompt in prompts], answers
+        )
 
     def attach_adapter(self, folder: Path) -> None:
         """Attach a LoRA adapter, replacing any other one.
@@ -351,10 +362,6 @@ class LanguageModel:
         """Return the text of an answer without control tokens, which must not become text of a dialogue."""
         hidden = self.chat_template.hidden_token_ids
         return str(self.tokenizer.decode([token for token in answer if token not in hidden]))
-
-    def _truncate(self, prompt: list[int], max_tokens: int) -> list[int]:
-        """Return the end of a prompt that leaves space for the answer, but at least half of the context."""
-        return prompt[-max(self.context_length - max_tokens, self.context_length // 2) :]
 
 
 def _find_backbone(model: nn.Module) -> nn.Module:

@@ -70,12 +70,12 @@ def _batches(prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Iter
     by_prompt = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], i))
     by_answer = sorted(range(len(answers)), key=lambda j: -len(answers[j]))
     batch: list[tuple[int, int]] = []
-    width = len(answers[by_answer[0]])
-    cached = len(prompts[by_prompt[0]]) + width
-    max_batch_size = max(1, min(_MAX_ANSWER_TOKENS // width, _MAX_CACHED_TOKENS // cached))
-    for pair in itertools.product(by_prompt, by_answer):
-        if len(batch) == max_batch_size:
+    prompt_length = width = 0  # the longest of the batch
+    for i, j in itertools.product(by_prompt, by_answer):
+        prompt_length, width = max(prompt_length, len(prompts[i])), max(width, len(answers[j]))
+        size = len(batch) + 1
+        if batch and (size * width > _MAX_ANSWER_TOKENS or size * (prompt_length + width) > _MAX_CACHED_TOKENS):
             yield batch
-            batch = []
-        batch.append(pair)
+            batch, prompt_length, width = [], len(prompts[i]), len(answers[j])
+        batch.append((i, j))
     yield batch

@@ -60,3 +60,19 @@ def test_a_dialogue_without_targets_has_no_loss(lm: LanguageModel) -> None:
     thoughts = Dialogue.of("Hm?", "<think>nothing</think>")
     assert [(loss.nats, loss.tokens) for loss in answer_losses(lm, [thoughts])] == [(0.0, 0)]
     assert answer_losses(lm, []) == []
+
+
+def test_a_long_sample_is_computed_in_chunks(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = answer_losses(lm, DIALOGUES[1:2])
+    monkeypatch.setattr(answer_loss, "_BATCH_TOKENS", 7)
+    (loss,) = answer_losses(lm, DIALOGUES[1:2])
+    assert loss.tokens == expected[0].tokens
+    assert loss.nats == pytest.approx(expected[0].nats, rel=1e-5)
+
+
+def test_a_sample_is_truncated_to_the_context(tiny_model: LanguageModel) -> None:
+    (loss,) = answer_losses(tiny_model, [Dialogue.of("soup " * 400, "Yes.")])
+    answer = tiny_model.chat_template.tokenize_answer("Yes.")
+    assert loss.tokens == len(answer)
+    (short,) = answer_losses(tiny_model, [Dialogue.of("soup " * 400, "Yes.")], max_tokens=len(answer))
+    assert short.tokens == len(answer) - 1, "its first token has nothing before it"

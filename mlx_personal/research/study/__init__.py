@@ -5,7 +5,7 @@
 - `datasets`, `schemas`, `file_formats`: load the data sets.
 - `stream`, `topics`: split a data set into a stream and evaluation dialogues.
 - `cell_selection`, `authors_script`, `checkpoint_data`: select dialogues, and assemble the training data.
-- `cell_jobs`, `constant_answer`: train and evaluate, in worker processes.
+- `cell_jobs`: train and evaluate, in worker processes.
 - `study_scheduler`, `study_database`: run the missing cells, and store their results.
 - `report`: tables and figures of the results.
 

@@ -20,14 +20,13 @@ import numpy as np
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts, words
 from mlx_personal.embedding import HiddenStateEmbedder
-from mlx_personal.evaluation import answer_losses, generate_answers
+from mlx_personal.evaluation import answer_losses, choose_constant_answer, generate_answers
 from mlx_personal.finetune import finetune
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.loading import cached_model
 from mlx_personal.research.hashing import digest
 from mlx_personal.research.study.cell import Cell
 from mlx_personal.research.study.checkpoint_data import CheckpointData
-from mlx_personal.research.study.constant_answer import choose_constant_answer
 from mlx_personal.research.study.stream import MAX_REFERENCE_ANSWERS
 from mlx_personal.runtime.machine import machine_info
 from mlx_personal.scoring import ESTIMATORS, entropies_of_embedding

@@ -16,13 +16,13 @@ import pytest
 
 from mlx_personal import Dialogue, UserError, jobs
 from mlx_personal.dialogue import rouge1
+from mlx_personal.evaluation import choose_constant_answer
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.models import LanguageModel
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.research.study import Cell, StudyDatabase, StudySpec, cell_jobs, run_study, study_scheduler
 from mlx_personal.research.study.cell import BASE
 from mlx_personal.research.study.checkpoint_data import synthesis_key
-from mlx_personal.research.study.constant_answer import choose_constant_answer
 from mlx_personal.research.study.grid import CellBlock
 from mlx_personal.research.study.study_scheduler import StudyInputs, run_blocks
 from mlx_personal.synthesis import SynthesisConfig

@@ -21,7 +21,7 @@ from mlx_personal.research.study.report.statistics import IntervalEstimate
 
 @dataclass(frozen=True)
 class ConstantAnswerScores:
-    """The scores of the constant answer, see `study.constant_answer`.
+    """The scores of the constant answer, see `evaluation.constant_answer`.
 
     Attributes:
         rouge1: ROUGE-1.

@@ -1,17 +1,19 @@
-"""A reference that does not depend on the question: one constant answer.
+"""A reference that does not depend on the question: one answer for all.
 
 ROUGE counts shared words, and answers of one kind share many: their openings and function words. A model can reach the
-score of the constant answer through the style of its answers alone, so only a higher score shows that it uses the
+score of one answer for all through the style of its answers alone, so only a higher score shows that it uses the
 question.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_personal.dialogue import rouge1
+from mlx_personal.dialogue import words
+from mlx_personal.dialogue.similarity import bag_overlap
 
 
 def choose_constant_answer(candidates: Sequence[str], answers: Sequence[str]) -> str | None:
@@ -24,5 +26,9 @@ def choose_constant_answer(candidates: Sequence[str], answers: Sequence[str]) ->
     Returns:
         The candidate; None without candidates.
     """
-    totals = [sum(rouge1(c, a) for j, a in enumerate(answers) if j != i) for i, c in enumerate(candidates)]
+    candidate_bags, bags = ([Counter(words(text)) for text in texts] for texts in (candidates, answers))
+    totals = [
+        sum(bag_overlap(candidate, bag) for j, bag in enumerate(bags) if j != i)
+        for i, candidate in enumerate(candidate_bags)
+    ]
     return candidates[int(np.argmax(totals))] if totals else None
