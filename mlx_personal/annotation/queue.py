@@ -15,6 +15,7 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError, quoted
 from mlx_personal.profile import AnnotationRow, DialogueRow, Store
 from mlx_personal.profile.proposed_questions import ProposedQuestionRow
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.storage.database import utc_now
 
 Verdict = Literal["accept", "edit", "rewrite", "skip"]
@@ -145,28 +146,32 @@ class AnnotationQueue:
         self._check_limit(dialogue_id, f"dialogue {dialogue_id}")
         return self._add_proposed(row, proposal, "proposal")
 
-    def accept_inferred(self) -> int:
+    def accept_inferred(self, on_progress: Progress | None = None) -> int:
         """Record all proposals without asking, if this is the setting; they do not count toward the daily limit.
 
         Those that the user decided about before are left out, even if the verdict was undone. A verdict that was
         recorded like this is replaced if a later import changes the proposal.
+
+        Args:
+            on_progress: Receives an event of stage `accepting` after each dialogue.
 
         Returns:
             The number of dialogues.
         """
         if self._config.inferred != "accept":
             return 0
-        count = 0
+        on_progress, count = on_progress or ignore_progress, 0
         with self._store.transaction():
-            for dialogue_id in self._store.inferred.acceptable_ids():
+            dialogue_ids = self._store.inferred.acceptable_ids()
+            for number, dialogue_id in enumerate(dialogue_ids, 1):
                 row = self._store.dialogue(dialogue_id)
                 proposal = None if row is None else self._proposal(row)
-                if row is None or proposal is None:
-                    continue
-                # An answer of thoughts only, which nobody could accept, is left for the user to see.
-                with contextlib.suppress(UserError):
-                    self._add_proposed(row, proposal, "inferred")
-                    count += 1
+                if row is not None and proposal is not None:
+                    # An answer of thoughts only, which nobody could accept, is left for the user to see.
+                    with contextlib.suppress(UserError):
+                        self._add_proposed(row, proposal, "inferred")
+                        count += 1
+                on_progress(ProgressEvent("accepting", number, len(dialogue_ids)))
         return count
 
     def proposed_questions(self) -> list[ProposedQuestion]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.importers import ImportedDialogue
-    from mlx_personal.personalizer import ImportResult
+    from mlx_personal.personalizer import ImportResult, Personalizer
 
 # Characters of a question and its answer in the examples of `--dry-run`.
 _EXAMPLE_CHARS = 100
@@ -100,9 +101,7 @@ def import_(
         for error in result.failed:
             print_notice(error_line(error, cli.profile_options))
         if not dry_run and not select_later:
-            with progress_bar(cli, "Scoring") as on_progress:
-                decisions = personalizer.score(on_progress)
-            accepted = personalizer.annotations.accept_inferred()
+            decisions, accepted = run_scoring(cli, personalizer)
         open_questions, unscored = personalizer.annotations.open_question_count(), personalizer.unscored_count()
     data = {
         "import": result.import_id,
@@ -134,6 +133,31 @@ def import_(
             print_lines(console, f"{open_questions} questions are open; answer them with {cli.command('review')}")
 
     return CommandResult(data, show, exit_code=2 if result.failed else 0)
+
+
+def run_scoring(cli: CommandContext, personalizer: Personalizer) -> tuple[dict[str, int], int]:
+    """Score and select all unscored dialogues, and accept the proposals on them if this is the setting.
+
+    Returns:
+        The number of dialogues for each action of the selection, and the number of accepted proposals.
+
+    Raises:
+        StoppedError: If a signal stops it.
+    """
+    from mlx_personal.errors import StoppedError
+    from mlx_personal.runtime.signals import TerminatedError, terminate_immediately
+
+    try:
+        with terminate_immediately():
+            with progress_bar(cli, "Scoring") as on_progress:
+                decisions = personalizer.score(on_progress)
+            with progress_bar(cli, "Accepting") as on_progress:
+                accepted = personalizer.annotations.accept_inferred(on_progress)
+    except (KeyboardInterrupt, TerminatedError) as error:
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.signal
+        hint = f"go on with {cli.command('run')}"
+        raise StoppedError("scoring was stopped; all dialogues are stored", number, hint) from None
+    return decisions, accepted
 
 
 def _local_files(cli: CommandContext, path: Path, yes: bool, is_only: bool) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.import_ import run_scoring
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.synthesize import proposal_lines, run_proposals, run_synthesis, synthesis_text
@@ -35,11 +36,12 @@ def run(cli: CommandContext) -> CommandResult:
         if polls:
             done["watch"] = [poll_data(poll) for poll in polls]
             lines += map(poll_text, polls)
-        if unscored := personalizer.unscored_count():
-            with progress_bar(cli, "Scoring") as on_progress:
-                done["score"] = personalizer.score(on_progress)
+        unscored = personalizer.unscored_count()
+        decisions, accepted = run_scoring(cli, personalizer)
+        if unscored:
+            done["score"] = decisions
             lines.append(f"{unscored} dialogues scored.")
-        if accepted := personalizer.annotations.accept_inferred():
+        if accepted:
             done["accept"] = accepted
             lines.append(f"{accepted} verdicts that follow from imports were accepted.")
         if is_pending("synthesize"):

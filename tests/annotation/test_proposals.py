@@ -21,6 +21,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.profile import Store
 from mlx_personal.profile.imports import InferredVerdictRow
 from mlx_personal.profile.inferred import InferredCounts
+from mlx_personal.progress import ProgressEvent
 from mlx_personal.storage.database import utc_now
 from tests.annotation.test_annotation import new_group, select
 
@@ -205,7 +206,9 @@ def test_propose_accepts_nothing_without_asking(store: Store) -> None:
 def test_accept_records_all_proposals_beside_the_daily_limit(store: Store) -> None:
     fill(store, {2: "good", 3: "bad", 5: "good"}, unselected=[5])
     queue = make_queue(store, per_day=1, inferred="accept")
-    assert queue.accept_inferred() == 3
+    events: list[ProgressEvent] = []
+    assert queue.accept_inferred(events.append) == 3
+    assert events == [ProgressEvent("accepting", done, 3) for done in (1, 2, 3)]
     recorded = [(a.dialogue_id, a.verdict, a.origin) for a in store.annotations()]
     assert recorded == [(2, "accept", "inferred"), (3, "skip", "inferred"), (5, "accept", "inferred")]
     assert queue.left_today() == 1 and asked(queue) == [1]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from mlx_personal.errors import UserError
+from mlx_personal.personalizer.observer import Observer
 from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
@@ -100,6 +102,20 @@ def test_dialogues_can_be_scored_later(profile: Path, chats: Path) -> None:
     decisions = run_json("run")["done"]["score"]
     status = run_json("status")
     assert (sum(decisions.values()), status["decisions"], status["unscored"]) == (30, decisions, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_scoring_says_that_everything_is_stored(
+    profile: Path, chats: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Observer, "score", lambda *_: os.kill(os.getpid(), number))
+        result = run_cli("import", chats)
+    assert result.exit_code == 128 + number
+    line = "mlx-personal: scoring was stopped; all dialogues are stored; go on with `mlx-personal run`\n"
+    assert (result.stdout, result.stderr) == ("", line)
+    status = run_json("status")
+    assert (status["received"], status["unscored"]) == (30, 30)
 
 
 def test_days_of_a_filter_are_local_and_whole(profile: Path, tmp_path: Path) -> None:
