@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_personal.memory.retrieval import rank_entries
@@ -18,6 +18,7 @@ def ranks(similarity: list[float], entries: list[int]) -> dict[int, int]:
     return {entry: rank for rank, entry in enumerate(order, 1)}
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(SIMILARITY, SIMILARITY, st.booleans(), st.booleans()), max_size=20), st.integers(1, 25))
 def test_entries_are_ranked_as_by_plain_loops(rows: list[tuple[float, float, bool, bool]], count: int) -> None:
     first, second = [row[0] for row in rows], [row[1] for row in rows]
