@@ -198,10 +198,8 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     for name, counts in summary["apps"].items():
         table.add_row(printable(name), *(f"{counts[column]:,}" for column in columns))
     console.print(table)
-    for skipped in summary["skipped"]:
-        what = f"turn{'' if skipped['count'] == 1 else 's'} left out" if skipped["is_turn"] else "skipped"
-        places = _places_text(skipped["places"]) + (", ..." if skipped["count"] > len(skipped["places"]) else "")
-        print_styled(console, f"{skipped['count']:,} {what}:", "yellow", f" {skipped['reason']} ({places})")
+    for words, rest in skipped_texts(summary["skipped"]):
+        print_styled(console, words, "yellow", rest)
     proposals = summary["proposals"]
     if any(proposals.values()):
         print_lines(
@@ -209,6 +207,20 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
             f"Verdicts in the export: {proposals['good']:,} good, {proposals['bad']:,} bad; "
             f"{proposals['pairs']:,} pairs of a preferred and another answer.",
         )
+
+
+def skipped_texts(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what an import left out as lines, each in two parts: how many there are, and why and where.
+
+    Args:
+        skipped: The list `skipped` of an `ImportSummary` as JSON.
+    """
+    lines = []
+    for row in skipped:
+        what = f"turn{'' if row['count'] == 1 else 's'} left out" if row["is_turn"] else "skipped"
+        places = _places_text(row["places"]) + (", ..." if row["count"] > len(row["places"]) else "")
+        lines.append((f"{row['count']:,} {what}:", f" {row['reason']} ({places})"))
+    return lines
 
 
 def _places_text(places: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.synthesize import proposal_lines, run_proposals, run_synthesis, synthesis_text
 from mlx_personal.cli.train import run_training, training_lines
-from mlx_personal.cli.watch import poll_data, poll_text
+from mlx_personal.cli.watch import poll_data, poll_lines
 
 
 @click.command()
@@ -35,7 +36,7 @@ def run(cli: CommandContext) -> CommandResult:
             polls = [poll for poll in personalizer.poll_watched_folders(on_progress) if poll.changed or poll.problem]
         if polls:
             done["watch"] = [poll_data(poll) for poll in polls]
-            lines += map(poll_text, polls)
+            lines += itertools.chain.from_iterable(map(poll_lines, polls))
         unscored = personalizer.unscored_count()
         decisions, accepted = run_scoring(cli, personalizer)
         if unscored:

@@ -10,6 +10,7 @@ import click
 
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.default_command import DefaultCommandGroup
+from mlx_personal.cli.import_ import skipped_texts
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
 
 if TYPE_CHECKING:
@@ -73,26 +74,37 @@ def remove(cli: CommandContext, folder: Path) -> CommandResult:
 
 
 def poll_data(poll: Poll) -> dict[str, Any]:
-    """Return what a watched folder brought, for `--json`.
+    """Return what a watched folder brought and what was left out of it, for `--json`.
 
     Args:
         poll: The result of polling it.
     """
-    brought = {name: poll.result.summary.total(name) if poll.result else 0 for name in ("new", "continued", "skipped")}
-    import_id = poll.result.import_id if poll.result else None
-    return {"path": poll.path, "changed": poll.changed, "import": import_id, **brought, "problem": poll.problem}
+    from mlx_personal.personalizer.import_summary import ImportSummary
+
+    summary = ImportSummary() if poll.result is None else poll.result.summary
+    return {
+        "path": poll.path,
+        "changed": poll.changed,
+        "import": None if poll.result is None else poll.result.import_id,
+        "new": summary.total("new"),
+        "continued": summary.total("continued"),
+        "skipped": summary.to_json()["skipped"],
+        "problem": poll.problem,
+    }
 
 
-def poll_text(poll: Poll) -> str:
-    """Return what a watched folder brought, as a line.
+def poll_lines(poll: Poll) -> list[str]:
+    """Return what a watched folder brought and what was left out of it, as lines.
 
     Args:
         poll: The result of polling it.
     """
-    if poll.problem:
-        return f"Not imported: {printable(poll.problem)}"
+    if poll.result is None:
+        return [f"Not imported: {poll.problem}"]
     data = poll_data(poll)
-    return (
-        f"{printable(poll.path)}: {data['new']:,} new and {data['continued']:,} continued conversations imported"
-        f" from {poll.changed:,} changed files, {data['skipped']:,} skipped."
-    )
+    return [
+        f"{poll.path}: {data['new']:,} new and {data['continued']:,} continued conversations imported"
+        f" from {poll.changed:,} changed files.",
+        *(f"{words}{rest}" for words, rest in skipped_texts(data["skipped"])),
+        *(f"Not imported: {error.line()}" for error in poll.result.failed),
+    ]

@@ -45,7 +45,7 @@ def read_imports(
     path: Path,
     importer_name: str | None = None,
     on_bytes: OnBytes | None = None,
-    wanted: Callable[[Document], bool] | None = None,
+    wanted: Callable[[Document | Skipped], bool] | None = None,
 ) -> Iterator[ImportedDialogue | Skipped]:
     """Yield the dialogues of a path, and what is left out.
 
@@ -53,7 +53,7 @@ def read_imports(
         path: A file, a folder, or a zip; `-` is standard input.
         importer_name: Name of the format of all its files; None to recognize each one.
         on_bytes: Receives the progress.
-        wanted: Returns whether a file is read; None to read all.
+        wanted: Returns whether a file is read, or that it cannot be is reported; None for all.
 
     Yields:
         Each dialogue, or what is left out. Of a conversation with turns that are left out, these follow it.
@@ -66,7 +66,7 @@ def read_imports(
     is_anything_read = False
     unknown: list[Document] = []
     for document in open_documents(path):
-        if wanted is not None and not (isinstance(document, Document) and wanted(document)):
+        if wanted is not None and not wanted(document):
             continue
         if isinstance(document, Skipped) or is_test_split(document.name, document.siblings):
             is_anything_read = True

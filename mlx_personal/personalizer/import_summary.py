@@ -46,12 +46,14 @@ class SkippedCount:
     Attributes:
         reason: Why.
         is_turn: Whether they are turns of conversations whose rest was imported.
+        is_damaged: Whether they cannot be read, rather than that they are nothing to import.
         count: How many there are.
         places: File and position of the first ones.
     """
 
     reason: str
     is_turn: bool
+    is_damaged: bool = False
     count: int = 0
     places: list[str] = field(default_factory=list)
 
@@ -91,8 +93,9 @@ class ImportSummary:
         kind = (_VARIABLE.sub("", skipped.reason), skipped.is_turn)
         if kind not in self.skipped and len(self.skipped) >= _MAX_KINDS:
             kind = (_OTHER, skipped.is_turn)
+        flags = skipped.is_turn, skipped.is_damaged
         reason = _OTHER if kind[0] == _OTHER else skipped.reason
-        counted = self.skipped.setdefault(kind, SkippedCount(reason, skipped.is_turn))
+        counted = self.skipped.setdefault(kind, SkippedCount(reason, *flags))
         counted.count += 1
         if len(counted.places) < _PLACES:
             counted.places.append(skipped.where)

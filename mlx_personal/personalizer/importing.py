@@ -16,7 +16,6 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError, escape_surrogates
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.document import Document
-from mlx_personal.importers.json_values import CUT_OFF
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
 from mlx_personal.importers.verdicts import Inferences, infer_verdicts
 from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
@@ -35,6 +34,7 @@ _EXAMPLES: Final = 10
 _PLANNED_CHARS: Final = 64_000_000
 
 _NOTHING: Final = "no dialogue could be read ({})"
+_DAMAGED_HINT: Final = "check the file, or export it again"
 
 Outcome = Literal["new", "continued", "known"]
 
@@ -102,7 +102,7 @@ def import_paths(
     options: ImportOptions | None = None,
     on_progress: Progress | None = None,
     dry_run: bool = False,
-    wanted: Callable[[Document], bool] | None = None,
+    wanted: Callable[[Document | Skipped], bool] | None = None,
 ) -> ImportResult:
     """Import the conversations of files, folders and zips, without scoring them.
 
@@ -112,7 +112,7 @@ def import_paths(
         options: What is imported; by default everything.
         on_progress: Receives events of stage `reading`, in bytes.
         dry_run: Whether to store nothing.
-        wanted: Returns whether a file is read; None to read all.
+        wanted: Returns whether a file is read, or that it cannot be is reported; None for all.
 
     Returns:
         What was read, stored and left out.
@@ -134,11 +134,10 @@ def import_paths(
 
 def _nothing_read(summary: ImportSummary, path: Path, format_name: str | None) -> UserError:
     for skipped in summary.by_count():
-        hint = "see the formats in the documentation"
         if format_name is not None:
             hint = "name another format, or none to recognize it"
-        elif skipped.reason == CUT_OFF:
-            hint = "export it again"
+        else:
+            hint = _DAMAGED_HINT if skipped.is_damaged else "see the formats in the documentation"
         return UserError(_NOTHING.format(skipped.reason), skipped.places[0], hint)
     return UserError("no dialogue in this file", path, "name a file with conversations")
 
@@ -170,7 +169,7 @@ class _Batch:
         paths: list[str],
         options: ImportOptions,
         dry_run: bool,
-        wanted: Callable[[Document], bool] | None,
+        wanted: Callable[[Document | Skipped], bool] | None,
     ):
         self._store = store
         self._paths = paths
@@ -207,7 +206,7 @@ class _Batch:
             damage = None
         self._store_chunk()
         if damage is not None and self.summary.total("dialogues") == dialogues_before:
-            self.damaged.append(UserError(_NOTHING.format(damage.reason), damage.where, "export it again"))
+            self.damaged.append(UserError(_NOTHING.format(damage.reason), damage.where, _DAMAGED_HINT))
 
     def finish(self) -> None:
         """Record the end of the import, unless it stored nothing."""

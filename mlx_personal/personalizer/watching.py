@@ -6,11 +6,13 @@ There is no background process: the caller of `poll` decides when.
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mlx_personal.errors import StorageError, UserError, escape_surrogates, from_os_error
+from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import Document, open_documents
 from mlx_personal.importers.formats.chat_log import ChatLogImporter
 from mlx_personal.importers.head import read_head
@@ -109,7 +111,7 @@ def _poll_folder(store: Store, row: WatchedFolderRow, on_progress: Progress | No
     if changed:
         options = ImportOptions(format=row.format or None)
         try:
-            result = import_paths(store, [path], options, on_progress, wanted=lambda file: file.name in changed)
+            result = import_paths(store, [path], options, on_progress, wanted=lambda file: _name(file) in changed)
         except StorageError:
             raise
         except UserError as error:
@@ -119,21 +121,32 @@ def _poll_folder(store: Store, row: WatchedFolderRow, on_progress: Progress | No
 
 
 def _states(path: Path) -> dict[str, FileState]:
-    """Return the state of each file of a folder, before it is read: what changes meanwhile is read the next time."""
-    states = {}
+    """Return the state of each file of a folder, before it is read: what changes meanwhile is read the next time.
+
+    One that cannot be read has a name and a state of its own: it is reported once, and read as soon as it can be.
+    """
+    states: dict[str, FileState] = {}
     for document in open_documents(path):
         if isinstance(document, Document):
             file = document.path or document.archive or path
-            states[document.name] = (*_state(file), *_state(file.with_name(f"{file.name}-wal")))
+            states[_name(document)] = (*_state(file), *_state(file.with_name(f"{file.name}-wal")))
+        elif document.is_damaged:
+            states[_name(document)] = ()
     return states
 
 
+def _name(document: Document | Skipped) -> str:
+    """Return the name of a file in the folder; of one that cannot be read, its whole path."""
+    return document.name if isinstance(document, Document) else document.where
+
+
 def _state(file: Path) -> FileState:
+    """Return the size and the time of change of a file, or nothing if it cannot be read."""
     try:
         information = file.stat()
     except OSError:
         return ()
-    return information.st_size, information.st_mtime_ns
+    return (information.st_size, information.st_mtime_ns) if os.access(file, os.R_OK) else ()
 
 
 def _can_be_imported(document: Document) -> bool:

@@ -142,7 +142,9 @@ def test_a_format_can_be_forced(profile: Path, tmp_path: Path) -> None:
     assert "did you mean chatgpt?" in error_line("import", "--format", "chatgtp", export)
     truncated = tmp_path / "truncated.json"
     truncated.write_text(export.read_text()[:-30])
-    assert error_line("import", truncated).endswith("(the end of the file is missing); export it again")
+    assert error_line("import", truncated).endswith(
+        "(the end of the file is missing); check the file, or export it again"
+    )
     assert error_line("import", "--format", "claude", export).endswith("name another format, or none to recognize it")
 
 
@@ -158,8 +160,8 @@ def test_a_path_that_cannot_be_read_is_named_and_the_others_imported(profile: Pa
     result = run_cli("import", tmp_path / "none.json", truncated, empty, unanswered, file, "--json")
     lines = [
         f"{tmp_path / 'none.json'}: no such file or folder; check the name",
-        f"{truncated}:1: no dialogue could be read (the end of the file is missing); export it again",
-        f"{empty}: no dialogue could be read (an empty file); export it again",
+        f"{truncated}:1: no dialogue could be read (the end of the file is missing); check the file, or export it again",
+        f"{empty}: no dialogue could be read (an empty file); check the file, or export it again",
     ]
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [f"mlx-personal: {line}" for line in lines]

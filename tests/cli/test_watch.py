@@ -13,15 +13,17 @@ def test_run_imports_what_is_new_in_a_watched_folder(profile: Path, tmp_path: Pa
     (folder / "1.jsonl").write_text(dialogue_line("How do I cook soup?", "Slowly."))
     assert run_json("watch", folder) == {"path": str(folder), "format": ""}
     ran = run_json("run")["done"]
-    brought = {"changed": 1, "import": 1, "new": 1, "continued": 0, "skipped": 0}
+    brought = {"changed": 1, "import": 1, "new": 1, "continued": 0, "skipped": []}
     assert ran["watch"] == [{"path": str(folder), **brought, "problem": ""}]
     assert ran["score"]["stored"] == 1
     assert "watch" not in run_json("run")["done"]
     [row] = run_json("watch", "list")
     assert (row["path"], row["format"], row["files"]) == (str(folder), "", 1)
     (folder / "2.jsonl").write_text(dialogue_line("And bread?", "In the oven."))
-    expected = "1 new and 0 continued conversations imported from 1 changed files, 0 skipped."
-    assert expected in " ".join(run_cli("run").stdout.split())
+    (folder / "3.jsonl").write_text(dialogue_line("And tea?", "With hot water.") + "\n{broken")
+    lines = run_cli("run").stdout.splitlines()
+    assert lines[0] == f"{folder}: 2 new and 0 continued conversations imported from 2 changed files."
+    assert lines[1].startswith("1 skipped: not JSON (") and lines[1].endswith(f" ({folder / '3.jsonl'}:2)")
 
 
 def test_a_folder_is_forgotten_and_what_it_brought_stays(profile: Path, chats: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -69,6 +70,52 @@ def test_files_that_are_not_read_do_not_hide_the_others(store: Store, folder: Pa
     assert [brought(result) for result in poll(store)] == [(0, 0, "")]
     (folder / "bread.jsonl").write_text(BREAD)
     assert [brought(result) for result in poll(store)] == [(1, 1, "")]
+
+
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Return a set of files that cannot be read, as by their permissions, as long as they are in it."""
+    paths: set[Path] = set()
+    open_path, access = Path.open, os.access
+
+    def open_allowed(path: Path, *args: Any, **kwargs: Any) -> IO[Any]:
+        if path in paths:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_path(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_allowed)
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in paths and access(path, mode))
+    return paths
+
+
+def test_a_file_without_permission_is_reported_once_and_read_when_it_has_one(
+    store: Store, folder: Path, forbidden: set[Path]
+) -> None:
+    watch(store, folder)
+    bread = folder / "bread.jsonl"
+    bread.write_text(BREAD)
+    forbidden.add(bread)
+    [result] = poll(store)
+    assert brought(result) == (2, 1, "") and result.result is not None
+    assert [(row.reason, row.places) for row in result.result.summary.by_count()] == [("cannot be read", [str(bread)])]
+    assert [brought(result) for result in poll(store)] == [(0, 0, "")]
+    forbidden.clear()
+    assert [brought(result) for result in poll(store)] == [(1, 1, "")]
+    forbidden.add(bread)
+    [result] = poll(store)
+    assert result.problem == f"{bread}: no dialogue could be read (cannot be read); check the file, or export it again"
+    assert [brought(result) for result in poll(store)] == [(0, 0, "")]
+
+
+def test_a_database_is_read_again_when_its_log_can_be_read(store: Store, folder: Path, forbidden: set[Path]) -> None:
+    log = folder / "soup.jsonl-wal"
+    log.write_bytes(b"")
+    forbidden.add(log)
+    watch(store, folder / "soup.jsonl")
+    assert [brought(result) for result in poll(store)] == [(1, 1, "")]
+    assert [brought(result) for result in poll(store)] == [(0, 0, "")]
+    forbidden.clear()
+    assert [brought(result) for result in poll(store)] == [(1, 0, "")]
 
 
 def test_titles_from_files_that_did_not_change_are_kept(store: Store, folder: Path) -> None:
