@@ -1,4 +1,8 @@
-"""Conversations with the model: answers are streamed, and the oldest turns are dropped if the context is full."""
+"""Conversations with the model: answers are streamed, and what is oldest is dropped if the context is full.
+
+With a memory, the kept dialogues that are nearest to the first question stand before it as examples. They stay the same
+for the whole conversation, so that each prompt begins as the one before it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
+from mlx_personal.memory import example_messages
 from mlx_personal.models.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from mlx_personal.memory import Memory, RetrievedExample
     from mlx_personal.models import LanguageModel
 
 # Maximum number of tokens of an answer if neither the settings nor the model say one.
@@ -74,6 +80,7 @@ class Conversation:
         lm: The model that answers, with any adapter that is attached to it.
         config: Settings of the answers.
         seed: Random seed of the sampling: the same questions get the same answers. None for a random one.
+        memory: Finds the examples for the first question; None for a conversation without examples.
 
     Attributes:
         sampling: How tokens are sampled.
@@ -81,10 +88,12 @@ class Conversation:
         system: System prompt; empty for none.
         recommended: The parameters in force that come from the model's `generation_config.json`.
         notices: What the user should know about these settings, one line each.
-        record: Called with the conversation so far after each complete answer; None for nothing.
+        examples: The examples of the conversation, in their order in the prompt; None before its first question.
+        prompt_examples: Those that were in the last prompt, which are none once the context is full.
+        record: Called with the conversation so far, without examples, after each complete answer; None for nothing.
     """
 
-    def __init__(self, lm: LanguageModel, config: ChatConfig, seed: int | None = None):
+    def __init__(self, lm: LanguageModel, config: ChatConfig, seed: int | None = None, memory: Memory | None = None):
         # Here, because they import MLX, and this module is imported for its settings too.
         from mlx_personal.models.adapter_folder import adapter_changes_nothing
         from mlx_personal.models.generation_config import read_generation_config
@@ -105,8 +114,11 @@ class Conversation:
             self.notices.append(f"not used at temperature 0: {', '.join(filters)}")
         if adapter_changes_nothing(lm.model):
             self.notices.append("the adapter changes nothing: all its updates are zero")
+        self.examples: tuple[RetrievedExample, ...] | None = None
+        self.prompt_examples: tuple[RetrievedExample, ...] = ()
         self.record: Callable[[Dialogue], None] | None = None
         self._lm = lm
+        self._memory = memory
         self._seed = seed
         self._questions = 0
         self._system = (Message("system", self.system),) if self.system else ()
@@ -150,18 +162,31 @@ class Conversation:
         return Dialogue((*self._system, *self._messages)) if self._messages else None
 
     def _prompt(self, message: Message) -> tuple[list[int], int]:
-        """Return the prompt's tokens, without the oldest exchanges if necessary, and the limit of the answer."""
+        """Return the prompt's tokens and the limit of the answer.
+
+        If the context is full, the examples are left out, then the oldest exchanges as far as necessary.
+        """
         max_tokens = min(self.max_tokens, self._lm.context_length // 2)
         exchanges = len(self._messages) // 2
+        if not exchanges:
+            # An unanswered first question is no part of the conversation, which begins with the next one.
+            self.examples = () if self._memory is None else self._memory.examples_for(message.content, (), self.system)
+        examples = self.examples or ()
+        first = 0 if examples else 1
         now = datetime.datetime.now()  # for chat templates that write today's date
 
+        # The examples are dropped like an exchange that is older than all others.
         @functools.cache
         def prompt_without(dropped: int) -> list[int]:
-            messages = (*self._system, *self._messages[2 * dropped :], message)
+            before = example_messages(examples) if dropped == 0 else []
+            messages = (*self._system, *before, *self._messages[2 * max(0, dropped - 1) :], message)
             return self._lm.tokenize_prompt([{"role": m.role, "content": m.content} for m in messages], now)
 
         def fits(dropped: int) -> bool:
-            return dropped == exchanges or len(prompt_without(dropped)) + max_tokens <= self._lm.context_length
+            return dropped == exchanges + 1 or len(prompt_without(dropped)) + max_tokens <= self._lm.context_length
 
-        dropped = 0 if fits(0) else bisect.bisect_left(range(exchanges + 1), True, key=fits)
+        dropped = first
+        if not fits(first):
+            dropped += bisect.bisect_left(range(first, exchanges + 2), True, key=fits)
+        self.prompt_examples = examples if dropped == 0 else ()
         return prompt_without(dropped), max_tokens

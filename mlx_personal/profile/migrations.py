@@ -203,4 +203,12 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE INDEX training_rows_by_annotation ON training_rows (annotation_id);
     CREATE INDEX training_rows_by_synthetic ON training_rows (synthetic_id) WHERE synthetic_id IS NOT NULL;
     """,
+    """
+    -- Vectors of the first questions of the dialogues that can be examples in a prompt, which are computed once.
+    CREATE TABLE question_vectors (
+        dialogue_id INTEGER PRIMARY KEY REFERENCES dialogues (id) ON DELETE CASCADE,
+        embedder TEXT NOT NULL,  -- the base and the embedder; with others the vector is computed anew
+        vector BLOB NOT NULL     -- float32, little-endian
+    );
+    """,
 )

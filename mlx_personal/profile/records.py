@@ -94,7 +94,7 @@ class BinRow:
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Self:
         """Return the record of a row of `bins` joined with its dialogue's `messages`."""
-        dialogue, vector = load_dialogue(row["messages"]), _load_vector(row["vector"])
+        dialogue, vector = load_dialogue(row["messages"]), load_vector(row["vector"])
         return cls(row["slot"], row["dialogue_id"], dialogue, vector, row["eoe"], row["idd"])
 
 
@@ -308,7 +308,12 @@ def _load_optional_dialogue(messages: str | None) -> Dialogue | None:
     return None if messages is None else load_dialogue(messages)
 
 
-def _load_vector(blob: bytes) -> np.ndarray:
+def load_vector(blob: bytes) -> np.ndarray:
+    """Return a stored vector, float32.
+
+    Raises:
+        StorageError: If the stored bytes are damaged.
+    """
     try:
         return np.frombuffer(blob, "<f4").astype(np.float32)
     except ValueError as error:

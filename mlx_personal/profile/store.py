@@ -19,6 +19,7 @@ from mlx_personal.profile.leftovers import remove_leftovers
 from mlx_personal.profile.migrations import MIGRATIONS
 from mlx_personal.profile.preference_pairs import PreferencePairs
 from mlx_personal.profile.proposed_questions import ANSWERED_PROPOSALS, ProposedQuestions
+from mlx_personal.profile.question_vectors import QuestionVectors
 from mlx_personal.profile.records import (
     AdapterRow,
     AnnotationCounts,
@@ -113,6 +114,7 @@ class Store:
         inferred: The dialogues with verdicts that follow from exports.
         pairs: The preference pairs of these.
         watched: The folders of other programs that are watched.
+        question_vectors: The vectors of the questions of kept dialogues.
 
     Raises:
         UserError: If the folder cannot be read or written, or another process is writing to it.
@@ -126,6 +128,7 @@ class Store:
         self.inferred = InferredVerdicts(self.database)
         self.pairs = PreferencePairs(self.database)
         self.watched = WatchedFolders(self.database)
+        self.question_vectors = QuestionVectors(self.database)
         if write:
             remove_partials(folder / "adapters")
             remove_leftovers(folder, self.database)
