@@ -52,6 +52,8 @@ class Action(Enum):
     LIST_ADAPTERS = "list the adapters"
     LIST_IMPORTS = "list the imports"
     GRANT_CONSENT = "consent to sending records to this server"
+    RAISE_MAX_TOKENS = "allow more tokens for a response of the server"
+    OMIT_REQUEST_FIELD = "leave that field out of the requests"
     RUN_BENCHMARK = "run the benchmark"
     RUN_STUDY = "run the study"
     RUN_LAMP = "run the LaMP benchmark"

@@ -215,6 +215,8 @@ def _result_key(user: User, server: Server) -> str:
         "config": user.config.to_json(),
         "server": [server.model, server.temperature, server.max_tokens],
     }
+    if server.omitted_fields:  # otherwise the digest is that of versions without this setting
+        identity["omitted_fields"] = sorted(server.omitted_fields)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from mlx_personal.augmentation.completion import CUT_OFF_REASONS
 from mlx_personal.augmentation.ledger import Ledger
 from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.response_cache import ResponseCache
-from mlx_personal.augmentation.server import RetryableError, Server
-from mlx_personal.errors import StoppedError, StorageError, UserError
+from mlx_personal.augmentation.server import (
+    AttemptError,
+    LengthLimit,
+    NoAnswerError,
+    RequestRefusedError,
+    RetryableError,
+    Server,
+)
+from mlx_personal.errors import Action, Remedy, StoppedError, StorageError, UserError
 from mlx_personal.http_client import Session, TransportError
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.runtime.signals import StopRequest, stop_on_signal
@@ -35,6 +46,8 @@ _MAX_BACKOFF_S: Final = 60.0
 _MAX_RETRY_AFTER_S: Final = 300.0
 # Interval between two checks for a stop request.
 _STOP_CHECK_INTERVAL_S: Final = 0.05
+# A response without an answer is requested once more, with this many times as many tokens.
+_MORE_TOKENS: Final = 4
 _RESUME_HINT: Final = "run it again to continue"
 
 
@@ -49,9 +62,11 @@ class RequestSummary:
         failed: Requests whose attempts all failed.
         unaffordable: Requests that might have cost more than was left of the budget.
         remaining: Requests that were not sent, or whose attempts were cut short.
-        tokens: Tokens that all of these requests have cost so far, in earlier calls too. The upper bound counts where
-            the server reports no usage, and for attempts that it may bill although no response came.
+        tokens: Tokens that all of these requests have cost so far, in earlier calls too, attempts without an answer
+            included. The upper bound counts where the server reports no usage.
         message: One line on why responses are missing; None if none is.
+        remedy: What to do about it, where the message does not say it.
+        cut_off: Responses that reached the maximum number of tokens.
     """
 
     responses: tuple[str | None, ...]
@@ -62,9 +77,11 @@ class RequestSummary:
     remaining: int
     tokens: int
     message: str | None
+    remedy: Remedy | None = None
+    cut_off: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the responses, under the keys of version 0.1."""
+        """Return everything but the responses, under the keys of version 0.1 and `cut_off`."""
         return {
             "known": self.cached,
             "new": self.new,
@@ -72,7 +89,8 @@ class RequestSummary:
             "unaffordable": self.unaffordable,
             "left": self.remaining,
             "tokens": self.tokens,
-            "message": self.message,
+            "message": f"{self.message}; {self.remedy.action.value}" if self.remedy else self.message,
+            "cut_off": self.cut_off,
         }
 
 
@@ -88,7 +106,9 @@ def fetch_responses(
 ) -> RequestSummary:
     """Send the requests that `cache` has no response to, and store the responses there.
 
-    An unreachable server and a used-up budget are no errors: the summary shows what is missing.
+    An unreachable server and a used-up budget are no errors: the summary shows what is missing. Two things that a
+    server demands are remembered until the end of the call: `max_completion_tokens` where it does not support
+    `max_tokens`, and more tokens where a reasoning model used up those of a response before its answer.
 
     Args:
         requests: The requests.
@@ -104,14 +124,17 @@ def fetch_responses(
         The responses, and a count of what happened to the requests.
 
     Raises:
-        UserError: If the server refuses a request (a wrong key, URL, model or setting), or a file cannot be
-            written.
+        UserError: If the server refuses a request (a wrong key, URL, model or setting, no quota), a file cannot be
+            written, or there is a token budget although requests leave out `max_tokens`.
         StoppedError: On SIGTERM and Ctrl-C, after the responses in progress have arrived. A second Ctrl-C does not
             wait for them.
         ValueError: If the concurrency is below 1.
     """
     if concurrency < 1:
         raise ValueError(f"the concurrency is {concurrency}; it must be at least 1")
+    if token_budget is not None and server.length_limit.field is None:
+        what = "a token budget needs the request field max_tokens: without it a response may cost any number of tokens"
+        raise UserError(what, server.url, "send that field, or set no budget")
     by_key = {server.request_key(request): request for request in requests}
     missing = {key: request for key, request in by_key.items() if cache.get(key) is None}
     cached = len(by_key) - len(missing)
@@ -151,6 +174,10 @@ def fetch_responses(
         remaining=remaining,
         tokens=cache.tokens_of(by_key),
         message=None if run.new == len(missing) else run.message(cached, remaining),
+        remedy=run.remedy,
+        cut_off=sum(
+            response is not None and response.finish_reason in CUT_OFF_REASONS for response in responses.values()
+        ),
     )
 
 
@@ -221,6 +248,10 @@ class _Run:
         self._ending = asyncio.Event()
         self._failures_in_a_row = 0
         self._last_failure = ""
+        self._limit = server.length_limit
+        # The most tokens that are allowed for a response; the server may refuse more than the first limit.
+        self._max_tokens = server.max_tokens * (1 if self._limit.field is None else _MORE_TOKENS)
+        self.remedy: Remedy | None = None
         self.new = self.failed = self.unaffordable = 0
         self.refusal: UserError | None = None
 
@@ -244,11 +275,12 @@ class _Run:
             counts.append(f"{self.unaffordable} over the token budget")
         reason, hint = "the token budget is used up", "raise it to continue"
         if self.failed:
-            gave_up = self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW
-            problem = "does not respond" if gave_up else "did not answer all requests"
+            does_not_respond = self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW and self.remedy is None
+            problem = "does not respond" if does_not_respond else "did not answer all requests"
             reason = f"the server at {self._server.url} {problem} ({self._last_failure})"
             hint = _RESUME_HINT
-        return f"{reason}: {', '.join(counts)}; {hint}"
+        line = f"{reason}: {', '.join(counts)}"
+        return line if self.remedy is not None else f"{line}; {hint}"
 
     async def _watch(self, stop: StopRequest) -> None:
         while stop.signal is None:
@@ -265,11 +297,13 @@ class _Run:
                 return
             except _UnaffordableError:
                 self.unaffordable += 1
-            except RetryableError as error:
+            except AttemptError as error:
                 logger.info("a request failed in all its attempts: %s", error)
                 self.failed += 1
                 self._failures_in_a_row += 1
                 self._last_failure = str(error)
+                more_tokens_help = isinstance(error, NoAnswerError) and self._limit.field is not None
+                self.remedy = Remedy(Action.RAISE_MAX_TOKENS) if more_tokens_help else None
                 if self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
                     self._ending.set()
             except UserError as error:
@@ -277,8 +311,40 @@ class _Run:
                 self._ending.set()
 
     async def _attempt(self, session: Session, key: str, request: PromptRequest) -> None:
-        """Send a request once within the budget; RetryableError if no response came."""
-        max_tokens = self._server.max_request_tokens(request)
+        """Send a request, again in another form if the server demands one; AttemptError if no answer came."""
+        cut_off: NoAnswerError | None = None
+        while True:
+            limit = self._limit
+            try:
+                await self._send_within_budget(session, key, request, limit)
+            except NoAnswerError as error:
+                if limit.tokens >= self._max_tokens:
+                    raise
+                cut_off = error
+                self._limit = dataclasses.replace(self._limit, tokens=self._max_tokens)
+            except _UnaffordableError:
+                if cut_off is not None:
+                    raise cut_off from None
+                raise
+            except RequestRefusedError as error:
+                if error.field == limit.field == "max_tokens":
+                    self._limit = self._limit.renamed()
+                elif limit.tokens > self._server.max_tokens:  # perhaps more than the model's context holds
+                    self._max_tokens = self._server.max_tokens
+                    self._limit = dataclasses.replace(self._limit, tokens=self._max_tokens)
+                    if cut_off is not None:
+                        what = f"{cut_off}; with {limit.tokens:,} tokens, {error.what}"
+                        raise NoAnswerError(what) from error
+                else:
+                    raise
+            else:
+                break
+        self.new += 1
+        self._failures_in_a_row = 0
+        self._on_response(self.new)
+
+    async def _send_within_budget(self, session: Session, key: str, request: PromptRequest, limit: LengthLimit) -> None:
+        max_tokens = self._server.max_request_tokens(request, limit)
         affordable = await self._budget.reserve(max_tokens)
         spent = 0
         try:
@@ -286,43 +352,47 @@ class _Run:
                 raise _RunEndedError
             if not affordable:
                 raise _UnaffordableError
-            spent = await self._send(session, key, request)
-        except RetryableError as error:
-            spent = max_tokens if error.billed else 0
+            spent = await self._send(session, key, request, limit)
+        except AttemptError as error:
+            spent = _charge(error, max_tokens)
             raise
         finally:
             self._budget.settle(max_tokens if affordable else 0, spent)
-        self.new += 1
-        self._failures_in_a_row = 0
-        self._on_response(self.new)
 
-    async def _send(self, session: Session, key: str, request: PromptRequest) -> int:
+    async def _send(self, session: Session, key: str, request: PromptRequest, limit: LengthLimit) -> int:
         """Send a request, recorded in ledger and cache, store the response and return the tokens it cost."""
         ledger_attempt = cache_attempt = 0
+        payload, max_tokens = self._server.payload(request, limit), self._server.max_request_tokens(request, limit)
 
         def before_sending(url: str, body: bytes) -> None:
             nonlocal ledger_attempt, cache_attempt
             ledger_attempt = self._ledger.begin_attempt(request.user, url, body)
             # Charged before sending, because a process that is killed while it waits may be billed too.
-            cache_attempt = self._cache.begin_attempt(key, self._server.max_request_tokens(request))
+            cache_attempt = self._cache.begin_attempt(key, max_tokens)
 
-        try:
-            # A server that supports this header does not bill a repeated request twice.
-            http_response = await session.post(self._server.payload(request), {"Idempotency-Key": key}, before_sending)
-        except TransportError as error:
-            self._ledger.end_attempt(ledger_attempt, None, 0, failure=str(error))
-            if not error.sent:
+        def record_failure(error: AttemptError | UserError, status: int | None, received: int) -> None:
+            tokens = _charge(error, max_tokens) if isinstance(error, AttemptError) else 0
+            self._ledger.end_attempt(ledger_attempt, status, received, tokens or None, failure=str(error))
+            if tokens:
+                self._cache.charge_attempt(cache_attempt, tokens)
+            else:
                 self._cache.discard_attempt(cache_attempt)
-            raise RetryableError(str(error), billed=error.sent) from error
+
+        # A server that supports this header does not bill a repeated request twice.
+        headers = {"Idempotency-Key": hashlib.sha256(json.dumps(payload).encode()).hexdigest()}
+        try:
+            http_response = await session.post(payload, headers, before_sending)
+        except TransportError as error:
+            failure = RetryableError(str(error), billed=error.sent)
+            record_failure(failure, None, 0)
+            raise failure from error
         status, received = http_response.status, len(http_response.body)
         try:
-            response = self._server.parse_response(http_response)
-        except (RetryableError, UserError) as error:
-            self._ledger.end_attempt(ledger_attempt, status, received, failure=str(error))
-            if isinstance(error, UserError) or not error.billed:
-                self._cache.discard_attempt(cache_attempt)
+            response = self._server.parse_response(http_response, limit)
+        except (AttemptError, UserError) as error:
+            record_failure(error, status, received)
             raise
-        spent = self._server.response_tokens(request, response)
+        spent = self._server.response_tokens(request, response, limit)
         self._cache.store(cache_attempt, key, response, spent)
         self._ledger.end_attempt(ledger_attempt, status, received, spent)
         return spent
@@ -332,6 +402,13 @@ class _Run:
         logger.debug("waiting %.1f s before the next attempt", delay_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), delay_s)
+
+
+def _charge(error: AttemptError, max_tokens: int) -> int:
+    """Return the tokens that an attempt without an answer cost, as the server counted, or else the upper bound."""
+    if not error.billed:
+        return 0
+    return max_tokens if error.tokens is None else error.tokens
 
 
 def _retrying(server: Server, sleep: Callable[[float], Awaitable[None]]) -> tenacity.AsyncRetrying:

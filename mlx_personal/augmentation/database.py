@@ -45,6 +45,12 @@ _MIGRATIONS: Final = (
         finished_at TEXT NOT NULL
     );
     """,
+    # Earlier versions stored a response whose tokens had all gone into thoughts as an empty one, for good; its charge
+    # stays. A server that does answer with an empty text does so again.
+    """
+    INSERT INTO lost SELECT key, charged FROM answers WHERE text = '' AND finish_reason IS NOT 'content_filter';
+    DELETE FROM answers WHERE text = '' AND finish_reason IS NOT 'content_filter';
+    """,
 )
 SCHEMA: Final = DatabaseSchema("run", "augment.db", _MIGRATIONS, "choose another folder", "choose another folder")
 

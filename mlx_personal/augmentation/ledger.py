@@ -95,7 +95,7 @@ class Ledger:
             attempt: Number of the attempt.
             status: HTTP status; None if no complete response came.
             received: Bytes of the response's body.
-            tokens: Tokens charged for it; None if it failed.
+            tokens: Tokens charged for it; None if none are.
             failure: What went wrong; None if nothing did.
 
         Raises:

@@ -79,6 +79,11 @@ class ResponseCache:
             connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             connection.execute("DELETE FROM lost WHERE rowid = ?", (attempt,))
 
+    def charge_attempt(self, attempt: int, tokens: int) -> None:
+        """Replace the charge of an attempt that brought no response by the tokens that the server reports."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE lost SET charged = ? WHERE rowid = ?", (tokens, attempt))
+
     def discard_attempt(self, attempt: int) -> None:
         """Remove the charge of an attempt that brought no response and is not billed."""
         with self._database.transaction() as connection:

@@ -13,7 +13,7 @@ import click
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
 from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines, print_styled, printable
 from mlx_personal.cli.progress import progress_bar
-from mlx_personal.cli.server_options import make_server
+from mlx_personal.cli.server_options import make_server, request_message, without_field_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +57,12 @@ texts is sent as it is, including other names and facts. Everything that is sent
 @click.option("--key-env", metavar="VARIABLE", help="Environment variable that holds the server's API key.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature of the server.  [default: 0.8]")
 @click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Maximum tokens of a response, the server's reasoning included.  [default: 512]",
+)
+@without_field_option
+@click.option(
     "--off", multiple=True, type=click.Choice(_FILTERS), help="Filter to turn off; can be given more than once."
 )
 @click.option(
@@ -90,7 +96,14 @@ def augment(
     if url is None or server_model is None:
         raise click.UsageError("name the --server and its --server-model")
     options = {name: value for name, value in options.items() if value not in (None, ())}
-    server = make_server(url, server_model, options.get("key_env"), options.get("temperature"))
+    server = make_server(
+        url,
+        server_model,
+        options.get("key_env"),
+        options.get("temperature"),
+        options.get("max_tokens"),
+        options.get("without_field", ()),
+    )
     config = _make_config(options)
     if users is None:
         for name in _USERS_ONLY:
@@ -322,8 +335,10 @@ def _show_requests(console: Console, requests: RequestSummary) -> None:
         console,
         f"{requests.new} new responses, {requests.cached} from the cache, {requests.tokens:,} tokens in total.",
     )
+    if requests.cut_off:
+        print_lines(console, f"{requests.cut_off} of them were cut off at the maximum of tokens; raise --max-tokens.")
     if requests.message is not None:
-        print_lines(console, requests.message)
+        print_lines(console, request_message(requests.message, requests.remedy))
 
 
 def _user_text(user: UserResult) -> str:

@@ -59,6 +59,10 @@ _SENTENCES: Final[Mapping[Action, _Sentence]] = {
     Action.GRANT_CONSENT: lambda arguments, command: (
         f"to allow it, run {command('augment', 'consent', *_consent_options(arguments))}"
     ),
+    Action.RAISE_MAX_TOKENS: lambda arguments, command: "raise --max-tokens",
+    Action.OMIT_REQUEST_FIELD: lambda arguments, command: (
+        f"leave it out with --without-field {arguments.get('field', 'NAME')}"
+    ),
     Action.RUN_BENCHMARK: lambda arguments, command: (
         f"run {command('benchmark', '--out', arguments.get('out', 'FILE'))} first"
     ),

@@ -289,7 +289,7 @@ def test_a_wrong_key_ends_the_run_with_an_error_that_does_not_quote_it(
     fake_server.api_key = "right"
     with (
         caplog.at_level(logging.DEBUG),
-        pytest.raises(UserError, match=r"refuses the key \(HTTP 401\); check") as error,
+        pytest.raises(UserError, match=r"refuses the key \(HTTP 401: a message of 401\); check") as error,
     ):
         fetch(make_requests(9), api_key="sekret-key", concurrency=2)
     assert len(fake_server.received) <= 2
@@ -316,7 +316,9 @@ def test_a_refused_request_is_not_retried(fetch: Fetch, fake_server: FakeServer,
 
 
 def test_a_wrong_address_is_quoted(fetch: Fetch, fake_server: FakeServer) -> None:
-    with pytest.raises(UserError, match=r"/v2/chat/completions: the server has no such page or model \(HTTP 404\)"):
+    with pytest.raises(
+        UserError, match=r"/v2/chat/completions: the server has no such page or model \(HTTP 404: a message of 404\)"
+    ):
         fetch(make_requests(1), url=fake_server.url.replace("v1", "v2"))
 
 
@@ -345,7 +347,9 @@ def test_a_request_that_always_fails_does_not_stop_the_others(fetch: Fetch, fake
     summary = fetch(make_requests(10), concurrency=1)
     assert (summary.new, summary.failed, summary.remaining) == (9, 1, 0)
     assert summary.responses[0] is None and summary.message is not None
-    assert "did not answer all requests (it returned HTTP 500): 9 answered, 1 failed" in summary.message
+    assert (
+        "did not answer all requests (it returned HTTP 500: a message of 500): 9 answered, 1 failed" in summary.message
+    )
 
 
 def test_only_missing_requests_are_sent_after_the_server_was_killed(

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from mlx_personal.augmentation.client import fetch_responses
 from mlx_personal.augmentation.database import SCHEMA, open_database
+from mlx_personal.augmentation.error_body import MAX_REASON_CHARS
 from mlx_personal.augmentation.ledger import Ledger
 from mlx_personal.augmentation.prompting import PromptRequest, parse_record
 from mlx_personal.augmentation.response_cache import Response, ResponseCache
-from mlx_personal.augmentation.server import RetryableError, Server
+from mlx_personal.augmentation.server import NoAnswerError, RetryableError, Server
 from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.errors import UserError
 from mlx_personal.http_client import HTTPResponse
@@ -109,8 +110,11 @@ def test_a_reply_is_a_response_or_a_known_error(
     except RetryableError as error:
         assert error.wait_s >= 0
         return
+    except NoAnswerError as error:
+        assert error.billed
+        return
     except UserError as error:
-        assert "\n" not in error.line() and len(error.line()) < 300 and "sekret" not in error.line()
+        assert "\n" not in error.line() and len(error.line()) < MAX_REASON_CHARS + 400 and "sekret" not in error.line()
         return
     attempt = cache.begin_attempt("key", 1)
     cache.store(attempt, "key", response, SERVER.response_tokens(REQUEST, response))

@@ -13,7 +13,9 @@ import pytest
 
 from mlx_personal.augmentation import user_jobs
 from mlx_personal.augmentation.filters import FILTERS
+from mlx_personal.augmentation.server import OPTIONAL_FIELDS
 from mlx_personal.cli import augment as commands
+from mlx_personal.cli import server_options as server_options_module
 from tests.support.augmentation import NOUNS
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 from tests.support.fake_server import FakeServer, Fault
@@ -165,13 +167,13 @@ def test_unreachable_server_leaves_users_for_the_next_run(
 ) -> None:
     from mlx_personal.augmentation import server
 
-    monkeypatch.setattr(server.Server.__init__, "__defaults__", (None, 0.8, 512, 120.0, 1, 0.0))
+    monkeypatch.setattr(server.Server.__init__, "__defaults__", (None, 0.8, 512, 120.0, 1, 0.0, frozenset()))
     consent(server_options, "--out", tmp_path / "out")
     fake_server.default_fault = Fault(status=500)
     result = run_cli(*command)
     assert result.exit_code == 1
     assert "incomplete ann: some responses are missing; run the same command again" in result.stdout
-    assert "does not respond (it returned HTTP 500)" in result.stdout
+    assert "does not respond (it returned HTTP 500: a message of 500)" in result.stdout
     fake_server.default_fault = None
     assert list(run_json(*command)["learnt"]) == ["ann", "bob"]  # codespell:ignore learnt
 
@@ -286,3 +288,34 @@ def test_filters_are_those_of_the_library() -> None:
 def test_help_imports_no_model_library() -> None:
     code = "import sys, mlx_personal.cli; sys.exit('mlx.core' in sys.modules or 'httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_reasoning_that_uses_up_a_response_says_to_raise_the_maximum(
+    command: list[Any], server_options: list[str], fake_server: FakeServer, tmp_path: Path
+) -> None:
+    consent(server_options, "--out", tmp_path / "out")
+    message = {"role": "assistant", "content": None, "reasoning": "hm"}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "length"}]}).encode()
+    fake_server.default_fault = Fault(body=body)
+    result = run_cli(*command, "--max-tokens", "300")
+    assert result.exit_code == 1
+    assert "the response was cut off after 1,200 tokens, before an answer" in result.stdout
+    assert "0 answered, 6 failed; raise --max-tokens\n" in result.stdout
+    assert json.loads(fake_server.received[0].body)["max_tokens"] == 300
+    asked = json.loads(run_cli(*command, "--max-tokens", "300", "--json").stdout)["asked"]
+    assert asked["message"].endswith("; allow more tokens for a response of the server") and asked["new"] == 0
+    fake_server.default_fault = None
+    assert list(run_json(*command, "--max-tokens", "300")["learnt"]) == ["ann", "bob"]  # codespell:ignore learnt
+
+
+def test_fields_that_a_server_refuses_can_be_left_out(command: list[Any], server_options: list[str]) -> None:
+    preview = run_json(*command, "--dry-run", "--without-field", "temperature", "--without-field", "seed")
+    assert {tuple(json.loads(request["body"])) for request in preview["requests"]} == {
+        ("model", "messages", "max_tokens")
+    }
+    assert "'messages' is not one of" in error_line(*command, "--without-field", "messages")
+    assert "'--max-tokens'" in error_line(*command, "--max-tokens", "0")
+
+
+def test_optional_fields_are_those_of_the_library() -> None:
+    assert server_options_module._OPTIONAL_FIELDS == OPTIONAL_FIELDS

@@ -69,6 +69,7 @@ AUGMENT, LAMP, TRAINING, CELL = AugmentConfig(), LampConfig(), LoRAConfig(), Cel
                 "tokens": AUGMENT.sample_budget.max_tokens,
                 "synthetic_weight": AUGMENT.synthetic_weight,
                 "temperature": Server("http://localhost/v1", "model").temperature,
+                "max_tokens": Server("http://localhost/v1", "model").max_tokens,
                 "epochs": TRAINING.epochs,
                 "learning_rate": TRAINING.learning_rate,
                 "rank": TRAINING.rank,

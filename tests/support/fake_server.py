@@ -24,7 +24,7 @@ class Fault:
         status: HTTP status of the response.
         delay: Seconds before the response.
         headers: Headers of an error response.
-        body: Sent with status 200 in place of an answer.
+        body: Sent in place of an answer, or of the usual error message.
         truncated: Whether half of the answer's body is sent.
         reset: Whether the connection is reset without a response.
     """
@@ -195,6 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
             status = 401
         if self.path != "/v1/chat/completions":
             status = 404
+        if status != 200 and fault.body is not None:
+            self.send_bytes([fault.body], status, fault.headers)
+            return
         if status != 200:
             self.send({"error": {"message": f"a message of {status}"}}, status, fault.headers)
             return
