@@ -12,7 +12,7 @@ import click
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar, progress_bar_or_lines
-from mlx_personal.cli.server_options import make_server
+from mlx_personal.cli.server_options import make_server, request_message, without_field_option
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,6 +101,12 @@ def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: s
     "--token-budget", type=click.IntRange(1), help="Maximum tokens that the server may bill.  [default: no limit]"
 )
 @click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Maximum tokens of a server's response, its reasoning included.  [default: 512; --answer-tokens for cloud]",
+)
+@without_field_option
+@click.option(
     "--synthetic", type=click.IntRange(1, 10_000), help="Synthetic items to request for each user.  [default: 20]"
 )
 @click.option(
@@ -164,6 +170,7 @@ def run(
         others_outputs=others_outputs,
         server=_make_server(settings, token_budget),
         token_budget=token_budget,
+        server_answer_tokens=settings["max_tokens"],
         config=_make_config(settings, seed),
     )
     with progress_bar_or_lines(cli) as on_progress:
@@ -208,13 +215,16 @@ def report(cli: CommandContext, folder: Path | None, out: Path | None) -> Comman
 
 def _make_server(settings: Mapping[str, Any], token_budget: int | None) -> Server | None:
     url, name, key_variable = settings["server"], settings["server_model"], settings["key_env"]
+    max_tokens, without_fields = settings["max_tokens"], settings["without_field"]
     if url is None:
-        if name is not None or key_variable is not None or token_budget is not None:
-            raise click.UsageError("--server-model, --key-env and --token-budget need --server")
+        if any(value is not None for value in (name, key_variable, token_budget, max_tokens)) or without_fields:
+            raise click.UsageError(
+                "--server-model, --key-env, --token-budget, --max-tokens and --without-field need --server"
+            )
         return None
     if name is None:
         raise click.UsageError("--server needs --server-model")
-    return make_server(url, name, key_variable)
+    return make_server(url, name, key_variable, max_tokens=max_tokens, without_fields=without_fields)
 
 
 def _make_config(settings: Mapping[str, Any], seed: int) -> LampConfig:
@@ -262,7 +272,7 @@ def _show_result(console: Console, result: LampResult, tables: str, folder: Path
         *(f"failed: {user}: {error}" for user, error in result.failed),
     )
     if result.message is not None:
-        print_lines(console, result.message)
+        print_lines(console, request_message(result.message, result.remedy))
     if result.num_unanswered:
         print_lines(
             console,

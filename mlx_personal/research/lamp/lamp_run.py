@@ -45,6 +45,8 @@ class LampSpec:
         others_training: Training settings of that adapter.
         server: Writes synthetic records and answers for `cloud`; None if the base model writes the records itself.
         token_budget: Maximum tokens that the server may cost; None for no limit.
+        server_answer_tokens: Maximum tokens of the server's answers for `cloud`, its reasoning included; None for those
+            of `config`.
         config: Settings that decide the results.
     """
 
@@ -59,6 +61,7 @@ class LampSpec:
     others_training: LoRAConfig = TASK_ADAPTER_TRAINING
     server: Server | None = None
     token_budget: int | None = None
+    server_answer_tokens: int | None = None
     config: LampConfig = field(default_factory=LampConfig)
 
 
@@ -119,6 +122,7 @@ def run_lamp(
             config=spec.config,
             server=spec.server,
             token_budget=spec.token_budget,
+            server_answer_tokens=spec.server_answer_tokens,
         )
         return run_plan(database, plan, workers=workers, ray_address=ray_address, on_progress=on_progress)
 

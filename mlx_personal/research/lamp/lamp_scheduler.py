@@ -16,6 +16,7 @@ from typing import Any
 from mlx_personal import jobs
 from mlx_personal.augmentation.consent import Consent
 from mlx_personal.augmentation.server import Server
+from mlx_personal.errors import Remedy
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.research.hashing import digest
 from mlx_personal.research.lamp import lamp_jobs
@@ -49,6 +50,7 @@ class LampPlan:
         config: Settings of the run.
         server: Server to use; None if the base model writes the synthetic records itself.
         token_budget: Maximum tokens that the server may cost; None for no limit.
+        server_answer_tokens: Maximum tokens of the server's answers to queries; None for those of `config`.
     """
 
     task: LampTask
@@ -63,10 +65,17 @@ class LampPlan:
     config: LampConfig
     server: Server | None = None
     token_budget: int | None = None
+    server_answer_tokens: int | None = None
 
     def setting_metadata(self) -> dict[str, Any]:
         """Return what all users of a table have in common, under the keys whose hash version 0.1 stored."""
         server = self.server
+        # Settings that version 0.1 did not have are part of the hash only where they are used.
+        more_of_server: dict[str, Any] = {}
+        if server is not None and server.omitted_fields:
+            more_of_server["omitted_fields"] = sorted(server.omitted_fields)
+        if self.server_answer_tokens is not None:
+            more_of_server["answer_tokens"] = self.server_answer_tokens
         return {
             "protocol": PROTOCOL,
             "task": self.task.name,
@@ -76,7 +85,12 @@ class LampPlan:
             "config": self.config.to_json(),
             "server": None
             if server is None
-            else {"model": server.model, "temperature": server.temperature, "max_tokens": server.max_tokens},
+            else {
+                "model": server.model,
+                "temperature": server.temperature,
+                "max_tokens": server.max_tokens,
+                **more_of_server,
+            },
         }
 
 
@@ -92,6 +106,7 @@ class LampResult:
         failed: (user, error) of each job that failed.
         num_unanswered: Results that were not computed because responses of the server are missing.
         message: Why responses are missing; None if none is.
+        remedy: What to do about it, where the message does not say it.
         server_tokens: Tokens that all requests of the folder have cost; 0 if this run sent none.
     """
 
@@ -102,6 +117,7 @@ class LampResult:
     failed: list[tuple[str, str]] = field(default_factory=list)
     num_unanswered: int = 0
     message: str | None = None
+    remedy: Remedy | None = None
     server_tokens: int = 0
 
 
@@ -213,11 +229,12 @@ class _LampScheduler:
             responses,
             server,
             folder,
-            answer_tokens=self._plan.config.answer_tokens,
+            answer_tokens=self._plan.server_answer_tokens or self._plan.config.answer_tokens,
             token_budget=self._plan.token_budget,
             on_progress=self._on_progress,
         )
-        self._result.server_tokens, self._result.message = summary.tokens, summary.message
+        self._result.server_tokens = summary.tokens
+        self._result.message, self._result.remedy = summary.message, summary.remedy
         return responses
 
     def _user_jobs(

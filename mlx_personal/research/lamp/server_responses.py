@@ -15,6 +15,7 @@ from mlx_personal.augmentation.ledger import Ledger
 from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.response_cache import ResponseCache
 from mlx_personal.augmentation.server import Server
+from mlx_personal.errors import Remedy
 from mlx_personal.progress import Progress, as_stage
 from mlx_personal.research.lamp.lamp_jobs import JobResponses, ServerPrompts
 from mlx_personal.research.lamp.methods import Method
@@ -67,10 +68,12 @@ class FetchSummary:
     Attributes:
         tokens: Tokens that all requests of the run's folder have cost until now.
         message: One line on why responses are missing; None if none is.
+        remedy: What to do about it, where the message does not say it.
     """
 
     tokens: int
     message: str | None
+    remedy: Remedy | None = None
 
 
 def fetch_server_responses(
@@ -110,7 +113,7 @@ def fetch_server_responses(
 
         synthetic = [(index, request) for index in sorted(responses) for request in responses[index].synthetic_requests]
         summary = fetch("synthetic records", server, [request for _, request in synthetic])
-        message = summary.message
+        message, remedy = summary.message, summary.remedy
         for (index, _), text in zip(synthetic, summary.responses, strict=True):
             responses[index].synthetic.append(text)
             responses[index].may_get_more = bool(summary.failed or summary.remaining)
@@ -127,4 +130,6 @@ def fetch_server_responses(
         for (index, method, _), text in zip(queries, summary.responses, strict=True):
             responses[index].answers.setdefault(method, []).append(text)
             responses[index].seconds_per_answer[method] = each_s
-        return FetchSummary(cache.total_tokens(), message or summary.message)
+        if message is None:
+            message, remedy = summary.message, summary.remedy
+        return FetchSummary(cache.total_tokens(), message, remedy)
