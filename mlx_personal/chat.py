@@ -157,6 +157,11 @@ class Conversation:
                 self.record(self.dialogue)
 
     @property
+    def wants_examples(self) -> bool:
+        """Whether examples are looked for."""
+        return self._memory is not None and self._memory.config.examples > 0
+
+    @property
     def dialogue(self) -> Dialogue | None:
         """The system prompt and the turns so far; None before the first answer."""
         return Dialogue((*self._system, *self._messages)) if self._messages else None

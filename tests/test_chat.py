@@ -12,8 +12,9 @@ from typing import Any
 import mlx.nn as nn
 import pytest
 
-from mlx_personal import Dialogue, LanguageModel
+from mlx_personal import Dialogue, LanguageModel, Message
 from mlx_personal.chat import ChatConfig, Conversation
+from mlx_personal.memory import Memory, MemoryConfig, MemoryEntry
 from mlx_personal.models.sampling import SamplingParams
 
 
@@ -29,14 +30,17 @@ class ScriptedModel:
         self.prompts: list[list[str]] = []
         self.times: list[datetime.datetime] = []
         self.calls: list[dict[str, Any]] = []
+        self.lengths: list[int] = []
 
-    def tokenize_prompt(self, messages: list[dict[str, str]], now: datetime.datetime) -> list[int]:
-        self.times.append(now)
+    def tokenize_prompt(self, messages: list[dict[str, str]], now: datetime.datetime | None = None) -> list[int]:
+        if now is not None:
+            self.times.append(now)
         self.prompts.append([f"{m['role']}: {m['content']}" for m in messages])
         return [0] * sum(len(m["content"].split()) for m in messages)
 
     def stream(self, prompt: list[int], **settings: Any) -> Iterator[str]:
         self.calls.append(settings)
+        self.lengths.append(len(prompt))
         answer = next(self.answers)
         yield from (answer[i : i + 3] for i in range(0, len(answer), 3))
 
@@ -80,6 +84,81 @@ def test_as_many_exchanges_are_kept_as_fit_found_with_few_prompts() -> None:
     assert model.prompts.count(["user: a b c", "assistant: one two"] * 5 + ["user: a b c"]) == 1
     assert max(len(prompt) for prompt in model.prompts if len(prompt) < 12) == 11
     assert len(model.prompts) < 8
+
+
+EXAMPLE = ["user: Tomato seeds?", "assistant: In May."]
+
+
+def remember(**settings: Any) -> Memory:
+    """Return a memory that finds one dialogue for questions about tomatoes."""
+    entries = [MemoryEntry(7, Dialogue.of("Tomato seeds?", "In May.")), MemoryEntry(8, Dialogue.of("Cat?", "Vet."))]
+    # A model of its own counts the tokens, so that the prompts of the conversation are those that are answered.
+    return Memory(entries, MemoryConfig(examples=1, retrieval="bm25", **settings), ScriptedModel())  # type: ignore[arg-type]
+
+
+def test_examples_of_the_first_question_stay_before_it_and_are_not_recorded() -> None:
+    model = ScriptedModel("Soon.", "Ask the vet.")
+    conversation = Conversation(model, ChatConfig(system="Be brief.", max_tokens=5), memory=remember())  # type: ignore[arg-type]
+    assert (conversation.examples, conversation.wants_examples) == (None, True)
+    recorded: list[Dialogue] = []
+    conversation.record = recorded.append
+    for question in ("Tomato plants?", "Cat?"):
+        list(conversation.ask(question))
+    first = ["system: Be brief.", *EXAMPLE, "user: Tomato plants?"]
+    assert model.prompts == [first, [*first, "assistant: Soon.", "user: Cat?"]]
+    assert conversation.examples == conversation.prompt_examples
+    assert [(example.entry.id, example.similarity > 0.1) for example in conversation.prompt_examples] == [(7, True)]
+    contents = ["Be brief.", "Tomato plants?", "Soon.", "Cat?", "Ask the vet."]
+    assert [[m.content for m in dialogue.messages] for dialogue in recorded] == [contents[:3], contents]
+
+
+def test_a_first_question_without_an_answer_is_forgotten_with_its_examples() -> None:
+    model = ScriptedModel("", "Soon.")
+    conversation = Conversation(model, ChatConfig(max_tokens=5), memory=remember())  # type: ignore[arg-type]
+    list(conversation.ask("Cat?"))
+    list(conversation.ask("Tomato plants?"))
+    assert model.prompts == [["user: Cat?", "assistant: Vet.", "user: Cat?"], [*EXAMPLE, "user: Tomato plants?"]]
+
+
+def test_a_full_context_loses_the_examples_and_then_the_oldest_exchange() -> None:
+    model = ScriptedModel("one " * 10, "two", "three")
+    conversation = Conversation(model, ChatConfig(max_tokens=10), memory=remember())  # type: ignore[arg-type]
+    list(conversation.ask("Tomato plants?"))
+    assert conversation.prompt_examples
+    list(conversation.ask("b " * 16))  # with the first exchange 28 tokens, with the example 32, of 30
+    assert model.prompts[-1] == ["user: Tomato plants?", f"assistant: {('one ' * 10).strip()}", f"user: {'b ' * 16}"]
+    assert conversation.examples and not conversation.prompt_examples
+    list(conversation.ask("c " * 13))
+    assert [f"user: {'b ' * 16}", "assistant: two", f"user: {'c ' * 13}"] in model.prompts
+    assert model.lengths == [6, 28, 30]
+
+
+def test_nothing_near_leaves_the_prompt_as_it_is() -> None:
+    for memory in (None, remember(), remember(min_similarity=1.0)):
+        model = ScriptedModel("No.")
+        conversation = Conversation(model, ChatConfig(max_tokens=5), memory=memory)  # type: ignore[arg-type]
+        list(conversation.ask("Zeppelin?" if memory is None or memory.config.min_similarity < 1 else "Tomato plants?"))
+        assert model.prompts == [[model.prompts[0][0]]]
+        assert conversation.prompt_examples == () and conversation.wants_examples == (memory is not None)
+
+
+def test_a_conversation_has_the_prompts_with_which_its_dialogue_is_evaluated(tiny_model: LanguageModel) -> None:
+    entries = [MemoryEntry(1, Dialogue.of("Tomatoes?", "In May.")), MemoryEntry(2, Dialogue.of("Soup?", "Simmer."))]
+    memory = Memory(entries, MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.0), tiny_model)
+    conversation = Conversation(tiny_model, ChatConfig(system="Brief.", max_tokens=4), seed=0, memory=memory)
+    prompts: list[list[int]] = []
+
+    def tokens(question: str) -> list[int]:
+        return conversation._prompt(Message("user", question))[0]
+
+    for question in ("Tomatoes?", "Soup?"):
+        prompts.append(tokens(question))
+        conversation._messages += [Message("user", question), Message("assistant", "Yes.")]
+    dialogue = conversation.dialogue
+    assert dialogue is not None and len(conversation.prompt_examples) == 2
+    evaluated = memory.with_examples(dialogue).exchanges()
+    assert prompts == [tiny_model.tokenize_prompt(context) for context, _ in evaluated]
+    assert prompts[1][: len(prompts[0])] == prompts[0]
 
 
 def test_an_answer_ends_where_it_is_stopped_and_stays_in_the_conversation() -> None:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.chat import ChatConfig, Conversation
+    from mlx_personal.memory import RetrievedExample
     from mlx_personal.personalizer import Personalizer
 
 _HELP: Final = '''\
 """      begin and end a question of several lines
 Ctrl-C   stop an answer; at the prompt, end the conversation
+/why     show which of your dialogues were in the prompt as examples, and how near they are
 /help    show this
 /exit    end the conversation, as an empty line and Ctrl-D do'''
 _MULTI_LINE: Final = '"""'
@@ -114,6 +116,14 @@ def _chat(
             "max_tokens": conversation.max_tokens,
             "system": conversation.system,
         },
+        "examples": [
+            {
+                "dialogue": example.entry.id,
+                "annotated": example.entry.is_annotated,
+                "similarity": example.similarity,
+            }
+            for example in conversation.prompt_examples
+        ],
     }
     return CommandResult(data, lambda console: None)
 
@@ -138,6 +148,27 @@ def _settings_text(conversation: Conversation) -> str:
     return ", ".join(parts)
 
 
+def _examples_text(conversation: Conversation) -> str:
+    """Return which dialogues were in the last prompt, one line each, or why there were none."""
+    if conversation.prompt_examples:
+        return "\n".join(map(_example_text, conversation.prompt_examples))
+    if conversation.examples is None:
+        return "Nothing has been asked yet."
+    if conversation.examples:
+        return "No dialogue was in the last prompt: the conversation has filled the context."
+    if not conversation.wants_examples:
+        return "No dialogue was in the prompt: examples is 0 in the table memory of the profile's config.toml."
+    return "No dialogue was in the prompt: none that fits is near enough to the first question."
+
+
+def _example_text(example: RetrievedExample) -> str:
+    from mlx_personal.memory import first_question
+
+    entry = example.entry
+    kind = "annotated" if entry.is_annotated else "not annotated"
+    return f"Dialogue {entry.id}, similarity {example.similarity:.2f}, {kind}: {quoted(first_question(entry.dialogue))}"
+
+
 def _answer_once(conversation: Conversation, question: str, console: Console) -> str:
     try:
         _print_pieces(conversation.ask(question), console)
@@ -154,6 +185,9 @@ def _converse(conversation: Conversation, console: Console) -> None:
     while (question := _read_question()) and question != "/exit":
         if question == "/help":
             click.echo(_HELP, err=True)
+            continue
+        if question == "/why":
+            click.echo(printable(_examples_text(conversation)), err=True)
             continue
         before = conversation.dialogue
         try:

@@ -117,12 +117,12 @@ class Memory:
         limit = min(length + self.config.max_tokens, self._max_prompt_length)
         taken: list[RetrievedExample] = []
         for index, similarity in self._nearest(question, excluded_groups):
-            longer = self._in_order([*taken, RetrievedExample(self.entries[index], similarity)])
-            if self._prompt_length([*before, *example_messages(longer), messages[-1]]) <= limit:
+            longer = [*taken, RetrievedExample(self.entries[index], similarity)]
+            if self._prompt_length([*before, *example_messages(self._in_order(longer)), messages[-1]]) <= limit:
                 taken = longer
             if len(taken) == self.config.examples:
                 break
-        return tuple(taken)
+        return tuple(self._in_order(taken))
 
     def with_examples(
         self,
@@ -194,10 +194,11 @@ class Memory:
         return indices
 
     def _in_order(self, examples: Sequence[RetrievedExample]) -> list[RetrievedExample]:
-        """Return examples in their order in the prompt."""
+        """Return examples, given the nearest first, in their order in the prompt."""
         if self.config.order == "received":
             return sorted(examples, key=lambda example: example.entry.id)
-        return sorted(examples, key=lambda example: example.similarity, reverse=self.config.order == "nearest-first")
+        nearest_first = sorted(examples, key=lambda example: -example.similarity)
+        return nearest_first if self.config.order == "nearest-first" else nearest_first[::-1]
 
     @property
     def _max_prompt_length(self) -> int:

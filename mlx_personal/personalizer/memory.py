@@ -6,7 +6,6 @@ questions. Neither are dialogues that the user skipped.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np

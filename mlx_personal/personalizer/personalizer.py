@@ -35,18 +35,20 @@ from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.plot import curves_of, loss_plot_png
 from mlx_personal.finetune.worker import broadcast_job
 from mlx_personal.importers import load_dialogues
+from mlx_personal.memory import Memory
 from mlx_personal.models import LanguageModel, load_language_model
 from mlx_personal.models.finding import find_model
 from mlx_personal.models.loading import DEMO_MODEL, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.chat_format_record import check_chat_format, record_chat_format
 from mlx_personal.personalizer.importing import ImportOptions, ImportResult, import_paths
+from mlx_personal.personalizer.memory import profile_memory
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
 from mlx_personal.personalizer.question_proposals import ProposalResult, propose_for_profile
 from mlx_personal.personalizer.status import ProfileStatus, store_status
-from mlx_personal.personalizer.training_set import begin_training, build_training_set
+from mlx_personal.personalizer.training_set import TrainingSet, begin_training, build_training_set
 from mlx_personal.personalizer.watching import Poll, poll, unwatch, watch
 from mlx_personal.profile import (
     AdapterRow,
@@ -571,13 +573,14 @@ class Personalizer:
         general = self._general_dialogues()
         # Lazily, so that a training run that does not fit into memory fails before the weights are read.
         lm, process_group = self.base_model(lazy=True), ProcessGroup()
-        training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
+        training_set = self._training_set(restart)
         run_id = begin_training(self.store, self.config.finetune, self.fingerprint, training_set)
         adapter_folder = f"adapters/{run_id:04d}"
         # The folder exists if the run was interrupted after writing it: it is written again from the last checkpoint.
         shutil.rmtree(self.folder / adapter_folder, ignore_errors=True)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
-        broadcast_job(process_group, lm, examples, self.config.finetune, general)
+        pairs = list(training_set.pairs.values())
+        broadcast_job(process_group, lm, examples, self.config.finetune, general, pairs)
         with self.measure("finetune"):
             report = finetune(
                 lm,
@@ -585,6 +588,7 @@ class Personalizer:
                 self.config.finetune,
                 self.folder / adapter_folder,
                 general=general,
+                pairs=pairs,
                 metadata={"base_model": self.model_name, "base_fingerprint": self.fingerprint},
                 checkpoint_folder=self.store.checkpoint_folder(run_id),
                 keep_checkpoints=True,
@@ -618,10 +622,10 @@ class Personalizer:
             UserError: If there is nothing to train on, or not enough memory.
         """
         general = self._general_dialogues()
-        training_set = build_training_set(self.store, self.fingerprint, self.held_out_dialogues(), restart)
+        training_set = self._training_set(restart)
         lm = self.base_model(lazy=True)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
-        estimate = estimate_training(lm, examples, self.config.finetune, general)
+        estimate = estimate_training(lm, examples, self.config.finetune, general, list(training_set.pairs.values()))
         resumed = "an interrupted training run is resumed with these samples and its own micro-batches"
         notes = [*training_set.notes, *([] if training_set.resumed_run is None else [resumed]), *estimate.notes]
         return dataclasses.replace(estimate, notes=tuple(notes))
@@ -654,6 +658,14 @@ class Personalizer:
 
     # Chat
 
+    def memory(self, lm: LanguageModel | None = None) -> Memory:
+        """Return the memory: the annotated dialogues and the buffer, without what is held out.
+
+        Args:
+            lm: The model that answers, with or without an adapter; by default the base model.
+        """
+        return profile_memory(self.store, self.config, lm or self.base_model(), self._writes)
+
     def conversation(
         self, config: ChatConfig | None = None, adapter_folder: Path | None = None, seed: int | None = None
     ) -> Conversation:
@@ -665,7 +677,7 @@ class Personalizer:
             seed: Random seed of the sampling; None for a random one.
         """
         lm = self.adapted_model(adapter_folder or self.adapters.promoted())
-        return Conversation(lm, config or self.config.chat, seed)
+        return Conversation(lm, config or self.config.chat, seed, self.memory(lm))
 
     @contextlib.contextmanager
     def recorded_conversation(
@@ -762,6 +774,10 @@ class Personalizer:
 
     def _assign_split(self, dialogue: Dialogue, earlier: Sequence[GroupedDialogue]) -> tuple[int, bool]:
         return assign_split(dialogue, earlier, self.config.evaluation)
+
+    def _training_set(self, restart: bool) -> TrainingSet:
+        held_out = self.held_out_dialogues()
+        return build_training_set(self.store, self.config.finetune, self.fingerprint, held_out, restart)
 
     def _general_dialogues(self) -> list[Dialogue]:
         path = self.config.finetune.general_data

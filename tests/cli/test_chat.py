@@ -17,7 +17,7 @@ import pytest
 from mlx_personal import LanguageModel
 from mlx_personal.profile import Store
 from tests.models.test_adapter_folder import write_adapter
-from tests.support.cli import error_line, run_cli, run_json
+from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
 
 def test_chat_answers_and_stores_the_conversation(profile: Path) -> None:
@@ -88,6 +88,51 @@ def test_options_override_the_profile_which_overrides_the_model(
 )
 def test_an_option_out_of_range_is_one_line(profile: Path, options: list[str], message: str) -> None:
     assert message in error_line("chat", "Hi", *options)
+
+
+# Examples of the memory
+
+
+@pytest.fixture
+def remembering(profile: Path, tmp_path: Path) -> Path:
+    """The folder of a profile with two annotated dialogues, one that waits in the buffer, and up to two examples."""
+    with (profile / "config.toml").open("a") as file:
+        file.write("[memory]\nexamples = 2\nretrieval = 'bm25'\n")
+    rows = [("Lamp bulb?", "Change it."), ("Lentil soup?", "Simmer it."), ("Lamp cord?", "Unplug it.")]
+    (tmp_path / "kept.jsonl").write_text("\n".join(dialogue_line(*row) for row in rows))
+    assert run_cli("import", tmp_path / "kept.jsonl").exit_code == 0
+    return profile
+
+
+def test_why_names_the_dialogues_in_the_prompt_and_the_conversation_is_stored_without_them(remembering: Path) -> None:
+    result = run_cli("chat", stdin="/why\nWhich lamp?\n/why\nThanks!\n/exit\n")
+    lines = [line for line in result.stderr.splitlines() if "ialogue" in line or "asked" in line]
+    assert lines == [
+        "Nothing has been asked yet.",
+        "Dialogue 1, similarity 0.18, not annotated: 'Lamp bulb?'",
+        "Dialogue 3, similarity 0.18, not annotated: 'Lamp cord?'",
+    ]
+    assert [m["content"] for m in run_json("buffer", "show", 4)["messages"]][::2] == ["Which lamp?", "Thanks!"]
+    answered = run_json("chat", "Which lamp?")
+    assert [(e["dialogue"], e["annotated"]) for e in answered["examples"]] == [(1, False), (3, False)]
+    assert run_json("chat", "Zeppelin?")["examples"] == []
+
+
+def test_why_says_why_there_is_no_example(remembering: Path) -> None:
+    nothing = "No dialogue was in the prompt: none that fits is near enough to the first question."
+    assert nothing in run_cli("chat", stdin="Zeppelin?\n/why\n").stderr
+    with (remembering / "config.toml").open("a") as file:
+        file.write("min_similarity = 0.9\n")
+    assert nothing in run_cli("chat", stdin="Which lamp?\n/why\n").stderr
+    off = (remembering / "config.toml").read_text().replace("examples = 2", "examples = 0")
+    (remembering / "config.toml").write_text(off)
+    assert "examples is 0 in the table memory" in run_cli("chat", stdin="Which lamp?\n/why\n").stderr
+
+
+def test_an_invalid_setting_of_the_memory_is_one_line(remembering: Path) -> None:
+    with (remembering / "config.toml").open("a") as file:
+        file.write("order = 'random'\n")
+    assert "[memory] order is 'random'; it must be nearest-last" in error_line("chat", "Hi")
 
 
 # Adapters outside the profile
