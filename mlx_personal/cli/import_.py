@@ -15,6 +15,7 @@ from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice, print_styled, printable
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.remedies import error_line
+from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,11 +127,12 @@ def import_(
         if decisions:
             print_lines(console, decisions_text(decisions))
         if accepted:
-            print_lines(console, f"{accepted} verdicts that follow from the export were accepted.")
+            print_lines(console, f"{accepted_text(accepted)}.")
         if unscored:
-            print_lines(console, f"{unscored} dialogues wait to be scored: {cli.command('run')}")
+            waiting = counted(unscored, "dialogue waits to be scored", "dialogues wait to be scored")
+            print_lines(console, f"{waiting}: {cli.command('run')}")
         if open_questions:
-            print_lines(console, f"{open_questions} questions are open; answer them with {cli.command('review')}")
+            print_lines(console, open_questions_text(cli, open_questions))
 
     return CommandResult(data, show, exit_code=2 if result.failed else 0)
 
@@ -205,7 +207,7 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         print_lines(
             console,
             f"Verdicts in the export: {proposals['good']:,} good, {proposals['bad']:,} bad; "
-            f"{proposals['pairs']:,} pairs of a preferred and another answer.",
+            f"{counted(proposals['pairs'], 'pair')} of a preferred and another answer.",
         )
 
 
@@ -217,9 +219,10 @@ def skipped_texts(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]
     """
     lines = []
     for row in skipped:
-        what = f"turn{'' if row['count'] == 1 else 's'} left out" if row["is_turn"] else "skipped"
-        places = _places_text(row["places"]) + (", ..." if row["count"] > len(row["places"]) else "")
-        lines.append((f"{row['count']:,} {what}:", f" {row['reason']} ({places})"))
+        count = row["count"]
+        words = counted(count, "turn left out", "turns left out") if row["is_turn"] else f"{count:,} skipped"
+        places = _places_text(row["places"]) + (", ..." if count > len(row["places"]) else "")
+        lines.append((f"{words}:", f" {row['reason']} ({places})"))
     return lines
 
 
@@ -241,8 +244,20 @@ def decisions_text(decisions: Mapping[str, int]) -> str:
     """
     return (
         f"Buffer: {decisions.get('stored', 0)} stored in free bins, {decisions.get('replaced', 0)} replaced a bin, "
-        f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected."
+        f"{decisions.get('kept-out', 0)} rejected, {counted(decisions.get('duplicate', 0), 'near-duplicate')} rejected."
     )
+
+
+def accepted_text(accepted: int) -> str:
+    """Return the number of verdicts that were accepted without asking as text."""
+    return counted(
+        accepted, "verdict that follows from an export was accepted", "verdicts that follow from exports were accepted"
+    )
+
+
+def open_questions_text(cli: CommandContext, count: int) -> str:
+    """Return the number of open questions as text, with the command that asks them."""
+    return f"{counted(count, 'question is', 'questions are')} open; answer with {cli.command('review')}"
 
 
 def _example(imported: ImportedDialogue) -> dict[str, str]:
@@ -256,7 +271,7 @@ def _example(imported: ImportedDialogue) -> dict[str, str]:
 
 def _show_examples(console: Console, result: ImportResult) -> None:
     new = result.summary.total("new") + result.summary.total("continued")
-    print_lines(console, f"Nothing was stored. {new:,} dialogues would be" + (", such as:" if new else "."))
+    print_lines(console, f"Nothing was stored. {counted(new, 'dialogue')} would be" + (", such as:" if new else "."))
     for imported in result.examples:
         example = {name: " ".join(text.split())[:_EXAMPLE_CHARS] for name, text in _example(imported).items()}
         print_styled(console, example["title"] or example["app"], "bold", f" {example['question']}")

@@ -11,6 +11,7 @@ import click
 from mlx_personal.cli.context import ID, CommandContext
 from mlx_personal.cli.import_ import show_summary
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
+from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +64,7 @@ def show_(cli: CommandContext, import_id: int) -> CommandResult:
             show_summary(console, row.summary)
         print_lines(
             console,
-            f"Now in the profile: {dependents.dialogues:,} dialogues, {dependents.selected:,} of them in the buffer; "
+            f"Now in the profile: {counted(dependents.dialogues, 'dialogue')}, {dependents.selected:,} in the buffer; "
             f"{_dependents_text(dependents)}.",
         )
 
@@ -93,8 +94,8 @@ def undo(cli: CommandContext, import_id: int, yes: bool) -> CommandResult:
     def show(console: Console) -> None:
         print_lines(
             console,
-            f"Import {import_id} was taken back: {undone.deleted:,} dialogues deleted, {undone.shortened:,} shortened, "
-            f"{undone.freed_bins:,} bins freed, {dependents.verdicts:,} verdicts deleted.",
+            f"Import {import_id} was taken back: {counted(undone.deleted, 'dialogue')} deleted, {undone.shortened:,} "
+            f"shortened, {counted(undone.freed_bins, 'bin')} freed, {counted(dependents.verdicts, 'verdict')} deleted.",
         )
         if dependents.adapters:
             names = ", ".join(map(str, dependents.adapters))
@@ -119,6 +120,6 @@ def _minute(utc_time: str) -> str:
 
 def _dependents_text(dependents: ImportDependents) -> str:
     return (
-        f"{dependents.verdicts:,} verdicts, {dependents.synthetic:,} synthetic dialogues and "
-        f"{len(dependents.adapters):,} adapters"
+        f"{counted(dependents.verdicts, 'verdict')}, {counted(dependents.synthetic, 'synthetic dialogue')} and "
+        f"{counted(len(dependents.adapters), 'adapter')}"
     )

@@ -11,6 +11,7 @@ import click
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
 from mlx_personal.cli.progress import progress_bar, show_status
+from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,7 +116,7 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
     table.add_row(
         "buffer",
         f"{status.filled_bins} of {status.bin_capacity} bins filled; {decisions.get('replaced', 0)} replaced, "
-        f"{decisions.get('kept-out', 0)} rejected, {decisions.get('duplicate', 0)} near-duplicates rejected",
+        f"{decisions.get('kept-out', 0)} rejected, {counted(decisions.get('duplicate', 0), 'near-duplicate')} rejected",
     )
     table.add_row("questions", f"{status.open_questions} open, {status.questions_left_today} more can be asked today")
     table.add_row("annotated", f"{status.annotated}, {status.held_out} of them held out; {status.skipped} skipped")
@@ -135,6 +136,6 @@ def _inferred_text(counts: InferredCounts) -> str:
     """Return the line on verdicts that follow from imports; the annotations are among those of the lines above."""
     accepted = f"{counts.annotated} annotated without asking, {counts.held_out} of them held out"
     return (
-        f"{counts.proposals} proposals open, {counts.taken} taken; {accepted}; {counts.skipped} skipped; "
-        f"{counts.pairs} preference pairs"
+        f"{counted(counts.proposals, 'proposal')} open, {counts.taken} taken; {accepted}; {counts.skipped} skipped; "
+        f"{counted(counts.pairs, 'preference pair')}"
     )

@@ -11,6 +11,7 @@ import click
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, print_styled
 from mlx_personal.errors import StorageError, UserError
+from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,10 +68,12 @@ def review(cli: CommandContext, file: Path | None, undo: bool) -> CommandResult:
     def show(console: Console) -> None:
         print_lines(
             console,
-            f"{annotated} annotated; {open_questions} questions are open, {left_today} more can be asked today.",
+            f"{annotated} annotated; {counted(open_questions, 'question is', 'questions are')} open, {left_today} more "
+            "can be asked today.",
         )
         if proposed:
-            print_lines(console, f"{proposed} proposed questions are open; they come after all others.")
+            waiting = counted(proposed, "proposed question is open", "proposed questions are open")
+            print_lines(console, f"{waiting}, to be asked after all others.")
 
     return CommandResult({}, show)
 
@@ -146,7 +149,8 @@ def _record_file(queue: AnnotationQueue, file: Path) -> CommandResult:
     def show(console: Console) -> None:
         for line in invalid:
             print_styled(console, "skipped", "yellow", f" {line.where}: {line.reason}")
-        print_lines(console, f"{recorded} verdicts recorded, {len(invalid)} invalid lines skipped.")
+        skipped = counted(len(invalid), "invalid line")
+        print_lines(console, f"{counted(recorded, 'verdict')} recorded, {skipped} skipped.")
 
     return CommandResult(
         {"judged": recorded, "bad_lines": [{"where": line.where, "reason": line.reason} for line in invalid]}, show
@@ -158,7 +162,9 @@ def _after_recording(error: StorageError, recorded: int) -> StorageError:
 
     They may be given again: a verdict replaces an equal one, and a dialogue counts once toward the daily limit.
     """
-    stored = f"{recorded} verdicts were recorded" if recorded else "no verdict was recorded"
+    stored = (
+        counted(recorded, "verdict was recorded", "verdicts were recorded") if recorded else "no verdict was recorded"
+    )
     return StorageError(f"{error.what}, {stored}", error.where, error.hint, remedy=error.remedy)
 
 
@@ -293,7 +299,8 @@ def _print_proposal(console: Console, proposal: Proposal) -> None:
     details = ""
     for answers, what in ((proposal.context_answers, "as context only"), (proposal.left_out_answers, "left out")):
         if answers:
-            details += f", answer {', '.join(str(answer + 1) for answer in answers)} {what}"
+            numbers = ", ".join(str(answer + 1) for answer in answers)
+            details += f", answer{'s' if len(answers) > 1 else ''} {numbers} {what}"
     print_styled(console, "proposal", "bold", f" {proposal.verdict}{details}")
     for row in proposal.reasons:
         print_styled(console, f"  answer {row.answer + 1}: {row.rating}, by {row.source}: {row.evidence}", "dim")

@@ -12,6 +12,7 @@ from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.default_command import DefaultCommandGroup
 from mlx_personal.cli.import_ import skipped_texts
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
+from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +105,7 @@ def poll_lines(poll: Poll) -> list[str]:
     data = poll_data(poll)
     return [
         f"{poll.path}: {data['new']:,} new and {data['continued']:,} continued conversations imported"
-        f" from {poll.changed:,} changed files.",
+        f" from {counted(poll.changed, 'changed file')}.",
         *(f"{words}{rest}" for words, rest in skipped_texts(data["skipped"])),
         *(f"Not imported: {error.line()}" for error in poll.result.failed),
     ]

@@ -50,7 +50,7 @@ _IGNORED_SUFFIXES: Final = frozenset(
 # Of the scripts in an archive of X, those with the chats with Grok.
 _CHATS_IN_A_SCRIPT: Final = "grok-chat-item"
 
-
+_STANDARD_INPUT: Final = "standard input"
 _PASSWORD: Final = "protected by a password"
 
 
@@ -123,6 +123,15 @@ class Document:
             yield connection
 
 
+def path_name(path: Path) -> str:
+    """Return the name of a path that is read, for messages.
+
+    Args:
+        path: A file, a folder, or a zip; `-` is standard input.
+    """
+    return _STANDARD_INPUT if str(path) == "-" else escape_surrogates(path)
+
+
 def open_documents(path: Path) -> Iterator[Document | Skipped]:
     """Yield the files of a path that may contain conversations.
 
@@ -176,7 +185,7 @@ def file_document(path: Path) -> Document:
 def _standard_input() -> Iterator[Document | Skipped]:
     import sys
 
-    data, where = sys.stdin.buffer.read(), "standard input"
+    data, where = sys.stdin.buffer.read(), _STANDARD_INPUT
     if data.startswith(_ZIP_MAGIC):
         yield from _zip(io.BytesIO(data), where)
     elif data.startswith(_GZIP_MAGIC):

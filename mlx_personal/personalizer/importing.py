@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import StorageError, UserError, escape_surrogates
+from mlx_personal.errors import StorageError, UserError
 from mlx_personal.importers.conversation import Conversation, Skipped
-from mlx_personal.importers.document import Document
+from mlx_personal.importers.document import Document, path_name
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
 from mlx_personal.importers.verdicts import Inferences, infer_verdicts
 from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
@@ -121,7 +121,7 @@ def import_paths(
         UserError: If no dialogue could be read.
     """
     options = options or ImportOptions()
-    batch = _Batch(store, [escape_surrogates(path) for path in paths], options, dry_run, wanted)
+    batch = _Batch(store, list(map(path_name, paths)), options, dry_run, wanted)
     progress = _BytesProgress(on_progress or ignore_progress)
     for path in paths:
         batch.read(path, progress)
@@ -190,7 +190,7 @@ class _Batch:
 
     def read(self, path: Path, on_bytes: Callable[[int, int], None]) -> None:
         """Store the dialogues of a path. Those before an error are stored too."""
-        source, damage = f"import:{escape_surrogates(path.name)}", None
+        source, damage = f"import:{path_name(Path(path.name))}", None
         dialogues_before = self.summary.total("dialogues")
         try:
             for item in read_imports(path, self._options.format, on_bytes, self._wanted):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlx_personal.config import Config
 from mlx_personal.profile import AdapterRow, Store
+from mlx_personal.reporting import counted
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ def pending_steps(store: Store, config: Config, fingerprint: str) -> list[Pendin
     """
     steps = []
     if unscored := store.unscored_count():
-        steps.append(PendingStep("score", f"{unscored} dialogues have not been scored"))
+        steps.append(
+            PendingStep("score", counted(unscored, "dialogue has not been scored", "dialogues have not been scored"))
+        )
     if config.annotation.inferred == "accept" and (proposals := len(store.inferred.acceptable_ids())):
-        steps.append(PendingStep("accept", f"{proposals} verdicts that follow from imports are to be accepted"))
+        steps.append(PendingStep("accept", f"{counted(proposals, 'verdict')} from imports to be accepted"))
     if unsynthesized := store.unsynthesized_count():
-        steps.append(PendingStep("synthesize", f"{unsynthesized} annotated dialogues have no synthetic dialogues"))
+        steps.append(
+            PendingStep("synthesize", f"{counted(unsynthesized, 'annotated dialogue')} without synthetic ones")
+        )
     last_annotation = store.last_preferred_id()
     if last_annotation and interrupted_training(store, fingerprint) is not None:
         steps.append(PendingStep("train", "a training run was interrupted"))
@@ -89,7 +94,7 @@ def _training_reason(store: Store, config: Config, fingerprint: str, last_annota
         return None
     received = store.dialogue_count() - (last_run.received if last_run else 0)
     if received >= trigger.min_received:
-        return f"{received} dialogues received since the last training run"
+        return f"{counted(received, 'dialogue')} received since the last training run"
     changed = store.changed_bins(after=last_run.config["last_dialogue"] if last_run else 0) / config.selection.bins
     if changed >= trigger.min_buffer_change:
         return f"{changed:.0%} of the buffer changed since the last training run"

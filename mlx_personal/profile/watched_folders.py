@@ -11,8 +11,8 @@ from typing import Self
 from mlx_personal.storage.database import Database, utc_now
 
 FileState = tuple[int, ...]
-"""Size of a file in bytes and time of its last change in nanoseconds, and the same of its write-ahead log. What cannot be
-read has none of these."""
+"""Size of a file in bytes and time of its last change in nanoseconds, and the same of its write-ahead log. What cannot
+be read has none of these."""
 
 
 @dataclass(frozen=True)

@@ -158,9 +158,10 @@ def test_a_path_that_cannot_be_read_is_named_and_the_others_imported(profile: Pa
     unanswered = tmp_path / "unanswered.jsonl"
     unanswered.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello?"}]}))
     result = run_cli("import", tmp_path / "none.json", truncated, empty, unanswered, file, "--json")
+    cut_off = "no dialogue could be read (the end of the file is missing)"
     lines = [
         f"{tmp_path / 'none.json'}: no such file or folder; check the name",
-        f"{truncated}:1: no dialogue could be read (the end of the file is missing); check the file, or export it again",
+        f"{truncated}:1: {cut_off}; check the file, or export it again",
         f"{empty}: no dialogue could be read (an empty file); check the file, or export it again",
     ]
     assert result.exit_code == 2

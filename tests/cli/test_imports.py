@@ -16,7 +16,8 @@ from mlx_personal.cli.main import COMMANDS, main
 
 SLOW_MODULES = {"mlx.core", "mlx_lm", "transformers", "rouge_score", "nltk", "ray", "torch"}
 # Of this package, help and errors import what is light.
-LIGHT_MODULES = tuple(f"mlx_personal.{name}" for name in ("cli", "errors", "lazy_imports", "progress", "runtime"))
+LIGHT_NAMES = ("cli", "errors", "lazy_imports", "progress", "reporting", "runtime")
+LIGHT_MODULES = tuple(f"mlx_personal.{name}" for name in LIGHT_NAMES)
 CODE = """
 import json, sys
 from mlx_personal.cli import main

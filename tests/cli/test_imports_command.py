@@ -43,3 +43,15 @@ def test_verdicts_on_an_import_need_a_yes(profile: Path, chats: Path) -> None:
     assert run_json("status")["annotated"] == 2
     assert run_json("imports", "undo", 1, "--yes")["deleted"] == 30
     assert run_json("status")["annotated"] == 0
+
+
+def test_standard_input_is_named(profile: Path) -> None:
+    line = dialogue_line("Where is my coat?", "In the hall.")
+    result = run_cli("import", "-", stdin=line)
+    assert "1 question is open; answer with" in result.stdout
+    assert run_json("imports", "list")[0]["paths"] == ["standard input"]
+    assert "standard input" in run_cli("imports", "list").stdout
+    assert run_json("buffer", "show", 1)["source"] == "import:standard input"
+    shown = " ".join(run_cli("imports", "show", 1).stdout.split())
+    assert "1 dialogue, 1 in the buffer; 0 verdicts, 0 synthetic dialogues and 0 adapters." in shown
+    assert "1 dialogue deleted, 0 shortened, 1 bin freed, 0 verdicts deleted." in run_cli("imports", "undo", 1).stdout

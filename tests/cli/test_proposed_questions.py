@@ -56,7 +56,7 @@ def test_a_run_proposes_as_many_as_the_settings_want(reviewed: Path) -> None:
     settings.write_text(settings.read_text().replace("[synthesis]", "[synthesis]\nquestions = 2"))
     assert run_json("run")["done"]["questions"]["proposed"] == 2
     assert "questions" not in run_json("run")["done"], "two are open"
-    assert "1 proposed questions are open" in run_cli("review", stdin="n\nq\n").stdout
+    assert "1 proposed question is open" in run_cli("review", stdin="n\nq\n").stdout
     assert run_json("run")["done"]["questions"]["proposed"] == 1
 
 

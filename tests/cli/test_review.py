@@ -63,7 +63,7 @@ def test_a_proposal_is_shown_with_its_evidence_and_taken_with_one_key(profile: P
     assert "assistant 1 It depends on much." in output and "assistant 2 Seven minutes." in output
     assert "proposal skip" in output and "answer 1: bad, by thumbs: rated bad in the app" in output
     assert output.count("take the [p]roposal") == 3, "not for the last one, where p is no key"
-    assert "3 annotated; 1 questions are open" in output
+    assert "3 annotated; 1 question is open" in output
     assert run_json("status")["inferred"]["taken"] == 3
     shown = run_json("buffer", "show", 2)
     assert (shown["verdict"], shown["verdict_origin"]) == ("accept", "proposal")
