@@ -97,6 +97,7 @@ class Conversation:
         # Here, because they import MLX, and this module is imported for its settings too.
         from mlx_personal.models.adapter_folder import adapter_changes_nothing
         from mlx_personal.models.generation_config import read_generation_config
+        from mlx_personal.models.prompt_cache import PromptCache
 
         recommended = read_generation_config(lm.path)
         self.sampling = config.sampling(recommended.sampling)
@@ -119,6 +120,7 @@ class Conversation:
         self.record: Callable[[Dialogue], None] | None = None
         self._lm = lm
         self._memory = memory
+        self._prompt_cache = PromptCache()
         self._seed = seed
         self._questions = 0
         self._system = (Message("system", self.system),) if self.system else ()
@@ -145,7 +147,10 @@ class Conversation:
         seed = secrets.randbits(31) if self._seed is None else self._seed + self._questions
         self._questions += 1
         pieces: list[str] = []
-        for piece in self._lm.stream(prompt, max_tokens=max_tokens, sampling=self.sampling, seed=seed):
+        answer_pieces = self._lm.stream(
+            prompt, max_tokens=max_tokens, sampling=self.sampling, seed=seed, prompt_cache=self._prompt_cache
+        )
+        for piece in answer_pieces:
             pieces.append(piece)
             yield piece
             if should_stop():

@@ -22,6 +22,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_personal.models.lexical_constraints import LexicalConstraint, TokenBonuses
 from mlx_personal.models.mlx_lm_compat import cache_bytes, repeat_cache, supports_padding
+from mlx_personal.models.prompt_cache import PromptCache
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.models.stop_strings import StopStrings
 from mlx_personal.models.token_sampling import penalize_repetition, recent_tokens, sample_tokens
@@ -102,6 +103,7 @@ def stream(
     seed: int,
     end_token_ids: Collection[int],
     hidden_token_ids: Collection[int] = (),
+    prompt_cache: PromptCache | None = None,
 ) -> Iterator[str]:
     """Generate the answer to one prompt in pieces of text.
 
@@ -114,6 +116,7 @@ def stream(
         seed: As in `generate`.
         end_token_ids: As in `generate`.
         hidden_token_ids: Tokens that are left out of the text.
+        prompt_cache: Keeps what was computed for this prompt, and reuses what is kept of an earlier one.
 
     Yields:
         The pieces of the answer.
@@ -121,7 +124,9 @@ def stream(
 
     def pieces() -> Iterator[str]:
         detokenizer = tokenizer.detokenizer
-        for _, token, _ in _generate_tokens(model, [prompt], [max_tokens], sampling, seed, end_token_ids):
+        for _, token, _ in _generate_tokens(
+            model, [prompt], [max_tokens], sampling, seed, end_token_ids, prompt_cache=prompt_cache
+        ):
             if token is not None and token not in hidden_token_ids:
                 detokenizer.add_token(token)
                 yield detokenizer.last_segment
@@ -137,16 +142,22 @@ class SharedPrefix:
     Args:
         model: The model.
         prompts: Token ids of all prompts.
+        prompt_cache: Keeps these caches, and reuses what is kept of an earlier prompt.
     """
 
-    def __init__(self, model: nn.Module, prompts: Sequence[list[int]]):
+    def __init__(self, model: nn.Module, prompts: Sequence[list[int]], prompt_cache: PromptCache | None = None):
         self._model = model
         first, last = min(prompts), max(prompts)  # all prompts in between share what these two share
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
         self._length = min(shared, min(map(len, prompts)) - 1)
-        self._caches = make_prompt_cache(model)
+        prefix = first[: self._length]
+        self._caches, known = (
+            (make_prompt_cache(model), 0) if prompt_cache is None else prompt_cache.take(model, prefix)
+        )
         self._supports_padding = all(map(supports_padding, self._caches))
-        _fill_caches(model, mx.array([first[: self._length]]), self._caches)
+        _fill_caches(model, mx.array([prefix[known:]]), self._caches)
+        if prompt_cache is not None:
+            prompt_cache.keep(prefix, self._caches)
 
     def release(self) -> None:
         """Free the memory of the caches; `prefill` cannot be called afterwards."""
@@ -229,6 +240,7 @@ def _generate_tokens(
     end_token_ids: Collection[int],
     stops: StopStrings | None = None,
     constraints: Sequence[LexicalConstraint] = (),
+    prompt_cache: PromptCache | None = None,
 ) -> Iterator[tuple[int, int | None, bool]]:
     """Yield (prompt index, token or None for the end token, whether the answer is finished) as tokens are generated."""
     if not prompts:
@@ -247,7 +259,7 @@ def _generate_tokens(
         )
         for i in order
     ]
-    prefix = SharedPrefix(model, prompts)
+    prefix = SharedPrefix(model, prompts, prompt_cache)
     batch = _Batch(model, sampling)
     first_tokens = len(waiting[0].prompt) + waiting[0].limit
     max_batch_size = max(1, min(_FIRST_BATCH_SIZE, _FIRST_BATCH_TOKENS // first_tokens))

@@ -28,6 +28,7 @@ from mlx_personal.models.adapter_switch import disabled_adapter
 from mlx_personal.models.chat_template.template import ChatTemplate
 from mlx_personal.models.lexical_constraints import LexicalConstraint
 from mlx_personal.models.mlx_lm_compat import seeded
+from mlx_personal.models.prompt_cache import PromptCache
 from mlx_personal.models.safe_loading import load_unread_model
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.models.stop_strings import StopStrings
@@ -192,7 +193,13 @@ class LanguageModel:
         return [stops.cut(self._decode(answer)).strip() for answer in answers]
 
     def stream(
-        self, prompt: list[int], *, max_tokens: int, sampling: SamplingParams = _GREEDY, seed: int = 0
+        self,
+        prompt: list[int],
+        *,
+        max_tokens: int,
+        sampling: SamplingParams = _GREEDY,
+        seed: int = 0,
+        prompt_cache: PromptCache | None = None,
     ) -> Iterator[str]:
         """Generate the answer to one prompt in pieces: the same text as `generate` returns, except for outer spaces.
 
@@ -201,6 +208,7 @@ class LanguageModel:
             max_tokens: Maximum number of tokens of the answer.
             sampling: As in `generate`.
             seed: As in `generate`.
+            prompt_cache: Of a conversation whose prompts begin alike; what they share is computed once.
 
         Returns:
             An iterator over pieces of the answer.
@@ -215,6 +223,7 @@ class LanguageModel:
             seed,
             self.end_token_ids,
             self.chat_template.hidden_token_ids,
+            prompt_cache,
         )
 
     def log_likelihoods(self, prompts: Sequence[list[int]], options: Sequence[str]) -> np.ndarray:

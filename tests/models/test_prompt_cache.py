@@ -1,0 +1,80 @@
+"""The cache of a conversation's prompts: the same answers, and only what is new is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_personal import LanguageModel
+from mlx_personal.chat import ChatConfig, Conversation
+from mlx_personal.models import generation, prompt_cache
+from mlx_personal.models.prompt_cache import PromptCache
+from mlx_personal.models.sampling import SamplingParams
+from tests.support.random_models import VOCABULARY, random_model
+
+
+@pytest.fixture
+def prefilled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of tokens of each prompt that are computed."""
+    counts: list[int] = []
+    fill_caches = generation._fill_caches
+
+    def count(model: Any, tokens: mx.array, caches: list[Any]) -> None:
+        counts.append(tokens.shape[1])
+        fill_caches(model, tokens, caches)
+
+    monkeypatch.setattr(generation, "_fill_caches", count)
+    return counts
+
+
+def answer(lm: LanguageModel, prompt: list[int], cache: PromptCache | None) -> list[int]:
+    tokens = generation._generate_tokens(lm.model, [prompt], [6], SamplingParams(), 0, [], prompt_cache=cache)
+    return [token for _, token, _ in tokens if token is not None]
+
+
+def prompts() -> list[list[int]]:
+    """Return prompts that continue, repeat, shorten and replace the one before."""
+    rng = np.random.default_rng(0)
+    first, second, other = (rng.integers(3, VOCABULARY, length).tolist() for length in (30, 45, 12))
+    return [first, first + second, first + second, first + second[:9] + other, first, other]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mamba"])
+def test_answers_are_those_without_a_cache(family: str, prefilled: list[int]) -> None:
+    lm, cache = random_model(family), PromptCache()
+    expected = [answer(lm, prompt, None) for prompt in prompts()]
+    assert prefilled == [29, 74, 74, 50, 29, 11]
+    del prefilled[:]
+    assert [answer(lm, prompt, cache) for prompt in prompts()] == expected
+    # Recurrent states, and windows of 12 tokens that are full, can be continued and not shortened.
+    continued = [29, 45, 0]
+    assert prefilled == [*continued, *([11, 0, 11] if family == "llama" else [50, 29, 11])]
+
+
+def test_a_cache_that_is_too_large_is_not_kept(prefilled: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_cache, "_MAX_BYTES", 1000)
+    lm, cache = random_model("llama"), PromptCache()
+    for prompt in prompts()[:2]:
+        answer(lm, prompt, cache)
+    assert prefilled == [29, 74]
+
+
+def test_a_conversation_computes_only_what_is_new(tiny_model: LanguageModel, prefilled: list[int]) -> None:
+    def ask(conversation: Conversation) -> list[str]:
+        return ["".join(conversation.ask(question)) for question in ("Soup?", "Beans?", "Tea?")]
+
+    config = ChatConfig(max_tokens=6, system="Answer like a cook who has very little time.")
+    answers = ask(Conversation(tiny_model, config, seed=0))
+    with_cache = prefilled[:]
+    del prefilled[:]
+    conversation = Conversation(tiny_model, config, seed=0)
+    texts = []
+    for question in ("Soup?", "Beans?", "Tea?"):
+        conversation._prompt_cache = PromptCache()
+        texts.append("".join(conversation.ask(question)))
+    assert answers == texts
+    # Each prompt is all but one token of the one before, that token, and what is new.
+    assert with_cache == [prefilled[0], prefilled[1] - prefilled[0], prefilled[2] - prefilled[1]]
