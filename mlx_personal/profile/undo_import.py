@@ -1,7 +1,8 @@
 """Take back an import: its dialogues, and everything that was made of them.
 
-A dialogue that another import also brought keeps the turns of that import. Trained adapters stay, because what they
-learned cannot be taken out of their weights.
+A dialogue to which another import added turns is kept. One that another import had too, without adding anything, goes
+with the first: only what an import adds is stored, not which known turns its export had. Trained adapters stay, because
+what they learned cannot be taken out of their weights.
 """
 
 from __future__ import annotations

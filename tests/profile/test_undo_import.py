@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.personalizer.importing import import_paths
 from mlx_personal.profile import NewSynthetic, Origin, PreferencePairRow, Store
 from mlx_personal.profile.undo_import import ImportDependents, UndoneImport, import_dependents, undo_import
 
@@ -211,3 +213,13 @@ def test_no_text_stays_in_the_file(tmp_path: Path) -> None:
     undo_import(store, batch)
     store.close()
     assert all(secret.encode() not in file.read_bytes() for file in (tmp_path / "profile").iterdir())
+
+
+def test_a_dialogue_that_a_later_export_had_too_goes_with_the_first_import(tmp_path: Path, store: Store) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a!"}]}
+    export = tmp_path / "export.jsonl"
+    export.write_text(json.dumps(row))
+    first = import_paths(store, [export]).import_id
+    assert first is not None and import_paths(store, [export]).import_id is None
+    assert undo_import(store, first) == UndoneImport(deleted=1, shortened=0, freed_bins=0)
+    assert import_paths(store, [export]).summary.total("new") == 1, "the export can be imported again"
