@@ -79,10 +79,10 @@ def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: s
     type=_PATH,
     required=True,
     metavar="FILE",
-    help="LaMP's questions, or OPPU's user_top_100_history.json.",
+    help="LaMP's questions, alone or with their outputs, or OPPU's user_top_100_history.json.",
 )
 @click.option(
-    "--outputs", type=_PATH, metavar="FILE", help="LaMP's outputs for the questions; OPPU's file contains them."
+    "--outputs", type=_PATH, metavar="FILE", help="LaMP's outputs, where the file of questions does not contain them."
 )
 @click.option("--method", "methods", required=True, metavar="NAME,...", help=f"Methods, among {_METHODS}.")
 @click.option("--model", default=MAC_MODEL, show_default=True, metavar="REPO_OR_PATH", help="Base model.")
@@ -262,6 +262,7 @@ def _show_result(console: Console, result: LampResult, tables: str, folder: Path
         (counts.empty_profiles, "users have no items"),
         (counts.single_items, "users have one item"),
         (counts.users_without_queries, "users have no queries and were skipped"),
+        (counts.unscorable_queries, "queries have an empty gold answer, so they are answered but not scored"),
         (counts.unasked_outputs, "outputs have no question"),
     )
     print_lines(

@@ -164,6 +164,31 @@ def test_outputs_without_a_question_are_counted(command: list[Any], world: Path)
     assert run_json(*command)["files"]["unasked_outputs"] == 1
 
 
+def test_queries_with_an_empty_gold_are_answered_and_not_scored(
+    command: list[Any], world: Path, tmp_path: Path
+) -> None:
+    edit_json(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"][0].update(output=""))
+    data = run_json(*command)
+    assert (data["ran"], data["failed"], data["files"]["unscorable_queries"]) == (3, [], 1)
+    assert data["methods"][0]["counts"]["queries without a gold answer"] == 1
+    # LaMP's own script needs a prediction for each id.
+    written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalized.json")
+    assert written.by_id.keys() == read_outputs(TASKS["3"], world / "LaMP_3_outputs.json").by_id.keys()
+    text = run_cli(*command).stdout
+    assert "1 queries have an empty gold answer, so they are answered but not scored." in text
+    assert "- non-personalized: 1 queries without a gold answer" in text
+
+
+def test_questions_merged_with_their_outputs_need_no_other_file(command: list[Any], world: Path) -> None:
+    golds = read_outputs(TASKS["3"], world / "LaMP_3_outputs.json").by_id
+    apart = run_json(*command)
+    edit_json(world / "LaMP_3_questions.json", lambda qs: [{**q, "output": golds[q["id"]]} for q in qs])
+    place = command.index("--outputs")
+    merged = run_json(*command[:place], *command[place + 2 :])
+    assert (merged["ran"], merged["files"]["queries"]) == (3, 6)
+    assert merged["methods"][0]["metrics"] == apart["methods"][0]["metrics"]
+
+
 # Errors
 
 
@@ -205,6 +230,7 @@ def test_wrong_input_is_reported_on_one_line(command: list[Any], change: list[st
         ("outputs", lambda o: o["golds"].append(o["golds"][0]), "the id 'user-1-0-q0' occurs twice"),
         ("outputs", lambda o: o["golds"][0].update(output="fine"), "is not an answer of LaMP-3"),
         ("outputs", lambda o: {"task": "LaMP_3", "golds": []}, "no outputs of a LaMP task"),
+        ("outputs", lambda o: [{**g, "output": ""} for g in o["golds"]], "no question has an answer to score"),
     ],
 )
 def test_invalid_file_is_reported_before_anything_is_computed(

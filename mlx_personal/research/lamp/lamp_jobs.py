@@ -113,6 +113,8 @@ def run_methods(job: LampJob) -> dict[str, MethodResult]:
         else:
             result = _run_on_device(lm, job, method)
             result = dataclasses.replace(result, energy_joules=(meter.read() - before).total_joules)
+        if num_unscorable := len(result.predictions) - len(result.golds):
+            result = dataclasses.replace(result, counts={**result.counts, Count.NO_GOLD: num_unscorable})
         if num_empty := sum(not text for text in result.predictions.values()):
             result = dataclasses.replace(result, counts={**result.counts, Count.EMPTY_ANSWERS: num_empty})
         results[method.name] = result
@@ -227,4 +229,4 @@ def _redacted_inputs(lm: LanguageModel, job: LampJob, method: Method) -> tuple[l
 
 
 def _golds(user: LampUser) -> dict[str, str]:
-    return {query.id: query.gold for query in user.queries}
+    return {query.id: query.gold for query in user.queries if query.gold}

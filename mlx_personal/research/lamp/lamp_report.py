@@ -18,7 +18,14 @@ from mlx_personal.errors import Action, Remedy, UserError
 from mlx_personal.reporting import markdown_table
 from mlx_personal.research.lamp.lamp_database import LampDatabase
 from mlx_personal.research.lamp.lamp_results import DISPLAY_NAMES, MethodResult, StoredResult
-from mlx_personal.research.lamp.metrics import METRICS, compute_metrics, pair_statistics
+from mlx_personal.research.lamp.metrics import (
+    METRICS,
+    UNICODE_METRICS,
+    TokenizerCounts,
+    compute_metrics,
+    pair_statistics,
+    tokenizer_counts,
+)
 from mlx_personal.research.lamp.tasks import TASKS, LampTask
 from mlx_personal.storage.files import atomic_write
 
@@ -70,6 +77,7 @@ class MethodRow:
         adapter_kb: Size of a user's adapter in KiB.
         training_samples: Samples that a user's adapter was trained on; 0 without one.
         counts: What was left out or dropped, by `lamp_results.Count`, over all users.
+        tokenizer_counts: What the tokenizers of ROUGE know of the texts; None for tasks without ROUGE.
     """
 
     method: str
@@ -85,9 +93,18 @@ class MethodRow:
     adapter_kb: float | None
     training_samples: float
     counts: Mapping[str, int]
+    tokenizer_counts: TokenizerCounts | None = None
+
+    def num_unscorable(self, metric: str) -> int:
+        """Return the number of gold answers that a metric cannot score."""
+        return 0 if self.tokenizer_counts is None else self.tokenizer_counts.unscorable(metric)
+
+    def is_scorable(self, metric: str) -> bool:
+        """Return whether a metric can score any gold answer."""
+        return self.tokenizer_counts is None or self.num_unscorable(metric) < self.tokenizer_counts.golds
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values under the keys of the command line's JSON, which are those of version 0.1."""
+        """Return the values under the keys of the command line's JSON: those of version 0.1, and `unscorable`."""
         return {
             "method": self.method,
             "users": self.num_users,
@@ -102,13 +119,14 @@ class MethodRow:
             "adapter_kb": self.adapter_kb,
             "rows": self.training_samples,
             "counts": dict(self.counts),
+            "unscorable": {name: number for name in self.metrics if (number := self.num_unscorable(name))},
         }
 
 
 def method_rows(
     task: LampTask, results: Sequence[StoredResult], reference: str = REFERENCE_METHOD, seed: int = 0
 ) -> list[MethodRow]:
-    """Return a row for every method among the results of one setting, in their order.
+    """Return a row for every method among the results of one setting that has queries to score, in their order.
 
     Args:
         task: Task of the results.
@@ -119,6 +137,9 @@ def method_rows(
     by_method: dict[str, dict[str, MethodResult]] = {}
     for stored in results:
         by_method.setdefault(stored.method, {})[stored.user] = stored.result
+    by_method = {
+        method: by_user for method, by_user in by_method.items() if any(result.golds for result in by_user.values())
+    }
     if not by_method:
         return []
     reference_results = by_method.get(reference) or next(iter(by_method.values()))
@@ -136,21 +157,25 @@ def method_tables(task: LampTask, rows: Sequence[MethodRow], reference: str = RE
         rows: Rows of `method_rows`, at least one.
         reference: Reference method that the rows were made with.
     """
-    first, second = METRICS[task.kind]
+    names = METRICS[task.kind]
+    compared = names[:1]
+    if any(row.tokenizer_counts is not None and row.tokenizer_counts.pairs_with_other_words for row in rows):
+        names, compared = (*names, *UNICODE_METRICS), (*compared, UNICODE_METRICS[0])
     reference = reference if any(row.method == reference for row in rows) else rows[0].method
     quality = markdown_table(
-        ["method", "users", "queries", first, second, f"{first}, difference to {reference}"],
+        ["method", "users", "queries", *names, *(f"{name}, difference to {reference}" for name in compared)],
         (
             [
                 row.method,
                 row.num_users,
                 row.num_queries,
-                *(_format_estimate(row.metrics[metric], row.num_users) for metric in (first, second)),
-                _format_difference(row.differences.get(first)),
+                *(_format_estimate(row, name) for name in names),
+                *(_format_difference(row, name) for name in compared),
             ]
             for row in rows
         ),
     )
+    quality += _tokenizer_note(rows)
     columns = ["method", "training, s a user", "answer, s a query", "tokens read", "tokens written"]
     costs = markdown_table(
         [*columns, "joules a user", "adapter, KB", "training samples"],
@@ -210,11 +235,12 @@ def _method_row(
     counts: Counter[str] = Counter()
     for result in results:
         counts.update(result.counts)
+    sums = _user_sums(task, results)
     return MethodRow(
         method=method,
         num_users=len(results),
         num_queries=num_queries,
-        metrics=_estimate_metrics(task, results, seed),
+        metrics=_estimate_metrics(task, sums, seed),
         differences=_estimate_differences(task, by_user, reference, seed),
         train_s=sum(result.train_s for result in results) / len(results),
         answer_s=sum(answer_s for answer_s, _ in timed) / sum(number for _, number in timed) if timed else None,
@@ -224,13 +250,13 @@ def _method_row(
         adapter_kb=sum(sizes) / len(sizes) if sizes else None,
         training_samples=sum(result.training_samples for result in results) / len(results),
         counts=dict(counts),
+        tokenizer_counts=tokenizer_counts(task, sums.sum(axis=0)),
     )
 
 
-def _estimate_metrics(task: LampTask, results: Sequence[MethodResult], seed: int) -> dict[str, MetricEstimate]:
-    sums = _user_sums(task, results)
+def _estimate_metrics(task: LampTask, sums: np.ndarray, seed: int) -> dict[str, MetricEstimate]:
     values = compute_metrics(task, sums.sum(axis=0))
-    resampled = compute_metrics(task, _draw_users(len(results), seed) @ sums)
+    resampled = compute_metrics(task, _draw_users(len(sums), seed) @ sums)
     return {name: _interval(values[name], resampled[name]) for name in values}
 
 
@@ -238,7 +264,7 @@ def _estimate_differences(
     task: LampTask, by_user: Mapping[str, MethodResult], reference: Mapping[str, MethodResult], seed: int
 ) -> dict[str, MetricEstimate]:
     """Return the paired difference of each metric on the shared users; empty for fewer than two of them."""
-    shared = [user for user in by_user if user in reference]
+    shared = [user for user, result in by_user.items() if result.golds and user in reference]
     if len(shared) < 2:
         return {}
     draws = _draw_users(len(shared), seed)
@@ -252,13 +278,14 @@ def _estimate_differences(
 
 
 def _user_sums(task: LampTask, results: Iterable[MethodResult]) -> np.ndarray:
-    """Return each user's sums of the pair statistics, float64 [users, S]."""
+    """Return the sums of the pair statistics of each user with a gold answer, float64 [users, S]."""
     return np.stack(
         [
             pair_statistics(task, [result.predictions[key] for key in result.golds], list(result.golds.values())).sum(
                 axis=0
             )
             for result in results
+            if result.golds
         ]
     )
 
@@ -274,15 +301,41 @@ def _interval(value: np.ndarray, resampled: np.ndarray) -> MetricEstimate:
     return MetricEstimate(float(value), float(low), float(high))
 
 
-def _format_estimate(estimate: MetricEstimate, num_users: int) -> str:
-    if num_users < 2:
+def _tokenizer_note(rows: Sequence[MethodRow]) -> str:
+    """Return what the columns of ROUGE mean, where its tokenizers differ or gold answers have no words."""
+    counted = [row.tokenizer_counts for row in rows if row.tokenizer_counts is not None]
+    if not any(counts.pairs_with_other_words or counts.golds_without_ascii_words for counts in counted):
+        return ""
+    most = max(counted, key=lambda counts: counts.golds)
+    note = (
+        "\nrouge-1 and rouge-L are LaMP's: their tokenizer knows only a-z and 0-9. (Unicode) is over the words of all "
+        "scripts and emoji."
+    )
+    if most.golds_without_ascii_words:
+        note += (
+            f" {most.golds_without_ascii_words} of {most.golds} gold answers have none of a-z and 0-9, so they count 0 "
+            "in LaMP's."
+        )
+    if most.golds_without_words:
+        note += f" {most.golds_without_words} have no word and no emoji, so they count 0 in both."
+    return f"{note}\n"
+
+
+def _format_estimate(row: MethodRow, metric: str) -> str:
+    if not row.is_scorable(metric):
+        return "not scorable"
+    estimate = row.metrics[metric]
+    if row.num_users < 2:
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _format_difference(estimate: MetricEstimate | None) -> str | None:
+def _format_difference(row: MethodRow, metric: str) -> str | None:
+    estimate = row.differences.get(metric)
     if estimate is None:
         return None
+    if not row.is_scorable(metric):
+        return "not scorable"
     verdict = "" if estimate.sign else ", no difference"
     return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]{verdict}"
 

@@ -29,6 +29,8 @@ class Count:
     """Training samples whose beginning was cut off."""
     DROPPED_SAMPLES: Final = "rows that do not fit"
     """Training samples that were dropped because they are too long."""
+    NO_GOLD: Final = "queries without a gold answer"
+    """Queries that were answered and cannot be scored."""
     EMPTY_ANSWERS: Final = "empty answers"
     """Answers without text."""
     SYNTHETIC: Final = "synthetic: "
@@ -52,7 +54,7 @@ class MethodResult:
 
     Attributes:
         predictions: Answer to each query, by the query's identifier.
-        golds: Gold answer of each query, by the query's identifier.
+        golds: Gold answer of each query that has one, by the query's identifier.
         train_s: Seconds of training; 0 without an adapter.
         answer_s: Seconds of answering all queries; None for cached answers of a server.
         tokens_read: Tokens of the prompts on the device; None where the server answered.

@@ -18,7 +18,7 @@ from mlx_personal.research.hashing import file_hash
 from mlx_personal.research.lamp.lamp_config import OPPU_TRAINING, LampConfig
 from mlx_personal.research.lamp.lamp_database import LampDatabase
 from mlx_personal.research.lamp.lamp_scheduler import LampPlan, LampResult, run_plan
-from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_lamp_users, read_oppu_users
+from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_users
 from mlx_personal.research.lamp.methods import NON_PERSONALIZED, Method, parse_method
 from mlx_personal.research.lamp.predictions import Outputs, read_outputs
 from mlx_personal.research.lamp.task_adapter import fuse_task_adapter, other_users_dialogues
@@ -36,8 +36,8 @@ class LampSpec:
         task: Name of the task, such as `2M`.
         methods: Names of the methods, see `methods`.
         model: Base model: a folder, or a repository of the Hugging Face hub.
-        questions: LaMP's questions, or OPPU's history.
-        outputs: Gold answers of LaMP's questions; None for OPPU's history, which contains them.
+        questions: LaMP's questions, alone or merged with their outputs, or OPPU's history.
+        outputs: Gold answers of LaMP's questions; None where `questions` contains them.
         num_users: Number of users, from the first in the file; None for all.
         others: Questions or history of other users. An adapter is trained on their queries and fused with the base
             model before everything else (OPPU's first stage); None for the base model as it is.
@@ -98,12 +98,15 @@ def run_lamp(
     run_ids: set[str] = set()
     for user in _read_users(task, spec, golds, counts):
         run_ids |= {user.id, *(query.id for query in user.queries)}
+    if counts.unscorable_queries == counts.queries:
+        what = "no question has an answer to score"
+        raise UserError(what, spec.outputs or spec.questions, "name a file with the answers of its users")
     model_dir = resolve_model(spec.model)
     model_fingerprint = fingerprint(model_dir)
     with LampDatabase(folder, write=True) as database:
         if spec.others is not None:
             others_golds = None if spec.others_outputs is None else read_outputs(task, spec.others_outputs)
-            others = _read_file(task, spec.others, others_golds, FileCounts())
+            others = read_users(task, spec.others, others_golds, FileCounts())
             dialogues = other_users_dialogues(others, run_ids, spec.others)
             model_dir = fuse_task_adapter(
                 model_dir, model_fingerprint, dialogues, spec.others_training, folder / "base", on_progress
@@ -140,11 +143,4 @@ def _check(spec: LampSpec, methods: Sequence[Method]) -> None:
 
 def _read_users(task: LampTask, spec: LampSpec, golds: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:
     """Yield the users of the run from the file, which is read again at each call and never held in memory."""
-    return itertools.islice(_read_file(task, spec.questions, golds, counts), spec.num_users)
-
-
-def _read_file(task: LampTask, questions: Path, golds: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:
-    """Yield the users of OPPU's history, or of LaMP's questions where there are gold answers."""
-    if golds is None:
-        return read_oppu_users(task, questions, counts)
-    return read_lamp_users(task, questions, golds, counts)
+    return itertools.islice(read_users(task, spec.questions, golds, counts), spec.num_users)

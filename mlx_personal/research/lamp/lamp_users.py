@@ -1,16 +1,18 @@
 """Read the users of LaMP's or OPPU's files one at a time, so that a file may be larger than memory.
 
 LaMP has two files: `*_questions.json`, a list of `{id, input, profile}`, and `*_outputs.json` with the gold answers.
-Each question is a user of its own, except where it has a `user_id`, as in the time-based split: adjacent questions with
-the same `user_id` and the same profile belong to one user. OPPU has one file, a list of
-`{user_id, profile, query: [{id, input, gold}]}`.
+The two may be merged into one, where each question has its `output`. Each question is a user of its own, except where
+it has a `user_id`, as in the time-based split: adjacent questions with the same `user_id` and the same profile belong
+to one user. OPPU has one file, a list of `{user_id, profile, query: [{id, input, gold}]}`.
 
-Items that lack a field of the task are skipped and counted. Any other defect is an error, so that every question that
-is scored could also be answered.
+Items that lack a field of the task are skipped and counted. A question whose gold answer is empty is answered and
+counted, and cannot be scored. Any other defect is an error, so that every question that is scored could also be
+answered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ class Query:
     Attributes:
         id: Identifier of the question, unique in its file.
         input: Official input.
-        gold: The answer that the user gave.
+        gold: The answer that the user gave; empty where the file has none, so that the question cannot be scored.
     """
 
     id: str
@@ -66,6 +68,7 @@ class FileCounts:
     Attributes:
         users: Users that were read.
         queries: Questions that were read.
+        unscorable_queries: Questions among them with an empty gold answer.
         items: Usable items that were read.
         skipped_items: Items that lack a text or a valid answer.
         empty_profiles: Users without a usable item.
@@ -76,6 +79,7 @@ class FileCounts:
 
     users: int = 0
     queries: int = 0
+    unscorable_queries: int = 0
     items: int = 0
     skipped_items: int = 0
     empty_profiles: int = 0
@@ -84,13 +88,36 @@ class FileCounts:
     unasked_outputs: int = 0
 
 
-def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs, counts: FileCounts) -> Iterator[LampUser]:
+def read_users(task: LampTask, path: Path, outputs: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:
+    """Yield the users of a file in LaMP's or OPPU's form; see `read_lamp_users` and `read_oppu_users`.
+
+    Args:
+        task: Task of the file.
+        path: File to read.
+        outputs: Gold answers of LaMP's questions; None if the file contains them.
+        counts: Updated while the users are read.
+
+    Yields:
+        The users, in the order of the file.
+
+    Raises:
+        UserError: As those functions do.
+    """
+    with contextlib.closing(_entries(path)) as entries:
+        is_merged = "input" in (first := next(entries)) and "output" in first
+    if outputs is not None or is_merged:
+        yield from read_lamp_users(task, path, outputs, counts)
+    else:
+        yield from read_oppu_users(task, path, counts)
+
+
+def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:
     """Yield the users of a `*_questions.json`.
 
     Args:
         task: Task of the file.
         questions: File to read.
-        outputs: Gold answers, from `predictions.read_outputs`.
+        outputs: Gold answers, from `predictions.read_outputs`; None if the questions have them.
         counts: Updated while the users are read.
 
     Yields:
@@ -109,10 +136,11 @@ def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs, counts: F
         if "query" in entry:
             raise UserError("this is a history in OPPU's form, which has its golds in it", questions, "name no outputs")
         query_id = _required_id(entry, "id", questions, where)
-        if query_id not in outputs.by_id:
+        golds = {query_id: entry.get("output")} if outputs is None else outputs.by_id
+        if query_id not in golds:
             hint = "name the outputs that belong to these questions"
             raise UserError(f"the question {quoted(query_id)} has no output", questions, hint)
-        query = _query(task, query_id, entry.get("input"), outputs.by_id[query_id], query_ids, questions)
+        query = _query(task, query_id, entry.get("input"), golds[query_id], query_ids, questions)
         profile = _profile(entry, questions, where)
         previous_owner, owner = owner, field_text(entry, "user_id") or query_id
         if user is not None and owner == previous_owner and profile == user.profile:
@@ -125,7 +153,8 @@ def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs, counts: F
         owners.add(owner)
     if user is not None:
         yield _with_usable_items(task, user, counts)
-    counts.unasked_outputs = len(outputs.by_id.keys() - query_ids)
+    if outputs is not None:
+        counts.unasked_outputs = len(outputs.by_id.keys() - query_ids)
 
 
 def read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterator[LampUser]:
@@ -194,7 +223,7 @@ def _profile(entry: Mapping[str, Any], path: Path, where: str) -> tuple[Any, ...
 
 
 def _query(task: LampTask, query_id: str, text: object, gold: object, query_ids: set[str], path: Path) -> Query:
-    """Return a question that can be asked and scored, and add its id to `query_ids`."""
+    """Return a question that can be asked, and scored unless its gold is empty, and add its id to `query_ids`."""
     if query_id in query_ids:
         raise UserError(f"the question {quoted(query_id)} occurs twice", path, _HINT)
     query_ids.add(query_id)
@@ -206,6 +235,8 @@ def _query(task: LampTask, query_id: str, text: object, gold: object, query_ids:
     except ValueError as error:
         raise UserError(f"the question {quoted(query_id)} has {error}", path, hint) from error
     answer = task.normalize_answer(gold)
+    if gold is None or (isinstance(gold, str) and not gold.strip()):
+        answer = ""
     if answer is None:
         what = f"the gold {quoted(str(gold))} of {quoted(query_id)} is not an answer of LaMP-{task.name}"
         raise UserError(what, path, hint)
@@ -220,6 +251,7 @@ def _with_usable_items(task: LampTask, user: LampUser, counts: FileCounts) -> La
         usable = tuple(item for item in usable if has_citations([item]))
     counts.users += 1
     counts.queries += len(user.queries)
+    counts.unscorable_queries += sum(not query.gold for query in user.queries)
     counts.items += len(usable)
     counts.skipped_items += len(user.profile) - len(usable)
     counts.empty_profiles += not usable

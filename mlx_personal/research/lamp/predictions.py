@@ -1,7 +1,8 @@
 """Read and write LaMP's form for gold answers and predictions.
 
-A file has the form `{"task": ..., "golds": [{"id": ..., "output": ...}, ...]}`. LaMP's own script scores the files that
-are written here, given gold answers with the same identifiers and the same task name.
+A file has the form `{"task": ..., "golds": [{"id": ..., "output": ...}, ...]}`. The list alone is read, too, and so are
+other fields in its entries, as in questions that were merged with their outputs. LaMP's own script scores the files
+that are written here, given gold answers with the same identifiers and the same task name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ijson
 
@@ -26,7 +26,7 @@ class Outputs:
 
     Attributes:
         task_name: Name of the task in this file.
-        by_id: Output of each question, by the question's identifier.
+        by_id: Output of each question, by the question's identifier; empty where the file has none for it.
     """
 
     task_name: str
@@ -42,29 +42,34 @@ def read_outputs(task: LampTask, path: Path) -> Outputs:
 
     Raises:
         UserError: If the file is not JSON or not of this form, is of another task, has no outputs, or has an identifier
-            twice.
+            twice or none.
     """
     task_name: str | None = None
     by_id: dict[str, str] = {}
+    has_outputs = False
     with open_json_stream(path) as file:
-        entry: dict[str, Any] = {}
+        entry: dict[str, str] = {}
         # Not `ijson.items`, which would need one pass for `task` and one for `golds`: either may come first.
         for prefix, event, value in ijson.parse(file, use_float=True):
+            name = prefix.removeprefix("golds.")
             if prefix == "task" and event == "string":
                 task_name = value
-            elif prefix == "golds.item" and event == "start_map":
+            elif name == "item" and event == "start_map":
                 entry = {}
-            elif prefix in ("golds.item.id", "golds.item.output") and event in ("string", "number"):
-                entry[prefix.rpartition(".")[2]] = str(value)
-            elif prefix == "golds.item" and event == "end_map":
-                if len(entry) < 2:
-                    raise UserError(f"output {len(by_id) + 1} lacks its id or its text", path, "download it again")
+            elif name in ("item.id", "item.output") and event in ("string", "number"):
+                entry[name.removeprefix("item.")] = str(value)
+                has_outputs |= name == "item.output"
+            elif name == "item" and event == "end_map":
+                if "id" not in entry:
+                    raise UserError(f"output {len(by_id) + 1} has no id", path, "correct it, or download it again")
                 if entry["id"] in by_id:
                     raise UserError(f"the id {quoted(entry['id'])} occurs twice", path, "remove one of the two")
-                by_id[entry["id"]] = entry["output"]
-    if task_name is None or not by_id:
+                by_id[entry["id"]] = entry.get("output", "")
+    if not has_outputs:
         form = 'name a file of the form {"task": ..., "golds": [{"id": ..., "output": ...}]}'
         raise UserError("no outputs of a LaMP task", path, form)
+    if task_name is None:  # a list alone
+        task_name = task.file_names[0]
     if task_name not in task.file_names:
         what = f"these are outputs of {quoted(task_name)}, not of {task.file_names[0]}"
         raise UserError(what, path, "name a file of the same task")

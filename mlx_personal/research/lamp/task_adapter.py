@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def other_users_dialogues(others: Iterable[LampUser], run_ids: Collection[str], file: Path) -> list[Dialogue]:
-    """Return the queries of other users, with their gold answers, as training data.
+    """Return the queries of other users that have a gold answer, with that answer, as training data.
 
     Args:
         others: The other users.
@@ -37,7 +37,7 @@ def other_users_dialogues(others: Iterable[LampUser], run_ids: Collection[str], 
             what = f"{min(shared)!r} is among the other users and among those of the run"
             raise UserError(what, file, "name users who are not in both")
         try:
-            dialogues += [Dialogue.of(query.input, query.gold) for query in user.queries]
+            dialogues += [Dialogue.of(query.input, query.gold) for query in user.queries if query.gold]
         except ValueError as error:
             what = f"a query of {user.id!r} cannot be trained on: {error}"
             raise UserError(what, file, "correct the file") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,47 @@ def test_one_user_gives_no_interval_and_no_difference() -> None:
     rows = method_rows(TASKS["3"], [stored("a", "oppu", [("1", "1")]), stored("a", "bm25", [("1", "3")])])
     assert [row.differences for row in rows] == [{}, {}]
     assert "[" not in method_tables(TASKS["3"], rows)
+
+
+HEADLINES = TASKS["4"]
+
+
+def test_a_metric_that_cannot_score_any_gold_says_so() -> None:
+    results = [
+        *(stored(user, "oppu", [("дождь и снег", "снег")], "4") for user in "ab"),
+        *(stored(user, "bm25", [("дождь", "снег")], "4") for user in "ab"),
+    ]
+    rows = method_rows(HEADLINES, results)
+    assert [row.metrics["rouge-1"].value for row in rows] == [0.0, 0.0]
+    assert [row.metrics["rouge-1 (Unicode)"].value for row in rows] == [pytest.approx(1 / 2), 0.0]
+    assert rows[1].differences["rouge-1 (Unicode)"].value == pytest.approx(-1 / 2)
+    assert rows[0].to_json()["unscorable"] == {"rouge-1": 2, "rouge-L": 2}
+    text = method_tables(HEADLINES, rows)
+    header, _, oppu, bm25 = text.splitlines()[:4]
+    assert "| rouge-1 (Unicode) | rouge-L (Unicode) |" in header
+    assert oppu.count("not scorable") == 2 and "0.500 [0.500, 0.500]" in oppu
+    assert bm25.count("not scorable") == 3 and "-0.500 [-0.500, -0.500]" in bm25 and "no difference" not in text
+    assert "2 of 2 gold answers have none of a-z and 0-9, so they count 0 in LaMP's." in text
+
+
+def test_what_no_tokenizer_can_score_is_counted_beside_the_rest() -> None:
+    rows = method_rows(HEADLINES, [stored("a", "oppu", [("sun", "sun"), ("sun", "..."), ("sun", "Sonne ☀")], "4")])
+    assert rows[0].metrics["rouge-1"].value == pytest.approx(1 / 3)
+    assert rows[0].to_json()["unscorable"] == dict.fromkeys(rows[0].metrics, 1)
+    assert "1 have no word and no emoji, so they count 0 in both." in method_tables(HEADLINES, rows)
+
+
+def test_a_table_of_ascii_texts_has_lamps_metrics_alone() -> None:
+    text = method_tables(HEADLINES, method_rows(HEADLINES, [stored("a", "oppu", [("sun", "sun and rain")], "4")]))
+    assert "Unicode" not in text and "| rouge-1 | rouge-L |" in text
+
+
+def test_users_without_a_gold_answer_are_not_scored() -> None:
+    without = stored("b", "oppu", [("3", "")], golds={})
+    results = [stored("a", "oppu", [("5", "4")]), without, stored("c", "oppu", [("1", "3")])]
+    others = [dataclasses.replace(result, method="bm25") for result in results]
+    row, other = method_rows(REVIEWS, [*results, *others])
+    assert row.metrics["MAE"].value == pytest.approx(1.5)
+    assert (row.metrics["MAE"].low, row.metrics["MAE"].high) == (1.0, 2.0)
+    assert (row.num_users, row.num_queries, other.differences["MAE"].value) == (3, 3, 0.0)
+    assert method_rows(REVIEWS, [without]) == []

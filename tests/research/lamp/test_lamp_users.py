@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from mlx_personal.errors import UserError
-from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, Query, read_lamp_users, read_oppu_users
+from mlx_personal.research.lamp.lamp_users import (
+    FileCounts,
+    LampUser,
+    Query,
+    read_lamp_users,
+    read_oppu_users,
+    read_users,
+)
 from mlx_personal.research.lamp.predictions import Outputs, read_outputs, write_outputs
 from mlx_personal.research.lamp.retrieval import ProfileRetriever
 from mlx_personal.research.lamp.tasks import TASKS
@@ -167,11 +174,14 @@ GOLDS = golds([("1", "1")])
         (QUESTIONS, "", "outputs.json: an empty file"),
         (QUESTIONS, "[1, 2", "outputs.json: not JSON"),
         (QUESTIONS, QUESTIONS, "no outputs of a LaMP task"),
-        (QUESTIONS, {"golds": GOLDS["golds"]}, "no outputs of a LaMP task"),
+        (QUESTIONS, {"golds": [{"id": "1"}]}, "no outputs of a LaMP task"),
+        (QUESTIONS, {"1": "5"}, "no outputs of a LaMP task"),
         (QUESTIONS, golds([]), "no outputs of a LaMP task"),
         (QUESTIONS, golds([("1", "1")], "LaMP_4"), "these are outputs of 'LaMP_4', not of LaMP_3"),
         (QUESTIONS, golds([("1", "1"), ("1", "2")]), "the id '1' occurs twice"),
-        (QUESTIONS, {"task": "LaMP_3", "golds": [{"id": "1"}]}, "output 1 lacks its id or its text"),
+        (QUESTIONS, {"task": "LaMP_3", "golds": [{"output": "1"}]}, "output 1 has no id"),
+        (QUESTIONS, [{"id": "2", "output": "1"}], "the question '1' has no output"),
+        (QUESTIONS, [{"id": "1", "output": "1"}, {"output": "1"}], "output 2 has no id"),
     ],
 )
 def test_a_defect_is_one_line_that_names_the_file(
@@ -184,6 +194,57 @@ def test_a_defect_is_one_line_that_names_the_file(
     assert ".json: " in line
     assert caught.value.hint
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("task_of_file", ["a list", "golds without a task"])
+def test_outputs_without_the_name_of_their_task_are_those_of_the_run(files: LampFiles, task_of_file: str) -> None:
+    entries = [
+        {"id": 7, "output": 4, "input": "more"},
+        {"id": "8", "profile": [{"id": "9", "output": "1"}], "output": "2"},
+    ]
+    path = files.write("outputs.json", entries if task_of_file == "a list" else {"golds": entries})
+    assert read_outputs(TASKS["3"], path) == Outputs("LaMP_3", {"7": "4", "8": "2"})
+    users = files.read([question("8", [item(1)])], entries)
+    assert [query.gold for query in users[0].queries] == ["2"]
+
+
+def test_questions_that_have_their_outputs_need_no_other_file(files: LampFiles) -> None:
+    merged = [question("1", [item(1)], output="4", user_id="u"), question("2", [item(1)], output=2, user_id="u")]
+    counts = FileCounts()
+    path = files.write("merged.json", merged)
+    (user,) = read_users(TASKS["3"], path, None, counts)
+    assert [(query.id, query.gold) for query in user.queries] == [("1", "4"), ("2", "2")] and user.id == "u"
+    assert (counts.queries, counts.unasked_outputs) == (2, 0)
+    # The same file may be named twice, and outputs that are named count.
+    assert list(read_users(TASKS["3"], path, read_outputs(TASKS["3"], path), FileCounts())) == [user]
+    (other,) = read_users(TASKS["3"], path, Outputs("LaMP_3", {"1": "1", "2": "1"}), FileCounts())
+    assert [query.gold for query in other.queries] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"output": "good"}, "the gold 'good' of '2' is not an answer of LaMP-3"),
+        ({"output": "3", "input": "Hello"}, "not an input of LaMP-3"),
+        ({"output": "3", "id": "1"}, "the question '1' occurs twice"),
+    ],
+)
+def test_a_defect_of_a_merged_file_is_a_user_error(files: LampFiles, second: dict[str, Any], message: str) -> None:
+    merged = [question("1", [], output="4"), {**question("2", []), **second}]
+    with pytest.raises(UserError, match=message):
+        list(read_users(TASKS["3"], files.write("merged.json", merged), None, FileCounts()))
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None])
+def test_a_question_with_an_empty_gold_is_read_and_counted(files: LampFiles, empty: str | None) -> None:
+    counts = FileCounts()
+    pairs = {"task": "LaMP_3", "golds": [{"id": "1", "output": "5"}, {"id": "2", "output": empty}, {"id": "3"}]}
+    users = files.read([question(name, [item(1)]) for name in "123"], pairs, counts=counts)
+    assert [query.gold for user in users for query in user.queries] == ["5", "", ""]
+    assert (counts.queries, counts.unscorable_queries) == (3, 2)
+    history = [{"user_id": 1, "profile": [], "query": [{"id": "1", "input": REVIEW.format(text="a"), "gold": empty}]}]
+    (user,) = read_users(TASKS["3"], files.write("history.json", history), None, counts)
+    assert user.queries[0].gold == "" and counts.unscorable_queries == 3
 
 
 def test_a_missing_file_and_one_that_is_not_text_are_user_errors(tmp_path: Path) -> None:
@@ -221,8 +282,8 @@ def test_oppu_histories_are_users_with_several_questions(files: LampFiles) -> No
         ([{"user_id": "1", "profile": [], "query": [4]}], "user 1 has no list of queries"),
         ([{"user_id": "1", "profile": [], "query": []}] * 2, "the user '1' occurs twice"),
         (
-            [{"user_id": "1", "profile": [], "query": [{"id": "1", "input": REVIEW.format(text="a")}]}],
-            "the gold 'None' of '1' is not an answer",
+            [{"user_id": "1", "profile": [], "query": [{"id": "1", "input": REVIEW.format(text="a"), "gold": [1]}]}],
+            "the gold '[1]' of '1' is not an answer",
         ),
         (
             [{"user_id": u, "profile": [], "query": [{"id": "1", "input": "review: a", "gold": "1"}]} for u in "ab"],

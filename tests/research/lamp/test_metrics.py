@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_personal.research.lamp.metrics import METRICS, compute_metrics, pair_statistics, score
+from mlx_personal.research.lamp.metrics import (
+    METRICS,
+    UNICODE_METRICS,
+    TokenizerCounts,
+    compute_metrics,
+    pair_statistics,
+    score,
+    tokenizer_counts,
+)
 from mlx_personal.research.lamp.tasks import TASKS
 
 # (predictions, golds, metrics computed by hand)
@@ -40,15 +48,23 @@ EXAMPLES = {
     "4": (
         ["The mayor speaks", "Rain"],
         ["mayor of town speaks!", "Sun"],
-        {"rouge-1": 4 / 7 / 2, "rouge-L": 4 / 7 / 2},
+        {"rouge-1": 4 / 7 / 2, "rouge-L": 4 / 7 / 2, "rouge-1 (Unicode)": 4 / 7 / 2, "rouge-L (Unicode)": 4 / 7 / 2},
     ),
     # a b c / c b a: all words match, the longest common sequence has 1: F = 1/3.
-    "5": (["alpha beta gamma"], ["gamma beta alpha"], {"rouge-1": 1.0, "rouge-L": 1 / 3}),
-    # so so cold / so cold: 2 * 2 / (3 + 2); an empty prediction and a text without a-z and 0-9 score nothing.
+    "5": (
+        ["alpha beta gamma"],
+        ["gamma beta alpha"],
+        {"rouge-1": 1.0, "rouge-L": 1 / 3, "rouge-1 (Unicode)": 1.0, "rouge-L (Unicode)": 1 / 3},
+    ),
+    # so so cold / so cold: 2 * 2 / (3 + 2); an empty prediction scores nothing, and in LaMP's ROUGE neither does a text
+    # without a-z and 0-9.
     "7": (
         ["so so cold", "", "Привет"],
         ["SO cold :(", "rain", "Привет"],
-        {"rouge-1": 4 / 5 / 3, "rouge-L": 4 / 5 / 3},
+        {
+            **dict.fromkeys(("rouge-1", "rouge-L"), 4 / 5 / 3),
+            **dict.fromkeys(("rouge-1 (Unicode)", "rouge-L (Unicode)"), (4 / 5 + 1) / 3),
+        },
     ),
 }
 
@@ -57,7 +73,8 @@ EXAMPLES = {
 def test_the_metrics_are_those_computed_by_hand(name: str) -> None:
     predictions, golds, expected = EXAMPLES[name]
     scores = score(TASKS[name], predictions, golds)
-    assert tuple(scores.metrics) == METRICS[TASKS[name].kind]
+    more = UNICODE_METRICS if TASKS[name].kind == "generation" else ()
+    assert tuple(scores.metrics) == (*METRICS[TASKS[name].kind], *more)
     assert scores.metrics == pytest.approx(expected, rel=1e-12)
 
 
@@ -69,6 +86,44 @@ def test_the_metric_is_the_mean_over_pairs(name: str) -> None:
         assert values.shape == (len(golds),)
         assert values.mean() == pytest.approx(expected[metric], rel=1e-12)
     assert {"f1", "RMSE"}.isdisjoint(scores.per_pair)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "rouge1", "rouge_l"),
+    [
+        ("снег и дождь", "дождь и снег", 1.0, 1 / 3),
+        ("猫が好き", "犬が好き", 3 / 4, 3 / 4),  # each character is a word
+        ("ΣΟΦΟΣ λόγος", "σοφός λόγος", 1 / 2, 1 / 2),  # the accent counts, the case does not
+        ("café noir", "Café au lait", 2 / 5, 2 / 5),
+        ("🎉 🎉", "🎉", 2 / 3, 2 / 3),
+        # Neither the form of an emoji nor its color counts, and two emoji differ although both have a form.
+        ("❤️", "❤", 1.0, 1.0),
+        ("❤️", "☀️", 0.0, 0.0),
+        ("so good😀", "so good 👍🏽", 2 / 3, 2 / 3),
+        ("rain", "!?", 0.0, 0.0),
+    ],
+)
+def test_words_of_other_scripts_and_emoji_are_scored_beside_lamps_rouge(
+    prediction: str, gold: str, rouge1: float, rouge_l: float
+) -> None:
+    metrics = score(TASKS["4"], [prediction], [gold]).metrics
+    assert [metrics[name] for name in UNICODE_METRICS] == pytest.approx([rouge1, rouge_l], rel=1e-12)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40), st.text(st.characters(max_codepoint=127), max_size=40))
+def test_both_tokenizers_score_ascii_alike(prediction: str, gold: str) -> None:
+    metrics = score(TASKS["5"], [prediction], [gold]).metrics
+    assert [metrics[name] for name in UNICODE_METRICS] == [metrics[name] for name in METRICS["generation"]]
+
+
+def test_gold_answers_that_a_tokenizer_cannot_score_are_counted() -> None:
+    golds = ["Snow", "Schnee über", "снег", "❄", "...", "1990"]
+    sums = pair_statistics(TASKS["4"], ["snow"] * 6, golds).sum(axis=0)
+    counts = tokenizer_counts(TASKS["4"], sums)
+    # "Snow", "Schnee ber" and "1990" have words of a-z and 0-9.
+    assert counts == TokenizerCounts(6, 3, 1, 3)
+    assert [counts.unscorable(name) for name in (*METRICS["generation"], *UNICODE_METRICS)] == [3, 3, 1, 1]
+    assert tokenizer_counts(TASKS["3"], pair_statistics(TASKS["3"], ["1"], ["1"]).sum(axis=0)) is None
 
 
 @pytest.mark.parametrize("gold", [1, 2, 3, 4, 5])
