@@ -77,10 +77,12 @@ class StepStatistics:
         step = self._steps[-1]
         target_tokens = sum(s.target_tokens for s in self._steps)
         elapsed_s = sum(s.elapsed_s for s in self._steps)
+        margins = [s.reward_margin for s in self._steps if s.reward_margin is not None]
         loss = sum(s.loss * s.target_tokens for s in self._steps) / target_tokens
         texts = [
             f"{step.number}/{step.steps}",
             f"loss {loss:.3f}",
+            f"margin {sum(margins) / len(margins):.3f}" if margins else "",
             f"{_clock_text(elapsed_s / len(self._steps) * (step.steps - step.number))} left",
             f"{target_tokens / elapsed_s:,.0f} tokens/s" if elapsed_s else "",
             f"{bytes_text(step.memory_bytes)}, peak {bytes_text(peak_memory_bytes)}",

@@ -30,7 +30,10 @@ STORED_NAMES: Final[Mapping[str, str]] = {
     "max_forgetting": "forgetting",
 }
 # Fields that version 0.1 did not have: stored only where they differ from their default.
-_NEW_FIELDS: Final = ("scale", "gradient_accumulation_steps")
+_NEW_FIELDS: Final = ("scale", "gradient_accumulation_steps", "objective", "beta", "rpo_alpha", "examples")
+
+OBJECTIVES: Final = ("sft", "dpo", "orpo", "sft+dpo")
+EXAMPLES: Final = ("none", "as in chat")
 
 _RANGES: Final = {
     "rank": (1, 1024),
@@ -61,8 +64,8 @@ class LoRAConfig:
         lr_scheduler_type: Decay after the peak: `cosine`, `linear` or `constant`.
         warmup_ratio: Fraction of the steps, 0 to 1, in which the learning rate increases.
         epochs: Number of passes over the training samples.
-        batch_size: Number of samples of a batch. The 128 of [Qin24 §4.1] would leave only a few steps for a personal
-            data set.
+        batch_size: Number of samples of a batch, where a preference pair counts as one. The 128 of [Qin24 §4.1] would
+            leave only a few steps for a personal data set.
         gradient_accumulation_steps: Number of batches whose gradients are accumulated for one optimizer step.
         micro_batch_tokens: Maximum number of tokens computed at once; 0 for as many as fit into memory. The gradients
             of a step's micro-batches are accumulated, so this affects memory and time only.
@@ -77,6 +80,13 @@ class LoRAConfig:
         max_forgetting: Largest relative increase of the loss on general dialogues with which an adapter is promoted.
         save_every: Number of steps between two checkpoints.
         seed: Random seed of the adapter's initial weights, of dropout and of the order of the samples.
+        objective: What is minimized: `sft`, the cross entropy of the dialogues; `dpo` [Rafailov23] or `orpo` [Hong24],
+            a loss of preference pairs alone; or `sft+dpo`, the sum of the first two. See `forward.preferences`.
+        beta: As in trl: for DPO the strength of the penalty for leaving the base model, for ORPO the weight of the
+            odds ratio.
+        rpo_alpha: Weight of the cross entropy in `sft+dpo`, as in trl.
+        examples: What a profile's dialogues are trained after: `none`, or `as in chat` the nearest other dialogues that
+            are trained on, by the settings of the memory. `finetune` itself takes dialogues as they are.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -103,12 +113,20 @@ class LoRAConfig:
     max_forgetting: float = 0.1
     save_every: int = 50
     seed: int = 0
+    objective: str = "sft"
+    beta: float = 0.1
+    rpo_alpha: float = 1.0
+    examples: str = "none"
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in {low:,}..{high:,}")
-        for name in ("alpha", "learning_rate"):
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}")
+        if self.examples not in EXAMPLES:
+            raise ValueError(f"examples is {self.examples!r}; it must be {' or '.join(map(repr, EXAMPLES))}")
+        for name in ("alpha", "learning_rate", "beta", "rpo_alpha"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
         for name in ("dropout", "validation_split", "replay_ratio"):
@@ -124,6 +142,16 @@ class LoRAConfig:
             raise ValueError("replay_ratio needs general dialogues: set general_data to a file of them")
         if self.num_layers != -1 and not 1 <= self.num_layers <= 1000:
             raise ValueError(f"num_layers is {self.num_layers}; it must lie in 1..1,000, or be -1 for all")
+
+    @property
+    def uses_pairs(self) -> bool:
+        """Whether the objective has a loss of preference pairs."""
+        return self.objective != "sft"
+
+    @property
+    def uses_examples(self) -> bool:
+        """Whether the objective has the cross entropy of the dialogues."""
+        return self.objective in ("sft", "sft+dpo")
 
     @property
     def effective_batch_size(self) -> int:

@@ -66,7 +66,11 @@ def training_identity(
         Everything that the bits of the adapter depend on.
     """
     digest = hashlib.sha256()
-    for samples in (data.train, data.replay, data.validation, data.general):
+    sample_sets = [data.train, data.replay, data.validation, data.general]
+    if data.chosen:  # so that a training run without pairs has the same hash as before there were any
+        for pairs in (data.pairs, data.validation_pairs):
+            sample_sets += [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
+    for samples in sample_sets:
         # `rows` is the word of version 0.1, whose checkpoints have the same hash.
         digest.update(f"{len(samples)} rows".encode())
         for sample in samples:

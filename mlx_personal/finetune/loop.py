@@ -20,8 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_personal.errors import StoppedError, UserError
+from mlx_personal.finetune.data.samples import total_target_weight
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.flat_parameters import FlatParameters
 from mlx_personal.finetune.forward.gradients import GradientComputer
@@ -75,7 +77,7 @@ def train(
         DivergedError: If the loss is not finite.
         InterruptedTrainingError: If a signal stopped the training.
     """
-    if not plan.data.train:
+    if not plan.data.train and not plan.data.pairs:
         raise UserError("nothing to train on", hint="annotate some dialogues first")
     try:
         return _train(lm, plan, checkpoints, process_group or ProcessGroup(), on_progress)
@@ -126,7 +128,13 @@ def _train(
     # ones.
     cache = resumed is None or resumed.cached_activations
     computer = GradientComputer(
-        lm, plan.data.all, plan.forward_mode, plan.memory, share_prefixes=plan.share_prefixes, use_cache=cache
+        lm,
+        plan.data.all,
+        plan.forward_mode,
+        plan.memory,
+        share_prefixes=plan.share_prefixes,
+        use_cache=cache,
+        objective=plan.objective,
     )
     prepare_s = time.perf_counter() - start
     if finished:
@@ -137,6 +145,7 @@ def _train(
                 notes.append(
                     "no space for the activations that were cached before: the result will not be bit-identical"
                 )
+            _set_reference(computer, state, process_group)
             prepare_s = time.perf_counter() - start
             logger.info("training: %d steps, from step %d, %s", len(plan.steps), resumed_from, plan.forward_mode)
             threads = blas_threads.adapt_threads().threads
@@ -166,6 +175,16 @@ def _load_weights(lm: LanguageModel) -> None:
     lm.reload_weights()
     if name := lm.find_nonfinite_weight():
         raise UserError(f"the base model is damaged: {name} is not finite", lm.name, hint="download it again")
+
+
+def _set_reference(computer: GradientComputer, state: TrainerState, process_group: ProcessGroup) -> None:
+    """Compute the log-probabilities of the pairs under the base model once, or take those of the resumed run."""
+    if not computer.objective.needs_reference:
+        return
+    if state.reference is None:
+        own = sorted(computer.reference_log_probabilities().items()) if process_group.rank == 0 else None
+        state.reference = dict(process_group.broadcast(own))
+    computer.objective = dataclasses.replace(computer.objective, reference=state.reference)
 
 
 @dataclass(frozen=True)
@@ -208,18 +227,20 @@ class _Loop:
     def _step(self, number: int, stop_requested: bool) -> bool:
         """Run one optimizer step on all machines, and return whether any of them was requested to stop."""
         plan, state, step = self.plan, self.state, self.plan.steps[self.state.step]
-        indices = self.process_group.shard(step.indices, plan.lengths)
+        indices = plan.shard(step, self.process_group)
         seed = (plan.seed, number, self.process_group.rank)
-        loss, gradient = self.computer.gradient(self.layout.unflatten(state.weights), indices, seed)
+        factor = plan.cross_entropy_factor(step)
+        sums, gradient = self.computer.gradient(self.layout.unflatten(state.weights), indices, seed, factor)
         # One array, so that there is one transfer.
-        header = mx.stack([loss, mx.array(float(stop_requested))])
+        header = mx.concatenate([mx.array([float(stop_requested)]), sums])
         summed = self.process_group.all_sum(mx.concatenate([header, self.layout.flatten(gradient)]))
-        mean_gradient = summed[2:] / step.target_weight
+        mean_gradient = summed[len(header) :] / step.loss_weight
         updated = state.optimizer.apply_gradients({"weights": mean_gradient}, {"weights": state.weights})
         state.weights = updated["weights"]
         norms = mx.linalg.norm(mean_gradient), mx.linalg.norm(state.weights)
         mx.eval(state.weights, state.optimizer.state, norms, summed)
-        mean_loss = float(summed[0]) / step.target_weight
+        stop, *total_sums = np.array(summed[: len(header)], np.float64).tolist()
+        mean_loss = plan.mean_loss(total_sums, step.target_weight, step.pair_count)
         # The weights too, because those of the last step do not affect any later loss.
         for name, value in (("loss", mean_loss), ("gradient", float(norms[0])), ("adapter", float(norms[1]))):
             if not math.isfinite(value):
@@ -227,30 +248,37 @@ class _Loop:
                 raise DivergedError(what, hint="lower the learning rate")
         state.losses.append(mean_loss)
         state.target_tokens.append(step.target_tokens)
-        return float(summed[1]) > 0
+        if plan.objective.chosen:
+            state.pair_statistics.append(_means(total_sums, step.pair_count))
+        return bool(stop > 0)
 
     def _evaluate(self) -> None:
         """Compute the validation losses, before the first step and after each epoch, and keep the best weights."""
-        data, state, first = self.plan.data, self.state, len(self.plan.trained)
-        validation = range(first, first + len(data.validation))
+        data, state = self.plan.data, self.state
+        validation = data.validation_indices
         general = range(validation.stop, validation.stop + len(data.general))
         if general:
-            state.general_losses.append((state.step, self._loss(general)))
+            cross_entropy, *_ = self._sums(general)
+            state.general_losses.append((state.step, cross_entropy / total_target_weight(data.general)))
         if validation:
-            loss = self._loss(validation)
+            sums, pair_count = self._sums(validation), len(data.validation_pairs)
+            target_weight = total_target_weight(data.all[index] for index in validation)
+            loss = self.plan.mean_loss(sums, target_weight, pair_count)
             state.validation_losses.append((state.step, loss))
+            if pair_count:
+                state.validation_statistics.append((state.step, _means(sums, pair_count)))
             # The loss before the first step is only for comparison: that adapter is never kept.
             if state.step > 0:
                 state.early_stopping.update(loss, state.step)
                 if state.early_stopping.best_step == state.step:
                     state.best_weights = state.weights
 
-    def _loss(self, indices: Sequence[int]) -> float:
-        """Return the loss of rank 0 in all processes, so that they make the same decisions."""
-        loss = None
+    def _sums(self, indices: Sequence[int]) -> list[float]:
+        """Return the sums of rank 0 in all processes, so that they make the same decisions."""
+        sums = None
         if self.process_group.rank == 0:
-            loss = self.computer.loss(self.layout.unflatten(self.state.weights), indices)
-        received: float = self.process_group.broadcast(loss)
+            sums = self.computer.sums(self.layout.unflatten(self.state.weights), indices)
+        received: list[float] = self.process_group.broadcast(sums)
         return received
 
     def _interrupted(self, number: int, by: signal.Signals) -> InterruptedTrainingError:
@@ -259,3 +287,8 @@ class _Loop:
         if self.checkpoints is None:
             return InterruptedTrainingError(what, by)
         return InterruptedTrainingError(f"{what} and saved", by, hint="start the same training run again to resume it")
+
+
+def _means(sums: Sequence[float], pair_count: int) -> list[float]:
+    """Return the means of the statistics of pairs from the sums of `BatchObjective.sums`; none without pairs."""
+    return [value / pair_count for value in sums[2:]] if pair_count else []

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.batching import bucketed_steps, shuffled_steps
+from mlx_personal.finetune.data.batching import bucketed_steps, interleaved_steps, shuffled_steps, units_of
 from mlx_personal.finetune.data.samples import Sample, TrainingData, count_target_tokens, total_target_weight
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.forward.equivalence import FORWARD_MODES, ForwardMode, select_mode_cached, select_probe
+from mlx_personal.finetune.forward.preferences import BatchObjective
 from mlx_personal.finetune.planning.memory import MemoryPlan, SampleSizes, fastest_plan, model_spec
 from mlx_personal.finetune.schedule import LearningRateSchedule
 from mlx_personal.models import LanguageModel
@@ -33,15 +34,22 @@ class PlannedStep:
 
     Attributes:
         epoch: The epoch, from 0.
-        indices: Indices of its samples.
+        indices: Indices of its samples; those of a pair are consecutive.
         target_tokens: Number of target tokens of these samples.
         target_weight: Sum of the weights of their targets.
+        pair_count: Number of preference pairs among them.
     """
 
     epoch: int
     indices: tuple[int, ...]
     target_tokens: int
     target_weight: float
+    pair_count: int = 0
+
+    @property
+    def loss_weight(self) -> float:
+        """The weight of the step's loss in the mean of an epoch, by which sums are divided."""
+        return self.pair_count or self.target_weight
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,52 @@ class TrainingPlan:
             for indices in order(epoch):
                 samples = [self.trained[i] for i in indices]
                 tokens, weight = count_target_tokens(samples), total_target_weight(samples)
-                steps.append(PlannedStep(epoch, tuple(indices), tokens, weight))
+                pair_count = sum(index in self.objective.chosen for index in indices)
+                steps.append(PlannedStep(epoch, tuple(indices), tokens, weight, pair_count))
         return steps
+
+    @functools.cached_property
+    def objective(self) -> BatchObjective:
+        """The preference pairs and their loss; without pairs it is the cross entropy."""
+        chosen = self.data.chosen
+        return BatchObjective(chosen, self.config.objective if chosen else "sft", self.config.beta)
+
+    @property
+    def cross_entropy_weight(self) -> float:
+        """Weight of the mean cross entropy in the loss of a step."""
+        return self.config.rpo_alpha if self.objective.name == "sft+dpo" else 1.0
+
+    def cross_entropy_factor(self, step: PlannedStep) -> float:
+        """Return the factor of the sum of the cross entropies of a step, before its sums are divided by `loss_weight`.
+
+        Args:
+            step: The step.
+        """
+        if not step.target_weight:
+            return 0.0
+        return self.cross_entropy_weight * step.loss_weight / step.target_weight
+
+    def mean_loss(self, sums: Sequence[float], target_weight: float, pair_count: int) -> float:
+        """Return the loss of some samples.
+
+        Args:
+            sums: The sums of `BatchObjective.sums` over these samples.
+            target_weight: Sum of the weights of their targets.
+            pair_count: Number of pairs among them.
+        """
+        loss = self.cross_entropy_weight * sums[0] / target_weight if target_weight else 0.0
+        return loss + sums[1] / pair_count if pair_count else loss
+
+    def shard(self, step: PlannedStep, process_group: ProcessGroup) -> list[int]:
+        """Return the samples of a step that this process computes; it computes both samples of a pair or none.
+
+        Args:
+            step: The step.
+            process_group: The processes that train together.
+        """
+        units = units_of(step.indices, self.objective.chosen)
+        lengths = [sum(self.lengths[index] for index in unit) for unit in units]
+        return [index for place in process_group.shard(range(len(units)), lengths) for index in units[place]]
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
@@ -143,6 +195,8 @@ class TrainingPlan:
 
     def _random_order(self, epoch: int) -> list[list[int]]:
         batch_size, seed = self.config.effective_batch_size, self.config.seed
+        if self.data.pairs:
+            return interleaved_steps(self.data.single_count, len(self.data.pairs), batch_size, seed, epoch)
         if self.forward_mode == "packed":
             return shuffled_steps(len(self.trained), batch_size, seed, epoch)
         return bucketed_steps(self.lengths, batch_size, seed, epoch)

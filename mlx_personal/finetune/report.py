@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_personal.finetune.data.samples import count_target_tokens
+from mlx_personal.finetune.forward.preferences import STATISTICS
 
 if TYPE_CHECKING:
     from mlx_personal.finetune.plan import TrainingPlan
@@ -21,12 +22,14 @@ class TrainingStep:
         number: The step, from 1.
         steps: Number of steps of the whole training run.
         epoch: The epoch, from 1.
-        loss: Weighted mean cross entropy of the step's targets in nats, before the update.
+        loss: Loss of the step before the update: the weighted mean cross entropy of its targets in nats; with
+            preference pairs see `forward.preferences`.
         learning_rate: Learning rate of the update.
         target_tokens: Number of target tokens of the step.
         elapsed_s: Duration of the step in seconds.
         memory_bytes: Active memory of MLX after the step.
         power_watts: Mean power during the step; None if it was not measured. `train` does not measure it.
+        reward_margin: Mean of `rewards/margins` over the step's preference pairs; None without pairs.
     """
 
     number: int
@@ -38,14 +41,17 @@ class TrainingStep:
     elapsed_s: float
     memory_bytes: int
     power_watts: float | None = None
+    reward_margin: float | None = None
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """The results of a training run. Losses are weighted mean cross entropies per target token in nats.
+    """The results of a training run.
+
+    Losses are weighted mean cross entropies per target token in nats; with preference pairs see `forward.preferences`.
 
     Attributes:
-        samples: Number of samples of each epoch, including replayed general ones.
+        samples: Number of samples of each epoch, including replayed general ones; a preference pair counts as one.
         replayed_samples: Number of general samples among them.
         dropped_samples: Number of samples left out because they have no target.
         truncated_samples: Number of samples truncated from the left.
@@ -71,6 +77,10 @@ class TrainingReport:
         resumed_from: Step of the checkpoint that the run resumed from; 0 for none.
         notes: Notes for the user, one line each.
         has_effect: Whether the adapter changes what the model computes.
+        pairs: Number of preference pairs of each epoch.
+        rewards: Statistics of these pairs by trl's names, such as `rewards/margins`: the mean of each epoch, before
+            each update. Empty without pairs.
+        validation_rewards: (step, mean) of the same on the validation pairs, with the prefix `eval_` of trl.
     """
 
     samples: int
@@ -98,6 +108,9 @@ class TrainingReport:
     resumed_from: int
     notes: tuple[str, ...]
     has_effect: bool = True
+    pairs: int = 0
+    rewards: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    validation_rewards: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
 
     @property
     def forgetting(self) -> float | None:
@@ -128,6 +141,7 @@ def make_step(plan: TrainingPlan, state: TrainerState, elapsed_s: float, memory_
         elapsed_s: Duration of the step in seconds.
         memory_bytes: Active memory of MLX.
     """
+    statistics = state.pair_statistics[-1] if state.pair_statistics else []
     return TrainingStep(
         number=state.step,
         steps=len(plan.steps),
@@ -137,6 +151,7 @@ def make_step(plan: TrainingPlan, state: TrainerState, elapsed_s: float, memory_
         target_tokens=state.target_tokens[-1],
         elapsed_s=elapsed_s,
         memory_bytes=memory_bytes,
+        reward_margin=statistics[STATISTICS.index("rewards/margins")] if statistics else None,
     )
 
 
@@ -172,11 +187,13 @@ def make_report(
     for epoch in range(epochs):
         steps = [i for i in range(state.step) if plan.steps[i].epoch == epoch]
         epoch_ends.append(steps[-1] + 1)
-        weights = [plan.steps[i].target_weight for i in steps]
+        # The losses of steps with pairs are sums of means over pairs and over targets.
+        has_pairs = bool(plan.objective.chosen)
+        weights = [len(plan.steps[i].indices) if has_pairs else plan.steps[i].target_weight for i in steps]
         total = sum(state.losses[i] * weight for i, weight in zip(steps, weights, strict=True))
         epoch_losses.append(total / sum(weights))
     return TrainingReport(
-        samples=len(plan.trained),
+        samples=plan.data.single_count + len(plan.data.pairs),
         replayed_samples=len(plan.data.replay),
         dropped_samples=0,
         truncated_samples=0,
@@ -200,4 +217,20 @@ def make_report(
         prepare_s=prepare_s,
         resumed_from=resumed_from,
         notes=tuple(notes),
+        pairs=len(plan.data.pairs),
+        rewards=_epoch_rewards(plan, state, epochs),
+        validation_rewards={
+            f"eval_{name}": tuple((step, means[number]) for step, means in state.validation_statistics)
+            for number, name in enumerate(STATISTICS)
+            if state.validation_statistics
+        },
     )
+
+
+def _epoch_rewards(plan: TrainingPlan, state: TrainerState, epochs: int) -> dict[str, tuple[float, ...]]:
+    """Return the mean of each statistic over the preference pairs of each epoch; empty without pairs."""
+    sums = [[0.0] * epochs for _ in STATISTICS]
+    for step, means in zip(plan.steps, state.pair_statistics, strict=False):
+        for of_statistic, mean in zip(sums, means, strict=False):
+            of_statistic[step.epoch] += mean * step.pair_count / len(plan.data.pairs)
+    return {name: tuple(values) for name, values in zip(STATISTICS, sums, strict=True)} if plan.data.pairs else {}

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example, prepare_data
+from mlx_personal.finetune.data.dataset import Example, PreferencePair, prepare_data
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.identity import training_identity
 from mlx_personal.finetune.loop import DivergedError, train
@@ -37,6 +37,7 @@ def finetune(
     adapter_folder: Path,
     *,
     general: Sequence[Dialogue] = (),
+    pairs: Sequence[PreferencePair] = (),
     metadata: Mapping[str, object] | None = None,
     checkpoint_folder: Path | None = None,
     keep_checkpoints: bool = False,
@@ -44,6 +45,8 @@ def finetune(
     on_progress: Progress | None = None,
 ) -> TrainingReport:
     """Train a new adapter on every assistant turn of the examples, and write it atomically to a folder.
+
+    With another objective than `sft` it is trained on preference pairs, or on both.
 
     The same arguments on the same machine produce the same adapter, bit for bit, even if the run was interrupted; the
     report notes what else may change its last bits, such as another number of BLAS threads on a Linux CPU. The weights
@@ -55,6 +58,7 @@ def finetune(
         config: Settings of the adapter and of its training.
         adapter_folder: Folder to write; it must not exist, or be empty.
         general: General dialogues. Every second one measures forgetting; the others may be replayed.
+        pairs: Preference pairs, which only an objective with pairs uses.
         metadata: Entries of `adapter_config.json` in addition to those that mlx-lm reads.
         checkpoint_folder: Folder for checkpoints. An existing checkpoint of the same training run is resumed; a
             finished run leaves none. None saves and resumes nothing.
@@ -68,14 +72,14 @@ def finetune(
         The report of the training run.
 
     Raises:
-        UserError: If no example has a target, the disk fails, or a checkpoint belongs to another training run.
+        UserError: If there is nothing to train on, the disk fails, or a checkpoint belongs to another training run.
         DivergedError: If the loss is not finite; no checkpoint is left.
         InterruptedTrainingError: If a signal stopped the training.
         ValueError: If a weight is not above 0 and finite.
     """
     process_group = process_group or ProcessGroup()
     lm.detach_adapter()
-    prepared = prepare_data(lm, examples, config, general)
+    prepared = prepare_data(lm, examples, config, general, pairs)
     plan = plan_for_model(lm, prepared.data, config)
     checkpoints = None
     if checkpoint_folder is not None:

@@ -27,6 +27,11 @@ class TrainerState:
         target_tokens: Number of target tokens of each completed step.
         validation_losses: (step, loss) on the validation samples.
         general_losses: (step, loss) on the general samples that measure forgetting.
+        pair_statistics: Means over the preference pairs of each completed step of the statistics of
+            `forward.preferences`; empty for a step without pairs. The list is empty without pairs in the training run.
+        validation_statistics: (step, means) of the same on the validation pairs.
+        reference: Log-probabilities of the samples of all pairs under the base model, by their indices; None if the
+            objective needs none.
     """
 
     weights: mx.array
@@ -37,6 +42,9 @@ class TrainerState:
     target_tokens: list[int] = field(default_factory=list)
     validation_losses: list[tuple[int, float]] = field(default_factory=list)
     general_losses: list[tuple[int, float]] = field(default_factory=list)
+    pair_statistics: list[list[float]] = field(default_factory=list)
+    validation_statistics: list[tuple[int, list[float]]] = field(default_factory=list)
+    reference: dict[int, float] | None = None
 
     @property
     def step(self) -> int:
@@ -79,6 +87,13 @@ class TrainerState:
             "general_losses": self.general_losses,
             "patience": self.early_stopping.state_dict(),
         }
+        if self.pair_statistics:
+            # Python's floats of float32 values, which JSON keeps exactly.
+            state["pairs"] = {
+                "statistics": self.pair_statistics,
+                "validation_statistics": self.validation_statistics,
+                "reference": None if self.reference is None else sorted(self.reference.items()),
+            }
         return Checkpoint(dict(tree_flatten(trees)), {**state, **metadata})
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -95,6 +110,10 @@ class TrainerState:
         self.validation_losses = [(step, loss) for step, loss in metadata["validation_losses"]]
         self.general_losses = [(step, loss) for step, loss in metadata["general_losses"]]
         self.early_stopping.load_state_dict(metadata["patience"])
+        if pairs := metadata.get("pairs"):
+            self.pair_statistics = [list(means) for means in pairs["statistics"]]
+            self.validation_statistics = [(step, means) for step, means in pairs["validation_statistics"]]
+            self.reference = None if pairs["reference"] is None else {i: value for i, value in pairs["reference"]}
 
 
 def initial_state(weights: mx.array, learning_rates: LearningRateSchedule, patience: int | None) -> TrainerState:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example
+from mlx_personal.finetune.data.dataset import Example, PreferencePair
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.finetune.trainer import finetune
@@ -32,6 +32,7 @@ def broadcast_job(
     examples: Sequence[Example],
     config: LoRAConfig,
     general: Sequence[Dialogue],
+    pairs: Sequence[PreferencePair] = (),
 ) -> None:
     """Send a training job to the other processes of the group; do nothing in a group of one.
 
@@ -43,6 +44,7 @@ def broadcast_job(
         examples: The dialogues to train on.
         config: Settings of the training run.
         general: General dialogues.
+        pairs: Preference pairs.
 
     Raises:
         UserError: If the base model was not loaded from a folder.
@@ -53,16 +55,20 @@ def broadcast_job(
         raise UserError("a model that was created in memory cannot be trained on several machines")
     # Groups may be any hashable objects; only which examples share one matters.
     numbers: dict[Hashable, int] = {}
-    groups = [None if e.group is None else numbers.setdefault(e.group, len(numbers)) for e in examples]
+
+    def number(member: Example | PreferencePair) -> int | None:
+        return None if member.group is None else numbers.setdefault(member.group, len(numbers))
+
     process_group.broadcast(
         {
             "model": lm.name,
             "fingerprint": fingerprint(lm.path),
             "dialogues": [e.dialogue.to_messages() for e in examples],
-            "groups": groups,
+            "groups": [number(e) for e in examples],
             "weights": [e.weight for e in examples],
             "config": config.to_json(),
             "general": [d.to_messages() for d in general],
+            "pairs": [(p.chosen.to_messages(), p.rejected.to_messages(), number(p)) for p in pairs],
         }
     )
 
@@ -93,6 +99,10 @@ def run_worker(process_group: ProcessGroup) -> TrainingReport:
         LoRAConfig.from_json(job["config"]),
         _UNUSED_PATH,
         general=[Dialogue.from_messages(messages) for messages in job["general"]],
+        pairs=[
+            PreferencePair(Dialogue.from_messages(chosen), Dialogue.from_messages(rejected), group)
+            for chosen, rejected, group in job["pairs"]
+        ],
         checkpoint_folder=_UNUSED_PATH,
         process_group=process_group,
     )

@@ -1,4 +1,4 @@
-"""The training set: the annotated dialogues and their rewrites, or those of an interrupted training run."""
+"""The training set: the annotated dialogues, their rewrites and preference pairs, or those of an interrupted run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError
 from mlx_personal.finetune import Example, LoRAConfig
+from mlx_personal.finetune.data.dataset import PreferencePair, usable_pairs
 from mlx_personal.personalizer.pending import interrupted_training
+from mlx_personal.personalizer.preference_pairs import profile_pairs
 from mlx_personal.profile import Store
 
 logger = logging.getLogger(__name__)
 
+# Entry of a run's stored settings: the keys of its preference pairs, in training order.
+_PAIR_KEYS: Final = "pair_keys"
 
 Source = tuple[int, int | None]
 """The annotation id of a dialogue, and its synthetic id or None for the annotated dialogue itself."""
@@ -31,12 +36,14 @@ class TrainingSet:
         resumed_run: Id of the interrupted training run that is resumed with them; None for a new run.
         discarded_run: Id of the interrupted training run that is not resumed, if there is one.
         notes: Notes for the user about the interrupted training run, one line each.
+        pairs: The preference pairs by their keys, in training order; empty for an objective without pairs.
     """
 
     dialogues: Mapping[Source, Dialogue]
     resumed_run: int | None = None
     discarded_run: int | None = None
     notes: tuple[str, ...] = ()
+    pairs: Mapping[str, PreferencePair] = field(default_factory=dict)
 
     def examples(self, synthetic_weight: float) -> list[Example]:
         """Return the examples to train on, each in the group of its annotation.
@@ -51,7 +58,7 @@ class TrainingSet:
 
 
 def build_training_set(
-    store: Store, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False
+    store: Store, config: LoRAConfig, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False
 ) -> TrainingSet:
     """Return the dialogues to train on, without starting a training run.
 
@@ -60,14 +67,15 @@ def build_training_set(
 
     Args:
         store: The profile's store.
+        config: Settings of the training run.
         fingerprint: Fingerprint of the current base model.
         held_out: The held-out dialogues.
         restart: Whether to discard an interrupted training run.
 
     Raises:
-        UserError: If there is no annotated dialogue.
+        UserError: If there is nothing that the objective can be computed from.
     """
-    current = _current_set(store, held_out)
+    current = _current_set(store, config, held_out)
     interrupted = interrupted_training(store, fingerprint)
     if interrupted is None:
         return current
@@ -75,8 +83,15 @@ def build_training_set(
         note = "an interrupted training run is discarded"
         return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
     sources = [(source.annotation_id, source.synthetic_id) for source in store.training_sources(interrupted)]
-    if sources and all(source in current.dialogues for source in sources):
-        return TrainingSet({source: current.dialogues[source] for source in sources}, resumed_run=interrupted)
+    run = store.run(interrupted)
+    pair_keys = run.config.get(_PAIR_KEYS, []) if run is not None else []
+    is_usable = all(source in current.dialogues for source in sources) and all(
+        key in current.pairs for key in pair_keys
+    )
+    if (sources or pair_keys) and is_usable:
+        dialogues = {source: current.dialogues[source] for source in sources}
+        pairs = {key: current.pairs[key] for key in pair_keys}
+        return TrainingSet(dialogues, resumed_run=interrupted, pairs=pairs)
     note = "an interrupted training run is discarded: it used dialogues that may no longer be trained on"
     return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
 
@@ -100,19 +115,22 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
         logger.info("discarding interrupted training run %d", training_set.discarded_run)
         shutil.rmtree(store.checkpoint_folder(training_set.discarded_run), ignore_errors=True)
     with store.transaction():
-        run_id = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids()})
+        pair_keys = {_PAIR_KEYS: list(training_set.pairs)} if training_set.pairs else {}
+        run_id = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids(), **pair_keys})
         store.add_training_sources(run_id, list(training_set.dialogues))
     return run_id
 
 
-def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
-    """Return all annotated dialogues that are not held out, then their kept rewrites."""
+def _current_set(store: Store, config: LoRAConfig, held_out: Sequence[Dialogue]) -> TrainingSet:
+    """Return all annotated dialogues that are not held out, then their kept rewrites; and the preference pairs."""
+    pairs = profile_pairs(store, held_out) if config.uses_pairs else {}
+    usable_pairs(config, list(pairs.values()))  # raises an error before a training run begins
     dialogues: dict[Source, Dialogue] = {
         (annotation.id, None): annotation.preferred
         for annotation in store.preferred_annotations(held_out=False)
         if annotation.preferred is not None
     }
-    if not dialogues:
+    if not dialogues and not pairs:
         raise UserError("no annotated dialogue to train on", store.folder, remedy=Action.ANNOTATE)
     held_out_index = NearDuplicateIndex(held_out)
     for rewrite in store.synthetic():
@@ -121,4 +139,4 @@ def _current_set(store: Store, held_out: Sequence[Dialogue]) -> TrainingSet:
         # A rewrite can be older than the held-out dialogue of which it is a near-duplicate.
         if not held_out_index.find(rewrite.dialogue):
             dialogues[rewrite.annotation_id, rewrite.id] = rewrite.dialogue
-    return TrainingSet(dialogues)
+    return TrainingSet(dialogues, pairs=pairs)

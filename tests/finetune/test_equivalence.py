@@ -212,8 +212,8 @@ def scaled_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def halved_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    total = losses.summed_cross_entropy
-    monkeypatch.setattr(losses, "summed_cross_entropy", lambda *args: total(*args) / 2)
+    unpatched = losses.cross_entropies
+    monkeypatch.setattr(losses, "cross_entropies", lambda *args: unpatched(*args) / 2)
 
 
 def samples_of_a_bucket_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:

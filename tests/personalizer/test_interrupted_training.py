@@ -67,9 +67,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     computed: list[int] = []
     gradient = GradientComputer.gradient
 
-    def counted(self: GradientComputer, weights: Any, indices: Any, seed: Any) -> Any:
+    def counted(self: GradientComputer, weights: Any, indices: Any, seed: Any, *rest: Any) -> Any:
         computed.append(seed[1])
-        return gradient(self, weights, indices, seed)
+        return gradient(self, weights, indices, seed, *rest)
 
     monkeypatch.setattr(GradientComputer, "gradient", counted)
     yield computed
@@ -192,7 +192,7 @@ def test_early_stopping_is_known_after_a_kill(folder: Path, tiny_model: Language
     (folder / "config.toml").write_text(dataclasses.replace(CONFIG, finetune=early).to_toml())
     with pytest.MonkeyPatch.context() as patched, Personalizer(folder, lm=tiny_model) as personalizer:
         # From the second epoch on, the loss is never better.
-        patched.setattr(GradientComputer, "loss", lambda self, weights, indices: 1.0)
+        patched.setattr(GradientComputer, "sums", lambda self, weights, indices: [1.0])
         kill_before(Store, "add_adapter")(patched)
         with pytest.raises(Killed):
             personalizer.train()

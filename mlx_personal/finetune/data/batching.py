@@ -7,7 +7,7 @@ so that a resumed training run continues with the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,7 @@ class Batch:
         target_positions: int32 [N], indices of the flattened inputs whose next token is a target.
         targets: int32 [N], the target token of each position.
         target_weights: float32 [N], the weight of each target in the loss.
+        target_samples: int32 [N], the sample of each target as an index of `indices`.
     """
 
     indices: tuple[int, ...]
@@ -39,6 +40,7 @@ class Batch:
     target_positions: np.ndarray
     targets: np.ndarray
     target_weights: np.ndarray
+    target_samples: np.ndarray
 
 
 def shuffled_steps(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -77,30 +79,77 @@ def bucketed_steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: in
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
+def interleaved_steps(single_count: int, pair_count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the samples of each step of an epoch, in random order, with about the same share of pairs in each step.
+
+    Args:
+        single_count: Number of samples that are no part of a pair; they come first.
+        pair_count: Number of pairs, of two consecutive samples each.
+        batch_size: Number of samples and pairs of a step; the last step has the remaining ones.
+        seed: Random seed of the training run.
+        epoch: The epoch, from 0.
+
+    Returns:
+        Indices of samples, each once; those of a pair are consecutive.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    # Each kind is spread evenly over 0..1.
+    placed = []
+    for is_pair, count in ((False, single_count), (True, pair_count)):
+        for place, index in enumerate(rng.permutation(count).tolist()):
+            first = single_count + 2 * index
+            placed.append(((place + 0.5) / count, is_pair, [first, first + 1] if is_pair else [index]))
+    units = [unit for *_, unit in sorted(placed)]
+    starts = range(0, len(units), batch_size)
+    return [[index for unit in units[at : at + batch_size] for index in unit] for at in starts]
+
+
+def units_of(step: Sequence[int], chosen: Set[int]) -> list[list[int]]:
+    """Return the samples of a step, with the two samples of a pair together.
+
+    Args:
+        step: Indices of samples.
+        chosen: Indices of the chosen samples of pairs; each is followed by its rejected one.
+    """
+    units: list[list[int]] = []
+    for index in step:
+        if units and len(units[-1]) == 1 and units[-1][0] in chosen:
+            units[-1].append(index)
+        else:
+            units.append([index])
+    return units
+
+
 def micro_batches(
-    step: Sequence[int], lengths: Sequence[int], max_tokens: int, batch_format: BatchFormat
+    step: Sequence[int],
+    lengths: Sequence[int],
+    max_tokens: int,
+    batch_format: BatchFormat,
+    chosen: Set[int] = frozenset(),
 ) -> Iterator[list[int]]:
     """Yield the samples of a step in micro-batches.
 
     Args:
         step: Indices of samples.
         lengths: Number of tokens of each sample of the data set.
-        max_tokens: Maximum number of tokens of a micro-batch, including padding; a longer sample is a micro-batch of
-            its own.
+        max_tokens: Maximum number of tokens of a micro-batch, including padding; a longer sample or pair is a
+            micro-batch of its own.
         batch_format: Format of the batches.
+        chosen: Indices of the chosen samples of pairs, whose loss needs both samples in one micro-batch; each is
+            followed by its rejected one.
 
     Yields:
         Indices of samples in the order of the step.
     """
     micro_batch: list[int] = []
-    for index in step:
-        extended = [*micro_batch, index]
+    for unit in units_of(step, chosen):
+        extended = [*micro_batch, *unit]
         size = sum(lengths[i] for i in extended)
         if batch_format == "padded":
             size = len(extended) * max(lengths[i] for i in extended)
         if micro_batch and size > max_tokens:
             yield micro_batch
-            extended = [index]
+            extended = unit
         micro_batch = extended
     if micro_batch:
         yield micro_batch
@@ -138,6 +187,7 @@ def _padded(members: Sequence[Sample], indices: Sequence[int]) -> Batch:
         target_positions=np.concatenate(positions).astype(np.int32),
         targets=np.concatenate(targets),
         target_weights=_repeat_weights(members, list(map(len, targets))),
+        target_samples=np.repeat(np.arange(len(members), dtype=np.int32), list(map(len, targets))),
     )
 
 
@@ -159,6 +209,7 @@ def _packed(members: Sequence[Sample], indices: Sequence[int], share_prefixes: b
         target_positions=np.concatenate(positions).astype(np.int32),
         targets=np.concatenate(targets),
         target_weights=_repeat_weights([members[segment.sample] for segment in segments], list(map(len, targets))),
+        target_samples=np.repeat(np.array([segment.sample for segment in segments], np.int32), list(map(len, targets))),
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.samples import TrainingData, make_samples
+from mlx_personal.finetune.data.samples import SamplePair, TrainingData, make_samples
 from mlx_personal.models import LanguageModel
+from mlx_personal.reporting import counted
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,33 @@ class Example:
     dialogue: Dialogue
     group: Hashable | None = None
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two answers to the same question, of which the user prefers one.
+
+    Attributes:
+        chosen: The dialogue that ends with the preferred answer. Only this answer is compared.
+        rejected: The same dialogue with the other answer.
+        group: As that of an example; a pair and an example of the same group are on the same side of the split.
+
+    Raises:
+        ValueError: If the dialogues differ in more than their last answers.
+    """
+
+    chosen: Dialogue
+    rejected: Dialogue
+    group: Hashable | None = None
+
+    def __post_init__(self) -> None:
+        if self.chosen.messages[:-1] != self.rejected.messages[:-1]:
+            raise ValueError("the two sides of a preference pair differ in more than their last answers")
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both answers are the same text, from which nothing can be learned."""
+        return _visible(self.chosen) == _visible(self.rejected)
 
 
 @dataclass(frozen=True)
@@ -48,15 +77,21 @@ class PreparedData:
 
 
 def prepare_data(
-    lm: LanguageModel, examples: Sequence[Example], config: LoRAConfig, general: Sequence[Dialogue] = ()
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    config: LoRAConfig,
+    general: Sequence[Dialogue] = (),
+    pairs: Sequence[PreferencePair] = (),
 ) -> PreparedData:
     """Prepare the samples of a training run.
 
     Args:
         lm: The model whose tokenizer and chat template are used.
-        examples: The dialogues to train on.
+        examples: The dialogues to train on; not used by an objective of pairs alone.
         config: Settings of the training run.
         general: General dialogues. Every second one measures forgetting; the others may be replayed.
+        pairs: The preference pairs to train on; only used by an objective that needs them. Those with two equal
+            answers are left out.
 
     Returns:
         The samples, with notes on their preparation.
@@ -65,26 +100,45 @@ def prepare_data(
         UserError: If there is nothing to train on.
     """
     max_seq_length = min(config.max_seq_length, lm.context_length)
-    groups = [index if example.group is None else ("group", example.group) for index, example in enumerate(examples)]
-    validation_groups = _validation_groups(groups, config)
-    training = [example for example, group in zip(examples, groups, strict=True) if group not in validation_groups]
-    validating = [example for example, group in zip(examples, groups, strict=True) if group in validation_groups]
-    train = make_samples(lm, [e.dialogue for e in training], max_seq_length, [e.weight for e in training])
-    validation = make_samples(lm, [e.dialogue for e in validating], max_seq_length)
-    if not train.samples:
+    different = usable_pairs(config, pairs)
+    examples = examples if config.uses_examples else []
+    members: list[Example | PreferencePair] = [*examples, *different]
+    groups = [index if member.group is None else ("group", member.group) for index, member in enumerate(members)]
+    validation_groups = draw_validation_groups(groups, config)
+    training = [member for member, group in zip(members, groups, strict=True) if group not in validation_groups]
+    validating = [member for member, group in zip(members, groups, strict=True) if group in validation_groups]
+    trained_examples = [member for member in training if isinstance(member, Example)]
+    train = make_samples(
+        lm, [e.dialogue for e in trained_examples], max_seq_length, [e.weight for e in trained_examples]
+    )
+    validation = make_samples(lm, [e.dialogue for e in validating if isinstance(e, Example)], max_seq_length)
+    trained_pairs = _make_pairs(lm, training, max_seq_length, config)
+    validation_pairs = _make_pairs(lm, validating, max_seq_length, config)
+    if not train.samples and not trained_pairs.pairs:
+        dropped = train.dropped + trained_pairs.dropped
         raise UserError(
-            f"nothing to train on: {train.dropped} samples have no target, or none that fits into {max_seq_length} "
-            "tokens",
+            f"nothing to train on: {dropped} samples have no target, or none that fits into {max_seq_length} tokens",
             hint="annotate some dialogues first, or raise max_seq_length",
         )
     measured = make_samples(lm, general[::2], max_seq_length).samples
     replayable = make_samples(lm, general[1::2], max_seq_length).samples
-    replay_count = round(config.replay_ratio / (1 - config.replay_ratio) * len(train.samples))
+    replay_count = round(
+        config.replay_ratio / (1 - config.replay_ratio) * (len(train.samples) + len(trained_pairs.pairs))
+    )
     # The same samples in each epoch.
     order = np.random.default_rng([config.seed, 1]).permutation(len(replayable))[:replay_count]
-    data = TrainingData(train.samples, [replayable[i] for i in order], validation.samples, measured)
+    data = TrainingData(
+        train.samples,
+        [replayable[i] for i in order],
+        validation.samples,
+        measured,
+        trained_pairs.pairs,
+        validation_pairs.pairs,
+    )
     notes = []
-    if config.validation_split and not validation.samples:
+    if config.uses_pairs:
+        notes += _notes_on_pairs(config, pairs, different, data)
+    if config.validation_split and not validation.samples and not validation_pairs.pairs:
         reason = "the validation examples have no target" if validation_groups else "all examples are of one group"
         notes.append(f"validation_split has no effect, since {reason}: the adapter of the last epoch is used")
     if len(replayable) < replay_count:
@@ -94,11 +148,87 @@ def prepare_data(
         )
     if general and not measured:
         notes.append("the general dialogues have no target: forgetting cannot be measured")
-    return PreparedData(data, train.dropped + validation.dropped, train.truncated + validation.truncated, tuple(notes))
+    sets = (train, validation, trained_pairs, validation_pairs)
+    return PreparedData(data, sum(s.dropped for s in sets), sum(s.truncated for s in sets), tuple(notes))
 
 
-def _validation_groups(groups: Sequence[Hashable], config: LoRAConfig) -> set[Hashable]:
-    """Draw the configured fraction of the groups, at least one but never all."""
+def usable_pairs(config: LoRAConfig, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Return the pairs that the objective uses: those with two different answers, or none for an objective without.
+
+    Args:
+        config: Settings of the training run.
+        pairs: The pairs.
+
+    Raises:
+        UserError: If there are none for an objective of pairs alone.
+    """
+    different = [pair for pair in pairs if not pair.is_equal] if config.uses_pairs else []
+    if not different and not config.uses_examples:
+        reason = f": the two answers of all {len(pairs)} pairs are equal" if pairs else ""
+        what = f"there is no preference pair to train on, which the objective {config.objective} needs{reason}"
+        raise UserError(what, hint="edit or rewrite some answers first, or set objective to sft")
+    return different
+
+
+@dataclass(frozen=True)
+class _PairSet:
+    pairs: list[SamplePair]
+    dropped: int
+    truncated: int
+
+
+def _make_pairs(
+    lm: LanguageModel, members: Sequence[Example | PreferencePair], max_seq_length: int, config: LoRAConfig
+) -> _PairSet:
+    """Make the samples of the preference pairs among the members; a pair is dropped if one of its sides is."""
+    pairs, dropped, truncated = [], 0, 0
+    # ORPO has a cross entropy of its own, that of the chosen answers.
+    chosen_weight = 1.0 if config.objective == "orpo" else 0.0
+    for member in members:
+        if isinstance(member, Example):
+            continue
+        sides = [make_samples(lm, [_last_answer_only(d)], max_seq_length) for d in (member.chosen, member.rejected)]
+        truncated += sum(side.truncated for side in sides)
+        if not all(len(side.samples) == 1 for side in sides):
+            dropped += 1
+            continue
+        chosen, rejected = (side.samples[0] for side in sides)
+        pairs.append(
+            SamplePair(dataclasses.replace(chosen, weight=chosen_weight), dataclasses.replace(rejected, weight=0.0))
+        )
+    return _PairSet(pairs, dropped, truncated)
+
+
+def _last_answer_only(dialogue: Dialogue) -> Dialogue:
+    """Return a dialogue whose last answer is its only target."""
+    *context, last = dialogue.messages
+    return Dialogue((*(Message(m.role, m.content, 0) if m.role == "assistant" else m for m in context), last))
+
+
+def _visible(dialogue: Dialogue) -> str:
+    """Return the last answer as it is trained on."""
+    return strip_thoughts(dialogue.answer).strip()
+
+
+def _notes_on_pairs(
+    config: LoRAConfig, pairs: Sequence[PreferencePair], different: Sequence[PreferencePair], data: TrainingData
+) -> list[str]:
+    notes = []
+    if len(different) < len(pairs):
+        count = counted(len(pairs) - len(different), "preference pair")
+        notes.append(f"left out, because the two answers are equal: {count}")
+    if not data.pairs:
+        notes.append(f"there is no preference pair to train on: {config.objective} is the same as sft")
+    return notes
+
+
+def draw_validation_groups(groups: Sequence[Hashable], config: LoRAConfig) -> set[Hashable]:
+    """Draw the configured fraction of the groups for validation, at least one but never all.
+
+    Args:
+        groups: The groups of all examples, in order.
+        config: Settings of the training run.
+    """
     distinct = list(dict.fromkeys(groups))
     if not config.validation_split or len(distinct) < 2:
         return set()

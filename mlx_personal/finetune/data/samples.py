@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,20 +20,14 @@ class Sample:
         inputs: Tokens, int32 [T].
         targets: The token after each input, int32 [T].
         is_target: Whether that token is trained on, bool [T].
-        weight: Weight of each of its targets in the mean loss of a step, above 0.
-
-    Raises:
-        ValueError: If the weight is not above 0 and finite.
+        weight: Weight of each of its targets in the mean cross entropy of a step; 0 for an answer that is only
+            compared with another one.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     is_target: np.ndarray
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.weight < math.inf:
-            raise ValueError(f"a sample's weight is {self.weight}; it must be above 0 and finite")
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -42,6 +36,19 @@ class Sample:
     def prompt_length(self) -> int:
         """Number of inputs before the first target position."""
         return int(self.is_target.argmax())
+
+
+@dataclass(frozen=True)
+class SamplePair:
+    """Two answers to the same prompt, of which the first is preferred.
+
+    Attributes:
+        chosen: The prompt with the preferred answer as its targets.
+        rejected: The prompt with the other answer as its targets.
+    """
+
+    chosen: Sample
+    rejected: Sample
 
 
 @dataclass(frozen=True)
@@ -68,22 +75,49 @@ class TrainingData:
         replay: General samples to train on as well, against forgetting.
         validation: The user's samples on which the adapter of the best epoch is selected.
         general: General samples on which forgetting is measured.
+        pairs: Preference pairs to train on.
+        validation_pairs: Preference pairs for the same purpose as `validation`.
     """
 
     train: Sequence[Sample]
     replay: Sequence[Sample] = ()
     validation: Sequence[Sample] = ()
     general: Sequence[Sample] = ()
+    pairs: Sequence[SamplePair] = ()
+    validation_pairs: Sequence[SamplePair] = ()
+
+    @property
+    def single_count(self) -> int:
+        """Number of the samples that are trained on and are no part of a pair."""
+        return len(self.train) + len(self.replay)
 
     @property
     def trained(self) -> list[Sample]:
-        """The samples that are trained on: `train`, then `replay`."""
-        return [*self.train, *self.replay]
+        """The samples that are trained on: `train`, `replay`, then the two samples of each of `pairs`."""
+        return [*self.train, *self.replay, *_samples_of(self.pairs)]
 
     @property
     def all(self) -> list[Sample]:
-        """All samples: `train`, `replay`, `validation`, then `general`."""
-        return [*self.trained, *self.validation, *self.general]
+        """All samples: `trained`, `validation`, the two samples of each of `validation_pairs`, then `general`."""
+        return [*self.trained, *self.validation, *_samples_of(self.validation_pairs), *self.general]
+
+    @property
+    def chosen(self) -> frozenset[int]:
+        """Indices in `all` of the chosen samples of all pairs; the rejected sample of each is the next one."""
+        first, count = self.single_count, len(self.pairs)
+        first_validation = first + 2 * count + len(self.validation)
+        return frozenset(
+            [
+                *range(first, first + 2 * count, 2),
+                *range(first_validation, first_validation + 2 * len(self.validation_pairs), 2),
+            ]
+        )
+
+    @property
+    def validation_indices(self) -> range:
+        """Indices in `all` of `validation` and `validation_pairs`."""
+        start = self.single_count + 2 * len(self.pairs)
+        return range(start, start + len(self.validation) + 2 * len(self.validation_pairs))
 
 
 def make_samples(
@@ -104,11 +138,13 @@ def make_samples(
         The samples in the order of the dialogues.
 
     Raises:
-        ValueError: If the numbers of dialogues and weights differ.
+        ValueError: If the numbers of dialogues and weights differ, or a weight is not above 0 and finite.
     """
     samples, dropped, truncated = [], 0, 0
     dialogues = list(dialogues)
     for dialogue, weight in zip(dialogues, [1.0] * len(dialogues) if weights is None else weights, strict=True):
+        if not 0 < weight < math.inf:
+            raise ValueError(f"a sample's weight is {weight}; it must be above 0 and finite")
         try:
             without_thoughts = dialogue.without_thoughts()
         except ValueError:  # a turn consists of thoughts only
@@ -141,3 +177,9 @@ def total_target_weight(samples: Iterable[Sample]) -> float:
         samples: The samples.
     """
     return float(sum(sample.weight * int(sample.is_target.sum()) for sample in samples))
+
+
+def _samples_of(pairs: Iterable[SamplePair]) -> Iterator[Sample]:
+    for pair in pairs:
+        yield pair.chosen
+        yield pair.rejected

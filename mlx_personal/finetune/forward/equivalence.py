@@ -13,11 +13,12 @@ are computed differently and checked again. If a model barely agrees or disagree
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import math
 import weakref
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,7 +32,14 @@ from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import Batch, collate
 from mlx_personal.finetune.data.packing import pack
 from mlx_personal.finetune.data.samples import Sample
-from mlx_personal.finetune.forward.losses import Weights, layout_of, reference_loss, split_loss
+from mlx_personal.finetune.forward.losses import (
+    CrossEntropies,
+    Weights,
+    layout_of,
+    reference_cross_entropies,
+    split_cross_entropies,
+    weighted_sum,
+)
 from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.models import LanguageModel
 from mlx_personal.runtime.memory import usable_memory_bytes
@@ -156,7 +164,11 @@ def select_mode(lm: LanguageModel, samples: Sequence[Sample], probe: Sequence[in
         UserError: If the model's loss is not finite.
     """
     network = SplitModel(lm)
-    probed = [samples[i] for i in (select_probe(samples) if probe is None else probe)]
+    # The targets of preference pairs have no weight in the cross entropy, but are computed.
+    probed = [
+        dataclasses.replace(samples[i], weight=samples[i].weight or 1.0)
+        for i in (select_probe(samples) if probe is None else probe)
+    ]
     checks: list[EquivalenceCheck] = []
     lm.model.eval()  # because dropout would draw different masks in each mode
     try:
@@ -196,7 +208,8 @@ def compare_with_reference(
     original: Weights = model.trainable_parameters()
     weights = _add_noise(original)
     try:
-        reference = mx.value_and_grad(reference_loss(model))(weights, collate(samples, indices, "padded"))
+        loss = _summed(reference_cross_entropies(model))
+        reference = mx.value_and_grad(loss)(weights, collate(samples, indices, "padded"))
         mx.eval(reference)
         if not math.isfinite(float(reference[0])):
             raise UserError("the base model's loss is not a number: its weights are damaged", hint="download it again")
@@ -269,10 +282,14 @@ def _kind_of(samples: Sequence[Sample], probe: Sequence[int]) -> Hashable:
     return len(probe), len(lengths) > 1, len(weights) > 1
 
 
+def _summed(cross_entropies: CrossEntropies) -> Callable[[Weights, Batch], mx.array]:
+    return lambda weights, batch: weighted_sum(cross_entropies(weights, batch), batch)
+
+
 def _compute(network: SplitModel, weights: Weights, batch: Batch) -> tuple[mx.Dtype, mx.array, Weights]:
     """Return the dtype of the frozen activations, and the loss and gradient of a batch in the fast mode."""
     activations = network.frozen_activations(layout_of(batch))
-    loss = split_loss(network, (lambda _: activations) if network.first_trained else None)
+    loss = _summed(split_cross_entropies(network, (lambda _: activations) if network.first_trained else None))
     with network.use_layout(layout_of(batch)):
         loss_and_gradient = mx.value_and_grad(loss)(weights, batch)
     mx.eval(loss_and_gradient)

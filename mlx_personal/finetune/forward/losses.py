@@ -1,4 +1,4 @@
-"""The loss of a batch: that of a model run in parts, and the reference loss of mlx-lm.
+"""The cross entropies of a batch's targets: those of a model run in parts, and the reference of mlx-lm.
 
 The adapter's weights are float32, because an update of 1e-4 would be lost in bfloat16. For the computation they are
 cast to the model's dtype; otherwise every product with them would promote the activations to float32.
@@ -25,8 +25,8 @@ from mlx_personal.runtime.cpu_exp import softmax
 Weights = dict[str, Any]
 """The adapter's float32 weights, nested as in the model."""
 
-Loss = Callable[[Weights, Batch], mx.array]
-"""Returns the weighted sum of the cross entropies at the targets of a batch."""
+CrossEntropies = Callable[[Weights, Batch], mx.array]
+"""Returns the cross entropies at the N targets of a batch, float32 [N]."""
 
 # Size of the logits of a chunk: 32 targets with a vocabulary of 128k. Smaller chunks would spend more time reading the
 # output head's weights, which each chunk reads again, than multiplying by them.
@@ -36,10 +36,20 @@ CHUNK_BYTES = 16 * 2**20
 REFERENCE_BLOCK = 128
 
 
-def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array] | None) -> Loss:
-    """Return the loss of a model run in parts.
+def weighted_sum(losses: mx.array, batch: Batch) -> mx.array:
+    """Return the weighted sum of the cross entropies of a batch's targets.
 
-    Call the loss inside `network.patched()`, and compute its gradient inside `network.use_layout(layout_of(batch))`.
+    Args:
+        losses: The cross entropies, float32 [N].
+        batch: The batch.
+    """
+    return (losses * mx.array(batch.target_weights)).sum()
+
+
+def split_cross_entropies(network: SplitModel, get_activations: Callable[[Batch], mx.array] | None) -> CrossEntropies:
+    """Return the cross entropies of a model run in parts.
+
+    Call the function inside `network.patched()`, and compute gradients inside `network.use_layout(layout_of(batch))`.
 
     Args:
         network: The model.
@@ -47,21 +57,21 @@ def split_loss(network: SplitModel, get_activations: Callable[[Batch], mx.array]
             too.
 
     Returns:
-        The loss function.
+        The function.
     """
 
-    def loss(weights: Weights, batch: Batch) -> mx.array:
+    def losses(weights: Weights, batch: Batch) -> mx.array:
         activations = None if get_activations is None else get_activations(batch)
         dtype = (network.frozen_activations(layout_of(batch)) if activations is None else activations).dtype
         network.model.update(_cast(weights, dtype))
         hidden = network.hidden_at_targets(mx.array(batch.inputs), activations, batch.target_positions)
-        return summed_cross_entropy(network.logits, hidden, mx.array(batch.targets), mx.array(batch.target_weights))
+        return cross_entropies(network.logits, hidden, mx.array(batch.targets))
 
-    return loss
+    return losses
 
 
-def reference_loss(model: nn.Module) -> Loss:
-    """Return the same loss for padded batches, computed as in mlx-lm: all layers, all logits.
+def reference_cross_entropies(model: nn.Module) -> CrossEntropies:
+    """Return the same function for padded batches, computed as in mlx-lm: all layers, all logits.
 
     Only the cross entropy is not mlx-lm's function, whose float32 sum over the vocabulary loses digits on a CPU: with
     49,152 tokens the gradients of a real model differed from float64 by 6e-4, and by 5e-6 with `_cross_entropies`.
@@ -70,16 +80,16 @@ def reference_loss(model: nn.Module) -> Loss:
         model: The model of mlx-lm, with an adapter.
 
     Returns:
-        The loss function.
+        The function.
     """
 
-    def loss(weights: Weights, batch: Batch) -> mx.array:
+    def losses(weights: Weights, batch: Batch) -> mx.array:
         model.update(weights)
         logits = model(mx.array(batch.inputs)).astype(mx.float32)
         target_logits = logits.reshape(-1, logits.shape[-1])[mx.array(batch.target_positions)]
-        return (_cross_entropies(target_logits, mx.array(batch.targets)) * mx.array(batch.target_weights)).sum()
+        return _cross_entropies(target_logits, mx.array(batch.targets))
 
-    return loss
+    return losses
 
 
 def layout_of(batch: Batch) -> BatchLayout:
@@ -91,19 +101,16 @@ def layout_of(batch: Batch) -> BatchLayout:
     return BatchLayout(mx.array(batch.inputs), batch.segments)
 
 
-def summed_cross_entropy(
-    logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array, target_weights: mx.array
-) -> mx.array:
-    """Compute the weighted sum of the cross entropies at N targets, chunk by chunk.
+def cross_entropies(logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array) -> mx.array:
+    """Compute the cross entropies at N targets, chunk by chunk.
 
     Args:
         logits: Maps hidden states [1, n, D] to logits [1, n, V], position by position, without trainable parameters.
         hidden: Hidden states after the final norm, [1, N, D].
         targets: Target tokens, int [N].
-        target_weights: Weight of each target, float32 [N].
 
     Returns:
-        A float32 scalar.
+        The cross entropies in nats, float32 [N].
     """
     # Only the shape is used, so nothing is computed.
     chunk_size = max(16, CHUNK_BYTES // (4 * logits(hidden[:, :1]).shape[-1]))
@@ -115,7 +122,7 @@ def summed_cross_entropy(
         return (chunk_logits * mx.stop_gradient(gradient)).sum(), losses
 
     @mx.custom_function
-    def total(hidden: mx.array) -> tuple[mx.array, mx.array]:
+    def at_targets(hidden: mx.array) -> tuple[mx.array, mx.array]:
         losses: list[mx.array] = []
         gradients: list[mx.array] = []
         for start in range(0, hidden.shape[1], chunk_size):
@@ -125,19 +132,19 @@ def summed_cross_entropy(
                 # Make MLX compute one chunk after the other; in parallel, all of them would be in memory.
                 chunk_hidden = mx.depends(chunk_hidden, [gradients[-1], losses[-1]])
             (_, target_losses), gradient = mx.value_and_grad(chunk_loss)(chunk_hidden, targets[chunk])
-            losses.append((target_losses * target_weights[chunk]).sum())
-            # A target's weight scales its gradient too; here, because the hidden states are narrower than the logits.
-            gradients.append((gradient * target_weights[chunk, None]).astype(gradient.dtype))
-        return mx.stack(losses).sum(), mx.concatenate(gradients, axis=1)
+            losses.append(target_losses)
+            gradients.append(gradient)
+        return mx.concatenate(losses), mx.concatenate(gradients, axis=1)
 
-    @total.vjp
-    def total_vjp(primals: object, cotangents: Any, outputs: Any) -> mx.array:
-        gradient: mx.array = (cotangents[0] * outputs[1]).astype(outputs[1].dtype)
+    @at_targets.vjp
+    def at_targets_vjp(primals: object, cotangents: Any, outputs: Any) -> mx.array:
+        # Scaled here, because the hidden states are narrower than the logits.
+        gradient: mx.array = (cotangents[0][:, None] * outputs[1]).astype(outputs[1].dtype)
         return gradient
 
-    outputs: Any = total(hidden)
-    loss: mx.array = outputs[0]
-    return loss
+    outputs: Any = at_targets(hidden)
+    losses: mx.array = outputs[0]
+    return losses
 
 
 def _cross_entropies(logits: mx.array, targets: mx.array) -> mx.array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example, prepare_data
+from mlx_personal.finetune.data.dataset import Example, PreferencePair, prepare_data
 from mlx_personal.finetune.data.samples import count_target_tokens
 from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.models import LanguageModel
@@ -20,9 +20,9 @@ class TrainingEstimate:
     """A training run as it would start now.
 
     Attributes:
-        samples: Number of samples of each epoch, including replayed general ones.
+        samples: Number of samples of each epoch, including replayed general ones; a preference pair counts as one.
         replayed_samples: Number of general samples among them.
-        validation_samples: Number of validation samples.
+        validation_samples: Number of validation samples; a preference pair counts as one.
         general_samples: Number of general samples that measure forgetting.
         dropped_samples: Number of samples left out because they have no target.
         truncated_samples: Number of samples truncated from the left.
@@ -35,6 +35,8 @@ class TrainingEstimate:
         usable_memory_bytes: Memory that MLX can use; None if it is not known.
         machine_memory_bytes: Memory of the whole machine, without a GPU's own; None if it is not known.
         notes: Notes for the user, one sentence each.
+        objective: What is minimized.
+        pairs: Number of preference pairs of each epoch.
     """
 
     samples: int
@@ -52,6 +54,8 @@ class TrainingEstimate:
     usable_memory_bytes: int | None
     machine_memory_bytes: int | None
     notes: tuple[str, ...]
+    objective: str = "sft"
+    pairs: int = 0
 
 
 def estimate_training(
@@ -59,6 +63,7 @@ def estimate_training(
     examples: Sequence[Example],
     config: LoRAConfig,
     general: Sequence[Dialogue] = (),
+    pairs: Sequence[PreferencePair] = (),
 ) -> TrainingEstimate:
     """Estimate a run of `finetune` with the same arguments, without reading the weights of a lazy model.
 
@@ -67,6 +72,7 @@ def estimate_training(
         examples: The training examples.
         config: The settings.
         general: General dialogues, for replay and for measuring forgetting.
+        pairs: Preference pairs, which only an objective with pairs uses.
 
     Returns:
         The estimate.
@@ -75,24 +81,26 @@ def estimate_training(
         UserError: If there are no samples, or not enough memory.
     """
     lm.detach_adapter()
-    prepared = prepare_data(lm, examples, config, general)
+    prepared = prepare_data(lm, examples, config, general, pairs)
     data = prepared.data
-    trained = data.trained
+    count = data.single_count + len(data.pairs)
     layers = len(lm.model.layers)
     return TrainingEstimate(
-        samples=len(trained),
+        samples=count,
         replayed_samples=len(data.replay),
-        validation_samples=len(data.validation),
+        validation_samples=len(data.validation) + len(data.validation_pairs),
         general_samples=len(data.general),
         dropped_samples=prepared.dropped,
         truncated_samples=prepared.truncated,
-        target_tokens=count_target_tokens(trained),
+        target_tokens=count_target_tokens(data.trained),
         epochs=config.epochs,
-        steps=math.ceil(len(trained) / config.effective_batch_size) * config.epochs,
+        steps=math.ceil(count / config.effective_batch_size) * config.epochs,
         layers=layers,
         frozen_layers=0 if config.num_layers == -1 else max(0, layers - config.num_layers),
         plan=plan_memory(lm, data, config),
         usable_memory_bytes=usable_memory_bytes(),
         machine_memory_bytes=physical_memory_bytes(),
         notes=prepared.notes,
+        objective=config.objective,
+        pairs=len(data.pairs),
     )

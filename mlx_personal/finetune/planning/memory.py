@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.batching import BatchFormat, bucketed_steps, micro_batches, shuffled_steps
+from mlx_personal.finetune.data.batching import (
+    BatchFormat,
+    bucketed_steps,
+    interleaved_steps,
+    micro_batches,
+    shuffled_steps,
+)
 from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.forward.activation_cache import CACHE_BATCH_TOKENS
 from mlx_personal.finetune.forward.equivalence import ForwardMode, select_probe, shortest_two_lengths
@@ -101,12 +107,15 @@ class SampleSizes:
         trained: Number of samples that are trained on, which come first; None for all. The others are only evaluated.
         probe: Indices of the samples of the equivalence check; None for two samples of different lengths, as the check
             uses if no samples share a prefix.
+        chosen: Indices of the chosen samples of preference pairs, each followed by its rejected one; those that are
+            trained on are the last ones of these.
     """
 
     lengths: Sequence[int]
     targets: Sequence[int]
     trained: int | None = None
     probe: Sequence[int] | None = None
+    chosen: frozenset[int] = frozenset()
 
     @classmethod
     def from_data(cls, data: TrainingData, probe: Sequence[int] | None = None) -> SampleSizes:
@@ -118,7 +127,8 @@ class SampleSizes:
         """
         samples: list[Sample] = data.all
         lengths, targets = [len(s) for s in samples], [int(s.is_target.sum()) for s in samples]
-        return cls(lengths, targets, len(data.trained), select_probe(samples) if probe is None else probe)
+        probe = select_probe(samples) if probe is None else probe
+        return cls(lengths, targets, len(data.trained), probe, data.chosen)
 
     @property
     def trained_count(self) -> int:
@@ -296,12 +306,13 @@ def _training_step_bytes(
     batch_format: BatchFormat = "packed" if mode == "packed" else "padded"
     peaks = [_ADAPTER_COPIES_IN_UPDATE * adapter]
     for step in _steps(samples, config, mode):
-        for micro_batch in micro_batches(step, lengths, plan.micro_batch_tokens, batch_format):
+        for micro_batch in micro_batches(step, lengths, plan.micro_batch_tokens, batch_format, samples.chosen):
             size = samples.in_format(batch_format, micro_batch)
             checkpointing = plan.gradient_checkpointing
             gradient = gradient_bytes(spec, trained, size, config, checkpointing, reference=is_plain)
             peaks.append(_ADAPTER_COPIES * adapter + gradient)
-    for micro_batch in micro_batches(range(count, len(lengths)), lengths, plan.micro_batch_tokens, batch_format):
+    evaluated = range(count, len(lengths))
+    for micro_batch in micro_batches(evaluated, lengths, plan.micro_batch_tokens, batch_format, samples.chosen):
         size = samples.in_format(batch_format, micro_batch)
         head = reference_head_bytes(spec, size) if is_plain else head_bytes(spec, size)
         peaks.append(_ADAPTER_COPIES * adapter + max(forward_bytes(spec, spec.layers[-1], size), head))
@@ -311,6 +322,10 @@ def _training_step_bytes(
 def _steps(samples: SampleSizes, config: LoRAConfig, mode: ForwardMode) -> list[list[int]]:
     """Return the samples of the steps of the first epochs."""
     epochs, batch_size = range(min(config.epochs, _MAX_EPOCHS)), config.effective_batch_size
+    pairs = sum(index < samples.trained_count for index in samples.chosen)
+    if pairs:
+        singles = samples.trained_count - 2 * pairs
+        return [step for epoch in epochs for step in interleaved_steps(singles, pairs, batch_size, config.seed, epoch)]
     if mode == "packed":
         count = samples.trained_count
         return [step for epoch in epochs for step in shuffled_steps(count, batch_size, config.seed, epoch)]
