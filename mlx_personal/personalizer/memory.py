@@ -2,11 +2,16 @@
 
 Held-out dialogues and near-duplicates of them are no part of it, so that what is measured on them is what answers new
 questions. Neither are dialogues that the user skipped.
+
+With `finetune.examples = "as in chat"`, a training dialogue has examples of a memory of the annotated dialogues that
+are trained on, which stay the same if the training run is interrupted and resumed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -14,9 +19,16 @@ from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.embedding import make_embedder
+from mlx_personal.finetune.data.dataset import PreferencePair, draw_validation_groups, usable_pairs
 from mlx_personal.memory import Memory, MemoryEntry, embed_questions, first_question
 from mlx_personal.models import LanguageModel
+from mlx_personal.personalizer.training_set import TrainingSet
 from mlx_personal.profile import Store
+
+_NO_EXAMPLES: Final = "finetune.examples has no effect, since memory.examples is 0"
+_FOUND_BY_WORDS: Final = (
+    "the estimate reads no weights: its examples are found by BM25, those of the training may differ"
+)
 
 
 def profile_memory(store: Store, config: Config, lm: LanguageModel, writes: bool) -> Memory:
@@ -34,6 +46,7 @@ def profile_memory(store: Store, config: Config, lm: LanguageModel, writes: bool
     Raises:
         UserError: If the embedder's package is not installed, or the model's weights are damaged.
     """
+    # Without examples nothing is read, so that a conversation starts as fast as without a memory.
     return _make_memory(store, config, lm, memory_entries(store) if config.memory.examples else [], writes)
 
 
@@ -43,7 +56,6 @@ def memory_entries(store: Store) -> list[MemoryEntry]:
     Args:
         store: The profile's store.
     """
-    held_out = [a.preferred for a in store.preferred_annotations(held_out=True) if a.preferred is not None]
     annotated = [
         MemoryEntry(annotation.dialogue_id, annotation.preferred, annotation.group)
         for annotation in store.preferred_annotations(held_out=False)
@@ -55,20 +67,81 @@ def memory_entries(store: Store) -> list[MemoryEntry]:
         for row in store.bins()
         if row.dialogue_id not in judged
     ]
-    return sorted(_not_held_out([*annotated, *others], held_out), key=lambda entry: entry.id)
+    return _not_held_out(store, [*annotated, *others])
 
 
-def _not_held_out(entries: Sequence[MemoryEntry], held_out: Sequence[Dialogue]) -> list[MemoryEntry]:
-    """Return the entries that are no near-duplicates of held-out dialogues."""
-    index = NearDuplicateIndex(held_out)
-    return [entry for entry in entries if not index.find(entry.dialogue)]
+def as_trained(
+    store: Store, config: Config, lm: LanguageModel, training_set: TrainingSet, reads_weights: bool = True
+) -> TrainingSet:
+    """Return a training set as it is trained on: by `finetune.examples` with examples before dialogues and pairs.
+
+    The examples are the nearest other annotated dialogues of the training set. None is a near-duplicate of the dialogue
+    itself or of its group, or used for validation. Those that do not fit into a training sample are left out.
+
+    Args:
+        store: The profile's store, open for writing.
+        config: Its settings.
+        lm: The base model.
+        training_set: The training set.
+        reads_weights: Whether weights may be read; if not, as for an estimate, the examples are found by BM25.
+    """
+    if config.finetune.examples == "none":
+        return training_set
+    notes = training_set.notes
+    if not config.memory.examples:
+        return dataclasses.replace(training_set, notes=(*notes, _NO_EXAMPLES))
+    if not reads_weights and config.memory.retrieval != "bm25":
+        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, retrieval="bm25"))
+        notes = (*notes, _FOUND_BY_WORDS)
+    annotations = {annotation.id: annotation for annotation in store.preferred_annotations(held_out=False)}
+    trained_on = [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_examples else []
+    pairs = usable_pairs(config.finetune, list(training_set.pairs.values()))
+    validation = draw_validation_groups([*trained_on, *(pair.group for pair in pairs)], config.finetune)
+    entries = _not_held_out(
+        store,
+        [
+            MemoryEntry(annotations[annotation_id].dialogue_id, dialogue, annotations[annotation_id].group)
+            for (annotation_id, synthetic_id), dialogue in training_set.dialogues.items()
+            if synthetic_id is None and annotation_id not in validation
+        ],
+    )
+    memory = _make_memory(store, config, lm, entries, writes=reads_weights)
+    index = NearDuplicateIndex(entry.dialogue for entry in entries)
+    max_length = min(config.finetune.max_seq_length, lm.context_length)
+
+    def with_examples(dialogue: Dialogue, annotation_id: object) -> Dialogue:
+        excluded = {entries[number].group for number in index.find(dialogue)}
+        if annotation_id in annotations:
+            excluded.add(annotations[annotation_id].group)
+        return memory.with_examples(dialogue, excluded, max_length)
+
+    def pair_with_examples(pair: PreferencePair) -> PreferencePair:
+        # Both sides have the examples with which the longer one fits.
+        prompts = [with_examples(side, pair.group).messages[:-1] for side in (pair.chosen, pair.rejected)]
+        prompt = min(prompts, key=len)
+        sides = [Dialogue((*prompt, side.messages[-1])) for side in (pair.chosen, pair.rejected)]
+        return dataclasses.replace(pair, chosen=sides[0], rejected=sides[1])
+
+    return dataclasses.replace(
+        training_set,
+        dialogues={source: with_examples(d, source[0]) for source, d in training_set.dialogues.items()},
+        pairs={key: pair_with_examples(pair) for key, pair in training_set.pairs.items()},
+        notes=notes,
+    )
+
+
+def _not_held_out(store: Store, entries: Sequence[MemoryEntry]) -> list[MemoryEntry]:
+    """Return the entries that are no near-duplicates of held-out dialogues, in the order of the stream."""
+    held_out = store.preferred_annotations(held_out=True)
+    index = NearDuplicateIndex(annotation.preferred for annotation in held_out if annotation.preferred is not None)
+    return sorted((entry for entry in entries if not index.find(entry.dialogue)), key=lambda entry: entry.id)
 
 
 def _make_memory(
     store: Store, config: Config, lm: LanguageModel, entries: Sequence[MemoryEntry], writes: bool
 ) -> Memory:
     """Return a memory with stored vectors, after computing and storing those that are missing."""
-    if not entries or config.memory.retrieval == "bm25":
+    if not entries or not config.memory.examples or config.memory.retrieval == "bm25":
         return Memory(entries, config.memory, lm)
     embedder = make_embedder(config.embedding, lm)
     # The base is part of the name: other weights give other vectors.
@@ -79,6 +152,11 @@ def _make_memory(
         computed = embed_questions(lm, [first_question(entry.dialogue) for entry in missing], embedder)
         new = {entry.id: vector for entry, vector in zip(missing, computed, strict=True)}
         if writes:
-            store.question_vectors.update(name, new, [entry.id for entry in entries])
+            store.question_vectors.update(name, new, _kept_ids(store))
         stored |= new
     return Memory(entries, config.memory, lm, embedder, np.stack([stored[entry.id] for entry in entries]))
+
+
+def _kept_ids(store: Store) -> list[int]:
+    """Return the ids of all dialogues that are or may become examples."""
+    return [*(row.dialogue_id for row in store.bins()), *(row.dialogue_id for row in store.annotations())]

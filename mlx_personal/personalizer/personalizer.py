@@ -42,7 +42,7 @@ from mlx_personal.models.loading import DEMO_MODEL, fingerprint, resolve_model
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.chat_format_record import check_chat_format, record_chat_format
 from mlx_personal.personalizer.importing import ImportOptions, ImportResult, import_paths
-from mlx_personal.personalizer.memory import profile_memory
+from mlx_personal.personalizer.memory import as_trained, profile_memory
 from mlx_personal.personalizer.observer import Observer
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.promotion import Promoter, PromotionResult
@@ -578,6 +578,7 @@ class Personalizer:
         adapter_folder = f"adapters/{run_id:04d}"
         # The folder exists if the run was interrupted after writing it: it is written again from the last checkpoint.
         shutil.rmtree(self.folder / adapter_folder, ignore_errors=True)
+        training_set = as_trained(self.store, self.config, lm, training_set)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
         pairs = list(training_set.pairs.values())
         broadcast_job(process_group, lm, examples, self.config.finetune, general, pairs)
@@ -622,8 +623,8 @@ class Personalizer:
             UserError: If there is nothing to train on, or not enough memory.
         """
         general = self._general_dialogues()
-        training_set = self._training_set(restart)
         lm = self.base_model(lazy=True)
+        training_set = as_trained(self.store, self.config, lm, self._training_set(restart), reads_weights=False)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
         estimate = estimate_training(lm, examples, self.config.finetune, general, list(training_set.pairs.values()))
         resumed = "an interrupted training run is resumed with these samples and its own micro-batches"
