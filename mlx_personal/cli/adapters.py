@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import ID, CommandContext
-from mlx_personal.cli.evaluate import evaluation_text
+from mlx_personal.cli.evaluation_table import evaluation_lines
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def list_(cli: CommandContext) -> CommandResult:
         if not records:
             print_lines(console, f"No adapter yet; train one with {cli.command('train')}")
             return
-        table = Table("adapter", "trained", "ROUGE-1 before", "after", "in use")
+        table = Table("adapter", "trained", "log-likelihood before", "after", "ROUGE-1 before", "after", "in use")
         for record in records:
-            rouge1 = None if record.evaluation is None else record.evaluation["rouge1"]
-            scores = ("-", "-") if rouge1 is None else (f"{rouge1['before']:.3f}", f"{rouge1['after']:.3f}")
+            changes = ((record.evaluation or {}).get(metric) for metric in ("log_likelihood", "rouge1"))
+            scores = [f"{change[end]:.3f}" if change else "-" for change in changes for end in ("before", "after")]
             table.add_row(str(record.id), record.created_at, *scores, "yes" if record.promoted else "")
         console.print(table)
 
@@ -65,7 +65,7 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
             f"{len(sources)} samples, {synthetic} of them synthetic, from {len(dialogues)} annotated dialogues",
         )
         if record.evaluation is not None:
-            print_lines(console, evaluation_text(record.evaluation))
+            print_lines(console, *evaluation_lines(record.evaluation, f"Adapter {record.id}"))
 
     return CommandResult(data, show)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mlx_personal.cli.context import ID, CommandContext
+from mlx_personal.cli.evaluation_table import evaluation_lines
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.errors import Action, UserError
@@ -49,7 +49,7 @@ def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | N
             print_notice(f"{adapter_path}: this adapter changes nothing: all its updates are zero")
         with progress_bar(cli, "Comparing") as on_progress:
             result = personalizer.evaluate(adapter, on_progress)
-    name = f"the adapter in {adapter}" if isinstance(adapter, Path) else f"adapter {adapter.id}"
+    name = f"The adapter in {adapter}" if isinstance(adapter, Path) else f"Adapter {adapter.id}"
     evaluation = None if result is None else dataclasses.asdict(result)
 
     def show(console: Console) -> None:
@@ -60,7 +60,7 @@ def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | N
                 f"Annotate more with {cli.command('review')}",
             )
         else:
-            print_lines(console, f"{name} against the base model: {evaluation_text(evaluation)}")
+            print_lines(console, *evaluation_lines(evaluation, name))
 
     data = {
         "adapter": None if isinstance(adapter, Path) else adapter.id,
@@ -68,19 +68,3 @@ def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | N
         "evaluation": evaluation,
     }
     return CommandResult(data, show, exit_code=0 if evaluation is not None else 1)
-
-
-def evaluation_text(evaluation: Mapping[str, Any]) -> str:
-    """Return ROUGE-1 and ROUGE-L before and after, with the interval of the gain.
-
-    Args:
-        evaluation: An evaluation as it is stored with an adapter; those of older versions lack `inferred`.
-    """
-    rouge1, rouge_l = evaluation["rouge1"], evaluation["rougeL"]
-    whose = " with verdicts inferred from imports" if evaluation.get("is_inferred") else ""
-    apart = f"; apart from these, {evaluation_text(evaluation['inferred'])}" if evaluation.get("inferred") else ""
-    return (
-        f"ROUGE-1 {rouge1['before']:.3f} -> {rouge1['after']:.3f} (gain {rouge1['gain']:+.3f}, 95 % interval "
-        f"{rouge1['low']:+.3f} to {rouge1['high']:+.3f}), ROUGE-L {rouge_l['before']:.3f} -> {rouge_l['after']:.3f}, "
-        f"on {evaluation['n']} held-out dialogues{whose}{apart}"
-    )

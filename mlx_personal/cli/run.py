@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.import_ import run_scoring
+from mlx_personal.cli.evaluation_table import evaluation_lines
+from mlx_personal.cli.import_ import accepted_text, open_questions_text, run_scoring
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.synthesize import proposal_lines, run_proposals, run_synthesis, synthesis_text
-from mlx_personal.cli.train import run_training, training_lines
+from mlx_personal.cli.train import promotion_lines, run_training, training_lines
 from mlx_personal.cli.watch import poll_data, poll_lines
+from mlx_personal.reporting import counted
 
 
 @click.command()
@@ -41,10 +43,10 @@ def run(cli: CommandContext) -> CommandResult:
         decisions, accepted = run_scoring(cli, personalizer)
         if unscored:
             done["score"] = decisions
-            lines.append(f"{unscored} dialogues scored.")
+            lines.append(f"{counted(unscored, 'dialogue')} scored.")
         if accepted:
             done["accept"] = accepted
-            lines.append(f"{accepted} verdicts that follow from imports were accepted.")
+            lines.append(f"{accepted_text(accepted)}.")
         if is_pending("synthesize"):
             synthesis = run_synthesis(cli, personalizer)
             done["synthesize"] = dataclasses.asdict(synthesis)
@@ -60,12 +62,19 @@ def run(cli: CommandContext) -> CommandResult:
         if is_pending("evaluate"):
             with progress_bar(cli, "Comparing") as on_progress:
                 adapter, promotion = personalizer.promote_pending(on_progress)
-            done["evaluate"] = {"adapter": adapter.id, "promoted": promotion.promoted}
-            outcome = "and promoted: it answers from now on" if promotion.promoted else "and not promoted"
-            lines.append(f"Adapter {adapter.id} was compared {outcome}.")
+            evaluation = None if promotion.evaluation is None else dataclasses.asdict(promotion.evaluation)
+            done["evaluate"] = {
+                "adapter": adapter.id,
+                "promoted": promotion.promoted,
+                "reason": promotion.reason,
+                "evaluation": evaluation,
+            }
+            if evaluation is not None:
+                lines += evaluation_lines(evaluation, f"Adapter {adapter.id}")
+            lines += promotion_lines(promotion)
         open_questions = personalizer.annotations.open_question_count()
     if not done:
         lines.append("No step is pending.")
     if open_questions:
-        lines.append(f"{open_questions} questions are open; answer them with {cli.command('review')}")
+        lines.append(open_questions_text(cli, open_questions))
     return CommandResult({"done": done, "open_questions": open_questions}, lambda console: print_lines(console, *lines))

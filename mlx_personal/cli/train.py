@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Final, cast
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.evaluate import evaluation_text
+from mlx_personal.cli.evaluation_table import evaluation_lines
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import bytes_text, progress_bar
 from mlx_personal.cli.training_progress import training_progress
 from mlx_personal.errors import StoppedError
 from mlx_personal.progress import Progress, ProgressEvent
+from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.finetune import TrainingEstimate, TrainingReport, TrainingStep
-    from mlx_personal.personalizer import Personalizer, TrainResult
+    from mlx_personal.personalizer import Personalizer, PromotionResult, TrainResult
 
 # What to say when Ctrl-C or SIGTERM stops a training run, by its phase: what happened, and what to do.
 _INTERRUPTED: Final = {
@@ -112,6 +113,7 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
         lines.append("Its training had finished before, so nothing was trained again.")
     elif report.resumed_from:
         lines.append(f"Resumed from step {report.resumed_from}, where it had been interrupted.")
+    lines += _pair_lines(report)
     lines += _excluded_lines(report)
     lines += [f"Note: {note}" for note in report.notes]
     lines.append(
@@ -131,14 +133,21 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
             f"promoted; to use it: {promote}"
         )
         return lines
-    lines.append(f"{evaluation_text(dataclasses.asdict(result.evaluation))}.")
-    if result.promoted:
-        lines.append("The adapter is promoted: it answers from now on.")
-    elif result.exceeds_forgetting:
-        lines.append("The adapter exceeds `max_forgetting` of the settings: it is kept and not promoted.")
-    else:
-        lines.append("The adapter is not better than the one in use: it is kept and not promoted.")
+    lines += evaluation_lines(dataclasses.asdict(result.evaluation), f"Adapter {result.adapter.id}")
+    lines += promotion_lines(result)
     return lines
+
+
+def promotion_lines(result: PromotionResult) -> list[str]:
+    """Return sentences on whether an adapter was promoted, and why."""
+    baseline = "" if result.against_current == result.evaluation else "Against the adapter that was in use: "
+    text = f"{baseline}{result.reason}."
+    reason = [text[:1].upper() + text[1:]] if result.reason else []
+    if result.promoted:
+        return [*reason, "The adapter is promoted: it answers from now on."]
+    if result.exceeds_forgetting:
+        return [*reason, "The adapter exceeds `max_forgetting` of the settings: it is kept and not promoted."]
+    return [*reason, "The adapter is not better than the one in use: it is kept and not promoted."]
 
 
 def _show_result(console: Console, cli: CommandContext, result: TrainResult) -> None:
@@ -163,6 +172,9 @@ def _estimate_lines(estimate: TrainingEstimate) -> list[str]:
         f"{estimate.samples} samples, {estimate.replayed_samples} of them general ones, in {estimate.epochs} epochs of "
         f"{estimate.target_tokens:,} target tokens: {estimate.steps} steps."
     ]
+    if estimate.pairs:
+        pairs = counted(estimate.pairs, "preference pair")
+        lines.append(f"Among the samples: {pairs}, for the objective {estimate.objective}.")
     if estimate.validation_samples:
         lines.append(f"{estimate.validation_samples} samples are held out to find the best epoch.")
     if estimate.general_samples:
@@ -190,6 +202,19 @@ def _estimate_text(report: TrainingReport) -> str:
     if estimate is None:
         return ""
     return f" ({estimate / 1e9:.2f} GB estimated, {estimate / report.peak_memory_bytes - 1:+.0%})"
+
+
+def _pair_lines(report: TrainingReport) -> list[str]:
+    """Return a line about the rewards of preference pairs, under trl's names, if there are any."""
+    if not report.rewards:
+        return []
+    texts = []
+    for name in ("rewards/margins", "rewards/accuracies"):
+        values = report.rewards[name]
+        held_out = report.validation_rewards.get(f"eval_{name}", ())
+        of_best = next((f", validation {value:.3f}" for step, value in held_out if step == report.best_step), "")
+        texts.append(f"{name} {values[0]:.3f} in the first epoch, {values[-1]:.3f} in the last{of_best}")
+    return [f"{counted(report.pairs, 'preference pair')}: {'; '.join(texts)}."]
 
 
 def _excluded_lines(training: TrainingReport | TrainingEstimate) -> list[str]:

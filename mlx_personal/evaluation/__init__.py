@@ -11,7 +11,7 @@ from mlx_personal.lazy_imports import lazy_exports
 
 if TYPE_CHECKING:
     from mlx_personal.evaluation.answer_loss import AnswerLoss, answer_losses
-    from mlx_personal.evaluation.answer_similarity import answer_similarities
+    from mlx_personal.evaluation.answer_similarity import answer_similarities, with_cache
     from mlx_personal.evaluation.choice import (
         ChoiceChange,
         compare_choice,
@@ -19,14 +19,23 @@ if TYPE_CHECKING:
         reciprocal_ranks,
         top1_shares,
     )
+    from mlx_personal.evaluation.comparison import (
+        EvaluationPart,
+        ModelOutputs,
+        compare_outputs,
+        compute_outputs,
+        make_parts,
+        typical_answer,
+    )
     from mlx_personal.evaluation.config import EvaluationConfig
     from mlx_personal.evaluation.constant_answer import choose_constant_answer
     from mlx_personal.evaluation.diversity import distinct_2, mean_words
     from mlx_personal.evaluation.evaluate import (
+        AnswerStatistic,
+        ConstantAnswer,
         EvaluatedDialogue,
         Evaluation,
         compare_answers,
-        compare_apart,
         generate_answers,
     )
     from mlx_personal.evaluation.holdout import assign_split, is_held_out
@@ -46,19 +55,27 @@ else:
             "AnswerLoss": "answer_loss",
             "answer_losses": "answer_loss",
             "answer_similarities": "answer_similarity",
+            "with_cache": "answer_similarity",
             "ChoiceChange": "choice",
             "compare_choice": "choice",
             "group_by_length": "choice",
             "reciprocal_ranks": "choice",
             "top1_shares": "choice",
+            "EvaluationPart": "comparison",
+            "ModelOutputs": "comparison",
+            "compare_outputs": "comparison",
+            "compute_outputs": "comparison",
+            "make_parts": "comparison",
+            "typical_answer": "comparison",
             "EvaluationConfig": "config",
             "choose_constant_answer": "constant_answer",
             "distinct_2": "diversity",
             "mean_words": "diversity",
+            "AnswerStatistic": "evaluate",
+            "ConstantAnswer": "evaluate",
             "EvaluatedDialogue": "evaluate",
             "Evaluation": "evaluate",
             "compare_answers": "evaluate",
-            "compare_apart": "evaluate",
             "generate_answers": "evaluate",
             "assign_split": "holdout",
             "is_held_out": "holdout",
@@ -78,11 +95,15 @@ else:
 
 __all__ = [
     "AnswerLoss",
+    "AnswerStatistic",
     "ChoiceChange",
+    "ConstantAnswer",
     "EvaluatedDialogue",
     "Evaluation",
     "EvaluationConfig",
+    "EvaluationPart",
     "MetricChange",
+    "ModelOutputs",
     "Question",
     "SpecificityChange",
     "answer_likelihoods",
@@ -92,14 +113,16 @@ __all__ = [
     "bootstrap_interval",
     "choose_constant_answer",
     "compare_answers",
-    "compare_apart",
     "compare_choice",
+    "compare_outputs",
     "compare_specificity",
+    "compute_outputs",
     "distinct_2",
     "draw_other_questions",
     "generate_answers",
     "group_by_length",
     "is_held_out",
+    "make_parts",
     "make_questions",
     "mean_words",
     "own_question_shares",
@@ -107,4 +130,6 @@ __all__ = [
     "reciprocal_ranks",
     "specificities",
     "top1_shares",
+    "typical_answer",
+    "with_cache",
 ]

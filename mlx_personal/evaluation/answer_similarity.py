@@ -40,6 +40,22 @@ def answer_similarities(
     ]
 
 
+def with_cache(embed: Embed) -> Embed:
+    """Return a function that computes each text's vector only once.
+
+    Args:
+        embed: Computes the vectors.
+    """
+    vectors: dict[str, np.ndarray] = {}
+
+    def cached(texts: Sequence[str]) -> list[np.ndarray]:
+        if new := [text for text in dict.fromkeys(texts) if text not in vectors]:
+            vectors.update(zip(new, embed(new), strict=True))
+        return [vectors[text] for text in texts]
+
+    return cached
+
+
 def _float64(vector: np.ndarray) -> np.ndarray:
     return np.asarray(vector, np.float64)
 

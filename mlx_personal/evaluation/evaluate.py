@@ -1,11 +1,11 @@
-"""Compare two models: generate answers, score them by ROUGE against the preferred answers, and bootstrap the gain.
+"""Generate answers, and compare two models' answers with the preferred ones by ROUGE, length and diversity.
 
-The fields of these dataclasses are the keys under which profiles store evaluations.
+The fields of these dataclasses are the keys under which profiles store evaluations. Those with a default are missing in
+evaluations of version 0.1. `comparison` computes the fields that compare likelihoods.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts
+from mlx_personal.evaluation.choice import ChoiceChange
+from mlx_personal.evaluation.diversity import distinct_2, mean_words
 from mlx_personal.evaluation.intervals import MetricChange
+from mlx_personal.evaluation.specificity import SpecificityChange
 from mlx_personal.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ class EvaluatedDialogue:
         rouge1_after: ROUGE-1 of the second model's answers.
         rougeL_before: ROUGE-L of the first model's answers.
         rougeL_after: ROUGE-L of the second model's answers.
+        log_likelihood_before: Log-likelihood of the preferred answers under the first model, in nats a token.
+        log_likelihood_after: Log-likelihood of the preferred answers under the second model, in nats a token.
     """
 
     questions: tuple[str, ...]
@@ -43,6 +48,38 @@ class EvaluatedDialogue:
     rouge1_after: float
     rougeL_before: float  # noqa: N815 - the name of the metric
     rougeL_after: float  # noqa: N815
+    log_likelihood_before: float | None = None
+    log_likelihood_after: float | None = None
+
+
+@dataclass(frozen=True)
+class AnswerStatistic:
+    """A property of all answers together, which is neither good nor bad in itself.
+
+    Attributes:
+        before: Value of the first model's answers.
+        after: Value of the second model's answers.
+        preferred: Value of the preferred answers.
+    """
+
+    before: float
+    after: float
+    preferred: float
+
+
+@dataclass(frozen=True)
+class ConstantAnswer:
+    """One answer given to every question, the most typical one among those trained on, compared with the second model.
+
+    Attributes:
+        answer: The answer.
+        rouge1: Change in ROUGE-1 from this answer to the second model's answers.
+        rougeL: Change in ROUGE-L from this answer to the second model's answers.
+    """
+
+    answer: str
+    rouge1: MetricChange
+    rougeL: MetricChange  # noqa: N815
 
 
 @dataclass(frozen=True)
@@ -56,6 +93,16 @@ class Evaluation:
         samples: The dialogues with their answers and scores.
         is_inferred: Whether the preferred answers were inferred from exports, and not judged by the user.
         inferred: The comparison on further dialogues for which they were, if there are any.
+        log_likelihood: Change in the log-likelihood of the preferred answers, in nats a token, mean over dialogues; the
+            perplexity is exp(-log_likelihood).
+        specificity: How much likelier a preferred answer is after its own question than after others; None without two
+            different questions.
+        choice: How high the preferred answer ranks among others; None without two different answers.
+        similarity: Change in the cosine similarity of generated and preferred answers, -1..1; None without two
+            different preferred answers.
+        constant_answer: One answer for all; None without answers to choose it from.
+        answer_words: Words per answer.
+        distinct_2: Share of the pairs of adjacent words that are different.
     """
 
     n: int
@@ -64,6 +111,13 @@ class Evaluation:
     samples: tuple[EvaluatedDialogue, ...]
     is_inferred: bool = False
     inferred: Evaluation | None = None
+    log_likelihood: MetricChange | None = None
+    specificity: SpecificityChange | None = None
+    choice: ChoiceChange | None = None
+    similarity: MetricChange | None = None
+    constant_answer: ConstantAnswer | None = None
+    answer_words: AnswerStatistic | None = None
+    distinct_2: AnswerStatistic | None = None
 
 
 def generate_answers(
@@ -97,7 +151,7 @@ def generate_answers(
 def compare_answers(
     before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], preferred: Sequence[Dialogue], seed: int = 0
 ) -> Evaluation:
-    """Compare two models' answers by ROUGE-1 and ROUGE-L against the preferred answers.
+    """Compare two models' answers with the preferred ones by ROUGE-1, ROUGE-L, length and diversity.
 
     Args:
         before: Answers of the first model, one for each assistant turn of each dialogue.
@@ -119,46 +173,9 @@ def compare_answers(
         rouge1=MetricChange.of([s.rouge1_before for s in samples], [s.rouge1_after for s in samples], seed),
         rougeL=MetricChange.of([s.rougeL_before for s in samples], [s.rougeL_after for s in samples], seed),
         samples=samples,
+        answer_words=_statistic(mean_words, samples),
+        distinct_2=_statistic(distinct_2, samples),
     )
-
-
-def compare_apart(
-    before: Sequence[Sequence[str]],
-    after: Sequence[Sequence[str]],
-    preferred: Sequence[Dialogue],
-    inferred: Sequence[bool],
-    seed: int = 0,
-) -> Evaluation:
-    """Compare two models' answers on the dialogues that the user judged, and apart from them on all others.
-
-    Args:
-        before: Answers of the first model, one for each assistant turn of each dialogue.
-        after: Answers of the second model.
-        preferred: The dialogues with the preferred answers.
-        inferred: For each dialogue, whether its preferred answers were inferred from an export.
-        seed: Random seed of the bootstrap.
-
-    Returns:
-        The comparison on the dialogues that the user judged, with that on the others; if the user judged none, the
-        comparison on the others alone.
-
-    Raises:
-        ValueError: If there are no dialogues, or not one answer for each assistant turn.
-    """
-    evaluations: dict[bool, Evaluation] = {}
-    compared = list(zip(before, after, preferred, inferred, strict=True))
-    for is_inferred in (False, True):
-        part = [(b, a, dialogue) for b, a, dialogue, flag in compared if flag == is_inferred]
-        if part:
-            evaluation = compare_answers(
-                [b for b, _, _ in part], [a for _, a, _ in part], [d for _, _, d in part], seed
-            )
-            evaluations[is_inferred] = dataclasses.replace(evaluation, is_inferred=is_inferred)
-    if not evaluations:
-        raise ValueError("there is no dialogue to evaluate on")
-    if False not in evaluations:
-        return evaluations[True]
-    return dataclasses.replace(evaluations[False], inferred=evaluations.get(True))
 
 
 def _evaluate(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...]) -> EvaluatedDialogue:
@@ -173,6 +190,14 @@ def _evaluate(dialogue: Dialogue, before: tuple[str, ...], after: tuple[str, ...
         rougeL_before=_mean_score(rougeL, before, preferred),
         rougeL_after=_mean_score(rougeL, after, preferred),
     )
+
+
+def _statistic(metric: Callable[[list[str]], float], samples: Sequence[EvaluatedDialogue]) -> AnswerStatistic:
+    before, after, preferred = (
+        metric([turn for sample in samples for turn in getattr(sample, name)])
+        for name in ("before", "after", "preferred")
+    )
+    return AnswerStatistic(before, after, preferred)
 
 
 def _mean_score(metric: Callable[[str, str], float], answers: tuple[str, ...], preferred: tuple[str, ...]) -> float:

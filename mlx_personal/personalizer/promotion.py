@@ -1,4 +1,14 @@
-"""The promotion rule: a new adapter is promoted if it is better than the one in use on the held-out dialogues."""
+"""The promotion rule: a new adapter is promoted if it is better than the one in use on the held-out dialogues.
+
+What counts as better is the setting `evaluation.promotion`:
+
+- `likelihood`: the preferred answers became likelier, and ROUGE-1 is not worse.
+- `choice`: the preferred answers rank higher among other answers, and ROUGE-1 is not worse.
+- `rouge1`: the mean ROUGE-1 is higher.
+
+A gain counts if its 95 % interval is above 0. ROUGE-1 is worse only if the interval of its gain is below 0: greedy
+answers to a few questions differ by chance.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +19,28 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
+from mlx_personal.embedding import make_embedder
 from mlx_personal.errors import StorageError, UserError
-from mlx_personal.evaluation import Evaluation, compare_apart, generate_answers
+from mlx_personal.evaluation import (
+    Evaluation,
+    EvaluationPart,
+    MetricChange,
+    ModelOutputs,
+    compare_outputs,
+    compute_outputs,
+    make_parts,
+    typical_answer,
+    with_cache,
+)
+from mlx_personal.evaluation.answer_similarity import Embed
 from mlx_personal.finetune.report import forgetting
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
+from mlx_personal.personalizer.memory import profile_memory
 from mlx_personal.personalizer.pending import unevaluated_adapter
 from mlx_personal.profile import AdapterRow, Store
 from mlx_personal.progress import Progress, ProgressEvent, as_stage
@@ -32,6 +57,7 @@ class PromotionResult:
         against_current: Comparison with the adapter that was in use, or with the base model if none was; None if no
             dialogue is held out.
         promoted: Whether the adapter is now in use.
+        reason: Why the adapter is better than the one in use, or why it is not; empty if no dialogue is held out.
         exceeds_forgetting: Whether forgetting exceeds the configured limit, so that it is not promoted.
         has_effect: Whether the adapter changes what the model computes; otherwise it is not promoted.
     """
@@ -39,21 +65,24 @@ class PromotionResult:
     evaluation: Evaluation | None
     against_current: Evaluation | None
     promoted: bool
+    reason: str
     exceeds_forgetting: bool
     has_effect: bool
 
 
 @dataclass(frozen=True)
-class _HeldOut:
-    """The held-out dialogues.
+class _Comparison:
+    """What is the same for all models that are compared.
 
     Attributes:
-        dialogues: The dialogues with their preferred answers.
-        inferred: For each one, whether its annotation was inferred from an export and accepted without asking.
+        parts: The held-out dialogues.
+        constant_answer: One answer for all; None without answers to choose it from.
+        embed: Computes the base model's vectors of answers; None if the embedder cannot be used.
     """
 
-    dialogues: list[Dialogue]
-    inferred: list[bool]
+    parts: Sequence[EvaluationPart]
+    constant_answer: str | None
+    embed: Embed | None
 
 
 class Promoter:
@@ -83,15 +112,15 @@ class Promoter:
 
     def held_out_dialogues(self) -> list[Dialogue]:
         """Return the annotated dialogues that are held out, with their preferred answers."""
-        return self._held_out().dialogues
+        return [dialogue for dialogue, _ in self._held_out()]
 
     def promote_if_better(self, adapter: AdapterRow, on_progress: Progress | None = None) -> PromotionResult:
         """Evaluate an adapter, store the evaluation, and promote the adapter if it is better than the one in use.
 
-        It is better if its mean ROUGE-1 on the held-out dialogues is higher, if its forgetting does not exceed the
-        configured limit, and if it changes what the base model computes. Dialogues whose annotation was inferred from
-        an export count only if the user annotated none of those that are held out. Without held-out dialogues the
-        adapter is neither evaluated nor promoted.
+        It is promoted if it is better by the configured rule, if its forgetting does not exceed the configured limit,
+        and if it changes what the base model computes. Dialogues whose annotation was inferred from an export count
+        only if the user annotated none of those that are held out. Without held-out dialogues the adapter is neither
+        evaluated nor promoted.
 
         Args:
             adapter: The adapter.
@@ -99,27 +128,28 @@ class Promoter:
         """
         current, held_out = self._adapters.promoted(), self._held_out()
         exceeds_forgetting, has_effect = self._exceeds_forgetting(adapter), self._adapters.has_effect(adapter)
-        if not held_out.dialogues:
-            return PromotionResult(None, None, adapter == current, exceeds_forgetting, has_effect)
-        answers = self._generate(adapter, held_out.dialogues, on_progress)
-        evaluation = against_current = self._compare(None, answers, held_out, on_progress)
+        if not held_out:
+            return PromotionResult(None, None, adapter == current, "", exceeds_forgetting, has_effect)
+        comparison = self._prepare(held_out)
+        outputs = self._compute_outputs(adapter, comparison, on_progress)
+        evaluation = against_current = self._compare(None, outputs, comparison, on_progress)
         if current is not None and current != adapter:
             # If the files of the adapter in use are damaged or missing, the comparison with the base model decides.
             try:
-                against_current = self._compare(current, answers, held_out, on_progress)
+                against_current = self._compare(current, outputs, comparison, on_progress)
             except StorageError:
                 raise  # they may be undamaged, so the adapter in use must not be replaced without a comparison
             except UserError as error:
                 logger.info("the adapter in use cannot be compared: %s", error)
+        is_better, reason = is_better_by(self._config.evaluation.promotion, against_current)
         with self._store.transaction():
             self._store.set_evaluation(adapter.id, dataclasses.asdict(evaluation))
-            is_better = against_current.rouge1.gain > 0 and not exceeds_forgetting and has_effect
-            if current != adapter and is_better:
+            if current != adapter and is_better and not exceeds_forgetting and has_effect:
                 self._store.promote(adapter.id)
         promoted = self._adapters.promoted()
         is_promoted = promoted is not None and promoted.id == adapter.id
         logger.info("adapter %d was evaluated: %s", adapter.id, "promoted" if is_promoted else "not promoted")
-        return PromotionResult(evaluation, against_current, is_promoted, exceeds_forgetting, has_effect)
+        return PromotionResult(evaluation, against_current, is_promoted, reason, exceeds_forgetting, has_effect)
 
     def promote_pending(self, on_progress: Progress | None = None) -> tuple[AdapterRow, PromotionResult]:
         """Evaluate the adapter that has not been evaluated, and promote it if it is better.
@@ -149,14 +179,40 @@ class Promoter:
             The comparison; None if no dialogue is held out.
         """
         held_out = self._held_out()
-        if not held_out.dialogues:
+        if not held_out:
             return None
-        return self._compare(None, self._generate(adapter, held_out.dialogues, on_progress), held_out, on_progress)
+        comparison = self._prepare(held_out)
+        return self._compare(None, self._compute_outputs(adapter, comparison, on_progress), comparison, on_progress)
 
-    def _held_out(self) -> _HeldOut:
+    def _held_out(self) -> list[tuple[Dialogue, bool]]:
+        """Return the held-out dialogues with the preferred answers, and whether an export implied these."""
         annotations = self._store.preferred_annotations(held_out=True)
-        pairs = [(a.preferred, a.origin == "inferred") for a in annotations if a.preferred is not None]
-        return _HeldOut([dialogue for dialogue, _ in pairs], [inferred for _, inferred in pairs])
+        return [(a.preferred, a.origin == "inferred") for a in annotations if a.preferred is not None]
+
+    def _prepare(self, held_out: Sequence[tuple[Dialogue, bool]]) -> _Comparison:
+        """Prepare the comparison of models on the held-out dialogues."""
+        lm, config = self._adapted_model(None), self._config.evaluation
+        memory = profile_memory(self._store, self._config, lm)
+        # As in chat: the nearest kept dialogues, of which none is held out, stand before each question.
+        dialogues = [memory.with_examples(dialogue) for dialogue, _ in held_out]
+        parts = make_parts(lm, dialogues, [flag for _, flag in held_out], config)
+        annotations = self._store.preferred_annotations(held_out=False)
+        trained_on = [annotation.preferred for annotation in annotations if annotation.preferred is not None]
+        return _Comparison(parts, typical_answer(lm, trained_on, config.max_tokens), self._make_embed(lm))
+
+    def _make_embed(self, lm: LanguageModel) -> Embed | None:
+        """Return a function that computes the base model's vectors, whatever adapter is attached."""
+        try:
+            embedder = make_embedder(self._config.embedding, lm)
+        except UserError as error:
+            logger.info("the similarity of answers is not measured: %s", error)
+            return None
+
+        def embed(texts: Sequence[str]) -> list[np.ndarray]:
+            with lm.disable_adapter():
+                return [embedding.vector for embedding in embedder.embed(texts)]
+
+        return with_cache(embed)
 
     def _exceeds_forgetting(self, adapter: AdapterRow) -> bool:
         """Return whether forgetting exceeds the configured limit; False without general dialogues."""
@@ -166,26 +222,65 @@ class Promoter:
         # Not `>`: an adapter whose loss is NaN must not be promoted.
         return rise is not None and not rise <= self._config.finetune.max_forgetting
 
-    def _generate(
-        self, adapter: AdapterRow | Path | None, preferred: Sequence[Dialogue], on_progress: Progress | None
-    ) -> list[list[str]]:
-        if on_progress is not None:
-            on_progress(ProgressEvent("evaluation", 0, len(preferred)))  # because the first answer may take a while
+    def _compute_outputs(
+        self, adapter: AdapterRow | Path | None, comparison: _Comparison, on_progress: Progress | None
+    ) -> list[ModelOutputs]:
+        """Generate answers with an adapter or the base model, and compute the likelihoods of the preferred ones."""
+        if on_progress is not None:  # because the first answer may take a while
+            on_progress(ProgressEvent("evaluation", 0, sum(len(part.dialogues) for part in comparison.parts)))
         with self._measure("evaluation"):
-            return generate_answers(
-                self._adapted_model(adapter),
-                preferred,
-                self._config.evaluation.max_tokens,
-                as_stage("evaluation", on_progress),
-            )
+            lm, max_tokens = self._adapted_model(adapter), self._config.evaluation.max_tokens
+            return compute_outputs(lm, comparison.parts, max_tokens, as_stage("evaluation", on_progress))
 
     def _compare(
         self,
         baseline: AdapterRow | None,
-        answers: Sequence[Sequence[str]],
-        held_out: _HeldOut,
+        outputs: Sequence[ModelOutputs],
+        comparison: _Comparison,
         on_progress: Progress | None,
     ) -> Evaluation:
-        """Compare an adapter's answers with those of another adapter, or of the base model."""
-        before = self._generate(baseline, held_out.dialogues, on_progress)
-        return compare_apart(before, answers, held_out.dialogues, held_out.inferred, self._config.evaluation.seed)
+        """Compare an adapter's outputs with those of another adapter, or of the base model."""
+        before = self._compute_outputs(baseline, comparison, on_progress)
+        with self._measure("evaluation"):
+            return compare_outputs(
+                comparison.parts,
+                before,
+                outputs,
+                comparison.constant_answer,
+                comparison.embed,
+                self._config.evaluation.seed,
+            )
+
+
+def is_better_by(rule: str, evaluation: Evaluation) -> tuple[bool, str]:
+    """Decide whether the second model of an evaluation is better than the first.
+
+    Args:
+        rule: One of `evaluation.config.PROMOTION_RULES`.
+        evaluation: The comparison of the two models.
+
+    Returns:
+        Whether it is better, and why or why not.
+    """
+    rouge1 = evaluation.rouge1
+    if rule == "rouge1":
+        is_better = rouge1.gain > 0
+        return is_better, f"ROUGE-1 {'rose' if is_better else 'did not rise'}: {rouge1.gain:+z.3f}"
+    if rule == "choice":
+        name, unit = "rank among other answers", "in mean reciprocal rank"
+        change = None if evaluation.choice is None else evaluation.choice.mrr
+    else:
+        name, unit = "likelihood", "nats a token"
+        change = evaluation.log_likelihood
+    if change is None:
+        return False, f"the preferred answers' {name} could not be compared on {evaluation.n} dialogues"
+    gain = f"{change.gain:+z.3f} {unit}, {_interval_text(change)}"
+    if not change.low > 0:
+        return False, f"the gain in the preferred answers' {name} may be chance: {gain}"
+    if not rouge1.high >= 0:
+        return False, f"the preferred answers' {name} rose ({gain}), but ROUGE-1 fell: {_interval_text(rouge1)}"
+    return True, f"the preferred answers' {name} rose ({gain}), and ROUGE-1 is not worse"
+
+
+def _interval_text(change: MetricChange) -> str:
+    return f"95 % interval {change.low:+z.3f} to {change.high:+z.3f}"

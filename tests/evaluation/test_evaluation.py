@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -17,7 +16,6 @@ from mlx_personal.evaluation import (
     assign_split,
     bootstrap_interval,
     compare_answers,
-    compare_apart,
     generate_answers,
     is_held_out,
 )
@@ -92,28 +90,6 @@ def test_answers_that_do_not_match_the_dialogues_are_refused() -> None:
         compare_answers([["a"]], [], [SOUP])
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([])
-
-
-def test_dialogues_whose_verdict_was_inferred_are_compared_apart() -> None:
-    before, after, dialogues = [["a"], ["b"], ["c"]], [["d"], ["e"], ["A soup of leeks."]], [SOUP, BEANS, SOUP]
-    evaluation = compare_apart(before, after, dialogues, [False, True, False], seed=5)
-    own = compare_answers([["a"], ["c"]], [["d"], ["A soup of leeks."]], [SOUP, SOUP], seed=5)
-    others = dataclasses.replace(compare_answers([["b"]], [["e"]], [BEANS], seed=5), is_inferred=True)
-    assert evaluation == dataclasses.replace(own, inferred=others)
-    assert not evaluation.is_inferred
-
-
-def test_without_dialogues_that_the_user_judged_the_others_are_compared() -> None:
-    evaluation = compare_apart([["a"]], [["b"]], [SOUP], [True])
-    assert evaluation == dataclasses.replace(compare_answers([["a"]], [["b"]], [SOUP]), is_inferred=True)
-    assert compare_apart([["a"]], [["b"]], [SOUP], [False]) == compare_answers([["a"]], [["b"]], [SOUP])
-
-
-def test_flags_that_do_not_match_the_dialogues_are_refused() -> None:
-    with pytest.raises(ValueError, match="no dialogue"):
-        compare_apart([], [], [], [])
-    with pytest.raises(ValueError, match="argument"):
-        compare_apart([["a"]], [["b"]], [SOUP], [])
 
 
 # The bootstrap

@@ -13,7 +13,7 @@ import pytest
 
 from mlx_personal import Personalizer
 from mlx_personal.errors import UserError
-from mlx_personal.evaluation import compare_apart
+from mlx_personal.evaluation import MetricChange, compare_outputs
 from mlx_personal.finetune import LoRAConfig, TrainingStep, finetune
 from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.profile import NewSynthetic
@@ -130,11 +130,11 @@ def test_an_adapter_above_max_forgetting_is_not_promoted(
         return dataclasses.replace(report, general_losses=((0, 2.0), (report.best_step, 2.0 * (1 + rise))))
 
     def always_better(*args: Any, **kwargs: Any) -> Any:
-        evaluation = compare_apart(*args, **kwargs)
-        return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.5))
+        better = MetricChange(0.0, 0.5, 0.5, 0.4, 0.6)
+        return dataclasses.replace(compare_outputs(*args, **kwargs), log_likelihood=better, rouge1=better)
 
     monkeypatch.setattr("mlx_personal.personalizer.personalizer.finetune", forgetful)
-    monkeypatch.setattr("mlx_personal.personalizer.promotion.compare_apart", always_better)
+    monkeypatch.setattr("mlx_personal.personalizer.promotion.compare_outputs", always_better)
     trained = ready.train()
     assert trained.report.forgetting == pytest.approx(rise)
     assert (trained.promoted, trained.exceeds_forgetting) == (promoted, not promoted)

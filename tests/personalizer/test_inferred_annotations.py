@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config
+from mlx_personal.evaluation import AnswerLoss, EvaluationPart, ModelOutputs
 from mlx_personal.profile import AdapterRow
 from mlx_personal.progress import Progress
 from mlx_personal.selection import SelectionConfig
@@ -37,14 +40,18 @@ def adapter(
 ) -> AdapterRow:
     """Return an adapter that answers some of the dialogues right; the base model does others."""
 
-    def generate(
-        adapter: AdapterRow | None, preferred: Sequence[Dialogue], on_progress: Progress | None
-    ) -> list[list[str]]:
-        numbers = [int(dialogue.question.rstrip("?").split()[-1]) for dialogue in preferred]
+    def outputs(adapter: AdapterRow | None, comparison: Any, on_progress: Progress | None) -> list[ModelOutputs]:
         right = base_good if adapter is None else good
-        return [[RIGHT if number in right else WRONG] for number in numbers]
+        return [outputs_of(part, right) for part in comparison.parts]
 
-    monkeypatch.setattr(personalizer._promoter, "_generate", generate)
+    def outputs_of(part: EvaluationPart, right: set[int]) -> ModelOutputs:
+        """Return outputs in which right answers are also the likelier ones."""
+        is_right = [int(dialogue.question.rstrip("?").split()[-1]) in right for dialogue in part.dialogues]
+        answers = [[RIGHT if good else WRONG] for good in is_right]
+        likelihoods = np.zeros((len(part.questions), len(part.questions)))
+        return ModelOutputs(answers, [AnswerLoss(2.0 if good else 4.0, 2) for good in is_right], likelihoods)
+
+    monkeypatch.setattr(personalizer._promoter, "_compute_outputs", outputs)
     monkeypatch.setattr(personalizer.adapters, "has_effect", lambda adapter: True)
     run_id = personalizer.store.begin_run("training", personalizer.fingerprint, {})
     personalizer.store.finish_run(run_id, {})

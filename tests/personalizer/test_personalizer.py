@@ -16,7 +16,7 @@ from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.errors import StorageError, UserError
-from mlx_personal.evaluation import Evaluation, EvaluationConfig, compare_answers, compare_apart
+from mlx_personal.evaluation import Evaluation, EvaluationConfig, compare_answers, compare_outputs
 from mlx_personal.finetune import LoRAConfig
 from mlx_personal.profile import AdapterRow
 from mlx_personal.selection import Decision, SelectionCandidate, SelectionConfig, Selector
@@ -28,7 +28,7 @@ CONFIG = Config(
     annotation=AnnotationConfig(questions_per_day=100),
     synthesis=SynthesisConfig(k=2, band=(0.0, 1.0), max_tokens=16, **PUBLISHED_METHOD),
     finetune=LoRAConfig(epochs=1),
-    evaluation=EvaluationConfig(max_tokens=8, holdout_ratio=0.5),
+    evaluation=EvaluationConfig(max_tokens=8, holdout_ratio=0.5, choices=0, other_questions=0),
 )
 
 
@@ -167,12 +167,14 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(
     from mlx_personal.personalizer import promotion
 
     def no_gain(*arguments: Any) -> Evaluation:
-        evaluation = compare_apart(*arguments)
-        return dataclasses.replace(evaluation, rouge1=dataclasses.replace(evaluation.rouge1, gain=0.0))
+        evaluation = compare_outputs(*arguments)
+        assert evaluation.log_likelihood is not None
+        return dataclasses.replace(evaluation, log_likelihood=dataclasses.replace(evaluation.log_likelihood, low=0.0))
 
-    monkeypatch.setattr(promotion, "compare_apart", no_gain)
+    monkeypatch.setattr(promotion, "compare_outputs", no_gain)
     trained = personalizer.train()
     assert not trained.promoted
+    assert trained.reason.startswith("the gain in the preferred answers' likelihood may be chance: ")
     assert personalizer.adapters.promoted() is None
     assert len(personalizer.store.adapters()) == 1
 

@@ -1,0 +1,134 @@
+"""A table of an evaluation in 80 columns: each metric before and after, its gain, and what it means in plain words."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+# Widths of the columns: metric, before, after, gain, interval of the gain.
+_WIDTHS: Final = (24, 9, 9, 9, 21)
+_WIDTH: Final = 79
+
+
+def evaluation_lines(evaluation: Mapping[str, Any], name: str) -> list[str]:
+    """Return the table of an evaluation as lines of text.
+
+    Args:
+        evaluation: An evaluation as it is stored with an adapter; those of older versions have fewer metrics.
+        name: What is compared with the base model.
+    """
+    whose = " with verdicts inferred from imports" if evaluation.get("is_inferred") else ""
+    count = evaluation["n"]
+    title = f"{name} against the base model, on {count} held-out dialogue{'' if count == 1 else 's'}{whose}:"
+    lines = [
+        *textwrap.wrap(title, _WIDTH, break_long_words=False, break_on_hyphens=False),
+        _row("", "before", "after", "gain", "95 % interval"),
+        *_likelihood_lines(evaluation),
+        *_question_lines(evaluation),
+        *_answer_lines(evaluation),
+    ]
+    if evaluation.get("inferred"):
+        lines += ["", *evaluation_lines(evaluation["inferred"], "Apart from these, " + _lower_first(name))]
+    return lines
+
+
+def _likelihood_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    change = evaluation.get("log_likelihood")
+    if change is None:
+        return
+    yield from _change_lines("log-likelihood", change, "of your answers, nats a token; higher is better")
+    before, after = (f"{_perplexity(change[end]):,.2f}" for end in ("before", "after"))
+    factor, *interval = (f"x{_perplexity(change[end]):.2f}" for end in ("gain", "high", "low"))
+    yield _row("perplexity", before, after, factor, " to ".join(interval))
+    yield from _note("the same, as the number of equally likely tokens; lower is better")
+
+
+def _question_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the metrics that one answer for all cannot win."""
+    if specificity := evaluation.get("specificity"):
+        intervals = (_interval(*specificity[f"{end}_interval"]) for end in ("before", "after"))
+        yield from _change_lines(
+            "specificity",
+            specificity["nats"],
+            "how much likelier your answer is after its own question than after "
+            f"{_number(specificity['other_questions'], 'another', 'others')}, nats a token; 0 ignores the question "
+            f"(before {next(intervals)}, after {next(intervals)})",
+        )
+        yield from _change_lines(
+            "own question wins",
+            specificity["share"],
+            "share of these comparisons in which the own question makes your answer likelier; chance 50 %",
+            "percent",
+        )
+    if choice := evaluation.get("choice"):
+        note = (
+            f"the right one of up to {choice['choices']} of your answers of like length, by likelihood, for "
+            f"{choice['n']} questions; chance {choice['chance_top1']:.0%}"
+        )
+        yield from _change_lines("right choice", choice["top1"], note, "percent")
+        note = f"mean of 1 / the rank of the right one (MRR); chance {choice['chance_mrr']:.3f}"
+        yield from _change_lines("reciprocal rank", choice["mrr"], note)
+
+
+def _answer_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the metrics of generated answers."""
+    constant = evaluation.get("constant_answer")
+    for key, name, note in (
+        ("rouge1", "ROUGE-1", "words that the model's answers share with yours, 0 to 1"),
+        ("rougeL", "ROUGE-L", "the same, in order"),
+    ):
+        if constant:
+            change = constant[key]
+            note += (
+                f"; one answer for all has {change['before']:.3f}, the model {change['gain']:+z.3f} "
+                f"({_interval(change['low'], change['high'])})"
+            )
+        yield from _change_lines(name, evaluation[key], note)
+    if similarity := evaluation.get("similarity"):
+        yield from _change_lines("similarity", similarity, "in meaning, by embeddings, -1 to 1")
+    if counts := evaluation.get("answer_words"):
+        yield _row("words per answer", *(f"{counts[end]:.1f}" for end in ("before", "after")))
+        yield from _note(f"yours have {counts['preferred']:.1f}")
+    if distinct := evaluation.get("distinct_2"):
+        yield _row("distinct-2", *(f"{distinct[end]:.3f}" for end in ("before", "after")))
+        yield from _note(f"share of pairs of words that are not repeated; yours {distinct['preferred']:.3f}")
+
+
+def _change_lines(name: str, change: Mapping[str, float], note: str, unit: str = "") -> Iterator[str]:
+    """Yield the line of a metric, and below it what it means."""
+    if unit == "percent":
+        before, after, gain = f"{change['before']:.1%}", f"{change['after']:.1%}", f"{change['gain']:+z.1%}"
+        interval = f"{change['low']:+z.1%} to {change['high']:+z.1%}"
+    else:
+        before, after, gain = f"{change['before']:.3f}", f"{change['after']:.3f}", f"{change['gain']:+z.3f}"
+        interval = _interval(change["low"], change["high"])
+    yield _row(name, before, after, gain, interval)
+    yield from _note(note)
+
+
+def _row(name: str, *cells: str) -> str:
+    widths = _WIDTHS[1:]
+    aligned: Iterable[str] = (cell.rjust(width) for cell, width in zip(cells, widths, strict=False))
+    return (name.ljust(_WIDTHS[0]) + "".join(aligned)).rstrip()
+
+
+def _note(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:+z.3f} to {high:+z.3f}"
+
+
+def _perplexity(log_likelihood: float) -> float:
+    return math.exp(min(-log_likelihood, 700))  # a larger one is infinite
+
+
+def _number(count: int, one: str, several: str) -> str:
+    return one if count == 1 else f"{count} {several}"
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
