@@ -1,20 +1,11 @@
 """The loss of a batch with preference pairs: DPO [Rafailov23] and ORPO [Hong24], as in trl.
 
-For a pair of answers y_w (chosen) and y_l (rejected) to a prompt x, with log p(y | x) the sum of the log-probabilities
-of the answer's tokens:
+Both samples of a pair are in the same batch, so that the gradient is that of the formula, for any size of the batches.
+The reference model of DPO is the base model: the same model without its adapter.
 
-    DPO:  -log sigmoid(beta * ((log p(y_w | x) - log p_ref(y_w | x)) - (log p(y_l | x) - log p_ref(y_l | x))))
-    ORPO: -beta * log sigmoid(log odds(y_w | x) - log odds(y_l | x)), with odds(y | x) = q / (1 - q)
-          and log q = log p(y | x) / |y|; the cross entropy of the chosen answers is added
-
-The reference model of DPO is the base model: the same model without its adapter. Both samples of a pair are in the same
-batch, so that the gradient is that of the formula, for any size of the batches.
-
-A step of a training run minimizes
-
-    mean over its pairs of their loss + weight * weighted mean over its targets of their cross entropy
-
-where the weight is `rpo_alpha` for `sft+dpo` and 1 otherwise; targets of samples of weight 0 are not counted.
+A step of a training run minimizes the mean of the losses of its pairs, plus the weighted mean of the cross entropies of
+its targets times `rpo_alpha` for `sft+dpo`, or 1 otherwise. Targets of samples of weight 0 are not counted.
+docs/concepts/preferences.md has the formulas.
 """
 
 from __future__ import annotations
