@@ -14,7 +14,7 @@ from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 
 # A longer text was pasted, such as a log. Its beginning and its end are kept, where the question is.
 MAX_PASTE_CHARS: Final = 10_000
-TOOL_CALL: Final = "a call of a tool by an agent"
+TOOL_CALL: Final = "a call of a tool without a text before it"
 TOOL_OUTPUT: Final = "the output of a tool of an agent"
 INJECTED: Final = "a text that the agent's program wrote"
 SUB_AGENT: Final = "a message of a sub-agent"
@@ -72,14 +72,16 @@ class AgentSession:
 
     def call_tool(self) -> None:
         """Add a call of a tool: the texts since the question are no answer."""
-        self.leave_out(TOOL_CALL)
-        if not self._is_asked:
-            return  # the texts before it answer an earlier question
-        for index in reversed(range(len(self._turns))):
+        is_with_text = False
+        # In the answer to a command, the texts before it answer an earlier question.
+        for index in reversed(range(len(self._turns) if self._is_asked else 0)):
             turn = self._turns[index]
             if turn.role == "user" or turn.calls_tool:
                 break
             self._turns[index] = replace(turn, calls_tool=True)
+            is_with_text = True
+        if not is_with_text:  # the turns with a text are counted when they are left out of the dialogue
+            self.leave_out(TOOL_CALL)
 
     def command(self) -> None:
         """Add a command that the person gave to the program, whose answer is none to a question."""

@@ -2,6 +2,8 @@
 
 The program writes its own messages into the session as if the person had typed them: the output of commands, reminders,
 summaries, notifications of tasks. They are recognized by fields of the record or by the tag that they begin with.
+
+What the person types while the agent works is in no record of its own kind but in an attachment `queued_command`.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ class ClaudeCodeImporter:
                 _read_user(session, value, lengths)
             elif kind == "assistant":
                 _read_assistant(session, value)
+            elif kind == "attachment":
+                _read_attachment(session, value)
             if text_of(value.get("uuid")):
                 lengths[value["uuid"]] = len(session)
         yield from session.result(identity, next((titles[kind] for kind in _TITLES if titles.get(kind)), ""))
@@ -78,13 +82,12 @@ def _read_user(session: AgentSession, value: Mapping[str, Any], lengths: Mapping
     results = [part for part in as_list(content) if as_mapping(part).get("type") == "tool_result"]
     for _ in results:
         session.leave_out(TOOL_OUTPUT)
-    origin = as_mapping(value.get("origin")).get("kind") or "human"
     text, left_out = text_of_parts(content)
     left_out.pop("tool_result", None)
-    if any(value.get(field) is True for field in _INJECTED_FIELDS) or _INJECTED.match(text):
+    if _is_injected(value) or _INJECTED.match(text):
         session.leave_out(INJECTED)
         return
-    if origin != "human" or _COMMAND.match(text):
+    if not _is_by_the_person(value) or _COMMAND.match(text):
         session.command()
         return
     typed = _ADDED.sub("", text).strip()
@@ -96,6 +99,31 @@ def _read_user(session: AgentSession, value: Mapping[str, Any], lengths: Mapping
     if parent is not None and parent < len(session):
         session.take_back(parent)
     session.ask(typed, as_time(value.get("timestamp")), left_out)
+
+
+def _read_attachment(session: AgentSession, value: Mapping[str, Any]) -> None:
+    """Add what the person typed while the agent worked; what the program queued then is left out."""
+    attachment = as_mapping(value.get("attachment"))
+    if attachment.get("type") != "queued_command":
+        return  # the state of the program, such as open files
+    text, left_out = text_of_parts(attachment.get("prompt"))
+    typed = _ADDED.sub("", text).strip()
+    is_prompt = attachment.get("commandMode", "prompt") == "prompt" and _is_by_the_person(attachment)
+    if _is_injected(value) or _is_injected(attachment) or _INJECTED.match(text) or not is_prompt:
+        # The agent reads it beside its work, and still answers the question before it.
+        session.leave_out(INJECTED)
+    elif _COMMAND.match(text):
+        session.command()
+    elif typed or left_out:
+        session.ask(typed, as_time(value.get("timestamp")), left_out)
+
+
+def _is_injected(fields: Mapping[str, Any]) -> bool:
+    return any(fields.get(name) is True for name in _INJECTED_FIELDS)
+
+
+def _is_by_the_person(fields: Mapping[str, Any]) -> bool:
+    return (as_mapping(fields.get("origin")).get("kind") or "human") == "human"
 
 
 def _read_assistant(session: AgentSession, value: Mapping[str, Any]) -> None:

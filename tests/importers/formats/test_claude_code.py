@@ -69,14 +69,15 @@ def test_only_the_closing_prose_is_an_answer_and_tools_are_counted(tmp_path: Pat
         record("2", "1", "assistant", text("I will look.")),
         record("3", "2", "assistant", USE),
         record("4", "3", "user", RESULT, toolUseResult={"stdout": "secret output"}),
-        record("5", "4", "assistant", text("The path is wrong.")),
+        record("4b", "4", "assistant", USE),
+        record("5", "4b", "assistant", text("The path is wrong.")),
         record("6", "5", "assistant", text("I changed it.")),
     ]
     path = write_lines(tmp_path / "s1.jsonl", records)
     assert dialogues(path) == [[EXCHANGE[0], ("assistant", "The path is wrong.\n\nI changed it.")]]
     assert Counter(skipped(path)) == {
         "an assistant turn that calls a tool": 1,
-        "a call of a tool by an agent": 1,
+        "a call of a tool without a text before it": 1,
         "the output of a tool of an agent": 1,
     }
 
@@ -111,6 +112,46 @@ def test_the_answer_to_a_command_is_none_to_the_question_before(tmp_path: Path, 
     path = write_lines(tmp_path / "s1.jsonl", [QUESTION, ANSWER, command, *replies])
     assert dialogues(path) == [EXCHANGE]
     assert "an answer to a command of the agent's program" in skipped(path)
+
+
+def queued(prompt: Any, **fields: Any) -> Fields:
+    attachment = {"type": "queued_command", "prompt": prompt, **fields}
+    return {**record("x", "1", "attachment", None), "attachment": attachment}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        queued("And on Linux?"),
+        queued("And on Linux?", commandMode="prompt", origin={"kind": "human"}),
+        queued(text("And on Linux?<system-reminder>Be careful.</system-reminder>")),
+    ],
+)
+def test_what_is_typed_while_the_agent_works_is_a_question(tmp_path: Path, prompt: Fields) -> None:
+    call, last = record("1", "a", "assistant", USE), record("z", "x", "assistant", text("There too."))
+    path = write_lines(tmp_path / "s1.jsonl", [QUESTION, ANSWER, record("w", "a", "user", "Look"), call, prompt, last])
+    assert dialogues(path) == [[*EXCHANGE, ("user", "Look\n\nAnd on Linux?"), ("assistant", "There too.")]]
+
+
+@pytest.mark.parametrize(
+    "attachment",
+    [
+        queued("A task has ended.", commandMode="task-notification"),
+        queued("A task has ended.", commandMode="prompt", origin={"kind": "task-notification"}),
+        queued("ls", commandMode="bash"),
+        queued("Be careful.", isMeta=True),
+    ],
+)
+def test_what_the_program_queues_is_left_out_and_the_question_is_answered(tmp_path: Path, attachment: Fields) -> None:
+    path = write_lines(tmp_path / "s1.jsonl", [QUESTION, record("1", "q", "assistant", USE), attachment, ANSWER])
+    assert dialogues(path) == [EXCHANGE]
+    assert "a text that the agent's program wrote" in skipped(path)
+
+
+def test_other_attachments_are_not_read(tmp_path: Path) -> None:
+    attachment = {**record("x", "q", "attachment", None), "attachment": {"type": "file", "prompt": "secret"}}
+    path = write_lines(tmp_path / "s1.jsonl", [QUESTION, attachment, ANSWER])
+    assert dialogues(path) == [EXCHANGE] and skipped(path) == []
 
 
 def test_reminders_and_open_files_are_cut_from_what_the_person_typed(tmp_path: Path) -> None:
@@ -167,7 +208,13 @@ def test_a_folder_of_projects_is_read(tmp_path: Path) -> None:
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_sessions_never_raise(tmp_path: Path, data: st.DataObject) -> None:
-    records = [QUESTION, record("3", "q", "assistant", USE), record("4", "3", "user", RESULT, origin={}), ANSWER]
+    records = [
+        QUESTION,
+        record("3", "q", "assistant", USE),
+        record("4", "3", "user", RESULT, origin={}),
+        queued("x"),
+        ANSWER,
+    ]
     path = write_lines(tmp_path / "s1.jsonl", data.draw(mutated(records)))
     try:
         list(read_imports(path, "claude-code"))

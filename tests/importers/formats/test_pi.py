@@ -55,7 +55,6 @@ def test_only_the_closing_prose_is_an_answer_and_tools_are_counted(tmp_path: Pat
     assert dialogues(path) == [EXCHANGE]
     assert Counter(skipped(path)) == {
         "an assistant turn that calls a tool": 1,
-        "a call of a tool by an agent": 1,
         "the output of a tool of an agent": 1,
         "a text that the agent's program wrote": 2,
     }
