@@ -19,6 +19,8 @@ CUT_OFF_REASONS: Final = frozenset({"length", "max_tokens", "max_output_tokens"}
 _WITHHELD_REASON: Final = "content_filter"
 # Fields of a message, or types of its parts, that hold thoughts.
 _REASONING_FIELDS: Final = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")
+# Fields of a response without choices that say what went wrong.
+_ERROR_FIELDS: Final = ("error", "errors", "message", "msg", "detail")
 _REASONING_PARTS: Final = ("reasoning", "thinking", "redacted_thinking", "reasoning_text")
 
 
@@ -76,8 +78,10 @@ def parse_completion(body: Any) -> Completion:
         body: The parsed JSON of the response.
 
     Raises:
-        ValueError: If it is not a chat completion.
+        ValueError: If it is not a chat completion, or the generation failed.
     """
+    if find_error(body) is not None:
+        raise ValueError("an error")
     try:
         choice = body["choices"][0]
         message, finish_reason = choice["message"], choice.get("finish_reason")
@@ -98,6 +102,23 @@ def parse_completion(body: Any) -> Completion:
         or bool(isinstance(refusal, str) and refusal.strip())
         or any(kind == "refusal" for kind, _ in parts),
     )
+
+
+def find_error(body: Any) -> Any:
+    """Return the error in the parsed JSON of a response that has the status of a success; None without one.
+
+    It is in the field `error` of the response or of its first choice, or the response has a message and no choices.
+    """
+    if not isinstance(body, Mapping):
+        return None
+    choices = body.get("choices")
+    if not choices and any(body.get(name) for name in _ERROR_FIELDS):
+        return body
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, Mapping):
+        return None
+    failed = "the generation failed" if choice.get("finish_reason") == "error" else None
+    return choice.get("error") or failed
 
 
 def parse_usage(body: Any) -> TokenUsage:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mlx_personal.augmentation.completion import parse_completion, parse_usage
+from mlx_personal.augmentation.completion import find_error, parse_completion, parse_usage
 from mlx_personal.augmentation.error_body import ErrorReport, read_error
 from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.response_cache import Response
@@ -264,8 +264,9 @@ class Server:
             completion = parse_completion(body)
         except ValueError as error:
             tokens = parse_usage(body).total
-            if isinstance(body, dict) and body.get("error"):  # Some servers send their errors with status 200.
-                raise self._error(http_response, tokens) from error
+            if (found := find_error(body)) is not None:  # some servers send their errors with status 200
+                error_response = dataclasses.replace(http_response, body=json.dumps(found).encode())
+                raise self._error(error_response, tokens) from error
             what = "its response is not a complete chat completion"
             raise RetryableError(what, billed=True, tokens=tokens) from error
         usage = parse_usage(body)

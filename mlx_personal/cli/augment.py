@@ -296,7 +296,8 @@ def _preview_result(bodies: Sequence[RequestBody]) -> CommandResult:
 def _show_profile_result(console: Console, cli: CommandContext, result: ProfileAugmentationResult) -> None:
     _show_requests(console, result.request_summary)
     if result.incomplete:
-        print_lines(console, "No synthetic dialogue is stored yet; run the same command again to continue.")
+        again = "; run the same command again to continue" if result.request_summary.remedy is None else ""
+        print_lines(console, f"No synthetic dialogue is stored yet{again}.")
         return
     kept = "were stored already" if result.up_to_date else "passed the filters"
     print_lines(
@@ -320,10 +321,10 @@ def _show_users_result(console: Console, user_folder: UserFolder, result: Augmen
         print_styled(console, name, "bold", f": {_user_text(user)}")
     for name, reason in result.failed.items():
         print_styled(console, "failed", "red", f" {name}: {reason}")
+    has_remedy = result.request_summary is not None and result.request_summary.remedy is not None
+    again = "" if has_remedy else "; run the same command again"
     for name in result.incomplete:
-        print_styled(
-            console, "incomplete", "yellow", f" {name}: some responses are missing; run the same command again"
-        )
+        print_styled(console, "incomplete", "yellow", f" {name}: some responses are missing{again}")
     print_lines(
         console,
         f"{len(result.trained)} new adapters in {out / 'adapters'}; {len(result.existing)} existed already.",

@@ -59,7 +59,9 @@ _SENTENCES: Final[Mapping[Action, _Sentence]] = {
     Action.GRANT_CONSENT: lambda arguments, command: (
         f"to allow it, run {command('augment', 'consent', *_consent_options(arguments))}"
     ),
-    Action.RAISE_MAX_TOKENS: lambda arguments, command: "raise --max-tokens",
+    Action.RAISE_MAX_TOKENS: lambda arguments, command: (
+        "raise --max-tokens, or let the server answer without reasoning"
+    ),
     Action.OMIT_REQUEST_FIELD: lambda arguments, command: (
         f"leave it out with --without-field {arguments.get('field', 'NAME')}"
     ),

@@ -153,7 +153,7 @@ def test_responses_without_an_answer_are_failures_that_are_charged_as_reported_a
         "did not answer all requests (the response was cut off after 2,048 tokens, before an answer): "
         "0 answered, 3 failed, 6 remaining"
     )
-    assert remedy_sentence(summary.remedy) == "raise --max-tokens"
+    assert remedy_sentence(summary.remedy) == "raise --max-tokens, or let the server answer without reasoning"
     assert summary.to_json()["message"] == f"{summary.message}; allow more tokens for a response of the server"
     think_for(fake_server, 10**9, {"content": None})
     assert fetch(1, max_tokens=3000).failed == 1
@@ -425,13 +425,27 @@ def test_a_limit_of_the_rate_is_retried(fetch: Fetch, fake_server: FakeServer, s
     assert summary.new == 1 and summary.tokens == 15 and len(fake_server.received) == 3
 
 
-def test_the_reason_of_the_last_attempt_is_in_the_message(fetch: Fetch, fake_server: FakeServer) -> None:
-    fake_server.default_fault = Fault(body=b'{"error": {"message": "the provider is overloaded"}}')
-    message = fetch(1, max_attempts=2).message
-    assert message is not None and "(it returned HTTP 200: the provider is overloaded)" in message
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"error": {"message": "the provider is overloaded"}}', "the provider is overloaded"),
+        (b'{"code": 1234, "msg": "no machine is free"}', "no machine is free"),
+        (b'{"choices": [{"error": {"message": "lost"}, "message": {"content": ""}}], "usage": 5}', "lost"),
+        (b'{"choices": [{"finish_reason": "error", "message": {"content": ""}}]}', "the generation failed"),
+    ],
+)
+def test_the_reason_of_an_error_with_the_status_of_a_success_is_in_the_message(
+    fetch: Fetch, fake_server: FakeServer, body: bytes, reason: str
+) -> None:
+    fake_server.default_fault = Fault(body=body)
+    summary = fetch(1, max_attempts=2)
+    assert (summary.failed, summary.tokens) == (1, 0)
+    assert summary.message is not None and f"(it returned HTTP 200: {reason})" in summary.message
 
 
-@pytest.mark.parametrize("body", [{}, [], 5, {"choices": []}, {"choices": [{"message": "text"}]}, {"choices": "ab"}])
+@pytest.mark.parametrize(
+    "body", [{}, [], 5, {"choices": []}, {"choices": [{"message": "text"}]}, {"choices": "ab"}], ids=str
+)
 def test_what_is_no_completion_is_refused(body: object) -> None:
     with pytest.raises(ValueError, match="not a chat completion"):
         parse_completion(body)
