@@ -157,8 +157,8 @@ def method_tables(task: LampTask, rows: Sequence[MethodRow], reference: str = RE
         rows: Rows of `method_rows`, at least one.
         reference: Reference method that the rows were made with.
     """
-    names = METRICS[task.kind]
-    compared = names[:1]
+    names: tuple[str, ...] = METRICS[task.kind]
+    compared: tuple[str, ...] = names[:1]
     if any(row.tokenizer_counts is not None and row.tokenizer_counts.pairs_with_other_words for row in rows):
         names, compared = (*names, *UNICODE_METRICS), (*compared, UNICODE_METRICS[0])
     reference = reference if any(row.method == reference for row in rows) else rows[0].method

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -196,7 +196,7 @@ def read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterat
         yield _with_usable_items(task, user, counts)
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
+def _entries(path: Path) -> Generator[dict[str, Any], None, None]:
     """Yield the objects of a JSON list one at a time."""
     number = 0
     with open_json_stream(path) as file:
