@@ -149,7 +149,7 @@ class LoRAConfig:
         return self.objective != "sft"
 
     @property
-    def uses_examples(self) -> bool:
+    def uses_dialogues(self) -> bool:
         """Whether the objective has the cross entropy of the dialogues."""
         return self.objective in ("sft", "sft+dpo")
 

@@ -94,7 +94,7 @@ def as_trained(
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, retrieval="bm25"))
         notes = (*notes, _FOUND_BY_WORDS)
     annotations = {annotation.id: annotation for annotation in store.preferred_annotations(held_out=False)}
-    trained_on = [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_examples else []
+    trained_on = [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_dialogues else []
     pairs = usable_pairs(config.finetune, list(training_set.pairs.values()))
     validation = draw_validation_groups([*trained_on, *(pair.group for pair in pairs)], config.finetune)
     entries = _not_held_out(

@@ -101,7 +101,7 @@ def prepare_data(
     """
     max_seq_length = min(config.max_seq_length, lm.context_length)
     different = usable_pairs(config, pairs)
-    examples = examples if config.uses_examples else []
+    examples = examples if config.uses_dialogues else []
     members: list[Example | PreferencePair] = [*examples, *different]
     groups = [index if member.group is None else ("group", member.group) for index, member in enumerate(members)]
     validation_groups = draw_validation_groups(groups, config)
@@ -163,7 +163,7 @@ def usable_pairs(config: LoRAConfig, pairs: Sequence[PreferencePair]) -> list[Pr
         UserError: If there are none for an objective of pairs alone.
     """
     different = [pair for pair in pairs if not pair.is_equal] if config.uses_pairs else []
-    if not different and not config.uses_examples:
+    if not different and not config.uses_dialogues:
         reason = f": the two answers of all {len(pairs)} pairs are equal" if pairs else ""
         what = f"there is no preference pair to train on, which the objective {config.objective} needs{reason}"
         raise UserError(what, hint="edit or rewrite some answers first, or set objective to sft")
