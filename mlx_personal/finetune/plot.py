@@ -28,19 +28,21 @@ _MARGIN = 10
 
 @dataclass(frozen=True)
 class Curves:
-    """The losses of a training run: mean cross entropies per target token. Steps count from 1.
+    """The losses of a training run. Steps count from 1.
 
     Attributes:
         losses: Loss of every step; one that is not finite leaves a gap.
         epoch_ends: Last step of each epoch.
         validation: (step, loss) on the validation samples; step 0 is before training.
         general: (step, loss) on the general samples that measure forgetting.
+        unit: What a loss is measured in.
     """
 
     losses: Sequence[float]
     epoch_ends: Sequence[int] = ()
     validation: Sequence[tuple[int, float]] = ()
     general: Sequence[tuple[int, float]] = ()
+    unit: str = "nats per target token"
 
     @property
     def boundaries(self) -> list[int]:
@@ -59,6 +61,7 @@ def curves_of(report: TrainingReport) -> Curves:
         epoch_ends=report.epoch_ends,
         validation=report.validation_losses,
         general=report.general_losses,
+        unit="with that of preference pairs, in nats" if report.pairs else Curves.unit,
     )
 
 
@@ -112,7 +115,7 @@ def loss_plot_png(path: Path, curves: Curves) -> None:
         axes.axvline(end + 0.5, color=_GRAY, linestyle=":", linewidth=1.2, zorder=0, label=label)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylabel("loss (nats per target token)")
+    axes.set_ylabel(f"loss ({curves.unit})")
     axes.set_xlabel("optimizer step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     steps = max(len(curves.losses), 1)
