@@ -44,7 +44,7 @@ _IGNORED_SUFFIXES: Final = frozenset(
         *(".mp3", ".mp4", ".m4a", ".wav", ".ogg", ".opus", ".mov", ".webm"),
         *(".pdf", ".docx", ".xlsx", ".pptx", ".css", ".js", ".woff", ".woff2", ".ttf", ".plist", ".lock", ".log"),
         *(".dat", ".safetensors", ".gguf", ".bin", ".pyc", ".so", ".dylib"),
-        *(".db-wal", ".db-shm", ".sqlite-wal", ".sqlite-shm", ".db-journal"),
+        *(".db-wal", ".db-shm", ".db-journal", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal"),
     }
 )
 # Of the scripts in an archive of X, those with the chats with Grok.
@@ -119,7 +119,7 @@ class Document:
         Raises:
             UserError: If it cannot be read.
         """
-        with open_foreign_database(self.path, self.open_binary) as connection:
+        with open_foreign_database(self.path, self.open_binary, self.where) as connection:
             yield connection
 
 

@@ -21,6 +21,7 @@ from mlx_personal.personalizer.importing import ImportOptions, ImportResult, imp
 from mlx_personal.profile import Store
 from mlx_personal.profile.watched_folders import FileState, WatchedFolderRow
 from mlx_personal.progress import Progress
+from mlx_personal.storage.foreign_database import log_files
 
 # Files of a folder that are looked at to see whether anything in it can be imported.
 _CHECKED_FILES: Final = 200
@@ -129,7 +130,7 @@ def _states(path: Path) -> dict[str, FileState]:
     for document in open_documents(path):
         if isinstance(document, Document):
             file = document.path or document.archive or path
-            states[_name(document)] = (*_state(file), *_state(file.with_name(f"{file.name}-wal")))
+            states[_name(document)] = tuple(part for each in (file, *log_files(file)) for part in _state(each))
         elif document.is_damaged:
             states[_name(document)] = ()
     return states

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import DISK_HINT, StorageError, UserError, from_os_error
 
-_BUSY_HINT = "close the program that writes it, and try again"
+# Of a damaged database, SQLite's messages and the names in it may be no UTF-8, which Python's module cannot decode.
+_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+_COPY_ATTEMPTS: Final = 3
+_BUSY: Final = "close the program that writes it, and try again"
+# The last bytes of a journal that names another file, which SQLite would delete after the rollback.
+_JOURNAL_MAGIC: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 
 @contextlib.contextmanager
-def open_foreign_database(path: Path | None, open_binary: Callable[[], BinaryIO]) -> Iterator[sqlite3.Connection]:
-    """Open another program's database for reading inside the `with` block, with its write-ahead log.
+def open_foreign_database(
+    path: Path | None, open_binary: Callable[[], BinaryIO], where: object
+) -> Iterator[sqlite3.Connection]:
+    """Open another program's database for reading inside the `with` block, as of its last commit.
 
     A database with a log, or one that is not a file, is copied to a temporary folder that only its owner can read,
-    because SQLite would write beside it. No lock is taken that the other program could wait for.
+    because SQLite would write beside it: it adds what a write-ahead log has, and takes back what a rollback journal
+    has. The copy has no name any more when the connection is yielded, so that a killed process leaves nothing. No lock
+    is taken that the other program could wait for.
 
     Args:
-        path: The database file; None if it is a member of an archive.
+        path: The database file; None if it is a member of an archive, or compressed.
         open_binary: Opens it for reading.
+        where: Its path for messages.
 
     Yields:
         The connection, with rows by name.
@@ -34,49 +45,118 @@ def open_foreign_database(path: Path | None, open_binary: Callable[[], BinaryIO]
     """
     with contextlib.ExitStack() as stack:
         try:
-            if path is not None and not _has_log(path):
-                uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+            path = None if path is None else path.resolve()  # the logs are beside the file that a link leads to
+            if path is not None and not any(map(_size, log_files(path))):
+                uri = f"{path.as_uri()}?mode=ro&immutable=1"
+                connection = stack.enter_context(contextlib.closing(sqlite3.connect(uri, uri=True)))
+                _begin(connection)
             else:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlx-personal-")))
-                copy = folder / "copy.db"
-                with open_binary() as source, copy.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                if path is not None:
-                    shutil.copyfile(_log(path), _log(copy))
-                uri = copy.as_uri()
-            connection = stack.enter_context(contextlib.closing(sqlite3.connect(uri, uri=True)))
-        except OSError as error:
-            raise from_os_error(error, path) from error
-        except sqlite3.Error as error:
-            raise UserError(f"cannot be read as a database ({error})", path, _BUSY_HINT) from error
-        connection.row_factory = sqlite3.Row
-        connection.text_factory = lambda data: data.decode("utf-8", "replace")
-        connection.execute("PRAGMA trusted_schema = OFF")
-        try:
+                with tempfile.TemporaryDirectory(prefix="mlx-personal-") as folder:
+                    copy = Path(folder) / "copy.db"
+                    if path is None:
+                        _write(open_binary, copy)
+                    else:
+                        _copy_with_logs(path, copy)
+                    connection = stack.enter_context(contextlib.closing(sqlite3.connect(copy)))
+                    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # no index of the log in a file
+                    _begin(connection)
             yield connection
-        except sqlite3.Error as error:
-            raise UserError(f"cannot be read as a database ({error})", path, _BUSY_HINT) from error
+        except OSError as error:
+            raise from_os_error(error, where) from error
+        except _ERRORS as error:
+            raise _user_error(error, where) from error
+
+
+def log_files(path: Path) -> tuple[Path, ...]:
+    """Return the files beside a database that SQLite keeps changes in, whether they exist or not.
+
+    Args:
+        path: The database file.
+    """
+    return tuple(path.with_name(f"{path.name}-{suffix}") for suffix in ("wal", "journal"))
 
 
 def column_names(connection: sqlite3.Connection) -> frozenset[str]:
-    """Return the columns of a database's tables as `table.column`.
+    """Return the columns of a database's tables as `table.column`, without tables that need a missing extension.
 
     Args:
         connection: The connection.
     """
-    rows = connection.execute(
-        "SELECT tables.name AS name, columns.name AS column_name FROM sqlite_master AS tables"
-        " JOIN pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
-    )
-    return frozenset(f"{row['name']}.{row['column_name']}" for row in rows)
+    names = set()
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        try:
+            columns = connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+        except (sqlite3.OperationalError, UnicodeDecodeError) as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
+                raise
+            continue
+        names |= {f"{table}.{name}" for (name,) in columns}
+    return frozenset(names)
 
 
-def _log(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
+def _begin(connection: sqlite3.Connection) -> None:
+    """Set up a connection, and read for the first time, at which SQLite opens or plays back the logs."""
+    connection.row_factory = sqlite3.Row
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
 
 
-def _has_log(path: Path) -> bool:
+def _write(open_binary: Callable[[], BinaryIO], target: Path) -> None:
+    with open_binary() as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)
+
+
+def _copy_with_logs(path: Path, target: Path) -> None:
+    """Copy a database with its logs, all of the same time."""
+    for _ in range(_COPY_ATTEMPTS):
+        before = [_state(file) for file in (path, *log_files(path))]
+        for source, copy in zip((path, *log_files(path)), (target, *log_files(target)), strict=True):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(source, copy)
+        if before == [_state(file) for file in (path, *log_files(path))]:
+            _remove_magic(log_files(target)[1])
+            return
+        for copy in log_files(target):
+            copy.unlink(missing_ok=True)
+    raise UserError("is being written", path, _BUSY)
+
+
+def _remove_magic(journal: Path) -> None:
+    """Make a journal end before the mark after the name of another file, so that SQLite does not delete that file."""
+    if _size(journal) < len(_JOURNAL_MAGIC):
+        return
+    with journal.open("r+b") as file:
+        end = file.seek(-len(_JOURNAL_MAGIC), os.SEEK_END)
+        if file.read() == _JOURNAL_MAGIC:
+            file.truncate(end)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return the size of a file in bytes and the time of its last change; None if it does not exist."""
     try:
-        return _log(path).stat().st_size > 0
+        information = path.stat()
     except OSError:
-        return False
+        return None
+    return information.st_size, information.st_mtime_ns
+
+
+def _size(path: Path) -> int:
+    state = _state(path)
+    return state[0] if state else 0
+
+
+def _user_error(error: sqlite3.Error | UnicodeDecodeError, where: object) -> UserError:
+    """Return the error for users. SQLite's own words are left out, because they may quote what is in the database."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StorageError("the disk is full", tempfile.gettempdir(), DISK_HINT)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        why, hint = "it is damaged", "restore it from a backup"
+    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        why, hint = "it is in use", _BUSY
+    elif code == sqlite3.SQLITE_ERROR:
+        why, hint = "a table is missing, or needs an extension of SQLite", "check which program wrote it"
+    else:
+        why, hint = f"SQLite's error {code}", "copy it to another folder, and name the copy"
+    return UserError(f"cannot be read as a database: {why}", where, hint)

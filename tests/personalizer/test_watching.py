@@ -107,8 +107,11 @@ def test_a_file_without_permission_is_reported_once_and_read_when_it_has_one(
     assert [brought(result) for result in poll(store)] == [(0, 0, "")]
 
 
-def test_a_database_is_read_again_when_its_log_can_be_read(store: Store, folder: Path, forbidden: set[Path]) -> None:
-    log = folder / "soup.jsonl-wal"
+@pytest.mark.parametrize("suffix", ["wal", "journal"])
+def test_a_database_is_read_again_when_its_log_can_be_read(
+    store: Store, folder: Path, forbidden: set[Path], suffix: str
+) -> None:
+    log = folder / f"soup.jsonl-{suffix}"
     log.write_bytes(b"")
     forbidden.add(log)
     watch(store, folder / "soup.jsonl")

@@ -27,7 +27,9 @@ def read_rows(
         sqlite3.Error: If the database cannot be read.
     """
     names = [f'"{column}"' if f"{table}.{column}" in head.keys else f'NULL AS "{column}"' for column in columns]
-    yield from connection.execute(f'SELECT {", ".join(names)} FROM "{table}" {rest}', values)
+    # `yield from` would close the cursor, which fails if an error ended the reading and closed the connection.
+    for row in connection.execute(f'SELECT {", ".join(names)} FROM "{table}" {rest}', values):  # noqa: UP028
+        yield row
 
 
 def json_value(value: object) -> Any:
