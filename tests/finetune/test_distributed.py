@@ -304,6 +304,32 @@ def test_three_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path)
     assert results[0][1] == pytest.approx(alone[1], abs=1e-5, rel=1e-5)
 
 
+PREFERENCES = """
+import dataclasses
+from mlx_personal.finetune.data.dataset import PreferencePair
+from mlx_personal.finetune.worker import broadcast_job, run_worker
+group = ProcessGroup()
+config = dataclasses.replace(CONFIG, objective="sft+dpo")
+pairs = [PreferencePair(d, Dialogue.of(d.question, "I do not know."), group=i) for i, d in enumerate(DIALOGUES)]
+if group.rank == 0:
+    lm = load_language_model(model)
+    broadcast_job(group, lm, EXAMPLES, config, [], pairs)
+    report = finetune(lm, EXAMPLES, config, folder / "adapter", pairs=pairs, checkpoint_folder=folder / "s")
+else:
+    report = run_worker(group)
+print(json.dumps([report.losses, report.validation_losses, report.rewards["rewards/margins"]]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_pairs_like_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    first, second = run_processes(PREFERENCES, tiny_model_folder, tmp_path / "two")
+    [alone] = run_processes(PREFERENCES, tiny_model_folder, tmp_path / "one", 1)
+    assert first == second
+    assert first[0] == pytest.approx(alone[0], abs=1e-5, rel=1e-4)
+    assert first[2] == pytest.approx(alone[2], abs=1e-4, rel=1e-3)
+
+
 # A single process
 
 
