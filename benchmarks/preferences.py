@@ -1,7 +1,8 @@
 """Compare SFT, DPO, ORPO and SFT + DPO on a set of edits: the stream's answer is preferred to the base model's own.
 
     python -m benchmarks.preferences --model MODEL FILE.jsonl [--quick] [--pairs N] [--held-out N] [--seeds N]
-                                     [--max-tokens N] [--epochs N] [--learning-rate X] [--json] [--out FILE.md]
+                                     [--max-tokens N] [--epochs N] [--learning-rate X] [--num-layers N]
+                                     [--json] [--out FILE.md]
 
 For each seed the pairs are drawn from the file, and the base model answers their questions greedily. An adapter is
 trained for each objective on the same pairs; SFT sees only their preferred answers. No held-out question is a
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from benchmarks.arguments import positive_int, run_command, set_defaults
+from benchmarks.arguments import add_num_layers_argument, positive_int, run_command, set_defaults
 from benchmarks.report_file import heading, print_result
 from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.benchmark.random_weights import public_model_name
@@ -29,7 +31,8 @@ from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.config import OBJECTIVES
 from mlx_personal.finetune.data.dataset import PreferencePair
 from mlx_personal.importers import read_dialogues
-from mlx_personal.reporting import markdown_table
+from mlx_personal.reporting import counted, markdown_table
+from mlx_personal.storage.files import atomic_write
 
 # The log-likelihood of the preferred answers may fall by this many nats a token.
 MAX_FALL: Final = 0.1
@@ -57,6 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=positive_int, help="tokens of an answer of the base model; default 48")
     parser.add_argument("--epochs", type=positive_int, help="epochs of fine-tuning; default 3")
     parser.add_argument("--learning-rate", type=float, default=TRAINING.learning_rate, help="default 3e-4")
+    add_num_layers_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the values as JSON")
     parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown")
     defaults: dict[str, tuple[int | None, int | None]] = {
@@ -76,7 +80,11 @@ def run(options: argparse.Namespace) -> int:
         before = log_probabilities(lm, held_out)
         for objective in OBJECTIVES:
             measurements[objective].append(measure(lm, objective, trained, held_out, before, seed, options))
-    values = {objective: summarize(of_seeds) for objective, of_seeds in measurements.items()}
+            seconds = measurements[objective][-1]["seconds"]
+            print(f"seed {seed}, {objective}: {seconds:.0f} s", file=sys.stderr)
+        values = {objective: summarize(of_seeds) for objective, of_seeds in measurements.items()}
+        if options.out is not None:  # so that nothing is lost if a later seed is interrupted
+            atomic_write(options.out, make_report(values, options))
     print_result(make_report(values, options), values, options)
     return 0
 
@@ -130,6 +138,7 @@ def measure(
             "seed": seed,
             "epochs": options.epochs,
             "learning_rate": options.learning_rate,
+            "num_layers": options.num_layers,
         }
     )
     start = time.perf_counter()
@@ -157,6 +166,7 @@ def summarize(measurements: Sequence[Measurement]) -> dict[str, Any]:
     }
     changes = [after - before for before, after in zip(pooled["chosen_before"], pooled["chosen_after"], strict=True)]
     return {
+        "seeds": len(measurements),
         "pairs": len(changes),
         "margin": [statistics.fmean(pooled["margins"]), *bootstrap_interval(pooled["margins"])],
         "accuracy": statistics.fmean(margin > 0 for margin in pooled["margins"]),
@@ -169,7 +179,7 @@ def summarize(measurements: Sequence[Measurement]) -> dict[str, Any]:
 
 def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
     """Return the report as Markdown."""
-    names = ("pairs", "held_out", "seeds", "max_tokens", "epochs", "learning_rate")
+    names = ("pairs", "held_out", "seeds", "max_tokens", "epochs", "learning_rate", "num_layers")
     sizes = " ".join(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)
     model, first = public_model_name(options.model), values[OBJECTIVES[0]]
     rows = [
@@ -194,8 +204,8 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
             ),
             f"In {options.pairs} pairs of a question of {options.file.stem} the stream's answer is preferred to the "
             f"base model's own greedy one of at most {options.max_tokens} tokens. All values are of {first['pairs']} "
-            f"held-out pairs of {options.seeds} seeds. Margins are those of trl with beta {TRAINING.beta}, against the "
-            "base model; `before` and `after` are the log-likelihoods of the preferred answers in nats a token; "
+            f"held-out pairs of {counted(first['seeds'], 'seed')}. Margins are those of trl with beta {TRAINING.beta}, "
+            "against the base model; `before` and `after` are the log-likelihoods of the preferred answers in nats a token; "
             f"`within` says whether they fell by at most {MAX_FALL}. In brackets: 95 % bootstrap intervals over all "
             "pairs. The seconds are those of training, median over the seeds.\n",
             markdown_table(columns, rows),
