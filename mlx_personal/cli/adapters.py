@@ -33,11 +33,13 @@ def list_(cli: CommandContext) -> CommandResult:
         if not records:
             print_lines(console, f"No adapter yet; train one with {cli.command('train')}")
             return
-        table = Table("adapter", "trained", "log-likelihood before", "after", "ROUGE-1 before", "after", "in use")
+        table = Table("adapter", "trained (UTC)", "log-likelihood", "ROUGE-1", "in use")
         for record in records:
             changes = ((record.evaluation or {}).get(metric) for metric in ("log_likelihood", "rouge1"))
-            scores = [f"{change[end]:.3f}" if change else "-" for change in changes for end in ("before", "after")]
-            table.add_row(str(record.id), record.created_at, *scores, "yes" if record.promoted else "")
+            scores = (f"{change['before']:.3f} -> {change['after']:.3f}" if change else "-" for change in changes)
+            table.add_row(
+                str(record.id), record.created_at[:19].replace("T", " "), *scores, "yes" if record.promoted else ""
+            )
         console.print(table)
 
     return CommandResult([dataclasses.asdict(record) for record in records], show)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_personal.demo import DemoResult
+    from mlx_personal.evaluation import Evaluation
 
 _PROFILE = "demo"
 
@@ -42,8 +43,9 @@ def demo(cli: CommandContext, model: str | None) -> CommandResult:
     result = _run(cli, DEMO_MODEL if model is None else model)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
-    chat = ProfileOptions(_PROFILE, cli.profile_options.home_folder).command("chat")
-    return CommandResult(data, lambda console: _show_result(console, result, chat))
+    options = ProfileOptions(_PROFILE, cli.profile_options.home_folder)
+    next_steps = f"Next: {options.command('chat')}; all metrics: {options.command('evaluate')}"
+    return CommandResult(data, lambda console: _show_result(console, result, next_steps))
 
 
 def _run(cli: CommandContext, model: str) -> DemoResult:
@@ -83,7 +85,7 @@ def _run(cli: CommandContext, model: str) -> DemoResult:
             raise StoppedError("the demo was stopped", number, hint) from None
 
 
-def _show_result(console: Console, result: DemoResult, chat: str) -> None:
+def _show_result(console: Console, result: DemoResult, next_steps: str) -> None:
     from rich.table import Table
 
     from mlx_personal.demo.settings import MAX_ANSWER_TOKENS
@@ -98,7 +100,25 @@ def _show_result(console: Console, result: DemoResult, chat: str) -> None:
         console,
         f"ROUGE-1 on held-out dialogues: {result.rouge1_before:.3f} -> {result.rouge1_after:.3f}, gain "
         f"{result.rouge1_after - result.rouge1_before:+.3f} (95 % interval {low:+.3f} to {high:+.3f})",
+        *_other_metrics(result.evaluation),
         ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()),
         f"Peak memory {result.peak_memory_bytes / 1e6:.0f} MB. The adapter: {result.adapter_path}",
-        f"Next: {chat}",
+        next_steps,
     )
+
+
+def _other_metrics(evaluation: Evaluation) -> list[str]:
+    """Return a line about each metric that shows more than the style of the answers."""
+    lines = []
+    if (constant := evaluation.constant_answer) is not None:
+        lines.append(f"ROUGE-1 of one typical answer given to every question: {constant.rouge1.before:.3f}")
+    if (likelihood := evaluation.log_likelihood) is not None:
+        lines.append(
+            f"Log-likelihood of the preferred answers: {likelihood.before:.2f} -> {likelihood.after:.2f} nats a token"
+        )
+    if (choice := evaluation.choice) is not None:
+        lines.append(
+            f"The preferred answer found among {choice.choices}, by likelihood: {choice.top1.before:.0%} -> "
+            f"{choice.top1.after:.0%} (chance {choice.chance_top1:.0%})"
+        )
+    return lines

@@ -127,6 +127,8 @@ def test_the_command_prints_a_line_for_each_step_and_progress_in_between(
     for step in ("1 embed, 2 score, 3 select", "4 annotate", "5 synthesize", "6 fine-tune", "7 evaluate", "8 chat"):
         assert f"\n{step}: " in result.stdout
     assert "ROUGE-1 on held-out dialogues: " in result.stdout
+    assert "ROUGE-1 of one typical answer given to every question: " in result.stdout
+    assert "Log-likelihood of the preferred answers: " in result.stdout
     for stage in ("scoring", "training", "evaluation"):
         assert f"mlx-personal: {stage} " in result.stderr
 
