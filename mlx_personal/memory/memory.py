@@ -116,8 +116,8 @@ class Memory:
         length = self._prompt_length(messages)
         limit = min(length + self.config.max_tokens, self._max_prompt_length)
         taken: list[RetrievedExample] = []
-        for index, similarity in self._nearest(question, excluded_groups):
-            longer = [*taken, RetrievedExample(self.entries[index], similarity)]
+        for example in self.nearest(question, _CANDIDATES * self.config.examples, excluded_groups):
+            longer = [*taken, example]
             if self._prompt_length([*before, *example_messages(self._in_order(longer)), messages[-1]]) <= limit:
                 taken = longer
             if len(taken) == self.config.examples:
@@ -155,8 +155,16 @@ class Memory:
             examples = tuple(example for example in examples if example is not farthest)
         return insert_examples(dialogue, examples)
 
-    def _nearest(self, question: str, excluded_groups: Collection[Hashable]) -> list[tuple[int, float]]:
-        """Return the indices of the nearest entries with their similarities, in the order in which they are tried."""
+    def nearest(
+        self, question: str, count: int, excluded_groups: Collection[Hashable] = frozenset()
+    ) -> list[RetrievedExample]:
+        """Return the nearest dialogues, whether or not they fit into a prompt: first annotated ones, then the others.
+
+        Args:
+            question: The question.
+            count: Maximum number of dialogues.
+            excluded_groups: Groups of near-duplicates of which no dialogue is returned.
+        """
         is_allowed = np.ones(len(self.entries), bool)
         for group in excluded_groups:
             is_allowed[self._indices_of_groups.get(group, [])] = False
@@ -165,8 +173,8 @@ class Memory:
             similarities.append(self._whitened_vectors.similarities(self._query_vector(question)))
         if self.config.retrieval in ("bm25", "both"):
             similarities.append(self._bm25_index.similarities(question))
-        count = _CANDIDATES * self.config.examples
-        return rank_entries(similarities, self._is_annotated, is_allowed, self.config.min_similarity, count)
+        ranked = rank_entries(similarities, self._is_annotated, is_allowed, self.config.min_similarity, count)
+        return [RetrievedExample(self.entries[index], similarity) for index, similarity in ranked]
 
     def _query_vector(self, question: str) -> np.ndarray:
         # Kept, because a question is asked once for each model that is compared.

@@ -31,30 +31,31 @@ _FOUND_BY_WORDS: Final = (
 )
 
 
-def profile_memory(store: Store, config: Config, lm: LanguageModel, writes: bool) -> Memory:
+def profile_memory(store: Store, config: Config, lm: LanguageModel, excluded: Sequence[Dialogue] = ()) -> Memory:
     """Return the memory of a profile.
 
     Vectors of questions that are not stored, because the dialogue is new or the base model or the embedder changed, are
-    computed and stored.
+    computed, and stored if the profile is open for writing.
 
     Args:
         store: The profile's store.
         config: Its settings.
         lm: The model that answers, with or without an adapter.
-        writes: Whether new vectors are stored.
+        excluded: Further dialogues that are treated like held-out ones.
 
     Raises:
         UserError: If the embedder's package is not installed, or the model's weights are damaged.
     """
     # Without examples nothing is read, so that a conversation starts as fast as without a memory.
-    return _make_memory(store, config, lm, memory_entries(store) if config.memory.examples else [], writes)
+    return _make_memory(store, config, lm, memory_entries(store, excluded) if config.memory.examples else [])
 
 
-def memory_entries(store: Store) -> list[MemoryEntry]:
+def memory_entries(store: Store, excluded: Sequence[Dialogue] = ()) -> list[MemoryEntry]:
     """Return the dialogues of a profile that can be examples, in the order of the stream.
 
     Args:
         store: The profile's store.
+        excluded: Further dialogues that are treated like held-out ones.
     """
     annotated = [
         MemoryEntry(annotation.dialogue_id, annotation.preferred, annotation.group)
@@ -67,7 +68,7 @@ def memory_entries(store: Store) -> list[MemoryEntry]:
         for row in store.bins()
         if row.dialogue_id not in judged
     ]
-    return _not_held_out(store, [*annotated, *others])
+    return _not_held_out(store, [*annotated, *others], excluded)
 
 
 def as_trained(
@@ -79,7 +80,7 @@ def as_trained(
     itself or of its group, or used for validation. Those that do not fit into a training sample are left out.
 
     Args:
-        store: The profile's store, open for writing.
+        store: The profile's store.
         config: Its settings.
         lm: The base model.
         training_set: The training set.
@@ -94,7 +95,9 @@ def as_trained(
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, retrieval="bm25"))
         notes = (*notes, _FOUND_BY_WORDS)
     annotations = {annotation.id: annotation for annotation in store.preferred_annotations(held_out=False)}
-    trained_on = [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_dialogues else []
+    trained_on = (
+        [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_dialogues else []
+    )
     pairs = usable_pairs(config.finetune, list(training_set.pairs.values()))
     validation = draw_validation_groups([*trained_on, *(pair.group for pair in pairs)], config.finetune)
     entries = _not_held_out(
@@ -105,7 +108,7 @@ def as_trained(
             if synthetic_id is None and annotation_id not in validation
         ],
     )
-    memory = _make_memory(store, config, lm, entries, writes=reads_weights)
+    memory = _make_memory(store, config, lm, entries)
     index = NearDuplicateIndex(entry.dialogue for entry in entries)
     max_length = min(config.finetune.max_seq_length, lm.context_length)
 
@@ -130,16 +133,17 @@ def as_trained(
     )
 
 
-def _not_held_out(store: Store, entries: Sequence[MemoryEntry]) -> list[MemoryEntry]:
+def _not_held_out(
+    store: Store, entries: Sequence[MemoryEntry], excluded: Sequence[Dialogue] = ()
+) -> list[MemoryEntry]:
     """Return the entries that are no near-duplicates of held-out dialogues, in the order of the stream."""
-    held_out = store.preferred_annotations(held_out=True)
-    index = NearDuplicateIndex(annotation.preferred for annotation in held_out if annotation.preferred is not None)
+    annotations = store.preferred_annotations(held_out=True)
+    held_out = [annotation.preferred for annotation in annotations if annotation.preferred is not None]
+    index = NearDuplicateIndex([*held_out, *excluded])
     return sorted((entry for entry in entries if not index.find(entry.dialogue)), key=lambda entry: entry.id)
 
 
-def _make_memory(
-    store: Store, config: Config, lm: LanguageModel, entries: Sequence[MemoryEntry], writes: bool
-) -> Memory:
+def _make_memory(store: Store, config: Config, lm: LanguageModel, entries: Sequence[MemoryEntry]) -> Memory:
     """Return a memory with stored vectors, after computing and storing those that are missing."""
     if not entries or not config.memory.examples or config.memory.retrieval == "bm25":
         return Memory(entries, config.memory, lm)
@@ -151,7 +155,7 @@ def _make_memory(
     if missing:
         computed = embed_questions(lm, [first_question(entry.dialogue) for entry in missing], embedder)
         new = {entry.id: vector for entry, vector in zip(missing, computed, strict=True)}
-        if writes:
+        if store.writes:
             store.question_vectors.update(name, new, _kept_ids(store))
         stored |= new
     return Memory(entries, config.memory, lm, embedder, np.stack([stored[entry.id] for entry in entries]))

@@ -665,7 +665,7 @@ class Personalizer:
         Args:
             lm: The model that answers, with or without an adapter; by default the base model.
         """
-        return profile_memory(self.store, self.config, lm or self.base_model(), self._writes)
+        return profile_memory(self.store, self.config, lm or self.base_model())
 
     def conversation(
         self, config: ChatConfig | None = None, adapter_folder: Path | None = None, seed: int | None = None

@@ -108,6 +108,7 @@ class Store:
 
     Attributes:
         folder: The profile's folder.
+        writes: Whether it was opened for writing.
         database: Its database.
         proposed: The questions that a model proposed.
         imports: The imports and what they brought.
@@ -121,7 +122,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, write: bool = True):
-        self.folder = folder
+        self.folder, self.writes = folder, write
         self.database = Database(folder, write, PROFILE)
         self.proposed = ProposedQuestions(self.database)
         self.imports = Imports(self.database)

@@ -22,6 +22,7 @@ from mlx_personal.memory import MemoryConfig, first_question
 from mlx_personal.personalizer.memory import as_trained, memory_entries
 from mlx_personal.personalizer.training_set import TrainingSet, build_training_set
 from mlx_personal.profile import NewSynthetic
+from tests.models.test_adapter_folder import write_adapter
 
 CONFIG = Config(memory=MemoryConfig(examples=2, retrieval="hidden-states", min_similarity=-1.0))
 SOUP = Dialogue.of("How do I cook lentil soup today?", "Simmer it.")
@@ -145,8 +146,6 @@ def test_vectors_go_with_the_import_that_brought_their_dialogues(personalizer: P
 def test_the_adapted_model_answers_with_vectors_of_its_base(
     personalizer: Personalizer, tiny_model: LanguageModel, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
-    from tests.models.test_adapter_folder import write_adapter
-
     expected = personalizer.memory().examples_for("Where is my coat?")
     folder = write_adapter(tiny_model_folder, tmp_path / "adapter", std=0.3)
     personalizer.store.database.fetch_all("DELETE FROM question_vectors")
@@ -169,6 +168,35 @@ def test_a_profile_of_one_dialogue_can_be_chatted_with(
         assert found == ([] if retrieval == "hidden-states" else [SOUP])
 
 
+def test_held_out_dialogues_are_evaluated_with_the_prompts_of_a_chat_and_without_each_other(
+    annotated: Personalizer, tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    other = Dialogue.of("Lamp shade torn?", "Sew it.")
+    annotated.store.add_dialogues([other], "test")
+    annotated.store.add_annotation(6, "accept", other, 5, held_out=True)
+    asked: list[list[int]] = []
+    generate = tiny_model.generate
+
+    def record(prompts: Sequence[list[int]], **settings: Any) -> list[str]:
+        asked.extend(prompts)
+        return generate(prompts, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_model, "generate", record)
+        evaluation = annotated.evaluate(write_adapter(tiny_model_folder, tmp_path / "adapter", std=0.3))
+    assert evaluation is not None and [sample.questions for sample in evaluation.samples] == [
+        ("Lamp shade dusty?",),
+        ("Lamp shade torn?",),
+    ]
+    chats = []
+    for dialogue in (HELD_OUT_LAMP, other):
+        conversation = annotated.conversation(seed=0)
+        chats.append(conversation._prompt(dialogue.messages[0])[0])
+        found = {example.entry.dialogue for example in conversation.prompt_examples}
+        assert found == set(TRAINED[:2])
+    assert asked == [*chats, *chats], "for the base model and for the adapter"
+
+
 # Training as in chat
 
 TRAINED = [
@@ -177,6 +205,7 @@ TRAINED = [
     Dialogue.of("Lentil soup tonight?", "Simmer it."),
     Dialogue.of("Bean soup tonight?", "Soak them."),
 ]
+HELD_OUT_LAMP = Dialogue.of("Lamp shade dusty?", "Wipe it.")
 REWRITE = Dialogue.of("Is the lamp bulb broken?", "Change it.")
 
 
@@ -190,11 +219,10 @@ def annotated(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel
     )
     with Personalizer.create(tmp_path / "annotated", tiny_model_folder, config, tiny_model) as personalizer:
         store = personalizer.store
-        held_out = Dialogue.of("Lamp shade dusty?", "Wipe it.")
-        store.add_dialogues([*TRAINED, held_out], "test")
+        store.add_dialogues([*TRAINED, HELD_OUT_LAMP], "test")
         for number, dialogue in enumerate(TRAINED):
             store.add_annotation(number + 1, "accept", dialogue, number, held_out=False)
-        store.add_annotation(5, "accept", held_out, 4, held_out=True)
+        store.add_annotation(5, "accept", HELD_OUT_LAMP, 4, held_out=True)
         rewrite = NewSynthetic(1, REWRITE, "", 0.8, True, "kept")
         personalizer.record_synthesis({}, [rewrite], {})
         yield personalizer
