@@ -205,9 +205,9 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
             f"In {options.pairs} pairs of a question of {options.file.stem} the stream's answer is preferred to the "
             f"base model's own greedy one of at most {options.max_tokens} tokens. All values are of {first['pairs']} "
             f"held-out pairs of {counted(first['seeds'], 'seed')}. Margins are those of trl with beta {TRAINING.beta}, "
-            "against the base model; `before` and `after` are the log-likelihoods of the preferred answers in nats a token; "
-            f"`within` says whether they fell by at most {MAX_FALL}. In brackets: 95 % bootstrap intervals over all "
-            "pairs. The seconds are those of training, median over the seeds.\n",
+            "against the base model; `before` and `after` are the log-likelihoods of the preferred answers in nats a "
+            f"token; `within` says whether they fell by at most {MAX_FALL}. In brackets: 95 % bootstrap intervals over "
+            "all pairs. The seconds are those of training, median over the seeds.\n",
             markdown_table(columns, rows),
         ]
     )

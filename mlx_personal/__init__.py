@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlx_personal.finetune import (
         Example,
         LoRAConfig,
+        PreferencePair,
         TrainingEstimate,
         TrainingReport,
         TrainingStep,
@@ -53,6 +54,7 @@ else:
             "LoRAConfig": "finetune",
             "Message": "dialogue",
             "Personalizer": "personalizer",
+            "PreferencePair": "finetune",
             "Progress": "progress",
             "ProgressEvent": "progress",
             "SamplingParams": "models",
@@ -92,6 +94,7 @@ __all__ = [
     "LoRAConfig",
     "Message",
     "Personalizer",
+    "PreferencePair",
     "Progress",
     "ProgressEvent",
     "SamplingParams",

@@ -1,11 +1,12 @@
-"""Fine-tuning: a LoRA adapter trained on annotated and synthetic dialogues [Qin24 §3.4].
+"""Fine-tuning: a LoRA adapter trained on annotated and synthetic dialogues [Qin24 §3.4], and on preference pairs.
 
 `trainer.finetune` reads top to bottom: examples, samples, plan, equivalence check, loop, adapter.
 
 - `config`: the settings; `schedule`: learning rates and early stopping;
 - `data/`: examples and samples (`dataset`, `samples`), packing (`packing`), steps and batches (`batching`);
 - `plan`: the plan of a training run; `planning/`: its memory, and an estimate without running it;
-- `forward/`: losses and gradients, several times as fast as mlx-lm's forward pass and checked against it;
+- `forward/`: losses (of preference pairs too) and gradients, several times as fast as mlx-lm's forward pass and
+  checked against it;
 - `loop`: the optimizer steps; `trainer_state`: the state that they change; `flat_parameters`: weights in one array;
 - `checkpoint`: checkpoint files; `identity`: which training run they belong to; `resume`: save and resume with both;
 - `distributed`, `worker`: training on several machines;
@@ -21,7 +22,7 @@ from mlx_personal.lazy_imports import lazy_exports, make_callable
 
 if TYPE_CHECKING:
     from mlx_personal.finetune.config import LoRAConfig
-    from mlx_personal.finetune.data.dataset import Example
+    from mlx_personal.finetune.data.dataset import Example, PreferencePair
     from mlx_personal.finetune.data.samples import TrainingData
     from mlx_personal.finetune.loop import DivergedError, InterruptedTrainingError, train
     from mlx_personal.finetune.plan import TrainingPlan, plan_training
@@ -34,6 +35,7 @@ else:
         {
             "LoRAConfig": "config",
             "Example": "data.dataset",
+            "PreferencePair": "data.dataset",
             "TrainingData": "data.samples",
             "DivergedError": "loop",
             "InterruptedTrainingError": "loop",
@@ -55,6 +57,7 @@ __all__ = [
     "Example",
     "InterruptedTrainingError",
     "LoRAConfig",
+    "PreferencePair",
     "TrainingData",
     "TrainingEstimate",
     "TrainingPlan",
