@@ -13,6 +13,10 @@ from mlx_personal.errors import escape_surrogates
 
 Rating = Literal["good", "bad"]
 
+# Why an answer is preferred to an alternative: the owner had it written again, or chose it of two.
+REGENERATED: Final = "regenerated"
+COMPARED: Final = "compared"
+
 # Roles by the names that apps and datasets give them, in lower case.
 ROLE_NAMES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "instruction", "question", "you", "me"), "user"),
@@ -51,7 +55,7 @@ class Alternative:
 
     Attributes:
         text: Its text.
-        reason: Why the recorded turn is preferred to it, such as `regenerated`.
+        reason: Why the recorded turn is preferred to it, such as `REGENERATED`.
     """
 
     text: str

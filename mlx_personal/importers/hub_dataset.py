@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from mlx_personal.errors import UserError, from_os_error
+from mlx_personal.errors import UserError
 from mlx_personal.importers.data_folder import is_test_split
+from mlx_personal.importers.hub import hub_access
 
 # More is no data set that an owner chose to import.
 MAX_DOWNLOAD_BYTES: Final = 5_000_000_000
@@ -50,41 +48,6 @@ def dataset_files(name: str, allow_download: bool) -> list[Path]:
         return files
     what = "has no file in a format that can be read" if allow_download else "is not on this machine"
     raise UserError(f"this data set of the Hugging Face hub {what}", name, "allow the download, or name files")
-
-
-@contextlib.contextmanager
-def hub_access(location: str, missing: str, alternative: str) -> Iterator[None]:
-    """Raise a `UserError` for every failure of the hub's client inside the `with` block, and silence its log.
-
-    Args:
-        location: What is downloaded.
-        missing: What it means that it is not on the hub.
-        alternative: What to do instead, beginning with `or`.
-
-    Raises:
-        UserError: If the block fails.
-    """
-    from huggingface_hub import errors
-
-    hub_logger = logging.getLogger("huggingface_hub")
-    level = hub_logger.level
-    hub_logger.setLevel(logging.CRITICAL)  # it logs each error that it also raises
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.GatedRepoError as error:
-        hint = f"accept their terms on the hub, {alternative}"
-        raise UserError("its owners require a login", location, hint) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise UserError(missing, location, alternative.removeprefix("or ")) from error
-    except Exception as error:  # without a network the hub's client raises errors of its HTTP library
-        if isinstance(error, OSError) and error.errno:
-            raise from_os_error(error, location) from error
-        hint = f"check the network, {alternative}"
-        raise UserError("cannot be fetched from the hub", location, hint) from error
-    finally:
-        hub_logger.setLevel(level)
 
 
 def _chosen(names: list[str]) -> list[str]:

@@ -7,19 +7,19 @@ out, as that of a data folder.
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.data_folder import TEST_SPLIT, TEST_SPLIT_REASON
-from mlx_personal.importers.document import Document, file_document
+from mlx_personal.importers.document import Document
 from mlx_personal.importers.head import Head, text_encoding
 from mlx_personal.importers.json_values import CUT_OFF, DamagedValueError, decode_values
+from mlx_personal.importers.paths import file_document
+from mlx_personal.importers.streams import Utf8Stream
 
 # Far above any conversation; longer lines are skipped instead of filling the memory.
 MAX_LINE_BYTES: Final = 64_000_000
@@ -144,36 +144,3 @@ def parse_json(data: bytes, where: str) -> Record | Skipped:
     except ValueError:  # Python reads no integer of more than 4300 digits
         reason = "a number with too many digits"
     return Skipped(where, reason, is_damaged=True)
-
-
-class Utf8Stream(io.RawIOBase):
-    """A stream in any encoding, read as UTF-8 without a byte order mark; invalid bytes become U+FFFD.
-
-    Args:
-        stream: The stream.
-        encoding: Its encoding.
-    """
-
-    def __init__(self, stream: BinaryIO, encoding: str):
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._buffer = b""
-        self._is_done = False
-
-    def readable(self) -> bool:
-        """Return that the stream can be read."""
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Read bytes into a buffer, and return their number."""
-        size = len(buffer)
-        if size == 0:
-            return 0
-        while not self._buffer and not self._is_done:
-            data = self._stream.read(size)
-            self._is_done = not data
-            self._buffer = self._decoder.decode(data, final=self._is_done).encode("utf-8", "replace")
-        count = min(size, len(self._buffer))
-        buffer[:count] = self._buffer[:count]
-        self._buffer = self._buffer[count:]
-        return count

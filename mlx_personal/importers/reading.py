@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError
+from mlx_personal.importers.byte_counter import ByteCounter, OnBytes
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.data_folder import TEST_SPLIT_REASON, is_test_split
-from mlx_personal.importers.document import Document, open_documents
+from mlx_personal.importers.document import Document
 from mlx_personal.importers.head import Head, read_head
 from mlx_personal.importers.importer import Importer
 from mlx_personal.importers.normalize import NormalizedDialogue, normalize
+from mlx_personal.importers.paths import open_documents
 from mlx_personal.importers.registry import detect, importer_named, is_side_file
-
-OnBytes = Callable[[int, int], None]
-"""Receives the number of bytes that were read and that of all bytes, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def read_imports(
         UserError: If the path cannot be read, or no file of it has a known format.
     """
     forced = None if importer_name is None else importer_named(importer_name)
-    counter = _ByteCounter(on_bytes)
+    counter = ByteCounter(on_bytes)
     is_anything_read = False
     unknown: list[Document] = []
     for document in open_documents(path):
@@ -157,65 +153,3 @@ def _read_document(
 
 def _unreadable(document: Document, error: UserError, app: str = "") -> Skipped:
     return Skipped(document.where, " ".join(error.what.split()), app, is_damaged=True)
-
-
-class _ByteCounter:
-    """Counts the bytes of the files that are done, and those that are read from the present one."""
-
-    def __init__(self, on_bytes: OnBytes | None):
-        self._on_bytes = on_bytes
-        self._done = self._total = self._size = self._read = 0
-        self._folders: set[int] = set()
-
-    def begin(self, document: Document) -> None:
-        """Begin with a file, whether it is read or not; with the first one all files of its folder or zip are known."""
-        self.end()
-        self._size, self._read = document.size, 0
-        if not document.siblings:
-            self._total += document.size
-        elif id(document.siblings) not in self._folders:
-            self._folders.add(id(document.siblings))
-            self._total += sum(sibling.size for sibling in document.siblings.values())
-
-    def end(self) -> None:
-        """Count the present file as done."""
-        self._done += self._size
-        self._size = self._read = 0
-        self._report()
-
-    def counted(self, document: Document) -> Document:
-        """Return a document that reports the bytes read from it."""
-        if self._on_bytes is None:
-            return document
-        return dataclasses.replace(document, open_binary=lambda: self._counted_stream(document))
-
-    def _counted_stream(self, document: Document) -> BinaryIO:
-        return io.BufferedReader(_CountedStream(document.open_binary(), self._count))
-
-    def _count(self, size: int) -> None:
-        self._read += size
-        self._report()
-
-    def _report(self) -> None:
-        if self._on_bytes is not None:  # a compressed file has more bytes than its size, and some are read twice
-            self._on_bytes(self._done + min(self._read, self._size), self._total)
-
-
-class _CountedStream(io.RawIOBase):
-    """A stream that reports how many bytes are read."""
-
-    def __init__(self, stream: BinaryIO, on_read: Callable[[int], None]):
-        self._stream, self._on_read = stream, on_read
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        data = self._stream.read(len(buffer))
-        self._on_read(len(data))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.dialogue import strip_thoughts
-from mlx_personal.importers.conversation import Rating, Turn
-from mlx_personal.importers.formats.branches import REGENERATED
+from mlx_personal.importers.conversation import REGENERATED, Rating, Turn
 from mlx_personal.importers.reactions import Reaction, reaction_of
 from mlx_personal.importers.reading import ImportedDialogue
 

@@ -13,9 +13,10 @@ from typing import Final
 
 from mlx_personal.errors import StorageError, UserError, escape_surrogates, from_os_error
 from mlx_personal.importers.conversation import Skipped
-from mlx_personal.importers.document import Document, open_documents
+from mlx_personal.importers.document import Document
 from mlx_personal.importers.formats.chat_log import ChatLogImporter
 from mlx_personal.importers.head import read_head
+from mlx_personal.importers.paths import open_documents
 from mlx_personal.importers.registry import detect, importer_named
 from mlx_personal.personalizer.importing import ImportOptions, ImportResult, import_paths
 from mlx_personal.profile import Store

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mlx_personal import UserError
 from mlx_personal.importers import Skipped, json_records
-from mlx_personal.importers.document import file_document
 from mlx_personal.importers.head import read_head
 from mlx_personal.importers.json_records import Record, read_json_lines, read_lines, read_records
+from mlx_personal.importers.paths import file_document
 
 
 def records(file: Path) -> list[Record | Skipped]:

@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mlx_personal.importers import Conversation, ImportedDialogue, Skipped, read_imports
-from mlx_personal.importers.document import open_documents
 from mlx_personal.importers.head import read_head
 from mlx_personal.importers.importer import Importer
+from mlx_personal.importers.paths import open_documents
 
 Exchanges = list[tuple[str, str]]
 

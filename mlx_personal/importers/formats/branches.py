@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
-from mlx_personal.importers.conversation import Alternative, Turn
+from mlx_personal.importers.conversation import COMPARED, REGENERATED, Alternative, Turn
 from mlx_personal.importers.formats.tree import MessageTree
-
-REGENERATED: Final = "regenerated"
-COMPARED: Final = "compared"
 
 
 def turns_of_branch(

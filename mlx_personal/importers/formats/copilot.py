@@ -18,7 +18,7 @@ from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_time
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
-from mlx_personal.importers.json_records import Utf8Stream
+from mlx_personal.importers.streams import Utf8Stream
 
 _APP: Final = "copilot"
 _COLUMNS: Final = ["conversation", "time", "author", "message"]

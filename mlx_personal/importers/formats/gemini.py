@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlx_personal.errors import UserError
-from mlx_personal.importers.conversation import Alternative, Conversation, Skipped, Turn
+from mlx_personal.importers.conversation import REGENERATED, Alternative, Conversation, Skipped, Turn
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
-from mlx_personal.importers.formats.branches import REGENERATED
 from mlx_personal.importers.formats.html_text import text_of_html
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
-from mlx_personal.importers.json_records import MAX_LINE_BYTES, Utf8Stream, read_records
+from mlx_personal.importers.json_records import MAX_LINE_BYTES, read_records
+from mlx_personal.importers.streams import Utf8Stream
 
 _APP: Final = "gemini"
 _PRODUCTS: Final = ("gemini", "bard")

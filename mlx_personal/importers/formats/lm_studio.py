@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from mlx_personal.importers.conversation import Alternative, Conversation, Skipped, Turn, role_of
+from mlx_personal.importers.conversation import REGENERATED, Alternative, Conversation, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
-from mlx_personal.importers.formats.branches import REGENERATED
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, LIKELY, NO
 from mlx_personal.importers.json_records import Record, read_records

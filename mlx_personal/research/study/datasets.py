@@ -16,7 +16,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, t
 
 from mlx_personal.errors import UserError, quoted
 from mlx_personal.importers import Skipped
-from mlx_personal.importers.hub_dataset import hub_access
+from mlx_personal.importers.hub import hub_access
 from mlx_personal.research.hashing import file_hash
 from mlx_personal.research.study.file_formats import check_readable, read_rows
 from mlx_personal.research.study.schemas import (

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mlx_personal.importers import Skipped
-from mlx_personal.importers.document import open_documents
 from mlx_personal.importers.formats.chat_log import ChatLogImporter
 from mlx_personal.importers.head import read_head
+from mlx_personal.importers.paths import open_documents
 from tests.support.exports import skipped, write_database, write_json
 
 REFUSED = "a conversation with other people, who have not agreed that a model learns from it"

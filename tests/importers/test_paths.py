@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_personal import UserError
-from mlx_personal.importers import ImportedDialogue, Skipped, document, read_imports
-from mlx_personal.importers.document import file_document, open_documents
+from mlx_personal.importers import ImportedDialogue, Skipped, archives, document, paths, read_imports
+from mlx_personal.importers.paths import file_document, open_documents
 
 LINE = json.dumps({"prompt": "When is the pear ripe?", "completion": "In September."}).encode()
 LINES = LINE + b"\n" + LINE + b"\n"
@@ -118,14 +118,14 @@ def test_a_link_that_is_named_itself_is_followed(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINE)
     (tmp_path / "b.jsonl").write_bytes(LINE)
-    begins_with = document._begins_with
+    begins_with = paths._begins_with
 
     def refuse(path: Path, *magic: bytes) -> bool:
         if path.name == "a.jsonl":
             raise UserError("cannot write or read here", path)
         return begins_with(path, *magic)
 
-    monkeypatch.setattr(document, "_begins_with", refuse)
+    monkeypatch.setattr(paths, "_begins_with", refuse)
     assert counted(tmp_path) == (1, [("/a.jsonl", "cannot be read")])
 
 
@@ -249,12 +249,12 @@ def test_a_gzip_file_that_unpacks_to_far_more_than_its_size_is_skipped(tmp_path:
 def test_a_zip_with_too_much_in_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, message: str
 ) -> None:
-    monkeypatch.setattr(document, limit, value)
+    monkeypatch.setattr(archives, limit, value)
     assert message in error_of(write_zip(tmp_path / "a.zip", {"a.jsonl": LINE, "b.jsonl": LINE}))
 
 
 def test_a_member_of_many_gigabytes_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document, "MAX_MEMBER_BYTES", 100)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 100)
     assert counted(write_zip(tmp_path / "a.zip", {"a.jsonl": LINES, "b.jsonl": LINE})) == (
         1,
         [(":a.jsonl", "unpacks to more than 0 GB")],
