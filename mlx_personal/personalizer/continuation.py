@@ -1,10 +1,11 @@
 """Find the turns of a conversation that are new, given what was imported of it before.
 
-An exchange is known if a stored dialogue of the same conversation has it, after the same questions and answers. If the
-conversation goes on where an unscored dialogue ends, that dialogue is replaced by the longer one. In all other cases
-the new exchanges become a dialogue, in which the known ones are context: an edited question or another answer, and all
-that follows it, is new, and nothing that was scored or judged changes. System turns and results of tools are not
-compared.
+An exchange is known if a stored dialogue of the same conversation, or another one of the same app, has it after the
+same questions and answers: apps copy what a branch or a resumed session has in common with another conversation. If the
+conversation goes on where an unscored dialogue of it ends, that dialogue is replaced by the longer one. In all other
+cases the new exchanges become a dialogue, in which the known ones are context: an edited question or another answer,
+and all that follows it, is new, and nothing that was scored or judged changes. System turns and results of tools are
+not compared.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_personal.dialogue import Dialogue
+from mlx_personal.dialogue import Dialogue, strip_thoughts
 from mlx_personal.profile.imports import StoredPart
 
 
@@ -37,7 +38,7 @@ def new_part(dialogue: Dialogue, parts: Sequence[StoredPart]) -> NewPart | None:
 
     Args:
         dialogue: The whole conversation.
-        parts: The dialogues that are stored of it.
+        parts: The stored dialogues that may have exchanges of it.
     """
     if not parts:
         return NewPart(dialogue, 0, None)
@@ -47,8 +48,8 @@ def new_part(dialogue: Dialogue, parts: Sequence[StoredPart]) -> NewPart | None:
     if not new:
         return None
     for part in reversed(parts):
-        stored = _answers(part.dialogue)
-        if not part.is_scored and len(stored) <= new[0] and _common_exchanges(dialogue, part.dialogue) == len(stored):
+        stored, may_change = _answers(part.dialogue), part.is_same and not part.is_scored
+        if may_change and len(stored) <= new[0] and _common_exchanges(dialogue, part.dialogue) == len(stored):
             weights = {end: part.dialogue.messages[i].weight for end, i in zip(ends, stored, strict=False)}
             return NewPart(_with_weights(dialogue, weights), ends[len(stored) - 1] + 1, part.dialogue_id)
     weights = {ends[number]: 0 for number in known}
@@ -56,23 +57,41 @@ def new_part(dialogue: Dialogue, parts: Sequence[StoredPart]) -> NewPart | None:
     return NewPart(_with_weights(Dialogue(dialogue.messages[: ends[new[-1]] + 1]), weights), first, None)
 
 
-def find_answer(dialogue: Dialogue, answer: int, parts: Sequence[StoredPart]) -> tuple[int, int] | None:
+def find_answer(
+    dialogue: Dialogue, answer: int, parts: Sequence[StoredPart], instead: str | None = None
+) -> tuple[int, int] | None:
     """Return where an answer of a conversation is stored.
 
     Args:
         dialogue: The whole conversation.
         answer: Index of the answer in its `assistant_turns`.
-        parts: The dialogues that are stored of it.
+        parts: The stored dialogues that may have exchanges of it.
+        instead: Another answer to the same question, without thoughts, to find instead; None for the answer itself.
 
     Returns:
         The id of a stored dialogue and the index in its `assistant_turns`; None if none of them has the answer.
     """
     exchange = _answers(dialogue).index(dialogue.turn_indices[answer][1])
     for part in parts:
-        if exchange in _known_exchanges(dialogue, part.dialogue):
+        if instead is None:
+            is_found = exchange in _known_exchanges(dialogue, part.dialogue)
+        else:
+            is_found = _has_answer(part.dialogue, dialogue, exchange, instead)
+        if is_found:
             end = _answers(part.dialogue)[exchange]
             return part.dialogue_id, [assistant for _, assistant in part.dialogue.turn_indices].index(end)
     return None
+
+
+def _has_answer(stored: Dialogue, dialogue: Dialogue, exchange: int, text: str) -> bool:
+    """Return whether a stored dialogue has another answer, with weight 1, to a question of a conversation."""
+    if _common_exchanges(dialogue, stored) != exchange or len(_answers(stored)) <= exchange:
+        return False
+    question, answer = _exchanges(stored)[exchange]
+    is_target = bool(stored.messages[_answers(stored)[exchange]].weight)
+    return (
+        is_target and question == _exchanges(dialogue)[exchange][0] and strip_thoughts(answer).strip() == text.strip()
+    )
 
 
 def _known_exchanges(dialogue: Dialogue, stored: Dialogue) -> list[int]:

@@ -7,7 +7,7 @@ rest when it is run again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -17,9 +17,10 @@ from mlx_personal.errors import StorageError, UserError
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.document import Document, path_name
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
-from mlx_personal.importers.verdicts import Inferences, infer_verdicts
+from mlx_personal.importers.verdicts import CORRECTION, InferredVerdict, PreferencePair, infer_verdicts
 from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
 from mlx_personal.personalizer.import_summary import ImportSummary
+from mlx_personal.personalizer.import_target import DryRunTarget, ImportTarget, ProfileTarget
 from mlx_personal.profile import Origin, PreferencePairRow, Store
 from mlx_personal.profile.imports import StoredPart
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
@@ -30,9 +31,9 @@ _CHUNK_CHARS: Final = 8_000_000
 # A longer conversation is a log rather than a conversation: a book has half as many characters.
 MAX_DIALOGUE_CHARS: Final = 1_000_000
 _EXAMPLES: Final = 10
-# Characters of the conversations that a dry run remembers, so that a second export of the same chat is not new again.
-_PLANNED_CHARS: Final = 64_000_000
 
+# Evidence of a verdict on an answer that a later export has another one instead of.
+_REPLACED: Final = "another answer to the same question was preferred"
 _NOTHING: Final = "no dialogue could be read ({})"
 _DAMAGED_HINT: Final = "check the file, or export it again"
 
@@ -174,19 +175,19 @@ class _Batch:
         self._store = store
         self._paths = paths
         self._options = options
-        self._dry_run = dry_run
+        self._target: ImportTarget = DryRunTarget(store) if dry_run else ProfileTarget(store, self._begin)
         self._wanted = wanted
         self._chunk: list[tuple[ImportedDialogue, str]] = []
         self._chunk_chars = 0
-        # What a dry run would have stored: the keys of all dialogues, and the parts of the first conversations.
-        self._keys: set[bytes] = set()
-        self._planned: dict[tuple[str, str], list[StoredPart]] = {}
-        self._planned_chars = 0
-        self.import_id: int | None = None
         self.summary = ImportSummary()
         self.examples: list[ImportedDialogue] = []
         self.failed: list[UserError] = []
         self.damaged: list[UserError] = []
+
+    @property
+    def import_id(self) -> int | None:
+        """Id of the import; None if nothing was stored."""
+        return self._target.import_id
 
     def read(self, path: Path, on_bytes: Callable[[int, int], None]) -> None:
         """Store the dialogues of a path. Those before an error are stored too."""
@@ -230,12 +231,8 @@ class _Batch:
 
     def _store_chunk(self) -> None:
         chunk, self._chunk, self._chunk_chars = self._chunk, [], 0
-        if self._dry_run:
-            for imported, _ in chunk:
-                self._count(imported, self._would_store(imported))
-            return
         if chunk:
-            with self._store.transaction():
+            with self._target.transaction():
                 for imported, source in chunk:
                     self._count(imported, self._put(imported, source))
 
@@ -247,74 +244,60 @@ class _Batch:
         if outcome != "known" and len(self.examples) < _EXAMPLES:
             self.examples.append(imported)
 
-    def _would_store(self, imported: ImportedDialogue) -> Outcome:
-        """Return what would become of a dialogue."""
-        conversation = imported.conversation
-        name = (conversation.app, conversation.id)
-        parts = self._planned.get(name) or self._store.imports.parts(*name)
-        part = new_part(imported.dialogue, parts)
-        if part is None:
-            return "known"
-        key = bytes.fromhex(part.dialogue.key)
-        if key in self._keys or self._store.imports.id_of_key(part.dialogue.key) is not None:
-            return "known"
-        self._keys.add(key)
-        if conversation.id and self._planned_chars < _PLANNED_CHARS:
-            self._planned_chars += sum(len(message.content) for message in part.dialogue.messages)
-            kept = [stored for stored in parts if stored.dialogue_id != part.continues]
-            self._planned[name] = [*kept, StoredPart(part.continues or -len(parts) - 1, part.dialogue, False)]
-        inferences = infer_verdicts(imported)
-        for verdict in inferences.verdicts:
-            self.summary.count_verdict(verdict.rating)
-        self.summary.pairs += len(inferences.pairs)
-        return _outcome(part)
-
     def _put(self, imported: ImportedDialogue, source: str) -> Outcome:
         """Store what is new about a conversation."""
-        conversation, imports = imported.conversation, self._store.imports
-        parts = imports.parts(conversation.app, conversation.id)
-        part = new_part(imported.dialogue, parts)
+        conversation, dialogue = imported.conversation, imported.dialogue
+        part = new_part(dialogue, self._parts(imported))
         is_new = part is not None and self._put_part(part, conversation, source)
         inferences = infer_verdicts(imported)
         if inferences.verdicts or inferences.pairs:
-            if parts:
-                parts = imports.parts(conversation.app, conversation.id)
-            elif (dialogue_id := imports.id_of_key(imported.dialogue.key)) is not None:
-                parts = [StoredPart(dialogue_id, imported.dialogue, False)]
-            self._put_inferences(imported.dialogue, inferences, parts)
+            parts = self._parts(imported)
+            if (dialogue_id := self._target.id_of_key(dialogue.key)) is not None:
+                parts.append(StoredPart(dialogue_id, dialogue, False))
+            self._put_verdicts(dialogue, inferences.verdicts, parts)
+            self._put_pairs(dialogue, inferences.pairs, parts)
         return _outcome(part) if part is not None and is_new else "known"
+
+    def _parts(self, imported: ImportedDialogue) -> list[StoredPart]:
+        conversation = imported.conversation
+        return self._target.parts(conversation.app, conversation.id, imported.dialogue)
 
     def _put_part(self, part: NewPart, conversation: Conversation, source: str) -> bool:
         """Store the new turns of a conversation, and return whether the profile did not have them."""
-        if self._store.imports.id_of_key(part.dialogue.key) is not None:
+        if self._target.id_of_key(part.dialogue.key) is not None:
             return False
         origin = _origin(conversation, part.position)
         if part.continues is not None:
-            return self._store.imports.extend(self._begun(), part.continues, part.dialogue, origin)
-        return self._store.imports.add(self._begun(), part.dialogue, source, origin) is not None
+            self._target.extend(part.continues, part.dialogue, origin)
+        else:
+            self._target.add(part.dialogue, source, origin)
+        return True
 
-    def _put_inferences(self, dialogue: Dialogue, inferences: Inferences, parts: Sequence[StoredPart]) -> None:
-        """Store the verdicts and the pairs of a conversation with the dialogues that have their answers."""
-        imports = self._store.imports
-        for verdict in inferences.verdicts:
+    def _put_verdicts(
+        self, dialogue: Dialogue, verdicts: Iterable[InferredVerdict], parts: Sequence[StoredPart]
+    ) -> None:
+        """Store the verdicts on a conversation with the dialogues that have their answers."""
+        for verdict in verdicts:
             if (found := find_answer(dialogue, verdict.answer, parts)) is not None:
-                dialogue_id, answer = found
-                if not imports.has_verdict(dialogue_id, answer, verdict.rating, verdict.source):
-                    values = (answer, verdict.rating, verdict.source, verdict.evidence)
-                    imports.add_verdicts(self._begun(), dialogue_id, [values])
-                    self.summary.count_verdict(verdict.rating)
-        for pair in inferences.pairs:
-            if (found := find_answer(dialogue, pair.answer, parts)) is not None:
-                row = PreferencePairRow(*found, pair.chosen, pair.rejected, pair.source)
-                if not self._store.pairs.has(row):
-                    self._store.pairs.add(self._begun(), row)
-                    self.summary.pairs += 1
+                self._put_verdict(*found, verdict)
 
-    def _begun(self) -> int:
-        """Return the id of this import, which begins with the first thing that it stores."""
-        if self.import_id is None:
-            self.import_id = self._store.imports.begin(self._paths, dataclasses.asdict(self._options))
-        return self.import_id
+    def _put_pairs(self, dialogue: Dialogue, pairs: Iterable[PreferencePair], parts: Sequence[StoredPart]) -> None:
+        """Store the pairs of a conversation, and what follows about an answer that an earlier export had instead."""
+        for pair in pairs:
+            found = find_answer(dialogue, pair.answer, parts)
+            if found is not None:
+                row = PreferencePairRow(*found, pair.chosen, pair.rejected, pair.source)
+                self.summary.pairs += self._target.add_pair(row)
+            rejected = None if pair.source == CORRECTION else find_answer(dialogue, pair.answer, parts, pair.rejected)
+            if rejected is not None and not self._target.is_rated(*rejected):
+                self._put_verdict(*rejected, InferredVerdict(pair.answer, "bad", pair.source, _REPLACED))
+
+    def _put_verdict(self, dialogue_id: int, answer: int, verdict: InferredVerdict) -> None:
+        if self._target.add_verdict(dialogue_id, dataclasses.replace(verdict, answer=answer)):
+            self.summary.count_verdict(verdict.rating)
+
+    def _begin(self) -> int:
+        return self._store.imports.begin(self._paths, dataclasses.asdict(self._options))
 
 
 def _outcome(part: NewPart) -> Outcome:

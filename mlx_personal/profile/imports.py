@@ -5,6 +5,7 @@ Each method is one query or one transaction.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,12 @@ from mlx_personal.storage.database import Database, utc_now
 # Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
 # without a decision would take longer the longer the stream is.
 LAST_DECIDED: Final = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
+
+# Dialogues with the same beginning that a new one is compared with, the latest ones: rows of a training set may all
+# begin with the same examples.
+MAX_RELATED: Final = 20
+# So many bytes of a hash that two beginnings of a long stream have the same one with a chance of 1 in 10^27.
+_BEGINNING_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -96,17 +103,19 @@ class OriginRow:
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A stored dialogue of a conversation: all of it, or the turns that a later export added.
+    """A stored dialogue with exchanges of a conversation.
 
     Attributes:
         dialogue_id: Id of the dialogue.
-        dialogue: The dialogue.
+        dialogue: The dialogue: all of the conversation, or the turns that a later export added.
         is_scored: Whether it has been scored, after which it does not change.
+        is_same: Whether it is of this conversation, and not of another one of the app with the same beginning.
     """
 
     dialogue_id: int
     dialogue: Dialogue
     is_scored: bool
+    is_same: bool = True
 
 
 @dataclass(frozen=True)
@@ -196,22 +205,38 @@ class Imports:
         row = self._database.fetch_one("SELECT id FROM dialogues WHERE key = ?", key)
         return None if row is None else int(row["id"])
 
-    def parts(self, app: str, conversation_id: str) -> list[StoredPart]:
-        """Return the stored dialogues of a conversation in order.
+    def parts(self, app: str, conversation_id: str, dialogue: Dialogue) -> list[StoredPart]:
+        """Return the stored dialogues of a conversation, and others of the app with the same beginning, in order.
+
+        Of conversations without an id, those with the same beginning are taken for the same.
 
         Args:
             app: Name of the app.
-            conversation_id: The app's id of the conversation.
+            conversation_id: The app's id of the conversation; empty if it has none.
+            dialogue: Its dialogue. Others have the same beginning if their first question and answer are equal.
         """
-        if not conversation_id:
-            return []
         rows = self._database.fetch_all(
-            f"SELECT id, messages, id <= {LAST_DECIDED} AS is_scored FROM dialogues WHERE id IN (SELECT dialogue_id"
-            " FROM origins WHERE conversation_id = ? AND conversation_id != '' AND app = ?) ORDER BY id",
-            conversation_id,
-            app,
+            "SELECT dialogue_id, max(conversation_id) AS conversation_id FROM origins WHERE beginning = ?"
+            " GROUP BY dialogue_id ORDER BY dialogue_id DESC LIMIT ?",
+            beginning_of(app, dialogue),
+            MAX_RELATED,
         )
-        return [StoredPart(row["id"], load_dialogue(row["messages"]), bool(row["is_scored"])) for row in rows]
+        is_same = {row["dialogue_id"]: row["conversation_id"] == conversation_id for row in rows}
+        if conversation_id:
+            rows = self._database.fetch_all(
+                "SELECT dialogue_id FROM origins WHERE conversation_id = ? AND conversation_id != '' AND app = ?",
+                conversation_id,
+                app,
+            )
+            is_same |= {row["dialogue_id"]: True for row in rows}
+        if not is_same:
+            return []
+        query = f"SELECT id, messages, id <= {LAST_DECIDED} AS is_scored FROM dialogues WHERE id = ?"
+        found = [row for key in sorted(is_same) for row in self._database.fetch_all(query, key)]
+        return [
+            StoredPart(row["id"], load_dialogue(row["messages"]), bool(row["is_scored"]), is_same[row["id"]])
+            for row in found
+        ]
 
     def add(self, import_id: int, dialogue: Dialogue, source: str, origin: Origin) -> int | None:
         """Append a dialogue to the stream.
@@ -233,7 +258,7 @@ class Imports:
             if not cursor.rowcount:
                 return None
             dialogue_id = int(cursor.lastrowid or 0)
-            _add_origin(connection, import_id, dialogue_id, origin)
+            _add_origin(connection, import_id, dialogue_id, dialogue, origin)
         return dialogue_id
 
     def extend(self, import_id: int, dialogue_id: int, dialogue: Dialogue, origin: Origin) -> bool:
@@ -252,7 +277,7 @@ class Imports:
             query = "UPDATE OR IGNORE dialogues SET key = ?, messages = ? WHERE id = ?"
             if not connection.execute(query, (dialogue.key, dump_dialogue(dialogue), dialogue_id)).rowcount:
                 return False
-            _add_origin(connection, import_id, dialogue_id, origin)
+            _add_origin(connection, import_id, dialogue_id, dialogue, origin)
         return True
 
     def origins(self, dialogue_id: int) -> list[OriginRow]:
@@ -288,6 +313,16 @@ class Imports:
         )
         return row is not None and row["rating"] == rating
 
+    def is_rated(self, dialogue_id: int, answer: int) -> bool:
+        """Return whether there is a verdict on an answer.
+
+        Args:
+            dialogue_id: The dialogue.
+            answer: Index of the answer in the dialogue's `assistant_turns`.
+        """
+        query = "SELECT 1 FROM inferred_verdicts WHERE dialogue_id = ? AND answer = ? LIMIT 1"
+        return self._database.fetch_one(query, dialogue_id, answer) is not None
+
     def add_verdicts(self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]]) -> None:
         """Store verdicts that follow from an export.
 
@@ -314,10 +349,24 @@ class Imports:
         return [InferredVerdictRow(**dict(row)) for row in rows]
 
 
-def _add_origin(connection: sqlite3.Connection, import_id: int, dialogue_id: int, origin: Origin) -> None:
+def beginning_of(app: str, dialogue: Dialogue) -> bytes:
+    """Return what dialogues of an app have in common that begin with the same question and answer.
+
+    Args:
+        app: Name of the app.
+        dialogue: The dialogue.
+    """
+    roles = ("user", "assistant")
+    texts = [next(message.content for message in dialogue.messages if message.role == role) for role in roles]
+    return hashlib.sha256(json.dumps([app, *texts]).encode()).digest()[:_BEGINNING_BYTES]
+
+
+def _add_origin(
+    connection: sqlite3.Connection, import_id: int, dialogue_id: int, dialogue: Dialogue, origin: Origin
+) -> None:
     # An import may bring turns of a dialogue twice, when its files have the same conversation in two states.
     connection.execute(
-        "INSERT OR IGNORE INTO origins VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO origins VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             dialogue_id,
             import_id,
@@ -327,5 +376,6 @@ def _add_origin(connection: sqlite3.Connection, import_id: int, dialogue_id: int
             origin.model,
             origin.time,
             origin.position,
+            beginning_of(origin.app, dialogue),
         ),
     )

@@ -211,4 +211,10 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         vector BLOB NOT NULL     -- float32, little-endian
     );
     """,
+    """
+    -- Of dialogues of an app that begin with the same question and answer, such as the branches of a conversation, this
+    -- is the same; NULL for those of earlier versions.
+    ALTER TABLE origins ADD COLUMN beginning BLOB;
+    CREATE INDEX origins_by_beginning ON origins (beginning) WHERE beginning IS NOT NULL;
+    """,
 )

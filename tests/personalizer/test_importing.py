@@ -104,10 +104,49 @@ def test_new_turns_of_a_scored_dialogue_have_it_as_context(store: Store, tmp_pat
     assert [message.weight for message in store.dialogues()[1].dialogue.messages] == [1, 0, 1, 1, 1, 1]
 
 
-def test_without_an_id_only_equal_conversations_are_known(store: Store, tmp_path: Path) -> None:
-    for texts in (SOUP, SOUP, SOUP + BREAD):
+def test_without_an_id_conversations_with_the_same_beginning_are_the_same(store: Store, tmp_path: Path) -> None:
+    for texts in (SOUP, SOUP, SOUP + BREAD, SOUP):
         import_chat(store, tmp_path, *texts, name="")
+    assert questions(store) == [(SOUP[0], BREAD[0])]
+    score_all(store)
+    import_chat(store, tmp_path, *SOUP, *BREAD, *TEA, name="")
+    import_chat(store, tmp_path, *TEA, name="")
+    assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0],), (TEA[0],)]
+
+
+def test_what_conversations_of_an_app_have_in_common_is_a_target_once(store: Store, tmp_path: Path) -> None:
+    """A branch in a new chat, or a resumed session, has the turns before it copied."""
+    chats = [chatgpt_conversation("c1", SOUP + BREAD), chatgpt_conversation("c2", SOUP + TEA)]
+    result = import_paths(store, [write_chatgpt_export(tmp_path / "x.json", *chats)])
+    assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0],)]
+    assert [message.content for message in store.dialogues()[1].dialogue.messages] == SOUP + TEA
+    assert (result.summary.total("new"), result.summary.total("continued")) == (1, 1)
+    import_chat(store, tmp_path, *SOUP, *TEA, *BREAD, name="c2")
+    assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0], BREAD[0])], "its own dialogue goes on, not the copied one"
+
+
+def test_conversations_of_other_apps_have_nothing_in_common(store: Store, tmp_path: Path) -> None:
+    import_chat(store, tmp_path, *SOUP)
+    file = tmp_path / "lines.jsonl"
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(SOUP + BREAD)]
+    file.write_text(json.dumps({"messages": turns}))
+    import_paths(store, [file])
     assert questions(store) == [(SOUP[0],), (SOUP[0], BREAD[0])]
+
+
+def test_an_answer_that_a_later_export_replaces_is_proposed_as_bad(store: Store, tmp_path: Path) -> None:
+    import_chat(store, tmp_path, *SOUP)
+    chat = chatgpt_conversation("c1", [SOUP[0], "Quickly.", *BREAD])
+    old = chatgpt_conversation("c1", SOUP)["mapping"]["c1-1"]
+    chat["mapping"]["old"] = {**old, "id": "old", "message": {**old["message"], "id": "old"}}
+    export = write_chatgpt_export(tmp_path / "later.json", chat)
+    dry = import_paths(store, [export], dry_run=True)
+    result = import_paths(store, [export])
+    assert (result.summary.good, result.summary.bad, result.summary.pairs) == (1, 1, 1)
+    assert dry.summary == result.summary
+    (verdict,) = store.imports.verdicts(1)
+    assert (verdict.rating, verdict.source) == ("bad", "regenerated")
+    assert import_paths(store, [export]).import_id is None
 
 
 def test_equal_dialogues_of_any_conversation_are_stored_once(store: Store, tmp_path: Path) -> None:
