@@ -222,6 +222,18 @@ def test_the_gradient_is_the_slope_of_the_loss_in_float64() -> None:
     assert (loss(0.01) - loss(-0.01)) / 0.02 == pytest.approx(norm, rel=1e-2)
 
 
+def test_gradient_checkpointing_changes_nothing() -> None:
+    lm, plan = random_models.random_model("llama"), make_plan("orpo")
+    weights, gradients = random_models.with_adapter(lm, -1), []
+    for checkpointing in (False, True):
+        memory = MemoryPlan(gradient_checkpointing=checkpointing)
+        computer = GradientComputer(lm, plan.data.all, "packed", memory, share_prefixes=True, objective=plan.objective)
+        with computer.prepared():
+            gradients.append(computer.gradient(weights, range(8), (0,), 0.5)[1])
+            mx.eval(gradients)
+    assert random_models.distance(*gradients) < 1e-5
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_the_reference_is_the_model_without_its_adapter(dora: bool) -> None:
     lm, plan = random_models.random_model("llama"), make_plan("dpo")
