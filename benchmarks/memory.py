@@ -1,0 +1,268 @@
+"""Compare the base model, an adapter, memory and both on held-out questions of streams of dialogues.
+
+    python -m benchmarks.memory --model MODEL FILE.jsonl... [--quick] [--stream N] [--kept N] [--held-out N] [--seeds N]
+                                [--examples N] [--max-tokens N] [--cells FOLDER] [--json] [--out FILE.md]
+
+For each file and seed a part of the file is the stream, of which the buffer keeps some dialogues. These are trained on
+and are the memory. The held-out questions come from the rest of the file; none is a near-duplicate of a kept one.
+`--cells` keeps the values of each file and seed, so that an interrupted comparison goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from benchmarks.arguments import positive_int, run_command, set_defaults
+from benchmarks.report_file import heading, print_result
+from mlx_personal import Config, Dialogue, LanguageModel, Personalizer, UserError, load_language_model
+from mlx_personal.benchmark.random_weights import public_model_name
+from mlx_personal.dialogue import rouge1
+from mlx_personal.dialogue.similarity import NearDuplicateIndex
+from mlx_personal.evaluation import EvaluationConfig, bootstrap_interval
+from mlx_personal.evaluation.choice import chance_reciprocal_rank, reciprocal_ranks, top1_shares
+from mlx_personal.evaluation.comparison import compute_outputs, make_parts, typical_answer
+from mlx_personal.evaluation.specificity import specificities
+from mlx_personal.finetune import Example, LoRAConfig, finetune
+from mlx_personal.importers import read_dialogues
+from mlx_personal.memory import Memory, MemoryConfig, MemoryEntry
+from mlx_personal.reporting import markdown_table
+from mlx_personal.selection import SelectionConfig
+from mlx_personal.storage.files import atomic_write
+
+BASE, BASE_MEMORY = "base", "base, memory"
+ADAPTER, ADAPTER_MEMORY = "adapter", "adapter, memory"
+TRAINED_MEMORY = "adapter trained with examples, memory"
+# For each method: whether its adapter was trained with examples, None for the base model; whether it has a memory.
+METHODS: Final[Mapping[str, tuple[bool | None, bool]]] = {
+    BASE: (None, False),
+    BASE_MEMORY: (None, True),
+    ADAPTER: (False, False),
+    ADAPTER_MEMORY: (False, True),
+    TRAINED_MEMORY: (True, True),
+}
+# Values of a method, one for each held-out question.
+METRICS: Final = ("rouge1", "reciprocal_rank", "top1", "specificity", "log_likelihood")
+# Rank 8 on all layers without dropout, with which common prefixes are computed once.
+TRAINING: Final = LoRAConfig(learning_rate=5e-4, epochs=3, dropout=0.0)
+# The options of the sizes, with their defaults with and without `--quick`.
+SIZES: Final[Mapping[str, tuple[int | None, int | None]]] = {
+    **{"stream": (12, 192), "kept": (6, 64), "held_out": (4, 60), "seeds": (1, 3), "examples": (1, 2)},
+    **{"max_tokens": (4, 64), "epochs": (1, TRAINING.epochs)},
+}
+
+Cell = dict[str, Any]
+"""The values of one file and seed: `methods`, by name a list for each metric, and those of one answer for all."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; return 2 if the input is wrong."""
+    return run_command("benchmarks.memory", run, parse(arguments))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a stream of dialogues as JSON Lines")
+    parser.add_argument("--model", default="demo", help="name or folder of a model; default the embedded one")
+    parser.add_argument("--quick", action="store_true", help="few dialogues: to check that it works")
+    parser.add_argument("--stream", type=positive_int, help="dialogues of which the buffer keeps some; default 192")
+    parser.add_argument("--kept", type=positive_int, help="bins of the buffer; default 64")
+    parser.add_argument("--held-out", type=positive_int, help="held-out questions; default 60")
+    parser.add_argument("--seeds", type=positive_int, help="seeds; default 3")
+    parser.add_argument("--examples", type=positive_int, help="examples before a question; default 2")
+    parser.add_argument("--max-tokens", type=positive_int, help="tokens of an answer; default 64")
+    parser.add_argument("--epochs", type=positive_int, help="epochs of fine-tuning; default 3")
+    parser.add_argument("--cells", type=Path, help="folder for the values of each file and seed, which are kept")
+    parser.add_argument("--json", action="store_true", help="print the values as JSON")
+    parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown")
+    return set_defaults(parser.parse_args(arguments), SIZES)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the comparison."""
+    streams = {file.stem: read_single_turns(file, options) for file in options.files}
+    lm = load_language_model(options.model)
+    cells: dict[str, list[Cell]] = {}
+    for name, dialogues in streams.items():
+        for seed in range(options.seeds):
+            cells.setdefault(name, []).append(stored_cell(lm, name, dialogues, seed, options))
+    values = {name: summarize(of_stream) for name, of_stream in cells.items()}
+    print_result(make_report(values, options), values, options)
+    return 0
+
+
+def read_single_turns(file: Path, options: argparse.Namespace) -> list[Dialogue]:
+    """Return the first exchange of each dialogue of a file."""
+    dialogues = [item for item in read_dialogues(file) if isinstance(item, Dialogue)]
+    needed = options.stream + options.held_out
+    if len(dialogues) < needed:
+        raise UserError(f"has {len(dialogues)} dialogues, and {needed} are needed", file, "lower --stream")
+    return [Dialogue.of(dialogue.user_turns[0], dialogue.assistant_turns[0]) for dialogue in dialogues]
+
+
+def stored_cell(
+    lm: LanguageModel, name: str, dialogues: list[Dialogue], seed: int, options: argparse.Namespace
+) -> Cell:
+    """Return the values of a file and seed, from `--cells` if they are there."""
+    sizes = {size: getattr(options, size) for size in sorted(SIZES) if size != "seeds"}
+    key = {"model": public_model_name(options.model), "stream": name, "seed": seed, **sizes}
+    file = None if options.cells is None else options.cells / f"{name}-{seed}.json"
+    if file is not None and file.exists():
+        stored: Cell = json.loads(file.read_text())
+        if stored["key"] == key:
+            return stored
+    cell = {"key": key, **compute_cell(lm, dialogues, seed, options)}
+    if file is not None:
+        options.cells.mkdir(parents=True, exist_ok=True)
+        atomic_write(file, json.dumps(cell))
+    return cell
+
+
+def compute_cell(lm: LanguageModel, dialogues: list[Dialogue], seed: int, options: argparse.Namespace) -> Cell:
+    """Select, train, and measure all methods."""
+    shuffled = Random(seed).sample(dialogues, len(dialogues))
+    with tempfile.TemporaryDirectory() as folder:
+        kept = select(lm, shuffled[: options.stream], Path(folder), options)
+        held_out = draw_held_out(kept, shuffled[options.stream :], options.held_out)
+        entries = [MemoryEntry(i, dialogue, group=i) for i, dialogue in enumerate(kept)]
+        memory = Memory(entries, MemoryConfig(examples=options.examples), lm)
+        measured: dict[str, dict[str, list[float]]] = {}
+        seconds: dict[str, float] = {}
+        for method, (trained_with_examples, has_memory) in METHODS.items():
+            start = time.perf_counter()
+            adapter = Path(folder) / f"adapter-{trained_with_examples}"
+            if trained_with_examples is not None and not adapter.exists():
+                train(lm, memory, trained_with_examples, adapter, seed, options)
+            if trained_with_examples is not None:
+                lm.attach_adapter(adapter)
+            prompts = [memory.with_examples(dialogue) if has_memory else dialogue for dialogue in held_out]
+            measured[method] = measure(lm, prompts, seed, options)
+            lm.detach_adapter()
+            seconds[method] = time.perf_counter() - start
+    constant = typical_answer(lm, kept, options.max_tokens) or ""
+    return {
+        "methods": measured,
+        "constant_rouge1": [rouge1(constant, dialogue.answer) for dialogue in held_out],
+        "chance_reciprocal_rank": chance_reciprocal_rank(min(EvaluationConfig().choices, len(held_out))),
+        "seconds": seconds,
+    }
+
+
+def select(lm: LanguageModel, stream: list[Dialogue], folder: Path, options: argparse.Namespace) -> list[Dialogue]:
+    """Return the dialogues of a stream that the buffer keeps, in the order of the stream."""
+    config = Config(selection=SelectionConfig(bins=options.kept))
+    with Personalizer.create(folder / "profile", options.model, config, lm) as personalizer:
+        personalizer.observe(stream)
+        return [bin_.dialogue for bin_ in sorted(personalizer.bins(), key=lambda bin_: bin_.dialogue_id)]
+
+
+def draw_held_out(kept: list[Dialogue], rest: list[Dialogue], count: int) -> list[Dialogue]:
+    """Return the first dialogues that are near-duplicates of no kept one."""
+    index = NearDuplicateIndex(kept)
+    return [dialogue for dialogue in rest if not index.find(dialogue)][:count]
+
+
+def train(
+    lm: LanguageModel, memory: Memory, with_examples: bool, adapter: Path, seed: int, options: argparse.Namespace
+) -> None:
+    """Train an adapter on the dialogues of the memory, with or without the nearest other ones before each."""
+    config = LoRAConfig(**{**vars(TRAINING), "epochs": options.epochs, "seed": seed})
+    dialogues: Iterator[Dialogue] = (entry.dialogue for entry in memory.entries)
+    if with_examples:
+        dialogues = (
+            memory.with_examples(entry.dialogue, {entry.group}, config.max_seq_length) for entry in memory.entries
+        )
+    finetune(lm, [Example(dialogue) for dialogue in dialogues], config, adapter)
+
+
+def measure(
+    lm: LanguageModel, prompts: list[Dialogue], seed: int, options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Return each metric of the held-out dialogues."""
+    config = EvaluationConfig(max_tokens=options.max_tokens, seed=seed)
+    parts = make_parts(lm, prompts, [False] * len(prompts), config)
+    (part,), (outputs,) = parts, compute_outputs(lm, parts, options.max_tokens)
+    return {
+        "rouge1": [rouge1(a[-1], d.answer) for a, d in zip(outputs.answers, part.dialogues, strict=True)],
+        "reciprocal_rank": reciprocal_ranks(outputs.likelihoods, part.groups),
+        "top1": top1_shares(outputs.likelihoods, part.groups),
+        "specificity": specificities(outputs.likelihoods, part.others),
+        "log_likelihood": [-loss.nats / loss.tokens for loss in outputs.losses],
+    }
+
+
+def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return the means of all metrics over the questions of all seeds, and the gains with their intervals."""
+    pooled = {
+        method: {metric: [value for cell in cells for value in cell["methods"][method][metric]] for metric in METRICS}
+        for method in METHODS
+    }
+    gains = {}
+    for method in (ADAPTER_MEMORY, TRAINED_MEMORY):
+        for other in (BASE, BASE_MEMORY, ADAPTER):
+            for metric in METRICS:
+                pairs = zip(pooled[method][metric], pooled[other][metric], strict=True)
+                differences = [a - b for a, b in pairs]
+                low, high = bootstrap_interval(differences)
+                gains[f"{method} - {other}: {metric}"] = [statistics.fmean(differences), low, high]
+    return {
+        "seeds": len(cells),
+        "questions": len(pooled[BASE]["rouge1"]),
+        "means": {
+            method: {metric: statistics.fmean(values) for metric, values in metrics.items()}
+            for method, metrics in pooled.items()
+        },
+        "constant_rouge1": statistics.fmean(value for cell in cells for value in cell["constant_rouge1"]),
+        "chance_reciprocal_rank": statistics.fmean(cell["chance_reciprocal_rank"] for cell in cells),
+        "gains": gains,
+        "seconds": {method: statistics.median(cell["seconds"][method] for cell in cells) for method in METHODS},
+    }
+
+
+def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """Return the report as Markdown."""
+    sizes = " ".join(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in SIZES)
+    model = public_model_name(options.model)
+    lines = [
+        heading(f"Adapter and memory: {model}", f"python -m benchmarks.memory --model {model} {sizes} FILE.jsonl..."),
+        f"Each stream of {options.stream} dialogues is reduced to {options.kept} kept ones, which are trained on and "
+        f"are the memory; up to {options.examples} of them are put before a question. `MRR` and `top 1` are of the "
+        f"choice among up to {EvaluationConfig().choices} answers of like length, `specificity` is log p(answer | its "
+        "question) - log p(answer | another question), and both likelihoods are in nats a token.\n",
+    ]
+    for name, of_stream in values.items():
+        lines.append(f"## {name}: {of_stream['questions']} held-out questions of {of_stream['seeds']} seeds\n")
+        rows = [
+            [method, *(f"{means[metric]:.3f}" for metric in METRICS), f"{of_stream['seconds'][method]:.0f}"]
+            for method, means in of_stream["means"].items()
+        ]
+        rows.append(["one answer for all", f"{of_stream['constant_rouge1']:.3f}", "", "", "", "", ""])
+        rows.append(["no question read", "", f"{of_stream['chance_reciprocal_rank']:.3f}", "", "0", "", ""])
+        columns = ["method", "ROUGE-1", "MRR", "top 1", "specificity", "log-likelihood", "seconds"]
+        lines.append(markdown_table(columns, rows))
+        rows = [[gain, f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"] for gain, (mean, low, high) in gains_of(of_stream)]
+        lines.append(markdown_table(["gain", "mean", "95 % interval"], rows))
+    lines.append(
+        "Intervals are bootstrapped over all questions of all seeds. The seconds are those of training, where a method "
+        "is the first to use an adapter, and of answering and computing likelihoods; median over the seeds.\n"
+    )
+    return "\n".join(lines)
+
+
+def gains_of(of_stream: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
+    """Yield the gains in ROUGE-1 and in the reciprocal rank, and those in the other metrics over the base."""
+    for gain, values in of_stream["gains"].items():
+        if gain.endswith((": rouge1", ": reciprocal_rank")) or f"- {BASE}:" in gain:
+            yield gain, values
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

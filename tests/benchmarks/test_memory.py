@@ -1,0 +1,49 @@
+"""The comparison of adapter and memory: its values, its report, its stored cells, and wrong input."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from benchmarks import memory
+from benchmarks.arguments import DEMO_STREAM
+
+
+@pytest.mark.slow
+def test_the_memory_benchmark_prints_its_values_and_computes_a_cell_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, out = tmp_path / "cells", tmp_path / "memory.md"
+    arguments = ["--quick", "--seeds", "2", "--cells", str(cells), "--json", "--out", str(out), str(DEMO_STREAM)]
+    assert memory.main(arguments) == 0
+    printed = capsys.readouterr().out
+    values = json.loads(printed)["stream"]
+    assert (values["seeds"], values["questions"]) == (2, 8)
+    stored = [json.loads((cells / f"stream-{seed}.json").read_text())["methods"] for seed in range(2)]
+    pooled = {
+        method: [value for cell in stored for value in cell[method]["log_likelihood"]] for method in memory.METHODS
+    }
+    for method, likelihoods in pooled.items():
+        assert values["means"][method]["log_likelihood"] == pytest.approx(statistics.fmean(likelihoods))
+    trained, base = pooled[memory.ADAPTER_MEMORY], pooled[memory.BASE]
+    mean, low, high = values["gains"][f"{memory.ADAPTER_MEMORY} - {memory.BASE}: log_likelihood"]
+    assert mean == pytest.approx(statistics.fmean(trained) - statistics.fmean(base))
+    assert low <= mean <= high
+    # Memory changes the prompts, and training with examples the adapter.
+    assert len({tuple(likelihoods) for likelihoods in pooled.values()}) == len(memory.METHODS)
+    assert "| one answer for all |" in out.read_text()
+
+    monkeypatch.setattr(memory, "compute_cell", lambda *_: pytest.fail("computed again"))
+    assert memory.main(arguments) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_too_few_dialogues_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "short.jsonl"
+    file.write_text(DEMO_STREAM.read_text().split("\n")[0] + "\n")
+    assert memory.main(["--quick", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has 1 dialogues, and 16 are needed" in line and str(file) in line
