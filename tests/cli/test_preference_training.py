@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cases import slow_cases
 from tests.support.cli import error_line, run_cli, run_json
 
 
@@ -22,7 +23,7 @@ def set_objective(profile: Path, objective: str) -> None:
     (profile / "config.toml").write_text(settings)
 
 
-@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+@pytest.mark.parametrize("objective", ["dpo", *slow_cases("orpo")])
 @pytest.mark.parametrize("arguments", [[], ["--dry-run"]])
 def test_a_profile_without_pairs_is_told_so_on_one_line(annotated: Path, objective: str, arguments: list[str]) -> None:
     set_objective(annotated, objective)

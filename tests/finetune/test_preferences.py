@@ -38,6 +38,7 @@ from mlx_personal.finetune.identity import training_identity
 from mlx_personal.finetune.plan import TrainingPlan
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
+from tests.support.cases import slow_cases
 from tests.support.training_steps import for_each_step
 
 BETA = 0.3
@@ -331,7 +332,7 @@ def run(objective: str, data: TrainingData | None = None, **changes: Any) -> Tra
     return train(random_models.random_model("llama"), plan_training(data or make_data(objective), config))
 
 
-@pytest.mark.parametrize("objective", ["dpo", "orpo", "sft+dpo"])
+@pytest.mark.parametrize("objective", ["dpo", *slow_cases("orpo", "sft+dpo")])
 def test_training_widens_the_margins(objective: str) -> None:
     report = run(objective, epochs=8, num_layers=2)
     margins, accuracies = report.rewards["rewards/margins"], report.rewards["rewards/accuracies"]
@@ -353,6 +354,7 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_all_forward_modes_train_alike() -> None:
     losses = []
     modes: tuple[ForwardMode, ...] = ("packed", "plain")
@@ -365,6 +367,7 @@ def test_all_forward_modes_train_alike() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_result() -> None:
     data, config = (
         make_data("dpo"),
@@ -470,7 +473,7 @@ class Killed(BaseException):
     """Ends a training from within; nothing in it catches this."""
 
 
-@pytest.mark.parametrize("objective", ["dpo", "sft+dpo"])
+@pytest.mark.parametrize("objective", ["sft+dpo", *slow_cases("dpo")])
 def test_a_killed_training_run_is_resumed_bit_for_bit(
     tiny_model: LanguageModel, tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -550,6 +553,7 @@ def test_indices_of_pairs_refer_to_all_samples() -> None:
     assert [data.all[i] for i in data.validation_indices] == [single, pairs[3].chosen, pairs[3].rejected]
 
 
+@pytest.mark.slow
 def test_an_adapter_of_preferences_has_the_same_files(tiny_model: LanguageModel, tmp_path: Path) -> None:
     finetune(tiny_model, [], dataclasses.replace(CONFIG, objective="dpo"), tmp_path / "a", pairs=PAIRS)
     tiny_model.attach_adapter(tmp_path / "a")

@@ -154,6 +154,7 @@ def test_an_interrupted_run_is_resumed_with_its_pairs(personalizer: Personalizer
     assert personalizer.train().report.pairs == 3
 
 
+@pytest.mark.slow
 def test_another_objective_discards_an_interrupted_run_on_pairs(personalizer: Personalizer) -> None:
     annotate(personalizer, 1, "edit", ["Slowly."])
     annotate(personalizer, 2, "edit", ["At the corner."])
