@@ -12,9 +12,10 @@ documents contain.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -79,14 +80,14 @@ class BM25Index:
         own_score = 0.0
         for word, frequency in counts.items():
             containing = len(self._postings[word][0]) if word in self._postings else 0
-            own = self._saturation(np.array(float(frequency)), np.array(float(counts.total())))
-            own_score += frequency * self._idf(containing) * float(own)
+            own_score += frequency * self._idf(containing) * self._saturation(frequency, counts.total())
         if own_score == 0:
             return np.zeros(self._count, np.float32)
         return np.minimum(self.scores(query) / np.float32(own_score), np.float32(1))
 
     def _idf(self, containing: int) -> float:
-        return float(np.log1p((self._count - containing + 0.5) / (containing + 0.5)))
+        return math.log1p((self._count - containing + 0.5) / (containing + 0.5))
 
-    def _saturation(self, frequency: np.ndarray, length: np.ndarray) -> np.ndarray:
+    def _saturation(self, frequency: Any, length: Any) -> Any:
+        """Return the saturated term frequency, of numbers or arrays."""
         return frequency * (K1 + 1) / (frequency + K1 * (1 - B + B * length / self._mean_length))

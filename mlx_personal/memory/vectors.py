@@ -19,7 +19,7 @@ import numpy as np
 _MAX_FITTED: Final = 1024
 # With more vectors only the directions of the largest variance are compared, so that a search stays fast [Su21].
 _MAX_EXACT: Final = 10_000
-_REDUCED_DIMENSIONS: Final = 256
+_REDUCED_DIMENSIONS: Final = 128
 # Variances below this share of the vectors' mean square are rounding errors: equal vectors have none.
 _TOLERANCE: Final = 1e-10
 
@@ -36,18 +36,20 @@ class WhitenedVectors:
     def __init__(self, vectors: np.ndarray):
         data = np.asarray(vectors, np.float32)
         fitted = data[np.linspace(0, len(data) - 1, min(len(data), _MAX_FITTED)).astype(int)].astype(np.float64)
-        self._mean = fitted.mean(axis=0) if len(fitted) else np.zeros(data.shape[1])
+        mean = fitted.mean(axis=0) if len(fitted) else np.zeros(data.shape[1])
         noise = _TOLERANCE * float((fitted**2).sum()) / max(len(fitted), 1)
-        eigenvalues, self._directions = _principal_directions(fitted - self._mean, noise)
+        eigenvalues, directions = _principal_directions(fitted - mean, noise)
         dimensions = data.shape[1]
         mean_variance = float(eigenvalues.sum()) / dimensions
         shrinkage = oas_shrinkage(eigenvalues, dimensions, len(fitted))
         self._is_reduced = len(data) > _MAX_EXACT
         if self._is_reduced:
-            eigenvalues, self._directions = eigenvalues[:_REDUCED_DIMENSIONS], self._directions[:_REDUCED_DIMENSIONS]
+            eigenvalues, directions = eigenvalues[:_REDUCED_DIMENSIONS], directions[:_REDUCED_DIMENSIONS]
         # What each direction, and all directions without variance, are multiplied by.
-        self._scales = 1 / np.sqrt((1 - shrinkage) * eigenvalues + shrinkage * mean_variance)
-        self._other_scale = 1 / np.sqrt(shrinkage * mean_variance) if mean_variance > 0 else 0.0
+        scales = 1 / np.sqrt((1 - shrinkage) * eigenvalues + shrinkage * mean_variance)
+        other_scale = 1 / np.sqrt(shrinkage * mean_variance) if mean_variance > 0 else 0.0
+        self._mean, self._directions = mean.astype(np.float32), directions.astype(np.float32)
+        self._scales, self._other_scale = scales.astype(np.float32), np.float32(other_scale)
         self._whitened = self._whiten(data)
 
     def similarities(self, vector: np.ndarray) -> np.ndarray:
@@ -60,14 +62,13 @@ class WhitenedVectors:
 
     def _whiten(self, vectors: np.ndarray) -> np.ndarray:
         """Return whitened vectors of unit norm, or zeros for those at the mean: [N, D] -> float32 [N, K]."""
-        mean, directions = self._mean.astype(np.float32), self._directions.astype(np.float32)
-        centered = vectors - mean
-        coordinates = centered @ directions.T
+        centered = vectors - self._mean
+        coordinates = centered @ self._directions.T
         if self._is_reduced:
-            whitened = coordinates * self._scales.astype(np.float32)
+            whitened = coordinates * self._scales
         else:
-            extra = (self._scales - self._other_scale).astype(np.float32)
-            whitened = centered * np.float32(self._other_scale) + (coordinates * extra) @ directions
+            inside = (coordinates * (self._scales - self._other_scale)) @ self._directions
+            whitened = centered * self._other_scale + inside
         norms = np.linalg.norm(whitened, axis=1, keepdims=True)
         return np.asarray(np.divide(whitened, norms, out=np.zeros_like(whitened), where=norms > 0), np.float32)
 
