@@ -22,6 +22,8 @@ from mlx_personal.errors import quoted
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 
 _Skip = Callable[[str], None]
+# Types of parts that reasons name. Others are any words of a file, and reasons are stored.
+_PARTS = frozenset({"image", "audio", "video", "file", "document", "part", "tool_use", "tool_result"})
 # More of a tool's output is rarely what an answer is about, and the context is limited.
 MAX_TOOL_CHARS = 2_000
 
@@ -142,7 +144,7 @@ def _problem(turn: Turn) -> str | None:
     if turn.role == "assistant" and turn.calls_tool:
         return "an assistant turn that calls a tool"
     if not turn.text.strip():
-        parts = " and ".join(sorted(turn.left_out))
+        parts = " and ".join(sorted({name if name in _PARTS else "other parts" for name in turn.left_out}))
         return f"a {turn.role} turn with {parts} only" if parts else f"an empty {turn.role} message"
     if turn.role == "assistant" and not strip_thoughts(turn.text):
         return "an assistant turn that consists of thoughts only"

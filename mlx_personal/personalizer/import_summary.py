@@ -11,8 +11,10 @@ from mlx_personal.importers.conversation import Rating, Skipped
 
 # Number of places that are named for each reason.
 _PLACES: Final = 3
+# What a reason quotes of a file, up to its end: a long quotation is cut off.
+_QUOTATION: Final = re.compile(r"(?<!\w)['\"].*", re.DOTALL)
 # Reasons with different numbers or quotations in them are of one kind. The first one stands for all.
-_VARIABLE: Final = re.compile(r"\d[\d,.]*|'[^']*'|\"[^\"]*\"")
+_VARIABLE: Final = re.compile(rf"\d[\d,.]*|{_QUOTATION.pattern}", re.DOTALL)
 # Beyond these, which only damaged files reach, reasons are counted together.
 _MAX_KINDS: Final = 100
 _OTHER: Final = "other reasons"
@@ -134,3 +136,10 @@ class ImportSummary:
             "skipped": [dataclasses.asdict(skipped) for skipped in self.by_count()],
             "proposals": {"good": self.good, "bad": self.bad, "pairs": self.pairs},
         }
+
+    def to_stored_json(self) -> dict[str, Any]:
+        """Return the summary as plain JSON without what reasons quote of files, which is not stored."""
+        stored = self.to_json()
+        for skipped in stored["skipped"]:
+            skipped["reason"] = _QUOTATION.sub("'...'", skipped["reason"])
+        return stored

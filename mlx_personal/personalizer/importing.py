@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.errors import StorageError, UserError
+from mlx_personal.errors import StorageError, UserError, quoted
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.document import Document, path_name
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
@@ -58,13 +58,21 @@ class ImportOptions:
     app: str = ""
     title: str = ""
 
+    def is_of_app(self, name: str) -> bool:
+        """Return whether an app is the wanted one.
+
+        Args:
+            name: Name of the app.
+        """
+        return name.casefold() == self.app.casefold()
+
     def reason_against(self, conversation: Conversation) -> str | None:
         """Return why a conversation is left out, or None.
 
         Args:
             conversation: The conversation.
         """
-        if self.app and conversation.app != self.app.casefold():
+        if self.app and not self.is_of_app(conversation.app):
             return "of another app"
         if self.title.casefold() not in conversation.title.casefold():
             return "its title does not match"
@@ -119,7 +127,7 @@ def import_paths(
         What was read, stored and left out.
 
     Raises:
-        UserError: If no dialogue could be read.
+        UserError: If no dialogue could be read, or none is of the wanted app.
     """
     options = options or ImportOptions()
     batch = _Batch(store, list(map(path_name, paths)), options, dry_run, wanted)
@@ -129,6 +137,9 @@ def import_paths(
         progress.next_path()
     if not batch.summary.total("dialogues"):
         raise batch.failed[0] if batch.failed else _nothing_read(batch.summary, paths[0], options.format)
+    if options.app and not any(map(options.is_of_app, batch.summary.apps)):
+        hint = f"the apps are {', '.join(map(quoted, batch.summary.apps))}"
+        raise UserError(f"no conversation is of the app {quoted(options.app)}", paths[0], hint)
     batch.finish()
     return ImportResult(batch.import_id, batch.summary, tuple(batch.examples), (*batch.failed, *batch.damaged))
 
@@ -212,7 +223,7 @@ class _Batch:
     def finish(self) -> None:
         """Record the end of the import, unless it stored nothing."""
         if self.import_id is not None:
-            self._store.imports.finish(self.import_id, self.summary.to_json())
+            self._store.imports.finish(self.import_id, self.summary.to_stored_json())
 
     def _add(self, imported: ImportedDialogue, source: str) -> None:
         conversation = imported.conversation

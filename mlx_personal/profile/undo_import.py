@@ -7,6 +7,7 @@ what they learned cannot be taken out of their weights.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass
 from typing import Final
@@ -118,7 +119,8 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
     Raises:
         UserError: If there is no such import, or it was taken back before.
     """
-    if store.imports.get(import_id).undone_at is not None:
+    batch = store.imports.get(import_id)
+    if batch.undone_at is not None:
         raise UserError(f"import {import_id} was already taken back", remedy=Action.LIST_IMPORTS)
     store.database.fetch_all("PRAGMA secure_delete = ON")  # no text stays in free pages of the file
     shortened = 0
@@ -139,7 +141,10 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
         freed_bins = _delete(connection)
         for table in ("inferred_verdicts", "preference_pairs"):
             connection.execute(f"DELETE FROM {table} WHERE import_id = ?", (import_id,))
-        connection.execute("UPDATE imports SET undone_at = ? WHERE id = ?", (utc_now(), import_id))
+        # Reasons name files, whose names may say what the conversations are about.
+        summary = None if batch.summary is None else json.dumps({**batch.summary, "skipped": []})
+        query = "UPDATE imports SET undone_at = ?, summary = ? WHERE id = ?"
+        connection.execute(query, (utc_now(), summary, import_id))
         after = store.dialogue_count()
     return UndoneImport(before - after, shortened, freed_bins)
 

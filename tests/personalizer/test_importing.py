@@ -178,8 +178,39 @@ def test_conversations_are_filtered_by_time_app_and_title(store: Store, tmp_path
     assert taken(until=start) == ["old?"]
     assert taken(until=start + 1, since=start - 1) == ["new?"]
     assert taken(title="soup") == ["old?", "new?"]
-    assert taken(app="claude") == []
-    assert taken(app="chatgpt") == ["old?", "new?", "late?"]
+    assert taken(app="chatgpt") == taken(app="ChatGPT") == ["old?", "new?", "late?"]
+    with pytest.raises(UserError, match=r"no conversation is of the app 'claude'; the apps are 'chatgpt'"):
+        taken(app="claude")
+
+
+def test_an_app_with_capitals_is_found_in_any_case(store: Store, tmp_path: Path) -> None:
+    session = {"type": "session", "harness": "My-App", "id": "s1"}
+    turns = [
+        {"type": "message", "message": {"role": r, "content": t}}
+        for r, t in zip(("user", "assistant"), SOUP, strict=True)
+    ]
+    file = tmp_path / "session.jsonl"
+    file.write_text("\n".join(map(json.dumps, [session, *turns])))
+    for name in ("My-App", "my-app", "MY-APP"):
+        assert import_paths(store, [file], ImportOptions(app=name), dry_run=True).summary.total("new") == 1
+
+
+def test_what_a_reason_quotes_of_a_file_is_not_stored(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    roles = ['Anna\'s "friend"', "Anna" * 100, "Berta"]
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{n}"}]} for n in (1, 2, 3)
+    ]
+    for row, role in zip(rows, roles, strict=True):
+        row["messages"].append({"role": role, "content": "c"})
+        row["messages"].append({"role": "user", "content": [{"type": "Carla", "x": 1}]})  # type: ignore[dict-item]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    reasons = [(skipped.reason, skipped.count) for skipped in import_paths(store, [file]).summary.by_count()]
+    assert reasons[0] == ("a turn with the unknown role 'Anna\\'s \"friend\"'", 3)
+    (batch,) = store.imports.all()
+    assert batch.summary is not None
+    stored = [skipped["reason"] for skipped in batch.summary["skipped"]]
+    assert stored[:2] == ["a turn with the unknown role '...'", "a user turn with other parts only"]
 
 
 def test_a_time_filter_leaves_out_conversations_without_a_time(store: Store, tmp_path: Path) -> None:

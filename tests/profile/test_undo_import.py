@@ -206,6 +206,8 @@ def test_no_text_stays_in_the_file(tmp_path: Path) -> None:
     batch = begin(store)
     secret = "a very particular sentence"
     add(store, batch, chat(*(f"{secret} {number}" for number in range(500))))
+    skipped = {"reason": f"about {secret}", "places": [f"{secret}.json"] * 500}
+    store.imports.finish(batch, {"apps": {}, "skipped": [skipped]})
     store.close()  # the text is in the database file from here on
     assert secret.encode() in (tmp_path / "profile" / "profile.db").read_bytes()
     store = Store(tmp_path / "profile")
