@@ -5,6 +5,7 @@ A rule file of `verdict_rules` lists phrases of one language:
 - `thanks` and `praise` approve of the answer, `corrections` and `objections` do not. `fillers` may stand before them.
 - `denials` such as `no` are corrections only before a comma or another mark, and not before `statements`, with which an
   answer about the user begins, such as `my`.
+- Praise, and a correction of one word such as `wrong`, have to be a clause of their own.
 - `contrasts` such as `but`, and `changes` such as `remove`, take back an approval before them.
 - `neither` are phrases that begin like one of these and mean something else, such as `no problem`.
 
@@ -130,7 +131,7 @@ class _Turn:
                 break
             # `great question` is no praise of the answer, and `thanks giving` no thanks.
             end = position + phrase.length
-            if kind == "praise" and not self._ends_clause(end) and not self._ends_clause(self._skip(end, *_APPROVING)):
+            if kind == "praise" and not self._is_clause(end, *_APPROVING):
                 break
             if kind == "thanks" and not self._ends_clause(end) and self._phrase_at(end) is None:
                 break
@@ -152,9 +153,15 @@ class _Turn:
             says_otherwise = not kinds.isdisjoint(("statements", "thanks", "praise", "neither"))
             if end >= len(self._words) or not _STOP.search(self._gaps[end - 1]) or says_otherwise:
                 return None
-        elif phrase.is_unspaced and phrase.length < 3 and not self._ends_clause(self._skip(end, "fillers")):
-            return None
+        elif self._is_short(phrase, position) and not self._is_clause(end, "fillers"):
+            return None  # `wrong side of the bed` is no correction
         return "correction" if len(self._words) <= phrase.max_words["correction"] else None
+
+    def _is_short(self, phrase: _Phrase, position: int) -> bool:
+        """Return whether a correction is so short that it may be part of something else."""
+        if phrase.is_unspaced:
+            return phrase.length < 3
+        return phrase.kind == "corrections" and phrase.length == 1 and self._words[position].isalpha()
 
     def _after(self, approval: _Phrase, position: int) -> Reaction | None:
         """Return the reaction of a turn that begins with an approval, by what follows it."""
@@ -183,6 +190,10 @@ class _Turn:
         if _QUESTION_MARK.search(gap):
             return False
         return position >= len(self._words) or bool(_STOP.search(gap))
+
+    def _is_clause(self, position: int, *kinds: _Kind) -> bool:
+        """Return whether the words before a position, and phrases of some kinds after them, end a clause."""
+        return self._ends_clause(position) or self._ends_clause(self._skip(position, *kinds))
 
     def _skip(self, position: int, *kinds: _Kind) -> int:
         """Return the position after phrases of some kinds in the same clause."""

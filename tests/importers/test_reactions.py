@@ -93,6 +93,31 @@ def test_what_follows_and_how_it_is_written(text: str, expected: str) -> None:
     assert found(text) == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wrong side of the road, is that a fine?",
+        "Incorrect PIN entered at the cash machine, what now?",
+        "Falsch abgebogen, wie komme ich zurück?",
+        "Mal tiempo en Madrid",
+        "Faux plafond ou plafond tendu ?",
+        "Mauvais payeur, que faire ?",
+        "Gracias por visitarnos en otoño - traducir al inglés",
+        "Thanks for shopping with us - translate into Dutch",
+        "Merci pour ce dîner - traduis en italien",
+    ],
+)
+def test_a_word_of_the_rules_at_the_beginning_of_something_else_is_no_verdict(text: str) -> None:
+    assert found(text) == "neither"
+
+
+@pytest.mark.parametrize(
+    "text", ["Wrong.", "wrong again", "Falsch, es ist der Rhein", "faux !", "👎 the rice is missing"]
+)
+def test_a_correction_of_one_word_is_a_clause_of_its_own(text: str) -> None:
+    assert found(text) == "correction"
+
+
 def test_a_long_turn_is_neither() -> None:
     sentence = " The cat sat on the mat."
     assert found("Thanks." + sentence * 4) == "approval"
