@@ -6,11 +6,16 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import mlx_personal  # noqa: F401 - before mlx.core
+
+# isort: split
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_personal import Dialogue, LanguageModel
+from mlx_personal import Dialogue, LanguageModel, load_language_model
 from mlx_personal.dialogue import rouge1
 from mlx_personal.evaluation import (
     AnswerLoss,
@@ -100,6 +105,25 @@ def test_a_model_compared_with_itself_gains_nothing(tiny_model: LanguageModel) -
     assert (specificity.n, specificity.other_questions, choice.n, choice.choices) == (4, 2, 4, 4)
     assert specificity.nats.before != 0
     assert result.similarity is None
+
+
+def test_a_model_that_does_not_read_the_question_is_not_specific_and_chooses_by_chance(
+    tiny_model: LanguageModel, tiny_model_folder: Path
+) -> None:
+    blind = load_language_model(tiny_model_folder)
+    for layer in blind.model.layers:
+        # Without attention the next token depends on the last one alone.
+        layer.self_attn.o_proj.weight = mx.zeros_like(layer.self_attn.o_proj.weight)
+    dialogues = [SOUP, BEANS, PLANT, *(Dialogue.of(f"Dish {i}?", f"Cook {'soup ' * i}") for i in range(1, 6))]
+    parts = make_parts(tiny_model, dialogues, [False] * 8, dataclasses.replace(CONFIG, choices=5, max_tokens=40))
+    result = compare_outputs(parts, compute_outputs(tiny_model, parts, 8), compute_outputs(blind, parts, 8))
+    specificity, choice = result.specificity, result.choice
+    assert specificity is not None and choice is not None
+    assert abs(specificity.nats.before) > 1e-2
+    assert specificity.nats.after == pytest.approx(0, abs=1e-5)
+    assert (choice.n, choice.choices) == (8, 4)
+    assert choice.mrr.after == pytest.approx(choice.chance_mrr) == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert choice.top1.after == pytest.approx(choice.chance_top1) == 1 / 4
 
 
 def test_inferred_dialogues_are_compared_apart(tiny_model: LanguageModel) -> None:
