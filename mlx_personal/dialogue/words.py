@@ -1,7 +1,8 @@
 """Split text into words for lexicons, ROUGE and near-duplicates. These are not the language model's tokens.
 
 A word is a run of Unicode letters, digits and combining marks, in NFC and case-folded. In scripts without spaces each
-character is a word. On ASCII text this is exactly the default tokenizer of the `rouge-score` package.
+character is a word. A mark after anything else, such as the variation selector of an emoji, is no word. On ASCII text
+this is exactly the default tokenizer of the `rouge-score` package.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def words(text: str) -> list[str]:
     current = ""
     for character in folded:
         category = unicodedata.category(character)[0]
-        if category == "M" and current == "" and finished and _UNSPACED.match(finished[-1]):
-            finished[-1] += character
+        if category == "M" and current == "":
+            if finished and _UNSPACED.match(finished[-1]):
+                finished[-1] += character
         elif category not in "LNM":
             finished, current = _finish_word(finished, current)
         elif _UNSPACED.match(character) and category != "M":

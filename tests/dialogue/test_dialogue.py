@@ -51,6 +51,7 @@ def test_words_do_not_depend_on_the_normal_form_or_the_case(text: str) -> None:
         ("안녕하세요 세계", ["안녕하세요", "세계"]),
         ("… — !", []),
         ("", []),
+        ("I \u2764\ufe0f tea \u2600\ufe0f", ["i", "tea"]),  # the variation selectors of emoji
     ],
 )
 def test_words_of_other_scripts(text: str, expected: list[str]) -> None:
