@@ -54,18 +54,24 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
         record = personalizer.adapters.get(adapter_id)
         path = personalizer.folder / record.folder
         sources = personalizer.adapters.training_sources(record)
+        taken_back = personalizer.adapters.taken_back_samples(record)
     dialogues = sorted({source.dialogue_id for source in sources})
-    synthetic = sum(source.synthetic_id is not None for source in sources)
-    data = {**dataclasses.asdict(record), "path": str(path), "rows": len(sources), "synthetic": synthetic}
-    data["dialogues"] = dialogues
+    rows = len(sources) + taken_back.samples
+    synthetic = sum(source.synthetic_id is not None for source in sources) + taken_back.synthetic
+    data = {**dataclasses.asdict(record), "path": str(path), "rows": rows, "synthetic": synthetic}
+    data |= {"dialogues": dialogues, "taken_back": dataclasses.asdict(taken_back)}
 
     def show(console: Console) -> None:
         print_lines(
             console,
             f"adapter {record.id}, trained {record.created_at}{', in use' if record.promoted else ''}",
             str(path),
-            f"{len(sources)} samples, {synthetic} of them synthetic, from {len(dialogues)} annotated dialogues",
+            f"{rows} samples, {synthetic} of them synthetic, from {len(dialogues) + taken_back.dialogues} annotated "
+            "dialogues",
         )
+        if taken_back.samples:
+            imports = f"{taken_back.samples} of these samples, from {taken_back.dialogues} annotated dialogues"
+            print_lines(console, f"{imports}, were taken back with their import; the adapter has learned from them.")
         if record.evaluation is not None:
             print_lines(console, *evaluation_lines(record.evaluation, f"Adapter {record.id}"))
 

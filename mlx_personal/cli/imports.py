@@ -89,6 +89,7 @@ def undo(cli: CommandContext, import_id: int, yes: bool) -> CommandResult:
             if not click.confirm(f"{depends}. Take back import {import_id}?", err=True):
                 return CommandResult({"undone": None}, lambda console: print_lines(console, "Nothing was deleted."))
         undone = personalizer.undo_import(import_id)
+        can_train = bool(personalizer.store.last_preferred_id())
     data = {"undone": import_id, **dataclasses.asdict(undone), "adapters": list(dependents.adapters)}
 
     def show(console: Console) -> None:
@@ -101,8 +102,9 @@ def undo(cli: CommandContext, import_id: int, yes: bool) -> CommandResult:
             names = ", ".join(map(str, dependents.adapters))
             print_lines(
                 console,
-                f"Adapters that learned from it stay: {names}. Train a new one with {cli.command('train')}, or go back "
-                f"with {cli.command('adapters', 'rollback')}",
+                f"Adapters that learned from it stay: {names}. "
+                + (f"Train a new one with {cli.command('train')}, or go" if can_train else "Go")
+                + f" back with {cli.command('adapters', 'rollback')}",
             )
 
     return CommandResult(data, show)

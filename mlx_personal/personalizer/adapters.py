@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlx_personal.errors import Action, UserError
 from mlx_personal.profile import AdapterRow, Store, TrainingSource
+from mlx_personal.profile.undo_import import TakenBackSamples, taken_back_samples
 
 
 class Adapters:
@@ -44,6 +45,10 @@ class Adapters:
     def training_sources(self, adapter: AdapterRow) -> list[TrainingSource]:
         """Return the sources of the examples that an adapter was trained on."""
         return self._store.training_sources(adapter.run_id)
+
+    def taken_back_samples(self, adapter: AdapterRow) -> TakenBackSamples:
+        """Return how many examples that an adapter was trained on were taken back with their import."""
+        return taken_back_samples(self._store, adapter.run_id)
 
     def promote(self, adapter_id: int) -> AdapterRow:
         """Put an adapter into use.

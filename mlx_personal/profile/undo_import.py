@@ -7,6 +7,7 @@ what they learned cannot be taken out of their weights.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from mlx_personal.profile.records import dump_dialogue
 from mlx_personal.profile.store import Store
 from mlx_personal.storage.database import utc_now
 
+# Key in the result of a training run for what was taken back of its data.
+_TAKEN_BACK: Final = "taken_back"
 # That a dialogue loses turns with an import: that it brought the last ones.
 _CHANGES: Final = (
     "EXISTS (SELECT 1 FROM origins AS o WHERE o.dialogue_id = {table}.dialogue_id AND o.import_id = ?1 AND NOT EXISTS"
@@ -53,6 +56,21 @@ class ImportDependents:
     verdicts: int
     synthetic: int
     adapters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TakenBackSamples:
+    """What an adapter was trained on, and is no longer in the profile, because its import was taken back.
+
+    Attributes:
+        samples: Number of samples.
+        synthetic: Number of these that are synthetic dialogues.
+        dialogues: Number of annotated dialogues that they come from.
+    """
+
+    samples: int = 0
+    synthetic: int = 0
+    dialogues: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +167,18 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
     return UndoneImport(before - after, shortened, freed_bins)
 
 
+def taken_back_samples(store: Store, run_id: int) -> TakenBackSamples:
+    """Return how much of what a training run used was taken back.
+
+    Args:
+        store: The profile's store.
+        run_id: The training run.
+    """
+    run = store.run(run_id)
+    result = {} if run is None or run.result is None else run.result
+    return TakenBackSamples(**result.get(_TAKEN_BACK, {}))
+
+
 def _shared_dialogues(store: Store, import_id: int) -> list[int]:
     """Return the dialogues of which another import brought turns too."""
     rows = store.database.fetch_all(
@@ -212,6 +242,7 @@ def _delete(connection: sqlite3.Connection) -> int:
         "DELETE FROM training_rows WHERE run_id IN (SELECT run_id FROM training_rows JOIN runs ON runs.id = run_id"
         f" WHERE finished_at IS NULL AND annotation_id IN {_DELETED_ANNOTATIONS})"
     )
+    _count_taken_back(connection)
     for table in ("training_rows", "synthetic"):
         connection.execute(f"DELETE FROM {table} WHERE annotation_id IN {_DELETED_ANNOTATIONS}")
     connection.execute(f"UPDATE decisions SET replaced_id = NULL WHERE replaced_id IN {_DELETED}")
@@ -220,3 +251,18 @@ def _delete(connection: sqlite3.Connection) -> int:
         connection.execute(f"DELETE FROM {table} WHERE dialogue_id IN {_DELETED}")
     connection.execute(f"DELETE FROM dialogues WHERE id IN {_DELETED}")
     return freed_bins
+
+
+def _count_taken_back(connection: sqlite3.Connection) -> None:
+    """Add the rows of finished training runs that are about to be deleted to the results of these runs."""
+    rows = connection.execute(
+        "SELECT run_id, result, count(*), count(training_rows.synthetic_id), count(DISTINCT dialogue_id)"
+        " FROM training_rows JOIN annotations ON annotations.id = annotation_id JOIN runs ON runs.id = run_id"
+        f" WHERE annotation_id IN {_DELETED_ANNOTATIONS} AND result IS NOT NULL GROUP BY run_id"
+    ).fetchall()
+    for run_id, result, *counts in rows:
+        values = json.loads(result)
+        before = dataclasses.astuple(TakenBackSamples(**values.get(_TAKEN_BACK, {})))
+        sums = TakenBackSamples(*(one + other for one, other in zip(before, counts, strict=True)))
+        values[_TAKEN_BACK] = dataclasses.asdict(sums)
+        connection.execute("UPDATE runs SET result = ? WHERE id = ?", (json.dumps(values), run_id))

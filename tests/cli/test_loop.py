@@ -37,6 +37,11 @@ def test_loop_by_commands(profile: Path, chats: Path) -> None:
     status = run_json("status")
     assert (status["received"], status["unscored"]) == (31, 0)
     assert "31 received, 0 not scored yet" in run_cli("status").stdout
+    undone = run_cli("imports", "undo", 1, "--yes").stdout
+    assert "stay: 1. Go back with" in undone, "nothing is left to train on"
+    after = run_json("adapters", "show", 1)
+    assert (after["rows"], after["synthetic"], after["dialogues"]) == (adapter["rows"], adapter["synthetic"], [])
+    assert "were taken back with their import" in run_cli("adapters", "show", 1).stdout
 
 
 def test_buffer_explains_every_decision(profile: Path, chats: Path) -> None:

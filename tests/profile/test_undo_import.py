@@ -12,7 +12,14 @@ import pytest
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.personalizer.importing import import_paths
 from mlx_personal.profile import NewSynthetic, Origin, PreferencePairRow, Store
-from mlx_personal.profile.undo_import import ImportDependents, UndoneImport, import_dependents, undo_import
+from mlx_personal.profile.undo_import import (
+    ImportDependents,
+    TakenBackSamples,
+    UndoneImport,
+    import_dependents,
+    taken_back_samples,
+    undo_import,
+)
 
 TEA = Dialogue.of("How hot is tea?", "Hot.")
 VECTOR = np.ones(4, np.float32) / 2
@@ -70,8 +77,8 @@ def test_all_that_was_made_of_an_import_is_deleted(store: Store) -> None:
     select(store, dialogue_id, 1)
     for _ in range(2):  # the second verdict replaces the first
         annotation = store.add_annotation(dialogue_id, "accept", chat("a", "b"), 2, True)
-    run = store.begin_run("synthesis", "model", {})
-    store.add_synthetic(run, [NewSynthetic(annotation, TEA, "raw", 0.5, True, "kept")])
+    synthesis = store.begin_run("synthesis", "model", {})
+    store.add_synthetic(synthesis, [NewSynthetic(annotation, TEA, "raw", 0.5, True, "kept")])
     (synthetic,) = store.synthetic()
     training = store.begin_run("training", "model", {})
     store.add_training_sources(training, [(annotation, None), (annotation, synthetic.id)])
@@ -85,8 +92,25 @@ def test_all_that_was_made_of_an_import_is_deleted(store: Store) -> None:
     for table in ("runs", "adapters"):
         del before[table], after[table]
     assert after == before
+    assert taken_back_samples(store, training) == TakenBackSamples(samples=2, synthetic=1, dialogues=1)
+    assert taken_back_samples(store, synthesis) == TakenBackSamples()
     (row,) = store.imports.all()
     assert row.undone_at is not None
+
+
+def test_what_several_imports_taught_an_adapter_adds_up(store: Store) -> None:
+    batches = [begin(store), begin(store)]
+    dialogue_ids = [add(store, batch, chat(name)) for batch, name in zip(batches, "ab", strict=True)]
+    verdicts = [store.add_annotation(i, "accept", TEA, i, False) for i in dialogue_ids]
+    training = store.begin_run("training", "model", {})
+    store.add_training_sources(training, [(verdict, None) for verdict in verdicts])
+    store.finish_run(training, {"loss": 1.0})
+    for number, batch in enumerate(batches, 1):
+        undo_import(store, batch)
+        assert taken_back_samples(store, training) == TakenBackSamples(number, 0, number)
+        assert len(store.training_sources(training)) == 2 - number
+    run = store.run(training)
+    assert run is not None and run.result is not None and run.result["loss"] == 1.0
 
 
 def test_verdicts_accepted_by_what_a_later_import_had_are_undone_with_it(store: Store) -> None:
