@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +13,7 @@ from mlx_personal import Dialogue, LanguageModel, Message
 from mlx_personal.embedding import Embedding
 from mlx_personal.memory import Memory, MemoryConfig, MemoryEntry, embed_questions
 from tests.models.test_adapter_folder import write_adapter
+from tests.support.paths import ROOT
 
 SOUP = Dialogue.of("Lentil soup with carrots?", "Simmer the lentils.")
 BEANS = Dialogue.of("Bean soup?", "Soak the beans.")
@@ -152,6 +155,14 @@ def test_a_memory_without_examples_or_entries_changes_nothing_and_embeds_nothing
     for memory in (make_memory(tiny_model, examples=0), make_memory(tiny_model, [], retrieval="both")):
         assert memory.with_examples(SOUP) is SOUP
         assert isinstance(memory._embedder, WordEmbedder) and memory._embedder.texts == []
+
+
+def test_the_python_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/concepts/memory.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "docs/concepts/memory.md", "exec"), {})
+    messages, similarities = map(ast.literal_eval, capsys.readouterr().out.splitlines())
+    assert [m.get("weight", 1) for m in messages] == [1, 0, 1, 1] and 0.3 < similarities[0] < 1
 
 
 # Limits
