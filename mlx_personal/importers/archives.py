@@ -19,7 +19,7 @@ from mlx_personal.errors import UserError, escape_surrogates, from_os_error
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import DAMAGED_HINT, Document
 from mlx_personal.importers.file_names import is_hidden, is_ignored
-from mlx_personal.importers.streams import BoundedStream
+from mlx_personal.importers.streams import BoundedStream, CountedStream
 
 # A zip of text is seldom compressed to less than a fiftieth; a bomb is compressed to a thousandth.
 MAX_RATIO: Final = 200
@@ -81,29 +81,57 @@ def zip_documents(source: Path | BinaryIO, where: str, prefix: str = "") -> Iter
             raise UserError(f"nothing in this zip can be read: {skipped[0].reason}", where, hint)
 
 
-def open_gzip(source: Path | BinaryIO, size: int, where: str) -> BinaryIO:
-    """Open a gzip file for reading, up to `MAX_RATIO` times its size.
+def gzip_document(path: Path, name: str) -> Document:
+    """Return a gzip file on the disk, decompressed.
 
     Args:
-        source: The file.
-        size: Its size in bytes.
+        path: The file.
+        name: Its name in the folder that is read.
+    """
+    where = escape_surrogates(path)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        content_bytes = int.from_bytes(file.read(), "little")  # modulo 4 GiB, and of a damaged file any number
+    return Document(name, where, content_bytes, lambda: open_gzip(path.open("rb"), where), archive=path)
+
+
+def open_gzip(source: BinaryIO, where: str) -> BinaryIO:
+    """Open a gzip file for reading, up to `MAX_RATIO` times as many bytes as it has.
+
+    Args:
+        source: The file, which is closed with the returned stream.
         where: Its path for messages.
     """
-    limit = min(MAX_MEMBER_BYTES, max(_SMALL_BYTES, MAX_RATIO * size))
+    packed_bytes = 0
+
+    def on_read(size: int) -> None:
+        nonlocal packed_bytes
+        packed_bytes += size
+
+    content = _GzipFile(cast(BinaryIO, CountedStream(source, on_read)))
 
     def too_large() -> UserError:
         return UserError(_TOO_LARGE, where, "unpack it and name its files")
 
-    return io.BufferedReader(BoundedStream(cast(BinaryIO, gzip.open(source, "rb")), limit, too_large))
+    return io.BufferedReader(
+        BoundedStream(cast(BinaryIO, content), lambda: _max_content_bytes(packed_bytes), too_large)
+    )
 
 
-def unpacked_size(trailer: bytes) -> int:
-    """Return the size, modulo 4 GiB, that the last bytes of a gzip file give for its content.
+class _GzipFile(gzip.GzipFile):
+    """A gzip file that is closed with the stream that it is read from."""
 
-    Args:
-        trailer: The last 4 bytes.
-    """
-    return int.from_bytes(trailer, "little")
+    def __init__(self, source: BinaryIO):
+        super().__init__(fileobj=source, mode="rb")
+        self._source = source
+
+    def close(self) -> None:
+        super().close()
+        self._source.close()
+
+
+def _max_content_bytes(packed_bytes: int) -> int:
+    return min(MAX_MEMBER_BYTES, max(_SMALL_BYTES, MAX_RATIO * packed_bytes))
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:
@@ -117,7 +145,7 @@ def _member_problem(member: zipfile.ZipInfo) -> str | None:
         return _PASSWORD
     if member.file_size > MAX_MEMBER_BYTES:
         return f"unpacks to more than {MAX_MEMBER_BYTES // 1_000_000_000} GB"
-    if member.file_size > _SMALL_BYTES and member.file_size > MAX_RATIO * max(member.compress_size, 1):
+    if member.file_size > _max_content_bytes(member.compress_size):
         return _TOO_LARGE
     return None
 
@@ -127,6 +155,6 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Do
 
     def open_binary() -> BinaryIO:
         stream = cast(BinaryIO, archive.open(member))
-        return open_gzip(stream, member.file_size, where) if member.filename.endswith(".gz") else stream
+        return open_gzip(stream, where) if member.filename.endswith(".gz") else stream
 
     return Document(member.filename, where, member.file_size, open_binary)

@@ -61,7 +61,8 @@ class ByteCounter:
 
     def _count(self, size: int) -> None:
         self._read += size
-        self._report()
+        if self._size:  # otherwise it is unknown how much is left
+            self._report()
 
     def _report(self) -> None:
         if self._on_bytes is not None:  # a compressed file has more bytes than its size, and some are read twice

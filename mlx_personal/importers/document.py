@@ -31,8 +31,8 @@ class Document:
         where: Its path for messages.
         size: Its size in bytes; 0 if unknown.
         open_binary: Opens it for reading.
-        path: Its path on the disk; None for members of a zip and for standard input.
-        archive: The zip that it is a member of; None if it is none.
+        path: Its path on the disk; None if it is compressed, a member of a zip, or standard input.
+        archive: The path of the zip or the gzip file that it is in; None if it is in none.
         siblings: The other files of the same folder or zip by name, which may be one export.
     """
 

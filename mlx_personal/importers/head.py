@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import codecs
+import io
 import itertools
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, cast
 
 import ijson
 
 from mlx_personal.importers.data_folder import SPLITS
 from mlx_personal.importers.document import Document
+from mlx_personal.importers.streams import BoundedStream, Utf8Stream
 from mlx_personal.storage.foreign_database import column_names
 
-Kind = Literal["json", "lines", "text", "sqlite", "parquet", "zip", "empty", "binary"]
+Kind = Literal["json", "lines", "text", "sqlite", "parquet", "archive", "empty", "binary"]
 
 HEAD_BYTES: Final = 262_144
+# If the first record is longer, its keys are looked for so far into the file.
+MAX_RECORD_BYTES: Final = 16_000_000
 # Keys below this depth say nothing about a format, and a tree of messages has thousands of them.
 _MAX_DEPTH: Final = 6
 _MAX_EVENTS: Final = 20_000
+_MAX_RECORD_EVENTS: Final = 500_000
 _MAX_LINES: Final = 50
 # A file that is one object with its conversations under one of these keys.
 _WRAPPERS: Final = ("conversations", "chats", "data", "rows", "items", "train")
+_RECORD_PATHS: Final = frozenset(f"{name}.item" for name in (*_WRAPPERS, *SPLITS))
 # Keys of the turns of one conversation, whose list under a key above is no list of conversations.
 _TURN_KEYS: Final = ("from", "role", "sender", "speaker")
+# The first bytes of files that are no text. An archive is one in an archive, or of a kind that is not read.
+_MAGICS: Final[tuple[tuple[bytes, Kind], ...]] = (
+    (b"SQLite format 3\0", "sqlite"),
+    (b"PAR1", "parquet"),
+    (b"PK\x03\x04", "archive"),
+    (b"\x1f\x8b", "archive"),
+    (b"7z\xbc\xaf\x27\x1c", "archive"),
+    (b"Rar!\x1a\x07", "archive"),
+)
+_TAR_MAGIC: Final = slice(257, 262), b"ustar"
 _BOMS: Final = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -48,6 +64,7 @@ class Head:
             empty.
         keys: Dotted paths of the keys of the first records, where `item` stands for an item of a list; of a
             database its columns as `table.column`.
+        is_cut_off: Whether the text ends within the first JSON record.
     """
 
     name: str
@@ -57,6 +74,7 @@ class Head:
     is_list: bool = False
     wrapper: str = ""
     keys: frozenset[str] = frozenset()
+    is_cut_off: bool = False
 
     def has(self, *paths: str) -> bool:
         """Return whether the first records have all of these keys.
@@ -96,6 +114,8 @@ def read_head(document: Document) -> Head:
     with document.open() as stream:
         data = stream.read(HEAD_BYTES) or b""
     head = head_of(data, document.name)
+    if head.is_cut_off and len(data) == HEAD_BYTES:
+        return _with_later_keys(head, document)
     if head.kind == "sqlite":
         with document.open_database() as connection:
             return replace(head, keys=column_names(connection))
@@ -122,9 +142,11 @@ def head_of(data: bytes, name: str) -> Head:
         data: The first `HEAD_BYTES` bytes.
         name: The file's name.
     """
-    for magic, kind in ((b"SQLite format 3\0", "sqlite"), (b"PAR1", "parquet"), (b"PK\x03\x04", "zip")):
+    for magic, kind in _MAGICS:
         if data.startswith(magic):
-            return Head(name, kind)  # type: ignore[arg-type]
+            return Head(name, kind)
+    if data[_TAR_MAGIC[0]] == _TAR_MAGIC[1]:
+        return Head(name, "archive")
     encoding = _encoding(data)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(data).lstrip("\ufeff")
     if not text.strip():
@@ -134,30 +156,51 @@ def head_of(data: bytes, name: str) -> Head:
         return Head(name, "binary")
     lines = _parsed_lines(text)
     if _is_lines(text, name, lines):
-        keys = _record_keys([value for value in lines if value is not None]) or _paths(text)
-        return Head(name, "lines", encoding, text, keys=frozenset(keys))
+        keys, is_cut_off = _record_keys([value for value in lines if value is not None]), False
+        if not keys:
+            keys, is_cut_off = _paths(_utf8(text))
+        return Head(name, "lines", encoding, text, keys=frozenset(keys), is_cut_off=is_cut_off)
     # A text can begin with a time or a link in brackets; a list of numbers is nothing that is imported.
     first = text.lstrip()[1:].lstrip()
     if start not in ("{", "[") or (start == "[" and first and not first.startswith(("{", "[", '"', "]", "null"))):
         return Head(name, "text", encoding, text)
-    paths = _paths(text)
-    if start == "[":
-        prefix, wrapper = "item", ""
-    else:
-        wrapper = _wrapper(paths)
-        prefix = f"{wrapper}.item" if wrapper else ""
-    keys = {path.removeprefix(f"{prefix}.") for path in paths if not prefix or path.startswith(f"{prefix}.")}
-    return Head(name, "json", encoding, text, start == "[", wrapper, frozenset(keys))
+    paths, is_cut_off = _paths(_utf8(text))
+    return _json_head(Head(name, "json", encoding, text, start == "[", is_cut_off=is_cut_off), paths)
+
+
+def _with_later_keys(head: Head, document: Document) -> Head:
+    """Return the beginning of a JSON file with the keys that its first record has after the text."""
+    with document.open() as stream:
+        start = cast(BinaryIO, BoundedStream(stream, lambda: MAX_RECORD_BYTES, EOFError))
+        paths, _ = _paths(cast(BinaryIO, Utf8Stream(start, head.encoding)), _MAX_RECORD_EVENTS)
+    return replace(head, keys=frozenset(paths)) if head.kind == "lines" else _json_head(head, paths)
+
+
+def _json_head(head: Head, paths: set[str]) -> Head:
+    """Return the beginning of a JSON file with the keys of its first records."""
+    wrapper = "" if head.is_list else _wrapper(paths)
+    prefix = "item." if head.is_list else f"{wrapper}.item." if wrapper else ""
+    keys = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
+    return replace(head, wrapper=wrapper, keys=frozenset(keys))
+
+
+def _utf8(text: str) -> BinaryIO:
+    return io.BytesIO(text.lstrip().encode("utf-8", "replace"))
 
 
 def _encoding(data: bytes) -> str:
-    """Return the encoding of a text: by its byte order mark, or by the zeros that UTF-16 has in most letters."""
+    """Return the encoding of a text: by its byte order mark, or by the zeros of UTF-16 and UTF-32 in most letters."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return encoding
-    if data[:2] and data[1:2] == b"\0" and data[:1] != b"\0":
+    zeros = tuple(byte == 0 for byte in data[:4])
+    if zeros == (False, True, True, True):
+        return "utf-32-le"
+    if zeros == (True, True, True, False):
+        return "utf-32-be"
+    if zeros[:2] == (False, True):
         return "utf-16-le"
-    if data[:1] == b"\0" and data[1:2] not in (b"\0", b""):
+    if zeros[:2] == (True, False):
         return "utf-16-be"
     return "utf-8"
 
@@ -213,16 +256,17 @@ def _record_keys(records: list[Any]) -> set[str]:
     return paths
 
 
-def _paths(text: str) -> set[str]:
-    """Return the paths of the keys in the beginning of a JSON text."""
+def _paths(stream: BinaryIO, max_events: int = _MAX_EVENTS) -> tuple[set[str], bool]:
+    """Return the paths of the keys at the beginning of a JSON text, and whether its first record is cut off."""
     paths: set[str] = set()
     # For each open list and object the path of what is in it. Paths of deep values are not made: they would be as long
     # as the text.
     open_paths: list[tuple[str, bool]] = []
     key_path = ""
+    is_cut_off = True
     try:
-        events = ijson.basic_parse(text.lstrip().encode("utf-8", "replace"), multiple_values=True)
-        for event, value in itertools.islice(events, _MAX_EVENTS):
+        events = ijson.basic_parse(stream, multiple_values=True)
+        for event, value in itertools.islice(events, max_events):
             path, is_list = open_paths[-1] if open_paths else ("", False)
             if len(open_paths) > _MAX_DEPTH + 1:
                 path = key_path = ""
@@ -234,9 +278,14 @@ def _paths(text: str) -> set[str]:
                 open_paths.append((inner, event == "start_array"))
             elif event in ("end_map", "end_array"):
                 open_paths.pop()
-    except (ijson.JSONError, ValueError):  # the text is cut off, or has a number with too many digits
+                is_in_list = len(open_paths) == 1 and open_paths[0][1]
+                if not open_paths or is_in_list or (len(open_paths) == 2 and path in _RECORD_PATHS):
+                    is_cut_off = False
+                if not is_cut_off and max_events > _MAX_EVENTS:
+                    break
+    except (ijson.JSONError, ValueError, EOFError):  # the text is cut off, or has a number with too many digits
         pass
-    return paths
+    return paths, is_cut_off
 
 
 def _wrapper(paths: set[str]) -> str:

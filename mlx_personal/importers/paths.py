@@ -5,19 +5,18 @@ Nothing outside a named path is opened: links that lead out of a folder are skip
 
 from __future__ import annotations
 
-import io
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from mlx_personal.errors import StorageError, UserError, escape_surrogates, from_os_error
-from mlx_personal.importers.archives import GZIP_MAGIC, ZIP_MAGIC, open_gzip, unpacked_size, zip_documents
+from mlx_personal.importers.archives import GZIP_MAGIC, ZIP_MAGIC, gzip_document, zip_documents
 from mlx_personal.importers.conversation import Skipped
-from mlx_personal.importers.document import STANDARD_INPUT, Document
+from mlx_personal.importers.document import Document
 from mlx_personal.importers.file_names import is_ignored
+from mlx_personal.importers.standard_input import read_standard_input
 
 
 def open_documents(path: Path) -> Iterator[Document | Skipped]:
@@ -33,7 +32,7 @@ def open_documents(path: Path) -> Iterator[Document | Skipped]:
         UserError: If the path does not exist, or it is a zip that cannot be read.
     """
     if str(path) == "-":
-        yield from _standard_input()
+        yield from read_standard_input()
         return
     path = path.expanduser()
     try:
@@ -68,16 +67,6 @@ def file_document(path: Path) -> Document:
     if not stat.S_ISREG(mode):
         raise UserError("is neither a file nor a folder", path, "name a file")
     return _file(path, path.name)
-
-
-def _standard_input() -> Iterator[Document | Skipped]:
-    data, where = sys.stdin.buffer.read(), STANDARD_INPUT
-    if data.startswith(ZIP_MAGIC):
-        yield from zip_documents(io.BytesIO(data), where)
-    elif data.startswith(GZIP_MAGIC):
-        yield Document(where, where, unpacked_size(data[-4:]), lambda: open_gzip(io.BytesIO(data), len(data), where))
-    else:
-        yield Document(where, where, len(data), lambda: io.BytesIO(data))
 
 
 def _folder(folder: Path) -> Iterator[Document | Skipped]:
@@ -124,13 +113,9 @@ def _folder(folder: Path) -> Iterator[Document | Skipped]:
 
 
 def _file(path: Path, name: str) -> Document:
-    where, size = escape_surrogates(path), path.stat().st_size
-    if not _begins_with(path, GZIP_MAGIC):
-        return Document(name, where, size, lambda: path.open("rb"), path)
-    with path.open("rb") as file:
-        file.seek(max(0, size - 4))
-        content_size = unpacked_size(file.read())
-    return Document(name, where, content_size, lambda: open_gzip(path, size, where), path)
+    if _begins_with(path, GZIP_MAGIC):
+        return gzip_document(path, name)
+    return Document(name, escape_surrogates(path), path.stat().st_size, lambda: path.open("rb"), path)
 
 
 def _begins_with(path: Path, *magic: bytes) -> bool:

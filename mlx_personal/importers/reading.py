@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError
@@ -17,6 +18,9 @@ from mlx_personal.importers.importer import Importer
 from mlx_personal.importers.normalize import NormalizedDialogue, normalize
 from mlx_personal.importers.paths import open_documents
 from mlx_personal.importers.registry import detect, importer_named, is_side_file
+
+_PACKED: Final = "an archive that must be unpacked first"
+_FORMATS_HINT: Final = "see the formats in the documentation"
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def read_imports(
     forced = None if importer_name is None else importer_named(importer_name)
     counter = ByteCounter(on_bytes)
     is_anything_read = False
-    unknown: list[Document] = []
+    unknown: list[tuple[Document, Head]] = []
     for document in open_documents(path):
         if wanted is not None and not wanted(document):
             continue
@@ -69,7 +73,7 @@ def read_imports(
             yield document if isinstance(document, Skipped) else Skipped(document.where, TEST_SPLIT_REASON)
             continue
         counter.begin(document)
-        is_alone = document.path == path.expanduser()
+        is_alone = not document.siblings
         try:
             head = read_head(document)
         except UserError as error:
@@ -82,16 +86,16 @@ def read_imports(
         elif head is not None:
             importer = forced or detect(head)
             if importer is None:
-                unknown += [] if is_side_file(head) else [document]
+                unknown += [] if is_side_file(head) else [(document, head)]
                 continue
             yield from _read_document(counter.counted(document), head, importer, is_alone)
         is_anything_read = True
     counter.end()
     if not is_anything_read:
-        what = "is in no format that can be read" if len(unknown) == 1 else "has no file in a format that can be read"
-        raise UserError(what, unknown[0].where if len(unknown) == 1 else path, "see the formats in the documentation")
-    for document in unknown:
-        yield Skipped(document.where, "a file in no known format")
+        raise _no_known_format(path, unknown)
+    for document, head in unknown:
+        is_archive = head.kind == "archive"
+        yield Skipped(document.where, _PACKED if is_archive else "a file in no known format", is_damaged=is_archive)
 
 
 def read_dialogues(path: Path | str) -> Iterator[Dialogue | Skipped]:
@@ -149,6 +153,16 @@ def _read_document(
         if isinstance(error, StorageError) or (is_alone and not is_anything_read):
             raise
         yield _unreadable(document, error, importer.name)
+
+
+def _no_known_format(path: Path, unknown: list[tuple[Document, Head]]) -> UserError:
+    """Return the error of a path with nothing but files in no known format."""
+    archives = [document for document, head in unknown if head.kind == "archive"]
+    if archives:
+        return UserError(f"is {_PACKED}", archives[0].where, "unpack it and name its files")
+    if len(unknown) == 1:
+        return UserError("is in no format that can be read", unknown[0][0].where, _FORMATS_HINT)
+    return UserError("has no file in a format that can be read", path, _FORMATS_HINT)
 
 
 def _unreadable(document: Document, error: UserError, app: str = "") -> Skipped:

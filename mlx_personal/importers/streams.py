@@ -9,15 +9,16 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 
-class _WrappedStream(io.RawIOBase):
-    """A stream whose bytes come from another one, which is closed with it."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
+class ChunkStream(io.RawIOBase):
+    """A stream for reading that gets its bytes from `next_chunk`."""
 
     @abstractmethod
-    def _next(self, size: int) -> bytes:
-        """Return at most a number of bytes; none at the end."""
+    def next_chunk(self, size: int) -> bytes:
+        """Return the next bytes; none at the end.
+
+        Args:
+            size: The largest number of them, at least 1.
+        """
 
     def readable(self) -> bool:
         """Return that the stream can be read."""
@@ -25,9 +26,16 @@ class _WrappedStream(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Read bytes into a buffer, and return their number."""
-        data = self._next(len(buffer)) if len(buffer) else b""
+        data = self.next_chunk(len(buffer)) if len(buffer) else b""
         buffer[: len(data)] = data
         return len(data)
+
+
+class _WrappedStream(ChunkStream):
+    """A stream whose bytes come from another one, which is closed with it."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
 
     def close(self) -> None:
         """Close both streams."""
@@ -40,18 +48,20 @@ class BoundedStream(_WrappedStream):
 
     Args:
         stream: The stream.
-        limit: The number of bytes.
+        limit: Returns the number of bytes, which may grow while they are read.
         error: Returns the error.
     """
 
-    def __init__(self, stream: BinaryIO, limit: int, error: Callable[[], Exception]):
+    def __init__(self, stream: BinaryIO, limit: Callable[[], int], error: Callable[[], Exception]):
         super().__init__(stream)
-        self._left, self._error = limit, error
+        self._limit, self._error = limit, error
+        self._read_bytes = 0
 
-    def _next(self, size: int) -> bytes:
+    def next_chunk(self, size: int) -> bytes:
+        """Return the next bytes, or raise the error."""
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
+        self._read_bytes += len(data)
+        if self._read_bytes > self._limit():
             raise self._error()
         return data
 
@@ -68,7 +78,8 @@ class CountedStream(_WrappedStream):
         super().__init__(stream)
         self._on_read = on_read
 
-    def _next(self, size: int) -> bytes:
+    def next_chunk(self, size: int) -> bytes:
+        """Return the next bytes, and report their number."""
         data = self._stream.read(size)
         self._on_read(len(data))
         return data
@@ -88,7 +99,8 @@ class Utf8Stream(_WrappedStream):
         self._buffer = b""
         self._is_done = False
 
-    def _next(self, size: int) -> bytes:
+    def next_chunk(self, size: int) -> bytes:
+        """Return the next bytes in UTF-8."""
         while not self._buffer and not self._is_done:
             data = self._stream.read(size)
             self._is_done = not data

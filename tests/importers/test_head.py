@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_personal.importers.head import HEAD_BYTES, head_of
+from mlx_personal.importers import ImportedDialogue, read_imports
+from mlx_personal.importers.head import HEAD_BYTES, head_of, read_head
+from mlx_personal.importers.paths import file_document
 
 ROW = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+WIDE = ("utf-32", "utf-32-le", "utf-32-be")
 PRINTED = json.dumps([json.loads(ROW)] * 3, indent=1)
 
 
@@ -36,14 +40,14 @@ PRINTED = json.dumps([json.loads(ROW)] * 3, indent=1)
         ("a.json", b'{"a": "x\0y"}', "json"),
         ("a", b"SQLite format 3\0rest", "sqlite"),
         ("a", b"PAR1rest", "parquet"),
-        ("a", b"PK\x03\x04rest", "zip"),
+        ("a", b"PK\x03\x04rest", "archive"),
     ],
 )
 def test_the_kind_of_a_file(name: str, data: bytes, kind: str) -> None:
     assert head_of(data, name).kind == kind
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", *WIDE])
 def test_the_encoding_of_a_file(encoding: str) -> None:
     head = head_of(ROW.encode(encoding), "a.json")
     assert (head.text, head.kind) == (ROW, "json")
@@ -82,6 +86,37 @@ def test_a_line_longer_than_the_beginning_has_keys() -> None:
     row = json.dumps({"messages": [{"role": "user", "content": "x" * HEAD_BYTES}]}).encode()[:HEAD_BYTES]
     head = head_of(row, "a.jsonl")
     assert (head.kind, head.has("messages.item.role")) == ("lines", True)
+
+
+LONG = "x" * HEAD_BYTES
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+@pytest.mark.parametrize(
+    ("name", "value", "wrapper"),
+    [
+        ("a.json", {"account": LONG, "conversations": [{"messages": TURNS}]}, "conversations"),
+        ("a.json", {"account": [{"n": 1}] * 30_000, "conversations": [{"messages": TURNS}]}, "conversations"),
+        ("a.json", [{"image": LONG, "messages": TURNS}], ""),
+        ("a.json", {"image": LONG, "messages": TURNS}, ""),
+        ("a.jsonl", {"image": LONG, "messages": TURNS}, ""),
+    ],
+)
+def test_keys_after_a_long_value_are_found(
+    tmp_path: Path, name: str, value: object, wrapper: str, encoding: str
+) -> None:
+    (tmp_path / name).write_bytes(json.dumps(value).encode(encoding))
+    head = read_head(file_document(tmp_path / name))
+    assert (head.wrapper, head.has("messages.item.role")) == (wrapper, True)
+    [item] = read_imports(tmp_path / name)
+    assert isinstance(item, ImportedDialogue)
+
+
+def test_keys_are_not_looked_for_beyond_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"account": LONG, "conversations": [{"messages": TURNS}]}))
+    monkeypatch.setattr("mlx_personal.importers.head.MAX_RECORD_BYTES", HEAD_BYTES)
+    assert read_head(file_document(tmp_path / "a.json")).wrapper == ""
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])

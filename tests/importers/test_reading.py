@@ -53,7 +53,7 @@ def test_an_invalid_line_is_reported_and_the_others_are_read(tmp_path: Path, lin
     assert "\n" not in invalid.reason
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
 def test_every_encoding_of_unicode_is_read(tmp_path: Path, encoding: str) -> None:
     message = {"role": "user", "content": "Grüße 👋"}
     text = f"{json.dumps([message, ASSISTANT], ensure_ascii=False)}\n" * 2
