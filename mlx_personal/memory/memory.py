@@ -115,6 +115,8 @@ class Memory:
         messages = [*before, Message("user", question)]
         length = self._prompt_length(messages)
         limit = min(length + self.config.max_tokens, self._max_prompt_length)
+        if length >= limit:  # the question alone is too long, and is not embedded
+            return ()
         taken: list[RetrievedExample] = []
         for example in self.nearest(question, _CANDIDATES * self.config.examples, excluded_groups):
             longer = [*taken, example]
@@ -132,7 +134,7 @@ class Memory:
     ) -> Dialogue:
         """Return a dialogue with the examples for its first question before it, after its system turn.
 
-        A dialogue of several turns whose last prompt leaves no room for the examples gets none.
+        A dialogue of several turns whose last prompt leaves no space for the examples gets none.
 
         Args:
             dialogue: The dialogue.

@@ -193,6 +193,9 @@ def test_a_memory_that_outgrows_the_context_leaves_half_of_it_for_the_answer(tin
     filling = Dialogue.of("How do I cook soup? " * 10, "Gently.")
     assert prompt_length(tiny_model, filling) > 100
     assert memory.with_examples(filling) is filling
+    endless = make_memory(tiny_model, many, retrieval="both", min_similarity=-1.0)
+    assert found(endless, "How do I cook soup? " * 1000) == []
+    assert isinstance(endless._embedder, WordEmbedder) and endless._embedder.texts == []
 
 
 def test_a_long_dialogue_whose_last_prompt_has_no_room_gets_no_examples(tiny_model: LanguageModel) -> None:
