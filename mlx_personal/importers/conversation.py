@@ -16,6 +16,8 @@ Rating = Literal["good", "bad"]
 # Why an answer is preferred to an alternative: the owner had it written again, or chose it of two.
 REGENERATED: Final = "regenerated"
 COMPARED: Final = "compared"
+# Source of a rating that is a label of a training set, and not given in an app.
+LABEL: Final = "label"
 
 # Roles by the names that apps and datasets give them, in lower case.
 ROLE_NAMES: Final[Mapping[str, str]] = {
@@ -77,8 +79,8 @@ class Turn:
         model: Name of the model that wrote it; empty if unknown.
         weight: 0 for an assistant turn that is context and not a training target.
         calls_tool: Whether an assistant turn calls a tool, so that its text is no answer.
-        rating: The owner's rating in the app; None without one.
-        rating_source: Where the rating is recorded, such as `thumbs`.
+        rating: The owner's rating in the app, or the label of a training set; None without one.
+        rating_source: Where the rating is recorded, such as `thumbs` or `label`.
         alternatives: Other versions of an assistant turn that the owner did not continue with.
         is_edit: Whether a user turn is an edited version of an earlier one.
         left_out: Numbers of the parts without text, such as `{"image": 1}`.

@@ -21,10 +21,12 @@ class Importer(Protocol):
 
     Attributes:
         name: Name of the format, by which a user can force it.
+        refuses: Whether it recognizes files in order to leave them out.
         side_files: Base names of files of the same export that contain no conversations and are not reported.
     """
 
     name: str
+    refuses: bool
     side_files: frozenset[str]
 
     def sniff(self, head: Head) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.dialogue import strip_thoughts
-from mlx_personal.importers.conversation import REGENERATED, Rating, Turn
+from mlx_personal.importers.conversation import LABEL, REGENERATED, Rating, Turn
 from mlx_personal.importers.reactions import Reaction, reaction_of
 from mlx_personal.importers.reading import ImportedDialogue
 
@@ -73,9 +73,9 @@ class Inferences:
 def infer_verdicts(imported: ImportedDialogue) -> Inferences:
     """Return the verdicts and the preference pairs that an export contains.
 
-    For each answer the first of these decides: the owner's rating in the app; a next turn that corrects it or thanks
-    for it; and that the owner continued with it after other answers to the same question. An edited question says
-    nothing about an answer, and is only named in the evidence.
+    For each answer the first of these decides: the owner's rating in the app or a label; a next turn that corrects it
+    or thanks for it; and that the owner continued with it after other answers to the same question. An edited question
+    says nothing about an answer, and is only named in the evidence.
 
     After corrections, the answer that is not corrected again is preferred to those before it.
 
@@ -150,7 +150,8 @@ def _verdict(number: int, exchange: _Exchange) -> InferredVerdict | None:
     edited = " (to an edited question)" if any(turn.is_edit for turn in exchange.question) else ""
     for turn in reversed(exchange.turns):
         if turn.rating is not None:
-            evidence = f"rated {turn.rating} in the app{edited}"
+            where = "by the label of the training set" if turn.rating_source == LABEL else "in the app"
+            evidence = f"rated {turn.rating} {where}{edited}"
             return InferredVerdict(number, turn.rating, turn.rating_source or RATING, evidence)
     reaction = exchange.reaction
     if reaction is not None:

@@ -14,7 +14,6 @@ from typing import Final
 from mlx_personal.errors import StorageError, UserError, escape_surrogates, from_os_error
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import Document
-from mlx_personal.importers.formats.chat_log import ChatLogImporter
 from mlx_personal.importers.head import read_head
 from mlx_personal.importers.paths import open_documents
 from mlx_personal.importers.registry import detect, importer_named
@@ -156,7 +155,7 @@ def _can_be_imported(document: Document) -> bool:
         importer = detect(read_head(document))
     except UserError:
         return False
-    return importer is not None and importer.name != ChatLogImporter.name
+    return importer is not None and not importer.refuses
 
 
 def _absolute(path: Path) -> Path:

@@ -51,6 +51,11 @@ def test_a_rating_in_the_app() -> None:
     assert inferences.pairs == ()
 
 
+def test_a_label_of_a_training_set_is_no_rating_in_an_app() -> None:
+    (verdict,) = infer(user("How long?"), answer("A day.", rating="bad", rating_source="label")).verdicts
+    assert verdict == InferredVerdict(0, "bad", "label", "rated bad by the label of the training set")
+
+
 def test_thanks_after_the_last_answer_are_no_part_of_the_dialogue() -> None:
     inferences = infer(user("How long?"), answer("Half an hour."), user("Thanks,  that\nworks!"))
     assert inferences.verdicts == (InferredVerdict(0, "good", "thanks", 'the next turn: "Thanks, that works!"'),)

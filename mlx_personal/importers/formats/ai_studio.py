@@ -20,6 +20,7 @@ class AIStudioImporter:
     """Reads the prompts of Google AI Studio."""
 
     name = "ai-studio"
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

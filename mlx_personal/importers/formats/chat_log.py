@@ -44,6 +44,7 @@ class ChatLogImporter:
     """Refuses the logs of messengers."""
 
     name = "chat-log"
+    refuses = True
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

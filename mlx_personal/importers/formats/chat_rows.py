@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mlx_personal.importers.conversation import Turn, role_of
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of, text_of_parts
+from mlx_personal.importers.formats.table_rows import json_value
 
 # Keys under which rows have their list of messages.
 CHAT_KEYS: Final = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "contents")
@@ -37,10 +38,12 @@ def chat_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
     """Return the turns of a row with a list of messages, or None for another row.
 
     Args:
-        row: The row.
+        row: The row. Tables without nested columns have the list as a text in JSON.
     """
     for key in CHAT_KEYS:
         messages = row.get(key)
+        if isinstance(messages, str) and messages.lstrip()[:1] == "[":
+            messages = json_value(messages)
         if isinstance(messages, list) and (key == "messages" or any(map(is_message, messages))):
             return (*system_turns(row), *turns_of_messages(messages))
     return None

@@ -1,8 +1,9 @@
 """ChatGPT exports: a zip, its folder, or its `conversations.json`; since 2026 several numbered files.
 
 A conversation is a tree of messages, because answers can be regenerated and questions edited. The branch that the app
-shows leads from `current_node` to the root. What the app does not show (system messages, custom instructions, thoughts)
-is not read; calls of tools, such as the canvas, and their results are turns as in other formats.
+shows leads from `current_node` to the root. What the app does not show (hidden messages, custom instructions, thoughts)
+is not read, but a system message with a text that is not hidden; calls of tools, such as the canvas, and their results
+are turns as in other formats.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class ChatGPTImporter:
     """Reads the conversations of a ChatGPT export."""
 
     name = APP
+    refuses = False
     # The fields of `model_comparisons.json` are described nowhere. The chosen answer is in the question's metadata too.
     side_files = frozenset(
         {

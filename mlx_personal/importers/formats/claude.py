@@ -29,6 +29,7 @@ class ClaudeImporter:
     """Reads the conversations of a Claude export."""
 
     name = "claude"
+    refuses = False
     side_files = frozenset({"users.json", "projects.json", "memories.json"})
 
     def sniff(self, head: Head) -> float:

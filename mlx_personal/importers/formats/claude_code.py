@@ -38,6 +38,7 @@ class ClaudeCodeImporter:
     """Reads sessions of Claude Code."""
 
     name = "claude-code"
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

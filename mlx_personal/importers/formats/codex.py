@@ -37,6 +37,7 @@ class CodexImporter:
     """Reads sessions of Codex."""
 
     name = "codex"
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

@@ -38,6 +38,7 @@ class CopilotImporter:
     """Reads the activity history of Microsoft Copilot."""
 
     name = _APP
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

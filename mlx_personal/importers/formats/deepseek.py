@@ -25,6 +25,7 @@ class DeepSeekImporter:
     """Reads the conversations of a DeepSeek export."""
 
     name = _APP
+    refuses = False
     side_files = frozenset({"user.json"})
 
     def sniff(self, head: Head) -> float:

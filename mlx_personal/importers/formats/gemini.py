@@ -88,6 +88,7 @@ class GeminiImporter:
     """Reads the questions and answers of a Google Takeout with the activity in the Gemini apps."""
 
     name = _APP
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

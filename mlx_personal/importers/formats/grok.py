@@ -32,6 +32,7 @@ class GrokImporter:
     """Reads the conversations with Grok on grok.com and on X."""
 
     name = _APP
+    refuses = False
     side_files = frozenset({"prod-mc-auth-mgmt-api.json", "prod-mc-billing.json"})
 
     def sniff(self, head: Head) -> float:

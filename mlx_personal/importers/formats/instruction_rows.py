@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from mlx_personal.importers.conversation import Turn
+from mlx_personal.importers.conversation import LABEL, Turn
 from mlx_personal.importers.fields import as_list, text_of
 from mlx_personal.importers.formats.chat_rows import system_turns, turns_of_messages
 
@@ -39,7 +39,7 @@ def instruction_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
         return ()
     *before, answer = turns
     if isinstance(row.get("label"), bool):
-        answer = replace(answer, rating="good" if row["label"] else "bad", rating_source="label")
+        answer = replace(answer, rating="good" if row["label"] else "bad", rating_source=LABEL)
     return (*system_turns(row), *_history(row), *before, answer)
 
 

@@ -22,6 +22,7 @@ class JanImporter:
     """Reads the threads of Jan."""
 
     name = _NAME
+    refuses = False
     side_files = frozenset({_THREAD})
 
     def sniff(self, head: Head) -> float:

@@ -28,6 +28,7 @@ class LlamaCppImporter:
     """Reads sessions of llama.cpp's web page, and others in the STS-Format."""
 
     name = "llama-cpp"
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

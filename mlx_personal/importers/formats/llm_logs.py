@@ -27,6 +27,7 @@ class LLMLogsImporter:
     """Reads the conversations of `llm`."""
 
     name = _NAME
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

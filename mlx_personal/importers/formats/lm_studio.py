@@ -28,6 +28,7 @@ class LMStudioImporter:
     """Reads the conversations of LM Studio."""
 
     name = "lm-studio"
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

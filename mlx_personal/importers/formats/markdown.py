@@ -41,6 +41,7 @@ class MarkdownImporter:
     """Reads transcripts in Markdown or plain text."""
 
     name = _NAME
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

@@ -23,6 +23,7 @@ class MistralImporter:
     """Reads the chats of an export of Le Chat."""
 
     name = _APP
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

@@ -21,6 +21,7 @@ class OllamaAppImporter:
     """Reads the chats of the Ollama desktop app."""
 
     name = _NAME
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

@@ -48,6 +48,7 @@ class OpenWebUIImporter:
     """Reads the chats of Open WebUI."""
 
     name = _NAME
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:
@@ -66,15 +67,15 @@ class OpenWebUIImporter:
             with document.open_database() as connection:
                 yield from _read_database(connection, document, head)
             return
-        owner: object = None
+        owner = ""
         for record in read_records(document, head):
             if isinstance(record, Skipped):
                 yield record
                 continue
             value = as_mapping(record.value)
-            user = value.get("user_id")
+            user = text_of(value.get("user_id"))
             owner = owner or user
-            if user != owner:
+            if user not in ("", owner):
                 yield Skipped(record.where, _OTHER_USER, _NAME)
                 continue
             ratings = _ratings([value])

@@ -27,6 +27,7 @@ class PiImporter:
     """Reads sessions of Pi."""
 
     name = "pi"
+    refuses = False
     side_files: frozenset[str] = frozenset()
 
     def sniff(self, head: Head) -> float:

@@ -33,6 +33,7 @@ class TrainingSetImporter:
     """Reads the rows of training sets. Rows of different forms may be in one file."""
 
     name = "training-set"
+    refuses = False
     side_files = frozenset({"dataset_infos.json", "dataset_dict.json", "state.json", "README.md"})
 
     def sniff(self, head: Head) -> float:

@@ -117,6 +117,14 @@ def test_thoughts_are_no_text_and_tool_results_are_context(tmp_path: Path) -> No
     assert skipped(path) == ["an assistant turn that calls a tool"]
 
 
+def test_a_chat_without_a_user_is_the_owners(tmp_path: Path) -> None:
+    rows = [exported(chat(QUESTION, ANSWER), key, user) for key, user in (("c1", "u1"), ("c2", ""), ("c3", "u2"))]
+    del rows[1]["user_id"]
+    path = write_json(tmp_path / "chats.json", rows)
+    assert [found.id for found in conversations(path, OpenWebUIImporter())] == ["c1", "c2"]
+    assert skipped(path) == ["a chat of another user"]
+
+
 def test_errors_images_and_chats_of_others_are_left_out_and_counted(tmp_path: Path) -> None:
     failed = chat(QUESTION, {**ANSWER, "error": {"content": "out of memory"}})
     image = chat(node("q", None, "user", "", files=[{"type": "image", "url": "data:"}]), ANSWER)

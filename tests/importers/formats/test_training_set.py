@@ -27,6 +27,8 @@ CALL = {"id": "1", "type": "function", "function": {"name": "calendar", "argumen
     "row",
     [
         {"messages": [USER, ASSISTANT], "tools": [CALL]},
+        {"messages": json.dumps([USER, ASSISTANT])},
+        {"conversations": f" {json.dumps([USER, ASSISTANT])}"},
         [USER, ASSISTANT],
         {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]},
         {"conversation": [{"role": "User", "content": QUESTION}, {"role": "model", "content": ANSWER}]},
