@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_personal import Dialogue, LanguageModel, LoRAConfig, Personalizer
+from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
 from mlx_personal.embedding import Embedding, EmbeddingConfig, HiddenStateEmbedder
 from mlx_personal.evaluation import EvaluationConfig
@@ -20,11 +21,12 @@ from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.plan import plan_for_model
 from mlx_personal.memory import MemoryConfig, first_question
 from mlx_personal.personalizer.memory import as_trained, memory_entries
-from mlx_personal.personalizer.training_set import TrainingSet, build_training_set
+from mlx_personal.personalizer.training_set import TrainingSet, begin_training, build_training_set
 from mlx_personal.profile import NewSynthetic
 from tests.models.test_adapter_folder import write_adapter
 
-CONFIG = Config(memory=MemoryConfig(examples=2, retrieval="hidden-states", min_similarity=-1.0))
+CHAT = ChatConfig(max_tokens=4)
+CONFIG = Config(chat=CHAT, memory=MemoryConfig(examples=2, retrieval="hidden-states", min_similarity=-1.0))
 SOUP = Dialogue.of("How do I cook lentil soup today?", "Simmer it.")
 HELD_OUT = Dialogue.of("How do I plant the tomatoes now?", "In May.")
 NEAR_HELD_OUT = Dialogue.of("How do I plant the tomatoes, now?", "In June.")
@@ -159,7 +161,7 @@ def test_the_adapted_model_answers_with_vectors_of_its_base(
 def test_a_profile_of_one_dialogue_can_be_chatted_with(
     tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, retrieval: str
 ) -> None:
-    config = Config(memory=MemoryConfig(examples=8, retrieval=retrieval))
+    config = Config(chat=CHAT, memory=MemoryConfig(examples=8, retrieval=retrieval))
     with Personalizer.create(tmp_path / "one", tiny_model_folder, config, tiny_model) as personalizer:
         personalizer.observe([SOUP])
         conversation = personalizer.conversation(seed=0)
@@ -330,6 +332,20 @@ def test_the_sides_of_a_pair_have_the_examples_with_which_the_longer_one_fits(
     one = pair(len(tokens) - 1)
     assert [len(examples_in(side)) for side in (both.chosen, both.rejected, one.chosen, one.rejected)] == [2, 2, 1, 1]
     assert (one.chosen.answer, one.rejected.answer) == (preferred.answer, stored.answer)
+
+
+def test_an_interrupted_run_is_resumed_with_the_same_samples_after_new_annotations(
+    annotated: Personalizer, tiny_model: LanguageModel
+) -> None:
+    begun = set_as_in_chat(annotated, tiny_model)
+    run_id = begin_training(annotated.store, annotated.config.finetune, annotated.fingerprint, begun)
+    annotated.store.checkpoint_folder(run_id).mkdir(parents=True)
+    nearer = Dialogue.of("Lamp bulb broken again?", "Change it again.")
+    annotated.store.add_dialogues([nearer], "test")
+    annotated.store.add_annotation(6, "accept", nearer, 6, held_out=False)
+    resumed = set_as_in_chat(annotated, tiny_model)
+    assert (resumed.resumed_run, resumed.dialogues) == (run_id, begun.dialogues)
+    assert nearer in {entry.dialogue for entry in annotated.memory().entries}
 
 
 def test_as_in_chat_without_examples_is_said(annotated: Personalizer, tiny_model: LanguageModel) -> None:
