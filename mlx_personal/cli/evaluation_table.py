@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from mlx_personal.reporting import counted
+
 # Widths of the columns: metric, before, after, gain, interval of the gain.
 _WIDTHS: Final = (24, 9, 9, 9, 21)
 _WIDTH: Final = 79
@@ -20,8 +22,7 @@ def evaluation_lines(evaluation: Mapping[str, Any], name: str) -> list[str]:
         name: What is compared with the base model.
     """
     whose = " with verdicts inferred from imports" if evaluation.get("is_inferred") else ""
-    count = evaluation["n"]
-    title = f"{name} against the base model, on {count} held-out dialogue{'' if count == 1 else 's'}{whose}:"
+    title = f"{name} against the base model, on {counted(evaluation['n'], 'held-out dialogue')}{whose}:"
     lines = [
         *textwrap.wrap(title, _WIDTH, break_long_words=False, break_on_hyphens=False),
         _row("", "before", "after", "gain", "95 % interval"),
@@ -65,7 +66,7 @@ def _question_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if choice := evaluation.get("choice"):
         note = (
             f"the right one of up to {choice['choices']} of your answers of like length, by likelihood, for "
-            f"{choice['n']} questions; chance {choice['chance_top1']:.0%}"
+            f"{counted(choice['n'], 'question')}; chance {choice['chance_top1']:.0%}"
         )
         yield from _change_lines("right choice", choice["top1"], note, "percent")
         note = f"mean of 1 / the rank of the right one (MRR); chance {choice['chance_mrr']:.3f}"

@@ -44,6 +44,7 @@ from mlx_personal.personalizer.memory import profile_memory
 from mlx_personal.personalizer.pending import unevaluated_adapter
 from mlx_personal.profile import AdapterRow, Store
 from mlx_personal.progress import Progress, ProgressEvent, as_stage
+from mlx_personal.reporting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +274,7 @@ def is_better_by(rule: str, evaluation: Evaluation) -> tuple[bool, str]:
         name, unit = "likelihood", "nats a token"
         change = evaluation.log_likelihood
     if change is None:
-        return False, f"the preferred answers' {name} could not be compared on {evaluation.n} dialogues"
+        return False, f"the preferred answers' {name} could not be compared on {counted(evaluation.n, 'dialogue')}"
     gain = f"{change.gain:+z.3f} {unit}, {_interval_text(change)}"
     if not change.low > 0:
         return False, f"the gain in the preferred answers' {name} may be chance: {gain}"

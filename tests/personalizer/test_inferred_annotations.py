@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,19 @@ def test_the_owners_figures_decide_about_the_promotion(
     stored = personalizer.adapters.get(trained.id).evaluation
     assert stored is not None and stored["inferred"]["n"] == 2
     assert len(personalizer.held_out_dialogues()) == 4, "none of them is trained on"
+
+
+@pytest.mark.parametrize(("rule", "promoted"), [("likelihood", True), ("rouge1", True), ("choice", False)])
+def test_the_configured_rule_decides(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch, rule: str, promoted: bool
+) -> None:
+    annotate(personalizer, 1, "owner")
+    trained = adapter(personalizer, monkeypatch, good={1}, base_good=set())
+    evaluation = dataclasses.replace(CONFIG.evaluation, promotion=rule)
+    monkeypatch.setattr(personalizer._promoter, "_config", dataclasses.replace(CONFIG, evaluation=evaluation))
+    result = personalizer._promoter.promote_if_better(trained)
+    assert result.promoted is promoted
+    assert "could not be compared on 1 dialogue" in result.reason or promoted, "one answer is no choice"
 
 
 def test_inferred_annotations_decide_if_there_are_no_others(

@@ -83,4 +83,4 @@ def test_the_reason_has_the_figures() -> None:
 def test_what_was_not_compared_is_named() -> None:
     single = dataclasses.replace(evaluation(BETTER, BETTER), n=1)
     reason = is_better_by("choice", single)[1]
-    assert reason == "the preferred answers' rank among other answers could not be compared on 1 dialogues"
+    assert reason == "the preferred answers' rank among other answers could not be compared on 1 dialogue"
