@@ -114,6 +114,7 @@ class Conversation:
         id: The app's id of the conversation; empty if it has none.
         title: Its title; empty if it has none.
         time: When it began, in seconds since 1970, UTC; None if unknown.
+        left_behind: Number of the questions on branches that the app does not show, which are not among the turns.
     """
 
     turns: tuple[Turn, ...]
@@ -122,6 +123,7 @@ class Conversation:
     id: str = ""
     title: str = ""
     time: float | None = None
+    left_behind: int = 0
 
     def __post_init__(self) -> None:
         _escape(self, "id", "title")

@@ -82,6 +82,8 @@ def normalize(conversation: Conversation) -> NormalizedDialogue | Skipped:
         except ValueError as error:  # turns that are valid alone and too long together
             return Skipped(conversation.where, str(error), conversation.app)
         turns.append(tuple(group))
+    for _ in range(conversation.left_behind):
+        skip("a question on a branch that the app does not show, with what follows it")
     return NormalizedDialogue(Dialogue(tuple(messages)), tuple(turns), tuple(skipped))
 
 

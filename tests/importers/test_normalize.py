@@ -127,6 +127,14 @@ def test_each_message_names_its_turns() -> None:
     assert result.turns == ((QUESTION, SECOND), (REPLY,))
 
 
+def test_questions_on_other_branches_are_counted() -> None:
+    result = normalize(replace(conversation(QUESTION, ANSWER), left_behind=2))
+    assert isinstance(result, NormalizedDialogue)
+    assert [(item.reason, item.is_turn) for item in result.skipped] == [
+        ("a question on a branch that the app does not show, with what follows it", True)
+    ] * 2
+
+
 @pytest.mark.parametrize(
     ("turns", "reason"),
     [

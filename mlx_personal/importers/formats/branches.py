@@ -7,20 +7,34 @@ that is edited. An answer can consist of several messages, such as thoughts, a t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mlx_personal.importers.conversation import COMPARED, REGENERATED, Alternative, Turn
 from mlx_personal.importers.formats.tree import MessageTree
 
 
-def turns_of_branch(
+@dataclass(frozen=True)
+class Branch:
+    """The branch of a conversation that an app shows.
+
+    Attributes:
+        turns: Its turns. An answer has the others to the same question as alternatives, and an edited question is
+            marked.
+        left_behind: Number of the questions on other branches, which are left out with what follows them.
+    """
+
+    turns: tuple[Turn, ...]
+    left_behind: int
+
+
+def read_branch(
     parents: Mapping[str, str | None],
     times: Mapping[str, float | None],
     current: object,
     read: Callable[[str], Sequence[Turn]],
     chosen: Collection[str] = (),
-) -> tuple[Turn, ...]:
-    """Return the turns from the first message to the one that the app shows last.
+) -> Branch:
+    """Return the branch from the first message to the one that the app shows last.
 
     Args:
         parents: The parent of each message by its id; None for the first message.
@@ -28,9 +42,6 @@ def turns_of_branch(
         current: Id of the message that the app shows last; if it is unknown, the latest one is taken.
         read: Returns the turns of a message; none for one that the app does not show.
         chosen: Ids of the answers that the owner chose when the app showed several.
-
-    Returns:
-        The turns. An answer has the others to the same question as alternatives, and an edited question is marked.
     """
     order = sorted(parents, key=lambda key: times.get(key) or 0.0)
     position = {key: number for number, key in enumerate(order)}
@@ -46,7 +57,8 @@ def turns_of_branch(
             found = tuple(Alternative(text, reason) for text in others)
             turns[answer] = replace(turns[answer], alternatives=found)
 
-    for key in tree.branch(current):
+    branch = tree.branch(current)
+    for key in branch:
         siblings = tree.siblings(key)
         if is_asked and answer is None:
             others += [text for other in siblings if (text := _answer(tree, other, read))]
@@ -63,7 +75,8 @@ def turns_of_branch(
                 answer = len(turns)
             turns.append(turn)
     close()
-    return tuple(turns)
+    left_behind = sum(_is_question(read(key)) for key in parents.keys() - set(branch))
+    return Branch(tuple(turns), left_behind)
 
 
 def _answer(tree: MessageTree, key: str, read: Callable[[str], Sequence[Turn]]) -> str:

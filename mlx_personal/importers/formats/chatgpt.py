@@ -17,7 +17,7 @@ from typing import Any, Final
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import read_branch
 from mlx_personal.importers.formats.chatgpt_side_files import (
     APP,
     FEEDBACK,
@@ -110,7 +110,7 @@ def _conversation(record: Record, side_files: SideFiles) -> Conversation | Skipp
         return Skipped(record.where, "a temporary chat", APP)
     messages = {key: as_mapping(node.get("message")) for key, node in nodes.items()}
     feedback, model = side_files.feedback, text_of(value.get("default_model_slug"))
-    turns = turns_of_branch(
+    branch = read_branch(
         {key: text_of(node.get("parent")) or None for key, node in nodes.items()},
         {key: as_time(message.get("create_time")) for key, message in messages.items()},
         value.get("current_node"),
@@ -118,8 +118,8 @@ def _conversation(record: Record, side_files: SideFiles) -> Conversation | Skipp
         _chosen(messages),
     )
     title, time = text_of(value.get("title")), as_time(value.get("create_time"))
-    turns = _with_feedback_without_message(turns, feedback, identity, messages)
-    return Conversation(turns, APP, record.where, identity, title, time)
+    turns = _with_feedback_without_message(branch.turns, feedback, identity, messages)
+    return Conversation(turns, APP, record.where, identity, title, time, branch.left_behind)
 
 
 def _chosen(messages: Mapping[str, Mapping[str, Any]]) -> set[str]:

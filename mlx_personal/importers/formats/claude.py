@@ -14,7 +14,7 @@ from typing import Any, Final
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of, text_of_parts
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import read_branch
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
 from mlx_personal.importers.json_records import Record, read_records
@@ -55,19 +55,20 @@ def _conversation(record: Record) -> Conversation | Skipped:
     parents = {key: text_of(message.get("parent_message_uuid")) for key, message in messages.items()}
     if not any(parents.values()):  # older exports have no parents: a message follows the one before it in the list
         parents = dict(zip(keys, ["", *keys], strict=False))
-    turns = turns_of_branch(
+    branch = read_branch(
         {key: parents[key] or None for key in messages},
         {key: as_time(message.get("created_at")) for key, message in messages.items()},
         value.get("current_leaf_message_uuid"),
         lambda key: _turns(messages[key], model),
     )
     return Conversation(
-        turns,
+        branch.turns,
         ClaudeImporter.name,
         record.where,
         id=text_of(value.get("uuid")),
         title=text_of(value.get("name")),
         time=as_time(value.get("created_at")),
+        left_behind=branch.left_behind,
     )
 
 

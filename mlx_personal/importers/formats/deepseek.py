@@ -12,7 +12,7 @@ from typing import Any, Final
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import read_branch
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
 from mlx_personal.importers.json_records import Record, read_records
@@ -44,14 +44,15 @@ def _conversation(record: Record) -> Conversation | Skipped:
     if not nodes:
         return Skipped(record.where, "a conversation without messages", _APP)
     messages = {key: as_mapping(node.get("message")) for key, node in nodes.items()}
-    turns = turns_of_branch(
+    branch = read_branch(
         {key: text_of(node.get("parent")) or None for key, node in nodes.items()},
         {key: as_time(message.get("inserted_at")) for key, message in messages.items()},
         value.get("current_node"),  # exports have none: the latest message is the last one
         lambda key: _turns(messages[key]),
     )
     title, time = text_of(value.get("title")), as_time(value.get("inserted_at"))
-    return Conversation(turns, _APP, record.where, text_of(value.get("id")), title, time)
+    identity = text_of(value.get("id"))
+    return Conversation(branch.turns, _APP, record.where, identity, title, time, branch.left_behind)
 
 
 def _turns(message: Mapping[str, Any]) -> list[Turn]:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import read_branch
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
 from mlx_personal.importers.json_records import Record, read_records
@@ -63,14 +63,15 @@ def _conversation(record: Record) -> Conversation | Skipped:
     parents = {key: text_of(response.get("parent_response_id")) for key, response in responses.items()}
     if not any(parents.values()):  # without parents a response follows the one before it in the list
         parents = dict(zip(keys, ["", *keys], strict=False))
-    turns = turns_of_branch(
+    branch = read_branch(
         {key: parents[key] or None for key in responses},
         {key: _time(response.get("create_time")) for key, response in responses.items()},
         fields.get("leaf_response_id"),
         lambda key: _turns(responses[key]),
     )
     title, time = text_of(fields.get("title")), _time(fields.get("create_time"))
-    return Conversation(turns, _APP, record.where, _id(fields, "conversation_id"), title, time)
+    identity = _id(fields, "conversation_id")
+    return Conversation(branch.turns, _APP, record.where, identity, title, time, branch.left_behind)
 
 
 def _id(fields: Mapping[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of, text_of_parts
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import Branch, read_branch
 from mlx_personal.importers.formats.session_lines import first_line
 from mlx_personal.importers.formats.tree import MessageTree
 from mlx_personal.importers.head import Head
@@ -69,30 +69,32 @@ def _conversation(
     if not messages:
         return Skipped(where, "a conversation without messages", app)
     times = [as_time(message.get("timestamp")) for message in messages]
+    branch = _branch(session, messages)
     return Conversation(
-        _turns(session, messages),
+        branch.turns,
         app,
         where,
         id=text_of(session.get("id")),
         title=text_of(session.get("name")),
         time=min((time for time in times if time is not None), default=None),
+        left_behind=branch.left_behind,
     )
 
 
-def _turns(session: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """Return the turns on the branch that is shown; all of them if the messages form no tree."""
+def _branch(session: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Branch:
+    """Return the branch that is shown, which has all turns if the messages form no tree."""
     nodes: dict[str, Mapping[str, Any]] = {}
     for message in messages:
         if isinstance(message.get("id"), str) and "parent" in message:
             nodes.setdefault(message["id"], message)
     if not nodes:
-        return tuple(turn for message in messages for turn in _message_turns(message))
+        return Branch(tuple(turn for message in messages for turn in _message_turns(message)), 0)
     parents = {key: text_of(message.get("parent")) or None for key, message in nodes.items()}
     times = {key: as_time(message.get("timestamp")) for key, message in nodes.items()}
     current = session.get("currNode")
     if isinstance(current, str) and current in nodes:
         *_, current = MessageTree(parents, times).following(current)
-    return turns_of_branch(parents, times, current, lambda key: _message_turns(nodes[key]))
+    return read_branch(parents, times, current, lambda key: _message_turns(nodes[key]))
 
 
 def _message_turns(message: Mapping[str, Any]) -> list[Turn]:

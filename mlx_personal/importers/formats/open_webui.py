@@ -16,7 +16,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.importers.conversation import Conversation, Rating, Skipped, Turn, role_of
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.fields import as_list, as_mapping, as_time, text_of, text_of_parts
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import read_branch
 from mlx_personal.importers.formats.table_rows import json_value, read_rows
 from mlx_personal.importers.head import Head
 from mlx_personal.importers.importer import CERTAIN, NO
@@ -148,7 +148,7 @@ def _conversation(
         messages = _chain(as_list(chat.get("messages")))
     if not messages:
         return Skipped(where, "a chat without messages", _NAME)
-    turns = turns_of_branch(
+    branch = read_branch(
         {key: text_of(message.get("parentId")) or None for key, message in messages.items()},
         {key: as_time(message.get("timestamp")) for key, message in messages.items()},
         history.get("currentId"),
@@ -156,12 +156,13 @@ def _conversation(
     )
     system = text_of(as_mapping(chat.get("params")).get("system"))
     return Conversation(
-        (Turn("system", system), *turns) if system.strip() else turns,
+        (Turn("system", system), *branch.turns) if system.strip() else branch.turns,
         _NAME,
         where,
         id=text_of(value.get("id")) or text_of(chat.get("id")),
         title=text_of(value.get("title")) or text_of(chat.get("title")),
         time=as_time(value.get("created_at")) or as_time(chat.get("timestamp")),
+        left_behind=branch.left_behind,
     )
 
 

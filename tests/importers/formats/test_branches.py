@@ -6,7 +6,7 @@ import pytest
 
 from mlx_personal.importers import Turn
 from mlx_personal.importers.conversation import Alternative, Rating
-from mlx_personal.importers.formats.branches import turns_of_branch
+from mlx_personal.importers.formats.branches import Branch, read_branch
 
 # Ids are in the order of time; a role by the first letter of an id: user, assistant, hidden, tool call.
 ROLES = {"u": "user", "a": "assistant", "g": "assistant", "c": "assistant"}
@@ -20,11 +20,16 @@ def read(key: str) -> list[Turn]:
 
 
 def branch(edges: str, current: str | None, chosen: tuple[str, ...] = ()) -> tuple[Turn, ...]:
-    """Return the turns of a tree that is written as `child<parent` for each message."""
+    """Return the turns that are shown of a tree."""
+    return whole_branch(edges, current, chosen).turns
+
+
+def whole_branch(edges: str, current: str | None, chosen: tuple[str, ...] = ()) -> Branch:
+    """Return the branch that is shown of a tree that is written as `child<parent` for each message."""
     pairs = [edge.split("<") for edge in edges.split()]
     parents = {child: parent or None for child, parent in pairs}
     times = {child: 1e9 + number for number, (child, _) in enumerate(pairs)}
-    return turns_of_branch(parents, times, current, read, chosen)
+    return read_branch(parents, times, current, read, chosen)
 
 
 def texts(turns: tuple[Turn, ...]) -> str:
@@ -50,6 +55,20 @@ def test_the_branch_leads_from_the_first_message_to_the_one_that_is_shown(
     edges: str, current: str | None, expected: str
 ) -> None:
     assert texts(branch(edges, current)) == expected
+
+
+@pytest.mark.parametrize(
+    ("edges", "count"),
+    [
+        ("u1< a1<u1 a2<u1", 0),  # another answer is an alternative
+        ("u0< a0<u0 u1< a2<u1", 1),
+        ("u1< a1<u1 u2<a1 a3<u2 u3<a3 a2<u1", 2),
+        ("u1< h1<u1 a2<u1", 0),
+    ],
+)
+def test_questions_on_other_branches_are_counted(edges: str, count: int) -> None:
+    found = whole_branch(edges, "a2")
+    assert (texts(found.turns), found.left_behind) == ("u1 a2", count)
 
 
 def test_other_answers_to_a_question_are_alternatives() -> None:
