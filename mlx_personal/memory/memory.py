@@ -6,6 +6,7 @@ a dialogue with examples is generated from, evaluated and trained on like any ot
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ class Memory:
         embedder: Embedder | None = None,
         vectors: np.ndarray | None = None,
     ):
-        usable = [(i, cleaned) for i, entry in enumerate(entries) if (cleaned := _without_thoughts(entry)) is not None]
+        visible = [(i, entry, _without_thoughts(entry.dialogue)) for i, entry in enumerate(entries)]
+        usable = [(i, dataclasses.replace(entry, dialogue=d)) for i, entry, d in visible if d is not None]
         self.entries = tuple(entry for _, entry in usable)
         self.config = config
         self._lm = lm
@@ -147,12 +149,11 @@ class Memory:
         """
         system = dialogue.messages[0].content if dialogue.messages[0].role == "system" else ""
         examples = self.examples_for(first_question(dialogue), excluded_groups, system)
-        if (
-            examples
-            and self._prompt_length(insert_examples(dialogue, examples).messages[:-1]) > self._max_prompt_length
-        ):
+        visible = _without_thoughts(dialogue) or dialogue  # as it is asked and trained on
+        last_prompt = insert_examples(visible, examples).messages[:-1]
+        if examples and self._prompt_length(last_prompt) > self._max_prompt_length:
             return dialogue
-        while examples and max_length is not None and self._sample_length(dialogue, examples) > max_length:
+        while examples and max_length is not None and self._sample_length(visible, examples) > max_length:
             farthest = min(examples, key=lambda example: example.similarity)
             examples = tuple(example for example in examples if example is not farthest)
         return insert_examples(dialogue, examples)
@@ -219,7 +220,7 @@ class Memory:
         return len(self._lm.tokenize_prompt([{"role": m.role, "content": m.content} for m in messages]))
 
     def _sample_length(self, dialogue: Dialogue, examples: Sequence[RetrievedExample]) -> int:
-        sequences = self._lm.tokenize_dialogue(insert_examples(dialogue, examples).without_thoughts())
+        sequences = self._lm.tokenize_dialogue(insert_examples(dialogue, examples))
         return max(len(tokens) for tokens, _ in sequences)
 
 
@@ -281,9 +282,9 @@ def embed_questions(lm: LanguageModel, questions: Sequence[str], embedder: Embed
     return np.array(vectors, np.float32)
 
 
-def _without_thoughts(entry: MemoryEntry) -> MemoryEntry | None:
-    """Return an entry without thoughts; None if an answer consists of thoughts only."""
+def _without_thoughts(dialogue: Dialogue) -> Dialogue | None:
+    """Return a dialogue without thoughts; None if an answer consists of thoughts only."""
     try:
-        return MemoryEntry(entry.id, entry.dialogue.without_thoughts(), entry.group, entry.is_annotated)
+        return dialogue.without_thoughts()
     except ValueError:
         return None

@@ -219,6 +219,11 @@ def test_a_training_sample_keeps_the_nearest_examples_that_fit_with_its_answer(t
     assert [m.content for m in nearest.messages[:2]] == [SOUP.question, SOUP.answer]
     assert memory.with_examples(asked, max_length=length(nearest) - 1) is asked
 
+    thinking = Dialogue.of(QUESTION, f"<think>{'Hm. ' * 40}</think>{asked.answer}")
+    assert memory.with_examples(thinking, max_length=length(both)).messages[:-1] == both.messages[:-1]
+    unanswered = Dialogue.of(QUESTION, "<think>Hm.</think>")
+    assert memory.with_examples(unanswered, max_length=length(both)).messages[-1] == unanswered.messages[-1]
+
 
 # Vectors
 
