@@ -40,8 +40,8 @@ def _likelihood_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if change is None:
         return
     yield from _change_lines("log-likelihood", change, "of your answers, nats a token; higher is better")
-    before, after = (f"{_perplexity(change[end]):,.2f}" for end in ("before", "after"))
-    factor, *interval = (f"x{_perplexity(change[end]):.2f}" for end in ("gain", "high", "low"))
+    before, after = (_perplexity_text(change[end]) for end in ("before", "after"))
+    factor, *interval = (f"x{_perplexity_text(change[end])}" for end in ("gain", "high", "low"))
     yield _row("perplexity", before, after, factor, " to ".join(interval))
     yield from _note("the same, as the number of equally likely tokens; lower is better")
 
@@ -111,7 +111,7 @@ def _change_lines(name: str, change: Mapping[str, float], note: str, unit: str =
 
 def _row(name: str, *cells: str) -> str:
     widths = _WIDTHS[1:]
-    aligned: Iterable[str] = (cell.rjust(width) for cell, width in zip(cells, widths, strict=False))
+    aligned: Iterable[str] = (f" {cell.rjust(width - 1)}" for cell, width in zip(cells, widths, strict=False))
     return (name.ljust(_WIDTHS[0]) + "".join(aligned)).rstrip()
 
 
@@ -123,8 +123,9 @@ def _interval(low: float, high: float) -> str:
     return f"{low:+z.3f} to {high:+z.3f}"
 
 
-def _perplexity(log_likelihood: float) -> float:
-    return math.exp(min(-log_likelihood, 700))  # a larger one is infinite
+def _perplexity_text(log_likelihood: float) -> str:
+    perplexity = math.exp(min(-log_likelihood, 700))  # a larger one is infinite
+    return f"{perplexity:.2f}" if perplexity < 1000 else f"{perplexity:.3g}"
 
 
 def _number(count: int, one: str, several: str) -> str:

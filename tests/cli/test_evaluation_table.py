@@ -88,4 +88,6 @@ def test_inferred_verdicts_have_a_table_of_their_own() -> None:
 
 def test_a_hopeless_likelihood_has_a_perplexity_all_the_same() -> None:
     hopeless = dataclasses.replace(EVALUATION, log_likelihood=change(-2000.0, -1.0))
-    assert row(lines_of(hopeless), "perplexity")[1] == "2.72"
+    assert row(lines_of(hopeless), "perplexity")[:2] == ["1.01e+304", "2.72"]
+    unlikely = dataclasses.replace(EVALUATION, log_likelihood=change(-9.302, -9.29))
+    assert row(lines_of(unlikely), "perplexity")[:3] == ["1.1e+04", "1.08e+04", "x0.99"]
