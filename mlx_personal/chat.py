@@ -162,9 +162,9 @@ class Conversation:
                 self.record(self.dialogue)
 
     @property
-    def wants_examples(self) -> bool:
-        """Whether examples are looked for."""
-        return self._memory is not None and self._memory.config.examples > 0
+    def max_examples(self) -> int:
+        """Maximum number of examples before the first question; 0 for none."""
+        return 0 if self._memory is None else self._memory.config.examples
 
     @property
     def dialogue(self) -> Dialogue | None:

@@ -99,7 +99,7 @@ def remember(**settings: Any) -> Memory:
 def test_examples_of_the_first_question_stay_before_it_and_are_not_recorded() -> None:
     model = ScriptedModel("Soon.", "Ask the vet.")
     conversation = Conversation(model, ChatConfig(system="Be brief.", max_tokens=5), memory=remember())  # type: ignore[arg-type]
-    assert (conversation.examples, conversation.wants_examples) == (None, True)
+    assert (conversation.examples, conversation.max_examples) == (None, 1)
     recorded: list[Dialogue] = []
     conversation.record = recorded.append
     for question in ("Tomato plants?", "Cat?"):
@@ -139,7 +139,7 @@ def test_nothing_near_leaves_the_prompt_as_it_is() -> None:
         conversation = Conversation(model, ChatConfig(max_tokens=5), memory=memory)  # type: ignore[arg-type]
         list(conversation.ask("Zeppelin?" if memory is None or memory.config.min_similarity < 1 else "Tomato plants?"))
         assert model.prompts == [[model.prompts[0][0]]]
-        assert conversation.prompt_examples == () and conversation.wants_examples == (memory is not None)
+        assert conversation.prompt_examples == () and conversation.max_examples == (memory is not None)
 
 
 def test_a_conversation_has_the_prompts_with_which_its_dialogue_is_evaluated(tiny_model: LanguageModel) -> None:

@@ -143,6 +143,8 @@ def _settings_text(conversation: Conversation) -> str:
     parts.append(f"at most {conversation.max_tokens:,} tokens an answer")
     if sampling.stop:
         parts.append(f"stop at {', '.join(map(repr, sampling.stop))}")
+    if conversation.max_examples:
+        parts.append(f"up to {conversation.max_examples} of your dialogues as examples")
     if conversation.system:
         parts.append(f"system prompt {quoted(conversation.system)}")
     return ", ".join(parts)
@@ -156,7 +158,7 @@ def _examples_text(conversation: Conversation) -> str:
         return "Nothing has been asked yet."
     if conversation.examples:
         return "No dialogue was in the last prompt: the conversation has filled the context."
-    if not conversation.wants_examples:
+    if not conversation.max_examples:
         return "No dialogue was in the prompt: examples is 0 in the table memory of the profile's config.toml."
     return "No dialogue was in the prompt: none that fits is near enough to the first question."
 

@@ -133,9 +133,7 @@ def as_trained(
     )
 
 
-def _not_held_out(
-    store: Store, entries: Sequence[MemoryEntry], excluded: Sequence[Dialogue] = ()
-) -> list[MemoryEntry]:
+def _not_held_out(store: Store, entries: Sequence[MemoryEntry], excluded: Sequence[Dialogue] = ()) -> list[MemoryEntry]:
     """Return the entries that are no near-duplicates of held-out dialogues, in the order of the stream."""
     annotations = store.preferred_annotations(held_out=True)
     held_out = [annotation.preferred for annotation in annotations if annotation.preferred is not None]

@@ -107,6 +107,7 @@ def remembering(profile: Path, tmp_path: Path) -> Path:
 def test_why_names_the_dialogues_in_the_prompt_and_the_conversation_is_stored_without_them(remembering: Path) -> None:
     result = run_cli("chat", stdin="/why\nWhich lamp?\n/why\nThanks!\n/exit\n")
     lines = [line for line in result.stderr.splitlines() if "ialogue" in line or "asked" in line]
+    assert "at most 8 tokens an answer, up to 2 of your dialogues as examples." in lines.pop(0)
     assert lines == [
         "Nothing has been asked yet.",
         "Dialogue 1, similarity 0.18, not annotated: 'Lamp bulb?'",
