@@ -154,6 +154,8 @@ class _Text:
             is_number = isinstance(value, int | float)
             if not is_number or end + _MAX_NUMBER_SIGNS < len(self._text) or not self._read_more():
                 self._position = end
+                if end > max(_CHUNK_BYTES, len(self._text) // 2):  # a long value is not kept twice
+                    self._text, self._position = self._text[end:], 0
                 return value
 
     def _read_more(self) -> bool:
@@ -163,10 +165,12 @@ class _Text:
         kept_chars = len(self._text) - self._position
         if kept_chars > MAX_VALUE_CHARS:
             raise DamagedValueError(f"a value of over {MAX_VALUE_CHARS:,} characters")
-        data = self._stream.read(max(_CHUNK_BYTES, kept_chars))
-        self._is_complete = not data
-        text = self._decoder.decode(data, final=self._is_complete)
-        if self._is_complete and not text:
+        texts: list[str] = []
+        while not self._is_complete and len(texts) * _CHUNK_BYTES <= kept_chars:
+            data = self._stream.read(_CHUNK_BYTES)
+            self._is_complete = not data
+            texts.append(self._decoder.decode(data, final=self._is_complete))
+        if self._is_complete and not any(texts):
             return False
-        self._text, self._position = self._text[self._position :] + text, 0
+        self._text, self._position = "".join((self._text[self._position :], *texts)), 0
         return True
