@@ -129,13 +129,31 @@ class Config:
             UserError: If the file cannot be read or contains anything that is not a setting.
         """
         try:
-            tables = tomllib.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
         except FileNotFoundError:
             return cls()
         except OSError as error:
             raise from_os_error(error, path) from error
         except UnicodeDecodeError as error:
             raise UserError("not UTF-8 text", path, "save it as UTF-8") from error
+        config = cls.parse(text, path)
+        for notice in config.notices:
+            logger.warning(notice)
+        return config
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Config:
+        """Return the settings of the text of a TOML file.
+
+        Args:
+            text: The text.
+            path: The file, which errors name.
+
+        Raises:
+            UserError: If it contains anything that is not a setting.
+        """
+        try:
+            tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"not TOML ({error})", path, "correct that line") from error
         types = _section_types()
@@ -143,8 +161,6 @@ class Config:
         renamed: list[str] = []
         sections = {name: _read_section(types[name], name, table, path, renamed) for name, table in tables.items()}
         notices = [f"{path}: old names of settings: {', '.join(renamed)}; they are still read"] if renamed else []
-        for notice in notices:
-            logger.warning(notice)
         return cls(**sections, notices=tuple(notices))
 
     def to_toml(self) -> str:
@@ -155,7 +171,7 @@ class Config:
             lines += ["", f"[{section}]"]
             for key, value in dataclasses.asdict(getattr(self, section)).items():
                 unchanged = value == getattr(getattr(default, section), key)
-                lines.append(f"{'# ' if unchanged else ''}{key} = {_to_toml_value(value)}")
+                lines.append(f"{'# ' if unchanged else ''}{key} = {to_toml_value(value)}")
         return "\n".join(lines) + "\n"
 
 
@@ -231,7 +247,8 @@ def _check_known(
             raise UserError(f"unknown {what}: {key!r}", path, f"did you mean {renamed.get(nearest, nearest)!r}?")
 
 
-def _to_toml_value(value: object) -> str:
+def to_toml_value(value: object) -> str:
+    """Return the value of a setting as it is written in a settings file."""
     if value is None:
         value = _MODEL
     if isinstance(value, bool):
@@ -239,4 +256,4 @@ def _to_toml_value(value: object) -> str:
     if isinstance(value, str):
         # JSON's escapes are TOML's too, except that JSON leaves a delete character as it is and TOML does not allow it.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"[{', '.join(map(_to_toml_value, value))}]" if isinstance(value, tuple) else str(value)
+    return f"[{', '.join(map(to_toml_value, value))}]" if isinstance(value, tuple) else str(value)

@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "synthesize": (f"{_PACKAGE}.synthesize:synthesize", "Generate synthetic dialogues from the annotated ones."),
     "augment": (f"{_PACKAGE}.augment:augment", "Have a server's model write more dialogues like yours."),
     "train": (f"{_PACKAGE}.train:train", "Train an adapter on the annotated and synthetic dialogues."),
+    "tune": (f"{_PACKAGE}.tune:tune", "Search the settings of training and memory that suit your dialogues."),
     "evaluate": (f"{_PACKAGE}.evaluate:evaluate", "Compare an adapter with the base model on held-out dialogues."),
     "chat": (f"{_PACKAGE}.chat:chat", "Chat with the model and its promoted adapter."),
     "run": (f"{_PACKAGE}.run:run", "Run all pending steps: score, synthesize, train, evaluate."),

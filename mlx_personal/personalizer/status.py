@@ -13,6 +13,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.models.stores.model_source import read_source
 from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
+from mlx_personal.personalizer.tuning_record import TuningRecord, read_record
 from mlx_personal.profile import Store, check_profile_exists
 from mlx_personal.profile.inferred import InferredCounts
 from mlx_personal.synthesis.config import CALIBRATION_RECORD
@@ -44,6 +45,7 @@ class ProfileStatus:
         adapters: Number of trained adapters.
         promoted: Id of the adapter in use; None for the base model.
         last_training: Time when the last training run finished, UTC; None without one.
+        tuning: What the last tuning on the base model found; None without one.
         pending: The pending steps in order.
     """
 
@@ -68,6 +70,7 @@ class ProfileStatus:
     adapters: int
     promoted: int | None
     last_training: str | None
+    tuning: TuningRecord | None
     pending: tuple[PendingStep, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +94,7 @@ class ProfileStatus:
             "adapters": self.adapters,
             "promoted": self.promoted,
             "last_training": self.last_training,
+            "tuning": None if self.tuning is None else dataclasses.asdict(self.tuning),
             "due": [dataclasses.asdict(step) for step in self.pending],
         }
 
@@ -150,6 +154,7 @@ def store_status(store: Store, config: Config) -> ProfileStatus:
         adapters=store.adapter_count(),
         promoted=(store.promotions() or [None])[-1],
         last_training=None if last_training is None else last_training.finished_at,
+        tuning=read_record(store),
         pending=tuple(pending_steps(store, config, store.fingerprint())),
     )
 

@@ -75,7 +75,7 @@ def build_training_set(
     Raises:
         UserError: If there is nothing that the objective can be computed from.
     """
-    current = _current_set(store, config, held_out)
+    current = current_training_set(store, config, held_out)
     interrupted = interrupted_training(store, fingerprint)
     if interrupted is None:
         return current
@@ -121,8 +121,17 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
     return run_id
 
 
-def _current_set(store: Store, config: LoRAConfig, held_out: Sequence[Dialogue]) -> TrainingSet:
-    """Return all annotated dialogues that are not held out, then their kept rewrites; and the preference pairs."""
+def current_training_set(store: Store, config: LoRAConfig, held_out: Sequence[Dialogue]) -> TrainingSet:
+    """Return all annotated dialogues that are not held out, then their kept rewrites; and the preference pairs.
+
+    Args:
+        store: The profile's store.
+        config: Settings of the training run.
+        held_out: The held-out dialogues, of which no rewrite and no pair may be a near-duplicate.
+
+    Raises:
+        UserError: If there is nothing that the objective can be computed from.
+    """
     pairs = profile_pairs(store, held_out) if config.uses_pairs else {}
     usable_pairs(config, list(pairs.values()))  # raises an error before a training run begins
     dialogues: dict[Source, Dialogue] = {

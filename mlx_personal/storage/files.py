@@ -127,6 +127,30 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Create a folder that is removed when the `with` block ends; `remove_partials` removes a killed process's one.
+
+    Args:
+        parent: The folder to create it in.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        UserError: If it cannot be created.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_folder(parent / "temporary")
+    except OSError as error:
+        raise from_os_error(error, parent) from error
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a lock file inside the `with` block, after waiting for any other process that holds it.
 

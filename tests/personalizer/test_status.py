@@ -79,6 +79,7 @@ def test_the_status_counts_what_the_lists_hold(profile: Path, tiny_model: Langua
         "adapters",
         "promoted",
         "last_training",
+        "tuning",
         "due",
     ]
     assert (printed["annotated"], printed["skipped"], printed["unscored"]) == (4, 1, 5)

@@ -1,0 +1,183 @@
+"""Run the search for settings within a time budget, and store each trial.
+
+What a trial will take is estimated from its tokens and the speed of those before. A trial is only begun if enough time
+is left for it, and for training and comparing the best candidate on all dialogues at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from mlx_personal.errors import StoppedError, StorageError, UserError
+from mlx_personal.personalizer.tuning_search import (
+    Candidate,
+    SearchSpace,
+    Trial,
+    best_trial,
+    draw_brackets,
+    run_bracket,
+)
+from mlx_personal.personalizer.tuning_state import PresentOutputs, TuningState
+from mlx_personal.personalizer.tuning_trials import HeldOutOutputs
+from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
+
+# Of this number of the last trials the slowest one says how fast the next one is: the load of a machine changes.
+_TRIALS_FOR_SPEED: Final = 3
+
+
+class Runner(Protocol):
+    """Trains and scores candidates, see `TrialRunner`."""
+
+    @property
+    def rungs(self) -> int:
+        """Number of rungs."""
+
+    def tokens(self, candidate: Candidate, rung: int | None) -> int:
+        """Return the number of tokens that a trial computes; a rung of None is all dialogues."""
+
+    def score(self, candidate: Candidate, rung: int, on_progress: Progress | None = None) -> float:
+        """Train a candidate in a rung, and return its score."""
+
+    def compute_held_out(self, candidate: Candidate, on_progress: Progress | None = None) -> HeldOutOutputs:
+        """Train a candidate on all dialogues, and compute what is compared on the held-out ones."""
+
+
+class OutOfTimeError(BaseException):
+    """The time for a trial is over. A `BaseException`, so that no handler of ordinary errors catches it."""
+
+
+class TimedSearch:
+    """A search within a time budget.
+
+    Args:
+        runner: Trains and scores candidates.
+        state: The trials so far, to which new ones are added.
+        save: Stores the state.
+        budget_s: The time budget in seconds, from now on.
+        clock: Returns the time in seconds.
+        on_progress: Receives events of stage `tuning`, in seconds of the budget.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        state: TuningState,
+        save: Callable[[], None],
+        budget_s: float,
+        clock: Callable[[], float],
+        on_progress: Progress | None = None,
+    ):
+        self._runner, self._state, self._save, self._clock = runner, state, save, clock
+        self._begin, self._budget_s = clock(), budget_s
+        self._on_progress = on_progress or ignore_progress
+        self._full_tokens: dict[Candidate, int] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the search began."""
+        return self._clock() - self._begin
+
+    def run(self, space: SearchSpace, present: Candidate, others: Sequence[Candidate], seed: int) -> Trial | None:
+        """Search until the time is over, and return the best trial, or None if no candidate could be scored.
+
+        Args:
+            space: What candidates are drawn from.
+            present: The present settings, which are trained on all dialogues first: that measures what the comparison
+                at the end will take.
+            others: Further candidates of the first bracket.
+            seed: Random seed of the candidates.
+
+        Raises:
+            UserError: If the time is over before the present settings are trained and computed.
+        """
+        self._compute_present(present)
+        for bracket in draw_brackets(space, [present, *others], seed):
+            if not run_bracket(bracket, self._runner.rungs, self._run_trial):
+                break
+        return best_trial(self._state.trials)
+
+    def forward(self, event: ProgressEvent, /) -> None:
+        """Report an event of the work as one of the budget."""
+        total = round(self._budget_s)
+        self._on_progress(ProgressEvent("tuning", min(round(self.elapsed_s), total), total))
+
+    def _compute_present(self, present: Candidate) -> None:
+        if self._state.present is not None:
+            return
+        tokens, begin, steps = self._tokens_on_all(present), self.elapsed_s, (0, 0)
+        stop_after_budget = self._stop_after(self._budget_s)
+
+        def report(event: ProgressEvent, /) -> None:
+            nonlocal steps
+            if event.stage == "training":
+                steps = event.done, event.total or event.done
+            stop_after_budget(event)
+
+        try:
+            held_out = self._runner.compute_held_out(present, report)
+        except OutOfTimeError:
+            done, total = steps
+            at_least = "more" if not done else f"at least about {math.ceil(2 * self.elapsed_s / 60 * total / done)}"
+            what = (
+                f"{self._budget_s / 60:.3g} minutes are too few to train the present settings and the best ones, which "
+                f"are compared at the end (step {done} of {total} of the first of them)"
+            )
+            raise UserError(what, hint=f"allow {at_least} minutes") from None
+        self._state.present = PresentOutputs(tuple(held_out.outputs), tokens, self.elapsed_s - begin)
+        self._save()
+
+    def _run_trial(self, candidate: Candidate, rung: int) -> Trial | None:
+        """Train and score a candidate, unless it was before; return None if there is no time left for it."""
+        for stored in self._state.trials:
+            if (stored.candidate, stored.rung) == (candidate, rung):
+                return stored
+        tokens, limit_s = self._runner.tokens(candidate, rung), self._budget_s - self._reserve_s(candidate)
+        begin = self.elapsed_s
+        if begin + tokens / self._tokens_per_second() > limit_s:
+            return None
+        score, problem = None, ""
+        try:
+            score = self._runner.score(candidate, rung, self._stop_after(limit_s))
+            if not math.isfinite(score):
+                score, problem = None, "the likelihood is not finite"
+        except OutOfTimeError:
+            return None
+        except (StorageError, StoppedError):
+            raise
+        except UserError as error:
+            problem = error.what
+        trial = Trial(candidate, rung, score, tokens, self.elapsed_s - begin, problem)
+        self._state.trials.append(trial)
+        self._save()
+        return trial
+
+    def _reserve_s(self, candidate: Candidate) -> float:
+        """Return the seconds to keep for the comparison at the end, if this candidate or the best one so far wins."""
+        present, best = self._state.present, best_trial(self._state.trials)
+        assert present is not None
+        tokens = max(self._tokens_on_all(c) for c in (candidate, *(() if best is None else (best.candidate,))))
+        return present.elapsed_s * max(1.0, tokens / max(1, present.tokens))
+
+    def _tokens_on_all(self, candidate: Candidate) -> int:
+        if candidate not in self._full_tokens:
+            self._full_tokens[candidate] = self._runner.tokens(candidate, None)
+        return self._full_tokens[candidate]
+
+    def _tokens_per_second(self) -> float:
+        assert self._state.present is not None
+        scored = [trial for trial in self._state.trials if trial.score is not None]
+        measured = [(trial.tokens, trial.elapsed_s) for trial in scored[-_TRIALS_FOR_SPEED:]]
+        measured = measured or [(self._state.present.tokens, self._state.present.elapsed_s)]
+        return min(max(tokens, 1) / max(seconds, 1e-6) for tokens, seconds in measured)
+
+    def _stop_after(self, limit_s: float) -> Progress:
+        """Return a `Progress` that ends the work when the search has taken this many seconds."""
+
+        def report(event: ProgressEvent, /) -> None:
+            if self.elapsed_s > limit_s:
+                raise OutOfTimeError
+            self.forward(event)
+
+        return report
