@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, cast
 from mlx_personal.errors import UserError, escape_surrogates, from_os_error
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import DAMAGED_HINT, Document
-from mlx_personal.importers.file_names import is_hidden, is_ignored
+from mlx_personal.importers.file_names import is_database_log, is_hidden, is_ignored
 from mlx_personal.importers.streams import BoundedStream, CountedStream
 
 # A zip of text is seldom compressed to less than a fiftieth; a bomb is compressed to a thousandth.
@@ -59,6 +59,7 @@ def zip_documents(source: Path | BinaryIO, where: str, prefix: str = "") -> Iter
             what = f"unpacks to more than {MAX_TOTAL_BYTES // 1_000_000_000} GB"
             raise UserError(what, where, "unpack it and name its files")
         siblings: dict[str, Document] = {}
+        logs: dict[str, Document] = {}
         skipped: list[Skipped] = []
         for member in sorted(members, key=lambda member: member.filename):
             member_where = f"{where}:{escape_surrogates(member.filename)}"
@@ -68,11 +69,12 @@ def zip_documents(source: Path | BinaryIO, where: str, prefix: str = "") -> Iter
                 reason = "a second file of the same name"
             if reason is not None:
                 skipped.append(Skipped(member_where, reason))
+            elif is_database_log(member.filename):
+                logs[name] = _member(archive, member, member_where)
             elif not is_ignored(member.filename) and not is_hidden(member.filename):
+                found = _member(archive, member, member_where)
                 archive_path = source if isinstance(source, Path) else None
-                siblings[name] = replace(
-                    _member(archive, member, member_where), name=name, archive=archive_path, siblings=siblings
-                )
+                siblings[name] = replace(found, name=name, archive=archive_path, siblings=siblings, logs=logs)
         if siblings or not skipped:
             yield from skipped
             yield from list(siblings.values())

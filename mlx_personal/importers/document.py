@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from mlx_personal.errors import UserError, escape_surrogates, from_os_error
-from mlx_personal.storage.foreign_database import open_foreign_database
+from mlx_personal.storage.foreign_database import log_files, open_foreign_database
 
 STANDARD_INPUT: Final = "standard input"
 DAMAGED_HINT: Final = "export it again"
@@ -34,6 +34,7 @@ class Document:
         path: Its path on the disk; None if it is compressed, a member of a zip, or standard input.
         archive: The path of the zip or the gzip file that it is in; None if it is in none.
         siblings: The other files of the same folder or zip by name, which may be one export.
+        logs: The logs of all databases in the same zip by name.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Document:
     path: Path | None = None
     archive: Path | None = None
     siblings: dict[str, Document] = field(default_factory=dict, repr=False, compare=False)
+    logs: dict[str, Document] = field(default_factory=dict, repr=False, compare=False)
 
     def sibling(self, name: str) -> Document | None:
         """Return the file of this name in the same folder of the export, or None if there is none.
@@ -87,7 +89,9 @@ class Document:
         Raises:
             UserError: If it cannot be read.
         """
-        with open_foreign_database(self.path, self.open_binary, self.where) as connection:
+        logs = [self.logs.get(str(log)) for log in log_files(Path(self.name))]
+        open_logs = [None if log is None else log.open for log in logs]
+        with open_foreign_database(self.path, self.open, self.where, open_logs) as connection:
             yield connection
 
 

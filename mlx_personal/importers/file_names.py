@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+_DATABASES: Final = (".db", ".sqlite", ".sqlite3")
 # Endings of files that contain no conversations: media, and code of a web page.
 _IGNORED_SUFFIXES: Final = frozenset(
     {
@@ -12,7 +13,7 @@ _IGNORED_SUFFIXES: Final = frozenset(
         *(".mp3", ".mp4", ".m4a", ".wav", ".ogg", ".opus", ".mov", ".webm"),
         *(".pdf", ".docx", ".xlsx", ".pptx", ".css", ".js", ".woff", ".woff2", ".ttf", ".plist", ".lock", ".log"),
         *(".dat", ".safetensors", ".gguf", ".bin", ".pyc", ".so", ".dylib"),
-        *(".db-wal", ".db-shm", ".db-journal", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal"),
+        *(f"{ending}-{kind}" for ending in _DATABASES for kind in ("wal", "journal", "shm")),
     }
 )
 # Of the scripts in an archive of X, those with the chats with Grok.
@@ -27,6 +28,15 @@ def is_ignored(name: str) -> bool:
     """
     base_name = name.rpartition("/")[2].lower()
     return Path(base_name).suffix in _IGNORED_SUFFIXES and not base_name.startswith(_CHATS_IN_A_SCRIPT)
+
+
+def is_database_log(name: str) -> bool:
+    """Return whether a file is what a database keeps changes in, and is read with the database.
+
+    Args:
+        name: Its name, with or without its folder.
+    """
+    return is_ignored(name) and name.endswith(("-wal", "-journal"))
 
 
 def is_hidden(name: str) -> bool:

@@ -7,12 +7,13 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeAlias
 
 from mlx_personal.errors import DISK_HINT, StorageError, UserError, from_os_error
 
+OpenBinary: TypeAlias = Callable[[], contextlib.AbstractContextManager[BinaryIO]]
 # Of a damaged database, SQLite's messages and the names in it may be no UTF-8, which Python's module cannot decode.
 _ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 _COPY_ATTEMPTS: Final = 3
@@ -23,7 +24,7 @@ _JOURNAL_MAGIC: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 @contextlib.contextmanager
 def open_foreign_database(
-    path: Path | None, open_binary: Callable[[], BinaryIO], where: object
+    path: Path | None, open_binary: OpenBinary, where: object, open_logs: Sequence[OpenBinary | None] = ()
 ) -> Iterator[sqlite3.Connection]:
     """Open another program's database for reading inside the `with` block, as of its last commit.
 
@@ -34,8 +35,9 @@ def open_foreign_database(
 
     Args:
         path: The database file; None if it is a member of an archive, or compressed.
-        open_binary: Opens it for reading.
+        open_binary: Opens it for reading inside a `with` block.
         where: Its path for messages.
+        open_logs: If it has no path, open its files of `log_files`, as far as it has them.
 
     Yields:
         The connection, with rows by name.
@@ -53,10 +55,12 @@ def open_foreign_database(
             else:
                 with tempfile.TemporaryDirectory(prefix="mlx-personal-") as folder:
                     copy = Path(folder) / "copy.db"
-                    if path is None:
-                        _write(open_binary, copy)
-                    else:
+                    if path is not None:
                         _copy_with_logs(path, copy)
+                    else:
+                        for target, source in zip((copy, *log_files(copy)), (open_binary, *open_logs), strict=False):
+                            _write(source, target)
+                    _remove_magic(log_files(copy)[1])
                     connection = stack.enter_context(contextlib.closing(sqlite3.connect(copy)))
                     connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # no index of the log in a file
                     _begin(connection)
@@ -102,9 +106,10 @@ def _begin(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
 
 
-def _write(open_binary: Callable[[], BinaryIO], target: Path) -> None:
-    with open_binary() as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file)
+def _write(open_source: OpenBinary | None, target: Path) -> None:
+    if open_source is not None:
+        with open_source() as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
 
 
 def _copy_with_logs(path: Path, target: Path) -> None:
@@ -115,7 +120,6 @@ def _copy_with_logs(path: Path, target: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(source, copy)
         if before == [_state(file) for file in (path, *log_files(path))]:
-            _remove_magic(log_files(target)[1])
             return
         for copy in log_files(target):
             copy.unlink(missing_ok=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
+import sqlite3
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +23,7 @@ from mlx_personal.importers import (
     read_imports,
 )
 from tests.support.exports import write_database
-from tests.support.imports import LINE, LINES, counted, error_of, write_zip
+from tests.support.imports import LINE, LINES, counted, error_of, imported, write_zip
 
 
 def test_members_of_a_zip_are_read(tmp_path: Path) -> None:
@@ -153,10 +156,45 @@ def test_a_gzip_file_that_is_named_and_far_too_large_says_so(tmp_path: Path, sta
     )
 
 
+CHATS = "CREATE TABLE chats (id); CREATE TABLE messages (id, chat_id, role, content, model_name);"
+MESSAGES = [(1, "c", "user", "When is the pear ripe?", ""), (2, "c", "assistant", "In September.", "")]
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_database_in_a_zip_is_read_with_its_log(tmp_path: Path, mode: str) -> None:
+    path = write_database(tmp_path / "chats.db", CHATS, {"chats": [("c",)], "messages": MESSAGES})
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as program:
+        program.execute(f"PRAGMA journal_mode = {mode}")
+        program.execute("PRAGMA cache_size = 2")
+        program.execute("BEGIN")
+        # In a write-ahead log it is committed, in the other case it is not.
+        program.execute("UPDATE messages SET content = 'In August.' WHERE id = 2")
+        program.executemany("INSERT INTO chats VALUES (?)", [("x" * 3000,)] * 20)
+        if mode == "WAL":
+            program.execute("COMMIT")
+        logs = [file for file in tmp_path.iterdir() if file.name.endswith(("-wal", "-journal"))]
+        members = {f"app/{file.name}": file.read_bytes() for file in (path, *logs)}
+    assert len(members) == 2
+    archive = write_zip(tmp_path / "a.zip", members)
+    [answer] = [item.dialogue.messages[1].content for item in imported(archive)]
+    assert answer == ("In August." if mode == "WAL" else "In September.")
+
+
+def test_a_damaged_database_in_a_zip_does_not_cost_the_others(tmp_path: Path) -> None:
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "chats": [("c",)],
+        "messages": [*MESSAGES, (3, "d", "user", "pear " * 100_000, "")],
+    }
+    data = write_database(tmp_path / "chats.db", CHATS, rows).read_bytes()
+    path = write_zip(tmp_path / "a.zip", {"chats.db": data, "b.jsonl": LINE}, zipfile.ZIP_STORED)
+    archive = bytearray(path.read_bytes())
+    archive[archive.rfind(b"pear pear")] ^= 1  # its checksum is wrong now
+    path.write_bytes(archive)
+    assert counted(path) == (1, [(":chats.db", "is cut off or damaged")])
+
+
 def test_a_compressed_database_is_read(tmp_path: Path) -> None:
-    tables = "CREATE TABLE chats (id); CREATE TABLE messages (id, chat_id, role, content, model_name);"
-    messages = [(1, "c", "user", "When is the pear ripe?", ""), (2, "c", "assistant", "In September.", "")]
-    path = write_database(tmp_path / "chats.db", tables, {"chats": [("c",)], "messages": messages})
+    path = write_database(tmp_path / "chats.db", CHATS, {"chats": [("c",)], "messages": MESSAGES})
     (tmp_path / "chats.db.gz").write_bytes(gzip.compress(path.read_bytes()))
     assert counted(tmp_path / "chats.db.gz") == (1, [])
     assert counted(write_zip(tmp_path / "a.zip", {"chats.db": path.read_bytes()})) == (1, [])
