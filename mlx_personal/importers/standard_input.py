@@ -31,8 +31,10 @@ def read_standard_input() -> Iterator[Document | Skipped]:
     """Yield what standard input contains: a file, or the members of a zip.
 
     Raises:
-        UserError: If it cannot be read, or is a zip that cannot be read.
+        UserError: If it is closed or cannot be read, or is a zip that cannot be read.
     """
+    if sys.stdin is None:
+        raise UserError("is closed", STANDARD_INPUT, "name a file")
     where, kept = STANDARD_INPUT, _KeptInput(sys.stdin.buffer)
     with contextlib.ExitStack() as stack:
         try:

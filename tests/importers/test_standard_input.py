@@ -93,6 +93,11 @@ def test_a_database_from_standard_input_is_read_and_nothing_is_left(
         assert not list((tmp_path / "temporary").iterdir())
 
 
+def test_closed_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert error_of(Path("-")) == "standard input: is closed; name a file"
+
+
 def test_what_would_have_to_be_read_twice_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standard_input, "_KEPT_BYTES", 100)
     piped(monkeypatch, [LINES * 10])
