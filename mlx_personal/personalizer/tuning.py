@@ -33,7 +33,7 @@ from mlx_personal.storage.database import utc_now
 
 _CHANGED: Final = "the dialogues or the settings are not those of the stored trials, which are discarded"
 _PRESENT_IS_BEST: Final = "the present settings scored best in the search"
-# With fewer held-out dialogues only large differences can be told from chance.
+# With fewer held-out dialogues only large differences are beyond chance.
 _FEW: Final = 30
 
 

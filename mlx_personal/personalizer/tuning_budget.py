@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 from mlx_personal.errors import StoppedError, StorageError, UserError
 from mlx_personal.personalizer.tuning_search import (
+    BRACKET_SIZE,
+    REDUCTION_FACTOR,
     Candidate,
     SearchSpace,
     Trial,
@@ -94,7 +96,9 @@ class TimedSearch:
         """
         self._compute_present(present)
         for bracket in draw_brackets(space, [present, *others], seed):
-            if not run_bracket(bracket, self._runner.rungs, self._run_trial):
+            size = BRACKET_SIZE if self._has_time_for_bracket(present) else REDUCTION_FACTOR
+            parts = [bracket[start : start + size] for start in range(0, len(bracket), size)]
+            if not any([run_bracket(part, self._runner.rungs, self._run_trial) for part in parts]):
                 break
         return best_trial(self._state.trials)
 
@@ -125,8 +129,19 @@ class TimedSearch:
                 f"are compared at the end (step {done} of {total} of the first of them)"
             )
             raise UserError(what, hint=f"allow {at_least} minutes") from None
-        self._state.present = PresentOutputs(tuple(held_out.outputs), tokens, self.elapsed_s - begin)
+        elapsed_s = self.elapsed_s - begin
+        training_s = min(held_out.training_s, elapsed_s)
+        self._state.present = PresentOutputs(tuple(held_out.outputs), tokens, training_s, elapsed_s - training_s)
         self._save()
+
+    def _has_time_for_bracket(self, present: Candidate) -> bool:
+        """Return whether there is time for a whole bracket; if not, smaller ones reach the last rung more likely."""
+        count, tokens = BRACKET_SIZE, 0
+        for rung in range(self._runner.rungs):
+            tokens += count * self._runner.tokens(present, rung)
+            count = max(1, count // REDUCTION_FACTOR)
+        left_s = self._budget_s - self.elapsed_s - self._reserve_s(present)
+        return tokens / self._tokens_per_second() <= left_s
 
     def _run_trial(self, candidate: Candidate, rung: int) -> Trial | None:
         """Train and score a candidate, unless it was before; return None if there is no time left for it."""
@@ -158,7 +173,7 @@ class TimedSearch:
         present, best = self._state.present, best_trial(self._state.trials)
         assert present is not None
         tokens = max(self._tokens_on_all(c) for c in (candidate, *(() if best is None else (best.candidate,))))
-        return present.elapsed_s * max(1.0, tokens / max(1, present.tokens))
+        return present.evaluation_s + present.training_s * max(1.0, tokens / max(1, present.tokens))
 
     def _tokens_on_all(self, candidate: Candidate) -> int:
         if candidate not in self._full_tokens:
@@ -169,7 +184,7 @@ class TimedSearch:
         assert self._state.present is not None
         scored = [trial for trial in self._state.trials if trial.score is not None]
         measured = [(trial.tokens, trial.elapsed_s) for trial in scored[-_TRIALS_FOR_SPEED:]]
-        measured = measured or [(self._state.present.tokens, self._state.present.elapsed_s)]
+        measured = measured or [(self._state.present.tokens, self._state.present.training_s)]
         return min(max(tokens, 1) / max(seconds, 1e-6) for tokens, seconds in measured)
 
     def _stop_after(self, limit_s: float) -> Progress:

@@ -203,21 +203,18 @@ def run_bracket(
     Args:
         candidates: The candidates.
         rungs: Number of rungs.
-        run_trial: Trains and scores a candidate in a rung; returns None if there is no time left.
+        run_trial: Trains and scores a candidate in a rung; returns None if there is no time for it, which drops it.
 
     Returns:
-        Whether all rungs were finished.
+        Whether there was time for any candidate.
     """
+    has_time = False
     for rung in range(rungs):
-        trials = []
-        for candidate in candidates:
-            trial = run_trial(candidate, rung)
-            if trial is None:
-                return False
-            trials.append(trial)
+        trials = [trial for candidate in candidates if (trial := run_trial(candidate, rung)) is not None]
+        has_time = has_time or bool(trials)
         kept = max(1, len(candidates) // REDUCTION_FACTOR)
         candidates = [trial.candidate for trial in _ranked(trials)[:kept]]
-    return True
+    return has_time
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:

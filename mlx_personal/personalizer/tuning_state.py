@@ -29,12 +29,14 @@ class PresentOutputs:
     Attributes:
         outputs: What the model computes of each part of them.
         tokens: Number of tokens that its training computed, see `tuning_trials`.
-        elapsed_s: Duration of training and computing.
+        training_s: Duration of the training.
+        evaluation_s: Duration of the rest.
     """
 
     outputs: tuple[ModelOutputs, ...]
     tokens: int
-    elapsed_s: float
+    training_s: float
+    evaluation_s: float
 
 
 @dataclass
@@ -131,7 +133,8 @@ def _to_json(present: PresentOutputs) -> dict[str, Any]:
         }
         for part in present.outputs
     ]
-    return {"outputs": outputs, "tokens": present.tokens, "elapsed_s": present.elapsed_s}
+    durations = {"training_s": present.training_s, "evaluation_s": present.evaluation_s}
+    return {"outputs": outputs, "tokens": present.tokens, **durations}
 
 
 def _from_json(values: dict[str, Any]) -> PresentOutputs:
@@ -143,4 +146,4 @@ def _from_json(values: dict[str, Any]) -> PresentOutputs:
         )
         for part in values["outputs"]
     )
-    return PresentOutputs(outputs, values["tokens"], values["elapsed_s"])
+    return PresentOutputs(outputs, values["tokens"], values["training_s"], values["evaluation_s"])

@@ -66,11 +66,13 @@ class HeldOutOutputs:
     Attributes:
         parts: The held-out dialogues with the examples that the candidate puts before them.
         outputs: What the model computes of each part.
+        training_s: Duration of the training in seconds.
         forgetting: Relative increase of the loss on general dialogues; None if it is not measured.
     """
 
     parts: Sequence[EvaluationPart]
     outputs: Sequence[ModelOutputs]
+    training_s: float
     forgetting: float | None
 
 
@@ -183,7 +185,7 @@ class TrialRunner:
 
         def measure(report: TrainingReport) -> HeldOutOutputs:
             outputs = compute_outputs(self._lm, parts, config.evaluation.max_tokens, on_progress)
-            return HeldOutOutputs(parts, outputs, report.forgetting)
+            return HeldOutOutputs(parts, outputs, report.elapsed_s, report.forgetting)
 
         return self._with_adapter(config, self._training_set(config, None), measure, on_progress)
 

@@ -18,10 +18,10 @@ QUESTIONS = [
     "Can you tune my old guitar?",
     "Why does the kitten sleep all day?",
     "Which opening in chess is solid?",
-    "Where may one sail without a licence?",
+    "Where may one sail without an anchor?",
     "Is cement stronger than lime?",
     "Who wrote that opera about Egypt?",
-    "Do bees sting twice?",
+    "Do bees sleep in winter?",
     "Should snow be cleared before noon?",
     "May I paint over wallpaper?",
 ]

@@ -71,11 +71,11 @@ class FakeRunner:
         self._pass(9)
         if on_progress is not None:
             on_progress(ProgressEvent("training", 1, 1))
-        return HeldOutOutputs((), (), None)
+        return HeldOutOutputs((), (), 6.0, None)
 
 
 class Clock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only when it is moved."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -159,9 +159,30 @@ def test_the_search_leaves_the_time_that_the_comparison_will_take(budget_s: floa
     best, state = search(runner, clock, budget_s)
     # The present settings take 9 s on all dialogues, and so will the best ones.
     assert clock.now <= budget_s - 9
+    # Nearly all of the rest is used: the last rung of a trial takes 9 s, and all brackets together 9 times 27 s.
     assert clock.now > min(budget_s - 9 - 9, 9 + MAX_BRACKETS * 27 - 1)
     assert best == best_trial(state.trials)
     assert len(runner.scored) == len(state.trials)
+
+
+def test_with_little_time_fewer_candidates_reach_the_last_rung() -> None:
+    clock = Clock()
+    _, state = search(FakeRunner(clock.move), clock, 9 + 15 + 9)
+    # Three candidates take 3 + 3 + 9 s, nine of them would take 27 s.
+    assert [trial.rung for trial in state.trials] == [0, 0, 0, 1, 2]
+
+
+def test_a_candidate_that_takes_too_long_leaves_its_time_to_others() -> None:
+    clock = Clock()
+    slow = dataclasses.replace(PRESENT, epochs=1000)
+
+    class WithASlowOne(FakeRunner):
+        def tokens(self, candidate: Candidate, rung: int | None) -> int:
+            return super().tokens(candidate, rung) * (1000 if candidate == slow else 1)
+
+    state = TuningState("")
+    TimedSearch(WithASlowOne(clock.move), state, lambda: None, 60, clock).run(SPACE, PRESENT, [slow], 0)
+    assert len(state.trials) > 9 and slow not in {trial.candidate for trial in state.trials}
 
 
 def test_a_trial_that_takes_longer_than_estimated_is_stopped_and_forgotten() -> None:
@@ -205,10 +226,10 @@ def test_an_interrupted_search_goes_on_with_the_same_candidates(tmp_path: Path) 
 def test_outputs_are_read_as_they_were_stored(tmp_path: Path) -> None:
     outputs = ModelOutputs([["In May."]], [AnswerLoss(2.5, 3)], np.array([[0.5, np.nan]]))
     state = TuningState("same")
-    state.present = PresentOutputs((outputs,), 7, 1.5)
+    state.present = PresentOutputs((outputs,), 7, 1.5, 0.5)
     state.write(tmp_path)
     again = read_state(tmp_path, "same")[0].present
-    assert again is not None and (again.tokens, again.elapsed_s) == (7, 1.5)
+    assert again is not None and (again.tokens, again.training_s, again.evaluation_s) == (7, 1.5, 0.5)
     (stored,) = again.outputs
     assert (stored.answers, stored.losses) == (outputs.answers, outputs.losses)
     assert np.array_equal(stored.likelihoods, outputs.likelihoods, equal_nan=True)
@@ -289,7 +310,7 @@ class FakeTrials(TrialRunner):
         gain = 0.0 if candidate == Candidate.of(CONFIG) else self.gain
         losses = [AnswerLoss((3 + i / 10 - gain) * 4, 4) for i in range(len(dialogues))]
         answers = [["Only time."] for _ in dialogues]
-        return HeldOutOutputs(parts, [ModelOutputs(answers, losses, np.full((6, 6), np.nan))], None)
+        return HeldOutOutputs(parts, [ModelOutputs(answers, losses, np.full((6, 6), np.nan))], 0.0, None)
 
 
 @pytest.fixture
