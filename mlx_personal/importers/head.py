@@ -14,7 +14,7 @@ import ijson
 from mlx_personal.importers.data_folder import SPLITS
 from mlx_personal.importers.document import Document
 from mlx_personal.importers.streams import BoundedStream, Utf8Stream
-from mlx_personal.storage.foreign_database import column_names
+from mlx_personal.storage.foreign_database import DATABASE_MAGIC, column_names
 
 Kind = Literal["json", "lines", "text", "sqlite", "parquet", "archive", "empty", "binary"]
 
@@ -33,7 +33,7 @@ _RECORD_PATHS: Final = frozenset(f"{name}.item" for name in (*_WRAPPERS, *SPLITS
 _TURN_KEYS: Final = ("from", "role", "sender", "speaker")
 # The first bytes of files that are no text. An archive is one in an archive, or of a kind that is not read.
 _MAGICS: Final[tuple[tuple[bytes, Kind], ...]] = (
-    (b"SQLite format 3\0", "sqlite"),
+    (DATABASE_MAGIC, "sqlite"),
     (b"PAR1", "parquet"),
     (b"PK\x03\x04", "archive"),
     (b"\x1f\x8b", "archive"),

@@ -19,8 +19,8 @@ from mlx_personal.importers.archives import GZIP_MAGIC, MAX_TOTAL_BYTES, ZIP_MAG
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import STANDARD_INPUT, Document
 from mlx_personal.importers.streams import ChunkStream
+from mlx_personal.storage.foreign_database import DATABASE_MAGIC
 
-DATABASE_MAGIC: Final = b"SQLite format 3\0"
 # More than the beginning by which a format is recognized.
 _KEPT_BYTES: Final = 20_000_000
 _CHUNK_BYTES: Final = 1_048_576

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 from mlx_personal.errors import DISK_HINT, StorageError, UserError, from_os_error
 
+DATABASE_MAGIC: Final = b"SQLite format 3\0"
 OpenBinary: TypeAlias = Callable[[], contextlib.AbstractContextManager[BinaryIO]]
 # Of a damaged database, SQLite's messages and the names in it may be no UTF-8, which Python's module cannot decode.
 _ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
@@ -30,8 +31,8 @@ def open_foreign_database(
 
     A database with a log, or one that is not a file, is copied to a temporary folder that only its owner can read,
     because SQLite would write beside it: it adds what a write-ahead log has, and takes back what a rollback journal
-    has. The copy has no name any more when the connection is yielded, so that a killed process leaves nothing. No lock
-    is taken that the other program could wait for.
+    has. The copy has no name any more when the connection is yielded, so that a process that is killed while it reads
+    leaves nothing. No lock is taken that the other program could wait for.
 
     Args:
         path: The database file; None if it is a member of an archive, or compressed.
