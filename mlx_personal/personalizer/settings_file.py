@@ -66,7 +66,8 @@ def with_settings(text: str, settings: Mapping[str, Mapping[str, Any]], comment:
             stop = next((i for i in range(start + 1, len(lines)) if _TABLE.match(lines[i])), len(lines))
             line = f"{key} = {to_toml_value(value)}"
             active = _find(lines, rf"\s*{re.escape(key)}\s*=", start + 1, stop)
-            commented = _find(lines, rf"\s*#\s*{re.escape(key)}\s*=", start + 1, stop)
+            # A single word: a remark of the user's such as `# rank = what I tried` stays.
+            commented = _find(lines, rf"\s*#\s*{re.escape(key)}\s*=\s*\S+\s*$", start + 1, stop)
             if active is not None:
                 remark = re.search(r"\s+#[^\"']*$", lines[active])
                 lines[active] = line + (remark.group() if remark else "")

@@ -483,9 +483,10 @@ CHANGES: dict[str, dict[str, object]] = {"finetune": {"rank": 16, "objective": "
     [
         ("", '\n[finetune]\n# Tuned: x\nobjective = "dpo"\nrank = 16\n\n[memory]\n# Tuned: x\nexamples = 3\n'),
         (
-            '# mine\n[finetune]  # training\nrank = 4  # small\n# objective = "sft"\nepochs = 2\n'
+            '# mine\n[finetune]  # training\nrank = 4  # small\n# objective = my own\n# objective = "sft"\nepochs = 2\n'
             "[memory]\nexamples=1\n",
-            '# mine\n[finetune]  # training\n# Tuned: x\nrank = 16  # small\nobjective = "dpo"\nepochs = 2\n'
+            "# mine\n[finetune]  # training\n# Tuned: x\nrank = 16  # small\n"
+            '# objective = my own\nobjective = "dpo"\nepochs = 2\n'
             "[memory]\n# Tuned: x\nexamples = 3\n",
         ),
         (
