@@ -17,13 +17,13 @@ LAYERS = [
     ("settings", ["config"]),
     (
         "steps",
-        ["embedding", "scoring", "selection", "annotation", "synthesis", "finetune", "evaluation", "chat"],
+        ["embedding", "scoring", "selection", "annotation", "synthesis", "memory", "finetune", "evaluation", "chat"],
     ),
     ("profile", ["profile"]),
     ("services", ["storage", "importers", "models", "kernels", "jobs", "http_client"]),
     ("base", ["dialogue", "runtime", "errors", "progress", "reporting"]),
 ]
-WIDTH, ROW, LABEL, GAP = 1080, 62, 130, 10
+WIDTH, ROW, LABEL, GAP = 1200, 62, 130, 10
 COLORS = ["#0072B2", "#56B4E9", "#009E73", "#999999", "#D55E00", "#CC79A7", "#E69F00", "#777777"]
 
 
