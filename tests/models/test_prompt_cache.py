@@ -13,6 +13,7 @@ from mlx_personal.chat import ChatConfig, Conversation
 from mlx_personal.models import generation, prompt_cache
 from mlx_personal.models.prompt_cache import PromptCache
 from mlx_personal.models.sampling import SamplingParams
+from tests.support.cases import slow_cases
 from tests.support.random_models import VOCABULARY, random_model
 
 
@@ -42,7 +43,7 @@ def prompts() -> list[list[int]]:
     return [first, first + second, first + second, first + second[:9] + other, first, other]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "mamba", *slow_cases("gemma3")])
 def test_answers_are_those_without_a_cache(family: str, prefilled: list[int]) -> None:
     lm, cache = random_model(family), PromptCache()
     expected = [answer(lm, prompt, None) for prompt in prompts()]
