@@ -151,9 +151,8 @@ class SharedPrefix:
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
         self._length = min(shared, min(map(len, prompts)) - 1)
         prefix = first[: self._length]
-        self._caches, known = (
-            (make_prompt_cache(model), 0) if prompt_cache is None else prompt_cache.take(model, prefix)
-        )
+        caches, known = (make_prompt_cache(model), 0) if prompt_cache is None else prompt_cache.take(model, prefix)
+        self._caches: list[Any] = caches
         self._supports_padding = all(map(supports_padding, self._caches))
         _fill_caches(model, mx.array([prefix[known:]]), self._caches)
         if prompt_cache is not None:
