@@ -37,6 +37,7 @@ from mlx_personal.personalizer.tuning_state import PresentOutputs, TuningState, 
 from mlx_personal.personalizer.tuning_trials import HeldOutOutputs, TrialRunner
 from mlx_personal.profile import NewSynthetic
 from mlx_personal.progress import Progress, ProgressEvent
+from mlx_personal.storage.files import temporary_folder
 
 PRESENT = Candidate.of(Config())
 SPACE = SearchSpace(3e-4, ("sft", "dpo"))
@@ -438,6 +439,14 @@ def test_no_trial_leaves_files_or_an_adapter(
         runner.score(Candidate.of(CONFIG), 0)
     assert set(personalizer.folder.rglob("*")) - {personalizer.folder / "adapters"} == files
     assert "lora" not in str(dict(tiny_model.model.named_modules()).keys())
+
+
+def test_what_a_killed_trial_left_is_removed_when_the_profile_is_opened(personalizer: Personalizer) -> None:
+    trial = temporary_folder(personalizer.folder / "adapters")
+    (trial.__enter__() / "adapter").mkdir()
+    personalizer.close()
+    Personalizer(personalizer.folder).close()
+    assert list((personalizer.folder / "adapters").iterdir()) == []
 
 
 @pytest.mark.parametrize(
