@@ -126,6 +126,8 @@ def _result_lines(cli: CommandContext, result: TuningResult) -> Iterator[str]:
         yield f"{reason} The settings are written to config.toml; they count from the next training: {_train(cli)}"
     elif result.is_better:
         yield f"{reason} The settings are better, but not written."
+    elif result.best is None:
+        yield f"{reason} The present settings stay; more minutes continue the search."
     else:
         yield f"{reason} Nothing is better than the present settings, which stay; more minutes continue the search."
 

@@ -138,7 +138,8 @@ def tune(
             raise
         except UserError as error:
             notes.append(error.line())
-    write_record(store, record)
+    if best is not None:  # otherwise nothing was found out
+        write_record(store, record)
     if written:
         remove_state(store.folder)
     return TuningResult(

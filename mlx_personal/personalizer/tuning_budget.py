@@ -75,6 +75,7 @@ class TimedSearch:
         self._begin, self._budget_s = clock(), budget_s
         self._on_progress = on_progress or ignore_progress
         self._full_tokens: dict[Candidate, int] = {}
+        self._present_examples = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -94,6 +95,7 @@ class TimedSearch:
         Raises:
             UserError: If the time is over before the present settings are trained and computed.
         """
+        self._present_examples = present.memory_examples
         self._compute_present(present)
         for bracket in draw_brackets(space, [present, *others], seed):
             size = BRACKET_SIZE if self._has_time_for_bracket(present) else REDUCTION_FACTOR
@@ -170,10 +172,17 @@ class TimedSearch:
 
     def _reserve_s(self, candidate: Candidate) -> float:
         """Return the seconds to keep for the comparison at the end, if this candidate or the best one so far wins."""
-        present, best = self._state.present, best_trial(self._state.trials)
+        best = best_trial(self._state.trials)
+        return max(self._comparison_s(c) for c in (candidate, *(() if best is None else (best.candidate,))))
+
+    def _comparison_s(self, candidate: Candidate) -> float:
+        """Return the estimated seconds to train a candidate on all dialogues and compute the held-out ones."""
+        present = self._state.present
         assert present is not None
-        tokens = max(self._tokens_on_all(c) for c in (candidate, *(() if best is None else (best.candidate,))))
-        return present.evaluation_s + present.training_s * max(1.0, tokens / max(1, present.tokens))
+        tokens = self._tokens_on_all(candidate) / max(1, present.tokens)
+        # Each example makes a prompt longer by about the length of a prompt.
+        prompts = (1 + candidate.memory_examples) / (1 + self._present_examples)
+        return present.training_s * max(1.0, tokens) + present.evaluation_s * max(1.0, prompts)
 
     def _tokens_on_all(self, candidate: Candidate) -> int:
         if candidate not in self._full_tokens:
