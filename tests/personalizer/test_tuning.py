@@ -37,6 +37,7 @@ from mlx_personal.personalizer.tuning_state import PresentOutputs, TuningState, 
 from mlx_personal.personalizer.tuning_trials import HeldOutOutputs, TrialRunner
 from mlx_personal.profile import NewSynthetic
 from mlx_personal.progress import Progress, ProgressEvent
+from mlx_personal.runtime.signals import terminate_immediately
 from mlx_personal.storage.files import temporary_folder
 
 PRESENT = Candidate.of(Config())
@@ -439,6 +440,18 @@ def test_no_trial_leaves_files_or_an_adapter(
         runner.score(Candidate.of(CONFIG), 0)
     assert set(personalizer.folder.rglob("*")) - {personalizer.folder / "adapters"} == files
     assert "lora" not in str(dict(tiny_model.model.named_modules()).keys())
+
+
+def test_a_signal_in_the_only_step_of_a_trial_stops_the_search(
+    personalizer: Personalizer, tiny_model: LanguageModel
+) -> None:
+    def on_progress(event: ProgressEvent, /) -> None:
+        if event.stage == "training" and event.done == event.total:
+            signal.raise_signal(signal.SIGTERM)
+
+    runner = TrialRunner(personalizer.store, CONFIG, tiny_model, 0)
+    with terminate_immediately(), pytest.raises(StoppedError, match="training was stopped after step"):
+        runner.score(Candidate.of(CONFIG), 0, on_progress)
 
 
 def test_what_a_killed_trial_left_is_removed_when_the_profile_is_opened(personalizer: Personalizer) -> None:
