@@ -2,18 +2,21 @@
 
     python -m benchmarks.memory_retrieval [--model MODEL] [--stream FILE.jsonl] [--dialogues N...] [--out FILE]
 
-The time of finding is that of ranking the whole memory, without embedding the question and without counting the tokens
-of the prompt; the questions are generated, and their vectors are random with the few large variances of hidden states.
-The delay of the first token is the whole time from a question to the first piece of the answer, for the first and for
-the second question of conversations on the model. The exit code is 1 if a target is missed.
+The time of finding is that of ranking the whole memory, the best of five tries of each question, without embedding the
+question and without counting the tokens of the prompt. The questions are generated, and their vectors are random with
+the few large variances of hidden states. The delay of the first token is the whole time from a question to the first
+piece of the answer, for the first and for the second question of conversations on the model. The exit code is 1 if a
+target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import time
+import timeit
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -34,6 +37,8 @@ from mlx_personal.scoring import Lexicons
 TARGETS_MS: Final = {512: 1.0, 100_000: 20.0}
 DIMENSIONS: Final = 576
 QUERIES: Final = 50
+# Tries of each question, of which the best counts, since other programs interrupt.
+REPEATS: Final = 5
 KEPT: Final = 64
 
 
@@ -83,9 +88,11 @@ def measure(options: argparse.Namespace) -> int:
         ["dialogues", "retrieval", "median, ms", "95 %, ms", "target, ms", "index built in, s"], rows
     )
     delays = measure_first_token(lm, load_dialogues(options.stream or DEMO_STREAM), options.conversations)
-    command = f"python -m benchmarks.memory_retrieval --model {Path(options.model).name}"
+    command = f"python -m benchmarks.memory_retrieval --model {Path(options.model).resolve().name}"
+    command += f" --stream {options.stream.name}" if options.stream else ""
+    command += f" --conversations {options.conversations}"
     parts = [heading("Finding examples, and the first token with them", command), found, "## First token", delays]
-    print_and_write("\n".join(f"{part}\n" for part in parts), options.out)
+    print_and_write("\n\n".join(part.strip() for part in parts) + "\n", options.out)
     return 0 if is_met else 1
 
 
@@ -102,9 +109,8 @@ def measure_retrieval(lm: LanguageModel, count: int, retrieval: str) -> tuple[fl
     milliseconds = []
     for question in questions:
         memory.nearest(question, 1)  # embeds the question, which is kept
-        start = time.perf_counter()
-        memory.nearest(question, 12)
-        milliseconds.append((time.perf_counter() - start) * 1000)
+        find = functools.partial(memory.nearest, question, 12)
+        milliseconds.append(min(timeit.repeat(find, number=1, repeat=REPEATS)) * 1000)
     return build_s, milliseconds
 
 
