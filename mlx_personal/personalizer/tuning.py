@@ -172,6 +172,25 @@ def plan_tuning(personalizer: Personalizer, seed: int = 0, restart: bool = False
     return _make_plan(runner, personalizer.config, seed, state, is_discarded)
 
 
+def summary(result: TuningResult) -> dict[str, Any]:
+    """Return a result as a JSON object, without the texts of the held-out dialogues.
+
+    Args:
+        result: The result.
+    """
+    evaluation = result.evaluation
+    values = dataclasses.asdict(dataclasses.replace(result, evaluation=None))
+    if evaluation is not None:
+        change = evaluation.log_likelihood
+        values["evaluation"] = {
+            "n": evaluation.n,
+            "log_likelihood": None if change is None else dataclasses.asdict(change),
+            "mrr": None if evaluation.choice is None else dataclasses.asdict(evaluation.choice.mrr),
+            "rouge1": dataclasses.asdict(evaluation.rouge1),
+        }
+    return values
+
+
 def _open_state(personalizer: Personalizer, seed: int, restart: bool) -> tuple[TuningState, bool]:
     identity = tuning_identity(personalizer.store, personalizer.config, seed)
     return (TuningState(identity), False) if restart else read_state(personalizer.folder, identity)
@@ -258,22 +277,3 @@ def _make_record(
     settings = {} if best is None else best.candidate.settings()
     n = held_out if evaluation is None else evaluation.n
     return TuningRecord(utc_now(), is_better, len(state.trials), n, gain, low, high, settings)
-
-
-def summary(result: TuningResult) -> dict[str, Any]:
-    """Return a result as a JSON object, without the texts of the held-out dialogues.
-
-    Args:
-        result: The result.
-    """
-    evaluation = result.evaluation
-    values = dataclasses.asdict(dataclasses.replace(result, evaluation=None))
-    if evaluation is not None:
-        change = evaluation.log_likelihood
-        values["evaluation"] = {
-            "n": evaluation.n,
-            "log_likelihood": None if change is None else dataclasses.asdict(change),
-            "mrr": None if evaluation.choice is None else dataclasses.asdict(evaluation.choice.mrr),
-            "rouge1": dataclasses.asdict(evaluation.rouge1),
-        }
-    return values
