@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from mlx_personal.finetune.fuse import fuse
     from mlx_personal.importers import load_dialogues, read_dialogues
+    from mlx_personal.memory import Memory, MemoryConfig, MemoryEntry
     from mlx_personal.models import LanguageModel, SamplingParams, load_language_model
     from mlx_personal.personalizer import Personalizer
     from mlx_personal.progress import Progress, ProgressEvent
@@ -52,6 +53,9 @@ else:
             "LanguageModel": "models",
             "Lexicons": "scoring",
             "LoRAConfig": "finetune",
+            "Memory": "memory",
+            "MemoryConfig": "memory",
+            "MemoryEntry": "memory",
             "Message": "dialogue",
             "Personalizer": "personalizer",
             "PreferencePair": "finetune",
@@ -92,6 +96,9 @@ __all__ = [
     "LanguageModel",
     "Lexicons",
     "LoRAConfig",
+    "Memory",
+    "MemoryConfig",
+    "MemoryEntry",
     "Message",
     "Personalizer",
     "PreferencePair",
