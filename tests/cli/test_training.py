@@ -120,11 +120,9 @@ def test_ctrl_c_during_the_comparison_keeps_the_adapter(ready: Path, monkeypatch
     assert run_json("run")["done"]["evaluate"]["adapter"] == 1
 
 
-def test_ctrl_c_in_any_command_is_reported_on_one_line(
-    profile: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mlx_personal.personalizer.observer.Observer.score", press_ctrl_c)
-    stopped = run_cli("import", chats)
+def test_ctrl_c_in_any_command_is_reported_on_one_line(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_personal.personalizer.read_status", press_ctrl_c)
+    stopped = run_cli("status")
     assert (stopped.exit_code, stopped.stderr) == (130, "mlx-personal: interrupted\n")
 
 

@@ -111,9 +111,7 @@ def test_a_word_of_the_rules_at_the_beginning_of_something_else_is_no_verdict(te
     assert found(text) == "neither"
 
 
-@pytest.mark.parametrize(
-    "text", ["Wrong.", "wrong again", "Falsch, der Rhein", "faux !", "👎 the rice is missing"]
-)
+@pytest.mark.parametrize("text", ["Wrong.", "wrong again", "Falsch, der Rhein", "faux !", "👎 the rice is missing"])
 def test_a_correction_of_one_word_is_a_clause_of_its_own(text: str) -> None:
     assert found(text) == "correction"
 
