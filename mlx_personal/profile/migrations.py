@@ -207,7 +207,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     -- Vectors of the first questions of the dialogues that can be examples in a prompt, which are computed once.
     CREATE TABLE question_vectors (
         dialogue_id INTEGER PRIMARY KEY REFERENCES dialogues (id) ON DELETE CASCADE,
-        embedder TEXT NOT NULL,  -- the base and the embedder; with others the vector is computed anew
+        embedder TEXT NOT NULL,  -- the base and the embedder; with others the vector is computed again
         vector BLOB NOT NULL     -- float32, little-endian
     );
     """,
