@@ -175,11 +175,18 @@ def train(
 ) -> None:
     """Train an adapter on the dialogues of the memory, with or without the nearest other ones before each."""
     config = LoRAConfig(**{**vars(TRAINING), "epochs": options.epochs, "seed": seed})
-    dialogues: Iterator[Dialogue] = (entry.dialogue for entry in memory.entries)
+    dialogues = [entry.dialogue for entry in memory.entries]
     if with_examples:
-        dialogues = (
-            memory.with_examples(entry.dialogue, {entry.group}, config.max_seq_length) for entry in memory.entries
-        )
+        # As in a profile, neither the dialogue itself nor a near-duplicate of it is one of its examples.
+        index = NearDuplicateIndex(dialogues)
+        dialogues = [
+            memory.with_examples(
+                entry.dialogue,
+                {entry.group, *(memory.entries[number].group for number in index.find(entry.dialogue))},
+                config.max_seq_length,
+            )
+            for entry in memory.entries
+        ]
     finetune(lm, [Example(dialogue) for dialogue in dialogues], config, adapter)
 
 
@@ -209,13 +216,21 @@ def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
     for method in (ADAPTER_MEMORY, TRAINED_MEMORY):
         for other in (BASE, BASE_MEMORY, ADAPTER):
             for metric in METRICS:
-                pairs = zip(pooled[method][metric], pooled[other][metric], strict=True)
-                differences = [a - b for a, b in pairs]
+                by_seed = [
+                    [a - b for a, b in zip(*(cell["methods"][m][metric] for m in (method, other)), strict=True)]
+                    for cell in cells
+                ]
+                differences = [difference for of_seed in by_seed for difference in of_seed]
                 low, high = bootstrap_interval(differences)
-                gains[f"{method} - {other}: {metric}"] = [statistics.fmean(differences), low, high]
+                gains[f"{method} - {other}: {metric}"] = {
+                    "mean": statistics.fmean(differences),
+                    "interval": [low, high],
+                    "seeds": [statistics.fmean(of_seed) for of_seed in by_seed],
+                }
     return {
         "seeds": len(cells),
         "questions": len(pooled[BASE]["rouge1"]),
+        "choices": len(pooled[BASE]["top1"]),
         "means": {
             method: {metric: statistics.fmean(values) for metric, values in metrics.items()}
             for method, metrics in pooled.items()
@@ -239,7 +254,10 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
         "question) - log p(answer | another question), and both likelihoods are in nats a token.\n",
     ]
     for name, of_stream in values.items():
-        lines.append(f"## {name}: {of_stream['questions']} held-out questions of {of_stream['seeds']} seeds\n")
+        lines.append(
+            f"## {name}: {of_stream['questions']} held-out questions, seeds: {of_stream['seeds']}; choice and "
+            f"specificity on {of_stream['choices']} of them\n"
+        )
         rows = [
             [method, *(f"{means[metric]:.3f}" for metric in METRICS), f"{of_stream['seconds'][method]:.0f}"]
             for method, means in of_stream["means"].items()
@@ -248,16 +266,21 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
         rows.append(["no question read", "", f"{of_stream['chance_reciprocal_rank']:.3f}", "", "0", "", ""])
         columns = ["method", "ROUGE-1", "MRR", "top 1", "specificity", "log-likelihood", "seconds"]
         lines.append(markdown_table(columns, rows))
-        rows = [[gain, f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"] for gain, (mean, low, high) in gains_of(of_stream)]
-        lines.append(markdown_table(["gain", "mean", "95 % interval"], rows))
+        rows = []
+        for name_of_gain, gain in gains_of(of_stream):
+            low, high = gain["interval"]
+            seeds = ", ".join(f"{mean:+.3f}" for mean in gain["seeds"])
+            rows.append([name_of_gain, f"{gain['mean']:+.3f}", f"{low:+.3f} to {high:+.3f}", seeds])
+        lines.append(markdown_table(["gain", "mean", "95 % interval", "mean of each seed"], rows))
     lines.append(
-        "Intervals are bootstrapped over all questions of all seeds. The seconds are those of training, where a method "
+        "Intervals are bootstrapped over the questions of all seeds as if they were independent, though those of a "
+        "seed share an adapter: compare them with the means of the seeds. The seconds are those of training, where a method "
         "is the first to use an adapter, and of answering and computing likelihoods; median over the seeds.\n"
     )
     return "\n".join(lines)
 
 
-def gains_of(of_stream: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
+def gains_of(of_stream: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the gains in ROUGE-1 and in the reciprocal rank, and those in the other metrics over the base."""
     for gain, values in of_stream["gains"].items():
         if gain.endswith((": rouge1", ": reciprocal_rank")) or f"- {BASE}:" in gain:

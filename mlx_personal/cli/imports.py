@@ -89,7 +89,7 @@ def undo(cli: CommandContext, import_id: int, yes: bool) -> CommandResult:
             if not click.confirm(f"{depends}. Take back import {import_id}?", err=True):
                 return CommandResult({"undone": None}, lambda console: print_lines(console, "Nothing was deleted."))
         undone = personalizer.undo_import(import_id)
-        can_train = bool(personalizer.store.last_preferred_id())
+        can_train = bool(personalizer.training_annotations())
     data = {"undone": import_id, **dataclasses.asdict(undone), "adapters": list(dependents.adapters)}
 
     def show(console: Console) -> None:

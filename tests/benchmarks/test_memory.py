@@ -29,9 +29,10 @@ def test_the_memory_benchmark_prints_its_values_and_computes_a_cell_once(
     for method, likelihoods in pooled.items():
         assert values["means"][method]["log_likelihood"] == pytest.approx(statistics.fmean(likelihoods))
     trained, base = pooled[memory.ADAPTER_MEMORY], pooled[memory.BASE]
-    mean, low, high = values["gains"][f"{memory.ADAPTER_MEMORY} - {memory.BASE}: log_likelihood"]
-    assert mean == pytest.approx(statistics.fmean(trained) - statistics.fmean(base))
-    assert low <= mean <= high
+    gain = values["gains"][f"{memory.ADAPTER_MEMORY} - {memory.BASE}: log_likelihood"]
+    assert gain["mean"] == pytest.approx(statistics.fmean(trained) - statistics.fmean(base))
+    assert gain["interval"][0] <= gain["mean"] <= gain["interval"][1]
+    assert statistics.fmean(gain["seeds"]) == pytest.approx(gain["mean"])
     # Memory changes the prompts, and training with examples the adapter.
     assert len({tuple(likelihoods) for likelihoods in pooled.values()}) == len(memory.METHODS)
     assert "| one answer for all |" in out.read_text()

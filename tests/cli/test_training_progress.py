@@ -38,6 +38,7 @@ class Step:
     elapsed_s: float = 0.5
     memory_bytes: int = 1_500_000_000
     power_watts: float | None = None
+    reward_margin: float | None = None
 
 
 def rendered(steps: list[Step], width: int = 120, as_json: bool = False, is_terminal: bool = True) -> str:
@@ -68,6 +69,12 @@ def last_line(output: str) -> str:
 def test_line_shows_all_statistics() -> None:
     line = last_line(rendered([Step(number=20, power_watts=23.44)]))
     assert line.rstrip().endswith("20/100  loss 2.000  0:40 left  1,000 tokens/s  1.5 GB, peak 2.0 GB  23.4 W")
+
+
+def test_the_margin_of_preference_pairs_is_averaged_over_the_steps_that_have_pairs() -> None:
+    assert "margin" not in last_line(rendered([Step()]))
+    steps = [Step(reward_margin=0.5), Step(), Step(reward_margin=-0.1)]
+    assert "  margin 0.200  " in last_line(rendered(steps))
 
 
 def test_unknown_power_is_not_shown_as_zero() -> None:
