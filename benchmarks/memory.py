@@ -274,8 +274,8 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
         lines.append(markdown_table(["gain", "mean", "95 % interval", "mean of each seed"], rows))
     lines.append(
         "Intervals are bootstrapped over the questions of all seeds as if they were independent, though those of a "
-        "seed share an adapter: compare them with the means of the seeds. The seconds are those of training, where a method "
-        "is the first to use an adapter, and of answering and computing likelihoods; median over the seeds.\n"
+        "seed share an adapter: compare them with the means of the seeds. The seconds are those of training, where a "
+        "method is the first to use an adapter, and of answering and computing likelihoods; median over the seeds.\n"
     )
     return "\n".join(lines)
 
