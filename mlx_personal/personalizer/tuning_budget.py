@@ -140,7 +140,12 @@ class TimedSearch:
         """Return whether there is time for a whole bracket; if not, smaller ones reach the last rung more likely."""
         count, tokens = BRACKET_SIZE, 0
         for rung in range(self._runner.rungs):
-            tokens += count * self._runner.tokens(present, rung)
+            try:
+                tokens += count * self._runner.tokens(present, rung)
+            except (StorageError, StoppedError):
+                raise
+            except UserError:  # they cannot be trained on this rung, which fails as their trial
+                tokens += count * self._tokens_on_all(present)
             count = max(1, count // REDUCTION_FACTOR)
         left_s = self._budget_s - self.elapsed_s - self._reserve_s(present)
         return tokens / self._tokens_per_second() <= left_s
@@ -150,12 +155,13 @@ class TimedSearch:
         for stored in self._state.trials:
             if (stored.candidate, stored.rung) == (candidate, rung):
                 return stored
-        tokens, limit_s = self._runner.tokens(candidate, rung), self._budget_s - self._reserve_s(candidate)
-        begin = self.elapsed_s
-        if begin + tokens / self._tokens_per_second() > limit_s:
-            return None
-        score, problem = None, ""
+        tokens, begin, score, problem = 0, self.elapsed_s, None, ""
         try:
+            # Raises if, for example, a rung has no preference pair for this objective.
+            tokens, limit_s = self._runner.tokens(candidate, rung), self._budget_s - self._reserve_s(candidate)
+            begin = self.elapsed_s
+            if begin + tokens / self._tokens_per_second() > limit_s:
+                return None
             score = self._runner.score(candidate, rung, self._stop_after(limit_s))
             if not math.isfinite(score):
                 score, problem = None, "the likelihood is not finite"

@@ -208,6 +208,23 @@ def test_candidates_that_cannot_be_trained_are_recorded_with_the_problem() -> No
     assert {(trial.score, trial.problem) for trial in state.trials} == {(None, "the loss is not finite")}
 
 
+def test_a_candidate_without_data_in_a_rung_fails_alone() -> None:
+    class WithoutPairs(FakeRunner):
+        def tokens(self, candidate: Candidate, rung: int | None) -> int:
+            if (candidate, rung) in [(others[0], None), (others[1], 0), (PRESENT, 0)]:
+                raise UserError("there is no preference pair to train on")
+            return super().tokens(candidate, rung)
+
+    others = [dataclasses.replace(PRESENT, objective="dpo"), dataclasses.replace(PRESENT, objective="orpo")]
+    clock, state = Clock(), TuningState("")
+    runner = WithoutPairs(clock.move)
+    best = TimedSearch(runner, state, lambda: None, 60, clock).run(SPACE, PRESENT, others, 0)
+    failed = [trial for trial in state.trials if trial.score is None]
+    assert [(trial.candidate, trial.rung) for trial in failed] == [(c, 0) for c in (PRESENT, *others)]
+    assert {trial.problem for trial in failed} == {"there is no preference pair to train on"}
+    assert best is not None and best.rung == 2 and len(runner.scored) == len(state.trials) - 3
+
+
 # Going on after an interruption
 
 
