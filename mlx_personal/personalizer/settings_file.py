@@ -14,6 +14,8 @@ from mlx_personal.storage.files import atomic_write
 # How the comment begins that says where the settings come from; the next one replaces it.
 _COMMENT: Final = "# Tuned: "
 _TABLE: Final = re.compile(r"\s*\[")
+# The part of a line before its remark: a `#` in quotes begins none.
+_BEFORE_REMARK: Final = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^"'#])*(?=#)""")
 
 
 def change_settings(path: Path, settings: Mapping[str, Mapping[str, Any]], expected: Config, comment: str) -> None:
@@ -69,8 +71,7 @@ def with_settings(text: str, settings: Mapping[str, Mapping[str, Any]], comment:
             # A single word: a remark of the user's such as `# rank = what I tried` stays.
             commented = _find(lines, rf"\s*#\s*{re.escape(key)}\s*=\s*\S+\s*$", start + 1, stop)
             if active is not None:
-                remark = re.search(r"\s+#[^\"']*$", lines[active])
-                lines[active] = line + (remark.group() if remark else "")
+                lines[active] = line + _remark(lines[active])
             elif commented is not None:
                 lines[commented] = line
             else:
@@ -80,6 +81,12 @@ def with_settings(text: str, settings: Mapping[str, Mapping[str, Any]], comment:
 
 def _find(lines: list[str], pattern: str, start: int, stop: int) -> int | None:
     return next((i for i in range(start, stop) if re.match(pattern, lines[i])), None)
+
+
+def _remark(line: str) -> str:
+    """Return the remark at the end of a line with the spaces before it; empty if it has none."""
+    match = _BEFORE_REMARK.match(line)
+    return line[len(match.group().rstrip()) :] if match else ""
 
 
 def _parse(text: str, path: Path) -> Config | None:

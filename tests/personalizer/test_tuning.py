@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -538,6 +539,15 @@ CHANGES: dict[str, dict[str, object]] = {"finetune": {"rank": 16, "objective": "
 def test_settings_are_changed_in_their_place(tmp_path: Path, text: str, expected: str) -> None:
     assert with_settings(text, CHANGES, "x") == expected
     assert Config.parse(expected, tmp_path).finetune.objective == "dpo"
+
+
+@pytest.mark.parametrize("value", ["'sft'", '"sft"', '"a # b"', "'a # b\\'", r'"a \" # b"'])
+@pytest.mark.parametrize("remark", ["", "  # don't touch", '\t# the "best"', "# it's", " # one # two"])
+def test_a_remark_behind_a_value_stays(value: str, remark: str) -> None:
+    text = f"[finetune]\nobjective = {value}{remark}\n"
+    assert list(tomllib.loads(text)["finetune"]) == ["objective"]
+    expected = f'[finetune]\n# Tuned: x\nobjective = "dpo"{remark}\n'
+    assert with_settings(text, {"finetune": {"objective": "dpo"}}, "x") == expected
 
 
 def test_the_file_that_a_profile_begins_with_can_be_changed(tmp_path: Path) -> None:
