@@ -14,8 +14,8 @@ from mlx_personal.profile import AnnotationRow, PreferencePairRow, Store
 def profile_pairs(store: Store, held_out: Sequence[Dialogue]) -> dict[str, PreferencePair]:
     """Return the preference pairs to train on.
 
-    Pairs of held-out dialogues and of their near-duplicates are left out, and imported pairs whose rejected answer the
-    owner prefers in a review.
+    Left out are pairs of held-out dialogues and of their near-duplicates, and imported pairs of dialogues that the
+    owner skipped in a review, or whose rejected answer they prefer in one.
 
     Args:
         store: The profile's store.
@@ -41,7 +41,11 @@ def _imported(store: Store, row: PreferencePairRow, annotation: AnnotationRow | 
     _, assistant = stored.dialogue.turn_indices[row.answer]
     group: Hashable = ("dialogue", row.dialogue_id)
     if annotation is not None:
-        if annotation.held_out or _answer_at(annotation.preferred, assistant) == row.rejected.strip():
+        # A skip that an export implied is not the owner's: pairs are already without those that its verdicts oppose.
+        is_skipped = annotation.verdict == "skip" and annotation.origin != "inferred"
+        if annotation.held_out or is_skipped:
+            return
+        if _answer_at(annotation.preferred, assistant) == strip_thoughts(row.rejected).strip():
             return
         group = annotation.id
     yield _pair(stored.dialogue.messages[:assistant], row.chosen, row.rejected, group)

@@ -123,6 +123,24 @@ def test_a_rejected_answer_that_the_owner_prefers_is_no_pair(personalizer: Perso
     assert texts(personalizer) == [(QUESTIONS[1], "Here.", "Number 1.")]
 
 
+def test_thoughts_do_not_tell_a_rejected_answer_from_the_preferred_one(personalizer: Personalizer) -> None:
+    add_pair(personalizer, 1, "Slowly.", "<think>Hm.</think>Number 0.")
+    add_pair(personalizer, 2, "Here.", "<think>Hm.</think>There.")
+    annotate(personalizer, 1, "accept")
+    annotate(personalizer, 2, "accept")
+    assert [chosen for _, chosen, _ in texts(personalizer)] == ["Here."]
+
+
+def test_a_dialogue_that_the_owner_skipped_has_no_pairs(personalizer: Personalizer) -> None:
+    add_pair(personalizer, 1, "Slowly.", "Fast.")
+    add_pair(personalizer, 2, "Here.", "There.")
+    add_pair(personalizer, 3, "At night.", "At noon.")
+    personalizer.store.add_annotation(1, "skip", None, -1, held_out=False)
+    personalizer.store.add_annotation(2, "skip", None, -1, held_out=False, origin="inferred")
+    personalizer.store.add_annotation(3, "skip", None, -1, held_out=False, origin="proposal")
+    assert texts(personalizer) == [(QUESTIONS[1], "Here.", "There.")]
+
+
 def test_a_profile_is_trained_on_its_pairs(personalizer: Personalizer) -> None:
     annotate(personalizer, 1, "edit", ["Slowly."])
     annotate(personalizer, 2, "edit", ["At the corner."])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mlx_personal.dialogue import strip_thoughts
 from mlx_personal.importers.conversation import Alternative, Turn
 from mlx_personal.importers.fields import as_mapping
 from mlx_personal.importers.formats.chat_rows import chat_turns, system_turns
@@ -39,9 +40,11 @@ def preference_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
     if answer is None:
         return (*system_turns(row), *before)
     before_rejected, rejected_answer = _before_and_answer(prompt, rejected)
-    is_comparable = rejected_answer is not None and _texts(before) == _texts(before_rejected)
-    if is_comparable and rejected_answer is not None and rejected_answer.text.strip() not in ("", answer.text.strip()):
-        answer = replace(answer, alternatives=(Alternative(rejected_answer.text, REASON),))
+    if rejected_answer is not None and _texts(before) == _texts(before_rejected):
+        # The same answer after other thoughts is not rejected.
+        chosen_text, rejected_text = (strip_thoughts(turn.text).strip() for turn in (answer, rejected_answer))
+        if rejected_text not in ("", chosen_text):
+            answer = replace(answer, alternatives=(Alternative(rejected_answer.text, REASON),))
     return (*system_turns(row), *before, answer)
 
 

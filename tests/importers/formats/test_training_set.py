@@ -290,7 +290,16 @@ def test_the_rejected_answer_is_an_alternative_of_the_chosen_one(tmp_path: Path,
     assert alternative.text.strip() == "In May."
 
 
-@pytest.mark.parametrize("rejected", [ANSWER, [{"role": "user", "content": "Which pear?"}, ASSISTANT], [USER]])
+@pytest.mark.parametrize(
+    "rejected",
+    [
+        ANSWER,
+        f"<think>Which tree?</think>{ANSWER}",
+        "<think>Which tree?</think>",
+        [{"role": "user", "content": "Which pear?"}, ASSISTANT],
+        [USER],
+    ],
+)
 def test_answers_that_cannot_be_compared_are_no_pair(tmp_path: Path, rejected: object) -> None:
     (item,) = imported(
         write_lines(tmp_path / "a.jsonl", [{"prompt": QUESTION, "chosen": ANSWER, "rejected": rejected}])
