@@ -125,7 +125,7 @@ def test_a_full_context_loses_the_examples_and_then_the_oldest_exchange() -> Non
     conversation = Conversation(model, ChatConfig(max_tokens=10), memory=remember())  # type: ignore[arg-type]
     list(conversation.ask("Tomato plants?"))
     assert conversation.prompt_examples
-    list(conversation.ask("b " * 16))  # with the first exchange 28 tokens, with the example 32, of 30
+    list(conversation.ask("b " * 16))  # with the first exchange 28 tokens of 30, with the example 32 of 20
     assert model.prompts[-1] == ["user: Tomato plants?", f"assistant: {('one ' * 10).strip()}", f"user: {'b ' * 16}"]
     assert conversation.examples and not conversation.prompt_examples
     list(conversation.ask("c " * 13))
@@ -159,6 +159,22 @@ def test_a_conversation_has_the_prompts_with_which_its_dialogue_is_evaluated(tin
     evaluated = memory.with_examples(dialogue).exchanges()
     assert prompts == [tiny_model.tokenize_prompt(context) for context, _ in evaluated]
     assert prompts[1][: len(prompts[0])] == prompts[0]
+
+
+def test_a_long_conversation_has_the_examples_with_which_its_dialogue_is_evaluated(tiny_model: LanguageModel) -> None:
+    entries = [MemoryEntry(1, Dialogue.of("Tomatoes?", "In May.")), MemoryEntry(2, Dialogue.of("Soup?", "Simmer."))]
+    memory = Memory(entries, MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.0), tiny_model)
+    conversation = Conversation(tiny_model, ChatConfig(max_tokens=4), seed=0, memory=memory)
+    had_examples = []
+    for _ in range(8):
+        prompt, _ = conversation._prompt(Message("user", "Tomatoes?"))
+        had_examples.append(bool(conversation.prompt_examples))
+        conversation._messages += [Message("user", "Tomatoes?"), Message("assistant", "Yes, in May.")]
+        assert conversation.dialogue is not None
+        context, _ = memory.with_examples(conversation.dialogue).exchanges()[-1]
+        assert prompt == tiny_model.tokenize_prompt(context)
+    assert had_examples == sorted(had_examples, reverse=True) and len(set(had_examples)) == 2
+    assert len(prompt) + 4 < tiny_model.context_length, "it is not the whole context that is full"
 
 
 def test_an_answer_ends_where_it_is_stopped_and_stays_in_the_conversation() -> None:

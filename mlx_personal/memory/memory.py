@@ -151,12 +151,20 @@ class Memory:
         examples = self.examples_for(first_question(dialogue), excluded_groups, system)
         visible = _without_thoughts(dialogue) or dialogue  # as it is asked and trained on
         last_prompt = insert_examples(visible, examples).messages[:-1]
-        if examples and self._prompt_length(last_prompt) > self._max_prompt_length:
+        if examples and not self.has_room_for(self._prompt_length(last_prompt)):
             return dialogue
         while examples and max_length is not None and self._sample_length(visible, examples) > max_length:
             farthest = min(examples, key=lambda example: example.similarity)
             examples = tuple(example for example in examples if example is not farthest)
         return insert_examples(dialogue, examples)
+
+    def has_room_for(self, prompt_length: int) -> bool:
+        """Return whether the examples may stay in a prompt of a conversation or of a dialogue that is evaluated.
+
+        Args:
+            prompt_length: Number of tokens of the prompt with the examples.
+        """
+        return prompt_length <= self._max_prompt_length
 
     def nearest(
         self, question: str, count: int, excluded_groups: Collection[Hashable] = frozenset()
