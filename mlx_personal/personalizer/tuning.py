@@ -116,7 +116,7 @@ def tune(
         The trials and the comparison of the best one with the present settings.
 
     Raises:
-        UserError: If no dialogue is annotated or held out, there are too few to split, or the time is too short.
+        UserError: If too few dialogues are annotated or held out, or the time is too short.
     """
     store, config = personalizer.store, personalizer.config
     runner = TrialRunner(store, config, personalizer.base_model(), seed)
@@ -165,7 +165,7 @@ def plan_tuning(personalizer: Personalizer, seed: int = 0, restart: bool = False
         restart: As for `tune`.
 
     Raises:
-        UserError: If no dialogue is annotated or held out, or there are too few to split.
+        UserError: If too few dialogues are annotated or held out.
     """
     runner = TrialRunner(personalizer.store, personalizer.config, personalizer.base_model(lazy=True), seed)
     state, is_discarded = _open_state(personalizer, seed, restart)

@@ -38,6 +38,8 @@ _VALIDATION_RATIO: Final = 0.25
 _MAX_VALIDATION_GROUPS: Final = 50
 # With fewer groups there is no part to score on that says anything.
 _MIN_GROUPS: Final = 4
+# The 95 % interval of fewer held-out dialogues is too narrow: that of a single one has no width at all.
+_MIN_HELD_OUT: Final = 5
 # Training computes a token forward and backward, about three times the work of scoring it.
 _TRAINING_FACTOR: Final = 3
 # With fewer preference pairs no objective that needs them is tried.
@@ -93,7 +95,7 @@ class TrialRunner:
         held_out_count: Number of held-out dialogues.
 
     Raises:
-        UserError: If no dialogue is annotated or held out, or there are too few groups to split.
+        UserError: If no dialogue is annotated, or too few are held out, or there are too few groups to split.
     """
 
     def __init__(self, store: Store, config: Config, lm: LanguageModel, seed: int):
@@ -262,6 +264,10 @@ def _split_groups(annotations: Sequence[AnnotationRow], held_out: int, folder: P
         raise UserError("no annotated dialogue to tune on", folder, remedy=Action.ANNOTATE)
     if not held_out:
         what = "no annotated dialogue is held out, on which settings could be compared at the end"
+        raise UserError(what, folder, "annotate more dialogues", remedy=Action.ANNOTATE)
+    if held_out < _MIN_HELD_OUT:
+        count = counted(held_out, "annotated dialogue is", "annotated dialogues are")
+        what = f"only {count} held out, too few to compare settings at the end; at least {_MIN_HELD_OUT} are needed"
         raise UserError(what, folder, "annotate more dialogues", remedy=Action.ANNOTATE)
     groups = list(dict.fromkeys(annotation.group for annotation in annotations))
     if len(groups) < _MIN_GROUPS:

@@ -485,7 +485,9 @@ def test_what_a_killed_trial_left_is_removed_when_the_profile_is_opened(personal
     [
         (0, 0, "no annotated dialogue to tune on"),
         (0, 9, "no annotated dialogue is held out"),
-        (2, 5, "only 3 groups of different annotated dialogues can be tuned on; at least 4 are needed"),
+        (1, 12, "only 1 annotated dialogue is held out, too few to compare settings at the end; at least 5"),
+        (4, 12, "only 4 annotated dialogues are held out"),
+        (5, 8, "only 3 groups of different annotated dialogues can be tuned on; at least 4 are needed"),
     ],
 )
 def test_too_few_dialogues_are_reported(
