@@ -138,6 +138,7 @@ def tune(
             raise
         except UserError as error:
             notes.append(error.line())
+            record = dataclasses.replace(record, problem=error.what)
     if best is not None:  # otherwise nothing was found out
         write_record(store, record)
     if written:

@@ -19,8 +19,7 @@ class TuningRecord:
 
     Attributes:
         tuned_at: When it finished, UTC.
-        is_better: Whether the best candidate was better than the settings before on the held-out dialogues, so that its
-            settings were written.
+        is_better: Whether the best candidate was better than the settings before on the held-out dialogues.
         trials: Number of trials.
         n: Number of held-out dialogues.
         gain: Gain in the log-likelihood of the held-out answers over the settings before, in nats a token; None if the
@@ -28,6 +27,7 @@ class TuningRecord:
         low: Lower end of the 95 % interval of the gain.
         high: Upper end of the interval.
         settings: The settings of the best candidate, by table and key.
+        problem: Why its settings could not be written although they are better; empty if they were, or are not better.
     """
 
     tuned_at: str
@@ -38,6 +38,7 @@ class TuningRecord:
     low: float | None
     high: float | None
     settings: Mapping[str, Mapping[str, Any]]
+    problem: str = ""
 
     def text(self) -> str:
         """Return the record on one line, such as `2026-01-31: likelihood +0.120 nats a token over ..., n=17`."""
@@ -46,7 +47,9 @@ class TuningRecord:
             gain = f"{self.gain:+z.3f} nats a token (95 % interval {self.low:+z.3f} to {self.high:+z.3f})"
         details = f"n={self.n}, {counted(self.trials, 'trial')}"
         if self.is_better:
-            return f"{self.tuned_at[:10]}: likelihood {gain or 'not compared'} over the settings before, {details}"
+            problem = f"; not written: {self.problem}" if self.problem else ""
+            text = f"{self.tuned_at[:10]}: likelihood {gain or 'not compared'} over the settings before, {details}"
+            return text + problem
         found = f"; the best candidate: likelihood {gain}" if gain else ""
         return f"{self.tuned_at[:10]}: nothing was better than the settings before{found}, {details}"
 

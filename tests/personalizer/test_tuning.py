@@ -365,6 +365,20 @@ def test_what_wins_is_written_with_its_figures(personalizer: Personalizer, fake_
     assert "only 6 dialogues are held out, which is weak evidence" in result.notes[-1]
 
 
+def test_better_settings_that_cannot_be_written_are_recorded_as_such(
+    personalizer: Personalizer, fake_trials: type[FakeTrials]
+) -> None:
+    file = personalizer.folder / "config.toml"
+    file.write_text("finetune = {rank = 4}\n")
+    result = tuning.tune(personalizer, 1)
+    assert (result.is_better, result.written) == (True, False)
+    assert file.read_text() == "finetune = {rank = 4}\n" and "write them yourself" in result.notes[-1]
+    record = personalizer.status().tuning
+    assert record is not None and record.is_better
+    assert record.text().endswith("; not written: the settings cannot be changed in this file")
+    assert read_state(personalizer.folder, tuning_identity(personalizer.store, CONFIG, 0))[0].trials
+
+
 @pytest.mark.parametrize("gain", [0.0, -0.5])
 def test_nothing_is_written_when_nothing_wins(
     personalizer: Personalizer, fake_trials: type[FakeTrials], monkeypatch: pytest.MonkeyPatch, gain: float
