@@ -123,7 +123,10 @@ def _result_lines(cli: CommandContext, result: TuningResult) -> Iterator[str]:
     reason = f"{result.reason[:1].upper()}{result.reason[1:]}."
     yield from (f"Note: {note}." for note in result.notes if note not in result.plan.notes)
     if result.written:
-        yield f"{reason} The settings are written to config.toml; they count from the next training: {_train(cli)}"
+        train, chat = cli.command("train"), cli.command("chat")
+        yield f"{reason} The settings are written to config.toml; they count from the next training: {train}"
+        if result.best is not None and result.best.candidate.memory_examples != result.present.memory_examples:
+            yield f"memory.examples counts from the next {chat} on, also with the adapter in use now."
     elif result.is_better:
         yield f"{reason} The settings are better, but not written."
     elif result.best is None:
@@ -153,7 +156,3 @@ def _change_text(change: MetricChange) -> str:
 
 def _settings_text(settings: dict[str, dict[str, Any]]) -> str:
     return ", ".join(f"{table}.{key} = {value}" for table, values in settings.items() for key, value in values.items())
-
-
-def _train(cli: CommandContext) -> str:
-    return cli.command("train")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlx_personal.config import Config
+from mlx_personal.personalizer import tuning
+from mlx_personal.personalizer.tuning import TuningPlan, TuningResult
+from mlx_personal.personalizer.tuning_search import Candidate, Trial
 from mlx_personal.personalizer.tuning_trials import TrialRunner
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
@@ -89,6 +94,21 @@ def test_an_interrupted_search_goes_on_with_the_same_command(ready: Path, monkey
     status = run_json("status")["tuning"]
     assert (status["is_better"], status["gain"]) == (False, None)
     assert "nothing was better than the settings before" in " ".join(run_cli("status").stdout.split())
+
+
+@pytest.mark.parametrize("examples", [0, 3])
+def test_what_was_written_says_from_when_it_counts(
+    profile: Path, monkeypatch: pytest.MonkeyPatch, examples: int
+) -> None:
+    present = Candidate.of(Config())
+    assert present.memory_examples == 0
+    best = Trial(dataclasses.replace(present, rank=32, memory_examples=examples), 0, -1.0, 1, 1.0)
+    plan = TuningPlan(8, 2, 5, (8,), ("sft",), (present,), 0, ())
+    result = TuningResult(plan, (best,), 1.0, present, best, None, True, "it is", True, ())
+    monkeypatch.setattr(tuning, "tune", lambda *_: result)
+    text = " ".join(run_cli("tune", "--minutes", 1).stdout.split())
+    assert "they count from the next training: `mlx-personal train`" in text
+    assert ("memory.examples counts from the next `mlx-personal chat` on" in text) is (examples == 3)
 
 
 @pytest.mark.slow
