@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from mlx_personal.config import Config
 from mlx_personal.evaluation import AnswerLoss, ModelOutputs
+from mlx_personal.importers import load_dialogues
 from mlx_personal.personalizer.tuning_search import Trial
 from mlx_personal.profile import Store
 from mlx_personal.storage.files import atomic_write
@@ -106,19 +108,35 @@ def tuning_identity(store: Store, config: Config, seed: int) -> str:
         store: The profile's store.
         config: Its settings.
         seed: Random seed of the tuning.
+
+    Raises:
+        UserError: If the file of general dialogues cannot be read.
     """
+    # Skipped dialogues are no examples of the memory, and only edited ones have corrections to train on.
     annotations = [
-        (a.id, a.group, a.held_out, a.origin, a.preferred.key) for a in store.annotations() if a.preferred is not None
+        (
+            a.id,
+            a.dialogue_id,
+            a.verdict,
+            a.group,
+            a.held_out,
+            a.origin,
+            None if a.preferred is None else a.preferred.key,
+        )
+        for a in store.annotations()
     ]
     rewrites = [(row.id, row.dialogue.key) for row in store.synthetic() if row.kept and row.dialogue is not None]
     pairs = [(row.dialogue_id, row.answer, row.chosen, row.rejected) for row in store.pairs.usable()]
+    general = config.finetune.general_data
     values = {
+        "version": version("mlx-personal"),
         "seed": seed,
         "model": store.fingerprint(),
         "settings": {name: dataclasses.asdict(getattr(config, name)) for name in _TABLES},
         "annotations": annotations,
         "rewrites": rewrites,
         "pairs": pairs,
+        "general": [dialogue.key for dialogue in load_dialogues(general)] if general else [],
         "buffer": [row.dialogue_id for row in store.bins()],
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from mlx_personal.evaluation import AnswerLoss, ModelOutputs, make_parts
 from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.memory import MemoryConfig
-from mlx_personal.personalizer import tuning, tuning_trials
+from mlx_personal.personalizer import tuning, tuning_state, tuning_trials
 from mlx_personal.personalizer.settings_file import change_settings, with_settings
 from mlx_personal.personalizer.tuning_budget import TimedSearch
 from mlx_personal.personalizer.tuning_record import read_record
@@ -417,6 +417,36 @@ def test_changed_data_start_a_search_anew(personalizer: Personalizer, fake_trial
     plan = tuning.plan_tuning(personalizer)
     assert plan.stored_trials == 0
     assert plan.notes == ("the dialogues or the settings are not those of the stored trials, which are discarded",)
+
+
+def test_stored_trials_are_only_used_with_what_they_depend_on(
+    personalizer: Personalizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, general = personalizer.store, tmp_path / "general.jsonl"
+    config = dataclasses.replace(CONFIG, finetune=dataclasses.replace(CONFIG.finetune, general_data=str(general)))
+
+    def write_general(*topics: str) -> None:
+        lines = [json.dumps({"messages": dialogue(topic, 1).to_messages()}) for topic in topics]
+        general.write_text("\n".join(lines))
+
+    write_general("bread", "trains")
+    identities = [tuning_identity(store, config, 0)]
+    assert tuning_identity(store, config, 0) == identities[0]
+    # Of the same number and size.
+    write_general("trains", "bread")
+    identities.append(tuning_identity(store, config, 0))
+    store.add_dialogues([dialogue("chairs", 1)], "test")
+    store.add_annotation(25, "skip", None, 99, held_out=False)
+    identities.append(tuning_identity(store, config, 0))
+    with store.transaction() as connection:
+        connection.execute("UPDATE annotations SET verdict = 'edit' WHERE id = 24")
+    identities.append(tuning_identity(store, config, 0))
+    monkeypatch.setattr(tuning_state, "version", lambda _: "0.0")
+    identities.append(tuning_identity(store, config, 0))
+    assert len(set(identities)) == len(identities)
+    general.unlink()
+    with pytest.raises(UserError, match="general"):
+        tuning_identity(store, config, 0)
 
 
 def test_candidates_are_scored_on_groups_that_no_trial_is_trained_on(
