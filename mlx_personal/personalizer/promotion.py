@@ -55,8 +55,8 @@ class PromotionResult:
 
     Attributes:
         evaluation: Comparison with the base model; None if no dialogue is held out.
-        against_current: Comparison with the adapter that was in use, or with the base model if none was; None if no
-            dialogue is held out.
+        against_current: Comparison with the adapter that was in use, or with the base model if none was or it is
+            damaged; None if no dialogue is held out.
         promoted: Whether the adapter is now in use.
         reason: Why the adapter is better than the one in use, or why it is not; empty if no dialogue is held out.
         exceeds_forgetting: Whether forgetting exceeds the configured limit, so that it is not promoted.
@@ -135,9 +135,12 @@ class Promoter:
         outputs = self._compute_outputs(adapter, comparison, on_progress)
         evaluation = against_current = self._compare(None, outputs, comparison, on_progress)
         if current is not None and current != adapter:
-            # If the files of the adapter in use are damaged or missing, the comparison with the base model decides.
+            # If the adapter in use is damaged or missing, the comparison with the base model decides.
             try:
-                against_current = self._compare(current, outputs, comparison, on_progress)
+                compared = self._compare(current, outputs, comparison, on_progress)
+                if compared.log_likelihood is None and evaluation.log_likelihood is not None:
+                    raise UserError("its likelihoods are not finite", current.folder)
+                against_current = compared
             except StorageError:
                 raise  # they may be undamaged, so the adapter in use must not be replaced without a comparison
             except UserError as error:

@@ -346,6 +346,25 @@ def test_a_damaged_promoted_adapter_does_not_block_the_next_one(personalizer: Pe
     assert personalizer.adapters.rollback() is None or trained.promoted
 
 
+def test_a_promoted_adapter_whose_likelihoods_are_not_finite_does_not_block_the_next_one(
+    personalizer: Personalizer,
+) -> None:
+    import mlx.core as mx
+
+    personalizer.observe(stream(12))
+    annotate_all(personalizer)
+    personalizer.adapters.promote(personalizer.train().adapter.id)
+    promoted = personalizer.adapters.promoted()
+    assert promoted is not None
+    weights = personalizer.folder / promoted.folder / "adapters.safetensors"
+    stored = mx.load(str(weights))
+    assert isinstance(stored, dict)
+    mx.save_safetensors(str(weights), {name: mx.full(array.shape, 1e30) for name, array in stored.items()})
+    trained = personalizer.train()
+    assert trained.evaluation is not None and trained.evaluation.log_likelihood is not None
+    assert trained.evaluation == trained.against_current, "the base model is to beat"
+
+
 def test_an_adapter_that_changes_nothing_is_never_promoted(
     tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
