@@ -89,7 +89,7 @@ class Conversation:
         recommended: The parameters in force that come from the model's `generation_config.json`.
         notices: What the user should know about these settings, one line each.
         examples: The examples of the conversation, in their order in the prompt; None before its first question.
-        prompt_examples: Those that were in the last prompt, which are none once it left no room for them.
+        prompt_examples: Those that were in the last prompt, which are none once it left no space for them.
         record: Called with the conversation so far, without examples, after each complete answer; None for nothing.
     """
 
@@ -174,7 +174,7 @@ class Conversation:
     def _prompt(self, message: Message) -> tuple[list[int], int]:
         """Return the prompt's tokens and the limit of the answer.
 
-        The examples are left out once the prompt with them leaves no room (`Memory.has_room_for`), and the oldest
+        The examples are left out once the prompt with them leaves no space (`Memory.has_space_for`), and the oldest
         exchanges as far as necessary once the context is full.
         """
         max_tokens = min(self.max_tokens, self._lm.context_length // 2)
@@ -194,7 +194,7 @@ class Conversation:
             return self._lm.tokenize_prompt([{"role": m.role, "content": m.content} for m in messages], now)
 
         def fits(dropped: int) -> bool:
-            if dropped == 0 and self._memory is not None and not self._memory.has_room_for(len(prompt_without(0))):
+            if dropped == 0 and self._memory is not None and not self._memory.has_space_for(len(prompt_without(0))):
                 return False
             return dropped == exchanges + 1 or len(prompt_without(dropped)) + max_tokens <= self._lm.context_length
 

@@ -54,10 +54,13 @@ class RetrievedExample:
     Attributes:
         entry: The entry of the memory.
         similarity: How near its question is, see `MemoryConfig.min_similarity`.
+        score: By which examples are ordered, see `RankedEntry`: with two retrievals, whose similarities are of
+            different scales, that of their ranks.
     """
 
     entry: MemoryEntry
     similarity: float
+    score: float
 
 
 class Memory:
@@ -151,14 +154,14 @@ class Memory:
         examples = self.examples_for(first_question(dialogue), excluded_groups, system)
         visible = _without_thoughts(dialogue) or dialogue  # as it is asked and trained on
         last_prompt = insert_examples(visible, examples).messages[:-1]
-        if examples and not self.has_room_for(self._prompt_length(last_prompt)):
+        if examples and not self.has_space_for(self._prompt_length(last_prompt)):
             return dialogue
         while examples and max_length is not None and self._sample_length(visible, examples) > max_length:
-            farthest = min(examples, key=lambda example: example.similarity)
+            farthest = min(examples, key=_nearness)
             examples = tuple(example for example in examples if example is not farthest)
         return insert_examples(dialogue, examples)
 
-    def has_room_for(self, prompt_length: int) -> bool:
+    def has_space_for(self, prompt_length: int) -> bool:
         """Return whether the examples may stay in a prompt of a conversation or of a dialogue that is evaluated.
 
         Args:
@@ -185,7 +188,7 @@ class Memory:
         if self.config.retrieval in ("bm25", "both"):
             similarities.append(self._bm25_index.similarities(question))
         ranked = rank_entries(similarities, self._is_annotated, is_allowed, self.config.min_similarity, count)
-        return [RetrievedExample(self.entries[index], similarity) for index, similarity in ranked]
+        return [RetrievedExample(self.entries[entry.index], entry.similarity, entry.score) for entry in ranked]
 
     def _query_vector(self, question: str) -> np.ndarray:
         # Kept, because a question is asked once for each model that is compared.
@@ -216,7 +219,7 @@ class Memory:
         """Return examples, given the nearest first, in their order in the prompt."""
         if self.config.order == "received":
             return sorted(examples, key=lambda example: example.entry.id)
-        nearest_first = sorted(examples, key=lambda example: -example.similarity)
+        nearest_first = sorted(examples, key=_nearness, reverse=True)
         return nearest_first if self.config.order == "nearest-first" else nearest_first[::-1]
 
     @property
@@ -266,6 +269,10 @@ def insert_examples(dialogue: Dialogue, examples: Sequence[RetrievedExample]) ->
     if not examples:
         return dialogue
     return Dialogue((*dialogue.messages[:start], *example_messages(examples), *dialogue.messages[start:]))
+
+
+def _nearness(example: RetrievedExample) -> tuple[float, float]:
+    return example.score, example.similarity
 
 
 def embed_questions(lm: LanguageModel, questions: Sequence[str], embedder: Embedder | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,18 +14,33 @@ _RANK_CONSTANT: Final = 60
 _DEPTH: Final = 100
 
 
+@dataclass(frozen=True)
+class RankedEntry:
+    """An entry that is near a question.
+
+    Attributes:
+        index: Its index.
+        similarity: Its largest similarity.
+        score: Sum of 1 / (60 + rank) over the similarities that rank it [Cormack09]; larger is nearer.
+    """
+
+    index: int
+    similarity: float
+    score: float
+
+
 def rank_entries(
     similarities: Sequence[np.ndarray],
     is_annotated: np.ndarray,
     is_allowed: np.ndarray,
     min_similarity: float,
     count: int,
-) -> list[tuple[int, float]]:
+) -> list[RankedEntry]:
     """Return the nearest entries: first annotated ones by nearness, then the others by nearness.
 
     An entry is ranked by each similarity that is at least `min_similarity`; one that no similarity ranks is left out.
-    With several similarities the order is that of the sum of 1 / (60 + rank) over them [Cormack09]. Of entries that
-    are equally near the later one comes first.
+    With several similarities the order is that of the sum of 1 / (60 + rank) over them [Cormack09], where annotated
+    entries and the others are ranked together. Of entries that are equally near the later one comes first.
 
     Args:
         similarities: The similarity of each of the N entries by each retrieval, float32 [N].
@@ -34,18 +50,22 @@ def rank_entries(
         count: Maximum number of entries.
 
     Returns:
-        The indices of the entries, each with its largest similarity.
+        The entries.
     """
-    ranked: list[tuple[int, float]] = []
-    for tier in (is_annotated, ~is_annotated):
-        fused: dict[int, float] = {}
-        for similarity in similarities:
-            candidates = np.flatnonzero(tier & is_allowed & (similarity >= min_similarity))
-            for rank, entry in enumerate(_largest(similarity, candidates, max(count, _DEPTH)), 1):
-                fused[entry] = fused.get(entry, 0.0) + 1 / (_RANK_CONSTANT + rank)
-        nearest = {entry: max(float(similarity[entry]) for similarity in similarities) for entry in fused}
-        order = sorted(fused, key=lambda entry: (-fused[entry], -nearest[entry], -entry))
-        ranked += [(entry, nearest[entry]) for entry in order]
+    scores: dict[int, float] = {}
+    for similarity in similarities:
+        # Enough of both, so that many near entries without an annotation do not displace annotated ones.
+        near = [
+            index
+            for tier in (is_annotated, ~is_annotated)
+            for index in _largest(
+                similarity, np.flatnonzero(tier & is_allowed & (similarity >= min_similarity)), max(count, _DEPTH)
+            )
+        ]
+        for rank, index in enumerate(_largest(similarity, np.array(near, int), len(near)), 1):
+            scores[index] = scores.get(index, 0.0) + 1 / (_RANK_CONSTANT + rank)
+    ranked = [RankedEntry(i, max(float(s[i]) for s in similarities), score) for i, score in scores.items()]
+    ranked.sort(key=lambda entry: (not is_annotated[entry.index], -entry.score, -entry.similarity, -entry.index))
     return ranked[:count]
 
 

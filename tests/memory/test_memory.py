@@ -106,6 +106,24 @@ def test_both_takes_what_either_retrieval_finds_near(tiny_model: LanguageModel) 
     assert set(by_both) == {same_letters, same_words}
 
 
+def test_both_orders_by_the_ranks_of_both_retrievals(
+    tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The words say SOUP, BEANS, TOMATOES with large numbers, the vectors BEANS, TOMATOES, SOUP with small ones.
+    words, vectors = np.array([0.9, 0.5, 0.4, 0.0]), np.array([0.06, 0.12, 0.1, 0.0])
+    for order, expected in (("nearest-first", [BEANS, SOUP, TOMATOES]), ("nearest-last", [TOMATOES, SOUP, BEANS])):
+        memory = make_memory(tiny_model, retrieval="both", examples=3, order=order)
+        monkeypatch.setattr(memory._bm25_index, "similarities", lambda _: words)
+        monkeypatch.setattr(memory._whitened_vectors, "similarities", lambda _: vectors)
+        assert found(memory) == expected
+        asked = Dialogue.of(QUESTION, "Gently.")
+        (tokens, _), *_ = tiny_model.tokenize_dialogue(memory.with_examples(asked))
+        shortened = memory.with_examples(asked, max_length=len(tokens) - 1)
+        assert [m.content for m in shortened.messages if m.role == "user"][:-1] == [
+            dialogue.question for dialogue in expected if dialogue != TOMATOES
+        ]
+
+
 def test_annotated_dialogues_come_first(tiny_model: LanguageModel) -> None:
     memory = make_memory(tiny_model, annotated=[False, True, True, True], examples=1)
     assert found(memory, SOUP.question) == [BEANS]
