@@ -2,10 +2,10 @@
 
 An exchange is known if a stored dialogue of the same conversation, or another one of the same app, has it after the
 same questions and answers: apps copy what a branch or a resumed session has in common with another conversation. If the
-conversation goes on where an unscored dialogue of it ends, that dialogue is replaced by the longer one. In all other
-cases the new exchanges become a dialogue, in which the known ones are context: an edited question or another answer,
-and all that follows it, is new, and nothing that was scored or judged changes. System turns and results of tools are
-not compared.
+conversation goes on where an unscored dialogue of it ends, that dialogue is replaced by the longer one, in which what
+another dialogue has of the further exchanges is context. In all other cases the new exchanges become a dialogue, in
+which the known ones are context: an edited question or another answer, and all that follows it, is new, and nothing
+that was scored or judged changes. System turns and results of tools are not compared.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def new_part(dialogue: Dialogue, parts: Sequence[StoredPart]) -> NewPart | None:
     new = [number for number, end in enumerate(ends) if dialogue.messages[end].weight and number not in known]
     if not new:
         return None
+    until_last = Dialogue(dialogue.messages[: ends[new[-1]] + 1])
+    weights = {ends[number]: 0 for number in known}
     for part in reversed(parts):
         stored, may_change = _answers(part.dialogue), part.is_same and not part.is_scored
         if may_change and len(stored) <= new[0] and _common_exchanges(dialogue, part.dialogue) == len(stored):
-            weights = {end: part.dialogue.messages[i].weight for end, i in zip(ends, stored, strict=False)}
-            return NewPart(_with_weights(dialogue, weights), ends[len(stored) - 1] + 1, part.dialogue_id)
-    weights = {ends[number]: 0 for number in known}
+            weights |= {end: part.dialogue.messages[i].weight for end, i in zip(ends, stored, strict=False)}
+            return NewPart(_with_weights(until_last, weights), ends[len(stored) - 1] + 1, part.dialogue_id)
     first = ends[new[0] - 1] + 1 if new[0] else 0
-    return NewPart(_with_weights(Dialogue(dialogue.messages[: ends[new[-1]] + 1]), weights), first, None)
+    return NewPart(_with_weights(until_last, weights), first, None)
 
 
 def find_answer(

@@ -53,6 +53,15 @@ def test_a_replaced_dialogue_keeps_its_context() -> None:
     assert (part.dialogue, part.position, part.continues) == (chat("a", "b", "c", context=1), 4, 2)
 
 
+def test_a_replaced_dialogue_has_what_a_fork_has_as_context() -> None:
+    fork = StoredPart(2, chat("a", "b", "c", context=1), False, is_same=False)
+    part = new_part(chat("a", "b", "d"), [*unscored(chat("a")), fork])
+    assert part is not None
+    assert [message.weight for message in part.dialogue.messages] == [1, 1, 1, 0, 1, 1]
+    assert (part.position, part.continues) == (2, 1)
+    assert find_answer(chat("a", "b", "d"), 1, [StoredPart(1, part.dialogue, False), fork]) == (2, 0)
+
+
 def test_new_turns_after_a_scored_dialogue_have_it_as_context() -> None:
     part = new_part(chat("a", "b", "c"), scored(chat("a")))
     assert part is not None
