@@ -258,7 +258,8 @@ class _Batch:
     def _put(self, imported: ImportedDialogue, source: str) -> Outcome:
         """Store what is new about a conversation."""
         conversation, dialogue = imported.conversation, imported.dialogue
-        part = new_part(dialogue, self._parts(imported))
+        parts = self._parts(imported)
+        part, is_same = new_part(dialogue, parts), any(part.is_same for part in parts)
         is_new = part is not None and self._put_part(part, conversation, source)
         inferences = infer_verdicts(imported)
         if inferences.verdicts or inferences.pairs:
@@ -267,7 +268,7 @@ class _Batch:
                 parts.append(StoredPart(dialogue_id, dialogue, False))
             self._put_verdicts(dialogue, inferences.verdicts, parts)
             self._put_pairs(dialogue, inferences.pairs, parts)
-        return _outcome(part) if part is not None and is_new else "known"
+        return _outcome(part, is_same) if part is not None and is_new else "known"
 
     def _parts(self, imported: ImportedDialogue) -> list[StoredPart]:
         conversation = imported.conversation
@@ -311,8 +312,9 @@ class _Batch:
         return self._store.imports.begin(self._paths, dataclasses.asdict(self._options))
 
 
-def _outcome(part: NewPart) -> Outcome:
-    return "new" if part.position == 0 and part.continues is None else "continued"
+def _outcome(part: NewPart, is_same: bool) -> Outcome:
+    # One of which another conversation has the beginning is new, although its new part does not begin with it.
+    return "continued" if is_same and (part.position or part.continues is not None) else "new"
 
 
 def _origin(conversation: Conversation, position: int) -> Origin:

@@ -120,8 +120,9 @@ def test_what_conversations_of_an_app_have_in_common_is_a_target_once(store: Sto
     result = import_paths(store, [write_chatgpt_export(tmp_path / "x.json", *chats)])
     assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0],)]
     assert [message.content for message in store.dialogues()[1].dialogue.messages] == SOUP + TEA
-    assert (result.summary.total("new"), result.summary.total("continued")) == (1, 1)
-    import_chat(store, tmp_path, *SOUP, *TEA, *BREAD, name="c2")
+    assert (result.summary.total("new"), result.summary.total("continued")) == (2, 0), "it is another conversation"
+    later = import_chat(store, tmp_path, *SOUP, *TEA, *BREAD, name="c2")
+    assert (later.summary.total("new"), later.summary.total("continued")) == (0, 1)
     assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0], BREAD[0])], "its own dialogue goes on, not the copied one"
 
 
