@@ -264,7 +264,8 @@ class _Batch:
         inferences = infer_verdicts(imported)
         if inferences.verdicts or inferences.pairs:
             parts = self._parts(imported)
-            if (dialogue_id := self._target.id_of_key(dialogue.key)) is not None:
+            dialogue_id = self._target.id_of_key(dialogue.key)
+            if dialogue_id is not None and all(part.dialogue_id != dialogue_id for part in parts):
                 parts.append(StoredPart(dialogue_id, dialogue, False))
             self._put_verdicts(dialogue, inferences.verdicts, parts)
             self._put_pairs(dialogue, inferences.pairs, parts)
@@ -289,8 +290,12 @@ class _Batch:
         self, dialogue: Dialogue, verdicts: Iterable[InferredVerdict], parts: Sequence[StoredPart]
     ) -> None:
         """Store the verdicts on a conversation with the dialogues that have their answers."""
+        own = {part.dialogue_id for part in parts if part.is_same}
         for verdict in verdicts:
-            if (found := find_answer(dialogue, verdict.answer, parts)) is not None:
+            found = find_answer(dialogue, verdict.answer, parts)
+            # Otherwise two conversations that rate what they have in common differently replace each other's verdict
+            # whenever they are imported again.
+            if found is not None and (found[0] in own or not self._target.is_rated(*found)):
                 self._put_verdict(*found, verdict)
 
     def _put_pairs(self, dialogue: Dialogue, pairs: Iterable[PreferencePair], parts: Sequence[StoredPart]) -> None:

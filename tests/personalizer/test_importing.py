@@ -382,6 +382,46 @@ def test_the_rating_of_a_later_export_counts_until_that_import_is_taken_back(
     assert proposal is not None and proposal.verdict == "accept"
 
 
+def test_a_shared_answer_has_the_rating_of_the_chat_that_brought_it(store: Store, tmp_path: Path) -> None:
+    """So an equal export brings nothing, and a thumb that changes in that chat counts."""
+
+    def import_rated(first: str, second: str) -> tuple[int, int]:
+        chats = [chatgpt_conversation("c1", SOUP + BREAD), chatgpt_conversation("c2", SOUP + TEA)]
+        write_chatgpt_export(tmp_path / "export" / "conversations.json", *chats)
+        rows = [
+            {"message_id": f"{name}-1", "conversation_id": name, "rating": f"thumbs_{rating}"}
+            for name, rating in (("c1", first), ("c2", second))
+        ]
+        (tmp_path / "export" / "message_feedback.json").write_text(json.dumps(rows))
+        dry = import_paths(store, [tmp_path / "export"], dry_run=True)
+        result = import_paths(store, [tmp_path / "export"])
+        assert dry.summary == result.summary
+        assert (result.import_id is None) == (result.summary.good + result.summary.bad == 0)
+        return result.summary.good, result.summary.bad
+
+    (tmp_path / "export").mkdir()
+    assert import_rated("up", "down") == (1, 0)
+    assert import_rated("up", "down") == (0, 0)
+    assert import_rated("down", "down") == (0, 1)
+    assert import_rated("down", "up") == (0, 0)
+    assert import_rated("up", "down") == (1, 0)
+    assert [row.rating for row in store.imports.verdicts(1)] == ["good", "bad", "good"]
+
+
+def test_a_shared_answer_that_its_chat_does_not_rate_has_the_rating_of_another_one(
+    store: Store, tmp_path: Path
+) -> None:
+    import_chat(store, tmp_path, *SOUP, *BREAD)
+    export = tmp_path / "export"
+    export.mkdir()
+    write_chatgpt_export(export / "conversations.json", chatgpt_conversation("c2", SOUP + TEA))
+    thumb = {"message_id": "c2-1", "conversation_id": "c2", "rating": "thumbs_down"}
+    (export / "message_feedback.json").write_text(json.dumps([thumb]))
+    assert import_paths(store, [export]).summary.bad == 1
+    assert [row.rating for row in store.imports.verdicts(1)] == ["bad"]
+    assert import_paths(store, [export]).import_id is None
+
+
 def test_a_pair_is_used_until_a_later_export_rates_its_rejected_answer_good(store: Store, tmp_path: Path) -> None:
     texts = ["How long?", "Two hours.", "No, that is wrong.", "Half an hour."]
     import_chat(store, tmp_path, *texts)
