@@ -113,7 +113,9 @@ def test_a_zip_that_is_larger_than_any_export_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"PK\x03\x04broken", b"SQLite format 3\0" + b"x" * 100, gzip.compress(LINES)[:-9]]
+    "data",
+    [b"", b"PK\x03\x04broken", b"SQLite format 3\0" + b"x" * 100, gzip.compress(LINES)[:-9]],
+    ids=["empty", "zip", "SQLite", "gzip"],
 )
 def test_damaged_input_is_refused_or_counted(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     piped(monkeypatch, [data])
