@@ -154,9 +154,8 @@ def test_a_profile_is_trained_on_its_pairs(personalizer: Personalizer) -> None:
     assert run is not None and run.config["objective"] == "dpo"
 
 
-def test_an_interrupted_run_is_resumed_with_its_pairs(personalizer: Personalizer) -> None:
-    annotate(personalizer, 1, "edit", ["Slowly."])
-    annotate(personalizer, 2, "edit", ["At the corner."])
+def interrupt_training(personalizer: Personalizer) -> None:
+    """Begin a training run, and stop it in its second step."""
 
     class KilledError(BaseException):
         pass
@@ -167,6 +166,12 @@ def test_an_interrupted_run_is_resumed_with_its_pairs(personalizer: Personalizer
 
     with pytest.raises(KilledError):
         personalizer.train(for_each_step(kill))
+
+
+def test_an_interrupted_run_is_resumed_with_its_pairs(personalizer: Personalizer) -> None:
+    annotate(personalizer, 1, "edit", ["Slowly."])
+    annotate(personalizer, 2, "edit", ["At the corner."])
+    interrupt_training(personalizer)
     annotate(personalizer, 3, "edit", ["It was night."])
     assert personalizer.train().report.pairs == 2
     assert personalizer.train().report.pairs == 3
@@ -177,16 +182,7 @@ def test_another_objective_discards_an_interrupted_run_on_pairs(personalizer: Pe
     annotate(personalizer, 1, "edit", ["Slowly."])
     annotate(personalizer, 2, "edit", ["At the corner."])
     folder = personalizer.folder
-
-    class KilledError(BaseException):
-        pass
-
-    def kill(step: TrainingStep) -> None:
-        if step.number == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        personalizer.train(for_each_step(kill))
+    interrupt_training(personalizer)
     personalizer.close()
     sft = dataclasses.replace(CONFIG, finetune=dataclasses.replace(CONFIG.finetune, objective="sft"))
     (folder / "config.toml").write_text(sft.to_toml())
