@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +148,7 @@ def compute_cell(lm: LanguageModel, dialogues: list[Dialogue], seed: int, option
             measured[method] = measure(lm, prompts, seed, options)
             lm.detach_adapter()
             seconds[method] = time.perf_counter() - start
+            print(f"seed {seed}, {method}: {seconds[method]:.0f} s", file=sys.stderr, flush=True)
     constant = typical_answer(lm, kept, options.max_tokens) or ""
     return {
         "methods": measured,
