@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
+from mlx_personal.errors import UserError
 from mlx_personal.memory import example_messages
 from mlx_personal.models.sampling import SamplingParams
 
@@ -76,6 +77,9 @@ class ChatConfig:
 class Conversation:
     """A conversation of a user with the model.
 
+    All answers are of the adapter that is attached when the conversation begins. If the model evaluates or trains
+    another one between two questions, it is attached again.
+
     Args:
         lm: The model that answers, with any adapter that is attached to it.
         config: Settings of the answers.
@@ -119,6 +123,7 @@ class Conversation:
         self.prompt_examples: tuple[RetrievedExample, ...] = ()
         self.record: Callable[[Dialogue], None] | None = None
         self._lm = lm
+        self._adapter_folder, self._adapter_state = lm.adapter_folder, lm.adapter_state
         self._memory = memory
         self._prompt_cache = PromptCache()
         self._seed = seed
@@ -140,8 +145,10 @@ class Conversation:
 
         Raises:
             ValueError: If the question is empty or not a valid message.
+            UserError: If another adapter is attached now and that of the conversation cannot be read again.
         """
         message = Message("user", question)
+        self._attach_own_adapter()
         prompt, max_tokens = self._prompt(message)
         # A random seed, so that a repeated question may get a different answer.
         seed = secrets.randbits(31) if self._seed is None else self._seed + self._questions
@@ -170,6 +177,19 @@ class Conversation:
     def dialogue(self) -> Dialogue | None:
         """The system prompt and the turns so far; None before the first answer."""
         return Dialogue((*self._system, *self._messages)) if self._messages else None
+
+    def _attach_own_adapter(self) -> None:
+        """Attach the adapter of the conversation again, or none, if the model has been used for something else."""
+        if self._lm.adapter_state == self._adapter_state:
+            return
+        if self._adapter_folder is not None:
+            self._lm.attach_adapter(self._adapter_folder)
+        elif self._adapter_state == 0:  # no adapter was attached
+            self._lm.detach_adapter()
+        else:
+            what = "the adapter of this conversation was detached, and it was not read from a folder"
+            raise UserError(what, hint="begin a new conversation")
+        self._adapter_state = self._lm.adapter_state
 
     def _prompt(self, message: Message) -> tuple[list[int], int]:
         """Return the prompt's tokens and the limit of the answer.

@@ -22,6 +22,8 @@ class ScriptedModel:
     """A model that gives prepared answers in pieces of three characters, and records what it is asked."""
 
     path: Path | None = None
+    adapter_folder: Path | None = None
+    adapter_state = 0
     context_length = 40
     model = nn.Module()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,6 +58,9 @@ class LanguageModel:
         path: The folder it was loaded from, or None.
         name: The name by which another machine can load it, or None.
         chat_template: Converts conversations to token ids.
+        adapter_folder: The folder of the attached adapter; None without one, and for one that is being trained.
+        adapter_state: Another number for each adapter that is attached, 0 after it is detached, and -1 while it is
+            switched off: what was computed at the same number can be used again.
         backbone: The part of the model below the vocabulary projection.
         vocabulary_size: Number of its token embeddings; None if it has no usual embedding.
 
@@ -74,6 +78,9 @@ class LanguageModel:
         self.vocabulary_size = _count_embeddings(self.backbone)
         self.chat_template = ChatTemplate(tokenizer, path, self.vocabulary_size)
         self.model.eval()
+        self.adapter_folder: Path | None = None
+        self.adapter_state = 0
+        self._adapter_numbers = itertools.count(1)
         self._base_layers: Any = None
 
     @property
@@ -210,11 +217,13 @@ class LanguageModel:
             seed: As in `generate`.
             prompt_cache: Of a conversation whose prompts begin alike; what they share is computed once.
 
-        Returns:
-            An iterator over pieces of the answer.
+        Yields:
+            The pieces of the answer.
         """
         truncated = self.truncate_prompt(prompt, max_tokens)
-        return generation.stream(
+        if prompt_cache is not None:
+            prompt_cache.drop_unless(self.adapter_state)
+        yield from generation.stream(
             self.model,
             self.tokenizer,
             truncated,
@@ -262,6 +271,7 @@ class LanguageModel:
         self.detach_adapter()
         read_adapter_config(folder)
         self._base_layers = self.model.leaf_modules()
+        self.adapter_folder, self.adapter_state = folder, next(self._adapter_numbers)
         try:
             load_adapters(self.model, str(folder))
             _check_complete(self.model, folder)
@@ -297,6 +307,7 @@ class LanguageModel:
         """
         self.detach_adapter()
         self._base_layers = self.model.leaf_modules()
+        self.adapter_state = next(self._adapter_numbers)
         self.model.freeze()
         try:
             with seeded(seed):
@@ -312,18 +323,23 @@ class LanguageModel:
         if self._base_layers is not None:
             self.model.update_modules(self._base_layers)
             self._base_layers = None
+            self.adapter_folder, self.adapter_state = None, 0
             self.model.eval()
 
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """Compute as the base model inside the `with` block, without copying weights; as PEFT's method of this name.
 
-        Blocks may be nested. An adapter that is attached or detached inside the block stays so after it. Cached keys
-        and values of a prompt are of the model that computed them: do not use them on both sides.
+        Blocks may be nested. An adapter that is attached or detached inside the block stays so after it.
         """
-        base_layers = self._base_layers
+        base_layers, adapter_state = self._base_layers, self.adapter_state
         with disabled_adapter(self.model, lambda: self._base_layers is base_layers):
-            yield
+            self.adapter_state = -1
+            try:
+                yield
+            finally:
+                if self._base_layers is base_layers:
+                    self.adapter_state = adapter_state
 
     def release_weights(self, keep: Sequence[nn.Module]) -> None:
         """Free the memory of all weights except those of some modules; they are read again when they are used.

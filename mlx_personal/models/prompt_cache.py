@@ -14,15 +14,21 @@ _MAX_BYTES: Final = 1 << 29
 
 
 class PromptCache:
-    """The caches of the last prompt of one conversation.
-
-    They are of the model with the adapter that computed them: a conversation has one of its own, and no other adapter
-    is attached while it lasts.
-    """
+    """The caches of the last prompt of one conversation, and the adapter that was attached when they were computed."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
         self._caches: list[Any] = []
+        self._adapter_state = 0
+
+    def drop_unless(self, adapter_state: int) -> None:
+        """Drop the caches if they were computed with another adapter than the next prompt will be.
+
+        Args:
+            adapter_state: `LanguageModel.adapter_state` at the next prompt.
+        """
+        if adapter_state != self._adapter_state:
+            self._tokens, self._caches, self._adapter_state = [], [], adapter_state
 
     def take(self, model: nn.Module, tokens: Sequence[int]) -> tuple[list[Any], int]:
         """Return caches of the first tokens of a prompt, one per layer, and how many tokens they contain.
