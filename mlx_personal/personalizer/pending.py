@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from mlx_personal.config import Config
-from mlx_personal.profile import AdapterRow, Store
+from mlx_personal.profile import AdapterRow, RunRow, Store
 from mlx_personal.reporting import counted
+
+# Entries of the stored settings of a training run on preference pairs: the keys of these pairs, in training order, and
+# the id of the last imported pair before it.
+PAIR_KEYS: Final = "pair_keys"
+LAST_PAIR: Final = "last_pair"
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,9 @@ def pending_steps(store: Store, config: Config, fingerprint: str) -> list[Pendin
         steps.append(
             PendingStep("synthesize", f"{counted(unsynthesized, 'annotated dialogue')} without synthetic ones")
         )
-    last_annotation = store.last_preferred_id()
-    if last_annotation and interrupted_training(store, fingerprint) is not None:
+    if _has_data(store, config) and interrupted_training(store, fingerprint) is not None:
         steps.append(PendingStep("train", "a training run was interrupted"))
-    elif last_annotation and (reason := _training_reason(store, config, fingerprint, last_annotation)):
+    elif reason := _training_reason(store, config, fingerprint):
         steps.append(PendingStep("train", reason))
     elif (adapter := unevaluated_adapter(store, fingerprint)) is not None:
         steps.append(PendingStep("evaluate", f"adapter {adapter.id} has not been evaluated"))
@@ -85,13 +90,19 @@ def unevaluated_adapter(store: Store, fingerprint: str) -> AdapterRow | None:
     return None
 
 
-def _training_reason(store: Store, config: Config, fingerprint: str, last_annotation: int) -> str | None:
-    """Return why training is pending, or None. Without a new annotation it would produce the same adapter again."""
+def _has_data(store: Store, config: Config) -> bool:
+    """Return whether there may be something to train on."""
+    return bool(store.last_preferred_id() or (config.finetune.uses_pairs and store.pairs.last_id()))
+
+
+def _training_reason(store: Store, config: Config, fingerprint: str) -> str | None:
+    """Return why training is pending, or None. Without new data it would produce the same adapter again."""
     trigger, last_run = config.trigger, store.last_run("training", fingerprint)
+    last_annotation = 0 if last_run is None else last_run.config["last_annotation"]
+    if store.last_preferred_id() <= last_annotation and not _has_new_pair(store, config, last_run):
+        return None
     if last_run is None and store.last_run("training") is not None:
         return "the base model was changed, and no adapter was trained on the new one"
-    if last_run is not None and last_annotation <= last_run.config["last_annotation"]:
-        return None
     received = store.dialogue_count() - (last_run.received if last_run else 0)
     if received >= trigger.min_received:
         return f"{counted(received, 'dialogue')} received since the last training run"
@@ -99,3 +110,17 @@ def _training_reason(store: Store, config: Config, fingerprint: str, last_annota
     if changed >= trigger.min_buffer_change:
         return f"{changed:.0%} of the buffer changed since the last training run"
     return None
+
+
+def _has_new_pair(store: Store, config: Config, last_run: RunRow | None) -> bool:
+    """Return whether the objective uses a pair that was imported since the last training run on pairs."""
+    last = {} if last_run is None else last_run.config
+    # The ids first, because comparing all pairs with what is held out takes long.
+    if not config.finetune.uses_pairs or store.pairs.last_id() <= last.get(LAST_PAIR, 0):
+        return False
+    # Here, because it imports MLX, which most lists of pending steps do not need.
+    from mlx_personal.personalizer.preference_pairs import profile_pairs
+
+    held_out = [a.preferred for a in store.preferred_annotations(held_out=True) if a.preferred is not None]
+    known = set(last.get(PAIR_KEYS, ()))
+    return any(key not in known and not pair.is_equal for key, pair in profile_pairs(store, held_out).items())

@@ -7,21 +7,16 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
-
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError
 from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.finetune.data.dataset import PreferencePair, usable_pairs
-from mlx_personal.personalizer.pending import interrupted_training
+from mlx_personal.personalizer.pending import LAST_PAIR, PAIR_KEYS, interrupted_training
 from mlx_personal.personalizer.preference_pairs import profile_pairs
 from mlx_personal.profile import Store
 
 logger = logging.getLogger(__name__)
-
-# Entry of a run's stored settings: the keys of its preference pairs, in training order.
-_PAIR_KEYS: Final = "pair_keys"
 
 Source = tuple[int, int | None]
 """The annotation id of a dialogue, and its synthetic id or None for the annotated dialogue itself."""
@@ -84,7 +79,7 @@ def build_training_set(
         return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
     sources = [(source.annotation_id, source.synthetic_id) for source in store.training_sources(interrupted)]
     run = store.run(interrupted)
-    pair_keys = run.config.get(_PAIR_KEYS, []) if run is not None else []
+    pair_keys = run.config.get(PAIR_KEYS, []) if run is not None else []
     is_usable = all(source in current.dialogues for source in sources) and all(
         key in current.pairs for key in pair_keys
     )
@@ -115,8 +110,10 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
         logger.info("discarding interrupted training run %d", training_set.discarded_run)
         shutil.rmtree(store.checkpoint_folder(training_set.discarded_run), ignore_errors=True)
     with store.transaction():
-        pair_keys = {_PAIR_KEYS: list(training_set.pairs)} if training_set.pairs else {}
-        run_id = store.begin_run("training", fingerprint, {**config.to_json(), **store.last_ids(), **pair_keys})
+        settings = {**config.to_json(), **store.last_ids()}
+        if config.uses_pairs:
+            settings |= {PAIR_KEYS: list(training_set.pairs), LAST_PAIR: store.pairs.last_id()}
+        run_id = store.begin_run("training", fingerprint, settings)
         store.add_training_sources(run_id, list(training_set.dialogues))
     return run_id
 

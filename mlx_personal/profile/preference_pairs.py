@@ -103,6 +103,10 @@ class PreferencePairs:
         )
         return [PreferencePairRow(*tuple(row)[1:]) for row in rows if row["id"] not in opposed]
 
+    def last_id(self) -> int:
+        """Return the id of the pair that was stored last; 0 if there is none."""
+        return self._database.fetch_int("SELECT max(id) FROM preference_pairs")
+
     def usable_count(self) -> int:
         """Return the number of pairs that no latest verdict opposes."""
         return self._database.fetch_int("SELECT count(*) FROM preference_pairs") - len(self._opposed_ids())

@@ -10,10 +10,13 @@ import pytest
 
 from mlx_personal import Dialogue, LanguageModel, Personalizer, UserError
 from mlx_personal.annotation import AnnotationConfig
-from mlx_personal.config import Config
+from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.finetune import LoRAConfig, TrainingStep
+from mlx_personal.finetune.config import OBJECTIVES
+from mlx_personal.personalizer.pending import pending_steps
 from mlx_personal.personalizer.preference_pairs import profile_pairs
+from mlx_personal.personalizer.training_set import begin_training, current_training_set
 from mlx_personal.profile import PreferencePairRow
 from tests.support.training_steps import for_each_step
 
@@ -152,6 +155,47 @@ def test_a_profile_is_trained_on_its_pairs(personalizer: Personalizer) -> None:
     assert len(report.rewards["rewards/margins"]) == 2
     run = personalizer.store.last_run("training")
     assert run is not None and run.config["objective"] == "dpo"
+
+
+def is_training_pending(personalizer: Personalizer, objective: str = "dpo") -> bool:
+    finetune = dataclasses.replace(CONFIG.finetune, objective=objective)
+    config = dataclasses.replace(CONFIG, finetune=finetune, trigger=TrainingTrigger(min_received=1))
+    steps = pending_steps(personalizer.store, config, personalizer.fingerprint)
+    return "train" in [step.step for step in steps]
+
+
+def test_imported_pairs_alone_make_a_training_pending_if_the_objective_uses_pairs(personalizer: Personalizer) -> None:
+    assert not is_training_pending(personalizer)
+    add_pair(personalizer, 1, "Slowly.", "Fast.")
+    add_pair(personalizer, 2, "Here.", "There.")
+    assert [name for name in OBJECTIVES if is_training_pending(personalizer, name)] == ["dpo", "orpo", "sft+dpo"]
+    interrupt_training(personalizer)
+    assert is_training_pending(personalizer) and not is_training_pending(personalizer, "sft")
+    assert personalizer.train().report.pairs == 2
+    personalizer.observe([Dialogue.of("What is new?", "Nothing.")])
+    assert not is_training_pending(personalizer)
+    add_pair(personalizer, 3, "At night.", "At noon.")
+    assert is_training_pending(personalizer) and not is_training_pending(personalizer, "sft")
+
+
+def test_pairs_that_cannot_be_trained_on_make_no_training_pending(personalizer: Personalizer) -> None:
+    annotate(personalizer, 1, "accept", held_out=True)
+    add_pair(personalizer, 1, "Slowly.", "Fast.")
+    add_pair(personalizer, 2, "Here.", "Here.")
+    assert not is_training_pending(personalizer)
+    add_pair(personalizer, 2, "Here.", "There.")
+    assert is_training_pending(personalizer)
+
+
+def test_pairs_that_a_run_without_pairs_did_not_use_are_new(personalizer: Personalizer) -> None:
+    add_pair(personalizer, 1, "Slowly.", "Fast.")
+    annotate(personalizer, 2, "accept")
+    sft = dataclasses.replace(CONFIG.finetune, objective="sft")
+    training_set = current_training_set(personalizer.store, sft, [])
+    run_id = begin_training(personalizer.store, sft, personalizer.fingerprint, training_set)
+    personalizer.store.finish_run(run_id, {})
+    personalizer.observe([Dialogue.of("What is new?", "Nothing.")])
+    assert not is_training_pending(personalizer, "sft") and is_training_pending(personalizer, "sft+dpo")
 
 
 def interrupt_training(personalizer: Personalizer) -> None:
