@@ -209,7 +209,7 @@ class Conversation:
         # The examples are dropped like an exchange that is older than all others.
         @functools.cache
         def prompt_without(dropped: int) -> list[int]:
-            before = example_messages(examples) if dropped == 0 else []
+            before = example_messages([example.entry.dialogue for example in examples]) if dropped == 0 else []
             messages = (*self._system, *before, *self._messages[2 * max(0, dropped - 1) :], message)
             return self._lm.tokenize_prompt([{"role": m.role, "content": m.content} for m in messages], now)
 

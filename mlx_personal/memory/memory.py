@@ -125,7 +125,8 @@ class Memory:
         taken: list[RetrievedExample] = []
         for example in self.nearest(question, _CANDIDATES * self.config.examples, excluded_groups):
             longer = [*taken, example]
-            if self._prompt_length([*before, *example_messages(self._in_order(longer)), messages[-1]]) <= limit:
+            shown = example_messages(_dialogues_of(self._in_order(longer)))
+            if self._prompt_length([*before, *shown, messages[-1]]) <= limit:
                 taken = longer
             if len(taken) == self.config.examples:
                 break
@@ -137,29 +138,44 @@ class Memory:
         excluded_groups: Collection[Hashable] = frozenset(),
         max_length: int | None = None,
     ) -> Dialogue:
-        """Return a dialogue with the examples for its first question before it, after its system turn.
+        """Return a dialogue with its examples before it, after its system turn.
+
+        Args:
+            dialogue: The dialogue.
+            excluded_groups: As in `examples_of`.
+            max_length: As in `examples_of`.
+
+        Returns:
+            The dialogue, in which the answers of the examples have weight 0.
+        """
+        return insert_examples(dialogue, _dialogues_of(self.examples_of(dialogue, excluded_groups, max_length)))
+
+    def examples_of(
+        self,
+        dialogue: Dialogue,
+        excluded_groups: Collection[Hashable] = frozenset(),
+        max_length: int | None = None,
+    ) -> tuple[RetrievedExample, ...]:
+        """Return the examples for the first question of a whole dialogue, in their order in the prompt.
 
         A dialogue of several turns whose last prompt leaves no space for the examples gets none.
 
         Args:
             dialogue: The dialogue.
             excluded_groups: Groups of near-duplicates of which no dialogue is taken; its own, if it is trained on.
-            max_length: Maximum number of tokens of the result with all its answers, for a training sample; the farthest
-                examples are left out until it fits. None for the limits of a prompt only.
-
-        Returns:
-            The dialogue, in which the answers of the examples have weight 0.
+            max_length: Maximum number of tokens of the dialogue with its examples and all its answers, for a training
+                sample; the farthest examples are left out until it fits. None for the limits of a prompt only.
         """
         system = dialogue.messages[0].content if dialogue.messages[0].role == "system" else ""
         examples = self.examples_for(first_question(dialogue), excluded_groups, system)
         visible = _without_thoughts(dialogue) or dialogue  # as it is asked and trained on
-        last_prompt = insert_examples(visible, examples).messages[:-1]
+        last_prompt = insert_examples(visible, _dialogues_of(examples)).messages[:-1]
         if examples and not self.has_space_for(self._prompt_length(last_prompt)):
-            return dialogue
+            return ()
         while examples and max_length is not None and self._sample_length(visible, examples) > max_length:
             farthest = min(examples, key=_nearness)
             examples = tuple(example for example in examples if example is not farthest)
-        return insert_examples(dialogue, examples)
+        return examples
 
     def has_space_for(self, prompt_length: int) -> bool:
         """Return whether the examples may stay in a prompt of a conversation or of a dialogue that is evaluated.
@@ -231,7 +247,7 @@ class Memory:
         return len(self._lm.tokenize_prompt([{"role": m.role, "content": m.content} for m in messages]))
 
     def _sample_length(self, dialogue: Dialogue, examples: Sequence[RetrievedExample]) -> int:
-        sequences = self._lm.tokenize_dialogue(insert_examples(dialogue, examples))
+        sequences = self._lm.tokenize_dialogue(insert_examples(dialogue, _dialogues_of(examples)))
         return max(len(tokens) for tokens, _ in sequences)
 
 
@@ -244,7 +260,7 @@ def first_question(dialogue: Dialogue) -> str:
     return next(message.content for message in dialogue.messages if message.role == "user")
 
 
-def example_messages(examples: Sequence[RetrievedExample]) -> list[Message]:
+def example_messages(examples: Sequence[Dialogue]) -> list[Message]:
     """Return the messages of examples as they stand before a question, with answers of weight 0 and no system turns.
 
     Args:
@@ -253,12 +269,12 @@ def example_messages(examples: Sequence[RetrievedExample]) -> list[Message]:
     return [
         Message(m.role, m.content, 0 if m.role == "assistant" else 1)
         for example in examples
-        for m in example.entry.dialogue.messages
+        for m in example.messages
         if m.role != "system"
     ]
 
 
-def insert_examples(dialogue: Dialogue, examples: Sequence[RetrievedExample]) -> Dialogue:
+def insert_examples(dialogue: Dialogue, examples: Sequence[Dialogue]) -> Dialogue:
     """Return a dialogue with examples before its first question, after its system turn.
 
     Args:
@@ -269,6 +285,10 @@ def insert_examples(dialogue: Dialogue, examples: Sequence[RetrievedExample]) ->
     if not examples:
         return dialogue
     return Dialogue((*dialogue.messages[:start], *example_messages(examples), *dialogue.messages[start:]))
+
+
+def _dialogues_of(examples: Sequence[RetrievedExample]) -> list[Dialogue]:
+    return [example.entry.dialogue for example in examples]
 
 
 def _nearness(example: RetrievedExample) -> tuple[float, float]:

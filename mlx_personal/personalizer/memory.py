@@ -19,10 +19,10 @@ from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.embedding import make_embedder
-from mlx_personal.finetune.data.dataset import PreferencePair, draw_validation_groups, usable_pairs
+from mlx_personal.finetune.data.dataset import draw_validation_groups, usable_pairs
 from mlx_personal.memory import Memory, MemoryEntry, embed_questions, first_question
 from mlx_personal.models import LanguageModel
-from mlx_personal.personalizer.training_set import TrainingSet
+from mlx_personal.personalizer.training_set import Source, TrainingSet
 from mlx_personal.profile import Store
 
 _NO_EXAMPLES: Final = "finetune.examples has no effect, since memory.examples is 0"
@@ -77,7 +77,8 @@ def as_trained(
     """Return a training set as it is trained on: by `finetune.examples` with examples before dialogues and pairs.
 
     The examples are the nearest other annotated dialogues of the training set. None is a near-duplicate of the dialogue
-    itself or of its group, or used for validation. Those that do not fit into a training sample are left out.
+    itself or of its group, or used for validation. Those that do not fit into a training sample are left out. An
+    interrupted run has those that it began with, whatever has been annotated since.
 
     Args:
         store: The profile's store.
@@ -88,13 +89,20 @@ def as_trained(
     """
     if config.finetune.examples == "none":
         return training_set
+    annotations = {annotation.id: annotation for annotation in store.preferred_annotations(held_out=False)}
+    annotated = {
+        annotations[annotation_id].dialogue_id: dialogue
+        for (annotation_id, synthetic_id), dialogue in training_set.dialogues.items()
+        if synthetic_id is None
+    }
+    if training_set.example_ids is not None:
+        return training_set.with_examples(training_set.example_ids, annotated)
     notes = training_set.notes
     if not config.memory.examples:
-        return dataclasses.replace(training_set, notes=(*notes, _NO_EXAMPLES))
+        return dataclasses.replace(training_set, notes=(*notes, _NO_EXAMPLES), example_ids={})
     if not reads_weights and config.memory.retrieval != "bm25":
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, retrieval="bm25"))
         notes = (*notes, _FOUND_BY_WORDS)
-    annotations = {annotation.id: annotation for annotation in store.preferred_annotations(held_out=False)}
     trained_on = (
         [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_dialogues else []
     )
@@ -112,25 +120,19 @@ def as_trained(
     index = NearDuplicateIndex(entry.dialogue for entry in entries)
     max_length = min(config.finetune.max_seq_length, lm.context_length)
 
-    def with_examples(dialogue: Dialogue, annotation_id: object) -> Dialogue:
+    def example_ids_of(dialogue: Dialogue, annotation_id: object) -> list[int]:
         excluded = {entries[number].group for number in index.find(dialogue)}
         if annotation_id in annotations:
             excluded.add(annotations[annotation_id].group)
-        return memory.with_examples(dialogue, excluded, max_length)
+        return [example.entry.id for example in memory.examples_of(dialogue, excluded, max_length)]
 
-    def pair_with_examples(pair: PreferencePair) -> PreferencePair:
+    example_ids: dict[Source | str, Sequence[int]] = {
+        source: example_ids_of(dialogue, source[0]) for source, dialogue in training_set.dialogues.items()
+    }
+    for key, pair in training_set.pairs.items():
         # Both sides have the examples with which the longer one fits.
-        prompts = [with_examples(side, pair.group).messages[:-1] for side in (pair.chosen, pair.rejected)]
-        prompt = min(prompts, key=len)
-        sides = [Dialogue((*prompt, side.messages[-1])) for side in (pair.chosen, pair.rejected)]
-        return dataclasses.replace(pair, chosen=sides[0], rejected=sides[1])
-
-    return dataclasses.replace(
-        training_set,
-        dialogues={source: with_examples(d, source[0]) for source, d in training_set.dialogues.items()},
-        pairs={key: pair_with_examples(pair) for key, pair in training_set.pairs.items()},
-        notes=notes,
-    )
+        example_ids[key] = min((example_ids_of(side, pair.group) for side in (pair.chosen, pair.rejected)), key=len)
+    return dataclasses.replace(training_set.with_examples(example_ids, annotated), notes=notes)
 
 
 def _not_held_out(store: Store, entries: Sequence[MemoryEntry], excluded: Sequence[Dialogue] = ()) -> list[MemoryEntry]:

@@ -573,12 +573,11 @@ class Personalizer:
         general = self._general_dialogues()
         # Lazily, so that a training run that does not fit into memory fails before the weights are read.
         lm, process_group = self.base_model(lazy=True), ProcessGroup()
-        training_set = self._training_set(restart)
+        training_set = as_trained(self.store, self.config, lm, self._training_set(restart))
         run_id = begin_training(self.store, self.config.finetune, self.fingerprint, training_set)
         adapter_folder = f"adapters/{run_id:04d}"
         # The folder exists if the run was interrupted after writing it: it is written again from the last checkpoint.
         shutil.rmtree(self.folder / adapter_folder, ignore_errors=True)
-        training_set = as_trained(self.store, self.config, lm, training_set)
         examples = training_set.examples(self.config.mixture.synthetic_weight)
         pairs = list(training_set.pairs.values())
         broadcast_job(process_group, lm, examples, self.config.finetune, general, pairs)

@@ -7,17 +7,22 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError
 from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.finetune.data.dataset import PreferencePair, usable_pairs
+from mlx_personal.memory import insert_examples
 from mlx_personal.personalizer.pending import LAST_PAIR, PAIR_KEYS, interrupted_training
 from mlx_personal.personalizer.preference_pairs import profile_pairs
 from mlx_personal.profile import Store
 
 logger = logging.getLogger(__name__)
+
+# Entry of a run's stored settings: the examples of its dialogues, in training order, and of its pairs, by their ids.
+_EXAMPLE_IDS: Final = "example_ids"
 
 Source = tuple[int, int | None]
 """The annotation id of a dialogue, and its synthetic id or None for the annotated dialogue itself."""
@@ -33,6 +38,8 @@ class TrainingSet:
         discarded_run: Id of the interrupted training run that is not resumed, if there is one.
         notes: Notes for the user about the interrupted training run, one line each.
         pairs: The preference pairs by their keys, in training order; empty for an objective without pairs.
+        example_ids: The ids of the dialogues that are the examples of each dialogue and pair, in their order in the
+            prompt; None until they are chosen, and for dialogues that are trained on without examples.
     """
 
     dialogues: Mapping[Source, Dialogue]
@@ -40,6 +47,7 @@ class TrainingSet:
     discarded_run: int | None = None
     notes: tuple[str, ...] = ()
     pairs: Mapping[str, PreferencePair] = field(default_factory=dict)
+    example_ids: Mapping[Source | str, Sequence[int]] | None = None
 
     def examples(self, synthetic_weight: float) -> list[Example]:
         """Return the examples to train on, each in the group of its annotation.
@@ -52,14 +60,38 @@ class TrainingSet:
             for (annotation, synthetic), dialogue in self.dialogues.items()
         ]
 
+    def with_examples(
+        self, example_ids: Mapping[Source | str, Sequence[int]], by_id: Mapping[int, Dialogue]
+    ) -> TrainingSet:
+        """Return the training set with examples before its dialogues and pairs.
+
+        Args:
+            example_ids: The examples of each dialogue and pair; those that are missing have none.
+            by_id: The dialogues that may be examples by their ids; their thoughts are left out.
+        """
+
+        def insert(dialogue: Dialogue, key: Source | str) -> Dialogue:
+            ids = example_ids.get(key, ())
+            return insert_examples(dialogue, [by_id[example_id].without_thoughts() for example_id in ids])
+
+        return dataclasses.replace(
+            self,
+            dialogues={source: insert(dialogue, source) for source, dialogue in self.dialogues.items()},
+            pairs={
+                key: dataclasses.replace(pair, chosen=insert(pair.chosen, key), rejected=insert(pair.rejected, key))
+                for key, pair in self.pairs.items()
+            },
+            example_ids=example_ids,
+        )
+
 
 def build_training_set(
     store: Store, config: LoRAConfig, fingerprint: str, held_out: Sequence[Dialogue], restart: bool = False
 ) -> TrainingSet:
     """Return the dialogues to train on, without starting a training run.
 
-    An interrupted training run on the current base model is resumed with the dialogues that it began with, unless some
-    of them may no longer be trained on.
+    An interrupted training run on the current base model is resumed with the dialogues that it began with and their
+    examples, unless some of these dialogues may no longer be trained on.
 
     Args:
         store: The profile's store.
@@ -80,14 +112,16 @@ def build_training_set(
         return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
     sources = [(source.annotation_id, source.synthetic_id) for source in store.training_sources(interrupted)]
     run = store.run(interrupted)
-    pair_keys = run.config.get(PAIR_KEYS, []) if run is not None else []
+    begun = {} if run is None else run.config
+    pair_keys = begun.get(PAIR_KEYS, [])
     is_usable = all(source in current.dialogues for source in sources) and all(
         key in current.pairs for key in pair_keys
     )
     if (sources or pair_keys) and is_usable:
         dialogues = {source: current.dialogues[source] for source in sources}
         pairs = {key: current.pairs[key] for key in pair_keys}
-        return TrainingSet(dialogues, resumed_run=interrupted, pairs=pairs)
+        example_ids = _stored_example_ids(begun, [*sources, *pair_keys])
+        return TrainingSet(dialogues, resumed_run=interrupted, pairs=pairs, example_ids=example_ids)
     note = "an interrupted training run is discarded: it used dialogues that may no longer be trained on"
     return dataclasses.replace(current, discarded_run=interrupted, notes=(note,))
 
@@ -99,7 +133,7 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
         store: The profile's store.
         config: Settings of the training run.
         fingerprint: Fingerprint of the current base model.
-        training_set: The dialogues to train on.
+        training_set: The dialogues to train on, with their examples.
 
     Returns:
         The run's id.
@@ -114,6 +148,9 @@ def begin_training(store: Store, config: LoRAConfig, fingerprint: str, training_
         settings = {**config.to_json(), **store.last_ids()}
         if config.uses_pairs:
             settings |= {PAIR_KEYS: list(training_set.pairs), LAST_PAIR: store.pairs.last_id()}
+        if training_set.example_ids is not None:
+            keys: list[Source | str] = [*training_set.dialogues, *training_set.pairs]
+            settings[_EXAMPLE_IDS] = [list(training_set.example_ids.get(key, ())) for key in keys]
         run_id = store.begin_run("training", fingerprint, settings)
         store.add_training_sources(run_id, list(training_set.dialogues))
     return run_id
@@ -147,3 +184,16 @@ def current_training_set(store: Store, config: LoRAConfig, held_out: Sequence[Di
         if not held_out_index.find(rewrite.dialogue):
             dialogues[rewrite.annotation_id, rewrite.id] = rewrite.dialogue
     return TrainingSet(dialogues, pairs=pairs)
+
+
+def _stored_example_ids(
+    begun: Mapping[str, Any], keys: Sequence[Source | str]
+) -> dict[Source | str, Sequence[int]] | None:
+    """Return the examples that an interrupted run began with; None if it chose none.
+
+    Args:
+        begun: Its stored settings.
+        keys: Its sources, then the keys of its pairs.
+    """
+    stored = begun.get(_EXAMPLE_IDS)
+    return None if stored is None else dict(zip(keys, stored, strict=True))

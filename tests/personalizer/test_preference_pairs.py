@@ -12,13 +12,13 @@ from mlx_personal import Dialogue, LanguageModel, Personalizer, UserError
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.evaluation import EvaluationConfig
-from mlx_personal.finetune import LoRAConfig, TrainingStep
+from mlx_personal.finetune import LoRAConfig
 from mlx_personal.finetune.config import OBJECTIVES
 from mlx_personal.personalizer.pending import pending_steps
 from mlx_personal.personalizer.preference_pairs import profile_pairs
 from mlx_personal.personalizer.training_set import begin_training, current_training_set
 from mlx_personal.profile import PreferencePairRow
-from tests.support.training_steps import for_each_step
+from tests.support.training_steps import interrupt_training
 
 CONFIG = Config(
     annotation=AnnotationConfig(questions_per_day=100),
@@ -196,20 +196,6 @@ def test_pairs_that_a_run_without_pairs_did_not_use_are_new(personalizer: Person
     personalizer.store.finish_run(run_id, {})
     personalizer.observe([Dialogue.of("What is new?", "Nothing.")])
     assert not is_training_pending(personalizer, "sft") and is_training_pending(personalizer, "sft+dpo")
-
-
-def interrupt_training(personalizer: Personalizer) -> None:
-    """Begin a training run, and stop it in its second step."""
-
-    class KilledError(BaseException):
-        pass
-
-    def kill(step: TrainingStep) -> None:
-        if step.number == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        personalizer.train(for_each_step(kill))
 
 
 def test_an_interrupted_run_is_resumed_with_its_pairs(personalizer: Personalizer) -> None:

@@ -1,9 +1,12 @@
-"""Progress of a training as its steps."""
+"""Progress of a training as its steps, and a training that is interrupted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from mlx_personal import Personalizer
 from mlx_personal.finetune import TrainingStep
 from mlx_personal.progress import Progress, ProgressEvent
 
@@ -17,3 +20,17 @@ def for_each_step(function: Callable[[TrainingStep], object]) -> Progress:
             function(event.detail)
 
     return on_progress
+
+
+def interrupt_training(personalizer: Personalizer) -> None:
+    """Begin a training run, and stop it in its second step."""
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(step: TrainingStep) -> None:
+        if step.number == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        personalizer.train(for_each_step(kill))
