@@ -36,7 +36,9 @@ from mlx_personal.finetune.forward.gradients import GradientComputer
 from mlx_personal.finetune.forward.preferences import STATISTICS, BatchObjective, dpo_terms, orpo_terms
 from mlx_personal.finetune.identity import training_identity
 from mlx_personal.finetune.plan import TrainingPlan
-from mlx_personal.finetune.planning.memory import MemoryPlan
+from mlx_personal.finetune.planning import memory
+from mlx_personal.finetune.planning.layer_memory import MicroBatchSize
+from mlx_personal.finetune.planning.memory import MemoryPlan, SampleSizes, estimate_memory, model_spec
 from tests.support import random_models
 from tests.support.cases import slow_cases
 from tests.support.training_steps import for_each_step
@@ -276,6 +278,29 @@ def test_a_pair_longer_than_a_packed_sequence_is_padded() -> None:
     lengths = [sum(len(plan.data.all[i]) for i in batch.indices) for batch in batches]
     assert [len(batch.indices) for batch in batches] == [2, 2, 2, 2]
     assert [batch.segments is None for batch in batches] == [length > 45 for length in lengths] == [0, 1, 1, 0]
+
+
+def test_the_memory_of_a_pair_longer_than_a_packed_sequence_is_planned_as_it_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm, plan = random_models.random_model("ministral3"), make_plan("dpo", batch_size=3)
+    lm.model.args.rope_parameters = lm.model.args.rope_parameters | {"original_max_position_embeddings": 45}
+    planned = []
+
+    def record(spec: Any, layers: Any, size: MicroBatchSize, *rest: Any, **options: Any) -> int:
+        planned.append(size.tokens)
+        return 0
+
+    monkeypatch.setattr(memory, "gradient_bytes", record)
+    estimate_memory(model_spec(lm), SampleSizes.from_data(plan.data), plan.config, MemoryPlan(), None)
+    del planned[-2:]  # of the equivalence check
+    random_models.with_adapter(lm)
+    computer = GradientComputer(
+        lm, plan.data.all, "packed", MemoryPlan(), share_prefixes=False, objective=plan.objective
+    )
+    computed = [batch for step in plan.steps for batch in computer._batches(step.indices, share_prefixes=False)]
+    assert planned == [batch.inputs.size for batch in computed]
+    assert {batch.segments is None for batch in computed} == {True, False}
 
 
 # Steps and micro-batches

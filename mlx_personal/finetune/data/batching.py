@@ -155,6 +155,35 @@ def micro_batches(
         yield micro_batch
 
 
+def formatted_micro_batches(
+    step: Sequence[int],
+    lengths: Sequence[int],
+    max_tokens: int,
+    max_packed_tokens: int,
+    batch_format: BatchFormat,
+    chosen: Set[int] = frozenset(),
+) -> Iterator[tuple[list[int], BatchFormat]]:
+    """Yield the samples of a step in micro-batches, each with the format in which it is computed.
+
+    Args:
+        step: Indices of samples.
+        lengths: Number of tokens of each sample of the data set.
+        max_tokens: As in `micro_batches`.
+        max_packed_tokens: Maximum number of tokens of a packed sequence, see `packing.max_packed_length`.
+        batch_format: Format of the batches.
+        chosen: As in `micro_batches`.
+
+    Yields:
+        Indices of samples in the order of the step, and the format.
+    """
+    is_packed = batch_format == "packed"
+    limit = min(max_tokens, max_packed_tokens) if is_packed else max_tokens
+    for micro_batch in micro_batches(step, lengths, limit, batch_format, chosen):
+        # A pair may be longer than a packed sequence can be; padded, each of its samples starts at position 0.
+        is_long = is_packed and len(micro_batch) > 1 and sum(lengths[i] for i in micro_batch) > max_packed_tokens
+        yield micro_batch, "padded" if is_long else batch_format
+
+
 def collate(
     samples: Sequence[Sample], indices: Sequence[int], batch_format: BatchFormat, share_prefixes: bool = False
 ) -> Batch:

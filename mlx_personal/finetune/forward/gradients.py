@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
-from mlx_personal.finetune.data.batching import Batch, BatchFormat, collate, micro_batches
+from mlx_personal.finetune.data.batching import Batch, BatchFormat, collate, formatted_micro_batches
 from mlx_personal.finetune.data.packing import max_packed_length
 from mlx_personal.finetune.data.samples import Sample
 from mlx_personal.finetune.forward.activation_cache import ActivationCache, CacheLocation
@@ -65,8 +65,7 @@ class GradientComputer:
         self._lm, self._samples, self._mode, self._plan = lm, samples, mode, plan
         self._batch_format: BatchFormat = "packed" if mode == "packed" else "padded"
         self._share_prefixes, self._use_cache = share_prefixes, use_cache
-        packed_limit = max_packed_length(getattr(lm.model, "args", None))
-        self._max_tokens = packed_limit if mode == "packed" else plan.micro_batch_tokens
+        self._max_packed_tokens = max_packed_length(getattr(lm.model, "args", None))
         self._lengths = [len(sample) for sample in samples]
         self._network = SplitModel(lm)
         self._keys = RandomKeys()
@@ -172,7 +171,7 @@ class GradientComputer:
             self._lm.model.train()
 
     def _cache_activations(self, on_progress: Progress | None) -> None:
-        max_tokens = self._max_tokens if self._batch_format == "packed" else 1
+        max_tokens = self._max_packed_tokens if self._batch_format == "packed" else 1
         cache = ActivationCache(
             self._network, self._samples, max_tokens, self._plan.cache_bytes, self._use_cache, on_progress
         )
@@ -180,9 +179,12 @@ class GradientComputer:
         self._cross_entropies = split_cross_entropies(self._network, cache.get)
 
     def _batches(self, indices: Sequence[int], share_prefixes: bool) -> Iterator[Batch]:
-        max_tokens = min(self._plan.micro_batch_tokens, self._max_tokens)
-        for micro_batch in micro_batches(indices, self._lengths, max_tokens, self._batch_format, self.objective.chosen):
-            # A pair may be longer than a packed sequence can be; padded, each of its samples starts at position 0.
-            is_long = len(micro_batch) > 1 and sum(self._lengths[i] for i in micro_batch) > self._max_tokens
-            batch_format = "padded" if is_long else self._batch_format
+        for micro_batch, batch_format in formatted_micro_batches(
+            indices,
+            self._lengths,
+            self._plan.micro_batch_tokens,
+            self._max_packed_tokens,
+            self._batch_format,
+            self.objective.chosen,
+        ):
             yield collate(self._samples, micro_batch, batch_format, share_prefixes)

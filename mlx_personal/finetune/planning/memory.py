@@ -15,10 +15,12 @@ from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.batching import (
     BatchFormat,
     bucketed_steps,
+    formatted_micro_batches,
     interleaved_steps,
     micro_batches,
     shuffled_steps,
 )
+from mlx_personal.finetune.data.packing import max_packed_length
 from mlx_personal.finetune.data.samples import Sample, TrainingData
 from mlx_personal.finetune.forward.activation_cache import CACHE_BATCH_TOKENS
 from mlx_personal.finetune.forward.equivalence import ForwardMode, select_probe, shortest_two_lengths
@@ -170,7 +172,9 @@ def model_spec(lm: LanguageModel) -> ModelSpec:
     Args:
         lm: The model, without an adapter.
     """
-    return spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
+    spec = spec_from_model(lm) if lm.path is None else spec_from_folder(lm.path)
+    # Of the settings with mlx-lm's defaults, which the file of a folder may not have.
+    return dataclasses.replace(spec, max_packed_tokens=max_packed_length(getattr(lm.model, "args", None)))
 
 
 def plan_memory(lm: LanguageModel, data: TrainingData, config: LoRAConfig) -> MemoryPlan:
@@ -269,7 +273,7 @@ def estimate_memory(
     step = _training_step_bytes(spec, trained, samples, config, plan, adapter, mode)
     caching = spec.bytes + adapter
     if skips_frozen:
-        groups = micro_batches(range(len(lengths)), lengths, CACHE_BATCH_TOKENS, "packed")
+        groups = micro_batches(range(len(lengths)), lengths, min(CACHE_BATCH_TOKENS, spec.max_packed_tokens), "packed")
         caching += cached + max(forward_bytes(spec, spec.layers[-1], samples.packed(group)) for group in groups)
     return MemoryEstimate(
         loading_bytes=spec.bytes,
@@ -302,18 +306,26 @@ def _training_step_bytes(
     mode: ForwardMode,
 ) -> int:
     """Return the memory of the largest step or validation without the model's weights."""
-    lengths, count, is_plain = samples.lengths, samples.trained_count, mode == "plain"
-    batch_format: BatchFormat = "packed" if mode == "packed" else "padded"
+    count, is_plain = samples.trained_count, mode == "plain"
+
+    def sizes(indices: Sequence[int]) -> Iterator[MicroBatchSize]:
+        for micro_batch, batch_format in formatted_micro_batches(
+            indices,
+            samples.lengths,
+            plan.micro_batch_tokens,
+            spec.max_packed_tokens,
+            "packed" if mode == "packed" else "padded",
+            samples.chosen,
+        ):
+            yield samples.in_format(batch_format, micro_batch)
+
     peaks = [_ADAPTER_COPIES_IN_UPDATE * adapter]
     for step in _steps(samples, config, mode):
-        for micro_batch in micro_batches(step, lengths, plan.micro_batch_tokens, batch_format, samples.chosen):
-            size = samples.in_format(batch_format, micro_batch)
+        for size in sizes(step):
             checkpointing = plan.gradient_checkpointing
             gradient = gradient_bytes(spec, trained, size, config, checkpointing, reference=is_plain)
             peaks.append(_ADAPTER_COPIES * adapter + gradient)
-    evaluated = range(count, len(lengths))
-    for micro_batch in micro_batches(evaluated, lengths, plan.micro_batch_tokens, batch_format, samples.chosen):
-        size = samples.in_format(batch_format, micro_batch)
+    for size in sizes(range(count, len(samples.lengths))):
         head = reference_head_bytes(spec, size) if is_plain else head_bytes(spec, size)
         peaks.append(_ADAPTER_COPIES * adapter + max(forward_bytes(spec, spec.layers[-1], size), head))
     return max(peaks)

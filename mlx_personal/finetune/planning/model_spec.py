@@ -16,6 +16,7 @@ from typing import Any
 from mlx.utils import tree_flatten
 
 from mlx_personal.errors import UserError
+from mlx_personal.finetune.data.packing import max_packed_length
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.gguf.architectures import model_config
 from mlx_personal.models.gguf.blocks import GROUP_SIZE
@@ -89,6 +90,7 @@ class ModelSpec:
         layers: The layers, from the first to the last.
         other_bytes: Size of all weights outside the layers.
         is_reloadable: Whether it was loaded from a folder, so that its weights can be released and read again.
+        max_packed_tokens: Maximum number of tokens of a packed sequence.
     """
 
     hidden_size: int
@@ -100,6 +102,7 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     other_bytes: int
     is_reloadable: bool
+    max_packed_tokens: int
 
     @property
     def bytes(self) -> int:
@@ -220,6 +223,7 @@ def _model_spec(
         layers=tuple(_layer_spec(by_layer[index], hidden_size, heads, experts, config) for index in sorted(by_layer)),
         other_bytes=sum(tensor.bytes for tensor in others.values()),
         is_reloadable=folder is not None,
+        max_packed_tokens=max_packed_length(config),
     )
 
 
