@@ -1,21 +1,69 @@
-"""Find the turns of a conversation that are new, given what was imported of it before.
+"""Find the turns of a conversation that are new, given what was imported before.
 
-An exchange is known if a stored dialogue of the same conversation, or another one of the same app, has it after the
-same questions and answers: apps copy what a branch or a resumed session has in common with another conversation. If the
+An exchange is known if a dialogue has it, with weight 1, after the same questions and answers: of an earlier export of
+the conversation, or of another one, because apps copy what a branch or a resumed session has in common with it. If the
 conversation goes on where an unscored dialogue of it ends, that dialogue is replaced by the longer one, in which what
 another dialogue has of the further exchanges is context. In all other cases the new exchanges become a dialogue, in
 which the known ones are context: an edited question or another answer, and all that follows it, is new, and nothing
-that was scored or judged changes. System turns and results of tools are not compared.
+that was scored or judged changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from mlx_personal.dialogue import Dialogue, strip_thoughts
-from mlx_personal.profile.imports import StoredPart
+from mlx_personal.dialogue import Dialogue
+from mlx_personal.profile.exchanges import Exchange, StoredAnswer, exchanges_of
+
+
+class StoredExchanges(Protocol):
+    """What was imported before."""
+
+    def find(self, prefix_hash: bytes) -> StoredAnswer | None:
+        """Return where an exchange is stored, or None.
+
+        Args:
+            prefix_hash: Its prefix hash.
+        """
+        ...
+
+    def hashes_of(self, dialogue_id: int) -> set[bytes]:
+        """Return the prefix hashes of the exchanges that a dialogue has with weight 1.
+
+        Args:
+            dialogue_id: The dialogue.
+        """
+        ...
+
+    def is_scored(self, dialogue_id: int) -> bool:
+        """Return whether a dialogue has been scored, after which it does not change.
+
+        Args:
+            dialogue_id: The dialogue.
+        """
+        ...
+
+    def has_conversation(self, app: str, conversation_id: str) -> bool:
+        """Return whether turns of a conversation were imported; False for one without an id.
+
+        Args:
+            app: Name of the app.
+            conversation_id: The app's id of the conversation.
+        """
+        ...
+
+    def is_of_conversation(self, dialogue_id: int, app: str, conversation_id: str) -> bool:
+        """Return whether a dialogue is of a conversation; of one without an id, whether it is of its app without one.
+
+        Args:
+            dialogue_id: The dialogue.
+            app: Name of the app.
+            conversation_id: The app's id of the conversation; empty if it has none.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,106 +74,69 @@ class NewPart:
         dialogue: The dialogue; its known exchanges have weight 0.
         position: Index of its first new message.
         continues: Id of the stored dialogue that it replaces; None if it is another one.
+        is_continuation: Whether the conversation was imported before and goes on. One whose beginning was copied from
+            another conversation is new, although its new part does not begin with its first turn.
     """
 
     dialogue: Dialogue
-    position: int
-    continues: int | None
+    position: int = 0
+    continues: int | None = None
+    is_continuation: bool = False
 
 
-def new_part(dialogue: Dialogue, parts: Sequence[StoredPart]) -> NewPart | None:
+def new_part(dialogue: Dialogue, app: str, conversation_id: str, stored: StoredExchanges) -> NewPart | None:
     """Return the new exchanges of a conversation; None if all are known.
 
     Args:
         dialogue: The whole conversation.
-        parts: The stored dialogues that may have exchanges of it.
+        app: Name of the app.
+        conversation_id: The app's id of the conversation; empty if it has none.
+        stored: What was imported before.
     """
-    if not parts:
-        return NewPart(dialogue, 0, None)
-    ends = _answers(dialogue)
-    known = {exchange for part in parts for exchange in _known_exchanges(dialogue, part.dialogue)}
-    new = [number for number, end in enumerate(ends) if dialogue.messages[end].weight and number not in known]
+    exchanges = exchanges_of(dialogue, conversation_id)
+    found = [stored.find(exchange.prefix_hash) for exchange in exchanges]
+    new = [number for number, exchange in enumerate(exchanges) if exchange.weight and found[number] is None]
     if not new:
         return None
+    if not any(found):
+        return NewPart(dialogue)
+    ends = [index for index, message in enumerate(dialogue.messages) if message.role == "assistant"]
     until_last = Dialogue(dialogue.messages[: ends[new[-1]] + 1])
-    weights = {ends[number]: 0 for number in known}
-    for part in reversed(parts):
-        stored, may_change = _answers(part.dialogue), part.is_same and not part.is_scored
-        if may_change and len(stored) <= new[0] and _common_exchanges(dialogue, part.dialogue) == len(stored):
-            weights |= {end: part.dialogue.messages[i].weight for end, i in zip(ends, stored, strict=False)}
-            return NewPart(_with_weights(until_last, weights), ends[len(stored) - 1] + 1, part.dialogue_id)
-    first = ends[new[0] - 1] + 1 if new[0] else 0
-    return NewPart(_with_weights(until_last, weights), first, None)
+    weights = {end: 0 for end, answer in zip(ends, found, strict=True) if answer is not None}
+    known, owners = exchanges[: new[0]], {answer.dialogue_id for answer in found[: new[0]] if answer is not None}
+    same = [owner for owner in sorted(owners) if stored.is_of_conversation(owner, app, conversation_id)]
+    for owner in reversed(same):
+        own_weights = _extended_weights(known, stored.hashes_of(owner))
+        if own_weights and not stored.is_scored(owner):
+            weights |= dict(zip(ends, own_weights, strict=False))
+            return NewPart(_with_weights(until_last, weights), ends[len(own_weights) - 1] + 1, owner, True)
+    position = ends[new[0] - 1] + 1 if known else 0
+    is_continuation = bool(known) and (bool(same) or stored.has_conversation(app, conversation_id))
+    return NewPart(_with_weights(until_last, weights), position, None, is_continuation)
 
 
-def find_answer(
-    dialogue: Dialogue, answer: int, parts: Sequence[StoredPart], instead: str | None = None
-) -> tuple[int, int] | None:
-    """Return where an answer of a conversation is stored.
+def _extended_weights(known: Sequence[Exchange], hashes: Iterable[bytes]) -> list[int]:
+    """Return the weights of the exchanges of a stored dialogue; an empty list if it does not begin the conversation.
 
     Args:
-        dialogue: The whole conversation.
-        answer: Index of the answer in its `assistant_turns`.
-        parts: The stored dialogues that may have exchanges of it.
-        instead: Another answer to the same question, without thoughts, to find instead; None for the answer itself.
-
-    Returns:
-        The id of a stored dialogue and the index in its `assistant_turns`; None if none of them has the answer.
+        known: The exchanges of the conversation before its first new one.
+        hashes: The prefix hashes of the exchanges that the dialogue has with weight 1. Its last one is among them.
     """
-    exchange = _answers(dialogue).index(dialogue.turn_indices[answer][1])
-    for part in parts:
-        if instead is None:
-            is_found = exchange in _known_exchanges(dialogue, part.dialogue)
-        else:
-            is_found = _has_answer(part.dialogue, dialogue, exchange, instead)
-        if is_found:
-            end = _answers(part.dialogue)[exchange]
-            return part.dialogue_id, [assistant for _, assistant in part.dialogue.turn_indices].index(end)
-    return None
+    remaining = set(hashes)
+    weights = []
+    for exchange in known:
+        weights.append(int(exchange.prefix_hash in remaining))
+        remaining.discard(exchange.prefix_hash)
+        if not remaining:
+            return weights
+    return []
 
 
-def _has_answer(stored: Dialogue, dialogue: Dialogue, exchange: int, text: str) -> bool:
-    """Return whether a stored dialogue has another answer, with weight 1, to a question of a conversation."""
-    if _common_exchanges(dialogue, stored) != exchange or len(_answers(stored)) <= exchange:
-        return False
-    question, answer = _exchanges(stored)[exchange]
-    is_target = bool(stored.messages[_answers(stored)[exchange]].weight)
-    return (
-        is_target and question == _exchanges(dialogue)[exchange][0] and strip_thoughts(answer).strip() == text.strip()
-    )
-
-
-def _known_exchanges(dialogue: Dialogue, stored: Dialogue) -> list[int]:
-    """Return the numbers of the exchanges of a conversation that a stored dialogue has with weight 1."""
-    ends = _answers(stored)[: _common_exchanges(dialogue, stored)]
-    return [number for number, end in enumerate(ends) if stored.messages[end].weight]
-
-
-def _common_exchanges(first: Dialogue, second: Dialogue) -> int:
-    """Return how many exchanges two dialogues have in common from their beginning."""
-    count = 0
-    for one, other in zip(_exchanges(first), _exchanges(second), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
-
-
-def _exchanges(dialogue: Dialogue) -> list[tuple[str, str]]:
-    questions = [message.content for message in dialogue.messages if message.role == "user"]
-    return list(zip(questions, (dialogue.messages[end].content for end in _answers(dialogue)), strict=True))
-
-
-def _answers(dialogue: Dialogue) -> list[int]:
-    """Return the indices of the assistant turns of any weight."""
-    return [index for index, message in enumerate(dialogue.messages) if message.role == "assistant"]
-
-
-def _with_weights(dialogue: Dialogue, weights: dict[int, int]) -> Dialogue:
+def _with_weights(dialogue: Dialogue, weights: Mapping[int, int]) -> Dialogue:
     """Return a dialogue with other weights for some messages, by their indices."""
     return Dialogue(
         tuple(
-            dataclasses.replace(message, weight=min(message.weight, weights.get(index, 1)))
+            dataclasses.replace(message, weight=weights.get(index, message.weight))
             for index, message in enumerate(dialogue.messages)
         )
     )

@@ -10,19 +10,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Protocol
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.importers.conversation import Rating
 from mlx_personal.importers.verdicts import InferredVerdict
+from mlx_personal.personalizer.continuation import StoredExchanges
 from mlx_personal.profile import Origin, PreferencePairRow, Store
-from mlx_personal.profile.imports import MAX_RELATED, StoredPart, beginning_of
-
-# Characters of the dialogues that a dry run remembers, so that a second export of the same chat is not new again.
-_PLANNED_CHARS: Final = 64_000_000
+from mlx_personal.profile.exchanges import StoredAnswer, exchanges_of
 
 
-class ImportTarget(Protocol):
+class ImportTarget(StoredExchanges, Protocol):
     """Stores what is new of the conversations of an import.
 
     Attributes:
@@ -33,16 +31,6 @@ class ImportTarget(Protocol):
 
     def transaction(self) -> AbstractContextManager[object]:
         """Return a context in which all changes are stored, or none of them if it raises."""
-        ...
-
-    def parts(self, app: str, conversation_id: str, dialogue: Dialogue) -> list[StoredPart]:
-        """Return what is stored of a conversation, as `Imports.parts` does.
-
-        Args:
-            app: Name of the app.
-            conversation_id: The app's id of the conversation; empty if it has none.
-            dialogue: Its dialogue.
-        """
         ...
 
     def id_of_key(self, key: str) -> int | None:
@@ -82,12 +70,13 @@ class ImportTarget(Protocol):
         """
         ...
 
-    def add_verdict(self, dialogue_id: int, verdict: InferredVerdict) -> bool:
-        """Store a verdict, and return whether it is not the latest one on its answer from the same source already.
+    def add_verdict(self, dialogue_id: int, verdict: InferredVerdict, conversation_id: str) -> bool:
+        """Store a verdict unless it says nothing new, as `Imports.has_verdict` defines it, and return whether it does.
 
         Args:
             dialogue_id: The dialogue.
             verdict: The verdict, with the index of the answer in that dialogue.
+            conversation_id: The app's id of the conversation that has the verdict; empty if it has none.
         """
         ...
 
@@ -116,9 +105,25 @@ class ProfileTarget:
         """Return a transaction of the profile's database."""
         return self._store.transaction()
 
-    def parts(self, app: str, conversation_id: str, dialogue: Dialogue) -> list[StoredPart]:
-        """Return what is stored of a conversation."""
-        return self._imports.parts(app, conversation_id, dialogue)
+    def find(self, prefix_hash: bytes) -> StoredAnswer | None:
+        """Return where an exchange is stored, or None."""
+        return self._store.exchanges.find(prefix_hash)
+
+    def hashes_of(self, dialogue_id: int) -> set[bytes]:
+        """Return the prefix hashes of the exchanges of a dialogue."""
+        return self._store.exchanges.hashes_of(dialogue_id)
+
+    def is_scored(self, dialogue_id: int) -> bool:
+        """Return whether a dialogue has been scored."""
+        return self._imports.is_scored(dialogue_id)
+
+    def has_conversation(self, app: str, conversation_id: str) -> bool:
+        """Return whether turns of a conversation are stored."""
+        return self._imports.has_conversation(app, conversation_id)
+
+    def is_of_conversation(self, dialogue_id: int, app: str, conversation_id: str) -> bool:
+        """Return whether a dialogue is of a conversation."""
+        return self._imports.is_of_conversation(dialogue_id, app, conversation_id)
 
     def id_of_key(self, key: str) -> int | None:
         """Return the id of the dialogue with this content, or None."""
@@ -136,12 +141,13 @@ class ProfileTarget:
         """Return whether there is a verdict on an answer."""
         return self._imports.is_rated(dialogue_id, answer)
 
-    def add_verdict(self, dialogue_id: int, verdict: InferredVerdict) -> bool:
+    def add_verdict(self, dialogue_id: int, verdict: InferredVerdict, conversation_id: str) -> bool:
         """Store a verdict, and return whether it is new."""
-        if self._imports.has_verdict(dialogue_id, verdict.answer, verdict.rating, verdict.source):
+        known = (verdict.answer, verdict.rating, verdict.source, conversation_id)
+        if self._imports.has_verdict(dialogue_id, *known):
             return False
         values = (verdict.answer, verdict.rating, verdict.source, verdict.evidence)
-        self._imports.add_verdicts(self._begun(), dialogue_id, [values])
+        self._imports.add_verdicts(self._begun(), dialogue_id, [values], conversation_id)
         return True
 
     def add_pair(self, pair: PreferencePairRow) -> bool:
@@ -160,6 +166,8 @@ class ProfileTarget:
 class DryRunTarget:
     """Remembers what an import would store beside what the profile has, and changes nothing.
 
+    Of dialogues it remembers hashes only, about 1 KB each.
+
     Args:
         store: The profile's store.
     """
@@ -170,27 +178,42 @@ class DryRunTarget:
         self._store = store
         self._next_id = -1  # of a dialogue that would be added
         self._keys: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
         self._replaced_keys: set[bytes] = set()
-        self._dialogues: dict[int, tuple[Dialogue, str]] = {}  # with the id of the conversation
-        self._by_conversation: dict[tuple[str, str], list[int]] = {}
-        self._by_beginning: dict[bytes, list[int]] = {}
-        self._chars = 0
-        self._ratings: dict[tuple[int, int], dict[str, Rating]] = {}  # by source
+        self._answers: dict[bytes, StoredAnswer] = {}
+        self._hashes: dict[int, list[bytes]] = {}
+        self._conversation_of: dict[int, tuple[str, str]] = {}
+        self._conversations: set[tuple[str, str]] = set()
+        self._ratings: dict[tuple[int, int, str, str], list[Rating]] = {}  # by answer, source and conversation
+        self._rated: set[tuple[int, int]] = set()
         self._pairs: set[tuple[int, int, str]] = set()
 
     def transaction(self) -> AbstractContextManager[object]:
         """Return a context that does nothing."""
         return contextlib.nullcontext()
 
-    def parts(self, app: str, conversation_id: str, dialogue: Dialogue) -> list[StoredPart]:
-        """Return what would be stored of a conversation."""
-        parts = [self._changed(part) for part in self._store.imports.parts(app, conversation_id, dialogue)]
-        own = self._by_conversation.get((app, conversation_id), []) if conversation_id else []
-        related = self._by_beginning.get(beginning_of(app, dialogue), [])[-MAX_RELATED:]
-        for dialogue_id in sorted({*own, *related}, reverse=True):
-            planned, its_conversation = self._dialogues[dialogue_id]
-            parts.append(StoredPart(dialogue_id, planned, False, its_conversation == conversation_id))
-        return parts
+    def find(self, prefix_hash: bytes) -> StoredAnswer | None:
+        """Return where an exchange would be stored, or None."""
+        return self._store.exchanges.find(prefix_hash) or self._answers.get(prefix_hash)
+
+    def hashes_of(self, dialogue_id: int) -> set[bytes]:
+        """Return the prefix hashes of the exchanges that a dialogue would have."""
+        return self._store.exchanges.hashes_of(dialogue_id) | set(self._hashes.get(dialogue_id, ()))
+
+    def is_scored(self, dialogue_id: int) -> bool:
+        """Return whether a dialogue has been scored."""
+        return dialogue_id > 0 and self._store.imports.is_scored(dialogue_id)
+
+    def has_conversation(self, app: str, conversation_id: str) -> bool:
+        """Return whether turns of a conversation would be stored."""
+        is_planned = bool(conversation_id) and (app, conversation_id) in self._conversations
+        return is_planned or self._store.imports.has_conversation(app, conversation_id)
+
+    def is_of_conversation(self, dialogue_id: int, app: str, conversation_id: str) -> bool:
+        """Return whether a dialogue would be of a conversation."""
+        if dialogue_id in self._conversation_of:
+            return self._conversation_of[dialogue_id] == (app, conversation_id)
+        return self._store.imports.is_of_conversation(dialogue_id, app, conversation_id)
 
     def id_of_key(self, key: str) -> int | None:
         """Return the id of the dialogue with this content, or None."""
@@ -201,39 +224,42 @@ class DryRunTarget:
 
     def add(self, dialogue: Dialogue, source: str, origin: Origin) -> None:
         """Remember a dialogue that would be added."""
-        dialogue_id, self._next_id = self._next_id, self._next_id - 1
-        self._keys[bytes.fromhex(dialogue.key)] = dialogue_id
-        if self._remembers(dialogue):
-            self._dialogues[dialogue_id] = (dialogue, origin.conversation_id)
-            if origin.conversation_id:
-                self._by_conversation.setdefault((origin.app, origin.conversation_id), []).append(dialogue_id)
-            self._by_beginning.setdefault(beginning_of(origin.app, dialogue), []).append(dialogue_id)
+        self._put(self._next_id, dialogue, origin)
+        self._next_id -= 1
 
     def extend(self, dialogue_id: int, dialogue: Dialogue, origin: Origin) -> None:
         """Remember a dialogue that would be replaced."""
-        before = self._dialogues.get(dialogue_id)
-        stored = self._store.dialogue(dialogue_id) if before is None else None
-        if before is not None or stored is not None:
-            old = bytes.fromhex((before[0] if before is not None else stored.dialogue).key)  # type: ignore[union-attr]
+        old = self._key_of.get(dialogue_id)
+        if old is None and (row := self._store.dialogue(dialogue_id)) is not None:
+            old = bytes.fromhex(row.dialogue.key)
+        if old is not None:
             self._keys.pop(old, None)
             self._replaced_keys.add(old)
-        self._keys[bytes.fromhex(dialogue.key)] = dialogue_id
-        if before is not None or self._remembers(dialogue):
-            self._dialogues[dialogue_id] = (dialogue, origin.conversation_id)
+        self._put(dialogue_id, dialogue, origin)
+
+    def _put(self, dialogue_id: int, dialogue: Dialogue, origin: Origin) -> None:
+        key = bytes.fromhex(dialogue.key)
+        self._keys[key], self._key_of[dialogue_id] = dialogue_id, key
+        self._conversation_of[dialogue_id] = conversation = (origin.app, origin.conversation_id)
+        self._conversations.add(conversation)
+        targets = [exchange for exchange in exchanges_of(dialogue, origin.conversation_id) if exchange.weight]
+        self._hashes[dialogue_id] = [exchange.prefix_hash for exchange in targets]
+        for answer, prefix_hash in enumerate(self._hashes[dialogue_id]):
+            self._answers.setdefault(prefix_hash, StoredAnswer(dialogue_id, answer))
 
     def is_rated(self, dialogue_id: int, answer: int) -> bool:
         """Return whether there would be a verdict on an answer."""
-        return (dialogue_id, answer) in self._ratings or self._store.imports.is_rated(dialogue_id, answer)
+        return (dialogue_id, answer) in self._rated or self._store.imports.is_rated(dialogue_id, answer)
 
-    def add_verdict(self, dialogue_id: int, verdict: InferredVerdict) -> bool:
+    def add_verdict(self, dialogue_id: int, verdict: InferredVerdict, conversation_id: str) -> bool:
         """Remember a verdict, and return whether it is new."""
-        ratings = self._ratings.setdefault((dialogue_id, verdict.answer), {})
-        if verdict.source in ratings:
-            is_known = ratings[verdict.source] == verdict.rating
-        else:
-            values = (dialogue_id, verdict.answer, verdict.rating, verdict.source)
-            is_known = self._store.imports.has_verdict(*values)
-        ratings[verdict.source] = verdict.rating
+        ratings = self._ratings.setdefault((dialogue_id, verdict.answer, verdict.source, conversation_id), [])
+        is_known = verdict.rating in (ratings[-1:] if conversation_id else ratings)
+        if not is_known and not (ratings and conversation_id):
+            known = (verdict.answer, verdict.rating, verdict.source, conversation_id)
+            is_known = self._store.imports.has_verdict(dialogue_id, *known)
+        ratings.append(verdict.rating)
+        self._rated.add((dialogue_id, verdict.answer))
         return not is_known
 
     def add_pair(self, pair: PreferencePairRow) -> bool:
@@ -243,16 +269,3 @@ class DryRunTarget:
             return False
         self._pairs.add(values)
         return True
-
-    def _changed(self, part: StoredPart) -> StoredPart:
-        """Return a stored dialogue as it would be."""
-        if part.dialogue_id not in self._dialogues:
-            return part
-        return StoredPart(part.dialogue_id, self._dialogues[part.dialogue_id][0], part.is_scored, part.is_same)
-
-    def _remembers(self, dialogue: Dialogue) -> bool:
-        """Return whether a dialogue is remembered: as long as the memory is not too large."""
-        if self._chars < _PLANNED_CHARS:
-            self._chars += sum(len(message.content) for message in dialogue.messages)
-            return True
-        return False

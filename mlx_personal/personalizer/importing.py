@@ -7,22 +7,21 @@ rest when it is run again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError, quoted
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.document import Document, path_name
 from mlx_personal.importers.reading import ImportedDialogue, read_imports
-from mlx_personal.importers.verdicts import CORRECTION, InferredVerdict, PreferencePair, infer_verdicts
-from mlx_personal.personalizer.continuation import NewPart, find_answer, new_part
+from mlx_personal.importers.verdicts import CORRECTION, InferredVerdict, infer_verdicts
+from mlx_personal.personalizer.continuation import NewPart, new_part
 from mlx_personal.personalizer.import_summary import ImportSummary
 from mlx_personal.personalizer.import_target import DryRunTarget, ImportTarget, ProfileTarget
 from mlx_personal.profile import Origin, PreferencePairRow, Store
-from mlx_personal.profile.imports import StoredPart
+from mlx_personal.profile.exchanges import StoredAnswer, exchanges_of
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 
 # Limits of a chunk: a transaction takes longer than many insertions, and long dialogues take memory.
@@ -258,22 +257,12 @@ class _Batch:
     def _put(self, imported: ImportedDialogue, source: str) -> Outcome:
         """Store what is new about a conversation."""
         conversation, dialogue = imported.conversation, imported.dialogue
-        parts = self._parts(imported)
-        part, is_same = new_part(dialogue, parts), any(part.is_same for part in parts)
+        part = new_part(dialogue, conversation.app, conversation.id, self._target)
         is_new = part is not None and self._put_part(part, conversation, source)
-        inferences = infer_verdicts(imported)
-        if inferences.verdicts or inferences.pairs:
-            parts = self._parts(imported)
-            dialogue_id = self._target.id_of_key(dialogue.key)
-            if dialogue_id is not None and all(part.dialogue_id != dialogue_id for part in parts):
-                parts.append(StoredPart(dialogue_id, dialogue, False))
-            self._put_verdicts(dialogue, inferences.verdicts, parts)
-            self._put_pairs(dialogue, inferences.pairs, parts)
-        return _outcome(part, is_same) if part is not None and is_new else "known"
-
-    def _parts(self, imported: ImportedDialogue) -> list[StoredPart]:
-        conversation = imported.conversation
-        return self._target.parts(conversation.app, conversation.id, imported.dialogue)
+        self._put_inferences(imported)
+        if part is None or not is_new:
+            return "known"
+        return "continued" if part.is_continuation else "new"
 
     def _put_part(self, part: NewPart, conversation: Conversation, source: str) -> bool:
         """Store the new turns of a conversation, and return whether the profile did not have them."""
@@ -286,40 +275,40 @@ class _Batch:
             self._target.add(part.dialogue, source, origin)
         return True
 
-    def _put_verdicts(
-        self, dialogue: Dialogue, verdicts: Iterable[InferredVerdict], parts: Sequence[StoredPart]
-    ) -> None:
-        """Store the verdicts on a conversation with the dialogues that have their answers."""
-        own = {part.dialogue_id for part in parts if part.is_same}
-        for verdict in verdicts:
-            found = find_answer(dialogue, verdict.answer, parts)
-            # Otherwise two conversations that rate what they have in common differently replace each other's verdict
-            # whenever they are imported again.
-            if found is not None and (found[0] in own or not self._target.is_rated(*found)):
-                self._put_verdict(*found, verdict)
+    def _put_inferences(self, imported: ImportedDialogue) -> None:
+        """Store the verdicts and the pairs of a conversation with the dialogues that have their answers."""
+        inferences = infer_verdicts(imported)
+        if not inferences.verdicts and not inferences.pairs:
+            return
+        conversation_id, dialogue = imported.conversation.id, imported.dialogue
+        targets = [exchange for exchange in exchanges_of(dialogue, conversation_id) if exchange.weight]
+        equal_id = self._target.id_of_key(dialogue.key)  # of one that no import brought, which has no exchanges
 
-    def _put_pairs(self, dialogue: Dialogue, pairs: Iterable[PreferencePair], parts: Sequence[StoredPart]) -> None:
-        """Store the pairs of a conversation, and what follows about an answer that an earlier export had instead."""
-        for pair in pairs:
-            found = find_answer(dialogue, pair.answer, parts)
+        def find(answer: int) -> StoredAnswer | None:
+            found = self._target.find(targets[answer].prefix_hash)
+            return StoredAnswer(equal_id, answer) if found is None and equal_id is not None else found
+
+        for verdict in inferences.verdicts:
+            self._put_verdict(find(verdict.answer), verdict, conversation_id)
+        for pair in inferences.pairs:
+            found = find(pair.answer)
             if found is not None:
-                row = PreferencePairRow(*found, pair.chosen, pair.rejected, pair.source)
+                row = PreferencePairRow(found.dialogue_id, found.answer, pair.chosen, pair.rejected, pair.source)
                 self.summary.pairs += self._target.add_pair(row)
-            rejected = None if pair.source == CORRECTION else find_answer(dialogue, pair.answer, parts, pair.rejected)
-            if rejected is not None and not self._target.is_rated(*rejected):
-                self._put_verdict(*rejected, InferredVerdict(pair.answer, "bad", pair.source, _REPLACED))
+            if pair.source != CORRECTION:  # an earlier export may have the rejected answer instead
+                rejected = self._target.find(targets[pair.answer].hash_with(pair.rejected))
+                if rejected is not None and not self._target.is_rated(rejected.dialogue_id, rejected.answer):
+                    verdict = InferredVerdict(pair.answer, "bad", pair.source, _REPLACED)
+                    self._put_verdict(rejected, verdict, conversation_id)
 
-    def _put_verdict(self, dialogue_id: int, answer: int, verdict: InferredVerdict) -> None:
-        if self._target.add_verdict(dialogue_id, dataclasses.replace(verdict, answer=answer)):
-            self.summary.count_verdict(verdict.rating)
+    def _put_verdict(self, stored: StoredAnswer | None, verdict: InferredVerdict, conversation_id: str) -> None:
+        if stored is not None:
+            verdict = dataclasses.replace(verdict, answer=stored.answer)
+            if self._target.add_verdict(stored.dialogue_id, verdict, conversation_id):
+                self.summary.count_verdict(verdict.rating)
 
     def _begin(self) -> int:
         return self._store.imports.begin(self._paths, dataclasses.asdict(self._options))
-
-
-def _outcome(part: NewPart, is_same: bool) -> Outcome:
-    # One of which another conversation has the beginning is new, although its new part does not begin with it.
-    return "continued" if is_same and (part.position or part.continues is not None) else "new"
 
 
 def _origin(conversation: Conversation, position: int) -> Origin:

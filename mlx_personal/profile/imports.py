@@ -5,7 +5,6 @@ Each method is one query or one transaction.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -14,18 +13,13 @@ from typing import Any, Final, Self
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
-from mlx_personal.profile.records import dump_dialogue, load_dialogue
+from mlx_personal.profile.exchanges import put_exchanges
+from mlx_personal.profile.records import dump_dialogue
 from mlx_personal.storage.database import Database, utc_now
 
 # Dialogues are scored in the order of the stream, so those after the last decision are unscored. A search for dialogues
 # without a decision would take longer the longer the stream is.
 LAST_DECIDED: Final = "(SELECT coalesce(max(dialogue_id), 0) FROM decisions)"
-
-# Dialogues with the same beginning that a new one is compared with, the latest ones: rows of a training set may all
-# begin with the same examples.
-MAX_RELATED: Final = 20
-# So many bytes of a hash that two beginnings of a long stream have the same one with a chance of 1 in 10^27.
-_BEGINNING_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -99,23 +93,6 @@ class OriginRow:
         """Return the record of a row of `origins`."""
         names = ("app", "conversation_id", "title", "model", "time", "position")
         return cls(row["dialogue_id"], row["import_id"], Origin(**{name: row[name] for name in names}))
-
-
-@dataclass(frozen=True)
-class StoredPart:
-    """A stored dialogue with exchanges of a conversation.
-
-    Attributes:
-        dialogue_id: Id of the dialogue.
-        dialogue: The dialogue: all of the conversation, or the turns that a later export added.
-        is_scored: Whether it has been scored, after which it does not change.
-        is_same: Whether it is of this conversation, and not of another one of the app with the same beginning.
-    """
-
-    dialogue_id: int
-    dialogue: Dialogue
-    is_scored: bool
-    is_same: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,38 +182,34 @@ class Imports:
         row = self._database.fetch_one("SELECT id FROM dialogues WHERE key = ?", key)
         return None if row is None else int(row["id"])
 
-    def parts(self, app: str, conversation_id: str, dialogue: Dialogue) -> list[StoredPart]:
-        """Return the stored dialogues of a conversation, and others of the app with the same beginning, in order.
-
-        Of conversations without an id, those with the same beginning are taken for the same.
+    def has_conversation(self, app: str, conversation_id: str) -> bool:
+        """Return whether turns of a conversation were imported; False for one without an id.
 
         Args:
             app: Name of the app.
-            conversation_id: The app's id of the conversation; empty if it has none.
-            dialogue: Its dialogue. Others have the same beginning if their first question and answer are equal.
+            conversation_id: The app's id of the conversation.
         """
-        rows = self._database.fetch_all(
-            "SELECT dialogue_id, max(conversation_id) AS conversation_id FROM origins WHERE beginning = ?"
-            " GROUP BY dialogue_id ORDER BY dialogue_id DESC LIMIT ?",
-            beginning_of(app, dialogue),
-            MAX_RELATED,
-        )
-        is_same = {row["dialogue_id"]: row["conversation_id"] == conversation_id for row in rows}
-        if conversation_id:
-            rows = self._database.fetch_all(
-                "SELECT dialogue_id FROM origins WHERE conversation_id = ? AND conversation_id != '' AND app = ?",
-                conversation_id,
-                app,
-            )
-            is_same |= {row["dialogue_id"]: True for row in rows}
-        if not is_same:
-            return []
-        query = f"SELECT id, messages, id <= {LAST_DECIDED} AS is_scored FROM dialogues WHERE id = ?"
-        found = [row for key in sorted(is_same) for row in self._database.fetch_all(query, key)]
-        return [
-            StoredPart(row["id"], load_dialogue(row["messages"]), bool(row["is_scored"]), is_same[row["id"]])
-            for row in found
-        ]
+        query = "SELECT 1 FROM origins WHERE conversation_id = ? AND conversation_id != '' AND app = ? LIMIT 1"
+        return self._database.fetch_one(query, conversation_id, app) is not None
+
+    def is_of_conversation(self, dialogue_id: int, app: str, conversation_id: str) -> bool:
+        """Return whether a dialogue is of a conversation; of one without an id, whether it is of its app without one.
+
+        Args:
+            dialogue_id: The dialogue.
+            app: Name of the app.
+            conversation_id: The app's id of the conversation; empty if it has none.
+        """
+        query = "SELECT 1 FROM origins WHERE dialogue_id = ? AND app = ? AND conversation_id = ? LIMIT 1"
+        return self._database.fetch_one(query, dialogue_id, app, conversation_id) is not None
+
+    def is_scored(self, dialogue_id: int) -> bool:
+        """Return whether a dialogue has been scored, after which it does not change.
+
+        Args:
+            dialogue_id: The dialogue.
+        """
+        return bool(self._database.fetch_int(f"SELECT ? <= {LAST_DECIDED}", dialogue_id))
 
     def add(self, import_id: int, dialogue: Dialogue, source: str, origin: Origin) -> int | None:
         """Append a dialogue to the stream.
@@ -295,23 +268,28 @@ class Imports:
 
     # Verdicts
 
-    def has_verdict(self, dialogue_id: int, answer: int, rating: str, source: str) -> bool:
-        """Return whether the latest verdict on an answer from a source has this rating.
+    def has_verdict(self, dialogue_id: int, answer: int, rating: str, source: str, conversation_id: str) -> bool:
+        """Return whether a verdict says nothing new.
+
+        That is so if it is the latest one of its conversation from its source. Of conversations without an id, which
+        cannot be told apart, it is so if one of them had it at any time.
 
         Args:
             dialogue_id: The dialogue.
             answer: Index of the answer in the dialogue's `assistant_turns`.
             rating: `good` or `bad`.
             source: What the verdict follows from, such as `thumbs`.
+            conversation_id: The app's id of the conversation that has the verdict; empty if it has none.
         """
-        row = self._database.fetch_one(
-            "SELECT rating FROM inferred_verdicts WHERE dialogue_id = ? AND answer = ? AND source = ?"
-            " ORDER BY id DESC LIMIT 1",
+        rows = self._database.fetch_all(
+            "SELECT rating FROM inferred_verdicts"
+            " WHERE dialogue_id = ? AND answer = ? AND source = ? AND conversation_id = ? ORDER BY id DESC",
             dialogue_id,
             answer,
             source,
+            conversation_id,
         )
-        return row is not None and row["rating"] == rating
+        return rating in [row["rating"] for row in rows][: 1 if conversation_id else None]
 
     def is_rated(self, dialogue_id: int, answer: int) -> bool:
         """Return whether there is a verdict on an answer.
@@ -323,19 +301,23 @@ class Imports:
         query = "SELECT 1 FROM inferred_verdicts WHERE dialogue_id = ? AND answer = ? LIMIT 1"
         return self._database.fetch_one(query, dialogue_id, answer) is not None
 
-    def add_verdicts(self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]]) -> None:
+    def add_verdicts(
+        self, import_id: int, dialogue_id: int, verdicts: Iterable[tuple[int, str, str, str]], conversation_id: str = ""
+    ) -> None:
         """Store verdicts that follow from an export.
 
         Args:
             import_id: The import that brings them.
             dialogue_id: The dialogue.
             verdicts: Index of the answer in the dialogue's `assistant_turns`, rating, source and evidence of each.
+            conversation_id: The app's id of the conversation that has them; empty if it has none.
         """
         with self._database.transaction() as connection:
             connection.executemany(
-                "INSERT INTO inferred_verdicts (dialogue_id, import_id, answer, rating, source, evidence)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                ((dialogue_id, import_id, *verdict) for verdict in verdicts),
+                "INSERT INTO inferred_verdicts"
+                " (dialogue_id, import_id, conversation_id, answer, rating, source, evidence)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((dialogue_id, import_id, conversation_id, *verdict) for verdict in verdicts),
             )
 
     def verdicts(self, dialogue_id: int) -> list[InferredVerdictRow]:
@@ -349,24 +331,12 @@ class Imports:
         return [InferredVerdictRow(**dict(row)) for row in rows]
 
 
-def beginning_of(app: str, dialogue: Dialogue) -> bytes:
-    """Return what dialogues of an app have in common that begin with the same question and answer.
-
-    Args:
-        app: Name of the app.
-        dialogue: The dialogue.
-    """
-    roles = ("user", "assistant")
-    texts = [next(message.content for message in dialogue.messages if message.role == role) for role in roles]
-    return hashlib.sha256(json.dumps([app, *texts]).encode()).digest()[:_BEGINNING_BYTES]
-
-
 def _add_origin(
     connection: sqlite3.Connection, import_id: int, dialogue_id: int, dialogue: Dialogue, origin: Origin
 ) -> None:
     # An import may bring turns of a dialogue twice, when its files have the same conversation in two states.
     connection.execute(
-        "INSERT OR IGNORE INTO origins VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO origins VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             dialogue_id,
             import_id,
@@ -376,6 +346,6 @@ def _add_origin(
             origin.model,
             origin.time,
             origin.position,
-            beginning_of(origin.app, dialogue),
         ),
     )
+    put_exchanges(connection, dialogue_id, dialogue, origin.conversation_id)

@@ -1,11 +1,14 @@
-"""The migrations of a profile's database: ordered SQL steps that are never changed after a release.
+"""The migrations of a profile's database: ordered steps, mostly in SQL, that are never changed after a release.
 
 `PRAGMA user_version` stores how many have been applied.
 """
 
 from typing import Final
 
-MIGRATIONS: Final[tuple[str, ...]] = (
+from mlx_personal.profile.exchanges import fill_exchanges
+from mlx_personal.storage.database import Migration
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 
@@ -216,5 +219,43 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     -- is the same; NULL for those of earlier versions.
     ALTER TABLE origins ADD COLUMN beginning BLOB;
     CREATE INDEX origins_by_beginning ON origins (beginning) WHERE beginning IS NOT NULL;
+    """,
+    """
+    -- The answers of weight 1 of each imported dialogue, in order. The hash is of all questions and answers up to and
+    -- including this one; where they are equal, it is the same exchange.
+    CREATE TABLE exchanges (
+        dialogue_id INTEGER NOT NULL REFERENCES dialogues (id),
+        answer INTEGER NOT NULL,  -- as in inferred_verdicts
+        prefix_hash BLOB NOT NULL,
+        PRIMARY KEY (dialogue_id, answer)
+    ) WITHOUT ROWID;
+
+    -- The app's id of the conversation that has the verdict, because several may have the same answer.
+    ALTER TABLE inferred_verdicts ADD COLUMN conversation_id TEXT NOT NULL DEFAULT '';
+    UPDATE inferred_verdicts SET conversation_id = coalesce(
+        (SELECT max(conversation_id) FROM origins AS o WHERE o.dialogue_id = inferred_verdicts.dialogue_id), '');
+    """,
+    fill_exchanges,
+    """
+    CREATE INDEX exchanges_by_prefix_hash ON exchanges (prefix_hash);
+
+    -- Exchanges say what beginnings said. SQLite before 3.35 cannot drop a column.
+    ALTER TABLE origins RENAME TO origins_with_beginning;
+    CREATE TABLE origins (
+        dialogue_id INTEGER NOT NULL REFERENCES dialogues (id),
+        import_id INTEGER NOT NULL REFERENCES imports (id),
+        app TEXT NOT NULL,
+        conversation_id TEXT NOT NULL,
+        title TEXT NOT NULL,
+        model TEXT NOT NULL,
+        time REAL,
+        position INTEGER NOT NULL,
+        PRIMARY KEY (dialogue_id, import_id)
+    ) WITHOUT ROWID;
+    INSERT INTO origins SELECT dialogue_id, import_id, app, conversation_id, title, model, time, position
+        FROM origins_with_beginning;
+    DROP TABLE origins_with_beginning;
+    CREATE INDEX origins_by_import ON origins (import_id);
+    CREATE INDEX origins_by_conversation ON origins (conversation_id, app) WHERE conversation_id != '';
     """,
 )

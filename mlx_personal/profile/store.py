@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
+from mlx_personal.profile.exchanges import Exchanges
 from mlx_personal.profile.imports import LAST_DECIDED, Imports
 from mlx_personal.profile.inferred import OPEN_PROPOSALS, InferredVerdicts
 from mlx_personal.profile.leftovers import remove_leftovers
@@ -112,6 +113,7 @@ class Store:
         database: Its database.
         proposed: The questions that a model proposed.
         imports: The imports and what they brought.
+        exchanges: The exchanges of imported dialogues.
         inferred: The dialogues with verdicts that follow from exports.
         pairs: The preference pairs of these.
         watched: The folders of other programs that are watched.
@@ -126,6 +128,7 @@ class Store:
         self.database = Database(folder, write, PROFILE)
         self.proposed = ProposedQuestions(self.database)
         self.imports = Imports(self.database)
+        self.exchanges = Exchanges(self.database)
         self.inferred = InferredVerdicts(self.database)
         self.pairs = PreferencePairs(self.database)
         self.watched = WatchedFolders(self.database)

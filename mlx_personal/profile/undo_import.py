@@ -217,6 +217,8 @@ def _shorten(store: Store, connection: sqlite3.Connection, origin: OriginRow) ->
         if not connection.execute(query, (*values, row.id)).rowcount:
             return False
         _delete_origin(connection, origin)
+        query = "DELETE FROM exchanges WHERE dialogue_id = ? AND answer >= ?"
+        connection.execute(query, (row.id, len(dialogue.turn_indices)))
         return True
     cursor = connection.execute(
         "INSERT OR IGNORE INTO dialogues (key, messages, source, received_at) VALUES (?, ?, ?, ?)",
@@ -227,6 +229,8 @@ def _shorten(store: Store, connection: sqlite3.Connection, origin: OriginRow) ->
     for table in ("origins", "inferred_verdicts", "preference_pairs"):
         query = f"UPDATE {table} SET dialogue_id = ? WHERE dialogue_id = ? AND import_id != ?"
         connection.execute(query, (cursor.lastrowid, row.id, origin.import_id))
+    query = "UPDATE exchanges SET dialogue_id = ? WHERE dialogue_id = ? AND answer < ?"
+    connection.execute(query, (cursor.lastrowid, row.id, len(dialogue.turn_indices)))
     return True
 
 
@@ -247,7 +251,7 @@ def _delete(connection: sqlite3.Connection) -> int:
         connection.execute(f"DELETE FROM {table} WHERE annotation_id IN {_DELETED_ANNOTATIONS}")
     connection.execute(f"UPDATE decisions SET replaced_id = NULL WHERE replaced_id IN {_DELETED}")
     freed_bins = connection.execute(f"DELETE FROM bins WHERE dialogue_id IN {_DELETED}").rowcount
-    for table in ("annotations", "decisions", "inferred_verdicts", "preference_pairs", "origins"):
+    for table in ("annotations", "decisions", "inferred_verdicts", "preference_pairs", "origins", "exchanges"):
         connection.execute(f"DELETE FROM {table} WHERE dialogue_id IN {_DELETED}")
     connection.execute(f"DELETE FROM dialogues WHERE id IN {_DELETED}")
     return freed_bins

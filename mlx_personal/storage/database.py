@@ -8,14 +8,17 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from mlx_personal.errors import Action, Remedy, StorageError, UserError, from_os_error, from_sqlite_error
 
 logger = logging.getLogger(__name__)
+
+# SQL statements; or, for what SQL cannot compute, a function of the connection in a transaction.
+Migration: TypeAlias = str | Callable[[sqlite3.Connection], None]
 
 
 def utc_now() -> str:
@@ -51,14 +54,14 @@ class DatabaseSchema:
     Attributes:
         kind: Name of the kind of folder in error messages, such as `profile`.
         file_name: Name of the database file in the folder.
-        migrations: SQL scripts; `PRAGMA user_version` stores how many have been applied.
+        migrations: Ordered steps; `PRAGMA user_version` stores how many have been applied.
         busy_hint: What a user can do while another process uses the folder.
         access_hint: What a user can do if the folder cannot be written or read.
     """
 
     kind: str
     file_name: str
-    migrations: tuple[str, ...]
+    migrations: tuple[Migration, ...]
     busy_hint: str
     access_hint: str
 
@@ -238,9 +241,14 @@ class Database:
     def _migrate(self) -> None:
         """Apply the migrations that the database lacks, each in its own transaction."""
         kind, version, migrations = self._schema.kind, self._version(), self._schema.migrations
-        for number, statements in enumerate(migrations[version:], start=version + 1):
+        for number, migration in enumerate(migrations[version:], start=version + 1):
             logger.debug("migrating a %s to version %d", kind, number)
-            self._connection.executescript(f"BEGIN; {statements}; PRAGMA user_version = {number}; COMMIT;")
+            if isinstance(migration, str):
+                self._connection.executescript(f"BEGIN; {migration}; PRAGMA user_version = {number}; COMMIT;")
+            else:
+                with self.transaction() as connection:
+                    migration(connection)
+                    connection.execute(f"PRAGMA user_version = {number}")
 
 
 def _acquire_lock(path: Path, schema: DatabaseSchema) -> IO[str]:

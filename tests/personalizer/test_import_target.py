@@ -5,61 +5,141 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal.personalizer import import_target
+from mlx_personal.dialogue import Dialogue
 from mlx_personal.personalizer.importing import import_paths
 from mlx_personal.profile import Store
 from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
+from tests.support.imports import imported, write_lines
+
+SOUP = ("Slowly.", "And how long?", "An hour.")
 
 QUESTIONS = ("How do I cook soup?", "And bread?", "Thanks, that helps.", "No, that is wrong.")
+ANSWERS = ("Slowly.", "Quickly.", "<think>Hm.</think>\n\nSlowly.")
+# Ids of conversations are those of two apps, whose conversations may have equal ones or none.
+IDS = st.sampled_from(("", "conversation-one", "conversation-two"))
+TURNS = st.lists(st.tuples(st.sampled_from(QUESTIONS), st.sampled_from(ANSWERS)), min_size=1, max_size=4)
+
+
+@dataclass
+class Export:
+    """Conversations of two apps, which may have the ids and turns of others: ChatGPT's, and rows of a training set.
+
+    Attributes:
+        chats: Conversations of ChatGPT.
+        thumbs: The thumbs on their messages.
+        rows: The rows.
+    """
+
+    chats: list[dict[str, Any]]
+    thumbs: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+
+    def write(self, folder: Path) -> Path:
+        folder.mkdir()
+        write_chatgpt_export(folder / "conversations.json", *self.chats)
+        (folder / "message_feedback.json").write_text(json.dumps(self.thumbs))
+        write_lines(folder / "rows.jsonl", self.rows)
+        return folder
 
 
 @st.composite
-def chats(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a conversation, which may have the id and turns of others, and the thumbs on its messages."""
-    name = draw(st.sampled_from(("", "c1", "c2")))
-    turns = st.tuples(st.sampled_from(QUESTIONS), st.sampled_from(("Slowly.", "Quickly.")))
-    texts = [text for turn in draw(st.lists(turns, min_size=1, max_size=4)) for text in turn]
-    chat = chatgpt_conversation(name, texts)
-    if draw(st.booleans()):  # the last answer was regenerated
-        last = chat["mapping"][chat["current_node"]]
-        content = {"content_type": "text", "parts": ["In the oven."]}
-        chat["mapping"]["other"] = {**last, "id": "other", "message": {**last["message"], "content": content}}
-    rating = draw(st.sampled_from((None, "thumbs_up", "thumbs_down")))
-    thumb = {"message_id": chat["current_node"], "conversation_id": name, "rating": rating}
-    return chat, [] if rating is None else [thumb]
+def exports(draw: st.DrawFn) -> Export:
+    export = Export([], [], [])
+    for _ in range(draw(st.integers(1, 4))):
+        name, turns = draw(IDS), draw(TURNS)
+        if draw(st.booleans()):
+            export.rows.append(_row(draw, name, turns))
+            continue
+        chat = chatgpt_conversation(name, [text for turn in turns for text in turn])
+        if draw(st.booleans()):  # the last answer was regenerated
+            last = chat["mapping"][chat["current_node"]]
+            content = {"content_type": "text", "parts": ["In the oven."]}
+            chat["mapping"]["other"] = {**last, "id": "other", "message": {**last["message"], "content": content}}
+        export.chats.append(chat)
+        rating = draw(st.sampled_from((None, "thumbs_up", "thumbs_down")))
+        thumb = {"message_id": chat["current_node"], "conversation_id": name, "rating": rating}
+        export.thumbs += [] if rating is None else [thumb]
+    return export
 
 
-def write_export(folder: Path, export: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> Path:
-    folder.mkdir()
-    write_chatgpt_export(folder / "conversations.json", *(chat for chat, _ in export))
-    (folder / "message_feedback.json").write_text(json.dumps([row for _, rows in export for row in rows]))
-    return folder
+def _row(draw: st.DrawFn, name: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return a row with answers of weight 0; one without an id may have a system turn."""
+    system = draw(st.sampled_from(("", "Be brief."))) if not name else ""
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer, "weight": draw(st.sampled_from((1, 1, 0)))})
+    return {"messages": messages, "conversation_id": name}
+
+
+Target: TypeAlias = tuple[tuple[str, str], ...]
+
+
+def targets(dialogue: Dialogue, has_id: bool) -> list[Target]:
+    """Return for each answer of weight 1 what makes it another one: all texts before it, and itself."""
+    found = []
+    for _, answer in dialogue.turn_indices:
+        messages = [message for message in dialogue.messages[: answer + 1] if not (has_id and message.role == "system")]
+        found.append(tuple((message.role, message.content.rpartition("</think>")[2].strip()) for message in messages))
+    return found
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    exports=st.lists(st.lists(chats(), min_size=1, max_size=4), min_size=1, max_size=3),
-    scored=st.integers(0, 3),
-)
-def test_a_dry_run_counts_as_the_import_does(
-    exports: list[list[tuple[dict[str, Any], list[dict[str, Any]]]]], scored: int
+@given(portions=st.lists(exports(), min_size=1, max_size=3), scored=st.integers(0, 3))
+def test_every_exchange_is_a_target_once_and_a_dry_run_counts_as_the_import(
+    portions: list[Export], scored: int
 ) -> None:
+    """Whatever conversations have in common, in which order they come, and how often."""
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Store(Path(folder) / "profile")) as store:
-        for number, export in enumerate(exports):
-            path = write_export(Path(folder) / str(number), export)
+        read: set[Target] = set()
+        for number, export in enumerate(portions):
+            path = export.write(Path(folder) / str(number))
+            if not (found := imported(path)):
+                continue
+            read |= {target for item in found for target in targets(item.dialogue, bool(item.conversation.id))}
             before = (store.dialogues(), len(store.imports.all()))
             dry = import_paths(store, [path], dry_run=True)
             assert (store.dialogues(), len(store.imports.all()), dry.import_id) == (*before, None)
             assert dry.summary == import_paths(store, [path]).summary
+            assert import_paths(store, [path]).import_id is None
             for row in store.unscored(scored):
                 store.add_decision(row.id, "kept-out", "food", (0.5, 0.5, 0.5), None, None, {"reason": "test"})
+        stored = [
+            target
+            for row in store.dialogues()
+            for target in targets(row.dialogue, bool(store.imports.origins(row.id)[0].origin.conversation_id))
+        ]
+        assert sorted(stored) == sorted(read)
+
+
+@pytest.mark.parametrize("has_id", [False, True])
+def test_of_many_conversations_that_begin_alike_each_is_known(tmp_path: Path, has_id: bool) -> None:
+    def write(name: str, count: int) -> Path:
+        chats = [
+            chatgpt_conversation(f"c{number}" if has_id else "", ["Hi", "Hello!", f"Question {number}?", *SOUP[:count]])
+            for number in range(60)
+        ]
+        return write_chatgpt_export(tmp_path / name, *chats)
+
+    first, later = write("first.json", 1), write("later.json", 3)
+    with contextlib.closing(Store(tmp_path / "profile")) as store:
+        for path, outcome in ((first, "known"), (later, "continued")):
+            dry = import_paths(store, [path], dry_run=True).summary
+            assert dry == import_paths(store, [path]).summary
+            if path == later:
+                assert dry.total(outcome) == 60
+            assert import_paths(store, [path]).summary.total("known") == 60
+        assert store.dialogue_count() == 60
+        questions = [question for row in store.dialogues() for question in row.dialogue.user_turns]
+        assert (questions.count("Hi"), questions.count(SOUP[1])) == (1, 60)
 
 
 def test_a_dry_run_needs_no_lock(tmp_path: Path) -> None:
@@ -70,16 +150,3 @@ def test_a_dry_run_needs_no_lock(tmp_path: Path) -> None:
         contextlib.closing(Store(tmp_path / "profile", write=False)) as reader,
     ):
         assert import_paths(reader, [path], dry_run=True).summary.total("new") == 1
-
-
-def test_beyond_its_memory_a_dry_run_knows_equal_dialogues_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(import_target, "_PLANNED_CHARS", 0)
-    exports = [
-        write_chatgpt_export(tmp_path / f"{number}.json", chatgpt_conversation("c1", QUESTIONS[:length]))
-        for number, length in enumerate((2, 2, 4))
-    ]
-    with contextlib.closing(Store(tmp_path / "profile")) as store:
-        summary = import_paths(store, exports, dry_run=True).summary
-    assert (summary.total("new"), summary.total("known")) == (2, 1)

@@ -24,6 +24,7 @@ from mlx_personal.profile.undo_import import undo_import
 from mlx_personal.progress import ProgressEvent
 from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
 from tests.support.cli import dialogue_line
+from tests.support.imports import write_lines
 
 SOUP = ["How do I cook soup?", "Slowly."]
 BREAD = ["And bread?", "In the oven."]
@@ -126,13 +127,32 @@ def test_what_conversations_of_an_app_have_in_common_is_a_target_once(store: Sto
     assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0], BREAD[0])], "its own dialogue goes on, not the copied one"
 
 
-def test_conversations_of_other_apps_have_nothing_in_common(store: Store, tmp_path: Path) -> None:
+def write_rows(file: Path, *rows: list[str], **fields: str) -> Path:
+    """Write a training set; with `system` its rows begin with a system turn."""
+    system = [{"role": "system", "content": fields.pop("system")}] if "system" in fields else []
+    turns = [[{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(row)] for row in rows]
+    return write_lines(file, [{"messages": [*system, *row], **fields} for row in turns])
+
+
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_a_conversation_goes_on_in_another_app(store: Store, tmp_path: Path, is_scored: bool) -> None:
     import_chat(store, tmp_path, *SOUP)
-    file = tmp_path / "lines.jsonl"
-    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(SOUP + BREAD)]
-    file.write_text(json.dumps({"messages": turns}))
-    import_paths(store, [file])
-    assert questions(store) == [(SOUP[0],), (SOUP[0], BREAD[0])]
+    if is_scored:
+        score_all(store)
+    result = import_paths(store, [write_rows(tmp_path / "rows.jsonl", SOUP, SOUP + BREAD)])
+    assert questions(store) == [(SOUP[0],), (BREAD[0],)]
+    assert [message.weight for message in store.dialogues()[1].dialogue.messages] == [1, 0, 1, 1]
+    assert (result.summary.total("new"), result.summary.total("known")) == (1, 1)
+
+
+def test_only_without_an_id_a_system_turn_makes_another_conversation(store: Store, tmp_path: Path) -> None:
+    for system in ("You are a pirate.", "You are a king.", "You are a king."):
+        import_paths(store, [write_rows(tmp_path / "rows.jsonl", SOUP, system=system)])
+    assert questions(store) == [(SOUP[0],)] * 2
+    row = {"system": "You are a pirate.", "conversation_id": "conversation-one"}
+    import_paths(store, [write_rows(tmp_path / "rows.jsonl", TEA, **row)])
+    result = import_paths(store, [write_rows(tmp_path / "rows.jsonl", TEA, **{**row, "system": "You are a king."})])
+    assert (result.import_id, questions(store)[2:]) == (None, [(TEA[0],)])
 
 
 def test_an_answer_that_a_later_export_replaces_is_proposed_as_bad(store: Store, tmp_path: Path) -> None:
@@ -382,30 +402,55 @@ def test_the_rating_of_a_later_export_counts_until_that_import_is_taken_back(
     assert proposal is not None and proposal.verdict == "accept"
 
 
-def test_a_shared_answer_has_the_rating_of_the_chat_that_brought_it(store: Store, tmp_path: Path) -> None:
-    """So an equal export brings nothing, and a thumb that changes in that chat counts."""
+def import_rated(store: Store, folder: Path, *ratings: tuple[str, list[str], str]) -> tuple[int, int]:
+    """Import chats with a thumb on their first answer, and return how many new verdicts are good and bad.
 
-    def import_rated(first: str, second: str) -> tuple[int, int]:
-        chats = [chatgpt_conversation("c1", SOUP + BREAD), chatgpt_conversation("c2", SOUP + TEA)]
-        write_chatgpt_export(tmp_path / "export" / "conversations.json", *chats)
-        rows = [
-            {"message_id": f"{name}-1", "conversation_id": name, "rating": f"thumbs_{rating}"}
-            for name, rating in (("c1", first), ("c2", second))
-        ]
-        (tmp_path / "export" / "message_feedback.json").write_text(json.dumps(rows))
-        dry = import_paths(store, [tmp_path / "export"], dry_run=True)
-        result = import_paths(store, [tmp_path / "export"])
-        assert dry.summary == result.summary
-        assert (result.import_id is None) == (result.summary.good + result.summary.bad == 0)
-        return result.summary.good, result.summary.bad
+    Args:
+        store: The store.
+        folder: Folder for the export.
+        *ratings: Id, texts and rating of each chat.
+    """
+    export = folder / "export"
+    export.mkdir(exist_ok=True)
+    chats = [
+        chatgpt_conversation(f"c{number}", texts) | {"conversation_id": name, "id": name}
+        for number, (name, texts, _) in enumerate(ratings)
+    ]
+    write_chatgpt_export(export / "conversations.json", *chats)
+    rows = [
+        {"message_id": f"c{number}-1", "conversation_id": name, "rating": f"thumbs_{rating}"}
+        for number, (name, _, rating) in enumerate(ratings)
+    ]
+    (export / "message_feedback.json").write_text(json.dumps(rows))
+    dry = import_paths(store, [export], dry_run=True)
+    result = import_paths(store, [export])
+    assert dry.summary == result.summary
+    assert result.import_id is not None or result.summary.good + result.summary.bad == 0
+    return result.summary.good, result.summary.bad
 
-    (tmp_path / "export").mkdir()
-    assert import_rated("up", "down") == (1, 0)
-    assert import_rated("up", "down") == (0, 0)
-    assert import_rated("down", "down") == (0, 1)
-    assert import_rated("down", "up") == (0, 0)
-    assert import_rated("up", "down") == (1, 0)
-    assert [row.rating for row in store.imports.verdicts(1)] == ["good", "bad", "good"]
+
+def test_each_conversation_may_change_its_rating_of_a_shared_answer(store: Store, tmp_path: Path) -> None:
+    def import_both(first: str, second: str) -> tuple[int, int]:
+        return import_rated(store, tmp_path, ("one", SOUP + BREAD, first), ("two", SOUP + TEA, second))
+
+    assert import_both("up", "down") == (1, 1)
+    assert import_both("up", "down") == (0, 0), "what was stored before is not new"
+    assert import_both("down", "down") == (0, 1)
+    assert import_both("down", "up") == (1, 0), "the second one does not own the answer"
+    assert import_both("down", "up") == (0, 0)
+    assert [row.rating for row in store.imports.verdicts(1)] == ["good", "bad", "bad", "good"]
+
+
+def test_opposed_ratings_of_conversations_without_an_id_settle(store: Store, tmp_path: Path) -> None:
+    """They cannot be told apart, so that a rating that changes back is not counted."""
+
+    def import_both(first: str, second: str) -> tuple[int, int]:
+        return import_rated(store, tmp_path, ("", SOUP + BREAD, first), ("", SOUP + TEA, second))
+
+    assert import_both("up", "down") == (1, 1)
+    assert import_both("up", "down") == (0, 0)
+    assert import_both("up", "up") == (0, 0)
+    assert [row.rating for row in store.imports.verdicts(1)] == ["good", "bad"]
 
 
 def test_a_shared_answer_that_its_chat_does_not_rate_has_the_rating_of_another_one(

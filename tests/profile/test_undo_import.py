@@ -57,6 +57,11 @@ def select(store: Store, dialogue_id: int, slot: int, replaced_id: int | None = 
     store.put_bin(slot, dialogue_id, VECTOR, 1.0, 1.0)
 
 
+def exchanges(store: Store) -> list[tuple[object, ...]]:
+    """Return the dialogue and the answer of each exchange that is known."""
+    return [tuple(row) for row in store.database.fetch_all("SELECT dialogue_id, answer FROM exchanges ORDER BY 1, 2")]
+
+
 def content(store: Store) -> dict[str, list[tuple[object, ...]]]:
     """Return all rows of all tables except for the imports themselves."""
     names = [row["name"] for row in store.database.fetch_all("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -166,6 +171,7 @@ def test_a_continued_dialogue_loses_the_last_turns(store: Store) -> None:
     assert [(row.id, row.dialogue) for row in store.dialogues()] == [(dialogue_id, chat("a"))]
     assert [(verdict.answer, verdict.rating) for verdict in store.imports.verdicts(dialogue_id)] == [(0, "good")]
     assert [row.import_id for row in store.imports.origins(dialogue_id)] == [first]
+    assert exchanges(store) == [(dialogue_id, 0)]
 
 
 def test_a_scored_continuation_joins_the_stream_again_without_them(store: Store) -> None:
@@ -180,6 +186,7 @@ def test_a_scored_continuation_joins_the_stream_again_without_them(store: Store)
     assert [(row.id, row.dialogue) for row in store.dialogues()] == [(2, TEA), (3, chat("a"))]
     assert [row.id for row in store.unscored(10)] == [3]
     assert [verdict.dialogue_id for verdict in store.imports.verdicts(3)] == [3]
+    assert exchanges(store) == [(3, 0)]
     assert undo_import(store, first) == UndoneImport(deleted=1, shortened=0, freed_bins=0)
     assert [row.id for row in store.dialogues()] == [2]
 
