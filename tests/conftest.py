@@ -23,6 +23,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlx_personal import LanguageModel, load_language_model
+from mlx_personal.errors import StoppedError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from mlx_personal.storage.database import Database
     from tests.support.augmentation import InProcessJobs
     from tests.support.fake_server import FakeServer
+
+
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[object]) -> None:
+    """End the whole run if a signal stopped a training, which would otherwise only fail the test that trains."""
+    if call.excinfo is not None and isinstance(call.excinfo.value, StoppedError):
+        node.session.shouldstop = str(call.excinfo.value)
+
 
 SENTENCES = [
     "What shall I cook tonight? Try a soup of leeks and potatoes, with bread.",

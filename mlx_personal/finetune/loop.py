@@ -222,10 +222,9 @@ class _Loop:
                 if stop and not done:
                     # If this process received no signal, another machine did.
                     raise self._interrupted(number, request.signal or signal.SIGTERM)
-        if request.signal is not None and self.checkpoints is None and self.process_group.size == 1:
-            # In the last step. With a checkpoint the caller stores what is finished; without one it is only a part of
-            # the work that is to stop.
-            raise self._interrupted(state.step, request.signal)
+        # A signal in the last step counts too: what follows, such as an evaluation, may take long.
+        if float(self.process_group.all_sum(mx.array([float(request.signal is not None)]))) > 0:
+            raise self._interrupted(state.step, request.signal or signal.SIGTERM)
         return thread_counts
 
     def _step(self, number: int, stop_requested: bool) -> bool:

@@ -151,6 +151,8 @@ def test_a_model_that_needs_the_plain_mode_is_estimated_for_it(monkeypatch: pyte
 def test_a_slower_mode_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, data = load_language_model("demo"), TrainingData(random_samples(LENGTHS, 2048))
     plan = plan_for_model(lm, data, settings_of(num_layers=2))
+    # As wide as the vocabulary: MLX does not check indices, and targets beyond the logits would overwrite other arrays.
+    logits = SplitModel.logits
     monkeypatch.setattr(SplitModel, "logits", lambda self, hidden: 1.3 * logits(self, hidden))
     monkeypatch.setattr(plan_module, "usable_memory_bytes", lambda: 15_000_000)
     with pytest.raises(UserError, match="needs at least"):

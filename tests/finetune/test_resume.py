@@ -378,9 +378,15 @@ def test_a_signal_without_a_checkpoint_folder_only_stops(base: LanguageModel, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_in_the_last_step_does_not_interrupt(base: LanguageModel, tmp_path: Path, uninterrupted: Any) -> None:
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_a_signal_in_the_last_step_stops_what_follows_and_no_step_is_trained_again(
+    steps_before: int, base: LanguageModel, tmp_path: Path, uninterrupted: Any
+) -> None:
     last = len(uninterrupted[0])
-    report = run(base, tmp_path, after_step(last - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(InterruptedTrainingError, match=f"stopped after step {last} of {last} and saved"):
+        run(base, tmp_path, after_step(last - steps_before, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    report = run(base, tmp_path)
+    assert (report.resumed_from, report.processed_tokens) == (last, 0)
     assert outcome(report, tmp_path) == uninterrupted
     assert checkpoint_names(tmp_path) == []
 
