@@ -1,11 +1,12 @@
-"""Plot the losses of a training run: as a PNG with matplotlib, and as text for a terminal.
+"""Plot the losses of a training run, and the rewards of its preference pairs: as a PNG, and the losses as text.
 
-The text plot uses braille characters of 2 x 4 dots and requires no library.
+The PNG is made with matplotlib. The text plot uses braille characters of 2 x 4 dots and requires no library.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.storage.files import atomic_write
 
 # Okabe and Ito's palette, which people with color blindness can distinguish.
-_BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#999999"
+_BLUE, _ORANGE, _GREEN, _PINK, _BLACK, _GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#999999"
 # Bits of the dots of a braille character, by row and column.
 _DOT_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 # Width in characters of the labels on the left of a text plot.
@@ -27,8 +28,21 @@ _MARGIN = 10
 
 
 @dataclass(frozen=True)
+class RewardCurves:
+    """Margins or accuracies of the rewards of preference pairs. Steps count from 1.
+
+    Attributes:
+        training: (step, mean) of each epoch, at its middle, because these are means over its steps.
+        validation: (step, mean) on the validation pairs.
+    """
+
+    training: Sequence[tuple[float, float]] = ()
+    validation: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
 class Curves:
-    """The losses of a training run. Steps count from 1.
+    """The losses of a training run, and the rewards of its preference pairs. Steps count from 1.
 
     Attributes:
         losses: Loss of every step; one that is not finite leaves a gap.
@@ -36,6 +50,8 @@ class Curves:
         validation: (step, loss) on the validation samples; step 0 is before training.
         general: (step, loss) on the general samples that measure forgetting.
         unit: What a loss is measured in.
+        margins: The reward margins; empty without preference pairs.
+        accuracies: The shares of pairs with a margin above 0; empty without preference pairs.
     """
 
     losses: Sequence[float]
@@ -43,6 +59,8 @@ class Curves:
     validation: Sequence[tuple[int, float]] = ()
     general: Sequence[tuple[int, float]] = ()
     unit: str = "nats per target token"
+    margins: RewardCurves = RewardCurves()
+    accuracies: RewardCurves = RewardCurves()
 
     @property
     def boundaries(self) -> list[int]:
@@ -51,17 +69,25 @@ class Curves:
 
 
 def curves_of(report: TrainingReport) -> Curves:
-    """Return the losses of a report.
+    """Return the losses and rewards of a report.
 
     Args:
         report: The report.
     """
+    middles = [(first + last + 1) / 2 for first, last in itertools.pairwise([0, *report.epoch_ends])]
+
+    def rewards(name: str) -> RewardCurves:
+        training = zip(middles, report.rewards.get(name, ()), strict=False)
+        return RewardCurves(tuple(training), report.validation_rewards.get(f"eval_{name}", ()))
+
     return Curves(
         losses=report.losses,
         epoch_ends=report.epoch_ends,
         validation=report.validation_losses,
         general=report.general_losses,
         unit="with that of preference pairs, in nats" if report.pairs else Curves.unit,
+        margins=rewards("rewards/margins"),
+        accuracies=rewards("rewards/accuracies"),
     )
 
 
@@ -90,7 +116,7 @@ def smoothed(losses: Sequence[float]) -> tuple[np.ndarray, int]:
 
 
 def loss_plot_png(path: Path, curves: Curves) -> None:
-    """Write a PNG of 1500 x 1050 pixels.
+    """Write a PNG of 1500 x 1050 pixels, or 1500 x 1650 with a second panel for rewards.
 
     Args:
         path: File to write.
@@ -107,20 +133,25 @@ def loss_plot_png(path: Path, curves: Curves) -> None:
     except ImportError as error:
         hint = "pip install 'mlx-personal[plots]'"
         raise UserError("a plot needs matplotlib, which is not installed", path, hint) from error
-    figure = Figure(figsize=(10, 7), dpi=150, layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    _draw_losses(axes, curves)
-    for number, end in enumerate(curves.boundaries):
-        label = None if number else "end of an epoch"
-        axes.axvline(end + 0.5, color=_GRAY, linestyle=":", linewidth=1.2, zorder=0, label=label)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylabel(f"loss ({curves.unit})")
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    has_rewards = bool(curves.margins.training)
+    figure = Figure(figsize=(10, 11 if has_rewards else 7), dpi=150, layout="constrained", facecolor="white")
+    panels = figure.subplots(1 + has_rewards, sharex=True, squeeze=False, height_ratios=[7, 4][: 1 + has_rewards])[:, 0]
+    _draw_losses(panels[0], curves)
+    panels[0].set_ylabel(f"loss ({curves.unit})")
+    if has_rewards:
+        _draw_rewards(panels[1], curves)
+    for panel in panels:
+        for number, end in enumerate(curves.boundaries):
+            label = None if number or panel is not panels[0] else "end of an epoch"
+            panel.axvline(end + 0.5, color=_GRAY, linestyle=":", linewidth=1.2, zorder=0, label=label)
+        panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        panel.spines["top"].set_visible(False)
+    panels[0].spines["right"].set_visible(False)
+    panels[-1].set_xlabel("optimizer step")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     steps = max(len(curves.losses), 1)
-    axes.set_xlim(-0.02 * steps, 1.02 * steps)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    panels[-1].set_xlim(-0.02 * steps, 1.02 * steps)
+    figure.legend(loc="outside lower center", ncols=4 if has_rewards else 3, frameon=False)
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     atomic_write(path, png.getvalue())
@@ -141,6 +172,27 @@ def _draw_losses(axes: Any, curves: Curves) -> None:
     ):
         if points:
             axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=5, linewidth=1.5, label=label)
+
+
+def _draw_rewards(axes: Any, curves: Curves) -> None:
+    """Draw the margins with the scale on the left, and the accuracies with that on the right."""
+    share = axes.twinx()
+    for panel, of_kind, color, name in (
+        (axes, curves.margins, _PINK, "margin"),
+        (share, curves.accuracies, _BLACK, "accuracy"),
+    ):
+        for points, style, label in (
+            (of_kind.training, "-o", f"{name}, epoch"),
+            (of_kind.validation, "--^", f"{name}, validation"),
+        ):
+            if points:
+                panel.plot(*zip(*points, strict=True), style, color=color, markersize=6, linewidth=1.5, label=label)
+        panel.tick_params(axis="y", colors=color)
+    axes.axhline(0, color=_GRAY, linewidth=0.8, zorder=0)
+    axes.set_ylabel("reward margin", color=_PINK)
+    share.set_ylabel("accuracy: share of margins above 0", color=_BLACK)
+    share.set_ylim(-0.05, 1.05)
+    share.spines["top"].set_visible(False)
 
 
 def loss_plot_text(curves: Curves, width: int = 80, height: int = 20) -> str:

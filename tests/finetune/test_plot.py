@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_personal import UserError
-from mlx_personal.finetune.plot import Curves, loss_plot_png, loss_plot_text, smoothed
+from mlx_personal.finetune.plot import Curves, RewardCurves, curves_of, loss_plot_png, loss_plot_text, smoothed
 
 FALLING = Curves(
     [3 * 0.97**i for i in range(100)], [25, 50, 75, 100], [(0, 3.2), (50, 1.0), (100, 0.5)], [(0, 2.0), (100, 2.5)]
@@ -110,6 +112,37 @@ def test_a_png_is_written_without_warnings(curves: Curves, tmp_path: Path) -> No
         loss_plot_png(tmp_path / "loss.png", curves)
     assert write_png(tmp_path / "loss.png").shape == (1050, 1500, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_the_rewards_of_pairs_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    margins = RewardCurves([(25.5, 0.5), (75.5, 2.0)], [(0, 0.0), (50, 1.0), (100, 1.5)])
+    accuracies = RewardCurves([(25.5, 0.6), (75.5, 0.9)])
+    loss_plot_png(tmp_path / "both.png", dataclasses.replace(FALLING, margins=margins, accuracies=accuracies))
+    loss_plot_png(tmp_path / "losses.png", FALLING)
+    both, losses = (write_png(tmp_path / name)[..., :3] for name in ("both.png", "losses.png"))
+    assert both.shape == (1650, 1500, 3) and losses.shape == (1050, 1500, 3)
+    pink = (0xCC, 0x79, 0xA7)
+    rows = np.flatnonzero((both == pink).all(-1).sum(1))
+    assert len(rows) > 100 and rows.min() > 900, "below the losses"
+    assert not (losses == pink).all(-1).any()
+
+
+def test_the_curves_of_a_report_have_its_rewards() -> None:
+    names = ("rewards/margins", "rewards/accuracies")
+    report = SimpleNamespace(
+        losses=[0.7] * 5,
+        epoch_ends=[3, 5],
+        validation_losses=[],
+        general_losses=[],
+        pairs=4,
+        rewards=dict(zip(names, [(0.5, 2.0), (0.75, 1.0)], strict=True)),
+        validation_rewards={"eval_rewards/margins": ((0, 0.0), (3, 1.0))},
+    )
+    curves = curves_of(report)  # type: ignore[arg-type]
+    # The means of steps 1 to 3 and of steps 4 and 5.
+    assert curves.margins == RewardCurves(((2.0, 0.5), (4.5, 2.0)), ((0, 0.0), (3, 1.0)))
+    assert curves.accuracies == RewardCurves(((2.0, 0.75), (4.5, 1.0)), ())
 
 
 @pytest.mark.slow
