@@ -10,20 +10,19 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.importers.archives import GZIP_MAGIC, MAX_TOTAL_BYTES, ZIP_MAGIC, open_gzip, zip_documents
 from mlx_personal.importers.conversation import Skipped
 from mlx_personal.importers.document import STANDARD_INPUT, Document
-from mlx_personal.importers.streams import ChunkStream
+from mlx_personal.importers.streams import BoundedStream, ChunkStream
+from mlx_personal.storage.files import temporary_copy
 from mlx_personal.storage.foreign_database import DATABASE_MAGIC
 
 # More than the beginning by which a format is recognized.
 _KEPT_BYTES: Final = 20_000_000
-_CHUNK_BYTES: Final = 1_048_576
 _SAVE_HINT: Final = "save it as a file, and name that"
 
 
@@ -41,7 +40,8 @@ def read_standard_input() -> Iterator[Document | Skipped]:
             with kept.open() as beginning:
                 magic = beginning.read(len(DATABASE_MAGIC))
             if magic.startswith((*ZIP_MAGIC, DATABASE_MAGIC)):
-                file = stack.enter_context(_temporary_copy(kept.open()))
+                limited = BoundedStream(kept.open(), lambda: MAX_TOTAL_BYTES, _too_large)
+                file = stack.enter_context(temporary_copy(cast(BinaryIO, limited)))
         except OSError as error:
             raise from_os_error(error, where) from error
         if magic.startswith(ZIP_MAGIC):
@@ -91,17 +91,8 @@ class _KeptStream(ChunkStream):
         return data
 
 
-@contextlib.contextmanager
-def _temporary_copy(source: BinaryIO) -> Iterator[BinaryIO]:
-    """Write a stream to a file without a name inside the `with` block."""
-    size = 0
-    with tempfile.TemporaryFile(prefix="mlx-personal-") as file, source:
-        while chunk := source.read(_CHUNK_BYTES):
-            size += file.write(chunk)
-            if size > MAX_TOTAL_BYTES:
-                raise UserError(f"is larger than {MAX_TOTAL_BYTES // 1_000_000_000} GB", STANDARD_INPUT, _SAVE_HINT)
-        file.flush()
-        yield file
+def _too_large() -> UserError:
+    return UserError(f"is larger than {MAX_TOTAL_BYTES // 1_000_000_000} GB", STANDARD_INPUT, _SAVE_HINT)
 
 
 def _size(file: BinaryIO) -> int:

@@ -272,7 +272,7 @@ class Imports:
         """Return whether a verdict says nothing new.
 
         That is so if it is the latest one of its conversation from its source. Of conversations without an id, which
-        cannot be told apart, it is so if one of them had it at any time.
+        cannot be distinguished, it is so if one of them had it at any time.
 
         Args:
             dialogue_id: The dialogue.

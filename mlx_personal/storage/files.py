@@ -12,9 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from mlx_personal.errors import UserError, from_os_error
+
+_CHUNK_BYTES: Final = 1_048_576
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -148,6 +150,36 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_copy(source: BinaryIO) -> Iterator[BinaryIO]:
+    """Copy a stream to a temporary file inside the `with` block, to read it at any place.
+
+    Only its owner can read the file, and it has no name, so that a process that is killed leaves nothing.
+
+    Args:
+        source: The stream.
+
+    Yields:
+        The file, at its beginning.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="mlx-personal-"))
+        except OSError as error:
+            raise from_os_error(error) from error
+        while chunk := source.read(_CHUNK_BYTES):
+            try:
+                file.write(chunk)
+                file.flush()
+            except OSError as error:
+                raise from_os_error(error, tempfile.gettempdir()) from error
+        file.seek(0)
+        yield file
 
 
 @contextlib.contextmanager

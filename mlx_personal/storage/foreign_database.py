@@ -157,7 +157,7 @@ def _user_error(error: sqlite3.Error | UnicodeDecodeError, where: object) -> Use
     if code == sqlite3.SQLITE_FULL:
         return StorageError("the disk is full", tempfile.gettempdir(), DISK_HINT)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        why, hint = "it is damaged", "restore it from a backup"
+        why, hint = "it is damaged", "copy or export it again while the program that writes it is closed"
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         why, hint = "it is in use", _BUSY
     elif code == sqlite3.SQLITE_ERROR:

@@ -442,7 +442,7 @@ def test_each_conversation_may_change_its_rating_of_a_shared_answer(store: Store
 
 
 def test_opposed_ratings_of_conversations_without_an_id_settle(store: Store, tmp_path: Path) -> None:
-    """They cannot be told apart, so that a rating that changes back is not counted."""
+    """They cannot be distinguished, so that a rating that changes back is not counted."""
 
     def import_both(first: str, second: str) -> tuple[int, int]:
         return import_rated(store, tmp_path, ("", SOUP + BREAD, first), ("", SOUP + TEA, second))

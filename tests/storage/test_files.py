@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlx_personal.errors import UserError
-from mlx_personal.storage.files import atomic_file, atomic_folder, atomic_write, check_writable, remove_partials
+from mlx_personal.errors import StorageError, UserError
+from mlx_personal.storage.files import (
+    atomic_file,
+    atomic_folder,
+    atomic_write,
+    check_writable,
+    remove_partials,
+    temporary_copy,
+)
 
 
 @pytest.fixture
@@ -103,3 +114,27 @@ def test_only_partial_files_and_folders_are_removed(tmp_path: Path) -> None:
     (tmp_path / "file.partial").write_text("a")
     remove_partials(tmp_path)
     assert names(tmp_path) == [".hidden", "file.partial"]
+
+
+def test_a_temporary_copy_can_be_read_at_any_place_by_its_owner_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data = bytes(range(256)) * 8192  # two chunks
+    with temporary_copy(io.BytesIO(data)) as copy:
+        assert copy.read() == data
+        copy.seek(-3, os.SEEK_END)
+        assert copy.read() == data[-3:]
+        assert stat.S_IMODE(os.fstat(copy.fileno()).st_mode) == 0o600
+        assert names(tmp_path) == [], "a process that is killed leaves nothing"
+
+
+def test_a_full_disk_is_no_fault_of_what_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: Full())
+    with pytest.raises(StorageError, match=rf"^{tmp_path}: the disk is full"), temporary_copy(io.BytesIO(b"x")):
+        pass

@@ -148,7 +148,8 @@ def test_a_damaged_database_is_named_without_quoting_it(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"CREATE TABLE notes", b"CREATE \xffRIVATE notes"))
     with pytest.raises(UserError) as raised, opened(path):
         pass
-    assert raised.value.line() == f"{path}: cannot be read as a database: it is damaged; restore it from a backup"
+    hint = "copy or export it again while the program that writes it is closed"
+    assert raised.value.line() == f"{path}: cannot be read as a database: it is damaged; {hint}"
 
 
 CHATS = """

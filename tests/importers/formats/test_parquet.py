@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import sys
-import zipfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 from mlx_personal import UserError
 from mlx_personal.importers import Skipped, read_imports
-from tests.support.imports import conversations, skip_reasons
+from mlx_personal.importers.formats import parquet
+from tests.support.imports import conversations, skip_reasons, write_zip
 
 EXCHANGE = [("user", "When is the pear ripe?"), ("assistant", "In September.")]
 MESSAGES = [{"role": role, "content": content} for role, content in EXCHANGE]
@@ -37,11 +40,44 @@ def test_rows_of_every_form_are_read(tmp_path: Path) -> None:
     assert "the test split of a data set" in skip_reasons(tmp_path)
 
 
-def test_a_parquet_file_in_a_zip_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["zip", "gzip", "standard input"])
+def test_a_file_that_is_packed_or_piped_is_read_from_a_temporary_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     file = write_parquet(tmp_path / "a.parquet", [{"messages": MESSAGES}])
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.write(file, "a.parquet")
-    assert conversations(tmp_path / "a.zip") == [EXCHANGE]
+    data = file.read_bytes()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(data))
+    paths = {
+        "zip": write_zip(tmp_path / "a.zip", {"a.parquet": data}),
+        "gzip": tmp_path / "a.parquet.gz",
+        "standard input": Path("-"),
+    }
+    assert conversations(paths[source]) == [EXCHANGE]
+    assert not list((tmp_path / "temporary").iterdir())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    monkeypatch.setattr(parquet, "MAX_MEMBER_BYTES", len(data) - 1)
+    reason = "is larger than 0 GB"
+    if source == "zip":  # whose other files are read
+        assert skip_reasons(paths[source]) == [reason]
+    else:
+        with pytest.raises(UserError, match=f"{reason}; split it"):
+            list(read_imports(paths[source]))
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_large_column_is_not_read_at_once(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    row = {"prompt": "When is the pear ripe?", "completion": "In September. " * 500}
+    options = {"compression": "none", "use_dictionary": False}
+    file = write_parquet(tmp_path / "a.parquet", [row] * 3000, **options)
+    items = read_imports(file)
+    before_bytes = pyarrow.total_allocated_bytes()
+    next(items)
+    assert file.stat().st_size > 20_000_000
+    assert pyarrow.total_allocated_bytes() - before_bytes < 12_000_000
 
 
 def test_a_damaged_file_is_skipped_with_one_reason(tmp_path: Path) -> None:
