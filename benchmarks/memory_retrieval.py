@@ -120,7 +120,7 @@ def measure_first_token(lm: LanguageModel, dialogues: Sequence[Dialogue], conver
     memories = {
         (examples, retrieval): Memory(
             [MemoryEntry(i, dialogue) for i, dialogue in enumerate(kept)],
-            MemoryConfig(examples=examples, retrieval=retrieval, min_similarity=-1.0),
+            MemoryConfig(examples=examples, retrieval=retrieval, min_similarity=-1.0, min_bm25=0.0),
             lm,
         )
         for examples, retrieval in [(0, "bm25"), (1, "bm25"), (3, "bm25"), (3, "both")]

@@ -136,17 +136,17 @@ def test_a_full_context_loses_the_examples_and_then_the_oldest_exchange() -> Non
 
 
 def test_nothing_near_leaves_the_prompt_as_it_is() -> None:
-    for memory in (None, remember(), remember(min_similarity=1.0)):
+    for memory in (None, remember(), remember(min_bm25=1.0)):
         model = ScriptedModel("No.")
         conversation = Conversation(model, ChatConfig(max_tokens=5), memory=memory)  # type: ignore[arg-type]
-        list(conversation.ask("Zeppelin?" if memory is None or memory.config.min_similarity < 1 else "Tomato plants?"))
+        list(conversation.ask("Zeppelin?" if memory is None or memory.config.min_bm25 < 1 else "Tomato plants?"))
         assert model.prompts == [[model.prompts[0][0]]]
         assert conversation.prompt_examples == () and conversation.max_examples == (memory is not None)
 
 
 def test_a_conversation_has_the_prompts_with_which_its_dialogue_is_evaluated(tiny_model: LanguageModel) -> None:
     entries = [MemoryEntry(1, Dialogue.of("Tomatoes?", "In May.")), MemoryEntry(2, Dialogue.of("Soup?", "Simmer."))]
-    memory = Memory(entries, MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.0), tiny_model)
+    memory = Memory(entries, MemoryConfig(examples=2, retrieval="bm25", min_bm25=0.0), tiny_model)
     conversation = Conversation(tiny_model, ChatConfig(system="Brief.", max_tokens=4), seed=0, memory=memory)
     prompts: list[list[int]] = []
 
@@ -165,7 +165,7 @@ def test_a_conversation_has_the_prompts_with_which_its_dialogue_is_evaluated(tin
 
 def test_a_long_conversation_has_the_examples_with_which_its_dialogue_is_evaluated(tiny_model: LanguageModel) -> None:
     entries = [MemoryEntry(1, Dialogue.of("Tomatoes?", "In May.")), MemoryEntry(2, Dialogue.of("Soup?", "Simmer."))]
-    memory = Memory(entries, MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.0), tiny_model)
+    memory = Memory(entries, MemoryConfig(examples=2, retrieval="bm25", min_bm25=0.0), tiny_model)
     conversation = Conversation(tiny_model, ChatConfig(max_tokens=4), seed=0, memory=memory)
     had_examples = []
     for _ in range(8):

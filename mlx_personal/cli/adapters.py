@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import ID, CommandContext
-from mlx_personal.cli.evaluation_table import evaluation_lines
+from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mlx_personal.personalizer.answering import AnswerStatus
 
 
 @click.group()
@@ -55,11 +57,12 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
         path = personalizer.folder / record.folder
         sources = personalizer.adapters.training_sources(record)
         taken_back = personalizer.adapters.taken_back_samples(record)
+        forgetting = personalizer.adapters.forgetting(record)
     dialogues = sorted({source.dialogue_id for source in sources})
     rows = len(sources) + taken_back.samples
     synthetic = sum(source.synthetic_id is not None for source in sources) + taken_back.synthetic
     data = {**dataclasses.asdict(record), "path": str(path), "rows": rows, "synthetic": synthetic}
-    data |= {"dialogues": dialogues, "taken_back": dataclasses.asdict(taken_back)}
+    data |= {"dialogues": dialogues, "taken_back": dataclasses.asdict(taken_back), "forgetting": forgetting}
 
     def show(console: Console) -> None:
         print_lines(
@@ -72,6 +75,7 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
         if taken_back.samples:
             imports = f"{taken_back.samples} of these samples, from {taken_back.dialogues} annotated dialogues"
             print_lines(console, f"{imports}, were taken back with their import; the adapter has learned from them.")
+        print_lines(console, *forgetting_lines(forgetting))
         if record.evaluation is not None:
             print_lines(console, *evaluation_lines(record.evaluation, f"Adapter {record.id}"))
 
@@ -82,12 +86,15 @@ def show_(cli: CommandContext, adapter_id: int) -> CommandResult:
 @click.argument("adapter_id", type=ID)
 @json_option
 def promote(cli: CommandContext, adapter_id: int) -> CommandResult:
-    """Use an adapter for all answers from now on."""
+    """Use an adapter for all answers from now on.
+
+    It is used with or without memory as its evaluation decided; without one, without memory.
+    """
     with cli.open_profile() as personalizer:
         record = personalizer.adapters.promote(adapter_id)
-    return CommandResult(
-        {"promoted": record.id}, lambda console: print_lines(console, f"Adapter {record.id} answers from now on.")
-    )
+        answers = personalizer.status().answers
+    data = {"promoted": record.id, "uses_memory": answers.mode.uses_memory}
+    return CommandResult(data, lambda console: print_lines(console, _in_use_text(answers)))
 
 
 @adapters.command()
@@ -96,6 +103,11 @@ def rollback(cli: CommandContext) -> CommandResult:
     """Go back to the adapter, or the base model, that was in use before."""
     with cli.open_profile() as personalizer:
         record = personalizer.adapters.rollback()
-    in_use = "The base model" if record is None else f"Adapter {record.id}"
-    data = {"promoted": None if record is None else record.id}
-    return CommandResult(data, lambda console: print_lines(console, f"{in_use} answers from now on."))
+        answers = personalizer.status().answers
+    data = {"promoted": None if record is None else record.id, "uses_memory": answers.mode.uses_memory}
+    return CommandResult(data, lambda console: print_lines(console, _in_use_text(answers)))
+
+
+def _in_use_text(answers: AnswerStatus) -> str:
+    text = answers.mode.text()
+    return f"{text[:1].upper()}{text[1:]} answers from now on."

@@ -159,7 +159,7 @@ def _examples_text(conversation: Conversation) -> str:
     if conversation.examples:
         return "No dialogue was in the last prompt: the conversation has grown too long for examples."
     if not conversation.max_examples:
-        return "No dialogue was in the prompt: examples is 0 in the table memory of the profile's config.toml."
+        return "No dialogue was in the prompt: the memory is not used, as the status of the profile says."
     return "No dialogue was in the prompt: none that fits is near enough to the first question."
 
 

@@ -31,8 +31,13 @@ _PROFILE = "demo"
     metavar="NAME",
     help="Chat model to run it on, named as for `init`.  [default: the embedded model]",
 )
+@click.option(
+    "--memory",
+    is_flag=True,
+    help="Compare answers with the nearest kept dialogues as examples too, and use the better.",
+)
 @json_option
-def demo(cli: CommandContext, model: str | None) -> CommandResult:
+def demo(cli: CommandContext, model: str | None, memory: bool) -> CommandResult:
     """Run the whole loop on bundled dialogues, offline.
 
     Creates the profile `demo`, in place of one of an earlier run. Afterwards you can chat with the personalized model:
@@ -40,7 +45,7 @@ def demo(cli: CommandContext, model: str | None) -> CommandResult:
     """
     from mlx_personal.models.model_names import DEMO_MODEL
 
-    result = _run(cli, DEMO_MODEL if model is None else model)
+    result = _run(cli, DEMO_MODEL if model is None else model, memory)
     data = dataclasses.asdict(result)
     del data["evaluation"], data["asked_again"]
     options = ProfileOptions(_PROFILE, cli.profile_options.home_folder)
@@ -48,7 +53,7 @@ def demo(cli: CommandContext, model: str | None) -> CommandResult:
     return CommandResult(data, lambda console: _show_result(console, result, next_steps))
 
 
-def _run(cli: CommandContext, model: str) -> DemoResult:
+def _run(cli: CommandContext, model: str, memory: bool) -> DemoResult:
     """Run the demo, with its progress on standard error and a line of text on standard output after each step."""
     from mlx_personal.runtime.signals import TerminatedError, terminate_immediately
 
@@ -78,7 +83,7 @@ def _run(cli: CommandContext, model: str) -> DemoResult:
         try:
             from mlx_personal.demo import run_demo
 
-            return run_demo(cli.home.profile(_PROFILE), model, on_progress)
+            return run_demo(cli.home.profile(_PROFILE), model, on_progress, memory=memory)
         except (KeyboardInterrupt, TerminatedError, StoppedError) as error:
             number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.signal
             hint = "its profile holds what was done so far; the same command runs it again from the beginning"
@@ -101,10 +106,20 @@ def _show_result(console: Console, result: DemoResult, next_steps: str) -> None:
         f"ROUGE-1 on held-out dialogues: {result.rouge1_before:.3f} -> {result.rouge1_after:.3f}, gain "
         f"{result.rouge1_after - result.rouge1_before:+.3f} (95 % interval {low:+.3f} to {high:+.3f})",
         *_other_metrics(result.evaluation),
+        *_mode_lines(result.evaluation),
         ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()),
         f"Peak memory {result.peak_memory_bytes / 1e6:.0f} MB. The adapter: {result.adapter_path}",
         next_steps,
     )
+
+
+def _mode_lines(evaluation: Evaluation) -> list[str]:
+    """Return the table of what answers with and without memory, if both were compared."""
+    from mlx_personal.cli.evaluation_table import mode_lines
+
+    modes = evaluation.modes
+    is_compared = modes is not None and any(result.mode.uses_memory for result in modes.results)
+    return mode_lines(dataclasses.asdict(modes)) if modes is not None and is_compared else []
 
 
 def _other_metrics(evaluation: Evaluation) -> list[str]:

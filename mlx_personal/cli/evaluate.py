@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import ID, CommandContext
-from mlx_personal.cli.evaluation_table import evaluation_lines
+from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
 from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.errors import Action, UserError
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | None) -> CommandResult:
     """Compare an adapter with the base model on held-out dialogues.
 
-    Without ADAPTER_ID, the promoted adapter is compared. Answers are greedy, whatever the settings of `chat` are.
+    Without ADAPTER_ID, the promoted adapter is compared. Answers are greedy, whatever the settings of `chat` are. With
+    `memory.use = "auto"` the adapter is compared with and without memory. Nothing is stored or promoted.
     """
     from mlx_personal.models.adapter_folder import adapter_changes_nothing
 
@@ -49,6 +50,7 @@ def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | N
             print_notice(f"{adapter_path}: this adapter changes nothing: all its updates are zero")
         with progress_bar(cli, "Comparing") as on_progress:
             result = personalizer.evaluate(adapter, on_progress)
+        forgetting = None if isinstance(adapter, Path) else adapters.forgetting(adapter)
     name = f"The adapter in {adapter}" if isinstance(adapter, Path) else f"Adapter {adapter.id}"
     evaluation = None if result is None else dataclasses.asdict(result)
 
@@ -60,11 +62,12 @@ def evaluate(cli: CommandContext, adapter_id: int | None, adapter_path: Path | N
                 f"Annotate more with {cli.command('review')}",
             )
         else:
-            print_lines(console, *evaluation_lines(evaluation, name))
+            print_lines(console, *evaluation_lines(evaluation, name), *forgetting_lines(forgetting))
 
     data = {
         "adapter": None if isinstance(adapter, Path) else adapter.id,
         "adapter_path": None if adapter_path is None else str(adapter_path),
+        "forgetting": forgetting,
         "evaluation": evaluation,
     }
     return CommandResult(data, show, exit_code=0 if evaluation is not None else 1)

@@ -11,6 +11,8 @@ from mlx_personal.reporting import counted
 
 # Widths of the columns: metric, before, after, gain, interval of the gain.
 _WIDTHS: Final = (24, 9, 9, 9, 21)
+# Widths of the columns of answer modes: mode, metric, ROUGE-1, gain, interval of the gain.
+_MODE_WIDTHS: Final = (28, 15, 8, 8, 20)
 _WIDTH: Final = 79
 
 
@@ -22,9 +24,12 @@ def evaluation_lines(evaluation: Mapping[str, Any], name: str) -> list[str]:
         name: What is compared with the base model.
     """
     whose = " with verdicts inferred from imports" if evaluation.get("is_inferred") else ""
-    title = f"{name} against the base model, on {counted(evaluation['n'], 'held-out dialogue')}{whose}:"
+    modes = evaluation.get("modes")
+    memory = " with memory" if modes and modes["evaluated"]["uses_memory"] else ""
+    base = "the base model" + (" with memory" if modes and _base_has_memory(modes) else "")
+    title = f"{name}{memory} against {base}, on {counted(evaluation['n'], 'held-out dialogue')}{whose}:"
     lines = [
-        *textwrap.wrap(title, _WIDTH, break_long_words=False, break_on_hyphens=False),
+        *_wrapped(title),
         _row("", "before", "after", "gain", "95 % interval"),
         *_likelihood_lines(evaluation),
         *_question_lines(evaluation),
@@ -32,7 +37,58 @@ def evaluation_lines(evaluation: Mapping[str, Any], name: str) -> list[str]:
     ]
     if evaluation.get("inferred"):
         lines += ["", *evaluation_lines(evaluation["inferred"], "Apart from these, " + _lower_first(name))]
+    if modes:
+        lines += mode_lines(modes)
     return lines
+
+
+def mode_lines(modes: Mapping[str, Any]) -> list[str]:
+    """Return a table of the answer modes that were compared, and what is to know about the comparison.
+
+    Args:
+        modes: A stored `ModeComparison`.
+    """
+    from mlx_personal.evaluation.config import MIN_HELD_OUT
+    from mlx_personal.personalizer.held_out_choices import choices_text
+
+    in_use, memory, rule = modes["in_use"], modes["memory"], modes["rule"]
+    metric = "recip. rank" if rule == "choice" else "log-likelihood"
+    lines = ["", f"The same dialogues, compared with what is in use, {_mode_text(in_use)}:"]
+    lines.append(_row("", metric, "ROUGE-1", "gain", "95 % interval", widths=_MODE_WIDTHS))
+    for result in modes["results"]:
+        value = result["mrr" if rule == "choice" else "log_likelihood"]
+        cells = ["-" if value is None else f"{value:.3f}", f"{result['rouge1']:.3f}"]
+        if result["mode"] == in_use:
+            cells.append("in use")
+        elif (gain := result["gain"]) is not None:
+            cells += [f"{gain['gain']:+z.3f}", _interval(gain["low"], gain["high"])]
+        lines.append(_row(_mode_text(result["mode"]), *cells, widths=_MODE_WIDTHS))
+    gained = {"likelihood": "log-likelihood, nats a token", "choice": "reciprocal rank", "rouge1": "ROUGE-1"}[rule]
+    notes = [f"the gain is that in {gained}"]
+    if any(result["mode"]["uses_memory"] for result in modes["results"]):
+        notes.append(
+            f"with memory: up to {counted(memory['examples'], 'example')} of at most {memory['max_tokens']:,} tokens, "
+            f"retrieval {memory['retrieval']}"
+        )
+    lines += _note("; ".join(notes))
+    if modes["memory_note"]:
+        lines += _wrapped(f"Memory is not used: {modes['memory_note']}.")
+    if not modes["can_decide"]:
+        lines += _wrapped(
+            f"With fewer than {MIN_HELD_OUT} held-out dialogues nothing is decided: these figures may be chance."
+        )
+    if choices := choices_text(modes["earlier_choices"]):
+        lines += _wrapped(f"{choices[:1].upper()}{choices[1:]}.")
+    return lines
+
+
+def forgetting_lines(forgetting: float | None) -> list[str]:
+    """Return a sentence on how much worse an adapter is on general dialogues, if that was measured.
+
+    Args:
+        forgetting: The relative increase of the loss on them.
+    """
+    return [] if forgetting is None else [f"The loss on general dialogues changed by {forgetting:+.1%}."]
 
 
 def _likelihood_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -109,10 +165,24 @@ def _change_lines(name: str, change: Mapping[str, float], note: str, unit: str =
     yield from _note(note)
 
 
-def _row(name: str, *cells: str) -> str:
-    widths = _WIDTHS[1:]
-    aligned: Iterable[str] = (f" {cell.rjust(width - 1)}" for cell, width in zip(cells, widths, strict=False))
-    return (name.ljust(_WIDTHS[0]) + "".join(aligned)).rstrip()
+def _row(name: str, *cells: str, widths: tuple[int, ...] = _WIDTHS) -> str:
+    aligned: Iterable[str] = (f" {cell.rjust(width - 1)}" for cell, width in zip(cells, widths[1:], strict=False))
+    return (name.ljust(widths[0]) + "".join(aligned)).rstrip()
+
+
+def _mode_text(mode: Mapping[str, Any]) -> str:
+    from mlx_personal.evaluation.answer_modes import AnswerMode
+
+    return AnswerMode.from_json(mode).text()
+
+
+def _base_has_memory(modes: Mapping[str, Any]) -> bool:
+    """Return whether the base model was only compared with memory, because `memory.use` is `always`."""
+    return all(result["mode"]["uses_memory"] for result in modes["results"])
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _note(text: str) -> list[str]:

@@ -125,6 +125,8 @@ def _show_status(console: Console, status: ProfileStatus) -> None:
         table.add_row("from imports", _inferred_text(status.inferred))
     table.add_row("synthetic", printable(f"{status.synthetic_kept} kept of {status.synthetic_generated}{style}"))
     table.add_row("adapters", f"{status.adapters}; {in_use} is in use")
+    for number, line in enumerate(status.answers.lines()):
+        table.add_row("" if number else "answers", line)
     if status.tuning is not None:
         table.add_row("tuned", status.tuning.text())
     for pending in status.pending:

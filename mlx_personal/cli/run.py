@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.evaluation_table import evaluation_lines
+from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
 from mlx_personal.cli.import_ import accepted_text, open_questions_text, run_scoring
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import progress_bar
@@ -67,11 +67,13 @@ def run(cli: CommandContext) -> CommandResult:
                 "adapter": adapter.id,
                 "promoted": promotion.promoted,
                 "reason": promotion.reason,
+                "forgetting": promotion.forgetting,
                 "evaluation": evaluation,
             }
+            lines += forgetting_lines(promotion.forgetting)
             if evaluation is not None:
                 lines += evaluation_lines(evaluation, f"Adapter {adapter.id}")
-            lines += promotion_lines(promotion)
+            lines += promotion_lines(cli, adapter.id, promotion)
         open_questions = personalizer.annotations.open_question_count()
     if not done:
         lines.append("No step is pending.")

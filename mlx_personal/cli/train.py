@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.evaluation_table import evaluation_lines
+from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
 from mlx_personal.cli.output import CommandResult, json_option, print_lines
 from mlx_personal.cli.progress import bytes_text, progress_bar
 from mlx_personal.cli.training_progress import training_progress
@@ -121,9 +121,8 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
         if result.plot is None
         else f"Plot of the losses: {result.plot}"
     )
-    if report.forgetting is not None:
-        lines.append(f"The loss on general dialogues changed by {report.forgetting:+.1%}.")
-    if not result.has_effect:
+    lines += forgetting_lines(report.forgetting)
+    if result.evaluation is None and not result.has_effect:
         lines.append("The adapter is kept and not promoted.")
         return lines
     if result.evaluation is None:
@@ -134,20 +133,46 @@ def training_lines(cli: CommandContext, result: TrainResult) -> list[str]:
         )
         return lines
     lines += evaluation_lines(dataclasses.asdict(result.evaluation), f"Adapter {result.adapter.id}")
-    lines += promotion_lines(result)
+    lines += promotion_lines(cli, result.adapter.id, result)
     return lines
 
 
-def promotion_lines(result: PromotionResult) -> list[str]:
-    """Return sentences on whether an adapter was promoted, and why."""
-    baseline = "" if result.against_current == result.evaluation else "Against the adapter that was in use: "
+def promotion_lines(cli: CommandContext, adapter_id: int, result: PromotionResult) -> list[str]:
+    """Return sentences on whether an adapter was promoted, and why, and on what answers from now on.
+
+    Args:
+        cli: The context of the command.
+        adapter_id: Id of the adapter.
+        result: The result of the promotion rule.
+    """
+    modes = None if result.evaluation is None else result.evaluation.modes
+    if modes is None:
+        return []
+    baseline = "" if result.against_current == result.evaluation else f"Against {modes.in_use.text()}: "
     text = f"{baseline}{result.reason}."
-    reason = [text[:1].upper() + text[1:]] if result.reason else []
+    reason = _capital(text)
+    kept = "it is kept and not promoted"
+    if not modes.can_decide:
+        promote = cli.command("adapters", "promote", str(adapter_id))
+        outcome = "The adapter stays in use." if result.promoted else f"The adapter is kept; to use it: {promote}"
+        return [f"{reason} {outcome}"]
     if result.promoted:
-        return [*reason, "The adapter is promoted: it answers from now on."]
-    if result.exceeds_forgetting:
-        return [*reason, "The adapter exceeds `max_forgetting` of the settings: it is kept and not promoted."]
-    return [*reason, "The adapter is not better than the one in use: it is kept and not promoted."]
+        return [reason, f"The adapter is promoted: {modes.best.text()} answers from now on."]
+    if not result.has_effect:
+        lines = [f"The adapter changes nothing: {kept}."]
+    elif result.exceeds_forgetting:
+        lines = [reason, f"The adapter exceeds `max_forgetting` of the settings: {kept}."]
+    elif modes.best == modes.in_use:
+        lines = [reason, f"The adapter is not better than what is in use: {kept}."]
+    else:
+        lines = [reason, f"The adapter is not the best: {kept}."]
+    if modes.best != modes.in_use:
+        lines.append(f"{_capital(modes.best.text())} is better than {modes.in_use.text()} and answers from now on.")
+    return lines
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _show_result(console: Console, cli: CommandContext, result: TrainResult) -> None:

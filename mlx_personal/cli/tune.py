@@ -126,7 +126,7 @@ def _result_lines(cli: CommandContext, result: TuningResult) -> Iterator[str]:
         train, chat = cli.command("train"), cli.command("chat")
         yield f"{reason} The settings are written to config.toml; they count from the next training: {train}"
         if result.best is not None and result.best.candidate.memory_examples != result.present.memory_examples:
-            yield f"memory.examples counts from the next {chat} on, also with the adapter in use now."
+            yield f"Those of the memory count from the next {chat} on, also with the adapter in use now."
     elif result.is_better:
         yield f"{reason} The settings are better, but not written."
     elif result.best is None:

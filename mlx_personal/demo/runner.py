@@ -6,6 +6,7 @@ the dialogues that were selected.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -89,6 +90,7 @@ def run_demo(
     model: str | Path = DEMO_MODEL,
     on_progress: Progress = ignore_progress,
     num_conversations: int | None = None,
+    memory: bool = False,
 ) -> DemoResult:
     """Create the demo's profile from scratch and run the learning loop on it.
 
@@ -97,6 +99,7 @@ def run_demo(
         model: The base model, as for `load_language_model`.
         on_progress: Receives the events of each step, and after it one whose `detail` is a line of text about it.
         num_conversations: Number of the bundled conversations to use, the first ones; None for all.
+        memory: Whether memory is compared, and used if it is better.
 
     Returns:
         The measurements.
@@ -119,6 +122,8 @@ def run_demo(
         config = chat_model_config(base.hidden_states([base.tokenize("Hej Nora")])[0].shape[1])
         estimate_training(base, [Example(d, 0, 1.0) for d in stream.values()], config.finetune)  # raises if too large
         duration = f" This will take about {_duration_text(_expected_seconds(base, config, list(stream)))}."
+    if memory:
+        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, use="auto"))
     _remove_earlier_demo(folder)
     with Personalizer.create(folder, model, config, base, _CREATOR) as personalizer:
         personalizer.stage_seconds["load"] = time.perf_counter() - start
@@ -148,6 +153,8 @@ def run_demo(
             raise AssertionError("some of the bundled dialogues are held out")
         rouge1 = evaluation.rouge1
         promoted = "promoted" if trained.promoted else "not promoted"
+        if evaluation.modes is not None and evaluation.modes.best.uses_memory:
+            promoted += "; memory is used"
         report(
             "evaluate",
             f"7 evaluate: ROUGE-1 {rouge1.before:.3f} -> {rouge1.after:.3f} on {evaluation.n} held-out dialogues, "

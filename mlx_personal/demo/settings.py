@@ -10,11 +10,14 @@ from mlx_personal.chat import ChatConfig
 from mlx_personal.config import Config
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.memory import MemoryConfig
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.synthesis import SynthesisConfig
 
 # All questions are asked in one day.
 _ANNOTATION: Final = AnnotationConfig(questions_per_day=1000)
+# The demo shows what the adapter learned; `demo --memory` shows what kept dialogues before a question add.
+_MEMORY: Final = MemoryConfig(use="never")
 # A little more than the preferred answers need. Answers of an unadapted model are longer and are cut off.
 MAX_ANSWER_TOKENS: Final = 80
 
@@ -25,6 +28,7 @@ EMBEDDED_MODEL_CONFIG: Final = Config(
     annotation=_ANNOTATION,
     finetune=LoRAConfig(learning_rate=4e-3, epochs=4),
     evaluation=EvaluationConfig(max_tokens=MAX_ANSWER_TOKENS),
+    memory=_MEMORY,
     chat=ChatConfig(max_tokens=MAX_ANSWER_TOKENS),
 )
 
@@ -44,6 +48,7 @@ CHAT_MODEL_CONFIG: Final = Config(
     synthesis=SynthesisConfig(k=2, max_attempts=2),
     finetune=LoRAConfig(learning_rate=2e-3, epochs=3, num_layers=16, dropout=0.0),
     evaluation=EvaluationConfig(holdout_ratio=0.2, max_tokens=MAX_ANSWER_TOKENS, choices=4, other_questions=1),
+    memory=_MEMORY,
     chat=ChatConfig(temperature=0.0, repetition_penalty=1.0, max_tokens=MAX_ANSWER_TOKENS),
 )
 

@@ -11,6 +11,7 @@ from mlx_personal.lazy_imports import lazy_exports
 
 if TYPE_CHECKING:
     from mlx_personal.evaluation.answer_loss import AnswerLoss, answer_losses
+    from mlx_personal.evaluation.answer_modes import AnswerMode, ModeComparison, ModeResult
     from mlx_personal.evaluation.answer_similarity import answer_similarities, with_cache
     from mlx_personal.evaluation.choice import (
         ChoiceChange,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         compute_outputs,
         make_parts,
         typical_answer,
+        with_likelihoods,
+        without_questions,
     )
     from mlx_personal.evaluation.config import EvaluationConfig
     from mlx_personal.evaluation.constant_answer import choose_constant_answer
@@ -56,6 +59,9 @@ else:
             "answer_losses": "answer_loss",
             "answer_similarities": "answer_similarity",
             "with_cache": "answer_similarity",
+            "AnswerMode": "answer_modes",
+            "ModeComparison": "answer_modes",
+            "ModeResult": "answer_modes",
             "ChoiceChange": "choice",
             "compare_choice": "choice",
             "group_by_length": "choice",
@@ -67,6 +73,8 @@ else:
             "compute_outputs": "comparison",
             "make_parts": "comparison",
             "typical_answer": "comparison",
+            "with_likelihoods": "comparison",
+            "without_questions": "comparison",
             "EvaluationConfig": "config",
             "choose_constant_answer": "constant_answer",
             "distinct_2": "diversity",
@@ -95,6 +103,7 @@ else:
 
 __all__ = [
     "AnswerLoss",
+    "AnswerMode",
     "AnswerStatistic",
     "ChoiceChange",
     "ConstantAnswer",
@@ -103,6 +112,8 @@ __all__ = [
     "EvaluationConfig",
     "EvaluationPart",
     "MetricChange",
+    "ModeComparison",
+    "ModeResult",
     "ModelOutputs",
     "Question",
     "SpecificityChange",
@@ -132,4 +143,6 @@ __all__ = [
     "top1_shares",
     "typical_answer",
     "with_cache",
+    "with_likelihoods",
+    "without_questions",
 ]

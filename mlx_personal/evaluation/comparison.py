@@ -1,7 +1,8 @@
 """Compare two models on held-out dialogues by everything that is measured: likelihoods and generated answers.
 
 `make_parts` decides once what is computed, the same for all models; `compute_outputs` computes it with one model;
-`compare_outputs` compares two.
+`compare_outputs` compares two. Most of the time goes into the likelihoods of answers after several questions, so they
+can be left out (`without_questions`) and be computed later (`with_likelihoods`).
 """
 
 from __future__ import annotations
@@ -115,9 +116,38 @@ def compute_outputs(
         ModelOutputs(
             answers=list(itertools.islice(answers, len(part.dialogues))),
             losses=list(itertools.islice(losses, len(part.dialogues))),
-            likelihoods=answer_likelihoods(lm, part.questions, question_pairs(part.groups, part.others), on_progress),
+            likelihoods=_part_likelihoods(lm, part, on_progress),
         )
         for part in parts
+    ]
+
+
+def without_questions(parts: Sequence[EvaluationPart]) -> list[EvaluationPart]:
+    """Return parts of which only greedy answers and the losses of the preferred ones are computed and compared.
+
+    Args:
+        parts: The parts of the held-out dialogues.
+    """
+    return [dataclasses.replace(part, questions=(), groups=(), others=()) for part in parts]
+
+
+def with_likelihoods(
+    lm: LanguageModel,
+    parts: Sequence[EvaluationPart],
+    outputs: Sequence[ModelOutputs],
+    on_progress: Progress | None = None,
+) -> list[ModelOutputs]:
+    """Return outputs that were computed `without_questions` with the likelihoods of answers after questions.
+
+    Args:
+        lm: The model that computed the outputs.
+        parts: The parts with their questions.
+        outputs: The outputs for each part.
+        on_progress: Receives an event of stage `likelihood` for each question.
+    """
+    return [
+        dataclasses.replace(output, likelihoods=_part_likelihoods(lm, part, on_progress))
+        for part, output in zip(parts, outputs, strict=True)
     ]
 
 
@@ -169,6 +199,10 @@ def typical_answer(lm: LanguageModel, dialogues: Sequence[Dialogue], max_tokens:
     turns = [strip_thoughts(turn) for dialogue in dialogues for turn in dialogue.assistant_turns]
     turns = [turn for turn in turns if turn][-_MAX_CONSTANT_CANDIDATES:]
     return choose_constant_answer([lm.tokenizer.decode(lm.tokenize(turn)[:max_tokens]) for turn in turns], turns)
+
+
+def _part_likelihoods(lm: LanguageModel, part: EvaluationPart, on_progress: Progress | None) -> np.ndarray:
+    return answer_likelihoods(lm, part.questions, question_pairs(part.groups, part.others), on_progress)
 
 
 def _compare_part(

@@ -9,6 +9,9 @@ from typing import Final
 MAX_DENOMINATOR: Final = 20
 # The rules by which an adapter is promoted.
 PROMOTION_RULES: Final = ("likelihood", "choice", "rouge1")
+# With fewer held-out dialogues nothing is decided: the 95 % interval of so few is too narrow, and that of a single one
+# has no width at all.
+MIN_HELD_OUT: Final = 5
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_personal.dialogue import Dialogue, rouge1, rougeL, strip_thoughts
+from mlx_personal.evaluation.answer_modes import ModeComparison
 from mlx_personal.evaluation.choice import ChoiceChange
 from mlx_personal.evaluation.diversity import distinct_2, mean_words
 from mlx_personal.evaluation.intervals import MetricChange
@@ -103,6 +104,8 @@ class Evaluation:
         constant_answer: One answer for all; None without answers to choose it from.
         answer_words: Words per answer.
         distinct_2: Share of the pairs of adjacent words that are different.
+        modes: The comparison of both models, with and without memory, with what is in use; None if they were not
+            compared for a profile.
     """
 
     n: int
@@ -118,6 +121,7 @@ class Evaluation:
     constant_answer: ConstantAnswer | None = None
     answer_words: AnswerStatistic | None = None
     distinct_2: AnswerStatistic | None = None
+    modes: ModeComparison | None = None
 
 
 def generate_answers(

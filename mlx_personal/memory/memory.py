@@ -53,7 +53,7 @@ class RetrievedExample:
 
     Attributes:
         entry: The entry of the memory.
-        similarity: How near its question is, see `MemoryConfig.min_similarity`.
+        similarity: How near its question is by the retrieval, with two of them the larger similarity.
         score: By which examples are ordered, see `RankedEntry`: with two retrievals, whose similarities are of
             different scales, that of their ranks.
     """
@@ -198,12 +198,14 @@ class Memory:
         is_allowed = np.ones(len(self.entries), bool)
         for group in excluded_groups:
             is_allowed[self._indices_of_groups.get(group, [])] = False
-        similarities = []
+        similarities, smallest = [], []
         if self.config.retrieval in ("hidden-states", "both"):
             similarities.append(self._whitened_vectors.similarities(self._query_vector(question)))
+            smallest.append(self.config.min_similarity)
         if self.config.retrieval in ("bm25", "both"):
             similarities.append(self._bm25_index.similarities(question))
-        ranked = rank_entries(similarities, self._is_annotated, is_allowed, self.config.min_similarity, count)
+            smallest.append(self.config.min_bm25)
+        ranked = rank_entries(similarities, self._is_annotated, is_allowed, smallest, count)
         return [RetrievedExample(self.entries[entry.index], entry.similarity, entry.score) for entry in ranked]
 
     def _query_vector(self, question: str) -> np.ndarray:

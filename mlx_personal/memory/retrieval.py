@@ -33,12 +33,13 @@ def rank_entries(
     similarities: Sequence[np.ndarray],
     is_annotated: np.ndarray,
     is_allowed: np.ndarray,
-    min_similarity: float,
+    min_similarities: Sequence[float],
     count: int,
 ) -> list[RankedEntry]:
     """Return the nearest entries: first annotated ones by nearness, then the others by nearness.
 
-    An entry is ranked by each similarity that is at least `min_similarity`; one that no similarity ranks is left out.
+    An entry is ranked by each similarity that is at least the smallest one of its retrieval; one that no similarity
+    ranks is left out.
     With several similarities the order is that of the sum of 1 / (60 + rank) over them [Cormack09], where annotated
     entries and the others are ranked together. Of entries that are equally near the later one comes first.
 
@@ -46,20 +47,20 @@ def rank_entries(
         similarities: The similarity of each of the N entries by each retrieval, float32 [N].
         is_annotated: Whether an entry is annotated, bool [N].
         is_allowed: Whether an entry may be returned, bool [N].
-        min_similarity: Smallest similarity of an entry.
+        min_similarities: The smallest similarity of an entry by each retrieval, whose scales differ.
         count: Maximum number of entries.
 
     Returns:
         The entries.
     """
     scores: dict[int, float] = {}
-    for similarity in similarities:
+    for similarity, smallest in zip(similarities, min_similarities, strict=True):
         # Enough of both, so that many near entries without an annotation do not displace annotated ones.
         near = [
             index
             for tier in (is_annotated, ~is_annotated)
             for index in _largest(
-                similarity, np.flatnonzero(tier & is_allowed & (similarity >= min_similarity)), max(count, _DEPTH)
+                similarity, np.flatnonzero(tier & is_allowed & (similarity >= smallest)), max(count, _DEPTH)
             )
         ]
         for rank, index in enumerate(_largest(similarity, np.array(near, int), len(near)), 1):

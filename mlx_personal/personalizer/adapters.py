@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mlx_personal.errors import Action, UserError
+from mlx_personal.finetune.report import forgetting
+from mlx_personal.personalizer.answering import adapter_decision, decision_in_use, promote, undo_promotion
 from mlx_personal.profile import AdapterRow, Store, TrainingSource
 from mlx_personal.profile.undo_import import TakenBackSamples, taken_back_samples
 
@@ -51,7 +55,7 @@ class Adapters:
         return taken_back_samples(self._store, adapter.run_id)
 
     def promote(self, adapter_id: int) -> AdapterRow:
-        """Put an adapter into use.
+        """Put an adapter into use, with what was decided about the memory when it was evaluated.
 
         Args:
             adapter_id: Id of the adapter.
@@ -71,7 +75,7 @@ class Adapters:
         if not (folder / "adapters.safetensors").exists():
             raise UserError(f"the files of adapter {adapter.id} are missing", folder, remedy=Action.TRAIN)
         if not adapter.promoted:
-            self._store.promote(adapter_id)
+            promote(self._store, adapter_id, adapter_decision(self._store, adapter))
         return self.get(adapter_id)
 
     def has_effect(self, adapter: AdapterRow) -> bool:
@@ -80,23 +84,30 @@ class Adapters:
         Args:
             adapter: The adapter.
         """
-        run = self._store.run(adapter.run_id)
-        result = {} if run is None or run.result is None else run.result
-        return bool(result.get("has_effect", True))  # version 0.1 did not check it
+        return bool(self._training_result(adapter).get("has_effect", True))  # version 0.1 did not check it
+
+    def forgetting(self, adapter: AdapterRow) -> float | None:
+        """Return the relative increase of the loss on general dialogues by an adapter; None if it was not measured.
+
+        Args:
+            adapter: The adapter.
+        """
+        result = self._training_result(adapter)
+        return forgetting(result.get("general_losses", ()), result.get("best_step", 0))
 
     def rollback(self) -> AdapterRow | None:
-        """Undo the last promotion.
+        """Undo the last promotion, and what was decided about the memory with it.
 
         Returns:
             The adapter that is in use now; None for the base model.
 
         Raises:
-            UserError: If the base model is already in use.
+            UserError: If the base model is already in use, and nothing was decided about it.
         """
         history = self._store.promotions()
-        if not history or history[-1] is None:
+        if not history or (history[-1] is None and decision_in_use(self._store) is None):
             raise UserError("the base model is already in use; there is nothing to roll back", self._store.folder)
-        self._store.undo_promotion()
+        undo_promotion(self._store)
         return self.promoted()
 
     def check_base(self, adapter: AdapterRow) -> None:
@@ -115,3 +126,7 @@ class Adapters:
                 "the base model can be changed back",
                 remedy=Action.TRAIN,
             )
+
+    def _training_result(self, adapter: AdapterRow) -> dict[str, Any]:
+        run = self._store.run(adapter.run_id)
+        return {} if run is None or run.result is None else run.result

@@ -1,7 +1,7 @@
 """The memory of a profile: the annotated dialogues, then the rest of the buffer, with vectors that are computed once.
 
 Held-out dialogues and near-duplicates of them are no part of it, so that what is measured on them is what answers new
-questions. Neither are dialogues that the user skipped.
+questions. Neither are dialogues that the user skipped. Whether the memory is used is decided by `answering`.
 
 With `finetune.examples = "as in chat"`, a training dialogue has examples of a memory of the annotated dialogues that
 are trained on, which stay the same if the training run is interrupted and resumed.
@@ -22,17 +22,24 @@ from mlx_personal.embedding import make_embedder
 from mlx_personal.finetune.data.dataset import draw_validation_groups, usable_pairs
 from mlx_personal.memory import Memory, MemoryEntry, embed_questions, first_question
 from mlx_personal.models import LanguageModel
+from mlx_personal.personalizer.answering import mode_in_use
 from mlx_personal.personalizer.training_set import Source, TrainingSet
 from mlx_personal.profile import Store
 
-_NO_EXAMPLES: Final = "finetune.examples has no effect, since memory.examples is 0"
+_NO_EXAMPLES: Final = "finetune.examples has no effect, since the memory is turned off"
 _FOUND_BY_WORDS: Final = (
     "the estimate reads no weights: its examples are found by BM25, those of the training may differ"
 )
 
 
-def profile_memory(store: Store, config: Config, lm: LanguageModel, excluded: Sequence[Dialogue] = ()) -> Memory:
-    """Return the memory of a profile.
+def profile_memory(
+    store: Store,
+    config: Config,
+    lm: LanguageModel,
+    excluded: Sequence[Dialogue] = (),
+    uses_memory: bool | None = None,
+) -> Memory:
+    """Return the memory of a profile, which has no entries and gives no examples if it is not used.
 
     Vectors of questions that are not stored, because the dialogue is new or the base model or the embedder changed, are
     computed, and stored if the profile is open for writing.
@@ -42,12 +49,17 @@ def profile_memory(store: Store, config: Config, lm: LanguageModel, excluded: Se
         config: Its settings.
         lm: The model that answers, with or without an adapter.
         excluded: Further dialogues that are treated like held-out ones.
+        uses_memory: Whether it is used; None for as the profile answers now.
 
     Raises:
         UserError: If the embedder's package is not installed, or the model's weights are damaged.
     """
-    # Without examples nothing is read, so that a conversation starts as fast as without a memory.
-    return _make_memory(store, config, lm, memory_entries(store, excluded) if config.memory.examples else [])
+    if uses_memory is None:
+        uses_memory = mode_in_use(store, config.memory).uses_memory
+    if not uses_memory:
+        # Nothing is read, so that a conversation starts as fast as without a memory.
+        return Memory((), dataclasses.replace(config.memory, examples=0), lm)
+    return _make_memory(store, config, lm, memory_entries(store, excluded))
 
 
 def memory_entries(store: Store, excluded: Sequence[Dialogue] = ()) -> list[MemoryEntry]:
@@ -98,7 +110,7 @@ def as_trained(
     if training_set.example_ids is not None:
         return training_set.with_examples(training_set.example_ids, annotated)
     notes = training_set.notes
-    if not config.memory.examples:
+    if not config.memory.is_used(decided=True):
         return dataclasses.replace(training_set, notes=(*notes, _NO_EXAMPLES), example_ids={})
     if not reads_weights and config.memory.retrieval != "bm25":
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, retrieval="bm25"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlx_personal.config import Config
+from mlx_personal.evaluation.config import MIN_HELD_OUT
 from mlx_personal.profile import AdapterRow, RunRow, Store
 from mlx_personal.reporting import counted
 
@@ -52,7 +53,10 @@ def pending_steps(store: Store, config: Config, fingerprint: str) -> list[Pendin
     elif reason := _training_reason(store, config, fingerprint):
         steps.append(PendingStep("train", reason))
     elif (adapter := unevaluated_adapter(store, fingerprint)) is not None:
-        steps.append(PendingStep("evaluate", f"adapter {adapter.id} has not been evaluated"))
+        reason = (
+            "has not been evaluated" if adapter.evaluation is None else "was evaluated on too few dialogues to decide"
+        )
+        steps.append(PendingStep("evaluate", f"adapter {adapter.id} {reason}"))
     return steps
 
 
@@ -73,19 +77,21 @@ def unevaluated_adapter(store: Store, fingerprint: str) -> AdapterRow | None:
     """Return the newest adapter if it has not been evaluated but can be, else None.
 
     This happens after an interruption between training and evaluation, and if the adapter was trained before any
-    dialogue was held out. An adapter can be evaluated if it fits the base model and there are held-out dialogues.
+    dialogue was held out. An adapter can be evaluated if it fits the base model and there are held-out dialogues. If
+    there were too few of them to decide, it counts as not evaluated once there are enough.
 
     Args:
         store: The profile's store.
         fingerprint: Fingerprint of the current base model.
     """
     newest = store.adapters()[-1:]
-    if (
-        newest
-        and newest[0].evaluation is None
-        and newest[0].model == fingerprint
-        and store.annotation_counts().held_out
-    ):
+    if not newest or newest[0].model != fingerprint:
+        return None
+    held_out, inferred = store.annotation_counts().held_out, store.inferred.counts().held_out
+    deciding = held_out - inferred or inferred  # the user's own verdicts decide, if there are any
+    # Version 0.1 decided by fewer.
+    modes = None if newest[0].evaluation is None else newest[0].evaluation.get("modes") or {"can_decide": True}
+    if (modes is None and held_out) or (modes is not None and not modes["can_decide"] and deciding >= MIN_HELD_OUT):
         return newest[0]
     return None
 

@@ -658,13 +658,15 @@ class Personalizer:
 
     # Chat
 
-    def memory(self, lm: LanguageModel | None = None) -> Memory:
-        """Return the memory: the annotated dialogues and the buffer, without what is held out.
+    def memory(self, lm: LanguageModel | None = None, is_own: bool = True) -> Memory:
+        """Return the memory: the annotated dialogues and the buffer, without what is held out; empty if it is not used.
 
         Args:
             lm: The model that answers, with or without an adapter; by default the base model.
+            is_own: Whether it answers with what is in use. About an adapter outside the profile nothing was decided.
         """
-        return profile_memory(self.store, self.config, lm or self.base_model())
+        uses_memory = None if is_own else self.config.memory.is_used(decided=False)
+        return profile_memory(self.store, self.config, lm or self.base_model(), uses_memory=uses_memory)
 
     def conversation(
         self, config: ChatConfig | None = None, adapter_folder: Path | None = None, seed: int | None = None
@@ -677,7 +679,7 @@ class Personalizer:
             seed: Random seed of the sampling; None for a random one.
         """
         lm = self.adapted_model(adapter_folder or self.adapters.promoted())
-        return Conversation(lm, config or self.config.chat, seed, self.memory(lm))
+        return Conversation(lm, config or self.config.chat, seed, self.memory(lm, adapter_folder is None))
 
     @contextlib.contextmanager
     def recorded_conversation(

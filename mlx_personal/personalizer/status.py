@@ -11,6 +11,7 @@ from mlx_personal.annotation import left_today, open_question_count
 from mlx_personal.config import Config
 from mlx_personal.errors import UserError
 from mlx_personal.models.stores.model_source import read_source
+from mlx_personal.personalizer.answering import AnswerStatus, answer_status
 from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
 from mlx_personal.personalizer.tuning_record import TuningRecord, read_record
@@ -44,6 +45,7 @@ class ProfileStatus:
         prompt_style: The prompt style that was found for the base model; None if none was looked for.
         adapters: Number of trained adapters.
         promoted: Id of the adapter in use; None for the base model.
+        answers: What answers, with or without memory, and why.
         last_training: Time when the last training run finished, UTC; None without one.
         tuning: What the last tuning on the base model found; None without one.
         pending: The pending steps in order.
@@ -69,6 +71,7 @@ class ProfileStatus:
     prompt_style: str | None
     adapters: int
     promoted: int | None
+    answers: AnswerStatus
     last_training: str | None
     tuning: TuningRecord | None
     pending: tuple[PendingStep, ...]
@@ -93,6 +96,7 @@ class ProfileStatus:
             "prompt_style": self.prompt_style,
             "adapters": self.adapters,
             "promoted": self.promoted,
+            "answers": dataclasses.asdict(self.answers),
             "last_training": self.last_training,
             "tuning": None if self.tuning is None else dataclasses.asdict(self.tuning),
             "due": [dataclasses.asdict(step) for step in self.pending],
@@ -153,6 +157,7 @@ def store_status(store: Store, config: Config) -> ProfileStatus:
         prompt_style=(store.model_record(CALIBRATION_RECORD) or {}).get("style"),
         adapters=store.adapter_count(),
         promoted=(store.promotions() or [None])[-1],
+        answers=answer_status(store, config),
         last_training=None if last_training is None else last_training.finished_at,
         tuning=read_record(store),
         pending=tuple(pending_steps(store, config, store.fingerprint())),

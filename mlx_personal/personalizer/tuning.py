@@ -18,15 +18,25 @@ from typing import Any, Final
 
 from mlx_personal.config import Config
 from mlx_personal.errors import StoppedError, StorageError, UserError
-from mlx_personal.evaluation import Evaluation, MetricChange, compare_outputs
+from mlx_personal.evaluation import Evaluation, compare_outputs
+from mlx_personal.evaluation.promotion_rule import METRIC_NAMES, is_better_by, rule_change
+from mlx_personal.personalizer.answering import mode_in_use
+from mlx_personal.personalizer.held_out_choices import choices_text, count_choice, earlier_choices
 from mlx_personal.personalizer.personalizer import Personalizer
-from mlx_personal.personalizer.promotion import is_better_by
 from mlx_personal.personalizer.settings_file import change_settings
 from mlx_personal.personalizer.tuning_budget import TimedSearch
 from mlx_personal.personalizer.tuning_record import TuningRecord, write_record
-from mlx_personal.personalizer.tuning_search import BRACKET_SIZE, Candidate, SearchSpace, Trial, draw_brackets
+from mlx_personal.personalizer.tuning_search import (
+    BRACKET_SIZE,
+    Candidate,
+    SearchSpace,
+    Trial,
+    draw_brackets,
+    with_settings,
+)
 from mlx_personal.personalizer.tuning_state import TuningState, read_state, remove_state, tuning_identity
 from mlx_personal.personalizer.tuning_trials import TrialRunner
+from mlx_personal.profile import Store
 from mlx_personal.progress import Progress
 from mlx_personal.reporting import counted
 from mlx_personal.storage.database import utc_now
@@ -121,18 +131,23 @@ def tune(
     store, config = personalizer.store, personalizer.config
     runner = TrialRunner(store, config, personalizer.base_model(), seed)
     state, is_discarded = _open_state(personalizer, seed, restart)
-    plan = _make_plan(runner, config, seed, state, is_discarded)
+    plan = _make_plan(runner, store, config, seed, state, is_discarded)
     present, defaults = plan.candidates[0], Candidate.of(Config())
+    choices = earlier_choices(store, runner.deciding_ids)
     search = TimedSearch(runner, state, lambda: state.write(store.folder), 60 * minutes, clock, on_progress)
     best = search.run(_space(runner, config), present, [defaults], seed)
     evaluation, is_better, reason = _compare(runner, config, state, present, best, search.forward)
-    notes = [*plan.notes, *_few_notes(runner.held_out_count, evaluation)]
-    record = _make_record(state, best, runner.held_out_count, evaluation, is_better)
+    rule = config.evaluation.promotion
+    notes = [*plan.notes, *_few_notes(runner.held_out_count, rule, evaluation)]
+    if evaluation is not None:
+        notes += [text] if (text := choices_text(choices)) else []
+        count_choice(store, runner.deciding_ids)
+    record = _make_record(state, best, runner.held_out_count, rule, evaluation, is_better, choices)
     written = False
     if best is not None and is_better:
-        settings = _changed_settings(present, best.candidate)
+        settings = best.candidate.changes_from(present)
         try:
-            change_settings(store.folder / "config.toml", settings, best.candidate.apply(config), record.text())
+            change_settings(store.folder / "config.toml", settings, with_settings(config, settings), record.text())
             written = True
         except StorageError:
             raise
@@ -170,7 +185,7 @@ def plan_tuning(personalizer: Personalizer, seed: int = 0, restart: bool = False
     """
     runner = TrialRunner(personalizer.store, personalizer.config, personalizer.base_model(lazy=True), seed)
     state, is_discarded = _open_state(personalizer, seed, restart)
-    return _make_plan(runner, personalizer.config, seed, state, is_discarded)
+    return _make_plan(runner, personalizer.store, personalizer.config, seed, state, is_discarded)
 
 
 def summary(result: TuningResult) -> dict[str, Any]:
@@ -197,12 +212,20 @@ def _open_state(personalizer: Personalizer, seed: int, restart: bool) -> tuple[T
     return (TuningState(identity), False) if restart else read_state(personalizer.folder, identity)
 
 
+def _present(store: Store, config: Config) -> Candidate:
+    """Return the present settings: with memory if it is in use, or would be with an adapter trained as in chat."""
+    is_trained_so = config.finetune.examples == "as in chat" and config.memory.is_used(decided=True)
+    return Candidate.of(config, is_trained_so or mode_in_use(store, config.memory).uses_memory)
+
+
 def _space(runner: TrialRunner, config: Config) -> SearchSpace:
     return SearchSpace(config.finetune.learning_rate, runner.objectives)
 
 
-def _make_plan(runner: TrialRunner, config: Config, seed: int, state: TuningState, is_discarded: bool) -> TuningPlan:
-    first = [Candidate.of(config), Candidate.of(Config())]
+def _make_plan(
+    runner: TrialRunner, store: Store, config: Config, seed: int, state: TuningState, is_discarded: bool
+) -> TuningPlan:
+    first = [_present(store, config), Candidate.of(Config())]
     candidates = next(draw_brackets(_space(runner, config), first, seed))
     assert len(candidates) == BRACKET_SIZE
     return TuningPlan(
@@ -246,35 +269,31 @@ def _compare(
     return evaluation, is_better, reason
 
 
-def _changed_settings(present: Candidate, best: Candidate) -> dict[str, dict[str, Any]]:
-    """Return the settings in which two candidates differ, by table and key."""
-    before = present.settings()
-    return {
-        table: {key: value for key, value in values.items() if value != before[table][key]}
-        for table, values in best.settings().items()
-    }
-
-
-def _few_notes(held_out: int, evaluation: Evaluation | None) -> list[str]:
+def _few_notes(held_out: int, rule: str, evaluation: Evaluation | None) -> list[str]:
     """Return what so few held-out dialogues can say."""
     if held_out >= _FEW:
         return []
     text = f"only {counted(held_out, 'dialogue is', 'dialogues are')} held out, which is weak evidence"
-    change = _likelihood(evaluation)
+    change = None if evaluation is None else rule_change(rule, evaluation)
     if change is None:
         return [text]
-    return [f"{text}: gains below about {(change.high - change.low) / 2:.2f} nats a token may be chance"]
-
-
-def _likelihood(evaluation: Evaluation | None) -> MetricChange | None:
-    return None if evaluation is None else evaluation.log_likelihood
+    unit = METRIC_NAMES[rule][1] or "in ROUGE-1"
+    return [f"{text}: gains below about {(change.high - change.low) / 2:.2f} {unit} may be chance"]
 
 
 def _make_record(
-    state: TuningState, best: Trial | None, held_out: int, evaluation: Evaluation | None, is_better: bool
+    state: TuningState,
+    best: Trial | None,
+    held_out: int,
+    rule: str,
+    evaluation: Evaluation | None,
+    is_better: bool,
+    choices: tuple[int, int],
 ) -> TuningRecord:
-    change = _likelihood(evaluation)
+    change = None if evaluation is None else rule_change(rule, evaluation)
     gain, low, high = (None, None, None) if change is None else (change.gain, change.low, change.high)
     settings = {} if best is None else best.candidate.settings()
     n = held_out if evaluation is None else evaluation.n
-    return TuningRecord(utc_now(), is_better, len(state.trials), n, gain, low, high, settings)
+    return TuningRecord(
+        utc_now(), is_better, len(state.trials), n, gain, low, high, settings, rule=rule, earlier_choices=choices
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlx_personal.evaluation.promotion_rule import METRIC_NAMES
+from mlx_personal.personalizer.held_out_choices import times_text
 from mlx_personal.profile import Store
 from mlx_personal.reporting import counted
 
@@ -22,12 +24,14 @@ class TuningRecord:
         is_better: Whether the best candidate was better than the settings before on the held-out dialogues.
         trials: Number of trials.
         n: Number of held-out dialogues.
-        gain: Gain in the log-likelihood of the held-out answers over the settings before, in nats a token; None if the
-            settings before were the best in the search, or it could not be computed.
+        gain: Gain in the metric of the rule on the held-out dialogues over the settings before; None if the settings
+            before were the best in the search, or it could not be computed.
         low: Lower end of the 95 % interval of the gain.
         high: Upper end of the interval.
         settings: The settings of the best candidate, by table and key.
         problem: Why its settings could not be written although they are better; empty if they were, or are not better.
+        rule: The rule that was applied, `evaluation.promotion`.
+        earlier_choices: The smallest and the largest number of earlier choices that a held-out dialogue decided.
     """
 
     tuned_at: str
@@ -39,18 +43,22 @@ class TuningRecord:
     high: float | None
     settings: Mapping[str, Mapping[str, Any]]
     problem: str = ""
+    rule: str = "likelihood"
+    earlier_choices: Sequence[int] = (0, 0)
 
     def text(self) -> str:
         """Return the record on one line, such as `2026-01-31: likelihood +0.120 nats a token over ..., n=17`."""
-        gain = ""
+        gain, (metric, unit) = "", METRIC_NAMES[self.rule]
         if self.gain is not None and self.low is not None and self.high is not None:
-            gain = f"{self.gain:+z.3f} nats a token (95 % interval {self.low:+z.3f} to {self.high:+z.3f})"
-        details = f"n={self.n}, {counted(self.trials, 'trial')}"
+            value = f"{self.gain:+z.3f} {unit}".rstrip()
+            gain = f"{value} (95 % interval {self.low:+z.3f} to {self.high:+z.3f})"
+        times = times_text(self.earlier_choices)
+        details = f"n={self.n}{f' (decided {times} before)' if times else ''}, {counted(self.trials, 'trial')}"
         if self.is_better:
             problem = f"; not written: {self.problem}" if self.problem else ""
-            text = f"{self.tuned_at[:10]}: likelihood {gain or 'not compared'} over the settings before, {details}"
+            text = f"{self.tuned_at[:10]}: {metric} {gain or 'not compared'} over the settings before, {details}"
             return text + problem
-        found = f"; the best candidate: likelihood {gain}" if gain else ""
+        found = f"; the best candidate: {metric} {gain}" if gain else ""
         return f"{self.tuned_at[:10]}: nothing was better than the settings before{found}, {details}"
 
 

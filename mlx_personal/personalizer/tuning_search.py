@@ -48,7 +48,8 @@ class Candidate:
         rank: `finetune.rank`.
         objective: `finetune.objective`.
         trained_after: `finetune.examples`.
-        memory_examples: `memory.examples`.
+        memory_examples: Number of examples before a question: 0 is `memory.use = "never"`, any other number is
+            `memory.use = "always"` with this number as `memory.examples`.
     """
 
     learning_rate: float
@@ -59,8 +60,13 @@ class Candidate:
     memory_examples: int
 
     @classmethod
-    def of(cls, config: Config) -> Candidate:
-        """Return the candidate of a profile's settings."""
+    def of(cls, config: Config, uses_memory: bool = False) -> Candidate:
+        """Return the candidate of a profile's settings.
+
+        Args:
+            config: The settings.
+            uses_memory: Whether the profile answers with memory, which `memory.use = "auto"` does not say.
+        """
         finetune = config.finetune
         return cls(
             finetune.learning_rate,
@@ -68,7 +74,7 @@ class Candidate:
             finetune.rank,
             finetune.objective,
             finetune.examples,
-            config.memory.examples,
+            config.memory.examples if uses_memory else 0,
         )
 
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -81,17 +87,36 @@ class Candidate:
                 "objective": self.objective,
                 "examples": self.trained_after,
             },
-            "memory": {"examples": self.memory_examples},
+            # Together, so that what was measured is what answers.
+            "memory": {"use": "always", "examples": self.memory_examples} if self.memory_examples else {"use": "never"},
+        }
+
+    def changes_from(self, before: Candidate) -> dict[str, dict[str, Any]]:
+        """Return the settings in which this candidate differs from another one, by table and key.
+
+        Args:
+            before: The other one.
+        """
+        old = before.settings()
+        return {
+            table: {key: value for key, value in values.items() if value != old[table].get(key)}
+            for table, values in self.settings().items()
         }
 
     def apply(self, config: Config) -> Config:
         """Return a profile's settings with those of this candidate."""
-        settings = self.settings()
-        return dataclasses.replace(
-            config,
-            finetune=dataclasses.replace(config.finetune, **settings["finetune"]),
-            memory=dataclasses.replace(config.memory, **settings["memory"]),
-        )
+        return with_settings(config, self.settings())
+
+
+def with_settings(config: Config, settings: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return a profile's settings with some of them replaced.
+
+    Args:
+        config: The settings.
+        settings: The new values by table and key.
+    """
+    tables = {name: dataclasses.replace(getattr(config, name), **values) for name, values in settings.items()}
+    return dataclasses.replace(config, **tables)
 
 
 @dataclass(frozen=True)
@@ -134,8 +159,7 @@ class Trial:
     Attributes:
         candidate: The candidate.
         rung: Number of the rung, from 0.
-        score: Mean log-likelihood of the preferred answers of the validation part, in nats a token; None if the
-            training failed.
+        score: Mean of the rule's metric on the validation part, see `tuning_score`; None if the training failed.
         tokens: Number of tokens that were computed, see `tuning_trials`.
         elapsed_s: Its duration.
         problem: Why the training failed; empty if it did not.

@@ -15,6 +15,7 @@ import numpy as np
 from mlx_personal.config import Config
 from mlx_personal.evaluation import AnswerLoss, ModelOutputs
 from mlx_personal.importers import load_dialogues
+from mlx_personal.personalizer.answering import mode_in_use
 from mlx_personal.personalizer.tuning_search import Trial
 from mlx_personal.profile import Store
 from mlx_personal.storage.files import atomic_write
@@ -133,6 +134,7 @@ def tuning_identity(store: Store, config: Config, seed: int) -> str:
         "seed": seed,
         "model": store.fingerprint(),
         "settings": {name: dataclasses.asdict(getattr(config, name)) for name in _TABLES},
+        "uses_memory": mode_in_use(store, config.memory).uses_memory,
         "annotations": annotations,
         "rewrites": rewrites,
         "pairs": pairs,

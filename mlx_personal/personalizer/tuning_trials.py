@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,14 @@ from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import Action, UserError
 from mlx_personal.evaluation import EvaluationPart, ModelOutputs, compute_outputs, make_parts
-from mlx_personal.evaluation.answer_loss import answer_losses
+from mlx_personal.evaluation.config import MIN_HELD_OUT
 from mlx_personal.finetune import TrainingReport, finetune
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.importers import load_dialogues
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.memory import as_trained, profile_memory
 from mlx_personal.personalizer.training_set import TrainingSet, current_training_set
+from mlx_personal.personalizer.tuning_score import scored_tokens, validation_score
 from mlx_personal.personalizer.tuning_search import Candidate, rung_sizes
 from mlx_personal.profile import AnnotationRow, Store
 from mlx_personal.progress import Progress
@@ -38,8 +38,6 @@ _VALIDATION_RATIO: Final = 0.25
 _MAX_VALIDATION_GROUPS: Final = 50
 # With fewer groups there is no part to score on that says anything.
 _MIN_GROUPS: Final = 4
-# The 95 % interval of fewer held-out dialogues is too narrow: that of a single one has no width at all.
-_MIN_HELD_OUT: Final = 5
 # Training computes a token forward and backward, about three times the work of scoring it.
 _TRAINING_FACTOR: Final = 3
 # With fewer preference pairs no objective that needs them is tried.
@@ -93,6 +91,7 @@ class TrialRunner:
         objectives: The objectives for which there are enough preference pairs.
         validation_count: Number of dialogues that candidates are scored on.
         held_out_count: Number of held-out dialogues.
+        deciding_ids: Ids of the annotations of those that decide in the comparison at the end.
 
     Raises:
         UserError: If no dialogue is annotated, or too few are held out, or there are too few groups to split.
@@ -112,6 +111,8 @@ class TrialRunner:
             a.preferred for a in self._annotations if a.group in set(self.split.validation) and a.preferred is not None
         ]
         self.validation_count, self.held_out_count = len(self._validation), len(self._held_out)
+        own = [a.id for a in self._held_out if a.origin != "inferred"]
+        self.deciding_ids = own or [a.id for a in self._held_out]
         general = config.finetune.general_data
         self._general = load_dialogues(general, min_count=2) if general else []
         with_pairs = current_training_set(store, _with_pairs(config).finetune, self._held_out_dialogues())
@@ -141,31 +142,28 @@ class TrialRunner:
             self._token_counts[key] = (
                 self._count(dialogues, max_length),
                 self._count(pairs, max_length),
-                self._count(validation, self._lm.context_length),
+                scored_tokens(self._lm, validation, config.evaluation) if validation else 0,
             )
         trained, compared, scored = self._token_counts[key]
         # The reference model computes pairs once.
         return _TRAINING_FACTOR * config.finetune.epochs * (trained + compared) + compared + scored
 
     def score(self, candidate: Candidate, rung: int, on_progress: Progress | None = None) -> float:
-        """Train a candidate, and return the mean log-likelihood of the validation part's answers, in nats a token.
+        """Train a candidate, and return its score on the validation part, see `tuning_score`.
 
         Args:
             candidate: The candidate.
             rung: Number of the rung.
-            on_progress: Receives the events of `finetune`.
+            on_progress: Receives the events of `finetune`, and an event for each question that is scored.
 
         Raises:
-            UserError: If it cannot be trained, or its loss is not finite.
+            UserError: If it cannot be trained or scored.
         """
         config = candidate.apply(self._config)
         dialogues = self._validation_dialogues(config)
 
         def measure(report: TrainingReport) -> float:
-            losses = [loss for loss in answer_losses(self._lm, dialogues) if loss.tokens]
-            if not losses:
-                raise UserError("no dialogue of the validation part has an answer", self._store.folder)
-            return statistics.fmean(-loss.nats / loss.tokens for loss in losses)
+            return validation_score(self._lm, dialogues, config.evaluation, on_progress)
 
         return self._with_adapter(config, self._training_set(config, rung), measure, on_progress)
 
@@ -265,9 +263,9 @@ def _split_groups(annotations: Sequence[AnnotationRow], held_out: int, folder: P
     if not held_out:
         what = "no annotated dialogue is held out, on which settings could be compared at the end"
         raise UserError(what, folder, "annotate more dialogues", remedy=Action.ANNOTATE)
-    if held_out < _MIN_HELD_OUT:
+    if held_out < MIN_HELD_OUT:
         count = counted(held_out, "annotated dialogue is", "annotated dialogues are")
-        what = f"only {count} held out, too few to compare settings at the end; at least {_MIN_HELD_OUT} are needed"
+        what = f"only {count} held out, too few to compare settings at the end; at least {MIN_HELD_OUT} are needed"
         raise UserError(what, folder, "annotate more dialogues", remedy=Action.ANNOTATE)
     groups = list(dict.fromkeys(annotation.group for annotation in annotations))
     if len(groups) < _MIN_GROUPS:

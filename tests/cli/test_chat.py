@@ -97,7 +97,7 @@ def test_an_option_out_of_range_is_one_line(profile: Path, options: list[str], m
 def remembering(profile: Path, tmp_path: Path) -> Path:
     """The folder of a profile with two annotated dialogues, one that waits in the buffer, and up to two examples."""
     with (profile / "config.toml").open("a") as file:
-        file.write("[memory]\nexamples = 2\nretrieval = 'bm25'\n")
+        file.write("[memory]\nuse = 'always'\nexamples = 2\nretrieval = 'bm25'\n")
     rows = [("Lamp bulb?", "Change it."), ("Lentil soup?", "Simmer it."), ("Lamp cord?", "Unplug it.")]
     (tmp_path / "kept.jsonl").write_text("\n".join(dialogue_line(*row) for row in rows))
     assert run_cli("import", tmp_path / "kept.jsonl").exit_code == 0
@@ -123,11 +123,13 @@ def test_why_says_why_there_is_no_example(remembering: Path) -> None:
     nothing = "No dialogue was in the prompt: none that fits is near enough to the first question."
     assert nothing in run_cli("chat", stdin="Zeppelin?\n/why\n").stderr
     with (remembering / "config.toml").open("a") as file:
-        file.write("min_similarity = 0.9\n")
+        file.write("min_bm25 = 0.9\n")
     assert nothing in run_cli("chat", stdin="Which lamp?\n/why\n").stderr
-    off = (remembering / "config.toml").read_text().replace("examples = 2", "examples = 0")
-    (remembering / "config.toml").write_text(off)
-    assert "examples is 0 in the table memory" in run_cli("chat", stdin="Which lamp?\n/why\n").stderr
+    settings = (remembering / "config.toml").read_text()
+    for change in (("examples = 2", "examples = 0"), ("'always'", "'never'"), ("'always'", "'auto'")):
+        (remembering / "config.toml").write_text(settings.replace(*change))
+        result = run_cli("chat", stdin="Which lamp?\n/why\n").stderr
+        assert "No dialogue was in the prompt: the memory is not used, as the status of the profile says." in result
 
 
 def test_an_invalid_setting_of_the_memory_is_one_line(remembering: Path) -> None:

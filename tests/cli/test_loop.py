@@ -26,9 +26,12 @@ def test_loop_by_commands(profile: Path, chats: Path) -> None:
     assert evaluated["evaluation"]["n"] == trained["evaluation"]["n"]
     # The same files as an adapter of another program.
     by_path = run_json("evaluate", "--adapter-path", profile / "adapters" / Path(adapter["folder"]).name)
+    # An adapter outside the profile has no id, and each comparison has its time.
+    modes = [evaluation["evaluation"].pop("modes") for evaluation in (evaluated, by_path)]
     assert by_path["evaluation"] == evaluated["evaluation"]
+    assert modes[0]["n"] == modes[1]["n"]
     assert (evaluated["adapter"], by_path["adapter"]) == (1, None)
-    assert run_json("adapters", "promote", 1) == {"promoted": 1}
+    assert run_json("adapters", "promote", 1)["promoted"] == 1
     chat = run_json("chat", "How do I fix the lamp?")
     assert chat["adapter"] == 1
     assert run_json("adapters", "rollback")["promoted"] is None

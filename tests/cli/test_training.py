@@ -113,7 +113,7 @@ def test_sigterm_before_the_first_step_is_reported_on_one_line(ready: Path, monk
 
 def test_ctrl_c_during_the_comparison_keeps_the_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("mlx_personal.personalizer.promotion.compute_outputs", press_ctrl_c)
+        patched.setattr("mlx_personal.personalizer.mode_outputs.compute_outputs", press_ctrl_c)
         stopped = run_cli("train")
     assert stopped.exit_code == 130
     assert "the new adapter is kept; `mlx-personal run` compares it" in stopped.stderr

@@ -108,7 +108,8 @@ def test_what_was_written_says_from_when_it_counts(
     monkeypatch.setattr(tuning, "tune", lambda *_: result)
     text = " ".join(run_cli("tune", "--minutes", 1).stdout.split())
     assert "they count from the next training: `mlx-personal train`" in text
-    assert ("memory.examples counts from the next `mlx-personal chat` on" in text) is (examples == 3)
+    assert ("Those of the memory count from the next `mlx-personal chat` on" in text) is (examples == 3)
+    assert ("memory.use = always, memory.examples = 3" in text) is (examples == 3)
 
 
 @pytest.mark.slow

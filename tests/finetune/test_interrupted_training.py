@@ -134,7 +134,7 @@ def test_an_adapter_above_max_forgetting_is_not_promoted(
         return dataclasses.replace(compare_outputs(*args, **kwargs), log_likelihood=better, rouge1=better)
 
     monkeypatch.setattr("mlx_personal.personalizer.personalizer.finetune", forgetful)
-    monkeypatch.setattr("mlx_personal.personalizer.promotion.compare_outputs", always_better)
+    monkeypatch.setattr("mlx_personal.personalizer.mode_outputs.compare_outputs", always_better)
     trained = ready.train()
     assert trained.report.forgetting == pytest.approx(rise)
     assert (trained.promoted, trained.exceeds_forgetting) == (promoted, not promoted)

@@ -52,7 +52,7 @@ def make_memory(
         MemoryEntry(i + 1, dialogue, f"group {i}", annotated is None or annotated[i])
         for i, dialogue in enumerate(dialogues)
     ]
-    defaults = {"examples": 2, "retrieval": "bm25", "min_similarity": 0.05}
+    defaults = {"examples": 2, "retrieval": "bm25", "min_similarity": 0.05, "min_bm25": 0.05}
     config = MemoryConfig(**{**defaults, **settings})  # type: ignore[arg-type]
     return Memory(entries, config, lm, WordEmbedder())
 
@@ -72,7 +72,7 @@ def test_the_nearest_dialogues_are_found_with_their_similarity(tiny_model: Langu
 def test_each_number_of_examples_is_a_maximum(tiny_model: LanguageModel) -> None:
     short = [Dialogue.of(letter, letter) for letter in "abcdefg"]
     for examples in range(9):
-        memory = make_memory(tiny_model, short, examples=examples, min_similarity=-1.0)
+        memory = make_memory(tiny_model, short, examples=examples, min_bm25=0.0)
         assert len(found(memory, "x")) == min(examples, 7)
 
 
@@ -90,7 +90,7 @@ def test_examples_are_ordered_by_nearness_or_time(
 
 def test_nothing_is_taken_where_nothing_is_near(tiny_model: LanguageModel) -> None:
     for retrieval in ("hidden-states", "bm25", "both"):
-        memory = make_memory(tiny_model, retrieval=retrieval, min_similarity=0.9)
+        memory = make_memory(tiny_model, retrieval=retrieval, min_similarity=0.9, min_bm25=0.9)
         assert found(memory, "Zeppelins?") == []
         assert found(memory, SOUP.question) == [SOUP]
 
@@ -99,7 +99,7 @@ def test_both_takes_what_either_retrieval_finds_near(tiny_model: LanguageModel) 
     same_letters, same_words = Dialogue.of("Large sweet tarts?", "Bake."), Dialogue.of("The soup is lentil.", "Stew.")
     dialogues = [TOMATOES, same_letters, CAT, same_words]
     by_vectors, by_words, by_both = (
-        found(make_memory(tiny_model, dialogues, retrieval=retrieval, min_similarity=0.3))
+        found(make_memory(tiny_model, dialogues, retrieval=retrieval, min_similarity=0.3, min_bm25=0.3))
         for retrieval in ("hidden-states", "bm25", "both")
     )
     assert by_vectors[-1] == same_letters and by_words == [same_words]
@@ -204,7 +204,7 @@ def test_examples_stay_within_their_tokens_and_one_that_is_too_long_is_passed_ov
 
 def test_a_memory_that_outgrows_the_context_leaves_half_of_it_for_the_answer(tiny_model: LanguageModel) -> None:
     many = [Dialogue.of(f"How do I cook soup {i}?", "Simmer it.") for i in range(40)]
-    memory = make_memory(tiny_model, many, examples=8, max_tokens=100_000, min_similarity=0.0)
+    memory = make_memory(tiny_model, many, examples=8, max_tokens=100_000, min_bm25=0.0)
     result = memory.with_examples(Dialogue.of(QUESTION, "Gently."))
     assert tiny_model.context_length == 256
     assert 2 < len(result.messages) < 2 + 2 * 8 and prompt_length(tiny_model, result) <= 128
@@ -290,7 +290,7 @@ def test_one_dialogue_is_found_by_its_words_and_not_by_its_only_vector(
 ) -> None:
     memory = make_memory(tiny_model, [SOUP], retrieval=retrieval)
     assert found(memory, SOUP.question) == ([] if retrieval == "hidden-states" else [SOUP])
-    assert found(make_memory(tiny_model, [SOUP], retrieval=retrieval, min_similarity=0.0)) == [SOUP]
+    assert found(make_memory(tiny_model, [SOUP], retrieval=retrieval, min_similarity=0.0, min_bm25=0.0)) == [SOUP]
 
 
 def test_dialogues_of_the_same_question_are_near_nothing_by_their_vectors(tiny_model: LanguageModel) -> None:
@@ -298,6 +298,29 @@ def test_dialogues_of_the_same_question_are_near_nothing_by_their_vectors(tiny_m
     assert found(make_memory(tiny_model, same, retrieval="hidden-states"), SOUP.question) == []
     # Of equally near dialogues the latest are taken.
     assert set(found(make_memory(tiny_model, same, retrieval="both"), SOUP.question)) == set(same[1:])
+
+
+@pytest.mark.parametrize(
+    ("min_similarity", "min_bm25", "expected"),
+    [(0.3, 1.0, "letters"), (1.0, 0.3, "words"), (0.3, 0.3, "both"), (1.0, 1.0, "neither")],
+)
+def test_each_retrieval_has_a_limit_on_its_own_scale(
+    tiny_model: LanguageModel, min_similarity: float, min_bm25: float, expected: str
+) -> None:
+    letters, words = Dialogue.of("Large sweet tarts, lad?", "Bake."), Dialogue.of("The soup is lentil.", "Stew.")
+    memory = make_memory(
+        tiny_model,
+        [TOMATOES, letters, CAT, words],
+        retrieval="both",
+        min_similarity=min_similarity,
+        min_bm25=min_bm25,
+    )
+    taken = found(memory, "Lentil soup today?")
+    named = {"letters": [letters], "words": [words], "neither": []}
+    if expected == "both":
+        assert set(taken) == {letters, words}
+    else:
+        assert [d for d in taken if d in (letters, words)] == named[expected]
 
 
 # Settings
@@ -310,6 +333,9 @@ def test_dialogues_of_the_same_question_are_near_nothing_by_their_vectors(tiny_m
         ({"max_tokens": 0}, "max_tokens is 0; it must lie in 1..1,000,000"),
         ({"min_similarity": 1.5}, "min_similarity is 1.5; it must lie in -1..1"),
         ({"min_similarity": float("nan")}, "min_similarity is nan"),
+        ({"min_bm25": -0.1}, "min_bm25 is -0.1; it must lie in 0..1"),
+        ({"min_bm25": float("nan")}, "min_bm25 is nan"),
+        ({"use": "sometimes"}, "use is 'sometimes'; it must be auto, always or never"),
         ({"order": "random"}, "order is 'random'; it must be nearest-last, nearest-first or received"),
         ({"retrieval": "dense"}, "retrieval is 'dense'; it must be hidden-states, bm25 or both"),
     ],

@@ -21,7 +21,7 @@ DIALOGUES = [Dialogue.of(question, f"Answer {number}.") for number, question in 
 
 def samples_as_in_chat(lm: LanguageModel, **settings: Any) -> list[Sample]:
     """Return the samples of all dialogues, each with up to two others before it."""
-    config = MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.05, **settings)
+    config = MemoryConfig(examples=2, retrieval="bm25", min_bm25=0.05, **settings)
     memory = Memory([MemoryEntry(i, dialogue, i) for i, dialogue in enumerate(DIALOGUES)], config, lm)
     return make_samples(lm, [memory.with_examples(d, {i}) for i, d in enumerate(DIALOGUES)], 256).samples
 

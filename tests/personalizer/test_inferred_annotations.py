@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config
 from mlx_personal.evaluation import AnswerLoss, EvaluationPart, ModelOutputs
+from mlx_personal.personalizer import mode_outputs
 from mlx_personal.profile import AdapterRow
-from mlx_personal.progress import Progress
 from mlx_personal.selection import SelectionConfig
 
 CONFIG = Config(selection=SelectionConfig(bins=2), annotation=AnnotationConfig(inferred="accept"))
@@ -25,7 +24,7 @@ RIGHT, WRONG = "A soup of leeks.", "Nothing at all."
 @pytest.fixture
 def personalizer(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Iterator[Personalizer]:
     personalizer = Personalizer.create(tmp_path / "profile", tiny_model_folder, CONFIG, tiny_model)
-    personalizer.observe([Dialogue.of(f"What is dish number {number}?", RIGHT) for number in range(1, 5)])
+    personalizer.observe([Dialogue.of(f"What is dish number {number}?", RIGHT) for number in range(1, 13)])
     yield personalizer
     personalizer.close()
 
@@ -40,10 +39,14 @@ def adapter(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch, good: set[int], base_good: set[int]
 ) -> AdapterRow:
     """Return an adapter that answers some of the dialogues right; the base model does others."""
+    lm, attached = personalizer.base_model(), [False]
 
-    def outputs(adapter: AdapterRow | None, comparison: Any, on_progress: Progress | None) -> list[ModelOutputs]:
-        right = base_good if adapter is None else good
-        return [outputs_of(part, right) for part in comparison.parts]
+    def adapted_model(adapter: AdapterRow | Path | None) -> LanguageModel:
+        attached[0] = adapter is not None
+        return lm
+
+    def outputs(lm: LanguageModel, parts: Sequence[EvaluationPart], *_: object) -> list[ModelOutputs]:
+        return [outputs_of(part, good if attached[0] else base_good) for part in parts]
 
     def outputs_of(part: EvaluationPart, right: set[int]) -> ModelOutputs:
         """Return outputs in which right answers are also the likelier ones."""
@@ -52,9 +55,10 @@ def adapter(
         likelihoods = np.zeros((len(part.questions), len(part.questions)))
         return ModelOutputs(answers, [AnswerLoss(2.0 if good else 4.0, 2) for good in is_right], likelihoods)
 
-    monkeypatch.setattr(personalizer._promoter, "_compute_outputs", outputs)
+    monkeypatch.setattr(personalizer._promoter, "_adapted_model", adapted_model)
+    monkeypatch.setattr(mode_outputs, "compute_outputs", outputs)
     monkeypatch.setattr(personalizer.adapters, "has_effect", lambda adapter: True)
-    run_id = personalizer.store.begin_run("training", personalizer.fingerprint, {})
+    run_id = personalizer.store.begin_run("training", personalizer.fingerprint, personalizer.store.last_ids())
     personalizer.store.finish_run(run_id, {})
     return personalizer.adapters.get(personalizer.store.add_adapter(run_id, "adapters/0001", personalizer.fingerprint))
 
@@ -62,41 +66,59 @@ def adapter(
 def test_the_owners_figures_decide_about_the_promotion(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for dialogue_id, origin in ((1, "owner"), (2, "inferred"), (3, "inferred"), (4, "proposal")):
+    for dialogue_id in range(1, 11):
+        origin = "inferred" if dialogue_id > 5 else "proposal" if dialogue_id > 3 else "owner"
         annotate(personalizer, dialogue_id, origin)
-    trained = adapter(personalizer, monkeypatch, good={2, 3}, base_good={1, 4})
+    trained = adapter(personalizer, monkeypatch, good=set(range(6, 11)), base_good=set(range(1, 6)))
     result = personalizer._promoter.promote_if_better(trained)
     assert not result.promoted
     evaluation = result.evaluation
     assert evaluation is not None and evaluation.inferred is not None
-    assert (evaluation.n, evaluation.rouge1.gain, evaluation.is_inferred) == (2, -1.0, False)
-    assert (evaluation.inferred.n, evaluation.inferred.rouge1.gain, evaluation.inferred.is_inferred) == (2, 1.0, True)
+    assert (evaluation.n, evaluation.rouge1.gain, evaluation.is_inferred) == (5, -1.0, False)
+    assert (evaluation.inferred.n, evaluation.inferred.rouge1.gain, evaluation.inferred.is_inferred) == (5, 1.0, True)
     stored = personalizer.adapters.get(trained.id).evaluation
-    assert stored is not None and stored["inferred"]["n"] == 2
-    assert len(personalizer.held_out_dialogues()) == 4, "none of them is trained on"
+    assert stored is not None and stored["inferred"]["n"] == 5
+    assert len(personalizer.held_out_dialogues()) == 10, "none of them is trained on"
 
 
 @pytest.mark.parametrize(("rule", "promoted"), [("likelihood", True), ("rouge1", True), ("choice", False)])
 def test_the_configured_rule_decides(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch, rule: str, promoted: bool
 ) -> None:
-    annotate(personalizer, 1, "owner")
-    trained = adapter(personalizer, monkeypatch, good={1}, base_good=set())
+    for dialogue_id in range(1, 6):
+        annotate(personalizer, dialogue_id, "owner")
+    trained = adapter(personalizer, monkeypatch, good=set(range(1, 6)), base_good=set())
     evaluation = dataclasses.replace(CONFIG.evaluation, promotion=rule)
     monkeypatch.setattr(personalizer._promoter, "_config", dataclasses.replace(CONFIG, evaluation=evaluation))
     result = personalizer._promoter.promote_if_better(trained)
     assert result.promoted is promoted
-    assert "could not be compared on 1 dialogue" in result.reason or promoted, "one answer is no choice"
+    assert "could not be compared on 5 dialogues" in result.reason or promoted, "one answer is no choice"
 
 
 def test_inferred_annotations_decide_if_there_are_no_others(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    annotate(personalizer, 2, "inferred")
-    trained = adapter(personalizer, monkeypatch, good={2}, base_good=set())
+    for dialogue_id in range(1, 6):
+        annotate(personalizer, dialogue_id, "inferred")
+    trained = adapter(personalizer, monkeypatch, good=set(range(1, 6)), base_good=set())
     result = personalizer._promoter.promote_if_better(trained)
     assert result.promoted
     assert result.evaluation is not None and result.evaluation.is_inferred and result.evaluation.inferred is None
+
+
+def test_a_few_annotations_of_the_owner_decide_nothing_and_neither_do_many_inferred_ones_beside_them(
+    personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for dialogue_id in range(1, 11):
+        annotate(personalizer, dialogue_id, "owner" if dialogue_id < 5 else "inferred")
+    trained = adapter(personalizer, monkeypatch, good=set(range(1, 12)), base_good=set())
+    result = personalizer._promoter.promote_if_better(trained)
+    assert not result.promoted and result.reason.startswith("only 4 dialogues are held out, too few to decide")
+    assert "evaluate" not in [step.step for step in personalizer.pending_steps()]
+    annotate(personalizer, 11, "owner")
+    assert personalizer.pending_steps()[-1].reason == "adapter 1 was evaluated on too few dialogues to decide"
+    assert personalizer.promote_pending()[1].promoted
+    assert "evaluate" not in [step.step for step in personalizer.pending_steps()]
 
 
 def test_the_status_counts_proposals_and_inferred_annotations(personalizer: Personalizer) -> None:

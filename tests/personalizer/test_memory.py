@@ -26,7 +26,9 @@ from mlx_personal.profile import NewSynthetic
 from tests.models.test_adapter_folder import write_adapter
 
 CHAT = ChatConfig(max_tokens=4)
-CONFIG = Config(chat=CHAT, memory=MemoryConfig(examples=2, retrieval="hidden-states", min_similarity=-1.0))
+CONFIG = Config(
+    chat=CHAT, memory=MemoryConfig(use="always", examples=2, retrieval="hidden-states", min_similarity=-1.0)
+)
 SOUP = Dialogue.of("How do I cook lentil soup today?", "Simmer it.")
 HELD_OUT = Dialogue.of("How do I plant the tomatoes now?", "In May.")
 NEAR_HELD_OUT = Dialogue.of("How do I plant the tomatoes, now?", "In June.")
@@ -126,7 +128,12 @@ def test_a_reader_computes_vectors_and_stores_nothing(
 
 
 def test_nothing_is_embedded_where_no_vector_is_needed(personalizer: Personalizer, embedded: list[str]) -> None:
-    for settings in (MemoryConfig(), MemoryConfig(examples=2, retrieval="bm25")):
+    for settings in (
+        MemoryConfig(),
+        MemoryConfig(use="never"),
+        MemoryConfig(use="always", examples=0),
+        MemoryConfig(use="always", retrieval="bm25"),
+    ):
         personalizer.config = dataclasses.replace(CONFIG, memory=settings)
         personalizer.memory().examples_for("Where is my coat?")
     assert embedded == []
@@ -161,7 +168,7 @@ def test_the_adapted_model_answers_with_vectors_of_its_base(
 def test_a_profile_of_one_dialogue_can_be_chatted_with(
     tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, retrieval: str
 ) -> None:
-    config = Config(chat=CHAT, memory=MemoryConfig(examples=8, retrieval=retrieval))
+    config = Config(chat=CHAT, memory=MemoryConfig(use="always", examples=8, retrieval=retrieval))
     with Personalizer.create(tmp_path / "one", tiny_model_folder, config, tiny_model) as personalizer:
         personalizer.observe([SOUP])
         conversation = personalizer.conversation(seed=0)
@@ -215,7 +222,7 @@ REWRITE = Dialogue.of("Is the lamp bulb broken?", "Change it.")
 def annotated(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Iterator[Personalizer]:
     """A profile of four annotated dialogues, of which the first has a rewrite, and a held-out one."""
     config = Config(
-        memory=MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.05),
+        memory=MemoryConfig(use="always", examples=2, retrieval="bm25", min_bm25=0.05),
         finetune=LoRAConfig(examples="as in chat", epochs=1),
         evaluation=EvaluationConfig(max_tokens=4),
     )
@@ -268,7 +275,7 @@ def test_each_dialogue_has_others_before_it_and_never_itself_its_rewrites_or_wha
 
 def test_dialogues_used_for_validation_are_no_examples(annotated: Personalizer, tiny_model: LanguageModel) -> None:
     finetune = dataclasses.replace(annotated.config.finetune, validation_split=0.5)
-    memory = dataclasses.replace(annotated.config.memory, min_similarity=-1.0)
+    memory = dataclasses.replace(annotated.config.memory, min_bm25=0.0)
     annotated.config = dataclasses.replace(annotated.config, finetune=finetune, memory=memory)
     training_set = set_as_in_chat(annotated, tiny_model)
     validating = draw_validation_groups([annotation for annotation, _ in training_set.dialogues], finetune)
@@ -348,8 +355,11 @@ def test_an_interrupted_run_is_resumed_with_the_same_samples_after_new_annotatio
     assert nearer in {entry.dialogue for entry in annotated.memory().entries}
 
 
-def test_as_in_chat_without_examples_is_said(annotated: Personalizer, tiny_model: LanguageModel) -> None:
-    annotated.config = dataclasses.replace(annotated.config, memory=MemoryConfig())
+@pytest.mark.parametrize("settings", [MemoryConfig(examples=0), MemoryConfig(use="never")])
+def test_as_in_chat_without_examples_is_said(
+    annotated: Personalizer, tiny_model: LanguageModel, settings: MemoryConfig
+) -> None:
+    annotated.config = dataclasses.replace(annotated.config, memory=settings)
     training_set = set_as_in_chat(annotated, tiny_model)
     assert list(training_set.dialogues.values()) == [*TRAINED, REWRITE]
-    assert training_set.notes == ("finetune.examples has no effect, since memory.examples is 0",)
+    assert training_set.notes == ("finetune.examples has no effect, since the memory is turned off",)

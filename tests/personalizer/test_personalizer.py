@@ -16,9 +16,10 @@ from mlx_personal import Dialogue, LanguageModel, Personalizer
 from mlx_personal.annotation import AnnotationConfig
 from mlx_personal.config import Config, TrainingTrigger
 from mlx_personal.errors import StorageError, UserError
-from mlx_personal.evaluation import Evaluation, EvaluationConfig, compare_answers, compare_outputs
+from mlx_personal.evaluation import AnswerMode, Evaluation, EvaluationConfig, compare_answers, compare_outputs
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.profile import AdapterRow
+from mlx_personal.memory import MemoryConfig
+from mlx_personal.personalizer.mode_outputs import ModeOutputs
 from mlx_personal.selection import Decision, SelectionCandidate, SelectionConfig, Selector
 from mlx_personal.synthesis import SynthesisConfig
 from mlx_personal.synthesis.config import PUBLISHED_METHOD
@@ -29,6 +30,7 @@ CONFIG = Config(
     synthesis=SynthesisConfig(k=2, band=(0.0, 1.0), max_tokens=16, **PUBLISHED_METHOD),
     finetune=LoRAConfig(epochs=1),
     evaluation=EvaluationConfig(max_tokens=8, holdout_ratio=0.5, choices=0, other_questions=0),
+    memory=MemoryConfig(use="never"),
 )
 
 
@@ -164,14 +166,15 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(
 ) -> None:
     personalizer.observe(stream(40))
     annotate_all(personalizer)
-    from mlx_personal.personalizer import promotion
+    from mlx_personal.personalizer import mode_outputs
 
     def no_gain(*arguments: Any) -> Evaluation:
         evaluation = compare_outputs(*arguments)
         assert evaluation.log_likelihood is not None
-        return dataclasses.replace(evaluation, log_likelihood=dataclasses.replace(evaluation.log_likelihood, low=0.0))
+        no_gain = dataclasses.replace(evaluation.log_likelihood, low=0.0, high=0.1)
+        return dataclasses.replace(evaluation, n=12, log_likelihood=no_gain)
 
-    monkeypatch.setattr(promotion, "compare_outputs", no_gain)
+    monkeypatch.setattr(mode_outputs, "compare_outputs", no_gain)
     trained = personalizer.train()
     assert not trained.promoted
     assert trained.reason.startswith("the gain in the preferred answers' likelihood may be chance: ")
@@ -320,14 +323,14 @@ def test_a_comparison_is_pending_after_an_interruption_of_either_one(
     annotate_all(personalizer)
     personalizer.synthesize()
     personalizer.adapters.promote(personalizer.train().adapter.id)
-    original_compare = personalizer._promoter._compare
+    compute = ModeOutputs.compute
 
-    def interrupted(baseline: AdapterRow | None, *rest: Any) -> Evaluation:
-        if baseline is not None:
+    def interrupted(self: ModeOutputs, mode: AnswerMode, with_questions: bool) -> None:
+        if mode.adapter == 1:
             raise KeyboardInterrupt
-        return original_compare(baseline, *rest)
+        compute(self, mode, with_questions)
 
-    monkeypatch.setattr(personalizer._promoter, "_compare", interrupted)
+    monkeypatch.setattr(ModeOutputs, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         personalizer.train()
     monkeypatch.undo()
@@ -373,8 +376,9 @@ def test_an_adapter_that_changes_nothing_is_never_promoted(
         personalizer.observe(stream(12))
         annotate_all(personalizer)
         # Compared with a worse adapter, even this one would win.
-        better = compare_answers([["a"]], [["b"]], [Dialogue.of("q", "b")], 0)
-        monkeypatch.setattr(personalizer._promoter, "_compare", lambda *_: better)
+        better = compare_answers([["a"]] * 5, [["b"]] * 5, [Dialogue.of("q", "b")] * 5, 0)
+        better = dataclasses.replace(better, log_likelihood=better.rouge1)
+        monkeypatch.setattr(ModeOutputs, "compare", lambda *_, **__: better)
         trained = personalizer.train()
         assert (trained.has_effect, trained.promoted, promoted_id(personalizer)) == (False, False, None)
         assert any("changes nothing" in note for note in trained.report.notes)

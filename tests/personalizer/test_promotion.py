@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from mlx_personal.evaluation import ChoiceChange, Evaluation, MetricChange
-from mlx_personal.personalizer.promotion import is_better_by
+from mlx_personal.evaluation.config import PROMOTION_RULES
+from mlx_personal.evaluation.promotion_rule import is_better_by
 
 
 def change(gain: float, low: float, high: float) -> MetricChange:
@@ -81,6 +82,22 @@ def test_the_reason_has_the_figures() -> None:
 
 
 def test_what_was_not_compared_is_named() -> None:
-    single = dataclasses.replace(evaluation(BETTER, BETTER), n=1)
-    reason = is_better_by("choice", single)[1]
-    assert reason == "the preferred answers' rank among other answers could not be compared on 1 dialogue"
+    reason = is_better_by("choice", evaluation(BETTER, BETTER))[1]
+    assert reason == "the preferred answers' rank among other answers could not be compared on 12 dialogues"
+
+
+@pytest.mark.parametrize("rule", PROMOTION_RULES)
+@pytest.mark.parametrize(("n", "is_better"), [(1, False), (4, False), (5, True)])
+def test_fewer_than_five_dialogues_decide_nothing(rule: str, n: int, is_better: bool) -> None:
+    few = dataclasses.replace(evaluation(BETTER, BETTER, BETTER), n=n)
+    assert is_better_by(rule, few)[0] is is_better
+    if not is_better:
+        held_out = "1 dialogue is" if n == 1 else f"{n} dialogues are"
+        assert is_better_by(rule, few)[1] == f"only {held_out} held out, too few to decide; at least 5 are needed"
+
+
+@pytest.mark.parametrize("rule", ["likelihood", "choice"])
+def test_a_fall_is_not_called_chance(rule: str) -> None:
+    reason = is_better_by(rule, evaluation(WORSE, BETTER, WORSE))[1]
+    assert " fell: -0.100 " in reason and "chance" not in reason
+    assert "may be chance" in is_better_by(rule, evaluation(WORSE_BY_CHANCE, BETTER, WORSE_BY_CHANCE))[1]

@@ -78,6 +78,7 @@ def test_the_status_counts_what_the_lists_hold(profile: Path, tiny_model: Langua
         "prompt_style",
         "adapters",
         "promoted",
+        "answers",
         "last_training",
         "tuning",
         "due",

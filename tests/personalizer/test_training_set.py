@@ -19,7 +19,7 @@ from mlx_personal.profile import NewSynthetic, PreferencePairRow
 from tests.support.training_steps import interrupt_training
 
 CONFIG = Config(
-    memory=MemoryConfig(examples=2, retrieval="bm25", min_similarity=0.0),
+    memory=MemoryConfig(examples=2, retrieval="bm25", min_bm25=0.0),
     finetune=LoRAConfig(epochs=1, batch_size=2, num_layers=1, save_every=1, examples="as in chat"),
     evaluation=EvaluationConfig(max_tokens=2, choices=0, other_questions=0),
 )
@@ -71,7 +71,7 @@ def set_config(personalizer: Personalizer, **changes: object) -> None:
     [
         ("sft", CONFIG.memory),
         ("sft+dpo", CONFIG.memory),
-        ("sft", MemoryConfig(examples=1, retrieval="bm25", min_similarity=0.0)),
+        ("sft", MemoryConfig(examples=1, retrieval="bm25", min_bm25=0.0)),
         ("sft", MemoryConfig(examples=0)),
     ],
     ids=["sft", "pairs", "fewer examples", "memory turned off"],

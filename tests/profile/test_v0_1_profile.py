@@ -65,6 +65,7 @@ def test_the_status_command_prints_the_same_values(profile: Path) -> None:
     assert printed.pop("chat_format") == []
     assert printed.pop("prompt_style") is None
     assert printed.pop("tuning") is None
+    assert printed.pop("answers")["mode"] == {"adapter": None, "uses_memory": False}
     assert set(printed.pop("inferred").values()) == {0}
     assert printed == STATUS
 
