@@ -16,6 +16,7 @@ from mlx_personal.kernels.in_domain_distance import (
 )
 from mlx_personal.scoring.dissimilarity import in_domain_dissimilarity_reference
 from tests.support import cosine_cases as cases
+from tests.support.cases import quick_cases
 
 pytestmark = pytest.mark.metal
 
@@ -48,7 +49,7 @@ def check(
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
-@pytest.mark.parametrize(("queries", "rows"), [(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)])
+@pytest.mark.parametrize(("queries", "rows"), quick_cases([(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)], (9, 130)))
 def test_any_number_of_queries_and_rows(machine: None, queries: int, rows: int, dtype: mx.Dtype) -> None:
     check(cases.random(queries, 45), cases.random(rows, 45, seed=1), dtype)
 
@@ -64,7 +65,7 @@ def test_adversarial_vectors(machine: None, name: str, dtype: mx.Dtype) -> None:
     check(*cases.adversarial(dtype)[name], dtype)
 
 
-@pytest.mark.parametrize("rows", [512, 4100])
+@pytest.mark.parametrize("rows", quick_cases([512, 4100], 512))
 def test_leave_one_out(machine: None, rows: int) -> None:
     bank = cases.random(rows, 8)
     excluded = np.array([0, 1, 7, rows - 1, 33, -1, 2, 3, rows + 5])

@@ -13,7 +13,7 @@ from mlx_personal.kernels import build, cosine, nearest
 from mlx_personal.kernels.nearest import nearest_cpu, nearest_kernel, nearest_ops
 from mlx_personal.runtime.device import device_name
 from tests.support import cosine_cases as cases
-from tests.support.cases import slow_cases
+from tests.support.cases import quick_cases, slow_cases
 
 pytestmark = pytest.mark.metal
 
@@ -33,7 +33,7 @@ def check(queries: np.ndarray, bank: np.ndarray, dtype: mx.Dtype = mx.float32) -
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
-@pytest.mark.parametrize(("queries", "rows"), [(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)])
+@pytest.mark.parametrize(("queries", "rows"), quick_cases([(1, 1), (1, 9), (2, 8), (8, 65), (9, 130)], (9, 130)))
 def test_any_number_of_queries_and_rows(machine: None, queries: int, rows: int, dtype: mx.Dtype) -> None:
     check(cases.random(queries, 45), cases.random(rows, 45, seed=1), dtype)
 
@@ -49,7 +49,7 @@ def test_adversarial_vectors(machine: None, name: str, dtype: mx.Dtype) -> None:
     check(*cases.adversarial(dtype)[name], dtype)
 
 
-@pytest.mark.parametrize("rows", [512, 4_100, *slow_cases(65_536)])
+@pytest.mark.parametrize("rows", [512, *slow_cases(4_100, 65_536)])
 def test_large_banks(machine: None, rows: int) -> None:
     bank = cases.random(rows, 6)
     best = [0, rows // 2 + 1, rows - 1]
@@ -59,7 +59,7 @@ def test_large_banks(machine: None, rows: int) -> None:
         np.testing.assert_allclose(np.array(distance), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [3, 100, 5000])
+@pytest.mark.parametrize("rows", [3, 100, *slow_cases(5000)])
 def test_of_equal_rows_the_first_is_returned(machine: None, rows: int) -> None:
     query = cases.rounded(cases.random(1, 20))
     bank = mx.repeat(query, rows, axis=0)

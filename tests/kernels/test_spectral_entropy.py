@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_personal.kernels import build, spectral_entropy
 from mlx_personal.kernels.spectral_entropy import spectral_entropy_cpu, spectral_entropy_kernel, spectral_entropy_ops
-from tests.support.cases import slow_cases
+from tests.support.cases import quick_cases, slow_cases
 
 pytestmark = pytest.mark.metal
 
@@ -42,13 +42,18 @@ def window_entropy(window: np.ndarray) -> float:
     return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
 
-def check(states: np.ndarray, lengths: list[int], dtype: mx.Dtype = mx.float32) -> None:
-    """Check that all implementations equal the reference for the values as rounded to the dtype."""
+IMPLEMENTATIONS = (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu)
+
+
+def check(
+    states: np.ndarray, lengths: list[int], dtype: mx.Dtype = mx.float32, implementations: Any = IMPLEMENTATIONS
+) -> None:
+    """Check that implementations equal the reference for the values as rounded to the dtype."""
     rounded = mx.array(states.astype(np.float32)).astype(dtype)
     exact = np.array(rounded.astype(mx.float32)).astype(np.float64)
     expected = np.array([reference(row[: max(length, 0)]) for row, length in zip(exact, lengths, strict=True)])
     sizes = mx.array(lengths, mx.int32)
-    for implementation in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
+    for implementation in implementations:
         result = implementation(rounded, sizes)
         assert result.shape == expected.shape and result.dtype == mx.float32
         np.testing.assert_allclose(np.array(result), expected, rtol=RTOL, atol=ATOL, err_msg=implementation.__name__)
@@ -58,20 +63,20 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, *slow_cases(*HALF)], ids=str)
-def test_ragged_lengths(machine: None, dtype: mx.Dtype) -> None:
-    lengths = [0, 1, 2, 3, 63, 64, 65, 130, 140, -1]
-    check(random(10, 140, 40), lengths, dtype)
+@pytest.mark.parametrize("dtype", [mx.float32, *HALF], ids=str)
+@pytest.mark.parametrize("lengths", [[0, 1, 3, 65, -1], *slow_cases([0, 1, 2, 3, 63, 64, 65, 130, 140, -1])], ids=len)
+def test_ragged_lengths(machine: None, lengths: list[int], dtype: mx.Dtype) -> None:
+    check(random(len(lengths), 140, 40), lengths, dtype)
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 31, 32, 33, 64, 384])
+@pytest.mark.parametrize("dimensions", quick_cases([1, 2, 31, 32, 33, 64, 384], 1, 33))
 def test_dimensions_that_are_not_a_multiple_of_a_tile(machine: None, dimensions: int) -> None:
     check(random(2, 66, dimensions, seed=dimensions), [66, 17])
 
 
 def test_a_length_beyond_the_states_counts_as_all_tokens(machine: None) -> None:
     x = mx.array(random(1, 20, 8), mx.float32)
-    for implementation in (spectral_entropy_kernel, spectral_entropy_ops, spectral_entropy_cpu):
+    for implementation in IMPLEMENTATIONS:
         beyond = implementation(x, mx.array([99], mx.int32))
         assert beyond.item() == pytest.approx(reference(np.array(x[0]).astype(np.float64)), rel=1e-5)
 
@@ -109,12 +114,21 @@ STATES = {
 
 
 def adversarial_cases() -> list[Any]:
-    """Return all states in all dtypes; most of those in half precision, which only loads differ in, are slow tests."""
-    cases = [pytest.param(name, mx.float32, id=f"{name}-float32") for name in STATES]
+    """Return all states in all dtypes; most are slow tests, since a kernel takes long without a GPU."""
+    quick = ("falling spectrum", "huge beside tiny", "rounding only", "just enough variance")
+    cases = [
+        pytest.param(name, mx.float32, id=f"{name}-float32", marks=() if name in quick else pytest.mark.slow)
+        for name in STATES
+    ]
     for name, dtype in itertools.product(STATES, HALF):
-        marks = () if name in ("huge", "falling spectrum") else pytest.mark.slow
+        marks = () if name == "huge" and dtype == mx.bfloat16 else pytest.mark.slow
         cases.append(pytest.param(name, dtype, id=f"{name}-{dtype}", marks=marks))
     return cases
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_adversarial_states_without_a_kernel(name: str) -> None:
+    check(STATES[name], [STATES[name].shape[1]], implementations=IMPLEMENTATIONS[1:])
 
 
 @pytest.mark.parametrize(("name", "dtype"), adversarial_cases())

@@ -12,6 +12,7 @@ import pytest
 
 from tests.metal import why_not
 from tests.metal.one_kernel import run
+from tests.support.cases import quick_cases, slow_cases
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -137,7 +138,7 @@ def test_mathematics() -> None:
 DTYPES = [mx.float32, mx.float16, mx.bfloat16, mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32]
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, mx.uint64, mx.bool_], ids=str)
+@pytest.mark.parametrize("dtype", quick_cases([*DTYPES, mx.uint64, mx.bool_], mx.float16, mx.bool_), ids=str)
 def test_dtypes_in_and_out(dtype: mx.Dtype) -> None:
     a = mx.arange(64).astype(dtype)
     result = run(INDEX + "y[i] = T(a[i] + a[1]) ;", a, dtype=dtype, template=[("T", dtype)])
@@ -252,7 +253,7 @@ T group_sum(T value, threadgroup T* slots, uint i, uint n) {
 """
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.int32], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, *slow_cases(mx.float32, mx.int32)], ids=str)
 def test_functions_of_the_header_with_threadgroup_pointers(dtype: mx.Dtype) -> None:
     result = run(
         INDEX + "threadgroup T slots[N];\ny[i] = group_sum<T>(a[i], slots, thread_index_in_threadgroup, N);",
@@ -285,7 +286,7 @@ DECLARATIONS: dict[str, tuple[str, str, Callable[[np.ndarray], Any] | None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DECLARATIONS)
+@pytest.mark.parametrize("name", quick_cases(DECLARATIONS, "matrix", "struct", "macro of a pointer"))
 def test_declarations_of_threadgroup_memory(name: str) -> None:
     before, after, expected = DECLARATIONS[name]
     source = INDEX + "uint t = thread_index_in_threadgroup;\n" + before + BARRIER + f"y[i] = {after};"
@@ -318,7 +319,7 @@ ATOMICS: dict[str, tuple[Callable[[np.ndarray], Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", ATOMICS)
+@pytest.mark.parametrize("name", quick_cases(ATOMICS, "fetch_min"))
 def test_atomics(name: str) -> None:
     expected, start = ATOMICS[name]
     a = VALUES.astype(np.int32)
@@ -374,7 +375,7 @@ y[i] = 0; z[i] = s[i / 4];""",
 }
 
 
-@pytest.mark.parametrize("name", ORDERED)
+@pytest.mark.parametrize("name", quick_cases(ORDERED, "both memories", "simdgroup barriers around its atomics"))
 def test_accesses_ordered_by_a_barrier_are_no_race(name: str) -> None:
     run(INDEX + ORDERED[name], mx.array(VALUES), shapes=[(64,)] * 2)
 
