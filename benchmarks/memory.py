@@ -1,7 +1,7 @@
 """Compare the base model, an adapter, memory and both on held-out questions of streams of dialogues.
 
     python -m benchmarks.memory --model MODEL FILE.jsonl... [--quick] [--stream N] [--kept N] [--held-out N] [--seeds N]
-                                [--examples N] [--max-tokens N] [--cells FOLDER] [--json] [--out FILE.md]
+                                [--examples N] [--max-tokens N] [--choices N] [--cells FOLDER] [--json] [--out FILE.md]
 
 For each file and seed a part of the file is the stream, of which the buffer keeps some dialogues. These are trained on
 and are the memory. The held-out questions come from the rest of the file; none is a near-duplicate of a kept one.
@@ -56,7 +56,7 @@ TRAINING: Final = LoRAConfig(learning_rate=5e-4, epochs=3, dropout=0.0)
 # The options of the sizes, with their defaults with and without `--quick`.
 SIZES: Final[Mapping[str, tuple[int | None, int | None]]] = {
     **{"stream": (12, 192), "kept": (6, 64), "held_out": (4, 60), "seeds": (1, 3), "examples": (1, 2)},
-    **{"max_tokens": (4, 64), "epochs": (1, TRAINING.epochs)},
+    **{"max_tokens": (4, 64), "epochs": (1, TRAINING.epochs), "choices": (2, 10)},
 }
 
 Cell = dict[str, Any]
@@ -81,6 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", type=positive_int, help="examples before a question; default 2")
     parser.add_argument("--max-tokens", type=positive_int, help="tokens of an answer; default 64")
     parser.add_argument("--epochs", type=positive_int, help="epochs of fine-tuning; default 3")
+    parser.add_argument("--choices", type=positive_int, help="answers to choose from, at least 2; default 10")
     parser.add_argument("--cells", type=Path, help="folder for the values of each file and seed, which are kept")
     parser.add_argument("--json", action="store_true", help="print the values as JSON")
     parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown")
@@ -153,7 +154,7 @@ def compute_cell(lm: LanguageModel, dialogues: list[Dialogue], seed: int, option
     return {
         "methods": measured,
         "constant_rouge1": [rouge1(constant, dialogue.answer) for dialogue in held_out],
-        "chance_reciprocal_rank": chance_reciprocal_rank(min(EvaluationConfig().choices, len(held_out))),
+        "chance_reciprocal_rank": chance_reciprocal_rank(min(options.choices, len(held_out))),
         "seconds": seconds,
     }
 
@@ -196,7 +197,7 @@ def measure(
     lm: LanguageModel, prompts: list[Dialogue], seed: int, options: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Return each metric of the held-out dialogues."""
-    config = EvaluationConfig(max_tokens=options.max_tokens, seed=seed)
+    config = EvaluationConfig(max_tokens=options.max_tokens, seed=seed, choices=options.choices)
     parts = make_parts(lm, prompts, [False] * len(prompts), config)
     (part,), (outputs,) = parts, compute_outputs(lm, parts, options.max_tokens)
     return {
@@ -252,7 +253,7 @@ def make_report(values: Mapping[str, Any], options: argparse.Namespace) -> str:
         heading(f"Adapter and memory: {model}", f"python -m benchmarks.memory --model {model} {sizes} FILE.jsonl..."),
         f"Each stream of {options.stream} dialogues is reduced to {options.kept} kept ones, which are trained on and "
         f"are the memory; up to {options.examples} of them are put before a question. `MRR` and `top 1` are of the "
-        f"choice among up to {EvaluationConfig().choices} answers of like length, `specificity` is log p(answer | its "
+        f"choice among up to {options.choices} answers of like length, `specificity` is log p(answer | its "
         "question) - log p(answer | another question), and both likelihoods are in nats a token.\n",
     ]
     for name, of_stream in values.items():

@@ -88,7 +88,7 @@ def make_parts(
             continue
         questions = make_questions(lm, part, config.max_tokens, seed=config.seed)
         groups = group_by_length([q.answer for q in questions], config.choices) if config.choices else []
-        others = draw_other_questions([q.prompt for q in questions], config.other_questions, config.seed)
+        others = draw_other_questions([q.prompt for q in questions], config.other_questions, config.seed, groups)
         parts.append(
             EvaluationPart(
                 tuple(part), is_inferred, tuple(questions), tuple(map(tuple, groups)), tuple(map(tuple, others))

@@ -6,7 +6,7 @@ A model that gives one answer to everything finds an answer equally likely after
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,21 +40,27 @@ class SpecificityChange:
     share: MetricChange
 
 
-def draw_other_questions(prompts: Sequence[Hashable], count: int, seed: int = 0) -> list[list[int]]:
+def draw_other_questions(
+    prompts: Sequence[Hashable], count: int, seed: int = 0, groups: Iterable[Collection[int]] = ()
+) -> list[list[int]]:
     """Draw for each question some others, after which its answer is computed too.
 
     Args:
         prompts: The prompt of each question. Questions with equal prompts are not other ones to each other.
         count: Number of other questions; all of them if there are fewer.
         seed: Random seed of the draw.
+        groups: Groups of `choice.group_by_length`. The others of a question are drawn from its group if there are any
+            in it: its answer is computed after these questions in any case.
 
     Returns:
         For each question the indices of its other questions, in ascending order.
     """
     rng = np.random.default_rng([seed, _STREAM])
+    group_of = {index: group for group in groups for index in group}
     drawn = []
-    for prompt in prompts:
-        different = [index for index, other in enumerate(prompts) if other != prompt]
+    for number, prompt in enumerate(prompts):
+        everywhere = [index for index, other in enumerate(prompts) if other != prompt]
+        different = [index for index in group_of.get(number, ()) if prompts[index] != prompt] or everywhere
         drawn.append(sorted(rng.choice(different, min(count, len(different)), replace=False).tolist()))
     return drawn
 

@@ -14,6 +14,7 @@ from mlx_personal.evaluation import (
     bootstrap_interval,
     compare_specificity,
     draw_other_questions,
+    group_by_length,
     own_question_shares,
     specificities,
 )
@@ -51,6 +52,21 @@ def test_other_questions_are_drawn_once_each_and_differ(prompts: list[int], coun
         assert len(set(others)) == len(others) == min(count, sum(other != prompt for other in prompts))
         assert all(prompts[other] != prompt for other in others)
         assert all(type(other) is int for other in others)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 5), st.integers(2, 5))
+def test_other_questions_are_those_of_the_choice_if_it_has_any(prompts: list[int], count: int, size: int) -> None:
+    groups = group_by_length([[1] * (number + 1) for number in range(len(prompts))], size)
+    drawn = draw_other_questions(prompts, count, 0, groups)
+    for group in groups:
+        for number in group:
+            in_group = {other for other in group if prompts[other] != prompts[number]}
+            others = set(drawn[number])
+            if in_group:
+                assert others <= in_group and len(others) == min(count, len(in_group))
+            else:
+                assert len(others) == min(count, sum(other != prompts[number] for other in prompts))
 
 
 def test_other_questions_depend_on_the_seed() -> None:
