@@ -53,7 +53,7 @@ def mode_lines(modes: Mapping[str, Any]) -> list[str]:
 
     in_use, memory, rule = modes["in_use"], modes["memory"], modes["rule"]
     metric = "recip. rank" if rule == "choice" else "log-likelihood"
-    lines = ["", f"The same dialogues, compared with what is in use, {_mode_text(in_use)}:"]
+    lines = ["", f"What could answer, compared with {_mode_text(in_use)}, then in use:"]
     lines.append(_row("", metric, "ROUGE-1", "gain", "95 % interval", widths=_MODE_WIDTHS))
     for result in modes["results"]:
         value = result["mrr" if rule == "choice" else "log_likelihood"]
@@ -77,6 +77,10 @@ def mode_lines(modes: Mapping[str, Any]) -> list[str]:
         lines += _wrapped(
             f"With fewer than {MIN_HELD_OUT} held-out dialogues nothing is decided: these figures may be chance."
         )
+    else:
+        is_kept = modes["best"] == in_use
+        outcome = "nothing is better than what was in use" if is_kept else f"{_mode_text(modes['best'])} is the best"
+        lines += _wrapped(f"By the rule {rule}: {outcome}.")
     if choices := choices_text(modes["earlier_choices"]):
         lines += _wrapped(f"{choices[:1].upper()}{choices[1:]}.")
     return lines

@@ -6,6 +6,7 @@ evaluations of version 0.1. `comparison` computes the fields that compare likeli
 
 from __future__ import annotations
 
+import functools
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -205,4 +206,10 @@ def _statistic(metric: Callable[[list[str]], float], samples: Sequence[Evaluated
 
 
 def _mean_score(metric: Callable[[str, str], float], answers: tuple[str, ...], preferred: tuple[str, ...]) -> float:
-    return statistics.fmean(metric(answer, target) for answer, target in zip(answers, preferred, strict=True))
+    return statistics.fmean(_score(metric, answer, target) for answer, target in zip(answers, preferred, strict=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _score(metric: Callable[[str, str], float], answer: str, target: str) -> float:
+    """Return the score of an answer, kept because the same answers are compared with those of several models."""
+    return metric(answer, target)

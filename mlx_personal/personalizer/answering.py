@@ -45,6 +45,11 @@ class AnswerDecision:
     memory: Mapping[str, Any] = field(default_factory=dict)
     compared_at: str = ""
 
+    def text(self) -> str:
+        """Return when it was compared and the gain, such as `2026-01-31: likelihood +0.120 nats a token, ...`."""
+        assert self.gain is not None
+        return f"{self.compared_at[:10]}: {METRIC_NAMES[self.rule][0]} {gain_text(self.rule, self.gain)}"
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the decision of a stored object."""
@@ -154,8 +159,8 @@ class AnswerStatus:
         use: The setting `memory.use`.
         decision: What was decided when it was put to use; None if nothing was.
         has_same_settings: Whether the memory has the settings with which it was compared.
-        last_comparison: The last comparison that kept it: when, and on how many dialogues; None if there is none since
-            it was put to use.
+        last_comparison: The comparison of the newest adapter if it changed nothing: with what came nearest, as the
+            `over` of a decision; None if there is none since the mode was put to use.
     """
 
     mode: AnswerMode
@@ -163,7 +168,7 @@ class AnswerStatus:
     use: str
     decision: AnswerDecision | None
     has_same_settings: bool
-    last_comparison: tuple[str, int] | None
+    last_comparison: AnswerDecision | None
 
     def lines(self) -> list[str]:
         """Return a line on what answers, and one on why."""
@@ -172,19 +177,19 @@ class AnswerStatus:
         return [f"{AnswerMode(self.mode.adapter, False).text()}; memory: {memory}{setting}", self._reason()]
 
     def _reason(self) -> str:
+        parts = []
+        if self.decision is not None and self.decision.gain is not None and self.decision.over is not None:
+            parts.append(f"{self.decision.text()} over {self.decision.over.text()}, n={self.decision.n}")
         if self.last_comparison is not None:
-            compared_at, n = self.last_comparison
-            return f"compared {compared_at[:10]} on {n} held-out dialogues: nothing was better"
-        decision = self.decision
-        if decision is None or decision.gain is None or decision.over is None:
-            return "not compared on held-out dialogues"
-        metric = METRIC_NAMES[decision.rule][0]
-        text = (
-            f"{decision.compared_at[:10]}: {metric} {gain_text(decision.rule, decision.gain)} over "
-            f"{decision.over.text()}, n={decision.n}"
-        )
-        is_stale = self.examples and not self.has_same_settings
-        return f"{text}; the settings of the memory have changed since" if is_stale else text
+            last, rival = self.last_comparison, ""
+            if last.gain is not None and last.over is not None:
+                rival = f" ({last.over.text()}: {gain_text(last.rule, last.gain)})"
+            parts.append(f"{last.compared_at[:10]}: nothing was better on {last.n} held-out dialogues{rival}")
+        if not parts:
+            return "nothing was decided on held-out dialogues"
+        if self.examples and not self.has_same_settings:
+            parts.append("the settings of the memory have changed since")
+        return "; ".join(parts)
 
 
 def answer_status(store: Store, config: Config) -> AnswerStatus:
@@ -216,10 +221,22 @@ def compared_settings(config: MemoryConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name != "use"}
 
 
-def _last_comparison(store: Store, mode: AnswerMode) -> tuple[str, int] | None:
-    """Return when the mode in use was compared last, if the newest adapter's comparison kept it, and on how many."""
+def _last_comparison(store: Store, mode: AnswerMode) -> AnswerDecision | None:
+    """Return what came nearest to the mode in use, if the comparison of the newest adapter kept that mode."""
     newest = [adapter for adapter in store.adapters() if adapter.model == store.fingerprint()][-1:]
     modes = (newest[0].evaluation or {}).get("modes") if newest else None
     if modes is None or not modes["can_decide"] or modes["best"] != modes["in_use"]:
         return None
-    return (modes["compared_at"], modes["n"]) if AnswerMode.from_json(modes["best"]) == mode else None
+    if AnswerMode.from_json(modes["in_use"]) != mode:
+        return None
+    rivals = [(r["gain"]["gain"], r) for r in modes["results"] if r["gain"] is not None]
+    nearest = max(rivals, key=lambda rival: rival[0], default=(0.0, None))[1]
+    return AnswerDecision(
+        uses_memory=mode.uses_memory,
+        rule=modes["rule"],
+        n=modes["n"],
+        gain=None if nearest is None else MetricChange(**nearest["gain"]),
+        over=None if nearest is None else AnswerMode.from_json(nearest["mode"]),
+        memory=modes["memory"],
+        compared_at=modes["compared_at"],
+    )

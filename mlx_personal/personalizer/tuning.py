@@ -31,8 +31,8 @@ from mlx_personal.personalizer.tuning_search import (
     Candidate,
     SearchSpace,
     Trial,
+    apply_settings,
     draw_brackets,
-    with_settings,
 )
 from mlx_personal.personalizer.tuning_state import TuningState, read_state, remove_state, tuning_identity
 from mlx_personal.personalizer.tuning_trials import TrialRunner
@@ -147,7 +147,7 @@ def tune(
     if best is not None and is_better:
         settings = best.candidate.changes_from(present)
         try:
-            change_settings(store.folder / "config.toml", settings, with_settings(config, settings), record.text())
+            change_settings(store.folder / "config.toml", settings, apply_settings(config, settings), record.text())
             written = True
         except StorageError:
             raise

@@ -105,10 +105,10 @@ class Candidate:
 
     def apply(self, config: Config) -> Config:
         """Return a profile's settings with those of this candidate."""
-        return with_settings(config, self.settings())
+        return apply_settings(config, self.settings())
 
 
-def with_settings(config: Config, settings: Mapping[str, Mapping[str, Any]]) -> Config:
+def apply_settings(config: Config, settings: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return a profile's settings with some of them replaced.
 
     Args:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from mlx_personal.cli.evaluation_table import evaluation_lines
+import pytest
+
+from mlx_personal.cli.context import CommandContext
+from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines, mode_lines
+from mlx_personal.cli.train import promotion_lines
 from mlx_personal.evaluation import (
+    AnswerMode,
     AnswerStatistic,
     ChoiceChange,
     ConstantAnswer,
     Evaluation,
     MetricChange,
+    ModeComparison,
+    ModeResult,
     SpecificityChange,
 )
+from mlx_personal.memory import MemoryConfig
+from mlx_personal.personalizer import PromotionResult
 
 
 def change(before: float, after: float) -> MetricChange:
@@ -91,3 +101,98 @@ def test_a_hopeless_likelihood_has_a_perplexity_all_the_same() -> None:
     assert row(lines_of(hopeless), "perplexity")[:2] == ["1.01e+304", "2.72"]
     unlikely = dataclasses.replace(EVALUATION, log_likelihood=change(-9.302, -9.29))
     assert row(lines_of(unlikely), "perplexity")[:3] == ["1.1e+04", "1.08e+04", "x0.99"]
+
+
+# Answer modes
+
+BASE, MEMORY = AnswerMode(None, False), AnswerMode(None, True)
+ADAPTER, ADAPTER_MEMORY = AnswerMode(1234, False), AnswerMode(1234, True)
+MODES = ModeComparison(
+    rule="likelihood",
+    n=12,
+    can_decide=True,
+    in_use=MEMORY,
+    evaluated=ADAPTER_MEMORY,
+    best=ADAPTER_MEMORY,
+    results=(
+        ModeResult(BASE, -34.5, None, 0.2, change(0.0, -31.5), False, "worse"),
+        ModeResult(MEMORY, -3.0, None, 0.25),
+        ModeResult(ADAPTER, -2.5, None, 0.25, change(0.0, 0.5), True, "better"),
+        ModeResult(ADAPTER_MEMORY, None, 0.25, 0.3, change(0.0, 0.75), True, "better"),
+    ),
+    memory=dataclasses.asdict(MemoryConfig()),
+    memory_note="",
+    earlier_choices=(0, 3),
+    compared_at="2026-01-31T12:00:00+00:00",
+)
+
+
+def test_answer_modes_stand_side_by_side_in_80_columns() -> None:
+    lines = lines_of(dataclasses.replace(EVALUATION, modes=MODES), "Adapter 1234")
+    assert max(map(len, lines)) < 80
+    assert lines[0] == "Adapter 1234 with memory against the base model, on 12 held-out dialogues:"
+    table = lines[lines.index("What could answer, compared with the base model with memory, then in use:") + 1 :]
+    assert table[0].split() == ["log-likelihood", "ROUGE-1", "gain", "95", "%", "interval"]
+    assert row(table, "the base model with memory") == ["-3.000", "0.250", "in", "use"]
+    assert row(table, "adapter 1234 with memory") == ["-", "0.300", "+0.750", "+0.650", "to", "+0.850"]
+    assert table[1].split()[-6:] == ["-34.500", "0.200", "-31.500", "-31.600", "to", "-31.400"]
+    text = " ".join(" ".join(table).split())
+    assert "with memory: up to 2 examples of at most 1,024 tokens, retrieval both" in text
+    assert "By the rule likelihood: adapter 1234 with memory is the best." in text
+    assert "These held-out dialogues decided 0 to 3 times before; each time" in text
+
+
+def test_what_decides_nothing_is_said() -> None:
+    few = dataclasses.replace(
+        MODES, rule="choice", n=4, can_decide=False, best=MEMORY, memory_note="it is empty", earlier_choices=(0, 0)
+    )
+    text = " ".join(" ".join(mode_lines(dataclasses.asdict(few))).split())
+    assert "recip. rank" in text and "adapter 1234 with memory 0.250 0.300" in text
+    assert "Memory is not used: it is empty." in text
+    assert "With fewer than 5 held-out dialogues nothing is decided" in text and "By the rule" not in text
+    assert "before" not in text
+
+
+def test_a_fixed_use_of_memory_is_in_the_title() -> None:
+    always = dataclasses.replace(MODES, results=MODES.results[1::2])
+    lines = lines_of(dataclasses.replace(EVALUATION, modes=always), "Adapter 7")
+    assert lines[0] == "Adapter 7 with memory against the base model with memory, on 12 held-out"
+
+
+@pytest.mark.parametrize(
+    ("changes", "result", "expected"),
+    [
+        ({}, {"promoted": True}, "The adapter is promoted: adapter 1234 with memory answers from now on."),
+        ({"best": MEMORY}, {}, "The adapter is not better than what is in use: it is kept and not promoted."),
+        (
+            {"best": BASE},
+            {},
+            "The adapter is not the best: it is kept and not promoted.\n"
+            "The base model is better than the base model with memory and answers from now on.",
+        ),
+        (
+            {"best": MEMORY},
+            {"exceeds_forgetting": True},
+            "The adapter exceeds `max_forgetting` of the settings: it is kept and not promoted.",
+        ),
+        (
+            {"best": MEMORY, "can_decide": False},
+            {},
+            "The adapter is kept; to use it: `mlx-personal adapters promote 1234`",
+        ),
+        ({"best": MEMORY, "can_decide": False}, {"promoted": True}, "The adapter stays in use."),
+        ({"best": MEMORY}, {"has_effect": False}, "The adapter changes nothing: it is kept and not promoted."),
+    ],
+)
+def test_what_answers_from_now_on_is_said(changes: dict[str, Any], result: dict[str, bool], expected: str) -> None:
+    evaluation = dataclasses.replace(EVALUATION, modes=dataclasses.replace(MODES, **changes))
+    facts: dict[str, Any] = {"promoted": False, "exceeds_forgetting": False, "has_effect": True, **result}
+    promotion = PromotionResult(evaluation, EVALUATION, reason="it is so", forgetting=None, **facts)
+    lines = promotion_lines(CommandContext(), 1234, promotion)
+    assert "\n".join(lines).endswith(expected)
+    assert result.get("has_effect") is False or lines[0].startswith("Against the base model with memory: it is so.")
+
+
+def test_forgetting_is_said_where_it_was_measured() -> None:
+    assert forgetting_lines(None) == []
+    assert forgetting_lines(-0.021) == ["The loss on general dialogues changed by -2.1%."]

@@ -60,7 +60,7 @@ class DemoRun:
     events: list[ProgressEvent]
     result: DemoResult
 
-    def replay(self, folder: Path, model: str, on_progress: Progress) -> DemoResult:
+    def replay(self, folder: Path, model: str, on_progress: Progress, memory: bool) -> DemoResult:
         """Report the events of this run and return its result, in place of `run_demo`."""
         for event in self.events:
             on_progress(event)
@@ -131,6 +131,22 @@ def test_the_command_prints_a_line_for_each_step_and_progress_in_between(
     assert "Log-likelihood of the preferred answers: " in result.stdout
     for stage in ("scoring", "training", "evaluation"):
         assert f"mlx-personal: {stage} " in result.stderr
+
+
+@pytest.mark.parametrize(("options", "use"), [([], "never"), (["--memory"], "auto")])
+def test_memory_is_compared_on_request(
+    home: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], use: str
+) -> None:
+    uses: list[str] = []
+
+    def create(folder: Path, model: Path, config: Config, *_: object) -> None:
+        uses.append(config.memory.use)
+        raise UserError("seen")
+
+    monkeypatch.setattr(runner, "estimate_training", lambda *_: None)
+    monkeypatch.setattr(Personalizer, "create", create)
+    assert "seen" in error_line("demo", "--model", tiny_model_folder, *options)
+    assert uses == [use]
 
 
 def test_json_is_all_that_is_printed(demo_run: DemoRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,9 +315,11 @@ class FakeTrials(TrialRunner):
 
     Attributes:
         gain: How much likelier the held-out answers are with other settings than the present ones.
+        present: The present settings.
     """
 
     gain = 0.5
+    present = Candidate.of(CONFIG)
 
     def tokens(self, candidate: Candidate, rung: int | None) -> int:
         return 1
@@ -328,7 +330,7 @@ class FakeTrials(TrialRunner):
     def compute_held_out(self, candidate: Candidate, on_progress: Progress | None = None) -> HeldOutOutputs:
         dialogues = self._held_out_dialogues()
         parts = make_parts(self._lm, dialogues, [False] * len(dialogues), CONFIG.evaluation)
-        gain = 0.0 if candidate == Candidate.of(CONFIG) else self.gain
+        gain = 0.0 if candidate == self.present else self.gain
         losses = [AnswerLoss((3 + i / 10 - gain) * 4, 4) for i in range(len(dialogues))]
         answers = [["Only time."] for _ in dialogues]
         return HeldOutOutputs(parts, [ModelOutputs(answers, losses, np.full((6, 6), np.nan))], 0.0, None)
@@ -364,6 +366,38 @@ def test_what_wins_is_written_with_its_figures(personalizer: Personalizer, fake_
     assert record is not None and record.text() in text
     assert rows(personalizer) == before and not (personalizer.folder / "tuning.json").exists()
     assert "only 6 dialogues are held out, which is weak evidence" in result.notes[-1]
+
+
+def test_the_number_of_examples_is_written_with_their_use(
+    personalizer: Personalizer, fake_trials: type[FakeTrials], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_trials, "score", lambda self, candidate, *_: float(candidate.memory_examples == 3))
+    result = tuning.tune(personalizer, 1)
+    config = Config.read(personalizer.folder / "config.toml")
+    assert result.written and (config.memory.use, config.memory.examples) == ("always", 3)
+    # The tuned settings are the present ones of the next search, in which the best one has no memory.
+    assert result.best is not None
+    personalizer.config = config
+    monkeypatch.setattr(fake_trials, "present", result.best.candidate)
+    assert tuning.plan_tuning(personalizer).candidates[0] == result.best.candidate
+    monkeypatch.setattr(fake_trials, "score", lambda self, candidate, *_: -float(candidate.memory_examples))
+    result = tuning.tune(personalizer, 1)
+    assert result.written and Config.read(personalizer.folder / "config.toml").memory.use == "never"
+    assert result.notes[-1].startswith("these held-out dialogues decided once before")
+    record = personalizer.status().tuning
+    assert record is not None and "n=6 (decided once before)" in record.text()
+
+
+def test_the_gain_is_that_of_the_rule(
+    personalizer: Personalizer, fake_trials: type[FakeTrials], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = dataclasses.replace(CONFIG.evaluation, promotion="rouge1")
+    personalizer.config = dataclasses.replace(CONFIG, evaluation=evaluation)
+    result = tuning.tune(personalizer, 1)
+    record = personalizer.status().tuning
+    assert record is not None and result.reason == "ROUGE-1 did not rise: +0.000"
+    assert "the best candidate: ROUGE-1 +0.000 (95 % interval +0.000 to +0.000), n=6" in record.text()
+    assert result.notes[-1].endswith("gains below about 0.00 in ROUGE-1 may be chance")
 
 
 def test_better_settings_that_cannot_be_written_are_recorded_as_such(
