@@ -31,6 +31,7 @@ from tests.support.augmentation import (
     make_users,
     requests_for,
 )
+from tests.support.cases import slow_cases
 from tests.support.fake_server import ANSWER_TOKENS, PROMPT_TOKENS, FakeServer, Fault
 
 
@@ -201,7 +202,7 @@ def test_a_user_is_trained_within_the_budget_and_again_with_a_larger_one(
     assert adapters(folder) != before
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"synthetic_weight": 0.25}])
+@pytest.mark.parametrize("change", [{"synthetic_weight": 0.25}, *slow_cases({"seed": 1})])
 def test_another_setting_replaces_the_adapter(
     change: dict[str, Any],
     folder: Path,

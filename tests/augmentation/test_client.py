@@ -29,6 +29,7 @@ from mlx_personal.errors import StoppedError, UserError
 from mlx_personal.http_client import HTTPResponse
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.storage.database import Database
+from tests.support.cases import slow_cases
 from tests.support.fake_server import ANSWER_TOKENS, PROMPT_TOKENS, FakeServer, Fault, ReceivedRequest
 
 COST = PROMPT_TOKENS + ANSWER_TOKENS
@@ -150,8 +151,7 @@ def test_no_more_requests_than_allowed_are_in_progress(fetch: Fetch, fake_server
     assert fake_server.max_concurrent == 3
 
 
-@pytest.mark.parametrize("concurrency", [1, 8])
-@pytest.mark.parametrize("usage", [True, False])
+@pytest.mark.parametrize(("concurrency", "usage"), [(8, True), *slow_cases((1, True), (1, False), (8, False))])
 def test_the_token_budget_is_never_exceeded_and_unaffordable_requests_are_counted(
     fetch: Fetch, fake_server: FakeServer, concurrency: int, usage: bool
 ) -> None:

@@ -26,6 +26,7 @@ from mlx_personal.augmentation.task import Record, Task
 from mlx_personal.errors import UserError
 from mlx_personal.http_client import HTTPResponse
 from mlx_personal.storage.database import Database
+from tests.support.cases import quick_cases
 from tests.support.raw_server import Reply, endless, http_reply, raw_server
 
 SERVER = Server("http://localhost:1/v1", "model", api_key="sekret")
@@ -219,7 +220,7 @@ REPLIES: dict[str, Reply] = {
 }
 
 
-@pytest.mark.parametrize("name", REPLIES)
+@pytest.mark.parametrize("name", quick_cases(REPLIES, *list(REPLIES)[::3]))
 def test_a_connection_fails_in_time_and_is_retried(name: str, tmp_path: Path) -> None:
     start = time.monotonic()
     with raw_server(REPLIES[name]) as url:

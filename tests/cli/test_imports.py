@@ -13,6 +13,7 @@ import pytest
 
 from mlx_personal.cli.lazy_group import LazyCommand
 from mlx_personal.cli.main import COMMANDS, main
+from tests.support.cases import quick_cases
 
 SLOW_MODULES = {"mlx.core", "mlx_lm", "transformers", "rouge_score", "nltk", "ray", "torch"}
 # Of this package, help and errors import what is light.
@@ -38,8 +39,10 @@ def imported(*arguments: str, **variables: str) -> tuple[set[str], str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["nosuch"], ["--nosuch"], ["status", "--nosuch"], ["buffer", "show", "x"], []]
-    + [[name, "--help"] for name in COMMANDS],
+    [
+        *[["--help"], ["nosuch"], ["--nosuch"], ["status", "--nosuch"], ["buffer", "show", "x"], []],
+        *quick_cases([[name, "--help"] for name in COMMANDS], ["train", "--help"], ["chat", "--help"]),
+    ],
 )
 def test_help_and_usage_errors_import_light_modules_only(arguments: list[str]) -> None:
     modules, _ = imported(*arguments)

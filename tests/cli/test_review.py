@@ -156,6 +156,7 @@ def test_verdicts_from_a_file_skip_invalid_lines(profile: Path, chats: Path, tmp
     ],
 )
 def test_invalid_verdict_is_reported_on_one_line(profile: Path, chats: Path, tmp_path: Path, line: str) -> None:
+    chats.write_text("\n".join(chats.read_text().splitlines()[:2]))
     run_cli("import", chats)
     file = tmp_path / "verdicts.jsonl"
     file.write_text(line)

@@ -84,8 +84,13 @@ def test_stopped_training_is_reported_as_json_too(ready: Path, monkeypatch: pyte
             "forward.activation_cache.ActivationCache._add",
             "interrupted before its first step; the same command starts it again",
         ),
-        ("loop._Loop._step", "interrupted before its first step; the same command starts it again"),
-        ("trainer.write_adapter", "the training was interrupted; the same command resumes it from its last checkpoint"),
+        *slow_cases(
+            ("loop._Loop._step", "interrupted before its first step; the same command starts it again"),
+            (
+                "trainer.write_adapter",
+                "the training was interrupted; the same command resumes it from its last checkpoint",
+            ),
+        ),
     ],
 )
 def test_ctrl_c_outside_the_steps_is_reported_on_one_line(

@@ -138,7 +138,7 @@ def test_the_interval_is_seeded() -> None:
 def test_every_block_of_groups_has_exactly_the_share_held_out(
     seed: int, share: float, held_out: int, block: int
 ) -> None:
-    sides = np.array([is_held_out(group, seed, share) for group in range(400 * block)]).reshape(400, block)
+    sides = np.array([is_held_out(group, seed, share) for group in range(100 * block)]).reshape(100, block)
     assert (sides.sum(axis=1) == held_out).all()
     assert sides.any(axis=0).all()  # every position of a block is drawn sometimes
     assert not sides.all(axis=0).any()

@@ -27,6 +27,7 @@ from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from mlx_personal.progress import ProgressEvent
 from tests.support import random_models
+from tests.support.cases import slow_cases
 from tests.support.training_steps import for_each_step
 
 SAMPLES = random_models.prefix_sharing_samples()
@@ -154,7 +155,7 @@ def order(epoch: int) -> list[range]:
     return [range(epoch, 5), range(5, 6), range(6, len(SAMPLES))]
 
 
-@pytest.mark.parametrize(("family", "mode"), [("llama", "packed"), ("gemma2", "padded")])
+@pytest.mark.parametrize(("family", "mode"), [("llama", "packed"), *slow_cases(("gemma2", "padded"))])
 def test_the_location_of_the_cache_changes_no_loss(family: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_models.random_model(family)
     in_memory = train_with_cache(lm, mode, 10**9)

@@ -22,7 +22,7 @@ from mlx_personal.finetune.forward.packed_attention import PackedAttention
 from mlx_personal.finetune.forward.split_model import SplitModel
 from mlx_personal.finetune.planning.memory import MemoryPlan
 from tests.support import random_models
-from tests.support.cases import slow_cases
+from tests.support.cases import quick_cases, slow_cases
 
 SAMPLES = random_models.prefix_sharing_samples()
 # For slow dtypes; some of them share a prefix.
@@ -61,7 +61,7 @@ def check(
 # Every family, against each sample alone through mlx-lm's forward pass
 
 
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize("family", quick_cases(PACKED, "llama", "qwen3-moe", "gemma3", "ministral3"))
 def test_all_modes_give_the_loss_and_gradient_of_each_sample_alone(family: str) -> None:
     lm = random_models.random_model(family)
     check(lm, SAMPLES, ["packed", "padded", "plain"], 1e-5)
@@ -69,7 +69,7 @@ def test_all_modes_give_the_loss_and_gradient_of_each_sample_alone(family: str) 
     assert (selection.mode, selection.fallback_reason) == ("packed", "")
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt2", *slow_cases("mamba")])
+@pytest.mark.parametrize("family", ["gemma2", *slow_cases("gpt2", "mamba")])
 def test_a_family_that_cannot_be_packed_is_padded_with_a_reason(family: str) -> None:
     lm = random_models.random_model(family)
     check(lm, SAMPLES[:7], ["padded", "plain"], 1e-5)
@@ -79,8 +79,7 @@ def test_a_family_that_cannot_be_packed_is_padded_with_a_reason(family: str) -> 
     assert selection.fallback_reason.endswith("(tolerance 1e-04)")
 
 
-@pytest.mark.parametrize("num_layers", [1, -1])
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize(("num_layers", "dora"), [(1, True), *slow_cases((1, False), (-1, False), (-1, True))])
 def test_dora_and_any_number_of_layers_are_exact(num_layers: int, dora: bool) -> None:
     check(
         random_models.random_model("gemma3"), SAMPLES[:9], ["packed", "padded"], 1e-5, num_layers=num_layers, dora=dora
@@ -103,6 +102,7 @@ def test_4_bit_families_are_within_the_tolerance_of_their_dtype(family: str) -> 
     assert select_mode(lm, SAMPLES).mode == "packed"
 
 
+@pytest.mark.slow
 def test_a_4_bit_model_is_within_the_tolerance_of_its_dtype() -> None:
     lm = random_models.random_model("llama", "4-bit", num_hidden_layers=2)
     check(lm, FEW_SAMPLES, ["packed"], TOLERANCES[mx.float16] / 2, num_layers=1)
@@ -160,7 +160,7 @@ def test_a_family_whose_mask_has_a_gradient_is_exact() -> None:
     assert select_mode(lm, SAMPLES).mode == "padded"
 
 
-@pytest.mark.parametrize("family", ["nanochat", "deepseek2", "deepseek3"])
+@pytest.mark.parametrize("family", ["nanochat", *slow_cases("deepseek2", "deepseek3")])
 def test_a_family_with_its_own_rotary_embedding_is_never_packed_inexactly(family: str) -> None:
     """Its positions cannot be set, which matters only where samples share a prefix; the shortest two share none."""
     lm = random_models.random_model(family)
@@ -248,7 +248,7 @@ def truncated_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SplitModel, "hidden_at_targets", wrong)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["float32", *slow_cases("bfloat16")])
 @pytest.mark.parametrize(
     ("inject", "mode"),
     [

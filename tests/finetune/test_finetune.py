@@ -23,6 +23,7 @@ from mlx_personal.finetune.data.dataset import prepare_data
 from mlx_personal.finetune.data.samples import SampleSet, make_samples, total_target_weight
 from mlx_personal.finetune.forward.gradients import GradientComputer
 from tests.support import random_models
+from tests.support.cases import quick_cases
 from tests.support.training_steps import for_each_step
 
 QUESTIONS = ["What shall I cook?", "My cat does not eat.", "How deep?", "Привет", "How do I plant tomatoes in May?"]
@@ -199,8 +200,9 @@ def test_half_of_the_general_dialogues_is_replayed_and_half_measures_forgetting(
 # The adapter on disk
 
 
-@pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("num_layers", [-1, 1])
+@pytest.mark.parametrize(
+    ("num_layers", "dora"), quick_cases([(-1, False), (-1, True), (1, False), (1, True)], (1, True))
+)
 def test_mlx_lm_loads_the_adapter_and_computes_the_same_logits(
     tiny_model: LanguageModel, tiny_model_folder: Path, tmp_path: Path, num_layers: int, dora: bool, monkeypatch: Any
 ) -> None:

@@ -20,6 +20,7 @@ from mlx_personal import Dialogue, LanguageModel, UserError, load_language_model
 from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.fuse import fuse
 from tests.support import random_models
+from tests.support.cases import quick_cases
 
 DIALOGUES = [Dialogue.of(f"How do I plant {i} tomatoes?", f"In May, {i} of them.") for i in range(5)]
 MESSAGES = [{"role": "user", "content": "How do I plant tomatoes?"}]
@@ -40,8 +41,7 @@ def with_adapter(lm: LanguageModel, folder: Path, **changes: Any) -> np.ndarray:
     return actual
 
 
-@pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("layers", [-1, 1])
+@pytest.mark.parametrize(("dora", "layers"), quick_cases([(False, -1), (False, 1), (True, -1), (True, 1)], (True, 1)))
 def test_the_fused_model_computes_like_base_and_adapter(
     dora: bool, layers: int, tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def quantized_folder(base: LanguageModel, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", quick_cases([False, True], False))
 def test_layers_without_an_adapter_stay_quantized(dora: bool, tiny_model: LanguageModel, tmp_path: Path) -> None:
     """As on a GPU, where a model computes in its own data type."""
     with_adapter(tiny_model, tmp_path / "adapter", num_layers=1, use_dora=dora)

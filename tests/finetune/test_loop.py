@@ -22,6 +22,7 @@ from mlx_personal.progress import Progress
 from mlx_personal.runtime import blas_threads
 from mlx_personal.runtime.blas_threads import ThreadChoice
 from tests.support import random_models
+from tests.support.cases import quick_cases
 from tests.support.training_steps import for_each_step
 
 SAMPLES = random_models.prefix_sharing_samples()
@@ -87,7 +88,7 @@ def train_in_numpy(lm: LanguageModel, config: LoRAConfig, steps: Sequence[Sequen
 # Correctness
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", quick_cases([False, True], True))
 def test_training_is_adamw_on_the_mean_loss_of_the_targets(lm: LanguageModel, dora: bool) -> None:
     config = dataclasses.replace(CONFIG, use_dora=dora, warmup_ratio=0.3)
     order = [[[0, 4, 2], [1, 3], [5, 6, 7, 8, 9, 10, 11, 12]], [[12, 0, 3, 7], [9], [1, 2, 4]]]
@@ -145,7 +146,7 @@ def test_small_data_sets_and_partial_batches_are_trained_on(
 # Independence
 
 
-@pytest.mark.parametrize("mode", ["packed", "padded"])
+@pytest.mark.parametrize("mode", quick_cases(["packed", "padded"], "packed"))
 def test_losses_do_not_depend_on_the_micro_batch_size(mode: str) -> None:
     lm = random_models.random_model("llama" if mode == "packed" else "gemma2")
     config = dataclasses.replace(CONFIG, batch_size=7)
@@ -259,7 +260,7 @@ def test_float32_adapter_weights_are_used_in_bfloat16() -> None:
     assert {w.dtype for _, w in tree_flatten(lm.model.parameters())} == {mx.bfloat16}
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "4-bit"])
+@pytest.mark.parametrize("kind", quick_cases(["bfloat16", "4-bit"], "bfloat16"))
 def test_bfloat16_and_quantized_models_can_be_trained(kind: str) -> None:
     lm = random_models.random_model("llama", kind, num_hidden_layers=2)
     before = random_models.bits(lm.model.parameters())

@@ -127,9 +127,7 @@ EQUAL_LENGTH = [
         ({}, UNRELATED[:1]),
         ({}, [dataclasses.replace(UNRELATED[0], weight=0.5), *UNRELATED[1:]]),
         ({"num_layers": 1}, UNRELATED),
-        ({"use_dora": True}, UNRELATED),
-        ({"rank": 4}, UNRELATED),
-        ({"alpha": 4.0}, UNRELATED),
+        *slow_cases(({"use_dora": True}, UNRELATED), ({"rank": 4}, UNRELATED), ({"alpha": 4.0}, UNRELATED)),
     ],
 )
 def test_other_samples_or_adapters_are_checked_again(

@@ -89,10 +89,10 @@ def expected_and_measured(
 @pytest.mark.parametrize(
     ("changes", "plan"),
     [
-        ({}, MemoryPlan()),
         ({"num_layers": 4, "dropout": 0.1}, MemoryPlan()),
-        ({"num_layers": 3, "batch_size": 8}, MemoryPlan(gradient_checkpointing=True, cache_bytes=0)),
         *slow_cases(
+            ({}, MemoryPlan()),
+            ({"num_layers": 3, "batch_size": 8}, MemoryPlan(gradient_checkpointing=True, cache_bytes=0)),
             ({"dropout": 0.05}, MemoryPlan()),
             ({"use_dora": True}, MemoryPlan()),
             ({"num_layers": 2}, MemoryPlan()),
@@ -114,7 +114,7 @@ def test_the_estimate_is_within_20_percent_of_the_measured_peak(changes: dict[st
     assert expected == pytest.approx(measured, rel=0.2)
 
 
-@pytest.mark.parametrize("mode", ["padded", "plain"])
+@pytest.mark.parametrize("mode", ["padded", *slow_cases("plain")])
 @pytest.mark.parametrize(
     ("changes", "plan"),
     [
@@ -163,7 +163,7 @@ def test_a_slower_mode_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPa
     ("hidden_size", "mlp_width", "heads", "kv_heads", "vocab_size", "lengths"),
     [
         (64, 96, 8, 2, 128, [200, 190, 300]),  # dominated by attention
-        (128, 256, 4, 4, 8192, [60, 90, 120]),  # by the output head
+        *slow_cases((128, 256, 4, 4, 8192, [60, 90, 120])),  # by the output head
         *slow_cases((384, 1536, 4, 2, 512, [150, 160, 70])),  # by the MLP
     ],
 )

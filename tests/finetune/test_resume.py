@@ -31,7 +31,7 @@ from mlx_personal.finetune import (
 from mlx_personal.finetune.checkpoint import load_latest
 from mlx_personal.finetune.forward.equivalence import ModeSelection
 from mlx_personal.finetune.planning.memory import MemoryPlan
-from tests.support.cases import slow_cases
+from tests.support.cases import quick_cases, slow_cases
 from tests.support.paths import ROOT
 from tests.support.training_steps import for_each_step
 
@@ -127,7 +127,7 @@ def test_this_training_covers_everything_a_checkpoint_holds(
     assert checkpoint_names(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n % 4 else n for n in range(1, 16)])
+@pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n % 7 else n for n in range(1, 16)])
 def test_a_training_killed_after_any_step_resumes_bit_identically(
     base: LanguageModel, tmp_path: Path, uninterrupted: Any, number: int
 ) -> None:
@@ -378,7 +378,7 @@ def test_a_signal_without_a_checkpoint_folder_only_stops(base: LanguageModel, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("steps_before", [0, 1])
+@pytest.mark.parametrize("steps_before", [0, *slow_cases(1)])
 def test_a_signal_in_the_last_step_stops_what_follows_and_no_step_is_trained_again(
     steps_before: int, base: LanguageModel, tmp_path: Path, uninterrupted: Any
 ) -> None:
@@ -506,7 +506,7 @@ def test_only_damaged_checkpoints_are_an_error(base: LanguageModel, tmp_path: Pa
     assert len(checkpoint_names(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "write"])
+@pytest.mark.parametrize("call", quick_cases(["fsync", "replace", "write"], "write"))
 def test_a_full_disk_during_a_save_leaves_the_last_checkpoint(
     base: LanguageModel, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

@@ -23,6 +23,7 @@ import pytest
 from mlx_personal.errors import StorageError, UserError
 from mlx_personal.jobs import Job, JobResult, cores, default_workers, local, ray_cluster, run_jobs
 from mlx_personal.jobs.job import run_job
+from tests.support.cases import quick_cases
 from tests.support.paths import ROOT
 from tests.support.worker_functions import (
     NamedArray,
@@ -192,7 +193,7 @@ def test_the_users_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatc
     assert result.result[1] == "5" and os.environ["OPENBLAS_NUM_THREADS"] == "5"
 
 
-@pytest.mark.parametrize("how", ["close", "leave", "raise"])
+@pytest.mark.parametrize("how", quick_cases(["close", "leave", "raise"], "raise"))
 def test_leaving_early_ends_all_workers(how: str) -> None:
     processes = []
 

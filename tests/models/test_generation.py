@@ -16,6 +16,7 @@ from mlx_lm.sample_utils import make_repetition_penalty
 
 from mlx_personal.models import generation
 from mlx_personal.models.sampling import SamplingParams
+from tests.support.cases import quick_cases
 
 END = 2
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=1.0)
@@ -109,9 +110,7 @@ def generate_greedily(model: nn.Module, prompt: list[int], limit: int) -> list[i
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.slow if name == "mamba" else ()) for name in FAMILIES]
-)
+@pytest.mark.parametrize("family", quick_cases(FAMILIES, "llama sliding"))
 def test_greedy_tokens_are_those_of_each_prompt_alone(family: str, limit_batch: Callable[[int], None]) -> None:
     model = make(family)
     longest = {tuple(prompt): generate_greedily(model, prompt, max(LIMITS)) for prompt in PROMPTS[: len(PROMPTS) // 3]}
@@ -208,7 +207,7 @@ def generate_with_mlx_lm_penalty(model: nn.Module, prompt: list[int], limit: int
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("max_size", [96, 2])
+@pytest.mark.parametrize("max_size", quick_cases([96, 2], 2))
 def test_repetition_is_penalized_in_the_prompt_and_in_the_answer(
     max_size: int, limit_batch: Callable[[int], None]
 ) -> None:

@@ -25,6 +25,7 @@ from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.runtime import blas
 from mlx_personal.runtime.device import chip_name, device_name, measure_gflops, peak_memory_bytes, prepare_model
+from tests.support.cases import quick_cases
 
 WithTemplate = Callable[[str | None], LanguageModel]
 TEXTS = ["My cat does not eat.", "Hi", "What shall I cook tonight? Try a soup of leeks and potatoes, with bread."]
@@ -275,7 +276,10 @@ def damage_all(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("damage", [damage_shape, damage_weights, damage_config, damage_keys, damage_all])
+@pytest.mark.parametrize(
+    "damage",
+    quick_cases([damage_shape, damage_weights, damage_config, damage_keys, damage_all], damage_shape, damage_keys),
+)
 def test_an_adapter_that_does_not_fit_is_an_error_the_user_can_fix(
     tiny_model: LanguageModel, adapter: Path, damage: Callable[[Path], None]
 ) -> None:

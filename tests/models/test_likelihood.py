@@ -15,6 +15,7 @@ from mlx.utils import tree_map
 from mlx_personal import LanguageModel
 from mlx_personal.models import likelihood
 from tests.support import random_models
+from tests.support.cases import quick_cases
 
 # Growing caches, rotating ones whose window is shorter than the prompts, experts, compressed keys, and recurrence.
 FAMILIES = ["llama", "llama-sliding", "gemma3", "qwen3-moe", "gpt2", "deepseek3", "mamba"]
@@ -47,7 +48,7 @@ def reference(model: nn.Module, prompts: Sequence[list[int]], answers: Sequence[
     return np.array([[plain_log_likelihood(model, prompt, answer) for answer in answers] for prompt in prompts])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick_cases(FAMILIES, "llama-sliding", "gpt2"))
 def test_likelihoods_are_those_of_a_plain_forward(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(family)
     expected = reference(model, PROMPTS, ANSWERS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mlx_personal.models.chat_template.jinja_sandbox import ChatTemplateProgram, TemplateFailureError
+from tests.support.cases import quick_cases
 
 NOW = datetime.datetime(2024, 2, 29, 6)
 MESSAGES = [
@@ -127,7 +128,7 @@ def test_a_failure_says_on_one_line_what_the_template_does(source: str, failure:
     assert len(text) < 200
 
 
-@pytest.mark.parametrize("source", ENDLESS)
+@pytest.mark.parametrize("source", quick_cases(ENDLESS, *ENDLESS[::2]))
 def test_a_template_cannot_run_on_or_fill_the_memory(source: str) -> None:
     start = time.thread_time()
     with pytest.raises(TemplateFailureError, match=r"takes too long|makes too l|needs too much memory"):
@@ -135,7 +136,7 @@ def test_a_template_cannot_run_on_or_fill_the_memory(source: str) -> None:
     assert time.thread_time() - start < 1
 
 
-@pytest.mark.parametrize("source", LONG_TEXTS)
+@pytest.mark.parametrize("source", quick_cases(LONG_TEXTS, *LONG_TEXTS[::4]))
 def test_a_text_that_would_be_too_long_is_not_made(source: str) -> None:
     tracemalloc.start()
     try:

@@ -16,6 +16,7 @@ from mlx_personal import load_language_model
 from mlx_personal.errors import UserError
 from mlx_personal.models.gguf import Precision, architecture_of, convert_gguf, read_gguf
 from mlx_personal.models.gguf.architectures import model_config
+from tests.support.cases import quick_cases
 from tests.support.gguf_files import (
     COMMON,
     HEAD_DIM,
@@ -179,7 +180,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, np.nd
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick_cases(CASES, *list(CASES)[::3]))
 def test_a_converted_model_computes_the_logits_of_the_original(tmp_path: Path, case: str) -> None:
     architecture, model_type, config, settings, tensors = CASES[case]
     model = random_model(model_type, COMMON | config)

@@ -18,6 +18,7 @@ from mlx_personal.research.lamp.predictions import read_outputs
 from mlx_personal.research.lamp.tasks import TASKS
 from tests.research.lamp.conftest import TrainedAdapter
 from tests.support.augmentation import CONFIG, InProcessJobs
+from tests.support.cases import quick_cases
 from tests.support.lamp_users import SHORT_RUN, edit_json, lamp_spec, run_and_read, write_lamp_files
 
 METHODS = [
@@ -74,7 +75,7 @@ def test_predictions_have_the_form_of_the_benchmark(tmp_path: Path, world: Path,
         assert dict(written.by_id) == {key: text for predictions in of_method for key, text in predictions.items()}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", quick_cases(TASKS, "1", "5"))
 def test_every_task_runs(tmp_path: Path, task: str, tiny_model_folder: Path) -> None:
     world = write_lamp_files(tmp_path / "world", task, users=1, records=3, queries=1)
     results = run_and_read(tmp_path / "run", lamp_spec(world, tiny_model_folder, "bm25:1", "cdcda+bm25:1", task=task))
