@@ -110,7 +110,7 @@ def test_old_keys_are_read_with_one_notice_and_written_as_new_ones(
     assert read(tmp_path, old.to_toml()) == old
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text())
 @example('a"b\\c\n\t\r\x00\x7f\u2028é😀')
 def test_any_text_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, text: Any) -> None:

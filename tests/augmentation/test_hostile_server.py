@@ -84,7 +84,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ResponseCache]:
     database.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     status=st.sampled_from([200, 200, 200, 204, 301, 400, 401, 404, 429, 500, 999]),
     retry_after=st.text(st.characters(max_codepoint=255), max_size=20) | st.sampled_from(["9" * 400, "-1", "1e9"]),

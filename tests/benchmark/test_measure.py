@@ -180,7 +180,7 @@ def test_processed_tokens_include_the_padding_of_mlx_lm() -> None:
 # Ours
 
 
-@pytest.mark.parametrize("num_layers", [*slow_cases(1, 2), -1])
+@pytest.mark.parametrize("num_layers", [1, *slow_cases(2, -1)])
 def test_both_trainers_have_the_same_losses(num_layers: int) -> None:
     workload = TINY.with_settings(num_layers=num_layers)
     folder = random_weights.model_folder(workload.model)
@@ -215,6 +215,7 @@ def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "zeus_apple_silicon", raising=False)
 
 
+@pytest.mark.slow
 def test_the_energy_of_a_counter_is_reported_without_idle_power(
     counters: None, in_this_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,8 +217,8 @@ def test_frozen_layers_are_released_during_training_and_restored_afterwards(larg
     assert active_memory_bytes() == pytest.approx(base, abs=0.5 * MEGABYTES)
 
 
-def test_a_model_without_a_folder_trains_equally_and_keeps_its_weights(large_folder: Path) -> None:
-    lm = load_language_model(large_folder)
+def test_a_model_without_a_folder_trains_equally_and_keeps_its_weights(tiny_model_folder: Path) -> None:
+    lm = load_language_model(tiny_model_folder)
     expected = train(lm, plan_training(TrainingData(SAMPLES), CONFIG)).losses
     lm.detach_adapter()
     in_memory_model = LanguageModel(lm.model, lm.tokenizer)
@@ -240,8 +240,8 @@ def test_layers_are_not_released_if_their_outputs_are_not_cached(
     lm.detach_adapter()
 
 
-def test_a_model_is_restored_after_an_error(large_folder: Path) -> None:
-    lm = load_language_model(large_folder)
+def test_a_model_is_restored_after_an_error(tiny_model_folder: Path) -> None:
+    lm = load_language_model(tiny_model_folder)
     before = random_models.bits(lm.model.parameters())
 
     def fail(step: TrainingStep) -> None:

@@ -138,7 +138,7 @@ def test_every_flipped_bit_of_the_arrays_is_detected(tmp_path: Path) -> None:
         file.write_bytes(whole)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_damage_anywhere_is_detected_or_harmless(
     at: float, bit: int, cut: bool, tmp_path_factory: pytest.TempPathFactory

@@ -48,6 +48,7 @@ def weights_of(profile: Personalizer, folder: str) -> bytes:
     return (profile.folder / folder / "adapters.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_resumed_bit_identically(ready: Personalizer) -> None:
     whole = ready.train()
     with pytest.raises(KeyboardInterrupt):

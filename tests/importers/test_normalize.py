@@ -66,6 +66,11 @@ EXCHANGE = [("user", "Which pear keeps?"), ("assistant", "The winter pear.")]
             EXCHANGE,
             ["a user turn with image only"],
         ),
+        (
+            [Turn("user", QUESTION.text, left_out={"image": 2, "file": 1, "some word": 1, "tool_use": 1}), ANSWER],
+            EXCHANGE,
+            [*["an image beside a text that is kept"] * 2, "a file beside a text that is kept"],
+        ),
     ],
 )
 def test_the_dialogue_that_is_left_is_kept(

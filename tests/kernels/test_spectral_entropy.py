@@ -63,7 +63,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, *HALF], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float32, *slow_cases(*HALF)], ids=str)
 @pytest.mark.parametrize("lengths", [[0, 1, 3, 65, -1], *slow_cases([0, 1, 2, 3, 63, 64, 65, 130, 140, -1])], ids=len)
 def test_ragged_lengths(machine: None, lengths: list[int], dtype: mx.Dtype) -> None:
     check(random(len(lengths), 140, 40), lengths, dtype)

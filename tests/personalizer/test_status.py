@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ from mlx_personal.personalizer import ProfileStatus, read_status
 from tests.personalizer.test_personalizer import CONFIG, stream
 
 
-@pytest.fixture
-def profile(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) -> Path:
-    """The folder of a profile with annotations of every kind, synthetic sets and an adapter."""
-    folder = tmp_path / "profile"
+@pytest.fixture(scope="module")
+def profile_of_the_module(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, tiny_model: LanguageModel
+) -> Path:
+    folder = tmp_path_factory.mktemp("status") / "profile"
     with Personalizer.create(folder, tiny_model_folder, CONFIG, tiny_model) as personalizer:
         personalizer.observe(stream(40))
         for number, question in enumerate(personalizer.annotations.questions()[:6]):
@@ -28,6 +30,12 @@ def profile(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel) 
         personalizer.train()
         personalizer.add_dialogues(stream(5, 100), "later")
     return folder
+
+
+@pytest.fixture
+def profile(profile_of_the_module: Path, tmp_path: Path) -> Path:
+    """The folder of a profile with annotations of every kind, synthetic sets and an adapter."""
+    return shutil.copytree(profile_of_the_module, tmp_path / "profile")
 
 
 def listed_status(personalizer: Personalizer) -> dict[str, object]:

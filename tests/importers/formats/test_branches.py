@@ -116,7 +116,7 @@ def test_the_later_version_of_a_question_is_an_edit() -> None:
 
 
 def test_a_long_conversation_takes_no_recursion() -> None:
-    count = 10_000
+    count = 2_000
     edges = " ".join(f"{'ua'[number % 2]}{number}<{'au'[number % 2]}{number - 1}" for number in range(1, count))
     turns = branch(f"u0< {edges}", None)
     assert len(turns) == count

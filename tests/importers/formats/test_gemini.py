@@ -221,7 +221,11 @@ def test_html_is_read_like_json(tmp_path: Path) -> None:
         [*EXCHANGE, ("user", "And beans?"), ("assistant", "In May.")],
         [("user", "Log:\n2025-01-01 10:00:00 sown\nwhy?"), ("assistant", "Hm.")],
     ]
-    assert skipped(path) == ["an activity of another product", "an activity without a time"]
+    assert skipped(path) == [
+        "an activity of another product",
+        "an activity without a time",
+        "a file beside a text that is kept",
+    ]
     assert read(path)[0].turns[0].left_out == {"file": 1}
 
 

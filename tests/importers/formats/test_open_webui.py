@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlx_personal.errors import UserError
 from mlx_personal.importers import Skipped, read_imports
 from mlx_personal.importers.formats.open_webui import OpenWebUIImporter
+from tests.support.cases import slow_cases
 from tests.support.exports import conversations, dialogues, mutated, skipped, write_database, write_json
 
 Node = dict[str, Any]
@@ -147,11 +148,12 @@ def test_cycles_missing_parents_and_two_roots_end_a_branch(tmp_path: Path) -> No
     assert dialogues(path) == [EXCHANGE] * 3
 
 
-def test_a_tree_of_10_000_messages_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2_000, *slow_cases(10_000)])
+def test_a_long_tree_of_messages_is_read(tmp_path: Path, count: int) -> None:
     roles = ("user", "assistant")
-    nodes = [node(str(i), str(i - 1) if i else None, roles[i % 2], f"turn {i}") for i in range(10_000)]
+    nodes = [node(str(i), str(i - 1) if i else None, roles[i % 2], f"turn {i}") for i in range(count)]
     [found] = conversations(write_json(tmp_path / "chats.json", [exported(chat(*nodes))]), OpenWebUIImporter())
-    assert len(found.turns) == 10_000
+    assert len(found.turns) == count
 
 
 def test_a_database_is_read_with_ratings_and_nothing_is_written_beside_it(tmp_path: Path) -> None:

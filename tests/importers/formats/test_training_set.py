@@ -197,7 +197,7 @@ def test_rows_of_the_dataset_viewer_are_read(tmp_path: Path) -> None:
         (
             [{"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": QUESTION}]}, ASSISTANT],
             EXCHANGE,
-            [],
+            ["an image beside a text that is kept"],
         ),
         (
             [

@@ -54,6 +54,7 @@ def test_without_a_network_the_error_is_one_line(offline_cache: Path) -> None:
         load_dataset("dolly")
 
 
+@pytest.mark.slow
 def test_a_refused_connection_fails_at_once_with_one_line(tmp_path: Path) -> None:
     with socket.socket() as closed:  # bound, but not listening
         closed.bind(("127.0.0.1", 0))
