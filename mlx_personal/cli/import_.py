@@ -220,7 +220,7 @@ def skipped_texts(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]
     lines = []
     for row in skipped:
         count = row["count"]
-        words = counted(count, "turn left out", "turns left out") if row["is_turn"] else f"{count:,} skipped"
+        words = f"{count:,} left out of conversations" if row["is_turn"] else f"{count:,} skipped"
         places = _places_text(row["places"]) + (", ..." if count > len(row["places"]) else "")
         lines.append((f"{words}:", f" {row['reason']} ({places})"))
     return lines

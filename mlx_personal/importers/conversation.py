@@ -137,7 +137,7 @@ class Skipped:
         where: File and position in it.
         reason: Why, on one line. Equal kinds have equal reasons, so that they can be counted.
         app: Name of the app or format, if it is known.
-        is_turn: Whether it is a turn of a conversation whose rest is imported.
+        is_turn: Whether it is a turn, or a part of one, of a conversation whose rest is imported.
         is_damaged: Whether it cannot be read, rather than that it is nothing to import.
     """
 

@@ -2,6 +2,7 @@
 
 Rules, in this order:
 
+- Of a turn with text, images and other files are left out, counted.
 - A turn without text, or with text that no dialogue can hold, is left out. Together with an answer its question is left
   out, so that the next answer is not taken for its own, and together with a question its answer.
 - The text of an assistant turn that calls a tool is no answer. The tool's result is context of the answer after it.
@@ -23,7 +24,8 @@ from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 
 _Skip = Callable[[str], None]
 # Types of parts that reasons name. Others are any words of a file, and reasons are stored.
-_PARTS = frozenset({"image", "audio", "video", "file", "document", "part", "tool_use", "tool_result"})
+_MEDIA = frozenset({"image", "audio", "video", "file", "document", "attachment"})
+_PARTS = _MEDIA | {"part", "tool_use", "tool_result"}
 # More of a tool's output is rarely what an answer is about, and the context is limited.
 MAX_TOOL_CHARS = 2_000
 
@@ -35,7 +37,7 @@ class NormalizedDialogue:
     Attributes:
         dialogue: The dialogue.
         turns: For each message of the dialogue the turns that it consists of.
-        skipped: The turns that were left out.
+        skipped: The turns that were left out, and the images and files of other turns.
     """
 
     dialogue: Dialogue
@@ -82,6 +84,9 @@ def normalize(conversation: Conversation) -> NormalizedDialogue | Skipped:
         except ValueError as error:  # turns that are valid alone and too long together
             return Skipped(conversation.where, str(error), conversation.app)
         turns.append(tuple(group))
+    for name, count in (item for group in turns for turn in group for item in turn.left_out.items()):
+        for _ in range(count if name in _MEDIA else 0):
+            skip(f"{'an' if name[0] in 'aeiou' else 'a'} {name} beside a text that is kept")
     for _ in range(conversation.left_behind):
         skip("a question on a branch that the app does not show, with what follows it")
     return NormalizedDialogue(Dialogue(tuple(messages)), tuple(turns), tuple(skipped))

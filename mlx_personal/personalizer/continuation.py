@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.profile.exchanges import Exchange, StoredAnswer, exchanges_of
+from mlx_personal.profile.exchanges import Exchange, StoredAnswer
 
 
 class StoredExchanges(Protocol):
@@ -84,16 +84,18 @@ class NewPart:
     is_continuation: bool = False
 
 
-def new_part(dialogue: Dialogue, app: str, conversation_id: str, stored: StoredExchanges) -> NewPart | None:
+def new_part(
+    dialogue: Dialogue, exchanges: Sequence[Exchange], app: str, conversation_id: str, stored: StoredExchanges
+) -> NewPart | None:
     """Return the new exchanges of a conversation; None if all are known.
 
     Args:
         dialogue: The whole conversation.
+        exchanges: Its exchanges, as `exchanges_of` returns them.
         app: Name of the app.
         conversation_id: The app's id of the conversation; empty if it has none.
         stored: What was imported before.
     """
-    exchanges = exchanges_of(dialogue, conversation_id)
     found = [stored.find(exchange.prefix_hash) for exchange in exchanges]
     new = [number for number, exchange in enumerate(exchanges) if exchange.weight and found[number] is None]
     if not new:

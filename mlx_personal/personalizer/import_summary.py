@@ -47,7 +47,7 @@ class SkippedCount:
 
     Attributes:
         reason: Why.
-        is_turn: Whether they are turns of conversations whose rest was imported.
+        is_turn: Whether they are turns, or parts of them, of conversations whose rest was imported.
         is_damaged: Whether they cannot be read, rather than that they are nothing to import.
         count: How many there are.
         places: File and position of the first ones.

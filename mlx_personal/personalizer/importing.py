@@ -21,7 +21,7 @@ from mlx_personal.personalizer.continuation import NewPart, new_part
 from mlx_personal.personalizer.import_summary import ImportSummary
 from mlx_personal.personalizer.import_target import DryRunTarget, ImportTarget, ProfileTarget
 from mlx_personal.profile import Origin, PreferencePairRow, Store
-from mlx_personal.profile.exchanges import StoredAnswer, exchanges_of
+from mlx_personal.profile.exchanges import Exchange, StoredAnswer, exchanges_of
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 
 # Limits of a chunk: a transaction takes longer than many insertions, and long dialogues take memory.
@@ -257,9 +257,10 @@ class _Batch:
     def _put(self, imported: ImportedDialogue, source: str) -> Outcome:
         """Store what is new about a conversation."""
         conversation, dialogue = imported.conversation, imported.dialogue
-        part = new_part(dialogue, conversation.app, conversation.id, self._target)
+        exchanges = exchanges_of(dialogue, conversation.id)
+        part = new_part(dialogue, exchanges, conversation.app, conversation.id, self._target)
         is_new = part is not None and self._put_part(part, conversation, source)
-        self._put_inferences(imported)
+        self._put_inferences(imported, [exchange for exchange in exchanges if exchange.weight])
         if part is None or not is_new:
             return "known"
         return "continued" if part.is_continuation else "new"
@@ -275,14 +276,20 @@ class _Batch:
             self._target.add(part.dialogue, source, origin)
         return True
 
-    def _put_inferences(self, imported: ImportedDialogue) -> None:
-        """Store the verdicts and the pairs of a conversation with the dialogues that have their answers."""
+    def _put_inferences(self, imported: ImportedDialogue, targets: Sequence[Exchange]) -> None:
+        """Store the verdicts and the pairs of a conversation with the dialogues that have their answers.
+
+        Args:
+            imported: The conversation.
+            targets: Its exchanges of weight 1.
+        """
         inferences = infer_verdicts(imported)
         if not inferences.verdicts and not inferences.pairs:
             return
-        conversation_id, dialogue = imported.conversation.id, imported.dialogue
-        targets = [exchange for exchange in exchanges_of(dialogue, conversation_id) if exchange.weight]
-        equal_id = self._target.id_of_key(dialogue.key)  # of one that no import brought, which has no exchanges
+        conversation_id = imported.conversation.id
+        equal_id = self._target.id_of_key(
+            imported.dialogue.key
+        )  # of one that no import brought, which has no exchanges
 
         def find(answer: int) -> StoredAnswer | None:
             found = self._target.find(targets[answer].prefix_hash)

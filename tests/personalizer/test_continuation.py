@@ -54,7 +54,7 @@ class Stored:
 
 
 def new_part(dialogue: Dialogue, stored: Stored) -> NewPart | None:
-    return continuation.new_part(dialogue, APP, CONVERSATION, stored)
+    return continuation.new_part(dialogue, exchanges_of(dialogue, CONVERSATION), APP, CONVERSATION, stored)
 
 
 def chat(*exchanges: str, context: int = 0) -> Dialogue:
