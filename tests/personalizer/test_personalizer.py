@@ -164,7 +164,7 @@ def test_the_adapter_loads_in_mlx_lm(personalizer: Personalizer) -> None:
 def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     from mlx_personal.personalizer import mode_outputs
 
@@ -183,7 +183,7 @@ def test_an_adapter_that_is_not_better_is_kept_but_not_promoted(
 
 
 def test_promote_and_roll_back(personalizer: Personalizer) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     first, second = personalizer.train().adapter, personalizer.train().adapter
     personalizer.store.promote(None)
@@ -197,8 +197,9 @@ def test_promote_and_roll_back(personalizer: Personalizer) -> None:
         personalizer.adapters.promote(99)
 
 
+@pytest.mark.slow
 def test_rolling_back_twice_goes_further_back(personalizer: Personalizer) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     ids = [personalizer.train().adapter.id for _ in range(2)]
     personalizer.store.promote(None)
@@ -212,7 +213,7 @@ def test_rolling_back_twice_goes_further_back(personalizer: Personalizer) -> Non
 def test_a_new_base_model_embeds_the_buffer_again_and_keeps_the_annotations(
     personalizer: Personalizer, other_model_folder: Path
 ) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     trained = personalizer.train()
     personalizer.adapters.promote(trained.adapter.id)
@@ -268,7 +269,7 @@ def test_training_is_pending_after_enough_dialogues_or_changes(
 def test_a_comparison_is_pending_after_an_interruption_behind_the_training(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     personalizer.synthesize()
     monkeypatch.setattr(
@@ -287,7 +288,7 @@ def test_a_comparison_is_pending_after_an_interruption_behind_the_training(
 def test_a_change_back_to_a_base_model_restores_its_adapter(
     personalizer: Personalizer, tiny_model_folder: Path, other_model_folder: Path
 ) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     adapter = personalizer.adapters.promote(personalizer.train().adapter.id)
     personalizer.change_model(tiny_model_folder)
@@ -301,7 +302,7 @@ def test_a_change_back_to_a_base_model_restores_its_adapter(
 def test_an_adapter_with_missing_files_or_tensors_is_a_one_line_error(personalizer: Personalizer) -> None:
     import mlx.core as mx
 
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     adapter = personalizer.train().adapter
     weights = personalizer.folder / adapter.folder / "adapters.safetensors"
@@ -319,7 +320,7 @@ def test_an_adapter_with_missing_files_or_tensors_is_a_one_line_error(personaliz
 def test_a_comparison_is_pending_after_an_interruption_of_either_one(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     personalizer.synthesize()
     personalizer.adapters.promote(personalizer.train().adapter.id)
@@ -338,7 +339,7 @@ def test_a_comparison_is_pending_after_an_interruption_of_either_one(
 
 
 def test_a_damaged_promoted_adapter_does_not_block_the_next_one(personalizer: Personalizer) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     personalizer.adapters.promote(personalizer.train().adapter.id)
     promoted = personalizer.adapters.promoted()
@@ -386,6 +387,7 @@ def test_an_adapter_that_changes_nothing_is_never_promoted(
             personalizer.adapters.promote(1)
 
 
+@pytest.mark.slow
 def test_a_failing_disk_is_no_reason_to_replace_the_adapter_in_use(
     personalizer: Personalizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,10 +422,11 @@ def test_a_failing_disk_is_not_taken_for_a_moved_model(
     assert error.value.line() == "cache: the disk is full; free some space"
 
 
+@pytest.mark.slow
 def test_each_base_model_has_its_own_history(
     personalizer: Personalizer, other_model_folder: Path, tiny_model_folder: Path
 ) -> None:
-    personalizer.observe(stream(40))
+    personalizer.observe(stream(20))
     annotate_all(personalizer)
     first = personalizer.adapters.promote(personalizer.train().adapter.id)
     personalizer.change_model(other_model_folder)
@@ -496,6 +499,7 @@ def test_there_is_one_profile_per_folder(personalizer: Personalizer, tiny_model_
         Personalizer(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_policy_of_the_whole_stream_continues_after_a_restart(
     tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel
 ) -> None:
