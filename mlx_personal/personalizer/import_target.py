@@ -166,7 +166,7 @@ class ProfileTarget:
 class DryRunTarget:
     """Remembers what an import would store beside what the profile has, and changes nothing.
 
-    Of dialogues it remembers hashes only, about 1 KB each.
+    Of dialogues it remembers hashes only, about 2 KB each.
 
     Args:
         store: The profile's store.

@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import StorageError, UserError, quoted
 from mlx_personal.importers.conversation import Conversation, Skipped
 from mlx_personal.importers.document import Document, path_name
@@ -35,8 +36,6 @@ _EXAMPLES: Final = 10
 _REPLACED: Final = "another answer to the same question was preferred"
 _NOTHING: Final = "no dialogue could be read ({})"
 _DAMAGED_HINT: Final = "check the file, or export it again"
-
-Outcome = Literal["new", "continued", "known"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class ImportResult:
     Attributes:
         import_id: Id of the import; None if it stored nothing.
         summary: What was read, stored and left out.
-        examples: The first dialogues that are new, with their conversations.
+        examples: The first dialogues that are new, as far as they are, with their conversations.
         failed: Why paths brought nothing that could not be read, or are damaged, beside others that could.
     """
 
@@ -246,24 +245,28 @@ class _Batch:
                 for imported, source in chunk:
                     self._count(imported, self._put(imported, source))
 
-    def _count(self, imported: ImportedDialogue, outcome: Outcome) -> None:
+    def _count(self, imported: ImportedDialogue, part: NewPart | None) -> None:
         counts = self.summary.app(imported.conversation.app)
         counts.conversations += 1
         counts.dialogues += 1
-        setattr(counts, outcome, getattr(counts, outcome) + 1)
-        if outcome != "known" and len(self.examples) < _EXAMPLES:
-            self.examples.append(imported)
+        if part is None:
+            counts.known += 1
+            return
+        if part.is_continuation:
+            counts.continued += 1
+        else:
+            counts.new += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(_from_position(imported, part))
 
-    def _put(self, imported: ImportedDialogue, source: str) -> Outcome:
-        """Store what is new about a conversation."""
+    def _put(self, imported: ImportedDialogue, source: str) -> NewPart | None:
+        """Store what is new about a conversation, and return it; None if the profile has all of it."""
         conversation, dialogue = imported.conversation, imported.dialogue
         exchanges = exchanges_of(dialogue, conversation.id)
         part = new_part(dialogue, exchanges, conversation.app, conversation.id, self._target)
         is_new = part is not None and self._put_part(part, conversation, source)
         self._put_inferences(imported, [exchange for exchange in exchanges if exchange.weight])
-        if part is None or not is_new:
-            return "known"
-        return "continued" if part.is_continuation else "new"
+        return part if is_new else None
 
     def _put_part(self, part: NewPart, conversation: Conversation, source: str) -> bool:
         """Store the new turns of a conversation, and return whether the profile did not have them."""
@@ -316,6 +319,14 @@ class _Batch:
 
     def _begin(self) -> int:
         return self._store.imports.begin(self._paths, dataclasses.asdict(self._options))
+
+
+def _from_position(imported: ImportedDialogue, part: NewPart) -> ImportedDialogue:
+    """Return a conversation from its first new message on."""
+    dialogue = Dialogue(part.dialogue.messages[part.position :])
+    turns = imported.normalized.turns[part.position : len(part.dialogue.messages)]
+    normalized = dataclasses.replace(imported.normalized, dialogue=dialogue, turns=turns)
+    return dataclasses.replace(imported, normalized=normalized)
 
 
 def _origin(conversation: Conversation, position: int) -> Origin:

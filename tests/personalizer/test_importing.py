@@ -253,6 +253,20 @@ def test_a_dry_run_counts_the_same_and_stores_nothing(store: Store, tmp_path: Pa
     assert trial.summary == import_paths(store, [export]).summary
 
 
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_examples_are_what_would_be_stored(store: Store, tmp_path: Path, is_scored: bool) -> None:
+    import_chat(store, tmp_path, *SOUP)
+    if is_scored:
+        score_all(store)
+    chats = [chatgpt_conversation("c1", SOUP + BREAD), chatgpt_conversation("c2", SOUP + TEA)]
+    result = import_paths(store, [write_chatgpt_export(tmp_path / "chats.json", *chats)], dry_run=True)
+    assert [example.dialogue for example in result.examples] == [Dialogue.of(*BREAD), Dialogue.of(*TEA)]
+    assert [[turn.text for group in example.normalized.turns for turn in group] for example in result.examples] == [
+        BREAD,
+        TEA,
+    ]
+
+
 def test_over_long_conversations_are_left_out(store: Store, tmp_path: Path) -> None:
     texts = [text for number in range(11) for text in (f"{number}?", "x" * 99_000)]
     result = import_paths(
