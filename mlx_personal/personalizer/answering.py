@@ -181,10 +181,10 @@ class AnswerStatus:
         if self.decision is not None and self.decision.gain is not None and self.decision.over is not None:
             parts.append(f"{self.decision.text()} over {self.decision.over.text()}, n={self.decision.n}")
         if self.last_comparison is not None:
-            last, rival = self.last_comparison, ""
+            last, runner_up = self.last_comparison, ""
             if last.gain is not None and last.over is not None:
-                rival = f" ({last.over.text()}: {gain_text(last.rule, last.gain)})"
-            parts.append(f"{last.compared_at[:10]}: nothing was better on {last.n} held-out dialogues{rival}")
+                runner_up = f" ({last.over.text()}: {gain_text(last.rule, last.gain)})"
+            parts.append(f"{last.compared_at[:10]}: nothing was better on {last.n} held-out dialogues{runner_up}")
         if not parts:
             return "nothing was decided on held-out dialogues"
         if self.examples and not self.has_same_settings:
@@ -229,8 +229,8 @@ def _last_comparison(store: Store, mode: AnswerMode) -> AnswerDecision | None:
         return None
     if AnswerMode.from_json(modes["in_use"]) != mode:
         return None
-    rivals = [(r["gain"]["gain"], r) for r in modes["results"] if r["gain"] is not None]
-    nearest = max(rivals, key=lambda rival: rival[0], default=(0.0, None))[1]
+    compared = [(r["gain"]["gain"], r) for r in modes["results"] if r["gain"] is not None]
+    nearest = max(compared, key=lambda runner_up: runner_up[0], default=(0.0, None))[1]
     return AnswerDecision(
         uses_memory=mode.uses_memory,
         rule=modes["rule"],

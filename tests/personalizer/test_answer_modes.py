@@ -42,8 +42,8 @@ KEPT = [
     Dialogue.of("Will onion soup keep till noon?", "It will."),
 ]
 HELD_OUT = [
-    Dialogue.of(f"How is {dish} soup cooked for {guests}?", f"Simmer {dish}.")
-    for dish, guests in zip(
+    Dialogue.of(f"How is {dish} soup cooked for {eater}?", f"Simmer {dish}.")
+    for dish, eater in zip(
         ("pea", "fish", "beet", "corn", "kale", "rice"), ("Ann", "two", "Eve", "all", "tea", "Bob"), strict=True
     )
 ]
