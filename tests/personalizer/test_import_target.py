@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.personalizer.importing import import_paths
 from mlx_personal.profile import Store
+from mlx_personal.profile.exchanges import exchanges_of
+from mlx_personal.profile.undo_import import undo_import
 from tests.support.chatgpt_export import chatgpt_conversation, write_chatgpt_export
 from tests.support.imports import imported, write_lines
 
@@ -92,19 +94,31 @@ def targets(dialogue: Dialogue, has_id: bool) -> list[Target]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
-@given(portions=st.lists(exports(), min_size=1, max_size=3), scored=st.integers(0, 3))
+def check_imported_once(store: Store, read: set[Target]) -> None:
+    """Check that each answer that was read is a target of one dialogue, by the dialogues and by the exchanges."""
+    found, known = [], []
+    for row in store.dialogues():
+        conversation_id = store.imports.origins(row.id)[0].origin.conversation_id
+        found += targets(row.dialogue, bool(conversation_id))
+        hashes = [e.prefix_hash for e in exchanges_of(row.dialogue, conversation_id) if e.weight]
+        known += [(row.id, answer, prefix_hash) for answer, prefix_hash in enumerate(hashes)]
+    assert sorted(found) == sorted(read)
+    rows = store.database.fetch_all("SELECT dialogue_id, answer, prefix_hash FROM exchanges ORDER BY 1, 2")
+    assert [tuple(row) for row in rows] == known
+
+
+@settings(max_examples=30, deadline=None)
+@given(portions=st.lists(exports(), min_size=1, max_size=3), scored=st.integers(0, 3), undone=st.integers(1, 3))
 def test_every_exchange_is_a_target_once_and_a_dry_run_counts_as_the_import(
-    portions: list[Export], scored: int
+    portions: list[Export], scored: int, undone: int
 ) -> None:
-    """Whatever conversations have in common, in which order they come, and how often."""
+    """Whatever conversations have in common, in which order they come, how often, and what was taken back."""
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Store(Path(folder) / "profile")) as store:
         read: set[Target] = set()
-        for number, export in enumerate(portions):
-            path = export.write(Path(folder) / str(number))
-            if not (found := imported(path)):
-                continue
-            read |= {target for item in found for target in targets(item.dialogue, bool(item.conversation.id))}
+        paths = [export.write(Path(folder) / str(number)) for number, export in enumerate(portions)]
+        exports_read = {path: items for path in paths if (items := imported(path))}
+        for path, items in exports_read.items():
+            read |= {target for item in items for target in targets(item.dialogue, bool(item.conversation.id))}
             before = (store.dialogues(), len(store.imports.all()))
             dry = import_paths(store, [path], dry_run=True)
             assert (store.dialogues(), len(store.imports.all()), dry.import_id) == (*before, None)
@@ -112,12 +126,12 @@ def test_every_exchange_is_a_target_once_and_a_dry_run_counts_as_the_import(
             assert import_paths(store, [path]).import_id is None
             for row in store.unscored(scored):
                 store.add_decision(row.id, "kept-out", "food", (0.5, 0.5, 0.5), None, None, {"reason": "test"})
-        stored = [
-            target
-            for row in store.dialogues()
-            for target in targets(row.dialogue, bool(store.imports.origins(row.id)[0].origin.conversation_id))
-        ]
-        assert sorted(stored) == sorted(read)
+        check_imported_once(store, read)
+        if undone <= len(store.imports.all()):
+            undo_import(store, undone)
+            for path in exports_read:
+                import_paths(store, [path])
+            check_imported_once(store, read)
 
 
 @pytest.mark.parametrize("has_id", [False, True])
