@@ -201,13 +201,14 @@ def answer_status(store: Store, config: Config) -> AnswerStatus:
     """
     memory, decision = config.memory, decision_in_use(store)
     mode = mode_in_use(store, memory)
-    compared = dict(decision.memory) if decision is not None else {}
+    compared = decision.memory if decision is not None else {}
+    settings = compared_settings(memory)
     return AnswerStatus(
         mode=mode,
         examples=memory.examples if mode.uses_memory else 0,
         use=memory.use,
         decision=decision,
-        has_same_settings=not compared or compared == compared_settings(memory),
+        has_same_settings=all(settings[name] == value for name, value in compared.items() if name in settings),
         last_comparison=_last_comparison(store, mode),
     )
 

@@ -31,6 +31,7 @@ def profile(home: Path, tiny_model_folder: Path) -> Path:
     (folder / "config.toml").write_text(
         "[selection]\nbins = 8\n[annotation]\nquestions_per_day = 9\n"
         "[synthesis]\nk = 1\nmax_tokens = 8\nmax_attempts = 1\nstyle = 'zero-shot'\n"
-        "[finetune]\nepochs = 1\n[evaluation]\nmax_tokens = 4\nholdout_ratio = 0.5\n[chat]\nmax_tokens = 8\n"
+        "[finetune]\nepochs = 1\n[evaluation]\nmax_tokens = 4\nholdout_ratio = 0.5\n"
+        "[memory]\nuse = 'never'\n[chat]\nmax_tokens = 8\n"
     )
     return folder

@@ -96,8 +96,9 @@ def test_an_option_out_of_range_is_one_line(profile: Path, options: list[str], m
 @pytest.fixture
 def remembering(profile: Path, tmp_path: Path) -> Path:
     """The folder of a profile with two annotated dialogues, one that waits in the buffer, and up to two examples."""
-    with (profile / "config.toml").open("a") as file:
-        file.write("[memory]\nuse = 'always'\nexamples = 2\nretrieval = 'bm25'\n")
+    settings = (profile / "config.toml").read_text().replace("[memory]\nuse = 'never'\n", "")
+    memory = "[memory]\nuse = 'always'\nexamples = 2\nretrieval = 'bm25'\n"
+    (profile / "config.toml").write_text(settings + memory)
     rows = [("Lamp bulb?", "Change it."), ("Lentil soup?", "Simmer it."), ("Lamp cord?", "Unplug it.")]
     (tmp_path / "kept.jsonl").write_text("\n".join(dialogue_line(*row) for row in rows))
     assert run_cli("import", tmp_path / "kept.jsonl").exit_code == 0

@@ -9,6 +9,8 @@ from tests.support.cli import error_line, run_cli, run_json
 
 
 def test_loop_by_commands(profile: Path, chats: Path) -> None:
+    settings = (profile / "config.toml").read_text()
+    (profile / "config.toml").write_text(settings.replace("use = 'never'", "use = 'auto'"))
     imported = run_json("import", chats)
     assert (imported["read"], imported["new"], imported["skipped"]) == (30, 30, [])
     assert run_json("import", chats)["new"] == 0

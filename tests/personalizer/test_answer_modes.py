@@ -262,6 +262,22 @@ def test_dialogues_that_outgrow_the_context_are_no_examples(personalizer: Person
     assert in_use(personalizer) == ONE
 
 
+@pytest.mark.parametrize("held_out", [0, 1, 4])
+def test_with_few_dialogues_nothing_is_decided_and_nothing_changes(
+    personalizer: Personalizer, evaluate: Evaluate, held_out: int
+) -> None:
+    with personalizer.store.transaction() as connection:
+        connection.execute("UPDATE annotations SET undone = 1 WHERE id != 1 AND id > ?", (len(KEPT) + held_out,))
+        connection.execute("UPDATE annotations SET undone = 1 WHERE id IN (2, 3)")
+    result = evaluate({BASE: -4.0, BASE_MEMORY: -2.0, ONE: -3.5, ONE_MEMORY: -3.0} if held_out else {})
+    assert not result.promoted and in_use(personalizer) == BASE and personalizer.memory().entries == ()
+    assert result.reason.startswith(f"only {held_out} dialogue") if held_out else result.evaluation is None
+    # By hand the adapter is used as without an evaluation.
+    personalizer.adapters.promote(1)
+    assert in_use(personalizer) == ONE
+    assert personalizer.status().answers.lines()[1] == "nothing was decided on held-out dialogues"
+
+
 def test_an_adapter_without_a_record_is_used_without_memory_unless_it_was_trained_with_it(
     personalizer: Personalizer,
 ) -> None:
