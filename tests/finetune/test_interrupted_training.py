@@ -132,7 +132,7 @@ def test_an_adapter_above_max_forgetting_is_not_promoted(
 
     def always_better(*args: Any, **kwargs: Any) -> Any:
         better = MetricChange(0.0, 0.5, 0.5, 0.4, 0.6)
-        return dataclasses.replace(compare_outputs(*args, **kwargs), log_likelihood=better, rouge1=better)
+        return dataclasses.replace(compare_outputs(*args, **kwargs), n=12, log_likelihood=better, rouge1=better)
 
     monkeypatch.setattr("mlx_personal.personalizer.personalizer.finetune", forgetful)
     monkeypatch.setattr("mlx_personal.personalizer.mode_outputs.compare_outputs", always_better)
