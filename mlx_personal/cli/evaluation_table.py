@@ -53,7 +53,7 @@ def mode_lines(modes: Mapping[str, Any]) -> list[str]:
 
     in_use, memory, rule = modes["in_use"], modes["memory"], modes["rule"]
     metric = "recip. rank" if rule == "choice" else "log-likelihood"
-    lines = ["", f"What could answer, compared with {_mode_text(in_use)}, then in use:"]
+    lines = ["", f"Answer modes, compared with {_mode_text(in_use)}, which was in use:"]
     lines.append(_row("", metric, "ROUGE-1", "gain", "95 % interval", widths=_MODE_WIDTHS))
     for result in modes["results"]:
         value = result["mrr" if rule == "choice" else "log_likelihood"]

@@ -131,7 +131,7 @@ def test_answer_modes_stand_side_by_side_in_80_columns() -> None:
     lines = lines_of(dataclasses.replace(EVALUATION, modes=MODES), "Adapter 1234")
     assert max(map(len, lines)) < 80
     assert lines[0] == "Adapter 1234 with memory against the base model, on 12 held-out dialogues:"
-    table = lines[lines.index("What could answer, compared with the base model with memory, then in use:") + 1 :]
+    table = lines[lines.index("Answer modes, compared with the base model with memory, which was in use:") + 1 :]
     assert table[0].split() == ["log-likelihood", "ROUGE-1", "gain", "95", "%", "interval"]
     assert row(table, "the base model with memory") == ["-3.000", "0.250", "in", "use"]
     assert row(table, "adapter 1234 with memory") == ["-", "0.300", "+0.750", "+0.650", "to", "+0.850"]
