@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlx_personal import Config, Dialogue, LoRAConfig, Personalizer
 from mlx_personal.annotation import AnnotationConfig
+from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.selection import SelectionConfig
 
 CONFIG = Config(
@@ -21,6 +22,8 @@ CONFIG = Config(
     annotation=AnnotationConfig(questions_per_day=100),
     # The embedded model is a thousand times smaller than those that the default rate is for.
     finetune=LoRAConfig(learning_rate=4e-3, epochs=3),
+    # Fewer than five held-out dialogues decide nothing.
+    evaluation=EvaluationConfig(holdout_ratio=0.2),
 )
 
 
