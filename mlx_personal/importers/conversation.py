@@ -58,10 +58,12 @@ class Alternative:
     Attributes:
         text: Its text.
         reason: Why the recorded turn is preferred to it, such as `REGENERATED`.
+        is_bad: Whether the owner rated it as bad.
     """
 
     text: str
     reason: str
+    is_bad: bool = False
 
     def __post_init__(self) -> None:
         _escape(self, "text")

@@ -6,11 +6,11 @@ Nothing here annotates a dialogue. The verdicts are proposals, each with its sou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlx_personal.dialogue import strip_thoughts
-from mlx_personal.importers.conversation import LABEL, REGENERATED, Rating, Turn
+from mlx_personal.importers.conversation import LABEL, REGENERATED, Alternative, Rating, Turn
 from mlx_personal.importers.reactions import Reaction, reaction_of
 from mlx_personal.importers.reading import ImportedDialogue
 
@@ -112,12 +112,12 @@ class _Exchange:
             return None
         return reaction_of("\n".join(turn.text for turn in self.following), self.answer)
 
-    def other_answers(self) -> Iterator[tuple[str, str]]:
-        """Yield the other answers to the question that differ, each with the reason why this one is preferred."""
+    def other_answers(self) -> Iterator[Alternative]:
+        """Yield the other answers to the question that differ, without thoughts."""
         for other in self.turns[-1].alternatives:  # where importers put those to the whole answer
             text = strip_thoughts(other.text)
             if _differ(self.answer, text):
-                yield text, other.reason
+                yield replace(other, text=text)
 
     def is_followed_by(self, other: _Exchange) -> bool:
         """Return whether the question of another exchange is what the owner wrote next."""
@@ -159,7 +159,7 @@ def _verdict(number: int, exchange: _Exchange) -> InferredVerdict | None:
         if reaction == "approval":
             return InferredVerdict(number, "good", THANKS, evidence)
         return InferredVerdict(number, "bad", CORRECTION, evidence)
-    others = {text for text, reason in exchange.other_answers() if reason == REGENERATED}
+    others = {other.text for other in exchange.other_answers() if other.reason == REGENERATED}
     if others and exchange.following:
         other_answers = "another answer" if len(others) == 1 else f"{len(others)} other answers"
         return InferredVerdict(number, "good", REGENERATED, f"continued with it after {other_answers}{edited}")
@@ -169,13 +169,14 @@ def _verdict(number: int, exchange: _Exchange) -> InferredVerdict | None:
 def _regenerated_pairs(exchanges: Sequence[_Exchange], bad: Sequence[bool]) -> Iterator[PreferencePair]:
     """Yield the pairs of an answer and the others to the same question.
 
-    A regenerated answer is preferred only if the owner continued with it and it is not bad; any other alternative is
-    one that the owner rejected.
+    A regenerated answer is preferred only if it is not bad, and the owner continued with it or rated the other one as
+    bad; any other alternative is one that the owner rejected.
     """
     for number, exchange in enumerate(exchanges):
-        for rejected, reason in exchange.other_answers():
-            if reason != REGENERATED or (exchange.following and not bad[number]):
-                yield PreferencePair(number, exchange.answer, rejected, reason)
+        for other in exchange.other_answers():
+            is_preferred = bool(exchange.following or other.is_bad) and not bad[number]
+            if other.reason != REGENERATED or is_preferred:
+                yield PreferencePair(number, exchange.answer, other.text, other.reason)
 
 
 def _correction_pairs(

@@ -147,6 +147,13 @@ def test_a_regenerated_answer_at_the_end_proves_nothing() -> None:
     assert infer(user("q"), answer("second", "first")) == Inferences()
 
 
+def test_a_regenerated_answer_at_the_end_is_preferred_to_one_that_was_rated_as_bad() -> None:
+    others = (Alternative("first", "regenerated", is_bad=True), Alternative("second", "regenerated"))
+    inferences = infer(user("q"), Turn("assistant", "third", alternatives=others))
+    assert inferences == Inferences((), (PreferencePair(0, "third", "first", "regenerated"),))
+    assert infer(user("q"), Turn("assistant", "third", alternatives=others, rating="bad")).pairs == ()
+
+
 def test_a_regenerated_answer_that_is_corrected_is_not_preferred() -> None:
     inferences = infer(user("q"), answer("second", "first"), user("still not working"), answer("third"))
     assert ratings(inferences) == [(0, "bad", "correction")]

@@ -49,19 +49,19 @@ def read_branch(
     turns: list[Turn] = []
     is_asked = False
     answer: int | None = None  # index of the last turn that answers the present question
-    others: list[str] = []  # other answers to it
+    others: list[tuple[str, bool]] = []  # other answers to it, and whether they were rated as bad
     reason = REGENERATED
 
     def close() -> None:
         if answer is not None and others:
-            found = tuple(Alternative(text, reason) for text in others)
+            found = tuple(Alternative(text, reason, is_bad) for text, is_bad in others)
             turns[answer] = replace(turns[answer], alternatives=found)
 
     branch = tree.branch(current)
     for key in branch:
         siblings = tree.siblings(key)
         if is_asked and answer is None:
-            others += [text for other in siblings if (text := _answer(tree, other, read))]
+            others += [found for other in siblings if (found := _answer(tree, other, read))[0]]
         if key in chosen:
             reason = COMPARED
         for turn in read(key):
@@ -79,17 +79,21 @@ def read_branch(
     return Branch(tuple(turns), left_behind)
 
 
-def _answer(tree: MessageTree, key: str, read: Callable[[str], Sequence[Turn]]) -> str:
-    """Return the text of an answer that begins with a message; empty if the owner rated it as good."""
-    texts = []
+def _answer(tree: MessageTree, key: str, read: Callable[[str], Sequence[Turn]]) -> tuple[str, bool]:
+    """Return the text of an answer that begins with a message, and whether the owner rated it as bad.
+
+    The text is empty if the owner rated it as good.
+    """
+    texts, is_bad = [], False
     for message in tree.following(key):
         turns = read(message)
         if _is_question(turns):
             break
         if any(turn.rating == "good" for turn in turns):
-            return ""
+            return "", False
+        is_bad = is_bad or any(turn.rating == "bad" for turn in turns)
         texts += [turn.text for turn in turns if _is_answer(turn)]
-    return "\n\n".join(texts)
+    return "\n\n".join(texts), is_bad
 
 
 def _is_answer(turn: Turn) -> bool:

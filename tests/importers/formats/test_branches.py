@@ -9,13 +9,14 @@ from mlx_personal.importers.conversation import Alternative, Rating
 from mlx_personal.importers.formats.branches import Branch, read_branch
 
 # Ids are in the order of time; a role by the first letter of an id: user, assistant, hidden, tool call.
-ROLES = {"u": "user", "a": "assistant", "g": "assistant", "c": "assistant"}
+ROLES = {"u": "user", "a": "assistant", "g": "assistant", "b": "assistant", "c": "assistant"}
 
 
 def read(key: str) -> list[Turn]:
     if key[0] == "h":
         return []
-    rating: Rating | None = "good" if key[0] == "g" else None
+    ratings: dict[str, Rating] = {"g": "good", "b": "bad"}
+    rating = ratings.get(key[0])
     return [Turn(ROLES[key[0]], f"text of {key}", calls_tool=key[0] == "c", rating=rating)]
 
 
@@ -99,6 +100,14 @@ def test_a_greeting_beside_the_first_question_is_no_answer() -> None:
 
 def test_an_answer_that_was_rated_as_good_is_no_rejected_one() -> None:
     assert not branch("u1< g1<u1 a2<u1", "a2")[1].alternatives
+
+
+def test_an_answer_that_was_rated_as_bad_is_marked() -> None:
+    others = branch("u1< b1<u1 a2<b1 a3<u1 a4<u1", "a4")[1].alternatives
+    assert others == (
+        Alternative("text of b1\n\ntext of a2", "regenerated", is_bad=True),
+        Alternative("text of a3", "regenerated"),
+    )
 
 
 def test_a_chosen_answer_was_compared() -> None:
