@@ -108,8 +108,8 @@ def new_part(
     known, owners = exchanges[: new[0]], {answer.dialogue_id for answer in found[: new[0]] if answer is not None}
     same = [owner for owner in sorted(owners) if stored.is_of_conversation(owner, app, conversation_id)]
     for owner in reversed(same):
-        own_weights = _extended_weights(known, stored.hashes_of(owner))
-        if own_weights and not stored.is_scored(owner):
+        own_weights = [] if stored.is_scored(owner) else _extended_weights(known, stored.hashes_of(owner))
+        if own_weights:
             weights |= dict(zip(ends, own_weights, strict=False))
             return NewPart(_with_weights(until_last, weights), ends[len(own_weights) - 1] + 1, owner, True)
     position = ends[new[0] - 1] + 1 if known else 0

@@ -290,9 +290,8 @@ class _Batch:
         if not inferences.verdicts and not inferences.pairs:
             return
         conversation_id = imported.conversation.id
-        equal_id = self._target.id_of_key(
-            imported.dialogue.key
-        )  # of one that no import brought, which has no exchanges
+        # The same dialogue from elsewhere than an import has no exchanges.
+        equal_id = self._target.id_of_key(imported.dialogue.key)
 
         def find(answer: int) -> StoredAnswer | None:
             found = self._target.find(targets[answer].prefix_hash)
