@@ -74,8 +74,8 @@ class NewPart:
         dialogue: The dialogue; its known exchanges have weight 0.
         position: Index of its first new message.
         continues: Id of the stored dialogue that it replaces; None if it is another one.
-        is_continuation: Whether the conversation was imported before and goes on. One whose beginning was copied from
-            another conversation is new, although its new part does not begin with its first turn.
+        is_continuation: Whether the conversation was imported before and goes on; of one without an id, whether it
+            goes on where a dialogue ends. One that has its beginning in common with another conversation is new.
     """
 
     dialogue: Dialogue
@@ -106,14 +106,16 @@ def new_part(
     until_last = Dialogue(dialogue.messages[: ends[new[-1]] + 1])
     weights = {end: 0 for end, answer in zip(ends, found, strict=True) if answer is not None}
     known, owners = exchanges[: new[0]], {answer.dialogue_id for answer in found[: new[0]] if answer is not None}
-    same = [owner for owner in sorted(owners) if stored.is_of_conversation(owner, app, conversation_id)]
-    for owner in reversed(same):
-        own_weights = [] if stored.is_scored(owner) else _extended_weights(known, stored.hashes_of(owner))
-        if own_weights:
+    is_continuation = bool(known) and stored.has_conversation(app, conversation_id)
+    for owner in sorted(owners, reverse=True):
+        own_weights = _extended_weights(known, stored.hashes_of(owner))
+        if not own_weights or not stored.is_of_conversation(owner, app, conversation_id):
+            continue
+        if not stored.is_scored(owner):
             weights |= dict(zip(ends, own_weights, strict=False))
             return NewPart(_with_weights(until_last, weights), ends[len(own_weights) - 1] + 1, owner, True)
+        is_continuation = True
     position = ends[new[0] - 1] + 1 if known else 0
-    is_continuation = bool(known) and (bool(same) or stored.has_conversation(app, conversation_id))
     return NewPart(_with_weights(until_last, weights), position, None, is_continuation)
 
 

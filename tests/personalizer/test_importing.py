@@ -110,7 +110,7 @@ def test_without_an_id_conversations_with_the_same_beginning_are_the_same(store:
         import_chat(store, tmp_path, *texts, name="")
     assert questions(store) == [(SOUP[0], BREAD[0])]
     score_all(store)
-    import_chat(store, tmp_path, *SOUP, *BREAD, *TEA, name="")
+    assert import_chat(store, tmp_path, *SOUP, *BREAD, *TEA, name="").summary.total("continued") == 1
     import_chat(store, tmp_path, *TEA, name="")
     assert questions(store) == [(SOUP[0], BREAD[0]), (TEA[0],), (TEA[0],)]
 
