@@ -26,7 +26,11 @@ _IMESSAGE: Final = re.compile(
     r"^[A-Z][a-z]{2} \d{1,2}, \d{4} +\d{1,2}:\d{2}:\d{2} [AP]M\b.*\n(?P<name>.{1,60})\n", re.MULTILINE
 )
 _LOG_LEVELS: Final = frozenset({"trace", "debug", "info", "notice", "warn", "warning", "error", "critical", "fatal"})
+# Messages by other people in a log; and in a text that begins with one, which quotes of a log seldom do.
 _MIN_MESSAGES: Final = 3
+_MIN_MESSAGES_FROM_START: Final = 2
+# Names that a transcript gives the owner, and no messenger.
+_USERS: Final = frozenset({"user", "human"})
 _REFUSAL: Final = "a conversation with other people, who have not agreed that a model learns from it"
 # Keys of exports, and columns of databases: Telegram, Messenger and Instagram, Discord, Slack; iMessage, WhatsApp.
 _KEYS: Final = (
@@ -61,8 +65,12 @@ class ChatLogImporter:
 def _is_log(text: str) -> bool:
     """Return whether a text has messages by at least one other person, rather than by roles or a program."""
     for pattern in (*_MESSAGES, _IMESSAGE):
-        names = [match["name"].strip() for match in pattern.finditer(text)]
+        matches = list(pattern.finditer(text))
+        names = [match["name"].strip() for match in matches]
         people = [name for name in names if role_of(name) is None and name.casefold() not in _LOG_LEVELS]
-        if len(people) >= _MIN_MESSAGES:
+        if len(set(people)) == 1 and not _USERS.isdisjoint(map(str.casefold, names)):
+            continue  # the other one is a model
+        is_from_start = bool(matches) and not text[: matches[0].start()].strip()
+        if len(people) >= (_MIN_MESSAGES_FROM_START if is_from_start else _MIN_MESSAGES):
             return True
     return False

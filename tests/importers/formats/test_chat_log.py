@@ -20,7 +20,10 @@ TELEGRAM = "{}, [14.03.2024 18:22]\nHello\n\nBen, [14.03.2024 18:23]\nHi\n\n{}, 
 IMESSAGE = "Mar 14, 2024  6:22:10 PM\n{0}\nHello\n\nMar 14, 2024  6:23:10 PM (Read by you)\nMe\nHi\n\n"
 
 
-@pytest.mark.parametrize("log", [IPHONE, ANDROID, TELEGRAM, IMESSAGE * 3])
+SHORT = "14/03/2024, 18:22 - {}: Hello\n14/03/2024, 18:23 - Me: Hi\n14/03/2024, 18:24 - {}: Well?\n"
+
+
+@pytest.mark.parametrize("log", [IPHONE, ANDROID, TELEGRAM, IMESSAGE * 3, SHORT])
 def test_a_text_log_is_refused(tmp_path: Path, log: str) -> None:
     path = tmp_path / "chat.txt"
     path.write_text(log.format("Anna", "Anna"))
@@ -58,6 +61,8 @@ def test_a_database_of_a_messenger_is_refused(tmp_path: Path, script: str) -> No
         IPHONE.format("User", "User").replace("Ben", "Assistant"),
         "2024-03-14 18:22:10 - INFO: started\n2024-03-14 18:22:11 - ERROR: failed\n" * 3,
         "Dear Anna, [see below]\n",
+        "[2026-08-01 10:00] User: Hello\n[2026-08-01 10:01] Llama-3: Hi\n" * 3,
+        "What did we say?\n" + SHORT.format("Anna", "Ben"),
     ],
 )
 def test_transcripts_and_logs_of_programs_are_not_taken_for_one(tmp_path: Path, text: str) -> None:
