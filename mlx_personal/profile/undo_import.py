@@ -140,7 +140,6 @@ def undo_import(store: Store, import_id: int) -> UndoneImport:
     batch = store.imports.get(import_id)
     if batch.undone_at is not None:
         raise UserError(f"import {import_id} was already taken back", remedy=Action.LIST_IMPORTS)
-    store.database.fetch_all("PRAGMA secure_delete = ON")  # no text stays in free pages of the file
     shortened = 0
     with store.transaction() as connection:
         before = store.dialogue_count()

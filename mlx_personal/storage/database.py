@@ -123,6 +123,8 @@ class Database:
                     self._connection.row_factory = sqlite3.Row
                     self._connection.execute("PRAGMA foreign_keys = ON")
                     self._connection.execute("PRAGMA busy_timeout = 5000")
+                    # No text that is deleted or replaced stays in free pages of the file.
+                    self._connection.execute("PRAGMA secure_delete = ON")
                     if write:
                         os.chmod(self.path, 0o600)
                         self._connection.execute("PRAGMA journal_mode = WAL")

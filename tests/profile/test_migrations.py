@@ -63,6 +63,7 @@ def test_no_other_origin_of_a_verdict_can_be_stored(tmp_path: Path) -> None:
         connection.execute("UPDATE annotations SET origin = 'somebody'")
 
 
+@pytest.mark.usefixtures("insecure_delete")
 def test_exchanges_imported_by_an_earlier_version_are_known(tmp_path: Path) -> None:
     """They are those that the same import stores today, whatever it had in common, and it stores nothing again."""
     turns = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
@@ -85,6 +86,7 @@ def test_exchanges_imported_by_an_earlier_version_are_known(tmp_path: Path) -> N
         connection.execute("INSERT INTO imports (paths, options, started_at) VALUES ('[]', '{}', '')")
         connection.executemany("INSERT INTO dialogues VALUES (?, ?, ?, ?, ?, ?)", map(tuple, dialogues))
         connection.executemany("INSERT INTO origins VALUES (?, ?, ?, ?, ?, ?, ?, ?, x'00')", map(tuple, origins))
+        connection.execute("UPDATE origins SET title = 'a very particular title'")
         connection.execute("INSERT INTO dialogues VALUES (4, 'x', '[damaged', 'import:x', NULL, '')")
         connection.execute("INSERT INTO origins VALUES (4, 1, 'app', '', '', '', NULL, 0, x'00')")
         verdict = "(dialogue_id, import_id, answer, rating, source, evidence) VALUES (2, 1, 0, 'good', 'thumbs', '')"
@@ -96,6 +98,8 @@ def test_exchanges_imported_by_an_earlier_version_are_known(tmp_path: Path) -> N
         assert [row.origin.conversation_id for row in store.imports.origins(2)] == ["conversation-two"]
         assert import_paths(store, [export]).import_id is None
         assert store.database.fetch_all("PRAGMA foreign_key_check") == []
+    data = (tmp_path / "old" / "profile.db").read_bytes()
+    assert data.count(b"a very particular title") == len(origins), "none is left in the free pages of the file"
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:

@@ -232,17 +232,20 @@ def test_verdicts_on_known_dialogues_are_taken_back(store: Store) -> None:
     assert store.imports.verdicts(dialogue_id) == [] and store.dialogue_count() == 1
 
 
+@pytest.mark.usefixtures("insecure_delete")
 def test_no_text_stays_in_the_file(tmp_path: Path) -> None:
+    """Neither of what is deleted, nor of what a longer dialogue replaced before."""
     store = Store(tmp_path / "profile")
     batch = begin(store)
     secret = "a very particular sentence"
-    add(store, batch, chat(*(f"{secret} {number}" for number in range(500))))
+    questions = [f"{secret} {number}" for number in range(500)]
+    dialogue_id = add(store, batch, chat(*questions))
+    extend(store, batch, dialogue_id, chat(*questions, *(f"then {secret}" for _ in range(500))), 1000)
     skipped = {"reason": f"about {secret}", "places": [f"{secret}.json"] * 500}
     store.imports.finish(batch, {"apps": {}, "skipped": [skipped]})
     store.close()  # the text is in the database file from here on
     assert secret.encode() in (tmp_path / "profile" / "profile.db").read_bytes()
     store = Store(tmp_path / "profile")
-    store.database.fetch_all("PRAGMA secure_delete = OFF")  # as in most builds of SQLite
     undo_import(store, batch)
     store.close()
     assert all(secret.encode() not in file.read_bytes() for file in (tmp_path / "profile").iterdir())
