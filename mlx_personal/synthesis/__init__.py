@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mlx_personal.synthesis.calibration import Calibration, StyleRate, calibrate
     from mlx_personal.synthesis.config import STYLE_NAMES, SynthesisConfig
     from mlx_personal.synthesis.content import content_kept
+    from mlx_personal.synthesis.dialogues import synthesize
     from mlx_personal.synthesis.prompts import (
         REWRITE_DIALOGUE,
         REWRITE_QUESTION,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         parse_question,
         render_dialogue,
     )
-    from mlx_personal.synthesis.rewriting import RewriteCandidate, synthesize
+    from mlx_personal.synthesis.rewriting import RewriteCandidate, rewrite
     from mlx_personal.synthesis.styles import STYLES, PromptStyle
 else:
     __getattr__ = lazy_exports(
@@ -29,13 +30,14 @@ else:
             "STYLE_NAMES": "config",
             "SynthesisConfig": "config",
             "content_kept": "content",
+            "synthesize": "dialogues",
             "REWRITE_DIALOGUE": "prompts",
             "REWRITE_QUESTION": "prompts",
             "parse_dialogue": "prompts",
             "parse_question": "prompts",
             "render_dialogue": "prompts",
             "RewriteCandidate": "rewriting",
-            "synthesize": "rewriting",
+            "rewrite": "rewriting",
             "STYLES": "styles",
             "PromptStyle": "styles",
         },
@@ -56,5 +58,6 @@ __all__ = [
     "parse_dialogue",
     "parse_question",
     "render_dialogue",
+    "rewrite",
     "synthesize",
 ]

@@ -13,7 +13,7 @@ from mlx_personal.progress import Progress
 from mlx_personal.synthesis.config import STYLE_NAMES, StyleName, SynthesisConfig
 from mlx_personal.synthesis.content import content_kept
 from mlx_personal.synthesis.languages import detect_language
-from mlx_personal.synthesis.rewriting import synthesize
+from mlx_personal.synthesis.rewriting import rewrite
 from mlx_personal.synthesis.styles import STYLES
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def calibrate(
     names = STYLE_NAMES if lm.tokenizer.has_chat_template else _WITHOUT_TEMPLATE
     rates: dict[str, StyleRate] = {}
     for name in names:
-        candidates = synthesize(lm, sample, trial, on_progress, style=STYLES[name])
+        candidates = rewrite(lm, sample, STYLES[name], trial, on_progress)
         kept = [(sample[c.original_index], c.dialogue) for c in candidates if c.kept and c.dialogue is not None]
         contents = [_content_kept(original, rewrite) for original, rewrite in kept]
         rates[name] = StyleRate(len(kept) / max(len(candidates), 1), sum(contents) / max(len(contents), 1))

@@ -19,7 +19,7 @@ from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.synthesis.checks import Rewording, find_fault
-from mlx_personal.synthesis.config import AUTO, SynthesisConfig
+from mlx_personal.synthesis.config import SynthesisConfig
 from mlx_personal.synthesis.similarity import SimilarityCheck
 from mlx_personal.synthesis.units import RewriteMethod, Unit, UnitPrompt
 
@@ -46,7 +46,7 @@ class RewriteCandidate:
     """A rewrite of a dialogue and the checks' decision on it.
 
     Attributes:
-        original_index: Index of its original among the dialogues passed to `synthesize`.
+        original_index: Index of its original among the dialogues passed to `rewrite`.
         dialogue: The new dialogue; None if the answer could not be parsed or the original is too long.
         raw_text: The generated texts, one per line: one for each part of the dialogue that was drawn. Empty if the
             original is too long to be rewritten.
@@ -67,23 +67,23 @@ class RewriteCandidate:
         return self.reason == KEPT
 
 
-def synthesize(
+def rewrite(
     lm: LanguageModel,
     dialogues: Sequence[Dialogue],
-    config: SynthesisConfig | None = None,
+    style: PromptStyle,
+    config: SynthesisConfig,
     on_progress: Progress | None = None,
     held_out: Sequence[Dialogue] = (),
-    style: PromptStyle | None = None,
 ) -> list[RewriteCandidate]:
     """Generate and check rewrites of each dialogue, until `config.k` are kept or its budget is spent.
 
     Args:
         lm: The model that rewrites.
         dialogues: The originals.
+        style: How the model is asked.
         config: Settings of the rewriting.
         on_progress: Receives an event of stage `synthesis` for each generated text.
         held_out: Dialogues held out for evaluation; a rewrite that is a near-duplicate of one is dropped.
-        style: How the model is asked; by default the style that the settings name, or that calibration finds.
 
     Returns:
         The candidates in the order of the dialogues, including those that were dropped. They are a function of the
@@ -92,15 +92,7 @@ def synthesize(
     Raises:
         ValueError: If an assistant turn of a dialogue consists of thoughts only.
     """
-    # Imported here, because calibration synthesizes.
-    from mlx_personal.synthesis.calibration import calibrate
-    from mlx_personal.synthesis.styles import STYLES
-
-    config = config or SynthesisConfig()
-    if style is None:
-        name = calibrate(lm, dialogues, config).style if config.style == AUTO else config.style
-        style = STYLES[name]
-    return _Synthesis(lm, dialogues, config, held_out, style).run(on_progress)
+    return _Rewriting(lm, dialogues, config, held_out, style).run(on_progress)
 
 
 @dataclass
@@ -160,7 +152,7 @@ class _Draw:
     answers: list[str] = field(default_factory=list)
 
 
-class _Synthesis:
+class _Rewriting:
     def __init__(
         self,
         lm: LanguageModel,

@@ -37,7 +37,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
     """Kept rates to set; styles that calibration tries have them."""
     rates = Tried()
 
-    def synthesize(lm: Any, dialogues: list[Dialogue], config: SynthesisConfig, _: Any, style: Any) -> Any:
+    def rewrite(lm: Any, dialogues: list[Dialogue], style: Any, config: SynthesisConfig, _: Any) -> Any:
         rates.names.append(style.name)
         assert (config.k * len(dialogues), config.max_attempts) == (12, 1)
         kept = round(rates.get(style.name, 0.0) * 12)
@@ -45,7 +45,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
         reasons = ["kept"] * kept + ["form"] * (12 - kept)
         return [RewriteCandidate(n % len(dialogues), rewrite, "", 0.5, reason) for n, reason in enumerate(reasons)]
 
-    monkeypatch.setattr("mlx_personal.synthesis.calibration.synthesize", synthesize)
+    monkeypatch.setattr("mlx_personal.synthesis.calibration.rewrite", rewrite)
     return rates
 
 
