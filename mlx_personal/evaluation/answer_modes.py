@@ -1,8 +1,8 @@
 """Answer modes: the base model or an adapter, with or without memory.
 
-Several modes are compared with the one in use by the rule `evaluation.promotion`. Of those that are better by it the
-one with the largest gain is used; without a better one the mode in use stays. The fields of these dataclasses are the
-keys under which profiles store them.
+Several modes are compared with the one in use by the rule `evaluation.promotion`. One of those that are better by it is
+used; without a better one the mode in use stays. The fields of these dataclasses are the keys under which profiles
+store them.
 """
 
 from __future__ import annotations

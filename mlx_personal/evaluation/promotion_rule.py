@@ -73,6 +73,20 @@ def is_better_by(rule: str, evaluation: Evaluation) -> tuple[bool, str]:
     return True, f"the preferred answers' {name} rose ({gain}), and ROUGE-1 is not worse"
 
 
+def answers_better(rule: str, evaluation: Evaluation) -> bool:
+    """Return whether the second of two models that are better than a third one is to be taken, if the first gains more.
+
+    It is if its greedy answers are better: if ROUGE-1 is higher with an interval above 0, while the difference in the
+    metric of the rule may be chance.
+
+    Args:
+        rule: One of `config.PROMOTION_RULES`.
+        evaluation: The comparison of the first with the second.
+    """
+    change = rule_change(rule, evaluation)
+    return rule != "rouge1" and change is not None and change.high >= 0 and evaluation.rouge1.low > 0
+
+
 def gain_text(rule: str, change: MetricChange) -> str:
     """Return a gain with its interval, such as `+0.120 nats a token, 95 % interval +0.050 to +0.190`.
 

@@ -21,7 +21,7 @@ from mlx_personal.errors import StorageError, UserError
 from mlx_personal.evaluation import AnswerMode, Evaluation, ModeComparison, ModeResult
 from mlx_personal.evaluation.answer_modes import best_result, most_promising
 from mlx_personal.evaluation.config import MIN_HELD_OUT
-from mlx_personal.evaluation.promotion_rule import is_better_by, rule_change
+from mlx_personal.evaluation.promotion_rule import answers_better, is_better_by, rule_change
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.adapters import Adapters
 from mlx_personal.personalizer.answering import (
@@ -102,7 +102,7 @@ class Promoter:
 
         The adapter is promoted if it is better by the configured rule, if its forgetting does not exceed the configured
         limit, and if it changes what the base model computes. Of several modes that are better the one with the largest
-        gain is used. Dialogues whose annotation was inferred from an export count only if the user annotated none of
+        gain is used, or one whose gain may be as large and whose answers are better. Dialogues whose annotation was inferred from an export count only if the user annotated none of
         those that are held out. Without held-out dialogues the adapter is neither evaluated nor promoted.
 
         Args:
@@ -203,7 +203,7 @@ class Promoter:
             outputs.compute(mode, with_questions=False)
         results = [_result(outputs, rule, in_use, mode, problem if mode.adapter == name else "") for mode in modes]
         can_decide = outputs.count >= MIN_HELD_OUT
-        best = best_result(results)
+        best = _best_result(outputs, rule, results)
         evaluated = self._own_mode(adapter, [r for r in results if r.mode in own], best, can_decide)
         outputs.compute(evaluated, with_questions=True)
         if base not in modes:
@@ -263,6 +263,17 @@ def _result(outputs: ModeOutputs, rule: str, in_use: AnswerMode, mode: AnswerMod
     is_better, reason = is_better_by(rule, evaluation)
     gain = rule_change(rule, evaluation)
     return dataclasses.replace(shown, gain=gain, is_better=is_better and not problem, reason=problem or reason)
+
+
+def _best_result(outputs: ModeOutputs, rule: str, results: Sequence[ModeResult]) -> ModeResult | None:
+    """Return the result of the mode to use from now on; None if none is better than the mode in use."""
+    best = best_result(results)
+    if best is None:
+        return None
+    comparisons = [(result, outputs.compare(best.mode, result.mode, is_shown=False)) for result in results]
+    better = [(result, evaluation) for result, evaluation in comparisons if answers_better(rule, evaluation)]
+    candidates = [(evaluation.rouge1.gain, result) for result, evaluation in better if result.is_better]
+    return max(candidates, key=lambda pair: pair[0], default=(0.0, best))[1]
 
 
 def _shown_result(outputs: ModeOutputs, rule: str, mode: AnswerMode) -> ModeResult:

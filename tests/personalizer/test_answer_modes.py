@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -63,12 +64,19 @@ def personalizer(tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageMo
         yield personalizer
 
 
-Evaluate = Callable[[Mapping[AnswerMode, float]], PromotionResult]
+class Evaluate(Protocol):
+    def __call__(
+        self, likelihoods: Mapping[AnswerMode, float], right: Collection[AnswerMode] = ()
+    ) -> PromotionResult: ...
 
 
 @pytest.fixture
 def evaluate(personalizer: Personalizer, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
-    """Evaluates a new adapter, where each mode has a given log-likelihood of all answers, in nats a token."""
+    """Evaluates a new adapter, where each mode has a given log-likelihood of all answers, in nats a token.
+
+    Modes that are `right` give the preferred answers, all others one answer for all.
+    """
+    given_right: set[AnswerMode] = set()
     attached: list[int | str | None] = [None]
     computed: list[AnswerMode] = []
     current: dict[AnswerMode, float] = {}
@@ -82,7 +90,7 @@ def evaluate(personalizer: Personalizer, tiny_model: LanguageModel, monkeypatch:
         computed.append(mode)
         return [
             ModelOutputs(
-                [[f"Simmer {mode.adapter}."]] * len(part.dialogues),
+                [[d.answer if mode in given_right else f"Simmer {mode.adapter}."] for d in part.dialogues],
                 [AnswerLoss(-2 * (current[mode] + i / 100), 2) for i in range(len(part.dialogues))],
                 np.zeros((0, 0)),
             )
@@ -92,9 +100,11 @@ def evaluate(personalizer: Personalizer, tiny_model: LanguageModel, monkeypatch:
     monkeypatch.setattr(personalizer._promoter, "_adapted_model", adapted_model)
     monkeypatch.setattr(mode_outputs, "compute_outputs", outputs)
 
-    def run(likelihoods: Mapping[AnswerMode, float]) -> PromotionResult:
+    def run(likelihoods: Mapping[AnswerMode, float], right: Collection[AnswerMode] = ()) -> PromotionResult:
         current.clear()
         current.update(likelihoods)
+        given_right.clear()
+        given_right.update(right)
         computed.clear()
         result = personalizer._promoter.promote_if_better(add_adapter(personalizer))
         assert len(set(computed)) == len(computed), "each mode is computed once"
@@ -155,6 +165,27 @@ def test_the_mode_of_the_largest_gain_is_used(
         "order": "nearest-last",
         "retrieval": "bm25",
     }
+
+
+@pytest.mark.parametrize(
+    ("with_memory", "right", "expected"),
+    [
+        (-3.0, [ONE_MEMORY], ONE_MEMORY),
+        (-3.01, [ONE_MEMORY], ONE),  # its likelihood is lower for certain: all differences are equal
+        (-3.0, [ONE], ONE),
+        (-3.0, [BASE_MEMORY], ONE),  # which is not better than the mode in use
+        (-3.0, [], ONE),
+    ],
+)
+def test_of_modes_whose_gains_may_differ_by_chance_the_one_with_better_answers_is_used(
+    personalizer: Personalizer,
+    evaluate: Evaluate,
+    with_memory: float,
+    right: list[AnswerMode],
+    expected: AnswerMode,
+) -> None:
+    evaluate({BASE: -4.0, BASE_MEMORY: -4.1, ONE: -3.0, ONE_MEMORY: with_memory}, right)
+    assert in_use(personalizer) == expected
 
 
 def test_a_later_training_may_change_the_memory_of_the_adapter_in_use_and_a_rollback_takes_it_back(
