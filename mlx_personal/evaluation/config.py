@@ -20,7 +20,7 @@ class EvaluationConfig:
 
     Attributes:
         holdout_ratio: Fraction of the groups of near-duplicates that is held out, 0.05 to 0.5, rounded to the nearest
-            fraction with a denominator of at most 20.
+            fraction with a denominator of at most 20; of the first 25 groups at least a fifth.
         max_tokens: Maximum number of tokens of a generated answer.
         seed: Random seed of the split, of the questions that are compared, and of the bootstrap. A change of the seed
             or of `holdout_ratio` applies to new groups only.

@@ -3,7 +3,8 @@
 Whole groups of near-duplicates are held out. Groups are numbered in the order of their first dialogues. With a
 `holdout_ratio` of p / q, exactly p of each q consecutive groups are held out, drawn with the seed. So the fraction of
 the groups is exact after each q of them for any stream; the fraction of the dialogues also depends on the sizes of the
-groups.
+groups. Of the first groups at least a fifth is held out, so that there are soon enough dialogues to decide whether an
+adapter is promoted.
 
 The side of a group never changes, neither when dialogues are added nor when the settings change, which apply to new
 groups only. There is one limitation: a dialogue that is a near-duplicate of both a training group and a held-out group
@@ -14,12 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Final
 
 import numpy as np
 
 from mlx_personal.annotation import GroupedDialogue, GroupedDialogues
 from mlx_personal.dialogue import Dialogue
-from mlx_personal.evaluation.config import MAX_DENOMINATOR, EvaluationConfig
+from mlx_personal.evaluation.config import MAX_DENOMINATOR, MIN_HELD_OUT, EvaluationConfig
+
+# The smallest fraction of the first groups, and their number, after which `MIN_HELD_OUT` of them are held out.
+_FIRST_RATIO: Final = 1 / 5
+_FIRST_GROUPS: Final = 5 * MIN_HELD_OUT
 
 
 def assign_split(dialogue: Dialogue, earlier: Sequence[GroupedDialogue], config: EvaluationConfig) -> tuple[int, bool]:
@@ -52,8 +58,11 @@ def is_held_out(group: int, seed: int, holdout_ratio: float = 0.1) -> bool:
     Args:
         group: Number of the group, from 0.
         seed: Random seed of the split.
-        holdout_ratio: Fraction of the groups that is held out, rounded to the nearest p / q with a q of at most 20.
+        holdout_ratio: Fraction of the groups that is held out, rounded to the nearest p / q with a q of at most 20; of
+            the first 25 groups at least a fifth.
     """
+    if group < _FIRST_GROUPS:
+        holdout_ratio = max(holdout_ratio, _FIRST_RATIO)
     fraction = Fraction(holdout_ratio).limit_denominator(MAX_DENOMINATOR)
     p, q = fraction.numerator, fraction.denominator
     offset = int(np.random.default_rng([seed, group // q]).integers(q))

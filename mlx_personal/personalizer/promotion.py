@@ -102,8 +102,9 @@ class Promoter:
 
         The adapter is promoted if it is better by the configured rule, if its forgetting does not exceed the configured
         limit, and if it changes what the base model computes. Of several modes that are better the one with the largest
-        gain is used, or one whose gain may be as large and whose answers are better. Dialogues whose annotation was inferred from an export count only if the user annotated none of
-        those that are held out. Without held-out dialogues the adapter is neither evaluated nor promoted.
+        gain is used, or one whose gain may be as large and whose answers are better. Dialogues whose annotation was
+        inferred from an export count only if the user annotated none of those that are held out. Without held-out
+        dialogues the adapter is neither evaluated nor promoted.
 
         Args:
             adapter: The adapter.

@@ -19,6 +19,7 @@ from mlx_personal.evaluation import (
     generate_answers,
     is_held_out,
 )
+from mlx_personal.evaluation.config import MIN_HELD_OUT
 from mlx_personal.progress import ProgressEvent
 
 TWO_TURNS = Dialogue.from_messages(
@@ -138,10 +139,21 @@ def test_the_interval_is_seeded() -> None:
 def test_every_block_of_groups_has_exactly_the_share_held_out(
     seed: int, share: float, held_out: int, block: int
 ) -> None:
-    sides = np.array([is_held_out(group, seed, share) for group in range(100 * block)]).reshape(100, block)
+    start = 40 if share < 0.2 else 0  # a fifth of the first ones is held out, whatever the share
+    sides = np.array([is_held_out(start + group, seed, share) for group in range(100 * block)]).reshape(100, block)
     assert (sides.sum(axis=1) == held_out).all()
     assert sides.any(axis=0).all()  # every position of a block is drawn sometimes
     assert not sides.all(axis=0).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 17])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5])
+def test_of_the_first_groups_at_least_a_fifth_is_held_out(seed: int, share: float) -> None:
+    sides = [is_held_out(group, seed, share) for group in range(25)]
+    for start in range(0, 25, 5):
+        assert sum(sides[start : start + 5]) >= 1
+    if share <= 0.2:
+        assert sum(sides) == MIN_HELD_OUT
 
 
 def test_the_split_depends_on_the_seed() -> None:
