@@ -9,7 +9,8 @@ import click
 
 from mlx_personal.cli.context import ID, CommandContext
 from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
+from mlx_personal.cli.terminal import print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

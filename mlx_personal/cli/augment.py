@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
-from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines, print_styled, printable
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.server_options import make_server, request_message, without_field_option
+from mlx_personal.cli.terminal import counts_text, print_lines, print_styled, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

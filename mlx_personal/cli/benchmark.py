@@ -11,8 +11,9 @@ import click
 
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.default_command import DefaultCommandGroup
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar
+from mlx_personal.cli.terminal import print_lines, print_notice
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:

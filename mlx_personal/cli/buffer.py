@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_personal.cli.context import ID, CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
+from mlx_personal.cli.output import CommandResult, json_option
+from mlx_personal.cli.terminal import print_lines, print_styled, printable
 from mlx_personal.errors import Action, UserError
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, make_console, print_notice, printable
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import show_status
+from mlx_personal.cli.terminal import make_console, print_notice, printable
 from mlx_personal.errors import StoppedError, UserError, quoted
 
 if TYPE_CHECKING:

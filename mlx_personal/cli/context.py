@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mlx_personal.cli.output import make_console
 from mlx_personal.cli.remedies import DEFAULT_PROFILE, ProfileOptions
+from mlx_personal.cli.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console

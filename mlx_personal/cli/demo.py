@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, printable
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar_or_lines
 from mlx_personal.cli.remedies import ProfileOptions
+from mlx_personal.cli.terminal import make_console, print_lines, printable
 from mlx_personal.errors import StoppedError
 from mlx_personal.progress import Progress, ProgressEvent
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_styled
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.remedies import error_line
+from mlx_personal.cli.terminal import print_styled
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,8 +10,9 @@ import click
 
 from mlx_personal.cli.context import ID, CommandContext
 from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar
+from mlx_personal.cli.terminal import print_lines, print_notice
 from mlx_personal.errors import Action, UserError
 
 if TYPE_CHECKING:

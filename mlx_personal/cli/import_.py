@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_notice, print_styled, printable
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.remedies import error_line
+from mlx_personal.cli.terminal import print_lines, print_notice, print_styled, printable
 from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:

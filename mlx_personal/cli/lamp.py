@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar, progress_bar_or_lines
 from mlx_personal.cli.server_options import make_server, request_message, without_field_option
+from mlx_personal.cli.terminal import print_lines
 from mlx_personal.errors import UserError
 
 if TYPE_CHECKING:

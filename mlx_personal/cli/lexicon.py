@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, print_styled, printable
+from mlx_personal.cli.output import CommandResult, json_option
+from mlx_personal.cli.terminal import print_lines, print_styled, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,8 +10,9 @@ import click
 
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.default_command import DefaultCommandGroup
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import bytes_text
+from mlx_personal.cli.terminal import print_lines, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

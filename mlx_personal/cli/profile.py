@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar, show_status
+from mlx_personal.cli.terminal import print_lines, printable
 from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:

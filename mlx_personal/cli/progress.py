@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from mlx_personal.cli.output import print_notice, printable
+from mlx_personal.cli.terminal import print_notice, printable
 from mlx_personal.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, make_console, print_lines, print_styled
+from mlx_personal.cli.output import CommandResult, json_option
+from mlx_personal.cli.terminal import make_console, print_lines, print_styled
 from mlx_personal.errors import StorageError, UserError
 from mlx_personal.reporting import counted
 

@@ -11,9 +11,10 @@ import click
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
 from mlx_personal.cli.import_ import accepted_text, open_questions_text, run_scoring
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar
 from mlx_personal.cli.synthesize import proposal_lines, run_proposals, run_synthesis, synthesis_text
+from mlx_personal.cli.terminal import print_lines
 from mlx_personal.cli.train import promotion_lines, run_training, training_lines
 from mlx_personal.cli.watch import poll_data, poll_lines
 from mlx_personal.reporting import counted

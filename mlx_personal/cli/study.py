@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlx_personal.cli.context import MAC_MODEL, CommandContext
-from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.remedies import ProfileOptions
 from mlx_personal.cli.study_progress import cell_table, study_progress
+from mlx_personal.cli.terminal import counts_text, print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, counts_text, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar
+from mlx_personal.cli.terminal import counts_text, print_lines
 
 if TYPE_CHECKING:
     from mlx_personal.personalizer import Personalizer, SynthesisResult

@@ -12,8 +12,9 @@ import click
 
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.evaluation_table import evaluation_lines, forgetting_lines
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import bytes_text, progress_bar
+from mlx_personal.cli.terminal import print_lines
 from mlx_personal.cli.training_progress import training_progress
 from mlx_personal.errors import StoppedError
 from mlx_personal.progress import Progress, ProgressEvent

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import CommandResult, json_option, print_lines
+from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.progress import progress_bar_or_lines
+from mlx_personal.cli.terminal import print_lines
 from mlx_personal.errors import StoppedError
 from mlx_personal.reporting import counted
 

@@ -11,7 +11,8 @@ import click
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.default_command import DefaultCommandGroup
 from mlx_personal.cli.import_ import skipped_texts
-from mlx_personal.cli.output import CommandResult, json_option, print_lines, printable
+from mlx_personal.cli.output import CommandResult, json_option
+from mlx_personal.cli.terminal import print_lines, printable
 from mlx_personal.reporting import counted
 
 if TYPE_CHECKING:

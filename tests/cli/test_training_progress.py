@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_personal.cli.context import CommandContext
-from mlx_personal.cli.output import make_console
+from mlx_personal.cli.terminal import make_console
 from mlx_personal.cli.training_progress import StepStatistics, training_progress
 from mlx_personal.progress import ProgressEvent
 
