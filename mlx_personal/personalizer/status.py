@@ -14,7 +14,7 @@ from mlx_personal.models.stores.model_source import read_source
 from mlx_personal.personalizer.answering import AnswerStatus, answer_status
 from mlx_personal.personalizer.chat_format_record import chat_format_notes
 from mlx_personal.personalizer.pending import PendingStep, pending_steps
-from mlx_personal.personalizer.tuning_record import TuningRecord, read_record
+from mlx_personal.personalizer.tuning.record import TuningRecord, read_record
 from mlx_personal.profile import Store, check_profile_exists
 from mlx_personal.profile.inferred import InferredCounts
 from mlx_personal.synthesis.config import CALIBRATION_RECORD

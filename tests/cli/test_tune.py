@@ -12,8 +12,8 @@ import pytest
 from mlx_personal.config import Config
 from mlx_personal.personalizer import tuning
 from mlx_personal.personalizer.tuning import TuningPlan, TuningResult
-from mlx_personal.personalizer.tuning_search import Candidate, Trial
-from mlx_personal.personalizer.tuning_trials import TrialRunner
+from mlx_personal.personalizer.tuning.search import Candidate, Trial
+from mlx_personal.personalizer.tuning.trials import TrialRunner
 from tests.support.cli import dialogue_line, error_line, run_cli, run_json
 
 QUESTIONS = [

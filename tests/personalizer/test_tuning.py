@@ -19,11 +19,11 @@ from mlx_personal.evaluation import AnswerLoss, ModelOutputs, make_parts
 from mlx_personal.finetune import Example, LoRAConfig
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.memory import MemoryConfig
-from mlx_personal.personalizer import tuning, tuning_score, tuning_state, tuning_trials
 from mlx_personal.personalizer.settings_file import change_settings, with_settings
-from mlx_personal.personalizer.tuning_budget import TimedSearch
-from mlx_personal.personalizer.tuning_record import read_record
-from mlx_personal.personalizer.tuning_search import (
+from mlx_personal.personalizer.tuning import score, state, trials, tuner
+from mlx_personal.personalizer.tuning.budget import TimedSearch
+from mlx_personal.personalizer.tuning.record import read_record
+from mlx_personal.personalizer.tuning.search import (
     BRACKET_SIZE,
     MAX_BRACKETS,
     Candidate,
@@ -34,8 +34,8 @@ from mlx_personal.personalizer.tuning_search import (
     run_bracket,
     rung_sizes,
 )
-from mlx_personal.personalizer.tuning_state import PresentOutputs, TuningState, read_state, tuning_identity
-from mlx_personal.personalizer.tuning_trials import HeldOutOutputs, TrialRunner
+from mlx_personal.personalizer.tuning.state import PresentOutputs, TuningState, read_state, tuning_identity
+from mlx_personal.personalizer.tuning.trials import HeldOutOutputs, TrialRunner
 from mlx_personal.profile import NewSynthetic
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.runtime.signals import terminate_immediately
@@ -339,7 +339,7 @@ class FakeTrials(TrialRunner):
 @pytest.fixture
 def fake_trials(monkeypatch: pytest.MonkeyPatch) -> type[FakeTrials]:
     """Lets `tune` use `FakeTrials`."""
-    monkeypatch.setattr(tuning, "TrialRunner", FakeTrials)
+    monkeypatch.setattr(tuner, "TrialRunner", FakeTrials)
     monkeypatch.setattr(FakeTrials, "gain", 0.5)
     return FakeTrials
 
@@ -354,7 +354,7 @@ def rows(personalizer: Personalizer) -> list[int]:
 def test_what_wins_is_written_with_its_figures(personalizer: Personalizer, fake_trials: type[FakeTrials]) -> None:
     file, before = personalizer.folder / "config.toml", rows(personalizer)
     file.write_text(f"# mine\n{file.read_text()}")
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     assert result.best is not None and result.evaluation is not None and result.evaluation.log_likelihood is not None
     assert result.best.candidate.learning_rate == max(trial.candidate.learning_rate for trial in result.trials)
     assert (result.written, result.is_better, result.evaluation.n) == (True, True, 6)
@@ -372,16 +372,16 @@ def test_the_number_of_examples_is_written_with_their_use(
     personalizer: Personalizer, fake_trials: type[FakeTrials], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake_trials, "score", lambda self, candidate, *_: float(candidate.memory_examples == 3))
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     config = Config.read(personalizer.folder / "config.toml")
     assert result.written and (config.memory.use, config.memory.examples) == ("always", 3)
     # The tuned settings are the present ones of the next search, in which the best one has no memory.
     assert result.best is not None
     personalizer.config = config
     monkeypatch.setattr(fake_trials, "present", result.best.candidate)
-    assert tuning.plan_tuning(personalizer).candidates[0] == result.best.candidate
+    assert tuner.plan_tuning(personalizer).candidates[0] == result.best.candidate
     monkeypatch.setattr(fake_trials, "score", lambda self, candidate, *_: -float(candidate.memory_examples))
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     assert result.written and Config.read(personalizer.folder / "config.toml").memory.use == "never"
     assert result.notes[-1].startswith("these held-out dialogues decided once before")
     record = personalizer.status().tuning
@@ -393,7 +393,7 @@ def test_the_gain_is_that_of_the_rule(
 ) -> None:
     evaluation = dataclasses.replace(CONFIG.evaluation, promotion="rouge1")
     personalizer.config = dataclasses.replace(CONFIG, evaluation=evaluation)
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     record = personalizer.status().tuning
     assert record is not None and result.reason == "ROUGE-1 did not rise: +0.000"
     assert "the best candidate: ROUGE-1 +0.000 (95 % interval +0.000 to +0.000), n=6" in record.text()
@@ -405,7 +405,7 @@ def test_better_settings_that_cannot_be_written_are_recorded_as_such(
 ) -> None:
     file = personalizer.folder / "config.toml"
     file.write_text("finetune = {rank = 4}\n")
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     assert (result.is_better, result.written) == (True, False)
     assert file.read_text() == "finetune = {rank = 4}\n" and "write them yourself" in result.notes[-1]
     record = personalizer.status().tuning
@@ -421,7 +421,7 @@ def test_nothing_is_written_when_nothing_wins(
     monkeypatch.setattr(fake_trials, "gain", gain)
     file = personalizer.folder / "config.toml"
     text, before = file.read_bytes(), rows(personalizer)
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     assert (result.written, result.is_better) == (False, False)
     assert ("may be chance" if gain == 0 else "fell") in result.reason
     assert file.read_bytes() == text and rows(personalizer) == before
@@ -429,7 +429,7 @@ def test_nothing_is_written_when_nothing_wins(
     assert record is not None and "nothing was better than the settings before" in record.text()
     assert read_state(personalizer.folder, tuning_identity(personalizer.store, CONFIG, 0))[0].trials
     # More time goes on with the stored trials: all of them were run before.
-    again = tuning.tune(personalizer, 1)
+    again = tuner.tune(personalizer, 1)
     assert (again.trials, again.plan.stored_trials) == (result.trials, len(result.trials))
 
 
@@ -437,7 +437,7 @@ def test_the_present_settings_may_be_the_best_ones(
     personalizer: Personalizer, fake_trials: type[FakeTrials], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake_trials, "score", lambda self, candidate, *_: float(candidate == Candidate.of(CONFIG)))
-    result = tuning.tune(personalizer, 1)
+    result = tuner.tune(personalizer, 1)
     assert (result.evaluation, result.written) == (None, False)
     assert result.reason == "the present settings scored best in the search"
 
@@ -445,11 +445,11 @@ def test_the_present_settings_may_be_the_best_ones(
 def test_changed_data_start_a_search_anew(personalizer: Personalizer, fake_trials: type[FakeTrials]) -> None:
     store = personalizer.store
     TuningState(tuning_identity(store, CONFIG, 0), [Trial(Candidate.of(CONFIG), 0, 9.0, 1, 1.0)]).write(store.folder)
-    assert tuning.plan_tuning(personalizer).stored_trials == 1
-    assert tuning.plan_tuning(personalizer, restart=True).stored_trials == 0
-    assert tuning.plan_tuning(personalizer, seed=1).stored_trials == 0
+    assert tuner.plan_tuning(personalizer).stored_trials == 1
+    assert tuner.plan_tuning(personalizer, restart=True).stored_trials == 0
+    assert tuner.plan_tuning(personalizer, seed=1).stored_trials == 0
     store.add_annotation(24, "edit", dialogue("snow", 9), 11, held_out=False)
-    plan = tuning.plan_tuning(personalizer)
+    plan = tuner.plan_tuning(personalizer)
     assert plan.stored_trials == 0
     assert plan.notes == ("the dialogues or the settings are not those of the stored trials, which are discarded",)
 
@@ -476,7 +476,7 @@ def test_stored_trials_are_only_used_with_what_they_depend_on(
     with store.transaction() as connection:
         connection.execute("UPDATE annotations SET verdict = 'edit' WHERE id = 24")
     identities.append(tuning_identity(store, config, 0))
-    monkeypatch.setattr(tuning_state, "version", lambda _: "0.0")
+    monkeypatch.setattr(state, "version", lambda _: "0.0")
     identities.append(tuning_identity(store, config, 0))
     assert len(set(identities)) == len(identities)
     general.unlink()
@@ -497,8 +497,8 @@ def test_candidates_are_scored_on_groups_that_no_trial_is_trained_on(
         scored.append(dialogues)
         return [AnswerLoss(2.0, 4)] * len(dialogues)
 
-    monkeypatch.setattr(tuning_trials, "finetune", finetune)
-    monkeypatch.setattr(tuning_score, "answer_losses", answer_losses)
+    monkeypatch.setattr(trials, "finetune", finetune)
+    monkeypatch.setattr(score, "answer_losses", answer_losses)
     monkeypatch.setattr(LanguageModel, "attach_adapter", lambda self, folder: None)
     runner = TrialRunner(personalizer.store, CONFIG, tiny_model, 0)
     candidate = dataclasses.replace(Candidate.of(CONFIG), memory_examples=1, trained_after="as in chat")
@@ -532,7 +532,7 @@ def test_no_trial_leaves_files_or_an_adapter(
     runner = TrialRunner(personalizer.store, CONFIG, tiny_model, 0)
     files = set(personalizer.folder.rglob("*"))
     assert runner.score(Candidate.of(CONFIG), 0) < 0
-    monkeypatch.setattr(tuning_score, "answer_losses", fail)
+    monkeypatch.setattr(score, "answer_losses", fail)
     with pytest.raises(KeyboardInterrupt):
         runner.score(Candidate.of(CONFIG), 0)
     assert set(personalizer.folder.rglob("*")) - {personalizer.folder / "adapters"} == files
@@ -577,19 +577,19 @@ def test_too_few_dialogues_are_reported(
             personalizer.store.add_dialogues([dialogue(TOPICS[i], 1)], "test")
             personalizer.store.add_annotation(i + 1, "accept", dialogue(TOPICS[i], 1), i, held_out=i < held_out)
         with pytest.raises(UserError, match=message):
-            tuning.tune(personalizer, 1)
+            tuner.tune(personalizer, 1)
         assert not (personalizer.folder / "tuning.json").exists()
 
 
 @pytest.mark.slow
 def test_the_tiny_model_is_tuned_from_end_to_end(personalizer: Personalizer) -> None:
     before = rows(personalizer)
-    result = tuning.tune(personalizer, 0.2)
+    result = tuner.tune(personalizer, 0.2)
     assert result.trials and result.best is not None
     assert all(trial.score is not None and trial.score < 0 for trial in result.trials)
     assert result.written is result.is_better
     assert rows(personalizer) == before
-    assert json.dumps(tuning.summary(result))
+    assert json.dumps(tuner.summary(result))
     expected = result.best.candidate.apply(CONFIG) if result.written else CONFIG
     assert Config.read(personalizer.folder / "config.toml") == expected
 

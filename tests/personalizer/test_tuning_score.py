@@ -8,7 +8,7 @@ from mlx_personal import Dialogue, LanguageModel
 from mlx_personal.errors import UserError
 from mlx_personal.evaluation import EvaluationConfig, compare_outputs, compute_outputs, make_parts
 from mlx_personal.finetune.data.samples import make_samples
-from mlx_personal.personalizer.tuning_score import scored_tokens, validation_score
+from mlx_personal.personalizer.tuning.score import scored_tokens, validation_score
 
 ASKED = [Dialogue.of(f"Where is {place}?", answer) for place, answer in (("Rome", "Here."), ("Oslo", "Up there, far."))]
 

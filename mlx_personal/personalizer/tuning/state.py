@@ -16,7 +16,7 @@ from mlx_personal.config import Config
 from mlx_personal.evaluation import AnswerLoss, ModelOutputs
 from mlx_personal.importers import load_dialogues
 from mlx_personal.personalizer.answering import mode_in_use
-from mlx_personal.personalizer.tuning_search import Trial
+from mlx_personal.personalizer.tuning.search import Trial
 from mlx_personal.profile import Store
 from mlx_personal.storage.files import atomic_write
 
@@ -31,7 +31,7 @@ class PresentOutputs:
 
     Attributes:
         outputs: What the model computes of each part of them.
-        tokens: Number of tokens that its training computed, see `tuning_trials`.
+        tokens: Number of tokens that its training computed, see `trials`.
         training_s: Duration of the training.
         evaluation_s: Duration of the rest.
     """

@@ -24,9 +24,9 @@ from mlx_personal.personalizer.answering import mode_in_use
 from mlx_personal.personalizer.held_out_choices import choices_text, count_choice, earlier_choices
 from mlx_personal.personalizer.personalizer import Personalizer
 from mlx_personal.personalizer.settings_file import change_settings
-from mlx_personal.personalizer.tuning_budget import TimedSearch
-from mlx_personal.personalizer.tuning_record import TuningRecord, write_record
-from mlx_personal.personalizer.tuning_search import (
+from mlx_personal.personalizer.tuning.budget import TimedSearch
+from mlx_personal.personalizer.tuning.record import TuningRecord, write_record
+from mlx_personal.personalizer.tuning.search import (
     BRACKET_SIZE,
     Candidate,
     SearchSpace,
@@ -34,8 +34,8 @@ from mlx_personal.personalizer.tuning_search import (
     apply_settings,
     draw_brackets,
 )
-from mlx_personal.personalizer.tuning_state import TuningState, read_state, remove_state, tuning_identity
-from mlx_personal.personalizer.tuning_trials import TrialRunner
+from mlx_personal.personalizer.tuning.state import TuningState, read_state, remove_state, tuning_identity
+from mlx_personal.personalizer.tuning.trials import TrialRunner
 from mlx_personal.profile import Store
 from mlx_personal.progress import Progress
 from mlx_personal.reporting import counted

@@ -159,8 +159,8 @@ class Trial:
     Attributes:
         candidate: The candidate.
         rung: Number of the rung, from 0.
-        score: Mean of the rule's metric on the validation part, see `tuning_score`; None if the training failed.
-        tokens: Number of tokens that were computed, see `tuning_trials`.
+        score: Mean of the rule's metric on the validation part, see `score`; None if the training failed.
+        tokens: Number of tokens that were computed, see `trials`.
         elapsed_s: Its duration.
         problem: Why the training failed; empty if it did not.
     """

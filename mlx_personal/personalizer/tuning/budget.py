@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from mlx_personal.errors import StoppedError, StorageError, UserError
-from mlx_personal.personalizer.tuning_search import (
+from mlx_personal.personalizer.tuning.search import (
     BRACKET_SIZE,
     REDUCTION_FACTOR,
     Candidate,
@@ -21,8 +21,8 @@ from mlx_personal.personalizer.tuning_search import (
     draw_brackets,
     run_bracket,
 )
-from mlx_personal.personalizer.tuning_state import PresentOutputs, TuningState
-from mlx_personal.personalizer.tuning_trials import HeldOutOutputs
+from mlx_personal.personalizer.tuning.state import PresentOutputs, TuningState
+from mlx_personal.personalizer.tuning.trials import HeldOutOutputs
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 
 # Of this number of the last trials the slowest one says how fast the next one is: the load of a machine changes.

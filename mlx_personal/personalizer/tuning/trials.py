@@ -26,8 +26,8 @@ from mlx_personal.importers import load_dialogues
 from mlx_personal.models import LanguageModel
 from mlx_personal.personalizer.memory import as_trained, profile_memory
 from mlx_personal.personalizer.training_set import TrainingSet, current_training_set
-from mlx_personal.personalizer.tuning_score import scored_tokens, validation_score
-from mlx_personal.personalizer.tuning_search import Candidate, rung_sizes
+from mlx_personal.personalizer.tuning.score import scored_tokens, validation_score
+from mlx_personal.personalizer.tuning.search import Candidate, rung_sizes
 from mlx_personal.profile import AnnotationRow, Store
 from mlx_personal.progress import Progress
 from mlx_personal.reporting import counted
@@ -149,7 +149,7 @@ class TrialRunner:
         return _TRAINING_FACTOR * config.finetune.epochs * (trained + compared) + compared + scored
 
     def score(self, candidate: Candidate, rung: int, on_progress: Progress | None = None) -> float:
-        """Train a candidate, and return its score on the validation part, see `tuning_score`.
+        """Train a candidate, and return its score on the validation part, see `score`.
 
         Args:
             candidate: The candidate.
