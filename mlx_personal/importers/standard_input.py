@@ -32,9 +32,10 @@ def read_standard_input() -> Iterator[Document | Skipped]:
     Raises:
         UserError: If it is closed or cannot be read, or is a zip that cannot be read.
     """
-    if sys.stdin is None:
+    source = getattr(sys.stdin, "buffer", None)  # the command line has an empty text in the place of a closed input
+    if source is None:
         raise UserError("is closed", STANDARD_INPUT, "name a file")
-    where, kept = STANDARD_INPUT, _KeptInput(sys.stdin.buffer)
+    where, kept = STANDARD_INPUT, _KeptInput(source)
     with contextlib.ExitStack() as stack:
         try:
             with kept.open() as beginning:

@@ -93,8 +93,9 @@ def test_a_database_from_standard_input_is_read_and_nothing_is_left(
         assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_closed_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", None)
+@pytest.mark.parametrize("stdin", [None, io.StringIO()], ids=["from Python", "from the command line"])
+def test_closed_input_is_refused(monkeypatch: pytest.MonkeyPatch, stdin: io.StringIO | None) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert error_of(Path("-")) == "standard input: is closed; name a file"
 
 
