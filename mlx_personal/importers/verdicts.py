@@ -129,20 +129,22 @@ def _exchanges(imported: ImportedDialogue) -> list[_Exchange]:
     dialogue, turns = imported.dialogue, imported.normalized.turns
     following = _following_user_turns(imported.conversation.turns)
     return [
-        _Exchange(strip_thoughts(answer), turns[user], turns[assistant], following.get(id(turns[assistant][-1]), ()))
+        _Exchange(
+            strip_thoughts(answer), turns[user], turns[assistant], tuple(following.get(id(turns[assistant][-1]), ()))
+        )
         for answer, (user, assistant) in zip(dialogue.assistant_turns, dialogue.turn_indices, strict=True)
     ]
 
 
-def _following_user_turns(turns: Sequence[Turn]) -> dict[int, tuple[Turn, ...]]:
+def _following_user_turns(turns: Sequence[Turn]) -> dict[int, list[Turn]]:
     """Return for each assistant turn, by its `id`, the user turns that follow it before the next answer."""
-    followed: dict[int, tuple[Turn, ...]] = {}
+    followed: dict[int, list[Turn]] = {}
     last: Turn | None = None
     for turn in turns:
         if turn.role == "assistant":
             last = turn
         elif turn.role == "user" and last is not None:
-            followed[id(last)] = (*followed.get(id(last), ()), turn)
+            followed.setdefault(id(last), []).append(turn)
     return followed
 
 

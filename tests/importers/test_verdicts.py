@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -179,6 +180,13 @@ def test_an_edited_question_is_no_verdict_alone() -> None:
 def test_another_persons_thanks_are_not_the_owners() -> None:
     turns = (user("q", name="Ada"), answer("a"), user("Thanks!", name="Ben"), answer("b"))
     assert infer(*turns) == Inferences()
+
+
+def test_the_time_rises_with_the_number_of_turns_after_an_answer() -> None:
+    turns = [user("Soup?"), answer("Slowly."), user("Thanks, that works!"), *(user(str(n)) for n in range(40_000))]
+    start = time.process_time()
+    infer(*turns)
+    assert time.process_time() - start < 5, "seconds; with the square of the number, it takes several times as long"
 
 
 def test_thoughts_are_no_part_of_a_pair_and_ask_nothing() -> None:
