@@ -27,7 +27,7 @@ EMBEDDED_MODEL_CONFIG: Final = Config(
     selection=SelectionConfig(bins=96),
     annotation=_ANNOTATION,
     finetune=LoRAConfig(learning_rate=4e-3, epochs=4),
-    evaluation=EvaluationConfig(max_tokens=MAX_ANSWER_TOKENS),
+    evaluation=EvaluationConfig(initial_holdout_ratio=0.1, max_tokens=MAX_ANSWER_TOKENS),
     memory=_MEMORY,
     chat=ChatConfig(max_tokens=MAX_ANSWER_TOKENS),
 )

@@ -20,7 +20,8 @@ class EvaluationConfig:
 
     Attributes:
         holdout_ratio: Fraction of the groups of near-duplicates that is held out, 0.05 to 0.5, rounded to the nearest
-            fraction with a denominator of at most 20; of the first 25 groups at least a fifth.
+            fraction with a denominator of at most 20.
+        initial_holdout_ratio: Fraction of the first 25 groups that is held out, if it is more than `holdout_ratio`.
         max_tokens: Maximum number of tokens of a generated answer.
         seed: Random seed of the split, of the questions that are compared, and of the bootstrap. A change of the seed
             or of `holdout_ratio` applies to new groups only.
@@ -35,6 +36,7 @@ class EvaluationConfig:
     """
 
     holdout_ratio: float = 0.1
+    initial_holdout_ratio: float = 0.2
     max_tokens: int = 256
     seed: int = 0
     choices: int = 20
@@ -42,8 +44,9 @@ class EvaluationConfig:
     promotion: str = "likelihood"
 
     def __post_init__(self) -> None:
-        if not 1 / MAX_DENOMINATOR <= self.holdout_ratio <= 0.5:
-            raise ValueError(f"holdout_ratio is {self.holdout_ratio}; it must lie in {1 / MAX_DENOMINATOR}..0.5")
+        for name in ("holdout_ratio", "initial_holdout_ratio"):
+            if not 1 / MAX_DENOMINATOR <= getattr(self, name) <= 0.5:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in {1 / MAX_DENOMINATOR}..0.5")
         if not 1 <= self.max_tokens <= 100_000:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must lie in 1..100,000")
         if not 0 <= self.seed < 2**63:

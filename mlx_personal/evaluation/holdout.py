@@ -3,8 +3,8 @@
 Whole groups of near-duplicates are held out. Groups are numbered in the order of their first dialogues. With a
 `holdout_ratio` of p / q, exactly p of each q consecutive groups are held out, drawn with the seed. So the fraction of
 the groups is exact after each q of them for any stream; the fraction of the dialogues also depends on the sizes of the
-groups. Of the first groups at least a fifth is held out, so that there are soon enough dialogues to decide whether an
-adapter is promoted.
+groups. Of the first 25 groups `initial_holdout_ratio` is held out, if that is more, so that there are soon enough
+dialogues to decide whether an adapter is promoted.
 
 The side of a group never changes, neither when dialogues are added nor when the settings change, which apply to new
 groups only. There is one limitation: a dialogue that is a near-duplicate of both a training group and a held-out group
@@ -23,9 +23,8 @@ from mlx_personal.annotation import GroupedDialogue, GroupedDialogues
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.evaluation.config import MAX_DENOMINATOR, MIN_HELD_OUT, EvaluationConfig
 
-# The smallest fraction of the first groups, and their number, after which `MIN_HELD_OUT` of them are held out.
-_FIRST_RATIO: Final = 1 / 5
-_FIRST_GROUPS: Final = 5 * MIN_HELD_OUT
+# With the default of `initial_holdout_ratio`, `MIN_HELD_OUT` of so many groups are held out.
+_INITIAL_GROUPS: Final = 5 * MIN_HELD_OUT
 
 
 def assign_split(dialogue: Dialogue, earlier: Sequence[GroupedDialogue], config: EvaluationConfig) -> tuple[int, bool]:
@@ -49,7 +48,10 @@ def assign_split(dialogue: Dialogue, earlier: Sequence[GroupedDialogue], config:
         nearest, _ = max(near_duplicates, key=lambda pair: (pair[0].held_out, pair[1]))
         return nearest.group, nearest.held_out
     group = grouped.next_group
-    return group, is_held_out(group, config.seed, config.holdout_ratio)
+    ratio = config.holdout_ratio
+    if group < _INITIAL_GROUPS:
+        ratio = max(ratio, config.initial_holdout_ratio)
+    return group, is_held_out(group, config.seed, ratio)
 
 
 def is_held_out(group: int, seed: int, holdout_ratio: float = 0.1) -> bool:
@@ -58,11 +60,8 @@ def is_held_out(group: int, seed: int, holdout_ratio: float = 0.1) -> bool:
     Args:
         group: Number of the group, from 0.
         seed: Random seed of the split.
-        holdout_ratio: Fraction of the groups that is held out, rounded to the nearest p / q with a q of at most 20; of
-            the first 25 groups at least a fifth.
+        holdout_ratio: Fraction of the groups that is held out, rounded to the nearest p / q with a q of at most 20.
     """
-    if group < _FIRST_GROUPS:
-        holdout_ratio = max(holdout_ratio, _FIRST_RATIO)
     fraction = Fraction(holdout_ratio).limit_denominator(MAX_DENOMINATOR)
     p, q = fraction.numerator, fraction.denominator
     offset = int(np.random.default_rng([seed, group // q]).integers(q))

@@ -215,7 +215,9 @@ def test_the_demo_improves_rouge_in_two_minutes(home: Path) -> None:
     assert result["replaced"] > 0
     assert result["asked"] == result["selected"] == EMBEDDED_MODEL_CONFIG.selection.bins
     assert 0 < result["synthetic_kept"] <= result["synthetic_generated"]
-    assert result["rouge1_after"] - result["rouge1_before"] >= 0.15
+    # README's figures; the second one depends on the rounding of a whole training.
+    assert result["rouge1_before"] == pytest.approx(0.275, abs=0.001)
+    assert result["rouge1_after"] == pytest.approx(0.794, abs=0.05)
     assert result["rouge1_gain_ci"][0] > 0
     # Of CPU time, which other processes affect less: on a quiet machine it takes as long as that.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 120

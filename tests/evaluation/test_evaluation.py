@@ -139,21 +139,33 @@ def test_the_interval_is_seeded() -> None:
 def test_every_block_of_groups_has_exactly_the_share_held_out(
     seed: int, share: float, held_out: int, block: int
 ) -> None:
-    start = 40 if share < 0.2 else 0  # a fifth of the first ones is held out, whatever the share
-    sides = np.array([is_held_out(start + group, seed, share) for group in range(100 * block)]).reshape(100, block)
+    sides = np.array([is_held_out(group, seed, share) for group in range(100 * block)]).reshape(100, block)
     assert (sides.sum(axis=1) == held_out).all()
     assert sides.any(axis=0).all()  # every position of a block is drawn sometimes
     assert not sides.all(axis=0).any()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 17])
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5])
-def test_of_the_first_groups_at_least_a_fifth_is_held_out(seed: int, share: float) -> None:
-    sides = [is_held_out(group, seed, share) for group in range(25)]
-    for start in range(0, 25, 5):
-        assert sum(sides[start : start + 5]) >= 1
-    if share <= 0.2:
-        assert sum(sides) == MIN_HELD_OUT
+NUMBERED = [Dialogue.of(f"{word * 3}?", word) for word in "abcdefghijklmnopqrstuvwxyzäöüßéèàçñøåæ"]
+
+
+@pytest.mark.parametrize(("ratio", "initial", "first"), [(0.1, 0.2, 5), (0.05, 0.2, 5), (0.5, 0.2, 12), (0.2, 0.4, 10)])
+def test_of_the_first_groups_the_initial_ratio_is_held_out_if_it_is_more(
+    ratio: float, initial: float, first: int
+) -> None:
+    config = EvaluationConfig(holdout_ratio=ratio, initial_holdout_ratio=initial)
+    sides = []
+    for group, dialogue in enumerate(NUMBERED):
+        earlier = [GroupedDialogue(other, number, False) for number, other in enumerate(NUMBERED[:group])]
+        assigned, held_out = assign_split(dialogue, earlier, config)
+        assert assigned == group
+        sides.append(held_out)
+    assert sum(sides[:25]) in (first, first + (ratio == 0.5))
+    assert sides[25:] == [is_held_out(group, config.seed, ratio) for group in range(25, len(NUMBERED))]
+
+
+def test_with_the_defaults_enough_of_the_first_groups_are_held_out_to_decide() -> None:
+    config = EvaluationConfig()
+    assert sum(is_held_out(group, 0, config.initial_holdout_ratio) for group in range(25)) == MIN_HELD_OUT
 
 
 def test_the_split_depends_on_the_seed() -> None:
@@ -267,6 +279,7 @@ NAN = float("nan")
     ("name", "values"),
     [
         ("holdout_ratio", [0.0, 0.04, 0.6, NAN, -0.1]),
+        ("initial_holdout_ratio", [0.0, 0.04, 0.6, NAN]),
         ("max_tokens", [0, 10**6, NAN]),
         ("seed", [-1, 2**63, 1e26, NAN]),
     ],
