@@ -127,15 +127,7 @@ def adapter_decision(store: Store, adapter: AdapterRow) -> AnswerDecision | None
         return AnswerDecision(uses_memory=True) if is_trained_as_in_chat(store, adapter) else None
     evaluated = AnswerMode.from_json(modes["evaluated"])
     gains = [r["gain"] for r in modes["results"] if r["mode"] == modes["evaluated"] and r["gain"] is not None]
-    return AnswerDecision(
-        uses_memory=evaluated.uses_memory,
-        rule=modes["rule"],
-        n=modes["n"],
-        gain=MetricChange(**gains[0]) if gains else None,
-        over=AnswerMode.from_json(modes["in_use"]),
-        memory=modes["memory"],
-        compared_at=modes["compared_at"],
-    )
+    return _decision_of(modes, evaluated.uses_memory, gains[0] if gains else None, modes["in_use"])
 
 
 def is_trained_as_in_chat(store: Store, adapter: AdapterRow) -> bool:
@@ -232,12 +224,13 @@ def _last_comparison(store: Store, mode: AnswerMode) -> AnswerDecision | None:
         return None
     compared = [(r["gain"]["gain"], r) for r in modes["results"] if r["gain"] is not None]
     nearest = max(compared, key=lambda runner_up: runner_up[0], default=(0.0, None))[1]
-    return AnswerDecision(
-        uses_memory=mode.uses_memory,
-        rule=modes["rule"],
-        n=modes["n"],
-        gain=None if nearest is None else MetricChange(**nearest["gain"]),
-        over=None if nearest is None else AnswerMode.from_json(nearest["mode"]),
-        memory=modes["memory"],
-        compared_at=modes["compared_at"],
-    )
+    gain, over = (None, None) if nearest is None else (nearest["gain"], nearest["mode"])
+    return _decision_of(modes, mode.uses_memory, gain, over)
+
+
+def _decision_of(
+    modes: Mapping[str, Any], uses_memory: bool, gain: Mapping[str, Any] | None, over: Mapping[str, Any] | None
+) -> AnswerDecision:
+    """Return a decision of a stored comparison of modes, with one of its stored gains and modes."""
+    settings = {name: modes[name] for name in ("rule", "n", "memory", "compared_at")}
+    return AnswerDecision.from_json({**settings, "uses_memory": uses_memory, "gain": gain, "over": over})

@@ -271,10 +271,13 @@ def _best_result(outputs: ModeOutputs, rule: str, results: Sequence[ModeResult])
     best = best_result(results)
     if best is None:
         return None
-    comparisons = [(result, outputs.compare(best.mode, result.mode, is_shown=False)) for result in results]
-    better = [(result, evaluation) for result, evaluation in comparisons if answers_better(rule, evaluation)]
-    candidates = [(evaluation.rouge1.gain, result) for result, evaluation in better if result.is_better]
-    return max(candidates, key=lambda pair: pair[0], default=(0.0, best))[1]
+    largest_gain, chosen = 0.0, best
+    for result in results:
+        if result.is_better and result is not best:
+            evaluation = outputs.compare(best.mode, result.mode, is_shown=False)
+            if answers_better(rule, evaluation) and evaluation.rouge1.gain > largest_gain:
+                largest_gain, chosen = evaluation.rouge1.gain, result
+    return chosen
 
 
 def _shown_result(outputs: ModeOutputs, rule: str, mode: AnswerMode) -> ModeResult:
