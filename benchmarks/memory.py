@@ -90,6 +90,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Run the comparison."""
+    if not 2 <= options.choices <= 100:
+        raise UserError(f"--choices is {options.choices}", hint="choose a number from 2 to 100")
     streams = {file.stem: read_single_turns(file, options) for file in options.files}
     lm = load_language_model(options.model)
     cells: dict[str, list[Cell]] = {}
@@ -154,7 +156,7 @@ def compute_cell(lm: LanguageModel, dialogues: list[Dialogue], seed: int, option
     return {
         "methods": measured,
         "constant_rouge1": [rouge1(constant, dialogue.answer) for dialogue in held_out],
-        "chance_reciprocal_rank": chance_reciprocal_rank(min(options.choices, len(held_out))),
+        "chance_reciprocal_rank": statistics.fmean(measured[BASE]["chance_reciprocal_rank"]),
         "seconds": seconds,
     }
 
@@ -196,7 +198,7 @@ def train(
 def measure(
     lm: LanguageModel, prompts: list[Dialogue], seed: int, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Return each metric of the held-out dialogues."""
+    """Return each metric of the held-out dialogues, and what chance reaches in the choice."""
     config = EvaluationConfig(max_tokens=options.max_tokens, seed=seed, choices=options.choices)
     parts = make_parts(lm, prompts, [False] * len(prompts), config)
     (part,), (outputs,) = parts, compute_outputs(lm, parts, options.max_tokens)
@@ -204,6 +206,7 @@ def measure(
         "rouge1": [rouge1(a[-1], d.answer) for a, d in zip(outputs.answers, part.dialogues, strict=True)],
         "reciprocal_rank": reciprocal_ranks(outputs.likelihoods, part.groups),
         "top1": top1_shares(outputs.likelihoods, part.groups),
+        "chance_reciprocal_rank": [chance_reciprocal_rank(len(group)) for group in part.groups for _ in group],
         "specificity": specificities(outputs.likelihoods, part.others),
         "log_likelihood": [-loss.nats / loss.tokens for loss in outputs.losses],
     }

@@ -48,3 +48,8 @@ def test_too_few_dialogues_are_one_line_and_exit_code_2(tmp_path: Path, capsys: 
     assert memory.main(["--quick", str(file)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has 1 dialogues, and 16 are needed" in line and str(file) in line
+
+
+def test_a_choice_of_one_answer_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert memory.main(["--quick", "--choices", "1", str(tmp_path / "stream.jsonl")]) == 2
+    assert capsys.readouterr().err == "benchmarks.memory: --choices is 1; choose a number from 2 to 100\n"
