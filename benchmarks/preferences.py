@@ -29,7 +29,7 @@ from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.evaluation import answer_losses, bootstrap_interval, generate_answers
 from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.finetune.config import OBJECTIVES
-from mlx_personal.finetune.data.dataset import PreferencePair
+from mlx_personal.finetune.data.examples import PreferencePair
 from mlx_personal.importers import read_dialogues
 from mlx_personal.reporting import counted, markdown_table
 from mlx_personal.storage.files import atomic_write

@@ -22,7 +22,7 @@ from mlx_personal.lazy_imports import lazy_exports, make_callable
 
 if TYPE_CHECKING:
     from mlx_personal.finetune.config import LoRAConfig
-    from mlx_personal.finetune.data.dataset import Example, PreferencePair
+    from mlx_personal.finetune.data.examples import Example, PreferencePair
     from mlx_personal.finetune.data.samples import TrainingData
     from mlx_personal.finetune.loop import DivergedError, InterruptedTrainingError, train
     from mlx_personal.finetune.plan import TrainingPlan, plan_training
@@ -34,8 +34,8 @@ else:
         __name__,
         {
             "LoRAConfig": "config",
-            "Example": "data.dataset",
-            "PreferencePair": "data.dataset",
+            "Example": "data.examples",
+            "PreferencePair": "data.examples",
             "TrainingData": "data.samples",
             "DivergedError": "loop",
             "InterruptedTrainingError": "loop",

@@ -15,7 +15,8 @@ from mlx.utils import tree_flatten
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example, PreferencePair, prepare_data
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.examples import Example, PreferencePair
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.identity import training_identity
 from mlx_personal.finetune.loop import DivergedError, train

@@ -13,7 +13,7 @@ from pathlib import Path
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example, PreferencePair
+from mlx_personal.finetune.data.examples import Example, PreferencePair
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.report import TrainingReport
 from mlx_personal.finetune.trainer import finetune

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
-from mlx_personal.finetune.data.dataset import PreferencePair
+from mlx_personal.finetune.data.examples import PreferencePair
 from mlx_personal.profile import AnnotationRow, PreferencePairRow, Store
 
 

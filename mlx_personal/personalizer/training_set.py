@@ -13,7 +13,8 @@ from mlx_personal.dialogue import Dialogue
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
 from mlx_personal.errors import Action, UserError
 from mlx_personal.finetune import Example, LoRAConfig
-from mlx_personal.finetune.data.dataset import PreferencePair, usable_pairs
+from mlx_personal.finetune.data.dataset import usable_pairs
+from mlx_personal.finetune.data.examples import PreferencePair
 from mlx_personal.memory import insert_examples
 from mlx_personal.personalizer.pending import LAST_PAIR, PAIR_KEYS, interrupted_training
 from mlx_personal.personalizer.preference_pairs import profile_pairs

@@ -306,7 +306,7 @@ def test_three_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path)
 
 PREFERENCES = """
 import dataclasses
-from mlx_personal.finetune.data.dataset import PreferencePair
+from mlx_personal.finetune.data.examples import PreferencePair
 from mlx_personal.finetune.worker import broadcast_job, run_worker
 group = ProcessGroup()
 config = dataclasses.replace(CONFIG, objective="sft+dpo")

@@ -9,7 +9,8 @@ import pytest
 
 from mlx_personal import Dialogue, LanguageModel, UserError
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example, prepare_data
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.examples import Example
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.identity import TrainingIdentity, check_identity, training_identity
 from tests.conftest import TEMPLATE

@@ -28,7 +28,8 @@ from mlx_personal.finetune import (
     train,
 )
 from mlx_personal.finetune.data.batching import interleaved_steps, micro_batches
-from mlx_personal.finetune.data.dataset import PreferencePair, prepare_data
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.examples import PreferencePair
 from mlx_personal.finetune.data.samples import Sample, SamplePair
 from mlx_personal.finetune.distributed import ProcessGroup
 from mlx_personal.finetune.forward.equivalence import ForwardMode, select_mode

@@ -16,7 +16,8 @@ from mlx_personal.config import Config
 from mlx_personal.embedding import Embedding, EmbeddingConfig, HiddenStateEmbedder
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.finetune import TrainingData, trainer
-from mlx_personal.finetune.data.dataset import PreferencePair, draw_validation_groups
+from mlx_personal.finetune.data.dataset import draw_validation_groups
+from mlx_personal.finetune.data.examples import PreferencePair
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.finetune.plan import plan_for_model
 from mlx_personal.memory import MemoryConfig, first_question

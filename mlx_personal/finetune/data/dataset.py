@@ -8,55 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_personal.dialogue import Dialogue, Message, strip_thoughts
+from mlx_personal.dialogue import Dialogue, Message
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
+from mlx_personal.finetune.data.examples import Example, PreferencePair
 from mlx_personal.finetune.data.samples import SamplePair, TrainingData, make_samples
 from mlx_personal.models import LanguageModel
 from mlx_personal.reporting import counted
-
-
-@dataclass(frozen=True)
-class Example:
-    """A dialogue to train on.
-
-    Attributes:
-        dialogue: The dialogue, whose assistant turns are the targets.
-        group: Examples of the same group are on the same side of the validation split; None for a group of its own.
-        weight: Weight of its targets in the mean loss of a step, above 0, so that synthetic data can count less than
-            real data (this project's own design). Validation samples have a weight of 1.
-    """
-
-    dialogue: Dialogue
-    group: Hashable | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class PreferencePair:
-    """Two answers to the same question, of which the user prefers one.
-
-    Attributes:
-        chosen: The dialogue that ends with the preferred answer. Only this answer is compared.
-        rejected: The same dialogue with the other answer.
-        group: As that of an example; a pair and an example of the same group are on the same side of the split.
-
-    Raises:
-        ValueError: If the dialogues differ in more than their last answers.
-    """
-
-    chosen: Dialogue
-    rejected: Dialogue
-    group: Hashable | None = None
-
-    def __post_init__(self) -> None:
-        if self.chosen.messages[:-1] != self.rejected.messages[:-1]:
-            raise ValueError("the two sides of a preference pair differ in more than their last answers")
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether both answers are the same text, from which nothing can be learned."""
-        return _visible(self.chosen) == _visible(self.rejected)
 
 
 @dataclass(frozen=True)
@@ -203,11 +161,6 @@ def _last_answer_only(dialogue: Dialogue) -> Dialogue:
     """Return a dialogue whose last answer is its only target."""
     *context, last = dialogue.messages
     return Dialogue((*(Message(m.role, m.content, 0) if m.role == "assistant" else m for m in context), last))
-
-
-def _visible(dialogue: Dialogue) -> str:
-    """Return the last answer as it is trained on."""
-    return strip_thoughts(dialogue.answer).strip()
 
 
 def _notes_on_pairs(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.finetune.config import LoRAConfig
-from mlx_personal.finetune.data.dataset import Example, PreferencePair, prepare_data
+from mlx_personal.finetune.data.dataset import prepare_data
+from mlx_personal.finetune.data.examples import Example, PreferencePair
 from mlx_personal.finetune.data.samples import count_target_tokens
 from mlx_personal.finetune.planning.memory import MemoryPlan, plan_memory
 from mlx_personal.models import LanguageModel
