@@ -30,7 +30,7 @@ STORED_NAMES: Final[Mapping[str, str]] = {
     "max_forgetting": "forgetting",
 }
 # Fields that version 0.1 did not have: stored only where they differ from their default.
-_NEW_FIELDS: Final = ("scale", "gradient_accumulation_steps", "objective", "beta", "rpo_alpha", "examples")
+_NEW_FIELDS: Final = ("scale", "gradient_accumulation_steps", "objective", "beta", "rpo_alpha", "examples", "negatives")
 
 OBJECTIVES: Final = ("sft", "dpo", "orpo", "sft+dpo")
 EXAMPLES: Final = ("none", "as in chat")
@@ -44,6 +44,7 @@ _RANGES: Final = {
     "max_seq_length": (2, 100_000),
     "early_stopping_patience": (0, 1000),
     "save_every": (1, 1_000_000),
+    "negatives": (0, 16),
     "seed": (0, 2**63 - 1),
 }
 
@@ -87,6 +88,8 @@ class LoRAConfig:
         rpo_alpha: Weight of the cross entropy in `sft+dpo`, as in trl.
         examples: What a profile's dialogues are trained after: `none`, or `as in chat` the nearest other dialogues that
             are trained on, by the settings of the memory. `finetune` itself takes dialogues as they are.
+        negatives: Number of preference pairs for each dialogue whose rejected answer is that of another dialogue, see
+            `data.negatives`; only with an objective of pairs.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -117,6 +120,7 @@ class LoRAConfig:
     beta: float = 0.1
     rpo_alpha: float = 1.0
     examples: str = "none"
+    negatives: int = 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -140,6 +144,8 @@ class LoRAConfig:
             raise ValueError("early_stopping_patience needs validation data: set validation_split above 0")
         if self.replay_ratio and not self.general_data:
             raise ValueError("replay_ratio needs general dialogues: set general_data to a file of them")
+        if self.negatives and not self.uses_pairs:
+            raise ValueError("negatives are preference pairs: set objective to dpo, orpo or sft+dpo")
         if self.num_layers != -1 and not 1 <= self.num_layers <= 1000:
             raise ValueError(f"num_layers is {self.num_layers}; it must lie in 1..1,000, or be -1 for all")
 
@@ -152,6 +158,11 @@ class LoRAConfig:
     def uses_dialogues(self) -> bool:
         """Whether the objective has the cross entropy of the dialogues."""
         return self.objective in ("sft", "sft+dpo")
+
+    @property
+    def needs_dialogues(self) -> bool:
+        """Whether something is learned from the dialogues, and not from the pairs that are given alone."""
+        return self.uses_dialogues or self.negatives > 0
 
     @property
     def effective_batch_size(self) -> int:

@@ -116,7 +116,7 @@ def as_trained(
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, retrieval="bm25"))
         notes = (*notes, _FOUND_BY_WORDS)
     trained_on = (
-        [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.uses_dialogues else []
+        [annotation_id for annotation_id, _ in training_set.dialogues] if config.finetune.needs_dialogues else []
     )
     pairs = usable_pairs(config.finetune, list(training_set.pairs.values()))
     validation = draw_validation_groups([*trained_on, *(pair.group for pair in pairs)], config.finetune)

@@ -58,7 +58,11 @@ def test_a_profile_without_annotated_dialogues_says_what_to_do(profile: Path) ->
 def test_a_dry_run_shows_the_candidates_and_changes_nothing(ready: Path) -> None:
     files = {file: file.read_bytes() for file in ready.rglob("*") if file.is_file() and "profile.db" not in file.name}
     plan = run_json("tune", "--minutes", 1, "--dry-run")
-    assert (len(plan["candidates"]), plan["stored_trials"], plan["objectives"]) == (9, 0, ["sft"])
+    assert (len(plan["candidates"]), plan["stored_trials"], plan["objectives"]) == (
+        9,
+        0,
+        ["sft", "sft+dpo with negatives"],
+    )
     assert plan["candidates"][0]["epochs"] == 1 and plan["held_out"] > 0 and plan["validation"] > 0
     text = run_cli("tune", "--minutes", 1, "--dry-run").stdout
     assert "beginning with the present settings:" in text

@@ -42,7 +42,7 @@ from mlx_personal.runtime.signals import terminate_immediately
 from mlx_personal.storage.files import temporary_folder
 
 PRESENT = Candidate.of(Config())
-SPACE = SearchSpace(3e-4, ("sft", "dpo"))
+SPACE = SearchSpace(3e-4, (("sft", 0), ("dpo", 0), ("sft+dpo", 1)))
 
 
 class FakeRunner:
@@ -137,7 +137,7 @@ def test_candidates_depend_on_the_seed_alone_and_are_never_drawn_twice() -> None
     assert brackets == list(draw_brackets(SPACE, [PRESENT], 3)) != list(draw_brackets(SPACE, [PRESENT], 4))
     everything = [candidate for bracket in brackets for candidate in bracket]
     assert everything[0] == PRESENT and len(set(everything)) == len(everything) == BRACKET_SIZE * MAX_BRACKETS
-    assert {candidate.objective for candidate in everything} == {"sft", "dpo"}
+    assert {(candidate.objective, candidate.negatives) for candidate in everything} == set(SPACE.objectives)
     assert {candidate.memory_examples for candidate in everything} == {0, 1, 2, 3, 4}
     assert all(3e-4 / 16.5 < candidate.learning_rate < 3e-4 * 16.5 for candidate in everything)
     for candidate in everything:

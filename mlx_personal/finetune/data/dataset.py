@@ -12,7 +12,8 @@ from mlx_personal.dialogue import Dialogue, Message
 from mlx_personal.errors import UserError
 from mlx_personal.finetune.config import LoRAConfig
 from mlx_personal.finetune.data.examples import Example, PreferencePair
-from mlx_personal.finetune.data.samples import SamplePair, TrainingData, make_samples
+from mlx_personal.finetune.data.negatives import negative_pairs
+from mlx_personal.finetune.data.samples import SamplePair, SampleSet, TrainingData, make_samples
 from mlx_personal.models import LanguageModel
 from mlx_personal.reporting import counted
 
@@ -45,7 +46,7 @@ def prepare_data(
 
     Args:
         lm: The model whose tokenizer and chat template are used.
-        examples: The dialogues to train on; not used by an objective of pairs alone.
+        examples: The dialogues to train on; not used by an objective of pairs alone without `negatives`.
         config: Settings of the training run.
         general: General dialogues. Every second one measures forgetting; the others may be replayed.
         pairs: The preference pairs to train on; only used by an objective that needs them. Those with two equal
@@ -59,20 +60,18 @@ def prepare_data(
     """
     max_seq_length = min(config.max_seq_length, lm.context_length)
     different = usable_pairs(config, pairs)
-    examples = examples if config.uses_dialogues else []
+    examples = examples if config.needs_dialogues else []
     members: list[Example | PreferencePair] = [*examples, *different]
     groups = [index if member.group is None else ("group", member.group) for index, member in enumerate(members)]
     validation_groups = draw_validation_groups(groups, config)
     training = [member for member, group in zip(members, groups, strict=True) if group not in validation_groups]
     validating = [member for member, group in zip(members, groups, strict=True) if group in validation_groups]
-    trained_examples = [member for member in training if isinstance(member, Example)]
-    train = make_samples(
-        lm, [e.dialogue for e in trained_examples], max_seq_length, [e.weight for e in trained_examples]
-    )
-    validation = make_samples(lm, [e.dialogue for e in validating if isinstance(e, Example)], max_seq_length)
-    trained_pairs = _make_pairs(lm, training, max_seq_length, config)
-    validation_pairs = _make_pairs(lm, validating, max_seq_length, config)
+    train, trained_pairs = _make_samples(lm, training, max_seq_length, config, weights_count=True)
+    validation, validation_pairs = _make_samples(lm, validating, max_seq_length, config, weights_count=False)
     if not train.samples and not trained_pairs.pairs:
+        if config.negatives and not train.dropped + trained_pairs.dropped:
+            what = "nothing to train on: no dialogue has an answer that could be rejected for another one's question"
+            raise UserError(what, hint="annotate more dialogues, or set objective to sft")
         dropped = train.dropped + trained_pairs.dropped
         raise UserError(
             f"nothing to train on: {dropped} samples have no target, or none that fits into {max_seq_length} tokens",
@@ -111,17 +110,17 @@ def prepare_data(
 
 
 def usable_pairs(config: LoRAConfig, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """Return the pairs that the objective uses: those with two different answers, or none for an objective without.
+    """Return those of the given pairs that the objective uses: with two different answers, or none for `sft`.
 
     Args:
         config: Settings of the training run.
         pairs: The pairs.
 
     Raises:
-        UserError: If there are none for an objective of pairs alone.
+        UserError: If there are none for an objective of pairs alone without `negatives`.
     """
     different = [pair for pair in pairs if not pair.is_equal] if config.uses_pairs else []
-    if not different and not config.uses_dialogues:
+    if not different and not config.needs_dialogues:
         reason = f": the two answers of all {len(pairs)} pairs are equal" if pairs else ""
         what = f"there is no preference pair to train on, which the objective {config.objective} needs{reason}"
         raise UserError(what, hint="edit or rewrite some answers first, or set objective to sft")
@@ -135,17 +134,32 @@ class _PairSet:
     truncated: int
 
 
+def _make_samples(
+    lm: LanguageModel,
+    members: Sequence[Example | PreferencePair],
+    max_seq_length: int,
+    config: LoRAConfig,
+    weights_count: bool,
+) -> tuple[SampleSet, _PairSet]:
+    """Make the samples of one side of the validation split; no answer of the other side is among its negatives."""
+    examples = [member for member in members if isinstance(member, Example)]
+    pairs = [member for member in members if isinstance(member, PreferencePair)]
+    pairs += negative_pairs(examples, config.negatives, config.seed)
+    single = examples if config.uses_dialogues else []
+    weights = [example.weight for example in single] if weights_count else None
+    samples = make_samples(lm, [example.dialogue for example in single], max_seq_length, weights)
+    return samples, _make_pairs(lm, pairs, max_seq_length, config)
+
+
 def _make_pairs(
-    lm: LanguageModel, members: Sequence[Example | PreferencePair], max_seq_length: int, config: LoRAConfig
+    lm: LanguageModel, preference_pairs: Sequence[PreferencePair], max_seq_length: int, config: LoRAConfig
 ) -> _PairSet:
-    """Make the samples of the preference pairs among the members; a pair is dropped if one of its sides is."""
+    """Make the samples of preference pairs; a pair is dropped if one of its sides is."""
     pairs, dropped, truncated = [], 0, 0
     # ORPO has a cross entropy of its own, that of the chosen answers.
     chosen_weight = 1.0 if config.objective == "orpo" else 0.0
-    for member in members:
-        if isinstance(member, Example):
-            continue
-        sides = [make_samples(lm, [_last_answer_only(d)], max_seq_length) for d in (member.chosen, member.rejected)]
+    for pair in preference_pairs:
+        sides = [make_samples(lm, [_last_answer_only(d)], max_seq_length) for d in (pair.chosen, pair.rejected)]
         truncated += sum(side.truncated for side in sides)
         if not all(len(side.samples) == 1 for side in sides):
             dropped += 1

@@ -50,6 +50,7 @@ class Candidate:
         trained_after: `finetune.examples`.
         memory_examples: Number of examples before a question: 0 is `memory.use = "never"`, any other number is
             `memory.use = "always"` with this number as `memory.examples`.
+        negatives: `finetune.negatives`.
     """
 
     learning_rate: float
@@ -58,6 +59,7 @@ class Candidate:
     objective: str
     trained_after: str
     memory_examples: int
+    negatives: int = 0  # what trials of before had that are stored without it
 
     @classmethod
     def of(cls, config: Config, uses_memory: bool = False) -> Candidate:
@@ -75,6 +77,7 @@ class Candidate:
             finetune.objective,
             finetune.examples,
             config.memory.examples if uses_memory else 0,
+            finetune.negatives,
         )
 
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -86,6 +89,7 @@ class Candidate:
                 "rank": self.rank,
                 "objective": self.objective,
                 "examples": self.trained_after,
+                "negatives": self.negatives,
             },
             # Together, so that what was measured is what answers.
             "memory": {"use": "always", "examples": self.memory_examples} if self.memory_examples else {"use": "never"},
@@ -125,11 +129,11 @@ class SearchSpace:
 
     Attributes:
         learning_rate: The present learning rate, in the middle of the range on a logarithmic scale.
-        objectives: The objectives.
+        objectives: The objectives, each with the number of negatives.
     """
 
     learning_rate: float
-    objectives: tuple[str, ...]
+    objectives: tuple[tuple[str, int], ...]
 
     def draw(self, rng: np.random.Generator) -> Candidate:
         """Draw a candidate.
@@ -140,15 +144,19 @@ class SearchSpace:
         factor = _LEARNING_RATE_FACTOR ** rng.uniform(-1, 1)
         memory_examples = int(rng.choice(_MEMORY_EXAMPLES))
         trained_after = str(rng.choice(_TRAINED_AFTER))
+        learning_rate = self.learning_rate * factor
+        epochs, rank = int(rng.choice(_EPOCHS)), int(rng.choice(_RANKS))
+        objective, negatives = self.objectives[int(rng.integers(len(self.objectives)))]
         return Candidate(
             # Two digits, so that the settings file stays readable.
-            learning_rate=float(f"{self.learning_rate * factor:.2g}"),
-            epochs=int(rng.choice(_EPOCHS)),
-            rank=int(rng.choice(_RANKS)),
-            objective=str(rng.choice(self.objectives)),
+            learning_rate=float(f"{learning_rate:.2g}"),
+            epochs=epochs,
+            rank=rank,
+            objective=objective,
             # Without examples in the prompt there are none in training.
             trained_after=trained_after if memory_examples else "none",
             memory_examples=memory_examples,
+            negatives=negatives,
         )
 
 

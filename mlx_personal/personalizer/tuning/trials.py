@@ -21,6 +21,7 @@ from mlx_personal.errors import Action, UserError
 from mlx_personal.evaluation import EvaluationPart, ModelOutputs, compute_outputs, make_parts
 from mlx_personal.evaluation.config import MIN_HELD_OUT
 from mlx_personal.finetune import TrainingReport, finetune
+from mlx_personal.finetune.data.negatives import negative_pairs
 from mlx_personal.finetune.data.samples import make_samples
 from mlx_personal.importers import load_dialogues
 from mlx_personal.models import LanguageModel
@@ -42,7 +43,12 @@ _MIN_GROUPS: Final = 4
 _TRAINING_FACTOR: Final = 3
 # With fewer preference pairs no objective that needs them is tried.
 _MIN_PAIRS: Final = 16
+# Objectives with the number of negatives: what can be trained on dialogues alone, and on pairs as well.
+_OF_DIALOGUES: Final = (("sft", 0), ("sft+dpo", 1))
+_OF_PAIRS: Final = (("dpo", 0), ("orpo", 0), ("sft+dpo", 0))
 
+# An objective, `finetune.examples`, the numbers of examples and negatives, and a rung: see `_data_key`.
+_DataKey = tuple[str, str, int, int, int | None]
 _Result = TypeVar("_Result")
 
 
@@ -88,7 +94,7 @@ class TrialRunner:
     Attributes:
         split: The parts of the annotated dialogues.
         rung_sizes: Number of groups that each rung trains on.
-        objectives: The objectives for which there are enough preference pairs.
+        objectives: The objectives for which there are enough preference pairs, each with the number of negatives.
         validation_count: Number of dialogues that candidates are scored on.
         held_out_count: Number of held-out dialogues.
         deciding_ids: Ids of the annotations of those that decide in the comparison at the end.
@@ -100,8 +106,8 @@ class TrialRunner:
     def __init__(self, store: Store, config: Config, lm: LanguageModel, seed: int):
         self._store, self._config, self._lm = store, config, lm
         # Most candidates differ only in settings that leave these as they are.
-        self._training_sets: dict[tuple[str, str, int, int | None], TrainingSet] = {}
-        self._token_counts: dict[tuple[str, str, int, int | None], tuple[int, int, int]] = {}
+        self._training_sets: dict[_DataKey, TrainingSet] = {}
+        self._token_counts: dict[_DataKey, tuple[int, int, int]] = {}
         self._asked: dict[int, list[Dialogue]] = {}
         self._annotations = store.preferred_annotations(held_out=False)
         self._held_out = [a for a in store.preferred_annotations(held_out=True) if a.preferred is not None]
@@ -117,7 +123,7 @@ class TrialRunner:
         self._general = load_dialogues(general, min_count=2) if general else []
         with_pairs = current_training_set(store, _with_pairs(config).finetune, self._held_out_dialogues())
         pairs = sum(not pair.is_equal for pair in self._part(with_pairs, None).pairs.values())
-        self.objectives = ("sft", "dpo", "orpo", "sft+dpo") if pairs >= _MIN_PAIRS else ("sft",)
+        self.objectives = (*_OF_DIALOGUES, *_OF_PAIRS) if pairs >= _MIN_PAIRS else _OF_DIALOGUES
 
     @property
     def rungs(self) -> int:
@@ -135,7 +141,11 @@ class TrialRunner:
         key = _data_key(config, rung)
         if key not in self._token_counts:
             training_set = self._training_set(config, rung)
-            pairs = [side for pair in training_set.pairs.values() for side in (pair.chosen, pair.rejected)]
+            trained_pairs = [
+                *training_set.pairs.values(),
+                *negative_pairs(training_set.examples(1.0), config.finetune.negatives, config.finetune.seed),
+            ]
+            pairs = [side for pair in trained_pairs for side in (pair.chosen, pair.rejected)]
             dialogues = list(training_set.dialogues.values()) if config.finetune.uses_dialogues else []
             validation = [] if rung is None else self._validation_dialogues(config)
             max_length = min(config.finetune.max_seq_length, self._lm.context_length)
@@ -277,9 +287,10 @@ def _split_groups(annotations: Sequence[AnnotationRow], held_out: int, folder: P
     return TuningSplit(tuple(order[size:]), tuple(order[:size]))
 
 
-def _data_key(config: Config, rung: int | None) -> tuple[str, str, int, int | None]:
+def _data_key(config: Config, rung: int | None) -> _DataKey:
     """Return the settings of a candidate that change what it is trained on."""
-    return config.finetune.objective, config.finetune.examples, config.memory.examples, rung
+    finetune = config.finetune
+    return finetune.objective, finetune.examples, config.memory.examples, finetune.negatives, rung
 
 
 def _with_pairs(config: Config) -> Config:

@@ -56,7 +56,7 @@ class TuningPlan:
         validation: Number of dialogues that they are scored on.
         held_out: Number of held-out dialogues, on which the best one is compared at the end.
         rung_sizes: Number of groups that each rung trains on.
-        objectives: The objectives that are tried.
+        objectives: The objectives that are tried, with or without negatives.
         candidates: The candidates of the first bracket; the first one is the present settings.
         stored_trials: Number of trials that are stored and not run again.
         notes: Notes for the user, one line each.
@@ -233,7 +233,7 @@ def _make_plan(
         validation=runner.validation_count,
         held_out=runner.held_out_count,
         rung_sizes=tuple(runner.rung_sizes),
-        objectives=runner.objectives,
+        objectives=tuple(f"{name} with negatives" if negatives else name for name, negatives in runner.objectives),
         candidates=tuple(candidates),
         stored_trials=len(state.trials),
         notes=(_CHANGED,) if is_discarded else (),
