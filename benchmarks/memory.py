@@ -5,18 +5,19 @@
 
 For each file and seed a part of the file is the stream, of which the buffer keeps some dialogues. These are trained on
 and are the memory. The held-out questions come from the rest of the file; none is a near-duplicate of a kept one.
-`--cells` keeps the values of each file and seed, so that an interrupted comparison goes on where it stopped.
+`--cells` keeps the values of each file, seed and method, so that an interrupted comparison goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -38,17 +39,38 @@ from mlx_personal.reporting import markdown_table
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.storage.files import atomic_write
 
-BASE, BASE_MEMORY = "base", "base, memory"
-ADAPTER, ADAPTER_MEMORY = "adapter", "adapter, memory"
-TRAINED_MEMORY = "adapter trained with examples, memory"
-# For each method: whether its adapter was trained with examples, None for the base model; whether it has a memory.
-METHODS: Final[Mapping[str, tuple[bool | None, bool]]] = {
-    BASE: (None, False),
-    BASE_MEMORY: (None, True),
-    ADAPTER: (False, False),
-    ADAPTER_MEMORY: (False, True),
-    TRAINED_MEMORY: (True, True),
+# How the adapters are trained that are compared, beside `TRAINING`.
+ADAPTERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "adapter": {},
+    "adapter trained as in chat": {"examples": "as in chat"},
+    "adapter trained with negatives": {"objective": "sft+dpo", "negatives": 1},
+    "adapter trained as in chat with negatives": {"examples": "as in chat", "objective": "sft+dpo", "negatives": 1},
 }
+BASE, ADAPTER = "base", "adapter"
+# For each method its adapter, None for the base model; and whether it has a memory.
+METHODS: Final[Mapping[str, tuple[str | None, bool]]] = {
+    BASE: (None, False),
+    f"{BASE}, memory": (None, True),
+    ADAPTER: (ADAPTER, False),
+    f"{ADAPTER}, memory": (ADAPTER, True),
+    "adapter trained as in chat, memory": ("adapter trained as in chat", True),
+    "adapter trained with negatives": ("adapter trained with negatives", False),
+    "adapter trained with negatives, memory": ("adapter trained with negatives", True),
+    "adapter trained as in chat with negatives, memory": ("adapter trained as in chat with negatives", True),
+}
+# The gains that are shown: of the first method over the second.
+GAINS: Final = (
+    ("adapter, memory", BASE),
+    ("adapter, memory", "base, memory"),
+    ("adapter, memory", ADAPTER),
+    ("adapter trained as in chat, memory", ADAPTER),
+    ("adapter trained with negatives", BASE),
+    ("adapter trained with negatives", ADAPTER),
+    ("adapter trained with negatives, memory", BASE),
+    ("adapter trained with negatives, memory", ADAPTER),
+    ("adapter trained with negatives, memory", "adapter trained with negatives"),
+    ("adapter trained as in chat with negatives, memory", "adapter trained with negatives"),
+)
 # Values of a method, one for each held-out question.
 METRICS: Final = ("rouge1", "reciprocal_rank", "top1", "specificity", "log_likelihood")
 # Rank 8 on all layers without dropout, with which common prefixes are computed once.
@@ -60,7 +82,7 @@ SIZES: Final[Mapping[str, tuple[int | None, int | None]]] = {
 }
 
 Cell = dict[str, Any]
-"""The values of one file and seed: `methods`, by name a list for each metric, and those of one answer for all."""
+"""The values of one file and seed: `methods`, by name a list for each metric; their `seconds`; and references."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     cells: dict[str, list[Cell]] = {}
     for name, dialogues in streams.items():
         for seed in range(options.seeds):
-            cells.setdefault(name, []).append(stored_cell(lm, name, dialogues, seed, options))
+            cells.setdefault(name, []).append(compute_cell(lm, name, dialogues, seed, options))
     values = {name: summarize(of_stream) for name, of_stream in cells.items()}
     print_result(make_report(values, options), values, options)
     return 0
@@ -112,53 +134,63 @@ def read_single_turns(file: Path, options: argparse.Namespace) -> list[Dialogue]
     return [Dialogue.of(dialogue.user_turns[0], dialogue.assistant_turns[0]) for dialogue in dialogues]
 
 
-def stored_cell(
+def compute_cell(
     lm: LanguageModel, name: str, dialogues: list[Dialogue], seed: int, options: argparse.Namespace
 ) -> Cell:
-    """Return the values of a file and seed, from `--cells` if they are there."""
+    """Return the values of a file and seed; the methods that are in `--cells` are not computed again."""
     sizes = {size: getattr(options, size) for size in sorted(SIZES) if size != "seeds"}
     key = {"model": public_model_name(options.model), "stream": name, "seed": seed, **sizes}
     file = None if options.cells is None else options.cells / f"{name}-{seed}.json"
-    if file is not None and file.exists():
-        stored: Cell = json.loads(file.read_text())
-        if stored["key"] == key:
-            return stored
-    cell = {"key": key, **compute_cell(lm, dialogues, seed, options)}
-    if file is not None:
-        options.cells.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(cell))
-    return cell
-
-
-def compute_cell(lm: LanguageModel, dialogues: list[Dialogue], seed: int, options: argparse.Namespace) -> Cell:
-    """Select, train, and measure all methods."""
+    cell: Cell = {} if file is None or not file.exists() else json.loads(file.read_text())
+    if cell.get("key") != key:
+        cell = {"key": key, "methods": {}, "seconds": {}}
+    if not METHODS.keys() - cell["methods"].keys():
+        return cell
     shuffled = Random(seed).sample(dialogues, len(dialogues))
     with tempfile.TemporaryDirectory() as folder:
         kept = select(lm, shuffled[: options.stream], Path(folder), options)
         held_out = draw_held_out(kept, shuffled[options.stream :], options.held_out)
-        entries = [MemoryEntry(i, dialogue, group=i) for i, dialogue in enumerate(kept)]
-        memory = Memory(entries, MemoryConfig(examples=options.examples), lm)
-        measured: dict[str, dict[str, list[float]]] = {}
-        seconds: dict[str, float] = {}
-        for method, (trained_with_examples, has_memory) in METHODS.items():
-            start = time.perf_counter()
-            adapter = Path(folder) / f"adapter-{trained_with_examples}"
-            if trained_with_examples is not None and not adapter.exists():
-                train(lm, memory, trained_with_examples, adapter, seed, options)
-            if trained_with_examples is not None:
-                lm.attach_adapter(adapter)
-            prompts = [memory.with_examples(dialogue) if has_memory else dialogue for dialogue in held_out]
-            measured[method] = measure(lm, prompts, seed, options)
-            lm.detach_adapter()
-            seconds[method] = time.perf_counter() - start
-            print(f"seed {seed}, {method}: {seconds[method]:.0f} s", file=sys.stderr, flush=True)
-    constant = typical_answer(lm, kept, options.max_tokens) or ""
-    return {
-        "methods": measured,
-        "constant_rouge1": [rouge1(constant, dialogue.answer) for dialogue in held_out],
-        "chance_reciprocal_rank": statistics.fmean(measured[BASE]["chance_reciprocal_rank"]),
-        "seconds": seconds,
-    }
+        constant = typical_answer(lm, kept, options.max_tokens) or ""
+        cell["constant_rouge1"] = [rouge1(constant, dialogue.answer) for dialogue in held_out]
+        for method, values, seconds in compute_methods(
+            lm, kept, held_out, Path(folder), seed, options, cell["methods"]
+        ):
+            cell["chance_reciprocal_rank"] = statistics.fmean(values.pop("chance_reciprocal_rank"))
+            cell["methods"][method], cell["seconds"][method] = values, seconds
+            print(f"{name}, seed {seed}, {method}: {seconds:.0f} s", file=sys.stderr, flush=True)
+            if file is not None:
+                options.cells.mkdir(parents=True, exist_ok=True)
+                atomic_write(file, json.dumps(cell))
+    return cell
+
+
+def compute_methods(
+    lm: LanguageModel,
+    kept: list[Dialogue],
+    held_out: list[Dialogue],
+    folder: Path,
+    seed: int,
+    options: argparse.Namespace,
+    known: Container[str],
+) -> Iterator[tuple[str, dict[str, list[float]], float]]:
+    """Train and measure the methods that are not known; yield each with its values and seconds."""
+    memory = Memory(
+        [MemoryEntry(i, dialogue, group=i) for i, dialogue in enumerate(kept)],
+        MemoryConfig(examples=options.examples),
+        lm,
+    )
+    for method, (adapter, has_memory) in METHODS.items():
+        if method in known:
+            continue
+        start = time.perf_counter()
+        if adapter is not None:
+            if not (folder / adapter).exists():
+                train(lm, memory, ADAPTERS[adapter], folder / adapter, seed, options)
+            lm.attach_adapter(folder / adapter)
+        prompts = [memory.with_examples(dialogue) if has_memory else dialogue for dialogue in held_out]
+        values = measure(lm, prompts, seed, options)
+        lm.detach_adapter()
+        yield method, values, time.perf_counter() - start
 
 
 def select(lm: LanguageModel, stream: list[Dialogue], folder: Path, options: argparse.Namespace) -> list[Dialogue]:
@@ -176,12 +208,17 @@ def draw_held_out(kept: list[Dialogue], rest: list[Dialogue], count: int) -> lis
 
 
 def train(
-    lm: LanguageModel, memory: Memory, with_examples: bool, adapter: Path, seed: int, options: argparse.Namespace
+    lm: LanguageModel,
+    memory: Memory,
+    changes: Mapping[str, Any],
+    adapter: Path,
+    seed: int,
+    options: argparse.Namespace,
 ) -> None:
-    """Train an adapter on the dialogues of the memory, with or without the nearest other ones before each."""
-    config = LoRAConfig(**{**vars(TRAINING), "epochs": options.epochs, "seed": seed})
+    """Train an adapter on the dialogues of the memory, with settings that differ from `TRAINING`."""
+    config = LoRAConfig(**{**vars(TRAINING), **changes, "epochs": options.epochs, "seed": seed})
     dialogues = [entry.dialogue for entry in memory.entries]
-    if with_examples:
+    if config.examples == "as in chat":
         # As in a profile, neither the dialogue itself nor a near-duplicate of it is one of its examples.
         index = NearDuplicateIndex(dialogues)
         dialogues = [
@@ -219,20 +256,18 @@ def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
         for method in METHODS
     }
     gains = {}
-    for method in (ADAPTER_MEMORY, TRAINED_MEMORY):
-        for other in (BASE, BASE_MEMORY, ADAPTER):
-            for metric in METRICS:
-                by_seed = [
-                    [a - b for a, b in zip(*(cell["methods"][m][metric] for m in (method, other)), strict=True)]
-                    for cell in cells
-                ]
-                differences = [difference for of_seed in by_seed for difference in of_seed]
-                low, high = bootstrap_interval(differences)
-                gains[f"{method} - {other}: {metric}"] = {
-                    "mean": statistics.fmean(differences),
-                    "interval": [low, high],
-                    "seeds": [statistics.fmean(of_seed) for of_seed in by_seed],
-                }
+    for (method, other), metric in itertools.product(GAINS, METRICS):
+        by_seed = [
+            [a - b for a, b in zip(*(cell["methods"][m][metric] for m in (method, other)), strict=True)]
+            for cell in cells
+        ]
+        differences = [difference for of_seed in by_seed for difference in of_seed]
+        low, high = bootstrap_interval(differences)
+        gains[f"{method} - {other}: {metric}"] = {
+            "mean": statistics.fmean(differences),
+            "interval": [low, high],
+            "seeds": [statistics.fmean(of_seed) for of_seed in by_seed],
+        }
     return {
         "seeds": len(cells),
         "questions": len(pooled[BASE]["rouge1"]),
