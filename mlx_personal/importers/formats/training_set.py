@@ -1,4 +1,4 @@
-"""Training sets: rows of messages, instructions, preferences or texts, in JSON, JSON Lines or Parquet."""
+"""Training sets: rows of messages, instructions, preferences or texts, in JSON, JSON Lines, CSV, TSV or Parquet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mlx_personal.importers.conversation import Conversation, Skipped, Turn
 from mlx_personal.importers.document import Document
-from mlx_personal.importers.fields import as_mapping, text_of
+from mlx_personal.importers.fields import as_list, as_mapping, text_of
 from mlx_personal.importers.formats.chat_rows import (
     CHAT_KEYS,
     chat_turns,
@@ -17,6 +17,7 @@ from mlx_personal.importers.formats.chat_rows import (
     turns_of_messages,
 )
 from mlx_personal.importers.formats.chat_text import turns_of_text
+from mlx_personal.importers.formats.csv_rows import csv_columns, read_csv
 from mlx_personal.importers.formats.instruction_rows import ANSWER_KEYS, QUESTION_KEYS, instruction_turns
 from mlx_personal.importers.formats.parquet import read_parquet
 from mlx_personal.importers.formats.preference_rows import preference_turns
@@ -40,6 +41,8 @@ class TrainingSetImporter:
         """Return how certain it is that a file is a training set."""
         if head.kind == "parquet":
             return LIKELY
+        if columns := csv_columns(head):
+            return POSSIBLE if _is_instruction(columns) or columns & {*CHAT_KEYS, "chosen"} else NO
         if not head.is_json:
             return NO
         # A line may be a list of rows, and a row may be wrapped by the dataset viewer.
@@ -48,50 +51,53 @@ class TrainingSetImporter:
             return LIKELY
         if _is_one_conversation(head) or {"chosen", "rejected"} <= keys or "preferred_output" in keys:
             return LIKELY
-        is_instruction = keys & set(QUESTION_KEYS) and keys & set(ANSWER_KEYS)
-        if is_instruction or keys & {"text", *CHAT_KEYS}:
+        if _is_instruction(keys) or keys & {"text", *CHAT_KEYS}:
             return POSSIBLE
         # Lines that no other importer knows are at least counted.
         return _FALLBACK if head.kind == "lines" else NO
 
     def read(self, document: Document, head: Head) -> Iterator[Conversation | Skipped]:
         """Yield the conversations of a file."""
-        records = read_parquet(document) if head.kind == "parquet" else read_records(document, head)
-        if _is_one_conversation(head):
-            yield from _one_conversation(document, records)
-            return
-        for record in records:
-            if isinstance(record, Skipped):
+        for row in read_rows(document, head):
+            yield row if isinstance(row, Skipped) else conversation_of(row)
+
+
+def read_rows(document: Document, head: Head, is_csv_quoted: bool = True) -> Iterator[Record | Skipped]:
+    """Yield the rows of a training set, whether they contain a conversation or not.
+
+    Args:
+        document: The file.
+        head: Its beginning.
+        is_csv_quoted: Whether the fields of a CSV file may be quoted.
+
+    Yields:
+        Each row, which may be a list of messages, or why it cannot be read.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    if head.kind == "parquet":
+        yield from read_parquet(document)
+    elif csv_columns(head):
+        yield from read_csv(document, head, is_csv_quoted)
+    elif _is_one_conversation(head):
+        yield from _one_conversation(document, read_records(document, head))
+    else:
+        for record in read_records(document, head):
+            rows = () if isinstance(record, Skipped) else as_list(record.value)
+            if isinstance(record, Skipped) or not rows or any(map(is_message, rows)):
                 yield record
-            elif isinstance(record.value, list) and record.value and not any(map(is_message, record.value)):
-                for row in record.value:
-                    yield _conversation(row, record.where)
-            else:
-                yield _conversation(record.value, record.where)
+            else:  # a line of rows
+                yield from (Record(row, record.where) for row in rows)
 
 
-def _has_messages(keys: Set[str], prefix: str) -> bool:
-    return f"{prefix}role" in keys or {f"{prefix}from", f"{prefix}value"} <= keys
+def conversation_of(record: Record) -> Conversation | Skipped:
+    """Return the conversation of a row, or why it has none.
 
-
-def _is_one_conversation(head: Head) -> bool:
-    """Return whether a file is the list of messages of one conversation."""
-    return head.kind == "json" and head.is_list and (head.has("role", "content") or head.has("from", "value"))
-
-
-def _one_conversation(document: Document, records: Iterator[Record | Skipped]) -> Iterator[Conversation | Skipped]:
-    messages = []
-    for record in records:
-        if isinstance(record, Skipped):
-            yield record
-        else:
-            messages.append(record.value)
-    yield _conversation(messages, document.where)
-
-
-def _conversation(value: object, where: str) -> Conversation | Skipped:
-    """Return the conversation of a row, or why it has none."""
-    app = TrainingSetImporter.name
+    Args:
+        record: The row: an object, or a list of messages.
+    """
+    app, value, where = TrainingSetImporter.name, record.value, record.where
     if isinstance(value, list):
         return Conversation(tuple(turns_of_messages(value)), app, where)
     row = as_mapping(value)
@@ -112,6 +118,29 @@ def _conversation(value: object, where: str) -> Conversation | Skipped:
         title=text_of(row.get("title")),
         time=time_of(row),
     )
+
+
+def _has_messages(keys: Set[str], prefix: str) -> bool:
+    return f"{prefix}role" in keys or {f"{prefix}from", f"{prefix}value"} <= keys
+
+
+def _is_instruction(keys: Set[str]) -> bool:
+    return bool(keys & set(QUESTION_KEYS) and keys & set(ANSWER_KEYS))
+
+
+def _is_one_conversation(head: Head) -> bool:
+    """Return whether a file is the list of messages of one conversation."""
+    return head.kind == "json" and head.is_list and (head.has("role", "content") or head.has("from", "value"))
+
+
+def _one_conversation(document: Document, records: Iterator[Record | Skipped]) -> Iterator[Record | Skipped]:
+    messages = []
+    for record in records:
+        if isinstance(record, Skipped):
+            yield record
+        else:
+            messages.append(record.value)
+    yield Record(messages, document.where)
 
 
 def _turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | str:

@@ -61,7 +61,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
 
 def test_another_table_is_not_recognized(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("question,answer\na,b\n")
+    (tmp_path / "a.csv").write_text("Date,Author,Amount\n2025-11-05,Human,3\n")
     with pytest.raises(UserError, match="no format that can be read"):
         dialogues(tmp_path / "a.csv")
 
