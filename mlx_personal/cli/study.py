@@ -1,9 +1,9 @@
-"""`study`: run the data selection experiments of Qin et al., 2024, show their state, and report the results."""
+"""`study`: compare selection policies, adapter and memory on public data sets, and report the results."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,16 +13,15 @@ from mlx_personal.cli.context import MAC_MODEL, CommandContext
 from mlx_personal.cli.output import CommandResult, json_option
 from mlx_personal.cli.remedies import ProfileOptions
 from mlx_personal.cli.study_progress import cell_table, study_progress
-from mlx_personal.cli.terminal import counts_text, print_lines
+from mlx_personal.cli.terminal import print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlx_personal.research.study import Cell, StudyResult
+    from mlx_personal.research.study import StudyResult
 
 # Repeats names of `research.study`, because importing that package would import MLX.
-_EXPERIMENTS: Final = ("main", "ablation", "own", "tuning", "base", "scripts")
-_SWEEPS: Final = ("synthesis", "buffer", "entropy", "annotations", "order")
+_EXPERIMENTS: Final = ("main", "synthesis", "tuning", "own")
 _DATA: Final = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
 _ORDERS: Final = ("in-order", "shuffled", "correlated")
 _PATH: Final = click.Path(path_type=Path)
@@ -30,7 +29,7 @@ _PATH: Final = click.Path(path_type=Path)
 
 @click.group()
 def study() -> None:
-    """Reproduce the data selection experiments of Qin et al., 2024."""
+    """Compare policies, adapter and memory on the data sets of Qin et al., 2024."""
 
 
 @study.command()
@@ -45,56 +44,34 @@ def study() -> None:
 @click.option(
     "--experiment",
     "experiments",
-    type=click.Choice(_EXPERIMENTS + _SWEEPS),
+    type=click.Choice(_EXPERIMENTS),
     multiple=True,
-    default=("main", "ablation"),
+    default=("main",),
     show_default=True,
     help="Experiment; can be given more than once.",
 )
 @click.option(
     "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Number of random seeds of each setting."
 )
-@click.option(
-    "--order",
-    type=click.Choice(_ORDERS),
-    help="Order of the stream; the experiment `order` runs all of them.  [default: correlated]",
-)
-@click.option(
-    "--strength",
-    type=click.FloatRange(0, 1),
-    help="Strength of `--order correlated`; the experiment `order` runs several.  [default: 0.9]",
-)
+@click.option("--order", type=click.Choice(_ORDERS), help="Order of the stream.  [default: correlated]")
+@click.option("--strength", type=click.FloatRange(0, 1), help="Strength of `--order correlated`.  [default: 0.9]")
 @click.option(
     "--received",
     type=click.IntRange(1),
-    help="Dialogues in the stream; `own` and `tuning` use half of them.  [default: 4600]",
+    help="Largest number of dialogues in the stream; `own` and `tuning` use half of them.  [default: 900]",
 )
-@click.option(
-    "--every",
-    type=click.IntRange(1),
-    help="Dialogues between two training runs; `own` and `tuning` train once.  [default: 800]",
-)
-@click.option(
-    "--evaluation", type=click.IntRange(1), help="Evaluation dialogues after each training run.  [default: 200]"
-)
-@click.option("--answer-tokens", type=click.IntRange(1), help="Maximum tokens of an answer.  [default: 128]")
-@click.option(
-    "--bins",
-    type=click.IntRange(1),
-    help="Bins of the buffer; the experiment `buffer` runs 32 to 512.  [default: 128]",
-)
+@click.option("--evaluation", type=click.IntRange(1), help="Dialogues that are answered.  [default: 60]")
+@click.option("--answer-tokens", type=click.IntRange(1), help="Maximum tokens of an answer.  [default: 64]")
+@click.option("--choices", type=click.IntRange(2, 100), help="Answers to choose the own one from.  [default: 10]")
+@click.option("--bins", type=click.IntRange(1), help="Bins of the buffer.  [default: 64]")
+@click.option("--examples", type=click.IntRange(1), help="Kept dialogues before a question, with memory.  [default: 2]")
 @click.option(
     "--synthetic",
-    type=click.IntRange(0, 9),
-    default=3,
+    type=click.IntRange(1, 9),
+    default=2,
     show_default=True,
-    help="Synthetic dialogues per selected one, in `main`, `ablation`, `own` and `scripts`, which run with and without "
-    "them; `synthesis` runs 0 to 9, the other experiments none.",
+    help="Synthetic dialogues per dialogue that is trained on, in `synthesis`; other experiments have none.",
 )
-@click.option(
-    "--writer", type=_PATH, metavar="FOLDER", help="Folder of an adapter that writes the synthetic dialogues."
-)
-@click.option("--general", type=_PATH, metavar="FILE", help="General dialogues (JSON Lines) to measure forgetting on.")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each training run.  [default: 3]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 3e-4]")
 @click.option("--max-seq-length", type=click.IntRange(2), help="Maximum tokens of a training sample.  [default: 1024]")
@@ -115,8 +92,6 @@ def run(
     experiments: tuple[str, ...],
     seeds: int,
     synthetic: int,
-    writer: Path | None,
-    general: Path | None,
     epochs: int | None,
     learning_rate: float | None,
     max_seq_length: int | None,
@@ -127,8 +102,9 @@ def run(
 ) -> CommandResult:
     """Run the cells of the experiments that are missing in FOLDER.
 
-    A cell is one run: a policy along one stream of dialogues, with one seed. The same command resumes an interrupted
-    study. The default sizes are the paper's: 4,600 dialogues, a training run after every 800, 128 bins.
+    A cell is one run: a policy along one stream of dialogues, with one seed; an adapter on what it kept; and all answer
+    modes on questions that were not in the stream. The same command resumes an interrupted study. For the sizes of the
+    paper: --received 4600 --evaluation 200 --answer-tokens 128 --bins 128.
     """
     from mlx_personal.research.study import StudySpec, run_study
 
@@ -141,8 +117,6 @@ def run(
         experiments=experiments,
         num_seeds=seeds,
         synthetic=synthetic,
-        writer=writer,
-        general=general,
         cell_settings={name: value for name, value in cell_settings.items() if value is not None},
         training_settings={name: value for name, value in training.items() if value is not None},
     )
@@ -165,37 +139,20 @@ def run(
 @json_option
 def status(cli: CommandContext, folder: Path) -> CommandResult:
     """Show which cells of the study in FOLDER are finished."""
-    from mlx_personal.research.study import StudyDatabase
+    from mlx_personal.research.study import StudyFolder
 
-    with StudyDatabase(folder) as database:
-        cells = [cell for cell, _ in database.finished_cells()]
-        outdated = database.count_cells() - len(cells)
-        reasons = database.count_synthesis_reasons()
-    policies = _count_by_data(cells, lambda cell: cell.policy)
-    sources = _count_by_data(cells, lambda cell: cell.source)
-    models = _count_by_data(cells, lambda cell: f"{cell.model_name} {cell.model[:8]}")
+    study_folder = StudyFolder(folder)
+    cells, outdated = [cell for cell, _ in study_folder.finished_cells()], study_folder.outdated_count()
+    counts = Counter((cell.data, cell.policy) for cell in cells)
 
     def show(console: Console) -> None:
-        if cells:
-            counts = {(data, policy): (n, n) for data, by_policy in policies.items() for policy, n in by_policy.items()}
-            console.print(cell_table(counts))
-        for what, by_data in (("sources", sources), ("models", models)):
-            for data, by_name in by_data.items():
-                if len(by_name) > 1:
-                    print_lines(
-                        console,
-                        f"{data} has {len(by_name)} {what}, which are not compared with each other: "
-                        f"{counts_text(by_name)}",
-                    )
-        print_lines(console, f"{len(cells)} cells; synthetic dialogues: {counts_text(reasons, 'none generated')}")
-        if not cells:
-            command = ProfileOptions().command("study", "run", str(folder))
-            print_lines(console, f"No cell has finished; run the study with {command}")
-        if outdated:
-            print_lines(console, _outdated_text(outdated))
+        console.print(cell_table({place: (count, count) for place, count in counts.items()}))
+        print_lines(console, f"{len(cells)} cells", *_outdated_lines(outdated))
 
-    data = {"cells": len(cells), "by_policy": policies, "by_source": sources, "by_model": models}
-    return CommandResult({**data, "outdated": outdated, "synthetic": reasons}, show)
+    by_policy: dict[str, dict[str, int]] = {}
+    for (data, policy), count in counts.items():
+        by_policy.setdefault(data, {})[policy] = count
+    return CommandResult({"cells": len(cells), "by_policy": by_policy, "outdated": outdated}, show)
 
 
 @study.command()
@@ -209,21 +166,17 @@ def status(cli: CommandContext, folder: Path) -> CommandResult:
 )
 @json_option
 def report(cli: CommandContext, folder: Path, out: Path) -> CommandResult:
-    """Make tables and figures of the study in FOLDER, with the paper's numbers beside them."""
-    from mlx_personal.research.study import StudyDatabase
+    """Make tables and figures of the study in FOLDER."""
+    from mlx_personal.research.study import StudyFolder
     from mlx_personal.research.study.report import summarize, write_report
 
-    with StudyDatabase(folder) as database:
-        cells = database.finished_cells()
-        outdated = database.count_cells() - len(cells)
+    study_folder = StudyFolder(folder)
+    cells, outdated = study_folder.finished_cells(), study_folder.outdated_count()
     files = [str(path) for path in write_report(cells, out)]
-
-    def show(console: Console) -> None:
-        print_lines(console, *files)
-        if outdated:
-            print_lines(console, _outdated_text(outdated))
-
-    return CommandResult({"files": files, "outdated": outdated, **summarize(cells)}, show)
+    return CommandResult(
+        {"files": files, "outdated": outdated, **summarize(cells)},
+        lambda console: print_lines(console, *files, *_outdated_lines(outdated)),
+    )
 
 
 def _parse_data(texts: Sequence[str]) -> dict[str, Path | None]:
@@ -243,24 +196,18 @@ def _parse_data(texts: Sequence[str]) -> dict[str, Path | None]:
     return files
 
 
-def _count_by_data(cells: Sequence[Cell], value: Callable[[Cell], str]) -> dict[str, dict[str, int]]:
-    """Return for each data set how many cells have each value."""
-    counts: dict[str, Counter[str]] = {}
-    for cell in cells:
-        counts.setdefault(cell.data, Counter())[value(cell)] += 1
-    return {data: dict(counter) for data, counter in counts.items()}
-
-
-def _outdated_text(count: int) -> str:
+def _outdated_lines(count: int) -> list[str]:
+    if not count:
+        return []
     cells = "cell was" if count == 1 else "cells were"
-    return f"{count} more {cells} computed by an incompatible version of mlx-personal and left out."
+    return [f"{count} more {cells} computed by another version of mlx-personal and left out."]
 
 
 def _show_result(console: Console, result: StudyResult, folder: Path) -> None:
     print_lines(
         console,
         f"{result.num_computed} cells computed, {result.num_stored} stored already.",
-        *(f"failed: {cell.policy} on {cell.data}, seed {cell.seed}: {error}" for cell, error in result.failed),
+        *(f"failed: {cell.text()}: {error}" for cell, error in result.failed),
     )
     if result.skipped:
         count = sum(len(block.cells) for block in result.skipped)

@@ -62,9 +62,7 @@ class _CellLines(ProgressLines):
 
     def detail(self, event: ProgressEvent) -> str:
         cell = _finished_cell(event)
-        if cell is None:
-            return ""
-        return f": {cell.policy} on {cell.data}, {cell.synthetic} synthetic, seed {cell.seed}"
+        return "" if cell is None else f": {cell.text()}"
 
 
 def cell_table(counts: Mapping[tuple[str, str], tuple[int, int]]) -> Table:

@@ -183,14 +183,15 @@ def temporary_copy(source: BinaryIO) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file inside the `with` block, after waiting for any other process that holds it.
+def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file inside the `with` block.
 
     Args:
         path: The lock file, which is created and stays.
+        wait: Whether to wait for another process that holds it.
 
     Raises:
-        UserError: If it cannot be created.
+        UserError: If it cannot be created, or another process holds it and is not waited for.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,11 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise from_os_error(error, path) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            what = "the folder is in use by another process"
+            raise UserError(what, path.parent, "wait for it to finish") from error
         yield
 
 

@@ -80,8 +80,8 @@ AUGMENT, LAMP, TRAINING, CELL = AugmentConfig(), LampConfig(), LoRAConfig(), Cel
         (
             study.commands["run"],
             {
-                **{name: getattr(CELL, name) for name in ("received", "every", "evaluation", "answer_tokens", "bins")},
-                "strength": CELL.strength,
+                **{name: getattr(CELL, name) for name in ("received", "evaluation", "answer_tokens", "choices")},
+                **{name: getattr(CELL, name) for name in ("bins", "examples", "strength")},
                 "epochs": TRAINING.epochs,
                 "learning_rate": TRAINING.learning_rate,
                 "max_seq_length": TRAINING.max_seq_length,

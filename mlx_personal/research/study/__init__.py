@@ -1,20 +1,20 @@
-"""The experiments of [Qin24 §4], repeated as a grid of cells: six data sets, baselines, ablation and sweeps.
+"""The experiments of [Qin24 §4] on real models: six data sets, selection policies, adapter and memory.
 
 - `study_run`: run a study from its specification; the entry point.
 - `cell`, `grid`: the settings of one run, and the cells of each experiment.
-- `datasets`, `schemas`, `file_formats`: load the data sets.
+- `datasets`, `schemas`: load the data sets.
 - `stream`, `topics`: split a data set into a stream and evaluation dialogues.
-- `cell_selection`, `authors_script`, `checkpoint_data`: select dialogues, and assemble the training data.
-- `cell_jobs`: train and evaluate, in worker processes.
-- `study_scheduler`, `study_database`: run the missing cells, and store their results.
-- `report`: tables and figures of the results.
+- `cell_selection`: run a policy along a stream.
+- `cell_jobs`: embed, train and measure, in worker processes.
+- `study_scheduler`, `study_folder`: run the missing cells, and store their results.
+- `report`, `figures`: the results as a page.
 
 No other package of `mlx_personal` depends on this one, except the command line.
 """
 
 from mlx_personal.research.study.cell import Cell
-from mlx_personal.research.study.study_database import StudyDatabase
+from mlx_personal.research.study.study_folder import StudyFolder
 from mlx_personal.research.study.study_run import StudySpec, run_study
 from mlx_personal.research.study.study_scheduler import StudyResult
 
-__all__ = ["Cell", "StudyDatabase", "StudyResult", "StudySpec", "run_study"]
+__all__ = ["Cell", "StudyFolder", "StudyResult", "StudySpec", "run_study"]

@@ -19,8 +19,8 @@ from mlx_personal.research.study.schemas import LabeledDialogue
 PARTS: Final = ("all", "first", "second")
 ORDERS: Final = ("in-order", "shuffled", "correlated")
 
-# A fixed seed: the evaluation dialogues must be the same for every cell of a data set.
-_EVALUATION_SEED = 231112275
+# Separates this draw from the others with the same seed.
+_EVALUATION = 0
 # Maximum number of answers from which the constant answer is chosen, and of their dialogues: n answers take n²
 # comparisons.
 MAX_REFERENCE_ANSWERS: Final = 200
@@ -36,9 +36,9 @@ class StreamConfig:
         part: Part of the data: `all`, or its `first` or `second` half in the order of the file.
         order: `in-order` as in the file, `shuffled`, or `correlated`: in bursts of one topic.
         strength: Strength of the correlation, from 0 (none) to 1 (one topic after the other); only for `correlated`.
-        received: Dialogues to stream.
+        received: Largest number of dialogues to stream.
         evaluation: Dialogues to evaluate on; none of them is streamed.
-        seed: Random seed of the order. It does not affect the evaluation dialogues.
+        seed: Random seed of the evaluation dialogues and of the order.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -72,8 +72,8 @@ class StreamSplit:
         streamed: Dialogues of the stream, in its order.
         evaluation: Evaluation dialogues.
         reference: At most `MAX_REFERENCE_ANSWERS` dialogues outside the evaluation, from which the constant answer is
-            chosen. Like the evaluation dialogues they do not depend on the order, the seed or the length of the stream.
-            They may be streamed.
+            chosen. Like the evaluation dialogues they do not depend on the order or the length of the stream. They may
+            be streamed.
         num_near_duplicates: Dialogues left out because they are near-duplicates of an evaluation dialogue.
     """
 
@@ -86,9 +86,9 @@ class StreamSplit:
 def split_stream(dialogues: Sequence[LabeledDialogue], topics: Sequence[str], config: StreamConfig) -> StreamSplit:
     """Split a data set into a stream and evaluation dialogues.
 
-    The evaluation dialogues are drawn first and depend on `dialogues` and `config.part` only; a smaller number of them
-    is a prefix of a larger one. Their near-duplicates are left out of the stream. A shuffled stream is drawn from the
-    rest by the seed. A correlated stream holds the same dialogues, ordered by `order_in_bursts`.
+    The evaluation dialogues are drawn first and depend on `dialogues`, `config.part` and `config.seed` only; a smaller
+    number of them is a prefix of a larger one. Their near-duplicates are left out of the stream. A shuffled stream is
+    drawn from the rest. A correlated stream holds the same dialogues, ordered by `order_in_bursts`.
 
     Args:
         dialogues: Dialogues of the data set.
@@ -96,13 +96,13 @@ def split_stream(dialogues: Sequence[LabeledDialogue], topics: Sequence[str], co
         config: Settings.
 
     Raises:
-        UserError: If there are too few dialogues for the requested stream.
+        UserError: If no dialogue is left for the stream.
     """
     if len(topics) != len(dialogues):
         raise ValueError(f"{len(topics)} topics for {len(dialogues)} dialogues")
     half = len(dialogues) // 2
     start, end = {"all": (0, len(dialogues)), "first": (0, half), "second": (half, len(dialogues))}[config.part]
-    drawn = start + np.random.default_rng(_EVALUATION_SEED).permutation(end - start)
+    drawn = start + np.random.default_rng([config.seed, _EVALUATION]).permutation(end - start)
     evaluation = [int(index) for index in drawn[: config.evaluation]]
     remaining = sorted(set(range(start, end)) - set(evaluation))
     flags = flag_near_duplicates(
@@ -110,8 +110,8 @@ def split_stream(dialogues: Sequence[LabeledDialogue], topics: Sequence[str], co
     )
     available = [index for index, is_duplicate in zip(remaining, flags, strict=True) if not is_duplicate]
     num_near_duplicates = len(remaining) - len(available)
-    if len(available) < config.received:
-        raise _too_few(config, end - start, num_near_duplicates, len(available))
+    if not available:
+        raise _too_few(config, end - start, num_near_duplicates)
     available_set = set(available)
     reference = [int(index) for index in drawn if index in available_set][:MAX_REFERENCE_ANSWERS]
     streamed = available[: config.received]
@@ -155,14 +155,8 @@ def order_in_bursts(shuffled: Sequence[int], topics: Sequence[str], strength: fl
     return ordered
 
 
-def _too_few(config: StreamConfig, total: int, num_near_duplicates: int, available: int) -> UserError:
+def _too_few(config: StreamConfig, total: int, num_near_duplicates: int) -> UserError:
     part = "" if config.part == "all" else f" in the {config.part} half"
     duplicates = f", of which {num_near_duplicates} repeat an evaluation question," if num_near_duplicates else ""
-    what = (
-        f"{total} dialogues{part}{duplicates} are too few to stream {config.received} and evaluate on "
-        f"{config.evaluation}"
-    )
-    # Experiments on half of the data stream half of the requested number, see `grid`.
-    half = "" if config.part == "all" else " (half of the requested number is streamed here)"
-    alternatives = "evaluate on fewer, or name more data"
-    return UserError(what, hint=f"stream at most {available}{half}, {alternatives}" if available else alternatives)
+    what = f"{total} dialogues{part}{duplicates} are too few to evaluate on {config.evaluation} and stream any"
+    return UserError(what, hint="evaluate on fewer, or name more data")

@@ -11,16 +11,14 @@ from typing import Any
 
 from mlx_personal.errors import UserError, from_os_error
 from mlx_personal.finetune import LoRAConfig
-from mlx_personal.importers import load_dialogues
 from mlx_personal.models.loading import canonical_name, fingerprint, resolve_model
 from mlx_personal.progress import Progress, ignore_progress
 from mlx_personal.research.hashing import digest
 from mlx_personal.research.study.cell import BASE, Cell
 from mlx_personal.research.study.datasets import load_dataset
 from mlx_personal.research.study.grid import EXPERIMENTS, experiment_blocks
-from mlx_personal.research.study.study_database import StudyDatabase
+from mlx_personal.research.study.study_folder import StudyFolder
 from mlx_personal.research.study.study_scheduler import StudyInputs, StudyResult, run_blocks
-from mlx_personal.synthesis import SynthesisConfig
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +32,18 @@ class StudySpec:
         data: For each data set of `datasets.DATASETS` to use, a local file; None for the hub.
         experiments: Names in `grid.EXPERIMENTS`.
         num_seeds: Number of seeds; they are 0, 1, ...
-        synthetic: Synthetic dialogues per selected one, for the cells that use them.
-        writer: Folder of an adapter that generates synthetic dialogues; None for the base model.
-        general: JSON Lines file of general dialogues to measure forgetting on; None to skip that.
-        cell_settings: Fields of `Cell` that differ from their defaults, which are those of [Qin24 §4.1].
+        synthetic: Synthetic dialogues per dialogue that is trained on, for the experiment `synthesis`.
+        cell_settings: Fields of `Cell` that differ from their defaults.
         training_settings: Fields of `LoRAConfig` that differ from their defaults.
-        synthesis_settings: Fields of `SynthesisConfig` that differ from their defaults.
     """
 
     model: str
     data: Mapping[str, Path | None]
-    experiments: Sequence[str] = ("main", "ablation")
+    experiments: Sequence[str] = ("main",)
     num_seeds: int = 3
-    synthetic: int = 3
-    writer: Path | None = None
-    general: Path | None = None
+    synthetic: int = 2
     cell_settings: Mapping[str, Any] = field(default_factory=dict)
     training_settings: Mapping[str, Any] = field(default_factory=dict)
-    synthesis_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_study(
@@ -78,25 +70,18 @@ def run_study(
     unknown = [name for name in spec.experiments if name not in EXPERIMENTS]
     if unknown:
         raise UserError(f"there is no experiment {unknown[0]!r}", hint=f"choose from {', '.join(EXPERIMENTS)}")
-    with StudyDatabase(folder, write=True) as database:
+    study = StudyFolder(folder)
+    with study.lock():
         model_folder = resolve_model(spec.model)
-        general = [] if spec.general is None else load_dialogues(spec.general, min_count=2)
-        template = _template(spec, model_folder, digest([d.key for d in general]) if general else "")
+        template = _template(spec, model_folder)
         datasets = {name: load_dataset(name, file) for name, file in spec.data.items()}
         for name, dataset in datasets.items():
             logger.debug("%s: %d dialogues, %d invalid lines", name, len(dataset.dialogues), len(dataset.invalid_lines))
         sources = {name: dataset.source for name, dataset in datasets.items()}
-        blocks = experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments)
-        inputs = StudyInputs(
-            model=str(model_folder),
-            writer=None if spec.writer is None else str(spec.writer.resolve()),
-            dialogues={name: dataset.dialogues for name, dataset in datasets.items()},
-            general=general,
-        )
         return run_blocks(
-            database,
-            blocks,
-            inputs,
+            study,
+            experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments),
+            StudyInputs(str(model_folder), {name: dataset.dialogues for name, dataset in datasets.items()}),
             workers=workers,
             ray_address=ray_address,
             time_limit_s=time_limit_s,
@@ -104,7 +89,7 @@ def run_study(
         )
 
 
-def _template(spec: StudySpec, model_folder: Path, general: str) -> Cell:
+def _template(spec: StudySpec, model_folder: Path) -> Cell:
     """Return the settings that all cells share."""
     name = canonical_name(spec.model)
     try:
@@ -115,10 +100,7 @@ def _template(spec: StudySpec, model_folder: Path, general: str) -> Cell:
             model=digest([fingerprint(model_folder), *_file_hashes(model_folder, "tokenizer*", "chat_template*")])[:16],
             seed=0,
             policy=BASE,
-            writer="" if spec.writer is None else digest(_file_hashes(spec.writer, "adapter*"))[:16],
-            general=general,
             training=LoRAConfig(**spec.training_settings),
-            synthesis=SynthesisConfig(**spec.synthesis_settings),
             **spec.cell_settings,
         )
     except ValueError as error:

@@ -1,46 +1,44 @@
-"""The names of a study's blocks, which are shown when a time limit skips them, and the weights of the tuning."""
+"""The blocks of a study's experiments."""
 
 from __future__ import annotations
 
 import pytest
 
 from mlx_personal.research.study import Cell
-from mlx_personal.research.study.cell import WEIGHTED
-from mlx_personal.research.study.grid import EXPERIMENTS, experiment_blocks
+from mlx_personal.research.study.cell import BASE
+from mlx_personal.research.study.grid import EXPERIMENTS, OWN_POLICIES, PAPER_POLICIES, experiment_blocks
 
-CELL = Cell("", "", "tiny", "f00", 0, "base", bins=8)
-
-
-def block_names(*experiments: str) -> list[str]:
-    return [block.name for block in experiment_blocks(CELL, {"alpaca": "a"}, 1, 3, experiments)]
+CELL = Cell("", "", "tiny", "f00", 0, BASE, received=100, bins=8)
+SOURCES = {"dolly": "a", "openorca": "b"}
 
 
-@pytest.mark.parametrize(
-    ("experiment", "last"),
-    [
-        ("main", "main on alpaca, 3 synthetic dialogues per selected one, seed 0"),
-        ("own", "own on alpaca, the second half, 3 synthetic dialogues per selected one, seed 0"),
-        ("tuning", "tuning on alpaca, the first half, seed 0"),
-        ("base", "base on alpaca, seed 0"),
-        ("synthesis", "synthesis on alpaca, seed 0"),
-        ("buffer", "buffer on alpaca, 512 bins, seed 0"),
-        ("entropy", "entropy on alpaca, seed 0"),
-        ("annotations", "annotations on alpaca, no limit of annotations, seed 0"),
-        ("order", "order on alpaca, correlated, strength 1, seed 0"),
-    ],
-)
-def test_a_block_is_named_after_the_settings_that_its_cells_share(experiment: str, last: str) -> None:
-    assert block_names(experiment)[-1] == last
+def cells_of(experiment: str, seeds: int = 1) -> list[Cell]:
+    return [cell for block in experiment_blocks(CELL, SOURCES, seeds, 3, [experiment]) for cell in block.cells]
 
 
-def test_block_names_are_unique() -> None:
-    names = block_names(*EXPERIMENTS)
-    assert len(set(names)) == len(names)
-    assert "main on alpaca, no synthetic dialogues, seed 0" in names
-    assert "annotations on alpaca, at most 4 annotations, seed 0" in names
+def test_a_block_has_the_base_model_and_all_policies_of_a_data_set_and_seed() -> None:
+    blocks = experiment_blocks(CELL, SOURCES, 2, 3, ["main"])
+    assert [block.name for block in blocks] == [
+        *("main on dolly, seed 0", "main on openorca, seed 0", "main on dolly, seed 1", "main on openorca, seed 1")
+    ]
+    for block in blocks:
+        assert [cell.policy for cell in block.cells] == [BASE, *PAPER_POLICIES, *OWN_POLICIES]
+        assert len({(cell.data, cell.source, cell.seed) for cell in block.cells}) == 1
 
 
-def test_the_weighted_policy_is_tuned_from_weight_zero_on_the_first_half() -> None:
-    cells = [cell for block in experiment_blocks(CELL, {"alpaca": "a"}, 1, 3, ["tuning"]) for cell in block.cells]
-    assert [cell.weight for cell in cells if cell.policy == WEIGHTED] == [0, 1, 2, 4, 8, 16]
-    assert {(cell.part, cell.synthetic) for cell in cells} == {("first", 0)}
+def test_synthesis_has_the_same_number_for_all_policies_on_three_data_sets() -> None:
+    cells = [cell for cell in cells_of("synthesis") if cell.policy != BASE]
+    assert {(cell.data, cell.synthetic) for cell in cells} == {("dolly", 3)}
+    assert {cell.synthetic for cell in cells_of("main")} == {0}
+
+
+@pytest.mark.parametrize(("experiment", "part"), [("tuning", "first"), ("own", "second")])
+def test_a_policy_is_tuned_and_tested_on_different_halves(experiment: str, part: str) -> None:
+    assert {(cell.part, cell.received) for cell in cells_of(experiment)} == {(part, 50)}
+
+
+def test_no_cell_occurs_twice() -> None:
+    blocks = experiment_blocks(CELL, SOURCES, 2, 3, [*EXPERIMENTS, "main"])
+    keys = [cell.key for block in blocks for cell in block.cells]
+    assert len(set(keys)) == len(keys)
+    assert len({block.name for block in blocks}) == len(blocks)

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal import Dialogue, Message, UserError
+from mlx_personal import Dialogue, UserError
 from mlx_personal.dialogue import are_near_duplicates
-from mlx_personal.dialogue.similarity import flag_near_duplicates
 from mlx_personal.research.study.schemas import LabeledDialogue
 from mlx_personal.research.study.stream import (
     MAX_REFERENCE_ANSWERS,
@@ -23,7 +22,7 @@ from mlx_personal.research.study.stream import (
     order_in_bursts,
     split_stream,
 )
-from mlx_personal.research.study.topics import assign_topics, cluster_texts
+from mlx_personal.research.study.topics import NUM_TOPICS, assign_topics
 
 BASE = StreamConfig(part="all", order="shuffled", strength=0.9, received=20, evaluation=10, seed=0)
 
@@ -35,6 +34,7 @@ def sample(number: int, topic: str | None = None) -> LabeledDialogue:
     )
 
 
+BLANK = Dialogue.of("?", "!")
 SAMPLES = [sample(i, "abc"[i % 3]) for i in range(61)]
 TOPICS = [str(s.topic) for s in SAMPLES]
 
@@ -73,13 +73,13 @@ def test_stream_and_evaluation_are_disjoint_and_have_the_requested_sizes(
 
 @given(st.sampled_from(PARTS), st.sampled_from(ORDERS), st.integers(1, 15), st.integers(0, 2**31))
 @settings(max_examples=30)
-def test_the_evaluation_dialogues_do_not_depend_on_seed_order_and_length(
+def test_the_evaluation_dialogues_do_not_depend_on_order_and_length(
     part: str, order: str, received: int, seed: int
 ) -> None:
-    expected = split_stream(SAMPLES, TOPICS, config(part=part)).evaluation
+    expected = split_stream(SAMPLES, TOPICS, config(part=part, seed=seed)).evaluation
     changed = config(part=part, order=order, received=received, seed=seed)
     assert split_stream(SAMPLES, TOPICS, changed).evaluation == expected
-    reference = split_stream(SAMPLES, TOPICS, config(part=part)).reference
+    reference = split_stream(SAMPLES, TOPICS, config(part=part, seed=seed)).reference
     assert split_stream(SAMPLES, TOPICS, changed).reference == reference
     assert len(set(reference)) == len(reference) > 0 and not set(reference) & set(expected)
     assert split_stream(SAMPLES, TOPICS, dataclasses.replace(changed, evaluation=4)).evaluation == expected[:4]
@@ -91,6 +91,12 @@ def test_each_half_has_its_own_evaluation_dialogues_drawn_from_all_of_it() -> No
     # Drawn from all of the half, not from one end of it.
     assert min(first.evaluation) < 10 and max(first.evaluation) >= 20
     assert max(first.reference) < 30 <= min(second.reference)
+
+
+def test_the_second_half_does_not_depend_on_the_first() -> None:
+    others = [sample(1000 + number) for number in range(30)]
+    changed = split_stream([*others, *SAMPLES[30:]], ["z"] * 30 + TOPICS[30:], config(part="second"))
+    assert changed == split_stream(SAMPLES, TOPICS, config(part="second"))
 
 
 def test_in_order_streams_the_first_dialogues_outside_the_evaluation() -> None:
@@ -147,23 +153,25 @@ def test_dialogues_of_one_topic_keep_the_shuffled_order() -> None:
     assert [i for i in ordered if i in (9, 1, 2)] == [9, 1, 2]
 
 
-def test_a_topic_is_the_data_sets_label_or_a_cluster_of_similar_texts() -> None:
-    # Sixteen subjects with four unique words each; a text has three words of its subject.
-    subjects = [[f"{stem}{end}" for end in ("a", "b", "c", "d")] for stem in "bcdfghjklmnpqrst"]
-    texts = [" ".join(subjects[i % 16][:k] + subjects[i % 16][k + 1 :]) for k in range(4) for i in range(16)]
-    samples = [LabeledDialogue(Dialogue.of(text, "Yes."), None) for text in texts]
-    labeled = [LabeledDialogue(sample.dialogue, "proud") for sample in samples[:2]]
-    assigned = assign_topics([*samples, *labeled])
-    assert assigned[64:] == ["proud", "proud"]
-    # The first centers are random: a subject may get two clusters, and then two others share one.
-    assert sum(len(set(assigned[i:64:16])) == 1 for i in range(16)) >= 13
-    assert len(set(assigned[:16])) >= 13
-    assert assign_topics([*samples, *labeled]) == assigned
+def test_a_topic_is_the_data_sets_label_or_that_of_a_topic_model() -> None:
+    # As many subjects as topics with four unique words each; a text has three words of its subject.
+    stems = "bcdfghjklmnpqrst"
+    assert len(stems) == NUM_TOPICS
+    texts = [" ".join(f"{stem}{end}" for i, end in enumerate("aeio") if i != k) for k in range(4) for stem in stems]
+    unlabeled = [LabeledDialogue(Dialogue.of(text, "Yes."), None) for text in texts]
+    labeled = [LabeledDialogue(unlabeled[0].dialogue, "proud"), *unlabeled, LabeledDialogue(BLANK, "sad")]
+    first, *assigned, last = assign_topics(labeled)
+    assert (first, last) == ("proud", "sad")
+    # The factorization starts at random: a subject may get two topics, and then two others share one.
+    assert sum(len(set(assigned[i::16])) == 1 for i in range(16)) >= 13
+    assert len(set(assigned)) >= 13
+    assert assign_topics(labeled) == [first, *assigned, last]
 
 
-def test_texts_without_words_are_clustered_too() -> None:
-    assert cluster_texts([]) == []
-    assert cluster_texts(["!", "?"]) == [0, 0]
+def test_texts_without_words_in_common_have_one_topic() -> None:
+    assert assign_topics([]) == []
+    texts = [LabeledDialogue(BLANK, None), *(sample(number) for number in range(3))]
+    assert len(set(assign_topics(texts))) == 1
 
 
 def test_the_number_of_reference_dialogues_is_limited() -> None:
@@ -193,29 +201,6 @@ def test_near_duplicates_of_evaluation_dialogues_are_not_streamed() -> None:
     assert split_stream(SAMPLES, TOPICS, BASE).num_near_duplicates == 0
 
 
-WORD = st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "with", "dog", "!", "7"])
-TURN = st.lists(WORD, min_size=1, max_size=9).map(" ".join)
-DIALOGUE = st.lists(TURN, min_size=1, max_size=3).map(
-    lambda turns: Dialogue(tuple(m for turn in turns for m in (Message("user", turn), Message("assistant", "yes"))))
-)
-
-
-@given(st.lists(DIALOGUE, max_size=8), st.lists(DIALOGUE, max_size=8))
-@settings(max_examples=80)
-def test_the_search_for_near_duplicates_equals_a_comparison_of_all_pairs(
-    dialogues: list[Dialogue], references: list[Dialogue]
-) -> None:
-    expected = [any(are_near_duplicates(one, other) for other in references) for one in dialogues]
-    assert flag_near_duplicates(dialogues, references) == expected
-
-
-def test_questions_without_words_are_duplicates_only_if_they_are_equal() -> None:
-    assert flag_near_duplicates([Dialogue.of("?", "x"), Dialogue.of("!", "x")], [Dialogue.of("?", "y")]) == [
-        True,
-        False,
-    ]
-
-
 # Bad input
 
 
@@ -223,20 +208,20 @@ def test_questions_without_words_are_duplicates_only_if_they_are_equal() -> None
     ("changes", "message"),
     [
         (
-            {"received": 52},
-            "61 dialogues are too few to stream 52 and evaluate on 10; stream at most 51, evaluate on fewer",
+            {"evaluation": 61},
+            "61 dialogues are too few to evaluate on 61 and stream any; evaluate on fewer",
         ),
-        (
-            {"received": 22, "part": "second"},
-            "31 dialogues in the second half .*; stream at most 21 .half of the requested number",
-        ),
-        ({"evaluation": 61}, "evaluate on 61; evaluate on fewer, or name more data"),
-        ({"evaluation": 900}, "61 dialogues are too few to stream 20 and evaluate on 900; evaluate on fewer"),
+        ({"evaluation": 900, "part": "second"}, "31 dialogues in the second half are too few to evaluate on 900"),
     ],
 )
 def test_too_few_dialogues_give_a_one_line_error_with_what_to_change(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_stream(SAMPLES, TOPICS, config(**changes))
+
+
+def test_a_stream_has_as_many_dialogues_as_there_are() -> None:
+    assert len(split_stream(SAMPLES, TOPICS, config(received=52)).streamed) == 51
+    assert len(split_stream(SAMPLES, TOPICS, config(received=900, part="second")).streamed) == 21
 
 
 def test_the_error_counts_the_near_duplicates() -> None:
