@@ -28,14 +28,14 @@ from mlx_personal import Config, Dialogue, LanguageModel, Personalizer, UserErro
 from mlx_personal.benchmark.random_weights import public_model_name
 from mlx_personal.dialogue import rouge1
 from mlx_personal.dialogue.similarity import NearDuplicateIndex
-from mlx_personal.evaluation import EvaluationConfig, bootstrap_interval
-from mlx_personal.evaluation.choice import chance_reciprocal_rank, reciprocal_ranks, top1_shares
-from mlx_personal.evaluation.comparison import compute_outputs, make_parts, typical_answer
-from mlx_personal.evaluation.specificity import specificities
+from mlx_personal.evaluation import EvaluationConfig
+from mlx_personal.evaluation.comparison import typical_answer
 from mlx_personal.finetune import Example, LoRAConfig, finetune
 from mlx_personal.importers import read_dialogues
 from mlx_personal.memory import Memory, MemoryConfig, MemoryEntry
 from mlx_personal.reporting import markdown_table
+from mlx_personal.research.answer_metrics import answer_metrics
+from mlx_personal.research.statistics import mean_interval
 from mlx_personal.selection import SelectionConfig
 from mlx_personal.storage.files import atomic_write
 
@@ -155,8 +155,8 @@ def compute_cell(
         for method, values, seconds in compute_methods(
             lm, kept, held_out, Path(folder), seed, options, cell["methods"]
         ):
-            cell["chance_reciprocal_rank"] = statistics.fmean(values.pop("chance_reciprocal_rank"))
-            cell["methods"][method], cell["seconds"][method] = values, seconds
+            cell["chance_reciprocal_rank"] = statistics.fmean(values["chance_rank"])
+            cell["methods"][method], cell["seconds"][method] = {name: values[name] for name in METRICS}, seconds
             print(f"{name}, seed {seed}, {method}: {seconds:.0f} s", file=sys.stderr, flush=True)
             if file is not None:
                 options.cells.mkdir(parents=True, exist_ok=True)
@@ -235,18 +235,10 @@ def train(
 def measure(
     lm: LanguageModel, prompts: list[Dialogue], seed: int, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Return each metric of the held-out dialogues, and what chance reaches in the choice."""
-    config = EvaluationConfig(max_tokens=options.max_tokens, seed=seed, choices=options.choices)
-    parts = make_parts(lm, prompts, [False] * len(prompts), config)
-    (part,), (outputs,) = parts, compute_outputs(lm, parts, options.max_tokens)
-    return {
-        "rouge1": [rouge1(a[-1], d.answer) for a, d in zip(outputs.answers, part.dialogues, strict=True)],
-        "reciprocal_rank": reciprocal_ranks(outputs.likelihoods, part.groups),
-        "top1": top1_shares(outputs.likelihoods, part.groups),
-        "chance_reciprocal_rank": [chance_reciprocal_rank(len(group)) for group in part.groups for _ in group],
-        "specificity": specificities(outputs.likelihoods, part.others),
-        "log_likelihood": [-loss.nats / loss.tokens for loss in outputs.losses],
-    }
+    """Return each metric of the held-out dialogues."""
+    return answer_metrics(
+        lm, prompts, EvaluationConfig(max_tokens=options.max_tokens, seed=seed, choices=options.choices)
+    )
 
 
 def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -262,9 +254,9 @@ def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
             for cell in cells
         ]
         differences = [difference for of_seed in by_seed for difference in of_seed]
-        low, high = bootstrap_interval(differences)
+        mean, low, high = mean_interval(differences)
         gains[f"{method} - {other}: {metric}"] = {
-            "mean": statistics.fmean(differences),
+            "mean": mean,
             "interval": [low, high],
             "seeds": [statistics.fmean(of_seed) for of_seed in by_seed],
         }
