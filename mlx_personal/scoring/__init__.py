@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlx_personal.scoring.entropy import ESTIMATORS, entropies_of_embedding, entropy_of_embedding
     from mlx_personal.scoring.lexicon import OTHER, DomainScore, Lexicons
     from mlx_personal.scoring.scores import Scores
-    from mlx_personal.scoring.suggest import Suggestion, suggest_lexicons
+    from mlx_personal.scoring.suggest import Suggestion, dominant_topics, suggest_lexicons
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -28,6 +28,7 @@ else:
             "Lexicons": "lexicon",
             "Scores": "scores",
             "Suggestion": "suggest",
+            "dominant_topics": "suggest",
             "suggest_lexicons": "suggest",
         },
     )
@@ -40,6 +41,7 @@ __all__ = [
     "Scores",
     "ScoringConfig",
     "Suggestion",
+    "dominant_topics",
     "entropies_of_embedding",
     "entropy_of_embedding",
     "in_domain_dissimilarity",

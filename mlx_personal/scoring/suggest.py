@@ -76,8 +76,7 @@ def suggest_lexicons(
             f"only {len(vocabulary)} content words recur in these {len(texts)} dialogues",
             hint=f"import more, on different subjects, or ask for fewer than {max_domains} domains",
         )
-    shares, topics = _factorize(weights, max_domains, seed)
-    strongest = np.where(weights.any(axis=1), shares.argmax(axis=1), -1)
+    strongest, topics = _topic_model(weights, max_domains, seed)
     topic_of_word = topics.argmax(axis=0)
     text_fraction = (weights > 0).mean(axis=0)
     suggestions, commonness = [], []
@@ -92,6 +91,24 @@ def suggest_lexicons(
     limit = MAX_COMMONNESS * float(np.median(commonness)) if suggestions else 0.0
     specific = [s for s, common in zip(suggestions, commonness, strict=True) if common <= limit]
     return sorted(specific, key=lambda s: (-s.dialogues, s.name))
+
+
+def dominant_topics(texts: Sequence[str], num_topics: int, seed: int = 0) -> list[int]:
+    """Return the topic that each text is mostly about: 0 to `num_topics` - 1, or -1 for a text without content words.
+
+    Args:
+        texts: The texts.
+        num_topics: Number of topics.
+        seed: Random seed of the factorization.
+    """
+    _, weights = _tfidf([Counter(filter(_is_content_word, words(text))) for text in texts])
+    return [int(topic) for topic in _topic_model(weights, num_topics, seed)[0]]
+
+
+def _topic_model(weights: np.ndarray, num_topics: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the dominant topic of each text, [texts], -1 without any word, and the words' shares, [topics, words]."""
+    shares, topics = _factorize(weights, num_topics, seed)
+    return np.where(weights.any(axis=1), shares.argmax(axis=1), -1), topics
 
 
 def _name(lexicon: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import random
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from mlx_personal.scoring import (
     ESTIMATORS,
     Lexicons,
     ScoringConfig,
+    dominant_topics,
     entropy_of_embedding,
     in_domain_dissimilarity,
     leave_one_out_dissimilarity,
@@ -258,6 +260,17 @@ def test_suggested_lexicons_are_the_topics_of_a_stream_in_any_language(topics: d
     assert sorted(domains.count(s.name) for s in suggestions) == pytest.approx(
         sorted(s.dialogues for s in suggestions), abs=6
     )
+
+
+def test_the_dominant_topic_of_a_text_is_the_subject_of_most_of_its_words() -> None:
+    texts = stream(SWEDISH, FUNCTION_WORDS["sv"], 120)
+    subjects = [max(SWEDISH, key=lambda name: len(set(SWEDISH[name].split()) & set(text.split()))) for text in texts]
+    topics = dominant_topics([*texts, "?!"], len(SWEDISH))
+    pairs = Counter(zip(subjects, topics, strict=False))
+    assert len(topics) == 121 and topics[-1] == -1
+    assert sum(number for _, number in pairs.most_common(len(SWEDISH))) >= 0.95 * 120
+    assert {topic for (_, topic), _ in pairs.most_common(len(SWEDISH))} == set(range(len(SWEDISH)))
+    assert dominant_topics([], 3) == []
 
 
 def test_suggestions_are_the_same_for_the_same_seed_and_share_no_word() -> None:
