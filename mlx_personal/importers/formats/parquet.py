@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from mlx_personal.errors import UserError
 from mlx_personal.importers.archives import MAX_MEMBER_BYTES
@@ -34,12 +34,7 @@ def read_parquet(document: Document) -> Iterator[Record | Skipped]:
     Raises:
         UserError: If pyarrow is not installed, or the file cannot be read.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        hint = "pip install 'mlx-personal[study]'"
-        raise UserError("Parquet files need pyarrow, which is not installed", document.where, hint) from error
+    pyarrow = import_pyarrow(document.where)
     number = 0
     with document.open() as stream, _file(document, stream) as source:
         try:
@@ -52,6 +47,24 @@ def read_parquet(document: Document) -> Iterator[Record | Skipped]:
             if number == 0:
                 raise UserError("is a damaged Parquet file", document.where, DAMAGED_HINT) from error
             yield Skipped(f"{document.where}:{number + 1}", "a damaged Parquet file from here on", is_damaged=True)
+
+
+def import_pyarrow(where: str) -> Any:
+    """Return the package `pyarrow`, with `pyarrow.parquet`.
+
+    Args:
+        where: The file that is to be read, for the error.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        hint = "pip install 'mlx-personal[study]'"
+        raise UserError("Parquet files need pyarrow, which is not installed", where, hint) from error
+    return pyarrow
 
 
 def _file(document: Document, stream: BinaryIO) -> AbstractContextManager[Path | BinaryIO]:

@@ -1,4 +1,4 @@
-"""Loading the six data sets from small files of their schemas, and from invalid files."""
+"""Loading the six data sets from small files of their rows, and from invalid files."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_personal import Dialogue, UserError
-from mlx_personal.research.study import datasets, file_formats
+from mlx_personal import UserError
+from mlx_personal.importers.formats import training_set
+from mlx_personal.research.study import datasets
 from mlx_personal.research.study.datasets import DATASETS, LoadedDataset, load_dataset
-from mlx_personal.research.study.schemas import alternating_dialogue
 
 ALPACA = [
     {"instruction": "Name a fruit.", "input": "", "output": "A pear.", "text": "Below is an instruction ..."},
@@ -71,13 +72,13 @@ def test_an_alpaca_question_is_its_instruction_and_input(
 ) -> None:
     path = write(tmp_path / name, ALPACA)
     loaded = load_dataset("alpaca", path)
-    assert contents(loaded) == [["Name a fruit.", "A pear."], ["Correct this.\nHe go home.", "He goes home."]]
+    assert contents(loaded) == [["Name a fruit.", "A pear."], ["Correct this.\n\nHe go home.", "He goes home."]]
     assert topics(loaded) == [None, None]
 
 
 def test_a_dolly_question_is_its_instruction_and_context_and_its_topic_the_category(tmp_path: Path) -> None:
     loaded = load_dataset("dolly", write_json_lines(tmp_path / "dolly.jsonl", DOLLY))
-    assert contents(loaded) == [["Who won?\nThe reds lost.", "Not the reds."], ["Name a river.", "The Oder."]]
+    assert contents(loaded) == [["Who won?\n\nThe reds lost.", "Not the reds."], ["Name a river.", "The Oder."]]
     assert topics(loaded) == ["closed_qa", "open_qa"]
 
 
@@ -113,36 +114,19 @@ def test_prosocial_rows_are_grouped_by_dialogue_and_ordered_by_response(tmp_path
     assert topics(loaded) == ["casual", "needs_caution"]
 
 
-def test_prosocial_columns_and_its_converted_form_give_the_same_dialogues(tmp_path: Path) -> None:
-    rows = [prosocial_row(0, 0, "__needs_caution__"), prosocial_row(0, 1)]
-    columns, converted = tmp_path / "columns.json", tmp_path / "converted.json"
-    columns.write_text(json.dumps({key: [row[key] for row in rows] for key in rows[0]}))
-    log = [
-        {
-            "turn id": i + 1,
-            "user utterance": row["context"],
-            "system response": row["response"],
-            "original user side information": {"safety_label": row["safety_label"]},
-        }
-        for i, row in enumerate(rows)
-    ]
-    converted.write_text(json.dumps({"Prosocial--train--1": {"dialog index": 1, "log": log}}, indent=1))
-    assert load_dataset("prosocial", columns).dialogues == load_dataset("prosocial", converted).dialogues
-    assert topics(load_dataset("prosocial", columns)) == ["needs_caution"]
-
-
 def test_a_dialogue_ends_at_a_missing_row_and_is_dropped_without_its_first_row(tmp_path: Path) -> None:
     rows = [
         prosocial_row(0, 0),
         prosocial_row(0, 2),
         prosocial_row(1, 1),
         prosocial_row(2, 0) | {"response_id": "first"},
+        prosocial_row(2, 0) | {"dialogue_id": None},
     ]
     loaded = load_dataset("prosocial", write_json_lines(tmp_path / "train.jsonl", rows))
     assert contents(loaded) == [["question 0.0", "answer 0.0"]]
     assert sorted(line.reason for line in loaded.invalid_lines) == [
         "a dialogue without its beginning",
-        "its dialogue_id or response_id is no number or name",
+        *["a row without its dialogue_id or response_id"] * 2,
     ]
 
 
@@ -170,7 +154,7 @@ def test_in_the_hubs_empathetic_file_a_row_is_a_dialogue(tmp_path: Path) -> None
     conversation = [{"content": text, "role": role} for role, text in turns]
     row = {"conv_id": "hit:0_conv:0", "situation": "s", "emotion": "sad", "conversations": conversation}
     loaded = load_dataset("empathetic", write_parquet(tmp_path / "train.parquet", [row]))
-    assert contents(loaded) == [["I lost it, all.", "Oh no.\nWhat?"]]
+    assert contents(loaded) == [["I lost it, all.", "Oh no.\n\nWhat?"]]
     assert topics(loaded) == ["sad"]
 
 
@@ -190,11 +174,10 @@ def test_openorca_has_system_prompts_and_the_prefix_of_the_id_as_topic(tmp_path:
 def test_a_parquet_file_is_read_only_as_far_as_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "gpt4.parquet", [orca_row(i) for i in range(5000)], row_group_size=100)
     num_read = 0
-    read_rows = file_formats.read_rows
 
-    def counting_read_rows(path: Path, csv_quoting: bool) -> Iterator[object]:
+    def counting_read_rows(*arguments: Any) -> Iterator[object]:
         nonlocal num_read
-        for row in read_rows(path, csv_quoting):
+        for row in training_set.read_rows(*arguments):
             num_read += 1
             yield row
 
@@ -212,7 +195,7 @@ def test_a_parquet_file_is_read_only_as_far_as_needed(tmp_path: Path, monkeypatc
         {"instruction": "If you are a doctor, answer.", "input": "my knee hurts", "output": "Rest it."},
     ],
 )
-def test_all_forms_of_meddialog_are_read(tmp_path: Path, row: Mapping[str, Any]) -> None:
+def test_all_forms_of_meddialog_are_read(tmp_path: Path, row: dict[str, Any]) -> None:
     loaded = load_dataset("meddialog", write_json_lines(tmp_path / "med.jsonl", [row]))
     assert contents(loaded) == [["my knee hurts", "Rest it."]]
     assert topics(loaded) == [None]
@@ -224,7 +207,7 @@ def test_meddialog_texts_are_split_at_speaker_labels_only(tmp_path: Path) -> Non
         "meddialog", write_json_lines(tmp_path / "med.jsonl", [{"src": src}, {"src": "no speakers at all"}])
     )
     assert contents(loaded) == [["Dear Doctor: it is my knee.", "Which?", "NoDoctor: the left.", "Rest."]]
-    assert loaded.invalid_lines[0].reason == "no question with an answer"
+    assert loaded.invalid_lines[0].reason == "a conversation without text"
 
 
 # Local files
@@ -233,13 +216,25 @@ def test_meddialog_texts_are_split_at_speaker_labels_only(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_can_be_read_from_chats(tmp_path: Path, name: str) -> None:
     chat = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
-    rows = [{"messages": chat, "emotion": "calm"}, {"prompt": "Why?", "completion": "So.", "category": "talk"}]
-    rows.append([*chat, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}])
+    rows: list[Any] = [
+        {"messages": [{"role": "system", "content": "Be brief."}, *chat], "emotion": "calm", "row": 3},
+        {"conversations": [{"from": "human", "value": "How?"}, {"from": "gpt", "value": "Thus."}], "topic": " "},
+        {"prompt": "Why?", "completion": "So.", "category": "talk", "source": "here"},
+        {"messages": [*chat, {"role": "user", "content": "And?"}], "source": "a forum"},
+        [*chat, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}],
+    ]
     path = tmp_path / "chats.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     loaded = load_dataset(name, path)
-    assert contents(loaded) == [["Hello?", "Yes."], ["Why?", "So."], ["Hello?", "Yes.", "And?", "No."]]
-    assert topics(loaded) == ["calm", "talk", None]
+    assert contents(loaded) == [
+        ["Be brief.", "Hello?", "Yes."],
+        ["How?", "Thus."],
+        ["Why?", "So."],
+        ["Hello?", "Yes."],
+        ["Hello?", "Yes.", "And?", "No."],
+    ]
+    assert topics(loaded) == ["calm", None, "talk", "a forum", None]
+    assert loaded.invalid_lines == ()
 
 
 def test_a_csv_with_quoted_fields_is_read(tmp_path: Path) -> None:
@@ -256,7 +251,7 @@ def test_invalid_rows_are_skipped_and_reported(tmp_path: Path) -> None:
     invalid = [
         "{not json",
         json.dumps(DOLLY[0] | {"response": " "}),
-        json.dumps(DOLLY[0] | {"context": ["a list"]}),
+        json.dumps(DOLLY[0] | {"response": ["a list"]}),
         json.dumps({"instruction": "no answer"}),
         json.dumps("text"),
         json.dumps(DOLLY[0] | {"response": "\ud800"}),
@@ -267,10 +262,10 @@ def test_invalid_rows_are_skipped_and_reported(tmp_path: Path) -> None:
     assert [line.where for line in loaded.invalid_lines] == [f"{path}:{i}" for i in range(1, 7)]
     assert [line.reason for line in loaded.invalid_lines] == [
         "not JSON (expecting property name enclosed in double quotes)",
-        "no question with an answer",
-        "its context is not text",
-        "not of the data set's schema",
-        "not of the data set's schema",
+        "an empty assistant message",
+        "a turn without a role",
+        "a row without a conversation",
+        "a row that is not an object",
         "a lone surrogate (half a character, or a byte that is not UTF-8) in an assistant message",
     ]
 
@@ -302,24 +297,17 @@ def test_the_source_identifies_the_file_and_the_limit(tmp_path: Path) -> None:
         load_dataset("dolly", path, max_dialogues=0)
 
 
-def test_an_error_about_the_schema_names_the_present_and_the_expected_keys(tmp_path: Path) -> None:
-    path = write_json_lines(tmp_path / "d.jsonl", DOLLY)
-    with pytest.raises(UserError) as caught:
-        load_dataset("alpaca", path)
-    assert "its rows are not those of ALPACA: they have instruction, context, response, category" in caught.value.line()
-    assert "expected instruction, input, output or messages or prompt, completion" in caught.value.line()
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("d.jsonl", b"", "it has no rows"),
+        ("d.jsonl", b" \n", "it has no rows"),
+        ("d.csv", b"instruction,response\n", "it has no rows"),
         ("d.jsonl", b"{broken", "none of its rows is usable .first: not JSON"),
+        ("d.jsonl", b'{"score": 1}', "first: a row without a conversation.; name a file with rows of DOLLY, or of"),
         ("d.json", b'[{"instruction": 1},', "none of its rows is usable"),
-        ("d.jsonl.gz", b"no gzip", "damaged gzip file"),
-        ("d.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], "damaged gzip file"),
-        ("d.txt", b"{}", "this file format cannot be read"),
-        ("d.parquet.gz", b"{}", "this file format cannot be read"),
+        ("d.txt", b"instruction", "none of its rows is usable"),
+        ("d.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], "is cut off or damaged"),
         ("d.parquet", b"PAR1 but not really PAR1", "damaged Parquet file"),
     ],
 )
@@ -329,8 +317,9 @@ def test_a_file_without_usable_rows_gives_a_one_line_error(
     if name.endswith(".parquet"):
         pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as raised:
         load_dataset("dolly", tmp_path / name)
+    assert "\n" not in raised.value.line()
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing.csv", "missing.parquet", "missing.json.gz"])
@@ -351,17 +340,26 @@ def test_a_folder_and_an_unknown_name_give_a_one_line_error(tmp_path: Path) -> N
         load_dataset("squad")
 
 
-@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.sampled_from(["a", "b", " ", "c\n"]))))
-def test_turns_in_any_order_make_a_dialogue_or_an_error(turns: list[tuple[str, str]]) -> None:
-    nonempty = [(role, text) for role, text in turns if text.strip()]
-    positions = {role: [i for i, (r, _) in enumerate(nonempty) if r == role] for role in ("user", "assistant")}
-    answered = positions["user"] and positions["assistant"] and positions["user"][0] < positions["assistant"][-1]
-    if not answered:
-        with pytest.raises(ValueError, match="no question with an answer"):
-            alternating_dialogue(turns)
-        return
-    remaining = nonempty[positions["user"][0] : positions["assistant"][-1] + 1]
-    dialogue = alternating_dialogue(turns)
-    assert isinstance(dialogue, Dialogue)  # its turns alternate by construction
-    joined = "".join(m.content for m in dialogue.messages).replace("\n", "")
-    assert joined == "".join(text.strip() for _, text in remaining)
+# Columns of the six data sets, and values that they may have.
+COLUMNS = [
+    *("instruction", "input", "output", "context", "response", "category", "question", "id", "system_prompt"),
+    *("safety_label", "dialogue_id", "response_id", "conv_id", "utterance_idx", "utterance", "speaker_idx"),
+    *("conversations", "messages", "emotion", "src", "utterances", "role", "content"),
+]
+VALUES = st.recursive(
+    st.sampled_from([None, True, 0, 1, 10**30, 0.5, "", "1", "user", "Patient: a Doctor: b", "doctor: x", "\ud800"]),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS), values, max_size=6),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(DATASETS)), st.lists(VALUES, min_size=1, max_size=6))
+def test_rows_of_any_shape_are_read_or_reported(name: str, rows: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_json_lines(Path(folder) / "rows.jsonl", [{"prompt": "Why?", "completion": "So."}, *rows])
+        loaded = load_dataset(name, path)
+    assert contents(loaded)[0] == ["Why?", "So."]
+    assert all(dialogue.topic is None or dialogue.topic.strip() for dialogue in loaded.dialogues)
+    lines = [int(line.where.rpartition(":")[2]) for line in loaded.invalid_lines]
+    assert all(1 < line <= len(rows) + 1 for line in lines)
