@@ -76,10 +76,10 @@ def meddialog(rows: Sequence[Row]) -> Row:
     (row,) = rows
     if "src" in row:
         _, *parts = _SPEAKER.split(text_of(row["src"]))
-        return _messages(zip(map(_role, parts[::2]), parts[1::2], strict=True))
+        return _messages(zip(map(str.lower, parts[::2]), parts[1::2], strict=True))
     if "utterances" in row:
         turns = [text_of(utterance).partition(":") for utterance in as_list(row["utterances"])]
-        return _messages((_role(speaker), text) for speaker, _, text in turns)
+        return _messages((speaker.strip().lower(), text) for speaker, _, text in turns)
     if {"instruction", "input"} <= row.keys():
         return {"question": row["input"], "answer": row.get("output")}
     return row
@@ -90,9 +90,6 @@ def _with_commas(value: Any) -> Any:
     return value.replace("_comma_", ",") if isinstance(value, str) else value
 
 
-def _role(speaker: str) -> str:
-    return _ROLES.get(speaker.strip().lower(), speaker)
-
-
 def _messages(turns: Iterable[tuple[str, object]], topic: object = None) -> Row:
-    return {"messages": [{"role": role, "content": text_of(text).strip()} for role, text in turns], "topic": topic}
+    messages = [{"role": _ROLES.get(speaker, speaker), "content": text_of(text).strip()} for speaker, text in turns]
+    return {"messages": messages, "topic": topic}

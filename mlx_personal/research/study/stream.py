@@ -19,13 +19,11 @@ from mlx_personal.research.study.schemas import LabeledDialogue
 PARTS: Final = ("all", "first", "second")
 ORDERS: Final = ("in-order", "shuffled", "correlated")
 
-# Separates this draw from the others with the same seed.
-_EVALUATION = 0
 # Maximum number of answers from which the constant answer is chosen, and of their dialogues: n answers take n²
 # comparisons.
 MAX_REFERENCE_ANSWERS: Final = 200
-# Both draws use the same seed but different generators.
-_SHUFFLE, _BURSTS = 1, 2
+# All draws use the same seed but different generators.
+_EVALUATION, _SHUFFLE, _BURSTS = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,8 @@ def split_stream(dialogues: Sequence[LabeledDialogue], topics: Sequence[str], co
     The evaluation dialogues are drawn first and depend on `dialogues`, `config.part` and `config.seed` only; a smaller
     number of them is a prefix of a larger one. Their near-duplicates are left out of the stream. A shuffled stream is
     drawn from the rest. A correlated stream holds the same dialogues, ordered by `order_in_bursts`.
+
+    If fewer dialogues than `config.received` are left, all of them are streamed, even if a buffer has more bins.
 
     Args:
         dialogues: Dialogues of the data set.
