@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from mlx_personal.selection.buffer import Buffer
+from mlx_personal.selection.draws import hashed_uniform, sampling_priorities
 from mlx_personal.selection.policies import PolicyDecision, SelectionCandidate
 
 # The best value of 0 to 16 on the first halves of four data sets: the experiment `tuning` of the selection study.
@@ -92,30 +93,15 @@ class WeightedPolicy:
         """
         below = np.searchsorted(np.sort(self._sample), eoe, side="right")
         q = (below + 1) / (len(self._sample) + 1)
-        age = 0.0 if math.isinf(self._half_life) else ids * (math.log(2) / self._half_life)
-        priority: np.ndarray = self._weight * np.log(q) - np.log(-np.log(_uniform(ids, self._seed))) + age
-        return priority
+        priorities: np.ndarray = self._weight * np.log(q) + sampling_priorities(ids, self._half_life, self._seed)
+        return priorities
 
     def _add_entropy(self, eoe: float) -> None:
         """Add an entropy to the uniform sample of all entropies (algorithm R of [Vitter85])."""
         if len(self._sample) < _SAMPLE_SIZE:
             self._sample.append(eoe)
         else:
-            index = int(_uniform(np.array([self._count]), ~self._seed)[0] * (self._count + 1))
+            index = int(hashed_uniform(np.array([self._count]), ~self._seed)[0] * (self._count + 1))
             if index < _SAMPLE_SIZE:
                 self._sample[index] = eoe
         self._count += 1
-
-
-def _uniform(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Return a number in (0, 1) for each id, from a hash of the id and the seed (SplitMix64)."""
-    mixed = _mix(_mix(np.uint64(seed & (2**64 - 1)) + np.zeros(len(ids), np.uint64)) ^ ids.astype(np.uint64))
-    uniform: np.ndarray = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
-    return uniform
-
-
-def _mix(numbers: np.ndarray) -> np.ndarray:
-    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
