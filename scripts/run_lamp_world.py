@@ -36,7 +36,7 @@ from mlx_personal.finetune import LoRAConfig
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.research.lamp import LampSpec, run_lamp
 from mlx_personal.research.lamp.lamp_config import LampConfig
-from mlx_personal.research.lamp.lamp_database import LampDatabase
+from mlx_personal.research.lamp.lamp_folder import LampFolder
 from mlx_personal.research.lamp.lamp_report import MethodRow, method_rows, method_tables
 from mlx_personal.research.lamp.metrics import METRICS
 from mlx_personal.research.lamp.tasks import TASKS
@@ -104,8 +104,7 @@ def run_methods(folder: Path, task: str, url: str, args: argparse.Namespace) -> 
     result = run_lamp(run_folder, spec, on_progress=print_progress)
     problem = result.failed or result.message or "complete"
     print(f"LaMP-{task}, {folder.name}: {result.num_computed} computed, {result.num_stored} stored, {problem}")
-    with LampDatabase(run_folder) as database:
-        return method_rows(TASKS[task], database.results(result.setting))
+    return method_rows(LampFolder(run_folder).settings[result.setting])
 
 
 @contextlib.contextmanager

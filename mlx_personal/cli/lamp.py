@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _TASKS: Final = ("1", "2N", "2M", "3", "4", "5", "7")
 _SPLITS: Final = ("train", "dev", "test")
 _METHODS: Final = (
-    "non-personalized, random, recency, bm25, profile, oppu, oppu+bm25, cdcda, cdcda+bm25, cdcda-no-FILTER, cloud; "
-    "bm25:1 has one item in the prompt, bm25 four"
+    "non-personalized, majority, random, recency, bm25, profile, oppu, oppu+bm25, cdcda, cdcda+bm25, cdcda-no-FILTER, "
+    "cloud; bm25:1 has one item in the prompt, bm25 four"
 )
 _PATH: Final = click.Path(path_type=Path)
 
@@ -151,13 +151,13 @@ def run(
 ) -> CommandResult:
     """Answer the users' queries by each method and score the answers.
 
-    The same command resumes an interrupted run and computes only what is missing. Predictions are written in LaMP's
-    own format as well. Without a server, the base model writes the synthetic items of cdcda itself.
+    The same command resumes an interrupted run and computes only what is missing. The folder receives report.md,
+    results.jsonl, from which the report can be made again and which has no texts, and the predictions in LaMP's own
+    format. Without a server, the base model writes the synthetic items of cdcda itself.
     """
     from mlx_personal.research.lamp import LampSpec, run_lamp
-    from mlx_personal.research.lamp.lamp_database import LampDatabase
-    from mlx_personal.research.lamp.lamp_report import method_rows, method_tables
-    from mlx_personal.research.lamp.tasks import get_task
+    from mlx_personal.research.lamp.lamp_folder import LampFolder
+    from mlx_personal.research.lamp.lamp_report import file_remarks, method_rows, method_tables
 
     folder = out or cli.home.folder / "lamp"
     spec = LampSpec(
@@ -176,9 +176,9 @@ def run(
     )
     with progress_bar_or_lines(cli) as on_progress:
         result = run_lamp(folder, spec, workers, ray, on_progress)
-    with LampDatabase(folder) as database:
-        rows = method_rows(get_task(task), database.results(result.setting))
-    tables = method_tables(get_task(task), rows) if rows else ""
+    setting = LampFolder(folder).settings[result.setting]
+    rows = method_rows(setting)
+    tables = method_tables(setting.task, rows) if rows else ""
     data = {
         "folder": str(folder),
         "found": result.num_stored,
@@ -192,25 +192,24 @@ def run(
     }
     return CommandResult(
         data,
-        lambda console: _show_result(console, result, tables, folder),
+        lambda console: _show_result(console, result, file_remarks(result.counts), tables, folder),
         exit_code=1 if result.failed or result.num_unanswered else 0,
     )
 
 
 @lamp.command()
-@click.argument("folder", type=_PATH, required=False)
+@click.argument("path", type=_PATH, required=False)
 @click.option("--out", type=_PATH, metavar="FILE", help="Also write the tables to this file.")
 @json_option
-def report(cli: CommandContext, folder: Path | None, out: Path | None) -> CommandResult:
-    """Make tables of all results in FOLDER.
+def report(cli: CommandContext, path: Path | None, out: Path | None) -> CommandResult:
+    """Make tables of all results in PATH: the folder of a run, or its results.jsonl.
 
-    Without FOLDER, the default output folder of `run` is read.
+    Without PATH, the default output folder of `run` is read.
     """
-    from mlx_personal.research.lamp.lamp_database import LampDatabase
+    from mlx_personal.research.lamp.lamp_folder import LampFolder
     from mlx_personal.research.lamp.lamp_report import write_report
 
-    with LampDatabase(folder or cli.home.folder / "lamp") as database:
-        text = write_report(database, out)
+    text = write_report(LampFolder(path or cli.home.folder / "lamp"), out)
     return CommandResult({"markdown": text}, lambda console: print_lines(console, text))
 
 
@@ -256,20 +255,10 @@ def _make_config(settings: Mapping[str, Any], seed: int) -> LampConfig:
         raise UserError(str(error), hint="change that setting") from error
 
 
-def _show_result(console: Console, result: LampResult, tables: str, folder: Path) -> None:
-    counts = result.counts
-    remarks = (
-        (counts.skipped_items, "items were skipped because they lack a text or an answer"),
-        (counts.empty_profiles, "users have no items"),
-        (counts.single_items, "users have one item"),
-        (counts.users_without_queries, "users have no queries and were skipped"),
-        (counts.unscorable_queries, "queries have an empty gold answer, so they are answered but not scored"),
-        (counts.unasked_outputs, "outputs have no question"),
-    )
+def _show_result(console: Console, result: LampResult, remarks: Sequence[str], tables: str, folder: Path) -> None:
     print_lines(
         console,
-        f"{counts.users} users, {counts.queries} queries, {counts.items} items.",
-        *(f"{count} {remark}." for count, remark in remarks if count),
+        *remarks,
         f"{result.num_computed} results computed, {result.num_stored} stored already.",
         *(f"failed: {user}: {error}" for user, error in result.failed),
     )

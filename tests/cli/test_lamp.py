@@ -15,6 +15,7 @@ from mlx_personal import http_client
 from mlx_personal.cli import lamp as commands
 from mlx_personal.research.lamp import lamp_jobs
 from mlx_personal.research.lamp.download import SPLITS
+from mlx_personal.research.lamp.lamp_results import Count
 from mlx_personal.research.lamp.predictions import read_outputs
 from mlx_personal.research.lamp.tasks import TASKS
 from tests.support.augmentation import grant_consent, make_server
@@ -65,7 +66,8 @@ def test_official_files_are_run_unchanged(
     assert run_json(*arguments)["found"] == 12
     report = run_json("lamp", "report", "--out", home / "tables.md")["markdown"]
     assert all(f"\n| {name} " in report for name in methods.split(","))
-    assert (home / "tables.md").read_text() == report
+    assert (home / "tables.md").read_text() == report == (home / "lamp" / "report.md").read_text()
+    assert run_json("lamp", "report", home / "lamp" / "results.jsonl")["markdown"] == report
 
 
 def test_result_is_shown_as_text(command: list[Any], tmp_path: Path) -> None:
@@ -147,15 +149,15 @@ def test_users_with_few_items_are_answered_and_counted(command: list[Any], world
     assert (data["files"]["empty_profiles"], data["files"]["single_items"]) == (1, 1)
     assert "1 users have no items." in result and "1 users have one item." in result
     counts = {row["method"]: row["counts"] for row in data["methods"]}
-    assert (counts["bm25:1"]["no items"], counts["oppu"]["nothing to learn"]) == (2, 1)
+    assert (counts["bm25:1"][Count.NO_ITEMS], counts["oppu"][Count.NO_TRAINING]) == (2, 1)
     assert all(row["queries"] == 6 for row in data["methods"])
 
 
 def test_items_beyond_the_maximum_length_are_counted(command: list[Any]) -> None:
     command += ["--method", "bm25", "--max-length", "20"]
     (row,) = run_json(*command)["methods"]
-    assert row["counts"] == {"items left out": 6} and row["queries"] == 6
-    assert "- bm25: 6 items left out" in run_cli(*command).stdout
+    assert row["counts"] == {Count.ITEMS_LEFT_OUT: 6} and row["queries"] == 6
+    assert "- bm25: 6 queries whose items did not fit" in run_cli(*command).stdout
 
 
 def test_outputs_without_a_question_are_counted(command: list[Any], world: Path) -> None:
@@ -170,7 +172,7 @@ def test_queries_with_an_empty_gold_are_answered_and_not_scored(
     edit_json(world / "LaMP_3_outputs.json", lambda outputs: outputs["golds"][0].update(output=""))
     data = run_json(*command)
     assert (data["ran"], data["failed"], data["files"]["unscorable_queries"]) == (3, [], 1)
-    assert data["methods"][0]["counts"]["queries without a gold answer"] == 1
+    assert data["methods"][0]["counts"][Count.NO_GOLD] == 1
     # LaMP's own script needs a prediction for each id.
     written = read_outputs(TASKS["3"], tmp_path / "run" / "predictions" / "non-personalized.json")
     assert written.by_id.keys() == read_outputs(TASKS["3"], world / "LaMP_3_outputs.json").by_id.keys()
@@ -197,10 +199,11 @@ def test_questions_merged_with_their_outputs_need_no_other_file(command: list[An
     [
         (["--task", "6"], "there is no LaMP task '6'; choose one of 1, 2N, 2M, 3, 4, 5, 7"),
         (["--task", "4"], "these are outputs of 'LaMP_3', not of LaMP_4"),
-        (["--method", "magic"], "there is no method 'magic'; choose from non-personalized, random"),
+        (["--method", "magic"], "there is no method 'magic'; choose from non-personalized, majority, random"),
         (["--method", "cdcda-no-luck"], "there is no method 'cdcda-no-luck'"),
         (["--method", ","], "no method is named"),
         (["--method", "cloud"], "the method cloud needs a server"),
+        (["--task", "4", "--method", "majority"], "the items of LaMP-4 have no labels, so there is no majority"),
         (["--server", "http://127.0.0.1:9/v1"], "--server needs --server-model"),
         (["--server-model", "x"], "--max-tokens and --without-field need --server"),
         (["--max-tokens", "9"], "--max-tokens and --without-field need --server"),
@@ -246,12 +249,25 @@ def test_questions_without_outputs_are_refused(command: list[Any]) -> None:
     assert "name their outputs as well" in error_line(*command[:place], *command[place + 2 :])
 
 
-def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_path_without_results_is_refused(tmp_path: Path) -> None:
     command = f"mlx-personal lamp run --task TASK --questions FILE --method NAME --out {tmp_path}"
-    assert f"there is no LaMP run here; run `{command}` first" in error_line("lamp", "report", tmp_path)
+    message = f"there are no results of a LaMP run here; run `{command}` first"
+    assert message in error_line("lamp", "report", tmp_path)
+    empty, text = tmp_path / "empty.jsonl", tmp_path / "text.jsonl"
+    empty.write_text("")
+    assert error_line("lamp", "report", empty).endswith("empty.jsonl: there are no results of a LaMP run here")
+    text.write_text("hello\n")
+    assert "text.jsonl: line 1 is not a JSON object" in error_line("lamp", "report", text)
+
+
+def test_run_into_a_file_or_a_run_of_version_0_1_is_refused(command: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    assert "is a file; a LaMP run is a folder; name a folder" in error_line("lamp", "report", file)
+    assert "is a file; a LaMP run is a folder; name a folder" in error_line(*command, "--out", file)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "lamp.db").write_bytes(b"")
+    for arguments in ([*command, "--out", tmp_path / "old"], ["lamp", "report", tmp_path / "old"]):
+        assert "is a LaMP run of version 0.1, which cannot be read; name another folder" in error_line(*arguments)
 
 
 # Download and choices

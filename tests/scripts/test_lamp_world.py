@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
@@ -200,7 +201,7 @@ def test_the_student_is_trained_on_the_inputs_of_a_run(tiny_model: LanguageModel
             num_plain += 1
             user = LampUser("u", (), (query,))
             method = parse_method("non-personalized")
-            assert answering.build_inputs(tiny_model, task, user, method, LampConfig()).inputs == (prompt,)
+            assert answering.build_inputs(tiny_model, task, user, method, LampConfig(), Counter()) == [prompt]
         elif before.endswith(". "):
             items = [parse_item(task, text) for text in before[:-2].split(", and ")]
             complete_items = [item for item in items if item is not None]

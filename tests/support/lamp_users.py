@@ -10,9 +10,9 @@ from typing import Any
 
 from mlx_personal.research.lamp import LampResult, LampSpec, run_lamp
 from mlx_personal.research.lamp.lamp_config import LampConfig
-from mlx_personal.research.lamp.lamp_database import LampDatabase
-from mlx_personal.research.lamp.lamp_results import MethodResult
-from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_lamp_users
+from mlx_personal.research.lamp.lamp_folder import LampFolder
+from mlx_personal.research.lamp.lamp_results import MethodAnswers
+from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_users
 from mlx_personal.research.lamp.predictions import read_outputs
 from mlx_personal.research.lamp.tasks import TASKS
 from tests.support.augmentation import CONFIG, similar_record
@@ -20,7 +20,8 @@ from tests.support.scripts import import_script
 
 SHORT_RUN = LampConfig(answer_tokens=3, augment=CONFIG)
 
-ResultsByUserAndMethod = dict[tuple[str, str], MethodResult]
+# The answers by the number of the user and the name of the method.
+ResultsByUserAndMethod = dict[tuple[int, str], MethodAnswers]
 
 
 def write_lamp_files(
@@ -35,7 +36,7 @@ def read_world_users(folder: Path, task: str, **sizes: int) -> list[LampUser]:
     """Write the files of some users and read them again."""
     name = TASKS[task].file_names[0]
     outputs = read_outputs(TASKS[task], write_lamp_files(folder, task, **sizes) / f"{name}_outputs.json")
-    return list(read_lamp_users(TASKS[task], folder / f"{name}_questions.json", outputs, FileCounts()))
+    return list(read_users(TASKS[task], folder / f"{name}_questions.json", outputs, FileCounts()))
 
 
 def lamp_spec(folder: Path, model: Path, *methods: str, task: str = "3", **changes: Any) -> LampSpec:
@@ -52,13 +53,16 @@ def lamp_spec(folder: Path, model: Path, *methods: str, task: str = "3", **chang
 
 def read_results(folder: Path, result: LampResult) -> ResultsByUserAndMethod:
     """Return the results of a run, without times and energy."""
-    with LampDatabase(folder) as database:
-        return {
-            (stored.user, stored.method): dataclasses.replace(
-                stored.result, train_s=0.0, answer_s=None, energy_joules=None
-            )
-            for stored in database.results(result.setting)
-        }
+    stored = LampFolder(folder)
+    predictions = stored.predictions(result.setting)
+    return {
+        (user, method): MethodAnswers(
+            predictions[method][user],
+            dataclasses.replace(of_user, train_s=0.0, answer_s=None, energy_joules=None),
+        )
+        for method, of_method in stored.settings[result.setting].results.items()
+        for user, of_user in of_method.items()
+    }
 
 
 def run_and_read(folder: Path, spec: LampSpec, **settings: Any) -> ResultsByUserAndMethod:

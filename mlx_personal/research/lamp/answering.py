@@ -15,6 +15,7 @@ from typing import Final
 from mlx_personal.augmentation.prompting import format_record
 from mlx_personal.augmentation.task import Record
 from mlx_personal.dialogue import Dialogue, strip_thoughts
+from mlx_personal.finetune import Example
 from mlx_personal.models import LanguageModel
 from mlx_personal.research.lamp.lamp_config import LampConfig
 from mlx_personal.research.lamp.lamp_prompts import build_retrieval_prompt
@@ -28,32 +29,6 @@ _SUMMARY_PROMPT: Final = Path(__file__).with_name("prompts") / "profile.txt"
 # Items that the summary of a user is written from, as in OPPU, and its maximum length.
 _SUMMARY_ITEMS: Final = 10
 _SUMMARY_TOKENS: Final = 96
-
-
-@dataclass(frozen=True)
-class QueryInputs:
-    """The inputs of a user's queries for one method.
-
-    Attributes:
-        inputs: One input for each query.
-        counts: What had to be left out, by `Count`.
-    """
-
-    inputs: tuple[str, ...]
-    counts: Counter[str]
-
-
-@dataclass(frozen=True)
-class TrainingDialogues:
-    """The training data of one adapter.
-
-    Attributes:
-        dialogues: First those of the user's own items, then those of the synthetic records.
-        num_real: How many are of the user's own items.
-    """
-
-    dialogues: list[Dialogue]
-    num_real: int
 
 
 @dataclass(frozen=True)
@@ -72,8 +47,14 @@ class Answers:
 
 
 def build_inputs(
-    lm: LanguageModel, task: LampTask, user: LampUser, method: Method, config: LampConfig, summary: str = ""
-) -> QueryInputs:
+    lm: LanguageModel,
+    task: LampTask,
+    user: LampUser,
+    method: Method,
+    config: LampConfig,
+    counts: Counter[str],
+    summary: str = "",
+) -> list[str]:
     """Return the input of each query, preceded by the summary of the user if there is one, or else by items.
 
     Args:
@@ -82,24 +63,24 @@ def build_inputs(
         user: The user.
         method: Method that decides which items are added.
         config: Settings of the run.
+        counts: Updated with what had to be left out, by `Count`.
         summary: Summary of the user; empty for none.
     """
-    counts: Counter[str] = Counter()
     if summary:
-        return QueryInputs(tuple(f"{summary}\n{query.input}" for query in user.queries), counts)
+        return [f"{summary}\n{query.input}" for query in user.queries]
     if method.with_summary:
-        counts[Count.NO_SUMMARY] = len(user.queries)
+        counts[Count.NO_SUMMARY] += len(user.queries)
     if not method.num_items:
-        return QueryInputs(tuple(query.input for query in user.queries), counts)
+        return [query.input for query in user.queries]
     if not user.profile:
-        counts[Count.NO_ITEMS] = len(user.queries)
+        counts[Count.NO_ITEMS] += len(user.queries)
     retriever = ProfileRetriever(task, method.retriever, user.profile)
     inputs = []
     for query in user.queries:
         seed = f"{config.seed} {user.id} {query.id}"
         items = retriever.retrieve(task.query_text(query.input), method.num_items, seed=seed)
         inputs.append(_add_items(lm, task, query.input, items, config, counts))
-    return QueryInputs(tuple(inputs), counts)
+    return inputs
 
 
 def training_records(task: LampTask, user: LampUser, config: LampConfig) -> dict[int, Record]:
@@ -124,15 +105,15 @@ def summary_prompt(records: Sequence[Record]) -> str:
     return _SUMMARY_PROMPT.read_text(encoding="utf-8").strip("\n").replace("{records}", lines)
 
 
-def training_dialogues(
+def training_examples(
     lm: LanguageModel,
     task: LampTask,
     user: LampUser,
     method: Method,
     config: LampConfig,
     synthetic: Sequence[Record] = (),
-) -> TrainingDialogues:
-    """Return what the adapter of a user is trained on.
+) -> list[Example]:
+    """Return what the adapter of a user is trained on: the user's own items, and then the synthetic records.
 
     With a method that puts items before an input, a record of the user's own items comes after older items [Tan24], a
     synthetic record after any items. The training inputs of LaMP-1 and LaMP-7, which differ from the official inputs
@@ -151,7 +132,7 @@ def training_dialogues(
     with_items = method.num_items > 0 and task.name not in ("1", "7")
     retriever = ProfileRetriever(task, method.retriever, user.profile) if with_items else None
     records: list[tuple[int | None, Record]] = [*real.items(), *((None, record) for record in synthetic)]
-    dialogues = []
+    examples = []
     for index, record in records:
         text = template.format_question(record.text)
         if retriever is not None:
@@ -159,8 +140,9 @@ def training_dialogues(
             seed = f"{config.seed} {query}"
             items = retriever.retrieve(query, method.num_items, seed=seed, older_than=index)
             text = _add_items(lm, task, text, items, config, Counter())
-        dialogues.append(Dialogue.of(text, record.answer))
-    return TrainingDialogues(dialogues, len(real))
+        weight = config.augment.synthetic_weight if index is None else 1.0
+        examples.append(Example(Dialogue.of(text, record.answer), weight=weight))
+    return examples
 
 
 def answer_inputs(lm: LanguageModel, task: LampTask, inputs: Sequence[str], config: LampConfig) -> Answers:

@@ -1,35 +1,34 @@
-"""Open a JSON file of any size for reading piece by piece."""
+"""Read a JSON file of any size piece by piece."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import ijson
 
 from mlx_personal.errors import UserError, from_os_error
 
 
-@contextlib.contextmanager
-def open_json_stream(path: Path) -> Iterator[BinaryIO]:
-    """Open a JSON file for the streaming parser ijson.
+def json_items(path: Path, prefix: str) -> Iterator[Any]:
+    """Yield the values at a place in a JSON file, one at a time.
 
     Args:
         path: File to read.
+        prefix: The place, as in ijson: `item` for the elements of a list, `golds.item` for those of the list `golds`.
 
     Yields:
-        The open file to pass to one of ijson's parsers within the block.
+        The values.
 
     Raises:
-        UserError: If the file cannot be read, or the block meets text that is not JSON.
+        UserError: If the file cannot be read, or is not JSON.
     """
     try:
         with path.open("rb") as file:
             if not file.peek(1):
                 raise UserError("an empty file", path, "download it again, or name another")
-            yield file
+            yield from ijson.items(file, prefix, use_float=True)
     except OSError as error:
         raise from_os_error(error, path) from error
     except ijson.IncompleteJSONError as error:

@@ -11,10 +11,10 @@ import dataclasses
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mlx_personal.augmentation import on_device
 from mlx_personal.augmentation.on_device import PreparedRequests
@@ -22,15 +22,17 @@ from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.augmentation.redaction import PatternRedactor, Placeholders
 from mlx_personal.augmentation.task import Record
 from mlx_personal.dialogue import strip_thoughts
-from mlx_personal.finetune import Example, finetune
+from mlx_personal.finetune import finetune
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.loading import cached_model
 from mlx_personal.models.sampling import SamplingParams
 from mlx_personal.research.lamp import answering
 from mlx_personal.research.lamp.lamp_config import LampConfig
-from mlx_personal.research.lamp.lamp_results import Count, MethodResult
+from mlx_personal.research.lamp.lamp_results import Count, MethodAnswers, MethodResult
 from mlx_personal.research.lamp.lamp_users import LampUser
 from mlx_personal.research.lamp.methods import Method
+from mlx_personal.research.lamp.metrics import pair_statistics
+from mlx_personal.research.lamp.retrieval import majority_label
 from mlx_personal.research.lamp.tasks import TASKS
 from mlx_personal.runtime.energy import EnergyMeter
 
@@ -38,22 +40,40 @@ from mlx_personal.runtime.energy import EnergyMeter
 _TEMPERATURE: Final = 0.8
 _MAX_RECORD_TOKENS = 512
 
+# Fields of `MethodResult`.
+_Costs = dict[str, Any]
 
-@dataclass(frozen=True)
-class JobResponses:
-    """The responses of a server that a job uses.
+
+@dataclass
+class ServerResponses:
+    """The requests to a server for one user, and its responses; None stands for a missing response.
 
     Attributes:
         prepared: Requests for synthetic records; None where no method needs them.
-        synthetic: The response to each of these requests; None for a missing one.
+        queries: Requests for answers, by the name of the method.
+        synthetic: The response to each request for synthetic records.
         answers: Responses to the queries, by the name of the method.
-        seconds_per_answer: Seconds that each answer of a method took; None for responses of an earlier run.
+        seconds_per_answer: Seconds that each new answer of a method took; None where none is new.
+        may_get_more: Whether another run may bring the synthetic records that are missing now.
     """
 
     prepared: PreparedRequests | None
-    synthetic: Sequence[str | None]
-    answers: Mapping[str, Sequence[str]]
-    seconds_per_answer: Mapping[str, float | None]
+    queries: dict[str, list[PromptRequest]]
+    synthetic: list[str | None] = field(default_factory=list)
+    answers: dict[str, list[str | None]] = field(default_factory=dict)
+    seconds_per_answer: dict[str, float | None] = field(default_factory=dict)
+    may_get_more: bool = False
+
+    @property
+    def num_unanswered(self) -> int:
+        """Number of requests for synthetic records without a response."""
+        return self.synthetic.count(None)
+
+    def are_complete_for(self, method: Method) -> bool:
+        """Return whether a method has an answer to each query, or all synthetic records that the budget allows."""
+        if method.on_server:
+            return None not in self.answers.get(method.name, [])
+        return not self.may_get_more or None not in self.synthetic
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,8 @@ class LampJob:
         user: The user.
         methods: Methods to run.
         config: Settings of the run.
-        responses: Responses of a server; None where the device's model writes the synthetic records itself.
+        responses: Responses of a server, complete for the methods; None where the device's model writes the synthetic
+            records itself.
     """
 
     model_dir: str
@@ -74,24 +95,11 @@ class LampJob:
     user: LampUser
     methods: tuple[Method, ...]
     config: LampConfig
-    responses: JobResponses | None = None
+    responses: ServerResponses | None = None
 
 
-@dataclass(frozen=True)
-class ServerPrompts:
-    """The requests to a server for one user.
-
-    Attributes:
-        prepared: Requests for synthetic records; None where no method needs them.
-        queries: Requests for answers, by the name of the method.
-    """
-
-    prepared: PreparedRequests | None
-    queries: dict[str, list[PromptRequest]]
-
-
-def build_server_prompts(job: LampJob) -> ServerPrompts:
-    """Build the requests to a server for a user, with private values redacted."""
+def build_server_prompts(job: LampJob) -> ServerResponses:
+    """Return the requests to a server for a user, with private values redacted and without responses."""
     lm = cached_model(job.model_dir)
     is_augmented = any(method.training_data == "augmented" for method in job.methods)
     queries = {}
@@ -99,31 +107,53 @@ def build_server_prompts(job: LampJob) -> ServerPrompts:
         if method.on_server:
             inputs, _ = _redacted_inputs(lm, job, method)
             queries[method.name] = [PromptRequest(job.user.id, i, text, 0, ()) for i, text in enumerate(inputs)]
-    return ServerPrompts(_prepare_requests(lm, job) if is_augmented else None, queries)
+    return ServerResponses(_prepare_requests(lm, job) if is_augmented else None, queries)
 
 
-def run_methods(job: LampJob) -> dict[str, MethodResult]:
-    """Run all methods of a job and return their results, by the name of the method."""
-    lm, meter = cached_model(job.model_dir), EnergyMeter()
-    results = {}
+def run_methods(job: LampJob) -> dict[str, MethodAnswers]:
+    """Run all methods of a job and return their answers, by the name of the method."""
+    meter = EnergyMeter()
+    answers = {}
     for method in job.methods:
+        counts: Counter[str] = Counter()
         before = meter.read()
-        if method.on_server:
-            result = _read_server_answers(lm, job, method)
+        if method.is_majority:
+            texts, costs = _majority_answers(job, counts)
+        elif method.on_server:
+            texts, costs = _read_server_answers(job, method)
         else:
-            result = _run_on_device(lm, job, method)
-            result = dataclasses.replace(result, energy_joules=(meter.read() - before).total_joules)
-        if num_unscorable := len(result.predictions) - len(result.golds):
-            result = dataclasses.replace(result, counts={**result.counts, Count.NO_GOLD: num_unscorable})
-        if num_empty := sum(not text for text in result.predictions.values()):
-            result = dataclasses.replace(result, counts={**result.counts, Count.EMPTY_ANSWERS: num_empty})
-        results[method.name] = result
-    return results
+            texts, costs = _run_on_device(job, method, counts)
+            costs["energy_joules"] = (meter.read() - before).total_joules
+        answers[method.name] = _score(job, texts, costs, counts)
+    return answers
 
 
-def _run_on_device(lm: LanguageModel, job: LampJob, method: Method) -> MethodResult:
+def _score(job: LampJob, texts: Sequence[str], costs: _Costs, counts: Counter[str]) -> MethodAnswers:
+    queries = job.user.queries
+    scored = [(text, query.gold) for text, query in zip(texts, queries, strict=True) if query.gold]
+    counts[Count.NO_GOLD] = len(queries) - len(scored)
+    counts[Count.EMPTY_ANSWERS] = sum(not text for text in texts)
+    statistics = pair_statistics(TASKS[job.task], [text for text, _ in scored], [gold for _, gold in scored])
+    result = MethodResult(
+        sums=statistics.sum(axis=0).tolist(),
+        num_queries=len(queries),
+        counts={name: count for name, count in counts.items() if count},
+        **costs,
+    )
+    return MethodAnswers({query.id: text for query, text in zip(queries, texts, strict=True)}, result)
+
+
+def _majority_answers(job: LampJob, counts: Counter[str]) -> tuple[list[str], _Costs]:
+    start, num_queries = time.perf_counter(), len(job.user.queries)
+    if not job.user.profile:
+        counts[Count.NO_ITEMS] = num_queries
+    texts = [majority_label(TASKS[job.task], job.user.profile)] * num_queries
+    return texts, {"answer_s": time.perf_counter() - start}
+
+
+def _run_on_device(job: LampJob, method: Method, counts: Counter[str]) -> tuple[list[str], _Costs]:
     task, user, config = TASKS[job.task], job.user, job.config
-    counts: Counter[str] = Counter()
+    lm = cached_model(job.model_dir)
     num_samples, adapter_bytes = 0, None
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -133,22 +163,18 @@ def _run_on_device(lm: LanguageModel, job: LampJob, method: Method) -> MethodRes
                 num_samples, adapter_bytes = _train_adapter(lm, job, method, Path(folder, "adapter"), counts)
             # Without an adapter everything counts as answering, the summary of the user included.
             trained = start if method.training_data == "none" else time.perf_counter()
-            inputs = answering.build_inputs(lm, task, user, method, config, summary)
-            answers = answering.answer_inputs(lm, task, inputs.inputs, config)
+            inputs = answering.build_inputs(lm, task, user, method, config, counts, summary)
+            answers = answering.answer_inputs(lm, task, inputs, config)
         finally:
             lm.detach_adapter()
-    counts.update(inputs.counts)
-    return MethodResult(
-        predictions=dict(zip((query.id for query in user.queries), answers.texts, strict=True)),
-        golds=_golds(user),
-        train_s=trained - start,
-        answer_s=time.perf_counter() - trained,
-        tokens_read=answers.tokens_read,
-        tokens_written=answers.tokens_written,
-        adapter_bytes=adapter_bytes,
-        training_samples=num_samples,
-        counts={name: count for name, count in counts.items() if count},
-    )
+    return answers.texts, {
+        "train_s": trained - start,
+        "answer_s": time.perf_counter() - trained,
+        "tokens_read": answers.tokens_read,
+        "tokens_written": answers.tokens_written,
+        "adapter_bytes": adapter_bytes,
+        "training_samples": num_samples,
+    }
 
 
 def _train_adapter(
@@ -160,15 +186,11 @@ def _train_adapter(
     """
     task, user, config = TASKS[job.task], job.user, job.config
     synthetic = _synthetic_records(lm, job, method, counts) if method.training_data == "augmented" else ()
-    data = answering.training_dialogues(lm, task, user, method, config, synthetic)
-    counts[Count.NO_RECORD] += len(user.profile) - data.num_real
-    if not data.dialogues:
+    examples = answering.training_examples(lm, task, user, method, config, synthetic)
+    counts[Count.NO_RECORD] += len(user.profile) + len(synthetic) - len(examples)
+    if not examples:
         counts[Count.NO_TRAINING] += 1
         return 0, None
-    examples = [
-        Example(dialogue, weight=1.0 if index < data.num_real else config.augment.synthetic_weight)
-        for index, dialogue in enumerate(data.dialogues)
-    ]
     report = finetune(lm, examples, config.augment.training, folder)
     counts[Count.TRUNCATED_SAMPLES] += report.truncated_samples
     counts[Count.DROPPED_SAMPLES] += report.dropped_samples
@@ -213,20 +235,16 @@ def _prepare_requests(lm: LanguageModel, job: LampJob) -> PreparedRequests:
     return on_device.prepare_requests(lm, user.id, task.augmentation_task(user.profile), records, job.config.augment)
 
 
-def _read_server_answers(lm: LanguageModel, job: LampJob, method: Method) -> MethodResult:
+def _read_server_answers(job: LampJob, method: Method) -> tuple[list[str], _Costs]:
     """Return a server's answers, with the redacted words restored."""
     assert job.responses is not None
-    _, placeholders = _redacted_inputs(lm, job, method)
-    pairs = zip(job.user.queries, job.responses.answers[method.name], strict=True)
-    predictions = {query.id: placeholders.restore(strip_thoughts(text)).strip() for query, text in pairs}
+    _, placeholders = _redacted_inputs(cached_model(job.model_dir), job, method)
+    answers = job.responses.answers[method.name]
+    texts = [placeholders.restore(strip_thoughts(text or "")).strip() for text in answers]
     each_s = job.responses.seconds_per_answer[method.name]
-    return MethodResult(predictions, _golds(job.user), answer_s=None if each_s is None else each_s * len(predictions))
+    return texts, {"answer_s": None if each_s is None else each_s * len(texts)}
 
 
 def _redacted_inputs(lm: LanguageModel, job: LampJob, method: Method) -> tuple[list[str], Placeholders]:
-    inputs = answering.build_inputs(lm, TASKS[job.task], job.user, method, job.config).inputs
+    inputs = answering.build_inputs(lm, TASKS[job.task], job.user, method, job.config, Counter())
     return PatternRedactor(job.config.augment.redacted_words).redact(inputs)
-
-
-def _golds(user: LampUser) -> dict[str, str]:
-    return {query.id: query.gold for query in user.queries if query.gold}

@@ -6,28 +6,27 @@ are trained and swapped in memory.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mlx_personal import jobs
 from mlx_personal.augmentation.consent import Consent
-from mlx_personal.augmentation.server import Server
 from mlx_personal.errors import Remedy
 from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
 from mlx_personal.research.hashing import digest
 from mlx_personal.research.lamp import lamp_jobs
-from mlx_personal.research.lamp.lamp_config import PROTOCOL, LampConfig
-from mlx_personal.research.lamp.lamp_database import LampDatabase
-from mlx_personal.research.lamp.lamp_jobs import LampJob
-from mlx_personal.research.lamp.lamp_results import StoredResult
+from mlx_personal.research.lamp.lamp_config import PROTOCOL, LampSpec
+from mlx_personal.research.lamp.lamp_folder import LampFolder
+from mlx_personal.research.lamp.lamp_jobs import LampJob, ServerResponses
+from mlx_personal.research.lamp.lamp_results import Count
 from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser
-from mlx_personal.research.lamp.methods import Method, stored_name
+from mlx_personal.research.lamp.methods import Method
 from mlx_personal.research.lamp.predictions import Outputs, write_outputs
-from mlx_personal.research.lamp.server_responses import ServerResponses, fetch_server_responses
+from mlx_personal.research.lamp.server_responses import fetch_server_responses
 from mlx_personal.research.lamp.tasks import LampTask
 
 logger = logging.getLogger(__name__)
@@ -35,61 +34,48 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LampPlan:
-    """A checked `LampSpec`: the users, the base model and the methods of a run.
+    """A checked specification with its users and its base model.
 
     Attributes:
+        spec: The specification.
         task: Task of all users.
+        methods: Methods to run.
         file_task: Name of the task in the file of gold answers.
         read_users: Reads the users; every call starts from the first one.
         file_hashes: Hashes of the files that the users come from; users of other files get another table.
         counts: Counts of reading all users.
         model_dir: Folder of the base model.
         model_fingerprint: Fingerprint of the base model.
-        model_name: Name of the base model in reports.
-        methods: Methods to run.
-        config: Settings of the run.
-        server: Server to use; None if the base model writes the synthetic records itself.
-        token_budget: Maximum tokens that the server may cost; None for no limit.
-        server_answer_tokens: Maximum tokens of the server's answers to queries; None for those of `config`.
     """
 
+    spec: LampSpec
     task: LampTask
+    methods: Sequence[Method]
     file_task: str
     read_users: Callable[[], Iterator[LampUser]]
     file_hashes: Sequence[str]
     counts: FileCounts
     model_dir: str
     model_fingerprint: str
-    model_name: str
-    methods: Sequence[Method]
-    config: LampConfig
-    server: Server | None = None
-    token_budget: int | None = None
-    server_answer_tokens: int | None = None
 
     def setting_metadata(self) -> dict[str, Any]:
-        """Return what all users of a table have in common, under the keys whose hash version 0.1 stored."""
-        server = self.server
-        # Settings that version 0.1 did not have are part of the hash only where they are used.
-        more_of_server: dict[str, Any] = {}
-        if server is not None and server.omitted_fields:
-            more_of_server["omitted_fields"] = sorted(server.omitted_fields)
-        if self.server_answer_tokens is not None:
-            more_of_server["answer_tokens"] = self.server_answer_tokens
+        """Return what all users of a table have in common."""
+        server = self.spec.server
         return {
             "protocol": PROTOCOL,
             "task": self.task.name,
             "files": self.file_hashes,
             "model": self.model_fingerprint,
-            "model_name": self.model_name,
-            "config": self.config.to_json(),
+            "model_name": Path(self.spec.model).name,
+            "config": self.spec.config.to_json(),
             "server": None
             if server is None
             else {
                 "model": server.model,
                 "temperature": server.temperature,
                 "max_tokens": server.max_tokens,
-                **more_of_server,
+                "omitted_fields": sorted(server.omitted_fields),
+                "answer_tokens": self.spec.server_answer_tokens,
             },
         }
 
@@ -122,7 +108,7 @@ class LampResult:
 
 
 def run_plan(
-    database: LampDatabase,
+    folder: LampFolder,
     plan: LampPlan,
     *,
     workers: int | None = None,
@@ -135,7 +121,7 @@ def run_plan(
     folder, in LaMP's form, and replace those of other settings.
 
     Args:
-        database: Database of the run.
+        folder: Folder of the run, which no other process writes.
         plan: What to run.
         workers: Number of worker processes; see `jobs.run_jobs`.
         ray_address: Address of a Ray cluster; see `jobs.run_jobs`.
@@ -145,10 +131,13 @@ def run_plan(
         UserError: If a server is needed without consent, or it refuses a request.
     """
     metadata = plan.setting_metadata()
-    scheduler = _LampScheduler(database, plan, digest(metadata), workers, ray_address, on_progress)
-    database.save_setting(scheduler.setting, {**metadata, "file_task": plan.file_task})
-    result = scheduler.run()
-    _write_predictions(database, plan.file_task, scheduler.setting)
+    setting = digest(metadata)
+    folder.add_setting(setting, metadata, plan.counts)
+    result = _LampScheduler(folder, plan, setting, workers, ray_address, on_progress).run()
+    for method, of_method in folder.predictions(setting).items():
+        by_query = {query: text for of_user in of_method.values() for query, text in of_user.items()}
+        path = folder.path / "predictions" / f"{method.replace(':', '-')}.json"
+        write_outputs(path, Outputs(plan.file_task, by_query))
     return result
 
 
@@ -157,14 +146,14 @@ class _LampScheduler:
 
     def __init__(
         self,
-        database: LampDatabase,
+        folder: LampFolder,
         plan: LampPlan,
         setting: str,
         workers: int | None,
         ray_address: str | None,
         on_progress: Progress,
     ):
-        self._database, self._plan, self.setting = database, plan, setting
+        self._folder, self._plan, self._setting = folder, plan, setting
         self._workers, self._ray_address, self._on_progress = workers, ray_address, on_progress
         self._result = LampResult(setting, plan.counts)
         self._active: dict[str, tuple[int, LampUser]] = {}  # index and user of each job that is running, by its key
@@ -178,33 +167,34 @@ class _LampScheduler:
             if done.error is not None:
                 self._result.failed.append((user.id, done.error))
                 continue
-            for method, result in done.result.items():
-                stored = StoredResult(self._plan.task.name, self.setting, method, user.id, result)
-                self._database.save_result(self._key(user, method), index, stored)
+            for method, answers in done.result.items():
+                self._folder.add_answers(self._setting, index, method, answers)
                 self._result.num_computed += 1
         return self._result
 
     def _find_missing(self) -> dict[int, tuple[Method, ...]]:
         """Return the methods of each user whose results are not stored."""
         missing = {}
-        for index, user in enumerate(self._plan.read_users()):
-            methods = tuple(method for method in self._plan.methods if self._is_missing(user, method))
+        for index in range(self._plan.counts.users):
+            methods = tuple(method for method in self._plan.methods if self._is_missing(index, method))
             self._result.num_stored += len(self._plan.methods) - len(methods)
             if methods:
                 missing[index] = methods
         return missing
 
-    def _is_missing(self, user: LampUser, method: Method) -> bool:
+    def _is_missing(self, index: int, method: Method) -> bool:
         """Return whether a result is not stored, or lacks synthetic records that a server may still write."""
-        num_unanswered = self._database.num_unanswered(self._key(user, method.name))
-        return num_unanswered is None or (num_unanswered > 0 and self._plan.server is not None)
+        num_unanswered = self._num_unanswered(index, method)
+        return num_unanswered is None or (num_unanswered > 0 and self._plan.spec.server is not None)
 
-    def _key(self, user: LampUser, method: str) -> str:
-        return digest([self.setting, dataclasses.asdict(user), stored_name(method)])
+    def _num_unanswered(self, index: int, method: Method) -> int | None:
+        """Return how many synthetic records a result lacks because a server did not answer; None for no result."""
+        result = self._folder.result(self._setting, index, method.name)
+        return None if result is None else result.counts.get(Count.UNANSWERED, 0)
 
     def _fetch_responses(self, missing: Mapping[int, tuple[Method, ...]]) -> dict[int, ServerResponses]:
         """Fetch the server's responses for the methods that need them; return them by the user's index."""
-        server, folder = self._plan.server, self._database.folder
+        spec, server, folder = self._plan.spec, self._plan.spec.server, self._folder.path
         needing = {
             index: needed
             for index, methods in missing.items()
@@ -222,15 +212,15 @@ class _LampScheduler:
         for done in self._run_jobs(lamp_jobs.build_server_prompts, prompt_jobs, "prompts", len(needing)):
             index, user = self._active.pop(done.key)
             if done.error is None:
-                responses[index] = ServerResponses(done.result)
+                responses[index] = done.result
             else:
                 self._result.failed.append((user.id, done.error))
         summary = fetch_server_responses(
             responses,
             server,
             folder,
-            answer_tokens=self._plan.server_answer_tokens or self._plan.config.answer_tokens,
-            token_budget=self._plan.token_budget,
+            answer_tokens=spec.server_answer_tokens or spec.config.answer_tokens,
+            token_budget=spec.token_budget,
             on_progress=self._on_progress,
         )
         self._result.server_tokens = summary.tokens
@@ -243,28 +233,27 @@ class _LampScheduler:
         """Yield the job of each user; methods without the responses they need are left for another run."""
         for index, user in enumerate(self._plan.read_users()):
             methods, responses = missing.get(index, ()), all_responses.get(index)
-            if self._plan.server is not None:
+            if self._plan.spec.server is not None:
                 complete = tuple(method for method in methods if _is_complete(method, responses))
                 self._result.num_unanswered += len(methods) - len(complete)
                 # A result that is incomplete because of the budget is computed again only if there are more responses.
                 methods = tuple(
-                    method for method in complete if responses is None or self._has_more(user, method, responses)
+                    method for method in complete if responses is None or self._has_more(index, method, responses)
                 )
                 self._result.num_stored += len(complete) - len(methods)
             if methods:
                 yield self._start_job(index, user, methods, responses)
 
-    def _has_more(self, user: LampUser, method: Method, responses: ServerResponses) -> bool:
-        num_unanswered = self._database.num_unanswered(self._key(user, method.name))
+    def _has_more(self, index: int, method: Method, responses: ServerResponses) -> bool:
+        num_unanswered = self._num_unanswered(index, method)
         return num_unanswered is None or responses.num_unanswered < num_unanswered
 
     def _start_job(
         self, index: int, user: LampUser, methods: tuple[Method, ...], responses: ServerResponses | None = None
     ) -> jobs.Job:
         self._active[str(index)] = (index, user)
-        job_responses = None if responses is None else responses.for_job()
-        job = LampJob(self._plan.model_dir, self._plan.task.name, user, methods, self._plan.config, job_responses)
-        return jobs.Job(str(index), job)
+        plan = self._plan
+        return jobs.Job(str(index), LampJob(plan.model_dir, plan.task.name, user, methods, plan.spec.config, responses))
 
     def _run_jobs(
         self, function: Callable[[LampJob], Any], users: Iterator[jobs.Job], stage: str, total: int
@@ -281,12 +270,3 @@ class _LampScheduler:
 
 def _is_complete(method: Method, responses: ServerResponses | None) -> bool:
     return not method.needs_server_responses or (responses is not None and responses.are_complete_for(method))
-
-
-def _write_predictions(database: LampDatabase, file_task: str, setting: str) -> None:
-    by_method: dict[str, dict[str, str]] = {}
-    for stored in database.results(setting):
-        by_method.setdefault(stored.method, {}).update(stored.result.predictions)
-    for method, predictions in by_method.items():
-        path = database.folder / "predictions" / f"{method.replace(':', '-')}.json"
-        write_outputs(path, Outputs(file_task, predictions))

@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import ijson
-
 from mlx_personal.errors import UserError, quoted
-from mlx_personal.research.lamp.json_stream import open_json_stream
+from mlx_personal.research.lamp.json_stream import json_items
 from mlx_personal.research.lamp.predictions import Outputs
 from mlx_personal.research.lamp.tasks import LampTask, field_text, has_citations
 
@@ -47,8 +45,6 @@ class Query:
 @dataclass(frozen=True)
 class LampUser:
     """One user of LaMP.
-
-    The names of these fields and of those of `Query` are part of the keys of stored results and must not change.
 
     Attributes:
         id: Identifier of the user, unique in its file.
@@ -75,6 +71,7 @@ class FileCounts:
         single_items: Users with one usable item.
         users_without_queries: Users without a question, which are skipped.
         unasked_outputs: Gold answers without a question; known at the end of the file.
+        distinct_golds: Different gold answers; filled in by `run_lamp`.
     """
 
     users: int = 0
@@ -86,47 +83,37 @@ class FileCounts:
     single_items: int = 0
     users_without_queries: int = 0
     unasked_outputs: int = 0
+    distinct_golds: int = 0
 
 
 def read_users(task: LampTask, path: Path, outputs: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:
-    """Yield the users of a file in LaMP's or OPPU's form; see `read_lamp_users` and `read_oppu_users`.
+    """Yield the users of a file in LaMP's or OPPU's form who have questions, in the order of the file.
 
     Args:
         task: Task of the file.
         path: File to read.
-        outputs: Gold answers of LaMP's questions; None if the file contains them.
+        outputs: Gold answers of LaMP's questions, from `predictions.read_outputs`; None if the file contains them.
         counts: Updated while the users are read.
 
     Yields:
-        The users, in the order of the file.
+        The users.
 
     Raises:
-        UserError: As those functions do.
+        UserError: If the file cannot be read or holds no questions, an identifier is missing, occurs twice or has no
+            output, an input is of another task, or a gold answer is not valid for this task.
     """
     with contextlib.closing(_entries(path)) as entries:
         is_merged = "input" in (first := next(entries)) and "output" in first
     if outputs is not None or is_merged:
-        yield from read_lamp_users(task, path, outputs, counts)
+        yield from _read_lamp_users(task, path, outputs, counts)
     else:
-        yield from read_oppu_users(task, path, counts)
+        yield from _read_oppu_users(task, path, counts)
 
 
-def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:
-    """Yield the users of a `*_questions.json`.
-
-    Args:
-        task: Task of the file.
-        questions: File to read.
-        outputs: Gold answers, from `predictions.read_outputs`; None if the questions have them.
-        counts: Updated while the users are read.
-
-    Yields:
-        The users, in the order of the file.
-
-    Raises:
-        UserError: If the file cannot be read or holds no questions, an identifier occurs twice or has no output, an
-            input is of another task, or a gold answer is not valid for this task.
-    """
+def _read_lamp_users(
+    task: LampTask, questions: Path, outputs: Outputs | None, counts: FileCounts
+) -> Iterator[LampUser]:
+    """Yield the users of a `*_questions.json`; without outputs, its questions have them."""
     query_ids: set[str] = set()
     owners: set[str] = set()
     owner = ""
@@ -157,20 +144,8 @@ def read_lamp_users(task: LampTask, questions: Path, outputs: Outputs | None, co
         counts.unasked_outputs = len(outputs.by_id.keys() - query_ids)
 
 
-def read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterator[LampUser]:
-    """Yield the users of OPPU's `user_top_100_history.json` or `user_others.json`.
-
-    Args:
-        task: Task of the file.
-        history: File to read.
-        counts: Updated while the users are read.
-
-    Yields:
-        The users with at least one question, in the order of the file.
-
-    Raises:
-        UserError: As for `read_lamp_users`, or if a user occurs twice.
-    """
+def _read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterator[LampUser]:
+    """Yield the users of OPPU's `user_top_100_history.json` or `user_others.json`."""
     query_ids: set[str] = set()
     user_ids: set[str] = set()
     for number, entry in enumerate(_entries(history), 1):
@@ -199,11 +174,10 @@ def read_oppu_users(task: LampTask, history: Path, counts: FileCounts) -> Iterat
 def _entries(path: Path) -> Generator[dict[str, Any], None, None]:
     """Yield the objects of a JSON list one at a time."""
     number = 0
-    with open_json_stream(path) as file:
-        for number, entry in enumerate(ijson.items(file, "item", use_float=True), 1):
-            if not isinstance(entry, dict):
-                raise UserError(f"entry {number} is not a JSON object", path, _HINT)
-            yield entry
+    for number, entry in enumerate(json_items(path, "item"), 1):
+        if not isinstance(entry, dict):
+            raise UserError(f"entry {number} is not a JSON object", path, _HINT)
+        yield entry
     if not number:
         raise UserError("no questions in this file", path, "name a list of questions, as LaMP's or OPPU's files are")
 

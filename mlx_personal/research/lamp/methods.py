@@ -1,6 +1,7 @@
 """The methods of a LaMP run, by name.
 
 non-personalized    the device's model with the official input alone
+majority            the most frequent label of the user's items, without a model; not for tasks that ask for a text
 random, recency, bm25
                     4 items of the user before the input; `bm25:1` adds one (LaMP's retrieval [Salemi24])
 profile             a summary of the user before the input, which the model wrote from the user's items (OPPU's PAG)
@@ -22,10 +23,7 @@ from mlx_personal.errors import UserError
 from mlx_personal.research.lamp.retrieval import RETRIEVERS
 
 NON_PERSONALIZED: Final = "non-personalized"
-# Names of version 0.1 for the same methods: still accepted, and kept in the keys of stored results.
-_NAMES_IN_0_1: Final = {NON_PERSONALIZED: "non-personalised"}
-_CURRENT_NAMES: Final = {old: new for new, old in _NAMES_IN_0_1.items()}
-
+MAJORITY: Final = "majority"
 # Number of items in a prompt where the name has no number.
 DEFAULT_NUM_ITEMS: Final = 4
 _RETRIEVAL: Final = rf"(?P<retriever>{'|'.join(RETRIEVERS)})(:(?P<num_items>\d+))?"
@@ -48,6 +46,7 @@ class Method:
         training_data: Data of the user's adapter: none, the user's `real` items, or `augmented` with synthetic ones.
         disabled_filters: Filters that are not applied to the synthetic items.
         on_server: Whether the server's model answers instead of the device's.
+        is_majority: Whether the most frequent label of the user's items is the answer, without a model.
     """
 
     name: str
@@ -57,6 +56,7 @@ class Method:
     training_data: Literal["none", "real", "augmented"] = "none"
     disabled_filters: frozenset[str] = frozenset()
     on_server: bool = False
+    is_majority: bool = False
 
     @property
     def needs_server_responses(self) -> bool:
@@ -65,35 +65,25 @@ class Method:
 
 
 def parse_method(name: str) -> Method:
-    """Return the method with a name; names of version 0.1 are accepted.
+    """Return the method with a name.
 
     Raises:
         UserError: If no method has this name; the message lists the names.
     """
-    method = _parse(current_name(name))
+    method = _parse(name)
     if method is None:
         filters = ", ".join(FILTERS)
         raise UserError(
             f"there is no method {name!r}",
-            hint=f"choose from {NON_PERSONALIZED}, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, cdcda, "
-            f"cdcda+bm25, cdcda-no-FILTER ({filters}), cloud; a number of items may follow: bm25:1",
+            hint=f"choose from {NON_PERSONALIZED}, {MAJORITY}, {', '.join(RETRIEVERS)}, profile, oppu, oppu+bm25, "
+            f"cdcda, cdcda+bm25, cdcda-no-FILTER ({filters}), cloud; a number of items may follow: bm25:1",
         )
     return method
 
 
-def current_name(name: str) -> str:
-    """Return the current name of a method, given a current name or one of version 0.1."""
-    return _CURRENT_NAMES.get(name, name)
-
-
-def stored_name(name: str) -> str:
-    """Return the name of a method in the keys and rows of stored results, which is the name in version 0.1."""
-    return _NAMES_IN_0_1.get(name, name)
-
-
 def _parse(name: str) -> Method | None:
-    if name in (NON_PERSONALIZED, "profile"):
-        return Method(name, with_summary=name == "profile")
+    if name in (NON_PERSONALIZED, MAJORITY, "profile"):
+        return Method(name, with_summary=name == "profile", is_majority=name == MAJORITY)
     if match := _CLOUD_NAME.fullmatch(name):
         return Method(name, num_items=_num_items(match), on_server=True)
     match = _RETRIEVAL_NAME.fullmatch(name) or _ADAPTER_NAME.fullmatch(name)

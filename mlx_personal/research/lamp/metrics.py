@@ -36,6 +36,8 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "rating": ("MAE", "RMSE"),
     "generation": ("rouge-1", "rouge-L"),
 }
+# Metrics that are better where they are lower.
+ERROR_METRICS: Final = METRICS["rating"]
 # ROUGE over the words of all scripts and over emoji, beside `METRICS`.
 UNICODE_METRICS: Final = ("rouge-1 (Unicode)", "rouge-L (Unicode)")
 _ROUGE_TYPES: Final = ("rouge1", "rougeL")
@@ -69,37 +71,6 @@ class TokenizerCounts:
         return self.golds_without_words if metric in UNICODE_METRICS else self.golds_without_ascii_words
 
 
-@dataclass(frozen=True)
-class LampScores:
-    """The metrics of N pairs.
-
-    Attributes:
-        metrics: Value of each metric.
-        per_pair: float64 [N], value of each metric for single pairs; macro-F1 and RMSE have none.
-    """
-
-    metrics: Mapping[str, float]
-    per_pair: Mapping[str, np.ndarray]
-
-
-def score(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> LampScores:
-    """Return the metrics of a task over pairs of a prediction and a gold answer.
-
-    Raises:
-        ValueError: If there are no pairs, or the numbers of predictions and golds differ.
-    """
-    if not golds:
-        raise ValueError("nothing to score")
-    statistics = pair_statistics(task, predictions, golds)
-    first, _ = METRICS[task.kind]
-    per_pair = {first: statistics[:, 1]}
-    if task.kind == "generation":
-        per_pair = {name: statistics[:, column] for name, column in _ROUGE_COLUMNS.items()}
-    return LampScores(
-        {name: float(value) for name, value in compute_metrics(task, statistics.sum(axis=0)).items()}, per_pair
-    )
-
-
 def pair_statistics(task: LampTask, predictions: Sequence[str], golds: Sequence[str]) -> np.ndarray:
     """Return the statistics of each pair, whose sums determine the metrics.
 
@@ -120,7 +91,7 @@ def pair_statistics(task: LampTask, predictions: Sequence[str], golds: Sequence[
     function = {"classification": _label_statistics, "rating": _rating_statistics, "generation": _rouge_statistics}
     compute = function[task.kind]
     rows = [compute(task, prediction, gold) for prediction, gold in zip(predictions, golds, strict=True)]
-    return np.array(rows, np.float64).reshape(len(rows), -1) if rows else np.zeros((0, _num_statistics(task)))
+    return np.array(rows, np.float64).reshape(len(rows), -1) if rows else np.zeros((0, num_statistics(task)))
 
 
 def compute_metrics(task: LampTask, sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,7 +132,8 @@ def tokenizer_counts(task: LampTask, sums: np.ndarray) -> TokenizerCounts | None
     return TokenizerCounts(*(int(sums[column]) for column in (0, *_COUNT_COLUMNS)))
 
 
-def _num_statistics(task: LampTask) -> int:
+def num_statistics(task: LampTask) -> int:
+    """Return the number of columns of `pair_statistics`."""
     return {"classification": 2 + 3 * len(task.labels), "rating": 3, "generation": 8}[task.kind]
 
 

@@ -7,16 +7,15 @@ that are written here, given gold answers with the same identifiers and the same
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import ijson
-
 from mlx_personal.errors import UserError, quoted
-from mlx_personal.research.lamp.json_stream import open_json_stream
-from mlx_personal.research.lamp.tasks import LampTask
+from mlx_personal.research.lamp.json_stream import json_items
+from mlx_personal.research.lamp.tasks import LampTask, field_text
 from mlx_personal.storage.files import atomic_write
 
 
@@ -44,34 +43,23 @@ def read_outputs(task: LampTask, path: Path) -> Outputs:
         UserError: If the file is not JSON or not of this form, is of another task, has no outputs, or has an identifier
             twice or none.
     """
-    task_name: str | None = None
     by_id: dict[str, str] = {}
     has_outputs = False
-    with open_json_stream(path) as file:
-        entry: dict[str, str] = {}
-        # Not `ijson.items`, which would need one pass for `task` and one for `golds`: either may come first.
-        for prefix, event, value in ijson.parse(file, use_float=True):
-            name = prefix.removeprefix("golds.")
-            if prefix == "task" and event == "string":
-                task_name = value
-            elif name == "item" and event == "start_map":
-                entry = {}
-            elif name in ("item.id", "item.output") and event in ("string", "number"):
-                entry[name.removeprefix("item.")] = str(value)
-                has_outputs |= name == "item.output"
-            elif name == "item" and event == "end_map":
-                if "id" not in entry:
-                    raise UserError(f"output {len(by_id) + 1} has no id", path, "correct it, or download it again")
-                if entry["id"] in by_id:
-                    raise UserError(f"the id {quoted(entry['id'])} occurs twice", path, "remove one of the two")
-                by_id[entry["id"]] = entry.get("output", "")
+    for entry in itertools.chain(json_items(path, "golds.item"), json_items(path, "item")):
+        name = field_text(entry, "id") if isinstance(entry, dict) else ""
+        if not name:
+            raise UserError(f"output {len(by_id) + 1} has no id", path, "correct it, or download it again")
+        if name in by_id:
+            raise UserError(f"the id {quoted(name)} occurs twice", path, "remove one of the two")
+        by_id[name] = field_text(entry, "output")
+        has_outputs |= "output" in entry
     if not has_outputs:
         form = 'name a file of the form {"task": ..., "golds": [{"id": ..., "output": ...}]}'
         raise UserError("no outputs of a LaMP task", path, form)
-    if task_name is None:  # a list alone
-        task_name = task.file_names[0]
+    # A list alone has no task.
+    task_name = next(json_items(path, "task"), task.file_names[0])
     if task_name not in task.file_names:
-        what = f"these are outputs of {quoted(task_name)}, not of {task.file_names[0]}"
+        what = f"these are outputs of {quoted(str(task_name))}, not of {task.file_names[0]}"
         raise UserError(what, path, "name a file of the same task")
     return Outputs(task_name, by_id)
 

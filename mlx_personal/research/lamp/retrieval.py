@@ -1,4 +1,4 @@
-"""Retrieve items of a user's profile for an input: LaMP's BM25, recency and random retrieval.
+"""Retrieve items of a user's profile for an input by BM25, recency or at random; and find the most frequent label.
 
 BM25 [Robertson09] is `rank_bm25.BM25Okapi` on words separated by spaces, as in LaMP's scripts; among equal scores, the
 later item of the file comes first. Random retrieval draws no item twice, while LaMP's script may. LaMP's Contriever is
@@ -7,6 +7,7 @@ left out because it needs a model.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
@@ -36,8 +37,7 @@ class ProfileRetriever:
         if retriever not in RETRIEVERS:
             raise ValueError(f"there is no retriever {retriever!r}")
         self.task, self.retriever, self.profile = task, retriever, profile
-        # Oldest first. Items without a date come before all others, in the order of the file.
-        self._oldest_first = sorted(range(len(profile)), key=lambda i: _date(profile[i]))
+        self._oldest_first = _oldest_first(profile)
         self._words = [task.retrieval_text(item).split() for item in profile] if retriever == "bm25" else []
         self._whole_index: Any = _bm25_index(self._words) if self._words else None
 
@@ -66,6 +66,23 @@ class ProfileRetriever:
             ranked = np.argsort(index.get_scores(query.split()), kind="stable")[::-1]
             selected = [candidates[i] for i in ranked[:count]]
         return [self.profile[i] for i in selected]
+
+
+def majority_label(task: LampTask, profile: Sequence[Item]) -> str:
+    """Return the most frequent label of a user's items; of several the newest item's, and without items no text.
+
+    Args:
+        task: A task whose items have a label (`LampTask.has_labelled_items`).
+        profile: Usable items of the user.
+    """
+    labels = [task.normalize_answer(profile[i][str(task.answer_field)]) for i in reversed(_oldest_first(profile))]
+    # Among equal counts, `most_common` keeps the order of the first occurrences.
+    return next((label for label, _ in Counter(labels).most_common(1) if label), "")
+
+
+def _oldest_first(profile: Sequence[Item]) -> list[int]:
+    """Return the indices of items; those without a date come before all others, in the order of the file."""
+    return sorted(range(len(profile)), key=lambda i: _date(profile[i]))
 
 
 def _bm25_index(corpus: list[list[str]]) -> Any:

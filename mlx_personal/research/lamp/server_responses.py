@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_personal.augmentation.client import RequestSummary, fetch_responses
@@ -17,48 +17,7 @@ from mlx_personal.augmentation.response_cache import ResponseCache
 from mlx_personal.augmentation.server import Server
 from mlx_personal.errors import Remedy
 from mlx_personal.progress import Progress, as_stage
-from mlx_personal.research.lamp.lamp_jobs import JobResponses, ServerPrompts
-from mlx_personal.research.lamp.methods import Method
-
-
-@dataclass
-class ServerResponses:
-    """The requests to a server for one user, and its responses; None stands for a missing response.
-
-    Attributes:
-        prompts: The requests.
-        synthetic: Replies to the requests for synthetic records.
-        answers: Responses to the queries, by the name of the method.
-        seconds_per_answer: Seconds that each new answer of a method took; None where none is new.
-        may_get_more: Whether another run may bring the synthetic records that are missing now.
-    """
-
-    prompts: ServerPrompts
-    synthetic: list[str | None] = field(default_factory=list)
-    answers: dict[str, list[str | None]] = field(default_factory=dict)
-    seconds_per_answer: dict[str, float | None] = field(default_factory=dict)
-    may_get_more: bool = False
-
-    @property
-    def synthetic_requests(self) -> Sequence[PromptRequest]:
-        """Requests for synthetic records."""
-        return () if self.prompts.prepared is None else self.prompts.prepared.requests
-
-    @property
-    def num_unanswered(self) -> int:
-        """Number of requests for synthetic records without a response."""
-        return self.synthetic.count(None)
-
-    def are_complete_for(self, method: Method) -> bool:
-        """Return whether a method has an answer to each query, or all synthetic records that the budget allows."""
-        if method.on_server:
-            return None not in self.answers.get(method.name, [])
-        return not self.may_get_more or None not in self.synthetic
-
-    def for_job(self) -> JobResponses:
-        """Return the responses for a job, whose methods they are complete for."""
-        answers = {name: [text or "" for text in texts] for name, texts in self.answers.items()}
-        return JobResponses(self.prompts.prepared, self.synthetic, answers, self.seconds_per_answer)
+from mlx_personal.research.lamp.lamp_jobs import ServerResponses
 
 
 @dataclass(frozen=True)
@@ -111,7 +70,12 @@ def fetch_server_responses(
             progress = as_stage(stage, on_progress)
             return fetch_responses(requests, server, cache, ledger, token_budget=token_budget, on_progress=progress)
 
-        synthetic = [(index, request) for index in sorted(responses) for request in responses[index].synthetic_requests]
+        synthetic = [
+            (index, request)
+            for index in sorted(responses)
+            if (prepared := responses[index].prepared) is not None
+            for request in prepared.requests
+        ]
         summary = fetch("synthetic records", server, [request for _, request in synthetic])
         message, remedy = summary.message, summary.remedy
         for (index, _), text in zip(synthetic, summary.responses, strict=True):
@@ -121,7 +85,7 @@ def fetch_server_responses(
         queries = [
             (index, method, request)
             for index in sorted(responses)
-            for method, requests in responses[index].prompts.queries.items()
+            for method, requests in responses[index].queries.items()
             for request in requests
         ]
         start = time.perf_counter()

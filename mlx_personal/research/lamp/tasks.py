@@ -51,6 +51,11 @@ class LampTask:
     retrieval_fields: tuple[str, ...]
     labels: tuple[str, ...] = ()
 
+    @property
+    def has_labelled_items(self) -> bool:
+        """Whether every usable item of a profile has one of the labels."""
+        return bool(self.labels) and self.answer_field is not None
+
     def query_text(self, query_input: str) -> str:
         """Return the part of an official input that retrieval searches for.
 
@@ -171,38 +176,12 @@ def _as_text(value: object) -> str:
 
 
 _CATEGORIES: Final = (
-    "women",
-    "religion",
-    "politics",
-    "style & beauty",
-    "entertainment",
-    "culture & arts",
-    "sports",
-    "science & technology",
-    "travel",
-    "business",
-    "crime",
-    "education",
-    "healthy living",
-    "parents",
-    "food & drink",
+    "women, religion, politics, style & beauty, entertainment, culture & arts, sports, science & technology, "
+    "travel, business, crime, education, healthy living, parents, food & drink"
 )
 _TAGS: Final = (
-    "sci-fi",
-    "based on a book",
-    "comedy",
-    "action",
-    "twist ending",
-    "dystopia",
-    "dark comedy",
-    "classic",
-    "psychology",
-    "fantasy",
-    "romance",
-    "thought-provoking",
-    "social commentary",
-    "violence",
-    "true story",
+    "sci-fi, based on a book, comedy, action, twist ending, dystopia, dark comedy, classic, psychology, "
+    "fantasy, romance, thought-provoking, social commentary, violence, true story"
 )
 
 TASKS: Final[Mapping[str, LampTask]] = {
@@ -224,22 +203,22 @@ TASKS: Final[Mapping[str, LampTask]] = {
             ("LaMP_2N", "LaMP_2"),
             "classification",
             "Which category does this article relate to among the following categories? Just answer with the category "
-            f"name without further explanation. categories: [{', '.join(_CATEGORIES)}] article: {_TEXT}",
+            f"name without further explanation. categories: [{_CATEGORIES}] article: {_TEXT}",
             text_field="text",
             answer_field="category",
             retrieval_fields=("title", "text"),
-            labels=_CATEGORIES,
+            labels=tuple(_CATEGORIES.split(", ")),
         ),
         LampTask(
             "2M",
             ("LaMP_2M", "LaMP_2"),
             "classification",
             "Which tag does this movie relate to among the following tags? Just answer with the tag name without "
-            f"further explanation. tags: [{', '.join(_TAGS)}] description: {_TEXT}",
+            f"further explanation. tags: [{_TAGS}] description: {_TEXT}",
             text_field="description",
             answer_field="tag",
             retrieval_fields=("description",),
-            labels=_TAGS,
+            labels=tuple(_TAGS.split(", ")),
         ),
         LampTask(
             "3",

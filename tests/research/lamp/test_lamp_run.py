@@ -13,7 +13,10 @@ from mlx_personal.errors import StorageError, UserError
 from mlx_personal.jobs import Job
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.research.lamp import run_lamp
-from mlx_personal.research.lamp.lamp_database import LampDatabase
+from mlx_personal.research.lamp.lamp_folder import LampFolder
+from mlx_personal.research.lamp.lamp_report import write_report
+from mlx_personal.research.lamp.lamp_results import Count
+from mlx_personal.research.lamp.metrics import pair_statistics
 from mlx_personal.research.lamp.predictions import read_outputs
 from mlx_personal.research.lamp.tasks import TASKS
 from tests.research.lamp.conftest import TrainedAdapter
@@ -22,7 +25,7 @@ from tests.support.cases import quick_cases
 from tests.support.lamp_users import SHORT_RUN, edit_json, lamp_spec, run_and_read, write_lamp_files
 
 METHODS = [
-    *("non-personalized", "random:1", "recency:2", "bm25:1", "profile", "oppu", "oppu+bm25:1"),
+    *("non-personalized", "majority", "random:1", "recency:2", "bm25:1", "profile", "oppu", "oppu+bm25:1"),
     *("cdcda", "cdcda-no-copy", "cdcda+recency:1"),
 ]
 ADAPTER_METHODS = {"oppu", "oppu+bm25:1", "cdcda", "cdcda-no-copy", "cdcda+recency:1"}
@@ -40,26 +43,29 @@ def test_every_method_answers_every_query_and_a_second_run_computes_nothing(
     spec = lamp_spec(world, tiny_model_folder, *METHODS, num_users=2)
     events: list[ProgressEvent] = []
     result = run_lamp(tmp_path / "run", spec, on_progress=events.append)
-    assert (result.num_stored, result.num_computed, result.num_unanswered, result.message) == (0, 20, 0, None)
+    assert (result.num_stored, result.num_computed, result.num_unanswered, result.message) == (0, 22, 0, None)
     assert not result.failed
     assert (result.counts.users, result.counts.queries, result.counts.items) == (2, 4, 8)
     assert (events[0].stage, events[0].done, events[0].total) == ("users", 0, 2)
     assert (events[-1].done, events[-1].remaining_s) == (2, 0.0)
     assert spec.outputs is not None
     golds = read_outputs(TASKS["3"], spec.outputs).by_id
-    with LampDatabase(tmp_path / "run") as database:
-        results = database.results(result.setting)
-    assert [stored.method for stored in results[:10]] == METHODS
-    for stored in results:
-        of_user, is_trained = stored.result, stored.method in ADAPTER_METHODS
-        assert of_user.golds == {key: golds[key] for key in of_user.predictions} and len(of_user.golds) == 2
-        assert (of_user.train_s > 0) == is_trained == (of_user.training_samples >= 4)
-        assert (of_user.adapter_bytes or 0) > 0 or not is_trained
-        assert of_user.answer_s is not None and of_user.answer_s > 0
-        assert of_user.tokens_read is not None and of_user.tokens_read > 0
+    folder = LampFolder(tmp_path / "run")
+    predictions, results = folder.predictions(result.setting), folder.settings[result.setting].results
+    assert list(results) == METHODS
+    for method, of_method in results.items():
+        assert list(of_method) == [0, 1]
+        for user, of_user in of_method.items():
+            is_trained, texts = method in ADAPTER_METHODS, predictions[method][user]
+            scores = pair_statistics(TASKS["3"], list(texts.values()), [golds[query] for query in texts])
+            assert list(of_user.sums) == scores.sum(axis=0).tolist() and of_user.num_queries == len(texts) == 2
+            assert (of_user.train_s > 0) == is_trained == (of_user.training_samples >= 4)
+            assert (of_user.adapter_bytes or 0) > 0 or not is_trained
+            assert of_user.answer_s is not None and of_user.answer_s > 0
+            assert (of_user.tokens_read or 0) > 0 or method == "majority"
     in_process_jobs.done.clear()
     again = run_lamp(tmp_path / "run", spec)
-    assert (again.num_stored, again.num_computed, again.setting) == (20, 0, result.setting)
+    assert (again.num_stored, again.num_computed, again.setting) == (22, 0, result.setting)
     assert not in_process_jobs.done
 
 
@@ -173,14 +179,79 @@ def test_the_base_model_answers_for_a_user_without_items(tmp_path: Path, world: 
         path = world / f"LaMP_3_{part}.json"
         edit_json(path, lambda users: [{**user, "profile": []} for user in users])
     results = run_and_read(tmp_path / "run", lamp_spec(world, tiny_model_folder, *METHODS, num_users=1))
-    base = results["user-1-0", "non-personalized"].predictions
-    assert all(result.predictions == base for result in results.values())
-    for (_, method), result in results.items():
-        assert (result.counts.get("nothing to learn", 0) == 1) == (method in ADAPTER_METHODS)
-        if ":" in method:
-            assert result.counts["no items"] == 2
-        assert (result.counts.get("no sentence") == 2) == (method == "profile")
+    base = results[0, "non-personalized"].predictions
+    assert all(answers.predictions == base for (_, method), answers in results.items() if method != "majority")
+    for (_, method), answers in results.items():
+        result = answers.result
+        assert (result.counts.get(Count.NO_TRAINING, 0) == 1) == (method in ADAPTER_METHODS)
+        if ":" in method or method == "majority":
+            assert result.counts[Count.NO_ITEMS] == 2
+        assert (result.counts.get(Count.NO_SUMMARY) == 2) == (method == "profile")
         assert result.adapter_bytes is None and result.training_samples == 0
+    # Without items and without a model there is nothing to answer.
+    assert set(results[0, "majority"].predictions.values()) == {""}
+    assert results[0, "majority"].result.counts[Count.EMPTY_ANSWERS] == 2
+
+
+def test_the_majority_is_the_most_frequent_label_and_of_several_the_newest(
+    tmp_path: Path, world: Path, tiny_model_folder: Path
+) -> None:
+    scores = [["1", "2", "2"], ["1", "1", "3", "3"], ["4"]]
+
+    def set_scores(questions: list[dict[str, Any]]) -> None:
+        for number, question in enumerate(questions):
+            of_user = scores[number // 2]
+            question["profile"] = [{"id": str(i), "text": "Fine.", "score": score} for i, score in enumerate(of_user)]
+
+    edit_json(world / "LaMP_3_questions.json", set_scores)
+    results = run_and_read(tmp_path / "run", lamp_spec(world, tiny_model_folder, "majority"))
+    assert [set(answers.predictions.values()) for answers in results.values()] == [{"2"}, {"3"}, {"4"}]
+
+
+@pytest.mark.parametrize("task", ["1", "4", "5", "7"])
+def test_tasks_without_labelled_items_have_no_majority(tmp_path: Path, task: str, tiny_model_folder: Path) -> None:
+    world = write_lamp_files(tmp_path / "world", task, users=1)
+    with pytest.raises(UserError, match=f"the items of LaMP-{task} have no labels, so there is no majority"):
+        run_lamp(tmp_path / "run", lamp_spec(world, tiny_model_folder, "majority", task=task))
+
+
+def test_the_report_is_made_again_from_the_results_alone_which_have_no_texts(
+    tmp_path: Path, world: Path, tiny_model_folder: Path
+) -> None:
+    run_lamp(tmp_path / "run", lamp_spec(world, tiny_model_folder, "non-personalized", "majority", "bm25:1"))
+    published = tmp_path / "published.jsonl"
+    published.write_bytes((tmp_path / "run" / "results.jsonl").read_bytes())
+    assert write_report(LampFolder(published)) == (tmp_path / "run" / "report.md").read_text()
+    users = json.loads((world / "LaMP_3_history.json").read_text())
+    texts = [entry for user in users for entry in (user["user_id"], *(item["text"] for item in user["profile"]))]
+    assert not any(text in published.read_text() for text in texts) and len(texts) == 3 + 12
+
+
+def test_equal_gold_answers_are_stated(tmp_path: Path, world: Path, tiny_model_folder: Path) -> None:
+    def equalize(outputs: dict[str, Any]) -> None:
+        for entry in outputs["golds"]:
+            entry["output"] = "4"
+
+    def report() -> str:
+        run_lamp(tmp_path / "run", lamp_spec(world, tiny_model_folder, "majority"))
+        return (tmp_path / "run" / "report.md").read_text()
+
+    assert "All gold answers are equal" not in report()
+    edit_json(world / "LaMP_3_outputs.json", equalize)
+    assert report().count("All gold answers are equal, so one answer for all is right") == 1
+
+
+@pytest.mark.parametrize("line", [b'{"setting": "s", "user": 1, "meth', b'{"setting"'])
+def test_an_incomplete_last_line_is_computed_again(
+    tmp_path: Path, world: Path, tiny_model_folder: Path, line: bytes
+) -> None:
+    spec = lamp_spec(world, tiny_model_folder, "majority")
+    results = run_and_read(tmp_path / "run", spec)
+    path = tmp_path / "run" / "results.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]) + line)
+    again = run_lamp(tmp_path / "run", spec)
+    assert (again.num_stored, again.num_computed) == (2, 1)
+    assert run_and_read(tmp_path / "run", spec) == results
 
 
 @pytest.mark.slow

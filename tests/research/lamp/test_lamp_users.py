@@ -19,8 +19,6 @@ from mlx_personal.research.lamp.lamp_users import (
     FileCounts,
     LampUser,
     Query,
-    read_lamp_users,
-    read_oppu_users,
     read_users,
 )
 from mlx_personal.research.lamp.predictions import Outputs, read_outputs, write_outputs
@@ -59,7 +57,7 @@ class LampFiles:
         """Write questions and outputs, and read their users."""
         gold_outputs = read_outputs(TASKS[task], self.write("outputs.json", outputs))
         path = self.write("questions.json", questions)
-        return list(read_lamp_users(TASKS[task], path, gold_outputs, counts if counts is not None else FileCounts()))
+        return list(read_users(TASKS[task], path, gold_outputs, counts if counts is not None else FileCounts()))
 
 
 @pytest.fixture
@@ -268,7 +266,7 @@ def test_oppu_histories_are_users_with_several_questions(files: LampFiles) -> No
         {"user_id": 32, "profile": [item(1)], "query": []},
     ]
     counts = FileCounts()
-    users = list(read_oppu_users(TASKS["3"], files.write("history.json", history), counts))
+    users = list(read_users(TASKS["3"], files.write("history.json", history), None, counts))
     assert [(user.id, [(q.id, q.gold) for q in user.queries]) for user in users] == [("31", [("1", "5"), ("2", "4")])]
     assert counts == FileCounts(users=1, queries=2, items=1, skipped_items=1, single_items=1, users_without_queries=1)
 
@@ -293,7 +291,7 @@ def test_oppu_histories_are_users_with_several_questions(files: LampFiles) -> No
 )
 def test_a_defect_of_a_history_is_a_user_error(files: LampFiles, history: object, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        list(read_oppu_users(TASKS["3"], files.write("history.json", history), FileCounts()))
+        list(read_users(TASKS["3"], files.write("history.json", history), None, FileCounts()))
     assert message in caught.value.line()
 
 
@@ -310,7 +308,7 @@ def test_a_large_file_is_read_in_little_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         counts = FileCounts()
-        for _ in read_lamp_users(TASKS["3"], path, outputs, counts):
+        for _ in read_users(TASKS["3"], path, outputs, counts):
             pass
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -8,10 +8,11 @@ import pytest
 
 from mlx_personal.augmentation.filters import FILTERS
 from mlx_personal.errors import UserError
-from mlx_personal.research.lamp.methods import Method, current_name, parse_method, stored_name
+from mlx_personal.research.lamp.methods import Method, parse_method
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("non-personalized", {}),
+    ("majority", {"is_majority": True}),
     ("random", {"retriever": "random", "num_items": 4}),
     ("recency", {"retriever": "recency", "num_items": 4}),
     ("bm25", {"retriever": "bm25", "num_items": 4}),
@@ -32,13 +33,6 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "fields"), METHODS, ids=[name for name, _ in METHODS])
 def test_a_name_decides_the_prompt_the_training_data_and_the_model(name: str, fields: dict[str, Any]) -> None:
     assert parse_method(name) == Method(name, **fields)
-
-
-def test_names_of_version_0_1_are_accepted_and_kept_in_storage() -> None:
-    assert parse_method("non-personalised") == parse_method("non-personalized") == Method("non-personalized")
-    assert stored_name("non-personalized") == "non-personalised"
-    assert current_name("non-personalised") == "non-personalized"
-    assert stored_name("oppu+bm25") == current_name("oppu+bm25") == "oppu+bm25"
 
 
 @pytest.mark.parametrize("disabled", FILTERS)
@@ -68,6 +62,9 @@ def test_every_filter_can_be_disabled(disabled: str, suffix: str, num_items: int
         "bm25:1:2",
         "non-personalized:2",
         "profile:2",
+        "majority:2",
+        "oppu+majority",
+        "non-personalised",
         "oppu:4",
         "oppu+",
         "oppu+bm25:0",

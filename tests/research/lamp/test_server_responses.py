@@ -16,8 +16,8 @@ import pytest
 from mlx_personal.augmentation.prompting import PromptRequest
 from mlx_personal.errors import Action, Remedy, UserError
 from mlx_personal.research.lamp import LampSpec, lamp_jobs, run_lamp
-from mlx_personal.research.lamp.lamp_database import LampDatabase
-from mlx_personal.research.lamp.lamp_results import StoredResult
+from mlx_personal.research.lamp.lamp_folder import LampFolder
+from mlx_personal.research.lamp.lamp_results import MethodAnswers
 from mlx_personal.research.lamp.lamp_users import LampUser
 from tests.research.lamp.conftest import TrainedAdapter
 from tests.support.augmentation import CONFIG, InProcessJobs, grant_consent, make_server
@@ -42,16 +42,18 @@ def test_synthetic_records_are_trained_on_and_answers_are_stored(
     results = run_and_read(folder, server_spec(world, tiny_model_folder, fake_server))
     # Four requests for records of each user, which all methods share, and one for each query.
     assert len(fake_server.received) == 3 * 4 + 6 and len(results) == 9
-    for (_, method), result in results.items():
+    for (_, method), answers in results.items():
+        result = answers.result
         kept = result.counts.get("synthetic: kept", 0)
         requested = sum(count for reason, count in result.counts.items() if reason.startswith("synthetic"))
         assert (requested, result.training_samples) == ((0, 0) if method == "cloud:1" else (4, 4 + kept))
-    users = {user["user_id"]: user for user in json.loads((world / "LaMP_3_history.json").read_text())}
-    for name, user in users.items():
-        answers = results[name, "cloud:1"]
+    users = json.loads((world / "LaMP_3_history.json").read_text())
+    for number, user in enumerate(users):
+        answers = results[number, "cloud:1"]
         assert answers.predictions == {query["id"]: query["input"][-40:].strip() for query in user["query"]}
-        assert (answers.tokens_read, answers.tokens_written, answers.adapter_bytes) == (None, None, None)
-    assert sum(results[name, "cdcda"].counts.get("synthetic: kept", 0) for name in users) > 0
+        result = answers.result
+        assert (result.tokens_read, result.tokens_written, result.adapter_bytes) == (None, None, None)
+    assert sum(results[number, "cdcda"].result.counts.get("synthetic: kept", 0) for number in range(3)) > 0
 
 
 def test_a_second_run_asks_nothing_and_opens_no_connection(
@@ -96,7 +98,7 @@ def test_a_dead_server_leaves_its_results_for_a_later_run_and_nothing_is_asked_t
     assert first.message is not None and "does not respond" in first.message and not first.failed
     assert first.num_computed + first.num_unanswered == 9 and first.num_unanswered >= 5
     stored = read_results(folder, first)
-    assert {user for user, method in stored if method == "bm25:1"} == {"user-1-0", "user-1-1", "user-1-2"}
+    assert {user for user, method in stored if method == "bm25:1"} == {0, 1, 2}
     assert not any(method == "cloud:1" for _, method in stored)
     fake_server.default_fault = None
     again = run_lamp(folder, spec)
@@ -125,7 +127,7 @@ def test_a_used_up_budget_trains_on_the_records_that_came(
     limited = run_lamp(other_folder, limited_spec)
     assert limited.server_tokens in (tokens_each, 2 * tokens_each)
     assert limited.message is not None and "the token budget is used up" in limited.message
-    counts = read_results(other_folder, limited)["user-1-0", "cdcda"].counts
+    counts = read_results(other_folder, limited)[0, "cdcda"].result.counts
     assert counts["synthetic: unanswered"] == 4 - limited.server_tokens / tokens_each
     # The same budget brings no more records and trains nothing again; a larger one does both.
     again = run_lamp(other_folder, limited_spec)
@@ -133,7 +135,7 @@ def test_a_used_up_budget_trains_on_the_records_that_came(
     unlimited_spec = dataclasses.replace(limited_spec, token_budget=None)
     more = run_lamp(other_folder, unlimited_spec)
     assert (more.num_stored, more.num_computed, more.server_tokens) == (0, 1, 4 * tokens_each)
-    assert "synthetic: unanswered" not in read_results(other_folder, more)["user-1-0", "cdcda"].counts
+    assert "synthetic: unanswered" not in read_results(other_folder, more)[0, "cdcda"].result.counts
     assert run_lamp(other_folder, unlimited_spec).num_stored == 1
 
 
@@ -195,7 +197,7 @@ def test_redacted_words_are_never_sent_and_restored_in_the_answers(
     assert not any(secret.lower().encode() in logged.lower() for secret in secrets)
     assert b"[EMAIL_1]" in sent and b"[WORD_1]" in sent
     answers = [
-        text for (_, method), result in results.items() if method == "cloud:2" for text in result.predictions.values()
+        text for (_, method), of_user in results.items() if method == "cloud:2" for text in of_user.predictions.values()
     ]
     assert len(answers) == 6 and all(text.endswith(f"Ask zebedee or {secrets[0]}") for text in answers)
 
@@ -223,8 +225,8 @@ def test_thoughts_are_stripped_and_empty_answers_are_counted(
         with FakeServer(functools.partial(fixed_response, response)) as server:
             folder = grant_consent(tmp_path / f"run {prediction}", make_server(server.url))
             results = run_and_read(folder, server_spec(world, tiny_model_folder, server, "cloud:0", num_users=1))
-        result = results["user-1-0", "cloud:0"]
-        assert set(result.predictions.values()) == {prediction} and result.counts == counts
+        answers = results[0, "cloud:0"]
+        assert set(answers.predictions.values()) == {prediction} and answers.result.counts == counts
 
 
 @pytest.mark.slow
@@ -235,13 +237,13 @@ def test_only_users_with_active_jobs_are_in_memory(
         return sum(isinstance(value, LampUser) for value in gc.get_objects())
 
     numbers: list[int] = []
-    before, save_result = num_users(), LampDatabase.save_result
+    before, add_answers = num_users(), LampFolder.add_answers
 
-    def counting(database: LampDatabase, key: str, index: int, stored: StoredResult) -> None:
+    def counting(folder: LampFolder, setting: str, user: int, method: str, answers: MethodAnswers) -> None:
         numbers.append(num_users() - before)
-        save_result(database, key, index, stored)
+        add_answers(folder, setting, user, method, answers)
 
-    monkeypatch.setattr(LampDatabase, "save_result", counting)
+    monkeypatch.setattr(LampFolder, "add_answers", counting)
     spec = server_spec(write_lamp_files(tmp_path / "world", users=8), tiny_model_folder, fake_server, "cloud:0")
     run_lamp(grant_consent(tmp_path / "run", make_server(fake_server.url)), spec)
     # The user whose job is done, and the next ones as they are read.
@@ -267,7 +269,7 @@ def test_a_users_adapter_and_answers_are_bit_identical_alone_and_among_others(
     trained_adapters.clear()
     own_folder = grant_consent(tmp_path / name, make_server(fake_server.url))
     own_results = run_and_read(own_folder, dataclasses.replace(spec, questions=alone, outputs=None))
-    assert own_results == {key: result for key, result in results.items() if key[0] == name}
+    assert own_results == {(0, method): answers for (user, method), answers in results.items() if user == 1}
     assert trained_adapters == adapters_together[2:4]
 
 
