@@ -11,6 +11,7 @@ from typing import Any, Final
 from mlx_personal.augmentation.config import AugmentConfig
 from mlx_personal.augmentation.server import Server
 from mlx_personal.finetune import LoRAConfig
+from mlx_personal.research.hashing import digest
 
 # Increase it whenever the same settings lead to another result.
 PROTOCOL: Final = 2
@@ -53,8 +54,10 @@ class LampConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as a JSON object."""
-        return {**vars(self), "augment": self.augment.to_json()}
+        """Return the settings as a JSON object, with a hash in place of the words that are never sent."""
+        words = self.augment.redacted_words
+        augment = dataclasses.replace(self.augment, redacted_words=(digest(sorted(words)),) if words else ())
+        return {**vars(self), "augment": augment.to_json()}
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlx_personal.errors import UserError
 from mlx_personal.models.loading import fingerprint, resolve_model
 from mlx_personal.progress import Progress, ignore_progress
-from mlx_personal.research.hashing import file_hash
-from mlx_personal.research.lamp.lamp_config import LampSpec
+from mlx_personal.research.hashing import digest, file_hash
+from mlx_personal.research.lamp.lamp_config import PROTOCOL, LampSpec
 from mlx_personal.research.lamp.lamp_folder import REPORT, writable_folder
 from mlx_personal.research.lamp.lamp_report import write_report
-from mlx_personal.research.lamp.lamp_scheduler import LampPlan, LampResult, run_plan
+from mlx_personal.research.lamp.lamp_scheduler import LampResult, LampScheduler
 from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser, read_users
 from mlx_personal.research.lamp.methods import MAJORITY, NON_PERSONALIZED, Method, parse_method
-from mlx_personal.research.lamp.predictions import Outputs, read_outputs
+from mlx_personal.research.lamp.predictions import Outputs, read_outputs, write_outputs
 from mlx_personal.research.lamp.task_adapter import fuse_task_adapter, other_users_dialogues
 from mlx_personal.research.lamp.tasks import LampTask, get_task
 
@@ -28,9 +29,10 @@ def run_lamp(
     ray_address: str | None = None,
     on_progress: Progress = ignore_progress,
 ) -> LampResult:
-    """Compute the results of a specification that a run's folder lacks; see `run_plan`.
+    """Compute the results of a specification that a run's folder lacks, and write a report and the predictions.
 
-    All questions are read and checked before anything is computed.
+    All questions are read and checked before anything is computed. A user whose job fails does not stop the others. The
+    predictions of each method go to `predictions/` in LaMP's form, and replace those of other settings.
 
     Args:
         folder: Folder of the run; created if it is missing.
@@ -40,7 +42,7 @@ def run_lamp(
         on_progress: Called with the progress.
 
     Returns:
-        What the run did. The results are in the `LampFolder`; the folder also receives a report.
+        What the run did. The results are in the `LampFolder`.
 
     Raises:
         UserError: If the specification is not valid, a file is damaged or of another task, the model cannot be loaded,
@@ -71,18 +73,24 @@ def run_lamp(
                 model_dir, model_fingerprint, dialogues, spec.others_training, folder / "base", on_progress
             )
             model_fingerprint = fingerprint(model_dir)
-        plan = LampPlan(
-            spec=spec,
-            task=task,
-            methods=methods,
-            file_task=task.file_names[0] if outputs is None else outputs.task_name,
+        metadata = _setting_metadata(spec, task, model_fingerprint)
+        setting = digest(metadata)
+        results.add_setting(setting, metadata, counts)
+        scheduler = LampScheduler(
+            results,
+            setting,
+            spec,
+            task,
+            methods,
+            model_dir,
             read_users=lambda: _read_users(task, spec, outputs, FileCounts()),
-            file_hashes=[file_hash(file) for file in (spec.questions, spec.outputs) if file is not None],
             counts=counts,
-            model_dir=str(model_dir),
-            model_fingerprint=model_fingerprint,
         )
-        result = run_plan(results, plan, workers=workers, ray_address=ray_address, on_progress=on_progress)
+        result = scheduler.run(workers, ray_address, on_progress)
+        task_name = task.file_names[0] if outputs is None else outputs.task_name
+        for method, of_method in results.predictions(setting).items():
+            by_query = {query: text for of_user in of_method.values() for query, text in of_user.items()}
+            write_outputs(folder / "predictions" / f"{method.replace(':', '-')}.json", Outputs(task_name, by_query))
         if results.has_results:
             write_report(results, folder / REPORT)
         return result
@@ -100,6 +108,27 @@ def _check(task: LampTask, spec: LampSpec, methods: Sequence[Method]) -> None:
         raise UserError(f"the number of users is {spec.num_users}", hint="at least 1 is needed")
     if spec.others_outputs is not None and spec.others is None:
         raise UserError("outputs of other users, but no questions", spec.others_outputs, "name both")
+
+
+def _setting_metadata(spec: LampSpec, task: LampTask, model_fingerprint: str) -> dict[str, Any]:
+    """Return what all users of a table have in common; users of other files get another table."""
+    server = spec.server
+    return {
+        "protocol": PROTOCOL,
+        "task": task.name,
+        "files": [file_hash(file) for file in (spec.questions, spec.outputs) if file is not None],
+        "model": model_fingerprint,
+        "model_name": Path(spec.model).name,
+        "config": spec.config.to_json(),
+        "server": server
+        and {
+            "model": server.model,
+            "temperature": server.temperature,
+            "max_tokens": server.max_tokens,
+            "omitted_fields": sorted(server.omitted_fields),
+            "answer_tokens": spec.server_answer_tokens,
+        },
+    }
 
 
 def _read_users(task: LampTask, spec: LampSpec, golds: Outputs | None, counts: FileCounts) -> Iterator[LampUser]:

@@ -16,68 +16,18 @@ from typing import Any
 from mlx_personal import jobs
 from mlx_personal.augmentation.consent import Consent
 from mlx_personal.errors import Remedy
-from mlx_personal.progress import Progress, ProgressEvent, ignore_progress
-from mlx_personal.research.hashing import digest
+from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.research.lamp import lamp_jobs
-from mlx_personal.research.lamp.lamp_config import PROTOCOL, LampSpec
+from mlx_personal.research.lamp.lamp_config import LampSpec
 from mlx_personal.research.lamp.lamp_folder import LampFolder
 from mlx_personal.research.lamp.lamp_jobs import LampJob, ServerResponses
 from mlx_personal.research.lamp.lamp_results import Count
 from mlx_personal.research.lamp.lamp_users import FileCounts, LampUser
 from mlx_personal.research.lamp.methods import Method
-from mlx_personal.research.lamp.predictions import Outputs, write_outputs
 from mlx_personal.research.lamp.server_responses import fetch_server_responses
 from mlx_personal.research.lamp.tasks import LampTask
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LampPlan:
-    """A checked specification with its users and its base model.
-
-    Attributes:
-        spec: The specification.
-        task: Task of all users.
-        methods: Methods to run.
-        file_task: Name of the task in the file of gold answers.
-        read_users: Reads the users; every call starts from the first one.
-        file_hashes: Hashes of the files that the users come from; users of other files get another table.
-        counts: Counts of reading all users.
-        model_dir: Folder of the base model.
-        model_fingerprint: Fingerprint of the base model.
-    """
-
-    spec: LampSpec
-    task: LampTask
-    methods: Sequence[Method]
-    file_task: str
-    read_users: Callable[[], Iterator[LampUser]]
-    file_hashes: Sequence[str]
-    counts: FileCounts
-    model_dir: str
-    model_fingerprint: str
-
-    def setting_metadata(self) -> dict[str, Any]:
-        """Return what all users of a table have in common."""
-        server = self.spec.server
-        return {
-            "protocol": PROTOCOL,
-            "task": self.task.name,
-            "files": self.file_hashes,
-            "model": self.model_fingerprint,
-            "model_name": Path(self.spec.model).name,
-            "config": self.spec.config.to_json(),
-            "server": None
-            if server is None
-            else {
-                "model": server.model,
-                "temperature": server.temperature,
-                "max_tokens": server.max_tokens,
-                "omitted_fields": sorted(server.omitted_fields),
-                "answer_tokens": self.spec.server_answer_tokens,
-            },
-        }
 
 
 @dataclass
@@ -107,58 +57,50 @@ class LampResult:
     server_tokens: int = 0
 
 
-def run_plan(
-    folder: LampFolder,
-    plan: LampPlan,
-    *,
-    workers: int | None = None,
-    ray_address: str | None = None,
-    on_progress: Progress = ignore_progress,
-) -> LampResult:
-    """Compute the missing results, store each one as soon as it is ready, and write all predictions.
-
-    A user whose job fails does not stop the others. The predictions of each method go to `predictions/` in the run's
-    folder, in LaMP's form, and replace those of other settings.
+class LampScheduler:
+    """Computes the results that a run lacks. Users are identified by their index in the file.
 
     Args:
         folder: Folder of the run, which no other process writes.
-        plan: What to run.
-        workers: Number of worker processes; see `jobs.run_jobs`.
-        ray_address: Address of a Ray cluster; see `jobs.run_jobs`.
-        on_progress: Called with the progress.
-
-    Raises:
-        UserError: If a server is needed without consent, or it refuses a request.
+        setting: Hash of what all users of the run have in common.
+        spec: What to run.
+        task: Task of all users.
+        methods: Methods to run.
+        model_dir: Folder of the base model.
+        read_users: Reads the users; every call starts from the first one.
+        counts: Counts of reading all users.
     """
-    metadata = plan.setting_metadata()
-    setting = digest(metadata)
-    folder.add_setting(setting, metadata, plan.counts)
-    result = _LampScheduler(folder, plan, setting, workers, ray_address, on_progress).run()
-    for method, of_method in folder.predictions(setting).items():
-        by_query = {query: text for of_user in of_method.values() for query, text in of_user.items()}
-        path = folder.path / "predictions" / f"{method.replace(':', '-')}.json"
-        write_outputs(path, Outputs(plan.file_task, by_query))
-    return result
-
-
-class _LampScheduler:
-    """One call of `run_plan`. Users are identified by their index in the file."""
 
     def __init__(
         self,
         folder: LampFolder,
-        plan: LampPlan,
         setting: str,
-        workers: int | None,
-        ray_address: str | None,
-        on_progress: Progress,
+        spec: LampSpec,
+        task: LampTask,
+        methods: Sequence[Method],
+        model_dir: Path,
+        read_users: Callable[[], Iterator[LampUser]],
+        counts: FileCounts,
     ):
-        self._folder, self._plan, self._setting = folder, plan, setting
-        self._workers, self._ray_address, self._on_progress = workers, ray_address, on_progress
-        self._result = LampResult(setting, plan.counts)
+        self._folder, self._setting, self._spec, self._task = folder, setting, spec, task
+        self._methods, self._model_dir, self._read_users = methods, model_dir, read_users
+        self._result = LampResult(setting, counts)
         self._active: dict[str, tuple[int, LampUser]] = {}  # index and user of each job that is running, by its key
 
-    def run(self) -> LampResult:
+    def run(self, workers: int | None, ray_address: str | None, on_progress: Progress) -> LampResult:
+        """Compute the missing results, and store each one as soon as it is ready.
+
+        A user whose job fails does not stop the others.
+
+        Args:
+            workers: Number of worker processes; see `jobs.run_jobs`.
+            ray_address: Address of a Ray cluster; see `jobs.run_jobs`.
+            on_progress: Called with the progress.
+
+        Raises:
+            UserError: If a server is needed without consent, or it refuses a request.
+        """
+        self._workers, self._ray_address, self._on_progress = workers, ray_address, on_progress
         missing = self._find_missing()
         responses = self._fetch_responses(missing)
         logger.info("%d results are stored, %d users have missing ones", self._result.num_stored, len(missing))
@@ -175,9 +117,9 @@ class _LampScheduler:
     def _find_missing(self) -> dict[int, tuple[Method, ...]]:
         """Return the methods of each user whose results are not stored."""
         missing = {}
-        for index in range(self._plan.counts.users):
-            methods = tuple(method for method in self._plan.methods if self._is_missing(index, method))
-            self._result.num_stored += len(self._plan.methods) - len(methods)
+        for index in range(self._result.counts.users):
+            methods = tuple(method for method in self._methods if self._is_missing(index, method))
+            self._result.num_stored += len(self._methods) - len(methods)
             if methods:
                 missing[index] = methods
         return missing
@@ -185,7 +127,7 @@ class _LampScheduler:
     def _is_missing(self, index: int, method: Method) -> bool:
         """Return whether a result is not stored, or lacks synthetic records that a server may still write."""
         num_unanswered = self._num_unanswered(index, method)
-        return num_unanswered is None or (num_unanswered > 0 and self._plan.spec.server is not None)
+        return num_unanswered is None or (num_unanswered > 0 and self._spec.server is not None)
 
     def _num_unanswered(self, index: int, method: Method) -> int | None:
         """Return how many synthetic records a result lacks because a server did not answer; None for no result."""
@@ -194,7 +136,7 @@ class _LampScheduler:
 
     def _fetch_responses(self, missing: Mapping[int, tuple[Method, ...]]) -> dict[int, ServerResponses]:
         """Fetch the server's responses for the methods that need them; return them by the user's index."""
-        spec, server, folder = self._plan.spec, self._plan.spec.server, self._folder.path
+        spec, server, folder = self._spec, self._spec.server, self._folder.path
         needing = {
             index: needed
             for index, methods in missing.items()
@@ -205,7 +147,7 @@ class _LampScheduler:
         Consent(folder).require(server.url, server.model, folder)
         prompt_jobs = (
             self._start_job(index, user, needing[index])
-            for index, user in enumerate(self._plan.read_users())
+            for index, user in enumerate(self._read_users())
             if index in needing
         )
         responses: dict[int, ServerResponses] = {}
@@ -215,7 +157,7 @@ class _LampScheduler:
                 responses[index] = done.result
             else:
                 self._result.failed.append((user.id, done.error))
-        summary = fetch_server_responses(
+        fetched = fetch_server_responses(
             responses,
             server,
             folder,
@@ -223,17 +165,16 @@ class _LampScheduler:
             token_budget=spec.token_budget,
             on_progress=self._on_progress,
         )
-        self._result.server_tokens = summary.tokens
-        self._result.message, self._result.remedy = summary.message, summary.remedy
+        self._result.server_tokens, self._result.message, self._result.remedy = fetched
         return responses
 
     def _user_jobs(
         self, missing: Mapping[int, tuple[Method, ...]], all_responses: Mapping[int, ServerResponses]
     ) -> Iterator[jobs.Job]:
         """Yield the job of each user; methods without the responses they need are left for another run."""
-        for index, user in enumerate(self._plan.read_users()):
+        for index, user in enumerate(self._read_users()):
             methods, responses = missing.get(index, ()), all_responses.get(index)
-            if self._plan.spec.server is not None:
+            if self._spec.server is not None:
                 complete = tuple(method for method in methods if _is_complete(method, responses))
                 self._result.num_unanswered += len(methods) - len(complete)
                 # A result that is incomplete because of the budget is computed again only if there are more responses.
@@ -252,8 +193,8 @@ class _LampScheduler:
         self, index: int, user: LampUser, methods: tuple[Method, ...], responses: ServerResponses | None = None
     ) -> jobs.Job:
         self._active[str(index)] = (index, user)
-        plan = self._plan
-        return jobs.Job(str(index), LampJob(plan.model_dir, plan.task.name, user, methods, plan.spec.config, responses))
+        job = LampJob(str(self._model_dir), self._task.name, user, methods, self._spec.config, responses)
+        return jobs.Job(str(index), job)
 
     def _run_jobs(
         self, function: Callable[[LampJob], Any], users: Iterator[jobs.Job], stage: str, total: int

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_personal.augmentation.client import RequestSummary, fetch_responses
@@ -20,21 +19,6 @@ from mlx_personal.progress import Progress, as_stage
 from mlx_personal.research.lamp.lamp_jobs import ServerResponses
 
 
-@dataclass(frozen=True)
-class FetchSummary:
-    """The result of `fetch_server_responses`.
-
-    Attributes:
-        tokens: Tokens that all requests of the run's folder have cost until now.
-        message: One line on why responses are missing; None if none is.
-        remedy: What to do about it, where the message does not say it.
-    """
-
-    tokens: int
-    message: str | None
-    remedy: Remedy | None = None
-
-
 def fetch_server_responses(
     responses: Mapping[int, ServerResponses],
     server: Server,
@@ -43,7 +27,7 @@ def fetch_server_responses(
     answer_tokens: int,
     token_budget: int | None,
     on_progress: Progress,
-) -> FetchSummary:
+) -> tuple[int, str | None, Remedy | None]:
     """Send the requests of all users to a server, and fill in its responses.
 
     Responses are cached in the folder of the run, so no request is sent again after it was answered.
@@ -55,6 +39,10 @@ def fetch_server_responses(
         answer_tokens: Maximum tokens of an answer to a query.
         token_budget: Maximum tokens that all requests of the folder may cost; None for no limit.
         on_progress: Called with the progress.
+
+    Returns:
+        Tokens that all requests of the folder have cost until now; one line on why responses are missing, None if none
+        is; and what to do about it, where the line does not say it.
 
     Raises:
         UserError: If the server refuses a request.
@@ -96,4 +84,4 @@ def fetch_server_responses(
             responses[index].seconds_per_answer[method] = each_s
         if message is None:
             message, remedy = summary.message, summary.remedy
-        return FetchSummary(cache.total_tokens(), message, remedy)
+        return cache.total_tokens(), message, remedy

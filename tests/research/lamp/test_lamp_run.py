@@ -227,6 +227,16 @@ def test_the_report_is_made_again_from_the_results_alone_which_have_no_texts(
     assert not any(text in published.read_text() for text in texts) and len(texts) == 3 + 12
 
 
+def test_words_that_are_never_sent_are_not_in_the_results_but_part_of_the_setting(
+    tmp_path: Path, world: Path, tiny_model_folder: Path
+) -> None:
+    for number, words in enumerate([(), ("zebedee",), ("zebedee", "florence")], 1):
+        config = dataclasses.replace(SHORT_RUN, augment=dataclasses.replace(CONFIG, redacted_words=words))
+        run_lamp(tmp_path, lamp_spec(world, tiny_model_folder, "majority", config=config))
+        text = (tmp_path / "results.jsonl").read_text()
+        assert text.count('"metadata"') == number and "zebedee" not in text and "florence" not in text
+
+
 def test_equal_gold_answers_are_stated(tmp_path: Path, world: Path, tiny_model_folder: Path) -> None:
     def equalize(outputs: dict[str, Any]) -> None:
         for entry in outputs["golds"]:
