@@ -60,7 +60,7 @@ class MethodRow:
         costs: Means under the names of `_COSTS`, None where not known: tokens are a query's, and the seconds of a
             server's answers are those with several requests at once.
         counts: What was left out or dropped, by `lamp_results.Count`, over all users.
-        tokenizer_counts: What the tokenizers of ROUGE know of the texts; None for tasks without ROUGE.
+        tokenizer_counts: What the tokenizers of ROUGE know of the texts.
     """
 
     method: str
@@ -70,15 +70,11 @@ class MethodRow:
     gains: Mapping[str, Mapping[str, Interval]]
     costs: Mapping[str, float | None]
     counts: Mapping[str, int]
-    tokenizer_counts: TokenizerCounts | None = None
-
-    def num_unscorable(self, metric: str) -> int:
-        """Return the number of gold answers that a metric cannot score."""
-        return 0 if self.tokenizer_counts is None else self.tokenizer_counts.unscorable(metric)
+    tokenizer_counts: TokenizerCounts
 
     def is_scorable(self, metric: str) -> bool:
         """Return whether a metric can score any gold answer."""
-        return self.tokenizer_counts is None or self.num_unscorable(metric) < self.tokenizer_counts.golds
+        return self.tokenizer_counts.unscorable(metric) < self.tokenizer_counts.golds
 
     def to_json(self) -> dict[str, Any]:
         """Return the values for the command line's JSON."""
@@ -90,7 +86,7 @@ class MethodRow:
             "gains": {reference: _intervals_to_json(gains) for reference, gains in self.gains.items()},
             **self.costs,
             "counts": dict(self.counts),
-            "unscorable": {name: number for name in self.metrics if (number := self.num_unscorable(name))},
+            "unscorable": {name: count for name in self.metrics if (count := self.tokenizer_counts.unscorable(name))},
         }
 
 
@@ -120,7 +116,7 @@ def method_tables(task: LampTask, rows: Sequence[MethodRow]) -> str:
     """
     names: tuple[str, ...] = METRICS[task.kind]
     compared: tuple[str, ...] = names[:1]
-    if any(row.tokenizer_counts is not None and row.tokenizer_counts.pairs_with_other_words for row in rows):
+    if any(row.tokenizer_counts.pairs_with_other_words for row in rows):
         names, compared = (*names, *UNICODE_METRICS), (*compared, UNICODE_METRICS[0])
     quality = markdown_table(
         ["method", "users", "queries", *names],
@@ -268,7 +264,7 @@ def _cost_table(rows: Sequence[MethodRow]) -> str:
 
 def _tokenizer_note(rows: Sequence[MethodRow]) -> str:
     """Return what the columns of ROUGE mean, where its tokenizers differ or gold answers have no words."""
-    known = [row.tokenizer_counts for row in rows if row.tokenizer_counts is not None]
+    known = [row.tokenizer_counts for row in rows]
     if not any(counts.pairs_with_other_words or counts.golds_without_ascii_words for counts in known):
         return ""
     most = max(known, key=lambda counts: counts.golds)

@@ -52,7 +52,7 @@ _EXTREME_RATINGS: Final = (1.0, 5.0)
 
 @dataclass(frozen=True)
 class TokenizerCounts:
-    """How much of the text of a generation task the two tokenizers of ROUGE know.
+    """What the two tokenizers of ROUGE know of the texts of a generation task; 0 for other tasks, except `golds`.
 
     Attributes:
         golds: Gold answers.
@@ -62,9 +62,9 @@ class TokenizerCounts:
     """
 
     golds: int
-    golds_without_ascii_words: int
-    golds_without_words: int
-    pairs_with_other_words: int
+    golds_without_ascii_words: int = 0
+    golds_without_words: int = 0
+    pairs_with_other_words: int = 0
 
     def unscorable(self, metric: str) -> int:
         """Return the number of gold answers that a metric cannot score."""
@@ -120,16 +120,10 @@ def compute_metrics(task: LampTask, sums: np.ndarray) -> dict[str, np.ndarray]:
         return {name: sums[..., column] / sums[..., 0] for name, column in _ROUGE_COLUMNS.items()}
 
 
-def tokenizer_counts(task: LampTask, sums: np.ndarray) -> TokenizerCounts | None:
-    """Return what the tokenizers of ROUGE know of some pairs, from sums of `pair_statistics`; None for other tasks.
-
-    Args:
-        task: Task of the pairs.
-        sums: float64 [S].
-    """
-    if task.kind != "generation":
-        return None
-    return TokenizerCounts(*(int(sums[column]) for column in (0, *_COUNT_COLUMNS)))
+def tokenizer_counts(task: LampTask, sums: np.ndarray) -> TokenizerCounts:
+    """Return what the tokenizers of ROUGE know of some pairs, from sums of `pair_statistics` float64 [S]."""
+    columns = _COUNT_COLUMNS if task.kind == "generation" else ()
+    return TokenizerCounts(int(sums[0]), *(int(sums[column]) for column in columns))
 
 
 def num_statistics(task: LampTask) -> int:

@@ -121,7 +121,7 @@ def test_gold_answers_that_a_tokenizer_cannot_score_are_counted() -> None:
     # "Snow", "Schnee ber" and "1990" have words of a-z and 0-9.
     assert counts == TokenizerCounts(6, 3, 1, 3)
     assert [counts.unscorable(name) for name in (*METRICS["generation"], *UNICODE_METRICS)] == [3, 3, 1, 1]
-    assert tokenizer_counts(TASKS["3"], pair_statistics(TASKS["3"], ["1"], ["1"]).sum(axis=0)) is None
+    assert tokenizer_counts(TASKS["3"], pair_statistics(TASKS["3"], ["1"], ["1"]).sum(axis=0)) == TokenizerCounts(1)
 
 
 @pytest.mark.parametrize("gold", [1, 2, 3, 4, 5])
