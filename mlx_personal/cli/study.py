@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Repeats names of `research.study`, because importing that package would import MLX.
 _EXPERIMENTS: Final = ("main", "synthesis", "tuning", "own")
 _DATA: Final = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
+_HISTORIES: Final = ("msc", "locomo", "prefeval")
 _ORDERS: Final = ("in-order", "shuffled", "correlated")
 _PATH: Final = click.Path(path_type=Path)
 
@@ -39,7 +40,18 @@ def study() -> None:
     "--data",
     multiple=True,
     metavar="NAME[=FILE]",
-    help=f"Data set, from the Hugging Face hub or from a file: {', '.join(_DATA)}.  [default: all six]",
+    help=f"Data set, from the Hugging Face hub or from a file: {', '.join(_DATA)}.  [default: all six, or none with "
+    "`--history`]",
+)
+@click.option(
+    "--history",
+    "histories",
+    multiple=True,
+    metavar="NAME=FILE",
+    help=f"Long personal histories from a file: {', '.join(_HISTORIES)}.",
+)
+@click.option(
+    "--users", type=click.IntRange(1), default=30, show_default=True, help="Users of each file of `--history`, at most."
 )
 @click.option(
     "--experiment",
@@ -89,6 +101,8 @@ def run(
     folder: Path,
     model: str,
     data: tuple[str, ...],
+    histories: tuple[str, ...],
+    users: int,
     experiments: tuple[str, ...],
     seeds: int,
     synthetic: int,
@@ -113,7 +127,9 @@ def run(
     training = {"epochs": epochs, "learning_rate": learning_rate, "max_seq_length": max_seq_length}
     spec = StudySpec(
         model=model,
-        data=_parse_data(data or _DATA),
+        data=_parse_files("--data", data or (() if histories else _DATA)),
+        histories=_parse_histories(histories),
+        max_users=users,
         experiments=experiments,
         num_seeds=seeds,
         synthetic=synthetic,
@@ -179,20 +195,30 @@ def report(cli: CommandContext, folder: Path, out: Path) -> CommandResult:
     )
 
 
-def _parse_data(texts: Sequence[str]) -> dict[str, Path | None]:
+def _parse_files(option: str, texts: Sequence[str]) -> dict[str, Path | None]:
     """Return the file of each data set; `alpaca` has none, `alpaca=FILE` has one."""
     files: dict[str, Path | None] = {}
     for text in texts:
         name, equals, file = text.partition("=")
         if equals and not file:
-            raise click.BadParameter(
-                f"`{text}` names no file; leave the `=` out to take it from the hub", param_hint="--data"
-            )
+            raise click.BadParameter(f"`{text}` names no file", param_hint=option)
         if name in files:
             raise click.BadParameter(
-                f"`{name}` is named twice; use a second study for another file of it", param_hint="--data"
+                f"`{name}` is named twice; use a second study for another file of it", param_hint=option
             )
         files[name] = Path(file) if equals else None
+    return files
+
+
+def _parse_histories(texts: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each data set of histories, which are not on the hub."""
+    files = {}
+    for name, file in _parse_files("--history", texts).items():
+        if name not in _HISTORIES:
+            raise click.BadParameter(f"`{name}` is not one of {', '.join(_HISTORIES)}", param_hint="--history")
+        if file is None:
+            raise click.BadParameter(f"`{name}` names no file", param_hint="--history")
+        files[name] = file
     return files
 
 

@@ -16,6 +16,7 @@ from mlx_personal.research.study import cell_jobs
 from mlx_personal.research.study.cell import PROTOCOL
 from mlx_personal.research.study.datasets import DATASETS
 from mlx_personal.research.study.grid import EXPERIMENTS, OWN_POLICIES, PAPER_POLICIES
+from mlx_personal.research.study.histories import HISTORIES
 from mlx_personal.research.study.stream import ORDERS
 from mlx_personal.research.study.study_folder import CELLS
 from tests.support.cli import error_line, run_cli, run_json
@@ -78,6 +79,9 @@ def test_failed_cell_sets_the_exit_code(study: list[str], monkeypatch: pytest.Mo
         (["--model", "/nowhere/at/all"], "no such model folder"),
         (["--data", "dolly="], "`dolly=` names no file"),
         (["--data", "alpaca=other.jsonl"], "`alpaca` is named twice"),
+        (["--history", "msc"], "`msc` names no file"),
+        (["--history", "diary=a.json"], "`diary` is not one of msc, locomo, prefeval"),
+        (["--history", "msc=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--order", "shuffled", "--strength", "0.5"], "--strength needs `--order correlated`; the order here is shuf"),
     ],
 )
@@ -102,6 +106,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert tuple(EXPERIMENTS) == commands._EXPERIMENTS
     assert tuple(DATASETS) == commands._DATA
     assert commands._ORDERS == ORDERS
+    assert tuple(HISTORIES) == commands._HISTORIES
 
 
 def test_cells_of_another_version_are_counted_separately(study: list[str]) -> None:

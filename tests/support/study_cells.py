@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_personal.research.hashing import digest
 from mlx_personal.research.study.cell import BASE, Cell
-from mlx_personal.research.study.cell_jobs import ADAPTER, BOTH, MEMORY
+from mlx_personal.research.study.profile_run import ADAPTER, BOTH, MEMORY
 
 NUM_DIALOGUES = 12
 # Gains over the base model: of the answer modes, and of the policies on top.

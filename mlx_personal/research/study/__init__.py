@@ -5,9 +5,10 @@
 - `datasets`, `schemas`: load the data sets.
 - `stream`, `topics`: split a data set into a stream and evaluation dialogues.
 - `cell_selection`: run a policy along a stream.
-- `cell_jobs`: embed, train and measure, in worker processes.
+- `cell_jobs`, `profile_run`: embed; make a profile, train and measure it; in worker processes.
 - `study_scheduler`, `study_folder`: run the missing cells, and store their results.
-- `report`, `figures`: the results as a page.
+- `histories`, `history_run`: long personal histories of single users.
+- `report`, `history_report`, `figures`: the results as a page.
 
 No other package of `mlx_personal` depends on this one, except the command line.
 """

@@ -17,8 +17,13 @@ PROTOCOL: Final = 3
 
 # The base model alone, without selection, memory and training.
 BASE: Final = "base"
-# Settings that do not affect the base model.
-_WITHOUT_EFFECT_ON_BASE: Final = ("order", "strength", "received", "bins", "synthetic", "examples", "training")
+# Everything that a user said before is kept, see `histories`.
+HISTORY: Final = "history"
+# Settings that do not affect these two.
+_WITHOUT_EFFECT: Final[Mapping[str, tuple[str, ...]]] = {
+    BASE: ("order", "strength", "received", "bins", "synthetic", "examples", "training"),
+    HISTORY: ("part", "order", "strength", "received", "evaluation", "bins", "synthetic"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,12 @@ class Cell:
     Field names are stored in files of results and are part of `key`.
 
     Attributes:
-        data: Name of the data set, a key of `datasets.DATASETS`.
+        data: Name of the data set, a key of `datasets.DATASETS` or, for `history`, of `histories.HISTORIES`.
         source: Revision of the data set, or the hash of the file it was read from.
         model_name: Name of the base model.
         model: Fingerprint of the base model.
         seed: Random seed of the evaluation dialogues, the stream's order, the policy, the synthesis and the training.
-        policy: `base`, or a policy of `selection`.
+        policy: `base`, `history`, or a policy of `selection`.
         part: Part of the data: `all`, or its `first` or `second` half.
         order: Order of the stream: `in-order`, `shuffled` or `correlated`, see `stream`.
         strength: Strength of the correlation, 0 to 1; only for `correlated`.
@@ -48,6 +53,7 @@ class Cell:
         synthetic: Synthetic dialogues per dialogue that is trained on, 0 to 9; the same number for every policy.
         examples: Kept dialogues before a question, with memory.
         training: Settings of the adapter; its seed is not used.
+        user: The user of a `history`.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -70,10 +76,12 @@ class Cell:
     synthetic: int = 0
     examples: int = 2
     training: LoRAConfig = field(default_factory=LoRAConfig)
+    user: str = ""
 
     def __post_init__(self) -> None:
-        if self.policy not in (BASE, *POLICIES):
-            raise ValueError(f"the policy is {self.policy!r}; it must be one of {', '.join((BASE, *POLICIES))}")
+        known = (BASE, HISTORY, *POLICIES)
+        if self.policy not in known:
+            raise ValueError(f"the policy is {self.policy!r}; it must be one of {', '.join(known)}")
         for name in ("received", "evaluation", "answer_tokens", "bins", "examples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -95,7 +103,7 @@ class Cell:
         stored = {"protocol": PROTOCOL, **dataclasses.asdict(self), "training": training}
         if self.order != "correlated":
             del stored["strength"]
-        without_effect = _WITHOUT_EFFECT_ON_BASE if self.policy == BASE else ()
+        without_effect = (*_WITHOUT_EFFECT.get(self.policy, ()), *(() if self.policy == HISTORY else ("user",)))
         return {name: value for name, value in stored.items() if name not in without_effect}
 
     @classmethod
@@ -117,6 +125,8 @@ class Cell:
 
     def text(self) -> str:
         """Return the settings that differ between the cells of a study, such as `quality on dolly, seed 0`."""
+        if self.policy == HISTORY:
+            return f"{self.data}, user {self.user}, seed {self.seed}"
         part = "" if self.part == "all" else f" ({self.part} half)"
         synthetic = f", {self.synthetic} synthetic" if self.synthetic else ""
         return f"{self.policy} on {self.data}{part}{synthetic}, seed {self.seed}"

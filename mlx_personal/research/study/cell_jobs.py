@@ -7,50 +7,28 @@ job.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mlx_personal.annotation import AnnotationConfig
-from mlx_personal.config import Config
 from mlx_personal.dialogue import Dialogue
 from mlx_personal.embedding import HiddenStateEmbedder
 from mlx_personal.evaluation import EvaluationConfig
 from mlx_personal.evaluation.comparison import typical_answer
-from mlx_personal.memory import MemoryConfig
 from mlx_personal.models import LanguageModel
 from mlx_personal.models.loading import cached_model
-from mlx_personal.personalizer import Personalizer
-from mlx_personal.personalizer.answering import mode_in_use
-from mlx_personal.personalizer.memory import profile_memory
-from mlx_personal.profile import NewSynthetic
 from mlx_personal.research.answer_metrics import answer_metrics, answer_scores
 from mlx_personal.research.study.cell import BASE, Cell
+from mlx_personal.research.study.profile_run import ADAPTER, BOTH, MEMORY, Ask, profile_config, run_profile
 from mlx_personal.scoring import entropies_of_embedding
 from mlx_personal.scoring.config import ScoringConfig
-from mlx_personal.selection import SelectionConfig
-from mlx_personal.synthesis import SynthesisConfig
 
-# The answer modes that are measured, with whether there is an adapter and whether there is a memory.
-MEMORY, ADAPTER, BOTH = "memory", "adapter", "adapter and memory"
-MODES: Final[Mapping[str, tuple[bool, bool]]] = {
-    BASE: (False, False),
-    MEMORY: (False, True),
-    ADAPTER: (True, False),
-    BOTH: (True, True),
-}
 # Decimal places of a stored value; more would only make the files larger.
 _DIGITS: Final = 4
-# More rewrites are drawn than are used, because those that are kept differ in number from dialogue to dialogue.
-_SPARE_REWRITES: Final = 1
 
 
 @dataclass(frozen=True)
@@ -100,100 +78,36 @@ def run_cell(job: CellJob) -> dict[str, Any]:
     """Compute a cell.
 
     Returns:
-        The stored result. `modes`: by the name of each measured answer mode the values of `answer_metrics`. For the
-        base model also `one_answer`, the values of one answer for all; for others `default`, the mode that a profile
-        would use from then on, and the numbers of dialogues that were trained on, synthetic and held out.
+        The stored result: for the base model `modes` with its own values alone, and `one_answer`, those of one answer
+        for all; for others what `run_profile` returns. Values are those of `answer_metrics`.
     """
-    start = time.perf_counter()
-    result = _run_base(job) if job.cell.policy == BASE else _run_profile(job)
+    start, cell, lm = time.perf_counter(), job.cell, cached_model(job.model)
+    lm.detach_adapter()
+    config = EvaluationConfig(max_tokens=cell.answer_tokens, choices=cell.choices, seed=cell.seed)
+
+    def measure(lm: LanguageModel, ask: Ask) -> dict[str, list[float]]:
+        return rounded(answer_metrics(lm, [ask(dialogue) for dialogue in job.evaluation], config))
+
+    if cell.policy == BASE:
+        answer = typical_answer(lm, job.reference, cell.answer_tokens) or ""
+        answers = [[answer] * len(dialogue.assistant_turns) for dialogue in job.evaluation]
+        result: dict[str, Any] = {
+            "modes": {BASE: measure(lm, lambda dialogue: dialogue)},
+            "one_answer": rounded(answer_scores(answers, job.evaluation)),
+        }
+    else:
+        bins = max(1, len(job.kept))
+        settings = profile_config(cell.training, cell.seed, bins, cell.examples, cell.answer_tokens, cell.synthetic)
+        modes = (MEMORY, ADAPTER, BOTH)
+        result = run_profile(lm, job.model, job.kept, settings, modes, measure, cell.synthetic)
     return {**result, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _run_base(job: CellJob) -> dict[str, Any]:
-    lm, tokens = cached_model(job.model), job.cell.answer_tokens
-    lm.detach_adapter()
-    answer = typical_answer(lm, job.reference, tokens) or ""
-    answers = [[answer] * len(dialogue.assistant_turns) for dialogue in job.evaluation]
-    return {
-        "modes": {BASE: _measure(lm, job.evaluation, job.cell)},
-        "one_answer": _rounded(answer_scores(answers, job.evaluation)),
-    }
-
-
-def _run_profile(job: CellJob) -> dict[str, Any]:
-    """Make a profile of what the policy kept, train and promote as for any owner, and measure the answer modes."""
-    cell, lm = job.cell, cached_model(job.model)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Personalizer.create(Path(folder, "profile"), job.model, _config(cell, len(job.kept)), lm) as profile,
-    ):
-        profile.observe(job.kept)
-        for question in profile.annotations.open_questions():
-            profile.annotations.record(question.dialogue_id, "accept")
-        synthetic = _synthesize(profile, cell.synthetic) if cell.synthetic else 0
-        trained = profile.train()
-        modes = {}
-        for name in (MEMORY, ADAPTER, BOTH):
-            has_adapter, has_memory = MODES[name]
-            asked = job.evaluation
-            if has_memory:
-                memory = profile_memory(profile.store, profile.config, profile.base_model(), uses_memory=True)
-                asked = [memory.with_examples(dialogue) for dialogue in asked]
-            profile.adapted_model(trained.adapter if has_adapter else None)
-            modes[name] = _measure(lm, asked, cell)
-        in_use = mode_in_use(profile.store, profile.config.memory)
-        used = (in_use.adapter is not None, in_use.uses_memory)
-        counts = {
-            "trained": len(profile.training_annotations()),
-            "synthetic": synthetic,
-            "held_out": len(profile.held_out_dialogues()),
-        }
-    lm.detach_adapter()
-    default = next(name for name, mode in MODES.items() if mode == used)
-    return {"modes": modes, "default": default, **counts, "train_seconds": round(trained.report.elapsed_s, 1)}
-
-
-def _config(cell: Cell, kept: int) -> Config:
-    """Return the settings of a cell's profile: the defaults, with the sizes of the cell."""
-    return Config(
-        selection=SelectionConfig(bins=max(1, kept), seed=cell.seed),
-        annotation=AnnotationConfig(questions_per_day=1_000_000),
-        synthesis=SynthesisConfig(k=cell.synthetic + _SPARE_REWRITES, seed=cell.seed),
-        finetune=dataclasses.replace(cell.training, seed=cell.seed),
-        memory=MemoryConfig(examples=cell.examples),
-        # What decides is the likelihood, so the other likelihoods need not be computed on the held-out dialogues.
-        evaluation=EvaluationConfig(max_tokens=cell.answer_tokens, choices=0, other_questions=0, seed=cell.seed),
-    )
-
-
-def _synthesize(profile: Personalizer, number: int) -> int:
-    """Rewrite the dialogues that are trained on, keep as many rewrites as are wanted, and return how many.
-
-    The first rewrite of each dialogue is taken, then the second one, and so on, so that every policy gets the same
-    number wherever there are enough.
-    """
-    profile.synthesize()
-    rows = profile.synthetic()
-    by_original: dict[int, list[int]] = {}
-    for row in rows:
-        if row.kept:
-            by_original.setdefault(row.annotation_id, []).append(row.id)
-    in_rounds = [row_id for ids in itertools.zip_longest(*by_original.values()) for row_id in ids if row_id is not None]
-    chosen = set(in_rounds[: number * len(profile.training_annotations())])
-    texts = [
-        NewSynthetic(row.annotation_id, row.dialogue, "", row.rouge1, row.id in chosen, row.reason) for row in rows
-    ]
-    profile.record_synthesis({}, texts, {})
-    return len(chosen)
-
-
-def _measure(lm: LanguageModel, dialogues: Sequence[Dialogue], cell: Cell) -> dict[str, list[float]]:
-    config = EvaluationConfig(max_tokens=cell.answer_tokens, choices=cell.choices, seed=cell.seed)
-    return _rounded(answer_metrics(lm, dialogues, config))
-
-
-def _rounded(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def rounded(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Return values as they are stored.
+
+    Args:
+        values: The values by metric.
 
     Raises:
         FloatingPointError: If one is not finite, as the likelihoods of a diverged adapter.

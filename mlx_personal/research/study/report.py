@@ -16,10 +16,11 @@ from typing import Any, Final
 from mlx_personal.errors import UserError
 from mlx_personal.reporting import can_plot, counted, markdown_table
 from mlx_personal.research.statistics import Interval, gain_interval
-from mlx_personal.research.study.cell import BASE, Cell
-from mlx_personal.research.study.cell_jobs import ADAPTER, BOTH, MEMORY
+from mlx_personal.research.study.cell import BASE, HISTORY, Cell
 from mlx_personal.research.study.datasets import find_dataset
 from mlx_personal.research.study.figures import Gains, draw_gains
+from mlx_personal.research.study.history_report import history_section
+from mlx_personal.research.study.profile_run import ADAPTER, BOTH, MEMORY
 from mlx_personal.research.study.study_folder import FinishedCell
 from mlx_personal.storage.files import atomic_write
 
@@ -53,7 +54,7 @@ class CellGroup:
         """Return the values of all seeds, one after the other.
 
         Args:
-            mode: A name in `cell_jobs.MODES`, or `DEFAULT` or `ONE_ANSWER`.
+            mode: A name in `profile_run.MODES`, or `DEFAULT` or `ONE_ANSWER`.
             metric: A metric of `answer_metrics`; for `ONE_ANSWER` one of answers.
             seeds: The seeds; None for all.
         """
@@ -88,7 +89,7 @@ def group_cells(cells: Sequence[FinishedCell]) -> list[CellGroup]:
     by_key = {cell.key: result for cell, result in cells}
     grouped: dict[str, list[FinishedCell]] = {}
     for cell, result in cells:
-        if cell.policy != BASE and dataclasses.replace(cell, policy=BASE).key in by_key:
+        if cell.policy not in (BASE, HISTORY) and dataclasses.replace(cell, policy=BASE).key in by_key:
             grouped.setdefault(dataclasses.replace(cell, seed=0).key, []).append((cell, result))
     return [
         CellGroup(
@@ -113,10 +114,10 @@ def write_report(cells: Sequence[FinishedCell], folder: Path) -> list[Path]:
     Raises:
         UserError: If no cell can be compared with the base model, or a file cannot be written.
     """
-    sections = _sections(group_cells(cells))
-    if not sections:
+    sections, histories = _sections(group_cells(cells)), history_section(cells)
+    if not sections and not histories:
         raise UserError("no cell with its base model has finished", hint="run more of the study first")
-    files = {"report.md": _page(sections), "report.json": json.dumps(summarize(cells), indent=1) + "\n"}
+    files = {"report.md": _page(sections, histories), "report.json": json.dumps(summarize(cells), indent=1) + "\n"}
     if can_plot():
         for number, groups in enumerate(sections, 1):
             if modes := _mode_gains(groups):
@@ -185,7 +186,7 @@ def _sections(groups: Sequence[CellGroup]) -> list[list[CellGroup]]:
     return list(sections.values())
 
 
-def _page(sections: Sequence[Sequence[CellGroup]]) -> str:
+def _page(sections: Sequence[Sequence[CellGroup]], histories: str) -> str:
     lines = ["# Study\n"]
     for number, groups in enumerate(sections, 1):
         of_paper = [group for group in groups if group.cell.policy == PAPER_POLICY]
@@ -201,6 +202,8 @@ def _page(sections: Sequence[Sequence[CellGroup]]) -> str:
             lines.append(markdown_table(["data", "policy", "kept for training", *titles], policies))
             if can_plot():
                 lines.append(f"![Gains of the policies](policies-{number}.svg)\n")
+    if histories:
+        lines.append(histories)
     lines.append(
         "`default` is the mode that the held-out part of each profile chose. Gains are paired, with 95 % bootstrap "
         "intervals over the evaluation dialogues of all seeds. Log-likelihoods are of the preferred answers, in nats "

@@ -17,7 +17,7 @@ from mlx_personal.importers.fields import as_list, as_mapping, text_of
 Row = Mapping[str, Any]
 
 # Columns that may hold the topic of a dialogue.
-_TOPIC_KEYS: Final = ("topic", "category", "emotion", "source")
+_TOPIC_KEYS: Final = ("topic", "category", "emotion")
 _ROLES: Final = {"patient": "user", "doctor": "assistant"}
 # The label of a speaker, but not a salutation.
 _SPEAKER: Final = re.compile(r"(?<!\S)(?<!Dear )(?<!Hello )(?<!Hi )(Patient|Doctor):")

@@ -17,6 +17,7 @@ from mlx_personal.research.hashing import digest
 from mlx_personal.research.study.cell import BASE, Cell
 from mlx_personal.research.study.datasets import load_dataset
 from mlx_personal.research.study.grid import EXPERIMENTS, experiment_blocks
+from mlx_personal.research.study.history_run import history_jobs, run_histories
 from mlx_personal.research.study.study_folder import StudyFolder
 from mlx_personal.research.study.study_scheduler import StudyInputs, StudyResult, run_blocks
 
@@ -30,6 +31,8 @@ class StudySpec:
     Attributes:
         model: The base model: a folder, or a repository of the Hugging Face hub.
         data: For each data set of `datasets.DATASETS` to use, a local file; None for the hub.
+        histories: For each data set of `histories.HISTORIES` to use, its file.
+        max_users: Largest number of users of such a data set.
         experiments: Names in `grid.EXPERIMENTS`.
         num_seeds: Number of seeds; they are 0, 1, ...
         synthetic: Synthetic dialogues per dialogue that is trained on, for the experiment `synthesis`.
@@ -39,6 +42,8 @@ class StudySpec:
 
     model: str
     data: Mapping[str, Path | None]
+    histories: Mapping[str, Path] = field(default_factory=dict)
+    max_users: int = 30
     experiments: Sequence[str] = ("main",)
     num_seeds: int = 3
     synthetic: int = 2
@@ -61,7 +66,7 @@ def run_study(
         spec: What to compute.
         workers: Worker processes on this machine; by default as in `jobs`.
         ray_address: Address of a Ray cluster to use instead of this machine.
-        time_limit_s: Seconds for the whole run, see `study_scheduler.run_blocks`.
+        time_limit_s: Seconds for the experiments, see `study_scheduler.run_blocks`; histories have no limit.
         on_progress: Receives the progress, see `study_scheduler.run_blocks`.
 
     Raises:
@@ -78,7 +83,8 @@ def run_study(
         for name, dataset in datasets.items():
             logger.debug("%s: %d dialogues, %d invalid lines", name, len(dataset.dialogues), len(dataset.invalid_lines))
         sources = {name: dataset.source for name, dataset in datasets.items()}
-        return run_blocks(
+        histories = history_jobs(template, str(model_folder), spec.histories, spec.max_users)
+        result = run_blocks(
             study,
             experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments),
             StudyInputs(str(model_folder), {name: dataset.dialogues for name, dataset in datasets.items()}),
@@ -86,6 +92,11 @@ def run_study(
             ray_address=ray_address,
             time_limit_s=time_limit_s,
             on_progress=on_progress,
+        )
+        if not histories:
+            return result
+        return result + run_histories(
+            study, histories, workers=workers, ray_address=ray_address, on_progress=on_progress
         )
 
 

@@ -21,6 +21,7 @@ from mlx_personal.research.study import cell_jobs
 from mlx_personal.research.study.cell import BASE, Cell
 from mlx_personal.research.study.cell_selection import ScoredDialogue, select_from_stream
 from mlx_personal.research.study.grid import CellBlock
+from mlx_personal.research.study.profile_run import MODES
 from mlx_personal.research.study.schemas import LabeledDialogue
 from mlx_personal.research.study.stream import StreamConfig, StreamSplit, split_stream
 from mlx_personal.research.study.study_folder import Embedded, StudyFolder
@@ -61,6 +62,15 @@ class StudyResult:
     num_computed: int = 0
     failed: list[tuple[Cell, str]] = field(default_factory=list)
     skipped: list[CellBlock] = field(default_factory=list)
+
+    def __add__(self, other: StudyResult) -> StudyResult:
+        """Return what two runs did."""
+        return StudyResult(
+            self.num_stored + other.num_stored,
+            self.num_computed + other.num_computed,
+            [*self.failed, *other.failed],
+            [*self.skipped, *other.skipped],
+        )
 
 
 def run_blocks(
@@ -219,4 +229,4 @@ def _estimate_work(cell: Cell) -> float:
     if cell.policy == BASE:
         return cell.evaluation
     trained = cell.bins * (1 + cell.synthetic) * cell.training.epochs
-    return trained + (len(cell_jobs.MODES) - 1) * cell.evaluation
+    return trained + (len(MODES) - 1) * cell.evaluation

@@ -219,7 +219,7 @@ def test_every_data_set_can_be_read_from_chats(tmp_path: Path, name: str) -> Non
     rows: list[Any] = [
         {"messages": [{"role": "system", "content": "Be brief."}, *chat], "emotion": "calm", "row": 3},
         {"conversations": [{"from": "human", "value": "How?"}, {"from": "gpt", "value": "Thus."}], "topic": " "},
-        {"prompt": "Why?", "completion": "So.", "category": "talk", "source": "here"},
+        {"prompt": "Why?", "completion": "So.", "category": "talk"},
         {"messages": [*chat, {"role": "user", "content": "And?"}], "source": "a forum"},
         [*chat, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}],
     ]
@@ -233,7 +233,7 @@ def test_every_data_set_can_be_read_from_chats(tmp_path: Path, name: str) -> Non
         ["Hello?", "Yes."],
         ["Hello?", "Yes.", "And?", "No."],
     ]
-    assert topics(loaded) == ["calm", None, "talk", "a forum", None]
+    assert topics(loaded) == ["calm", None, "talk", None, None]
     assert loaded.invalid_lines == ()
 
 

@@ -12,7 +12,7 @@ import pytest
 from mlx_personal import UserError
 from mlx_personal.research.statistics import gain_interval
 from mlx_personal.research.study.cell import BASE
-from mlx_personal.research.study.cell_jobs import ADAPTER, BOTH, MEMORY
+from mlx_personal.research.study.profile_run import ADAPTER, BOTH, MEMORY
 from mlx_personal.research.study.report import DEFAULT, ONE_ANSWER, group_cells, summarize, write_report
 from tests.support.study_cells import MODE_GAINS, POLICY_GAINS, finished_grid, make_cell, make_result
 

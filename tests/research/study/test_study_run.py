@@ -17,8 +17,8 @@ from mlx_personal.progress import ProgressEvent
 from mlx_personal.research.answer_metrics import ANSWER_METRICS, METRICS
 from mlx_personal.research.study import Cell, StudyFolder, StudySpec, cell_jobs, run_study
 from mlx_personal.research.study.cell import BASE
-from mlx_personal.research.study.cell_jobs import ADAPTER, BOTH, MEMORY, MODES
 from mlx_personal.research.study.grid import CellBlock
+from mlx_personal.research.study.profile_run import ADAPTER, BOTH, MEMORY, MODES
 from mlx_personal.research.study.study_scheduler import StudyInputs, run_blocks
 from tests.support.study_runs import SAMPLES, InProcessJobs, write_stream
 
