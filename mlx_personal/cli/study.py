@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Repeats names of `research.study`, because importing that package would import MLX.
 _EXPERIMENTS: Final = ("main", "synthesis", "tuning", "own")
 _DATA: Final = ("alpaca", "dolly", "prosocial", "empathetic", "openorca", "meddialog")
+_OBJECTIVES: Final = ("sft", "dpo", "orpo", "sft+dpo")
 _HISTORIES: Final = ("msc", "locomo", "prefeval")
 _ORDERS: Final = ("in-order", "shuffled", "correlated")
 _PATH: Final = click.Path(path_type=Path)
@@ -63,6 +64,13 @@ def study() -> None:
     help="Experiment; can be given more than once.",
 )
 @click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this policy of the experiments; can be given more than once.  [default: all]",
+)
+@click.option(
     "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Number of random seeds of each setting."
 )
 @click.option("--order", type=click.Choice(_ORDERS), help="Order of the stream.  [default: correlated]")
@@ -86,6 +94,13 @@ def study() -> None:
 )
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each training run.  [default: 3]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 3e-4]")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Dropout of the adapter.  [default: 0.05]")
+@click.option("--objective", type=click.Choice(_OBJECTIVES), help="What training minimizes.  [default: sft]")
+@click.option(
+    "--negatives",
+    type=click.IntRange(0, 16),
+    help="Answers of other dialogues that are rejected for each one, with an objective of pairs.  [default: 0]",
+)
 @click.option("--max-seq-length", type=click.IntRange(2), help="Maximum tokens of a training sample.  [default: 1024]")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per core]")
 @click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster (extra `cluster`).")
@@ -104,10 +119,14 @@ def run(
     histories: tuple[str, ...],
     users: int,
     experiments: tuple[str, ...],
+    policies: tuple[str, ...],
     seeds: int,
     synthetic: int,
     epochs: int | None,
     learning_rate: float | None,
+    dropout: float | None,
+    objective: str | None,
+    negatives: int | None,
     max_seq_length: int | None,
     workers: int | None,
     ray: str | None,
@@ -124,13 +143,17 @@ def run(
 
     if cell_settings["strength"] is not None and cell_settings["order"] not in (None, "correlated"):
         raise click.UsageError(f"--strength needs `--order correlated`; the order here is {cell_settings['order']}")
-    training = {"epochs": epochs, "learning_rate": learning_rate, "max_seq_length": max_seq_length}
+    training = {
+        **{"epochs": epochs, "learning_rate": learning_rate, "dropout": dropout, "objective": objective},
+        **{"negatives": negatives, "max_seq_length": max_seq_length},
+    }
     spec = StudySpec(
         model=model,
         data=_parse_files("--data", data or (() if histories else _DATA)),
         histories=_parse_histories(histories),
         max_users=users,
         experiments=experiments,
+        policies=policies or None,
         num_seeds=seeds,
         synthetic=synthetic,
         cell_settings={name: value for name, value in cell_settings.items() if value is not None},

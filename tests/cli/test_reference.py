@@ -84,6 +84,8 @@ AUGMENT, LAMP, TRAINING, CELL = AugmentConfig(), LampConfig(), LoRAConfig(), Cel
                 **{name: getattr(CELL, name) for name in ("bins", "examples", "strength")},
                 "epochs": TRAINING.epochs,
                 "learning_rate": TRAINING.learning_rate,
+                "dropout": TRAINING.dropout,
+                "negatives": TRAINING.negatives,
                 "max_seq_length": TRAINING.max_seq_length,
             },
         ),

@@ -11,6 +11,7 @@ from mlx_personal import jobs
 from mlx_personal.cli import study as commands
 from mlx_personal.cli.context import CommandContext
 from mlx_personal.cli.study_progress import study_progress
+from mlx_personal.finetune.config import OBJECTIVES
 from mlx_personal.progress import ProgressEvent
 from mlx_personal.research.study import cell_jobs
 from mlx_personal.research.study.cell import PROTOCOL
@@ -79,6 +80,8 @@ def test_failed_cell_sets_the_exit_code(study: list[str], monkeypatch: pytest.Mo
         (["--model", "/nowhere/at/all"], "no such model folder"),
         (["--data", "dolly="], "`dolly=` names no file"),
         (["--data", "alpaca=other.jsonl"], "`alpaca` is named twice"),
+        (["--policy", "best"], "these experiments have no policy 'best'; choose from"),
+        (["--negatives", "1"], "negatives are preference pairs"),
         (["--history", "msc"], "`msc` names no file"),
         (["--history", "diary=a.json"], "`diary` is not one of msc, locomo, prefeval"),
         (["--history", "msc=nowhere.jsonl"], "nowhere.jsonl: no such file"),
@@ -107,6 +110,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert tuple(DATASETS) == commands._DATA
     assert commands._ORDERS == ORDERS
     assert tuple(HISTORIES) == commands._HISTORIES
+    assert commands._OBJECTIVES == OBJECTIVES
 
 
 def test_cells_of_another_version_are_counted_separately(study: list[str]) -> None:

@@ -63,7 +63,12 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
 
 
 def experiment_blocks(
-    template: Cell, sources: Mapping[str, str], num_seeds: int, synthetic: int, experiments: Sequence[str]
+    template: Cell,
+    sources: Mapping[str, str],
+    num_seeds: int,
+    synthetic: int,
+    experiments: Sequence[str],
+    policies: Sequence[str] | None = None,
 ) -> list[CellBlock]:
     """Return the blocks of some experiments in the order in which to run them; no cell occurs twice.
 
@@ -73,11 +78,13 @@ def experiment_blocks(
         num_seeds: Number of seeds; they are 0, 1, ...
         synthetic: Synthetic dialogues per dialogue that is trained on, for experiments with synthesis.
         experiments: Names in `EXPERIMENTS`.
+        policies: The policies to run; None for all of them.
     """
     seen: set[str] = set()
     blocks = []
     for name, cells in _all_blocks(template, sources, num_seeds, synthetic, experiments):
-        new = {cell.key: cell for cell in cells if cell.key not in seen}
+        wanted = [cell for cell in cells if policies is None or cell.policy in (BASE, *policies)]
+        new = {cell.key: cell for cell in wanted if cell.key not in seen}
         seen |= set(new)
         if new:
             blocks.append(CellBlock(name, tuple(new.values())))

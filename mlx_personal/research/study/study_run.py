@@ -34,6 +34,7 @@ class StudySpec:
         histories: For each data set of `histories.HISTORIES` to use, its file.
         max_users: Largest number of users of such a data set.
         experiments: Names in `grid.EXPERIMENTS`.
+        policies: The policies of the experiments to run; None for all of them.
         num_seeds: Number of seeds; they are 0, 1, ...
         synthetic: Synthetic dialogues per dialogue that is trained on, for the experiment `synthesis`.
         cell_settings: Fields of `Cell` that differ from their defaults.
@@ -45,6 +46,7 @@ class StudySpec:
     histories: Mapping[str, Path] = field(default_factory=dict)
     max_users: int = 30
     experiments: Sequence[str] = ("main",)
+    policies: Sequence[str] | None = None
     num_seeds: int = 3
     synthetic: int = 2
     cell_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +77,10 @@ def run_study(
     unknown = [name for name in spec.experiments if name not in EXPERIMENTS]
     if unknown:
         raise UserError(f"there is no experiment {unknown[0]!r}", hint=f"choose from {', '.join(EXPERIMENTS)}")
+    known = {policy for name in spec.experiments for policy in EXPERIMENTS[name].policies}
+    if wrong := [policy for policy in spec.policies or () if policy not in known]:
+        what = f"these experiments have no policy {wrong[0]!r}"
+        raise UserError(what, hint=f"choose from {', '.join(sorted(known))}")
     study = StudyFolder(folder)
     with study.lock():
         model_folder = resolve_model(spec.model)
@@ -86,7 +92,7 @@ def run_study(
         histories = history_jobs(template, str(model_folder), spec.histories, spec.max_users)
         result = run_blocks(
             study,
-            experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments),
+            experiment_blocks(template, sources, spec.num_seeds, spec.synthetic, spec.experiments, spec.policies),
             StudyInputs(str(model_folder), {name: dataset.dialogues for name, dataset in datasets.items()}),
             workers=workers,
             ray_address=ray_address,

@@ -42,3 +42,8 @@ def test_no_cell_occurs_twice() -> None:
     keys = [cell.key for block in blocks for cell in block.cells]
     assert len(set(keys)) == len(keys)
     assert len({block.name for block in blocks}) == len(blocks)
+
+
+def test_only_the_wanted_policies_are_run_beside_the_base_model() -> None:
+    blocks = experiment_blocks(CELL, SOURCES, 1, 3, ["main"], ["random"])
+    assert [[cell.policy for cell in block.cells] for block in blocks] == [[BASE, "random"]] * 2
