@@ -125,6 +125,7 @@ def download(cli: CommandContext, folder: Path, tasks: tuple[str, ...], split: s
     "--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 1e-4, as in OPPU]"
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Batch size.  [default: 16, as in OPPU]")
+@click.option("--num-layers", type=click.IntRange(1), help="Number of layers to adapt, from the last.  [default: all]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Random seed.")
 @click.option(
     "--out", type=_PATH, metavar="FOLDER", help="Output folder.  [default: lamp/ in the folder of all profiles]"
@@ -235,7 +236,9 @@ def _make_config(settings: Mapping[str, Any], seed: int) -> LampConfig:
     def fields_from(**fields: str) -> dict[str, Any]:
         return {field: settings[option] for field, option in fields.items() if settings[option] is not None}
 
-    training = fields_from(epochs="epochs", learning_rate="learning_rate", batch_size="batch_size")
+    training = fields_from(
+        epochs="epochs", learning_rate="learning_rate", batch_size="batch_size", num_layers="num_layers"
+    )
     augment = fields_from(
         num_synthetic="synthetic",
         num_demonstrations="demonstrations",

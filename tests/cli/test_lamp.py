@@ -93,6 +93,15 @@ def test_choose_answers_with_labels_only(command: list[Any], tmp_path: Path) -> 
     assert set(written.by_id.values()) <= set(TASKS["3"].labels)
 
 
+def test_adapters_of_fewer_layers_are_smaller_and_another_setting(command: list[Any]) -> None:
+    sizes = []
+    for layers in ([], ["--num-layers", "1"]):
+        data = run_json(*command, "--method", "oppu", "--users", "1", *layers)
+        assert data["ran"] == 1
+        sizes.append(data["methods"][0]["adapter_kb"])
+    assert sizes[1] < 0.8 * sizes[0]
+
+
 def test_failed_user_sets_the_exit_code(command: list[Any], in_process_jobs: Any) -> None:
     in_process_jobs.fails = lambda function, job: "out of breath" if job.key == "1" else None
     result = run_cli(*command)
