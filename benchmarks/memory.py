@@ -1,11 +1,13 @@
 """Compare the base model, an adapter, memory and both on held-out questions of streams of dialogues.
 
     python -m benchmarks.memory --model MODEL FILE.jsonl... [--quick] [--stream N] [--kept N] [--held-out N] [--seeds N]
-                                [--examples N] [--max-tokens N] [--choices N] [--cells FOLDER] [--json] [--out FILE.md]
+                                [--examples N] [--max-tokens N] [--choices N] [--cells FOLDER [--stored]]
+                                [--json] [--out FILE.md]
 
 For each file and seed a part of the file is the stream, of which the buffer keeps some dialogues. These are trained on
 and are the memory. The held-out questions come from the rest of the file; none is a near-duplicate of a kept one.
-`--cells` keeps the values of each file, seed and method, so that an interrupted comparison goes on where it stopped.
+`--cells` keeps the values of each file, seed and method, so that an interrupted comparison goes on where it stopped;
+with `--stored` the report is made of what is there.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive_int, help="epochs of fine-tuning; default 3")
     parser.add_argument("--choices", type=positive_int, help="answers to choose from, at least 2; default 10")
     parser.add_argument("--cells", type=Path, help="folder for the values of each file and seed, which are kept")
+    parser.add_argument("--stored", action="store_true", help="report what is in --cells, and compute nothing")
     parser.add_argument("--json", action="store_true", help="print the values as JSON")
     parser.add_argument("--out", type=Path, help="write the report to this file, as Markdown")
     return set_defaults(parser.parse_args(arguments), SIZES)
@@ -115,11 +118,19 @@ def run(options: argparse.Namespace) -> int:
     if not 2 <= options.choices <= 100:
         raise UserError(f"--choices is {options.choices}", hint="choose a number from 2 to 100")
     streams = {file.stem: read_single_turns(file, options) for file in options.files}
-    lm = load_language_model(options.model)
+    if options.stored and options.cells is None:
+        raise UserError("--stored needs --cells", hint="name the folder of the cells")
+    lm = None if options.stored else load_language_model(options.model)
     cells: dict[str, list[Cell]] = {}
     for name, dialogues in streams.items():
         for seed in range(options.seeds):
-            cells.setdefault(name, []).append(compute_cell(lm, name, dialogues, seed, options))
+            cell = stored_cell(name, seed, options)
+            if lm is not None:
+                compute_cell(lm, name, cell, dialogues, seed, options)
+            if cell["methods"]:
+                cells.setdefault(name, []).append(cell)
+    if not cells:
+        raise UserError("has no cell of these sizes", options.cells, "run without --stored")
     values = {name: summarize(of_stream) for name, of_stream in cells.items()}
     print_result(make_report(values, options), values, options)
     return 0
@@ -134,18 +145,27 @@ def read_single_turns(file: Path, options: argparse.Namespace) -> list[Dialogue]
     return [Dialogue.of(dialogue.user_turns[0], dialogue.assistant_turns[0]) for dialogue in dialogues]
 
 
-def compute_cell(
-    lm: LanguageModel, name: str, dialogues: list[Dialogue], seed: int, options: argparse.Namespace
-) -> Cell:
-    """Return the values of a file and seed; the methods that are in `--cells` are not computed again."""
+def stored_cell(name: str, seed: int, options: argparse.Namespace) -> Cell:
+    """Return the values of a file and seed that are in `--cells`; without any methods if there are none."""
     sizes = {size: getattr(options, size) for size in sorted(SIZES) if size != "seeds"}
-    key = {"model": public_model_name(options.model), "stream": name, "seed": seed, **sizes}
-    file = None if options.cells is None else options.cells / f"{name}-{seed}.json"
+    key = {"model": public_model_name(options.model), "seed": seed, **sizes}
+    file = cell_file(name, seed, options)
     cell: Cell = {} if file is None or not file.exists() else json.loads(file.read_text())
-    if cell.get("key") != key:
-        cell = {"key": key, "methods": {}, "seconds": {}}
+    return cell if cell.get("key") == key else {"key": key, "methods": {}, "seconds": {}}
+
+
+def cell_file(name: str, seed: int, options: argparse.Namespace) -> Path | None:
+    """Return the file of a cell; None without `--cells`."""
+    return None if options.cells is None else options.cells / f"{name}-{seed}.json"
+
+
+def compute_cell(
+    lm: LanguageModel, name: str, cell: Cell, dialogues: list[Dialogue], seed: int, options: argparse.Namespace
+) -> None:
+    """Compute the methods that a cell lacks, and store it after each of them."""
     if not METHODS.keys() - cell["methods"].keys():
-        return cell
+        return
+    file = cell_file(name, seed, options)
     shuffled = Random(seed).sample(dialogues, len(dialogues))
     with tempfile.TemporaryDirectory() as folder:
         kept = select(lm, shuffled[: options.stream], Path(folder), options)
@@ -161,7 +181,6 @@ def compute_cell(
             if file is not None:
                 options.cells.mkdir(parents=True, exist_ok=True)
                 atomic_write(file, json.dumps(cell))
-    return cell
 
 
 def compute_methods(
@@ -242,19 +261,23 @@ def measure(
 
 
 def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Return the means of all metrics over the questions of all seeds, and the gains with their intervals."""
+    """Return the means of all metrics over the questions of all seeds, and the gains with their intervals.
+
+    Methods that a seed lacks are left out.
+    """
+    methods = [method for method in METHODS if all(method in cell["methods"] for cell in cells)]
     pooled = {
         method: {metric: [value for cell in cells for value in cell["methods"][method][metric]] for metric in METRICS}
-        for method in METHODS
+        for method in methods
     }
+    compared = [pair for pair in GAINS if set(pair) <= set(methods)]
     gains = {}
-    for (method, other), metric in itertools.product(GAINS, METRICS):
+    for (method, other), metric in itertools.product(compared, METRICS):
         by_seed = [
             [a - b for a, b in zip(*(cell["methods"][m][metric] for m in (method, other)), strict=True)]
             for cell in cells
         ]
-        differences = [difference for of_seed in by_seed for difference in of_seed]
-        mean, low, high = mean_interval(differences)
+        mean, low, high = mean_interval([difference for of_seed in by_seed for difference in of_seed])
         gains[f"{method} - {other}: {metric}"] = {
             "mean": mean,
             "interval": [low, high],
@@ -271,7 +294,7 @@ def summarize(cells: Sequence[Cell]) -> dict[str, Any]:
         "constant_rouge1": statistics.fmean(value for cell in cells for value in cell["constant_rouge1"]),
         "chance_reciprocal_rank": statistics.fmean(cell["chance_reciprocal_rank"] for cell in cells),
         "gains": gains,
-        "seconds": {method: statistics.median(cell["seconds"][method] for cell in cells) for method in METHODS},
+        "seconds": {method: statistics.median(cell["seconds"][method] for cell in cells) for method in methods},
     }
 
 

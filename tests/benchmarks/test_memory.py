@@ -49,6 +49,24 @@ def test_the_memory_benchmark_prints_its_values_and_computes_no_method_twice(
     again = json.loads(capsys.readouterr().out)["stream"]
     assert (measure.call_count, again["means"], again["gains"]) == (1, values["means"], values["gains"])
 
+    # What is stored can be reported before the rest is computed.
+    (cells / "stream-0.json").unlink()
+    del cell["methods"]["adapter trained with negatives"]
+    file.write_text(json.dumps(cell))
+    assert memory.main([*arguments, "--stored"]) == 0
+    part = json.loads(capsys.readouterr().out)["stream"]
+    assert part["seeds"] == 1 and measure.call_count == 1
+    assert part["means"].keys() == cell["methods"].keys()
+    assert not any("adapter trained with negatives -" in gain for gain in part["gains"])
+
+
+def test_a_report_without_stored_cells_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = ["--quick", "--stored", str(DEMO_STREAM)]
+    assert memory.main(stored) == 2
+    assert capsys.readouterr().err == "benchmarks.memory: --stored needs --cells; name the folder of the cells\n"
+    assert memory.main([*stored, "--cells", str(tmp_path)]) == 2
+    assert "has no cell of these sizes; run without --stored" in capsys.readouterr().err
+
 
 def test_too_few_dialogues_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "short.jsonl"
