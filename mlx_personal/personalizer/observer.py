@@ -18,7 +18,8 @@ from mlx_personal.personalizer.stored_buffer import stored_buffer, stored_lexico
 from mlx_personal.profile import DialogueRow, Store
 from mlx_personal.progress import Progress, ProgressEvent
 from mlx_personal.scoring import Lexicons, entropies_of_embedding
-from mlx_personal.selection import Decision, SelectionCandidate, Selector, make_policy
+from mlx_personal.selection import Decision, SampledDialogue, SelectionCandidate, Selector, make_policy
+from mlx_personal.selection.config import SAMPLING_POLICY
 
 # Number of dialogues that are committed together; an interruption loses at most the work on these.
 _WINDOW: Final = 256
@@ -57,7 +58,9 @@ class Observer:
         if self._selector is None:
             settings = self._config.selection
             buffer = stored_buffer(self._store, self._config, self.lexicons())
-            policy = make_policy(settings.policy, settings.seed, self._store.entropies)
+            policy = make_policy(
+                settings.policy, settings.seed, self._store.entropies, self._stored_sample, self._store_sampled
+            )
             self._selector = Selector(buffer, policy, settings.near_duplicate, settings.seed)
         return self._selector
 
@@ -114,6 +117,8 @@ class Observer:
     def reembed(self, embedder: Embedder) -> int:
         """Recompute the vectors and entropies of all bins with another embedder.
 
+        Those of the sample that the policy covers are recomputed too; with a policy that covers none, it is deleted.
+
         Args:
             embedder: Computes the embeddings.
 
@@ -121,10 +126,16 @@ class Observer:
             The number of bins.
         """
         bins = self._store.bins()
-        embeddings = embedder.embed([b.dialogue.text for b in bins])
+        sampled = self._store.sample.rows() if self._config.selection.policy == SAMPLING_POLICY else []
+        texts = {b.dialogue_id: b.dialogue.text for b in bins} | {s.dialogue_id: s.dialogue.text for s in sampled}
+        embedded = dict(zip(texts, self._embed(list(texts.values()), embedder, 0, 0, None), strict=True))
         with self._store.transaction():
-            for bin_, embedding, eoe in zip(bins, embeddings, self._entropies(embeddings), strict=True):
-                self._store.put_bin(bin_.slot, bin_.dialogue_id, embedding.vector, eoe, bin_.idd)
+            for bin_ in bins:
+                vector, eoe = embedded[bin_.dialogue_id]
+                self._store.put_bin(bin_.slot, bin_.dialogue_id, vector, eoe, bin_.idd)
+            self._store.sample.keep([row.position for row in sampled])
+            for row in sampled:
+                self._store.sample.put(row.position, row.dialogue_id, *embedded[row.dialogue_id])
             self._store.set_embedding_signature(self._signature(embedder))
         self._selector = None
         return len(bins)
@@ -137,6 +148,13 @@ class Observer:
         return entropies_of_embedding(
             [embedding.states for embedding in embeddings], self._config.scoring.entropy_estimator
         )
+
+    def _stored_sample(self) -> list[SampledDialogue]:
+        rows = self._store.sample.rows()
+        return [SampledDialogue(row.position, row.dialogue_id, row.vector, row.eoe) for row in rows]
+
+    def _store_sampled(self, sampled: SampledDialogue) -> None:
+        self._store.sample.put(sampled.position, sampled.dialogue_id, sampled.vector, sampled.eoe)
 
     def _select(self, row: DialogueRow, vector: np.ndarray, eoe: float) -> str:
         text = row.dialogue.text

@@ -258,4 +258,13 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     CREATE INDEX origins_by_import ON origins (import_id);
     CREATE INDEX origins_by_conversation ON origins (conversation_id, app) WHERE conversation_id != '';
     """,
+    """
+    -- The sample of the stream that a selection policy covers; empty for policies without one.
+    CREATE TABLE stream_sample (
+        position INTEGER PRIMARY KEY,
+        dialogue_id INTEGER NOT NULL UNIQUE REFERENCES dialogues (id) ON DELETE CASCADE,
+        vector BLOB NOT NULL,  -- as in bins
+        eoe REAL NOT NULL
+    );
+    """,
 )

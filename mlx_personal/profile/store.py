@@ -34,6 +34,7 @@ from mlx_personal.profile.records import (
     TrainingSource,
     dump_dialogue,
 )
+from mlx_personal.profile.stream_sample import StoredSample
 from mlx_personal.profile.watched_folders import WatchedFolders
 from mlx_personal.storage.database import Database, DatabaseSchema, read_one_row, utc_now
 from mlx_personal.storage.files import remove_partials
@@ -118,6 +119,7 @@ class Store:
         pairs: The preference pairs of these.
         watched: The folders of other programs that are watched.
         question_vectors: The vectors of the questions of kept dialogues.
+        sample: The sample of the stream that the selection policy covers.
 
     Raises:
         UserError: If the folder cannot be read or written, or another process is writing to it.
@@ -133,6 +135,7 @@ class Store:
         self.pairs = PreferencePairs(self.database)
         self.watched = WatchedFolders(self.database)
         self.question_vectors = QuestionVectors(self.database)
+        self.sample = StoredSample(self.database)
         if write:
             remove_partials(folder / "adapters")
             remove_leftovers(folder, self.database)

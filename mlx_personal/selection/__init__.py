@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from mlx_personal.selection.buffer import Bin, Buffer
     from mlx_personal.selection.config import POLICIES, SelectionConfig
     from mlx_personal.selection.explanation import explain
+    from mlx_personal.selection.facility_location import FacilityLocationPolicy
     from mlx_personal.selection.policies import Policy, PolicyDecision, QualityPolicy, SelectionCandidate
     from mlx_personal.selection.registry import make_policy
     from mlx_personal.selection.selector import Decision, Selector
+    from mlx_personal.selection.stream_sample import SampledDialogue
     from mlx_personal.selection.weighted import WeightedPolicy
 else:
     __getattr__ = lazy_exports(
@@ -26,6 +28,7 @@ else:
             "Buffer": "buffer",
             "POLICIES": "config",
             "SelectionConfig": "config",
+            "FacilityLocationPolicy": "facility_location",
             "Policy": "policies",
             "PolicyDecision": "policies",
             "QualityPolicy": "policies",
@@ -33,6 +36,7 @@ else:
             "make_policy": "registry",
             "Decision": "selector",
             "Selector": "selector",
+            "SampledDialogue": "stream_sample",
             "explain": "explanation",
             "WeightedPolicy": "weighted",
         },
@@ -43,12 +47,14 @@ __all__ = [
     "Bin",
     "Buffer",
     "Decision",
+    "FacilityLocationPolicy",
     "FifoPolicy",
     "KCenterPolicy",
     "Policy",
     "PolicyDecision",
     "QualityPolicy",
     "RandomPolicy",
+    "SampledDialogue",
     "SelectionCandidate",
     "SelectionConfig",
     "Selector",

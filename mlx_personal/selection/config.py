@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 SCORE_NAMES: Final = ("eoe", "dss", "idd")
-# The rule of [Qin24 §3.2], this project's own policy, the baselines of [Qin24 §4.1], and its ablation to single scores.
-POLICIES: Final = ("quality", "weighted", "random", "fifo", "k-center", *SCORE_NAMES)
+# The policy whose sample of the stream has to be stored with the buffer.
+SAMPLING_POLICY: Final = "facility-location"
+# The rule of [Qin24 §3.2], this project's own policies, the baselines of [Qin24 §4.1], and its ablation to single
+# scores.
+POLICIES: Final = ("quality", SAMPLING_POLICY, "weighted", "random", "fifo", "k-center", *SCORE_NAMES)
 IDD_MODES: Final = ("fresh", "arrival")
 
 

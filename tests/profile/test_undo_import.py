@@ -80,6 +80,7 @@ def test_all_that_was_made_of_an_import_is_deleted(store: Store) -> None:
     batch = begin(store)
     dialogue_id = add(store, batch, chat("a", "b"))
     select(store, dialogue_id, 1)
+    store.sample.put(0, dialogue_id, VECTOR, 1.0)
     for _ in range(2):  # the second verdict replaces the first
         annotation = store.add_annotation(dialogue_id, "accept", chat("a", "b"), 2, True)
     synthesis = store.begin_run("synthesis", "model", {})
@@ -249,6 +250,24 @@ def test_no_text_stays_in_the_file(tmp_path: Path) -> None:
     undo_import(store, batch)
     store.close()
     assert all(secret.encode() not in file.read_bytes() for file in (tmp_path / "profile").iterdir())
+
+
+@pytest.mark.usefixtures("insecure_delete")
+def test_no_sampled_vector_stays_in_the_file(tmp_path: Path) -> None:
+    store = Store(tmp_path / "profile")
+    batch = begin(store)
+    vector = np.linspace(0, 1, 600, dtype=np.float32)
+    for number in range(20):
+        dialogue_id = add(store, batch, chat(f"question {number}"))
+        store.sample.put(number, dialogue_id, vector, 0.5)
+    store.close()
+    secret = vector[100:140].tobytes()
+    assert secret in (tmp_path / "profile" / "profile.db").read_bytes()
+    store = Store(tmp_path / "profile")
+    undo_import(store, batch)
+    assert store.sample.rows() == []
+    store.close()
+    assert all(secret not in file.read_bytes() for file in (tmp_path / "profile").iterdir())
 
 
 def test_a_dialogue_that_a_later_export_had_too_goes_with_the_first_import(tmp_path: Path, store: Store) -> None:
