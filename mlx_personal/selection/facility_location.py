@@ -39,8 +39,9 @@ class FacilityLocationPolicy:
     algorithms with a bound for one pass, such as sieve-streaming [Badanidiyuru14], hold several buffers and never
     drop what they chose, so that they cannot follow an owner whose questions change.
 
-    A dialogue costs O(n (m + D)) for n sampled dialogues, m bins and D dimensions: the dot products are kept, and the
-    loss of each bin follows from the best and the second best bin of each sampled dialogue.
+    A dialogue costs O(n m + (n + m) D) for n sampled dialogues, m bins and D dimensions: dot products are kept, and the
+    loss of each bin follows from the best and the second best bin of each sampled dialogue. In memory are
+    8 (n m + (n + m) D) bytes.
 
     Args:
         eoe_weight: Weight of the mean rank of EOE; 0 for coverage alone.
@@ -78,24 +79,22 @@ class FacilityLocationPolicy:
 
     def choose(self, candidate: SelectionCandidate, buffer: Buffer, rng: np.random.Generator) -> PolicyDecision:
         """Replace the bin whose exchange for the candidate increases f most."""
-        bins = buffer.bins
+        # Checked before anything changes.
+        vector = exact_vector(candidate.vector)
+        bins, sample = buffer.bins, self._sample
         similarities = self._update(bins, candidate)
-        sample = self._sample
-        gains = exchange_gains(*similarities.compute(exact_vector(candidate.vector), sample.weights()))
+        gains = exchange_gains(*similarities.compute(vector, sample.weights()))
         ranks = self._eoe_ranks(np.array([*(b.eoe for b in bins), candidate.eoe]))
         gains += self._eoe_weight * (ranks[-1] - ranks[:-1]) / len(bins)
         best = int(gains.argmax())
+        slot, goal = bins[best].slot, f"coverage of {len(sample)} sampled dialogues and EOE together"
         if gains[best] <= _MIN_GAIN:
             return PolicyDecision(
-                None,
-                f"no exchange with a bin covers the {len(sample)} sampled dialogues of the stream better"
-                f" (nearest: bin {bins[best].slot}, {gains[best]:.5f})",
+                None, f"no exchange with a bin improves {goal} (nearest: bin {slot}, {gains[best]:.5f})"
             )
+        beaten_slots = tuple(bins[int(i)].slot for i in np.flatnonzero(gains > _MIN_GAIN))
         return PolicyDecision(
-            bins[best].slot,
-            f"in place of bin {bins[best].slot} it covers the {len(sample)} sampled dialogues of the stream best"
-            f" (+{gains[best]:.5f})",
-            tuple(bins[i].slot for i in np.flatnonzero(gains > _MIN_GAIN)),
+            slot, f"the exchange with bin {slot} improves {goal} most (+{gains[best]:.5f})", beaten_slots
         )
 
     def _update(self, bins: Sequence[Bin], candidate: SelectionCandidate) -> _Similarities:
