@@ -18,7 +18,7 @@ from mlx_personal.research.study.cell import BASE, Cell
 # The policy and the baselines of [Qin24 §3.2, §4.1].
 PAPER_POLICIES: Final = ("quality", "random", "fifo", "k-center")
 # This project's policies.
-OWN_POLICIES: Final = ("weighted",)
+OWN_POLICIES: Final = ("weighted", "facility-location")
 # The data sets on which synthesis is compared, which takes as long as everything else.
 _SYNTHESIS_DATASETS: Final = ("alpaca", "dolly", "meddialog")
 
@@ -55,7 +55,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     # All policies and answer modes.
     "main": Experiment((*PAPER_POLICIES, *OWN_POLICIES)),
     # The same number of synthetic dialogues for every policy.
-    "synthesis": Experiment(("quality", "random", *OWN_POLICIES), synthesis=True),
+    "synthesis": Experiment(("quality", "random", "facility-location"), synthesis=True),
     # The policies of this project were designed on the first halves of the data, and are tested on the second halves.
     "tuning": Experiment(("quality", "random", *OWN_POLICIES), part="first"),
     "own": Experiment(("quality", "random", *OWN_POLICIES), part="second"),
