@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mlx_personal.augmentation import on_device
 from mlx_personal.augmentation.on_device import PreparedRequests
-from mlx_personal.augmentation.prompting import PromptRequest
+from mlx_personal.augmentation.prompting import PromptRequest, format_record
 from mlx_personal.augmentation.redaction import PatternRedactor, Placeholders
 from mlx_personal.augmentation.task import Record
 from mlx_personal.dialogue import strip_thoughts
@@ -203,23 +203,15 @@ def _synthetic_records(lm: LanguageModel, job: LampJob, method: Method, counts: 
     task, user, augment = TASKS[job.task], job.user, job.config.augment
     prepared = None if job.responses is None else job.responses.prepared
     prepared = _prepare_requests(lm, job) if prepared is None else prepared
-    if job.responses is None:
-        prompts = [lm.tokenize_prompt([{"role": "user", "content": r.prompt}]) for r in prepared.requests]
-        written: Sequence[str | None] = lm.generate(
-            prompts,
-            max_tokens=_MAX_RECORD_TOKENS,
-            sampling=SamplingParams(temperature=_TEMPERATURE),
-            seed=augment.seed,
-        )
-    else:
-        written = job.responses.synthetic
+    records = list(answering.training_records(task, user, job.config).values())
+    written = job.responses.synthetic if job.responses else _write_records(lm, prepared, records, augment.seed)
     config = dataclasses.replace(
         augment, filters=dataclasses.replace(augment.filters, disabled=method.disabled_filters)
     )
     synthetic = on_device.filter_responses(
         lm,
         task.augmentation_task(user.profile),
-        list(answering.training_records(task, user, job.config).values()),
+        records,
         prepared,
         written,
         config,
@@ -227,6 +219,26 @@ def _synthetic_records(lm: LanguageModel, job: LampJob, method: Method, counts: 
     )
     counts.update({f"{Count.SYNTHETIC}{reason}": count for reason, count in synthetic.outcome_counts.items()})
     return synthetic.records
+
+
+def _write_records(
+    lm: LanguageModel, prepared: PreparedRequests, records: Sequence[Record], seed: int
+) -> list[str | None]:
+    """Let the base model write the synthetic records; a small one does so only if its response begins as a record."""
+    start, end = '{"text": "', "}"
+    prompts = [
+        lm.tokenize_prompt([{"role": "user", "content": request.prompt}]) + lm.tokenize(start)
+        for request in prepared.requests
+    ]
+    # Text that does not end is no record: cut it soon after the longest record of the user.
+    longest = max((len(lm.tokenize(format_record(record))) for record in records), default=1)
+    texts = lm.generate(
+        prompts,
+        max_tokens=min(2 * longest, _MAX_RECORD_TOKENS),
+        sampling=SamplingParams(temperature=_TEMPERATURE, stop=(end,)),
+        seed=seed,
+    )
+    return [f"{start}{text}{end}" for text in texts]
 
 
 def _prepare_requests(lm: LanguageModel, job: LampJob) -> PreparedRequests:

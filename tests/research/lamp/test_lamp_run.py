@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlx_personal import LanguageModel
 from mlx_personal.errors import StorageError, UserError
 from mlx_personal.jobs import Job
 from mlx_personal.progress import ProgressEvent
@@ -225,6 +226,25 @@ def test_the_report_is_made_again_from_the_results_alone_which_have_no_texts(
     users = json.loads((world / "LaMP_3_history.json").read_text())
     texts = [entry for user in users for entry in (user["user_id"], *(item["text"] for item in user["profile"]))]
     assert not any(text in published.read_text() for text in texts) and len(texts) == 3 + 12
+
+
+def test_the_base_model_continues_the_beginning_of_a_record_and_ends_with_it(
+    tmp_path: Path, world: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[str] = []
+
+    def generate(lm: LanguageModel, tokens: list[list[int]], **settings: Any) -> list[str]:
+        if "sampling" not in settings:  # an answer to a query
+            return ["3"] * len(tokens)
+        assert settings["sampling"].stop == ("}",)
+        prompts.extend(map(lm.tokenizer.decode, tokens))
+        return [f'Record {number} is good and long.", "answer": 4' for number in range(len(tokens))]
+
+    monkeypatch.setattr(LanguageModel, "generate", generate)
+    (answers,) = run_and_read(tmp_path, lamp_spec(world, tiny_model_folder, "cdcda", num_users=1)).values()
+    assert prompts and all(prompt.endswith('{"text": "') for prompt in prompts)
+    outcomes = {name: count for name, count in answers.result.counts.items() if name.startswith(Count.SYNTHETIC)}
+    assert sum(outcomes.values()) == len(prompts) and "synthetic: unparsable" not in outcomes
 
 
 def test_words_that_are_never_sent_are_not_in_the_results_but_part_of_the_setting(
