@@ -108,7 +108,7 @@ class LampFolder:
         raise UserError("there are no results of a LaMP run here", self.path, remedy=remedy)
 
     def add_setting(self, setting: str, metadata: Mapping[str, Any], counts: FileCounts) -> None:
-        """Store what the hash of a setting stands for, and the latest counts of its files.
+        """Store what the hash of a setting stands for, and the counts of its files if they have more users than before.
 
         Args:
             setting: Hash of the metadata.
@@ -116,7 +116,7 @@ class LampFolder:
             counts: Counts of the files.
         """
         known = self.settings.get(setting)
-        if known is None or known.counts != counts:
+        if known is None or counts.users > known.counts.users:
             self._append({"setting": setting, "metadata": dict(metadata), "files": asdict(counts)})
 
     def add_answers(self, setting: str, user: int, method: str, answers: MethodAnswers) -> None:

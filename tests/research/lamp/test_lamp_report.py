@@ -224,9 +224,10 @@ def test_a_newer_result_replaces_the_old_one_and_reading_gives_what_was_written(
     assert read.settings == written.settings and list(read.settings["s"].results) == ["oppu"]
     assert read.result("s", 0, "oppu") == user_result([("1", "1")]) and read.result("s", 2, "oppu") is None
     assert read.predictions("s") == {"oppu": {0: {"q0": "1"}, 1: {"q1": "3"}}}
-    # The latest counts of the files are those of the report.
+    # The counts of the most users are those of the report.
     with writable_folder(tmp_path / "run") as folder:
-        folder.add_setting("s", METADATA, FileCounts(users=3))
+        for users in (3, 1):
+            folder.add_setting("s", METADATA, FileCounts(users=users))
     again = LampFolder(tmp_path / "run").settings["s"]
     assert again.counts.users == 3 and again.results == read.settings["s"].results
 
