@@ -45,7 +45,7 @@ class FacilityLocationPolicy:
 
     Args:
         eoe_weight: Weight of the mean rank of EOE; 0 for coverage alone.
-        half_life: Number of dialogues after which a dialogue is half as likely to be in the sample.
+        half_life: Number of dialogues after which the weight of a dialogue in the coverage is halved.
         sample_size: Maximum number of dialogues of the sample.
         seed: Random seed of the sample.
         sample: The dialogues of a stored sample. An empty one begins with the dialogues of the buffer.
@@ -55,7 +55,7 @@ class FacilityLocationPolicy:
         ValueError: If a setting is out of its range.
 
     References:
-        [Gomes10], [Badanidiyuru14], [Efraimidis06]
+        [Gomes10], [Badanidiyuru14], [Cohen07]
     """
 
     def __init__(

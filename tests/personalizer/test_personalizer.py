@@ -500,10 +500,11 @@ def test_there_is_one_profile_per_folder(personalizer: Personalizer, tiny_model_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("policy", ["weighted", "facility-location"])
 def test_a_policy_of_the_whole_stream_continues_after_a_restart(
-    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel
+    tmp_path: Path, tiny_model_folder: Path, tiny_model: LanguageModel, policy: str
 ) -> None:
-    config = dataclasses.replace(CONFIG, selection=SelectionConfig(bins=8, policy="weighted"))
+    config = dataclasses.replace(CONFIG, selection=SelectionConfig(bins=8, policy=policy))
 
     def bins(folder: Path, *parts: list[Dialogue]) -> list[int]:
         with Personalizer.create(folder, tiny_model_folder, config, tiny_model) as personalizer:
