@@ -65,7 +65,6 @@ def fuse_task_adapter(
     Returns:
         The folder of the fused model.
     """
-    # `to_json` and the keys of dialogues are those of version 0.1, so that its fused models are found again.
     name = digest([fingerprint, training.to_json(), [dialogue.key for dialogue in dialogues]])
     fused, adapter, checkpoints = (folder / f"{name}{end}" for end in ("", ".adapter", ".states"))
     if fused.exists():
