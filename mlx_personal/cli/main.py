@@ -55,7 +55,7 @@ COMMANDS: Final = {
     "adapters": (f"{_PACKAGE}.adapters:adapters", "List the trained adapters and choose the one in use."),
     "demo": (f"{_PACKAGE}.demo:demo", "Run the whole loop on bundled dialogues, offline."),
     "benchmark": (f"{_PACKAGE}.benchmark:benchmark", "Measure the fine-tuning speed of this machine."),
-    "study": (f"{_PACKAGE}.study:study", "Reproduce the data selection experiments of Qin et al., 2024."),
+    "study": (f"{_PACKAGE}.study:study", "Compare policies, adapter and memory on the data sets of Qin et al., 2024."),
     "lamp": (f"{_PACKAGE}.lamp:lamp", "Run the LaMP benchmark with one adapter for each user."),
     "doctor": (f"{_PACKAGE}.doctor:doctor", "Check the machine, the installation and the profile."),
 }
