@@ -82,7 +82,6 @@ def run_cell(job: CellJob) -> dict[str, Any]:
         for all; for others what `run_profile` returns. Values are those of `answer_metrics`.
     """
     start, cell, lm = time.perf_counter(), job.cell, cached_model(job.model)
-    lm.detach_adapter()
     config = EvaluationConfig(max_tokens=cell.answer_tokens, choices=cell.choices, seed=cell.seed)
 
     def measure(lm: LanguageModel, ask: Ask) -> dict[str, list[float]]:

@@ -94,24 +94,26 @@ def run_profile(
         `modes`: by name what `measure` returned; `default`: the mode that the profile uses from then on; the numbers of
         dialogues that were `trained` on, `synthetic` and `held_out`; and `train_seconds`.
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Personalizer.create(Path(folder, "profile"), model, config, lm) as profile,
-    ):
-        profile.observe(dialogues)
-        for question in profile.annotations.open_questions():
-            profile.annotations.record(question.dialogue_id, "accept")
-        num_synthetic = _synthesize(profile, synthetic) if synthetic else 0
-        trained = profile.train()
-        modes = {}
-        for name in measured:
-            ask = _ask(profile, name)
-            has_adapter = name != LONG_CONTEXT and MODES[name][0]
-            modes[name] = measure(profile.adapted_model(trained.adapter if has_adapter else None), ask)
-        in_use = mode_in_use(profile.store, profile.config.memory)
-        used = (in_use.adapter is not None, in_use.uses_memory)
-        num_trained, num_held_out = len(profile.training_annotations()), len(profile.held_out_dialogues())
-    lm.detach_adapter()
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Personalizer.create(Path(folder, "profile"), model, config, lm) as profile,
+        ):
+            profile.observe(dialogues)
+            for question in profile.annotations.open_questions():
+                profile.annotations.record(question.dialogue_id, "accept")
+            num_synthetic = _synthesize(profile, synthetic) if synthetic else 0
+            trained = profile.train()
+            modes = {}
+            for name in measured:
+                ask = _ask(profile, name)
+                has_adapter = name != LONG_CONTEXT and MODES[name][0]
+                modes[name] = measure(profile.adapted_model(trained.adapter if has_adapter else None), ask)
+            in_use = mode_in_use(profile.store, profile.config.memory)
+            used = (in_use.adapter is not None, in_use.uses_memory)
+            num_trained, num_held_out = len(profile.training_annotations()), len(profile.held_out_dialogues())
+    finally:
+        lm.detach_adapter()
     return {
         "modes": modes,
         "default": next(name for name, mode in MODES.items() if mode == used),
