@@ -21,7 +21,7 @@ from mlx_personal.research.study.cell_jobs import rounded
 from mlx_personal.research.study.histories import History, read_histories
 from mlx_personal.research.study.profile_run import LONG_CONTEXT, MODES, Ask, profile_config, run_profile
 from mlx_personal.research.study.study_folder import StudyFolder
-from mlx_personal.research.study.study_scheduler import StudyResult
+from mlx_personal.research.study.study_scheduler import StudyResult, store_cells, with_progress
 
 # The metric of a question with options: 1 if the right one is the likeliest.
 OPTION_ACCURACY: Final = "option_accuracy"
@@ -103,18 +103,11 @@ def run_histories(
     stored = folder.finished_keys()
     missing = {job.cell.key: job for job in work if job.cell.key not in stored}
     result = StudyResult(num_stored=len(work) - len(missing))
-    on_progress(ProgressEvent("cells", 0, len(missing), detail=tuple(job.cell for job in missing.values())))
-    start = time.perf_counter()
+    cells = {key: job.cell for key, job in missing.items()}
+    on_progress(ProgressEvent("cells", 0, len(cells), detail=tuple(cells.values())))
     all_jobs = [jobs.Job(key, job) for key, job in missing.items()]
-    for number, finished in enumerate(jobs.run_jobs(run_history, all_jobs, workers, ray_address), 1):
-        cell = missing[finished.key].cell
-        if finished.error is None:
-            folder.add_cell(cell, finished.result)
-            result.num_computed += 1
-        else:
-            result.failed.append((cell, finished.error))
-        remaining_s = (time.perf_counter() - start) / number * (len(missing) - number)
-        on_progress(ProgressEvent("cells", number, len(missing), remaining_s, detail=cell))
+    finished = jobs.run_jobs(run_history, all_jobs, workers, ray_address)
+    store_cells(folder, list(cells.values()), with_progress(finished, len(cells), "cells", cells, on_progress), result)
     return result
 
 

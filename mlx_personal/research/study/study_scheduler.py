@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -149,16 +149,10 @@ class _BlockRunner:
     def _run_cells(self, cells: Sequence[Cell], result: StudyResult) -> None:
         """Prepare and compute cells, and add them to `result`."""
         embedded = self._embed(cells)
-        by_key = {cell.key: cell for cell in cells}
         self._on_progress(ProgressEvent("cells", 0, len(cells), detail=tuple(cells)))
         work = [jobs.Job(cell.key, self._cell_job(cell, embedded)) for cell in cells]
-        for finished in self._run_jobs(cell_jobs.run_cell, work, "cells", by_key):
-            cell = by_key[finished.key]
-            if finished.error is None:
-                self._folder.add_cell(cell, finished.result)
-                result.num_computed += 1
-            else:
-                result.failed.append((cell, finished.error))
+        finished = self._run_jobs(cell_jobs.run_cell, work, "cells", {cell.key: cell for cell in cells})
+        store_cells(self._folder, cells, finished, result)
 
     def _split(self, cell: Cell) -> StreamSplit:
         """Return the stream and the evaluation dialogues of a cell."""
@@ -217,11 +211,48 @@ class _BlockRunner:
         self, function: Callable[[Any], Any], work: Sequence[jobs.Job], stage: str, cells: Mapping[str, Cell]
     ) -> Iterator[jobs.JobResult]:
         """Yield results as they finish, and report the progress after the caller has stored each of them."""
-        start = time.perf_counter()
-        for number, finished in enumerate(jobs.run_jobs(function, work, self._workers, self._ray_address), 1):
-            yield finished
-            remaining_s = (time.perf_counter() - start) / number * (len(work) - number)
-            self._on_progress(ProgressEvent(stage, number, len(work), remaining_s, detail=cells.get(finished.key)))
+        finished = jobs.run_jobs(function, work, self._workers, self._ray_address)
+        yield from with_progress(finished, len(work), stage, cells, self._on_progress)
+
+
+def store_cells(
+    folder: StudyFolder, cells: Sequence[Cell], finished: Iterable[jobs.JobResult], result: StudyResult
+) -> None:
+    """Store cells as they finish, and add them or their errors to a result.
+
+    Args:
+        folder: The study's folder, which is locked.
+        cells: The cells.
+        finished: The results of their jobs, whose keys are those of the cells.
+        result: What the run did so far.
+    """
+    by_key = {cell.key: cell for cell in cells}
+    for job in finished:
+        cell = by_key[job.key]
+        if job.error is None:
+            folder.add_cell(cell, job.result)
+            result.num_computed += 1
+        else:
+            result.failed.append((cell, job.error))
+
+
+def with_progress(
+    finished: Iterable[jobs.JobResult], total: int, stage: str, cells: Mapping[str, Cell], on_progress: Progress
+) -> Iterator[jobs.JobResult]:
+    """Yield results as they finish, and report the progress after the caller has stored each of them.
+
+    Args:
+        finished: The results.
+        total: Number of jobs.
+        stage: Name of the stage.
+        cells: The cell of a job by its key, the detail of its event.
+        on_progress: Receives an event for each job.
+    """
+    start = time.perf_counter()
+    for number, job in enumerate(finished, 1):
+        yield job
+        remaining_s = (time.perf_counter() - start) / number * (total - number)
+        on_progress(ProgressEvent(stage, number, total, remaining_s, detail=cells.get(job.key)))
 
 
 def _estimate_work(cell: Cell) -> float:
